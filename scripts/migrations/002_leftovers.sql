@@ -1,0 +1,122 @@
+-- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
+-- instant, to pgvigil.legacy_<name>; 009 copies its rows into ours. Values outside the lists are looked up here too,
+-- before any file takes a strong lock.
+DO $$
+DECLARE
+    leftover record;
+BEGIN
+    FOR leftover IN
+        SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
+        WHERE c.relnamespace = current_schema()::regnamespace
+          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,performance_monitoring_view}'::name[])
+        ORDER BY c.relkind IN ('v', 'm') DESC, c.relname  -- views first: none of ours is made while its tables are on the way
+    LOOP
+        EXECUTE format('ALTER TABLE %I SET SCHEMA pgvigil', leftover.name);
+        EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', leftover.name, 'legacy_' || leftover.name);
+        INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+        VALUES ('002', 'relation ' || leftover.name,
+                format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
+                       leftover.name, 'legacy_' || leftover.name, current_schema()));
+        IF NOT leftover.is_view THEN
+            INSERT INTO pgvigil.leftovers (table_name) VALUES (leftover.name);
+        END IF;
+    END LOOP;
+END $$;
+
+SELECT pgvigil.find_tolerated_values('sessions', 'status', '{active,pending,completed,expired,cancelled,archived}');
+SELECT pgvigil.find_tolerated_values('context_history', 'context_type', '{message,file,tool_call,system}');
+SELECT pgvigil.find_tolerated_values('handoff_requests', 'status', '{pending,accepted,rejected,completed}');
+
+-- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same new
+-- id, so copying again after an interruption copies nothing twice.
+CREATE FUNCTION pgvigil.adopt_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' ELSE 'created_at' END;
+    insert_sql text;
+    adopted bigint;
+    one tid;
+    done bigint := 0;
+BEGIN
+    -- Columns by name, through JSON, so that an old table's other types and missing columns are no obstacle; cast without
+    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it.
+    SELECT format('INSERT INTO %I (id, %s) SELECT overlay(overlay(pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
+                       PLACING substr(r.hash, 1, 3) FROM 16 FOR 3) PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid, %s
+                   FROM (SELECT doc, overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')), ''hex'')
+                                             PLACING ''-'' FROM 7 FOR 0) AS hash
+                         FROM (SELECT to_jsonb(o) AS doc, o.ctid AS old_ctid FROM pgvigil.%I o
+                               WHERE o.ctid >= $1 AND o.ctid < $2 OFFSET 0) d) r
+                   ON CONFLICT DO NOTHING',
+                  target, string_agg(quote_ident(attname), ', '), row_time,
+                  string_agg(CASE WHEN default_value IS NULL THEN format('(r.doc ->> %L)::%s', attname, type)
+                                  ELSE format('coalesce((r.doc ->> %L)::%s, %s)', attname, type, default_value) END, ', '),
+                  'legacy_' || target)
+    INTO insert_sql
+    FROM (SELECT a.attname, format_type(a.atttypid, NULL) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_value
+          FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+          WHERE a.attrelid = to_regclass(target) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'id' ORDER BY a.attnum) columns;
+    BEGIN
+        EXECUTE insert_sql USING format('(%s,0)', from_block)::tid, format('(%s,0)', to_block)::tid;
+        GET DIAGNOSTICS done = ROW_COUNT;
+    EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
+        -- Some row here breaks a constraint: one by one, so that only that row stays behind.
+        FOR one IN EXECUTE format('SELECT ctid FROM pgvigil.%I WHERE ctid >= $1 AND ctid < $2', 'legacy_' || target)
+                   USING format('(%s,0)', from_block)::tid, format('(%s,0)', to_block)::tid LOOP
+            BEGIN
+                EXECUTE replace(insert_sql, 'o.ctid >= $1 AND o.ctid < $2', 'o.ctid = $1') USING one;
+                GET DIAGNOSTICS adopted = ROW_COUNT;
+                done := done + adopted;
+            EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN NULL;
+            END;
+        END LOOP;
+    END;
+    RETURN done;
+END $$;
+COMMENT ON FUNCTION pgvigil.adopt_rows(text, bigint, bigint) IS
+    'Used by adopt_leftovers: copies the rows of some blocks of a leftover table into ours; returns how many went in';
+
+CREATE PROCEDURE pgvigil.adopt_leftovers(blocks integer DEFAULT 128)
+LANGUAGE plpgsql AS $$
+DECLARE
+    leftover pgvigil.leftovers;
+    oldest timestamptz;
+    last_block bigint;
+    found_rows bigint;
+    slice timestamptz;
+BEGIN
+    FOR leftover IN SELECT * FROM pgvigil.leftovers WHERE finished_at IS NULL ORDER BY table_name LOOP
+        PERFORM pgvigil.pin_search_path();
+        CONTINUE WHEN (SELECT relkind FROM pg_class WHERE oid = to_regclass('pgvigil.legacy_' || leftover.table_name)) IS DISTINCT FROM 'r';
+        IF leftover.rows_found IS NULL THEN
+            EXECUTE format('SELECT count(*) FROM pgvigil.%I', 'legacy_' || leftover.table_name) INTO found_rows;
+            BEGIN
+                EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM pgvigil.%I o',
+                               CASE leftover.table_name WHEN 'system_metrics' THEN 'recorded_at' ELSE 'created_at' END,
+                               'legacy_' || leftover.table_name) INTO oldest;
+            EXCEPTION WHEN data_exception THEN
+                oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
+            END;
+            -- Partitions for three years of months or three months of days; what is older lies well in the default one.
+            FOR slice IN SELECT generate_series(date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END), 'UTC'),
+                                                now(), ('1 ' || step)::interval)
+                         FROM pgvigil.partition_policies WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
+                PERFORM pgvigil.pin_search_path(), pgvigil.ensure_partitions(leftover.table_name, slice, slice);
+                COMMIT;  -- a partition of session_lifecycle locks sessions against writers until then
+            END LOOP;
+            UPDATE pgvigil.leftovers SET rows_found = found_rows WHERE table_name = leftover.table_name;
+            COMMIT;
+        END IF;
+        last_block := pg_relation_size('pgvigil.legacy_' || leftover.table_name) / current_setting('block_size')::bigint;
+        WHILE leftover.next_block <= last_block LOOP
+            PERFORM pgvigil.pin_search_path();
+            UPDATE pgvigil.leftovers
+            SET rows_adopted = rows_adopted + pgvigil.adopt_rows(table_name, next_block, next_block + blocks), next_block = next_block + blocks
+            WHERE table_name = leftover.table_name RETURNING * INTO leftover;
+            COMMIT;
+        END LOOP;
+        UPDATE pgvigil.leftovers SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
+        COMMIT;
+    END LOOP;
+END $$;
+COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
+    'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';

@@ -1,0 +1,65 @@
+-- The ledger: made before the first migration is recorded, dropped when the last one is reverted.
+-- alembic_version is Alembic's own table, in the shape Alembic gives it; migrations says how each file went in.
+CREATE SCHEMA pgvigil;
+COMMENT ON SCHEMA pgvigil IS 'pgvigil''s bookkeeping: ledger, helper functions, partition settings, kept trails';
+
+CREATE TABLE pgvigil.alembic_version (
+    version_num varchar(32) NOT NULL,
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+COMMENT ON TABLE pgvigil.alembic_version IS 'Alembic''s ledger: the revision this database stands at';
+COMMENT ON COLUMN pgvigil.alembic_version.version_num IS 'Revision of the newest migration in this database';
+COMMENT ON CONSTRAINT alembic_version_pkc ON pgvigil.alembic_version IS 'As Alembic creates it';
+
+CREATE TABLE pgvigil.migrations (
+    revision      text NOT NULL CONSTRAINT migrations_pkey PRIMARY KEY,
+    name          text NOT NULL,
+    schema_name   text NOT NULL,
+    baselined     boolean NOT NULL,
+    sha256_bytes  text NOT NULL,
+    sha256_tokens text NOT NULL,
+    applied_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    applied_by    text NOT NULL DEFAULT session_user,
+    duration_ms   integer NOT NULL,
+    tool_version  text NOT NULL
+);
+COMMENT ON TABLE pgvigil.migrations IS 'One row per migration file in this database, written in the file''s own transaction';
+COMMENT ON COLUMN pgvigil.migrations.revision IS 'The file''s number, and its Alembic revision';
+COMMENT ON COLUMN pgvigil.migrations.name IS 'File name without .sql';
+COMMENT ON COLUMN pgvigil.migrations.schema_name IS 'Schema that holds the application''s tables';
+COMMENT ON COLUMN pgvigil.migrations.baselined IS 'True when what the file makes was already there and was checked instead of made';
+COMMENT ON COLUMN pgvigil.migrations.sha256_bytes IS 'SHA-256 of the file as it lay on disk';
+COMMENT ON COLUMN pgvigil.migrations.sha256_tokens IS 'SHA-256 of its SQL tokens: the same while only comments or white space change';
+COMMENT ON COLUMN pgvigil.migrations.applied_at IS 'When the file had run';
+COMMENT ON COLUMN pgvigil.migrations.applied_by IS 'The role that ran it';
+COMMENT ON COLUMN pgvigil.migrations.duration_ms IS 'How long its statements took, in milliseconds';
+COMMENT ON COLUMN pgvigil.migrations.tool_version IS 'Version of pgvigil that ran it';
+COMMENT ON CONSTRAINT migrations_pkey ON pgvigil.migrations IS 'A file goes in once';
+
+-- Used by the runner and by the init script alike. The markers wait for their table: 003 makes it.
+CREATE FUNCTION pgvigil.record_migration(revision text, name text, baselined boolean, sha256_bytes text, sha256_tokens text,
+                                         duration_ms integer, tool_version text) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO pgvigil.migrations (revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version)
+    VALUES (revision, name, current_schema(), baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version);
+    IF (SELECT relkind FROM pg_class WHERE oid = to_regclass('system_metrics')) = 'p' THEN
+        INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels)
+        SELECT 'migration_completed', 1, 'counter', jsonb_build_object('migration_name', m.name, 'completed_at', m.applied_at)
+        FROM pgvigil.migrations m
+        WHERE NOT EXISTS (SELECT FROM system_metrics s
+                          WHERE s.metric_name = 'migration_completed' AND s.labels ->> 'migration_name' = m.name)
+        ORDER BY m.revision;
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.record_migration(text, text, boolean, text, text, integer, text) IS
+    'Writes the ledger row of a migration, and the markers that are not yet in system_metrics';
+
+CREATE FUNCTION pgvigil.mark_initialized(schema_version text) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels)
+    SELECT 'schema_initialized', 1, 'counter', jsonb_build_object('schema_version', schema_version, 'initialized_at', clock_timestamp())
+    WHERE NOT EXISTS (SELECT FROM system_metrics s WHERE s.metric_name = 'schema_initialized');
+END $$;
+COMMENT ON FUNCTION pgvigil.mark_initialized(text) IS 'Writes the marker of a new install, once';

@@ -1,0 +1,15 @@
+DROP TABLE pgvigil.leftovers, pgvigil.deleted_sessions, pgvigil.partition_policies, pgvigil.tolerated_values;
+DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz);
+DROP PROCEDURE pgvigil.tighten_value_checks();
+DROP FUNCTION pgvigil.add_value_check(text, text, text[]);
+DROP FUNCTION pgvigil.find_tolerated_values(text, text, text[]);
+DROP FUNCTION pgvigil.clear_trigger(text, text, text);
+DROP FUNCTION pgvigil.drop_added_column(text, text, text);
+DROP FUNCTION pgvigil.add_column(text, text, text, text);
+DROP FUNCTION pgvigil.put_back(text);
+DROP TABLE pgvigil.found_before;
+DROP FUNCTION pgvigil.pin_search_path();
+DROP FUNCTION pgvigil.actor();
+DROP FUNCTION pgvigil.uuid_v7_time(uuid);
+DROP FUNCTION pgvigil.uuid_v7_floor(timestamptz);
+DROP FUNCTION pgvigil.uuid_v7();

@@ -1,0 +1,14 @@
+DROP PROCEDURE pgvigil.settle_dormancy(integer);
+LOCK TABLE sessions, context_history, handoff_requests IN ACCESS EXCLUSIVE MODE;
+ALTER TABLE session_lifecycle DROP CONSTRAINT session_lifecycle_session_id_fkey;
+ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check;
+ALTER TABLE context_history DROP CONSTRAINT context_history_context_type_check;
+ALTER TABLE sessions DROP CONSTRAINT sessions_status_check;
+SELECT pgvigil.drop_added_column('004', 'context_history', 'tokens_used');
+SELECT pgvigil.drop_added_column('004', 'context_history', 'content_size_bytes');
+SELECT pgvigil.drop_added_column('004', 'context_history', 'processing_time_ms');
+SELECT pgvigil.drop_added_column('004', 'sessions', 'retention_policy');
+SELECT pgvigil.drop_added_column('004', 'sessions', 'archived_at');
+SELECT pgvigil.drop_added_column('004', 'sessions', 'is_dormant');
+SELECT pgvigil.drop_added_column('004', 'sessions', 'last_activity_at');
+SELECT pgvigil.put_back('004');

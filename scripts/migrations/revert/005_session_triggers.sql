@@ -1,0 +1,17 @@
+LOCK TABLE sessions, context_history, codebase_snapshots, handoff_requests IN ACCESS EXCLUSIVE MODE;
+DROP TRIGGER guard_archived_session ON handoff_requests;
+DROP TRIGGER guard_archived_session ON codebase_snapshots;
+DROP TRIGGER guard_archived_session ON context_history;
+DROP TRIGGER keep_deleted_session ON sessions;
+DROP TRIGGER log_session_lifecycle_created ON sessions;
+DROP TRIGGER log_session_lifecycle ON sessions;
+DROP TRIGGER update_sessions_updated_at ON sessions;
+DROP TRIGGER update_sessions_last_activity ON sessions;
+DROP FUNCTION pgvigil.reactivate_session(uuid);
+DROP FUNCTION pgvigil.guard_archived_session();
+DROP FUNCTION pgvigil.keep_deleted_session();
+DROP FUNCTION pgvigil.log_session_created();
+DROP FUNCTION pgvigil.log_session_change();
+DROP FUNCTION pgvigil.keep_activity_step();
+DROP FUNCTION pgvigil.touch_session();
+SELECT pgvigil.put_back('005');

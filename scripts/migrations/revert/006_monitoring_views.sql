@@ -1,0 +1,1 @@
+DROP VIEW performance_monitoring_view, session_monitoring_view;

@@ -1,0 +1,7 @@
+"""${message}"""
+
+from pgvigil.build.apply import sql_file
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+upgrade, downgrade = sql_file(__file__)

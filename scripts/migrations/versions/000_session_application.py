@@ -1,0 +1,7 @@
+"""The session application itself"""
+
+from pgvigil.build.apply import sql_file
+
+revision = "000"
+down_revision = None
+upgrade, downgrade = sql_file(__file__)

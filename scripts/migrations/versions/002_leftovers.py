@@ -1,0 +1,7 @@
+"""What an earlier attempt left under our names is moved aside"""
+
+from pgvigil.build.apply import sql_file
+
+revision = "002"
+down_revision = "001"
+upgrade, downgrade = sql_file(__file__)

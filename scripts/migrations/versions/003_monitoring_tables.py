@@ -1,0 +1,7 @@
+"""session_lifecycle, system_metrics, performance_logs, analytics_aggregations"""
+
+from pgvigil.build.apply import sql_file
+
+revision = "003"
+down_revision = "002"
+upgrade, downgrade = sql_file(__file__)

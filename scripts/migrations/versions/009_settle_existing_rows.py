@@ -1,0 +1,7 @@
+"""Existing rows: checks validated, leftovers copied"""
+
+from pgvigil.build.apply import sql_file
+
+revision = "009"
+down_revision = "008"
+upgrade, downgrade = sql_file(__file__)

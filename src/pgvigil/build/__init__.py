@@ -1,0 +1,1 @@
+"""Spec to migrations to runner: what changes a database, and how it is made safe."""

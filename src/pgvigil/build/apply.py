@@ -1,0 +1,310 @@
+"""Migrations into the database. The runner and plain `alembic upgrade` both come through here, revision by revision.
+
+Alembic keeps order and ledger; the SQL runs through psycopg without parameters, statement by statement, so that `%` and
+`:` are plain text and an error is told by file and line.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from alembic import command, context, op
+from alembic.config import Config
+from psycopg import sql as compose
+from sqlalchemy.pool import StaticPool
+
+from pgvigil import database, project
+from pgvigil.build import ledger, locks, plan
+from pgvigil.build.plan import Migration
+from pgvigil.build.sql import Statement
+from pgvigil.errors import MigrationError, PreconditionError, UsageError
+from pgvigil.validate import check_application_tables, load_spec
+
+APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
+
+
+def pin(conn: psycopg.Connection, schema: str) -> None:
+    """Session settings every migration may count on, whatever the role or the database sets."""
+    conn.execute(compose.SQL("SET search_path = {}, pg_temp").format(compose.Identifier(schema)))
+    for setting in (
+        f"lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'",
+        "statement_timeout = 0",
+        "idle_in_transaction_session_timeout = 0",
+        "default_transaction_isolation = 'read committed'",
+        "default_transaction_read_only = off",
+        "client_min_messages = warning",
+        "check_function_bodies = on",
+    ):
+        conn.execute(f"SET {setting}")
+
+
+def application_tables(conn: psycopg.Connection, schema: str) -> list[str]:
+    """Which of the application's tables are there."""
+    rows = conn.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s) AND relname = ANY (%s)",
+        (schema, list(APPLICATION_TABLES)),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def require_application(conn: psycopg.Connection, schema: str) -> None:
+    """Raises PreconditionError unless the application's tables hold what the migrations stand on."""
+    findings = check_application_tables(conn, load_spec(project.SPEC), schema)
+    if findings:
+        told = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
+        raise PreconditionError(
+            f'schema "{schema}" is not the session application that pgvigil watches:{told}',
+            "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh. "
+            "Nothing was changed.",
+        )
+
+
+# ── Alembic's side ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def sql_file(revision_module: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """upgrade and downgrade of the revision whose SQL file has the module's name."""
+    path = Path(revision_module).parents[1] / f"{Path(revision_module).stem}.sql"
+
+    def migration() -> Migration:
+        return Migration(path, path.read_bytes())
+
+    return lambda: _upgrade(migration()), lambda: _downgrade(migration())
+
+
+def run_environment() -> None:
+    """Body of env.py: on the runner's connection if it gave one, else on one made and locked here.
+
+    `-x schema=NAME` and `-x database-url=URL` stand for the options of the runner.
+    """
+    options = context.get_x_argument(as_dictionary=True)
+    if context.is_offline_mode():
+        context.configure(dialect_name="postgresql", **_version_table(), output_buffer=sys.stdout)
+        with context.begin_transaction():
+            context.execute(f"SET search_path = {options.get('schema', 'public')}, pg_temp")
+            for statement in plan.read_statements(path := project.MIGRATIONS / "ledger.sql", path.read_text(), transactional=True):
+                context.execute(statement.text)
+            context.run_migrations()
+        return
+
+    connection: sqlalchemy.Connection | None = context.config.attributes.get("connection")
+    if connection is not None:
+        _migrate(connection)
+        return
+    target = database.resolve(options.get("database-url"), [Path.cwd(), project.ROOT])
+    if target is None:
+        raise UsageError("no database is named", "Set DATABASE_URL or PG*, or pass -x database-url=URL.")
+    with database.connect(target, "alembic") as conn:
+        pin(conn, options.get("schema") or ledger.read(conn).schema or "public")
+        with locks.run_lock(conn, wait=0), sqlalchemy_connection(conn) as connection:
+            _migrate(connection)
+
+
+def _version_table() -> dict[str, str]:
+    return {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
+
+
+def _migrate(connection: sqlalchemy.Connection) -> None:
+    context.configure(connection=connection, **_version_table())
+    changes = not context.get_context().opts.get("dont_mutate")  # `alembic current` must leave no ledger behind
+    with context.begin_transaction():
+        conn = _raw(connection)
+        if changes and not _has_ledger(conn):
+            _run_script(conn, project.MIGRATIONS / "ledger.sql")
+        context.run_migrations()
+        if changes and not context.get_context().get_current_heads():
+            _run_script(conn, project.MIGRATIONS / "revert" / "ledger.sql")
+
+
+def _upgrade(migration: Migration) -> None:
+    if context.is_offline_mode():
+        for statement in migration.statements:
+            op.execute(statement.text)
+        return
+    conn, schema = _raw(op.get_bind()), _schema(_raw(op.get_bind()))
+    started = time.monotonic()
+    baselined = migration.revision == "000" and bool(application_tables(conn, schema))
+    if baselined:
+        require_application(conn, schema)
+    elif migration.transactional:
+        for statement in migration.statements:
+            _execute(conn, migration.path, statement)
+    else:
+        with op.get_context().autocommit_block():
+            for statement in migration.statements:
+                _execute_healing(conn, migration, statement)
+    ledger.record(conn, migration, baselined=baselined, duration_ms=round((time.monotonic() - started) * 1000))
+    if migration.revision == op.get_context().script.get_current_head() and not ledger.is_baselined(conn, "000"):  # type: ignore[union-attr]
+        conn.execute("SELECT pgvigil.mark_initialized(%s)", (migration.revision,))
+
+
+def _downgrade(migration: Migration) -> None:
+    if context.is_offline_mode():
+        for statement in plan.read_statements(migration.revert_path, migration.revert_path.read_text(), transactional=True):
+            op.execute(statement.text)
+        return
+    conn = _raw(op.get_bind())
+    if not ledger.is_baselined(conn, migration.revision):
+        _run_script(conn, migration.revert_path)
+    conn.execute("DELETE FROM pgvigil.migrations WHERE revision = %s", (migration.revision,))
+
+
+# ── The runner's side ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def sqlalchemy_connection(conn: psycopg.Connection) -> Iterator[sqlalchemy.Connection]:
+    """The psycopg connection as SQLAlchemy and Alembic want it; autocommit again afterwards."""
+    conn.autocommit = False
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: conn, poolclass=StaticPool)
+    connection = engine.connect()
+    try:
+        yield connection
+    finally:
+        if not conn.closed:
+            connection.rollback()
+            conn.rollback()
+            conn.autocommit = True
+        connection.detach()  # the psycopg connection is the caller's
+
+
+def move(conn: psycopg.Connection, group: list[Migration], *, down_to: str | None = None) -> None:
+    """Applies a group of plan.groups(), or reverts to a revision ("base" for none of them), all of it or nothing.
+
+    Raises MigrationError by file and line, or psycopg's LockNotAvailable when a lock did not come free in time; in both
+    cases everything that ran in a transaction is rolled back.
+    """
+    config = Config(toml_file=None)
+    config.set_main_option("script_location", str(project.MIGRATIONS).replace("%", "%%"))
+    with sqlalchemy_connection(conn) as connection:
+        config.attributes["connection"] = connection
+        if down_to is not None:
+            with connection.begin():
+                command.downgrade(config, down_to)
+        elif group[0].transactional:
+            with connection.begin():  # Alembic joins it, so the whole group is one transaction
+                command.upgrade(config, group[-1].revision)
+        else:
+            command.upgrade(config, group[-1].revision)
+
+
+def _run_script(conn: psycopg.Connection, path: Path) -> None:
+    for statement in plan.read_statements(path, path.read_text(), transactional=True):
+        _execute(conn, path, statement)
+
+
+def _execute(conn: psycopg.Connection, path: Path, statement: Statement) -> None:
+    try:
+        conn.execute(statement.text.encode())
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        raise
+    except psycopg.Error as error:
+        diagnosis = error.diag
+        line = statement.line
+        if diagnosis.statement_position:
+            line += statement.text.count("\n", 0, int(diagnosis.statement_position) - 1)
+        words = [diagnosis.message_primary or str(error), diagnosis.message_detail, diagnosis.context]
+        raise MigrationError(
+            f"{path}:{line}: " + "\n  ".join(word for word in words if word),
+            diagnosis.message_hint or "Mend the file or the data it stumbled over, then run this again.",
+        ) from error
+
+
+# ── Steps outside a transaction: each one can be run again after an interruption ──────────────────────────────────────
+
+
+def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: Statement) -> None:
+    """Runs a statement that commits by itself, first clearing away what an interrupted run of it left behind."""
+    name = _index_built_by(statement)
+    # Building concurrently and validating stop no writer, but wait for other transactions to end: a lock_timeout would
+    # count that waiting and leave an INVALID index. Everything else keeps the short one.
+    patient = name is not None or any(t.text.upper() == "VALIDATE" for t in statement.tokens)
+    if patient:
+        conn.execute("SET lock_timeout = 0")
+    try:
+        if name is None or _make_way(conn, migration, statement, name):
+            _execute(conn, migration.path, statement)
+    except MigrationError:
+        if name is not None and not conn.closed:
+            _drop_if_invalid(conn, name)
+        raise
+    finally:
+        if patient and not conn.closed:
+            conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
+
+
+def _index_built_by(statement: Statement) -> str | None:
+    words = [t.text.upper() for t in statement.tokens]
+    if words[:1] == ["CREATE"] and words[1:3] != ["OR", "REPLACE"] and "CONCURRENTLY" in words[2:4]:
+        return statement.tokens[words.index("CONCURRENTLY") + 1].text
+    return None
+
+
+def _make_way(conn: psycopg.Connection, migration: Migration, statement: Statement, name: str) -> bool:
+    """Whether the index has to be built: False when a valid one with this very definition is there already."""
+    _drop_if_invalid(conn, name)
+    found = conn.execute(
+        "SELECT pg_get_indexdef(indexrelid), indrelid::regclass::text FROM pg_index WHERE indexrelid = to_regclass(%s)", (name,)
+    ).fetchone()
+    if found is None:
+        return True
+    definition, table = found
+    if _shape(definition) == _shape(_wanted_definition(conn, statement, table)):
+        return False
+    conn.execute(
+        "INSERT INTO pgvigil.found_before (revision, object, restore_sql) VALUES (%s, %s, %s)",
+        (migration.revision, f"index {name}", definition),
+    )
+    conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
+    return True
+
+
+def _drop_if_invalid(conn: psycopg.Connection, name: str) -> None:
+    row = conn.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (name,)).fetchone()
+    if row is not None and not row[0]:
+        conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
+
+
+def _wanted_definition(conn: psycopg.Connection, statement: Statement, table: str) -> str:
+    """The definition as this server prints it, from building the index on an empty copy of the table."""
+    with conn.transaction(force_rollback=True):
+        conn.execute(f"CREATE TEMP TABLE pgvigil_copy (LIKE {table})".encode())
+        script = statement.text
+        origin = statement.tokens[0].start
+        words = [t.text.upper() for t in statement.tokens]
+        for at, text in ((words.index("ON") + 1, "pg_temp.pgvigil_copy"), (words.index("CONCURRENTLY"), "")):  # from the end
+            start = statement.tokens[at].start - origin
+            script = script[:start] + text + script[start + len(words[at]) :]
+        conn.execute(script.encode())
+        row = conn.execute("SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.pgvigil_copy'::regclass").fetchone()
+    return str(row[0]) if row else ""
+
+
+def _shape(definition: str) -> tuple[bool, str]:
+    """What an index definition says besides its own name and its table's."""
+    return definition.startswith("CREATE UNIQUE"), definition.partition(" USING ")[2]
+
+
+def _has_ledger(conn: psycopg.Connection) -> bool:
+    row = conn.execute("SELECT to_regclass('pgvigil.alembic_version') IS NOT NULL").fetchone()
+    return bool(row and row[0])
+
+
+def _schema(conn: psycopg.Connection) -> str:
+    row = conn.execute("SELECT current_schema()").fetchone()
+    if row is None or row[0] is None:
+        raise PreconditionError("the schema given does not exist", "Create it, or give the schema of the application's tables.")
+    return str(row[0])
+
+
+def _raw(connection: Any) -> psycopg.Connection:
+    conn = connection.connection.driver_connection
+    assert isinstance(conn, psycopg.Connection)  # noqa: S101 - the engine is made here, over psycopg
+    return conn

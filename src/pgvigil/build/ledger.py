@@ -1,0 +1,90 @@
+"""What the database says of itself: Alembic's revision, and one row per file in pgvigil.migrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg.rows import class_row
+
+from pgvigil import __version__
+from pgvigil.build.plan import Migration
+from pgvigil.errors import PreconditionError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of pgvigil.migrations, as far as the runner needs it."""
+
+    revision: str
+    name: str
+    schema_name: str
+    baselined: bool
+    sha256_bytes: str
+    sha256_tokens: str
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a database stands. `revision` is None before the first migration."""
+
+    revision: str | None = None
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def schema(self) -> str | None:
+        return self.entries[0].schema_name if self.entries else None
+
+
+def read(conn: psycopg.Connection) -> State:
+    """The ledger, or an empty state where there is none."""
+    if _scalar(conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"):
+        return State()
+    with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        entries = cursor.execute(
+            "SELECT revision, name, schema_name, baselined, sha256_bytes, sha256_tokens FROM pgvigil.migrations ORDER BY revision"
+        ).fetchall()
+    row = conn.execute("SELECT version_num FROM pgvigil.alembic_version").fetchone()
+    return State(row[0] if row else None, entries)
+
+
+def compare(state: State, migrations: list[Migration]) -> list[str]:
+    """Holds the ledger against the files. Returns warnings; raises PreconditionError when they tell different stories."""
+    by_revision = {m.revision: m for m in migrations}
+    recorded = [e.revision for e in state.entries]
+    if recorded != [m.revision for m in migrations[: len(recorded)]] or state.revision != (recorded[-1] if recorded else None):
+        raise PreconditionError(
+            f"the ledger does not fit the migrations here: it stands at {state.revision}, its rows are "
+            f"{', '.join(recorded) or 'none'}, the files are {', '.join(by_revision)}",
+            "Use the version of pgvigil that migrated this database, or a newer one: SELECT * FROM pgvigil.migrations names it.",
+        )
+    warnings = []
+    for entry in state.entries:
+        migration = by_revision[entry.revision]
+        if entry.sha256_tokens != migration.sha256_tokens:
+            raise PreconditionError(
+                f"{migration.path} was edited after it went into this database: SHA-256 of its SQL was "
+                f"{entry.sha256_tokens[:12]}…, is {migration.sha256_tokens[:12]}…",
+                "Restore the file as it was and put the change into a new migration. Nothing was changed.",
+            )
+        if entry.sha256_bytes != migration.sha256_bytes:
+            warnings.append(f"{migration.path} has other comments or white space than when it went in; its SQL is the same")
+    return warnings
+
+
+def record(conn: psycopg.Connection, migration: Migration, *, baselined: bool, duration_ms: int) -> None:
+    """Writes the row of a migration, in the transaction of the migration."""
+    conn.execute(
+        "SELECT pgvigil.record_migration(%s, %s, %s, %s, %s, %s, %s)",
+        (migration.revision, migration.name, baselined, migration.sha256_bytes, migration.sha256_tokens, duration_ms, __version__),
+    )
+
+
+def is_baselined(conn: psycopg.Connection, revision: str) -> bool:
+    """Whether what a migration makes was there before it."""
+    return bool(_scalar(conn, "SELECT baselined FROM pgvigil.migrations WHERE revision = %s", revision))
+
+
+def _scalar(conn: psycopg.Connection, query: str, *parameters: object) -> object:
+    row = conn.execute(query, parameters).fetchone()
+    return row[0] if row else None

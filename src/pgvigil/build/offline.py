@@ -1,0 +1,40 @@
+"""What can be checked without a server: the spec reads, every file is complete, the init script is the files' own."""
+
+from __future__ import annotations
+
+import re
+
+from pgvigil import project
+from pgvigil.build import init_sql, plan
+from pgvigil.validate import load_spec
+
+_RECORDED = re.compile(r"record_migration\('(\d{3})', '(\w+)', false, '(\w{64})', '(\w{64})'")
+
+
+def check() -> list[str]:
+    """What is wrong with the files of this checkout, one sentence each. Raises UsageError for a broken spec or migration."""
+    load_spec(project.SPEC)
+    migrations = plan.load(project.MIGRATIONS)
+    for migration in migrations:
+        _ = migration.statements
+        plan.read_statements(migration.revert_path, migration.revert_path.read_text(), transactional=True)
+    faults = []
+    for module in sorted((project.MIGRATIONS / "versions").glob("*.py")):
+        if module.stem not in {m.name for m in migrations}:
+            faults.append(f"{module} is an Alembic revision without a migration: remove it, or write {module.stem}.sql")
+    faults += _init_script(migrations)
+    return faults
+
+
+def _init_script(migrations: list[plan.Migration]) -> list[str]:
+    again = "write it anew with `pgvigil init-sql --write`"
+    if not project.INIT_SQL.is_file():
+        return [f"{project.INIT_SQL} is missing: {again}"]
+    if init_sql.is_current(project.INIT_SQL, migrations):
+        return []
+    recorded = {name: (raw, tokens) for _, name, raw, tokens in _RECORDED.findall(project.INIT_SQL.read_text())}
+    changed = [m.path.name for m in migrations if recorded.get(m.name) != (m.sha256_bytes, m.sha256_tokens)]
+    why = f"checksums differ for {', '.join(changed)}" if changed else "its text was edited"
+    return [f"{project.INIT_SQL} is not what the migrations make: {why}; {again}"]
+
+

@@ -1,0 +1,314 @@
+"""The command line: reads the call, makes one call of its own, turns the outcome into an exit code.
+
+Reports go to stdout, what happens meanwhile and what went wrong to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from pgvigil import __version__, database, project
+from pgvigil.database import Target
+from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
+
+if TYPE_CHECKING:
+    from pgvigil.build.runner import Options, Tell
+
+# The wings are imported where they are called: a verdict of `validate` must not wait for Alembic to load.
+
+EXIT_CODES = """\
+exit codes:
+  0 ok                         5 no proved backup
+  1 findings                   6 locked by somebody else
+  2 usage, or a broken file    7 a migration failed and was rolled back
+  3 cannot connect             8 migrated, but the schema does not meet the spec
+  4 precondition not met       9 restore failed          130 interrupted
+
+The database is named by --database-url, else DATABASE_URL, else PG* variables and service files, else a .env file
+(in the current directory or the project), else it is the embedded server's, if there is one.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    if argv is None:
+        _hide_password()
+    try:
+        arguments = _parser().parse_args(argv)
+        return int(arguments.run(arguments))
+    except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
+        return stop.code if isinstance(stop.code, int) else 2
+    except PgvigilError as error:
+        return _fail(error)
+    except psycopg.errors.InsufficientPrivilege as error:
+        return _fail(PreconditionError(f"a right is missing: {' '.join(str(error).split())}", "Use a role that has it."))
+    except psycopg.OperationalError as error:
+        return _fail(ConnectError(f"the connection was lost: {' '.join(str(error).split())}", "Look at the server's log; then run this again."))
+    except BrokenPipeError:  # `… | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("\ninterrupted: what ran in a transaction is rolled back; running this again goes on from there", file=sys.stderr)
+        return 130
+
+
+def _fail(error: PgvigilError) -> int:
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _hide_password() -> None:
+    """A password in --database-url stands in the process list: start over with the URL in the environment."""
+    words = sys.argv[1:]
+    for at, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option == "--database-url" and (equals or at + 1 < len(words)):
+            url = value if equals else words[at + 1]
+            if "password" in database.parse_url(url, "--database-url").parameters:
+                rest = words[:at] + words[at + (1 if equals else 2) :]
+                os.execve(  # noqa: S606 - ourselves
+                    sys.executable, [sys.executable, "-m", "pgvigil", *rest], {**os.environ, "DATABASE_URL": url}
+                )
+
+
+# ── Commands ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _setup(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import runner
+    from pgvigil.embedded import KeptServer
+
+    target = _named(arguments)
+    tell = _teller()
+    embedded = None
+    if target is None:
+        embedded = KeptServer()
+        tell("starting the embedded server")
+        embedded.start()
+        target = database.parse_url(embedded.url(), "embedded server")
+    outcome = runner.setup(target, _options(arguments), arguments.wait, tell)
+    done = f"built, at revision {outcome.end}" if outcome.moved else f"already set up, at revision {outcome.end}"
+    print(f"{done}; the schema meets {project.SPEC.name} and every trigger and view works ({outcome.seconds:.1f} s)")
+    if embedded:
+        program = runner.program()
+        print(f'\nNext:\n  export DATABASE_URL="$({program} server url)"     where your application connects')
+        print(f"  {program} validate                            the verdict, any time\n  {program} server stop                         (start, status)")
+    else:
+        print(f"\nNext: point your application at this database; {runner.program()} validate{target.option} gives the verdict, any time.")
+    return 0
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import runner
+
+    target, options, tell = _required(arguments), _options(arguments), _teller()
+    if arguments.dry_run:
+        pending = runner.pending(target, options, tell)
+        for migration in pending:
+            print(f"-- {migration.name} ({'in a transaction' if migration.transactional else 'step by step, outside a transaction'})")
+            print(migration.script)
+        print(f"-- {len(pending)} pending; nothing was changed" if pending else "-- up to date; nothing was changed")
+        return 0
+    outcome = runner.migrate(target, options, tell)
+    if not outcome.moved:
+        print(f"up to date at revision {outcome.end}; the schema meets {project.SPEC.name}")
+    else:
+        print(
+            f"migrated from {outcome.start or 'base'} to {outcome.end} in {outcome.seconds:.1f} s; the schema meets {project.SPEC.name}"
+        )
+        if outcome.archive:
+            print(f"  backup  {outcome.archive.archive}\n  undo    {runner.undo_command(outcome, target)}")
+    for note in outcome.report.notes:
+        print(f"  note    {note.object}: expected {note.expected}, found {note.found}")
+    return 0
+
+
+def _revert(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import runner
+
+    outcome = runner.revert(_required(arguments), arguments.to, _options(arguments), _teller())
+    if not outcome.moved:
+        print(f"nothing to revert: the database stands at {outcome.start or 'base'}")
+        return 0
+    print(f"reverted from {outcome.start} to {outcome.end or 'base'} in {outcome.seconds:.1f} s")
+    if outcome.archive:
+        print(f"  backup  {outcome.archive.archive}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import ledger, plan
+
+    with database.connect(_required(arguments), "status") as conn:
+        state = ledger.read(conn)
+    migrations = plan.load(project.MIGRATIONS)
+    ledger.compare(state, migrations)
+    recorded = {e.revision: e for e in state.entries}
+    for migration in migrations:
+        entry = recorded.get(migration.revision)
+        print(f"{migration.name:<32}{'pending' if entry is None else 'baselined' if entry.baselined else 'in'}")
+    return 0
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from pgvigil.validate import load_spec, render, self_test, validate
+
+    if arguments.offline:
+        return _validate_offline(arguments)
+    from pgvigil.build import ledger
+
+    spec = load_spec(project.SPEC)
+    with database.connect(_required(arguments), "validate") as conn:
+        schema = arguments.schema or ledger.read(conn).schema or "public"
+        report = validate(conn, spec, schema)
+        if arguments.self_test:
+            report.findings.extend(self_test(conn, schema))
+    print(render(report, arguments.format))
+    return 0 if report.ok else 1
+
+
+def _validate_offline(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import offline
+
+    faults = offline.check()
+    if arguments.format == "json":
+        print(json.dumps({"ok": not faults, "faults": faults}, indent=2))
+    else:
+        print("\n".join(faults) if faults else "ok: spec, migrations, reverts, revisions, checksums and init script agree (no server was asked)")
+    return 1 if faults else 0
+
+
+def _init_sql(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import init_sql, plan
+
+    script = init_sql.generate(plan.load(project.MIGRATIONS))
+    if arguments.write:
+        project.INIT_SQL.write_text(script)
+        print(f"wrote {project.INIT_SQL}", file=sys.stderr)
+    else:
+        print(script, end="")
+    return 0
+
+
+def _server(arguments: argparse.Namespace) -> int:
+    from pgvigil.embedded import KeptServer
+
+    server = KeptServer()
+    if arguments.action == "start":
+        server.start()
+        print(server.url())
+    elif arguments.action == "stop":
+        print("stopped" if server.stop() else "it was not running")
+    elif not server.exists():
+        raise PreconditionError("there is no embedded server yet", "Make one with scripts/setup-enhanced-db.sh.")
+    elif arguments.action == "url":
+        print(server.url())
+    else:
+        print("running" if server.is_running() else "stopped")
+    return 0
+
+
+# ── Reading the call ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pgvigil", description="Brings a session database to a schema that watches it, and keeps it there.",
+        epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"pgvigil {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    where.add_argument("--database-url", metavar="URL", help="the database (environment: DATABASE_URL)")
+    schema = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    schema.add_argument("--schema", metavar="NAME", help="schema of the application's tables (default: the ledger's, else public)")
+    careful = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    careful.add_argument("--lock-wait", type=_seconds, default=10, metavar="SECONDS", help="wait this long for another run to finish (default %(default)s)")
+    careful.add_argument("--lock-budget", type=_seconds, default=60, metavar="SECONDS", help="try this long to get table locks (default %(default)s)")
+    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    kept.add_argument("--backup-dir", type=Path, metavar="DIR", help="where backups go (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)")
+
+    def add(name: str, run: object, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=text, parents=list(parents), epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+        command.set_defaults(run=run)
+        return command
+
+    setup = add("setup", _setup, "build the schema in a new database, or validate the one that is there", where, schema, careful)
+    setup.add_argument("--wait", type=_seconds, default=0, metavar="SECONDS", help="wait this long for the server to answer")
+    migrate = add("migrate", _migrate, "bring an existing database to the schema: backup, migrations, validation", where, schema, careful, kept)
+    migrate.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
+    revert = add("revert", _revert, "take migrations out again, after a backup", where, schema, careful, kept)
+    revert.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
+    add("status", _status, "list the migrations and which are in the database", where)
+    validate = add("validate", _validate, "hold the live schema against the spec", where, schema)
+    validate.add_argument("--format", choices=("text", "json"), default="text", help="form of the report (default %(default)s)")
+    validate.add_argument("--offline", action="store_true", help="check spec, migrations and init script only; ask no server")
+    validate.add_argument("--self-test", action="store_true", help="also exercise triggers and views, in a transaction that is rolled back")
+    init = add("init-sql", _init_sql, "print the script that builds the schema with psql alone")
+    init.add_argument("--write", action="store_true", help=f"write {project.INIT_SQL.name} instead")
+    server = add("server", _server, "the embedded server: start, stop, status, url")
+    server.add_argument("action", choices=("start", "stop", "status", "url"))
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return value
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from pgvigil.build.runner import Options
+
+    return Options(
+        schema=arguments.schema,
+        backup_directory=getattr(arguments, "backup_dir", None),
+        lock_wait=arguments.lock_wait,
+        lock_budget=arguments.lock_budget,
+    )
+
+
+def _named(arguments: argparse.Namespace) -> Target | None:
+    return database.resolve(arguments.database_url, [Path.cwd(), project.ROOT])
+
+
+def _required(arguments: argparse.Namespace) -> Target:
+    target = _named(arguments)
+    if target is not None:
+        return target
+    from pgvigil.embedded import KeptServer
+
+    server = KeptServer()
+    if server.exists():
+        if not server.is_running():
+            raise ConnectError("the embedded server is stopped, and no other database is named", "Start it: pgvigil server start")
+        return database.parse_url(server.url(), "embedded server")
+    raise UsageError(
+        "no database is named",
+        "Pass --database-url postgresql://user@host/database, or set DATABASE_URL or PGHOST, PGDATABASE …, or write them into .env.",
+    )
+
+
+def _teller() -> Tell:
+    begin = time.monotonic()
+
+    def tell(text: str) -> None:
+        print(f"{time.monotonic() - begin:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    return tell

