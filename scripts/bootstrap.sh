@@ -10,6 +10,7 @@ venv=$project/.venv
 made=$venv/pgvigil-made # tells a .venv of ours, which may be made anew, from one that a person keeps
 unset PYTHONHOME
 export PYTHONPATH=$project/src
+export PGVIGIL_PROGRAM=$here/pgvigil # what commands that we print begin with
 
 fail() {
     printf 'pgvigil: %s\n' "$@" >&2

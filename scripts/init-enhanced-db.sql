@@ -222,15 +222,15 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     was record;
 BEGIN
-    SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_value INTO was
+    SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_value, col_description(a.attrelid, a.attnum) AS comment INTO was
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = to_regclass(of_table) AND a.attname = of_column AND NOT a.attisdropped;
     IF FOUND THEN
         INSERT INTO pgvigil.found_before (revision, object, restore_sql)
         VALUES (of_revision, format('column %s.%s', of_table, of_column),
-                format('ALTER TABLE %1$I ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s', of_table, of_column,
-                       coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
-                       CASE WHEN was.attnotnull THEN 'SET NOT NULL' ELSE 'DROP NOT NULL' END));
+                format('ALTER TABLE %1$I ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s; COMMENT ON COLUMN %1$I.%2$I IS %5$L',
+                       of_table, of_column, coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
+                       CASE WHEN was.attnotnull THEN 'SET NOT NULL' ELSE 'DROP NOT NULL' END, was.comment));
     ELSE
         EXECUTE format('ALTER TABLE %I ADD COLUMN %I %s', of_table, of_column, definition);
     END IF;
@@ -304,28 +304,31 @@ COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
     'Reads a table for values outside a list (no strong lock) and keeps them in tolerated_values';
 
 -- One constant array: `IN (…)` over a varchar casts every member anew in each statement and made an update 1.6 times as dear.
-CREATE FUNCTION pgvigil.add_value_check(of_table text, of_column text, allowed text[]) RETURNS void
+CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[]) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-    constraint_name text := format('%s_%s_check', of_table, of_column);
-    was text;
+    check_name text := format('%s_%s_check', of_table, of_column);
 BEGIN
-    SELECT pg_get_constraintdef(oid) INTO was
-    FROM pg_constraint WHERE conrelid = to_regclass(of_table) AND conname = constraint_name;
-    IF FOUND THEN
-        INSERT INTO pgvigil.found_before (revision, object, restore_sql)
-        VALUES ('004', format('constraint %s on %s', constraint_name, of_table),
-                format('ALTER TABLE %I ADD CONSTRAINT %I %s', of_table, constraint_name, was));
-        EXECUTE format('ALTER TABLE %I DROP CONSTRAINT %I', of_table, constraint_name);
-    END IF;
-    EXECUTE format('ALTER TABLE %I ADD CONSTRAINT %I CHECK (%I::text = ANY (%L::text[])) NOT VALID', of_table, constraint_name, of_column,
-                   allowed || ARRAY(SELECT value FROM pgvigil.tolerated_values
-                                    WHERE table_name = of_table AND column_name = of_column ORDER BY value));
-    EXECUTE format('COMMENT ON CONSTRAINT %I ON %I IS %L', constraint_name, of_table,
+    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %2$I CHECK (%I::text = ANY (%L::text[])) NOT VALID',
+                   of_table, check_name, of_column, allowed);
+    EXECUTE format('COMMENT ON CONSTRAINT %I ON %I IS %L', check_name, of_table,
                    'The values of ' || of_column || ', and those in pgvigil.tolerated_values');
 END $$;
-COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text[]) IS
-    'Used by migrations: adds <table>_<column>_check, NOT VALID, for a list of values and the tolerated ones';
+COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[]) IS
+    'Makes or replaces <table>_<column>_check, NOT VALID, for these values';
+
+CREATE FUNCTION pgvigil.add_value_check(of_revision text, of_table text, of_column text, allowed text[]) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+    SELECT of_revision, format('constraint %s on %s', conname, of_table),
+           format('ALTER TABLE %I ADD CONSTRAINT %I %s', of_table, conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE conrelid = to_regclass(of_table) AND conname = format('%s_%s_check', of_table, of_column);
+    PERFORM pgvigil.put_value_check(of_table, of_column, allowed || ARRAY(
+        SELECT value FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column ORDER BY value));
+END $$;
+COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text, text[]) IS
+    'Used by migrations: a CHECK for a list of values and the tolerated ones; one that is there is remembered and replaced';
 
 CREATE PROCEDURE pgvigil.tighten_value_checks()
 LANGUAGE plpgsql AS $$
@@ -349,8 +352,7 @@ BEGIN
         SELECT substring(pg_get_constraintdef(oid) FROM 'ANY \((.*::text\[\])\)') INTO STRICT listed
         FROM pg_constraint WHERE conrelid = to_regclass(tolerated.table_name) AND conname = check_name;
         EXECUTE 'SELECT array_remove(' || listed || ', $1)' INTO allowed USING tolerated.value;
-        EXECUTE format('ALTER TABLE %I DROP CONSTRAINT %I, ADD CONSTRAINT %2$I CHECK (%I::text = ANY (%L::text[])) NOT VALID',
-                       tolerated.table_name, check_name, tolerated.column_name, allowed);
+        PERFORM pgvigil.put_value_check(tolerated.table_name, tolerated.column_name, allowed);
         DELETE FROM pgvigil.tolerated_values
         WHERE (table_name, column_name, value) = (tolerated.table_name, tolerated.column_name, tolerated.value);
         COMMIT;
@@ -387,6 +389,9 @@ DECLARE
     upper_  timestamp;
     last_   timestamp;
     slice   text;
+    first_id uuid;
+    end_id  uuid;
+    waiting boolean;
     made    integer := 0;
 BEGIN
     SELECT * INTO STRICT policy FROM pgvigil.partition_policies WHERE parent_table = parent;
@@ -397,9 +402,17 @@ BEGIN
         upper_ := lower_ + width;
         slice := parent || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END);
         IF to_regclass(format('%I', slice)) IS NULL THEN
+            first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
+            end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
             EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', slice, parent);
-            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, slice,
-                           pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC'), pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC'));
+            -- Rows that came before their partition wait in the default one: they move in, its other writers held off meanwhile.
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I WHERE id >= $1 AND id < $2)', parent || '_default') INTO waiting USING first_id, end_id;
+            IF waiting THEN
+                EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', parent || '_default');
+                EXECUTE format('WITH moved AS (DELETE FROM %I WHERE id >= $1 AND id < $2 RETURNING *) INSERT INTO %I SELECT * FROM moved',
+                               parent || '_default', slice) USING first_id, end_id;
+            END IF;
+            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, slice, first_id, end_id);
             EXECUTE format('COMMENT ON TABLE %I IS %L', slice, format('%s from %s to %s, UTC', parent, lower_::date, upper_::date));
             made := made + 1;
         END IF;
@@ -448,7 +461,7 @@ COMMENT ON COLUMN pgvigil.leftovers.rows_adopted IS 'Rows of it that are in our 
 COMMENT ON COLUMN pgvigil.leftovers.next_block IS 'Where copying goes on after an interruption (a block of the old table)';
 COMMENT ON COLUMN pgvigil.leftovers.finished_at IS 'When the last row had been looked at';
 COMMENT ON CONSTRAINT leftovers_pkey ON pgvigil.leftovers IS 'One row a table';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, '42799d22684f9b956e3619e2871cf483a8c647c33f0073d841c5b9d77b414f16', '11096eba45beba719ba01d263fb038bebaeb0c4d621d11c36ede2e7d4dbcb764', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, 'a56c364f9463a2208adb0330ab02a568b05a1d48c22ac2534f72ef4731ae2933', 'e99178a44fe5825777d4034a7cde3865b7ac94d0d8069da23f5573ed35c12ad4', 0, '0.1.0'); END $$;
 
 -- ────────── 002_leftovers.sql ───────────────────────────────────────────────────────────────────────────────────
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -460,7 +473,7 @@ DECLARE
 BEGIN
     FOR leftover IN
         SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
-        WHERE c.relnamespace = current_schema()::regnamespace
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
           AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,performance_monitoring_view}'::name[])
         ORDER BY c.relkind IN ('v', 'm') DESC, c.relname  -- views first: none of ours is made while its tables are on the way
     LOOP
@@ -476,9 +489,9 @@ BEGIN
     END LOOP;
 END $$;
 
-SELECT pgvigil.find_tolerated_values('sessions', 'status', '{active,pending,completed,expired,cancelled,archived}');
-SELECT pgvigil.find_tolerated_values('context_history', 'context_type', '{message,file,tool_call,system}');
-SELECT pgvigil.find_tolerated_values('handoff_requests', 'status', '{pending,accepted,rejected,completed}');
+DO $quietly$ BEGIN PERFORM pgvigil.find_tolerated_values('sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.find_tolerated_values('context_history', 'context_type', '{message,file,tool_call,system}'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.find_tolerated_values('handoff_requests', 'status', '{pending,accepted,rejected,completed}'); END $quietly$;
 
 -- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same new
 -- id, so copying again after an interruption copies nothing twice.
@@ -535,6 +548,7 @@ DECLARE
     oldest timestamptz;
     last_block bigint;
     found_rows bigint;
+    slice timestamptz;
 BEGIN
     FOR leftover IN SELECT * FROM pgvigil.leftovers WHERE finished_at IS NULL ORDER BY table_name LOOP
         PERFORM pgvigil.pin_search_path();
@@ -549,8 +563,12 @@ BEGIN
                 oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
             END;
             -- Partitions for three years of months or three months of days; what is older lies well in the default one.
-            PERFORM pgvigil.ensure_partitions(parent_table, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END), now())
-            FROM pgvigil.partition_policies WHERE parent_table = leftover.table_name AND oldest IS NOT NULL;
+            FOR slice IN SELECT generate_series(date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END), 'UTC'),
+                                                now(), ('1 ' || step)::interval)
+                         FROM pgvigil.partition_policies WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
+                PERFORM pgvigil.pin_search_path(), pgvigil.ensure_partitions(leftover.table_name, slice, slice);
+                COMMIT;  -- a partition of session_lifecycle locks sessions against writers until then
+            END LOOP;
             UPDATE pgvigil.leftovers SET rows_found = found_rows WHERE table_name = leftover.table_name;
             COMMIT;
         END IF;
@@ -568,7 +586,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', false, '6508cbfa88864783a209c3d5af5b141789c0bbca54d35efd31d2e11d2028011d', 'a4ddff5369398a06a75b43eca564c865f978dce8d6c477f891c5a5e8f6610c84', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', false, 'ec95af47e28cb4bf5cefc09d5ce766395b766add5be296a53c2b8f542a18d0e0', '86ffe2e64e87fa2c8d5c28f6552d550208d2261aaa4fd93d1070cff9f2f272a8', 0, '0.1.0'); END $$;
 
 -- ────────── 003_monitoring_tables.sql ───────────────────────────────────────────────────────────────────────────
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
@@ -685,7 +703,7 @@ COMMENT ON TABLE session_lifecycle_default IS 'Rows no other partition takes; sh
 COMMENT ON TABLE system_metrics_default IS 'Rows no other partition takes; should be empty';
 COMMENT ON TABLE performance_logs_default IS 'Rows no other partition takes; should be empty';
 
-SELECT pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies;
+DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies; END $quietly$;
 DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', false, 'ba5e31e472408a0d9bc158246eafa6e449c7bebe76b706a1db08eef8a4d0afe9', '804f138b61d99ed65b074e6238530eb868e400de102569542d4b8d7efacc7788', 0, '0.1.0'); END $$;
 
 -- ────────── 004_session_columns.sql ─────────────────────────────────────────────────────────────────────────────
@@ -694,13 +712,13 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', fal
 -- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
 LOCK TABLE sessions, context_history, handoff_requests IN ACCESS EXCLUSIVE MODE;
 
-SELECT pgvigil.add_column('004', 'sessions', 'last_activity_at', 'timestamptz');
-SELECT pgvigil.add_column('004', 'sessions', 'is_dormant', 'boolean NOT NULL DEFAULT false');
-SELECT pgvigil.add_column('004', 'sessions', 'archived_at', 'timestamptz');
-SELECT pgvigil.add_column('004', 'sessions', 'retention_policy', 'varchar(50) DEFAULT ''standard''');
-SELECT pgvigil.add_column('004', 'context_history', 'processing_time_ms', 'integer');
-SELECT pgvigil.add_column('004', 'context_history', 'content_size_bytes', 'integer');
-SELECT pgvigil.add_column('004', 'context_history', 'tokens_used', 'integer');
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'last_activity_at', 'timestamptz'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'is_dormant', 'boolean NOT NULL DEFAULT false'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'archived_at', 'timestamptz'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'retention_policy', 'varchar(50) DEFAULT ''standard'''); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'context_history', 'processing_time_ms', 'integer'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'context_history', 'content_size_bytes', 'integer'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'context_history', 'tokens_used', 'integer'); END $quietly$;
 
 ALTER TABLE sessions
     ALTER COLUMN last_activity_at SET DEFAULT now(),
@@ -724,9 +742,9 @@ SELECT '004', 'fillfactor of sessions',
 FROM pg_class WHERE oid = 'sessions'::regclass;
 ALTER TABLE sessions SET (fillfactor = 90);
 
-SELECT pgvigil.add_value_check('sessions', 'status', '{active,pending,completed,expired,cancelled,archived}');
-SELECT pgvigil.add_value_check('context_history', 'context_type', '{message,file,tool_call,system}');
-SELECT pgvigil.add_value_check('handoff_requests', 'status', '{pending,accepted,rejected,completed}');
+DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('004', 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('004', 'context_history', 'context_type', '{message,file,tool_call,system}'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('004', 'handoff_requests', 'status', '{pending,accepted,rejected,completed}'); END $quietly$;
 
 ALTER TABLE session_lifecycle ADD CONSTRAINT session_lifecycle_session_id_fkey
     FOREIGN KEY (session_id) REFERENCES sessions (id) ON DELETE CASCADE;
@@ -767,7 +785,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_columns', false, '129233099037bf46acbd417ec82222ec815ff051893450e183e2a5a2e0537975', '8333c389ca1e4f4d27d2f7c4fb50f2fcb60a405856c5d524e1d9e7c91e908efa', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_columns', false, '5751d6d02ff642a28a8672aac4661c2c31c5dc2dc2d8e92526f5acaca9efe1d4', '147314d44e52c6c8370fed61a8c32883d5f0571e549fb2d65bee3a3b93d55618', 0, '0.1.0'); END $$;
 
 -- ────────── 005_session_triggers.sql ────────────────────────────────────────────────────────────────────────────
 -- Four BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
@@ -949,10 +967,10 @@ END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived or dormant session back to life; false if it was neither; an error if there is none';
 
-SELECT pgvigil.clear_trigger('005', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,keep_deleted_session}'::text[]) AS name;
-SELECT pgvigil.clear_trigger('005', name, 'guard_archived_session')
-FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
+DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('005', 'sessions', name)
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,keep_deleted_session}'::text[]) AS name; END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('005', name, 'guard_archived_session')
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
 
 CREATE TRIGGER update_sessions_last_activity BEFORE UPDATE OF last_activity_at ON sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_activity_step();

@@ -44,7 +44,7 @@ def container_url() -> Iterator[str]:
     image = os.environ.get("TEST_PG_IMAGE")
     if image is None:
         image = str(DockerImage(path=HERE / "docker", tag="pgvigil-test-postgres:18", clean_up=False).build())
-    with PostgresContainer(image, password="p@ss w/rd", driver=None) as container:  # noqa: S106 - has to be quoted right
+    with PostgresContainer(image, password="p@ss/wörd", driver=None) as container:  # noqa: S106 - has to be quoted right
         yield container.get_connection_url()
 
 

@@ -159,28 +159,31 @@ COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
     'Reads a table for values outside a list (no strong lock) and keeps them in tolerated_values';
 
 -- One constant array: `IN (…)` over a varchar casts every member anew in each statement and made an update 1.6 times as dear.
-CREATE FUNCTION pgvigil.add_value_check(of_table text, of_column text, allowed text[]) RETURNS void
+CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[]) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-    constraint_name text := format('%s_%s_check', of_table, of_column);
-    was text;
+    check_name text := format('%s_%s_check', of_table, of_column);
 BEGIN
-    SELECT pg_get_constraintdef(oid) INTO was
-    FROM pg_constraint WHERE conrelid = to_regclass(of_table) AND conname = constraint_name;
-    IF FOUND THEN
-        INSERT INTO pgvigil.found_before (revision, object, restore_sql)
-        VALUES ('004', format('constraint %s on %s', constraint_name, of_table),
-                format('ALTER TABLE %I ADD CONSTRAINT %I %s', of_table, constraint_name, was));
-        EXECUTE format('ALTER TABLE %I DROP CONSTRAINT %I', of_table, constraint_name);
-    END IF;
-    EXECUTE format('ALTER TABLE %I ADD CONSTRAINT %I CHECK (%I::text = ANY (%L::text[])) NOT VALID', of_table, constraint_name, of_column,
-                   allowed || ARRAY(SELECT value FROM pgvigil.tolerated_values
-                                    WHERE table_name = of_table AND column_name = of_column ORDER BY value));
-    EXECUTE format('COMMENT ON CONSTRAINT %I ON %I IS %L', constraint_name, of_table,
+    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %2$I CHECK (%I::text = ANY (%L::text[])) NOT VALID',
+                   of_table, check_name, of_column, allowed);
+    EXECUTE format('COMMENT ON CONSTRAINT %I ON %I IS %L', check_name, of_table,
                    'The values of ' || of_column || ', and those in pgvigil.tolerated_values');
 END $$;
-COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text[]) IS
-    'Used by migrations: adds <table>_<column>_check, NOT VALID, for a list of values and the tolerated ones';
+COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[]) IS
+    'Makes or replaces <table>_<column>_check, NOT VALID, for these values';
+
+CREATE FUNCTION pgvigil.add_value_check(of_revision text, of_table text, of_column text, allowed text[]) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+    SELECT of_revision, format('constraint %s on %s', conname, of_table),
+           format('ALTER TABLE %I ADD CONSTRAINT %I %s', of_table, conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE conrelid = to_regclass(of_table) AND conname = format('%s_%s_check', of_table, of_column);
+    PERFORM pgvigil.put_value_check(of_table, of_column, allowed || ARRAY(
+        SELECT value FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column ORDER BY value));
+END $$;
+COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text, text[]) IS
+    'Used by migrations: a CHECK for a list of values and the tolerated ones; one that is there is remembered and replaced';
 
 CREATE PROCEDURE pgvigil.tighten_value_checks()
 LANGUAGE plpgsql AS $$
@@ -204,8 +207,7 @@ BEGIN
         SELECT substring(pg_get_constraintdef(oid) FROM 'ANY \((.*::text\[\])\)') INTO STRICT listed
         FROM pg_constraint WHERE conrelid = to_regclass(tolerated.table_name) AND conname = check_name;
         EXECUTE 'SELECT array_remove(' || listed || ', $1)' INTO allowed USING tolerated.value;
-        EXECUTE format('ALTER TABLE %I DROP CONSTRAINT %I, ADD CONSTRAINT %2$I CHECK (%I::text = ANY (%L::text[])) NOT VALID',
-                       tolerated.table_name, check_name, tolerated.column_name, allowed);
+        PERFORM pgvigil.put_value_check(tolerated.table_name, tolerated.column_name, allowed);
         DELETE FROM pgvigil.tolerated_values
         WHERE (table_name, column_name, value) = (tolerated.table_name, tolerated.column_name, tolerated.value);
         COMMIT;
@@ -242,6 +244,9 @@ DECLARE
     upper_  timestamp;
     last_   timestamp;
     slice   text;
+    first_id uuid;
+    end_id  uuid;
+    waiting boolean;
     made    integer := 0;
 BEGIN
     SELECT * INTO STRICT policy FROM pgvigil.partition_policies WHERE parent_table = parent;
@@ -252,9 +257,17 @@ BEGIN
         upper_ := lower_ + width;
         slice := parent || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END);
         IF to_regclass(format('%I', slice)) IS NULL THEN
+            first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
+            end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
             EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', slice, parent);
-            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, slice,
-                           pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC'), pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC'));
+            -- Rows that came before their partition wait in the default one: they move in, its other writers held off meanwhile.
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I WHERE id >= $1 AND id < $2)', parent || '_default') INTO waiting USING first_id, end_id;
+            IF waiting THEN
+                EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', parent || '_default');
+                EXECUTE format('WITH moved AS (DELETE FROM %I WHERE id >= $1 AND id < $2 RETURNING *) INSERT INTO %I SELECT * FROM moved',
+                               parent || '_default', slice) USING first_id, end_id;
+            END IF;
+            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, slice, first_id, end_id);
             EXECUTE format('COMMENT ON TABLE %I IS %L', slice, format('%s from %s to %s, UTC', parent, lower_::date, upper_::date));
             made := made + 1;
         END IF;

@@ -7,7 +7,7 @@ DECLARE
 BEGIN
     FOR leftover IN
         SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
-        WHERE c.relnamespace = current_schema()::regnamespace
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
           AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,performance_monitoring_view}'::name[])
         ORDER BY c.relkind IN ('v', 'm') DESC, c.relname  -- views first: none of ours is made while its tables are on the way
     LOOP

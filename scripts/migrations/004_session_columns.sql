@@ -33,9 +33,9 @@ SELECT '004', 'fillfactor of sessions',
 FROM pg_class WHERE oid = 'sessions'::regclass;
 ALTER TABLE sessions SET (fillfactor = 90);
 
-SELECT pgvigil.add_value_check('sessions', 'status', '{active,pending,completed,expired,cancelled,archived}');
-SELECT pgvigil.add_value_check('context_history', 'context_type', '{message,file,tool_call,system}');
-SELECT pgvigil.add_value_check('handoff_requests', 'status', '{pending,accepted,rejected,completed}');
+SELECT pgvigil.add_value_check('004', 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}');
+SELECT pgvigil.add_value_check('004', 'context_history', 'context_type', '{message,file,tool_call,system}');
+SELECT pgvigil.add_value_check('004', 'handoff_requests', 'status', '{pending,accepted,rejected,completed}');
 
 ALTER TABLE session_lifecycle ADD CONSTRAINT session_lifecycle_session_id_fkey
     FOREIGN KEY (session_id) REFERENCES sessions (id) ON DELETE CASCADE;

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,9 +41,9 @@ The database is named by --database-url, else DATABASE_URL, else PG* variables a
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    if argv is None:
-        _hide_password()
     try:
+        if argv is None:
+            _hide_password()
         arguments = _parser().parse_args(argv)
         return int(arguments.run(arguments))
     except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
@@ -69,16 +70,16 @@ def _fail(error: PgvigilError) -> int:
 
 
 def _hide_password() -> None:
-    """A password in --database-url stands in the process list: start over with the URL in the environment."""
+    """A password in --database-url stands in the process list: start over with it in the environment."""
     words = sys.argv[1:]
     for at, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option == "--database-url" and (equals or at + 1 < len(words)):
-            url = value if equals else words[at + 1]
-            if "password" in database.parse_url(url, "--database-url").parameters:
-                rest = words[:at] + words[at + (1 if equals else 2) :]
+            target = database.parse_url(value if equals else words[at + 1], option)
+            if password := target.parameters.get("password"):
+                words[at : at + (1 if equals else 2)] = [option, target.public_conninfo]
                 os.execve(  # noqa: S606 - ourselves
-                    sys.executable, [sys.executable, "-m", "pgvigil", *rest], {**os.environ, "DATABASE_URL": url}
+                    sys.executable, [sys.executable, "-P", "-m", "pgvigil", *words], {**os.environ, "PGPASSWORD": password}
                 )
 
 
@@ -129,8 +130,8 @@ def _migrate(arguments: argparse.Namespace) -> int:
         )
         if outcome.archive:
             print(f"  backup  {outcome.archive.archive}\n  undo    {runner.undo_command(outcome, target)}")
-    for note in outcome.report.notes:
-        print(f"  note    {note.object}: expected {note.expected}, found {note.found}")
+    for remark in outcome.remarks:
+        print(f"  note    {remark}")
     return 0
 
 
@@ -173,9 +174,9 @@ def _validate(arguments: argparse.Namespace) -> int:
         schema = arguments.schema or ledger.read(conn).schema or "public"
         report = validate(conn, spec, schema)
         if arguments.self_test:
-            report.findings.extend(self_test(conn, schema))
+            report = replace(report, findings=(*report.findings, *self_test(conn, schema)))
     print(render(report, arguments.format))
-    return 0 if report.ok else 1
+    return report.exit_code
 
 
 def _validate_offline(arguments: argparse.Namespace) -> int:

@@ -68,6 +68,8 @@ def parse_url(url: str, source: str) -> Target:
     plain = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url.strip())
     try:
         parameters = conninfo_to_dict(plain)
+        if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))):
+            raise psycopg.ProgrammingError("invalid port")  # libpq would look it up as a service name
     except psycopg.ProgrammingError as error:
         raise UsageError(
             f"the database address given by {source} cannot be read",
@@ -123,12 +125,14 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
             )
         except psycopg.OperationalError as error:
             words = " ".join(str(error).split())
+            if re.search(r"\binvalid (integer|port|\w+ value)", words):  # libpq looks at some options only now
+                raise UsageError(f"the database address given by {target.source} cannot be used: {words}", "Mend it; nothing was asked of any server.") from error
             refused = any(sign in words for sign in ("authentication failed", "no password supplied", "does not exist"))
             if refused or time.monotonic() >= deadline:
                 raise ConnectError(f"cannot connect to {target}: {words}", _advice(words)) from error
             time.sleep(0.2)
         except psycopg.ProgrammingError as error:  # an option libpq does not know
-            raise UsageError(f"the database address given by {target.source} cannot be used: {error}") from error
+            raise UsageError(f"the database address given by {target.source} cannot be used: {error}", "Mend it; nothing was asked of any server.") from error
 
 
 def _advice(words: str) -> str:
@@ -140,7 +144,7 @@ def _advice(words: str) -> str:
         return "Check the user name: it is part of the URL, or PGUSER."
     if "too many clients" in words or "remaining connection slots" in words:
         return "The server has no connection left: close some, or try again later."
-    return "Is the server running, and are host and port right? --wait SECONDS waits for one that is starting (setup only)."
+    return "Is the server running, and are host and port right?"
 
 
 def is_missing_database(error: ConnectError) -> bool:

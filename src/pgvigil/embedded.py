@@ -75,7 +75,7 @@ def major_version(bindir: Path, account: _Account | None = None) -> int:
 
 
 class Server:
-    """A private server that lives as long as its parent, in its own directory under /tmp; fsync is off."""
+    """A private server in a directory of its own under /tmp, fsync off; it ends with the thread that started it."""
 
     def __init__(self, bindir: Path, *, tcp: bool = False, settings: Mapping[str, str] | None = None) -> None:
         self.tcp = tcp
@@ -216,7 +216,7 @@ class KeptServer:
             try:
                 probe.connect(str(place / f".s.PGSQL.{PORT}"))
                 probe.sendall(_SSL_REQUEST)
-                return probe.recv(1) in (b"N", b"S")
+                return probe.recv(1) != b""
             except OSError:
                 return False
 
@@ -244,7 +244,9 @@ class KeptServer:
 
     def stop(self) -> bool:
         """Fast shutdown: open transactions are rolled back. False when it was not running."""
-        with self._lock(make_home=False) as lock:
+        if not self.home.is_dir():
+            return False
+        with self._lock() as lock:
             if lock is not None:
                 return False
         deadline = time.monotonic() + STOP_TIMEOUT
@@ -257,11 +259,9 @@ class KeptServer:
                 if lock is not None:
                     return True
             time.sleep(0.02)
+        unseen = "" if signalled else ", and its process cannot be seen from here: perhaps it runs in another container"
         raise ConnectError(
-            f"The server on {self.data} has not stopped after {STOP_TIMEOUT:.0f} s"
-            + (
-                "." if signalled else ": its process is not to be seen from here, perhaps it runs in another container."
-            ),
+            f"The server on {self.data} has not stopped after {STOP_TIMEOUT:.0f} s{unseen}.",
             f"Look at {self.log}; the data are safe either way.",
         )
 
@@ -288,16 +288,12 @@ class KeptServer:
         )
 
     @contextmanager
-    def _lock(self, *, make_home: bool = True) -> Iterator[int | None]:
+    def _lock(self) -> Iterator[int | None]:
         """The descriptor when nobody else holds the lock, else None; closing ours leaves an heir's share in force."""
         try:
-            if make_home:
-                with suppress(FileExistsError):
-                    self.home.mkdir(parents=True)
-                    self.home.chmod(_home_mode())
-            elif not self.home.is_dir():
-                yield -1
-                return
+            with suppress(FileExistsError):
+                self.home.mkdir(parents=True)
+                self.home.chmod(_home_mode())
             lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise UsageError(
@@ -416,7 +412,8 @@ class KeptServer:
         if place := self._socket_dir():
             return place
         record, place = self.home / "socket-dir", self.home / "run"
-        if len(os.fsencode(place / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_LIMIT:
+        length = len(os.fsencode(place / f".s.PGSQL.{PORT}"))
+        if length <= SOCKET_PATH_LIMIT and not re.search('[,"]', str(place)):  # both settings and URLs split at a comma
             record.unlink(missing_ok=True)
             place.mkdir(mode=0o700, exist_ok=True)
         else:

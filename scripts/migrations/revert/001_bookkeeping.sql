@@ -1,7 +1,8 @@
 DROP TABLE pgvigil.leftovers, pgvigil.deleted_sessions, pgvigil.partition_policies, pgvigil.tolerated_values;
 DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz);
 DROP PROCEDURE pgvigil.tighten_value_checks();
-DROP FUNCTION pgvigil.add_value_check(text, text, text[]);
+DROP FUNCTION pgvigil.add_value_check(text, text, text, text[]);
+DROP FUNCTION pgvigil.put_value_check(text, text, text[]);
 DROP FUNCTION pgvigil.find_tolerated_values(text, text, text[]);
 DROP FUNCTION pgvigil.clear_trigger(text, text, text);
 DROP FUNCTION pgvigil.drop_added_column(text, text, text);

@@ -33,7 +33,7 @@ def generate(migrations: list[Migration]) -> str:
     for migration in migrations:
         values = ", ".join(f"'{v}'" for v in (migration.sha256_bytes, migration.sha256_tokens))
         record = f"PERFORM pgvigil.record_migration('{migration.revision}', '{migration.name}', false, {values}, 0, '{__version__}')"
-        parts.append(_section(migration.path.name, sql.without_concurrently(migration.script)) + _quietly(record))
+        parts.append(_section(migration.path.name, _for_psql(migration.script)) + _quietly(record))
     head = migrations[-1].revision
     parts.append(_quietly(f"INSERT INTO pgvigil.alembic_version (version_num) VALUES ('{head}')"))
     parts.append(_quietly(f"PERFORM pgvigil.mark_initialized('{head}')"))
@@ -43,6 +43,17 @@ def generate(migrations: list[Migration]) -> str:
 def is_current(path: Path, migrations: list[Migration]) -> bool:
     """Whether the script on disk is what the migrations make now."""
     return path.is_file() and path.read_text() == generate(migrations)
+
+
+def _for_psql(script: str) -> str:
+    """As one transaction can run it, and without result tables on the user's terminal: SELECT becomes PERFORM."""
+    script = sql.without_concurrently(script)
+    for statement in reversed(sql.statements(script)):
+        if statement.starts_with("SELECT"):
+            start = statement.tokens[0].start
+            quiet = f"DO $quietly$ BEGIN PERFORM{statement.text[len('SELECT') :]}; END $quietly$"
+            script = script[:start] + quiet + script[start + len(statement.text) :]
+    return script
 
 
 def _section(name: str, script: str) -> str:

@@ -52,7 +52,7 @@ def _try_lock(conn: psycopg.Connection) -> bool:
 
 def _holder(conn: psycopg.Connection) -> str:
     row = conn.execute(
-        """SELECT format('pid %s, %s, user %s from %s, connected since %s', a.pid, a.application_name, a.usename,
+        """SELECT format('pid %%s, %%s, user %%s from %%s, connected since %%s', a.pid, a.application_name, a.usename,
                          coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'))
            FROM pg_locks l JOIN pg_stat_activity a USING (pid)
            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1

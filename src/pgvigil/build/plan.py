@@ -38,7 +38,8 @@ class Migration:
 
     @property
     def script(self) -> str:
-        return self.raw.decode()
+        """Its text; a checkout with CRLF line ends means the same, also inside function bodies."""
+        return self.raw.decode().replace("\r\n", "\n")
 
     @property
     def transactional(self) -> bool:

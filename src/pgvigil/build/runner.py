@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -34,13 +34,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did, for the report. `moved` holds the names of the files that went in or out."""
+    """What a run did, for the report. `moved` holds the names of the files that went in or out; `remarks` what the DBA
+    should know of the rows that were there before.
+    """
 
     start: str | None
     end: str | None
     moved: list[str]
     archive: backup.Backup | None
-    report: Report
+    remarks: list[str]
     seconds: float
 
 
@@ -93,14 +95,31 @@ def migrate(target: Target, options: Options, tell: Tell) -> Outcome:
             start = run.state.revision
         tell("validating")
         report = validate(conn, load_spec(project.SPEC), run.schema)
-        outcome = Outcome(start, run.migrations[-1].revision, [m.name for m in moved], archive, report, time.monotonic() - clock)
-    if not report.ok:
-        undo = undo_command(outcome, target) if moved else f"{program()} validate{target.option}"
-        raise InvalidSchemaError(
-            f"the migrations are in, but the schema does not meet {project.SPEC.name}:\n{render(report, 'text')}",
-            f"To undo this run: {undo}" if moved else f"To see it again: {undo}",
-        )
+        names = [m.name for m in moved]
+        outcome = Outcome(start, run.migrations[-1].revision, names, archive, _remarks(conn), time.monotonic() - clock)
+    if moved:
+        _require_valid(report, f"To undo this run: {undo_command(outcome, target)}")
+    else:
+        _require_valid(report, f"Every migration is in; the schema was changed since. To see this again: {program()} validate{target.option}")
     return outcome
+
+
+def _require_valid(report: Report, hint: str) -> None:
+    if not report.ok:
+        raise InvalidSchemaError(f"the schema does not meet {project.SPEC.name}:\n{render(report, 'text')}", hint)
+
+
+def _remarks(conn: psycopg.Connection) -> list[str]:
+    rows = conn.execute(
+        """SELECT format('%s.%s holds %L, which is not in its list (%s rows): tolerated until it is cleaned and CALL pgvigil.tighten_value_checks() is run',
+                         table_name, column_name, value, rows_found) FROM pgvigil.tolerated_values
+           UNION ALL
+           SELECT format('%s was there in another shape: it is kept whole as pgvigil.legacy_%s, and %s of its %s rows are now in %s%s',
+                         table_name, table_name, rows_adopted, coalesce(rows_found::text, '?'), table_name,
+                         CASE WHEN rows_adopted < rows_found THEN '; the others break its constraints' ELSE '' END)
+           FROM pgvigil.leftovers"""
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def undo_command(outcome: Outcome, target: Target) -> str:
@@ -215,10 +234,7 @@ def _with_locks(run: _Run, options: Options, tell: Tell, attempt: Callable[[], N
 
 
 def revert(target: Target, to: str, options: Options, tell: Tell) -> Outcome:
-    """Takes files back out, down to `to` (a revision, or "base" for all), in one transaction, after a proved backup.
-
-    `report` of the outcome is empty: there is no spec of the past.
-    """
+    """Takes files back out, down to `to` (a revision, or "base" for all), in one transaction, after a proved backup."""
     clock = time.monotonic()
     with database.connect(target, "revert") as conn, locks.run_lock(conn, options.lock_wait):
         tell(f"connected to {target}")
@@ -234,7 +250,7 @@ def revert(target: Target, to: str, options: Options, tell: Tell) -> Outcome:
             _with_locks(run, options, tell, lambda: apply.move(conn, [], down_to=to))
         start, end = run.state.revision, ledger.read(conn).revision
     names = [m.name for m in reversed(leaving)]
-    return Outcome(start, end, names, archive, Report(), time.monotonic() - clock)
+    return Outcome(start, end, names, archive, [], time.monotonic() - clock)
 
 
 # ── setup ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -262,13 +278,9 @@ def setup(target: Target, options: Options, wait: float, tell: Tell) -> Outcome:
         tell("validating")
         report = validate(conn, load_spec(project.SPEC), run.schema)
         tell("testing every trigger and view in a transaction that is rolled back")
-        report.findings.extend(self_test(conn, run.schema))
-    if not report.ok:
-        raise InvalidSchemaError(
-            f"the schema does not meet {project.SPEC.name}:\n{render(report, 'text')}",
-            f"{program()} validate{target.option} shows it again.",
-        )
-    return Outcome(start, run.migrations[-1].revision, [m.name for m in moved], None, report, time.monotonic() - clock)
+        report = replace(report, findings=(*report.findings, *self_test(conn, run.schema)))
+    _require_valid(report, f"To see it again: {program()} validate --self-test{target.option}")
+    return Outcome(start, run.migrations[-1].revision, [m.name for m in moved], None, [], time.monotonic() - clock)
 
 
 def _connect_or_create(target: Target, wait: float, tell: Tell) -> psycopg.Connection:

@@ -1,8 +1,8 @@
 """YAML nodes bound to dataclasses, so that every complaint about a file can say where: `<path>:<line>`.
 
 The types of the fields are the grammar. A field `line` gets the line of its object's key; a trailing underscore in a
-field's name, there to avoid a Python keyword, is not part of the key. A ValueError out of `__post_init__` is a complaint
-about the object.
+field's name, there to avoid a Python keyword, is not part of the key. A ValueError out of `__post_init__` is a
+complaint about the object.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def load(path: Path, cls: type[T]) -> T:
         root = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        binder.refuse(mark.line + 1 if mark else 1, f"not valid YAML: {error.problem or error.context}", "Mend the YAML.")
+        binder.refuse(
+            mark.line + 1 if mark else 1, f"not valid YAML: {error.problem or error.context}", "Mend the YAML."
+        )
     except yaml.reader.ReaderError as error:
         binder.refuse(text[: error.position].count("\n") + 1, f"not valid YAML: {error.reason}", "Mend the YAML.")
     if root is None:
@@ -59,19 +61,18 @@ class Binder:
         raise UsageError(f"{self.path}:{line}: {message}", hint)
 
     def wrong(self, node: yaml.Node, wanted: str, what: str) -> NoReturn:
-        got = {"scalar": "a single value", "sequence": "a list", "mapping": "a mapping"}[node.id]
+        got = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         if isinstance(node, yaml.ScalarNode):
             got = "nothing" if node.tag.endswith(":null") else repr(node.value)
         self.refuse(node.start_mark.line + 1, f"{what} must be {wanted}, not {got}", "")
 
     def value(self, node: yaml.Node, kind: Any, line: int, what: str) -> Any:
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             return self.dataclass(node, kind, line, what)
         if origin is dict:
             return {
-                key: self.value(value, arguments[1], at, f"{what}.{key}")
-                for key, value, at in self.pairs(node, what)
+                key: self.value(value, arguments[1], at, f"{what}.{key}") for key, value, at in self.pairs(node, what)
             }
         if origin is tuple:
             if not isinstance(node, yaml.SequenceNode):
@@ -82,7 +83,7 @@ class Binder:
             )
         return self.scalar(node, kind, what)
 
-    def scalar(self, node: yaml.Node, kind: Any, what: str) -> str | int | bool:
+    def scalar(self, node: yaml.Node, kind: Any, what: str) -> Any:
         choices = _choices(kind)
         if isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":null"):
             if node.value in choices:
@@ -94,7 +95,7 @@ class Binder:
             if str in choices:
                 return str(node.value)
         names = {bool: "true or false", int: "a number", str: "a text"}
-        self.wrong(node, " or ".join(names.get(choice, choice) for choice in choices), what)
+        return self.wrong(node, " or ".join(names.get(choice, choice) for choice in choices), what)
 
     def pairs(self, node: yaml.Node, what: str) -> list[tuple[str, yaml.Node, int]]:
         if not isinstance(node, yaml.MappingNode):
@@ -106,13 +107,15 @@ class Binder:
             if not isinstance(key, yaml.ScalarNode):
                 self.refuse(line, f"a key in {what} is not a name", "")
             if key.value in seen:
-                self.refuse(line, f"{key.value!r} stands in {what} twice, first in line {seen[key.value]}", "Remove one.")
+                self.refuse(
+                    line, f"{key.value!r} stands in {what} twice, first in line {seen[key.value]}", "Remove one."
+                )
             seen[key.value] = line
             found.append((key.value, value, line))
         return found
 
     def dataclass(self, node: yaml.Node, cls: type[T], line: int, what: str) -> T:
-        fields, required = _grammar(cls)
+        fields, required = _grammar(typing.cast("Any", cls))
         values: dict[str, Any] = {}
         for key, value, at in self.pairs(node, what):
             if key not in fields:
@@ -132,13 +135,20 @@ class Binder:
 def _choices(kind: Any) -> list[Any]:
     if typing.get_origin(kind) is typing.Literal:
         return list(typing.get_args(kind))
-    if isinstance(kind, types.UnionType):
-        return [choice for part in typing.get_args(kind) if part is not type(None) for choice in _choices(part)]
+    if parts := _alternatives(kind):
+        return [choice for part in parts for choice in _choices(part)]
     return [kind]
 
 
+def _alternatives(kind: Any) -> list[Any]:
+    """The parts of `X | Y | None` but None."""
+    if typing.get_origin(kind) not in (types.UnionType, typing.Union):
+        return []
+    return [part for part in typing.get_args(kind) if part is not type(None)]
+
+
 @functools.cache
-def _grammar(cls: type[Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
+def _grammar(cls: Any) -> tuple[dict[str, tuple[str, Any]], list[str]]:
     """Key → (field, type), without the optional part of `X | None`; and the keys that must be there."""
     hints = typing.get_type_hints(cls)
     fields: dict[str, tuple[str, Any]] = {}
@@ -147,10 +157,8 @@ def _grammar(cls: type[Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
         if field.name == "line" or not field.init:
             continue
         kind = hints[field.name]
-        if isinstance(kind, types.UnionType):
-            parts = [part for part in typing.get_args(kind) if part is not type(None)]
-            kind = parts[0] if len(parts) == 1 else kind
-        fields[field.name.rstrip("_")] = (field.name, kind)
+        parts = _alternatives(kind)
+        fields[field.name.rstrip("_")] = (field.name, parts[0] if len(parts) == 1 else kind)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             required.append(field.name.rstrip("_"))
     return fields, required

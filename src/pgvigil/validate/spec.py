@@ -138,7 +138,7 @@ class Trigger:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partitions:
-    """A pattern, because partitions come and go: each name is its table's and a suffix with YYYY, MM, DD for its start."""
+    """A pattern, because partitions come and go: a name is its table's and a suffix with YYYY, MM, DD for its start."""
 
     names: tuple[str, ...]
     default: str = ""
@@ -175,6 +175,7 @@ class Table:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
     columns: dict[str, str]
+    reads: tuple[str, ...]
     security_invoker: bool = False
     line: int
 
@@ -228,7 +229,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A spec whose parts fit together. Functions are keyed by name and types of arguments, as PostgreSQL spells them."""
+    """A spec whose parts fit together. Functions are keyed by name and types of arguments in PostgreSQL's spelling."""
 
     path: Path
     schemas: tuple[str, ...]
@@ -250,9 +251,7 @@ def load_spec(path: Path) -> Spec:
         if identity in functions:
             raise UsageError(f"{path}:{function.line}: function {identity} is declared twice", "Remove one.")
         functions[identity] = function
-    return Spec(
-        path, document.schemas, document.roles, document.ignore, document.tables, document.views, functions
-    )
+    return Spec(path, document.schemas, document.roles, document.ignore, document.tables, document.views, functions)
 
 
 def signature(text: str) -> tuple[str, tuple[str, ...]]:
@@ -266,6 +265,9 @@ def _misfits(document: Document) -> Iterator[tuple[int, str]]:
     for name, view in document.views.items():
         if name in document.tables:
             yield view.line, f"{name} is declared as a table (line {document.tables[name].line}) and as a view"
+        for source in view.reads:
+            if source not in document.tables and source not in document.views:
+                yield view.line, f"view {name} reads {source}, which is not declared"
     for key, function in document.functions.items():
         if not (match := _SIGNATURE.fullmatch(key)):
             yield function.line, f"function {key!r} must read `schema.name(type, …)`"
@@ -273,18 +275,19 @@ def _misfits(document: Document) -> Iterator[tuple[int, str]]:
             yield function.line, f"function {key} has {len(function.arguments)} arguments, and others in its name"
         elif match[1].partition(".")[0] not in document.schemas:
             yield function.line, f"function {key} must lie in one of the schemas {', '.join(document.schemas)}"
-    objects = [*document.tables.items(), *document.views.items()]
-    for name, item in objects:
+    lines = {name: item.line for name, item in document.tables.items()}
+    lines |= {name: item.line for name, item in document.views.items()}
+    for name, line in lines.items():
         schema, dot, _ = name.partition(".")
         if dot and schema not in document.schemas:
-            yield item.line, f"{name}: schema {schema} is not among the schemas {', '.join(document.schemas)}"
+            yield line, f"{name}: schema {schema} is not among the schemas {', '.join(document.schemas)}"
     functions = {signature(key)[0] for key in document.functions if _SIGNATURE.fullmatch(key)}
     for name, table in document.tables.items():
-        for line, message in _table_misfits(name, table, document, functions):
+        for line, message in _table_misfits(table, document, functions):
             yield line, f"{name}: {message}"
 
 
-def _table_misfits(name: str, table: Table, document: Document, functions: set[str]) -> Iterator[tuple[int, str]]:
+def _table_misfits(table: Table, document: Document, functions: set[str]) -> Iterator[tuple[int, str]]:
     def unknown(columns: tuple[str, ...], of: Table = table) -> str:
         return next((column for column in columns if column not in of.columns), "")
 
@@ -314,6 +317,7 @@ def _table_misfits(name: str, table: Table, document: Document, functions: set[s
         if column := unknown(tuple(row)):
             yield table.line, f"a row names column {column}, which is not declared"
     if table.ours:
-        for key, part in [*table.columns.items(), *table.constraints.items()]:
-            if part.added:
-                yield part.line, f"{key} is marked as added, but the whole table is ours"
+        added = {key: column.line for key, column in table.columns.items() if column.added}
+        added |= {key: constraint.line for key, constraint in table.constraints.items() if constraint.added}
+        for key, line in added.items():
+            yield line, f"{key} is marked as added, but the whole table is ours"

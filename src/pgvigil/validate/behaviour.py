@@ -1,0 +1,389 @@
+"""Whether the triggers and views do what they are there for: sessions are lived through, and rolled back.
+
+Every check has a session of its own in a savepoint of its own, so that one failure hides no other. Nothing but these
+rows is locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.types.json import Jsonb
+
+from pgvigil.errors import PreconditionError
+from pgvigil.validate.catalog import Connection
+from pgvigil.validate.report import Finding
+
+ACTOR = "pgvigil self-test"
+_SETTINGS = {
+    "pgvigil.actor": ACTOR,
+    "pgvigil.reason": ACTOR,
+    "pgvigil.upkeep": "",
+    "pgvigil.activity_granularity": "1 minute",
+    "lock_timeout": "5s",
+    "statement_timeout": "30s",
+    "TimeZone": "UTC",
+}
+_CHILDREN: dict[str, dict[str, object]] = {
+    "context_history": {"sequence_number": 1, "context_type": "message", "content": ACTOR},
+    "codebase_snapshots": {"file_path": ACTOR, "content_hash": ACTOR},
+    "handoff_requests": {"requesting_agent": ACTOR},
+}
+_SESSION: dict[str, object] = {
+    "agent_from": "from",
+    "agent_to": "to",
+    "status": "active",
+    "retention_policy": "standard",
+}
+IDLE = timedelta(hours=5)
+
+
+class _Unmet(Exception):
+    """What a check saw instead of what it expected."""
+
+
+class Life:
+    """One session of the self-test."""
+
+    def __init__(self, conn: Connection) -> None:
+        self.conn = conn
+        self.id = uuid4()
+        self._read: set[UUID] = set()
+        now = self.one("SELECT now()")
+        columns = _SESSION | {
+            "id": self.id,
+            "session_key": f"pgvigil-self-test-{self.id}",
+            "updated_at": now - IDLE,
+            "last_activity_at": now - IDLE,
+            "metadata": Jsonb({}),
+        }
+        self.now: datetime = now
+        self.insert("sessions", columns)
+
+    def insert(self, table: str, values: dict[str, object]) -> None:
+        names = sql.SQL(", ").join(map(sql.Identifier, values))
+        places = sql.SQL(", ").join(map(sql.Placeholder, values))
+        query = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(sql.Identifier(table), names, places)
+        self.conn.execute(query, values)
+
+    def child(self, table: str) -> None:
+        self.insert(table, _CHILDREN[table] | {"id": uuid4(), "session_id": self.id})
+
+    def one(self, query: str, *parameters: object) -> Any:
+        row = self.conn.execute(query, parameters).fetchone()
+        return row[0] if row else None
+
+    def update(self, **values: object) -> None:
+        changes = sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in values
+        )
+        query = sql.SQL("UPDATE sessions SET {} WHERE id = %(of)s").format(changes)
+        self.conn.execute(query, values | {"of": self.id})
+
+    def value(self, column: str) -> Any:
+        query = sql.SQL("SELECT {} FROM sessions WHERE id = %s").format(sql.Identifier(column))
+        row = self.conn.execute(query, (self.id,)).fetchone()
+        return row[0] if row else None
+
+    def events(self) -> list[tuple[str, dict[str, Any]]]:
+        """Those that came since the last call."""
+        query = "SELECT id, event_type, event_data FROM session_lifecycle WHERE session_id = %s ORDER BY id"
+        rows = [row for row in self.conn.execute(query, (self.id,)) if row[0] not in self._read]
+        self._read.update(row[0] for row in rows)
+        return [(row[1], row[2]) for row in rows]
+
+    # --- what a check may ask for ------------------------------------------------------------------------------------
+
+    def expect_events(self, *wanted: str) -> list[dict[str, Any]]:
+        events = self.events()
+        if sorted(name for name, _ in events) != sorted(wanted):
+            raise _Unmet(f"events: {', '.join(name for name, _ in events) or 'none'}")
+        if strange := [name for name, data in events if data.get("actor") != ACTOR]:
+            raise _Unmet(f"event {strange[0]} does not name its actor")
+        return [data for _, data in events]
+
+    def expect_data(self, event: str, **wanted: object) -> None:
+        (data,) = self.expect_events(event)
+        got = {key: data.get(key) for key in wanted}
+        if got != wanted:
+            raise _Unmet(f"event_data {got}")
+
+    def expect_idle(self) -> None:
+        if (moved := self.value("last_activity_at") - (self.now - IDLE)) != timedelta():
+            raise _Unmet(f"last_activity_at moved by {moved}")
+
+    def expect_active(self) -> None:
+        if (last := self.value("last_activity_at")) != self.now:
+            raise _Unmet(f"last_activity_at is {last}")
+
+    def expect_refused(self, query: str, *parameters: object) -> None:
+        try:
+            with self.conn.transaction():
+                changed = self.conn.execute(query, parameters).rowcount
+        except errors.ObjectNotInPrerequisiteState as error:
+            if "reactivate_session" not in (error.diag.message_hint or ""):
+                raise _Unmet("the refusal does not name reactivate_session, the way back") from error
+            return
+        raise _Unmet(f"{query.split()[0]} went through, {changed} row")
+
+
+Check = Callable[[Life], None]
+_CHECKS: list[tuple[str, str, Check]] = []
+
+
+def _check(of: str, expected: str) -> Callable[[Check], Check]:
+    def keep(check: Check) -> Check:
+        _CHECKS.append((of, expected, check))
+        return check
+
+    return keep
+
+
+LOG = "trigger sessions.log_session_lifecycle"
+TOUCH = "trigger sessions.update_sessions_updated_at"
+
+
+@_check("trigger sessions.log_session_lifecycle_created", "a new session leaves one event: created")
+def _created(life: Life) -> None:
+    life.expect_data("created", agent_from="from", agent_to="to", retention_policy="standard")
+
+
+@_check("table session_lifecycle", "an event of now has a partition of its own, not the default one")
+def _partition(life: Life) -> None:
+    where = life.one("SELECT tableoid::regclass::text FROM session_lifecycle WHERE session_id = %s LIMIT 1", life.id)
+    if where is not None and where.endswith("_default"):
+        raise _Unmet(f"it went to {where}")
+
+
+@_check(LOG, "a change of status leaves one event: status_changed")
+def _status_changed(life: Life) -> None:
+    life.events()
+    life.update(status="completed")
+    life.expect_data("status_changed", old_status="active", new_status="completed")
+
+
+@_check(LOG, "an update that changes no state leaves no event")
+def _nothing_changed(life: Life) -> None:
+    life.events()
+    life.update(status="active", is_dormant=False, expires_at=None)
+    life.expect_events()
+
+
+@_check(LOG, "becoming dormant leaves one event: dormant")
+def _dormant(life: Life) -> None:
+    life.events()
+    life.update(is_dormant=True)
+    life.expect_data("dormant", previous_state=False)
+
+
+@_check(TOUCH, "becoming dormant is not activity")
+def _dormant_is_idle(life: Life) -> None:
+    life.update(is_dormant=True)
+    life.expect_idle()
+
+
+@_check(LOG, "waking up leaves one event: reactivated")
+def _reactivated(life: Life) -> None:
+    life.update(is_dormant=True)
+    life.events()
+    life.update(is_dormant=False)
+    life.expect_data("reactivated", previous_state=True)
+
+
+@_check(LOG, "being archived leaves one event: archived")
+def _archived(life: Life) -> None:
+    life.events()
+    life.update(archived_at=life.now)
+    (data,) = life.expect_events("archived")
+    if data.get("final_status") != "active" or not data.get("archived_at"):
+        raise _Unmet(f"event_data {data}")
+
+
+@_check(TOUCH, "being archived is not activity")
+def _archived_is_idle(life: Life) -> None:
+    life.update(archived_at=life.now)
+    life.expect_idle()
+
+
+@_check(TOUCH, "an archived session is read-only")
+def _archived_is_read_only(life: Life) -> None:
+    life.update(archived_at=life.now)
+    life.expect_refused("UPDATE sessions SET agent_to = 'other' WHERE id = %s", life.id)
+
+
+def _children_are_read_only(table: str) -> Check:
+    def check(life: Life) -> None:
+        life.child(table)
+        life.update(archived_at=life.now)
+        values = {key: value for key, value in _CHILDREN[table].items() if key != "sequence_number"}
+        numbered = ", sequence_number" if table == "context_history" else ""
+        number = ", 2" if numbered else ""
+        life.expect_refused(
+            f"INSERT INTO {table} (id, session_id, {', '.join(values)}{numbered})"  # noqa: S608 - names of this module
+            f" VALUES (%s, %s{', %s' * len(values)}{number})",
+            uuid4(),
+            life.id,
+            *values.values(),
+        )
+        life.expect_refused(f"UPDATE {table} SET created_at = now() WHERE session_id = %s", life.id)  # noqa: S608
+        life.expect_refused(f"DELETE FROM {table} WHERE session_id = %s", life.id)  # noqa: S608
+
+    return check
+
+
+for _table in _CHILDREN:
+    _check(f"trigger {_table}.guard_archived_session", "children of an archived session are read-only")(
+        _children_are_read_only(_table)
+    )
+
+
+@_check("function pgvigil.reactivate_session(uuid)", "an archived session comes back and can be written to")
+def _reactivate_session(life: Life) -> None:
+    life.update(archived_at=life.now)
+    life.events()
+    if life.one("SELECT pgvigil.reactivate_session(%s)", life.id) is not True:
+        raise _Unmet("it did not return true")
+    life.expect_events("reactivated")
+    life.update(agent_to="other")
+
+
+@_check(LOG, "expiry leaves one event: expired")
+def _expired(life: Life) -> None:
+    life.events()
+    life.update(status="expired")
+    life.expect_data("expired", previous_status="active", retention_policy="standard")
+
+
+@_check(TOUCH, "expiry is not activity")
+def _expired_is_idle(life: Life) -> None:
+    life.update(status="expired")
+    life.expect_idle()
+
+
+@_check(LOG, "a new or withdrawn time of expiry leaves one event: expiration_scheduled")
+def _expiration_scheduled(life: Life) -> None:
+    life.events()
+    life.update(expires_at=life.now)
+    life.expect_data("expiration_scheduled", retention_policy="standard")
+    life.update(expires_at=None)
+    life.expect_data("expiration_scheduled", expires_at=None)
+
+
+@_check(LOG, "several changes in one update leave one event each")
+def _several(life: Life) -> None:
+    life.events()
+    life.update(status="completed", expires_at=life.now, is_dormant=True, archived_at=life.now)
+    life.expect_events("status_changed", "expiration_scheduled", "dormant", "archived")
+
+
+@_check(TOUCH, "any update moves updated_at, and last_activity_at of a session that was idle")
+def _touched(life: Life) -> None:
+    life.update(metadata=Jsonb({"touched": True}))
+    if (updated := life.value("updated_at")) != life.now:
+        raise _Unmet(f"updated_at is {updated}")
+    life.expect_active()
+
+
+@_check(TOUCH, "a change of state that is activity moves last_activity_at")
+def _changed_is_active(life: Life) -> None:
+    life.update(status="pending")
+    life.expect_active()
+
+
+@_check("trigger sessions.update_sessions_last_activity", "last_activity_at takes large steps and no small ones")
+def _steps(life: Life) -> None:
+    small = life.now - IDLE + timedelta(minutes=10)
+    life.update(last_activity_at=small, status="pending")
+    if life.value("last_activity_at") != small:
+        raise _Unmet("a step of ten minutes was not taken")
+    life.update(last_activity_at=small + timedelta(seconds=1), status="active", is_dormant=True)
+    if life.value("last_activity_at") != small:
+        raise _Unmet("a step of a second was taken")
+
+
+@_check("trigger sessions.keep_deleted_session", "a deleted session's last row and trail are kept")
+def _deleted(life: Life) -> None:
+    life.update(status="completed")
+    life.conn.execute("DELETE FROM sessions WHERE id = %s", (life.id,))
+    query = "SELECT actor, reason, last_row ->> 'status', events FROM pgvigil.deleted_sessions WHERE session_id = %s"
+    row = life.conn.execute(query, (life.id,)).fetchone()
+    if row is None:
+        raise _Unmet("nothing in pgvigil.deleted_sessions")
+    kept = [event.get("event_type") for event in row[3]]
+    if (row[0], row[1], row[2], kept) != (ACTOR, ACTOR, "completed", ["created", "status_changed", "deleted"]):
+        raise _Unmet(f"actor {row[0]}, reason {row[1]}, status {row[2]}, events {', '.join(map(str, kept))}")
+    if left := life.one("SELECT count(*) FROM session_lifecycle WHERE session_id = %s", life.id):
+        raise _Unmet(f"{left} events left in session_lifecycle")
+
+
+@_check("view session_monitoring_view", "it tells idle time, children and last event of a session")
+def _monitored(life: Life) -> None:
+    for table in ("context_history", "handoff_requests"):
+        life.child(table)
+    row = life.conn.execute(
+        "SELECT round(hours_since_activity, 3), context_entries, handoff_requests, last_lifecycle_event"
+        " FROM session_monitoring_view WHERE id = %s AND hours_since_activity > 4 AND is_dormant = false",
+        (life.id,),
+    ).fetchone()
+    if row is None or tuple(row) != (5, 1, 1, "created"):
+        raise _Unmet(f"{'no row' if row is None else tuple(row)} instead of (5, 1, 1, 'created')")
+
+
+@_check("view performance_monitoring_view", "it tells calls, durations and success of an operation")
+def _measured(life: Life) -> None:
+    operation = f"pgvigil-self-test-{life.id}"
+    for duration, success in ((10, True), (20, True), (30, True), (40, False)):
+        life.insert("performance_logs", {"operation": operation, "duration_ms": duration, "success": success})
+    row = life.conn.execute(
+        "SELECT total_calls, avg_duration_ms::float, min_duration_ms, max_duration_ms, successful_calls, failed_calls,"
+        " success_rate_percent::float, p95_duration_ms BETWEEN 36 AND 41"
+        " FROM performance_monitoring_view WHERE operation = %s AND success_rate_percent < 95",
+        (operation,),
+    ).fetchone()
+    if row is None or tuple(row) != (wanted := (4, 25, 10, 40, 3, 1, 75, True)):
+        raise _Unmet("no row" if row is None else f"{tuple(row)} instead of {wanted}")
+
+
+def self_test(conn: Connection, schema: str) -> list[Finding]:
+    """What the triggers and views of `schema` did not do. Leaves nothing behind."""
+    path = sql.SQL("SET LOCAL search_path = {}, pg_temp").format(sql.Identifier(schema))
+    with conn.transaction(force_rollback=True):
+        conn.execute(path)
+        for name, value in _SETTINGS.items():
+            conn.execute("SELECT set_config(%s, %s, true)", (name, value))
+        try:
+            with conn.transaction(force_rollback=True):
+                Life(conn)
+        except (errors.ReadOnlySqlTransaction, errors.InsufficientPrivilege) as error:
+            raise PreconditionError(
+                f"The self-test writes rows of its own and rolls them back; it may not: {error.diag.message_primary}.",
+                "Run it on the primary server, as a role that may write sessions and read their trail.",
+            ) from error
+        except psycopg.DatabaseError as error:
+            return [_failed("table sessions", "a session can be made from the columns of the spec", error)]
+        return [finding for of, expected, check in _CHECKS if (finding := _try(conn, of, expected, check))]
+
+
+def _try(conn: Connection, of: str, expected: str, check: Check) -> Finding | None:
+    try:
+        with conn.transaction(force_rollback=True):
+            check(Life(conn))
+    except _Unmet as unmet:
+        return Finding("different", of, expected, str(unmet))
+    except psycopg.DatabaseError as error:
+        return _failed(of, expected, error)
+    return None
+
+
+def _failed(of: str, expected: str, error: psycopg.DatabaseError) -> Finding:
+    # A column of the application's own that has to be filled: nothing is wrong, but nothing was tried either.
+    not_ours = isinstance(error, errors.NotNullViolation) and error.diag.table_name in ("sessions", *_CHILDREN)
+    message = error.diag.message_primary or str(error)
+    if not_ours:
+        return Finding("different", of, f"{expected}: could not be tried", message, "note")
+    return Finding("different", of, expected, message)

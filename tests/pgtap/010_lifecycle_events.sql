@@ -1,0 +1,80 @@
+-- Each change in a session's state leaves exactly one event of the right type with the right payload.
+BEGIN;
+SELECT plan(33);
+SET LOCAL pgvigil.actor = 'tester';
+
+CREATE FUNCTION pg_temp.events(key text) RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(event_type, ' ' ORDER BY l.id) FROM session_lifecycle l JOIN sessions s ON s.id = l.session_id WHERE s.session_key = key
+$$;
+CREATE FUNCTION pg_temp.last_event(key text) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT event_data FROM session_lifecycle l JOIN sessions s ON s.id = l.session_id WHERE s.session_key = key ORDER BY l.id DESC LIMIT 1
+$$;
+
+INSERT INTO sessions (session_key, agent_from, agent_to, expires_at) VALUES ('a', 'x', 'y', now() + interval '1 day');
+SELECT is(pg_temp.events('a'), 'created', 'an insert leaves one event, created');
+SELECT is(pg_temp.last_event('a'), '{"agent_from": "x", "agent_to": "y", "retention_policy": "standard", "actor": "tester"}'::jsonb,
+          'created carries agents, policy and actor');
+INSERT INTO sessions (session_key, agent_from) VALUES ('b', 'x'), ('c', 'x'), ('d', 'x');
+SELECT is(pg_temp.events('c'), 'created', 'a multi-row insert leaves one created event a row');
+SELECT is(pg_temp.last_event('c') -> 'agent_to', 'null'::jsonb, 'a missing agent_to is null');
+
+UPDATE sessions SET metadata = '{"k": 1}' WHERE session_key = 'b';
+SELECT is(pg_temp.events('b'), 'created', 'a touch leaves no event');
+UPDATE sessions SET status = 'active' WHERE session_key = 'b';
+SELECT is(pg_temp.events('b'), 'created', 'a status set to what it was leaves no event');
+
+UPDATE sessions SET status = 'pending' WHERE session_key = 'b';
+SELECT is(pg_temp.events('b'), 'created status_changed', 'a status change leaves one event');
+SELECT is(pg_temp.last_event('b'), '{"old_status": "active", "new_status": "pending", "actor": "tester"}'::jsonb, 'it carries both states');
+
+UPDATE sessions SET is_dormant = true WHERE session_key = 'b';
+SELECT is(pg_temp.events('b'), 'created status_changed dormant', 'marking dormant leaves one event');
+SELECT is(pg_temp.last_event('b'), '{"previous_state": false, "actor": "tester"}'::jsonb, 'dormant carries the previous state');
+UPDATE sessions SET is_dormant = false WHERE session_key = 'b';
+SELECT is(pg_temp.events('b'), 'created status_changed dormant reactivated', 'unmarking leaves one event');
+SELECT is(pg_temp.last_event('b'), '{"previous_state": true, "actor": "tester"}'::jsonb, 'reactivated carries the previous state');
+
+UPDATE sessions SET status = 'expired' WHERE session_key = 'c';
+SELECT is(pg_temp.events('c'), 'created expired', 'expiring leaves one event, expired, and no status_changed');
+SELECT is(pg_temp.last_event('c') - 'expired_at', '{"previous_status": "active", "retention_policy": "standard", "actor": "tester"}'::jsonb,
+          'expired carries the previous status and the policy');
+SELECT is((pg_temp.last_event('c') ->> 'expired_at')::timestamptz, now(), 'expired carries when');
+
+UPDATE sessions SET expires_at = '2030-01-01+00' WHERE session_key = 'd';
+SELECT is(pg_temp.events('d'), 'created expiration_scheduled', 'expires_at from NULL leaves one event');
+SELECT is((pg_temp.last_event('d') ->> 'expires_at')::timestamptz, '2030-01-01+00', 'it carries when');
+UPDATE sessions SET expires_at = NULL WHERE session_key = 'd';
+SELECT is(pg_temp.events('d'), 'created expiration_scheduled expiration_scheduled', 'expires_at to NULL leaves one event');
+SELECT is(pg_temp.last_event('d') -> 'expires_at', 'null'::jsonb, 'which says that there is none any more');
+
+UPDATE sessions SET archived_at = '2026-01-01+00', status = 'completed' WHERE session_key = 'd';
+SELECT is(pg_temp.events('d'), 'created expiration_scheduled expiration_scheduled status_changed archived',
+          'several changes in one update leave one event each');
+SELECT is(pg_temp.last_event('d') ->> 'final_status', 'completed', 'archived carries the final status');
+SELECT is((pg_temp.last_event('d') ->> 'archived_at')::timestamptz, '2026-01-01+00', 'archived carries when');
+SELECT ok(pgvigil.reactivate_session((SELECT id FROM sessions WHERE session_key = 'd')), 'an archived session is reactivated');
+SELECT is(pg_temp.events('d'), 'created expiration_scheduled expiration_scheduled status_changed archived reactivated',
+          'reactivating leaves one event');
+
+UPDATE sessions SET status = 'cancelled', is_dormant = true, archived_at = now(), expires_at = now() WHERE session_key = 'a';
+SELECT is(pg_temp.events('a'), 'created status_changed expiration_scheduled dormant archived', 'four changes, four events');
+
+INSERT INTO sessions (session_key, agent_from) VALUES ('b', 'x'), ('e', 'x')
+ON CONFLICT (session_key) DO UPDATE SET status = 'completed';
+SELECT is(pg_temp.events('e'), 'created', 'ON CONFLICT: the row inserted is created');
+SELECT is(pg_temp.events('b'), 'created status_changed dormant reactivated status_changed', 'ON CONFLICT: the row updated is changed, not created');
+INSERT INTO sessions (session_key, agent_from) VALUES ('e', 'x') ON CONFLICT DO NOTHING;
+SELECT is(pg_temp.events('e'), 'created', 'ON CONFLICT DO NOTHING leaves no event');
+
+UPDATE sessions SET status = 'cancelled' WHERE session_key IN ('b', 'e');
+SELECT is((SELECT count(*) FROM session_lifecycle WHERE event_data @> '{"new_status": "cancelled"}'), 3::bigint, 'an update of several rows leaves one event a row');
+
+-- created, complete, archive in one transaction: the order is that of the changes, not of ties in now()
+SELECT is((SELECT array_agg(id ORDER BY id) FROM session_lifecycle), (SELECT array_agg(id ORDER BY created_at, id) FROM session_lifecycle),
+          'ids order events as they happened, within a transaction too');
+SELECT is((SELECT last_lifecycle_event FROM session_monitoring_view WHERE session_key = 'a'), 'archived', 'the last event is the last');
+SELECT is((SELECT count(*) FROM session_lifecycle_default), 0::bigint, 'no event strays into the default partition');
+RESET pgvigil.actor;
+UPDATE sessions SET status = 'active' WHERE session_key = 'b';
+SELECT is(pg_temp.last_event('b') ->> 'actor', session_user::text, 'without pgvigil.actor the actor is the login role');
+ROLLBACK;

@@ -1,0 +1,67 @@
+-- What moves last_activity_at and updated_at, and what does not.
+BEGIN;
+SELECT plan(17);
+INSERT INTO sessions (session_key, agent_from, last_activity_at, updated_at)
+VALUES ('idle', 'x', now() - interval '5 hours', now() - interval '5 hours'),
+       ('busy', 'x', now() - interval '30 seconds', now() - interval '30 seconds'),
+       ('unseen', 'x', NULL, now() - interval '9 hours');
+CREATE FUNCTION pg_temp.idle(key text) RETURNS interval LANGUAGE sql AS $$
+    SELECT now() - last_activity_at FROM sessions WHERE session_key = key
+$$;
+
+UPDATE sessions SET metadata = '{}' WHERE session_key = 'busy';
+SELECT is(pg_temp.idle('busy'), interval '30 seconds', 'a touch within the granularity leaves last_activity_at, so that it stays HOT');
+SELECT is((SELECT updated_at FROM sessions WHERE session_key = 'busy'), now(), 'updated_at moves all the same');
+SET LOCAL pgvigil.activity_granularity = '0';
+UPDATE sessions SET metadata = '{}' WHERE session_key = 'busy';
+SELECT is(pg_temp.idle('busy'), interval '0', 'a granularity of 0 records each touch');
+RESET pgvigil.activity_granularity;
+
+UPDATE sessions SET is_dormant = true WHERE session_key = 'idle';
+SELECT is(pg_temp.idle('idle'), interval '5 hours', 'marking dormant is not activity (fault 5)');
+UPDATE sessions SET is_dormant = false WHERE session_key = 'idle';
+SELECT is(pg_temp.idle('idle'), interval '0', 'reactivating is');
+
+UPDATE sessions SET last_activity_at = now() - interval '5 hours' WHERE session_key = 'idle';
+SELECT is(pg_temp.idle('idle'), interval '5 hours', 'a value that the statement chooses stands');
+UPDATE sessions SET last_activity_at = last_activity_at + interval '20 seconds', metadata = '{"k": 1}' WHERE session_key = 'busy';
+SELECT is(pg_temp.idle('busy'), interval '0', 'a small explicit step stays where it was');
+UPDATE sessions SET status = 'expired' WHERE session_key = 'idle';
+SELECT is(pg_temp.idle('idle'), interval '5 hours', 'expiring is not activity');
+UPDATE sessions SET status = 'active' WHERE session_key = 'idle';
+SELECT is(pg_temp.idle('idle'), interval '0', 'any other change of status is');
+
+UPDATE sessions SET last_activity_at = now() - interval '5 hours' WHERE session_key = 'idle';
+SET LOCAL pgvigil.upkeep = 'on';
+UPDATE sessions SET status = 'completed' WHERE session_key = 'idle';
+UPDATE sessions SET metadata = '{}' WHERE session_key = 'idle';
+SELECT is(pg_temp.idle('idle'), interval '5 hours', 'what a job does under pgvigil.upkeep is not activity');
+RESET pgvigil.upkeep;
+UPDATE sessions SET retention_policy = NULL WHERE session_key = 'idle';
+SELECT is(pg_temp.idle('idle'), interval '0', 'a policy set to NULL is a change, and activity');
+UPDATE sessions SET last_activity_at = now() - interval '5 hours' WHERE session_key = 'idle';
+UPDATE sessions SET archived_at = now() WHERE session_key = 'idle';
+SELECT is(pg_temp.idle('idle'), interval '5 hours', 'archiving is not activity');
+
+SELECT is((SELECT round(hours_since_activity) FROM session_monitoring_view WHERE session_key = 'unseen'), 9::numeric,
+          'before the first activity under watch, updated_at tells how long a session has been idle');
+UPDATE sessions SET metadata = '{}' WHERE session_key = 'unseen';
+SELECT is(pg_temp.idle('unseen'), interval '0', 'the first touch records activity');
+
+CREATE SCHEMA evil;
+CREATE FUNCTION evil.lie(timestamptz, timestamptz) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+CREATE OPERATOR evil.> (FUNCTION = evil.lie, LEFTARG = timestamptz, RIGHTARG = timestamptz);
+CREATE OPERATOR evil.= (FUNCTION = evil.lie, LEFTARG = timestamptz, RIGHTARG = timestamptz);
+INSERT INTO sessions (session_key, agent_from, last_activity_at) VALUES ('hostile', 'x', now() - interval '5 hours');
+SET LOCAL search_path = evil, pg_catalog, public, tap;
+UPDATE public.sessions SET metadata = '{}' WHERE session_key = 'hostile';
+SELECT is(pg_temp.idle('hostile'), interval '0', 'a hostile search_path does not bend the trigger');
+UPDATE public.sessions SET expires_at = '2030-01-01+00' WHERE session_key = 'hostile';
+UPDATE public.sessions SET expires_at = '2031-01-01+00' WHERE session_key = 'hostile';
+SELECT is((SELECT count(*) FROM public.session_lifecycle l JOIN public.sessions s ON s.id = l.session_id
+           WHERE session_key = 'hostile' AND event_type = 'expiration_scheduled'), 2::bigint, 'nor the log');
+SET LOCAL search_path = '';
+UPDATE public.sessions SET status = 'pending' WHERE session_key = 'hostile';
+SET LOCAL search_path = public, tap;
+SELECT is((SELECT last_lifecycle_event FROM session_monitoring_view WHERE session_key = 'hostile'), 'status_changed', 'an empty search_path does not break it');
+ROLLBACK;

@@ -1,0 +1,30 @@
+-- Deletion is logged and forgets nothing (fault 6).
+BEGIN;
+SELECT plan(11);
+SET LOCAL pgvigil.actor = 'retention';
+SET LOCAL pgvigil.reason = 'policy standard, 30 days';
+INSERT INTO sessions (id, session_key, agent_from, metadata) VALUES ('00000000-0000-4000-8000-000000000001', 'gone', 'x', '{"k": 1}'),
+                                                                   ('00000000-0000-4000-8000-000000000002', 'kept', 'x', '{}');
+UPDATE sessions SET status = 'completed' WHERE session_key = 'gone';
+INSERT INTO performance_logs (operation, duration_ms, success, session_id) VALUES ('op', 1, true, '00000000-0000-4000-8000-000000000001');
+DELETE FROM sessions WHERE session_key = 'gone';
+
+SELECT is((SELECT count(*) FROM pgvigil.deleted_sessions), 1::bigint, 'one deletion, one row');
+SELECT is((SELECT (session_key, actor, reason, retention_policy)::text FROM pgvigil.deleted_sessions),
+          '(gone,retention,"policy standard, 30 days",standard)', 'who, what and why');
+SELECT is((SELECT last_row -> 'metadata' FROM pgvigil.deleted_sessions), '{"k": 1}'::jsonb, 'with the last row');
+SELECT is((SELECT jsonb_path_query_array(events, '$[*].event_type') FROM pgvigil.deleted_sessions), '["created", "status_changed", "deleted"]'::jsonb,
+          'with the whole trail, and the deletion at its end');
+SELECT is((SELECT events -> -1 -> 'event_data' FROM pgvigil.deleted_sessions),
+          '{"final_status": "completed", "retention_policy": "standard", "reason": "policy standard, 30 days", "actor": "retention"}'::jsonb,
+          'deleted carries final status, policy, reason and actor');
+SELECT is((SELECT count(*) FROM session_lifecycle WHERE session_id = '00000000-0000-4000-8000-000000000001'), 0::bigint, 'no event dangles');
+SELECT is((SELECT count(*) FROM session_lifecycle), 1::bigint, 'other trails stay');
+SELECT is((SELECT count(*) FROM performance_logs), 1::bigint, 'its log rows stay, and did not stop the deletion');
+
+INSERT INTO sessions (id, session_key, agent_from) VALUES ('00000000-0000-4000-8000-000000000001', 'gone', 'y');
+SELECT is((SELECT last_lifecycle_event FROM session_monitoring_view WHERE session_key = 'gone'), 'created', 'a session of the same id begins anew');
+DELETE FROM sessions;
+SELECT is((SELECT count(*) FROM pgvigil.deleted_sessions), 3::bigint, 'and can be deleted again in the same transaction');
+SELECT is((SELECT count(*) FROM session_lifecycle), 0::bigint, 'nothing is left');
+ROLLBACK;

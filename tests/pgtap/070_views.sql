@@ -1,0 +1,28 @@
+-- The views answer what people ask them.
+BEGIN;
+SELECT plan(9);
+INSERT INTO sessions (session_key, agent_from, last_activity_at, is_dormant) VALUES
+    ('idle', 'x', now() - interval '30 hours', false), ('dormant', 'x', now() - interval '30 hours', true), ('busy', 'x', now(), false);
+INSERT INTO context_history (session_id, sequence_number, context_type, content)
+SELECT id, n, 'message', 'x' FROM sessions, generate_series(1, 3) n WHERE session_key = 'idle';
+INSERT INTO handoff_requests (session_id, requesting_agent) SELECT id, 'x' FROM sessions WHERE session_key = 'idle';
+SELECT is((SELECT string_agg(session_key, ' ') FROM session_monitoring_view WHERE hours_since_activity > 24 AND is_dormant = false), 'idle', 'idle and not dormant');
+SELECT is((SELECT (context_entries, handoff_requests, last_lifecycle_event)::text FROM session_monitoring_view WHERE session_key = 'idle'), '(3,1,created)', 'what a session holds');
+SELECT is((SELECT (context_entries, handoff_requests)::text FROM session_monitoring_view WHERE session_key = 'busy'), '(0,0)', 'nothing is 0, not NULL');
+
+INSERT INTO performance_logs (operation, duration_ms, success) SELECT 'read', n, n % 10 > 0 FROM generate_series(1, 100) n;
+INSERT INTO performance_logs (operation, duration_ms, success) VALUES ('write', 7, true);
+INSERT INTO performance_logs (id, operation, duration_ms, success, created_at)
+VALUES (pgvigil.uuid_v7_floor(now() - interval '25 hours'), 'old', 1, false, now() - interval '25 hours');
+SELECT is((SELECT string_agg(operation, ' ') FROM performance_monitoring_view WHERE success_rate_percent < 95), 'read', 'operations that fail');
+SELECT is((SELECT (total_calls, avg_duration_ms::numeric(9, 2), min_duration_ms, max_duration_ms, successful_calls, failed_calls)::text
+           FROM performance_monitoring_view WHERE operation = 'read'), '(100,50.50,1,100,90,10)', 'calls and durations');
+SELECT is((SELECT p95_duration_ms::numeric(9, 2) FROM performance_monitoring_view WHERE operation = 'read'), 95.05, 'p95 as percentile_cont has it');
+SELECT is((SELECT success_rate_percent FROM performance_monitoring_view WHERE operation = 'write'), 100::numeric, 'all calls succeeded');
+SELECT is((SELECT count(*) FROM performance_monitoring_view WHERE operation = 'old'), 0::bigint, 'what is older than 24 hours is not in it');
+
+CREATE FUNCTION pg_temp.plan_of(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE 'EXPLAIN ' || query; END $$;
+DO $$ BEGIN PERFORM pgvigil.ensure_partitions('performance_logs', now() - interval '9 days'); END $$;
+SELECT is((SELECT min(m[1]) FROM pg_temp.plan_of('SELECT * FROM performance_monitoring_view') l, regexp_matches(l, 'performance_logs_p(\d{8})', 'g') m),
+          to_char((now() - interval '24 hours') AT TIME ZONE 'UTC', 'YYYYMMDD'), 'it reads no partition from before those 24 hours');
+ROLLBACK;

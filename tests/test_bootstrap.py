@@ -1,0 +1,166 @@
+"""scripts/bootstrap.sh: finds or makes .venv. Interpreter, pip, apt-get and id are fakes that take notes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import Run
+
+FAKE_PYTHON = """\
+#!/bin/sh
+case "$*" in
+*version_info\\ *) [ ! -e "$FAKE/old" ] ;;
+*"import ensurepip"*) [ ! -e "$FAKE/no-ensurepip" ] ;;
+*"print("*) echo python3.99-venv ;;
+-V) echo Python 3.6.1 ;;
+"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+"-m pip --version") ;;
+"-m pip install "*) echo "$*" >>"$FAKE/installs" && [ ! -e "$FAKE/no-network" ] || { echo no route to host; exit 1; } ;;
+*) echo "ran $*" ;;
+esac
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    directory = tmp_path / "fake"
+    directory.mkdir()
+    programs = dict.fromkeys(("python3", "python3.13", "python3.12", "python3.11"), FAKE_PYTHON)
+    programs["id"] = '#!/bin/sh\n[ -e "$FAKE/root" ] && echo 0 || echo 1000\n'
+    programs["apt-get"] = '#!/bin/sh\necho "$@" >>"$FAKE/apt"; rm -f "$FAKE/no-ensurepip"\n'
+    for name, text in programs.items():
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o755)
+    return directory
+
+
+@pytest.fixture
+def environment(fake: Path) -> dict[str, str]:
+    return {"PATH": f"{fake}:/usr/bin:/bin", "FAKE": str(fake), "PGVIGIL_PYTHON": ""}
+
+
+Bootstrap = Callable[[str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def bootstrap(run: Run, project_copy: Path, environment: dict[str, str]) -> Bootstrap:
+    return lambda level: run(project_copy / "scripts" / "bootstrap.sh", level, "program", env=environment)
+
+
+def installs(fake: Path) -> list[str]:
+    """The lock files that pip was called for."""
+    return [Path(line.split(" -r ")[1]).name for line in (fake / "installs").read_text().splitlines()]
+
+
+def test_installs_once_and_keeps_stdout_for_the_program(bootstrap: Bootstrap, fake: Path, project_copy: Path) -> None:
+    first, second = bootstrap("run"), bootstrap("run")
+
+    assert (first.returncode, first.stdout) == (0, "ran -P program\n")
+    assert first.stderr == (f"pgvigil: installing the packages of requirements/run.txt into {project_copy}/.venv\n")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "ran -P program\n", "")
+    assert installs(fake) == ["run.txt"]
+
+
+def test_the_test_level_serves_for_running_too(bootstrap: Bootstrap, fake: Path) -> None:
+    for level in ("run", "test", "run", "test"):
+        assert bootstrap(level).returncode == 0
+
+    assert installs(fake) == ["run.txt", "test.txt"]
+
+
+def test_a_changed_lock_is_installed(bootstrap: Bootstrap, fake: Path, project_copy: Path) -> None:
+    bootstrap("run")
+    with (project_copy / "requirements" / "run.txt").open("a") as lock:
+        lock.write("# changed\n")
+    bootstrap("run")
+
+    assert installs(fake) == ["run.txt", "run.txt"]
+
+
+def test_a_failed_installation_says_why_and_is_redone_from_scratch(
+    bootstrap: Bootstrap, fake: Path, project_copy: Path
+) -> None:
+    (fake / "no-network").touch()
+    failed = bootstrap("run")
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert "pgvigil: no route to host\n" in failed.stderr
+    half = project_copy / ".venv" / "half a package"
+    half.touch()
+
+    (fake / "no-network").unlink()
+    assert bootstrap("run").stdout == "ran -P program\n"
+    assert not half.exists()
+
+
+def test_an_environment_that_a_person_made_is_never_thrown_away(bootstrap: Bootstrap, project_copy: Path) -> None:
+    own = project_copy / ".venv"
+    (own / "bin").mkdir(parents=True)
+    (own / "bin" / "python").write_text(FAKE_PYTHON)
+    (own / "bin" / "python").chmod(0o755)
+
+    assert bootstrap("run").returncode == 0
+    (own / "pgvigil-run").unlink()
+    (own / "mine").touch()
+    assert bootstrap("run").returncode == 0
+
+    assert (own / "mine").exists()
+
+
+def test_two_at_once_install_once(fake: Path, project_copy: Path, environment: dict[str, str]) -> None:
+    script = project_copy / "scripts" / "bootstrap.sh"
+    both = [subprocess.Popen([script, "run"], env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert installs(fake) == ["run.txt"]
+
+
+def test_an_old_python_is_not_used(bootstrap: Bootstrap, fake: Path) -> None:
+    (fake / "old").touch()
+
+    refused = bootstrap("run")
+
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[1:] == [
+        "pgvigil: Python 3.11 or newer is needed, and there is none on the PATH (Python 3.6.1).",
+        "pgvigil: Install one (Debian 12 and newer: apt-get install python3), or name one in PGVIGIL_PYTHON.",
+    ]
+
+
+def test_without_ensurepip_a_person_is_told_which_package_to_install(bootstrap: Bootstrap, fake: Path) -> None:
+    (fake / "no-ensurepip").touch()
+
+    refused = bootstrap("run")
+
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[1:] == [
+        f"pgvigil: {fake}/python3 cannot make virtual environments here: its module ensurepip is missing.",
+        "pgvigil: Install it (Debian, Ubuntu: sudo apt-get install python3.99-venv), then try again.",
+    ]
+
+
+def test_without_ensurepip_root_gets_the_package_installed(bootstrap: Bootstrap, fake: Path) -> None:
+    (fake / "no-ensurepip").touch()
+    (fake / "root").touch()
+
+    assert bootstrap("run").stdout == "ran -P program\n"
+    assert (fake / "apt").read_text().endswith("install --no-install-recommends python3.99-venv\n")
+
+
+@pytest.mark.parametrize("script", ["run-migration.sh", "setup-enhanced-db.sh", "validate-schema.py"])
+def test_scripts_run_their_own_checkout_from_anywhere_even_through_a_link(
+    script: str, run: Run, project_copy: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "a link"
+    link.symlink_to(project_copy / "scripts" / script)
+    (tmp_path / "pgvigil.py").write_text("raise SystemExit('modules were looked for in the current directory')")
+    own = project_copy / "src" / "pgvigil" / "__main__.py"
+    own.write_text("import sys; print(__file__, *sys.argv[1:], sep='|')")
+
+    done = run(link, "--option", "two words", cwd=tmp_path)
+
+    verb = {"run-migration.sh": "migrate", "setup-enhanced-db.sh": "setup", "validate-schema.py": "validate"}[script]
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{own}|{verb}|--option|two words\n", "")

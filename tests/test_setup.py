@@ -1,0 +1,187 @@
+"""A new install: the embedded server or one that is named, an empty database or one that is not; and the roads beside."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import PROJECT, Database, Run
+from pgvigil import project
+from pgvigil.build import backup
+from test_migrate import catalog
+
+SETUP = "scripts/setup-enhanced-db.sh"
+LEDGER = "SELECT revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, applied_by, tool_version FROM pgvigil.migrations ORDER BY 1"
+MARKERS = "SELECT metric_name, metric_value, metric_type, labels - '{completed_at,initialized_at}'::text[] FROM system_metrics ORDER BY id"
+
+
+def psql(database: Database) -> subprocess.CompletedProcess[str]:
+    tool, _ = backup.find_tool("psql", database.server.major)
+    return subprocess.run(
+        [tool, "-X", "-1", "-v", "ON_ERROR_STOP=1", "-f", project.INIT_SQL, database.url], capture_output=True, text=True, check=False
+    )
+
+
+# ── The init script and Alembic by themselves end where setup ends ────────────────────────────────────────────────────
+
+
+def test_the_init_script_leaves_the_catalog_and_ledger_of_the_migrations(run: Run, existing: Database, database: Database) -> None:
+    """`existing` only lends its server a second database."""
+    loaded = psql(database)
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.replace("\n", "").strip("ABCDEFGHIJKLMNOPQRSTUVWXYZ 01") == ""
+    existing.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION pg_database_owner; GRANT USAGE ON SCHEMA public TO PUBLIC")
+    assert run(SETUP, "--database-url", existing.url).returncode == 0
+    without_comment = re.compile(r"^.*SCHEMA public.*$", re.MULTILINE)
+    assert without_comment.sub("", catalog(database)) == without_comment.sub("", catalog(existing))
+    assert database.execute(LEDGER) == existing.execute(LEDGER)
+    assert database.execute(MARKERS) == existing.execute(MARKERS)
+    assert run("scripts/validate-schema.py", "--database-url", database.url).returncode == 0
+    assert run("scripts/run-migration.sh", "--database-url", database.url).stdout.startswith("up to date")
+
+
+def test_the_init_script_refuses_a_database_that_is_not_empty(existing: Database) -> None:
+    before = catalog(existing)
+    refused = psql(existing)
+    assert (refused.returncode, "this database is not empty" in refused.stderr) == (3, True)
+    assert catalog(existing) == before
+
+
+def test_plain_alembic_goes_the_same_way(fresh: Database, database: Database) -> None:
+    def alembic(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "alembic", *arguments], cwd=PROJECT, env={**os.environ, "DATABASE_URL": database.url},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert alembic("current") == ""
+    assert database.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
+    alembic("upgrade", "head")
+    assert alembic("current").startswith("009 (head)")
+    assert database.execute(LEDGER) == fresh.execute(LEDGER)
+    assert database.execute(MARKERS) == fresh.execute(MARKERS)
+    assert "008 -> 009 (head)" in alembic("history")
+    alembic("downgrade", "base")
+    assert database.execute("SELECT to_regnamespace('pgvigil'), to_regclass('sessions')") == [(None, None)]
+
+
+def test_alembic_baselines_an_existing_install(existing: Database) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"], cwd=PROJECT, env={**os.environ, "DATABASE_URL": existing.url},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert existing.execute("SELECT baselined FROM pgvigil.migrations WHERE revision = '000'") == [(True,)]
+
+
+# ── setup on a server that is named ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_missing_database_is_created_built_and_marked_once(run: Run, database: Database) -> None:
+    name = f"{database.name}_new"
+    url = database.url.replace(database.name, name)
+    try:
+        first = run(SETUP, "--database-url", url)
+        assert first.returncode == 0, first.stderr
+        assert f'creating database "{name}"' in first.stderr
+        assert first.stdout.startswith("built, at revision 009")
+        again = run(SETUP, "--database-url", url)
+        assert again.stdout.startswith("already set up, at revision 009")
+        made = Database(database.server, name)
+        assert made.execute("SELECT labels ->> 'schema_version' FROM system_metrics WHERE metric_name = 'schema_initialized'") == [("009",)]
+    finally:
+        database.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def test_an_existing_install_is_refused_with_the_way_to_go(run: Run, existing: Database) -> None:
+    before = catalog(existing)
+    done = run(SETUP, "--database-url", existing.url)
+    assert (done.returncode, "run-migration.sh" in done.stderr) == (4, True), done.stderr
+    assert catalog(existing) == before
+
+
+def test_a_database_of_something_else_is_refused(run: Run, database: Database) -> None:
+    database.execute("CREATE TABLE invoices (id int)")
+    done = run(SETUP, "--database-url", database.url)
+    assert (done.returncode, "public.invoices" in done.stderr) == (4, True), done.stderr
+    assert database.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
+
+
+def test_a_set_up_database_that_was_damaged_is_8(run: Run, fresh: Database) -> None:
+    fresh.execute("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle")
+    done = run(SETUP, "--database-url", fresh.url)
+    assert (done.returncode, "log_session_lifecycle" in done.stderr) == (8, True), done.stderr
+
+
+def test_the_self_test_leaves_nothing_behind(run: Run, fresh: Database) -> None:
+    assert run("pgvigil", "validate", "--self-test", "--database-url", fresh.url).returncode == 0
+    assert fresh.execute("SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM pgvigil.deleted_sessions)") == [(0, 0)]
+
+
+@pytest.mark.client_side
+def test_waiting_for_a_server_ends_with_3_when_none_comes(run: Run, tmp_path: Path) -> None:
+    done = run(SETUP, "--wait", "0.5", "--database-url", f"postgresql://u@/db?host={tmp_path}")
+    assert done.returncode == 3, done.stderr
+
+
+# ── setup with nothing named: the embedded server ─────────────────────────────────────────────────────────────────────
+
+
+def test_with_no_database_named_an_embedded_server_is_made_and_kept(run: Run) -> None:
+    first = run(SETUP, cwd=Path("/"))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("built, at revision 009")
+    assert run("scripts/validate-schema.py", cwd=Path("/")).returncode == 0
+    url = run("pgvigil", "server", "url").stdout.strip()
+    assert run("pgvigil", "status", "--database-url", url).stdout.count(" in\n") == 10
+    assert run("pgvigil", "server", "stop").stdout == "stopped\n"
+    assert run("pgvigil", "server", "status").stdout == "stopped\n"
+    refused = run("scripts/validate-schema.py", cwd=Path("/"))
+    assert (refused.returncode, "pgvigil server start" in refused.stderr) == (3, True)
+    assert run("pgvigil", "server", "start").returncode == 0
+    again = run(SETUP, cwd=Path("/"))
+    assert again.stdout.startswith("already set up, at revision 009"), again.stderr
+
+
+# ── --offline ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_offline_the_project_is_in_order(run: Run) -> None:
+    done = run("scripts/validate-schema.py", "--offline")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "code", "words"),
+    [
+        ("migrations/006_monitoring_views.sql", "24 hours", "48 hours", 1, r"checksums differ for 006_monitoring_views\.sql"),
+        ("init-enhanced-db.sql", "'24 hours'", "'48 hours'", 1, "its text was edited"),
+        ("migrations/006_monitoring_views.sql", "$$;", "$;", 2, r"006_monitoring_views\.sql:\d+: .*never closed"),
+        ("migrations/revert/006_monitoring_views.sql", "DROP", "'", 2, r"revert/006_monitoring_views\.sql:1: .*never closed"),
+        ("schema-spec.yaml", "tables:", "tabels:", 2, r"schema-spec\.yaml:\d+: "),
+    ],
+)
+def test_offline_a_file_that_does_not_fit_is_found(
+    run: Run, project_copy: Path, path: str, old: str, new: str, code: int, words: str
+) -> None:
+    file = project_copy / "scripts" / path
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    done = run(project_copy / "scripts/validate-schema.py", "--offline")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert re.search(words, done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("missing", ["revert/006_monitoring_views.sql", "versions/006_monitoring_views.py", "006_monitoring_views.sql"])
+def test_offline_a_missing_file_is_found(run: Run, project_copy: Path, missing: str) -> None:
+    (project_copy / "scripts/migrations" / missing).unlink()
+    done = run(project_copy / "scripts/validate-schema.py", "--offline")
+    assert done.returncode == 2
+    assert "006" in done.stderr or "without gap" in done.stderr
