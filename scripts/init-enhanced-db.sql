@@ -808,9 +808,10 @@ BEGIN
                coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
             RETURN NEW;
         END IF;
-        IF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
-                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL)
-           AND coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.=) '' THEN
+        IF coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.<>) '' THEN
+            NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
+        ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
+                       NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
             NEW.last_activity_at := CURRENT_TIMESTAMP;
         END IF;
         RETURN NEW;
@@ -830,6 +831,8 @@ BEGIN
        OR NEW.archived_at IS NOT NULL
        OR (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.<>) '' THEN
+        -- A session not active since the watch began is as old as its last update: that must not pass for this one.
+        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
         RETURN NEW;
     END IF;
     IF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
@@ -997,7 +1000,7 @@ COMMENT ON TRIGGER keep_deleted_session ON sessions IS 'Deletion forgets nothing
 COMMENT ON TRIGGER guard_archived_session ON context_history IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON codebase_snapshots IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON handoff_requests IS 'Children of an archived session are read-only';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_triggers', false, '893c85d578f97b9411025a53ba81a758799151c702f85b656be4c15365022bcb', '57ed605364c912b15cdc9b9e1bd61293065957767673d93c702283f1e3815221', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_triggers', false, '2695c13958f19bfc342d25e7d45fa1821741574ce9f01f3b1de8003b7509d6c7', '36034afdd181b022ada47968b9f9d3d4bb6849525d5702157877b667d39a1f04', 0, '0.1.0'); END $$;
 
 -- ────────── 006_monitoring_views.sql ────────────────────────────────────────────────────────────────────────────
 -- Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets through.

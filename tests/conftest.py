@@ -213,6 +213,13 @@ def database(pg: Server) -> Iterator[Database]:
 
 
 @pytest.fixture
+def another(pg: Server) -> Iterator[Database]:
+    """Empty too: to compare two roads, or to restore into."""
+    with _new_database(pg) as new:
+        yield new
+
+
+@pytest.fixture
 def existing(templates: Templates) -> Iterator[Database]:
     """The session application with a year of data, as pgvigil meets it in the field (tests/data)."""
     with _new_database(templates.server, templates.get("existing")) as new:

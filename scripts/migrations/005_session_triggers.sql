@@ -18,9 +18,10 @@ BEGIN
                coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
             RETURN NEW;
         END IF;
-        IF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
-                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL)
-           AND coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.=) '' THEN
+        IF coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.<>) '' THEN
+            NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
+        ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
+                       NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
             NEW.last_activity_at := CURRENT_TIMESTAMP;
         END IF;
         RETURN NEW;
@@ -40,6 +41,8 @@ BEGIN
        OR NEW.archived_at IS NOT NULL
        OR (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.<>) '' THEN
+        -- A session not active since the watch began is as old as its last update: that must not pass for this one.
+        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
         RETURN NEW;
     END IF;
     IF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,

@@ -1,6 +1,6 @@
 -- What moves last_activity_at and updated_at, and what does not.
 BEGIN;
-SELECT plan(17);
+SELECT plan(19);
 INSERT INTO sessions (session_key, agent_from, last_activity_at, updated_at)
 VALUES ('idle', 'x', now() - interval '5 hours', now() - interval '5 hours'),
        ('busy', 'x', now() - interval '30 seconds', now() - interval '30 seconds'),
@@ -45,6 +45,13 @@ SELECT is(pg_temp.idle('idle'), interval '5 hours', 'archiving is not activity')
 
 SELECT is((SELECT round(hours_since_activity) FROM session_monitoring_view WHERE session_key = 'unseen'), 9::numeric,
           'before the first activity under watch, updated_at tells how long a session has been idle');
+UPDATE sessions SET is_dormant = true WHERE session_key = 'unseen';
+SELECT is((SELECT round(hours_since_activity) FROM session_monitoring_view WHERE session_key = 'unseen'), 9::numeric,
+          'and marking it dormant does not change that, though updated_at moves');
+UPDATE sessions SET last_activity_at = NULL WHERE session_key = 'unseen';
+UPDATE sessions SET updated_at = now() WHERE session_key = 'unseen';
+SELECT is(pg_temp.idle('unseen'), interval '0', 'a session without a time gets one by any activity');
+UPDATE sessions SET last_activity_at = NULL WHERE session_key = 'unseen';
 UPDATE sessions SET metadata = '{}' WHERE session_key = 'unseen';
 SELECT is(pg_temp.idle('unseen'), interval '0', 'the first touch records activity');
 

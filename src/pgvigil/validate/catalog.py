@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -174,14 +174,19 @@ def pinned(conn: Connection, *, read_only: bool) -> Iterator[None]:
     """A transaction, or a savepoint in one that is open already, with printing pinned; rolled back in any case."""
     idle = conn.info.transaction_status == TransactionStatus.IDLE
     try:
-        with conn.transaction(force_rollback=True), conn.pipeline():
-            if idle and read_only:
-                conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            names, values = list(_PINNED), list(_PINNED.values())
-            conn.execute(
-                "SELECT set_config(n, v, true) FROM unnest(%s::text[], %s::text[]) AS s (n, v)", (names, values)
-            )
-            yield
+        with conn.transaction(force_rollback=True), conn.pipeline() as pipeline:
+            try:
+                if idle and read_only:
+                    conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                conn.execute(
+                    "SELECT set_config(n, v, true) FROM unnest(%s::text[], %s::text[]) AS s (n, v)",
+                    (list(_PINNED), list(_PINNED.values())),
+                )
+                yield
+            except psycopg.Error:
+                with suppress(psycopg.Error):
+                    pipeline.sync()  # a pipeline left aborted is logged by psycopg
+                raise
     except errors.LockNotAvailable as error:
         raise LockedError(
             f"A table that is to be looked at stayed locked for {_PINNED['lock_timeout']}.",

@@ -227,10 +227,11 @@ def triggers(collector: Collector, name: str, declared: dict[str, Trigger], rela
 
 def _rows(collector: Collector, name: str, table: Table, relation: Relation) -> None:
     there = collector.catalog.rows.get(name, [])
+    if table.rows and not relation.readable:
+        collector.add("missing", f"rows of {name}", "SELECT on it", f"{collector.catalog.server.role} may not read it")
+        return
     for wanted in table.rows:
         collector.compared["row"] += 1
         path = f"row {name} ({', '.join(f'{key} = {value}' for key, value in wanted.items())})"
-        if not relation.readable:
-            collector.add("missing", path, "a row", f"{collector.catalog.server.role} may not read {name}")
-        elif not any(all(str(row.get(key)) == value for key, value in wanted.items()) for row in there):
+        if not any(all(str(row.get(key)) == value for key, value in wanted.items()) for row in there):
             collector.miss(path, "a row")
