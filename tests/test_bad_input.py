@@ -94,9 +94,17 @@ def test_the_password_of_a_url_is_in_no_process_list(existing: Database, tmp_pat
     (tools / "pg_restore").write_text("#!/bin/sh\nexit 1\n")
     for tool in tools.iterdir():
         tool.chmod(0o755)
-    environment = {**os.environ, "PGVIGIL_PG_BIN": str(tools), "PYTHONPATH": str(PROJECT / "src"), "HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "PGVIGIL_PG_BIN": str(tools),
+        "PYTHONPATH": str(PROJECT / "src"),
+        "HOME": str(tmp_path),
+    }
     subprocess.run(
-        [sys.executable, "-m", "pgvigil", "migrate", "--database-url", existing.tcp_url], env=environment, capture_output=True, check=False
+        [sys.executable, "-m", "pgvigil", "migrate", "--database-url", existing.tcp_url],
+        env=environment,
+        capture_output=True,
+        check=False,
     )
     assert b"pgvigil" in seen.read_bytes()
     assert existing.server.password.encode() not in seen.read_bytes()
@@ -118,7 +126,9 @@ def test_a_missing_base_table_is_4(run: Run, existing: Database) -> None:
 
 
 def test_a_base_column_of_another_type_is_4(run: Run, existing: Database) -> None:
-    existing.execute("ALTER TABLE context_history ALTER COLUMN session_id DROP NOT NULL, DROP CONSTRAINT context_history_session_id_fkey")
+    existing.execute(
+        "ALTER TABLE context_history ALTER COLUMN session_id DROP NOT NULL, DROP CONSTRAINT context_history_session_id_fkey"
+    )
     existing.execute("ALTER TABLE context_history ALTER COLUMN session_id TYPE text")
     refused(run(MIGRATE, "--database-url", existing.url), 4, r"context_history\.session_id: expected uuid, found text")
 
@@ -138,11 +148,17 @@ def test_an_edited_migration_is_4(run: Run, project_copy: Path, migrated: Databa
     edited = project_copy / "scripts/migrations/006_monitoring_views.sql"
     edited.write_text(edited.read_text().replace("'24 hours'", "'48 hours'"))
     before = catalog(migrated)
-    refused(run(project_copy / MIGRATE, "--database-url", migrated.url), 4, r"006_monitoring_views\.sql was edited after it went into")
+    refused(
+        run(project_copy / MIGRATE, "--database-url", migrated.url),
+        4,
+        r"006_monitoring_views\.sql was edited after it went into",
+    )
     assert catalog(migrated) == before
 
 
-def test_a_migration_with_other_comments_only_is_told_and_accepted(run: Run, project_copy: Path, migrated: Database) -> None:
+def test_a_migration_with_other_comments_only_is_told_and_accepted(
+    run: Run, project_copy: Path, migrated: Database
+) -> None:
     edited = project_copy / "scripts/migrations/006_monitoring_views.sql"
     edited.write_text("-- a word more\n" + edited.read_text().replace("\n", "\r\n"))
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
@@ -152,13 +168,21 @@ def test_a_migration_with_other_comments_only_is_told_and_accepted(run: Run, pro
 
 
 def test_a_database_of_a_newer_pgvigil_is_4(run: Run, migrated: Database) -> None:
-    migrated.execute("INSERT INTO pgvigil.migrations VALUES ('010', '010_later', 'public', false, '', '', now(), '', 0, '9.9')")
+    migrated.execute(
+        "INSERT INTO pgvigil.migrations VALUES ('010', '010_later', 'public', false, '', '', now(), '', 0, '9.9')"
+    )
     migrated.execute("UPDATE pgvigil.alembic_version SET version_num = '010'")
-    refused(run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it stands at 010")
+    refused(
+        run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it stands at 010"
+    )
 
 
 def test_another_schema_than_the_one_watched_is_4(run: Run, migrated: Database) -> None:
-    refused(run(MIGRATE, "--schema", "other", "--database-url", migrated.url), 4, 'watches schema "public" in this database, not "other"')
+    refused(
+        run(MIGRATE, "--schema", "other", "--database-url", migrated.url),
+        4,
+        'watches schema "public" in this database, not "other"',
+    )
 
 
 def test_a_schema_that_is_not_there_is_4(run: Run, existing: Database) -> None:
@@ -224,7 +248,11 @@ def test_a_full_target_is_5_and_leaves_no_archive(run: Run, existing: Database, 
 
 def test_a_target_that_cannot_be_written_is_5(run: Run, existing: Database, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    refused(run(MIGRATE, "--database-url", existing.url, "--backup-dir", tmp_path / "file" / "x"), 5, "no backup can be written to")
+    refused(
+        run(MIGRATE, "--database-url", existing.url, "--backup-dir", tmp_path / "file" / "x"),
+        5,
+        "no backup can be written to",
+    )
 
 
 # ── Locks: 6 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -269,7 +297,9 @@ def test_waiting_for_a_table_lock_stops_no_writer_for_long(existing: Database, t
 # ── Migrations that fail: 7 ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_migration_that_fails_in_its_second_statement_is_7_and_leaves_nothing(run: Run, project_copy: Path, existing: Database) -> None:
+def test_a_migration_that_fails_in_its_second_statement_is_7_and_leaves_nothing(
+    run: Run, project_copy: Path, existing: Database
+) -> None:
     broken = project_copy / "scripts/migrations/003_monitoring_tables.sql"
     broken.write_text("CREATE TABLE first (a int);\nSELECT no_such_function();\n" + broken.read_text())
     before = catalog(existing)
@@ -279,16 +309,28 @@ def test_a_migration_that_fails_in_its_second_statement_is_7_and_leaves_nothing(
     assert catalog(existing) == before
 
 
-def test_a_later_migration_that_fails_leaves_catalog_and_ledger(run: Run, project_copy: Path, migrated: Database) -> None:
+def test_a_later_migration_that_fails_leaves_catalog_and_ledger(
+    run: Run, project_copy: Path, migrated: Database
+) -> None:
     migrations = project_copy / "scripts/migrations"
-    (migrations / "010_later.sql").write_text("CREATE TABLE first (a int);\n\nALTER TABLE sessions\n    ADD COLUMN x no_such_type;\n")
+    (migrations / "010_later.sql").write_text(
+        "CREATE TABLE first (a int);\n\nALTER TABLE sessions\n    ADD COLUMN x no_such_type;\n"
+    )
     (migrations / "revert/010_later.sql").write_text("DROP TABLE first;\n")
     revision = (migrations / "versions/009_settle_existing_rows.py").read_text()
     (migrations / "versions/010_later.py").write_text(revision.replace('"009"', '"010"').replace('"008"', '"009"'))
-    before = catalog(migrated), migrated.execute("SELECT * FROM pgvigil.migrations"), migrated.execute("SELECT count(*) FROM system_metrics")
+    before = (
+        catalog(migrated),
+        migrated.execute("SELECT * FROM pgvigil.migrations"),
+        migrated.execute("SELECT count(*) FROM system_metrics"),
+    )
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
     refused(done, 7, r'010_later\.sql:4: type "no_such_type" does not exist')
-    assert (catalog(migrated), migrated.execute("SELECT * FROM pgvigil.migrations"), migrated.execute("SELECT count(*) FROM system_metrics")) == before
+    assert (
+        catalog(migrated),
+        migrated.execute("SELECT * FROM pgvigil.migrations"),
+        migrated.execute("SELECT count(*) FROM system_metrics"),
+    ) == before
 
 
 # ── Interrupted: 130 ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -335,7 +377,9 @@ def test_ctrl_c_during_the_backup_leaves_no_archive(existing: Database, tmp_path
 
 def dotenv(existing: Database, text: str, directory: Path) -> None:
     host, port = existing.server.tcp_dsn().rpartition("@")[2].split("/")[0].split(":")
-    (directory / ".env").write_text(text.format(host=host, port=port, name=existing.name, password=existing.server.password))
+    (directory / ".env").write_text(
+        text.format(host=host, port=port, name=existing.name, password=existing.server.password)
+    )
 
 
 @pytest.mark.parametrize(
@@ -347,14 +391,18 @@ def dotenv(existing: Database, text: str, directory: Path) -> None:
         'DATABASE_URL="host={host} port={port} user=postgres dbname={name} password={password} application_name=\'it is \\"odd\\" # really\'"\n',
     ],
 )
-def test_dot_env_names_the_database_with_spaces_quotes_and_hashes(run: Run, migrated: Database, tmp_path: Path, text: str) -> None:
+def test_dot_env_names_the_database_with_spaces_quotes_and_hashes(
+    run: Run, migrated: Database, tmp_path: Path, text: str
+) -> None:
     dotenv(migrated, text, tmp_path)
     done = run(MIGRATE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert migrated.server.password not in done.stdout + done.stderr
 
 
-def test_dot_env_of_the_project_is_found_from_another_directory(run: Run, project_copy: Path, migrated: Database) -> None:
+def test_dot_env_of_the_project_is_found_from_another_directory(
+    run: Run, project_copy: Path, migrated: Database
+) -> None:
     dotenv(migrated, "DATABASE_URL=postgresql://postgres:{password}@{host}:{port}/{name}\n", project_copy)
     done = run(project_copy / MIGRATE, cwd=Path("/"))
     assert done.returncode == 0, done.stderr
@@ -363,8 +411,14 @@ def test_dot_env_of_the_project_is_found_from_another_directory(run: Run, projec
 def test_the_environment_goes_before_dot_env(run: Run, migrated: Database, tmp_path: Path) -> None:
     dotenv(migrated, "DATABASE_URL=postgresql://nobody@localhost:1/none\n", tmp_path)
     assert run(MIGRATE, cwd=tmp_path, env={"DATABASE_URL": migrated.url}).returncode == 0
-    pg = {"PGHOST": str(Path(migrated.server.dsn().partition("host=")[2].partition("&")[0].replace("%2F", "/"))), "PGDATABASE": migrated.name}
-    assert run(MIGRATE, cwd=tmp_path, env={**pg, "PGUSER": "postgres", "PGPORT": str(migrated.server.port)}).returncode == 0
+    pg = {
+        "PGHOST": str(Path(migrated.server.dsn().partition("host=")[2].partition("&")[0].replace("%2F", "/"))),
+        "PGDATABASE": migrated.name,
+    }
+    assert (
+        run(MIGRATE, cwd=tmp_path, env={**pg, "PGUSER": "postgres", "PGPORT": str(migrated.server.port)}).returncode
+        == 0
+    )
 
 
 def test_a_service_file_names_the_database(run: Run, migrated: Database, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ def events(database: Database, key: str) -> list[str]:
     return [row[0] for row in database.execute(EVENTS, (key,))]
 
 
-def test_1_a_dollar_quoting_slip_fails_the_run_and_changes_nothing(run: Run, project_copy: Path, existing: Database) -> None:
+def test_1_a_dollar_quoting_slip_fails_the_run_and_changes_nothing(
+    run: Run, project_copy: Path, existing: Database
+) -> None:
     slipped = project_copy / "scripts/migrations/005_session_triggers.sql"
     slipped.write_text(slipped.read_text().replace("AS $$\nBEGIN", "AS $\nBEGIN", 1))
     before = catalog(existing)
@@ -75,7 +77,9 @@ def test_5_marking_dormant_is_not_activity(migrated: Database) -> None:
 
 def test_6_deleting_a_session_with_log_rows_works_and_keeps_its_trail(fresh: Database) -> None:
     fresh.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('k', 'x')")
-    fresh.execute("INSERT INTO performance_logs (operation, duration_ms, success, session_id) SELECT 'o', 1, true, id FROM sessions")
+    fresh.execute(
+        "INSERT INTO performance_logs (operation, duration_ms, success, session_id) SELECT 'o', 1, true, id FROM sessions"
+    )
     fresh.execute("DELETE FROM sessions")
     assert fresh.execute("SELECT session_key, jsonb_array_length(events) FROM pgvigil.deleted_sessions") == [("k", 2)]
 

@@ -23,14 +23,19 @@ MARKERS = "SELECT metric_name, metric_value, metric_type, labels - '{completed_a
 def psql(database: Database) -> subprocess.CompletedProcess[str]:
     tool, _ = backup.find_tool("psql", database.server.major)
     return subprocess.run(
-        [tool, "-X", "-1", "-v", "ON_ERROR_STOP=1", "-f", project.INIT_SQL, database.url], capture_output=True, text=True, check=False
+        [tool, "-X", "-1", "-v", "ON_ERROR_STOP=1", "-f", project.INIT_SQL, database.url],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 # ── The init script and Alembic by themselves end where setup ends ────────────────────────────────────────────────────
 
 
-def test_the_init_script_leaves_the_catalog_and_ledger_of_the_migrations(run: Run, database: Database, another: Database) -> None:
+def test_the_init_script_leaves_the_catalog_and_ledger_of_the_migrations(
+    run: Run, database: Database, another: Database
+) -> None:
     loaded = psql(database)
     assert loaded.returncode == 0, loaded.stderr
     assert "row" not in loaded.stdout  # command tags only, no result tables
@@ -92,7 +97,9 @@ def test_a_missing_database_is_created_built_and_marked_once(run: Run, database:
         again = run(SETUP, "--database-url", url)
         assert again.stdout.startswith("already set up, at revision 009")
         made = Database(database.server, name)
-        assert made.execute("SELECT labels ->> 'schema_version' FROM system_metrics WHERE metric_name = 'schema_initialized'") == [("009",)]
+        assert made.execute(
+            "SELECT labels ->> 'schema_version' FROM system_metrics WHERE metric_name = 'schema_initialized'"
+        ) == [("009",)]
     finally:
         database.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
@@ -119,7 +126,9 @@ def test_a_set_up_database_that_was_damaged_is_8(run: Run, fresh: Database) -> N
 
 def test_the_self_test_leaves_nothing_behind(run: Run, fresh: Database) -> None:
     assert run("pgvigil", "validate", "--self-test", "--database-url", fresh.url).returncode == 0
-    assert fresh.execute("SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM pgvigil.deleted_sessions)") == [(0, 0)]
+    assert fresh.execute("SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM pgvigil.deleted_sessions)") == [
+        (0, 0)
+    ]
 
 
 @pytest.mark.client_side
@@ -158,10 +167,22 @@ def test_offline_the_project_is_in_order(run: Run) -> None:
 @pytest.mark.parametrize(
     ("path", "old", "new", "code", "words"),
     [
-        ("migrations/006_monitoring_views.sql", "24 hours", "48 hours", 1, r"checksums differ for 006_monitoring_views\.sql"),
+        (
+            "migrations/006_monitoring_views.sql",
+            "24 hours",
+            "48 hours",
+            1,
+            r"checksums differ for 006_monitoring_views\.sql",
+        ),
         ("init-enhanced-db.sql", "'24 hours'", "'48 hours'", 1, "its text was edited"),
         ("migrations/006_monitoring_views.sql", "$$;", "$;", 2, r"006_monitoring_views\.sql:\d+: .*never closed"),
-        ("migrations/revert/006_monitoring_views.sql", "DROP", "'", 2, r"revert/006_monitoring_views\.sql:1: .*never closed"),
+        (
+            "migrations/revert/006_monitoring_views.sql",
+            "DROP",
+            "'",
+            2,
+            r"revert/006_monitoring_views\.sql:1: .*never closed",
+        ),
         ("schema-spec.yaml", "tables:", "tabels:", 2, r"schema-spec\.yaml:\d+: "),
     ],
 )
@@ -176,7 +197,9 @@ def test_offline_a_file_that_does_not_fit_is_found(
     assert re.search(words, done.stdout + done.stderr)
 
 
-@pytest.mark.parametrize("missing", ["revert/006_monitoring_views.sql", "versions/006_monitoring_views.py", "006_monitoring_views.sql"])
+@pytest.mark.parametrize(
+    "missing", ["revert/006_monitoring_views.sql", "versions/006_monitoring_views.py", "006_monitoring_views.sql"]
+)
 def test_offline_a_missing_file_is_found(run: Run, project_copy: Path, missing: str) -> None:
     (project_copy / "scripts/migrations" / missing).unlink()
     done = run(project_copy / "scripts/validate-schema.py", "--offline")

@@ -65,7 +65,9 @@ def test_everything_else_does(other: str) -> None:
 
 def test_concurrently_is_taken_out_of_index_commands_only() -> None:
     script = "CREATE UNIQUE INDEX CONCURRENTLY i ON t (c);\nSELECT 'CONCURRENTLY'; -- CONCURRENTLY\n"
-    assert sql.without_concurrently(script) == "CREATE UNIQUE INDEX i ON t (c);\nSELECT 'CONCURRENTLY'; -- CONCURRENTLY\n"
+    assert (
+        sql.without_concurrently(script) == "CREATE UNIQUE INDEX i ON t (c);\nSELECT 'CONCURRENTLY'; -- CONCURRENTLY\n"
+    )
 
 
 def test_no_transaction_is_part_of_what_a_file_says() -> None:

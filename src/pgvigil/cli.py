@@ -51,14 +51,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PgvigilError as error:
         return _fail(error)
     except psycopg.errors.InsufficientPrivilege as error:
-        return _fail(PreconditionError(f"a right is missing: {' '.join(str(error).split())}", "Use a role that has it."))
+        return _fail(
+            PreconditionError(f"a right is missing: {' '.join(str(error).split())}", "Use a role that has it.")
+        )
     except psycopg.OperationalError as error:
-        return _fail(ConnectError(f"the connection was lost: {' '.join(str(error).split())}", "Look at the server's log; then run this again."))
+        return _fail(
+            ConnectError(
+                f"the connection was lost: {' '.join(str(error).split())}",
+                "Look at the server's log; then run this again.",
+            )
+        )
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("\ninterrupted: what ran in a transaction is rolled back; running this again goes on from there", file=sys.stderr)
+        print(
+            "\ninterrupted: what ran in a transaction is rolled back; running this again goes on from there",
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -79,7 +89,9 @@ def _hide_password() -> None:
             if password := target.parameters.get("password"):
                 words[at : at + (1 if equals else 2)] = [option, target.public_conninfo]
                 os.execve(  # noqa: S606 - ourselves
-                    sys.executable, [sys.executable, "-P", "-m", "pgvigil", *words], {**os.environ, "PGPASSWORD": password}
+                    sys.executable,
+                    [sys.executable, "-P", "-m", "pgvigil", *words],
+                    {**os.environ, "PGPASSWORD": password},
                 )
 
 
@@ -104,9 +116,13 @@ def _setup(arguments: argparse.Namespace) -> int:
     if embedded:
         program = runner.program()
         print(f'\nNext:\n  export DATABASE_URL="$({program} server url)"     where your application connects')
-        print(f"  {program} validate                            the verdict, any time\n  {program} server stop                         (start, status)")
+        print(
+            f"  {program} validate                            the verdict, any time\n  {program} server stop                         (start, status)"
+        )
     else:
-        print(f"\nNext: point your application at this database; {runner.program()} validate{target.option} gives the verdict, any time.")
+        print(
+            f"\nNext: point your application at this database; {runner.program()} validate{target.option} gives the verdict, any time."
+        )
     return 0
 
 
@@ -117,7 +133,9 @@ def _migrate(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         pending = runner.pending(target, options, tell)
         for migration in pending:
-            print(f"-- {migration.name} ({'in a transaction' if migration.transactional else 'step by step, outside a transaction'})")
+            print(
+                f"-- {migration.name} ({'in a transaction' if migration.transactional else 'step by step, outside a transaction'})"
+            )
             print(migration.script)
         print(f"-- {len(pending)} pending; nothing was changed" if pending else "-- up to date; nothing was changed")
         return 0
@@ -186,7 +204,11 @@ def _validate_offline(arguments: argparse.Namespace) -> int:
     if arguments.format == "json":
         print(json.dumps({"ok": not faults, "faults": faults}, indent=2))
     else:
-        print("\n".join(faults) if faults else "ok: spec, migrations, reverts, revisions, checksums and init script agree (no server was asked)")
+        print(
+            "\n".join(faults)
+            if faults
+            else "ok: spec, migrations, reverts, revisions, checksums and init script agree (no server was asked)"
+        )
     return 1 if faults else 0
 
 
@@ -234,12 +256,31 @@ def _parser() -> argparse.ArgumentParser:
     where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     where.add_argument("--database-url", metavar="URL", help="the database (environment: DATABASE_URL)")
     schema = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    schema.add_argument("--schema", metavar="NAME", help="schema of the application's tables (default: the ledger's, else public)")
+    schema.add_argument(
+        "--schema", metavar="NAME", help="schema of the application's tables (default: the ledger's, else public)"
+    )
     careful = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    careful.add_argument("--lock-wait", type=_seconds, default=10, metavar="SECONDS", help="wait this long for another run to finish (default %(default)s)")
-    careful.add_argument("--lock-budget", type=_seconds, default=60, metavar="SECONDS", help="try this long to get table locks (default %(default)s)")
+    careful.add_argument(
+        "--lock-wait",
+        type=_seconds,
+        default=10,
+        metavar="SECONDS",
+        help="wait this long for another run to finish (default %(default)s)",
+    )
+    careful.add_argument(
+        "--lock-budget",
+        type=_seconds,
+        default=60,
+        metavar="SECONDS",
+        help="try this long to get table locks (default %(default)s)",
+    )
     kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    kept.add_argument("--backup-dir", type=Path, metavar="DIR", help="where backups go (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)")
+    kept.add_argument(
+        "--backup-dir",
+        type=Path,
+        metavar="DIR",
+        help="where backups go (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)",
+    )
 
     def add(name: str, run: object, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         command = commands.add_parser(
@@ -249,17 +290,37 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    setup = add("setup", _setup, "build the schema in a new database, or validate the one that is there", where, schema, careful)
-    setup.add_argument("--wait", type=_seconds, default=0, metavar="SECONDS", help="wait this long for the server to answer")
-    migrate = add("migrate", _migrate, "bring an existing database to the schema: backup, migrations, validation", where, schema, careful, kept)
+    setup = add(
+        "setup", _setup, "build the schema in a new database, or validate the one that is there", where, schema, careful
+    )
+    setup.add_argument(
+        "--wait", type=_seconds, default=0, metavar="SECONDS", help="wait this long for the server to answer"
+    )
+    migrate = add(
+        "migrate",
+        _migrate,
+        "bring an existing database to the schema: backup, migrations, validation",
+        where,
+        schema,
+        careful,
+        kept,
+    )
     migrate.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
     revert = add("revert", _revert, "take migrations out again, after a backup", where, schema, careful, kept)
     revert.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
     add("status", _status, "list the migrations and which are in the database", where)
     validate = add("validate", _validate, "hold the live schema against the spec", where, schema)
-    validate.add_argument("--format", choices=("text", "json"), default="text", help="form of the report (default %(default)s)")
-    validate.add_argument("--offline", action="store_true", help="check spec, migrations and init script only; ask no server")
-    validate.add_argument("--self-test", action="store_true", help="also exercise triggers and views, in a transaction that is rolled back")
+    validate.add_argument(
+        "--format", choices=("text", "json"), default="text", help="form of the report (default %(default)s)"
+    )
+    validate.add_argument(
+        "--offline", action="store_true", help="check spec, migrations and init script only; ask no server"
+    )
+    validate.add_argument(
+        "--self-test",
+        action="store_true",
+        help="also exercise triggers and views, in a transaction that is rolled back",
+    )
     init = add("init-sql", _init_sql, "print the script that builds the schema with psql alone")
     init.add_argument("--write", action="store_true", help=f"write {project.INIT_SQL.name} instead")
     server = add("server", _server, "the embedded server: start, stop, status, url")
@@ -298,7 +359,9 @@ def _required(arguments: argparse.Namespace) -> Target:
     server = KeptServer()
     if server.exists():
         if not server.is_running():
-            raise ConnectError("the embedded server is stopped, and no other database is named", "Start it: pgvigil server start")
+            raise ConnectError(
+                "the embedded server is stopped, and no other database is named", "Start it: pgvigil server start"
+            )
         return database.parse_url(server.url(), "embedded server")
     raise UsageError(
         "no database is named",

@@ -57,7 +57,9 @@ class Target:
             return f"service {known['service']} ({self.source})"
         where = known.get("host") or known.get("hostaddr") or "local socket"
         user = known.get("user", "")
-        return f'database "{known.get("dbname", user)}" on {where}:{known.get("port", "5432")} as {user} ({self.source})'
+        return (
+            f'database "{known.get("dbname", user)}" on {where}:{known.get("port", "5432")} as {user} ({self.source})'
+        )
 
 
 def parse_url(url: str, source: str) -> Target:
@@ -66,16 +68,17 @@ def parse_url(url: str, source: str) -> Target:
     Raises UsageError, which never repeats the text: it may hold a password.
     """
     plain = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url.strip())
+    unreadable = UsageError(
+        f"the database address given by {source} cannot be read",
+        "Write it as postgresql://user:password@host:port/database; characters such as @ / : # % in the password "
+        "must be percent-encoded.",
+    )
     try:
         parameters = conninfo_to_dict(plain)
-        if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))):
-            raise psycopg.ProgrammingError("invalid port")  # libpq would look it up as a service name
     except psycopg.ProgrammingError as error:
-        raise UsageError(
-            f"the database address given by {source} cannot be read",
-            "Write it as postgresql://user:password@host:port/database; characters such as @ / : # % in the password "
-            "must be percent-encoded.",
-        ) from error
+        raise unreadable from error
+    if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))):  # libpq would look it up as a service name
+        raise unreadable
     return Target({k: str(v) for k, v in parameters.items() if v is not None}, source)
 
 
@@ -100,7 +103,9 @@ def _from_dotenv(path: Path) -> Target | None:
     try:
         values = dotenv_values(path, interpolate=False, encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", "Make it readable UTF-8 text, or use DATABASE_URL.") from error
+        raise UsageError(
+            f"{path} cannot be read: {error}", "Make it readable UTF-8 text, or use DATABASE_URL."
+        ) from error
     if values.get("DATABASE_URL"):
         return parse_url(str(values["DATABASE_URL"]), str(path))
     keywords = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
@@ -126,13 +131,19 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
         except psycopg.OperationalError as error:
             words = " ".join(str(error).split())
             if re.search(r"\binvalid (integer|port|\w+ value)", words):  # libpq looks at some options only now
-                raise UsageError(f"the database address given by {target.source} cannot be used: {words}", "Mend it; nothing was asked of any server.") from error
+                raise UsageError(
+                    f"the database address given by {target.source} cannot be used: {words}",
+                    "Mend it; nothing was asked of any server.",
+                ) from error
             refused = any(sign in words for sign in ("authentication failed", "no password supplied", "does not exist"))
             if refused or time.monotonic() >= deadline:
                 raise ConnectError(f"cannot connect to {target}: {words}", _advice(words)) from error
             time.sleep(0.2)
         except psycopg.ProgrammingError as error:  # an option libpq does not know
-            raise UsageError(f"the database address given by {target.source} cannot be used: {error}", "Mend it; nothing was asked of any server.") from error
+            raise UsageError(
+                f"the database address given by {target.source} cannot be used: {error}",
+                "Mend it; nothing was asked of any server.",
+            ) from error
 
 
 def _advice(words: str) -> str:

@@ -27,6 +27,7 @@ from pgvigil.build.sql import Statement
 from pgvigil.errors import MigrationError, PreconditionError, UsageError
 from pgvigil.validate import check_application_tables, load_spec
 
+_VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
 APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
 
 
@@ -86,10 +87,12 @@ def run_environment() -> None:
     """
     options = context.get_x_argument(as_dictionary=True)
     if context.is_offline_mode():
-        context.configure(dialect_name="postgresql", **_version_table(), output_buffer=sys.stdout)
+        context.configure(dialect_name="postgresql", **_VERSION_TABLE, output_buffer=sys.stdout)
         with context.begin_transaction():
             context.execute(f"SET search_path = {options.get('schema', 'public')}, pg_temp")
-            for statement in plan.read_statements(path := project.MIGRATIONS / "ledger.sql", path.read_text(), transactional=True):
+            for statement in plan.read_statements(
+                path := project.MIGRATIONS / "ledger.sql", path.read_text(), transactional=True
+            ):
                 context.execute(statement.text)
             context.run_migrations()
         return
@@ -107,12 +110,8 @@ def run_environment() -> None:
             _migrate(connection)
 
 
-def _version_table() -> dict[str, str]:
-    return {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
-
-
 def _migrate(connection: sqlalchemy.Connection) -> None:
-    context.configure(connection=connection, **_version_table())
+    context.configure(connection=connection, **_VERSION_TABLE)
     changes = not context.get_context().opts.get("dont_mutate")  # `alembic current` must leave no ledger behind
     with context.begin_transaction():
         conn = _raw(connection)
@@ -147,7 +146,9 @@ def _upgrade(migration: Migration) -> None:
 
 def _downgrade(migration: Migration) -> None:
     if context.is_offline_mode():
-        for statement in plan.read_statements(migration.revert_path, migration.revert_path.read_text(), transactional=True):
+        for statement in plan.read_statements(
+            migration.revert_path, migration.revert_path.read_text(), transactional=True
+        ):
             op.execute(statement.text)
         return
     conn = _raw(op.get_bind())
@@ -251,7 +252,8 @@ def _make_way(conn: psycopg.Connection, migration: Migration, statement: Stateme
     """Whether the index has to be built: False when a valid one with this very definition is there already."""
     _drop_if_invalid(conn, name)
     found = conn.execute(
-        "SELECT pg_get_indexdef(indexrelid), indrelid::regclass::text FROM pg_index WHERE indexrelid = to_regclass(%s)", (name,)
+        "SELECT pg_get_indexdef(indexrelid), indrelid::regclass::text FROM pg_index WHERE indexrelid = to_regclass(%s)",
+        (name,),
     ).fetchone()
     if found is None:
         return True
@@ -279,11 +281,16 @@ def _wanted_definition(conn: psycopg.Connection, statement: Statement, table: st
         script = statement.text
         origin = statement.tokens[0].start
         words = [t.text.upper() for t in statement.tokens]
-        for at, text in ((words.index("ON") + 1, "pg_temp.pgvigil_copy"), (words.index("CONCURRENTLY"), "")):  # from the end
+        for at, text in (
+            (words.index("ON") + 1, "pg_temp.pgvigil_copy"),
+            (words.index("CONCURRENTLY"), ""),
+        ):  # from the end
             start = statement.tokens[at].start - origin
             script = script[:start] + text + script[start + len(words[at]) :]
         conn.execute(script.encode())
-        row = conn.execute("SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.pgvigil_copy'::regclass").fetchone()
+        row = conn.execute(
+            "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.pgvigil_copy'::regclass"
+        ).fetchone()
     return str(row[0]) if row else ""
 
 
@@ -300,7 +307,9 @@ def _has_ledger(conn: psycopg.Connection) -> bool:
 def _schema(conn: psycopg.Connection) -> str:
     row = conn.execute("SELECT current_schema()").fetchone()
     if row is None or row[0] is None:
-        raise PreconditionError("the schema given does not exist", "Create it, or give the schema of the application's tables.")
+        raise PreconditionError(
+            "the schema given does not exist", "Create it, or give the schema of the application's tables."
+        )
     return str(row[0])
 
 

@@ -45,7 +45,9 @@ def default_directory() -> Path:
     return Path(given) if given else Path(state) / "pgvigil" / "backups"
 
 
-def take(conn: psycopg.Connection, target: Target, directory: Path, revision: str | None, told: Callable[[str], None]) -> Backup:
+def take(
+    conn: psycopg.Connection, target: Target, directory: Path, revision: str | None, told: Callable[[str], None]
+) -> Backup:
     """Dumps the whole database (custom format, mode 0600), decodes the whole archive again, writes a manifest.
 
     Raises BackupError; then no archive is left behind.
@@ -109,8 +111,14 @@ def find_tool(name: str, server_major: int) -> tuple[Path, str]:
     if chosen:
         candidates = [Path(chosen) / name]
     else:
-        packaged = sorted(Path("/usr/lib/postgresql").glob("[0-9]*/bin"), key=lambda p: float(p.parent.name), reverse=True)
-        candidates = [*([Path(on_path)] if on_path else []), *(p / name for p in packaged), *([embedded_bin / name] if embedded_bin else [])]
+        packaged = sorted(
+            Path("/usr/lib/postgresql").glob("[0-9]*/bin"), key=lambda p: float(p.parent.name), reverse=True
+        )
+        candidates = [
+            *([Path(on_path)] if on_path else []),
+            *(p / name for p in packaged),
+            *([embedded_bin / name] if embedded_bin else []),
+        ]
     seen = []
     for tool in candidates:
         if not tool.is_file():
@@ -121,7 +129,9 @@ def find_tool(name: str, server_major: int) -> tuple[Path, str]:
         seen.append(f"{tool} is {version}")
     if not seen:
         raise BackupError(f"{name} was not found{f' in {chosen}' if chosen else ''}", _INSTALL)
-    raise BackupError(f"{name} is older than the server ({server_major}) and cannot dump it: {'; '.join(seen)}", _INSTALL)
+    raise BackupError(
+        f"{name} is older than the server ({server_major}) and cannot dump it: {'; '.join(seen)}", _INSTALL
+    )
 
 
 _INSTALL = (
@@ -143,7 +153,12 @@ def _run(arguments: list[str], target: Target, what: str) -> None:
     """Runs a client program; its own words become the error."""
     try:
         with subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=target.client_environment
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=target.client_environment,
         ) as process:
             try:
                 words = process.communicate()[1]
@@ -154,7 +169,9 @@ def _run(arguments: list[str], target: Target, what: str) -> None:
         raise BackupError(f"{what}: {error}", _INSTALL) from error
     if process.returncode:
         told = words.strip() or f"it ended with status {process.returncode}"
-        raise BackupError(f"{what}:\n  " + told.replace("\n", "\n  "), _ELSEWHERE if "space" in told else "Nothing was changed.")
+        raise BackupError(
+            f"{what}:\n  " + told.replace("\n", "\n  "), _ELSEWHERE if "space" in told else "Nothing was changed."
+        )
 
 
 def _write_private(path: Path, text: str) -> None:

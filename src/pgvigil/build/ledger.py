@@ -38,7 +38,9 @@ class State:
 
 def read(conn: psycopg.Connection) -> State:
     """The ledger, or an empty state where there is none."""
-    if _scalar(conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"):
+    if _scalar(
+        conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"
+    ):
         return State()
     with conn.cursor(row_factory=class_row(Entry)) as cursor:
         entries = cursor.execute(
@@ -52,7 +54,9 @@ def compare(state: State, migrations: list[Migration]) -> list[str]:
     """Holds the ledger against the files. Returns warnings; raises PreconditionError when they tell different stories."""
     by_revision = {m.revision: m for m in migrations}
     recorded = [e.revision for e in state.entries]
-    if recorded != [m.revision for m in migrations[: len(recorded)]] or state.revision != (recorded[-1] if recorded else None):
+    if recorded != [m.revision for m in migrations[: len(recorded)]] or state.revision != (
+        recorded[-1] if recorded else None
+    ):
         raise PreconditionError(
             f"the ledger does not fit the migrations here: it stands at {state.revision}, its rows are "
             f"{', '.join(recorded) or 'none'}, the files are {', '.join(by_revision)}",
@@ -68,7 +72,9 @@ def compare(state: State, migrations: list[Migration]) -> list[str]:
                 "Restore the file as it was and put the change into a new migration. Nothing was changed.",
             )
         if entry.sha256_bytes != migration.sha256_bytes:
-            warnings.append(f"{migration.path} has other comments or white space than when it went in; its SQL is the same")
+            warnings.append(
+                f"{migration.path} has other comments or white space than when it went in; its SQL is the same"
+            )
     return warnings
 
 
@@ -76,7 +82,15 @@ def record(conn: psycopg.Connection, migration: Migration, *, baselined: bool, d
     """Writes the row of a migration, in the transaction of the migration."""
     conn.execute(
         "SELECT pgvigil.record_migration(%s, %s, %s, %s, %s, %s, %s)",
-        (migration.revision, migration.name, baselined, migration.sha256_bytes, migration.sha256_tokens, duration_ms, __version__),
+        (
+            migration.revision,
+            migration.name,
+            baselined,
+            migration.sha256_bytes,
+            migration.sha256_tokens,
+            duration_ms,
+            __version__,
+        ),
     )
 
 

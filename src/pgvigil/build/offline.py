@@ -36,5 +36,3 @@ def _init_script(migrations: list[plan.Migration]) -> list[str]:
     changed = [m.path.name for m in migrations if recorded.get(m.name) != (m.sha256_bytes, m.sha256_tokens)]
     why = f"checksums differ for {', '.join(changed)}" if changed else "its text was edited"
     return [f"{project.INIT_SQL} is not what the migrations make: {why}; {again}"]
-
-

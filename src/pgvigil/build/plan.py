@@ -89,11 +89,15 @@ def load(directory: Path) -> list[Migration]:
             raise UsageError(f"{path}: {error}", "A migration is readable UTF-8 text.") from error
         for needed in (migration.revert_path, directory / "versions" / f"{path.stem}.py"):
             if not needed.is_file():
-                raise UsageError(f"{path} has no {needed.relative_to(directory)}", "Every migration has a revert and a revision.")
+                raise UsageError(
+                    f"{path} has no {needed.relative_to(directory)}", "Every migration has a revert and a revision."
+                )
         migrations.append(migration)
     revisions = [m.revision for m in migrations]
     if revisions != [f"{n:03}" for n in range(len(revisions))]:
-        raise UsageError(f"the migrations in {directory} are not numbered 000, 001, … without gap or repetition", "Renumber them.")
+        raise UsageError(
+            f"the migrations in {directory} are not numbered 000, 001, … without gap or repetition", "Renumber them."
+        )
     return migrations
 
 

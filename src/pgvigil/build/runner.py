@@ -100,7 +100,10 @@ def migrate(target: Target, options: Options, tell: Tell) -> Outcome:
     if moved:
         _require_valid(report, f"To undo this run: {undo_command(outcome, target)}")
     else:
-        _require_valid(report, f"Every migration is in; the schema was changed since. To see this again: {program()} validate{target.option}")
+        _require_valid(
+            report,
+            f"Every migration is in; the schema was changed since. To see this again: {program()} validate{target.option}",
+        )
     return outcome
 
 
@@ -147,7 +150,9 @@ def _open(conn: psycopg.Connection, options: Options, tell: Tell) -> _Run:
     """What holds for every run: a server we know, a primary, a ledger that fits the files."""
     major = conn.info.server_version // 10000
     if major < MINIMUM_SERVER:
-        raise PreconditionError(f"the server is PostgreSQL {major}; pgvigil needs {MINIMUM_SERVER} or newer", "Upgrade the server first.")
+        raise PreconditionError(
+            f"the server is PostgreSQL {major}; pgvigil needs {MINIMUM_SERVER} or newer", "Upgrade the server first."
+        )
     if _one(conn, "SELECT pg_is_in_recovery()"):
         raise PreconditionError("this server is a standby: it can only be read", "Connect to the primary.")
     migrations = plan.load(project.MIGRATIONS)
@@ -156,7 +161,9 @@ def _open(conn: psycopg.Connection, options: Options, tell: Tell) -> _Run:
     state = ledger.read(conn)
     schema = state.schema or options.schema or "public"
     if options.schema and options.schema != schema:
-        raise PreconditionError(f'pgvigil watches schema "{schema}" in this database, not "{options.schema}"', "Leave --schema out.")
+        raise PreconditionError(
+            f'pgvigil watches schema "{schema}" in this database, not "{options.schema}"', "Leave --schema out."
+        )
     if not _one(conn, "SELECT count(*) FROM pg_namespace WHERE nspname = %s", schema):
         raise PreconditionError(f'there is no schema "{schema}" in database "{conn.info.dbname}"', "Check --schema.")
     if not state.entries and _one(conn, "SELECT to_regnamespace('pgvigil') IS NOT NULL"):
@@ -191,7 +198,9 @@ def _backup(run: _Run, target: Target, options: Options, tell: Tell) -> backup.B
     directory = options.backup_directory or backup.default_directory()
     tell(f"backing up to {directory}")
     archive = backup.take(run.conn, target, directory, run.state.revision, lambda text: tell(f"  {text}"))
-    tell(f"  proved: {archive.archive} ({archive.size / 1e6:.1f} MB, {archive.verified}, sha256 {archive.sha256[:16]}…)")
+    tell(
+        f"  proved: {archive.archive} ({archive.size / 1e6:.1f} MB, {archive.verified}, sha256 {archive.sha256[:16]}…)"
+    )
     return archive
 
 
@@ -209,7 +218,11 @@ def _apply(run: _Run, options: Options, tell: Tell) -> list[Migration]:
                 "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
             ) from error
         except (MigrationError, LockedError) as error:
-            kept = f" The files up to {done[-1].name} are in the ledger and stay; running this again goes on after them." if done else ""
+            kept = (
+                f" The files up to {done[-1].name} are in the ledger and stay; running this again goes on after them."
+                if done
+                else ""
+            )
             error.hint = f"{error.hint} {_rolled_back(group)}{kept}"
             raise
         tell(f"  done in {time.monotonic() - clock:.2f} s")
@@ -289,7 +302,12 @@ def _connect_or_create(target: Target, wait: float, tell: Tell) -> psycopg.Conne
     except ConnectError as error:
         if not database.is_missing_database(error):
             raise
-    name = target.parameters.get("dbname") or os.environ.get("PGDATABASE") or target.parameters.get("user") or os.environ.get("PGUSER", "")
+    name = (
+        target.parameters.get("dbname")
+        or os.environ.get("PGDATABASE")
+        or target.parameters.get("user")
+        or os.environ.get("PGUSER", "")
+    )
     with database.connect(target.at("postgres"), "setup") as conn:
         tell(f'creating database "{name}"')
         try:
