@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,7 +15,17 @@ import pytest
 
 from pgvigil import embedded, project
 from pgvigil.errors import LockedError, PreconditionError
-from pgvigil.validate import Finding, Report, check_application_tables, load_spec, render, self_test, validate
+from pgvigil.validate import (
+    Finding,
+    Report,
+    Spec,
+    catalog,
+    check_application_tables,
+    load_spec,
+    render,
+    self_test,
+    validate,
+)
 
 SPEC = load_spec(project.SPEC)
 TODAY = datetime.now(UTC)
@@ -378,3 +389,498 @@ DEFECTS: list[tuple[str, str, str]] = [
         "row pgvigil.partition_policies (parent_table = performance_logs)",
     ),
 ]
+
+
+def test_single_defect_is_one_finding_under_its_name(fresh: Any, subtests: pytest.Subtests) -> None:
+    with fresh.connect(autocommit=False) as conn:
+        for statement, kind, path in DEFECTS:
+            with subtests.test(statement=statement):
+                conn.execute(statement)
+                report = validate(conn, SPEC, "public")
+                assert named(report.findings) == [(kind, path)]
+                assert report.exit_code == 1
+            conn.rollback()
+
+
+def test_view_that_reads_with_its_owner_s_rights_is_found(fresh: Any) -> None:
+    with fresh.connect() as conn:
+        if conn.info.server_version < 150000:
+            conn.execute("COMMENT ON VIEW session_monitoring_view IS 'PostgreSQL 14 has no security_invoker'")
+            assert validate(conn, SPEC, "public").ok
+            return
+        conn.execute("ALTER VIEW session_monitoring_view RESET (security_invoker)")
+        assert named(validate(conn, SPEC, "public").findings) == [("different", "view session_monitoring_view")]
+
+
+def test_renamed_view_column_is_missing_and_unexpected(fresh: Any) -> None:
+    fresh.execute("ALTER VIEW session_monitoring_view RENAME COLUMN hours_since_activity TO hours_idle")
+    assert named(look(fresh).findings) == [
+        ("missing", "column session_monitoring_view.hours_since_activity"),
+        ("unexpected", "column session_monitoring_view.hours_idle"),
+    ]
+
+
+def test_interrupted_concurrent_build_leaves_an_invalid_index_that_is_found(fresh: Any) -> None:
+    with fresh.connect() as writer, fresh.connect() as builder:
+        fresh.execute("DROP INDEX idx_sessions_last_activity_at")
+        writer.execute("BEGIN")
+        writer.execute("SELECT 1")
+        writer.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('in the way', 'a')")
+        builder.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            builder.execute("CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON sessions (last_activity_at)")
+        writer.execute("ROLLBACK")
+    assert named(look(fresh).findings) == [("invalid", "index sessions.idx_sessions_last_activity_at")]
+
+
+def test_what_follows_from_a_missing_object_is_told_under_it(fresh: Any) -> None:
+    fresh.execute("ALTER TABLE sessions DROP COLUMN is_dormant CASCADE")
+    (finding,) = look(fresh).findings
+    assert (finding.kind, finding.object) == ("missing", "column sessions.is_dormant")
+    assert finding.also == (
+        "index sessions.idx_sessions_is_dormant",
+        "index sessions.idx_sessions_dormant_last_activity",
+        "trigger sessions.log_session_lifecycle",
+        "view session_monitoring_view",
+    )
+
+
+# What may happen to a healthy database. A second statement, if any, is run after a commit.
+HARMLESS = {
+    "reindex": ["REINDEX TABLE sessions", "REINDEX TABLE CONCURRENTLY context_history"],
+    "vacuum full": ["VACUUM FULL sessions"],
+    "cluster": ["CLUSTER sessions USING sessions_pkey"],
+    "analyze": ["ANALYZE"],
+    "statistics target": ["ALTER TABLE sessions ALTER status SET STATISTICS 500"],
+    "extended statistics": ["CREATE STATISTICS s ON status, is_dormant FROM sessions"],
+    "storage": ["ALTER TABLE sessions ALTER metadata SET STORAGE EXTERNAL"],
+    "autovacuum settings": ["ALTER TABLE sessions SET (autovacuum_vacuum_scale_factor = 0.01)"],
+    "fillfactor of an index": ["ALTER INDEX idx_sessions_last_activity_at SET (fillfactor = 80)"],
+    "replica identity": ["ALTER TABLE sessions REPLICA IDENTITY FULL"],
+    "application table": ["CREATE TABLE app_notes (id integer PRIMARY KEY, session_id uuid REFERENCES sessions)"],
+    "application table named much like ours": ["CREATE TABLE session_lifecycle_p2 (id integer)"],
+    "application view": ["CREATE VIEW app_view AS SELECT id FROM sessions"],
+    "application function": ["CREATE FUNCTION touch_session() RETURNS integer LANGUAGE sql AS 'SELECT 1'"],
+    "same names in another schema": [
+        "CREATE SCHEMA other",
+        "CREATE TABLE other.sessions (id integer)",
+        "CREATE TABLE other.session_lifecycle (id integer)",
+    ],
+    "other owner": [
+        "DROP ROLE IF EXISTS somebody_else",
+        "CREATE ROLE somebody_else",
+        "ALTER TABLE sessions OWNER TO somebody_else",
+        "ALTER TABLE sessions OWNER TO CURRENT_USER",
+        "DROP ROLE somebody_else",
+    ],
+    "other settings of the database": [
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = pgvigil', current_database()); END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET DateStyle = ''SQL, DMY''', current_database()); END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET IntervalStyle = sql_standard', current_database()); END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET TimeZone = ''Asia/Tokyo''', current_database()); END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET quote_all_identifiers = on', current_database()); END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET standard_conforming_strings = off', current_database());"
+        " EXCEPTION WHEN others THEN NULL; END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database());"
+        " END $$",
+    ],
+    "new partitions": [
+        "SELECT pgvigil.ensure_partitions('session_lifecycle', now() - interval '2 years', now() - interval '1 year')",
+        "SELECT pgvigil.ensure_partitions('performance_logs', now() + interval '20 days', now() + interval '30 days')",
+    ],
+    "old partition dropped": [
+        "SELECT pgvigil.ensure_partitions('system_metrics', '2020-01-05Z', '2020-01-06Z')",
+        "ALTER TABLE system_metrics DETACH PARTITION system_metrics_p202001",
+        "DROP TABLE system_metrics_p202001",
+    ],
+    "other step of partitions": [
+        "UPDATE pgvigil.partition_policies SET step = 'day', make_ahead = 40 WHERE parent_table = 'session_lifecycle'",
+    ],
+    "constraint as the server prints it": [
+        """DO $$ DECLARE one record; BEGIN
+        FOR one IN SELECT conrelid::regclass AS t, conname, pg_get_constraintdef(oid) AS def, obj_description(oid) AS c
+                   FROM pg_constraint WHERE contype = 'c' AND conname IN
+                   ('sessions_status_check', 'system_metrics_labels_check', 'performance_logs_duration_ms_check') LOOP
+            CONTINUE WHEN one.t::text LIKE '%\\_p2%' OR one.t::text LIKE '%\\_default';
+            EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %2$I %s', one.t, one.conname, one.def);
+            EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', one.conname, one.t, one.c);
+        END LOOP; END $$""",
+    ],
+    "default by its other name": ["ALTER TABLE sessions ALTER created_at SET DEFAULT CURRENT_TIMESTAMP"],
+    "grants": ["GRANT SELECT ON sessions TO PUBLIC"],
+    "another name in the ledger": ["UPDATE pgvigil.migrations SET applied_by = 'somebody'"],
+    "leftover of an earlier attempt": ["CREATE TABLE pgvigil.legacy_session_lifecycle (id integer)"],
+}
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+def test_harmless_change_is_no_finding(fresh: Any, change: str) -> None:
+    with fresh.connect() as conn:
+        for statement in HARMLESS[change]:
+            conn.execute(statement)
+    assert named(look(fresh).findings) == []
+
+
+# Told, not failed: on the tables of the application.
+NOTES = [
+    ("CREATE INDEX app_extra ON sessions (agent_from)", "index sessions.app_extra"),
+    ("ALTER TABLE sessions ADD COLUMN app_extra text", "column sessions.app_extra"),
+    ("ALTER TABLE sessions ADD CONSTRAINT app_extra CHECK (agent_from <> '')", "constraint sessions.app_extra"),
+    (
+        "CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        " CREATE TRIGGER app_extra BEFORE UPDATE ON context_history FOR EACH ROW EXECUTE FUNCTION app()",
+        "trigger context_history.app_extra",
+    ),
+    ("CREATE RULE app_extra AS ON INSERT TO codebase_snapshots DO ALSO NOTHING", "rule codebase_snapshots.app_extra"),
+    ("ALTER TABLE handoff_requests ENABLE ROW LEVEL SECURITY", "row security of handoff_requests"),
+]
+
+
+def test_what_an_application_adds_to_its_tables_is_a_note(fresh: Any, subtests: pytest.Subtests) -> None:
+    with fresh.connect(autocommit=False) as conn:
+        for statement, path in NOTES:
+            with subtests.test(statement=statement):
+                conn.execute(statement)
+                report = validate(conn, SPEC, "public")
+                assert named(report.findings) == []
+                assert named(report.notes) == [("unexpected", path)]
+            conn.rollback()
+
+
+def test_application_may_name_its_constraints_as_it_likes(fresh: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("ALTER TABLE sessions RENAME CONSTRAINT sessions_session_key_key TO keys_are_unique")
+        conn.execute("ALTER TABLE context_history RENAME CONSTRAINT context_history_session_id_fkey TO belongs")
+        conn.execute("ALTER TABLE context_history DROP CONSTRAINT context_history_session_id_sequence_number_key")
+        conn.execute("CREATE UNIQUE INDEX u ON context_history (session_id, sequence_number)")
+        report = validate(conn, SPEC, "public")
+    assert named(report.findings) == []
+    assert named(report.notes) == [("unexpected", "index context_history.u")]
+
+
+def test_trigger_of_ours_on_a_table_of_the_application_may_not_be_doubled(fresh: Any) -> None:
+    fresh.execute(
+        "CREATE TRIGGER again AFTER UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change()"
+    )
+    assert named(look(fresh).findings) == [("unexpected", "trigger sessions.again")]
+
+
+def test_restored_copy_is_as_valid_as_its_original(migrated: Any, database: Any) -> None:
+    bindir = embedded.binaries()
+    if bindir is None:
+        pytest.skip("pg_dump and psql come with pgvigil[embedded]")
+    dump = subprocess.run([bindir / "pg_dump", migrated.url], check=True, capture_output=True)
+    subprocess.run([bindir / "psql", "-qX", database.url], input=dump.stdout, check=True, capture_output=True)
+    restored, original = look(database), look(migrated)
+    assert named(restored.findings) == []
+    assert named(restored.notes) == named(original.notes)
+    with database.connect() as conn:
+        assert self_test(conn, "public") == []
+
+
+def test_schema_of_any_name_is_validated_under_that_name(database: Any, run: Any) -> None:
+    database.execute('CREATE SCHEMA "My App"')
+    assert run("pgvigil", "setup", "--schema", "My App", "--database-url", database.url).returncode == 0
+    with database.connect() as conn:
+        assert named(validate(conn, SPEC, "My App").findings) == []
+        assert self_test(conn, "My App") == []
+        conn.execute('ALTER TABLE "My App".sessions DISABLE TRIGGER log_session_lifecycle')
+        assert named(validate(conn, SPEC, "My App").findings) == [
+            ("disabled", "trigger sessions.log_session_lifecycle")
+        ]
+        conn.execute("ALTER FUNCTION pgvigil.log_session_change() SET search_path = public, pg_temp")
+        (_, other) = validate(conn, SPEC, "My App").findings
+        assert other.object == "trigger sessions.log_session_lifecycle" or other.expected.endswith("My App, pg_temp")
+
+
+def test_reader_without_any_other_right_gets_the_same_verdict(migrated: Any) -> None:
+    mine = look(migrated)
+    with migrated.connect() as conn:
+        conn.execute("SET ROLE pgvigil_reader")
+        theirs = validate(conn, SPEC, "public")
+    assert (theirs.findings, theirs.notes) == (mine.findings, mine.notes)
+
+
+def test_what_a_role_may_not_read_does_not_pass(fresh: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("REVOKE SELECT ON pgvigil.partition_policies FROM pgvigil_reader")
+        conn.execute("SET ROLE pgvigil_reader")
+        (finding,) = validate(conn, SPEC, "public").findings
+    assert finding.object == "rows of pgvigil.partition_policies"
+    assert finding.found == "pgvigil_reader may not read it"
+
+
+def test_missing_role_is_a_note(fresh: Any, tmp_path: Path) -> None:
+    spec = _spec(tmp_path, ("pgvigil_reader]", "pgvigil_reader, pgvigil_never_made]"))
+    with fresh.connect() as conn:
+        report = validate(conn, spec, "public")
+    assert report.ok
+    assert named(report.notes) == [("missing", "role pgvigil_never_made")]
+
+
+def _spec(folder: Path, *changes: tuple[str, str]) -> Spec:
+    """The project's spec with some words changed."""
+    text = project.SPEC.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    (folder / "spec.yaml").write_text(text)
+    return load_spec(folder / "spec.yaml")
+
+
+RESPELT = [
+    ("{check: duration_ms >= 0}", "{check: duration_ms>=0::int}"),
+    (
+        "default: clock_timestamp()}\n    constraints:\n      session_lifecycle_pkey",
+        "default: clock_timestamp( )}\n    constraints:\n      session_lifecycle_pkey",
+    ),
+    ("where: session_id IS NOT NULL", "where: session_id notnull"),
+]
+
+
+def test_expression_in_another_spelling_is_settled_by_the_server(fresh: Any, tmp_path: Path) -> None:
+    spec = _spec(tmp_path, *RESPELT)
+    with fresh.connect() as conn:
+        assert named(validate(conn, spec, "public").findings) == []
+        assert conn.execute("SELECT count(*) FROM pg_class WHERE relname = 'probe'").fetchone() == (0,)
+
+
+def test_expression_that_could_not_be_settled_stays_a_finding_and_says_why(fresh: Any, tmp_path: Path) -> None:
+    spec = _spec(tmp_path, RESPELT[0])
+    with fresh.connect() as conn:
+        conn.execute("SET default_transaction_read_only = on")
+        (finding,) = validate(conn, spec, "public").findings
+    assert finding.object == "constraint performance_logs.performance_logs_duration_ms_check"
+    assert finding.found == (
+        "CHECK (duration_ms >= 0) (their meaning could not be compared:"
+        " cannot execute CREATE TABLE in a read-only transaction)"
+    )
+
+
+def test_expression_of_another_meaning_is_found_though_the_server_is_asked(fresh: Any, tmp_path: Path) -> None:
+    spec = _spec(tmp_path, ("{check: duration_ms >= 0}", "{check: duration_ms > 0}"))
+    with fresh.connect() as conn:
+        (finding,) = validate(conn, spec, "public").findings
+    assert finding.expected == "CHECK (duration_ms > 0)"
+    assert finding.found == "CHECK (duration_ms >= 0)"
+
+
+def test_spec_cannot_smuggle_a_statement_in(fresh: Any, tmp_path: Path) -> None:
+    spec = _spec(
+        tmp_path, ("{check: duration_ms >= 0}", '{check: "true); COMMIT; DROP TABLE system_metrics; SELECT (1"}')
+    )
+    with fresh.connect() as conn:
+        (finding,) = validate(conn, spec, "public").findings
+        assert "cannot insert multiple commands" in finding.found
+        assert validate(conn, SPEC, "public").ok
+
+
+def test_open_transaction_is_looked_into_and_left_open(fresh: Any) -> None:
+    with fresh.connect(autocommit=False) as conn:
+        conn.execute("DROP VIEW performance_monitoring_view")
+        assert named(validate(conn, SPEC, "public").findings) == [("missing", "view performance_monitoring_view")]
+        assert conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+        conn.rollback()
+        assert validate(conn, SPEC, "public").ok
+
+
+def test_table_under_an_exclusive_lock_is_told_not_waited_for(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(catalog._PINNED, "lock_timeout", "100ms")
+    with fresh.connect(autocommit=False) as holder, fresh.connect() as conn:
+        holder.execute("LOCK TABLE system_metrics, sessions, pgvigil.partition_policies")
+        with pytest.raises(LockedError, match="stayed locked for 100ms"):
+            validate(conn, SPEC, "public")
+
+
+def test_nothing_there_is_two_findings(database: Any) -> None:
+    report = look(database)
+    assert ("missing", "schema pgvigil") in named(report.findings)
+    assert ("missing", "table sessions") in named(report.findings)
+    assert not [finding for finding in report.findings if finding.object.startswith(("column", "index", "trigger"))]
+
+
+# --- before the first migration --------------------------------------------------------------------------------------
+
+
+def test_existing_install_has_what_the_migrations_need(existing: Any) -> None:
+    with existing.connect() as conn:
+        assert check_application_tables(conn, SPEC, "public") == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "path"),
+    [
+        ("DROP TABLE handoff_requests", "missing", "table handoff_requests"),
+        ("ALTER TABLE sessions DROP COLUMN expires_at", "missing", "column sessions.expires_at"),
+        ("ALTER TABLE sessions ALTER expires_at TYPE date", "different", "column sessions.expires_at"),
+        ("ALTER TABLE sessions ADD COLUMN is_dormant text", "different", "column sessions.is_dormant"),
+        (
+            "DROP TABLE codebase_snapshots; CREATE VIEW codebase_snapshots AS SELECT 1 AS id",
+            "different",
+            "table codebase_snapshots",
+        ),
+    ],
+)
+def test_install_that_lacks_something_is_told_what(existing: Any, statement: str, kind: str, path: str) -> None:
+    existing.execute(statement)
+    with existing.connect() as conn:
+        assert named(check_application_tables(conn, SPEC, "public")) == [(kind, path)]
+
+
+def test_column_of_an_earlier_attempt_may_be_there_before_the_first_migration(existing: Any) -> None:
+    existing.execute("ALTER TABLE sessions ADD COLUMN is_dormant boolean")
+    with existing.connect() as conn:
+        assert check_application_tables(conn, SPEC, "public") == []
+
+
+# --- self-test -------------------------------------------------------------------------------------------------------
+
+
+def test_self_test_of_a_healthy_database_finds_nothing_and_leaves_nothing(migrated: Any) -> None:
+    counts = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM session_lifecycle)"
+    before = migrated.execute(counts)
+    with migrated.connect() as conn:
+        assert self_test(conn, "public") == []
+    assert migrated.execute(counts) == before
+
+
+NO_OP = "LANGUAGE plpgsql AS 'BEGIN RETURN coalesce(NEW, OLD); END'"
+BROKEN = [
+    (
+        f"CREATE OR REPLACE FUNCTION pgvigil.log_session_change() RETURNS trigger {NO_OP}",
+        LOG := "trigger sessions.log_session_lifecycle",
+    ),
+    ("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle", LOG),
+    (
+        "CREATE OR REPLACE FUNCTION pgvigil.log_session_created() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN RETURN NULL; END'",
+        "trigger sessions.log_session_lifecycle_created",
+    ),
+    (
+        f"CREATE OR REPLACE FUNCTION pgvigil.touch_session() RETURNS trigger {NO_OP}",
+        "trigger sessions.update_sessions_updated_at",
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION pgvigil.touch_session() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN NEW.updated_at := now(); NEW.last_activity_at := now(); RETURN NEW; END'",
+        "trigger sessions.update_sessions_updated_at",
+    ),
+    ("DROP TRIGGER update_sessions_last_activity ON sessions", "trigger sessions.update_sessions_last_activity"),
+    (
+        f"CREATE OR REPLACE FUNCTION pgvigil.keep_deleted_session() RETURNS trigger {NO_OP}",
+        "trigger sessions.keep_deleted_session",
+    ),
+    (
+        "DROP TRIGGER guard_archived_session ON handoff_requests",
+        "trigger handoff_requests.guard_archived_session",
+    ),
+    (
+        "DROP FUNCTION pgvigil.reactivate_session(uuid)",
+        "function pgvigil.reactivate_session(uuid)",
+    ),
+    (
+        "CREATE OR REPLACE VIEW performance_monitoring_view AS SELECT operation, count(*) AS total_calls,"
+        " avg(duration_ms) AS avg_duration_ms, min(duration_ms) AS min_duration_ms, max(duration_ms) AS max_duration_ms,"
+        " percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms) AS p95_duration_ms,"
+        " count(*) FILTER (WHERE success) AS successful_calls, count(*) FILTER (WHERE NOT success) AS failed_calls,"
+        " count(*) FILTER (WHERE success) * 100.0 / count(*) AS success_rate_percent"
+        " FROM performance_logs GROUP BY operation",
+        "view performance_monitoring_view",
+    ),
+    ("DROP VIEW session_monitoring_view", "view session_monitoring_view"),
+    (f"ALTER TABLE session_lifecycle DETACH PARTITION {MONTH}", "table session_lifecycle"),
+]
+
+
+def test_self_test_names_what_does_not_work(fresh: Any, subtests: pytest.Subtests) -> None:
+    with fresh.connect(autocommit=False) as conn:
+        for statement, path in BROKEN:
+            with subtests.test(statement=statement):
+                conn.execute(statement)
+                findings = self_test(conn, "public")
+                assert path in {finding.object for finding in findings}
+                assert all(finding.severity == "finding" and finding.expected and finding.found for finding in findings)
+            conn.rollback()
+
+
+def test_self_test_tells_that_a_column_of_the_application_s_own_keeps_it_from_trying(fresh: Any) -> None:
+    fresh.execute("ALTER TABLE context_history ADD COLUMN app_extra text NOT NULL")
+    with fresh.connect() as conn:
+        findings = self_test(conn, "public")
+    assert {(finding.object, finding.severity) for finding in findings} == {
+        ("trigger context_history.guard_archived_session", "note"),
+        ("view session_monitoring_view", "note"),
+    }
+
+
+def test_self_test_of_a_read_only_session_is_refused(fresh: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("SET default_transaction_read_only = on")
+        with pytest.raises(PreconditionError, match="cannot execute INSERT in a read-only transaction"):
+            self_test(conn, "public")
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def test_report_reads_from_the_defect_to_the_verdict(fresh: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle")
+        conn.execute("ALTER TABLE sessions ALTER is_dormant SET DEFAULT true")
+        conn.execute("CREATE INDEX app_extra ON sessions (agent_from)")
+        lines = render(validate(conn, SPEC, "public"), "text").splitlines()
+    assert lines[0].startswith(f"Database {fresh.name}, schema public, PostgreSQL ")
+    assert lines[0].endswith(", against schema-spec.yaml")
+    assert lines[1:-2] == [
+        "",
+        "DIFFERENT (1)",
+        "  column sessions.is_dormant",
+        "      expected  DEFAULT false",
+        "      found     DEFAULT true",
+        "",
+        "DISABLED (1)",
+        "  trigger sessions.log_session_lifecycle",
+        "      expected  enabled: ORIGIN",
+        "      found     enabled: DISABLED",
+        "",
+        "NOTES (1), told but not failed",
+        "  index sessions.app_extra: unexpected",
+        "      found     btree (agent_from)",
+        "",
+    ]
+    assert lines[-2].startswith("Coverage: ")
+    assert lines[-2].endswith(" / 1 notes")
+    assert lines[-1] == "INVALID: 2 findings (1 different, 1 disabled)"
+
+
+def test_report_for_machines_holds_the_same(fresh: Any) -> None:
+    fresh.execute("DROP INDEX idx_sessions_archived_at")
+    document = json.loads(render(look(fresh), "json"))
+    assert document["valid"] is False
+    assert document["counts"] == {"missing": 1, "different": 0, "invalid": 0, "disabled": 0, "unexpected": 0}
+    assert document["findings"] == [
+        {
+            "kind": "missing",
+            "object": "index sessions.idx_sessions_archived_at",
+            "expected": "btree (archived_at) WHERE archived_at IS NOT NULL",
+            "found": "nothing",
+            "severity": "finding",
+            "also": [],
+        }
+    ]
+    assert document["schema"] == "public"
+
+
+def test_verdict_imports_little_and_comes_fast(fresh: Any, run: Any) -> None:
+    code = "import sys, pgvigil.validate; print(*{name.partition('.')[0] for name in sys.modules})"
+    python = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(project.ROOT / "src")},
+    )
+    assert not {"alembic", "sqlalchemy", "dotenv", "mako", "pydantic", "click", "rich"} & set(python.stdout.split())
+    started = time.monotonic()
+    assert run("pgvigil", "validate", "--database-url", fresh.url).returncode == 0
+    assert time.monotonic() - started < 1.0

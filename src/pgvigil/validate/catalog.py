@@ -39,7 +39,7 @@ _PINNED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Server:
     version: str
     version_num: int
@@ -54,7 +54,7 @@ class Server:
         return self.version_num // 10000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ColumnFound:
     relation: int
     name: str
@@ -67,7 +67,7 @@ class ColumnFound:
     collation: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ConstraintFound:
     relation: int
     name: str
@@ -81,7 +81,7 @@ class ConstraintFound:
     disabled: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class IndexFound:
     relation: int
     name: str
@@ -94,7 +94,7 @@ class IndexFound:
     of_constraint: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TriggerFound:
     relation: int
     name: str
@@ -110,7 +110,7 @@ class TriggerFound:
     commented: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FunctionFound:
     schema: str
     name: str
@@ -127,7 +127,7 @@ class FunctionFound:
     commented: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Relation:
     oid: int
     schema: str
@@ -151,7 +151,7 @@ class Relation:
     triggers: list[TriggerFound] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Catalog:
     schema: str
     server: Server
@@ -195,14 +195,14 @@ def pinned(conn: Connection, *, read_only: bool) -> Iterator[None]:
 
 
 def snapshot(conn: Connection, spec: Spec, schema: str) -> Catalog:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with pinned(conn, read_only=True):
-                return _read(conn, spec, schema)
-        except (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable):
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError
+    for _ in range(ATTEMPTS - 1):
+        with (
+            suppress(errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable),
+            pinned(conn, read_only=True),
+        ):
+            return _read(conn, spec, schema)
+    with pinned(conn, read_only=True):
+        return _read(conn, spec, schema)
 
 
 def _read(conn: Connection, spec: Spec, schema: str) -> Catalog:
@@ -225,14 +225,19 @@ def _read(conn: Connection, spec: Spec, schema: str) -> Catalog:
 
     relations = [Relation(**row) for row in answers["relations"]]
     by_oid = {relation.oid: relation for relation in relations}
+    # An open transaction that is not REPEATABLE READ may see a relation in one answer that it did not see in another.
     for column in _rows(answers, "columns", ColumnFound):
-        by_oid[column.relation].columns[column.name] = column
+        if relation := by_oid.get(column.relation):
+            relation.columns[column.name] = column
     for constraint in _rows(answers, "constraints", ConstraintFound):
-        by_oid[constraint.relation].constraints[constraint.name] = constraint
+        if relation := by_oid.get(constraint.relation):
+            relation.constraints[constraint.name] = constraint
     for index in _rows(answers, "indexes", IndexFound):
-        by_oid[index.relation].indexes[index.name] = index
+        if relation := by_oid.get(index.relation):
+            relation.indexes[index.name] = index
     for trigger in _rows(answers, "triggers", TriggerFound):
-        by_oid[trigger.relation].triggers.append(trigger)
+        if relation := by_oid.get(trigger.relation):
+            relation.triggers.append(trigger)
     functions = _rows(answers, "functions", FunctionFound)
     catalog = Catalog(
         schema,

@@ -14,7 +14,7 @@ from pgvigil.validate.spec import Spec
 ABSENT = "nothing"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
     """One attribute of an object that is not as declared, unless a probe shows that both texts mean the same."""
 

@@ -93,12 +93,17 @@ def index(declared: Index) -> str:
 
 
 def index_found(found: IndexFound) -> str:
+    head, where, predicate = index_body(found).partition(" WHERE ")
+    return f"{unquoted(head)}{where}{bare(predicate)}"
+
+
+def index_body(found: IndexFound) -> str:
+    """What pg_get_indexdef prints, without names and storage parameters."""
     text = found.definition.partition(" USING ")[2]
     if found.options:
         printed = ", ".join(_option(option) for option in found.options)
         text = text.replace(f" WITH ({printed})", "", 1)
-    head, where, predicate = text.partition(" WHERE ")
-    return f"{'UNIQUE ' * found.unique}{unquoted(head)}{where}{bare(predicate)}"
+    return "UNIQUE " * found.unique + text
 
 
 def _option(option: str) -> str:

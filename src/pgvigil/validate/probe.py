@@ -19,7 +19,7 @@ _READ_BACK = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Probe:
     kind: Literal["default", "check", "index"]
     table: tuple[str, str]

@@ -35,7 +35,8 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind A
        c.relpersistence AS persistence, c.relrowsecurity AS row_security, coalesce(c.reloptions, '{}') AS options,
        pg_get_partkeydef(c.oid) AS partition_key, pg_get_expr(c.relpartbound, c.oid) AS bound,
        i.inhparent::bigint AS parent, i.inhdetachpending AS detaching,
-       obj_description(c.oid, 'pg_class') IS NOT NULL AS commented, has_table_privilege(c.oid, 'SELECT') AS readable,
+       obj_description(c.oid, 'pg_class') IS NOT NULL AS commented,
+       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable,
        ARRAY(SELECT rulename FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN') AS rules,
        ARRAY(SELECT polname FROM pg_policy p WHERE p.polrelid = c.oid) AS policies,
        ARRAY(SELECT DISTINCT s.nspname || '.' || r.relname

@@ -13,7 +13,7 @@ Severity = Literal["finding", "note"]
 KINDS: tuple[Kind, ...] = ("missing", "different", "invalid", "disabled", "unexpected")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Finding:
     """One thing that is not as declared. `also` names what follows from it and is not listed by itself."""
 
@@ -25,7 +25,7 @@ class Finding:
     also: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Report:
     spec: str
     database: str

@@ -40,7 +40,7 @@ def words(*texts: str) -> set[str]:
     return {word for text in texts for word in _WORD.findall(text)}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Column:
     type: str
     nullable: bool | Literal["any"] = True
@@ -53,7 +53,7 @@ class Column:
         object.__setattr__(self, "type", spelt(self.type))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Constraint:
     primary_key: tuple[str, ...] = ()
     unique: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class Constraint:
         return set(self.columns) or words(re.sub("'[^']*'", "", self.check)) & columns.keys()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Index:
     keys: tuple[str, ...]
     method: str = "btree"
@@ -114,7 +114,7 @@ class Index:
         return words(*self.keys, *self.include, re.sub("'[^']*'", "", self.where)) & columns.keys()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Trigger:
     timing: Literal["BEFORE", "AFTER", "INSTEAD OF"]
     events: tuple[Literal["INSERT", "DELETE", "UPDATE", "TRUNCATE"], ...]
@@ -136,7 +136,7 @@ class Trigger:
             raise ValueError(f"function must read `schema.name()`, not {self.function!r}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Partitions:
     """A pattern, because partitions come and go: a name is its table's and a suffix with YYYY, MM, DD for its start."""
 
@@ -150,7 +150,7 @@ class Partitions:
             raise ValueError(f"{wrong[0]!r} does not say when the partition starts (YYYY, MM, DD)")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
     columns: dict[str, Column]
     owner: Literal["application", "ours"] = "ours"
@@ -172,7 +172,7 @@ class Table:
         return self.owner == "ours"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class View:
     columns: dict[str, str]
     reads: tuple[str, ...]
@@ -183,7 +183,7 @@ class View:
         object.__setattr__(self, "columns", {name: spelt(type_) for name, type_ in self.columns.items()})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Function:
     language: str
     kind: Literal["function", "procedure"] = "function"
@@ -203,7 +203,7 @@ class Function:
             raise ValueError("a function returns something, a procedure nothing")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Ignore:
     objects: str
     reason: str
@@ -213,7 +213,7 @@ class Ignore:
         return fnmatchcase(path, self.objects)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Document:
     """The file as it lies on disk."""
 
@@ -227,7 +227,7 @@ class Document:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spec:
     """A spec whose parts fit together. Functions are keyed by name and types of arguments in PostgreSQL's spelling."""
 
@@ -262,6 +262,12 @@ def signature(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _misfits(document: Document) -> Iterator[tuple[int, str]]:
+    lines = {name: item.line for name, item in document.tables.items()}
+    lines |= {name: item.line for name, item in document.views.items()}
+    for name, line in lines.items():
+        schema, dot, _ = name.partition(".")
+        if dot and schema not in document.schemas:
+            yield line, f"{name}: schema {schema} is not among the schemas {', '.join(document.schemas)}"
     for name, view in document.views.items():
         if name in document.tables:
             yield view.line, f"{name} is declared as a table (line {document.tables[name].line}) and as a view"
@@ -275,12 +281,6 @@ def _misfits(document: Document) -> Iterator[tuple[int, str]]:
             yield function.line, f"function {key} has {len(function.arguments)} arguments, and others in its name"
         elif match[1].partition(".")[0] not in document.schemas:
             yield function.line, f"function {key} must lie in one of the schemas {', '.join(document.schemas)}"
-    lines = {name: item.line for name, item in document.tables.items()}
-    lines |= {name: item.line for name, item in document.views.items()}
-    for name, line in lines.items():
-        schema, dot, _ = name.partition(".")
-        if dot and schema not in document.schemas:
-            yield line, f"{name}: schema {schema} is not among the schemas {', '.join(document.schemas)}"
     functions = {signature(key)[0] for key in document.functions if _SIGNATURE.fullmatch(key)}
     for name, table in document.tables.items():
         for line, message in _table_misfits(table, document, functions):

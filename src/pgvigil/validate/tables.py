@@ -175,7 +175,13 @@ def _indexes(collector: Collector, name: str, table: Table, relation: Relation) 
             continue
         parts = []
         if got != wanted:
-            parts.append(Part(wanted, got, Probe("index", (relation.schema, relation.name), "", wanted, got)))
+            parts.append(
+                Part(
+                    wanted,
+                    got,
+                    Probe("index", (relation.schema, relation.name), "", wanted, printing.index_body(found)),
+                )
+            )
         collector.differ(path, parts + _storage(declared, found.options))
         if not found.valid:
             collector.add("invalid", path, "a valid index", "INVALID: the server does not use it")

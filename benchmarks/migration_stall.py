@@ -1,0 +1,137 @@
+"""How long the application's writers stall while an existing install is migrated: ours against one naive transaction.
+
+    scripts/bootstrap.sh test benchmarks/migration_stall.py [--sessions 1000000] [--writers 4]
+
+Builds the existing install on a throw-away server, grows it, and migrates it twice from the same state under writers that
+update and insert sessions and context rows without a pause: once with `pgvigil migrate`, once with the naive script, which
+does the same work the obvious way (plain CREATE INDEX, checks validated at once, one transaction). Prints, for each, how
+long it took, how many writes succeeded, the longest single write, and writer errors; then the ratio of the longest writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import psycopg
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from pgvigil import embedded, project  # noqa: E402
+from pgvigil.build import plan, sql  # noqa: E402
+
+GROW = """
+    INSERT INTO sessions (session_key, agent_from, agent_to, status, created_at, updated_at)
+    SELECT 'grown-' || n, 'agent-' || n %% 37, 'agent-' || n %% 41, CASE WHEN n %% 7 = 0 THEN 'completed' ELSE 'active' END,
+           timestamptz '2026-11-01' - n * interval '1 minute', timestamptz '2026-11-01' - n * interval '30 seconds'
+    FROM generate_series(20001, %(sessions)s) n;
+    INSERT INTO context_history (session_id, sequence_number, context_type, content)
+    SELECT id, k, 'message', 'some words of context' FROM sessions, generate_series(101, 103) k;
+"""
+WRITE = (
+    "UPDATE sessions SET metadata = '{}' WHERE id = %(id)s",
+    "UPDATE sessions SET status = CASE status WHEN 'active' THEN 'pending' ELSE 'active' END WHERE id = %(id)s",
+    "INSERT INTO sessions (session_key, agent_from) VALUES (gen_random_uuid()::text, 'writer')",
+    "INSERT INTO context_history (session_id, sequence_number, context_type, content)"
+    " SELECT %(id)s, 1 + coalesce(max(sequence_number), 0), 'message', 'x' FROM context_history WHERE session_id = %(id)s",
+)
+
+
+def write(url: str, number: int, stop: Event, results: multiprocessing.Queue[tuple[int, float, str]]) -> None:
+    count, longest, error = 0, 0.0, ""
+    with psycopg.connect(url, autocommit=True) as conn:
+        ids = [row[0] for row in conn.execute("SELECT id FROM sessions TABLESAMPLE BERNOULLI (1) LIMIT 500")]
+        while not stop.is_set():
+            began = time.perf_counter()
+            try:
+                # each writer has sessions of its own: what is measured is waiting for the migration, not for each other
+                conn.execute(WRITE[count % len(WRITE)], {"id": ids[(count * 4 + number) % len(ids)]})  # type: ignore[arg-type]
+            except psycopg.Error as caught:
+                error = str(caught)
+            longest = max(longest, time.perf_counter() - began)
+            count += 1
+    results.put((count, longest, error))
+
+
+def naive() -> str:
+    """The migrations as someone would write them in a hurry: one transaction, plain index builds."""
+    scripts = [(project.MIGRATIONS / "ledger.sql").read_text()]
+    scripts.append("INSERT INTO pgvigil.migrations VALUES ('000', '000', 'public', true, '', '', now(), '', 0, '');")
+    scripts += [sql.without_concurrently(m.script) for m in plan.load(project.MIGRATIONS)[1:]]
+    return "SET search_path = public, pg_temp;\n" + "\n".join(scripts)
+
+
+def measure(url: str, writers: int, migrate: list[str] | str) -> tuple[float, int, float, list[str]]:
+    stop = multiprocessing.Event()
+    results: multiprocessing.Queue[tuple[int, float, str]] = multiprocessing.Queue()
+    processes = [multiprocessing.Process(target=write, args=(url, n, stop, results)) for n in range(writers)]
+    for process in processes:
+        process.start()
+    time.sleep(1)
+    began = time.perf_counter()
+    if isinstance(migrate, str):
+        with psycopg.connect(url) as conn:
+            conn.execute(migrate.encode())
+    else:
+        subprocess.run(migrate, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    took = time.perf_counter() - began
+    time.sleep(1)
+    stop.set()
+    outcomes = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return took, sum(o[0] for o in outcomes), max(o[1] for o in outcomes), [o[2] for o in outcomes if o[2]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=1_000_000)
+    parser.add_argument("--writers", type=int, default=4)
+    parser.add_argument(
+        "--bindir", type=Path, default=embedded.binaries(), help="a PostgreSQL to use instead of the embedded one"
+    )
+    arguments = parser.parse_args()
+    with (
+        embedded.Server(arguments.bindir, settings={"max_wal_size": "4GB"}) as server,
+        tempfile.TemporaryDirectory() as backups,
+    ):
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE DATABASE grown")
+        with psycopg.connect(server.dsn("grown"), autocommit=True) as conn:
+            conn.execute((ROOT / "tests/data/existing_install.sql").read_text().encode())
+            conn.execute(GROW % {"sessions": arguments.sessions})  # type: ignore[call-overload]
+            conn.execute("VACUUM ANALYZE")
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE DATABASE ours TEMPLATE grown")
+            conn.execute("CREATE DATABASE naive TEMPLATE grown")
+            conn.execute("CHECKPOINT")
+        ours = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pgvigil",
+            "migrate",
+            "--database-url",
+            server.dsn("ours"),
+            "--backup-dir",
+            backups,
+        ]
+        print(f"{arguments.sessions:,} sessions, {arguments.writers} writers, PostgreSQL {server.major}")
+        print(f"{'':8}{'took s':>9}{'writes':>10}{'longest write ms':>19}{'writer errors':>16}")
+        longest = {}
+        for name, migrate in (("naive", naive()), ("ours", ours)):
+            took, writes, worst, errors = measure(server.dsn(name), arguments.writers, migrate)
+            longest[name] = worst
+            print(f"{name:8}{took:9.1f}{writes:10,}{worst * 1000:19.0f}{len(errors):16}  {errors[0] if errors else ''}")
+        print(f"longest write, naive : ours = {longest['naive'] / longest['ours']:.1f} : 1")
+
+
+if __name__ == "__main__":
+    main()
