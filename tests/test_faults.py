@@ -19,6 +19,7 @@ def events(database: Database, key: str) -> list[str]:
     return [row[0] for row in database.execute(EVENTS, (key,))]
 
 
+@pytest.mark.client_side
 def test_1_a_dollar_quoting_slip_fails_the_run_and_changes_nothing(
     run: Run, project_copy: Path, existing: Database
 ) -> None:
@@ -31,20 +32,21 @@ def test_1_a_dollar_quoting_slip_fails_the_run_and_changes_nothing(
     assert catalog(existing) == before
 
 
-def test_2_the_validator_asks_the_database_not_the_files(run: Run, migrated: Database) -> None:
+def test_2_the_validator_asks_the_database_not_the_files(call: Run, migrated: Database) -> None:
     migrated.execute("DROP TRIGGER log_session_lifecycle ON sessions")
-    done = run("scripts/validate-schema.py", "--database-url", migrated.url)
+    done = call("scripts/validate-schema.py", "--database-url", migrated.url)
     assert done.returncode == 1
     assert "trigger sessions.log_session_lifecycle" in done.stdout
 
 
-def test_3_a_second_run_repeats_no_marker(run: Run, migrated: Database) -> None:
+def test_3_a_second_run_repeats_no_marker(call: Run, migrated: Database) -> None:
     count = "SELECT count(*) FROM system_metrics"
     before = migrated.execute(count)
-    assert run("scripts/run-migration.sh", "--database-url", migrated.url).returncode == 0
+    assert call("scripts/run-migration.sh", "--database-url", migrated.url).returncode == 0
     assert migrated.execute(count) == before
 
 
+@pytest.mark.client_side
 def test_4_the_backup_is_full_and_not_in_the_working_directory(run: Run, existing: Database, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -54,6 +56,7 @@ def test_4_the_backup_is_full_and_not_in_the_working_directory(run: Run, existin
     assert archive.stat().st_size > 1_000_000
 
 
+@pytest.mark.client_side
 def test_4_a_database_is_not_taken_for_another_whose_name_begins_alike(run: Run, existing: Database) -> None:
     """There is `app-prod`, and no `app`: setting `app` up makes a new database and leaves the other alone."""
     before = catalog(existing)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import DATA, Database, Run
+from conftest import Database, Run
 from pgvigil import cli
 from pgvigil.build import backup
 
@@ -34,27 +34,21 @@ def catalog(database: Database) -> str:
     return re.sub(r"^\\(un)?restrict .*$|^-- Dumped by.*$", "", dump, flags=re.MULTILINE)
 
 
-def migrate(run: Run, database: Database, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return run("scripts/run-migration.sh", "--database-url", database.url, *arguments)
+def migrate(call: Run, database: Database, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return call("scripts/run-migration.sh", "--database-url", database.url, *arguments)
 
 
-@pytest.fixture
-def broken(existing: Database) -> Database:
-    existing.execute((DATA / "broken_install.sql").read_text())
-    return existing
-
-
-def test_an_existing_install_is_migrated_and_none_of_its_rows_changes(run: Run, existing: Database) -> None:
+def test_an_existing_install_is_migrated_and_none_of_its_rows_changes(call: Run, existing: Database) -> None:
     before = existing.execute(APPLICATION_ROWS)
-    done = migrate(run, existing)
+    done = migrate(call, existing)
     assert done.returncode == 0, done.stderr
     assert "migrated from base to" in done.stdout
     assert existing.execute(APPLICATION_ROWS) == before
 
 
-def test_the_result_is_valid(run: Run, existing: Database) -> None:
-    assert migrate(run, existing).returncode == 0
-    verdict = run("scripts/validate-schema.py", "--database-url", existing.url, "--self-test")
+def test_the_result_is_valid(call: Run, existing: Database) -> None:
+    assert migrate(call, existing).returncode == 0
+    verdict = call("scripts/validate-schema.py", "--database-url", existing.url, "--self-test")
     assert verdict.returncode == 0, verdict.stdout
 
 
@@ -82,13 +76,13 @@ def test_after_a_clean_up_the_check_knows_the_list_only(migrated: Database) -> N
     assert cli.main(["validate", "--database-url", migrated.url]) == 0
 
 
-def test_a_second_run_says_up_to_date_and_changes_nothing(run: Run, migrated: Database) -> None:
+def test_a_second_run_says_up_to_date_and_changes_nothing(call: Run, migrated: Database) -> None:
     before = (
         catalog(migrated),
         migrated.execute("SELECT * FROM system_metrics ORDER BY id"),
         migrated.execute("SELECT * FROM pgvigil.migrations"),
     )
-    again = migrate(run, migrated)
+    again = migrate(call, migrated)
     assert (again.returncode, again.stdout.startswith("up to date")) == (0, True), again.stderr
     assert (
         catalog(migrated),
@@ -97,43 +91,46 @@ def test_a_second_run_says_up_to_date_and_changes_nothing(run: Run, migrated: Da
     ) == before
 
 
-def test_a_revert_leaves_the_original_catalog_and_migrating_again_works(run: Run, existing: Database) -> None:
+def test_a_revert_leaves_the_original_catalog_and_migrating_again_works(call: Run, existing: Database) -> None:
     before, rows = catalog(existing), existing.execute(APPLICATION_ROWS)
-    assert migrate(run, existing).returncode == 0
-    reverted = run("pgvigil", "revert", "--to", "base", "--database-url", existing.url)
+    assert migrate(call, existing).returncode == 0
+    reverted = call("pgvigil", "revert", "--to", "base", "--database-url", existing.url)
     assert reverted.returncode == 0, reverted.stderr
     assert catalog(existing) == before
     assert existing.execute(APPLICATION_ROWS) == rows
-    assert migrate(run, existing).returncode == 0
+    assert migrate(call, existing).returncode == 0
 
 
-def test_the_undo_command_of_the_report_undoes_the_run(run: Run, existing: Database) -> None:
+@pytest.mark.client_side
+def test_the_undo_command_of_the_report_undoes_the_run(call: Run, existing: Database) -> None:
     before = catalog(existing)
-    report = migrate(run, existing).stdout
+    report = migrate(call, existing).stdout
     undo = re.search(r"undo +(\S*pgvigil) (revert --to \S+) (--database-url) '(.+)'", report)
     assert undo, report
-    undone = run(undo[1], *undo[2].split(), undo[3], undo[4])
+    undone = call("pgvigil", *undo[2].split(), undo[3], undo[4])
     assert undone.returncode == 0, undone.stderr
     assert catalog(existing) == before
 
 
-def test_each_step_back_can_be_taken_alone(run: Run, migrated: Database) -> None:
+@pytest.mark.client_side
+def test_each_step_back_can_be_taken_alone(call: Run, migrated: Database) -> None:
     for revision in ("008", "005", "003", "000", "base"):
-        done = run("pgvigil", "revert", "--to", revision, "--database-url", migrated.url)
+        done = call("pgvigil", "revert", "--to", revision, "--database-url", migrated.url)
         assert done.returncode == 0, done.stderr
     assert migrated.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
 
 
-def test_a_dry_run_prints_the_sql_and_changes_nothing(run: Run, existing: Database) -> None:
+@pytest.mark.client_side
+def test_a_dry_run_prints_the_sql_and_changes_nothing(call: Run, existing: Database) -> None:
     before = catalog(existing)
-    done = migrate(run, existing, "--dry-run")
+    done = migrate(call, existing, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "CREATE TRIGGER log_session_lifecycle " in done.stdout
     assert done.stdout.endswith("10 pending; nothing was changed\n")
     assert catalog(existing) == before
 
 
-def test_writes_during_the_migration_succeed(run: Run, existing: Database) -> None:
+def test_writes_during_the_migration_succeed(call: Run, existing: Database) -> None:
     stop, failures, writes = threading.Event(), [], [0]
 
     def write() -> None:
@@ -153,7 +150,7 @@ def test_writes_during_the_migration_succeed(run: Run, existing: Database) -> No
     writers = [threading.Thread(target=write) for _ in range(4)]
     for writer in writers:
         writer.start()
-    done = migrate(run, existing)
+    done = migrate(call, existing)
     stop.set()
     for writer in writers:
         writer.join()
@@ -162,15 +159,16 @@ def test_writes_during_the_migration_succeed(run: Run, existing: Database) -> No
     assert writes[0] > 0
 
 
-def test_markers_are_written_once_and_only_once(run: Run, migrated: Database) -> None:
+def test_markers_are_written_once_and_only_once(call: Run, migrated: Database) -> None:
     query = "SELECT labels ->> 'migration_name', count(*) FROM system_metrics WHERE metric_name = 'migration_completed' GROUP BY 1 ORDER BY 1"
     names = [(f.stem, 1) for f in sorted((Path(cli.project.MIGRATIONS)).glob("[0-9]*.sql"))]
     assert migrated.execute(query) == names
-    assert migrate(run, migrated).returncode == 0
+    assert migrate(call, migrated).returncode == 0
     assert migrated.execute(query) == names
     assert migrated.execute("SELECT count(*) FROM system_metrics WHERE metric_name = 'schema_initialized'") == [(0,)]
 
 
+@pytest.mark.client_side
 def test_the_ledger_tells_who_when_how_long_and_from_which_bytes(migrated: Database) -> None:
     rows = migrated.execute(
         "SELECT revision, baselined, applied_by = session_user, duration_ms >= 0, length(sha256_bytes), applied_at <= now() FROM pgvigil.migrations ORDER BY 1"
@@ -179,15 +177,15 @@ def test_the_ledger_tells_who_when_how_long_and_from_which_bytes(migrated: Datab
     assert rows[1:] == [(f"{n:03}", False, True, True, 64, True) for n in range(1, 10)]
 
 
-def test_another_schema_than_public_can_be_watched(run: Run, existing: Database) -> None:
+def test_another_schema_than_public_can_be_watched(call: Run, existing: Database) -> None:
     existing.execute('ALTER SCHEMA public RENAME TO "My App"')
-    done = migrate(run, existing, "--schema", "My App")
+    done = migrate(call, existing, "--schema", "My App")
     assert done.returncode == 0, done.stderr
-    assert run("pgvigil", "validate", "--self-test", "--database-url", existing.url).returncode == 0
-    assert migrate(run, existing).stdout.startswith("up to date")
+    assert call("pgvigil", "validate", "--self-test", "--database-url", existing.url).returncode == 0
+    assert migrate(call, existing).stdout.startswith("up to date")
 
 
-def test_a_role_that_may_not_create_roles_can_migrate(run: Run, existing: Database) -> None:
+def test_a_role_that_may_not_create_roles_can_migrate(call: Run, existing: Database) -> None:
     existing.execute(
         f"""DO $$ BEGIN CREATE ROLE plain_owner LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
             GRANT CREATE ON DATABASE {existing.name} TO plain_owner; ALTER SCHEMA public OWNER TO plain_owner;
@@ -198,31 +196,30 @@ def test_a_role_that_may_not_create_roles_can_migrate(run: Run, existing: Databa
             END $$"""
     )
     url = existing.url.replace("postgres@", "plain_owner@")
-    done = run("scripts/run-migration.sh", "--database-url", url)
+    done = call("scripts/run-migration.sh", "--database-url", url)
     assert done.returncode == 0, done.stderr
-    assert run("pgvigil", "revert", "--to", "base", "--database-url", url).returncode == 0
+    assert call("pgvigil", "revert", "--to", "base", "--database-url", url).returncode == 0
 
 
 # ── What an earlier, broken script left behind ────────────────────────────────────────────────────────────────────────
 
 
-def test_leftovers_under_our_names_are_adopted_and_the_result_is_valid(run: Run, broken: Database) -> None:
-    before = broken.execute(APPLICATION_ROWS)
-    done = migrate(run, broken)
-    assert done.returncode == 0, done.stderr
-    assert broken.execute(APPLICATION_ROWS) == before
-    assert run("pgvigil", "validate", "--self-test", "--database-url", broken.url).returncode == 0
+def test_leftovers_under_our_names_are_adopted_and_the_result_is_valid(
+    call: Run, broken: Database, adopted: Database
+) -> None:
+    assert adopted.execute(APPLICATION_ROWS) == broken.execute(APPLICATION_ROWS)
+    done = call("pgvigil", "validate", "--self-test", "--database-url", adopted.url)
+    assert done.returncode == 0, done.stdout
 
 
-def test_every_row_of_a_leftover_table_is_kept(run: Run, broken: Database) -> None:
+def test_every_row_of_a_leftover_table_is_kept(broken: Database, adopted: Database) -> None:
     events = (
         "SELECT session_id, event_type, coalesce(event_data, '{}'), created_at FROM session_lifecycle ORDER BY 1, 2"
     )
-    metrics = "SELECT metric_name, metric_value, labels, recorded_at FROM {} WHERE metric_name = 'queue_depth' ORDER BY recorded_at"
-    before = broken.execute(events), broken.execute(metrics.format("system_metrics"))
-    assert migrate(run, broken).returncode == 0
-    assert (broken.execute(events), broken.execute(metrics.format("system_metrics"))) == before
-    assert broken.execute("SELECT table_name, rows_found, rows_adopted FROM pgvigil.leftovers ORDER BY 1") == [
+    metrics = "SELECT metric_name, metric_value, labels, recorded_at FROM system_metrics WHERE metric_name = 'queue_depth' ORDER BY 4"
+    assert adopted.execute(events) == broken.execute(events)
+    assert adopted.execute(metrics) == broken.execute(metrics)
+    assert adopted.execute("SELECT table_name, rows_found, rows_adopted FROM pgvigil.leftovers ORDER BY 1") == [
         ("analytics_aggregations", 101, 100),
         ("performance_logs", 5001, 5000),
         ("session_lifecycle", 20000, 20000),
@@ -230,49 +227,47 @@ def test_every_row_of_a_leftover_table_is_kept(run: Run, broken: Database) -> No
     ]
 
 
-def test_rows_that_break_a_constraint_stay_in_the_old_table(run: Run, broken: Database) -> None:
-    assert migrate(run, broken).returncode == 0
+def test_rows_that_break_a_constraint_stay_in_the_old_table(adopted: Database) -> None:
     kept = (
         "SELECT metric_value::text, metric_type FROM pgvigil.legacy_system_metrics WHERE metric_name = 'bad' ORDER BY 1"
     )
-    assert broken.execute(kept) == [("1", "banana"), ("NaN", "gauge")]
-    assert broken.execute("SELECT duration_ms FROM pgvigil.legacy_performance_logs WHERE operation = 'bad'") == [(-5,)]
+    assert adopted.execute(kept) == [("1", "banana"), ("NaN", "gauge")]
+    assert adopted.execute("SELECT duration_ms FROM pgvigil.legacy_performance_logs WHERE operation = 'bad'") == [(-5,)]
 
 
-def test_adopted_rows_lie_in_the_partition_of_their_time(run: Run, broken: Database) -> None:
-    assert migrate(run, broken).returncode == 0
+def test_adopted_rows_lie_in_the_partition_of_their_time(adopted: Database) -> None:
     astray = "SELECT count(*) FROM performance_logs WHERE abs(extract(epoch FROM pgvigil.uuid_v7_time(id) - created_at)) > 0.001"
-    assert broken.execute(astray) == [(0,)]
-    assert broken.execute("SELECT count(*) FROM performance_logs_default") == [(0,)]
+    assert adopted.execute(astray) == [(0,)]
+    assert adopted.execute("SELECT count(*) FROM performance_logs_default") == [(0,)]
 
 
-def test_adopting_goes_on_where_it_was_interrupted(run: Run, broken: Database) -> None:
-    assert migrate(run, broken).returncode == 0
+def test_adopting_goes_on_where_it_was_interrupted(adopted: Database) -> None:
     count = "SELECT count(*) FROM session_lifecycle"
-    assert broken.execute(count) == [(20000,)]
-    broken.execute(
+    assert adopted.execute(count) == [(20000,)]
+    adopted.execute(
         "UPDATE pgvigil.leftovers SET next_block = 0, finished_at = NULL WHERE table_name = 'session_lifecycle'"
     )
-    broken.execute("CALL pgvigil.adopt_leftovers(16)")
-    assert broken.execute(count) == [(20000,)]
+    adopted.execute("CALL pgvigil.adopt_leftovers(16)")
+    assert adopted.execute(count) == [(20000,)]
 
 
-def test_a_revert_gives_the_leftovers_back(run: Run, broken: Database) -> None:
-    before = catalog(broken), broken.execute("SELECT * FROM session_lifecycle ORDER BY id")
-    assert migrate(run, broken).returncode == 0
-    done = run("pgvigil", "revert", "--to", "base", "--database-url", broken.url)
+def test_a_revert_gives_the_leftovers_back_and_migrating_again_adopts_them_again(
+    call: Run, broken: Database, adopted: Database
+) -> None:
+    rows = "SELECT * FROM session_lifecycle ORDER BY id"
+    done = call("pgvigil", "revert", "--to", "base", "--database-url", adopted.url)
     assert done.returncode == 0, done.stderr
-    assert (catalog(broken), broken.execute("SELECT * FROM session_lifecycle ORDER BY id")) == before
-    assert migrate(run, broken).returncode == 0
-    assert broken.execute("SELECT count(*) FROM session_lifecycle") == [(20000,)]
+    assert (catalog(adopted), adopted.execute(rows)) == (catalog(broken), broken.execute(rows))
+    assert migrate(call, adopted).returncode == 0
+    assert adopted.execute("SELECT count(*) FROM session_lifecycle") == [(20000,)]
 
 
-def test_an_index_that_an_interrupted_build_left_invalid_is_built_anew(run: Run, existing: Database) -> None:
+def test_an_index_that_an_interrupted_build_left_invalid_is_built_anew(call: Run, existing: Database) -> None:
     with existing.connect() as conn:
         conn.execute("ALTER TABLE sessions ADD COLUMN is_dormant boolean NOT NULL DEFAULT false")
         with pytest.raises(psycopg.errors.UniqueViolation):
             conn.execute("CREATE UNIQUE INDEX CONCURRENTLY idx_sessions_is_dormant ON sessions (is_dormant)")
-    assert migrate(run, existing).returncode == 0
+    assert migrate(call, existing).returncode == 0
     assert existing.execute(
         "SELECT indisvalid, indisunique FROM pg_index WHERE indexrelid = 'idx_sessions_is_dormant'::regclass"
     ) == [(True, False)]
@@ -281,11 +276,12 @@ def test_an_index_that_an_interrupted_build_left_invalid_is_built_anew(run: Run,
 # ── The backup ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.client_side
 def test_the_backup_is_private_described_and_can_be_restored(
-    run: Run, existing: Database, database: Database, tmp_path: Path
+    call: Run, existing: Database, database: Database, tmp_path: Path
 ) -> None:
     rows = existing.execute(APPLICATION_ROWS)
-    assert migrate(run, existing, "--backup-dir", tmp_path / "backups").returncode == 0
+    assert migrate(call, existing, "--backup-dir", tmp_path / "backups").returncode == 0
     archive = next((tmp_path / "backups").glob("*.dump"))
     manifest_path = archive.with_suffix(".json")
     manifest = json.loads(manifest_path.read_text())
@@ -302,6 +298,7 @@ def test_the_backup_is_private_described_and_can_be_restored(
     assert database.execute(APPLICATION_ROWS) == rows
 
 
-def test_no_backup_is_taken_when_there_is_nothing_to_do(run: Run, migrated: Database, tmp_path: Path) -> None:
-    assert migrate(run, migrated, "--backup-dir", tmp_path / "backups").returncode == 0
+@pytest.mark.client_side
+def test_no_backup_is_taken_when_there_is_nothing_to_do(call: Run, migrated: Database, tmp_path: Path) -> None:
+    assert migrate(call, migrated, "--backup-dir", tmp_path / "backups").returncode == 0
     assert not (tmp_path / "backups").exists()

@@ -34,17 +34,17 @@ def psql(database: Database) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_init_script_leaves_the_catalog_and_ledger_of_the_migrations(
-    run: Run, database: Database, another: Database
+    call: Run, database: Database, another: Database
 ) -> None:
     loaded = psql(database)
     assert loaded.returncode == 0, loaded.stderr
     assert "row" not in loaded.stdout  # command tags only, no result tables
-    assert run(SETUP, "--database-url", another.url).returncode == 0
+    assert call(SETUP, "--database-url", another.url).returncode == 0
     assert catalog(database) == catalog(another)
     assert database.execute(LEDGER) == another.execute(LEDGER)
     assert database.execute(MARKERS) == another.execute(MARKERS)
-    assert run("scripts/validate-schema.py", "--database-url", database.url).returncode == 0
-    assert run("scripts/run-migration.sh", "--database-url", database.url).stdout.startswith("up to date")
+    assert call("scripts/validate-schema.py", "--database-url", database.url).returncode == 0
+    assert call("scripts/run-migration.sh", "--database-url", database.url).stdout.startswith("up to date")
 
 
 def test_the_init_script_refuses_a_database_that_is_not_empty(existing: Database) -> None:
@@ -86,15 +86,16 @@ def test_alembic_baselines_an_existing_install(existing: Database) -> None:
 # ── setup on a server that is named ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_missing_database_is_created_built_and_marked_once(run: Run, database: Database) -> None:
+@pytest.mark.client_side
+def test_a_missing_database_is_created_built_and_marked_once(call: Run, database: Database) -> None:
     name = f"{database.name}_new"
     url = database.url.replace(database.name, name)
     try:
-        first = run(SETUP, "--database-url", url)
+        first = call(SETUP, "--database-url", url)
         assert first.returncode == 0, first.stderr
         assert f'creating database "{name}"' in first.stderr
         assert first.stdout.startswith("built, at revision 009")
-        again = run(SETUP, "--database-url", url)
+        again = call(SETUP, "--database-url", url)
         assert again.stdout.startswith("already set up, at revision 009")
         made = Database(database.server, name)
         assert made.execute(
@@ -104,28 +105,31 @@ def test_a_missing_database_is_created_built_and_marked_once(run: Run, database:
         database.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
-def test_an_existing_install_is_refused_with_the_way_to_go(run: Run, existing: Database) -> None:
+@pytest.mark.client_side
+def test_an_existing_install_is_refused_with_the_way_to_go(call: Run, existing: Database) -> None:
     before = catalog(existing)
-    done = run(SETUP, "--database-url", existing.url)
+    done = call(SETUP, "--database-url", existing.url)
     assert (done.returncode, "run-migration.sh" in done.stderr) == (4, True), done.stderr
     assert catalog(existing) == before
 
 
-def test_a_database_of_something_else_is_refused(run: Run, database: Database) -> None:
+@pytest.mark.client_side
+def test_a_database_of_something_else_is_refused(call: Run, database: Database) -> None:
     database.execute("CREATE TABLE invoices (id int)")
-    done = run(SETUP, "--database-url", database.url)
+    done = call(SETUP, "--database-url", database.url)
     assert (done.returncode, "public.invoices" in done.stderr) == (4, True), done.stderr
     assert database.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
 
 
-def test_a_set_up_database_that_was_damaged_is_8(run: Run, fresh: Database) -> None:
+@pytest.mark.client_side
+def test_a_set_up_database_that_was_damaged_is_8(call: Run, fresh: Database) -> None:
     fresh.execute("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle")
-    done = run(SETUP, "--database-url", fresh.url)
+    done = call(SETUP, "--database-url", fresh.url)
     assert (done.returncode, "log_session_lifecycle" in done.stderr) == (8, True), done.stderr
 
 
-def test_the_self_test_leaves_nothing_behind(run: Run, fresh: Database) -> None:
-    assert run("pgvigil", "validate", "--self-test", "--database-url", fresh.url).returncode == 0
+def test_the_self_test_leaves_nothing_behind(call: Run, fresh: Database) -> None:
+    assert call("pgvigil", "validate", "--self-test", "--database-url", fresh.url).returncode == 0
     assert fresh.execute("SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM pgvigil.deleted_sessions)") == [
         (0, 0)
     ]
@@ -159,8 +163,8 @@ def test_with_no_database_named_an_embedded_server_is_made_and_kept(run: Run) ->
 # ── --offline ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_offline_the_project_is_in_order(run: Run) -> None:
-    done = run("scripts/validate-schema.py", "--offline")
+def test_offline_the_project_is_in_order(call: Run) -> None:
+    done = call("scripts/validate-schema.py", "--offline")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -21,7 +21,9 @@ CREATE TABLE pgvigil.migrations (
     applied_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     applied_by    text NOT NULL DEFAULT session_user,
     duration_ms   integer NOT NULL,
-    tool_version  text NOT NULL
+    tool_version  text NOT NULL,
+    accepted_at   timestamptz,
+    accepted_by   text
 );
 COMMENT ON TABLE pgvigil.migrations IS 'One row per migration file in this database, written in the file''s own transaction';
 COMMENT ON COLUMN pgvigil.migrations.revision IS 'The file''s number, and its Alembic revision';
@@ -34,6 +36,8 @@ COMMENT ON COLUMN pgvigil.migrations.applied_at IS 'When the file had run';
 COMMENT ON COLUMN pgvigil.migrations.applied_by IS 'The role that ran it';
 COMMENT ON COLUMN pgvigil.migrations.duration_ms IS 'How long its statements took, in milliseconds';
 COMMENT ON COLUMN pgvigil.migrations.tool_version IS 'Version of pgvigil that ran it';
+COMMENT ON COLUMN pgvigil.migrations.accepted_at IS 'When an edit of the file after it had gone in was accepted; NULL: there was none';
+COMMENT ON COLUMN pgvigil.migrations.accepted_by IS 'The role that accepted it';
 COMMENT ON CONSTRAINT migrations_pkey ON pgvigil.migrations IS 'A file goes in once';
 
 -- Used by the runner and by the init script alike. The markers wait for their table: 003 makes it.

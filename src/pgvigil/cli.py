@@ -99,7 +99,7 @@ def _hide_password() -> None:
 
 
 def _setup(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import runner
+    from pgvigil.build import runner, setup
     from pgvigil.embedded import KeptServer
 
     target = _named(arguments)
@@ -110,7 +110,7 @@ def _setup(arguments: argparse.Namespace) -> int:
         tell("starting the embedded server")
         embedded.start()
         target = database.parse_url(embedded.url(), "embedded server")
-    outcome = runner.setup(target, _options(arguments), arguments.wait, tell)
+    outcome = setup.setup(target, _options(arguments), arguments.wait, tell)
     done = f"built, at revision {outcome.end}" if outcome.moved else f"already set up, at revision {outcome.end}"
     print(f"{done}; the schema meets {project.SPEC.name} and every trigger and view works ({outcome.seconds:.1f} s)")
     if embedded:
@@ -305,6 +305,20 @@ def _parser() -> argparse.ArgumentParser:
         careful,
         kept,
     )
+    migrate.add_argument(
+        "--wait-for-blockers",
+        type=_seconds,
+        default=0,
+        metavar="SECONDS",
+        help="wait this long for long transactions to end (default %(default)s)",
+    )
+    migrate.add_argument(
+        "--accept-checksum",
+        action="append",
+        default=[],
+        metavar="NNN",
+        help="the edit of this file is in the database already: record its new checksum",
+    )
     migrate.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
     revert = add("revert", _revert, "take migrations out again, after a backup", where, schema, careful, kept)
     revert.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
@@ -343,6 +357,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         backup_directory=getattr(arguments, "backup_dir", None),
         lock_wait=arguments.lock_wait,
         lock_budget=arguments.lock_budget,
+        blocker_wait=getattr(arguments, "wait_for_blockers", 0),
+        accepted=tuple(getattr(arguments, "accept_checksum", ())),
     )
 
 

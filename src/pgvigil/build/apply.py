@@ -41,6 +41,7 @@ def pin(conn: psycopg.Connection, schema: str) -> None:
         "default_transaction_isolation = 'read committed'",
         "default_transaction_read_only = off",
         "client_min_messages = warning",
+        "client_connection_check_interval = '1s'",  # a runner that was killed must not leave an index build behind
         "check_function_bodies = on",
     ):
         conn.execute(f"SET {setting}")
@@ -176,8 +177,11 @@ def sqlalchemy_connection(conn: psycopg.Connection) -> Iterator[sqlalchemy.Conne
         connection.detach()  # the psycopg connection is the caller's
 
 
-def move(conn: psycopg.Connection, group: list[Migration], *, down_to: str | None = None) -> None:
+def move(
+    conn: psycopg.Connection, group: list[Migration], *, before_commit: Callable[[], None], down_to: str | None = None
+) -> None:
     """Applies a group of plan.groups(), or reverts to a revision ("base" for none of them), all of it or nothing.
+    `before_commit` may still raise, and thereby roll back, inside the transaction.
 
     Raises MigrationError by file and line, or psycopg's LockNotAvailable when a lock did not come free in time; in both
     cases everything that ran in a transaction is rolled back.
@@ -189,9 +193,11 @@ def move(conn: psycopg.Connection, group: list[Migration], *, down_to: str | Non
         if down_to is not None:
             with connection.begin():
                 command.downgrade(config, down_to)
+                before_commit()
         elif group[0].transactional:
             with connection.begin():  # Alembic joins it, so the whole group is one transaction
                 command.upgrade(config, group[-1].revision)
+                before_commit()
         else:
             command.upgrade(config, group[-1].revision)
 

@@ -35,7 +35,7 @@ def generate(migrations: list[Migration]) -> str:
         record = f"PERFORM pgvigil.record_migration('{migration.revision}', '{migration.name}', false, {values}, 0, '{__version__}')"
         parts.append(_section(migration.path.name, _for_psql(migration.script)) + _quietly(record))
     head = migrations[-1].revision
-    parts.append(_quietly(f"INSERT INTO pgvigil.alembic_version (version_num) VALUES ('{head}')"))  # noqa: S608 - a file name of ours
+    parts.append(_quietly(f"INSERT INTO pgvigil.alembic_version (version_num) VALUES ('{head}')"))
     parts.append(_quietly(f"PERFORM pgvigil.mark_initialized('{head}')"))
     return "\n".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import psycopg
@@ -50,7 +51,7 @@ def read(conn: psycopg.Connection) -> State:
     return State(row[0] if row else None, entries)
 
 
-def compare(state: State, migrations: list[Migration]) -> list[str]:
+def compare(state: State, migrations: list[Migration], accepted: Collection[str] = ()) -> list[str]:
     """Holds the ledger against the files. Returns warnings; raises PreconditionError when they tell different stories."""
     by_revision = {m.revision: m for m in migrations}
     recorded = [e.revision for e in state.entries]
@@ -66,16 +67,31 @@ def compare(state: State, migrations: list[Migration]) -> list[str]:
     for entry in state.entries:
         migration = by_revision[entry.revision]
         if entry.sha256_tokens != migration.sha256_tokens:
+            if entry.revision in accepted:
+                warnings.append(f"{migration.path} was edited after it went in; accepted, its new checksum is recorded")
+                continue
             raise PreconditionError(
                 f"{migration.path} was edited after it went into this database: SHA-256 of its SQL was "
                 f"{entry.sha256_tokens[:12]}…, is {migration.sha256_tokens[:12]}…",
-                "Restore the file as it was and put the change into a new migration. Nothing was changed.",
+                "Restore the file as it was and put the change into a new migration; or, if this database holds the change already, "
+                f"say so with --accept-checksum {entry.revision}. Nothing was changed.",
             )
         if entry.sha256_bytes != migration.sha256_bytes:
             warnings.append(
                 f"{migration.path} has other comments or white space than when it went in; its SQL is the same"
             )
     return warnings
+
+
+def accept(conn: psycopg.Connection, migrations: list[Migration], accepted: Collection[str]) -> None:
+    """Records the files as they are now as those that went in, and who said so."""
+    for migration in migrations:
+        if migration.revision in accepted:
+            conn.execute(
+                "UPDATE pgvigil.migrations SET sha256_bytes = %s, sha256_tokens = %s, accepted_at = now(), accepted_by = session_user"
+                " WHERE revision = %s AND sha256_tokens <> %s",
+                (migration.sha256_bytes, migration.sha256_tokens, migration.revision, migration.sha256_tokens),
+            )
 
 
 def record(conn: psycopg.Connection, migration: Migration, *, baselined: bool, duration_ms: int) -> None:

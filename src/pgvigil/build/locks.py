@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
 
 import psycopg
+from psycopg.rows import class_row
 
 from pgvigil.errors import LockedError
 
 T = TypeVar("T")
+Tell = Callable[[str], None]
 
 # The advisory lock all runners of a database meet at: "pgvigil" in ASCII.
 _RUN_LOCK = int.from_bytes(b"pgvigil", "big")
+_RUN_LOCK_HELD = f"""
+    l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (l.classid::bigint << 32 | l.objid::bigint) = {_RUN_LOCK}
+"""
 
 # A DDL statement that waits for its lock makes everyone behind it wait too: so it waits this long at a time …
 LOCK_TIMEOUT_MS = 200
 # … and between tries nothing is held.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+
+_LOOK_EVERY = 0.05  # seconds between looks at who makes us wait: several within one lock timeout
+_TELL_AFTER = 5.0  # seconds of waiting for the same one before it is told, and told again
 
 
 @contextmanager
@@ -31,7 +44,7 @@ def run_lock(conn: psycopg.Connection, wait: float) -> Iterator[None]:
     Raises LockedError, naming the holder, when `wait` seconds were not enough.
     """
     deadline = time.monotonic() + wait
-    while not _try_lock(conn):
+    while not _true(conn, f"SELECT pg_try_advisory_lock({_RUN_LOCK})"):
         if time.monotonic() >= deadline:
             raise LockedError(
                 f"another run is in progress: {_holder(conn)}",
@@ -42,28 +55,96 @@ def run_lock(conn: psycopg.Connection, wait: float) -> Iterator[None]:
         yield
     finally:
         if not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(%s)", (_RUN_LOCK,))
+            conn.execute(f"SELECT pg_advisory_unlock({_RUN_LOCK})")
 
 
-def _try_lock(conn: psycopg.Connection) -> bool:
-    row = conn.execute("SELECT pg_try_advisory_lock(%s)", (_RUN_LOCK,)).fetchone()
-    return bool(row and row[0])
+def require_run_lock(conn: psycopg.Connection) -> None:
+    """Looked at once more before each commit: a file may have let go of it (DISCARD ALL, pg_advisory_unlock_all)."""
+    if not _true(conn, f"SELECT EXISTS (SELECT FROM pg_locks l WHERE {_RUN_LOCK_HELD} AND l.pid = pg_backend_pid())"):
+        raise LockedError(
+            "the run lock was lost before the commit", "Look for DISCARD or advisory unlocks in the migration."
+        )
 
 
 def _holder(conn: psycopg.Connection) -> str:
     row = conn.execute(
-        """SELECT format('pid %%s, %%s, user %%s from %%s, connected since %%s', a.pid, a.application_name, a.usename,
-                         coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'))
-           FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-           WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-             AND (l.classid::bigint << 32 | l.objid::bigint) = %s""",
-        (_RUN_LOCK,),
+        f"""SELECT format('pid %s, %s, user %s from %s, connected since %s', a.pid, a.application_name, a.usename,
+                          coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'))
+            FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE {_RUN_LOCK_HELD}"""
     ).fetchone()
     return row[0] if row else "it ended just now"
 
 
-def retried(attempt: Callable[[], T], *, budget: float, blockers: Callable[[], str], told: Callable[[str], None]) -> T:
+@dataclass(frozen=True)
+class Blocker:
+    """A session that ours waits for. `age` is that of its transaction, in seconds; pid 0 is a prepared transaction."""
+
+    pid: int
+    user: str
+    application: str
+    state: str
+    age: float
+    query: str
+
+    def __str__(self) -> str:
+        if not self.pid:
+            return "a prepared transaction (SELECT * FROM pg_prepared_xacts)"
+        who = ", ".join(filter(None, (self.user, self.application, self.state)))
+        return f"pid {self.pid} ({who}), in a transaction for {self.age:.0f} s: {self.query}"
+
+
+class Watch:
+    """Looks, on a connection of its own, at whom a backend waits for, while that backend itself can tell nobody."""
+
+    def __init__(self, conn: psycopg.Connection, pid: int, tell: Tell) -> None:
+        self._conn = conn
+        self._pid = pid
+        self._tell = tell
+        self._seen: dict[int, Blocker] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="pgvigil watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._conn.close()
+
+    def take(self) -> list[Blocker]:
+        """Whom the backend has waited for since the last call."""
+        seen, self._seen = self._seen, {}
+        return list(seen.values())
+
+    def _look(self) -> None:
+        waiting_since: dict[int, float] = {}
+        while not self._stop.wait(_LOOK_EVERY):
+            try:
+                now_there = {blocker.pid: blocker for blocker in self._blockers()}
+            except psycopg.Error:  # who is in the way stays unknown; the run itself goes on
+                return
+            self._seen |= now_there
+            clock = time.monotonic()
+            waiting_since = {pid: waiting_since.get(pid, clock) for pid in now_there}
+            for pid, since in waiting_since.items():
+                if clock - since >= _TELL_AFTER:
+                    self._tell(f"  waiting for {now_there[pid]}")
+                    waiting_since[pid] = clock
+
+    def _blockers(self) -> list[Blocker]:
+        with self._conn.cursor(row_factory=class_row(Blocker)) as cursor:
+            return cursor.execute(
+                """SELECT b.pid, coalesce(a.usename, '') AS user, coalesce(a.application_name, '') AS application,
+                          coalesce(a.state, '') AS state, coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float AS age,
+                          left(regexp_replace(coalesce(a.query, ''), '\\s+', ' ', 'g'), 80) AS query
+                   FROM unnest(pg_blocking_pids(%s)) b (pid) LEFT JOIN pg_stat_activity a USING (pid)""",
+                (self._pid,),
+            ).fetchall()
+
+
+def retried(attempt: Callable[[], T], *, budget: float, watch: Watch, tell: Tell) -> T:
     """Runs `attempt` until it gets its locks, pausing longer and longer (jittered, exponential) for `budget` seconds in all.
 
     `attempt` must hold nothing when it fails. Raises LockedError naming the blockers when the budget is used up.
@@ -72,31 +153,21 @@ def retried(attempt: Callable[[], T], *, budget: float, blockers: Callable[[], s
     tries = 0
     while True:
         tries += 1
+        watch.take()
         try:
             return attempt()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
-            who = blockers() or "nobody holds it any more"
+            who = "; ".join(map(str, watch.take())) or "somebody who was gone before we could look"
             if time.monotonic() + pause > deadline:
                 raise LockedError(
-                    f"a table lock did not come free in {tries} tries over {budget:.0f} s: {who}",
-                    "End that transaction (SELECT pg_terminate_backend(pid)) or wait for it, then run this again. "
-                    "What was begun was rolled back.",
+                    f"a table lock did not come free in {tries} tries over {budget:.0f} s; it is held by {who}",
+                    "End that transaction (SELECT pg_terminate_backend(pid)) or wait for it, then run this again.",
                 ) from error
-            told(f"waiting for a table lock (try {tries}): {who}")
+            tell(f"  waiting for a table lock (try {tries}), held by {who}")
             time.sleep(pause)
 
 
-def lock_holders(conn: psycopg.Connection, schema: str) -> str:
-    """Who else holds locks on the application's tables in transactions that have been open for a while."""
-    rows = conn.execute(
-        """SELECT DISTINCT format('pid %%s (%%s%%s) holds %%s for %%s s: %%s', a.pid, a.usename,
-                   coalesce(', ' || nullif(a.application_name, ''), ''), c.relname,
-                   round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80))
-           FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a ON a.pid = l.pid
-           WHERE l.granted AND c.relkind IN ('r', 'p') AND c.relnamespace = to_regnamespace(%s)
-             AND a.pid <> pg_backend_pid() AND a.datname = current_database()
-             AND clock_timestamp() - a.xact_start > interval '100 milliseconds' LIMIT 5""",
-        ('"' + schema.replace('"', '""') + '"',),
-    ).fetchall()
-    return "; ".join(row[0] for row in rows)
+def _true(conn: psycopg.Connection, query: str) -> bool:
+    row = conn.execute(query.encode()).fetchone()
+    return bool(row and row[0])

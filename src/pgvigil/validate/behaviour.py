@@ -224,14 +224,14 @@ def _children_are_read_only(table: str) -> Check:
         numbered = ", sequence_number" if table == "context_history" else ""
         number = ", 2" if numbered else ""
         life.expect_refused(
-            f"INSERT INTO {table} (id, session_id, {', '.join(values)}{numbered})"  # noqa: S608 - names of this module
+            f"INSERT INTO {table} (id, session_id, {', '.join(values)}{numbered})"
             f" VALUES (%s, %s{', %s' * len(values)}{number})",
             uuid4(),
             life.id,
             *values.values(),
         )
-        life.expect_refused(f"UPDATE {table} SET created_at = now() WHERE session_id = %s", life.id)  # noqa: S608
-        life.expect_refused(f"DELETE FROM {table} WHERE session_id = %s", life.id)  # noqa: S608
+        life.expect_refused(f"UPDATE {table} SET created_at = now() WHERE session_id = %s", life.id)
+        life.expect_refused(f"DELETE FROM {table} WHERE session_id = %s", life.id)
 
     return check
 

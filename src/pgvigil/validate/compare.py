@@ -21,8 +21,12 @@ KIND_OF_RELATION = {
 _TRUE = {"true", "on", "yes", "1"}
 
 
-def validate(conn: Connection, spec: Spec, schema: str) -> Report:
-    """Compare. Inside an open transaction its own changes are seen; either way the connection is left as it was."""
+def validate(conn: Connection, spec: Spec, schema: str, *, before: str | None = None) -> Report:
+    """Compare. Inside an open transaction its own changes are seen; either way the connection is left as it was.
+
+    `before` is the first migration still to come, if one is: what the spec declares as brought by it or by later ones
+    is not looked for.
+    """
     catalog = snapshot(conn, spec, schema)
     collector = Collector(spec, catalog)
     _schemas_and_roles(collector)
@@ -33,7 +37,8 @@ def validate(conn: Connection, spec: Spec, schema: str) -> Report:
     for name, view in spec.views.items():
         _view(collector, name, view)
     _unexpected(collector)
-    findings = collector.settled(conn)
+    to_come = [item for item in spec.later if before is not None and item.revision >= before]
+    findings = [f for f in collector.settled(conn) if not any(item.covers(f.object) for item in to_come)]
     return Report(
         spec.path.name,
         catalog.server.database,

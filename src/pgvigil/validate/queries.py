@@ -107,7 +107,7 @@ WHERE n.nspname = ANY (%(own)s)
 
 
 def _as_json(query: str, target: str = _TARGET) -> str:
-    return f"{target} SELECT coalesce(json_agg(j), '[]')::text FROM ({query}) j"  # noqa: S608 - constants of this module
+    return f"{target} SELECT coalesce(json_agg(j), '[]')::text FROM ({query}) j"
 
 
 QUERIES = {

@@ -214,6 +214,18 @@ class Ignore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Later:
+    """Objects that only a migration outside a transaction brings or settles."""
+
+    revision: str
+    objects: tuple[str, ...]
+    line: int
+
+    def covers(self, path: str) -> bool:
+        return any(fnmatchcase(path, pattern) for pattern in self.objects)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Document:
     """The file as it lies on disk."""
 
@@ -221,6 +233,7 @@ class Document:
     schemas: tuple[str, ...]
     roles: tuple[str, ...] = ()
     ignore: tuple[Ignore, ...] = ()
+    later: tuple[Later, ...] = ()
     tables: dict[str, Table]
     views: dict[str, View] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
@@ -235,6 +248,7 @@ class Spec:
     schemas: tuple[str, ...]
     roles: tuple[str, ...]
     ignore: tuple[Ignore, ...]
+    later: tuple[Later, ...]
     tables: dict[str, Table]
     views: dict[str, View]
     functions: dict[str, Function]
@@ -251,7 +265,16 @@ def load_spec(path: Path) -> Spec:
         if identity in functions:
             raise UsageError(f"{path}:{function.line}: function {identity} is declared twice", "Remove one.")
         functions[identity] = function
-    return Spec(path, document.schemas, document.roles, document.ignore, document.tables, document.views, functions)
+    return Spec(
+        path,
+        document.schemas,
+        document.roles,
+        document.ignore,
+        document.later,
+        document.tables,
+        document.views,
+        functions,
+    )
 
 
 def signature(text: str) -> tuple[str, tuple[str, ...]]:

@@ -1,0 +1,217 @@
+"""The runner among others: readers that do not end, runners at the same time, and runners that are killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from conftest import PROJECT, Database, Run, wait_until
+from pgvigil import cli
+from test_bad_input import refused
+from test_migrate import catalog
+
+MIGRATE = "scripts/run-migration.sh"
+INDEXES = """SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+             WHERE i.indrelid IN ('sessions'::regclass, 'context_history'::regclass) ORDER BY 1"""
+
+
+def start(database: Database, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A run in the background, to be disturbed."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "pgvigil", "migrate", "--database-url", database.url, "--backup-dir", tmp_path, *arguments],
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def doing(database: Database, what: str) -> Callable[[], bool]:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name = 'pgvigil migrate' AND query ~ %s AND state <> 'idle'"
+    return lambda: database.execute(query, (database.name, what))[0][0] > 0
+
+
+# ── Preflight ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgvigil.build.preflight.LONG_WITH_LOCKS", "0 seconds")
+
+
+@pytest.mark.client_side
+@pytest.mark.usefixtures("impatient")
+def test_a_long_transaction_in_the_way_is_4_and_described(
+    existing: Database, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = catalog(existing)
+    with existing.connect(autocommit=False, application_name="month end") as reader:
+        reader.execute("SELECT count(*) FROM context_history")
+        assert cli.main(["migrate", "--database-url", existing.url]) == 4
+        words = capfd.readouterr().err
+        assert f"a long transaction, pid {reader.info.backend_pid} (postgres, month end), open for" in words
+        assert "holding context_history: SELECT count(*) FROM context_history" in words
+        assert "--wait-for-blockers" in words
+    assert catalog(existing) == before
+
+
+@pytest.mark.client_side
+@pytest.mark.usefixtures("impatient")
+def test_blockers_can_be_waited_for(existing: Database, tmp_path: Path) -> None:
+    reader = existing.connect(autocommit=False)
+    reader.execute("SELECT count(*) FROM sessions")
+    end = threading.Timer(1, reader.close)
+    end.start()
+    assert (
+        cli.main(
+            ["migrate", "--database-url", existing.url, "--backup-dir", str(tmp_path), "--wait-for-blockers", "30"]
+        )
+        == 0
+    )
+    end.join()
+
+
+@pytest.mark.client_side
+def test_a_prepared_transaction_is_4_and_named(run: Run, existing: Database) -> None:
+    with existing.connect() as conn:
+        conn.execute("BEGIN")
+        conn.execute("UPDATE sessions SET metadata = '{}' WHERE session_key = 'session-7'")
+        conn.execute("PREPARE TRANSACTION 'lost and found'")
+        try:
+            refused(
+                run(MIGRATE, "--database-url", existing.url), 4, "a prepared transaction, 'lost and found' of postgres"
+            )
+        finally:
+            conn.execute("ROLLBACK PREPARED 'lost and found'")
+
+
+@pytest.mark.client_side
+def test_a_session_whose_triggers_do_not_fire_is_4(run: Run, existing: Database) -> None:
+    existing.execute(f"ALTER DATABASE {existing.name} SET session_replication_role = replica")
+    refused(run(MIGRATE, "--database-url", existing.url), 4, "session_replication_role is replica")
+
+
+# ── Validation before the commit ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.client_side
+def test_a_result_that_does_not_meet_the_spec_is_rolled_back(run: Run, project_copy: Path, existing: Database) -> None:
+    triggers = project_copy / "scripts/migrations/005_session_triggers.sql"
+    triggers.write_text(triggers.read_text() + "\nALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;\n")
+    before = catalog(existing)
+    done = run(project_copy / MIGRATE, "--database-url", existing.url)
+    refused(done, 7, r"would not meet schema-spec\.yaml")
+    assert "trigger sessions.log_session_lifecycle" in done.stderr
+    assert catalog(existing) == before
+
+
+@pytest.mark.client_side
+def test_a_file_that_lets_go_of_the_run_lock_is_rolled_back(run: Run, project_copy: Path, existing: Database) -> None:
+    views = project_copy / "scripts/migrations/006_monitoring_views.sql"
+    views.write_text(views.read_text() + "\nSELECT pg_advisory_unlock_all();\n")
+    before = catalog(existing)
+    refused(run(project_copy / MIGRATE, "--database-url", existing.url), 6, "the run lock was lost before the commit")
+    assert catalog(existing) == before
+
+
+# ── Checksums ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.client_side
+def test_an_edit_can_be_accepted_and_is_recorded(run: Run, project_copy: Path, migrated: Database) -> None:
+    edited = project_copy / "scripts/migrations/001_bookkeeping.sql"
+    edited.write_text(
+        edited.read_text().replace(
+            "VALUES ('session_lifecycle', 'month', 3)", "VALUES ('session_lifecycle', 'month', 4)"
+        )
+    )
+    call = (project_copy / MIGRATE, "--database-url", migrated.url)
+    refused(run(*call), 4, "was edited after it went into")
+    accepted = run(*call, "--accept-checksum", "001")
+    assert accepted.returncode == 0, accepted.stderr
+    assert migrated.execute("SELECT revision, accepted_by FROM pgvigil.migrations WHERE accepted_at IS NOT NULL") == [
+        ("001", "postgres")
+    ]
+    assert run(*call).returncode == 0
+
+
+# ── Killed ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_killed_while_it_builds_an_index_leaves_nothing_that_a_second_run_does_not_mend(
+    run: Run, existing: Database, tmp_path: Path
+) -> None:
+    with existing.connect(autocommit=False) as snapshot:  # an old snapshot, which the build waits for at its end
+        snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        snapshot.execute("SELECT count(*) FROM app_users")
+        migration = start(existing, tmp_path)
+        wait_until(doing(existing, "CREATE INDEX CONCURRENTLY"))
+        migration.kill()
+        migration.communicate()
+        # its backend learns within a second that nobody waits for it, and gives up lock and build
+        wait_until(lambda: not doing(existing, "CREATE INDEX CONCURRENTLY")(), 10)
+    assert (False,) in existing.execute("SELECT DISTINCT indisvalid FROM pg_index")
+    again = run(MIGRATE, "--database-url", existing.url)
+    assert again.returncode == 0, again.stderr
+    assert all(valid for _, valid in existing.execute(INDEXES))
+
+
+def test_of_runners_at_the_same_time_one_is_murdered_and_the_others_finish(existing: Database, tmp_path: Path) -> None:
+    runners = [start(existing, tmp_path, "--lock-wait", "60") for _ in range(4)]
+    time_to_live = random.uniform(0.5, 2)  # noqa: S311 - any moment will do
+    deadline = time.monotonic() + time_to_live
+    wait_until(lambda: time.monotonic() > deadline)
+    holder = existing.execute(
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    victim = runners[0]
+    victim.send_signal(signal.SIGKILL)
+    survivors = [runner for runner in runners if runner is not victim]
+    outputs = [runner.communicate(timeout=110) for runner in survivors]
+    victim.communicate()
+    assert [runner.returncode for runner in survivors] == [0, 0, 0], (outputs, holder)
+    assert existing.execute("SELECT count(*) FROM pgvigil.migrations") == [(10,)]
+    assert all(valid for _, valid in existing.execute(INDEXES))
+    assert cli.main(["validate", "--database-url", existing.url]) == 0
+
+
+def test_index_builds_wait_for_an_old_snapshot_and_name_it(existing: Database, tmp_path: Path) -> None:
+    with existing.connect(autocommit=False, application_name="old snapshot") as snapshot:
+        snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        snapshot.execute("SELECT count(*) FROM app_users")
+        migration = start(existing, tmp_path)
+        wait_until(doing(existing, "CREATE INDEX CONCURRENTLY"))
+        assert migration.stderr is not None
+        words = ""
+        while f"waiting for pid {snapshot.info.backend_pid} (postgres, old snapshot" not in words:
+            line = migration.stderr.readline()
+            assert line, words
+            words += line
+    out, _ = migration.communicate(timeout=60)
+    assert migration.returncode == 0, out
+    assert all(valid for _, valid in existing.execute(INDEXES))
+
+
+@pytest.mark.client_side
+def test_a_unique_index_over_duplicates_is_7_and_leaves_no_carcass(
+    run: Run, project_copy: Path, migrated: Database
+) -> None:
+    migrations = project_copy / "scripts/migrations"
+    (migrations / "010_later.sql").write_text(
+        "-- pgvigil: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY idx_later ON sessions (agent_from);\n"
+    )
+    (migrations / "revert/010_later.sql").write_text("DROP INDEX idx_later;\n")
+    revision = (migrations / "versions/009_settle_existing_rows.py").read_text()
+    (migrations / "versions/010_later.py").write_text(revision.replace('"009"', '"010"').replace('"008"', '"009"'))
+    done = run(project_copy / MIGRATE, "--database-url", migrated.url)
+    refused(done, 7, r"010_later\.sql:2: could not create unique index")
+    assert migrated.execute("SELECT to_regclass('idx_later')") == [(None,)]
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        migrated.execute("CREATE UNIQUE INDEX ON sessions (agent_from)")
