@@ -163,6 +163,7 @@ def test_a_run_killed_while_it_builds_an_index_leaves_nothing_that_a_second_run_
     assert all(valid for _, valid in existing.execute(INDEXES))
 
 
+@pytest.mark.client_side
 def test_of_runners_at_the_same_time_one_is_murdered_and_the_others_finish(existing: Database, tmp_path: Path) -> None:
     runners = [start(existing, tmp_path, "--lock-wait", "60") for _ in range(4)]
     time_to_live = random.uniform(0.5, 2)  # noqa: S311 - any moment will do
@@ -182,6 +183,7 @@ def test_of_runners_at_the_same_time_one_is_murdered_and_the_others_finish(exist
     assert cli.main(["validate", "--database-url", existing.url]) == 0
 
 
+@pytest.mark.client_side
 def test_index_builds_wait_for_an_old_snapshot_and_name_it(existing: Database, tmp_path: Path) -> None:
     with existing.connect(autocommit=False, application_name="old snapshot") as snapshot:
         snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
