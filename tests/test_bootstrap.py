@@ -10,6 +10,8 @@ import pytest
 
 from conftest import Run
 
+pytestmark = pytest.mark.client_side
+
 FAKE_PYTHON = """\
 #!/bin/sh
 case "$*" in

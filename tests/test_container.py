@@ -14,6 +14,8 @@ import pytest
 import tap
 from conftest import Run
 
+pytestmark = pytest.mark.client_side
+
 HERE = Path(__file__).parent
 SCRIPT = min((HERE / "pgtap").glob("*.sql"), default=HERE)
 

@@ -19,6 +19,8 @@ from pgvigil import embedded
 from pgvigil.embedded import KeptServer, Server
 from pgvigil.errors import ConnectError, UsageError
 
+pytestmark = pytest.mark.client_side
+
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT / "src"), *filter(None, sys.path)])}
 
 
@@ -282,7 +284,7 @@ def test_a_home_that_others_may_write_to_is_refused(home: Path) -> None:
 
 
 def test_without_the_package_the_error_says_how_to_get_it(kept: KeptServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "binaries", lambda: None)
+    monkeypatch.setattr("pgvigil.embedded.kept.binaries", lambda: None)
 
     with pytest.raises(ConnectError) as refusal:
         kept.start()
@@ -317,7 +319,7 @@ class TestAsRoot:
         shutil.copytree(package.with_name(package.name + ".libs"), private / (package.name + ".libs"))
         private.chmod(0o700)
         hidden = private / package.name / "pginstall" / "bin"
-        monkeypatch.setattr(embedded, "binaries", lambda: hidden)
+        monkeypatch.setattr("pgvigil.embedded.kept.binaries", lambda: hidden)
 
         kept.start()
         [copy] = kept.home.glob("pginstall-*")

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import Database, Run
 from pgvigil import cli
-from pgvigil.build import backup
+from pgvigil.build import tools
 
 APPLICATION_ROWS = """
     SELECT (SELECT md5(string_agg(md5(ROW(id, session_key, agent_from, agent_to, status, created_at, updated_at, expires_at, metadata)::text), '' ORDER BY id)) FROM sessions),
@@ -29,7 +29,7 @@ APPLICATION_ROWS = """
 
 def catalog(database: Database) -> str:
     """The whole schema as pg_dump prints it, ledger and all."""
-    tool, _ = backup.find_tool("pg_dump", database.server.major)
+    tool, _ = tools.find_tool("pg_dump", database.server.major)
     dump = subprocess.run([tool, "--schema-only", database.url], capture_output=True, text=True, check=True).stdout
     return re.sub(r"^\\(un)?restrict .*$|^-- Dumped by.*$", "", dump, flags=re.MULTILINE)
 
@@ -292,7 +292,7 @@ def test_the_backup_is_private_described_and_can_be_restored(
     ]
     assert manifest["size"] == archive.stat().st_size
     assert manifest["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
-    tool, _ = backup.find_tool("pg_restore", existing.server.major)
+    tool, _ = tools.find_tool("pg_restore", existing.server.major)
     # Without --exit-on-error: a newer pg_restore begins with a setting that an older server does not know.
     subprocess.run([tool, f"--dbname={database.url}", archive], check=False, capture_output=True)
     assert database.execute(APPLICATION_ROWS) == rows

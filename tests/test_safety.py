@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -119,6 +120,48 @@ def test_a_file_that_lets_go_of_the_run_lock_is_rolled_back(run: Run, project_co
     before = catalog(existing)
     refused(run(project_copy / MIGRATE, "--database-url", existing.url), 6, "the run lock was lost before the commit")
     assert catalog(existing) == before
+
+
+@pytest.mark.client_side
+def test_json_is_one_document_with_plan_backup_statements_and_verdict(
+    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["migrate", "--json", "--database-url", existing.url, "--backup-dir", str(tmp_path)]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert (told["exit_code"], told["from"], told["to"], told["validation"]["valid"]) == (0, None, "009", True)
+    assert [p["name"] for p in told["plan"]] == told["moved"]
+    assert (len(told["backup"]["sha256"]), Path(told["backup"]["archive"]).is_file()) == (64, True)
+    assert {"ledger.sql", "005_session_triggers.sql", "008_session_indexes.sql"} <= {
+        s["file"] for s in told["statements"]
+    }
+    assert "revert --to base" in told["undo"]
+
+
+@pytest.mark.client_side
+def test_json_tells_who_was_in_the_way_when_a_run_gives_up(
+    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with existing.connect(autocommit=False, application_name="for ever") as reader:
+        reader.execute("SELECT count(*) FROM sessions")
+        call = [
+            "migrate",
+            "--json",
+            "--database-url",
+            existing.url,
+            "--backup-dir",
+            str(tmp_path),
+            "--lock-budget",
+            "0.5",
+        ]
+        assert cli.main(call) == 6
+        told = json.loads(capfd.readouterr().out)
+        assert told["exit_code"] == 6
+        (blocker,) = told["waits"][-1]["blockers"]
+        assert (blocker["pid"], blocker["application"], blocker["state"]) == (
+            reader.info.backend_pid,
+            "for ever",
+            "idle in transaction",
+        )
 
 
 # ── Checksums ─────────────────────────────────────────────────────────────────────────────────────────────────────────

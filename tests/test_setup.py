@@ -12,7 +12,7 @@ import pytest
 
 from conftest import PROJECT, Database, Run
 from pgvigil import project
-from pgvigil.build import backup
+from pgvigil.build import tools
 from test_migrate import catalog
 
 SETUP = "scripts/setup-enhanced-db.sh"
@@ -21,7 +21,7 @@ MARKERS = "SELECT metric_name, metric_value, metric_type, labels - '{completed_a
 
 
 def psql(database: Database) -> subprocess.CompletedProcess[str]:
-    tool, _ = backup.find_tool("psql", database.server.major)
+    tool, _ = tools.find_tool("psql", database.server.major)
     return subprocess.run(
         [tool, "-X", "-1", "-v", "ON_ERROR_STOP=1", "-f", project.INIT_SQL, database.url],
         capture_output=True,

@@ -10,6 +10,8 @@ from pgvigil import project
 from pgvigil.errors import UsageError
 from pgvigil.validate import load_spec
 
+pytestmark = pytest.mark.client_side
+
 WHOLE = """\
 spec: 1
 schemas: [pgvigil]

@@ -9,6 +9,8 @@ import pytest
 from pgvigil import project
 from pgvigil.build import plan, sql
 
+pytestmark = pytest.mark.client_side
+
 
 def texts(script: str) -> list[str]:
     return [statement.text for statement in sql.statements(script)]

@@ -7,6 +7,8 @@ import pytest
 import tap
 from conftest import Database
 
+pytestmark = pytest.mark.client_side
+
 
 def test_reads_results_with_their_diagnostics() -> None:
     found = tap.parse(["1..2", "ok 1 - sessions exists", "not ok 2 - has a trigger", "# Failed test 2", "# have: NULL"])

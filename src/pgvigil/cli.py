@@ -22,7 +22,8 @@ from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
 if TYPE_CHECKING:
-    from pgvigil.build.runner import Options, Tell
+    from pgvigil.build.journal import Journal
+    from pgvigil.build.runner import Options
 
 # The wings are imported where they are called: a verdict of `validate` must not wait for Alembic to load.
 
@@ -103,7 +104,7 @@ def _setup(arguments: argparse.Namespace) -> int:
     from pgvigil.embedded import KeptServer
 
     target = _named(arguments)
-    tell = _teller()
+    tell = _journal()
     embedded = None
     if target is None:
         embedded = KeptServer()
@@ -129,7 +130,7 @@ def _setup(arguments: argparse.Namespace) -> int:
 def _migrate(arguments: argparse.Namespace) -> int:
     from pgvigil.build import runner
 
-    target, options, tell = _required(arguments), _options(arguments), _teller()
+    target, options, tell = _required(arguments), _options(arguments), _journal()
     if arguments.dry_run:
         pending = runner.pending(target, options, tell)
         for migration in pending:
@@ -139,7 +140,25 @@ def _migrate(arguments: argparse.Namespace) -> int:
             print(migration.script)
         print(f"-- {len(pending)} pending; nothing was changed" if pending else "-- up to date; nothing was changed")
         return 0
-    outcome = runner.migrate(target, options, tell)
+    try:
+        outcome = runner.migrate(target, options, tell)
+    except PgvigilError as error:
+        if arguments.json:
+            told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
+            print(json.dumps(tell.document | told, indent=2))
+        raise
+    if arguments.json:
+        told = {
+            "exit_code": 0,
+            "from": outcome.start,
+            "to": outcome.end,
+            "moved": outcome.moved,
+            "remarks": outcome.remarks,
+        }
+        told |= {"seconds": round(outcome.seconds, 2)}
+        told |= {"undo": runner.undo_command(outcome, target)} if outcome.moved else {}
+        print(json.dumps(tell.document | told, indent=2))
+        return 0
     if not outcome.moved:
         print(f"up to date at revision {outcome.end}; the schema meets {project.SPEC.name}")
     else:
@@ -147,7 +166,8 @@ def _migrate(arguments: argparse.Namespace) -> int:
             f"migrated from {outcome.start or 'base'} to {outcome.end} in {outcome.seconds:.1f} s; the schema meets {project.SPEC.name}"
         )
         if outcome.archive:
-            print(f"  backup  {outcome.archive.archive}\n  undo    {runner.undo_command(outcome, target)}")
+            print(f"  backup  {outcome.archive.archive or outcome.archive.manifest}")
+        print(f"  undo    {runner.undo_command(outcome, target)}")
     for remark in outcome.remarks:
         print(f"  note    {remark}")
     return 0
@@ -156,13 +176,25 @@ def _migrate(arguments: argparse.Namespace) -> int:
 def _revert(arguments: argparse.Namespace) -> int:
     from pgvigil.build import runner
 
-    outcome = runner.revert(_required(arguments), arguments.to, _options(arguments), _teller())
+    outcome = runner.revert(_required(arguments), arguments.to, _options(arguments), _journal())
     if not outcome.moved:
         print(f"nothing to revert: the database stands at {outcome.start or 'base'}")
         return 0
     print(f"reverted from {outcome.start} to {outcome.end or 'base'} in {outcome.seconds:.1f} s")
     if outcome.archive:
-        print(f"  backup  {outcome.archive.archive}")
+        print(f"  backup  {outcome.archive.archive or outcome.archive.manifest}")
+    return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import restore
+
+    target = _required(arguments)
+    done = restore.restore(target, arguments.archive, overwrite_newer=arguments.overwrite_newer, tell=_journal())
+    print(
+        f'restored "{done.database}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
+    )
+    print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{done.kept}"')
     return 0
 
 
@@ -282,6 +314,22 @@ def _parser() -> argparse.ArgumentParser:
         help="where backups go (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)",
     )
 
+    kept.add_argument(
+        "--backup",
+        choices=("full", "schema", "none", "command"),
+        default="full",
+        help="what to back up first (default %(default)s); command: --backup-command does it",
+    )
+    kept.add_argument(
+        "--verify-backup",
+        choices=("read", "restore"),
+        default="read",
+        help="prove the archive by decoding all of it, or by restoring it into a scratch database and comparing (default %(default)s)",
+    )
+    kept.add_argument(
+        "--backup-command", metavar="CMD", help="your own backup, run by /bin/sh; exit status 0 means done"
+    )
+
     def add(name: str, run: object, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=text, description=text, parents=list(parents), epilog=EXIT_CODES,
@@ -319,9 +367,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NNN",
         help="the edit of this file is in the database already: record its new checksum",
     )
+    migrate.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the report")
     migrate.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
     revert = add("revert", _revert, "take migrations out again, after a backup", where, schema, careful, kept)
     revert.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
+    restore = add("restore", _restore, "put a backup in the database's place, which is kept under another name", where)
+    restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="a .dump that pgvigil took, its .json beside it")
+    restore.add_argument("--overwrite-newer", action="store_true", help="also when rows were written after the backup")
     add("status", _status, "list the migrations and which are in the database", where)
     validate = add("validate", _validate, "hold the live schema against the spec", where, schema)
     validate.add_argument(
@@ -352,6 +404,8 @@ def _seconds(text: str) -> float:
 def _options(arguments: argparse.Namespace) -> Options:
     from pgvigil.build.runner import Options
 
+    if (getattr(arguments, "backup", "full") == "command") != bool(getattr(arguments, "backup_command", None)):
+        raise UsageError("--backup command and --backup-command CMD go together", "Give both or neither.")
     return Options(
         schema=arguments.schema,
         backup_directory=getattr(arguments, "backup_dir", None),
@@ -359,6 +413,9 @@ def _options(arguments: argparse.Namespace) -> Options:
         lock_budget=arguments.lock_budget,
         blocker_wait=getattr(arguments, "wait_for_blockers", 0),
         accepted=tuple(getattr(arguments, "accept_checksum", ())),
+        backup_kind=getattr(arguments, "backup", "none"),
+        backup_proof=getattr(arguments, "verify_backup", "read"),
+        backup_command=getattr(arguments, "backup_command", None),
     )
 
 
@@ -385,10 +442,12 @@ def _required(arguments: argparse.Namespace) -> Target:
     )
 
 
-def _teller() -> Tell:
+def _journal() -> Journal:
+    from pgvigil.build.journal import Journal
+
     begin = time.monotonic()
 
-    def tell(text: str) -> None:
+    def speak(text: str) -> None:
         print(f"{time.monotonic() - begin:6.1f} s  {text}", file=sys.stderr, flush=True)
 
-    return tell
+    return Journal(speak)

@@ -59,3 +59,9 @@ class InvalidSchemaError(PgvigilError):
     """Migrations went in, but the result does not meet the spec."""
 
     exit_code = 8
+
+
+class RestoreError(PgvigilError):
+    """The backup was not put in the database's place; the database is as it was."""
+
+    exit_code = 9

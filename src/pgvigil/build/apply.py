@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from pgvigil.build.plan import Migration
 from pgvigil.build.sql import Statement
 from pgvigil.errors import MigrationError, PreconditionError, UsageError
 from pgvigil.validate import check_application_tables, load_spec
+
+# Of the statements that have run, for whoever calls move(); a context variable, because Alembic stands in between.
+_timings: ContextVar[list[dict[str, Any]]] = ContextVar("timings", default=[])  # noqa: B039 - move() sets its own
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
 APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
@@ -179,13 +183,17 @@ def sqlalchemy_connection(conn: psycopg.Connection) -> Iterator[sqlalchemy.Conne
 
 def move(
     conn: psycopg.Connection, group: list[Migration], *, before_commit: Callable[[], None], down_to: str | None = None
-) -> None:
+) -> list[dict[str, Any]]:
     """Applies a group of plan.groups(), or reverts to a revision ("base" for none of them), all of it or nothing.
     `before_commit` may still raise, and thereby roll back, inside the transaction.
+
+    Returns the statements that ran: {file, line, ms} each.
 
     Raises MigrationError by file and line, or psycopg's LockNotAvailable when a lock did not come free in time; in both
     cases everything that ran in a transaction is rolled back.
     """
+    timings: list[dict[str, Any]] = []
+    _timings.set(timings)
     config = Config(toml_file=None)
     config.set_main_option("script_location", str(project.MIGRATIONS).replace("%", "%%"))
     with sqlalchemy_connection(conn) as connection:
@@ -200,6 +208,7 @@ def move(
                 before_commit()
         else:
             command.upgrade(config, group[-1].revision)
+    return timings
 
 
 def _run_script(conn: psycopg.Connection, path: Path) -> None:
@@ -208,8 +217,12 @@ def _run_script(conn: psycopg.Connection, path: Path) -> None:
 
 
 def _execute(conn: psycopg.Connection, path: Path, statement: Statement) -> None:
+    began = time.monotonic()
     try:
         conn.execute(statement.text.encode())
+        _timings.get().append(
+            {"file": path.name, "line": statement.line, "ms": round((time.monotonic() - began) * 1000, 1)}
+        )
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
         raise
     except psycopg.Error as error:

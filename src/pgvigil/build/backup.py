@@ -1,4 +1,13 @@
-"""A backup that is proved: dumped in full, read back in full, hashed and described, before anything is changed."""
+"""A backup that is proved: dumped in full, read back in full, hashed and described, before anything is changed.
+
+    take(conn, target, directory, revision, told, *, kind="full", proof="read", command=None) -> Backup
+    require_space(conn, directory, kind)      refuses before the first byte is written
+    load(archive) -> Backup                   the manifest beside an archive, held against the archive
+
+Kinds (`--backup`): "full"; "schema" (no rows); "command" (`--backup-command`, somebody else's tool); "none" is not calling
+`take`. Proofs (`--verify-backup`): "read" decodes the whole archive; "restore" puts it into a scratch database and compares
+the schema and, of every table, the number of rows and a digest over all columns.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +18,65 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal, LiteralString
 
 import psycopg
+from psycopg import pq
 
-from pgvigil import __version__, embedded
+from pgvigil import __version__, database
+from pgvigil.build import contents, tools
+from pgvigil.build.contents import Table
 from pgvigil.database import Target
-from pgvigil.errors import BackupError
+from pgvigil.errors import BackupError, RestoreError
+
+Kind = Literal["full", "schema", "command"]
+Proof = Literal["read", "restore"]
+KINDS = ("full", "schema", "none", "command")
+PROOFS = ("read", "restore")
+Told = Callable[[str], None]
+
+# An archive holds no indexes and is compressed: of our test data (text, JSON, UUIDs) it is 11 % of the database's size.
+# With less room than a twentieth there is no use in trying; with more it is tried, and a disk that fills all the same is
+# an error that leaves nothing behind.
+_SMALLEST_SHARE = {"full": 0.05, "schema": 0.0, "command": 0.0}
+_SMALLEST_ROOM = 16_000_000  # the catalog itself, and the manifest
 
 
 @dataclass(frozen=True)
 class Backup:
-    """The manifest of a backup, as it is written beside the archive. Sizes in bytes, times in seconds."""
+    """The manifest of a backup, as it is written beside the archive. Sizes in bytes, times in seconds.
 
-    archive: str
+    `archive`, `sha256` and `size` are None, "" and 0 for kind "command". `tables` is filled for kind "full".
+    `wal_lsn`, `snapshot` and `snapshot_at` (the server's clock) say which moment the archive shows.
+    """
+
+    kind: Kind
+    proof: str
+    archive: str | None
+    manifest: str
     sha256: str
     size: int
     database: str
+    database_size: int
     server_version: str
-    pg_dump_version: str
+    pg_dump_version: str | None
     pgvigil_version: str
     revision: str | None
     began_at: str
     seconds: float
     verified: str
+    wal_lsn: str
+    snapshot: str
+    snapshot_at: str
+    public_schema: bool
+    large_objects: int
+    tables: dict[str, Table] = field(default_factory=dict)
 
 
 def default_directory() -> Path:
@@ -45,135 +86,245 @@ def default_directory() -> Path:
     return Path(given) if given else Path(state) / "pgvigil" / "backups"
 
 
-def take(
-    conn: psycopg.Connection, target: Target, directory: Path, revision: str | None, told: Callable[[str], None]
-) -> Backup:
-    """Dumps the whole database (custom format, mode 0600), decodes the whole archive again, writes a manifest.
+def require_space(conn: psycopg.Connection, directory: Path, kind: Kind) -> None:
+    """Refuses, with BackupError, a directory that cannot hold the archive even if it compresses as well as any does."""
+    place = directory.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    size = _one(conn, "SELECT pg_database_size(current_database())")
+    need, free = int(size * _SMALLEST_SHARE[kind]) + _SMALLEST_ROOM, shutil.disk_usage(place).free
+    if kind != "command" and free < need:
+        raise BackupError(
+            f"{directory} has {free / 1e6:.0f} MB free; the backup of a database of {size / 1e6:.0f} MB takes "
+            f"{need / 1e6:.0f} MB at the least",
+            tools.ELSEWHERE,
+        )
 
-    Raises BackupError; then no archive is left behind.
+
+# ── Taking one ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def take(
+    conn: psycopg.Connection,
+    target: Target,
+    directory: Path,
+    revision: str | None,
+    told: Told,
+    *,
+    kind: Kind = "full",
+    proof: Proof = "read",
+    command: str | None = None,
+) -> Backup:
+    """Makes the backup in `directory` (mode 0600), proves it, writes its manifest beside it.
+
+    Raises BackupError; then neither archive nor manifest nor scratch database is left behind.
     """
-    pg_dump, version = find_tool("pg_dump", conn.info.server_version // 10000)
-    pg_restore = pg_dump.with_name("pg_restore")
-    if not pg_restore.is_file():
-        raise BackupError(f"there is no pg_restore beside {pg_dump}: the backup could not be read back", _INSTALL)
     began = datetime.now(UTC)
     clock = time.monotonic()
     name = re.sub(r"[^\w.-]", "_", conn.info.dbname)
-    stem = f"{name}-{began:%Y%m%dT%H%M%S.%fZ}-at-{revision or 'base'}"
-    archive = directory.absolute() / f"{stem}.dump"
-    part = archive.with_suffix(".part")
+    ending = "" if kind == "full" else f"-{kind}"
+    archive = directory.absolute() / f"{name}-{began:%Y%m%dT%H%M%S.%fZ}-at-{revision or 'base'}{ending}.dump"
+    part, manifest = archive.with_suffix(".part"), archive.with_suffix(".json")
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         part.touch(mode=0o600, exist_ok=False)
     except OSError as error:
-        raise BackupError(f"no backup can be written to {directory}: {error.strerror}", _ELSEWHERE) from error
+        raise BackupError(f"no backup can be written to {directory}: {error.strerror}", tools.ELSEWHERE) from error
     try:
-        arguments = ["--format=custom", "--no-password", f"--file={part}", f"--dbname={target.public_conninfo}"]
-        _run([str(pg_dump), *arguments], target, f"pg_dump could not back the database up to {directory}")
-        told(f"{part.stat().st_size / 1e6:.1f} MB written, reading it back")
-        # A listing would accept an archive that is cut off; only decoding every block proves it.
-        _run([str(pg_restore), f"--file={os.devnull}", str(part)], target, "the backup cannot be read back")
-        with part.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
+        require_space(conn, directory, kind)
+        facts = _command(conn, target, directory, revision, told, command) if kind == "command" else None
+        if facts is None:
+            facts = _dump(conn, target, part, told, kind, proof)
+            with part.open("rb") as file:
+                facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+            facts |= {"archive": str(archive), "size": part.stat().st_size}
         backup = Backup(
-            archive=str(archive),
-            sha256=sha256,
-            size=part.stat().st_size,
+            **facts,  # type: ignore[arg-type]
+            kind=kind,
+            manifest=str(manifest),
             database=conn.info.dbname,
             server_version=conn.info.parameter_status("server_version") or "",
-            pg_dump_version=version,
             pgvigil_version=__version__,
             revision=revision,
             began_at=began.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - clock, 2),
-            verified="read: every block decoded",
         )
-        _write_private(archive.with_suffix(".json"), json.dumps(asdict(backup), indent=2) + "\n")
-        part.rename(archive)
+        try:
+            _write_private(manifest, json.dumps(asdict(backup), indent=2) + "\n")
+            if backup.archive:
+                part.rename(archive)
+        except BaseException:
+            manifest.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        raise BackupError(f"the backup in {directory} failed: {error.strerror}", _ELSEWHERE) from error
+        raise BackupError(f"the backup in {directory} failed: {error.strerror}", tools.ELSEWHERE) from error
+    except psycopg.Error as error:
+        raise BackupError(f"the backup failed: {' '.join(str(error).split())}", "Nothing was changed.") from error
     finally:
         part.unlink(missing_ok=True)
     return backup
 
 
-def find_tool(name: str, server_major: int) -> tuple[Path, str]:
-    """The client program that can serve this server, and its version.
+def _dump(
+    conn: psycopg.Connection, target: Target, part: Path, told: Told, kind: Kind, proof: Proof
+) -> dict[str, object]:
+    from pgvigil.build import restore  # here, because it builds upon this module
 
-    PGVIGIL_PG_BIN names the only directory looked in; else the one on PATH, the newest installed by Debian's packages,
-    the embedded server's. The first that is not older than the server is taken.
-    Raises BackupError when there is none, or when the one that PATH or PGVIGIL_PG_BIN names does not run.
-    """
-    chosen = os.environ.get("PGVIGIL_PG_BIN")
-    on_path = shutil.which(name)
-    embedded_bin = embedded.binaries()
-    if chosen:
-        candidates = [Path(chosen) / name]
-    else:
-        packaged = sorted(
-            Path("/usr/lib/postgresql").glob("[0-9]*/bin"), key=lambda p: float(p.parent.name), reverse=True
-        )
-        candidates = [
-            *([Path(on_path)] if on_path else []),
-            *(p / name for p in packaged),
-            *([embedded_bin / name] if embedded_bin else []),
-        ]
-    seen = []
-    for tool in candidates:
-        if not tool.is_file():
-            continue
-        version = _version(tool)
-        if int(version.split(".")[0]) >= server_major:
-            return tool, version
-        seen.append(f"{tool} is {version}")
-    if not seen:
-        raise BackupError(f"{name} was not found{f' in {chosen}' if chosen else ''}", _INSTALL)
-    raise BackupError(
-        f"{name} is older than the server ({server_major}) and cannot dump it: {'; '.join(seen)}", _INSTALL
-    )
-
-
-_INSTALL = (
-    "Install the PostgreSQL client programs of the server's version or newer (Debian: apt-get install postgresql-client), "
-    "or point PGVIGIL_PG_BIN at their directory. Nothing was changed."
-)
-_ELSEWHERE = "Make room or choose another place with --backup-dir. Nothing was changed."
-
-
-def _version(tool: Path) -> str:
+    pg_dump, version = tools.find_tool("pg_dump", conn.info.server_version // 10000)
+    pg_restore = pg_dump.with_name("pg_restore")
+    if not pg_restore.is_file():
+        raise BackupError(f"there is no pg_restore beside {pg_dump}: the backup could not be read back", tools.INSTALL)
+    schema = part.with_suffix(".schema.part")
+    what = f"pg_dump could not back the database up to {part.parent}"
+    connection = ["--no-password", f"--dbname={target.public_conninfo}", "--format=custom"]
     try:
-        answer = subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
-        return re.search(r"\d+(\.\d+)?", answer.partition(")")[2])[0]  # type: ignore[index]
-    except (OSError, subprocess.SubprocessError, TypeError) as error:
-        raise BackupError(f"{tool} does not run or does not tell its version", _INSTALL) from error
+        with _snapshot(target) as (reader, facts), _aside(conn, reader) as aside:
+            connection.append(f"--snapshot={facts.pop('exported')}")
+            counting = aside(lambda: contents.contents(reader)) if kind == "full" else None
 
+            def tick() -> None:
+                told(f"{part.stat().st_size / 1e6:.1f} MB written")
+                if counting and counting.done():
+                    counting.result()  # what it could not read, pg_dump need not go on writing
 
-def _run(arguments: list[str], target: Target, what: str) -> None:
-    """Runs a client program; its own words become the error."""
-    try:
-        with subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=target.client_environment,
-        ) as process:
+            only = ["--schema-only"] if kind == "schema" else []
             try:
-                words = process.communicate()[1]
-            except BaseException:
-                process.terminate()  # Ctrl-C: the dump must not go on without us
+                tools.run([str(pg_dump), *connection, *only, f"--file={part}"], target, what, tick=tick)
+            except BackupError:
+                if counting and counting.done():
+                    counting.result()  # its failure ends the snapshot, and is the reason then
                 raise
+            if proof == "restore":
+                schema.touch(mode=0o600)
+                tools.run([str(pg_dump), *connection, "--schema-only", f"--file={schema}"], target, what)
+            if counting and not counting.done():
+                told("counting the rows of every table")
+            tables = counting.result() if counting else {}
+        told(f"{part.stat().st_size / 1e6:.1f} MB written, reading it back")
+        # A listing would accept an archive that is cut off; only decoding every block proves it.
+        tools.run([str(pg_restore), f"--file={os.devnull}", str(part)], target, "the backup cannot be read back")
+        verified = "read: every block decoded"
+        if proof == "restore":
+            objects = int(str(facts["large_objects"])) if kind == "full" else 0
+            try:
+                restore.prove(conn, target, part, schema, tables, objects, told)
+            except RestoreError as error:
+                raise BackupError(
+                    f"the backup is no copy of the database: {error.message}", error.hint or "Nothing was changed."
+                ) from error
+            rows = f", {len(tables)} tables with {sum(t.rows for t in tables.values())} rows" if kind == "full" else ""
+            verified = f"restored: schema{rows} equal"
+        return {**facts, "tables": tables, "proof": proof, "verified": verified, "pg_dump_version": version}
+    finally:
+        schema.unlink(missing_ok=True)
+
+
+def _command(
+    conn: psycopg.Connection, target: Target, directory: Path, revision: str | None, told: Told, command: str | None
+) -> dict[str, object]:
+    """Somebody else's backup: all we know of it is its exit status, and the manifest says so."""
+    if not command:
+        raise BackupError("there is no backup command", "Give one with --backup-command. Nothing was changed.")
+    with _snapshot(target) as (_, facts):
+        del facts["exported"]
+    keywords = {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
+    secret = target.parameters.get("password") or os.environ.get("PGPASSWORD") or ""
+    environment = {
+        **target.client_environment,
+        **{keywords[k]: v for k, v in target.parameters.items() if k in keywords},
+        "PGDATABASE": conn.info.dbname,
+        "PGVIGIL_DATABASE": conn.info.dbname,
+        "PGVIGIL_BACKUP_DIR": str(directory.absolute()),
+        "PGVIGIL_REVISION": revision or "base",
+    }
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                told(line.rstrip().replace(secret, "***") if secret else line.rstrip())
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+    if status:
+        raise BackupError(f"the backup command ended with status {status}", "Its words are above. Nothing was changed.")
+    return {
+        **facts, "proof": "exit status", "verified": "command: it ended with status 0", "archive": None, "sha256": "",
+        "size": 0, "pg_dump_version": None,
+    }  # fmt: skip
+
+
+@contextmanager
+def _snapshot(target: Target) -> Iterator[tuple[psycopg.Connection, dict[str, object]]]:
+    """A connection that sees what the dump sees, so that writers raise no false alarm; and what names that moment."""
+    with database.connect(target, "backup") as reader:
+        contents.pin(reader)
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        row = reader.execute(
+            """SELECT pg_export_snapshot(), pg_current_wal_lsn()::text, pg_current_snapshot()::text,
+                      clock_timestamp()::text, to_regnamespace('public') IS NOT NULL, pg_database_size(current_database())"""
+        ).fetchone()
+        assert row is not None  # noqa: S101 - it is no query of a table
+        names = ("exported", "wal_lsn", "snapshot", "snapshot_at", "public_schema", "database_size")
+        yield reader, {**dict(zip(names, row, strict=True)), "large_objects": contents.large_objects(reader)}
+        if not reader.closed:
+            reader.execute("COMMIT")
+
+
+@contextmanager
+def _aside(
+    conn: psycopg.Connection, reader: psycopg.Connection
+) -> Iterator[Callable[[Callable[[], dict[str, Table]]], Future[dict[str, Table]]]]:
+    """Lets the reader count while pg_dump writes; whatever goes wrong with the one ends the other."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit
+        except BaseException:
+            with suppress(psycopg.Error):
+                conn.execute("SELECT pg_terminate_backend(%s)", (reader.info.backend_pid,))
+            raise
+
+
+# ── The manifest, read again ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load(archive: Path) -> Backup:
+    """The manifest beside an archive, after the archive was held against its SHA-256. Raises RestoreError."""
+    path = archive.with_suffix(".json")
+    keep = "Keep archive and manifest together, under the names they were given."
+    try:
+        values = json.loads(path.read_text())
+        values["tables"] = {name: Table(**table) for name, table in values["tables"].items()}
+        backup = Backup(**{f.name: values[f.name] for f in fields(Backup)})
+        with archive.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BackupError(f"{what}: {error}", _INSTALL) from error
-    if process.returncode:
-        told = words.strip() or f"it ended with status {process.returncode}"
-        raise BackupError(
-            f"{what}:\n  " + told.replace("\n", "\n  "), _ELSEWHERE if "space" in told else "Nothing was changed."
+        raise RestoreError(f"{error.filename} cannot be read: {error.strerror}", keep) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RestoreError(f"{path} is no manifest of this version of pgvigil", keep) from error
+    if sha256 != backup.sha256:
+        raise RestoreError(
+            f"{archive} is not what its manifest describes: SHA-256 is {sha256[:16]}…, was {backup.sha256[:16]}…",
+            "It was damaged or exchanged after it was taken: use another backup. Nothing was changed.",
         )
+    return backup
 
 
 def _write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _one(conn: psycopg.Connection, query: LiteralString) -> Any:
+    row = conn.execute(query).fetchone()
+    return row[0] if row else None

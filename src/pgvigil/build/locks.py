@@ -144,8 +144,11 @@ class Watch:
             ).fetchall()
 
 
-def retried(attempt: Callable[[], T], *, budget: float, watch: Watch, tell: Tell) -> T:
-    """Runs `attempt` until it gets its locks, pausing longer and longer (jittered, exponential) for `budget` seconds in all.
+def retried(
+    attempt: Callable[[], T], *, budget: float, watch: Watch, waited: Callable[[int, list[Blocker]], None]
+) -> T:
+    """Runs `attempt` until it gets its locks, pausing longer and longer (jittered, exponential) for `budget` seconds in all;
+    `waited` is told after each try that failed, with its number and whom it waited for.
 
     `attempt` must hold nothing when it fails. Raises LockedError naming the blockers when the budget is used up.
     """
@@ -157,15 +160,20 @@ def retried(attempt: Callable[[], T], *, budget: float, watch: Watch, tell: Tell
         try:
             return attempt()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            blockers = watch.take()
+            waited(tries, blockers)
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
-            who = "; ".join(map(str, watch.take())) or "somebody who was gone before we could look"
             if time.monotonic() + pause > deadline:
                 raise LockedError(
-                    f"a table lock did not come free in {tries} tries over {budget:.0f} s; it is held by {who}",
+                    f"a table lock did not come free in {tries} tries over {budget:.0f} s; it is held by {names(blockers)}",
                     "End that transaction (SELECT pg_terminate_backend(pid)) or wait for it, then run this again.",
                 ) from error
-            tell(f"  waiting for a table lock (try {tries}), held by {who}")
             time.sleep(pause)
+
+
+def names(blockers: list[Blocker]) -> str:
+    """For people."""
+    return "; ".join(map(str, blockers)) or "somebody who was gone before we could look"
 
 
 def _true(conn: psycopg.Connection, query: str) -> bool:

@@ -65,6 +65,16 @@ def require_rights(conn: psycopg.Connection, schema: str) -> None:
         )
 
 
+def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
+    """What does not stop a run, but the DBA should know."""
+    if one(conn, "SELECT has_schema_privilege('public', oid, 'CREATE') FROM pg_namespace WHERE nspname = %s", schema):
+        return [
+            f'every role may create objects in schema "{schema}", where functions run with their owner\'s rights look names up; '
+            f'REVOKE CREATE ON SCHEMA "{schema}" FROM PUBLIC closes that'
+        ]
+    return []
+
+
 def require_nobody_in_the_way(conn: psycopg.Connection, schema: str, wait: float, told: Callable[[str], None]) -> None:
     """Waits `wait` seconds for blockers() to end. Raises PreconditionError with the list of those that did not."""
     deadline = time.monotonic() + wait

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import psycopg
 
 from pgvigil import database, project
 from pgvigil.build import apply, backup, ledger, locks, plan, preflight
+from pgvigil.build.journal import Journal
 from pgvigil.build.plan import Migration
 from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
 from pgvigil.validate import Report, load_spec, render, validate
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class Options:
     backup_directory: Path | None
     lock_wait: float
     lock_budget: float
-    blocker_wait: float
+    blocker_wait: float = 0
     accepted: tuple[str, ...] = ()
+    backup_kind: str = "full"
+    backup_proof: backup.Proof = "read"
+    backup_command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def program() -> str:
 # ── migrate ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def pending(target: Target, options: Options, tell: Tell) -> list[Migration]:
+def pending(target: Target, options: Options, tell: Journal) -> list[Migration]:
     """Connects, checks the preconditions and says what migrate would do. Changes nothing."""
     with database.connect(target, "migrate (plan)") as conn:
         tell(f"connected to {target}, PostgreSQL {conn.info.parameter_status('server_version')}")
@@ -78,7 +82,7 @@ def pending(target: Target, options: Options, tell: Tell) -> list[Migration]:
         return run.pending
 
 
-def migrate(target: Target, options: Options, tell: Tell) -> Outcome:
+def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
     """connect → preconditions → plan → lock → backup → apply → validate.
 
     Raises a PgvigilError of its documented exit code; up to and including a failed transaction nothing is changed.
@@ -89,19 +93,19 @@ def migrate(target: Target, options: Options, tell: Tell) -> Outcome:
         run = _prepare(conn, options, tell)
         archive = None
         moved: list[Migration] = []
+        start = run.state.revision
         if run.pending:
             with locks.run_lock(conn, options.lock_wait):
+                run = replace(run, state=ledger.read(conn))  # whoever held the lock may have done it
                 start = run.state.revision
-                run = _prepare(conn, options, tell)  # whoever held the lock may have done it
                 if run.pending:
                     preflight.require_nobody_in_the_way(conn, run.schema, options.blocker_wait, tell)
                     archive = _backup(run, target, options, tell)
                     moved = apply_pending(run, target, options, tell)
-        else:
-            start = run.state.revision
         ledger.accept(conn, run.migrations, options.accepted)
         tell("validating")
         report = validate(conn, load_spec(project.SPEC), run.schema)
+        tell.document["validation"] = json.loads(render(report, "json"))
         names = [m.name for m in moved]
         outcome = Outcome(start, run.migrations[-1].revision, names, archive, _remarks(conn), time.monotonic() - clock)
     if moved:
@@ -137,7 +141,7 @@ def undo_command(outcome: Outcome, target: Target) -> str:
     return f"{program()} revert --to {outcome.start or 'base'}{target.option}"
 
 
-def _prepare(conn: psycopg.Connection, options: Options, tell: Tell) -> Run:
+def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
     run = open_run(conn, options, tell)
     if not run.state.entries:
         if not apply.application_tables(conn, run.schema):
@@ -149,10 +153,13 @@ def _prepare(conn: psycopg.Connection, options: Options, tell: Tell) -> Run:
         apply.require_application(conn, run.schema)
     if run.pending:
         preflight.require_rights(conn, run.schema)
+        for warning in preflight.warnings(conn, run.schema):
+            tell(f"warning: {warning}")
+    tell.document["plan"] = [{"name": m.name, "transactional": m.transactional} for m in run.pending]
     return run
 
 
-def open_run(conn: psycopg.Connection, options: Options, tell: Tell) -> Run:
+def open_run(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
     """What holds for every run: a server we know, a primary, a ledger that fits the files."""
     preflight.require_usable_server(conn)
     migrations = plan.load(project.MIGRATIONS)
@@ -177,17 +184,27 @@ def open_run(conn: psycopg.Connection, options: Options, tell: Tell) -> Run:
     return Run(conn, schema, migrations, state)
 
 
-def _backup(run: Run, target: Target, options: Options, tell: Tell) -> backup.Backup:
+def _backup(run: Run, target: Target, options: Options, tell: Journal) -> backup.Backup | None:
+    if options.backup_kind == "none":
+        tell("warning: no backup is taken, as you said")
+        return None
     directory = options.backup_directory or backup.default_directory()
     tell(f"backing up to {directory}")
-    archive = backup.take(run.conn, target, directory, run.state.revision, lambda text: tell(f"  {text}"))
-    tell(
-        f"  proved: {archive.archive} ({archive.size / 1e6:.1f} MB, {archive.verified}, sha256 {archive.sha256[:16]}…)"
+    archive = backup.take(
+        run.conn, target, directory, run.state.revision, lambda text: tell(f"  {text}"),
+        kind=cast("backup.Kind", options.backup_kind), proof=options.backup_proof, command=options.backup_command,
+    )  # fmt: skip
+    what = (
+        f"{archive.archive} ({archive.size / 1e6:.1f} MB, sha256 {archive.sha256[:16]}…)"
+        if archive.archive
+        else archive.manifest
     )
+    tell(f"  proved: {what}; {archive.verified}")
+    tell.document["backup"] = asdict(archive)
     return archive
 
 
-def apply_pending(run: Run, target: Target, options: Options, tell: Tell) -> list[Migration]:
+def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> list[Migration]:
     """Brings in what is pending, group by group. A transaction that does not lead to what the spec declares is rolled back."""
     spec = load_spec(project.SPEC)
     done: list[Migration] = []
@@ -208,10 +225,11 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Tell) -> lis
                     )
 
             def attempt(group: list[Migration] = group, check: Callable[[], None] = before_commit) -> None:
-                apply.move(run.conn, group, before_commit=check)
+                for timing in apply.move(run.conn, group, before_commit=check):
+                    tell.add("statements", timing)
 
             try:
-                locks.retried(attempt, budget=options.lock_budget, watch=watch, tell=tell)
+                locks.retried(attempt, budget=options.lock_budget, watch=watch, waited=_waited(tell))
             except psycopg.OperationalError as error:
                 raise MigrationError(
                     f"the connection was lost during {names}: {' '.join(str(error).split())}",
@@ -225,6 +243,14 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Tell) -> lis
     return done
 
 
+def _waited(tell: Journal) -> Callable[[int, list[locks.Blocker]], None]:
+    def waited(number: int, blockers: list[locks.Blocker]) -> None:
+        tell(f"  waiting for a table lock (try {number}), held by {locks.names(blockers)}")
+        tell.add("waits", {"try": number, "blockers": [asdict(blocker) for blocker in blockers]})
+
+    return waited
+
+
 def _what_stays(group: list[Migration], done: list[Migration]) -> str:
     if not group[0].transactional:
         return "This file runs outside a transaction; its finished statements stay and are found done next time."
@@ -232,14 +258,14 @@ def _what_stays(group: list[Migration], done: list[Migration]) -> str:
     return f"{rolled_back} The files up to {done[-1].name} are in the ledger and stay." if done else rolled_back
 
 
-def _watch(run: Run, target: Target, tell: Tell) -> locks.Watch:
+def _watch(run: Run, target: Target, tell: Journal) -> locks.Watch:
     return locks.Watch(database.connect(target, "watch"), run.conn.info.backend_pid, tell)
 
 
 # ── revert ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def revert(target: Target, to: str, options: Options, tell: Tell) -> Outcome:
+def revert(target: Target, to: str, options: Options, tell: Journal) -> Outcome:
     """Takes files back out, down to `to` (a revision, or "base" for all), in one transaction, after a proved backup."""
     clock = time.monotonic()
     with database.connect(target, "revert") as conn, locks.run_lock(conn, options.lock_wait):
@@ -256,7 +282,7 @@ def revert(target: Target, to: str, options: Options, tell: Tell) -> Outcome:
             with _watch(run, target, tell) as watch:
                 locks.retried(
                     lambda: apply.move(conn, [], down_to=to, before_commit=lambda: locks.require_run_lock(conn)),
-                    budget=options.lock_budget, watch=watch, tell=tell,
+                    budget=options.lock_budget, watch=watch, waited=_waited(tell),
                 )  # fmt: skip
         start, end = run.state.revision, ledger.read(conn).revision
     names = [m.name for m in reversed(leaving)]

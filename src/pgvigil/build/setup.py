@@ -11,14 +11,15 @@ from psycopg import sql as compose
 
 from pgvigil import database, project
 from pgvigil.build import apply, locks, preflight, runner
+from pgvigil.build.journal import Journal
 from pgvigil.build.plan import Migration
-from pgvigil.build.runner import Options, Outcome, Tell, program
+from pgvigil.build.runner import Options, Outcome, program
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PreconditionError
 from pgvigil.validate import load_spec, self_test, validate
 
 
-def setup(target: Target, options: Options, wait: float, tell: Tell) -> Outcome:
+def setup(target: Target, options: Options, wait: float, tell: Journal) -> Outcome:
     """Builds the schema in an empty database (created if missing), or validates the one that is there; then the self-test."""
     clock = time.monotonic()
     with _connect_or_create(target, wait, tell) as conn:
@@ -45,7 +46,7 @@ def setup(target: Target, options: Options, wait: float, tell: Tell) -> Outcome:
     return Outcome(start, run.migrations[-1].revision, [m.name for m in moved], None, [], time.monotonic() - clock)
 
 
-def _connect_or_create(target: Target, wait: float, tell: Tell) -> psycopg.Connection:
+def _connect_or_create(target: Target, wait: float, tell: Journal) -> psycopg.Connection:
     try:
         return database.connect(target, "setup", wait=wait)
     except ConnectError as error:

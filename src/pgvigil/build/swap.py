@@ -1,0 +1,145 @@
+"""One database put in the place of another under its name, in one transaction."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+from psycopg import sql
+
+from pgvigil import database
+from pgvigil.build import contents
+from pgvigil.database import Target
+from pgvigil.errors import RestoreError
+
+LOCK_WAIT = 10.0  # seconds for another run to finish, and for writers to let go of their tables
+
+
+def carry_over(admin: psycopg.Connection, old: str, new: str) -> None:
+    """What belongs to the database and is in no dump of it: settings, rights, comment, connection limit."""
+    target = sql.Identifier(new)
+    settings = admin.execute(
+        """SELECT r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
+           FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole,
+                unnest(s.setconfig) c WHERE d.datname = %s""",
+        (old,),
+    ).fetchall()
+    for role, parameter, value in settings:
+        whose = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), target) if role else _database(target)
+        admin.execute(
+            sql.SQL("ALTER {} SET {} = {}").format(
+                whose, sql.Identifier(*parameter.split(".")), _value(parameter, value)
+            )
+        )
+    row = admin.execute(
+        """SELECT datconnlimit, shobj_description(oid, 'pg_database'), datacl IS NOT NULL, pg_get_userbyid(datdba)
+           FROM pg_database WHERE datname = %s""",
+        (old,),
+    ).fetchone()
+    assert row is not None  # noqa: S101 - we are connected to it
+    limit, comment, has_acl, owner = row
+    if limit != -1:
+        admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(target, sql.Literal(limit)))
+    if comment:
+        admin.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(target, sql.Literal(comment)))
+    if has_acl:
+        admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}").format(target, sql.Identifier(owner)))
+        grants = admin.execute(
+            """SELECT a.privilege_type, CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.is_grantable
+               FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = %s""",
+            (old,),
+        ).fetchall()
+        for privilege, grantee, grantable in grants:
+            admin.execute(
+                sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                    sql.SQL(privilege), target, sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC"),
+                    sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+                )
+            )  # fmt: skip
+
+
+def _database(name: sql.Identifier) -> sql.Composed:
+    return sql.SQL("DATABASE {}").format(name)
+
+
+# These are stored as a list of quoted names, and have to be given one by one.
+_LISTS = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
+
+
+def _value(parameter: str, value: str) -> sql.Composable:
+    if parameter.lower() not in _LISTS:
+        return sql.Literal(value)
+    names = [quoted.replace('""', '"') if quoted or not bare else bare
+             for quoted, bare in re.findall(r'"((?:[^"]|"")*)"|([^",\s]+)', value)]  # fmt: skip
+    return sql.SQL(", ").join(sql.Literal(name) for name in names) if names else sql.Literal("")
+
+
+def swap(
+    admin: psycopg.Connection,
+    maintenance: Target,
+    live: psycopg.Connection,
+    name: str,
+    new: str,
+    kept: str,
+    refuse_newer: Callable[[], None] | None,
+) -> float:
+    """Renames the live database to `kept` and the new one into its place, in one transaction. Returns the seconds it took.
+
+    Given `refuse_newer`, the tables are locked against writing while they are held against the backup a last time, and stay so
+    until everybody else is out: no row can come in between.
+    """
+    with database.connect(maintenance, "restore (swap)") as helper:
+        if refuse_newer:
+            live.execute("BEGIN")
+            live.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT * 1000))))
+            try:
+                if there := contents.tables(live):
+                    live.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(sql.SQL(", ").join(map(sql.SQL, there))))
+                refuse_newer()
+            except psycopg.errors.LockNotAvailable as error:
+                live.rollback()
+                raise RestoreError(
+                    f"the tables could not be locked against writing within {LOCK_WAIT:.0f} s",
+                    "Stop the application, or end its long transactions (pg_stat_activity), and run this again.",
+                ) from error
+            except BaseException:
+                live.rollback()
+                raise
+        clock = time.monotonic()
+        with admin.transaction():
+            _rename(admin, helper, name, kept, live)
+            _rename(admin, helper, new, name, None)
+        return time.monotonic() - clock
+
+
+def _rename(
+    admin: psycopg.Connection, helper: psycopg.Connection, old: str, new: str, last: psycopg.Connection | None
+) -> None:
+    """Renames a database from under its sessions: they are ended, `last` the last of them.
+
+    ALTER DATABASE RENAME holds the database's lock while it waits (up to 5 s) for sessions to go, and who connects
+    meanwhile waits for that lock: so nobody new gets in, without ALLOW_CONNECTIONS false, which a crash would leave behind.
+    """
+    statement = sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new))
+    with ThreadPoolExecutor(1) as pool:
+        renaming = pool.submit(admin.execute, statement)
+        while not renaming.done():
+            row = helper.execute(
+                """SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.objid
+                                  WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND d.datname = %(name)s
+                                    AND l.pid = %(admin)s AND l.mode = 'AccessExclusiveLock' AND l.granted),
+                          (SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                           WHERE datname = %(name)s AND backend_type <> 'autovacuum worker' AND pid <> %(last)s)""",
+                {
+                    "name": old,
+                    "admin": admin.info.backend_pid,
+                    "last": last.info.backend_pid if last and not last.closed else 0,
+                },
+            ).fetchone()
+            if row == (True, 0) and last:
+                last.close()
+            time.sleep(0.005)
+        renaming.result()

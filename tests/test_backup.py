@@ -1,0 +1,274 @@
+"""A backup is proved before anything relies on it; what cannot be proved is no backup, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from conftest import Database
+from pgvigil import database as databases
+from pgvigil.build import backup, contents, tools
+from pgvigil.build.backup import Backup
+from pgvigil.errors import BackupError
+
+Take = Callable[..., Backup]
+SCRATCH = "SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil\\_verify\\_%'"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def take(existing: Database, tmp_path: Path, said: list[str]) -> Take:
+    """A backup of `existing` into tmp_path/backups."""
+
+    def take(**options: object) -> Backup:
+        target = databases.parse_url(existing.tcp_url, "--database-url")
+        with databases.connect(target, "test") as conn:
+            return backup.take(conn, target, tmp_path / "backups", None, said.append, **options)  # type: ignore[arg-type]
+
+    return take
+
+
+def doctored(directory: Path, server_major: int, after: str) -> str:
+    """A PGVIGIL_PG_BIN whose pg_dump, having written the archive $archive, does something to it."""
+    real, _ = tools.find_tool("pg_dump", server_major)
+    directory.mkdir()
+    for name in ("pg_restore", "psql"):
+        (directory / name).symlink_to(real.with_name(name))
+    (directory / "pg_dump").write_text(
+        f"""#!/bin/sh
+        "{real}" "$@" || exit
+        for word; do case $word in --file=*.schema.part) ;; --file=*) archive=${{word#--file=}} ;; esac; done
+        [ -z "$archive" ] || {{ {after}
+        }}
+        """
+    )
+    (directory / "pg_dump").chmod(0o755)
+    return str(directory)
+
+
+def nothing_left(existing: Database, tmp_path: Path) -> bool:
+    return list((tmp_path / "backups").iterdir()) == [] and existing.execute(SCRATCH) == []
+
+
+# ── Proof ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_manifest_tells_what_the_archive_holds_and_of_which_moment(take: Take, existing: Database) -> None:
+    made = take()
+    written = json.loads(Path(made.manifest).read_text())
+    assert (written["kind"], written["proof"]) == ("full", "read")
+    assert written["tables"]["public.sessions"]["rows"] == 20000
+    assert existing.execute(
+        "SELECT %s::pg_lsn <= pg_current_wal_lsn(), pg_snapshot_xmax(%s::pg_snapshot) <= pg_snapshot_xmax(pg_current_snapshot())",
+        (written["wal_lsn"], written["snapshot"]),
+    ) == [(True, True)]
+    assert backup.load(Path(written["archive"])) == made
+    assert {path.stat().st_mode & 0o777 for path in Path(made.manifest).parent.iterdir()} == {0o600}
+
+
+def test_proof_by_restore_compares_and_leaves_no_scratch_database(take: Take, existing: Database) -> None:
+    existing.execute("SELECT lo_from_bytea(0, 'abc')")
+    made = take(proof="restore")
+    assert made.proof == "restore"
+    assert made.verified.startswith("restored: schema, ")
+    assert made.large_objects == 1
+    assert existing.execute(SCRATCH) == []
+
+
+def test_writers_during_the_backup_raise_no_false_alarm(take: Take, existing: Database) -> None:
+    stop, rows = threading.Event(), [0]
+
+    def write() -> None:
+        with existing.connect() as conn:
+            while not stop.is_set():
+                conn.execute("INSERT INTO sessions (session_key, agent_from) VALUES (gen_random_uuid()::text, 'w')")
+                rows[0] += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        made = take(proof="restore")
+    finally:
+        stop.set()
+        writer.join()
+    assert 20000 <= made.tables["public.sessions"].rows < 20000 + rows[0]
+
+
+@pytest.mark.client_side
+def test_a_table_of_any_shape_is_compared(take: Take, existing: Database) -> None:
+    existing.execute(
+        """CREATE SCHEMA "Odd one";
+           CREATE TABLE "Odd one"."a.""b" ("a.""b" int, pgvigil_x text, x real, at timestamptz, m money, b bytea, "%s" interval);
+           INSERT INTO "Odd one"."a.""b" VALUES (1, '%s', 0.1, now(), 3.5, '\\x00ff', '1 day 25:00'), (NULL, NULL, 'NaN', NULL, NULL, NULL, NULL);
+           CREATE TABLE nothing ();
+           INSERT INTO nothing DEFAULT VALUES;
+           CREATE TABLE parent (a int, b int); CREATE TABLE child (b int, a int); ALTER TABLE child INHERIT parent;
+           INSERT INTO child VALUES (1, 2);
+           CREATE TABLE parts (id int, v varchar CHECK (v IN ('x', 'y'))) PARTITION BY LIST (id);
+           CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1); INSERT INTO parts VALUES (1, 'x');
+           CREATE UNLOGGED TABLE unlogged AS SELECT generate_series(1, 10) AS n"""
+    )
+    tables = take(proof="restore").tables
+    assert {name: tables[name].rows for name in ('"Odd one"."a.""b"', "public.nothing", "public.parent", "public.child",
+                                                "public.parts", "public.unlogged")} == {
+        '"Odd one"."a.""b"': 2, "public.nothing": 1, "public.parent": 0, "public.child": 1, "public.parts": 1,
+        "public.unlogged": 10}  # fmt: skip
+    assert "public.parts_1" not in tables
+
+
+@pytest.mark.client_side
+def test_the_digest_tells_one_changed_value_and_no_order(existing: Database) -> None:
+    with existing.connect() as conn:
+        contents.pin(conn)
+        conn.execute("CREATE TABLE public.t (a text, b text); INSERT INTO public.t VALUES ('a', 'b'), ('c', NULL)")
+        before = contents.contents(conn)["public.t"]
+        conn.execute("UPDATE public.t SET b = 'b' WHERE a = 'a'")  # moves the row behind the other
+        assert contents.contents(conn)["public.t"] == before
+        conn.execute("UPDATE public.t SET b = '' WHERE a = 'c'")
+        assert contents.contents(conn)["public.t"] != before
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize(
+    ("after", "proof", "words"),
+    [
+        ('truncate -s $(($(stat -c %s "$archive") * 6 / 10)) "$archive"', "read", "cannot be read back"),
+        (r'printf "\377" | dd of="$archive" bs=1 seek=1000000 conv=notrunc status=none', "read", "cannot be read back"),
+        # A whole archive, but of another moment or of another database: only a restore tells.
+        ('psql="$(dirname "$0")/psql"; "$psql" -qX "$BK_URL" -c "$BK_SQL"; "$BK_DUMP" -Fc -f "$archive" "$BK_URL"',
+         "restore", r"public\.sessions has 19999 rows instead of 20000"),
+        ('"$BK_DUMP" -Fc --schema-only -f "$archive" "$BK_URL"', "restore", "has 0 rows instead of"),
+        ('"$BK_DUMP" -Fc -T handoff_requests -f "$archive" "$BK_URL"', "restore", r"table public\.handoff_requests is missing"),
+    ],
+)  # fmt: skip
+def test_an_archive_that_is_not_the_database_is_refused(
+    take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str, proof: str, words: str
+) -> None:
+    monkeypatch.setenv("BK_URL", existing.url)
+    monkeypatch.setenv("BK_SQL", "DELETE FROM sessions WHERE session_key = 'session-7'")
+    monkeypatch.setenv("BK_DUMP", str(tools.find_tool("pg_dump", existing.server.major)[0]))
+    monkeypatch.setenv("PGVIGIL_PG_BIN", doctored(tmp_path / "tools", existing.server.major, after))
+    with pytest.raises(BackupError, match=words):
+        take(proof=proof)
+    assert nothing_left(existing, tmp_path)
+
+
+@pytest.mark.client_side
+def test_a_schema_that_differs_is_refused(
+    take: Take, existing: Database, another: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(existing.server.dsn(), autocommit=True) as conn:
+        conn.execute(f"DROP DATABASE {another.name}")
+        conn.execute(f"CREATE DATABASE {another.name} TEMPLATE {existing.name}")
+    another.execute("DROP INDEX idx_sessions_status")
+    monkeypatch.setenv("BK_URL", another.url)
+    monkeypatch.setenv("BK_DUMP", str(tools.find_tool("pg_dump", existing.server.major)[0]))
+    other = '"$BK_DUMP" -Fc -f "$archive" "$BK_URL"'
+    monkeypatch.setenv("PGVIGIL_PG_BIN", doctored(tmp_path / "tools", existing.server.major, other))
+    with pytest.raises(BackupError, match=r"the schema differs: .* instead of -- Name: idx_sessions_status"):
+        take(proof="restore")
+    assert nothing_left(existing, tmp_path)
+
+
+@pytest.mark.client_side
+def test_an_interrupted_proof_drops_its_scratch_database(
+    take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def interrupt(*_: object) -> None:
+        seen.extend(existing.execute(SCRATCH))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pgvigil.build.restore._compare", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        take(proof="restore")
+    assert len(seen) == 1
+    assert nothing_left(existing, tmp_path)
+
+
+@pytest.mark.client_side
+def test_a_role_that_cannot_read_a_table_has_no_backup(existing: Database, tmp_path: Path) -> None:
+    existing.execute("DO $$ BEGIN CREATE ROLE bk_nobody LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    target = databases.parse_url(existing.url.replace("postgres@", "bk_nobody@"), "--database-url")
+    with databases.connect(target, "test") as conn, pytest.raises(BackupError, match="permission denied"):
+        backup.take(conn, target, tmp_path / "backups", None, print)
+    assert nothing_left(existing, tmp_path)
+
+
+# ── Kinds ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_schema_backup_holds_no_rows_and_is_proved_too(take: Take) -> None:
+    made = take(kind="schema", proof="restore")
+    assert (made.kind, made.tables, made.verified) == ("schema", {}, "restored: schema equal")
+
+
+@pytest.mark.client_side
+def test_a_backup_command_is_told_what_to_back_up_and_its_output_is_shown(
+    take: Take, existing: Database, tmp_path: Path, said: list[str]
+) -> None:
+    psql = tools.find_tool("psql", existing.server.major)[0]
+    made = take(
+        kind="command",
+        command=f"""echo "$PGVIGIL_DATABASE at $PGVIGIL_REVISION into $PGVIGIL_BACKUP_DIR"; {psql} -Atc 'SELECT current_database()';
+                    echo "secret: $PGPASSWORD" >&2; tr '\\0' ' ' < /proc/$$/cmdline""",
+    )
+    assert said[:3] == [f"{existing.name} at base into {tmp_path / 'backups'}", existing.name, "secret: ***"]
+    assert existing.server.password not in "".join(said)
+    assert json.loads(Path(made.manifest).read_text())["kind"] == "command"
+    assert [path.suffix for path in (tmp_path / "backups").iterdir()] == [".json"]
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("command", ["exit 3", "kill -9 $$", "no-such-program"])
+def test_a_backup_command_that_fails_is_no_backup(take: Take, existing: Database, tmp_path: Path, command: str) -> None:
+    with pytest.raises(BackupError, match="the backup command ended with status"):
+        take(kind="command", command=command)
+    assert nothing_left(existing, tmp_path)
+
+
+# ── Space and progress ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.client_side
+def test_too_little_room_is_refused_before_the_dump(
+    take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup.shutil, "disk_usage", lambda _: backup.shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    with pytest.raises(
+        BackupError, match=r"has 1 MB free; the backup of a database of \d+ MB takes \d+ MB at the least"
+    ):
+        take()
+    assert nothing_left(existing, tmp_path)
+
+
+@pytest.mark.client_side
+def test_what_takes_long_tells_how_much_is_written(
+    take: Take, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "_TELL_EVERY", 0.01)
+    take()
+    assert any(text.endswith("MB written") for text in said)
+
+
+@pytest.mark.client_side
+def test_a_snapshot_connection_that_is_lost_ends_the_dump(
+    take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: psycopg.Connection) -> None:
+        raise psycopg.OperationalError("server closed the connection")
+
+    monkeypatch.setattr(contents, "contents", lost)
+    with pytest.raises(BackupError, match="server closed the connection"):
+        take()
+    assert nothing_left(existing, tmp_path)
