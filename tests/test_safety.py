@@ -164,6 +164,44 @@ def test_json_tells_who_was_in_the_way_when_a_run_gives_up(
         )
 
 
+# ── Rehearsal ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.client_side
+def test_a_rehearsal_tells_the_locks_and_leaves_no_copy(
+    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        cli.main(["migrate", "--json", "--rehearse", "--database-url", existing.url, "--backup-dir", str(tmp_path)])
+        == 0
+    )
+    rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
+    assert rehearsal["rewritten"] == []
+    assert ("sessions", "AccessExclusiveLock") in [(lock["table"], lock["mode"]) for lock in rehearsal["locks"]]
+    assert existing.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil_rehearsal%'") == []
+
+
+@pytest.mark.client_side
+def test_a_lock_held_too_long_in_the_rehearsal_refuses_the_real_run(run: Run, existing: Database) -> None:
+    before = catalog(existing)
+    done = run(MIGRATE, "--database-url", existing.url, "--rehearse", "--max-lock-ms", "1")
+    refused(done, 4, r"in the rehearsal \w+ was locked against writers for \d+ ms, more than --max-lock-ms 1")
+    assert catalog(existing) == before
+
+
+@pytest.mark.client_side
+def test_a_rewritten_table_is_told(project_copy: Path, run: Run, migrated: Database) -> None:
+    migrations = project_copy / "scripts/migrations"
+    (migrations / "010_later.sql").write_text("ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE numeric;\n")
+    (migrations / "revert/010_later.sql").write_text("ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE bigint;\n")
+    revision = (migrations / "versions/009_settle_existing_rows.py").read_text()
+    (migrations / "versions/010_later.py").write_text(revision.replace('"009"', '"010"').replace('"008"', '"009"'))
+    migrated.execute("ALTER TABLE app_users ALTER COLUMN id DROP IDENTITY")
+    done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
+    assert done.returncode == 0, done.stderr
+    assert "rewritten tables: app_users" in done.stderr
+
+
 # ── Checksums ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -367,6 +367,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NNN",
         help="the edit of this file is in the database already: record its new checksum",
     )
+    migrate.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="first run the migrations on a scratch copy of the backup, and tell its locks",
+    )
+    migrate.add_argument(
+        "--max-lock-ms",
+        type=_seconds,
+        metavar="MS",
+        help="with --rehearse: do not run when a table was locked against writers for longer",
+    )
     migrate.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the report")
     migrate.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
     revert = add("revert", _revert, "take migrations out again, after a backup", where, schema, careful, kept)
@@ -406,6 +417,8 @@ def _options(arguments: argparse.Namespace) -> Options:
 
     if (getattr(arguments, "backup", "full") == "command") != bool(getattr(arguments, "backup_command", None)):
         raise UsageError("--backup command and --backup-command CMD go together", "Give both or neither.")
+    if getattr(arguments, "max_lock_ms", None) is not None and not arguments.rehearse:
+        raise UsageError("--max-lock-ms is what a rehearsal is held against", "Add --rehearse.")
     return Options(
         schema=arguments.schema,
         backup_directory=getattr(arguments, "backup_dir", None),
@@ -416,6 +429,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         backup_kind=getattr(arguments, "backup", "none"),
         backup_proof=getattr(arguments, "verify_backup", "read"),
         backup_command=getattr(arguments, "backup_command", None),
+        rehearse=getattr(arguments, "rehearse", False),
+        max_lock_ms=getattr(arguments, "max_lock_ms", None),
     )
 
 

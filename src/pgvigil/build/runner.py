@@ -13,7 +13,7 @@ from typing import cast
 import psycopg
 
 from pgvigil import database, project
-from pgvigil.build import apply, backup, ledger, locks, plan, preflight
+from pgvigil.build import apply, backup, ledger, locks, plan, preflight, rehearse, restore
 from pgvigil.build.journal import Journal
 from pgvigil.build.plan import Migration
 from pgvigil.database import Target
@@ -34,6 +34,8 @@ class Options:
     backup_kind: str = "full"
     backup_proof: backup.Proof = "read"
     backup_command: str | None = None
+    rehearse: bool = False
+    max_lock_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
                 if run.pending:
                     preflight.require_nobody_in_the_way(conn, run.schema, options.blocker_wait, tell)
                     archive = _backup(run, target, options, tell)
+                    if options.rehearse:
+                        _rehearse(run, target, archive, options, tell)
                     moved = apply_pending(run, target, options, tell)
         ledger.accept(conn, run.migrations, options.accepted)
         tell("validating")
@@ -202,6 +206,35 @@ def _backup(run: Run, target: Target, options: Options, tell: Journal) -> backup
     tell(f"  proved: {what}; {archive.verified}")
     tell.document["backup"] = asdict(archive)
     return archive
+
+
+def _rehearse(run: Run, target: Target, archive: backup.Backup | None, options: Options, tell: Journal) -> None:
+    """On a copy made from the backup just proved. Raises PreconditionError when a lock would be held for too long."""
+    if archive is None or archive.kind != "full" or archive.archive is None:
+        raise UsageError(
+            "a rehearsal needs a full backup to make its copy from", "Use --backup full. Nothing was changed."
+        )
+    silent = Journal(lambda _: None)
+
+    def work(conn: psycopg.Connection) -> None:
+        with locks.run_lock(conn, options.lock_wait):
+            apply_pending(open_run(conn, options, silent), there, options, silent)
+
+    tell("rehearsing on a scratch copy")
+    with restore.scratch(
+        run.conn, target, Path(archive.archive), "pgvigil_rehearsal", lambda text: tell(f"  {text}")
+    ) as there:
+        rehearsal = rehearse.rehearse(there, work)
+    tell.document["rehearsal"] = asdict(rehearsal)
+    for lock in rehearsal.locks:
+        tell(f"  {lock.table}: {lock.mode} for {lock.held_ms:.0f} ms, from: {lock.statement}")
+    tell(f"  rewritten tables: {', '.join(rehearsal.rewritten) or 'none'}; took {rehearsal.seconds:.1f} s")
+    if options.max_lock_ms is not None and rehearsal.longest_lock_ms > options.max_lock_ms:
+        raise PreconditionError(
+            f"in the rehearsal {rehearsal.locks[0].table} was locked against writers for {rehearsal.longest_lock_ms:.0f} ms, "
+            f"more than --max-lock-ms {options.max_lock_ms:.0f}",
+            "Run it at a quieter time, or allow more. The database itself was not changed; the backup is kept.",
+        )
 
 
 def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> list[Migration]:

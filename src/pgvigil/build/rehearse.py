@@ -1,0 +1,103 @@
+"""The pending migrations run first on a scratch copy: which tables would be locked against writers, for how long, by what."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from pgvigil import database
+from pgvigil.database import Target
+
+_LOOK_EVERY = 0.005  # seconds: the resolution of what is reported
+
+# These make a writer wait; weaker ones do not.
+_STOPS_WRITERS = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
+
+_TABLES = """
+    SELECT c.oid, c.oid::regclass::text, pg_relation_filenode(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgvigil')
+"""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The longest time a table of the application was locked in a mode that stops writers, in milliseconds."""
+
+    table: str
+    mode: str
+    held_ms: float
+    statement: str
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What the real run is to be expected to do. `rewritten` are tables that got new files."""
+
+    locks: list[Lock]
+    rewritten: list[str]
+    seconds: float
+
+    @property
+    def longest_lock_ms(self) -> float:
+        return max((lock.held_ms for lock in self.locks), default=0.0)
+
+
+def rehearse(there: Target, work: Callable[[psycopg.Connection], None]) -> Rehearsal:
+    """Runs `work` on the scratch database and watches its locks on the tables that were there before."""
+    clock = time.monotonic()
+    with database.connect(there, "rehearsal") as conn:
+        before = {oid: (name, file) for oid, name, file in conn.execute(_TABLES).fetchall()}
+        with _LockTrace(database.connect(there, "rehearsal (watch)"), conn.info.backend_pid, list(before)) as trace:
+            work(conn)
+        after = {oid: file for oid, _, file in conn.execute(_TABLES).fetchall()}
+    rewritten = [name for oid, (name, file) in before.items() if oid in after and after[oid] != file]
+    locks = [
+        Lock(before[oid][0], mode, round(held * 1000, 1), said) for (oid, mode), (held, said) in trace.longest.items()
+    ]
+    return Rehearsal(
+        sorted(locks, key=lambda lock: -lock.held_ms), sorted(rewritten), round(time.monotonic() - clock, 2)
+    )
+
+
+class _LockTrace:
+    """Looks, on a connection of its own, at the locks of a backend, and keeps the longest unbroken time of each."""
+
+    def __init__(self, conn: psycopg.Connection, pid: int, tables: list[int]) -> None:
+        self.longest: dict[tuple[int, str], tuple[float, str]] = {}
+        self._conn = conn
+        self._pid = pid
+        self._tables = tables
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="pgvigil lock trace", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._conn.close()
+
+    def _look(self) -> None:
+        began: dict[tuple[int, str], tuple[float, str]] = {}
+        while not self._stop.wait(_LOOK_EVERY):
+            rows = self._conn.execute(
+                """SELECT l.relation, l.mode, left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80)
+                   FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                   WHERE l.pid = %s AND l.granted AND l.mode = ANY (%s) AND l.relation = ANY (%s::oid[])
+                     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
+                (self._pid, list(_STOPS_WRITERS), self._tables),
+            ).fetchall()
+            now = time.monotonic()
+            began = {(oid, mode): began.get((oid, mode), (now - _LOOK_EVERY, query)) for oid, mode, query in rows}
+            for key, (since, statement) in began.items():
+                held = now - since
+                if held > self.longest.get(key, (0.0, ""))[0]:
+                    self.longest[key] = (held, statement)
