@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from pgvigil import __version__, database, project
+from pgvigil import database, project
+from pgvigil.arguments import parser
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
@@ -27,25 +28,13 @@ if TYPE_CHECKING:
 
 # The wings are imported where they are called: a verdict of `validate` must not wait for Alembic to load.
 
-EXIT_CODES = """\
-exit codes:
-  0 ok                         5 no proved backup
-  1 findings                   6 locked by somebody else
-  2 usage, or a broken file    7 a migration failed and was rolled back
-  3 cannot connect             8 migrated, but the schema does not meet the spec
-  4 precondition not met       9 restore failed          130 interrupted
-
-The database is named by --database-url, else DATABASE_URL, else PG* variables and service files, else a .env file
-(in the current directory or the project), else it is the embedded server's, if there is one.
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     try:
         if argv is None:
             _hide_password()
-        arguments = _parser().parse_args(argv)
+        arguments = parser(_COMMANDS).parse_args(argv)
         return int(arguments.run(arguments))
     except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
         return stop.code if isinstance(stop.code, int) else 2
@@ -277,141 +266,6 @@ def _server(arguments: argparse.Namespace) -> int:
 # ── Reading the call ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pgvigil", description="Brings a session database to a schema that watches it, and keeps it there.",
-        epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"pgvigil {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    where.add_argument("--database-url", metavar="URL", help="the database (environment: DATABASE_URL)")
-    schema = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    schema.add_argument(
-        "--schema", metavar="NAME", help="schema of the application's tables (default: the ledger's, else public)"
-    )
-    careful = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    careful.add_argument(
-        "--lock-wait",
-        type=_seconds,
-        default=10,
-        metavar="SECONDS",
-        help="wait this long for another run to finish (default %(default)s)",
-    )
-    careful.add_argument(
-        "--lock-budget",
-        type=_seconds,
-        default=60,
-        metavar="SECONDS",
-        help="try this long to get table locks (default %(default)s)",
-    )
-    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    kept.add_argument(
-        "--backup-dir",
-        type=Path,
-        metavar="DIR",
-        help="where backups go (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)",
-    )
-
-    kept.add_argument(
-        "--backup",
-        choices=("full", "schema", "none", "command"),
-        default="full",
-        help="what to back up first (default %(default)s); command: --backup-command does it",
-    )
-    kept.add_argument(
-        "--verify-backup",
-        choices=("read", "restore"),
-        default="read",
-        help="prove the archive by decoding all of it, or by restoring it into a scratch database and comparing (default %(default)s)",
-    )
-    kept.add_argument(
-        "--backup-command", metavar="CMD", help="your own backup, run by /bin/sh; exit status 0 means done"
-    )
-
-    def add(name: str, run: object, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command = commands.add_parser(
-            name, help=text, description=text, parents=list(parents), epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-        )  # fmt: skip
-        command.set_defaults(run=run)
-        return command
-
-    setup = add(
-        "setup", _setup, "build the schema in a new database, or validate the one that is there", where, schema, careful
-    )
-    setup.add_argument(
-        "--wait", type=_seconds, default=0, metavar="SECONDS", help="wait this long for the server to answer"
-    )
-    migrate = add(
-        "migrate",
-        _migrate,
-        "bring an existing database to the schema: backup, migrations, validation",
-        where,
-        schema,
-        careful,
-        kept,
-    )
-    migrate.add_argument(
-        "--wait-for-blockers",
-        type=_seconds,
-        default=0,
-        metavar="SECONDS",
-        help="wait this long for long transactions to end (default %(default)s)",
-    )
-    migrate.add_argument(
-        "--accept-checksum",
-        action="append",
-        default=[],
-        metavar="NNN",
-        help="the edit of this file is in the database already: record its new checksum",
-    )
-    migrate.add_argument(
-        "--rehearse",
-        action="store_true",
-        help="first run the migrations on a scratch copy of the backup, and tell its locks",
-    )
-    migrate.add_argument(
-        "--max-lock-ms",
-        type=_seconds,
-        metavar="MS",
-        help="with --rehearse: do not run when a table was locked against writers for longer",
-    )
-    migrate.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the report")
-    migrate.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
-    revert = add("revert", _revert, "take migrations out again, after a backup", where, schema, careful, kept)
-    revert.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
-    restore = add("restore", _restore, "put a backup in the database's place, which is kept under another name", where)
-    restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="a .dump that pgvigil took, its .json beside it")
-    restore.add_argument("--overwrite-newer", action="store_true", help="also when rows were written after the backup")
-    add("status", _status, "list the migrations and which are in the database", where)
-    validate = add("validate", _validate, "hold the live schema against the spec", where, schema)
-    validate.add_argument(
-        "--format", choices=("text", "json"), default="text", help="form of the report (default %(default)s)"
-    )
-    validate.add_argument(
-        "--offline", action="store_true", help="check spec, migrations and init script only; ask no server"
-    )
-    validate.add_argument(
-        "--self-test",
-        action="store_true",
-        help="also exercise triggers and views, in a transaction that is rolled back",
-    )
-    init = add("init-sql", _init_sql, "print the script that builds the schema with psql alone")
-    init.add_argument("--write", action="store_true", help=f"write {project.INIT_SQL.name} instead")
-    server = add("server", _server, "the embedded server: start, stop, status, url")
-    server.add_argument("action", choices=("start", "stop", "status", "url"))
-    return parser
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
-    return value
-
-
 def _options(arguments: argparse.Namespace) -> Options:
     from pgvigil.build.runner import Options
 
@@ -466,3 +320,15 @@ def _journal() -> Journal:
         print(f"{time.monotonic() - begin:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     return Journal(speak)
+
+
+_COMMANDS = {
+    "setup": _setup,
+    "migrate": _migrate,
+    "revert": _revert,
+    "restore": _restore,
+    "status": _status,
+    "validate": _validate,
+    "init-sql": _init_sql,
+    "server": _server,
+}
