@@ -47,12 +47,13 @@ WRITE = (
 def write(url: str, number: int, stop: Event, results: multiprocessing.Queue[tuple[int, float, str]]) -> None:
     count, longest, error = 0, 0.0, ""
     with psycopg.connect(url, autocommit=True) as conn:
-        ids = [row[0] for row in conn.execute("SELECT id FROM sessions TABLESAMPLE BERNOULLI (1) LIMIT 500")]
+        # each writer has sessions of its own: what is measured is waiting for the migration, not for each other
+        mine = "SELECT id FROM sessions WHERE abs(hashtext(id::text)) %% 64 = %s LIMIT 500"
+        ids = [row[0] for row in conn.execute(mine, (number,))]
         while not stop.is_set():
             began = time.perf_counter()
             try:
-                # each writer has sessions of its own: what is measured is waiting for the migration, not for each other
-                conn.execute(WRITE[count % len(WRITE)], {"id": ids[(count * 4 + number) % len(ids)]})  # type: ignore[arg-type]
+                conn.execute(WRITE[count % len(WRITE)], {"id": ids[count // len(WRITE) % len(ids)]})  # type: ignore[arg-type]
             except psycopg.Error as caught:
                 error = str(caught)
             longest = max(longest, time.perf_counter() - began)

@@ -714,7 +714,10 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', fal
 -- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
 -- No default is written into existing rows: last_activity_at stays NULL until a session is next active, and readers fall
 -- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
-LOCK TABLE sessions, context_history, handoff_requests IN ACCESS EXCLUSIVE MODE;
+-- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
+-- each of us would wait for the other.
+LOCK TABLE codebase_snapshots IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE context_history, handoff_requests, sessions IN ACCESS EXCLUSIVE MODE;
 
 DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'last_activity_at', 'timestamptz'); END $quietly$;
 DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'is_dormant', 'boolean NOT NULL DEFAULT false'); END $quietly$;
@@ -789,7 +792,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_columns', false, '5751d6d02ff642a28a8672aac4661c2c31c5dc2dc2d8e92526f5acaca9efe1d4', '147314d44e52c6c8370fed61a8c32883d5f0571e549fb2d65bee3a3b93d55618', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_columns', false, 'afc687e18f741b7f82019c5b0567a71ee427e37ee2f1328cf008796a220d9186', 'bc05d298bedca31fba7baf8de9c6340f829e761d5e363b591d2b333783965874', 0, '0.1.0'); END $$;
 
 -- ────────── 005_session_triggers.sql ────────────────────────────────────────────────────────────────────────────
 -- Four BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed

@@ -1,7 +1,10 @@
 -- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
 -- No default is written into existing rows: last_activity_at stays NULL until a session is next active, and readers fall
 -- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
-LOCK TABLE sessions, context_history, handoff_requests IN ACCESS EXCLUSIVE MODE;
+-- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
+-- each of us would wait for the other.
+LOCK TABLE codebase_snapshots IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE context_history, handoff_requests, sessions IN ACCESS EXCLUSIVE MODE;
 
 SELECT pgvigil.add_column('004', 'sessions', 'last_activity_at', 'timestamptz');
 SELECT pgvigil.add_column('004', 'sessions', 'is_dormant', 'boolean NOT NULL DEFAULT false');

@@ -1,5 +1,5 @@
 DROP PROCEDURE pgvigil.settle_dormancy(integer);
-LOCK TABLE sessions, context_history, handoff_requests IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE context_history, handoff_requests, sessions IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE session_lifecycle DROP CONSTRAINT session_lifecycle_session_id_fkey;
 ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check;
 ALTER TABLE context_history DROP CONSTRAINT context_history_context_type_check;

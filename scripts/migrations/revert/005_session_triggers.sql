@@ -1,4 +1,4 @@
-LOCK TABLE sessions, context_history, codebase_snapshots, handoff_requests IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE context_history, codebase_snapshots, handoff_requests, sessions IN ACCESS EXCLUSIVE MODE;
 DROP TRIGGER guard_archived_session ON handoff_requests;
 DROP TRIGGER guard_archived_session ON codebase_snapshots;
 DROP TRIGGER guard_archived_session ON context_history;
