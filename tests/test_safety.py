@@ -164,6 +164,16 @@ def test_json_tells_who_was_in_the_way_when_a_run_gives_up(
         )
 
 
+@pytest.mark.client_side
+def test_a_search_path_that_a_file_empties_is_set_again_for_the_next(
+    run: Run, project_copy: Path, existing: Database
+) -> None:
+    tables = project_copy / "scripts/migrations/003_monitoring_tables.sql"
+    tables.write_text(tables.read_text() + "\nSET search_path = '';\n")
+    done = run(project_copy / MIGRATE, "--database-url", existing.url)
+    assert done.returncode == 0, done.stderr
+
+
 # ── Rehearsal ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

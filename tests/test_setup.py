@@ -74,6 +74,16 @@ def test_plain_alembic_goes_the_same_way(fresh: Database, database: Database) ->
     assert database.execute("SELECT to_regnamespace('pgvigil'), to_regclass('sessions')") == [(None, None)]
 
 
+@pytest.mark.client_side
+def test_alembic_s_sql_mode_is_refused_with_what_to_type_instead(database: Database) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head", "--sql"], cwd=PROJECT, env={**os.environ, "DATABASE_URL": database.url},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "migrations look" in done.stderr
+
+
 def test_alembic_baselines_an_existing_install(existing: Database) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"], cwd=PROJECT, env={**os.environ, "DATABASE_URL": existing.url},

@@ -6,7 +6,6 @@ Alembic keeps order and ledger; the SQL runs through psycopg without parameters,
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,16 +91,10 @@ def run_environment() -> None:
     """
     options = context.get_x_argument(as_dictionary=True)
     if context.is_offline_mode():
-        context.configure(dialect_name="postgresql", **_VERSION_TABLE, output_buffer=sys.stdout)
-        with context.begin_transaction():
-            context.execute(f"SET search_path = {options.get('schema', 'public')}, pg_temp")
-            for statement in plan.read_statements(
-                path := project.MIGRATIONS / "ledger.sql", path.read_text(), transactional=True
-            ):
-                context.execute(statement.text)
-            context.run_migrations()
-        return
-
+        raise UsageError(
+            "alembic --sql cannot know what the database holds, and these migrations look",
+            "`pgvigil migrate --dry-run` prints the SQL for a database, `pgvigil init-sql` that for an empty one.",
+        )
     connection: sqlalchemy.Connection | None = context.config.attributes.get("connection")
     if connection is not None:
         _migrate(connection)
@@ -128,11 +121,8 @@ def _migrate(connection: sqlalchemy.Connection) -> None:
 
 
 def _upgrade(migration: Migration) -> None:
-    if context.is_offline_mode():
-        for statement in migration.statements:
-            op.execute(statement.text)
-        return
-    conn, schema = _raw(op.get_bind()), _schema(_raw(op.get_bind()))
+    conn = _raw(op.get_bind())
+    schema = _schema(conn)
     started = time.monotonic()
     baselined = migration.revision == "000" and bool(application_tables(conn, schema))
     if baselined:
@@ -144,18 +134,13 @@ def _upgrade(migration: Migration) -> None:
         with op.get_context().autocommit_block():
             for statement in migration.statements:
                 _execute_healing(conn, migration, statement)
+    pin(conn, schema)  # whatever the file has set
     ledger.record(conn, migration, baselined=baselined, duration_ms=round((time.monotonic() - started) * 1000))
     if migration.revision == op.get_context().script.get_current_head() and not ledger.is_baselined(conn, "000"):  # type: ignore[union-attr]
         conn.execute("SELECT pgvigil.mark_initialized(%s)", (migration.revision,))
 
 
 def _downgrade(migration: Migration) -> None:
-    if context.is_offline_mode():
-        for statement in plan.read_statements(
-            migration.revert_path, migration.revert_path.read_text(), transactional=True
-        ):
-            op.execute(statement.text)
-        return
     conn = _raw(op.get_bind())
     if not ledger.is_baselined(conn, migration.revision):
         _run_script(conn, migration.revert_path)
