@@ -51,7 +51,8 @@ def hydrate(native: Path) -> None:
         link = native.parent / entry["target"]
         if not link.is_symlink():
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(os.path.relpath(native.parent / entry["source"], link.parent))
+            with contextlib.suppress(FileExistsError):  # two test runs at once: the other was quicker
+                link.symlink_to(os.path.relpath(native.parent / entry["source"], link.parent))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
