@@ -354,7 +354,10 @@ def test_ctrl_c_is_130_and_leaves_nothing(existing: Database, tmp_path: Path) ->
     assert catalog(existing) == before
 
 
-def test_ctrl_c_during_the_backup_leaves_no_archive(existing: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_kill_during_the_backup_leaves_no_archive(
+    existing: Database, tmp_path: Path, sent: signal.Signals
+) -> None:
     tool(tmp_path / "tools", "pg_dump", VERSION + f"echo $$ >{tmp_path}/pid; exec sleep 60")
     tool(tmp_path / "tools", "pg_restore", "exit 0")
     backups = tmp_path / "backups"
@@ -364,7 +367,7 @@ def test_ctrl_c_during_the_backup_leaves_no_archive(existing: Database, tmp_path
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_until((tmp_path / "pid").exists)
-    migration.send_signal(signal.SIGINT)
+    migration.send_signal(sent)
     _, words = migration.communicate(timeout=30)
     assert migration.returncode == 130, words
     assert list(backups.iterdir()) == []

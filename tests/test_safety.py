@@ -138,6 +138,13 @@ def test_json_is_one_document_with_plan_backup_statements_and_verdict(
 
 
 @pytest.mark.client_side
+def test_json_of_a_dry_run_is_the_plan(existing: Database, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["migrate", "--json", "--dry-run", "--database-url", existing.url]) == 0
+    plan = json.loads(capfd.readouterr().out)["plan"]
+    assert (len(plan), plan[8]) == (10, {"name": "008_session_indexes", "transactional": False})
+
+
+@pytest.mark.client_side
 def test_json_tells_who_was_in_the_way_when_a_run_gives_up(
     existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     try:
         if argv is None:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up as Ctrl-C does
             _hide_password()
         arguments = parser(_COMMANDS).parse_args(argv)
         return int(arguments.run(arguments))
@@ -122,6 +124,9 @@ def _migrate(arguments: argparse.Namespace) -> int:
     target, options, tell = _required(arguments), _options(arguments), _journal()
     if arguments.dry_run:
         pending = runner.pending(target, options, tell)
+        if arguments.json:
+            print(json.dumps(tell.document | {"exit_code": 0}, indent=2))
+            return 0
         for migration in pending:
             print(
                 f"-- {migration.name} ({'in a transaction' if migration.transactional else 'step by step, outside a transaction'})"
