@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ FAULTS = [
         6,
         "unknown key 'nulable' in tables.parents.columns.id",
     ),
-    ("schemas: [pgvigil]", "schema: pgvigil", 2, "unknown key 'schema' in spec.yaml"),
+    ("schemas: [pgvigil]", "schemata: pgvigil", 2, "unknown key 'schemata' in spec.yaml"),
     ("schemas: [pgvigil]\n", "", 1, "spec.yaml lacks schemas"),
     (
         "type: bigint, nullable: false}\n  children",
@@ -78,7 +79,7 @@ FAULTS = [
         6,
         "tables.parents.columns.id lacks type",
     ),
-    ("keys: [parent DESC], ", "", 16, "tables.children.indexes.idx_children lacks keys"),
+    ("keys: [parent DESC], ", "", 16, "an index needs keys, or a definition"),
     ("timing: AFTER, ", "", 18, "tables.children.triggers.watch lacks timing"),
     ("language: plpgsql", "lang: plpgsql", 22, "unknown key 'lang' in functions.pgvigil.watch()"),
     ("reads: [parents, children], ", "", 20, "views.family lacks reads"),
@@ -129,9 +130,9 @@ FAULTS = [
         "{primary_key: [id]}",
         "{primary_key: [id], unique: [id]}",
         12,
-        "give one of primary_key, unique, foreign_key and check",
+        "give one of primary_key, unique, foreign_key, check and definition",
     ),
-    ("{primary_key: [id]}", "{added: true}", 12, "give one of primary_key, unique, foreign_key and check"),
+    ("{primary_key: [id]}", "{added: true}", 12, "give one of primary_key, unique, foreign_key, check and definition"),
     (", references: parents (id)", "", 13, "foreign_key and references go together"),
     ("parents (id)}", "parents}", 13, "references must read `table (column, …)`, not 'parents'"),
     (
@@ -227,7 +228,7 @@ def test_unknown_key_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     path = spec_file(tmp_path, WHOLE.replace("reads:", "red:"))
     with pytest.raises(UsageError) as caught:
         load_spec(path)
-    assert caught.value.hint == "Keys known here: columns, reads, security_invoker."
+    assert caught.value.hint.startswith("Keys known here: columns, attributes, kind, reads, security_invoker, ")
 
 
 def test_empty_file_is_told(tmp_path: Path) -> None:
@@ -258,3 +259,16 @@ def test_alias_of_itself_is_told(tmp_path: Path) -> None:
     path = spec_file(tmp_path, WHOLE.replace("tables:", "tables: &all\n  again: *all\nviews_:"))
     with pytest.raises(UsageError, match=r"spec.yaml:\d+: "):
         load_spec(path)
+
+
+def test_fault_of_a_json_file_is_told_too(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    for text, message in (
+        ('{"spec": "1",\n "schemas": [}', "spec.json:2: not valid JSON: "),
+        ('{"spec": "1", "schemas": [], "tables": {"a": {}, "a": {}}}', "'a' stands in tables twice"),
+        ('{"spec": "1", "schemas": [], "tabels": {}}', "unknown key 'tabels'"),
+        ('{"spec": "1", "schemas": [null]}', "must be a text, not nothing"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=re.escape(message)):
+            load_spec(path)

@@ -1,17 +1,64 @@
 """The live catalog held against the declared spec."""
 
-from pgvigil.validate.behaviour import self_test
-from pgvigil.validate.compare import check_application_tables, validate
-from pgvigil.validate.report import Finding, Report, render
-from pgvigil.validate.spec import Spec, load_spec
+from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgvigil.validate.behaviour import self_test
+    from pgvigil.validate.compare import check_application_tables, validate
+    from pgvigil.validate.dump import dump_spec
+    from pgvigil.validate.expected import Declaration, load_declaration
+    from pgvigil.validate.formats import FORMATS, render
+    from pgvigil.validate.places import located
+    from pgvigil.validate.reference import Reference, keep_reference
+    from pgvigil.validate.repair import fix_sql
+    from pgvigil.validate.report import Finding, Report, Unchecked
+    from pgvigil.validate.spec import Spec, load_spec
+
+# Imported when asked for: what a verdict does not need, it does not wait for.
+_WHERE = {
+    "FORMATS": "formats",
+    "Declaration": "expected",
+    "Finding": "report",
+    "Reference": "reference",
+    "Report": "report",
+    "Spec": "spec",
+    "Unchecked": "report",
+    "check_application_tables": "compare",
+    "dump_spec": "dump",
+    "fix_sql": "repair",
+    "keep_reference": "reference",
+    "load_declaration": "expected",
+    "load_spec": "spec",
+    "located": "places",
+    "render": "formats",
+    "self_test": "behaviour",
+    "validate": "compare",
+}
 __all__ = [
+    "FORMATS",
+    "Declaration",
     "Finding",
+    "Reference",
     "Report",
     "Spec",
+    "Unchecked",
     "check_application_tables",
+    "dump_spec",
+    "fix_sql",
+    "keep_reference",
+    "load_declaration",
     "load_spec",
+    "located",
     "render",
     "self_test",
     "validate",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(name)
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -170,7 +170,7 @@ def _status_changed(life: Life) -> None:
 @_check(LOG, "an update that changes no state leaves no event")
 def _nothing_changed(life: Life) -> None:
     life.events()
-    life.update(status="active", is_dormant=False, expires_at=None)
+    life.update(status="active", is_dormant=False, expires_at=life.value("expires_at"))
     life.expect_events()
 
 

@@ -1,13 +1,16 @@
 """What is there: the part of pg_catalog that a spec is about, read in one pipeline and one snapshot.
 
-Everything a server prints is printed with search_path pinned, so that a name is spelt the same for everybody.
+A snapshot is objects by path, each with its attributes as the server prints them and as a spec spells them. The server
+prints with the application's schema alone on its search_path: what lies there is printed without a schema, whatever the
+schema is called, and everything else with one.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,17 +19,17 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.pq import TransactionStatus
 
-from pgvigil.errors import LockedError
+from pgvigil.errors import ConnectError, LockedError
 from pgvigil.validate.queries import QUERIES
-from pgvigil.validate.spec import Spec
 
 Connection = psycopg.Connection[Any]
+Attributes = dict[str, Any]
 T = TypeVar("T")
 
-ATTEMPTS = 3  # an object dropped between the snapshot and its printing is an internal error of the server
+# What an object dropped between the snapshot and its printing looks like: the server prints from a newer catalog.
+_CHANGED = (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable, errors.UndefinedFunction)
 
 _PINNED = {
-    "search_path": "pg_catalog, pg_temp",
     "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
     "DateStyle": "ISO, YMD",
@@ -34,9 +37,22 @@ _PINNED = {
     "TimeZone": "UTC",
     "extra_float_digits": "1",
     "bytea_output": "hex",
+    "jit": "off",
     "lock_timeout": "10s",  # printing takes ACCESS SHARE; whoever holds ACCESS EXCLUSIVE that long is told of instead
     "statement_timeout": "60s",
 }
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What to look at: schemas covered whole; relations of the application's schema; how partitions of ours are called."""
+
+    own: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,8 +62,11 @@ class Server:
     database: str
     role: str
     now: float
-    schemas: dict[str, bool] | None
+    schema_there: bool
     roles: list[str]
+    powers: dict[str, list[str]]  # of the roles that were asked for
+    triggers_off: bool  # for every new session, by session_replication_role
+    default_grants: list[list[str]]
 
     @property
     def major(self) -> int:
@@ -55,122 +74,31 @@ class Server:
 
 
 @dataclass(frozen=True)
-class ColumnFound:
-    relation: int
-    name: str
-    type: str
-    not_null: bool
-    default: str | None
-    identity: str
-    generated: str
-    commented: bool
-    collation: str | None
+class Snapshot:
+    """`roots` names the relation an object stands on, `details` what is known of a relation and is no attribute of it."""
 
-
-@dataclass(frozen=True)
-class ConstraintFound:
-    relation: int
-    name: str
-    kind: str
-    definition: str
-    expression: str | None
-    validated: bool
-    no_inherit: bool
-    valid: bool
-    commented: bool
-    disabled: bool
-
-
-@dataclass(frozen=True)
-class IndexFound:
-    relation: int
-    name: str
-    definition: str
-    unique: bool
-    valid: bool
-    options: list[str]
-    attached: bool
-    commented: bool
-    of_constraint: bool
-
-
-@dataclass(frozen=True)
-class TriggerFound:
-    relation: int
-    name: str
-    type: int
-    enabled: str
-    columns: list[str]
-    old_table: str
-    new_table: str
-    function_schema: str
-    definition: str
-    of_constraint: bool
-    internal: bool
-    commented: bool
-
-
-@dataclass(frozen=True)
-class FunctionFound:
     schema: str
-    name: str
-    kind: str
-    language: str
-    volatility: str
-    parallel: str
-    strict: bool
-    definer: bool
-    settings: list[str]
-    types: list[str]
-    arguments: str
-    returns: str
-    commented: bool
+    objects: dict[str, Attributes]
+    roots: dict[str, str]
+    grantees: dict[str, str]
+    details: dict[str, Attributes] = field(default_factory=dict)
+    server: Server | None = None
+    owners: list[str] = field(default_factory=list)  # the usual one
 
+    @property
+    def owner(self) -> str:
+        return self.owners[0] if self.owners else ""
 
-@dataclass(frozen=True)
-class Relation:
-    oid: int
-    schema: str
-    name: str
-    kind: str
-    persistence: str
-    row_security: bool
-    options: list[str]
-    partition_key: str | None
-    bound: str | None
-    parent: int | None
-    detaching: bool | None
-    commented: bool
-    readable: bool
-    rules: list[str]
-    policies: list[str]
-    reads: list[str]
-    columns: dict[str, ColumnFound] = field(default_factory=dict)
-    constraints: dict[str, ConstraintFound] = field(default_factory=dict)
-    indexes: dict[str, IndexFound] = field(default_factory=dict)
-    triggers: list[TriggerFound] = field(default_factory=list)
+    def to_json(self) -> str:
+        return json.dumps([self.objects, self.roots, self.grantees, self.details], separators=(",", ":"))
 
-
-@dataclass(frozen=True)
-class Catalog:
-    schema: str
-    server: Server
-    relations: dict[tuple[str, str], Relation]
-    functions: dict[str, FunctionFound]
-    rows: dict[str, list[dict[str, Any]]]  # of the declared tables that hold rows the spec needs, if they can be read
-
-    def relation(self, name: str) -> Relation | None:
-        return self.relations.get(qualified(name, self.schema))
-
-
-def qualified(name: str, schema: str) -> tuple[str, str]:
-    """Schema and name of a relation as a spec names it."""
-    given, dot, rest = name.partition(".")
-    return (given, rest) if dot else (schema, name)
+    @classmethod
+    def from_json(cls, text: str, schema: str) -> Snapshot:
+        return cls(schema, *json.loads(text))
 
 
 @contextmanager
-def pinned(conn: Connection, *, read_only: bool) -> Iterator[None]:
+def pinned(conn: Connection, schema: str, *, read_only: bool) -> Iterator[None]:
     """A transaction, or a savepoint in one that is open already, with printing pinned; rolled back in any case."""
     idle = conn.info.transaction_status == TransactionStatus.IDLE
     try:
@@ -179,8 +107,9 @@ def pinned(conn: Connection, *, read_only: bool) -> Iterator[None]:
                 if idle and read_only:
                     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 conn.execute(
-                    "SELECT set_config(n, v, true) FROM unnest(%s::text[], %s::text[]) AS s (n, v)",
-                    (list(_PINNED), list(_PINNED.values())),
+                    "SELECT set_config(n, v, true) FROM unnest(%s::text[], %s::text[]) AS s (n, v)"
+                    " UNION ALL SELECT set_config('search_path', quote_ident(%s) || ', pg_temp', true)",
+                    (list(_PINNED), list(_PINNED.values()), schema),
                 )
                 yield
             except psycopg.Error:
@@ -194,72 +123,117 @@ def pinned(conn: Connection, *, read_only: bool) -> Iterator[None]:
         ) from error
 
 
-def snapshot(conn: Connection, spec: Spec, schema: str) -> Catalog:
-    for _ in range(ATTEMPTS - 1):
-        with (
-            suppress(errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable),
-            pinned(conn, read_only=True),
-        ):
-            return _read(conn, spec, schema)
-    with pinned(conn, read_only=True):
-        return _read(conn, spec, schema)
+def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:
+    """What `read` returns; again if the catalog changed under it. Raises ConnectError if it will not hold still."""
+    for last in (False, False, True):
+        try:
+            return read()
+        except _CHANGED as error:
+            if last or conn.info.transaction_status != TransactionStatus.IDLE:
+                raise ConnectError(
+                    f"the schema changed while it was read: {error.diag.message_primary or error}",
+                    "Somebody is changing it right now: run this again when they are done.",
+                ) from error
+    raise AssertionError
 
 
-def _read(conn: Connection, spec: Spec, schema: str) -> Catalog:
-    declared = [qualified(name, schema) for name in [*spec.tables, *spec.views]]
-    slices = [
-        f"^{re.escape(name)}{re.sub('[YMD]', '[0-9]', suffix)}$"
-        for name, table in spec.tables.items()
-        if table.partitions
-        for suffix in [*table.partitions.names, table.partitions.default]
-    ]
+def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
+    def read() -> Snapshot:
+        with pinned(conn, schema, read_only=True):
+            return _read(conn, scope, schema)
+
+    return again_if_changed(conn, read)
+
+
+def read_rows(conn: Connection, tables: Collection[str], schema: str) -> dict[str, list[dict[str, Any]]]:
+    """All rows of some small tables, spelt as in a spec."""
+
+    def read() -> dict[str, list[dict[str, Any]]]:
+        with pinned(conn, schema, read_only=True):
+            cursors = {
+                name: conn.execute(sql.SQL("SELECT coalesce(json_agg(t), '[]')::text FROM {} t").format(sql.SQL(name)))
+                for name in tables
+            }
+            return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+
+    return again_if_changed(conn, read) if tables else {}
+
+
+def _read(conn: Connection, scope: Scope, schema: str) -> Snapshot:
     parameters = {
-        "own": list(spec.schemas),
+        "own": list(scope.own),
         "schema": schema,
-        "names": [name for where, name in declared if where == schema],
-        "slices": slices,
-        "roles": list(spec.roles),
+        "names": list(scope.names),
+        "slices": list(scope.slices),
+        "cut": list(scope.cut),
+        "extensions": list(scope.extensions),
+        "roles": list(scope.roles),
     }
     cursors = {name: conn.execute(query, parameters) for name, query in QUERIES.items()}
     answers = {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+    found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
+    orders: dict[str, list[str]] = {}
+    for label, path, attributes, details in answers["relations"]:
+        if column := details.get("of_column"):
+            path = f"sequence of {column}"
+            details["name"] = label
+            label = column[: -len(_last(column)) - 1]
+        found.objects[path], found.roots[path], found.details[path] = attributes, label, details
+    # Dropped since the snapshot: the server prints from a newer catalog, where it has no bound.
+    gone = {found.roots[path] for path, of in found.objects.items() if "partition_of" in of and "bound" not in of}
+    for path in [path for path, label in found.roots.items() if label in gone]:
+        del found.objects[path], found.roots[path], found.details[path]
+    for name in ("columns", "constraints", "indexes", "triggers", "others", "grants") if gone else ():
+        answers[name] = [row for row in answers[name] if row[0] not in gone]
+    for label, path, attributes in answers["columns"]:
+        orders.setdefault(label, []).append(path[8 + len(label) :])
+        found.objects[path], found.roots[path] = attributes, label
+    for label, path, attributes, options in answers["indexes"]:
+        if options:
+            attributes["definition"] = _without_options(attributes["definition"], options)
+        found.objects[path], found.roots[path] = attributes, label
+    for label, path, attributes, enable in answers["constraints"]:
+        found.objects[path], found.roots[path] = attributes, label
+        if enable:
+            found.details[path] = {"enable": enable}
+    for name in ("triggers", "functions", "types", "others"):
+        for label, path, attributes in answers[name]:
+            found.objects[path], found.roots[path] = attributes, label
+    for label, path, attributes, role, _ in answers["grants"]:
+        found.objects[path], found.roots[path], found.grantees[path] = attributes, label, role
+    for label, order in orders.items():
+        if (path := f"table {label}") in found.objects or (path := f"view {label}") in found.objects:
+            found.objects[path]["order"] = order
+    _spell(found)
+    return found
 
-    relations = [Relation(**row) for row in answers["relations"]]
-    by_oid = {relation.oid: relation for relation in relations}
-    # An open transaction that is not REPEATABLE READ may see a relation in one answer that it did not see in another.
-    for column in _rows(answers, "columns", ColumnFound):
-        if relation := by_oid.get(column.relation):
-            relation.columns[column.name] = column
-    for constraint in _rows(answers, "constraints", ConstraintFound):
-        if relation := by_oid.get(constraint.relation):
-            relation.constraints[constraint.name] = constraint
-    for index in _rows(answers, "indexes", IndexFound):
-        if relation := by_oid.get(index.relation):
-            relation.indexes[index.name] = index
-    for trigger in _rows(answers, "triggers", TriggerFound):
-        if relation := by_oid.get(trigger.relation):
-            relation.triggers.append(trigger)
-    functions = _rows(answers, "functions", FunctionFound)
-    catalog = Catalog(
-        schema,
-        Server(**answers["server"][0]),
-        {(relation.schema, relation.name): relation for relation in relations},
-        {f"{function.schema}.{function.name}({', '.join(function.types)})": function for function in functions},
-        {},
+
+def _spell(found: Snapshot) -> None:
+    """One spelling where the server has several: the usual owner, the application's schema in settings, IN arguments."""
+    spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words stand in quotes too
+    owners = Counter(a["owned_by"] for a in found.objects.values() if "owned_by" in a)
+    usual = min(owners, key=lambda name: (-owners[name], name), default=None)
+    found.owners.extend([usual] if usual else [])
+    for attributes in found.objects.values():
+        if attributes.get("owned_by") == usual:
+            attributes.pop("owned_by", None)
+        for key in ("aggregate", "range", "base", "definition"):
+            if isinstance(value := attributes.get(key), dict):
+                attributes[key] = {name: str(text) for name, text in value.items()}
+        if path := (attributes.get("set") or {}).get("search_path"):
+            parts = re.findall(r'"(?:[^"]|"")*"|[^,\s]+', path)
+            attributes["set"]["search_path"] = ", ".join("{schema}" if part in spellings else part for part in parts)
+
+
+def _last(label: str) -> str:
+    """The last identifier of a dotted name."""
+    match = re.search(r'("(?:[^"]|"")*"|[^.]*)$', label)
+    return match[1] if match else label
+
+
+def _without_options(definition: str, options: list[str]) -> str:
+    printed = ", ".join(
+        f"{name}={value}" if re.fullmatch("[a-z_][a-z0-9_]*", value) else f"{name}='{value}'"
+        for name, _, value in (option.partition("=") for option in options)
     )
-    cursors = {
-        name: conn.execute(sql.SQL("SELECT coalesce(json_agg(t), '[]')::text FROM {} t").format(sql.Identifier(*key)))
-        for name, table in spec.tables.items()
-        if (table.rows or name == TOLERATED)
-        and (relation := catalog.relations.get(key := qualified(name, schema)))
-        and relation.readable
-        and relation.kind == "r"
-    }
-    catalog.rows.update({name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()})  # type: ignore[index]
-    return catalog
-
-
-TOLERATED = "pgvigil.tolerated_values"
-
-
-def _rows(answers: Mapping[str, list[dict[str, Any]]], name: str, cls: type[T]) -> list[T]:
-    return [cls(**row) for row in answers[name]]
+    return definition.replace(f" WITH ({printed})", "", 1)

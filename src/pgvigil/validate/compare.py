@@ -1,203 +1,457 @@
-"""The spec held against the catalog."""
+"""The spec, and what the project's own DDL makes on this very server, held against the catalog.
+
+Both are objects by path, with their attributes. What is wanted is compared raw first; where an expression is spelt in another
+way, the server is asked to read both.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, cast
 
-from pgvigil.validate import partitions, printing, tables
-from pgvigil.validate.catalog import Catalog, Connection, Relation, qualified, snapshot
+from pgvigil.validate import ddl, partitions, printing, probe
+from pgvigil.validate.catalog import Attributes, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.report import Finding, Report
-from pgvigil.validate.spec import Function, Spec, Table, View
+from pgvigil.validate.expected import Declaration, Mark, canonical, kind_of, quoted, with_tolerated
+from pgvigil.validate.places import located
+from pgvigil.validate.probe import Probe
+from pgvigil.validate.repair import Repairs
+from pgvigil.validate.report import Finding, Kind, Report, Unchecked
+from pgvigil.validate.strangers import Strangers
+from pgvigil.validate.wanted import join
 
-KIND_OF_RELATION = {
-    "r": "table",
-    "p": "partitioned table",
-    "v": "view",
-    "m": "materialized view",
-    "f": "foreign table",
-    "S": "sequence",
+if TYPE_CHECKING:
+    from pgvigil.validate.reference import Reference
+    from pgvigil.validate.spec import Spec
+
+TOLERATED = "pgvigil.tolerated_values"
+
+# How an object is kept and tuned. On a table of the application this is its owner's business.
+_TUNING = {"with", "storage", "compression", "tablespace", "replica_identity", "access_method", "owned_by", "version"}
+# On our tables too: what the machine decides.
+_MACHINE = {"tablespace"}
+_UPKEEP = re.compile("(toast[.])?(autovacuum|vacuum|log_autovacuum)_(?!enabled).*|parallel_workers|toast_tuple_target")
+# State, rather than definition.
+_STATES: dict[tuple[str, str], Kind] = {
+    ("index", "valid"): "invalid",
+    ("constraint", "valid"): "invalid",
+    ("constraint", "validated"): "invalid",
+    ("constraint", "enforced"): "disabled",
+    ("trigger", "enabled"): "disabled",
+    ("rule", "enabled"): "disabled",
+    ("event trigger", "enabled"): "disabled",
 }
-_TRUE = {"true", "on", "yes", "1"}
+_COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
 
 
-def validate(conn: Connection, spec: Spec, schema: str, *, before: str | None = None) -> Report:
+def validate(
+    conn: Connection,
+    spec: Spec | Declaration,
+    schema: str,
+    *,
+    before: str | None = None,
+    reference: Snapshot | Reference | None = None,
+    strict: bool = False,
+) -> Report:
     """Compare. Inside an open transaction its own changes are seen; either way the connection is left as it was.
 
     `before` is the first migration still to come, if one is: what the spec declares as brought by it or by later ones
-    is not looked for.
+    is not looked for. `reference` is what the project's DDL makes on this server, or its making. `strict` makes findings
+    of what an application has added to its own tables.
     """
-    catalog = snapshot(conn, spec, schema)
-    collector = Collector(spec, catalog)
-    _schemas_and_roles(collector)
-    for path, function in spec.functions.items():
-        _function(collector, path, function)
-    for name, table in spec.tables.items():
-        _table(collector, name, table)
-    for name, view in spec.views.items():
-        _view(collector, name, view)
-    _unexpected(collector)
-    to_come = [item for item in spec.later if before is not None and item.revision >= before]
-    findings = [f for f in collector.settled(conn) if not any(item.covers(f.object) for item in to_come)]
+    declaration = _declared(spec)
+    found = snapshot(conn, declaration.scope(schema), schema)
+    made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
+    collector = Collector(declaration, found, strict)
+    comparison = Comparison(collector, made)
+    comparison.tolerate(conn)
+    comparison.run()
+    findings = collector.settled(conn)
+    collector.unchecked += unchecked
+    to_come = [
+        pattern
+        for revision, patterns in declaration.later
+        if before is not None and revision >= before
+        for pattern in patterns
+    ]
+    findings = [
+        replace(f, object=f.object.replace("{schema}", quoted(schema)))
+        for f in findings
+        if not any(fnmatchcase(f.object, pattern) for pattern in to_come)
+    ]
+    findings = list(located(declaration, findings))
+    notes = [finding for finding in findings if finding.severity == "note"]
+    if before is None:
+        notes += [
+            Finding("missing", f"ignore rule {pattern}", "objects that it covers", ABSENT, "note")
+            for pattern, _, rare in declaration.ignore
+            if not rare and pattern not in collector.used_rules
+        ]
+    server = found.server
     return Report(
-        spec.path.name,
-        catalog.server.database,
+        declaration.name,
+        server.database if server else "",
         schema,
-        catalog.server.version,
+        server.version if server else "",
         tuple(finding for finding in findings if finding.severity == "finding"),
-        tuple(finding for finding in findings if finding.severity == "note"),
-        _seen(catalog),
+        tuple(notes),
+        dict(sorted(Counter(_seen_as(found, path) for path in found.objects).items())),
         dict(sorted(collector.compared.items())),
+        tuple(collector.unchecked),
     )
+
+
+def _declared(spec: Spec | Declaration) -> Declaration:
+    if isinstance(spec, Declaration):
+        return spec
+    from pgvigil.validate.declare import declare
+
+    return declare(spec)
+
+
+def _seen_as(found: Snapshot, path: str) -> str:
+    return "partition" if "partition_of" in found.objects[path] else kind_of(path)
 
 
 def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[Finding]:
     """What the migrations need of the application, before the first one: its tables, their base columns, the types."""
-    collector = Collector(spec, snapshot(conn, spec, schema))
-    for name, table in spec.tables.items():
-        if table.ours:
+    declaration = _declared(spec)
+    found = snapshot(conn, declaration.scope(schema), schema)
+    collector = Collector(declaration, found)
+    for path, attributes in declaration.objects.items():
+        root = declaration.roots[path]
+        if root not in declaration.application or kind_of(path) not in ("table", "column"):
             continue
-        relation = collector.catalog.relation(name)
-        if relation is None:
-            collector.miss(f"table {name}", "a table of the application")
-            continue
-        if relation.kind not in "rp":
-            collector.differ(f"table {name}", [Part("table", KIND_OF_RELATION[relation.kind])])
-            continue
-        for key, column in table.columns.items():
-            found = relation.columns.get(key)
-            if found is None and not column.added:
-                collector.miss(f"column {name}.{key}", column.type)
-            elif found is not None and found.type != column.type:
-                collector.differ(f"column {name}.{key}", [Part(column.type, found.type)])
+        there = found.objects.get(path)
+        if kind_of(path) == "table":
+            if there is None and f"view {root}" in found.objects:
+                collector.differ(path, [Part("table", printing.whole(f"view {root}", found.objects[f"view {root}"]))])
+            elif there is None:
+                collector.miss(path, "a table of the application", attributes, root)
+            elif there.get("kind") not in (None, "partitioned table"):
+                collector.differ(path, [Part("table", there["kind"])])
+        elif f"table {root}" in found.objects:
+            if there is None and not declaration.marks[path].ours:
+                collector.miss(path, attributes["type"], attributes, root)
+            elif there is not None and there["type"] != attributes["type"]:
+                collector.differ(path, [Part(attributes["type"], there["type"])])
     return collector.settled(conn)
 
 
-def _schemas_and_roles(collector: Collector) -> None:
-    spec, server = collector.spec, collector.catalog.server
-    schemas = server.schemas or {}
-    for name in dict.fromkeys([collector.schema, *spec.schemas]):
-        collector.compared["schema"] += 1
-        if name not in schemas:
-            collector.miss(f"schema {name}", "a schema")
-        elif name in spec.schemas:
-            collector.need_comment(f"schema {name}", schemas[name])
-    for role in spec.roles:
-        collector.compared["role"] += 1
-        if role not in server.roles:
-            collector.add("missing", f"role {role}", "a role to grant to people and programs", ABSENT, "note")
+class Comparison:
+    def __init__(self, collector: Collector, reference: Snapshot | None) -> None:
+        self.collector = collector
+        self.declaration = collector.declaration
+        self.found = collector.found
+        self.reference = reference
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found)
+        self.repairs = Repairs(self.wanted, self.roots, self.found, self.declaration.patterns)
 
+    def tolerate(self, conn: Connection) -> None:
+        """Reads the rows that a spec needs. Values outside a list that were there before its CHECK came are allowed."""
+        wanted = {*self.declaration.rows, *([TOLERATED] if any(mark.tolerated for mark in self.marks.values()) else [])}
+        readable = [name for name in sorted(wanted) if self.found.details.get(f"table {name}", {}).get("readable")]
+        self.rows = read_rows(conn, readable, self.found.schema)
 
-def _function(collector: Collector, identity: str, declared: Function) -> None:
-    collector.compared["function"] += 1
-    path = f"{declared.kind} {identity}"
-    found = collector.catalog.functions.get(identity)
-    if found is None:
-        collector.miss(path, f"a {declared.kind}", [f"schema {identity.partition('.')[0]}"])
-        return
-    wanted, got = printing.function(declared, collector.schema), printing.function_found(found)
-    collector.differ(path, [Part(wanted[key], got[key]) for key in wanted if wanted[key] != got[key]])
-    collector.need_comment(path, found.commented)
+    def _tolerated(self, path: str, column: str) -> list[str]:
+        there = self.rows.get(TOLERATED, [])
+        return [
+            str(row.get("value"))
+            for row in there
+            if column and (row.get("table_name"), row.get("column_name")) == (self.roots[path], column)
+        ]
 
+    # --- the comparison ----------------------------------------------------------------------------------------------
 
-def _table(collector: Collector, name: str, declared: Table) -> None:
-    collector.compared["table"] += 1
-    path = f"table {name}"
-    relation = collector.catalog.relation(name)
-    wanted = f"partitioned by {declared.partition_by}" if declared.partition_by else "table"
-    if relation is None:
-        collector.miss(path, wanted, [f"schema {qualified(name, collector.schema)[0]}"])
-        return
-    got = f"partitioned by {relation.partition_key}" if relation.partition_key else KIND_OF_RELATION[relation.kind]
-    parts = [Part(wanted, printing.unquoted(got))] if printing.unquoted(got) != wanted else []
-    if relation.persistence != "p":
-        parts.append(Part("LOGGED", "UNLOGGED"))
-    options = printing.options(relation.options)
-    parts += [
-        Part(f"{key} = {value}", f"{key} = {options[key]}" if key in options else f"{key} not set")
-        for key, value in declared.with_.items()
-        if options.get(key) != value
-    ]
-    collector.differ(path, parts)
-    if declared.ours:
-        collector.need_comment(path, relation.commented)
-    _rules_and_policies(collector, name, relation, declared.ours)
-    tables.compare(collector, name, declared, relation)
-    if declared.partitions and relation.kind == "p":
-        partitions.compare(collector, name, declared.partitions, relation)
+    def run(self) -> None:
+        objects, compared = self.found.objects, self.collector.compared
+        taken: set[str] = set()
+        self._schema_and_roles()
+        for path, wanted in self.wanted.items():
+            there = objects.get(path)
+            compared[kind_of(path)] += 1
+            if there == wanted and path not in self.marks:
+                continue
+            mark = self.marks.get(path)
+            if there is None and mark and (other := self._under_another_name(path, wanted, mark, taken)) is not None:
+                if other:
+                    taken.add(other)
+                    self._compare(path, wanted, objects[other], mark)
+            elif there is None:
+                if not self._part_of_missing(path):
+                    self._missing(path, wanted, mark)
+            elif (
+                mark
+                and mark.optional
+                and canonical("definition", there["definition"]) != canonical("definition", wanted["definition"])
+            ):
+                continue  # the application's own
+            else:
+                self._compare(path, wanted, there, mark)
+        cared_for: set[str] = set()
+        for name, pattern in self.declaration.patterns.items():
+            if objects.get(f"table {name}", {}).get("kind") == "partitioned table":
+                cared_for |= partitions.compare(self.collector, name, pattern)
+        self._rows()
+        Strangers(self.collector, self.wanted, self.repairs, of_reference=self.reference is not None).tell(
+            taken, cared_for
+        )
 
+    def _schema_and_roles(self) -> None:
+        server = self.found.server
+        if server is None:
+            return
+        if not server.schema_there and "{schema}" not in self.declaration.schemas:
+            self.collector.miss(f"schema {self.found.schema}", "a schema")
+        for role in self.declaration.roles:
+            self.collector.compared["role"] += 1
+            if role not in server.roles:
+                self.collector.add(
+                    "missing",
+                    f"role {role}",
+                    "a role to grant to people and programs",
+                    ABSENT,
+                    "note",
+                    fix=f"CREATE ROLE {role} NOLOGIN;",
+                )
 
-def _rules_and_policies(collector: Collector, name: str, relation: Relation, ours: bool) -> None:
-    for rule in relation.rules:
-        collector.unexpected(f"rule {name}.{rule}", "a rule", ours)
-    for policy in relation.policies:
-        collector.unexpected(f"policy {name}.{policy}", "a policy", ours)
-    if relation.row_security:
-        collector.unexpected(f"row security of {name}", "enabled", ours)
+        for role, powers in server.powers.items():
+            if powers:
+                taken = [
+                    f"REVOKE {p.removeprefix('member of ')} FROM {role};"
+                    if " of " in p
+                    else f"ALTER ROLE {role} NO{p};"
+                    for p in powers
+                ]
+                self.collector.add(
+                    "different",
+                    f"role {role}",
+                    "only what is granted to it here",
+                    ", ".join(powers),
+                    fix="\n".join(taken),
+                )
+        if server.triggers_off and not self.declaration.complete:
+            self.collector.add(
+                "disabled",
+                "setting session_replication_role",
+                "origin",
+                "replica, for every new session: no trigger fires and no foreign key is checked",
+                fix=f"ALTER DATABASE {quoted(server.database)} RESET session_replication_role;",
+            )
 
+    def _under_another_name(self, path: str, wanted: Attributes, mark: Mark, taken: set[str]) -> str | None:
+        """An application names its constraints as it likes, and may make its unique key as an index. "": such an index."""
+        root = self.roots[path]
+        if mark.ours or kind_of(path) != "constraint":
+            return None
+        text = canonical("definition", wanted["definition"])
+        for other, there in self.found.objects.items():
+            if self.found.roots[other] != root or other in self.wanted or other in taken:
+                continue
+            if kind_of(other) == "constraint" and canonical("definition", there["definition"]) == text:
+                return other
+            if (
+                kind_of(other) == "index"
+                and "valid" not in there
+                and there["definition"] == text.replace("UNIQUE ", "UNIQUE btree ", 1)
+            ):
+                return ""
+        return None
 
-def _view(collector: Collector, name: str, declared: View) -> None:
-    collector.compared["view"] += 1
-    path = f"view {name}"
-    relation = collector.catalog.relation(name)
-    if relation is None:
-        sources = {
-            source: collector.spec.tables[source] for source in declared.reads if source in collector.spec.tables
-        }
-        columns = [f"column {source}.{column}" for source, table in sources.items() for column in table.columns]
-        schemas = [f"schema {qualified(name, collector.schema)[0]}"]
-        collector.miss(path, "a view", [*schemas, *(f"table {source}" for source in sources), *columns])
-        return
-    parts = [Part("view", KIND_OF_RELATION[relation.kind])] if relation.kind != "v" else []
-    if collector.catalog.server.major >= 15:
-        invoker = printing.options(relation.options).get("security_invoker", "false") in _TRUE
-        if invoker != declared.security_invoker:
-            wanted, got = (f"security_invoker = {str(on).lower()}" for on in (declared.security_invoker, invoker))
-            parts.append(Part(wanted, got))
-    reads = {".".join(qualified(source, collector.schema)) for source in declared.reads}
-    if reads != set(relation.reads):
-        wanted, got = (f"reads {', '.join(sorted(names)) or 'no table'}" for names in (reads, set(relation.reads)))
-        parts.append(Part(wanted, got))
-    shared = [key for key in declared.columns if key in relation.columns]
-    if (order := [key for key in relation.columns if key in declared.columns]) != shared:
-        parts.append(Part(f"columns in the order {', '.join(shared)}", ", ".join(order)))
-    collector.differ(path, parts)
-    collector.need_comment(path, relation.commented)
-    for key, type_ in declared.columns.items():
-        collector.compared["column"] += 1
-        found = relation.columns.get(key)
+    def _part_of_missing(self, path: str) -> bool:
+        """What stands on a missing relation, and rights on a missing object, are told with it."""
+        root = self.roots[path]
+        relations = {f"{kind} {root}" for kind in ("table", "view", "sequence")}
+        if root and path not in relations and not relations & self.found.objects.keys():
+            return True
+        kind = kind_of(path)
+        if path.startswith("sequence of "):  # of an identity that is not there either
+            column = path.replace("sequence of ", "column ", 1)
+            return "identity" in self.wanted.get(column, {}) and "identity" not in self.found.objects.get(column, {})
+        of = path.removeprefix(f"{kind} on ").rpartition(" to " if kind == "grant" else " from ")[0]
+        if kind == "grant" and (there := self.found.objects.get(of)):
+            return path == f"grant on {of} to {quoted(there.get('owned_by', ''))}"  # whoever owns it has every right
+        return kind in ("grant", "revocation") and of in self.wanted and of not in self.found.objects
+
+    def _missing(self, path: str, wanted: Attributes, mark: Mark | None) -> None:
+        if mark and mark.optional:
+            return
+        kind, label, root = kind_of(path), path.partition(" ")[2], self.roots[path]
+        for other in ("view", "table"):
+            if kind in ("table", "view") and other != kind and f"{other} {label}" in self.found.objects:
+                found = self.found.objects[f"{other} {label}"]
+                self.collector.differ(
+                    path, [Part(printing.whole(path, wanted), printing.whole(f"{other} {label}", found))]
+                )
+                return
+        if root in self.declaration.reads and kind == "view":
+            wanted = wanted | {"reads": list(self.declaration.reads[root])}
+        said = {"schema": "a schema", "table": "table"}.get(kind) if "partition_by" not in wanted else None
+        self.collector.miss(
+            path, said or printing.whole(path, wanted), wanted, root, fix=lambda: self.repairs.make(path)
+        )
+
+    def _compare(self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None) -> None:
+        kind, root = kind_of(path), self.roots[path]
+        keys = [key for key in {**wanted, **there} if key != "comment" and (mark is None or key in mark.spoken_of)]
+        tolerated = self._tolerated(path, mark.tolerated) if mark else []
+        if tolerated:
+            wanted = wanted | {"definition": with_tolerated(wanted["definition"], tolerated)}
+        loose = root in self.declaration.application or kind == "extension"
+        plain: list[Part] = []
+        tuned: list[Part] = []
+        for key in keys:
+            a, b = wanted.get(key), there.get(key)
+            if a == b or canonical(key, a, any_order=bool(mark and mark.tolerated)) == canonical(
+                key, b, any_order=bool(mark and mark.tolerated)
+            ):
+                continue
+            if (key == "row_security" and not self.declaration.complete) or (
+                key == "order" and kind == "table" and mark
+            ):
+                continue
+            if key == "order" and _shared(a, b) == _shared(b, a):
+                continue
+            if key == "with":
+                a, b = self._storage(kind, a, b, subset=bool(mark and not mark.ours))
+                if a == b:
+                    continue
+            if key == "order":
+                a, b = _shared(a, b), _shared(b, a)
+            part = self._part(path, root, key, {**wanted, key: a}, {**there, key: b})
+            state = _STATES.get((kind, key))
+            if state and not (key == "enabled" and b not in ("DISABLED", "REPLICA")):
+                self.collector.differ(path, [part], kind=state, fix=lambda keys: self.repairs.change(path, keys))
+            else:
+                declared = mark is not None and key in (
+                    self.declaration.marks[path].spoken_of if path in self.declaration.marks else ()
+                )
+                (tuned if key in (_TUNING if loose else _MACHINE) and not declared else plain).append(part)
+        if kind == "view" and root in self.declaration.reads:
+            plain += self._reads(root, path)
+        if kind == "trigger" and len(plain) > 0:
+            probes = [part.probe for part in plain if part.probe]
+            if len(probes) < len(plain) or not probes:
+                plain = [Part(printing.whole(path, wanted), printing.whole(path, there), None, "function")]
+        if kind == "view" and [part.key for part in plain] == ["with"] and self._restored_from_14(path):
+            plain, tuned = [], plain
+        if path.endswith(" {schema}") and self.collector.another_major:
+            plain, tuned = [], [*tuned, *plain]
+        self.collector.differ(path, plain, fix=lambda keys: self.repairs.change(path, keys))
+        self.collector.differ(
+            path,
+            tuned,
+            "finding" if self.collector.strict else "note",
+            fix=lambda keys: self.repairs.change(path, keys),
+        )
+        if tolerated and not plain:
+            values = ", ".join(repr(value) for value in tolerated)
+            said = canonical("definition", self.wanted[path]["definition"])
+            self.collector.add("different", path, said, f"also allows {values}: {TOLERATED}", "note")
+        self._comment(path, wanted, there, mark)
+
+    def _restored_from_14(self, path: str) -> bool:
+        """14 knows no security_invoker: in a database restored from it no view has it."""
+
+        def invokes(attributes: Attributes) -> bool:
+            return "security_invoker" in (attributes.get("with") or {})
+
+        invokers = [other for other, of in self.wanted.items() if other.startswith("view ") and invokes(of)]
+        have = [other for other in invokers if invokes(self.found.objects.get(other, {}))]
+        wanted, there = (dict(of.get("with") or {}) for of in (self.wanted[path], self.found.objects[path]))
+        wanted.pop("security_invoker", None)
+        return path in invokers and len(invokers) > 1 and not have and wanted == there
+
+    def _storage(self, kind: str, wanted: Any, there: Any, *, subset: bool) -> tuple[Attributes, Attributes]:
+        a, b = canonical("with", wanted), canonical("with", there)
+        if kind == "view":
+            for options in (a, b):
+                if options.get("security_invoker") == "false":
+                    options.pop("security_invoker", None)
+            if self.declaration.major == 14:
+                b.pop("security_invoker", None)
+        if subset or (self.reference is None and not self.declaration.complete):
+            b = {name: value for name, value in b.items() if name in a}
+        elif not self.declaration.complete:
+            b = {name: value for name, value in b.items() if name in a or not _UPKEEP.fullmatch(name)}
+        return a, b
+
+    def _part(self, path: str, root: str, key: str, wanted: Attributes, there: Attributes) -> Part:
+        a, b = wanted.get(key), there.get(key)
+        expected, found = (
+            self.collector.said(printing.phrase(path, key, attributes)) for attributes in (wanted, there)
+        )
+        if (
+            key in printing.LONG
+            and a
+            and b
+            and isinstance(a, str)
+            and isinstance(b, str)
+            and kind_of(path) not in ("constraint", "index")
+        ):
+            expected, found = printing.difference(a, b)
+        question = None
+        if a and b and probe.possible(path, key) and (key != "body" or (wanted.get("atomic") and there.get("atomic"))):
+            a = self.declaration.bodies.get(path, a) if key == "body" else a
+            texts = [json.dumps(text) if isinstance(text, dict) else str(text) for text in (a, b)]
+            if not (
+                key == "definition"
+                and kind_of(path) == "constraint"
+                and not all("CHECK" in t or "EXCLUDE" in t for t in texts)
+            ):
+                question = Probe(path, root, key, texts[0], texts[1], json.dumps(there))
+        return Part(expected, found, question, key)
+
+    def _reads(self, name: str, path: str) -> list[Part]:
+        schema = self.found.schema
+        reads = sorted(source if "." in source else f"{schema}.{source}" for source in self.declaration.reads[name])
+        there = sorted(self.found.details[path].get("reads") or [])
+        if reads == there:
+            return []
+        return [
+            Part(
+                f"reads {', '.join(reads) or 'no table'}", f"reads {', '.join(there) or 'no table'}", None, "definition"
+            )
+        ]
+
+    def _comment(self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None) -> None:
+        text, found = wanted.get("comment"), there.get("comment")
+        known = mark is None or "comment" in mark.spoken_of
+        fix = ddl.comment(path, self.roots[path], text)
+        needed = mark is not None and mark.ours and kind_of(path) in _COMMENTED
+        if (text == found and (text or not needed)) or not (known or needed):
+            return
         if found is None:
-            collector.miss(f"column {name}.{key}", type_)
-        elif found.type != type_:
-            collector.differ(f"column {name}.{key}", [Part(type_, found.type)])
-    for key, extra in relation.columns.items():
-        if key not in declared.columns:
-            collector.unexpected(f"column {name}.{key}", extra.type, ours=True)
-    _rules_and_policies(collector, name, relation, ours=True)
-    tables.triggers(collector, name, {}, relation, ours=True)
+            self.collector.add("missing", f"comment on {path}", text or "a comment", ABSENT, fix=fix if text else "")
+        elif text is not None:
+            self.collector.add("different", f"comment on {path}", *printing.difference(text, found), fix=fix)
+        elif known and mark is None:
+            self.collector.add("unexpected", f"comment on {path}", "", found, fix=fix)
+
+    def _rows(self) -> None:
+        role = self.found.server.role if self.found.server else ""
+        for name, rows in self.declaration.rows.items():
+            details = self.found.details.get(f"table {name}")
+            if details is None:
+                continue
+            if not details.get("readable"):
+                self.collector.unchecked.append(Unchecked(f"rows of {name}", f"{role} may not read it"))
+                continue
+            for wanted in rows:
+                self.collector.compared["row"] += 1
+                path = f"row {name} ({', '.join(f'{key} = {value}' for key, value in wanted.items())})"
+                if not any(
+                    all(str(row.get(key)) == value for key, value in wanted.items()) for row in self.rows.get(name, [])
+                ):
+                    names, values = ", ".join(wanted), ", ".join(map(ddl.literal, wanted.values()))
+                    insert = f"-- INSERT INTO {name} ({names}, …) VALUES ({values}, …);"
+                    self.collector.miss(path, "a row", {}, name, fix=lambda insert=insert: insert)  # type: ignore[misc]
 
 
-def _unexpected(collector: Collector) -> None:
-    """What nobody declared in the schemas that are ours alone."""
-    spec, catalog = collector.spec, collector.catalog
-    for identity, function in catalog.functions.items():
-        if identity not in spec.functions:
-            kind = printing.function_found(function)["kind"]
-            collector.unexpected(f"{kind} {identity}", f"a {kind}", ours=True)
-    declared = {qualified(name, catalog.schema) for name in [*spec.tables, *spec.views]}
-    for key, relation in catalog.relations.items():
-        if relation.schema in spec.schemas and key not in declared and relation.parent is None:
-            kind = KIND_OF_RELATION[relation.kind]
-            collector.unexpected(f"{kind} {'.'.join(key)}", f"a {kind}", ours=True)
-
-
-def _seen(catalog: Catalog) -> dict[str, int]:
-    seen: Counter[str] = Counter(function=len(catalog.functions), schema=len(catalog.server.schemas or {}))
-    seen["role"] = len(catalog.server.roles)
-    for relation in catalog.relations.values():
-        seen["partition" if relation.parent else KIND_OF_RELATION[relation.kind]] += 1
-        seen["column"] += len(relation.columns)
-        seen["constraint"] += len(relation.constraints)
-        seen["index"] += sum(not index.of_constraint for index in relation.indexes.values())
-        seen["trigger"] += len(relation.triggers)
-    return {kind: count for kind, count in sorted(seen.items()) if count}
+def _shared(these: Any, those: Any) -> list[str]:
+    return [name for name in cast("list[str]", these or []) if name in (those or [])]

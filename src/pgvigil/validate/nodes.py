@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import types
 import typing
 from pathlib import Path
@@ -37,7 +38,9 @@ def load(path: Path, cls: type[T]) -> T:
         raise UsageError(f"{path}:{line}: not UTF-8 ({error.reason})", "Save the file as UTF-8.") from error
     binder = Binder(path)
     try:
-        root = yaml.compose(text, Loader=Loader)
+        root = _json(text) if path.suffix == ".json" else yaml.compose(text, Loader=Loader)
+    except json.JSONDecodeError as error:
+        binder.refuse(error.lineno, f"not valid JSON: {error.msg}", "Mend the JSON.")
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         binder.refuse(
@@ -49,6 +52,29 @@ def load(path: Path, cls: type[T]) -> T:
         binder.refuse(1, "the file is empty", "")
     bound: T = binder.dataclass(root, cls, root.start_mark.line + 1, path.name)
     return bound
+
+
+def _json(text: str) -> yaml.Node:
+    """The nodes of a JSON document: the same as YAML's reader makes of it, in a third of the time and without line numbers."""
+    mark = yaml.Mark("", 0, 0, 0, None, 0)
+    tag = "tag:yaml.org,2002:"
+
+    def node(value: Any) -> yaml.Node:
+        if isinstance(value, _Pairs):
+            return yaml.MappingNode(f"{tag}map", [(node(key), node(one)) for key, one in value], mark, mark)
+        if isinstance(value, list):
+            return yaml.SequenceNode(f"{tag}seq", [node(one) for one in value], mark, mark)
+        if isinstance(value, bool):
+            return yaml.ScalarNode(f"{tag}bool", str(value).lower(), mark, mark)
+        if value is None:
+            return yaml.ScalarNode(f"{tag}null", "", mark, mark)
+        return yaml.ScalarNode(f"{tag}{'str' if isinstance(value, str) else 'int'}", str(value), mark, mark)
+
+    return node(json.loads(text, object_pairs_hook=_Pairs))
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object with its keys as they stand, twice if they do."""
 
 
 class Binder:
@@ -84,18 +110,18 @@ class Binder:
         return self.scalar(node, kind, what)
 
     def scalar(self, node: yaml.Node, kind: Any, what: str) -> Any:
-        choices = _choices(kind)
+        allowed = choices(kind)
         if isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":null"):
-            if node.value in choices:
+            if node.value in allowed:
                 return str(node.value)
-            if bool in choices and node.tag.endswith(":bool") and node.value.lower() in _BOOLEANS:
+            if bool in allowed and node.tag.endswith(":bool") and node.value.lower() in _BOOLEANS:
                 return _BOOLEANS[node.value.lower()]
-            if int in choices and node.tag.endswith(":int") and node.value.isdigit():
+            if int in allowed and node.tag.endswith(":int") and node.value.lstrip("-").isdigit():
                 return int(node.value)
-            if str in choices:
+            if str in allowed:
                 return str(node.value)
         names = {bool: "true or false", int: "a number", str: "a text"}
-        return self.wrong(node, " or ".join(names.get(choice, choice) for choice in choices), what)
+        return self.wrong(node, " or ".join(names.get(choice, choice) for choice in allowed), what)
 
     def pairs(self, node: yaml.Node, what: str) -> list[tuple[str, yaml.Node, int]]:
         if not isinstance(node, yaml.MappingNode):
@@ -115,7 +141,7 @@ class Binder:
         return found
 
     def dataclass(self, node: yaml.Node, cls: type[T], line: int, what: str) -> T:
-        fields, required = _grammar(typing.cast("Any", cls))
+        fields, required = grammar(typing.cast("Any", cls))
         values: dict[str, Any] = {}
         for key, value, at in self.pairs(node, what):
             if key not in fields:
@@ -132,11 +158,11 @@ class Binder:
             self.refuse(line, f"{what}: {error}", "")
 
 
-def _choices(kind: Any) -> list[Any]:
+def choices(kind: Any) -> list[Any]:
     if typing.get_origin(kind) is typing.Literal:
         return list(typing.get_args(kind))
     if parts := _alternatives(kind):
-        return [choice for part in parts for choice in _choices(part)]
+        return [choice for part in parts for choice in choices(part)]
     return [kind]
 
 
@@ -148,7 +174,7 @@ def _alternatives(kind: Any) -> list[Any]:
 
 
 @functools.cache
-def _grammar(cls: Any) -> tuple[dict[str, tuple[str, Any]], list[str]]:
+def grammar(cls: Any) -> tuple[dict[str, tuple[str, Any]], list[str]]:
     """Key → (field, type), without the optional part of `X | None`; and the keys that must be there."""
     hints = typing.get_type_hints(cls)
     fields: dict[str, tuple[str, Any]] = {}

@@ -5,78 +5,161 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 
-from pgvigil.validate import printing
-from pgvigil.validate.catalog import Catalog, Relation
+from pgvigil.validate import ddl, printing
+from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector, Part
-from pgvigil.validate.spec import Partitions
+from pgvigil.validate.expected import Partitions, kind_of
+from pgvigil.validate.repair import alter_column
 
 _BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
 _TOKENS = {"YYYY": "(?P<year>[0-9]{4})", "MM": "(?P<month>0[1-9]|1[0-2])", "DD": "(?P<day>0[1-9]|[12][0-9]|3[01])"}
 
 
-def compare(collector: Collector, name: str, declared: Partitions, table: Relation) -> None:
-    catalog = collector.catalog
-    attached = [other for other in catalog.relations.values() if other.parent == table.oid]
-    for partition in attached:
+def compare(collector: Collector, name: str, declared: Partitions) -> set[str]:
+    """Returns the relations it took care of."""
+    found = collector.found
+    tables = {path.removeprefix("table "): of for path, of in found.objects.items() if path.startswith("table ")}
+    attached = {label: of for label, of in tables.items() if of.get("partition_of") == name}
+    for label, partition in attached.items():
         collector.compared["partition"] += 1
-        _partition(collector, name, declared, partition)
-    stray = [
-        other
-        for other in catalog.relations.values()
-        if other.schema == table.schema and other.parent != table.oid and _is_named_after(name, declared, other)
-    ]
-    for other in stray:
-        collector.differ(f"partition {other.name}", [Part(f"attached to {name}", "a table of its own, not attached")])
-    names = {other.name for other in stray}
-    if declared.default and not any(other.bound == "DEFAULT" for other in attached):
-        path = f"partition {name}{declared.default}"
-        if f"{name}{declared.default}" not in names:
-            collector.miss(path, "a default partition: rows no other takes need a place")
-    if declared.present and not any(_holds_now(catalog, other) for other in attached):
-        today = datetime.fromtimestamp(catalog.server.now, UTC).date()
-        stretches = [stretch_of(name, declared, other.name) for other in stray]
-        if not any(stretch and stretch[0] <= today < stretch[1] for stretch in stretches):
-            collector.miss(f"partition of {name} for {today}", "a partition for the present")
-
-
-def _partition(collector: Collector, name: str, declared: Partitions, partition: Relation) -> None:
-    label = partition.name if partition.schema == collector.schema else f"{partition.schema}.{partition.name}"
-    path = f"partition {label}"
-    parts = []
-    if partition.detaching:
-        parts.append(Part("attached", "being detached"))
-    if partition.kind != "r":
-        parts.append(Part("a plain table", "not a plain table"))
-    if partition.persistence != "p":
-        parts.append(Part("LOGGED", "UNLOGGED"))
-    if partition.bound == "DEFAULT":
-        if partition.name != name + declared.default:
-            parts.append(Part(f"name {name}{declared.default}", f"name {partition.name}"))
-    elif (stretch := stretch_of(name, declared, partition.name)) is None:
-        patterns = " or ".join(name + suffix for suffix in declared.names)
-        parts.append(Part(f"name {patterns}", f"name {partition.name}"))
-    elif (bounds := _bounds(partition)) != tuple(_milliseconds(day) for day in stretch):
-        parts.append(Part(f"from {stretch[0]} to {stretch[1]}", _said(bounds, partition)))
-    collector.differ(path, parts)
-
-    for index in partition.indexes.values():
-        if not index.attached and not index.of_constraint:
-            collector.unexpected(f"index {label}.{index.name}", printing.index_found(index), ours=True)
-        elif not index.valid:
-            collector.add(
-                "invalid", f"index {label}.{index.name}", "a valid index", "INVALID: the server does not use it"
+        _partition(collector, name, declared, label, partition)
+    stray = [label for label in tables if label not in attached and _is_named_after(name, declared, label)]
+    for label in stray:
+        repair = _attach(name, declared, label)
+        apart = Part(f"attached to {name}", "a table of its own, not attached")
+        collector.differ(f"partition {label}", [apart], fix=lambda _, repair=repair: repair)  # type: ignore[misc]
+    if declared.default and not any(of.get("bound") == "DEFAULT" for of in attached.values()):
+        label = f"{name}{declared.default}"
+        if label not in stray:
+            collector.miss(
+                f"partition {label}",
+                "a default partition: rows no other takes need a place",
+                fix=lambda: f"CREATE TABLE {label} PARTITION OF {name} DEFAULT;",
             )
-    for constraint in partition.constraints.values():
-        collector.unexpected(f"constraint {label}.{constraint.name}", constraint.definition, ours=True)
-    for trigger in partition.triggers:
-        if not trigger.internal:
-            collector.unexpected(f"trigger {label}.{trigger.name}", printing.trigger_found(trigger), ours=True)
-        elif trigger.of_constraint:
-            collector.add("disabled", f"foreign key of {label}", "enforced", "its internal triggers are disabled")
+    now = found.server.now if found.server else 0.0
+    if declared.present and not any(_holds(of, now) for of in attached.values()):
+        today = datetime.fromtimestamp(now, UTC).date()
+        stretches = [stretch_of(name, declared, label) for label in stray]
+        if not any(stretch and stretch[0] <= today < stretch[1] for stretch in stretches):
+            repair = declared.repair.replace("{table}", name)
+            collector.miss(f"partition of {name} for {today}", "a partition for the present", fix=lambda: repair)
+    return {*attached, *stray}
+
+
+def _attach(name: str, declared: Partitions, label: str) -> str:
+    if label == name + declared.default:
+        return f"ALTER TABLE {name} ATTACH PARTITION {label} DEFAULT;"
+    stretch = stretch_of(name, declared, label)
+    if stretch is None:
+        return ""
+    first, last = (f"{_milliseconds(day):012x}" for day in stretch)
+    start, end = (f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000" for digits in (first, last))
+    return f"ALTER TABLE {name} ATTACH PARTITION {label} FOR VALUES FROM ('{start}') TO ('{end}');"
+
+
+def _partition(collector: Collector, name: str, declared: Partitions, label: str, partition: Attributes) -> None:
+    path = f"table {label}"
+    details = collector.found.details[path]
+    bound = partition.get("bound", "")
+    parts = []
+    if details.get("detaching"):
+        parts.append(Part("attached", "being detached"))
+    if "kind" in partition:
+        parts.append(Part("a plain table", f"a {partition['kind']}"))
+    if "persistence" in partition:
+        parts.append(Part("LOGGED", partition["persistence"], key="persistence"))
+    if bound == "DEFAULT":
+        if label != name + declared.default:
+            parts.append(Part(f"name {name}{declared.default}", f"name {label}", key="name"))
+    elif (stretch := stretch_of(name, declared, label)) is None:
+        patterns = " or ".join(name + suffix for suffix in declared.names)
+        parts.append(Part(f"name {patterns}", f"name {label}", key="name"))
+    elif (bounds := _bounds(bound)) != tuple(_milliseconds(day) for day in stretch):
+        parts.append(Part(f"from {stretch[0]} to {stretch[1]}", _said(bounds, bound), key="bound"))
+    usual = {key: value for key, value in collector.found.objects[f"table {name}"].items() if key != "row_security"}
+    parts += [
+        Part(printing.phrase(path, key, usual), printing.phrase(path, key, partition), key=key)
+        for key in ("row_security", "owned_by", "access_method")
+        if partition.get(key) != usual.get(key)
+    ]
+
+    def fix(keys: list[str]) -> str:
+        repairs = []
+        if "bound" in keys and (attach := _attach(name, declared, label)):
+            repairs += [f"ALTER TABLE {name} DETACH PARTITION {label};", attach]
+        if "owned_by" in keys:
+            repairs.append(f"ALTER TABLE {label} OWNER TO {usual.get('owned_by', collector.found.owner)};")
+        repairs += [ddl.relation(label, key, usual if key != "persistence" else {}) for key in keys]
+        if "name" in keys and (right := _right_name(name, declared, bound)):
+            repairs.append(f"ALTER TABLE {label} RENAME TO {right};")
+        return "\n".join(repair for repair in repairs if repair)
+
+    collector.differ(f"partition {label}", parts, fix=fix)
+    _columns(collector, name, label)
+    for other, attributes in collector.found.objects.items():
+        kind = kind_of(other)
+        if collector.found.roots[other] != label or kind in ("table", "comment", "column", "statistics"):
+            continue
+        if kind == "trigger" and attributes.get("clone"):
+            enable = ddl.enable("TRIGGER", label, other.rpartition(".")[2], "ORIGIN")
+            collector.add(
+                "disabled", other, "enabled", f"{attributes.get('enabled', 'ORIGIN')} on this partition", fix=enable
+            )
+        elif kind == "constraint" and "enforced" in attributes:
+            collector.add(
+                "disabled",
+                f"foreign key of {label}",
+                "enforced",
+                "its internal triggers are disabled",
+                fix="\n".join(collector.found.details[other]["enable"]),
+            )
+        elif kind == "index" and "valid" in attributes:
+            collector.add(
+                "invalid",
+                other,
+                "a valid index",
+                "INVALID: the server does not use it",
+                fix=f"REINDEX INDEX {other.rpartition('.')[2]};",
+            )
         else:
-            collector.add("disabled", f"trigger {label}.{trigger.name}", "enabled", "disabled on this partition")
-    for rule in partition.rules:
-        collector.unexpected(f"rule {label}.{rule}", "a rule", ours=True)
+            collector.unexpected(
+                other, printing.whole(other, attributes), ours=True, fix=ddl.drop(other, label, attributes)
+            )
+
+
+def _columns(collector: Collector, name: str, label: str) -> None:
+    """Each as its table's, but for the default: an insert through the table uses the table's."""
+    objects = collector.found.objects
+    for column in objects[f"table {name}"].get("order", ()):
+        path, usual = f"column {label}.{column}", objects[f"column {name}.{column}"]
+        there = objects.get(path, {})
+        keys = [
+            key
+            for key in {**usual, **there}
+            if key not in ("comment", "inherited", "default") and usual.get(key) != there.get(key)
+        ]
+        parts = [Part(printing.phrase(path, key, usual), printing.phrase(path, key, there), key=key) for key in keys]
+
+        def fix(keys: list[str], column: str = column, usual: Attributes = usual, there: Attributes = there) -> str:
+            return "\n".join(line for key in keys for line in alter_column(label, column, usual, there, key) if line)
+
+        collector.differ(path, parts, fix=fix)
+
+
+def _right_name(name: str, declared: Partitions, bound: str) -> str:
+    """The name that a partition with these bounds has by the pattern."""
+    if bound == "DEFAULT":
+        return name + declared.default
+    if bounds := _bounds(bound):
+        start = datetime.fromtimestamp(bounds[0] / 1000, UTC).date()
+        for suffix in declared.names:
+            label = name + suffix.replace("YYYY", f"{start:%Y}").replace("MM", f"{start:%m}").replace(
+                "DD", f"{start:%d}"
+            )
+            stretch = stretch_of(name, declared, label)
+            if stretch and tuple(_milliseconds(day) for day in stretch) == bounds:
+                return label
+    return ""
 
 
 def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[date, date] | None:
@@ -100,17 +183,17 @@ def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[date, d
     return None
 
 
-def _is_named_after(name: str, declared: Partitions, relation: Relation) -> bool:
-    return relation.name == name + declared.default or stretch_of(name, declared, relation.name) is not None
+def _is_named_after(name: str, declared: Partitions, label: str) -> bool:
+    return label == name + declared.default or stretch_of(name, declared, label) is not None
 
 
 def _milliseconds(day: date) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
 
 
-def _bounds(partition: Relation) -> tuple[int, int] | None:
+def _bounds(bound: str) -> tuple[int, int] | None:
     """Milliseconds since 1970, which are the first 48 bits of a time-ordered id."""
-    match = _BOUND.fullmatch(partition.bound or "")
+    match = _BOUND.fullmatch(bound)
     return (_first_48_bits(match[1]), _first_48_bits(match[2])) if match else None
 
 
@@ -118,13 +201,13 @@ def _first_48_bits(uuid: str) -> int:
     return int(uuid.replace("-", "")[:12], 16)
 
 
-def _said(bounds: tuple[int, int] | None, partition: Relation) -> str:
+def _said(bounds: tuple[int, int] | None, bound: str) -> str:
     if bounds is None:
-        return partition.bound or "no bounds"
-    start, end = (datetime.fromtimestamp(bound / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S") for bound in bounds)
+        return bound or "no bounds"
+    start, end = (datetime.fromtimestamp(each / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S") for each in bounds)
     return f"from {start} to {end}"
 
 
-def _holds_now(catalog: Catalog, partition: Relation) -> bool:
-    bounds = _bounds(partition)
-    return bounds is not None and bounds[0] <= catalog.server.now * 1000 < bounds[1]
+def _holds(partition: Attributes, now: float) -> bool:
+    bounds = _bounds(partition.get("bound", ""))
+    return bounds is not None and bounds[0] <= now * 1000 < bounds[1]

@@ -2,61 +2,117 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import psycopg
-from psycopg import sql
 
+from pgvigil.validate import ddl
 from pgvigil.validate.catalog import Connection, pinned
+from pgvigil.validate.expected import kind_of, last_name
 
+_TABLE = "'pg_temp.probe'::regclass"
 _READ_BACK = {
-    "default": "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = 'pg_temp.probe'::regclass",
-    "check": "SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint"
-    " WHERE conrelid = 'pg_temp.probe'::regclass AND contype = 'c'",
-    "index": "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.probe'::regclass",
-}
+    ("column", "default"): f"SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = {_TABLE}",
+    ("column", "generated"): f"SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = {_TABLE}",
+    ("constraint", "definition"): f"SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = {_TABLE} AND contype <> 'n'",
+    ("index", "definition"): f"SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = {_TABLE}",
+    ("trigger", "when"): f"SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = {_TABLE}",
+    ("policy", "using"): f"SELECT pg_get_expr(polqual, polrelid) FROM pg_policy WHERE polrelid = {_TABLE}",
+    ("policy", "check"): f"SELECT pg_get_expr(polwithcheck, polrelid) FROM pg_policy WHERE polrelid = {_TABLE}",
+    ("rule", "definition"): f"SELECT pg_get_ruledef(oid, true) FROM pg_rewrite WHERE ev_class = {_TABLE}",
+    ("view", "definition"): f"SELECT pg_get_viewdef({_TABLE})",
+    ("statistics", "definition"): f"SELECT pg_get_statisticsobjdef_columns(oid) FROM pg_statistic_ext WHERE stxrelid = {_TABLE}",
+    ("type", "default"): "SELECT pg_get_expr(typdefaultbin, 0) FROM pg_type WHERE typname = 'probe' AND typnamespace = pg_my_temp_schema()",
+    ("type", "checks"): "SELECT string_agg(conname || pg_get_constraintdef(oid), ' ' ORDER BY conname) FROM pg_constraint"
+    " WHERE contypid = (SELECT oid FROM pg_type WHERE typname = 'probe' AND typnamespace = pg_my_temp_schema())",
+    ("function", "body"): "SELECT pg_get_function_sqlbody(oid) FROM pg_proc WHERE proname = 'probe' AND pronamespace = pg_my_temp_schema()",
+    ("function", "arguments"): "SELECT pg_get_function_arguments(oid) FROM pg_proc WHERE proname = 'probe' AND pronamespace = pg_my_temp_schema()",
+}  # fmt: skip
+_READ_BACK |= {("procedure", key): _READ_BACK["function", key] for key in ("body", "arguments")}
 
 
 @dataclass(frozen=True)
 class Probe:
-    kind: Literal["default", "check", "index"]
-    table: tuple[str, str]
-    column: str  # of a default
+    """An object of which one attribute is spelt in two ways; `attributes` are its others, as JSON."""
+
+    path: str
+    root: str
+    key: str
     expected: str
     found: str
+    attributes: str
 
 
-def settle(conn: Connection, probes: Iterable[Probe]) -> dict[Probe, bool | str]:
+def possible(path: str, key: str) -> bool:
+    return (kind_of(path), key) in _READ_BACK
+
+
+def settle(conn: Connection, schema: str, probes: Iterable[Probe]) -> dict[Probe, bool | str]:
     """Whether each pair means the same, or why the server could not say."""
-    return {probe: _same(conn, probe) for probe in dict.fromkeys(probes)}
+    return {probe: _same(conn, schema, probe) for probe in dict.fromkeys(probes)}
 
 
-def _same(conn: Connection, probe: Probe) -> bool | str:
+def _same(conn: Connection, schema: str, probe: Probe) -> bool | str:
     try:
-        return _understood(conn, probe, probe.expected) == _understood(conn, probe, probe.found)
-    except psycopg.DatabaseError as error:
-        return error.diag.message_primary or str(error).strip()
+        found = _understood(conn, schema, probe, probe.found)
+    except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
+        return error.diag.message_primary or str(error)
+    except psycopg.DatabaseError:
+        return False  # what is there cannot even be read again
+    try:
+        return _understood(conn, schema, probe, probe.expected) == found
+    except psycopg.DatabaseError:
+        return False  # what is expected has no meaning here: a column it names is not there
 
 
-def _understood(conn: Connection, probe: Probe, text: str) -> object:
+def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> object:
     # In a pipeline, and so over the extended protocol, a text of the spec cannot smuggle in a second statement.
-    with pinned(conn, read_only=False):
-        conn.execute(sql.SQL("CREATE TEMP TABLE probe (LIKE {})").format(sql.Identifier(*probe.table)))
-        if probe.kind == "default":
-            statement = sql.SQL("ALTER TABLE pg_temp.probe ALTER {} SET DEFAULT {}").format(
-                sql.Identifier(probe.column),
-                sql.SQL(text),
-            )
-        elif probe.kind == "check":
-            statement = sql.SQL("ALTER TABLE pg_temp.probe ADD CHECK ({})").format(sql.SQL(text))
-        else:
-            unique = text.startswith("UNIQUE ")
-            statement = sql.SQL("CREATE {} INDEX ON pg_temp.probe USING {}").format(
-                sql.SQL("UNIQUE" if unique else ""),
-                sql.SQL(text.removeprefix("UNIQUE ")),
-            )
-        conn.execute(statement)
-        row = conn.execute(_READ_BACK[probe.kind]).fetchone()
+    with pinned(conn, schema, read_only=False):
+        for statement in _statements(probe, text):
+            conn.execute(statement)
+        row = conn.execute(_READ_BACK[kind_of(probe.path), probe.key]).fetchone()
     return row[0] if row else None
+
+
+def _statements(probe: Probe, text: str) -> list[str]:
+    kind, name = kind_of(probe.path), last_name(probe.path)
+    given = json.loads(text) if text.startswith("{") and probe.key == "checks" else text
+    attributes = json.loads(probe.attributes) | {probe.key: given}
+    copy = f"CREATE TEMP TABLE probe (LIKE {probe.root})"
+    on = "pg_temp.probe"
+    if kind == "column":
+        if probe.key == "default":
+            return [copy, f"ALTER TABLE {on} ALTER {name} SET DEFAULT {text}"]
+        return [
+            copy,
+            f"ALTER TABLE {on} DROP {name}, ADD {name} {attributes['type']} GENERATED ALWAYS AS ({text}) STORED",
+        ]
+    if kind == "constraint":
+        return [copy, f"ALTER TABLE {on} ADD CONSTRAINT probe {text}"]
+    if kind == "index":
+        return [copy, ddl.index(on, "", {"definition": text}).rstrip(";")]
+    if kind == "trigger":
+        make = copy
+        if attributes["timing"] == "INSTEAD OF":
+            make = f"CREATE TEMP VIEW probe AS SELECT * FROM {probe.root}"
+        attributes.pop("enabled", None)
+        attributes.pop("from", None)
+        return [make, ddl.trigger(on, "probe", attributes).rstrip(";")]
+    if kind == "policy":
+        return [copy, ddl.policy(on, "probe", attributes).rstrip(";")]
+    if kind == "rule":
+        return [copy, text.rstrip(";").replace(f" TO {probe.root} ", f" TO {on} ", 1)]
+    if kind == "view":
+        return [f"CREATE TEMP VIEW probe AS {text.rstrip().rstrip(';')}"]
+    if kind == "statistics":
+        return [copy, f"CREATE STATISTICS pg_temp.probe ON {text.rpartition(' FROM ')[0]} FROM {on}"]
+    if kind == "type":
+        return [
+            ddl.create(
+                "type pg_temp.probe", "", {key: value for key, value in attributes.items() if key != "comment"}
+            ).rstrip(";")
+        ]
+    label = "pg_temp.probe()"
+    return [ddl.function(kind, label, attributes).replace("CREATE OR REPLACE", "CREATE", 1).rstrip(";")]

@@ -1,121 +1,419 @@
-"""What is asked of pg_catalog: one statement for each kind of object. PostgreSQL 14 to 18 answer all of them alike."""
+"""What is asked of pg_catalog: one statement for each kind of object. PostgreSQL 14 to 18 answer all of them alike.
+
+Each answers with rows `[relation it stands on, path, attributes]`. Attributes carry the names that a spec uses, and what is
+as it is by default is left out, so that an answer can be written down as a spec and held against one as it is. Names are
+spelt as in SQL; one in the application's schema is without its schema.
+"""
 
 from __future__ import annotations
 
-# Relations of our schemas, the declared ones of the application's schema, and whatever is or is named like a partition.
-# A sequence that belongs to a column, and a member of an extension, is its owner's business.
-_TARGET = """
-WITH named AS (
-    SELECT c.oid, c.relkind, c.relispartition
+
+def _quoted(name: str) -> str:
+    return f"CASE WHEN {name} ~ '^[a-z_][a-z0-9_]*$' THEN {name}::text ELSE quote_ident({name}) END"
+
+
+def _label(schema: str, name: str) -> str:
+    return f"CASE WHEN {schema} = %(schema)s THEN '' ELSE {_quoted(schema)} || '.' END || {_quoted(name)}"
+
+
+def _no_member(catalog: str, oid: str) -> str:
+    """A member of an extension is the extension's business."""
+    return f"""NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = '{catalog}'::regclass AND x.objid = {oid} AND x.deptype = 'e')"""
+
+
+def _options(array: str, prefix: str = "") -> str:
+    return f"(SELECT json_object_agg('{prefix}' || split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)) FROM unnest({array}) o)"
+
+
+def _names(numbers: str, relation: str) -> str:
+    """Names of columns, in the order of their numbers in an int2vector or int2[]."""
+    return f"""(SELECT json_agg({_quoted("a.attname")} ORDER BY n.at) FROM unnest({numbers}::int2[]) WITH ORDINALITY n (number, at)
+               JOIN pg_attribute a ON a.attrelid = {relation} AND a.attnum = n.number)"""
+
+
+# Relations of the schemas that are covered whole, the named ones of the application's schema, whatever is named like a
+# partition of ours, and all that inherits from these. `cut`: partition of a table whose partitions a pattern describes.
+_TARGET = f"""
+WITH RECURSIVE named AS (
+    SELECT c.oid, false AS cut
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE (n.nspname = ANY (%(own)s)
            OR n.nspname = %(schema)s
               AND (c.relname = ANY (%(names)s) OR c.relkind IN ('r', 'p') AND c.relname ~ ANY (%(slices)s)))
       AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-      AND NOT EXISTS (SELECT FROM pg_depend d
-                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                        AND (d.deptype = 'e'
-                             OR c.relkind = 'S' AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))
-), target AS (
-    SELECT oid, relispartition FROM named
+      AND {_no_member("pg_class", "c.oid")}
+), family AS (
+    SELECT oid, cut FROM named
     UNION
-    SELECT i.inhrelid, true FROM pg_inherits i JOIN named n ON n.oid = i.inhparent WHERE n.relkind = 'p'
+    SELECT i.inhrelid, f.cut OR (c.relkind = 'p' AND c.relname = ANY (%(cut)s))
+    FROM family f JOIN pg_inherits i ON i.inhparent = f.oid JOIN pg_class c ON c.oid = f.oid
+), target AS (
+    SELECT c.oid, c.relkind, c.reltype, {_label("n.nspname", "c.relname")} AS label, f.cut,
+           CASE WHEN c.relkind IN ('v', 'm') THEN 'view ' WHEN c.relkind = 'S' THEN 'sequence ' ELSE 'table ' END AS kind
+    FROM (SELECT oid, bool_or(cut) AS cut FROM family GROUP BY oid) f
+    JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 )"""
 
 _SERVER = """
-SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_num,
-       current_database() AS database, current_user AS role,
-       extract(epoch FROM clock_timestamp())::double precision AS now,
-       (SELECT json_object_agg(nspname, obj_description(oid, 'pg_namespace') IS NOT NULL) FROM pg_namespace
-        WHERE nspname = ANY (%(own)s) OR nspname = %(schema)s) AS schemas,
-       ARRAY(SELECT rolname FROM pg_roles WHERE rolname = ANY (%(roles)s)) AS roles"""
+SELECT json_build_object(
+    'version', current_setting('server_version'), 'version_num', current_setting('server_version_num')::integer,
+    'database', current_database(), 'role', current_user, 'now', extract(epoch FROM clock_timestamp())::double precision,
+    'schema_there', EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s),
+    'roles', ARRAY(SELECT rolname FROM pg_roles),
+    'powers', (SELECT coalesce(json_object_agg(r.rolname, array_remove(ARRAY[
+                   CASE WHEN r.rolsuper THEN 'SUPERUSER' END, CASE WHEN r.rolcanlogin THEN 'LOGIN' END,
+                   CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
+                   CASE WHEN r.rolcreatedb THEN 'CREATEDB' END, CASE WHEN r.rolreplication THEN 'REPLICATION' END,
+                   CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END], NULL)
+                   || ARRAY(SELECT 'member of ' || m.roleid::regrole FROM pg_auth_members m WHERE m.member = r.oid ORDER BY 1)), '{}')
+               FROM pg_roles r WHERE r.rolname = ANY (%(roles)s)),
+    'triggers_off', EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) c
+                            WHERE s.setrole = 0 AND lower(c) = 'session_replication_role=replica'
+                              AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))),
+    'default_grants', (SELECT coalesce(json_agg(json_build_array(n.nspname, d.defaclobjtype, r.rolname,
+                                                                coalesce(g.rolname, 'PUBLIC'), e.privilege_type)), '[]')
+                       FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole
+                       CROSS JOIN LATERAL aclexplode(d.defaclacl) e
+                       LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace LEFT JOIN pg_roles g ON g.oid = e.grantee))"""
 
-_RELATIONS = """
-SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind,
-       c.relpersistence AS persistence, c.relrowsecurity AS row_security, coalesce(c.reloptions, '{}') AS options,
-       pg_get_partkeydef(c.oid) AS partition_key, pg_get_expr(c.relpartbound, c.oid) AS bound,
-       i.inhparent::bigint AS parent, i.inhdetachpending AS detaching,
-       obj_description(c.oid, 'pg_class') IS NOT NULL AS commented,
-       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable,
-       ARRAY(SELECT rulename FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN') AS rules,
-       ARRAY(SELECT polname FROM pg_policy p WHERE p.polrelid = c.oid) AS policies,
-       ARRAY(SELECT DISTINCT s.nspname || '.' || r.relname
-             FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
-             JOIN pg_class r ON d.refclassid = 'pg_class'::regclass AND r.oid = d.refobjid AND r.oid <> c.oid
-             JOIN pg_namespace s ON s.oid = r.relnamespace
-             WHERE c.relkind = 'v' AND w.ev_class = c.oid AND w.rulename = '_RETURN') AS reads
-FROM target t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition"""
+_RELATIONS = f"""
+SELECT t.label, t.kind || t.label, json_build_object(
+    'kind', CASE c.relkind WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table'
+                           WHEN 'm' THEN 'materialized view' END,
+    'partition_by', pg_get_partkeydef(c.oid),
+    'partition_of', CASE WHEN c.relispartition THEN p.parents ->> 0 END,
+    'bound', pg_get_expr(c.relpartbound, c.oid),
+    'inherits', CASE WHEN NOT c.relispartition THEN p.parents END,
+    'of_type', CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END,
+    'persistence', CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED' WHEN 't' THEN 'TEMPORARY' END,
+    'row_security', CASE WHEN c.relforcerowsecurity THEN 'forced' || CASE WHEN c.relrowsecurity THEN '' ELSE ', disabled' END
+                         WHEN c.relrowsecurity THEN 'enabled' END,
+    'with', CASE WHEN c.reloptions IS NOT NULL OR s.reloptions IS NOT NULL
+                 THEN (coalesce({_options("c.reloptions")}::jsonb, '{{}}') || coalesce({_options("s.reloptions", "toast.")}::jsonb, '{{}}'))::json END,
+    'access_method', CASE WHEN c.relkind IN ('r', 'm') THEN (SELECT nullif(amname, 'heap') FROM pg_am WHERE oid = c.relam) END,
+    'tablespace', (SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace),
+    'replica_identity', CASE WHEN c.relkind IN ('r', 'p') THEN CASE c.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING'
+        WHEN 'i' THEN (SELECT 'USING INDEX ' || {_quoted("x.relname")} FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+                       WHERE i.indrelid = c.oid AND i.indisreplident) END END,
+    'server', (SELECT srvname FROM pg_foreign_table f JOIN pg_foreign_server v ON v.oid = f.ftserver WHERE f.ftrelid = c.oid),
+    'options', (SELECT {_options("f.ftoptions")} FROM pg_foreign_table f WHERE f.ftrelid = c.oid),
+    'definition', CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END,
+    'type', format_type(q.seqtypid, NULL), 'increment', nullif(q.seqincrement, 1), 'start', q.seqstart, 'minimum', q.seqmin,
+    'maximum', q.seqmax, 'cache', nullif(q.seqcache, 1), 'cycle', nullif(q.seqcycle, false),
+    'owned_by', pg_get_userbyid(c.relowner), 'comment', obj_description(c.oid, 'pg_class')
+  ), json_build_object(
+    'cut', t.cut, 'oid', c.oid::bigint, 'relkind', c.relkind,
+    'reads', CASE WHEN c.relkind = 'v' THEN (
+        SELECT json_agg(DISTINCT n.nspname || '.' || r.relname)
+        FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+        JOIN pg_class r ON d.refclassid = 'pg_class'::regclass AND r.oid = d.refobjid AND r.oid <> c.oid
+        JOIN pg_namespace n ON n.oid = r.relnamespace
+        WHERE w.ev_class = c.oid AND w.rulename = '_RETURN') END, 'detaching', p.detaching, 'of_column', o.label,
+    'readable', has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+FROM target t JOIN pg_class c ON c.oid = t.oid
+LEFT JOIN pg_class s ON s.oid = c.reltoastrelid LEFT JOIN pg_sequence q ON q.seqrelid = c.oid
+LEFT JOIN LATERAL (SELECT json_agg({_label("n.nspname", "r.relname")} ORDER BY i.inhseqno) AS parents, bool_or(i.inhdetachpending) AS detaching
+                   FROM pg_inherits i JOIN pg_class r ON r.oid = i.inhparent JOIN pg_namespace n ON n.oid = r.relnamespace
+                   WHERE i.inhrelid = c.oid) p ON true
+LEFT JOIN LATERAL (SELECT {_label("n.nspname", "r.relname")} || '.' || {_quoted("a.attname")} AS label
+                   FROM pg_depend d JOIN pg_class r ON r.oid = d.refobjid JOIN pg_namespace n ON n.oid = r.relnamespace
+                   JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = d.refobjsubid
+                   WHERE c.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
+                     AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')) o ON true"""
 
-_COLUMNS = """
-SELECT a.attrelid::bigint AS relation, a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type,
-       a.attnotnull AS not_null, pg_get_expr(d.adbin, d.adrelid) AS default, a.attidentity AS identity,
-       a.attgenerated AS generated, col_description(a.attrelid, a.attnum) IS NOT NULL AS commented,
-       CASE WHEN a.attcollation <> y.typcollation THEN a.attcollation::regcollation::text END AS collation
+_COLUMNS = f"""
+SELECT t.label, 'column ' || t.label || '.' || {_quoted("a.attname")}, json_build_object(
+    'type', format_type(a.atttypid, a.atttypmod),
+    'nullable', CASE WHEN a.attnotnull THEN false END,
+    'default', CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END,
+    'identity', CASE a.attidentity WHEN 'a' THEN 'ALWAYS' WHEN 'd' THEN 'BY DEFAULT' END,
+    'generated', CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
+    'virtual', CASE WHEN a.attgenerated = 'v' THEN true END,
+    'collation', CASE WHEN a.attcollation <> y.typcollation THEN (
+        SELECT CASE WHEN n.nspname IN ('pg_catalog', %(schema)s) THEN '' ELSE quote_ident(n.nspname) || '.' END || quote_ident(o.collname)
+        FROM pg_collation o JOIN pg_namespace n ON n.oid = o.collnamespace WHERE o.oid = a.attcollation) END,
+    'storage', CASE WHEN a.attstorage <> y.typstorage AND t.relkind NOT IN ('v', 'S')
+                    THEN CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'm' THEN 'MAIN' WHEN 'e' THEN 'EXTERNAL' ELSE 'EXTENDED' END END,
+    'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
+    'options', {_options("a.attfdwoptions")},
+    'inherited', CASE WHEN NOT a.attislocal THEN true END,
+    'comment', col_description(a.attrelid, a.attnum))
 FROM target t JOIN pg_attribute a ON a.attrelid = t.oid JOIN pg_type y ON y.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-WHERE a.attnum > 0 AND NOT a.attisdropped AND NOT t.relispartition
+WHERE a.attnum > 0 AND NOT a.attisdropped AND t.relkind <> 'S'
 ORDER BY a.attrelid, a.attnum"""
 
 # What a partition only inherits is left out. PostgreSQL 18 keeps NOT NULL here too: of those, only the ones that
-# existing rows may break.
-_CONSTRAINTS = """
-SELECT c.conrelid::bigint AS relation, c.conname AS name, c.contype AS kind, pg_get_constraintdef(c.oid) AS definition,
-       pg_get_expr(c.conbin, c.conrelid) AS expression, c.convalidated AS validated, c.connoinherit AS no_inherit,
-       coalesce(i.indisvalid AND i.indisready, true) AS valid,
-       obj_description(c.oid, 'pg_constraint') IS NOT NULL AS commented,
-       EXISTS (SELECT FROM pg_trigger g
-               WHERE g.tgconstraint = c.oid AND g.tgisinternal AND g.tgenabled IN ('D', 'R')) AS disabled
+# existing rows or children may break.
+_CONSTRAINTS = f"""
+SELECT t.label, 'constraint ' || t.label || '.' || {_quoted("c.conname")}, json_build_object(
+    'definition', replace(pg_get_constraintdef(c.oid), ' NOT VALID', ''),
+    'validated', nullif(c.convalidated, true),
+    'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
+    'enforced', CASE WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = c.oid AND g.tgisinternal AND g.tgenabled IN ('D', 'R'))
+                     THEN false END,
+    'with', {_options("x.reloptions")},
+    'tablespace', (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace),
+    'comment', obj_description(c.oid, 'pg_constraint')),
+  (SELECT json_agg('ALTER TABLE ' || g.tgrelid::regclass || ' ENABLE TRIGGER ' || quote_ident(g.tgname) || ';' ORDER BY g.tgname)
+   FROM pg_trigger g WHERE g.tgconstraint = c.oid AND g.tgisinternal AND g.tgenabled IN ('D', 'R'))
 FROM target t JOIN pg_constraint c ON c.conrelid = t.oid
 LEFT JOIN pg_index i ON i.indexrelid = c.conindid AND c.contype IN ('p', 'u', 'x')
-WHERE c.conparentid = 0 AND NOT (t.relispartition AND c.coninhcount > 0)
-  AND (c.contype IN ('p', 'u', 'f', 'c', 'x') OR c.contype = 'n' AND NOT c.convalidated)"""
+LEFT JOIN pg_class x ON x.oid = i.indexrelid
+WHERE c.conparentid = 0 AND c.conislocal AND NOT (t.cut AND c.coninhcount > 0)
+      AND (c.contype IN ('p', 'u', 'f', 'c', 'x') OR c.contype = 'n' AND (NOT c.convalidated OR c.connoinherit))
+   OR c.conparentid <> 0 AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = c.oid AND g.tgisinternal AND g.tgenabled IN ('D', 'R'))"""
 
-_INDEXES = """
-SELECT i.indrelid::bigint AS relation, x.relname AS name, pg_get_indexdef(i.indexrelid) AS definition,
-       i.indisunique AS unique, i.indisvalid AND i.indisready AS valid, coalesce(x.reloptions, '{}') AS options,
-       x.relispartition AS attached, obj_description(i.indexrelid, 'pg_class') IS NOT NULL AS commented,
-       EXISTS (SELECT FROM pg_constraint c
-               WHERE c.conrelid = i.indrelid AND c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x'))
-       AS of_constraint
-FROM target t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid"""
+_INDEXES = f"""
+SELECT t.label, 'index ' || t.label || '.' || {_quoted("x.relname")}, json_build_object(
+    'definition', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END
+                  || substr(d.text, strpos(d.text, ' USING ' || m.amname || ' (') + 7),
+    'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
+    'with', {_options("x.reloptions")},
+    'tablespace', (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace),
+    'comment', obj_description(i.indexrelid, 'pg_class')),
+  x.reloptions
+FROM target t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+CROSS JOIN LATERAL (SELECT pg_get_indexdef(i.indexrelid) AS text OFFSET 0) d  -- printed once
+WHERE NOT (x.relispartition AND i.indisvalid AND i.indisready AND i.indislive)
+  AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.conrelid = i.indrelid AND c.contype IN ('p', 'u', 'x'))"""
 
-# A clone on a partition, and the inner workings of a foreign key, count only where somebody switched them off.
-_TRIGGERS = """
-SELECT g.tgrelid::bigint AS relation, g.tgname AS name, g.tgtype AS type, g.tgenabled AS enabled,
-       ARRAY(SELECT a.attname FROM pg_attribute a
-             WHERE a.attrelid = g.tgrelid AND a.attnum = ANY (g.tgattr)) AS columns,
-       coalesce(g.tgoldtable, '') AS old_table, coalesce(g.tgnewtable, '') AS new_table,
-       n.nspname AS function_schema, pg_get_triggerdef(g.oid) AS definition, g.tgconstraint <> 0 AS of_constraint,
-       g.tgisinternal OR g.tgparentid <> 0 AS internal, obj_description(g.oid, 'pg_trigger') IS NOT NULL AS commented
-FROM target t JOIN pg_trigger g ON g.tgrelid = t.oid
+# A clone on a partition counts only where its state differs; the inner workings of a foreign key are the constraint's.
+# Where relations are named, a trigger on any other that calls a function of a schema covered whole counts too.
+_TRIGGERS = f"""
+SELECT t.label, 'trigger ' || t.label || '.' || {_quoted("g.tgname")}, json_build_object(
+    'timing', CASE WHEN g.tgtype & 2 <> 0 THEN 'BEFORE' WHEN g.tgtype & 64 <> 0 THEN 'INSTEAD OF' ELSE 'AFTER' END,
+    'events', array_remove(ARRAY[CASE WHEN g.tgtype & 4 <> 0 THEN 'INSERT' END, CASE WHEN g.tgtype & 8 <> 0 THEN 'DELETE' END,
+                                 CASE WHEN g.tgtype & 16 <> 0 THEN 'UPDATE' END, CASE WHEN g.tgtype & 32 <> 0 THEN 'TRUNCATE' END], NULL),
+    'update_of', CASE WHEN g.tgattr <> '' THEN {_names("g.tgattr", "g.tgrelid")} END,
+    'level', CASE WHEN g.tgtype & 1 <> 0 THEN 'ROW' ELSE 'STATEMENT' END,
+    'old_table', {_quoted("g.tgoldtable")}, 'new_table', {_quoted("g.tgnewtable")},
+    'when', CASE WHEN g.tgqual IS NOT NULL
+                 THEN substring(pg_get_triggerdef(g.oid) FROM ' FOR EACH (?:ROW|STATEMENT) WHEN \\((.*)\\) EXECUTE FUNCTION ') END,
+    'function', {_label("n.nspname", "p.proname")} || CASE WHEN g.tgnargs = 0 THEN '()'
+                 ELSE substring(pg_get_triggerdef(g.oid) FROM ' EXECUTE FUNCTION (?:"(?:[^"]|"")*"|[^(.])+(?:\\.(?:"(?:[^"]|"")*"|[^(])+)?(\\(.*)$') END,
+    'constraint', CASE WHEN g.tgconstraint <> 0 THEN true END,
+    'deferrable', CASE WHEN g.tginitdeferred THEN 'INITIALLY DEFERRED' WHEN g.tgdeferrable THEN 'INITIALLY IMMEDIATE' END,
+    'from', CASE WHEN g.tgconstrrelid <> 0 THEN g.tgconstrrelid::regclass::text END,
+    'enabled', CASE g.tgenabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'REPLICA' WHEN 'A' THEN 'ALWAYS' END,
+    'clone', CASE WHEN g.tgparentid <> 0 THEN true END,
+    'comment', obj_description(g.oid, 'pg_trigger'))
+FROM (SELECT oid, label FROM target
+      UNION ALL
+      SELECT c.oid, {_label("n.nspname", "c.relname")}
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE cardinality(%(names)s::text[]) > 0 AND c.oid NOT IN (SELECT oid FROM target)
+        AND c.oid IN (SELECT g.tgrelid FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace o ON o.oid = p.pronamespace
+                      WHERE g.tgparentid = 0 AND o.nspname = ANY (%(own)s))) t
+JOIN pg_trigger g ON g.tgrelid = t.oid AND (EXISTS (SELECT FROM target x WHERE x.oid = t.oid)
+    OR g.tgfoid IN (SELECT p.oid FROM pg_proc p JOIN pg_namespace o ON o.oid = p.pronamespace WHERE o.nspname = ANY (%(own)s)))
 JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE NOT (g.tgisinternal OR g.tgparentid <> 0) OR t.relispartition AND g.tgenabled IN ('D', 'R')"""
+LEFT JOIN pg_trigger parent ON parent.oid = g.tgparentid LEFT JOIN pg_constraint c ON c.oid = g.tgconstraint
+WHERE (NOT g.tgisinternal OR g.tgparentid <> 0 AND (c.contype IS NULL OR c.contype = 't'))  -- a clone is internal in 14
+  AND (g.tgparentid = 0 OR g.tgenabled <> parent.tgenabled)"""
 
-_FUNCTIONS = """
-SELECT n.nspname AS schema, p.proname AS name, p.prokind AS kind, l.lanname AS language, p.provolatile AS volatility,
-       p.proparallel AS parallel, p.proisstrict AS strict, p.prosecdef AS definer,
-       coalesce(p.proconfig, '{}') AS settings,
-       ARRAY(SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n)
-             ORDER BY a.n) AS types,
-       pg_get_function_arguments(p.oid) AS arguments, coalesce(pg_get_function_result(p.oid), '') AS returns,
-       obj_description(p.oid, 'pg_proc') IS NOT NULL AS commented
+_FUNCTIONS = f"""
+SELECT '', CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' WHEN 'w' THEN 'window function ' ELSE 'function ' END
+           || {_label("n.nspname", "p.proname")} || '(' || array_to_string(ARRAY(
+               SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n) ORDER BY a.n), ', ') || ')',
+  json_build_object(
+    'arguments', pg_get_function_arguments(p.oid), 'returns', pg_get_function_result(p.oid),
+    'language', CASE WHEN p.prokind <> 'a' THEN l.lanname END,
+    'volatility', CASE p.provolatile WHEN 's' THEN 'STABLE' WHEN 'i' THEN CASE WHEN p.prokind <> 'a' THEN 'IMMUTABLE' END END,
+    'parallel', CASE p.proparallel WHEN 'r' THEN 'RESTRICTED' WHEN 's' THEN 'SAFE' END,
+    'strict', nullif(p.proisstrict, false), 'security', CASE WHEN p.prosecdef THEN 'DEFINER' END,
+    'leakproof', nullif(p.proleakproof, false),
+    'cost', CASE WHEN p.prokind <> 'a' THEN nullif(p.procost, CASE WHEN l.lanname IN ('c', 'internal') THEN 1 ELSE 100 END)::text END,
+    'rows', CASE WHEN p.proretset THEN nullif(p.prorows, 1000)::text END,
+    'support', CASE WHEN p.prosupport <> 0 THEN p.prosupport::regproc::text END,
+    'transforms', (SELECT json_agg(format_type(y, NULL)) FROM unnest(p.protrftypes) y),
+    'set', {_options("p.proconfig")},
+    'body', CASE WHEN p.prokind <> 'a' THEN coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) END,
+    'atomic', CASE WHEN p.prosqlbody IS NOT NULL THEN true END,
+    'library', p.probin,
+    'aggregate', (SELECT json_strip_nulls(json_build_object('SFUNC', g.aggtransfn::regproc::text, 'STYPE', format_type(g.aggtranstype, NULL),
+                    'SSPACE', nullif(g.aggtransspace, 0), 'FINALFUNC', nullif(g.aggfinalfn::regproc::text, '-'),
+                    'FINALFUNC_EXTRA', nullif(g.aggfinalextra, false), 'FINALFUNC_MODIFY', CASE g.aggfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
+                    'COMBINEFUNC', nullif(g.aggcombinefn::regproc::text, '-'), 'SERIALFUNC', nullif(g.aggserialfn::regproc::text, '-'),
+                    'DESERIALFUNC', nullif(g.aggdeserialfn::regproc::text, '-'), 'INITCOND', g.agginitval,
+                    'MSFUNC', nullif(g.aggmtransfn::regproc::text, '-'), 'MINVFUNC', nullif(g.aggminvtransfn::regproc::text, '-'),
+                    'MSTYPE', CASE WHEN g.aggmtranstype <> 0 THEN format_type(g.aggmtranstype, NULL) END,
+                    'MFINALFUNC', nullif(g.aggmfinalfn::regproc::text, '-'), 'MINITCOND', g.aggminitval,
+                    'SORTOP', CASE WHEN g.aggsortop <> 0 THEN (SELECT oprname FROM pg_operator WHERE oid = g.aggsortop) END,
+                    'HYPOTHETICAL', CASE WHEN g.aggkind = 'h' THEN true END)) FROM pg_aggregate g WHERE g.aggfnoid = p.oid),
+    'owned_by', pg_get_userbyid(p.proowner), 'comment', obj_description(p.oid, 'pg_proc'))
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
-WHERE n.nspname = ANY (%(own)s)
-  AND NOT EXISTS (SELECT FROM pg_depend d
-                  WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')"""
+WHERE n.nspname = ANY (%(own)s) AND {_no_member("pg_proc", "p.oid")}"""
+
+_TYPES = f"""
+SELECT '', 'type ' || {_label("n.nspname", "y.typname")}, json_build_object(
+    'kind', CASE y.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range' ELSE 'base' END,
+    'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid),
+    'type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) END,
+    'nullable', CASE WHEN y.typnotnull THEN false END,
+    'default', pg_get_expr(y.typdefaultbin, 0),
+    'collation', CASE WHEN y.typtype = 'd' AND y.typcollation <> b.typcollation THEN (SELECT quote_ident(collname) FROM pg_collation WHERE oid = y.typcollation) END,
+    'checks', (SELECT json_object_agg({_quoted("c.conname")}, pg_get_constraintdef(c.oid) ORDER BY c.conname)
+               FROM pg_constraint c WHERE c.contypid = y.oid AND c.contype = 'c'),
+    'columns', CASE WHEN y.typtype = 'c' THEN (
+        SELECT json_agg({_quoted("a.attname")} || ' ' || format_type(a.atttypid, a.atttypmod)
+                        || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || (SELECT quote_ident(collname) FROM pg_collation WHERE oid = a.attcollation) ELSE '' END
+                        ORDER BY a.attnum)
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END,
+    'range', (SELECT json_strip_nulls(json_build_object('SUBTYPE', format_type(r.rngsubtype, NULL), 'SUBTYPE_OPCLASS', CASE WHEN NOT o.opcdefault THEN o.opcname END,
+                        'COLLATION', CASE WHEN r.rngcollation <> s.typcollation THEN (SELECT quote_ident(collname) FROM pg_collation WHERE oid = r.rngcollation) END,
+                        'CANONICAL', nullif(r.rngcanonical::regproc::text, '-'), 'SUBTYPE_DIFF', nullif(r.rngsubdiff::regproc::text, '-')))
+              FROM pg_range r JOIN pg_opclass o ON o.oid = r.rngsubopc JOIN pg_type s ON s.oid = r.rngsubtype WHERE r.rngtypid = y.oid),
+    'base', CASE WHEN y.typtype = 'b' THEN json_build_object('INPUT', y.typinput::regproc::text, 'OUTPUT', y.typoutput::regproc::text, 'INTERNALLENGTH', y.typlen) END,
+    'owned_by', pg_get_userbyid(y.typowner), 'comment', obj_description(y.oid, 'pg_type'))
+FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
+LEFT JOIN pg_type b ON b.oid = y.typbasetype LEFT JOIN pg_class c ON c.oid = y.typrelid
+WHERE n.nspname = ANY (%(own)s) AND (y.typtype IN ('e', 'd', 'r') OR y.typtype = 'c' AND c.relkind = 'c'
+                                     OR y.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = y.oid))
+  AND {_no_member("pg_type", "y.oid")}"""
+
+_OTHERS = f"""
+SELECT '', 'schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {_quoted("n.nspname")} END,
+    json_build_object('owned_by', pg_get_userbyid(n.nspowner), 'comment', obj_description(n.oid, 'pg_namespace'))
+FROM pg_namespace n WHERE n.nspname = ANY (%(own)s)
+UNION ALL
+SELECT t.label, 'policy ' || t.label || '.' || {_quoted("p.polname")}, json_build_object(
+    'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' END,
+    'restrictive', CASE WHEN NOT p.polpermissive THEN true END,
+    'roles', CASE WHEN p.polroles <> '{{0}}' THEN (SELECT json_agg(CASE WHEN r = 0 THEN 'PUBLIC' ELSE {_quoted("pg_get_userbyid(r)")} END ORDER BY 1) FROM unnest(p.polroles) r) END,
+    'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid),
+    'comment', obj_description(p.oid, 'pg_policy'))
+FROM target t JOIN pg_policy p ON p.polrelid = t.oid
+UNION ALL
+SELECT t.label, 'rule ' || t.label || '.' || {_quoted("r.rulename")}, json_build_object(
+    'definition', pg_get_ruledef(r.oid, true),
+    'enabled', CASE r.ev_enabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'REPLICA' WHEN 'A' THEN 'ALWAYS' END,
+    'comment', obj_description(r.oid, 'pg_rewrite'))
+FROM target t JOIN pg_rewrite r ON r.ev_class = t.oid WHERE r.rulename <> '_RETURN'
+UNION ALL
+SELECT t.label, 'statistics ' || {_label("n.nspname", "s.stxname")}, json_build_object(
+    'definition', pg_get_statisticsobjdef_columns(s.oid) || ' FROM ' || t.label,
+    'kinds', (SELECT json_agg(CASE k WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' WHEN 'm' THEN 'mcv' END ORDER BY k)
+              FROM unnest(s.stxkind) k WHERE k <> 'e'),
+    'owned_by', pg_get_userbyid(s.stxowner), 'comment', obj_description(s.oid, 'pg_statistic_ext'))
+FROM target t JOIN pg_statistic_ext s ON s.stxrelid = t.oid JOIN pg_namespace n ON n.oid = s.stxnamespace
+UNION ALL
+SELECT '', 'extension ' || {_quoted("e.extname")}, json_build_object(
+    'schema', CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE n.nspname END, 'version', e.extversion)
+FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+WHERE e.extname = ANY (%(extensions)s) OR n.nspname = ANY (%(own)s)
+UNION ALL
+SELECT '', 'event trigger ' || {_quoted("e.evtname")}, json_build_object(
+    'event', e.evtevent, 'tags', (SELECT json_agg(g ORDER BY g) FROM unnest(e.evttags) g),
+    'function', {_label("n.nspname", "p.proname")} || '()',
+    'enabled', CASE e.evtenabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'REPLICA' WHEN 'A' THEN 'ALWAYS' END,
+    'comment', obj_description(e.oid, 'pg_event_trigger'))
+FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = ANY (%(own)s) AND {_no_member("pg_event_trigger", "e.oid")}
+UNION ALL
+SELECT '', 'collation ' || {_label("n.nspname", "c.collname")}, json_build_object(
+    'provider', c.collprovider, 'locale', coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', c.collcollate),
+    'deterministic', nullif(c.collisdeterministic, true), 'owned_by', pg_get_userbyid(c.collowner), 'comment', obj_description(c.oid, 'pg_collation'))
+FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE n.nspname = ANY (%(own)s) AND {_no_member("pg_collation", "c.oid")}
+UNION ALL
+SELECT '', 'operator ' || {_label("n.nspname", "o.oprname").replace(_quoted("o.oprname"), "o.oprname")} || '(' || CASE WHEN o.oprleft = 0 THEN 'NONE' ELSE format_type(o.oprleft, NULL) END || ', ' || format_type(o.oprright, NULL) || ')',
+  json_build_object('definition', json_build_object('FUNCTION', o.oprcode::regproc::text, 'COMMUTATOR', (SELECT oprname FROM pg_operator WHERE oid = o.oprcom), 'NEGATOR', (SELECT oprname FROM pg_operator WHERE oid = o.oprnegate),
+    'RESTRICT', nullif(o.oprrest::regproc::text, '-'), 'JOIN', nullif(o.oprjoin::regproc::text, '-'), 'HASHES', nullif(o.oprcanhash, false), 'MERGES', nullif(o.oprcanmerge, false)),
+    'owned_by', pg_get_userbyid(o.oprowner), 'comment', obj_description(o.oid, 'pg_operator'))
+FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname = ANY (%(own)s) AND {_no_member("pg_operator", "o.oid")}"""
 
 
-def _as_json(query: str, target: str = _TARGET) -> str:
-    return f"{target} SELECT coalesce(json_agg(j), '[]')::text FROM ({query}) j"
+def _using(prefix: str) -> str:
+    return (
+        f" || ' USING ' || (SELECT amname FROM pg_am WHERE oid = o.{prefix}method)" if prefix.startswith("op") else ""
+    )
+
+
+# Only that they are there.
+_RARE = {
+    "opclass": ("pg_opclass", "opc"),
+    "opfamily": ("pg_opfamily", "opf"),
+    "conversion": ("pg_conversion", "con"),
+    "ts_config": ("pg_ts_config", "cfg"),
+    "ts_dict": ("pg_ts_dict", "dict"),
+}
+_OTHERS += "".join(
+    f"""
+UNION ALL
+SELECT '', 'other {kind} ' || {_label("n.nspname", f"o.{prefix}name")}{_using(prefix)}, json_build_object('comment', obj_description(o.oid, '{catalog}'))
+FROM {catalog} o JOIN pg_namespace n ON n.oid = o.{prefix}namespace WHERE n.nspname = ANY (%(own)s) AND {_no_member(catalog, "o.oid")}"""
+    for kind, (catalog, prefix) in _RARE.items()
+)
+_OTHERS += f"""
+UNION ALL
+SELECT '', 'default grant in schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {_quoted("n.nspname")} END || ' on '
+           || CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' ELSE 'types' END
+           || ' of ' || {_quoted("r.rolname")} || ' to ' || coalesce({_quoted("g.rolname")}, 'PUBLIC'),
+       json_build_object('privileges', json_agg(e.privilege_type || CASE WHEN e.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+                                                ORDER BY e.privilege_type))
+FROM pg_default_acl d JOIN pg_namespace n ON n.oid = d.defaclnamespace JOIN pg_roles r ON r.oid = d.defaclrole
+CROSS JOIN LATERAL aclexplode(d.defaclacl) e LEFT JOIN pg_roles g ON g.oid = e.grantee
+WHERE n.nspname = ANY (%(own)s) GROUP BY n.nspname, d.defaclobjtype, r.rolname, g.rolname"""
+
+# Rights beyond those that come with an object, and those of them that were taken away. A right that only a newer server
+# knows is not missed where an upgrade did not bring it.
+_GRANTS = f"""
+SELECT o.label, CASE WHEN e.given THEN 'grant on ' ELSE 'revocation on ' END || o.path || CASE WHEN e.given THEN ' to ' ELSE ' from ' END
+       || coalesce({_quoted("r.rolname")}, 'PUBLIC'),
+  json_build_object('privileges', json_agg(e.privilege_type || CASE WHEN e.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END ORDER BY e.privilege_type)),
+  coalesce(r.rolname, 'PUBLIC'), o.owner = e.grantee
+FROM (
+    SELECT t.label, t.kind || t.label AS path, c.relacl AS acl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, c.relowner) AS usual, c.relowner AS owner
+    FROM target t JOIN pg_class c ON c.oid = t.oid WHERE c.relacl IS NOT NULL
+    UNION ALL
+    SELECT t.label, 'column ' || t.label || '.' || {_quoted("a.attname")}, a.attacl, acldefault('c', c.relowner), c.relowner
+    FROM target t JOIN pg_class c ON c.oid = t.oid JOIN pg_attribute a ON a.attrelid = t.oid WHERE a.attacl IS NOT NULL
+    UNION ALL
+    SELECT '', CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' WHEN 'w' THEN 'window function ' ELSE 'function ' END
+           || {_label("n.nspname", "p.proname")} || '(' || array_to_string(ARRAY(
+               SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n) ORDER BY a.n), ', ') || ')',
+           p.proacl, acldefault('f', p.proowner), p.proowner
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = ANY (%(own)s) AND p.proacl IS NOT NULL AND {_no_member("pg_proc", "p.oid")}
+    UNION ALL
+    SELECT '', 'type ' || {_label("n.nspname", "y.typname")}, y.typacl, acldefault('T', y.typowner), y.typowner
+    FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
+    WHERE n.nspname = ANY (%(own)s) AND y.typacl IS NOT NULL AND {_no_member("pg_type", "y.oid")}
+    UNION ALL
+    SELECT '', 'schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {_quoted("n.nspname")} END, n.nspacl,
+           coalesce((SELECT initprivs FROM pg_init_privs i WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0),
+                    acldefault('n', n.nspowner)), n.nspowner
+    FROM pg_namespace n WHERE (n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s) AND n.nspacl IS NOT NULL
+) o CROSS JOIN LATERAL (
+    (SELECT true AS given, grantee, privilege_type, is_grantable FROM aclexplode(o.acl)
+     EXCEPT SELECT true, grantee, privilege_type, is_grantable FROM aclexplode(o.usual))
+    UNION ALL
+    (SELECT false, grantee, privilege_type, is_grantable FROM aclexplode(o.usual) u
+     WHERE NOT (u.grantee = o.owner AND u.privilege_type = 'MAINTAIN')
+     EXCEPT SELECT false, grantee, privilege_type, is_grantable FROM aclexplode(o.acl))
+) e LEFT JOIN pg_roles r ON r.oid = e.grantee
+WHERE NOT (e.grantee = o.owner AND e.privilege_type = 'MAINTAIN')
+GROUP BY o.label, o.path, o.owner, e.given, e.grantee, r.rolname"""
+
+
+def _rows(query: str, width: int, *, target: bool = True) -> str:
+    names = ", ".join(f"j.c{n}" for n in range(width))
+    columns = ", ".join(f"c{n}" for n in range(width))
+    return (
+        f"{_TARGET if target else ''} SELECT coalesce(json_strip_nulls(json_agg(json_build_array({names}))), '[]')::text"
+        f" FROM ({query}) AS j ({columns})"
+    )
 
 
 QUERIES = {
-    "server": _as_json(_SERVER, ""),
-    "relations": _as_json(_RELATIONS),
-    "columns": _as_json(_COLUMNS),
-    "constraints": _as_json(_CONSTRAINTS),
-    "indexes": _as_json(_INDEXES),
-    "triggers": _as_json(_TRIGGERS),
-    "functions": _as_json(_FUNCTIONS, ""),
+    "server": f"SELECT ({_SERVER})::text",
+    "relations": _rows(_RELATIONS, 4),
+    "columns": _rows(_COLUMNS, 3),
+    "constraints": _rows(_CONSTRAINTS, 4),
+    "indexes": _rows(_INDEXES, 4),
+    "triggers": _rows(_TRIGGERS, 3),
+    "functions": _rows(_FUNCTIONS, 3, target=False),
+    "types": _rows(_TYPES, 3, target=False),
+    "others": _rows(_OTHERS, 3),
+    "grants": _rows(_GRANTS, 5),
 }

@@ -1,21 +1,33 @@
-"""What a validation found, for people and for machines."""
+"""What a validation found. How it is told is the business of pgvigil.validate.formats."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
+
+from pgvigil.validate.expected import kind_of
 
 Kind = Literal["missing", "different", "invalid", "disabled", "unexpected"]
 Severity = Literal["finding", "note"]
-KINDS: tuple[Kind, ...] = ("missing", "different", "invalid", "disabled", "unexpected")
+MEANINGS: dict[Kind, str] = {
+    "missing": "The spec has it, the database has not",
+    "different": "It is there, and not as declared",
+    "invalid": "An index that is not valid or ready, a constraint that was not validated",
+    "disabled": "A trigger that does not fire",
+    "unexpected": "On a table of ours, and not in the spec",
+}
+KINDS: tuple[Kind, ...] = tuple(MEANINGS)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as declared. `also` names what follows from it and is not listed by itself."""
+    """One thing that is not as declared.
+
+    `also` names what follows from it and is not listed by itself; `fix` is the SQL that repairs it, where one can be given;
+    `line` is that of the spec's entry it comes from, where there is one.
+    """
 
     kind: Kind
     object: str
@@ -23,6 +35,28 @@ class Finding:
     found: str = ""
     severity: Severity = "finding"
     also: tuple[str, ...] = ()
+    fix: str = ""
+    line: int | None = None
+
+    @property
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """What is known besides kind and object, each under its label."""
+        for label, text in (
+            ("expected", self.expected),
+            ("found", self.found),
+            ("and so", ", ".join(self.also)),
+            ("fix", self.fix),
+        ):
+            if text:
+                yield label, text
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """Something that could not be compared: a group of objects or one object, and why. Never taken for a pass."""
+
+    objects: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -35,73 +69,41 @@ class Report:
     notes: tuple[Finding, ...]
     seen: dict[str, int]  # objects in the catalog, by kind
     compared: dict[str, int]  # objects of the spec, by kind
+    unchecked: tuple[Unchecked, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return not self.findings
+        """Everything was compared, and nothing was found."""
+        return not self.findings and not self.unchecked
 
     @property
     def exit_code(self) -> int:
-        return 0 if self.ok else 1
+        return 1 if self.findings else 3 if self.unchecked else 0
 
     @property
     def counts(self) -> dict[str, int]:
         counted = Counter(finding.kind for finding in self.findings)
         return {kind: counted[kind] for kind in KINDS if counted[kind]}
 
+    @property
+    def coverage(self) -> str:
+        return (
+            f"Coverage: {sum(self.seen.values())} objects seen / {sum(self.compared.values())} compared / "
+            f"{len(self.unchecked)} not compared / {len(self.notes)} notes"
+        )
 
-def render(report: Report, format: Literal["text", "json"]) -> str:
-    return json.dumps(_document(report), indent=2) if format == "json" else "\n".join(_lines(report))
-
-
-def _document(report: Report) -> dict[str, object]:
-    return {
-        "valid": report.ok,
-        "counts": {kind: report.counts.get(kind, 0) for kind in KINDS},
-        "findings": [asdict(finding) for finding in report.findings],
-        "notes": [asdict(note) for note in report.notes],
-        "seen": report.seen,
-        "compared": report.compared,
-        "database": report.database,
-        "schema": report.schema,
-        "server_version": report.server_version,
-        "spec": report.spec,
-    }
-
-
-def _lines(report: Report) -> Iterator[str]:
-    yield (
-        f"Database {report.database}, schema {report.schema}, PostgreSQL {report.server_version.split()[0]}, "
-        f"against {report.spec}"
-    )
-    for kind in KINDS:
-        of_kind = [finding for finding in report.findings if finding.kind == kind]
-        if of_kind:
-            yield ""
-            yield f"{kind.upper()} ({len(of_kind)})"
-            for finding in of_kind:
-                yield f"  {finding.object}"
-                yield from _details(finding)
-    if report.notes:
-        yield ""
-        yield f"NOTES ({len(report.notes)}), told but not failed"
-        for note in report.notes:
-            yield f"  {note.object}: {note.kind}"
-            yield from _details(note)
-    yield ""
-    yield (
-        f"Coverage: {sum(report.seen.values())} objects seen / {sum(report.compared.values())} compared / "
-        f"{len(report.notes)} notes"
-    )
-    if report.ok:
-        yield "VALID: no findings"
-    else:
-        total = len(report.findings)
-        counts = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
-        yield f"INVALID: {total} finding{'s' * (total != 1)} ({counts})"
+    @property
+    def verdict(self) -> str:
+        """The report in one line."""
+        if self.ok:
+            return "VALID: no findings"
+        if not self.findings:
+            return "NOT PROVED: no findings, but not everything could be compared"
+        total = len(self.findings)
+        counts = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+        return f"INVALID: {total} finding{'s' * (total != 1)} ({counts})"
 
 
-def _details(finding: Finding) -> Iterator[str]:
-    for label, text in (("expected", finding.expected), ("found", finding.found), ("and so", ", ".join(finding.also))):
-        if text:
-            yield f"      {label:<8}  {text}"
+def subject(path: str) -> str:
+    """The kind of object that a finding is about: an index, of `index sessions.idx` and of `comment on index sessions.idx`."""
+    return kind_of(path.removeprefix("comment on "))

@@ -1,0 +1,411 @@
+"""The SQL that makes, changes or removes an object, from the attributes a snapshot or a spec has of it.
+
+Names are spelt as a snapshot spells them, so everything here is meant for a session whose search_path is the application's
+schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pgvigil.validate.catalog import Attributes
+from pgvigil.validate.expected import kind_of, last_name
+
+_SUBOBJECTS = ("trigger", "rule", "policy")
+_ENABLE = {"ORIGIN": "ENABLE", "DISABLED": "DISABLE", "REPLICA": "ENABLE REPLICA", "ALWAYS": "ENABLE ALWAYS"}
+_RARE = {
+    "opclass": "OPERATOR CLASS",
+    "opfamily": "OPERATOR FAMILY",
+    "conversion": "CONVERSION",
+    "ts_config": "TEXT SEARCH CONFIGURATION",
+    "ts_dict": "TEXT SEARCH DICTIONARY",
+}
+
+
+def literal(text: str) -> str:
+    return ("E" if "\\" in text else "") + "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _options(options: dict[str, str]) -> str:
+    return ", ".join(f"{name} = {literal(value)}" for name, value in options.items())
+
+
+def target(path: str, root: str) -> str:
+    """The object as COMMENT ON and DROP name it."""
+    kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+    if kind == "window function":
+        return f"FUNCTION {label}"
+    if kind in ("constraint", *_SUBOBJECTS):
+        return f"{kind.upper()} {last_name(label)} ON {root}"
+    if kind == "index":
+        return f"INDEX {_beside(root, last_name(label))}"
+    return f"{kind.upper()} {label}"
+
+
+def _beside(root: str, name: str) -> str:
+    """A name in the schema of a relation."""
+    return root[: -len(last_name(root))] + name
+
+
+def comment(path: str, root: str, text: str | None) -> str:
+    return f"COMMENT ON {target(path, root)} IS {literal(text) if text else 'NULL'};"
+
+
+def drop(path: str, root: str, attributes: Attributes) -> str:
+    kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+    if kind == "column":
+        return f"ALTER {_relation(attributes)} {root} DROP COLUMN {last_name(label)};"
+    if kind == "constraint":
+        return f"ALTER TABLE {root} DROP CONSTRAINT {last_name(label)};"
+    if kind == "default grant":
+        return default_grant(label, attributes, give=False)
+    if kind == "other":
+        return f"DROP {_RARE[label.partition(' ')[0]]} {label.partition(' ')[2]};"
+    if kind in ("grant", "revocation"):
+        return _grant(label, attributes, kind == "revocation")
+    if attributes.get("clone"):
+        return enable("TRIGGER", root, last_name(label), "ORIGIN")
+    if kind in ("table", "view"):
+        return f"DROP {attributes.get('kind', kind).upper().removeprefix('PARTITIONED ')} {label};"
+    return f"DROP {target(path, root)};"
+
+
+def _relation(attributes: Attributes) -> str:
+    return "FOREIGN TABLE" if attributes.get("kind") == "foreign table" else "TABLE"
+
+
+def _grant(name: str, attributes: Attributes, give: bool) -> str:
+    """From `on table t to role` and its privileges."""
+    what, _, role = name.removeprefix("on ").rpartition(" to " if " to " in name else " from ")
+    kind, label = kind_of(what), what.removeprefix(kind_of(what)).strip()
+    statements = []
+    for option in (False, True):
+        some = [p for p in attributes["privileges"] if p.endswith(" WITH GRANT OPTION") == option]
+        if not some:
+            continue
+        names = [p.removesuffix(" WITH GRANT OPTION") for p in some]
+        place = f"{'TABLE' if kind in ('view', 'column') else kind.upper().replace('WINDOW ', '').replace('AGGREGATE', 'FUNCTION')} {label}"
+        if kind == "column":
+            column = last_name(label)
+            names = [f"{privilege} ({column})" for privilege in names]
+            place = f"TABLE {label[: -len(column) - 1]}"
+        verb = (
+            f"GRANT {', '.join(names)} ON {place} TO {role}{' WITH GRANT OPTION' * option};"
+            if give
+            else f"REVOKE {', '.join(names)} ON {place} FROM {role};"
+        )
+        statements.append(verb)
+    return "\n".join(statements)
+
+
+def default_grant(name: str, attributes: Attributes, *, give: bool) -> str:
+    """From `in schema s on tables of owner to role` and its privileges."""
+    place, _, rest = name.partition(" on ")
+    what, _, roles = rest.partition(" of ")
+    owner, _, role = roles.rpartition(" to ")
+    option = " WITH GRANT OPTION"
+    names = ", ".join(privilege.removesuffix(option) for privilege in attributes["privileges"])
+    last = option * all(privilege.endswith(option) for privilege in attributes["privileges"])
+    right = f"GRANT {names} ON {what} TO {role}{last}" if give else f"REVOKE {names} ON {what} FROM {role}"
+    return f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} {place.replace('in schema', 'IN SCHEMA')} {right};"
+
+
+# --- CREATE ----------------------------------------------------------------------------------------------------------
+
+
+def create(path: str, root: str, attributes: Attributes, columns: dict[str, Attributes] | None = None) -> str:
+    """All it takes to make the object, comment included; `columns` are those of a table. "" if it cannot be told."""
+    kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+    makers: dict[str, Callable[[], str]] = {
+        "schema": lambda: f"CREATE SCHEMA {label};",
+        "extension": lambda: (
+            f"CREATE EXTENSION {label}{f' SCHEMA {schema}' if (schema := attributes.get('schema')) else ''};"
+        ),
+        "type": lambda: _type(label, attributes),
+        "sequence": lambda: (
+            f"CREATE {attributes.get('persistence', '')} SEQUENCE {label} AS {attributes['type']} {sequence_options(attributes)};"
+        ),
+        "table": lambda: _table(label, attributes, columns or {}),
+        "column": lambda: f"ALTER TABLE {root} ADD COLUMN {last_name(label)} {column(attributes)};",
+        "constraint": lambda: add_constraint(root, last_name(label), attributes),
+        "index": lambda: index(root, last_name(label), attributes),
+        "trigger": lambda: trigger(root, last_name(label), attributes),
+        "policy": lambda: policy(root, last_name(label), attributes),
+        "rule": lambda: (
+            f"{attributes['definition'].rstrip(';')};" + _enabled("RULE", root, last_name(label), attributes)
+        ),
+        "view": lambda: view(label, attributes),
+        "statistics": lambda: f"CREATE STATISTICS {label}{kinds(attributes)} ON {attributes['definition']};",
+        "event trigger": lambda: event_trigger(label, attributes),
+        "grant": lambda: _grant(label, attributes, give=True),
+        "default grant": lambda: default_grant(label, attributes, give=True),
+        "revocation": lambda: _grant(label, attributes, give=False),
+        "collation": lambda: "",
+        "operator": lambda: (
+            f"CREATE OPERATOR {label.partition('(')[0]} ({_definition(attributes['definition'])}{_operands(label)});"
+        ),
+    }
+    if kind.split()[-1] in ("function", "procedure", "aggregate"):
+        made = function(kind, label, attributes)
+    else:
+        made = makers[kind]() if kind in makers and not (kind == "sequence" and label.startswith("of ")) else ""
+    if made and "comment" in attributes:
+        made += "\n" + comment(path, root, attributes["comment"])
+    return made
+
+
+def _operands(label: str) -> str:
+    left, _, right = label.partition("(")[2][:-1].partition(", ")
+    return "".join(f", {side} = {type_}" for side, type_ in (("LEFTARG", left), ("RIGHTARG", right)) if type_ != "NONE")
+
+
+def _definition(parts: dict[str, str]) -> str:
+    words = []
+    for name, value in parts.items():
+        if value in ("True", "true"):
+            words.append(name)
+        else:
+            words.append(f"{name} = {literal(value) if name in ('INITCOND', 'MINITCOND') else value}")
+    return ", ".join(words)
+
+
+def column(attributes: Attributes) -> str:
+    text: str = attributes["type"]
+    text += f" COLLATE {attributes['collation']}" if "collation" in attributes else ""
+    text += f" COMPRESSION {attributes['compression']}" if "compression" in attributes else ""
+    text += f" OPTIONS ({_fdw(attributes['options'])})" if "options" in attributes else ""
+    if "generated" in attributes:
+        text += (
+            f" GENERATED ALWAYS AS ({attributes['generated']}) {'VIRTUAL' if attributes.get('virtual') else 'STORED'}"
+        )
+    elif "identity" in attributes:
+        text += f" GENERATED {attributes['identity']} AS IDENTITY"
+    elif "default" in attributes:
+        text += f" DEFAULT {attributes['default']}"
+    return text + " NOT NULL" * (attributes.get("nullable") is False)
+
+
+def _fdw(options: dict[str, str]) -> str:
+    return ", ".join(f"{name} {literal(value)}" for name, value in options.items())
+
+
+def _table(label: str, attributes: Attributes, columns: dict[str, Attributes]) -> str:
+    unlogged = f"{attributes['persistence']} " if "persistence" in attributes else ""
+    foreign = "FOREIGN " if attributes.get("kind") == "foreign table" else ""
+    inherited = attributes.get("partition_of") or attributes.get("of_type")
+    own = ",\n".join(
+        f"    {name} {column(of)}" for name, of in columns.items() if not of.get("inherited") and not inherited
+    )
+    tail = ""
+    if "partition_of" in attributes:
+        tail += f" PARTITION OF {attributes['partition_of']} {attributes['bound']}"
+    elif "of_type" in attributes:
+        tail += f" OF {attributes['of_type']}"
+    else:
+        tail += f" (\n{own}\n)"
+    tail += f" INHERITS ({', '.join(attributes['inherits'])})" if "inherits" in attributes else ""
+    tail += f" PARTITION BY {attributes['partition_by']}" if "partition_by" in attributes else ""
+    tail += f" USING {attributes['access_method']}" if "access_method" in attributes else ""
+    tail += f" WITH ({_options(attributes['with'])})" if "with" in attributes else ""
+    tail += f" TABLESPACE {attributes['tablespace']}" if "tablespace" in attributes else ""
+    tail += f" SERVER {attributes['server']}" if "server" in attributes else ""
+    tail += f" OPTIONS ({_fdw(attributes['options'])})" if "options" in attributes else ""
+    made = [f"CREATE {unlogged}{foreign}TABLE {label}{tail};"]
+    made += [
+        f"ALTER TABLE {label} ALTER {name} SET STORAGE {of['storage']};"
+        for name, of in columns.items()
+        if "storage" in of
+    ]
+    made += [
+        f"COMMENT ON COLUMN {label}.{name} IS {literal(of['comment'])};"
+        for name, of in columns.items()
+        if "comment" in of
+    ]
+    made += [
+        alter
+        for key in ("row_security", "replica_identity")
+        if key in attributes
+        for alter in [relation(label, key, attributes)]
+    ]
+    return "\n".join(made)
+
+
+def relation(label: str, key: str, attributes: Attributes) -> str:
+    """ALTER TABLE for an attribute of a relation."""
+    value: str | None = attributes.get(key)
+    if key == "row_security":
+        words = {
+            None: "DISABLE, NO FORCE",
+            "enabled": "ENABLE, NO FORCE",
+            "forced": "ENABLE, FORCE",
+            "forced, disabled": "DISABLE, FORCE",
+        }
+        return (
+            f"ALTER TABLE {label} " + ", ".join(f"{word} ROW LEVEL SECURITY" for word in words[value].split(", ")) + ";"
+        )
+    if key == "replica_identity":
+        return f"ALTER TABLE {label} REPLICA IDENTITY {value or 'DEFAULT'};"
+    if key == "persistence":
+        return f"ALTER TABLE {label} SET {value or 'LOGGED'};"
+    if key == "tablespace":
+        return f"ALTER TABLE {label} SET TABLESPACE {value or 'pg_default'};"
+    return ""
+
+
+def add_constraint(root: str, name: str, attributes: Attributes) -> str:
+    return f"ALTER TABLE {root} ADD CONSTRAINT {name} {attributes['definition']}{' NOT VALID' * (attributes.get('validated') is False)};"
+
+
+def index(root: str, name: str, attributes: Attributes, *, concurrently: bool = False) -> str:
+    text = attributes["definition"]
+    unique = text.startswith("UNIQUE ")
+    text = text.removeprefix("UNIQUE ")
+    if options := attributes.get("with"):
+        head, where, predicate = text.partition(" WHERE ")
+        text = f"{head} WITH ({_options(options)}){where}{predicate}"
+    return f"CREATE {'UNIQUE ' * unique}INDEX {'CONCURRENTLY ' * concurrently}{name} ON {root} USING {text};"
+
+
+def trigger_head(attributes: Attributes) -> str:
+    of = f" OF {', '.join(attributes['update_of'])}" if attributes.get("update_of") else ""
+    return f"{attributes['timing']} " + " OR ".join(
+        event + (of if event == "UPDATE" else "") for event in attributes["events"]
+    )
+
+
+def trigger_tail(attributes: Attributes) -> str:
+    tables = "".join(
+        f" {age} TABLE AS {attributes[key]}"
+        for age, key in (("OLD", "old_table"), ("NEW", "new_table"))
+        if key in attributes
+    )
+    text = f"FROM {attributes['from']} " if "from" in attributes else ""
+    text += f"DEFERRABLE {attributes['deferrable']} " if "deferrable" in attributes else ""
+    text += f"REFERENCING{tables} " if tables else ""
+    text += f"FOR EACH {attributes['level']}"
+    text += f" WHEN ({attributes['when']})" if "when" in attributes else ""
+    return f"{text} EXECUTE FUNCTION {attributes['function']}"
+
+
+def trigger(root: str, name: str, attributes: Attributes) -> str:
+    if attributes.get("clone"):  # it is there with the partitioned table's, and only its state is its own
+        return enable("TRIGGER", root, name, attributes.get("enabled", "ORIGIN"))
+    word = "CREATE CONSTRAINT" if attributes.get("constraint") else "CREATE"
+    made = f"{word} TRIGGER {name} {trigger_head(attributes)} ON {root} {trigger_tail(attributes)};"
+    return made + _enabled("TRIGGER", root, name, attributes)
+
+
+def _enabled(word: str, root: str, name: str, attributes: Attributes) -> str:
+    return "\n" + enable(word, root, name, attributes["enabled"]) if "enabled" in attributes else ""
+
+
+def enable(word: str, root: str, name: str, state: str) -> str:
+    return f"ALTER TABLE {root} {_ENABLE[state]} {word} {name};"
+
+
+def policy(root: str, name: str, attributes: Attributes) -> str:
+    text = f"CREATE POLICY {name} ON {root}{' AS RESTRICTIVE' * bool(attributes.get('restrictive'))}"
+    text += f" FOR {attributes['command']}" if "command" in attributes else ""
+    text += f" TO {', '.join(attributes.get('roles', ['PUBLIC']))}"
+    text += f" USING ({attributes['using']})" if "using" in attributes else ""
+    return text + (f" WITH CHECK ({attributes['check']})" if "check" in attributes else "") + ";"
+
+
+def view(label: str, attributes: Attributes) -> str:
+    options = f" WITH ({_options(attributes['with'])})" if "with" in attributes else ""
+    word = "MATERIALIZED VIEW" if attributes.get("kind") else "OR REPLACE VIEW"
+    return (
+        f"CREATE {word} {label}{options} AS\n{attributes['definition'].rstrip().rstrip(';')};"
+        if "definition" in attributes
+        else ""
+    )
+
+
+def kinds(attributes: Attributes) -> str:
+    return f" ({', '.join(attributes['kinds'])})" if "kinds" in attributes else ""
+
+
+def event_trigger(label: str, attributes: Attributes) -> str:
+    when = f" WHEN TAG IN ({', '.join(literal(tag) for tag in attributes['tags'])})" if "tags" in attributes else ""
+    made = f"CREATE EVENT TRIGGER {label} ON {attributes['event']}{when} EXECUTE FUNCTION {attributes['function']};"
+    state = attributes.get("enabled")
+    return made + (f"\nALTER EVENT TRIGGER {label} {_ENABLE[state]};" if state else "")
+
+
+def sequence_options(attributes: Attributes) -> str:
+    words = {"increment": "INCREMENT", "minimum": "MINVALUE", "maximum": "MAXVALUE", "start": "START", "cache": "CACHE"}
+    usual = {"increment": 1, "cache": 1}
+    text = " ".join(f"{word} {attributes.get(key, usual.get(key))}" for key, word in words.items())
+    return text + (" CYCLE" if attributes.get("cycle") else " NO CYCLE")
+
+
+def function(kind: str, label: str, attributes: Attributes) -> str:
+    """CREATE OR REPLACE, or "" where the body is not known."""
+    name = label[: _opening(label)]
+    if kind == "aggregate":
+        return (
+            f"CREATE OR REPLACE AGGREGATE {name}({attributes.get('arguments') or '*'}) ({_definition(attributes['aggregate'])});"
+            if "aggregate" in attributes
+            else ""
+        )
+    if "body" not in attributes:
+        return ""
+    words = [f"CREATE OR REPLACE {kind.split()[-1].upper()} {name}({attributes.get('arguments', '')})"]
+    if "returns" in attributes and kind != "procedure":
+        words.append(f"RETURNS {attributes['returns']}")
+    words += [f"LANGUAGE {attributes['language']}", *_function_options(kind, attributes)]
+    text = " ".join(words)
+    if attributes.get("atomic"):
+        return f"{text}\n{attributes['body']};"
+    if "library" in attributes:
+        return f"{text} AS {literal(attributes['library'])}, {literal(attributes['body'])};"
+    tag = next(
+        f"${mark}$"
+        for mark in ("", "body", "body_", "body__")
+        if f"${mark}$" not in attributes["body"] and not attributes["body"].endswith("$")
+    )
+    return f"{text} AS {tag}{attributes['body']}{tag};"
+
+
+def _opening(label: str) -> int:
+    quoted = False
+    for at, character in enumerate(label):
+        quoted ^= character == '"'
+        if character == "(" and not quoted:
+            return at
+    return len(label)
+
+
+def _function_options(kind: str, attributes: Attributes) -> Iterator[str]:
+    yield from (f"TRANSFORM FOR TYPE {name}" for name in attributes.get("transforms", []))
+    if kind != "procedure":
+        yield "WINDOW" * (kind == "window function")
+        yield attributes.get("volatility", "VOLATILE")
+        yield f"PARALLEL {attributes.get('parallel', 'UNSAFE')}"
+        yield "STRICT" if attributes.get("strict") else "CALLED ON NULL INPUT"
+        yield "LEAKPROOF" * bool(attributes.get("leakproof"))
+        yield f"COST {attributes['cost']}" if "cost" in attributes else ""
+        yield f"ROWS {attributes['rows']}" if "rows" in attributes else ""
+        yield f"SUPPORT {attributes['support']}" if "support" in attributes else ""
+    yield f"SECURITY {attributes.get('security', 'INVOKER')}"
+    for name, value in attributes.get("set", {}).items():
+        yield f"SET {name} = {value if name == 'search_path' else literal(value)}"
+
+
+def _type(label: str, attributes: Attributes) -> str:
+    kind = attributes["kind"]
+    if kind == "enum":
+        return f"CREATE TYPE {label} AS ENUM ({', '.join(literal(one) for one in attributes.get('labels', []))});"
+    if kind == "composite":
+        return f"CREATE TYPE {label} AS ({', '.join(attributes.get('columns', []))});"
+    if kind == "range":
+        return f"CREATE TYPE {label} AS RANGE ({_definition(attributes['range'])});"
+    if kind == "domain":
+        text = f"CREATE DOMAIN {label} AS {attributes['type']}"
+        text += f" COLLATE {attributes['collation']}" if "collation" in attributes else ""
+        text += f" DEFAULT {attributes['default']}" if "default" in attributes else ""
+        text += " NOT NULL" * (attributes.get("nullable") is False)
+        return (
+            text + "".join(f" CONSTRAINT {name} {check}" for name, check in attributes.get("checks", {}).items()) + ";"
+        )
+    return ""

@@ -1,0 +1,207 @@
+"""What has to be there, as a snapshot is: objects by path, with the attributes of a database that meets the spec.
+
+Kept apart from the reading of specs, which a verdict on a spec that was read before does without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pgvigil.validate import cache
+from pgvigil.validate.catalog import Attributes, Scope
+
+PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
+_PLAIN_ELEMENT = re.compile(r"[^\s\"\\{},']+")
+_ELEMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+', re.DOTALL)
+ARRAY_END = "}'::text[]"
+_ARRAY = re.compile(r"'\{(.*)\}'::text\[\]", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partitions:
+    """A pattern, because partitions come and go: a name is its table's and a suffix with YYYY, MM, DD for its start."""
+
+    names: tuple[str, ...]  # suffixes of a partition's name, with YYYY, MM and DD for its start: `_pYYYYMM`
+    default: str = ""  # suffix of the default partition's name
+    present: bool = False  # there must be one for the present time
+    repair: str = ""  # SQL that makes what is missing; {table} stands for the table
+    line: int = 0
+
+    def __post_init__(self) -> None:
+        if wrong := [name for name in self.names if "YYYY" not in name]:
+            raise ValueError(f"{wrong[0]!r} does not say when the partition starts (YYYY, MM, DD)")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a spec written by hand says of an object besides its attributes."""
+
+    spoken_of: frozenset[str]  # attributes that are compared
+    ours: bool = True  # so that it must have a comment, and be as in the reference
+    optional: bool = False
+    tolerated: str = ""  # column whose tolerated values are appended to the array of a CHECK
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """`roots` names the relation an object stands on. Without a mark all attributes of an object are compared."""
+
+    name: str
+    schemas: tuple[str, ...]
+    schema: str
+    complete: bool
+    major: int
+    roles: tuple[str, ...]
+    ignore: tuple[tuple[str, str, bool], ...]  # path pattern, reason, whether it mostly covers nothing
+    later: tuple[tuple[str, tuple[str, ...]], ...]
+    objects: dict[str, Attributes]
+    roots: dict[str, str]
+    marks: dict[str, Mark] = field(default_factory=dict)
+    application: frozenset[str] = frozenset()  # tables that are the application's
+    patterns: dict[str, Partitions] = field(default_factory=dict)
+    rows: dict[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
+    reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    bodies: dict[str, str] = field(default_factory=dict)  # that a function may have instead
+    lines: dict[str, int] = field(default_factory=dict)  # of the spec's file
+
+    def to_json(self) -> str:
+        plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        plain["application"] = sorted(self.application)
+        plain["marks"] = {
+            path: [sorted(mark.spoken_of), mark.ours, mark.optional, mark.tolerated]
+            for path, mark in self.marks.items()
+        }
+        plain["patterns"] = {name: dataclasses.asdict(pattern) for name, pattern in self.patterns.items()}
+        return json.dumps(plain, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Declaration:
+        plain = json.loads(text)
+        plain["application"] = frozenset(plain["application"])
+        plain["marks"] = {path: Mark(frozenset(spoken), *rest) for path, (spoken, *rest) in plain["marks"].items()}
+        plain["patterns"] = {name: Partitions(**pattern) for name, pattern in plain["patterns"].items()}
+        return cls(**plain)
+
+    def scope(self, schema: str) -> Scope:
+        """What of a database with that application's schema is to be looked at."""
+        names = {path.partition(" ")[2] for path in self.objects if path.startswith(("table ", "view ", "sequence "))}
+        slices = [
+            f"^{re.escape(name)}{re.sub('[YMD]', '[0-9]', suffix)}$"
+            for name, pattern in self.patterns.items()
+            for suffix in [*pattern.names, pattern.default]
+        ]
+        return Scope(
+            tuple(schema if name == "{schema}" else unquoted(name) for name in self.schemas),
+            tuple(sorted(unquoted(name) for name in names if not name.startswith("of ") and "." not in name)),
+            tuple(slices),
+            tuple(self.patterns),
+            tuple(path.partition(" ")[2] for path in self.objects if path.startswith("extension ")),
+            self.roles,
+        )
+
+
+def load_declaration(path: Path) -> Declaration:
+    """Of a spec file. It is kept as it was understood: to read and check one of ten thousand objects takes seconds."""
+    code = [Path(__file__).with_name(name).read_bytes() for name in ("spec.py", "declare.py")]
+    try:
+        name = f"spec-{hashlib.sha256(b''.join([path.read_bytes(), *code])).hexdigest()}.json"
+    except OSError:
+        name = ""  # the reader says what is wrong
+    if name and (text := cache.read(name)):
+        with suppress(ValueError, TypeError, KeyError):
+            return dataclasses.replace(Declaration.from_json(text), name=path.name)
+    from pgvigil.validate.declare import declare
+    from pgvigil.validate.spec import load_spec
+
+    made = declare(load_spec(path))
+    cache.write(name, made.to_json())
+    return made
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def quoted(name: str) -> str:
+    """As it is spelt in paths and in SQL."""
+    return name if PLAIN_NAME.fullmatch(name) else '"' + name.replace('"', '""') + '"'
+
+
+def unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def kind_of(path: str) -> str:
+    """The first word of a path, or the first two of `event trigger`, `window function` and `default grant`."""
+    first, _, rest = path.partition(" ")
+    return f"{first} {rest.partition(' ')[0]}" if first in ("event", "window", "default") else first
+
+
+def last_name(label: str) -> str:
+    match = re.search(r'("(?:[^"]|"")*"|[^.]*)$', label)
+    return match[1] if match else label
+
+
+# --- one spelling ----------------------------------------------------------------------------------------------------
+
+
+def canonical(key: str, value: Any, *, any_order: bool = False) -> Any:
+    """A value in the one spelling of those that plainly mean the same. What this cannot tell, the server is asked."""
+    if key == "update_of":
+        return sorted(value or [])
+    if key == "with":
+        return {
+            name: {"on": "true", "off": "false", "1": "true"}.get(text, text) for name, text in (value or {}).items()
+        }
+    if not isinstance(value, str):
+        return value
+    if key == "arguments":
+        return re.sub(r"(^|, )IN ", r"\1", value)
+    if key in ("default", "when", "using", "check"):
+        return bare(value)
+    if key == "definition":
+        head, check, expression = value.partition("CHECK (")
+        if check and not head:
+            value = f"CHECK ({bare('(' + expression)})"
+        else:
+            head, where, predicate = value.partition(" WHERE ")
+            value = f"{head}{where}{bare(predicate)}"
+        return _ARRAY.sub(lambda match: ",".join(sorted(_ELEMENT.findall(match[1]))), value) if any_order else value
+    return value
+
+
+def bare(expression: str) -> str:
+    """An expression without the parentheses that stand around the whole of it; now() for its other name."""
+    text = expression.strip()
+    while text.startswith("(") and _closes_at_end(text):
+        text = text[1:-1].strip()
+    return "now()" if text == "CURRENT_TIMESTAMP" else text
+
+
+def _closes_at_end(text: str) -> bool:
+    depth, quoted = 0, False
+    for position, character in enumerate(text):
+        quoted ^= character == "'"
+        if not quoted:
+            depth += (character == "(") - (character == ")")
+            if depth == 0:
+                return position == len(text) - 1
+    return False
+
+
+def with_tolerated(check: str, values: Iterable[str]) -> str:
+    return check.replace(ARRAY_END, "".join(f",{_element(value)}" for value in values) + ARRAY_END)
+
+
+def _element(value: str) -> str:
+    """A text as an element of an array literal within a string literal."""
+    if not _PLAIN_ELEMENT.fullmatch(value) or value.upper() == "NULL":
+        value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return value.replace("'", "''")

@@ -1,0 +1,152 @@
+"""What the project's own DDL makes on this very server: the measure for everything that the spec does not spell out.
+
+Loaded into a scratch database, read, and rolled back; the reading is kept for the next time, on disk and, for roles that may
+not create databases and for replicas, in the database itself. Nothing that one server printed is held against another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from pgvigil import database
+from pgvigil.database import Target
+from pgvigil.errors import PgvigilError
+from pgvigil.validate import cache
+from pgvigil.validate.catalog import Connection, Scope, Snapshot, snapshot
+from pgvigil.validate.expected import Declaration
+from pgvigil.validate.queries import QUERIES
+from pgvigil.validate.report import Unchecked
+
+_SCHEMA = "public"  # of the application's tables in the scratch database; a snapshot does not show its name
+_PREFIX = "pgvigil_reference_"
+_ORPHANED = 3600  # seconds; whoever made it was killed
+
+WHAT = "bodies, definitions, comments, rights and storage of our objects"
+
+
+def key_of(ddl: Path) -> str:
+    """Changes with the DDL and with what is read of a catalog."""
+    return hashlib.sha256(ddl.read_bytes() + repr(QUERIES).encode()).hexdigest()
+
+
+class Reference:
+    """The making of it, which goes on while the caller reads what is there: begin one, read, then ask for `outcome`."""
+
+    def __init__(self, target: Target, declaration: Declaration, ddl: Path) -> None:
+        self.target, self.declaration, self.ddl = target, declaration, ddl
+        self._outcome: tuple[Snapshot | None, str] = (None, "")
+        self._thread = threading.Thread(target=self._obtain)  # no daemon: it ends with its scratch database dropped
+        self._thread.start()
+
+    def outcome(self) -> tuple[Snapshot | None, tuple[Unchecked, ...]]:
+        """The reference, or why there is none."""
+        self._thread.join()
+        made, reason = self._outcome
+        if made:
+            return made, ()
+        hint = "Migrate with a role that may create databases: it then lies in pgvigil.reference_snapshots"
+        return None, (Unchecked(WHAT, f"{reason}. {hint}"),)
+
+    def _obtain(self) -> None:
+        key = key_of(self.ddl)
+        try:
+            with database.connect(self.target, "reference") as conn:
+                name = f"reference-{key}-{conn.info.server_version}.json"
+                if text := cache.read(name):
+                    with suppress(ValueError, TypeError):
+                        self._outcome = Snapshot.from_json(text, _SCHEMA), ""
+                        return
+                made, reason = _made(conn, self.target, self.declaration, self.ddl)
+                if made and set(self.declaration.roles) <= set(made.grantees.values()):
+                    cache.write(name, made.to_json())  # else some role was missing and could not be made
+                if not made and (text := _kept(conn, key)):
+                    made = Snapshot.from_json(text, _SCHEMA)
+                self._outcome = made, reason
+        except (PgvigilError, psycopg.Error) as error:
+            self._outcome = None, " ".join(str(error).split())
+
+
+def _made(conn: Connection, target: Target, declaration: Declaration, ddl: Path) -> tuple[Snapshot | None, str]:
+    may = conn.execute(
+        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean,"
+        " (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user),"
+        " ARRAY(SELECT d.datname FROM pg_database d WHERE starts_with(d.datname, %s)"
+        "       AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid))",
+        (_PREFIX,),
+    ).fetchone()
+    standby, read_only, creates, others = may or (False, False, False, [])
+    if standby:
+        return None, "the server is a replica"
+    if read_only:
+        return None, "the session is read-only"
+    if not creates:
+        return None, "the role may not create databases"
+    scratch = f"{_PREFIX}{int(time.time()):x}_{secrets.token_hex(4)}"
+    try:
+        try:
+            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(scratch)))
+            with database.connect(target.at(scratch), "reference") as there:
+                return _load(there, declaration, ddl), ""
+        finally:
+            _drop(conn, [scratch, *(other for other in others if _is_orphaned(other))])
+    except (psycopg.Error, PgvigilError) as error:
+        return None, f"a scratch database could not be used: {' '.join(str(error).split())}"
+
+
+def _load(there: Connection, declaration: Declaration, ddl: Path) -> Snapshot:
+    """In one transaction that is rolled back: the roles that the DDL makes belong to the whole server."""
+    with there.transaction(force_rollback=True):
+        there.execute("SET LOCAL synchronous_commit = off")
+        there.execute(ddl.read_bytes())
+        own = tuple(name for name in declaration.schemas if name != "{schema}")
+        return snapshot(there, Scope((_SCHEMA, *own), cut=tuple(declaration.patterns)), _SCHEMA)
+
+
+def _is_orphaned(name: str) -> bool:
+    try:
+        return time.time() - int(name.removeprefix(_PREFIX).partition("_")[0], 16) > _ORPHANED
+    except ValueError:
+        return False
+
+
+def _drop(conn: Connection, names: list[str]) -> None:
+    for name in names:
+        with suppress(psycopg.Error):
+            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+# --- kept in the database --------------------------------------------------------------------------------------------
+
+
+def _kept(conn: Connection, key: str) -> str | None:
+    with suppress(
+        psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege
+    ):
+        row = conn.execute(
+            "SELECT snapshot FROM pgvigil.reference_snapshots WHERE key = %s AND server_major = %s",
+            (key, conn.info.server_version // 10000),
+        ).fetchone()
+        return str(row[0]) if row else None
+    return None
+
+
+def keep_reference(conn: Connection, made: Snapshot, ddl: Path) -> None:
+    """For those who can only read: a replica, a role that may not create databases. Older ones are forgotten."""
+    parameters = {"key": key_of(ddl), "major": conn.info.server_version // 10000, "snapshot": made.to_json()}
+    with conn.transaction():
+        conn.execute(
+            "DELETE FROM pgvigil.reference_snapshots WHERE (key, server_major) <> (%(key)s, %(major)s)", parameters
+        )
+        conn.execute(
+            "INSERT INTO pgvigil.reference_snapshots (key, server_major, snapshot) VALUES (%(key)s, %(major)s, %(snapshot)s)"
+            " ON CONFLICT (key, server_major) DO UPDATE SET snapshot = excluded.snapshot, made_at = clock_timestamp()",
+            parameters,
+        )

@@ -1,0 +1,372 @@
+"""The SQL that makes an object as it is declared, and one script of many repairs in an order that works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pgvigil.validate import ddl
+from pgvigil.validate.catalog import Attributes, Snapshot
+from pgvigil.validate.expected import Partitions, kind_of, last_name, quoted
+from pgvigil.validate.report import Report
+
+# What a DROP of these takes with it cannot be made again.
+_HOLDS_DATA = ("table", "column", "schema", "sequence", "type", "extension")
+_PARTS = ("column", "sequence", "constraint", "index", "trigger", "policy", "rule", "statistics", "grant", "revocation")
+
+
+class Repairs:
+    """Repairs from what is wanted, all of it, and what was found."""
+
+    def __init__(
+        self, wanted: dict[str, Attributes], roots: dict[str, str], found: Snapshot, patterns: dict[str, Partitions]
+    ) -> None:
+        self.patterns = patterns
+        self.wanted = wanted
+        self.roots = roots
+        self.found = found
+
+    def make(self, path: str) -> str:
+        """A missing object; of a relation, all that stands on it."""
+        root = self.roots.get(path, "")
+        attributes = self.wanted[path]
+        kind = kind_of(path)
+        if kind == "column" and (view := f"view {root}") in self.found.objects:
+            return self.change(view, ["definition"]) if view in self.wanted else ""
+        if kind not in ("table", "view"):
+            made = ddl.create(path, root, attributes)
+            if kind == "index" and not self._partitioned(root):
+                made = made.replace("INDEX ", "INDEX CONCURRENTLY ", 1)
+            return self._spelt("\n".join([made, *self._of(path)]).strip())
+        label = path.partition(" ")[2]
+        start = f"column {label}."
+        columns = {
+            other.removeprefix(start): of
+            for other, of in self.wanted.items()
+            if self.roots.get(other) == label and other.startswith(start)
+        }
+        made = ddl.create(path, root, attributes, columns)
+        if not made:
+            return ""
+        others = [other for other in self.wanted if self.roots.get(other) == label and kind_of(other) in _PARTS[2:]]
+        others.sort(
+            key=lambda other: (_PARTS.index(kind_of(other)), "FOREIGN KEY" in self.wanted[other].get("definition", ""))
+        )
+        parts = [ddl.create(other, label, self.wanted[other]) for other in others]
+        if kind == "view":
+            parts += [
+                f"ALTER VIEW {label} ALTER {name} SET DEFAULT {of['default']};"
+                for name, of in columns.items()
+                if "default" in of
+            ]
+            parts += [
+                ddl.comment(f"{start}{name}", label, of["comment"]) for name, of in columns.items() if "comment" in of
+            ]
+        if pattern := self.patterns.get(label):
+            parts += [f"CREATE TABLE {label}{pattern.default} PARTITION OF {label} DEFAULT;"] if pattern.default else []
+            parts.append(pattern.repair.replace("{table}", label))
+        return self._spelt("\n".join([made, *(part for part in parts if part)]))
+
+    def _of(self, path: str) -> list[str]:
+        """Rights on an object that stands on no relation."""
+        ends = (f"grant on {path} to ", f"revocation on {path} from ")
+        return [ddl.create(other, "", of) for other, of in self.wanted.items() if other.startswith(ends)]
+
+    def _partitioned(self, root: str) -> bool:
+        return self.found.objects.get(f"table {root}", {}).get("kind") == "partitioned table"
+
+    def drop(self, path: str) -> str:
+        """Of what is not to be there: commented out where data go with it."""
+        text = ddl.drop(path, self.found.roots.get(path, ""), self.found.objects[path])
+        data = kind_of(path) in _HOLDS_DATA or self.found.objects[path].get("kind") == "materialized view"
+        return self._spelt(f"-- {text}" if data else text)
+
+    def change(self, path: str, keys: Iterable[str]) -> str:
+        """The attributes `keys` as they are wanted. "" where no SQL is known that does it."""
+        kind, root = kind_of(path), self.roots.get(path, "")
+        label = path.removeprefix(kind).strip()
+        wanted, found = self.wanted[path], self.found.objects[path]
+        keys = list(dict.fromkeys(keys))
+        if keys == ["comment"]:
+            return self._spelt(ddl.comment(path, root, wanted.get("comment")))
+        lines = [line for key in keys if (line := self._owner(path, root, wanted)) and key == "owned_by"]
+        if lines:  # a right of whoever owned it meanwhile went into the ownership
+            given = f"grant on {path} to {quoted(found.get('owned_by', self.found.owner))}"
+            lines += [ddl.create(given, root, self.wanted[given])] if given in self.wanted else []
+        keys = [key for key in keys if key not in ("owned_by", "order")]
+        if keys:
+            lines.append(self._changed(kind, label, path, root, wanted, found, keys))
+        return self._spelt("\n".join(line for line in lines if line))
+
+    def _owner(self, path: str, root: str, wanted: Attributes) -> str:
+        name = wanted.get("owned_by", self.found.owner)
+        what = ddl.target(path, root)
+        kind = self.found.objects[path].get("kind", "")
+        if path.startswith(("table ", "view ")) and kind in ("foreign table", "materialized view"):
+            what = f"{kind.upper()} {path.partition(' ')[2]}"
+        return f"ALTER {what} OWNER TO {quoted(name)};" if name else ""
+
+    def _changed(
+        self, kind: str, label: str, path: str, root: str, wanted: Attributes, found: Attributes, keys: list[str]
+    ) -> str:
+        name = last_name(label)
+        again = f"{ddl.drop(path, root, found)}\n{ddl.create(path, root, wanted)}"
+        if kind == "column":
+            return "\n".join(line for key in keys for line in alter_column(root, name, wanted, found, key) if line)
+        if kind in ("table", "view") and (kind == "table" or keys == ["with"]):
+            word = "VIEW" if kind == "view" else "TABLE"
+            return "\n".join(
+                _options(word, label, wanted, found) if key == "with" else ddl.relation(label, key, wanted)
+                for key in keys
+            )
+        if kind == "view" and self._replaceable(label, wanted, found):
+            return ddl.view(label, wanted)
+        if kind == "view":
+            dropped = ddl.drop(path, root, found)
+            made = self.make(path)
+            return f"{dropped}\n{made}" if made else ""
+        if kind == "constraint":
+            if keys == ["validated"] and "validated" not in wanted:
+                return f"ALTER TABLE {root} VALIDATE CONSTRAINT {name};"
+            if keys == ["enforced"]:
+                return "\n".join(self.found.details[path]["enable"])
+            if keys == ["valid"]:
+                return f"REINDEX INDEX {self._index_name(root, name)};"
+            return again
+        if kind == "index":
+            if keys == ["with"]:
+                return _options("INDEX", self._index_name(root, name), wanted, found)
+            concurrently = not self._partitioned(root)
+            dropped = ddl.drop(path, root, found)
+            made = ddl.index(root, name, wanted, concurrently=concurrently)
+            comment = ddl.comment(path, root, wanted["comment"]) if "comment" in wanted else ""
+            return "\n".join(
+                [dropped.replace("DROP INDEX", "DROP INDEX CONCURRENTLY") if concurrently else dropped, made, comment]
+            ).strip()
+        if kind in ("trigger", "rule") and keys == ["enabled"]:
+            return ddl.enable(kind.upper(), root, name, wanted.get("enabled", "ORIGIN"))
+        if kind == "event trigger" and keys == ["enabled"]:
+            return f"ALTER EVENT TRIGGER {label} {ddl._ENABLE[wanted.get('enabled', 'ORIGIN')]};"
+        if kind.split()[-1] in ("function", "procedure", "aggregate"):
+            return self._function(kind, label, path, wanted, found, keys)
+        if kind == "default grant":
+            return again
+        if kind in ("grant", "revocation"):
+            return _privileges(label, wanted, found, given=kind == "grant")
+        if kind == "sequence":
+            return f"ALTER SEQUENCE {self.found.details[path].get('name', label)} {ddl.sequence_options(wanted)};"
+        if kind == "type":
+            return _type(label, wanted, found, keys)
+        return again if kind in ("trigger", "rule", "policy", "statistics", "event trigger", "operator") else ""
+
+    def _replaceable(self, label: str, wanted: Attributes, found: Attributes) -> bool:
+        """Whether a view has the columns it should have, so that nothing that stands on it has to go."""
+        columns = [f"column {label}.{name}" for name in wanted.get("order", ())]
+        same = all(self.wanted[one].get("type") == self.found.objects.get(one, {}).get("type") for one in columns)
+        return same and wanted.get("order") == found.get("order") and "kind" not in {**wanted, **found}
+
+    def _index_name(self, root: str, name: str) -> str:
+        return root[: -len(last_name(root))] + name
+
+    def _function(
+        self, kind: str, label: str, path: str, wanted: Attributes, found: Attributes, keys: list[str]
+    ) -> str:
+        made = ddl.create(path, "", wanted)
+        if made:
+            anew = {"returns", "arguments"} & set(keys)
+            return f"{ddl.drop(path, '', found)}\n{made}" if anew else made
+        word = kind.split()[-1].upper()
+        options = {
+            "volatility": wanted.get("volatility", "VOLATILE"),
+            "parallel": f"PARALLEL {wanted.get('parallel', 'UNSAFE')}",
+            "strict": "STRICT" if wanted.get("strict") else "CALLED ON NULL INPUT",
+            "security": f"SECURITY {wanted.get('security', 'INVOKER')}",
+        }
+        lines = [f"ALTER {word} {label} {options[key]};" for key in keys if key in options]
+        if "set" in keys:
+            settings = wanted.get("set", {})
+            lines.append(f"ALTER {word} {label} RESET ALL;")
+            lines += [f"ALTER {word} {label} SET {name} = {value};" for name, value in settings.items()]
+        return "\n".join(lines)
+
+    def _spelt(self, text: str) -> str:
+        name = quoted(self.found.schema)
+        return re.sub(r"(SET search_path = [^;\n]*?|SCHEMA )\{schema\}", lambda match: match[1] + name, text)
+
+
+def alter_column(root: str, name: str, wanted: Attributes, found: Attributes, key: str) -> Iterable[str]:
+    alter = f"ALTER TABLE {root} ALTER COLUMN {name}"
+    if key == "nullable":
+        yield f"{alter} {'SET' if wanted.get('nullable') is False else 'DROP'} NOT NULL;"
+    elif key == "default" and "generated" not in found:
+        yield f"{alter} SET DEFAULT {wanted['default']};" if "default" in wanted else f"{alter} DROP DEFAULT;"
+    elif key in ("type", "collation"):
+        collation = f" COLLATE {wanted['collation']}" if "collation" in wanted else ""
+        if key == "type" or found["type"] == wanted["type"]:
+            yield f"{alter} DROP DEFAULT;" if "default" in found else ""
+            yield f"{alter} TYPE {wanted['type']}{collation} USING {name}::{wanted['type']};"
+            yield f"{alter} SET DEFAULT {wanted['default']};" if "default" in wanted else ""
+    elif key == "identity":
+        if "identity" not in wanted:
+            yield f"{alter} DROP IDENTITY;"
+        elif "identity" in found:
+            yield f"{alter} SET GENERATED {wanted['identity']};"
+        else:
+            yield f"{alter} ADD GENERATED {wanted['identity']} AS IDENTITY;"
+            yield f"SELECT setval(pg_get_serial_sequence('{root}', '{name}'), coalesce(max({name}), 1), max({name}) IS NOT NULL) FROM {root};"
+    elif key == "storage":
+        yield f"{alter} SET STORAGE {wanted.get('storage') or _usual_storage(wanted['type'])};"
+    elif key == "compression":
+        yield f"{alter} SET COMPRESSION {wanted.get('compression', 'default')};"
+    elif key in ("generated", "virtual"):
+        if "generated" not in wanted:
+            yield f"{alter} DROP EXPRESSION;"
+        else:
+            yield f"-- ALTER TABLE {root} DROP COLUMN {name}, ADD COLUMN {name} {ddl.column(wanted)};"
+
+
+def _usual_storage(type_: str) -> str:
+    """As pg_type has it; SET STORAGE DEFAULT came with PostgreSQL 16."""
+    return "MAIN" if type_.startswith(("numeric", "inet", "cidr")) and not type_.endswith("[]") else "EXTENDED"
+
+
+def _options(word: str, label: str, wanted: Attributes, found: Attributes) -> str:
+    right, there = wanted.get("with", {}), found.get("with", {})
+    put = {name: value for name, value in right.items() if there.get(name) != value}
+    lines = [f"ALTER {word} {label} SET ({ddl._options(put)});"] if put else []
+    if extra := [name for name in there if name not in right]:
+        lines.append(f"ALTER {word} {label} RESET ({', '.join(extra)});")
+    return "\n".join(lines)
+
+
+def _privileges(label: str, wanted: Attributes, found: Attributes, *, given: bool) -> str:
+    lacking = [p for p in wanted["privileges"] if p not in found["privileges"]]
+    extra = [p for p in found["privileges"] if p not in wanted["privileges"]]
+    lines = [ddl._grant(label, {"privileges": extra}, not given)] if extra else []
+    return "\n".join(lines + ([ddl._grant(label, {"privileges": lacking}, given)] if lacking else []))
+
+
+def _type(label: str, wanted: Attributes, found: Attributes, keys: list[str]) -> str:
+    lines = []
+    if "labels" in keys:
+        before = ""
+        for one in wanted.get("labels", []):
+            if one not in found.get("labels", []):
+                place = f" AFTER {ddl.literal(before)}" if before else ""
+                lines.append(f"ALTER TYPE {label} ADD VALUE {ddl.literal(one)}{place};")
+            before = one
+    if "nullable" in keys:
+        lines.append(f"ALTER DOMAIN {label} {'SET' if wanted.get('nullable') is False else 'DROP'} NOT NULL;")
+    if "default" in keys:
+        lines.append(
+            f"ALTER DOMAIN {label} SET DEFAULT {wanted['default']};"
+            if "default" in wanted
+            else f"ALTER DOMAIN {label} DROP DEFAULT;"
+        )
+    if "checks" in keys:
+        right, there = wanted.get("checks", {}), found.get("checks", {})
+        lines += [
+            f"ALTER DOMAIN {label} DROP CONSTRAINT {name};" for name, text in there.items() if right.get(name) != text
+        ]
+        lines += [
+            f"ALTER DOMAIN {label} ADD CONSTRAINT {name} {text};"
+            for name, text in right.items()
+            if there.get(name) != text
+        ]
+    return "\n".join(lines)
+
+
+# --- one script ------------------------------------------------------------------------------------------------------
+
+_ORDER = (
+    "schema",
+    "extension",
+    "type",
+    "sequence",
+    "table",
+    "partition",
+    "column",
+    "function",
+    "procedure",
+    "constraint",
+    "index",
+    "view",
+    "trigger",
+)
+
+
+def fix_sql(report: Report) -> str:
+    """All repairs, what others need first. It is to be run by psql, which gives each statement a transaction of its own."""
+    anew = [
+        f.object.partition(" ")[2]
+        for f in report.findings
+        if f.object.startswith("view ") and f.fix.startswith("DROP ")
+    ]
+    repaired = [f for f in report.findings if f.fix and not any(_stands_on(f.object, label) for label in anew)]
+    blocks = ordered([(f.object, f"-- {f.kind}: {f.object}\n{f.fix}\n", f.kind == "unexpected") for f in repaired])
+    without = [f"-- {f.kind}: {f.object}: no SQL is known that repairs this" for f in report.findings if not f.fix]
+    head = (
+        f"-- Read before you run it: psql -X -v ON_ERROR_STOP=1 -f FILE DATABASE\n"
+        f"SET search_path = {quoted(report.schema)}, pg_temp;\nSET check_function_bodies = off;\n"
+    )
+    return "\n".join([head, *blocks, *without])
+
+
+def _stands_on(path: str, label: str) -> bool:
+    rest = path.removeprefix("comment on ")
+    return rest.removeprefix(kind_of(rest)).startswith(f" {label}.") or f" on view {label} " in rest
+
+
+def ordered(pieces: list[tuple[str, str, bool]]) -> list[str]:
+    """Statements for objects, so that what makes an object goes before what names it. Those that remove one come first, but
+    for what others may stand on until they are repaired: that goes last, unless its name is wanted.
+    """
+    left = sorted(pieces, key=lambda piece: _rank(piece[0], removed=piece[2]))
+    names = {at: name for at, (path, _, removed) in enumerate(left) if not removed and (name := _name(path))}
+    needs = {
+        at: {other for other, name in names.items() if other != at and name.search(_relevant(path, text))}
+        for at, (path, text, removed) in enumerate(left)
+        if not removed
+    }
+    removals = [at for at in range(len(left)) if at not in needs]
+    to_come = {path.partition(" ")[2] for path, _, removed in left if not removed}
+    stood_on = [
+        at
+        for at in removals
+        if kind_of(left[at][0]) in ("function", "procedure", "aggregate", "type")
+        and left[at][0].partition(" ")[2] not in to_come
+    ]
+    done: list[int] = [at for at in removals if at not in stood_on]
+    waiting = [at for at in range(len(left)) if at in needs]
+    while waiting:
+        chosen = next((at for at in waiting if not needs[at] & set(waiting)), waiting[0])
+        waiting.remove(chosen)
+        done.append(chosen)
+    return [left[at][1] for at in (*done, *stood_on)]
+
+
+def _rank(path: str, *, removed: bool) -> tuple[int, int]:
+    kind = kind_of(path.removeprefix("comment on "))
+    late = path.startswith("comment on ") or kind in ("grant", "revocation")
+    rank = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+    return (0, -rank) if removed else (2 if late else 1, rank)
+
+
+def _name(path: str) -> re.Pattern[str] | None:
+    kind = kind_of(path)
+    if kind not in ("schema", "type", "sequence", "table", "column", "function", "procedure", "view"):
+        return None
+    label = path.removeprefix(kind).strip().partition("(")[0]
+    word = r'(?<!["\w]){}(?!["\w])'
+    if kind == "column":  # its name alone may be that of something else
+        column = last_name(label)
+        table = last_name(label[: -len(column) - 1])
+        return re.compile(f"(?s)(?=.*{word.format(re.escape(table))}).*{word.format(re.escape(column))}")
+    return re.compile(word.format(re.escape(label)))
+
+
+def _relevant(path: str, text: str) -> str:
+    """A body that is a text is not looked into when it is stored."""
+    if kind_of(path) in ("function", "procedure") and "\nBEGIN ATOMIC" not in text:
+        return text.partition(" AS $")[0]
+    return text

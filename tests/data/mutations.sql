@@ -1,0 +1,1499 @@
+-- Single defects. Each begins with a line "--- its name", says what must be found as "---   kind object", one line each, and
+-- then is SQL. "---   perhaps kind pattern" may be found beside it, because it follows. "---   from 15": what older servers do
+-- not know. "---   by hand": the repair that comes with the finding does not mend it. Each is applied alone to a clean install,
+-- in a transaction that is rolled back. MONTH, DAY and TODAY stand for this month's partition of session_lifecycle, today's of
+-- performance_logs, and the date; a_stranger is a role; mutate.function and mutate.view, in tests/test_mutations.py, change a
+-- definition that is there.
+
+-- ── Tables ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- table dropped
+---   missing table analytics_aggregations
+DROP TABLE analytics_aggregations;
+
+--- partitioned table dropped, and a view with it
+---   missing table performance_logs
+DROP TABLE performance_logs CASCADE;
+
+--- application's table dropped
+---   missing table codebase_snapshots
+DROP TABLE codebase_snapshots;
+
+--- bookkeeping table dropped
+---   missing table pgvigil.leftovers
+DROP TABLE pgvigil.leftovers CASCADE;
+
+--- table renamed
+---   by hand
+---   missing table analytics_aggregations
+ALTER TABLE analytics_aggregations RENAME TO analytics;
+
+--- table moved to another schema
+---   missing table analytics_aggregations
+CREATE SCHEMA elsewhere;
+ALTER TABLE analytics_aggregations SET SCHEMA elsewhere;
+
+--- table of ours moved into our schema
+---   missing table analytics_aggregations
+---   unexpected table pgvigil.analytics_aggregations
+ALTER TABLE analytics_aggregations SET SCHEMA pgvigil;
+
+--- table unlogged
+---   different table analytics_aggregations
+ALTER TABLE analytics_aggregations SET UNLOGGED;
+
+--- table of the application unlogged
+---   different table codebase_snapshots
+ALTER TABLE codebase_snapshots SET UNLOGGED;
+
+--- fillfactor taken away
+---   different table sessions
+ALTER TABLE sessions RESET (fillfactor);
+
+--- fillfactor changed
+---   different table sessions
+ALTER TABLE sessions SET (fillfactor = 91);
+
+--- autovacuum off
+---   different table pgvigil.deleted_sessions
+ALTER TABLE pgvigil.deleted_sessions SET (autovacuum_enabled = off);
+
+--- fillfactor set where there is none
+---   different table analytics_aggregations
+ALTER TABLE analytics_aggregations SET (fillfactor = 50);
+
+--- another partition key
+---   by hand
+---   different table performance_logs
+---   perhaps * *performance_*
+CREATE TABLE other (LIKE performance_logs INCLUDING ALL) PARTITION BY HASH (id);
+DROP TABLE performance_logs CASCADE;
+ALTER TABLE other RENAME TO performance_logs;
+
+--- no longer partitioned
+---   by hand
+---   different table performance_logs
+---   perhaps * *performance_*
+CREATE TABLE other (LIKE performance_logs INCLUDING ALL);
+DROP TABLE performance_logs CASCADE;
+ALTER TABLE other RENAME TO performance_logs;
+
+--- table replaced by a view
+---   by hand
+---   different table analytics_aggregations
+---   perhaps * *analytics_aggregations*
+ALTER TABLE analytics_aggregations RENAME TO analytics;
+CREATE VIEW analytics_aggregations AS SELECT * FROM analytics;
+
+--- table replaced by a materialized view
+---   by hand
+---   different table analytics_aggregations
+---   perhaps * *analytics_aggregations*
+ALTER TABLE analytics_aggregations RENAME TO analytics;
+CREATE MATERIALIZED VIEW analytics_aggregations AS SELECT * FROM analytics;
+
+--- row security switched on
+---   unexpected row security of system_metrics
+ALTER TABLE system_metrics ENABLE ROW LEVEL SECURITY;
+
+--- row security forced
+---   unexpected row security of system_metrics
+ALTER TABLE system_metrics FORCE ROW LEVEL SECURITY;
+
+--- row security on one partition
+---   different partition MONTH
+ALTER TABLE MONTH ENABLE ROW LEVEL SECURITY;
+
+--- policy
+---   unexpected policy performance_logs.p
+CREATE POLICY p ON performance_logs USING (true);
+
+--- policy on bookkeeping
+---   unexpected policy pgvigil.migrations.p
+CREATE POLICY p ON pgvigil.migrations FOR SELECT TO pgvigil_reader USING (false);
+
+--- rule
+---   unexpected rule analytics_aggregations.r
+CREATE RULE r AS ON DELETE TO analytics_aggregations DO INSTEAD NOTHING;
+
+--- rule on a partition
+---   unexpected rule MONTH.r
+CREATE RULE r AS ON UPDATE TO MONTH DO INSTEAD NOTHING;
+
+--- rule on a view
+---   unexpected rule session_monitoring_view.r
+CREATE RULE r AS ON INSERT TO session_monitoring_view DO INSTEAD NOTHING;
+
+--- replica identity of a table of ours
+---   different table analytics_aggregations
+ALTER TABLE analytics_aggregations REPLICA IDENTITY NOTHING;
+
+--- child by inheritance
+---   unexpected table more
+CREATE TABLE more () INHERITS (analytics_aggregations);
+
+--- parent by inheritance
+---   by hand
+---   different table analytics_aggregations
+CREATE TABLE above (aggregation_data jsonb NOT NULL);
+ALTER TABLE analytics_aggregations INHERIT above;
+
+--- typed table
+---   by hand
+---   different table pgvigil.alembic_version
+CREATE TYPE public.version AS (version_num varchar(32));
+ALTER TABLE pgvigil.alembic_version OF public.version;
+
+--- owner of bookkeeping
+---   different table pgvigil.migrations
+ALTER TABLE pgvigil.migrations OWNER TO a_stranger;
+
+--- owner of a table of ours in the application's schema
+---   different table analytics_aggregations
+ALTER TABLE analytics_aggregations OWNER TO a_stranger;
+
+--- owner of a partition
+---   different partition MONTH
+ALTER TABLE MONTH OWNER TO a_stranger;
+
+--- table nobody asked for
+---   unexpected table pgvigil.extra
+CREATE TABLE pgvigil.extra (id integer);
+
+--- unlogged copy of ours
+---   unexpected table pgvigil.migrations_copy
+CREATE UNLOGGED TABLE pgvigil.migrations_copy (LIKE pgvigil.migrations INCLUDING ALL);
+
+--- comment on a table removed
+---   missing comment on table system_metrics
+COMMENT ON TABLE system_metrics IS NULL;
+
+--- comment on a table changed
+---   different comment on table system_metrics
+COMMENT ON TABLE system_metrics IS 'Something else';
+
+--- comment on bookkeeping changed
+---   different comment on table pgvigil.found_before
+COMMENT ON TABLE pgvigil.found_before IS 'Objects a migration found in its way';
+
+-- ── Columns ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- column dropped
+---   missing column performance_logs.metadata
+ALTER TABLE performance_logs DROP COLUMN metadata;
+
+--- added column dropped
+---   missing column context_history.tokens_used
+ALTER TABLE context_history DROP COLUMN tokens_used;
+
+--- column dropped, and its index with it
+---   missing column context_history.processing_time_ms
+ALTER TABLE context_history DROP COLUMN processing_time_ms;
+
+--- column dropped, and much with it
+---   missing column sessions.is_dormant
+ALTER TABLE sessions DROP COLUMN is_dormant CASCADE;
+
+--- column of the application dropped
+---   missing column handoff_requests.target_agent
+ALTER TABLE handoff_requests DROP COLUMN target_agent;
+
+--- column renamed
+---   by hand
+---   missing column system_metrics.metric_value
+---   unexpected column system_metrics.value
+---   perhaps different constraint system_metrics.system_metrics_metric_value_check
+ALTER TABLE system_metrics RENAME metric_value TO value;
+
+--- column of bookkeeping renamed
+---   by hand
+---   missing column pgvigil.migrations.tool_version
+---   unexpected column pgvigil.migrations.version
+ALTER TABLE pgvigil.migrations RENAME tool_version TO version;
+
+--- two columns swapped names
+---   by hand
+---   different column system_metrics.metric_value
+---   different column system_metrics.labels
+---   perhaps * *system_metrics*
+ALTER TABLE system_metrics RENAME metric_value TO swap;
+ALTER TABLE system_metrics RENAME labels TO metric_value;
+ALTER TABLE system_metrics RENAME swap TO labels;
+
+--- wider type
+---   different column context_history.processing_time_ms
+ALTER TABLE context_history ALTER processing_time_ms TYPE bigint;
+
+--- longer varchar
+---   different column analytics_aggregations.aggregation_type
+ALTER TABLE analytics_aggregations ALTER aggregation_type TYPE varchar(60);
+
+--- varchar without a limit
+---   different column system_metrics.metric_name
+ALTER TABLE system_metrics ALTER metric_name TYPE varchar;
+
+--- varchar to text
+---   different column system_metrics.metric_name
+ALTER TABLE system_metrics ALTER metric_name TYPE text;
+
+--- text to varchar
+---   different column context_history.content
+ALTER TABLE context_history ALTER content TYPE varchar(1000);
+
+--- numeric with a scale
+---   different column system_metrics.metric_value
+ALTER TABLE system_metrics ALTER metric_value TYPE numeric(12,2);
+
+--- time without a zone
+---   different column system_metrics.recorded_at
+ALTER TABLE system_metrics ALTER recorded_at TYPE timestamp;
+
+--- time to the second
+---   different column analytics_aggregations.created_at
+ALTER TABLE analytics_aggregations ALTER created_at TYPE timestamptz(0);
+
+--- jsonb to json
+---   different column analytics_aggregations.aggregation_data
+ALTER TABLE analytics_aggregations ALTER aggregation_data TYPE json;
+
+--- domain instead of its base type
+---   different column context_history.tokens_used
+CREATE DOMAIN count AS integer CHECK (VALUE >= 0);
+ALTER TABLE context_history ALTER tokens_used TYPE count;
+
+--- array instead of an element
+---   different column pgvigil.deleted_sessions.reason
+ALTER TABLE pgvigil.deleted_sessions ALTER reason TYPE text[] USING ARRAY[reason];
+
+--- NOT NULL taken away from an added column
+---   different column sessions.is_dormant
+ALTER TABLE sessions ALTER is_dormant DROP NOT NULL;
+
+--- NOT NULL taken away
+---   different column performance_logs.success
+ALTER TABLE performance_logs ALTER success DROP NOT NULL;
+
+--- NOT NULL taken away from bookkeeping
+---   different column pgvigil.tolerated_values.rows_found
+ALTER TABLE pgvigil.tolerated_values ALTER rows_found DROP NOT NULL;
+
+--- NOT NULL added
+---   different column sessions.agent_to
+ALTER TABLE sessions ALTER agent_to SET NOT NULL;
+
+--- NOT NULL added to one partition
+---   different column DAY.session_id
+ALTER TABLE DAY ALTER session_id SET NOT NULL;
+
+--- NOT NULL not valid
+---   from 18
+---   invalid column analytics_aggregations.created_at
+ALTER TABLE analytics_aggregations ALTER created_at DROP NOT NULL;
+ALTER TABLE analytics_aggregations ADD CONSTRAINT analytics_aggregations_created_at_not_null NOT NULL created_at NOT VALID;
+
+--- NOT NULL not inherited
+---   from 18
+---   different column analytics_aggregations.created_at
+ALTER TABLE analytics_aggregations ALTER CONSTRAINT analytics_aggregations_created_at_not_null NO INHERIT;
+
+--- default changed
+---   different column sessions.is_dormant
+ALTER TABLE sessions ALTER is_dormant SET DEFAULT true;
+
+--- default dropped
+---   different column sessions.last_activity_at
+ALTER TABLE sessions ALTER last_activity_at DROP DEFAULT;
+
+--- default added
+---   different column sessions.archived_at
+ALTER TABLE sessions ALTER archived_at SET DEFAULT now();
+
+--- default of the application dropped
+---   different column sessions.status
+ALTER TABLE sessions ALTER status DROP DEFAULT;
+
+--- default that is nearly the same
+---   different column session_lifecycle.created_at
+ALTER TABLE session_lifecycle ALTER created_at SET DEFAULT now();
+
+--- default by another function
+---   different column system_metrics.id
+ALTER TABLE system_metrics ALTER id SET DEFAULT gen_random_uuid();
+
+--- default by a function of the same name elsewhere
+---   different column analytics_aggregations.id
+CREATE FUNCTION public.uuid_v7() RETURNS uuid LANGUAGE sql RETURN gen_random_uuid();
+ALTER TABLE analytics_aggregations ALTER id SET DEFAULT public.uuid_v7();
+
+--- default of another type
+---   different column system_metrics.labels
+ALTER TABLE system_metrics ALTER labels SET DEFAULT '[]'::jsonb;
+
+--- default of bookkeeping changed
+---   different column pgvigil.migrations.applied_by
+ALTER TABLE pgvigil.migrations ALTER applied_by SET DEFAULT current_user;
+
+--- identity dropped
+---   different column pgvigil.found_before.id
+---   perhaps missing sequence of pgvigil.found_before.id
+ALTER TABLE pgvigil.found_before ALTER id DROP IDENTITY;
+
+--- identity by default
+---   different column pgvigil.found_before.id
+ALTER TABLE pgvigil.found_before ALTER id SET GENERATED BY DEFAULT;
+
+--- identity added
+---   by hand
+---   different column pgvigil.leftovers.next_block
+---   perhaps unexpected sequence of pgvigil.leftovers.next_block
+ALTER TABLE pgvigil.leftovers ALTER next_block DROP DEFAULT, ALTER next_block ADD GENERATED ALWAYS AS IDENTITY;
+
+--- identity in other steps
+---   different sequence of pgvigil.found_before.id
+ALTER TABLE pgvigil.found_before ALTER id SET INCREMENT BY 2;
+
+--- identity that goes round
+---   different sequence of pgvigil.found_before.id
+ALTER TABLE pgvigil.found_before ALTER id SET CYCLE SET MAXVALUE 1000;
+
+--- generated instead of stored
+---   different column context_history.tokens_used
+ALTER TABLE context_history DROP COLUMN tokens_used;
+ALTER TABLE context_history ADD COLUMN tokens_used integer GENERATED ALWAYS AS (length(content)) STORED;
+
+--- generated when read
+---   by hand
+---   from 18
+---   different column context_history.tokens_used
+ALTER TABLE context_history DROP COLUMN tokens_used;
+ALTER TABLE context_history ADD COLUMN tokens_used integer GENERATED ALWAYS AS (length(content)) VIRTUAL;
+
+--- collation
+---   different column system_metrics.metric_name
+ALTER TABLE system_metrics ALTER metric_name TYPE varchar(100) COLLATE "C";
+
+--- collation of a column of the application
+---   different column context_history.content
+ALTER TABLE context_history ALTER content TYPE text COLLATE "POSIX";
+
+--- storage of a column of ours
+---   different column session_lifecycle.event_data
+ALTER TABLE session_lifecycle ALTER event_data SET STORAGE EXTERNAL;
+
+--- compression of a column of ours
+---   different column pgvigil.deleted_sessions.events
+ALTER TABLE pgvigil.deleted_sessions ALTER events SET COMPRESSION pglz;
+
+--- column nobody asked for
+---   unexpected column system_metrics.extra
+ALTER TABLE system_metrics ADD COLUMN extra text;
+
+--- column nobody asked for in bookkeeping
+---   unexpected column pgvigil.migrations.extra
+ALTER TABLE pgvigil.migrations ADD COLUMN extra text;
+
+--- comment on an added column removed
+---   missing comment on column sessions.is_dormant
+COMMENT ON COLUMN sessions.is_dormant IS NULL;
+
+--- comment on a column changed
+---   different comment on column system_metrics.labels
+COMMENT ON COLUMN system_metrics.labels IS 'Labels';
+
+-- ── Constraints ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- CHECK dropped
+---   missing constraint performance_logs.performance_logs_duration_ms_check
+ALTER TABLE performance_logs DROP CONSTRAINT performance_logs_duration_ms_check;
+
+--- CHECK on the application's table dropped
+---   missing constraint sessions.sessions_status_check
+ALTER TABLE sessions DROP CONSTRAINT sessions_status_check;
+
+--- CHECK narrower
+---   different constraint performance_logs.performance_logs_duration_ms_check
+ALTER TABLE performance_logs DROP CONSTRAINT performance_logs_duration_ms_check,
+    ADD CONSTRAINT performance_logs_duration_ms_check CHECK (duration_ms > 0);
+
+--- CHECK wider
+---   different constraint sessions.sessions_status_check
+ALTER TABLE sessions DROP CONSTRAINT sessions_status_check, ADD CONSTRAINT sessions_status_check
+    CHECK (status::text = ANY ('{active,pending,completed,expired,cancelled,archived,odd}'::text[]));
+
+--- CHECK that lacks a value
+---   different constraint handoff_requests.handoff_requests_status_check
+ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD CONSTRAINT handoff_requests_status_check
+    CHECK (status::text = ANY ('{pending,accepted,rejected}'::text[]));
+
+--- CHECK of a value in another case
+---   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
+ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_aggregation_type_check,
+    ADD CONSTRAINT analytics_aggregations_aggregation_type_check
+    CHECK (aggregation_type::text = ANY ('{session_stats,handoff_stats,Performance_trends}'::text[]));
+
+--- CHECK on another column
+---   different constraint pgvigil.partition_policies.partition_policies_make_ahead_check
+ALTER TABLE pgvigil.partition_policies DROP CONSTRAINT partition_policies_make_ahead_check,
+    ADD CONSTRAINT partition_policies_make_ahead_check CHECK (length(step) >= 1);
+
+--- CHECK that lets NULL pass as another thing
+---   different constraint system_metrics.system_metrics_metric_value_check
+ALTER TABLE system_metrics DROP CONSTRAINT system_metrics_metric_value_check,
+    ADD CONSTRAINT system_metrics_metric_value_check CHECK (metric_value <> 'NaN'::numeric OR recorded_at IS NULL);
+
+--- CHECK not valid
+---   invalid constraint system_metrics.system_metrics_labels_check
+ALTER TABLE system_metrics DROP CONSTRAINT system_metrics_labels_check,
+    ADD CONSTRAINT system_metrics_labels_check CHECK (jsonb_typeof(labels) = 'object') NOT VALID;
+
+--- CHECK on the application's table not valid
+---   invalid constraint context_history.context_history_context_type_check
+SELECT pgvigil.put_value_check('context_history', 'context_type', '{message,file,tool_call,system}');
+
+--- CHECK not inherited
+---   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
+ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_aggregation_type_check,
+    ADD CONSTRAINT analytics_aggregations_aggregation_type_check
+    CHECK (aggregation_type::text = ANY ('{session_stats,handoff_stats,performance_trends}'::text[])) NO INHERIT;
+
+--- CHECK not enforced
+---   from 18
+---   different constraint system_metrics.system_metrics_labels_check
+---   perhaps invalid constraint system_metrics.system_metrics_labels_check
+ALTER TABLE system_metrics DROP CONSTRAINT system_metrics_labels_check,
+    ADD CONSTRAINT system_metrics_labels_check CHECK (jsonb_typeof(labels) = 'object') NOT ENFORCED;
+
+--- CHECK renamed
+---   missing constraint performance_logs.performance_logs_duration_ms_check
+---   unexpected constraint performance_logs.positive
+ALTER TABLE performance_logs RENAME CONSTRAINT performance_logs_duration_ms_check TO positive;
+
+--- unique key dropped
+---   missing constraint sessions.sessions_session_key_key
+ALTER TABLE sessions DROP CONSTRAINT sessions_session_key_key;
+
+--- unique key on fewer columns
+---   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
+    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (aggregation_type);
+
+--- unique key with its columns in another order
+---   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
+    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (time_bucket, aggregation_type);
+
+--- unique key with another column inside
+---   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
+    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (aggregation_type, time_bucket) INCLUDE (created_at);
+
+--- unique key that can be deferred
+---   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
+    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (aggregation_type, time_bucket) DEFERRABLE;
+
+--- unique key that takes NULLs for equal
+---   from 15
+---   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
+    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE NULLS NOT DISTINCT (aggregation_type, time_bucket);
+
+--- unique key without a constraint
+---   missing constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+---   perhaps unexpected index analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket;
+CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON analytics_aggregations (aggregation_type, time_bucket);
+
+--- primary key dropped, and foreign keys with it
+---   missing constraint sessions.sessions_pkey
+ALTER TABLE sessions DROP CONSTRAINT sessions_pkey CASCADE;
+
+--- primary key dropped
+---   missing constraint analytics_aggregations.analytics_aggregations_pkey
+ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_pkey;
+
+--- primary key of bookkeeping dropped
+---   missing constraint pgvigil.alembic_version.alembic_version_pkc
+ALTER TABLE pgvigil.alembic_version DROP CONSTRAINT alembic_version_pkc;
+
+--- primary key on more columns
+---   different constraint session_lifecycle.session_lifecycle_pkey
+ALTER TABLE session_lifecycle DROP CONSTRAINT session_lifecycle_pkey,
+    ADD CONSTRAINT session_lifecycle_pkey PRIMARY KEY (id, session_id);
+
+--- primary key that became a unique key
+---   different constraint pgvigil.migrations.migrations_pkey
+ALTER TABLE pgvigil.migrations DROP CONSTRAINT migrations_pkey, ADD CONSTRAINT migrations_pkey UNIQUE (revision);
+
+--- primary key that can be deferred
+---   different constraint pgvigil.leftovers.leftovers_pkey
+ALTER TABLE pgvigil.leftovers DROP CONSTRAINT leftovers_pkey,
+    ADD CONSTRAINT leftovers_pkey PRIMARY KEY (table_name) DEFERRABLE INITIALLY DEFERRED;
+
+--- index of a unique key invalid
+---   invalid constraint sessions.sessions_session_key_key
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'sessions_session_key_key'::regclass;
+
+--- foreign key dropped
+---   missing constraint session_lifecycle.session_lifecycle_session_id_fkey
+ALTER TABLE session_lifecycle DROP CONSTRAINT session_lifecycle_session_id_fkey;
+
+--- foreign key without its action
+---   different constraint context_history.context_history_session_id_fkey
+ALTER TABLE context_history DROP CONSTRAINT context_history_session_id_fkey,
+    ADD CONSTRAINT context_history_session_id_fkey FOREIGN KEY (session_id) REFERENCES sessions (id);
+
+--- foreign key with another action
+---   different constraint session_lifecycle.session_lifecycle_session_id_fkey
+ALTER TABLE session_lifecycle DROP CONSTRAINT session_lifecycle_session_id_fkey,
+    ADD CONSTRAINT session_lifecycle_session_id_fkey FOREIGN KEY (session_id) REFERENCES sessions (id) ON DELETE RESTRICT;
+
+--- foreign key with an action on update
+---   different constraint handoff_requests.handoff_requests_session_id_fkey
+ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_session_id_fkey, ADD CONSTRAINT handoff_requests_session_id_fkey
+    FOREIGN KEY (session_id) REFERENCES sessions (id) ON UPDATE CASCADE ON DELETE CASCADE;
+
+--- foreign key to be matched in full
+---   different constraint handoff_requests.handoff_requests_session_id_fkey
+ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_session_id_fkey, ADD CONSTRAINT handoff_requests_session_id_fkey
+    FOREIGN KEY (session_id) REFERENCES sessions (id) MATCH FULL ON DELETE CASCADE;
+
+--- foreign key to another table
+---   different constraint codebase_snapshots.codebase_snapshots_session_id_fkey
+ALTER TABLE codebase_snapshots DROP CONSTRAINT codebase_snapshots_session_id_fkey,
+    ADD CONSTRAINT codebase_snapshots_session_id_fkey FOREIGN KEY (session_id) REFERENCES context_history (id) ON DELETE CASCADE;
+
+--- foreign key deferred
+---   different constraint context_history.context_history_session_id_fkey
+ALTER TABLE context_history ALTER CONSTRAINT context_history_session_id_fkey DEFERRABLE INITIALLY DEFERRED;
+
+--- foreign key that can be deferred
+---   different constraint session_lifecycle.session_lifecycle_session_id_fkey
+ALTER TABLE session_lifecycle ALTER CONSTRAINT session_lifecycle_session_id_fkey DEFERRABLE;
+
+--- foreign key not valid
+---   invalid constraint codebase_snapshots.codebase_snapshots_session_id_fkey
+ALTER TABLE codebase_snapshots DROP CONSTRAINT codebase_snapshots_session_id_fkey, ADD CONSTRAINT
+    codebase_snapshots_session_id_fkey FOREIGN KEY (session_id) REFERENCES sessions (id) ON DELETE CASCADE NOT VALID;
+
+--- foreign key not enforced
+---   from 18
+---   different constraint context_history.context_history_session_id_fkey
+---   perhaps * constraint context_history.context_history_session_id_fkey
+ALTER TABLE context_history ALTER CONSTRAINT context_history_session_id_fkey NOT ENFORCED;
+
+--- foreign key that is not checked
+---   disabled constraint handoff_requests.handoff_requests_session_id_fkey
+ALTER TABLE handoff_requests DISABLE TRIGGER ALL;
+ALTER TABLE handoff_requests ENABLE TRIGGER guard_archived_session;
+
+--- foreign key that does not cascade
+---   disabled constraint context_history.context_history_session_id_fkey
+UPDATE pg_trigger SET tgenabled = 'D' WHERE tgrelid = 'sessions'::regclass
+    AND tgconstraint = (SELECT oid FROM pg_constraint WHERE conname = 'context_history_session_id_fkey');
+
+--- foreign key that is not checked in one partition
+---   disabled foreign key of MONTH
+ALTER TABLE MONTH DISABLE TRIGGER ALL;
+
+--- CHECK nobody asked for
+---   unexpected constraint performance_logs.extra
+ALTER TABLE performance_logs ADD CONSTRAINT extra CHECK (operation <> '');
+
+--- foreign key nobody asked for
+---   unexpected constraint performance_logs.extra
+ALTER TABLE performance_logs ADD CONSTRAINT extra FOREIGN KEY (session_id) REFERENCES sessions (id);
+
+--- unique key nobody asked for
+---   unexpected constraint pgvigil.migrations.extra
+ALTER TABLE pgvigil.migrations ADD CONSTRAINT extra UNIQUE (name);
+
+--- exclusion constraint nobody asked for
+---   unexpected constraint analytics_aggregations.extra
+ALTER TABLE analytics_aggregations ADD CONSTRAINT extra EXCLUDE USING btree (aggregation_type WITH =, time_bucket WITH =);
+
+--- constraint trigger nobody asked for
+---   unexpected trigger analytics_aggregations.extra
+---   perhaps unexpected constraint analytics_aggregations.extra
+CREATE CONSTRAINT TRIGGER extra AFTER INSERT ON analytics_aggregations DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+
+--- CHECK on one partition
+---   unexpected constraint MONTH.extra
+ALTER TABLE MONTH ADD CONSTRAINT extra CHECK (event_type <> 'created') NOT VALID;
+
+--- comment on a constraint removed
+---   missing comment on constraint system_metrics.system_metrics_labels_check
+COMMENT ON CONSTRAINT system_metrics_labels_check ON system_metrics IS NULL;
+
+--- comment on a constraint changed
+---   different comment on constraint system_metrics.system_metrics_labels_check
+COMMENT ON CONSTRAINT system_metrics_labels_check ON system_metrics IS 'Labels are labels';
+
+-- ── Indexes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- index dropped
+---   missing index sessions.idx_sessions_last_activity_at
+DROP INDEX idx_sessions_last_activity_at;
+
+--- index of a partitioned table dropped
+---   missing index performance_logs.idx_performance_logs_operation
+DROP INDEX idx_performance_logs_operation;
+
+--- index renamed
+---   missing index context_history.idx_context_history_content_size
+ALTER INDEX idx_context_history_content_size RENAME TO content_size;
+
+--- index of a table of ours renamed
+---   missing index system_metrics.idx_system_metrics_labels
+---   unexpected index system_metrics.by_label
+ALTER INDEX idx_system_metrics_labels RENAME TO by_label;
+
+--- index invalid
+---   invalid index sessions.idx_sessions_is_dormant
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_sessions_is_dormant'::regclass;
+
+--- index not ready
+---   invalid index context_history.idx_context_history_content_size
+UPDATE pg_index SET indisready = false WHERE indexrelid = 'idx_context_history_content_size'::regclass;
+
+--- index not live
+---   invalid index sessions.idx_sessions_archived_at
+UPDATE pg_index SET indislive = false WHERE indexrelid = 'idx_sessions_archived_at'::regclass;
+
+--- index of a partitioned table on no partition
+---   invalid index performance_logs.idx_performance_logs_session_id
+DROP INDEX idx_performance_logs_session_id;
+CREATE INDEX idx_performance_logs_session_id ON ONLY performance_logs (session_id) WHERE session_id IS NOT NULL;
+COMMENT ON INDEX idx_performance_logs_session_id IS 'The operations of a session';
+
+--- index of a partitioned table on one partition only
+---   invalid index performance_logs.idx_performance_logs_session_id
+DROP INDEX idx_performance_logs_session_id;
+CREATE INDEX idx_performance_logs_session_id ON ONLY performance_logs (session_id) WHERE session_id IS NOT NULL;
+COMMENT ON INDEX idx_performance_logs_session_id IS 'The operations of a session';
+CREATE INDEX of_day ON DAY (session_id) WHERE session_id IS NOT NULL;
+ALTER INDEX idx_performance_logs_session_id ATTACH PARTITION of_day;
+
+--- index invalid on one partition
+---   invalid index DAY.of_day
+DROP INDEX idx_performance_logs_session_id;
+CREATE INDEX of_day ON DAY (session_id) WHERE session_id IS NOT NULL;
+CREATE INDEX idx_performance_logs_session_id ON performance_logs (session_id) WHERE session_id IS NOT NULL;
+COMMENT ON INDEX idx_performance_logs_session_id IS 'The operations of a session';
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'of_day'::regclass;
+
+--- index without its predicate
+---   different index sessions.idx_sessions_is_dormant
+DROP INDEX idx_sessions_is_dormant;
+CREATE INDEX idx_sessions_is_dormant ON sessions (is_dormant);
+
+--- index with another predicate
+---   different index sessions.idx_sessions_retention_policy
+DROP INDEX idx_sessions_retention_policy;
+CREATE INDEX idx_sessions_retention_policy ON sessions (retention_policy) WHERE retention_policy <> 'Standard';
+
+--- index with a predicate turned round
+---   different index performance_logs.idx_performance_logs_operation
+DROP INDEX idx_performance_logs_operation;
+CREATE INDEX idx_performance_logs_operation ON performance_logs (operation) WHERE success;
+
+--- index with a predicate it should not have
+---   different index sessions.idx_sessions_status_last_activity
+DROP INDEX idx_sessions_status_last_activity;
+CREATE INDEX idx_sessions_status_last_activity ON sessions (status, last_activity_at) WHERE archived_at IS NULL;
+
+--- index of another operator class
+---   different index system_metrics.idx_system_metrics_labels
+DROP INDEX idx_system_metrics_labels;
+CREATE INDEX idx_system_metrics_labels ON system_metrics USING gin (labels);
+
+--- index for patterns
+---   different index system_metrics.idx_system_metrics_name_recorded_at
+DROP INDEX idx_system_metrics_name_recorded_at;
+CREATE INDEX idx_system_metrics_name_recorded_at ON system_metrics (metric_name varchar_pattern_ops, recorded_at);
+
+--- index of another collation
+---   different index system_metrics.idx_system_metrics_name_recorded_at
+DROP INDEX idx_system_metrics_name_recorded_at;
+CREATE INDEX idx_system_metrics_name_recorded_at ON system_metrics (metric_name COLLATE "C", recorded_at);
+
+--- index in another direction
+---   different index session_lifecycle.idx_session_lifecycle_session_id
+DROP INDEX idx_session_lifecycle_session_id;
+CREATE INDEX idx_session_lifecycle_session_id ON session_lifecycle (session_id, id) INCLUDE (event_type);
+
+--- index with NULLs at the other end
+---   different index sessions.idx_sessions_last_activity_at
+DROP INDEX idx_sessions_last_activity_at;
+CREATE INDEX idx_sessions_last_activity_at ON sessions (last_activity_at NULLS FIRST);
+
+--- index without what it includes
+---   different index session_lifecycle.idx_session_lifecycle_session_id
+DROP INDEX idx_session_lifecycle_session_id;
+CREATE INDEX idx_session_lifecycle_session_id ON session_lifecycle (session_id, id DESC);
+
+--- index that includes more
+---   different index sessions.idx_sessions_last_activity_at
+DROP INDEX idx_sessions_last_activity_at;
+CREATE INDEX idx_sessions_last_activity_at ON sessions (last_activity_at) INCLUDE (status);
+
+--- index with its columns in another order
+---   different index sessions.idx_sessions_status_last_activity
+DROP INDEX idx_sessions_status_last_activity;
+CREATE INDEX idx_sessions_status_last_activity ON sessions (last_activity_at, status);
+
+--- index on another column
+---   different index sessions.idx_sessions_last_activity_at
+DROP INDEX idx_sessions_last_activity_at;
+CREATE INDEX idx_sessions_last_activity_at ON sessions (updated_at);
+
+--- index on an expression
+---   different index performance_logs.idx_performance_logs_operation
+DROP INDEX idx_performance_logs_operation;
+CREATE INDEX idx_performance_logs_operation ON performance_logs (lower(operation)) WHERE NOT success;
+
+--- index of another method
+---   different index performance_logs.idx_performance_logs_created_at
+DROP INDEX idx_performance_logs_created_at;
+CREATE INDEX idx_performance_logs_created_at ON performance_logs (created_at);
+
+--- index by hash
+---   different index sessions.idx_sessions_retention_policy
+DROP INDEX idx_sessions_retention_policy;
+CREATE INDEX idx_sessions_retention_policy ON sessions USING hash (retention_policy) WHERE retention_policy <> 'standard';
+
+--- index over other stretches
+---   by hand
+---   different index system_metrics.idx_system_metrics_recorded_at
+DROP INDEX idx_system_metrics_recorded_at;
+CREATE INDEX idx_system_metrics_recorded_at ON system_metrics USING brin (recorded_at) WITH (pages_per_range = 64);
+
+--- index unique
+---   different index sessions.idx_sessions_status_last_activity
+DROP INDEX idx_sessions_status_last_activity;
+CREATE UNIQUE INDEX idx_sessions_status_last_activity ON sessions (status, last_activity_at);
+
+--- index on another table
+---   by hand
+---   missing index context_history.idx_context_history_content_size
+DROP INDEX idx_context_history_content_size;
+CREATE INDEX idx_context_history_content_size ON codebase_snapshots (content_hash);
+
+--- index nobody asked for
+---   unexpected index system_metrics.extra
+CREATE INDEX extra ON system_metrics (metric_value);
+
+--- unique index nobody asked for
+---   unexpected index pgvigil.deleted_sessions.extra
+CREATE UNIQUE INDEX extra ON pgvigil.deleted_sessions (session_key);
+
+--- index on one partition
+---   unexpected index MONTH.extra
+CREATE INDEX extra ON MONTH (created_at);
+
+--- comment on an index removed
+---   missing comment on index sessions.idx_sessions_archived_at
+COMMENT ON INDEX idx_sessions_archived_at IS NULL;
+
+--- comment on an index changed
+---   different comment on index sessions.idx_sessions_archived_at
+COMMENT ON INDEX idx_sessions_archived_at IS 'Archived sessions';
+
+-- ── Triggers ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- trigger dropped
+---   missing trigger sessions.log_session_lifecycle
+DROP TRIGGER log_session_lifecycle ON sessions;
+
+--- trigger renamed
+---   missing trigger sessions.keep_deleted_session
+---   unexpected trigger sessions.zz_keep_deleted_session
+ALTER TRIGGER keep_deleted_session ON sessions RENAME TO zz_keep_deleted_session;
+
+--- trigger disabled
+---   disabled trigger sessions.log_session_lifecycle
+ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;
+
+--- all triggers of a table disabled
+---   disabled trigger sessions.update_sessions_last_activity
+---   disabled trigger sessions.update_sessions_updated_at
+---   disabled trigger sessions.log_session_lifecycle
+---   disabled trigger sessions.log_session_lifecycle_created
+---   disabled trigger sessions.keep_deleted_session
+---   disabled trigger sessions.give_expiry
+---   disabled trigger sessions.guard_legal_hold
+ALTER TABLE sessions DISABLE TRIGGER USER;
+
+--- trigger on replicas only
+---   disabled trigger sessions.update_sessions_updated_at
+ALTER TABLE sessions ENABLE REPLICA TRIGGER update_sessions_updated_at;
+
+--- trigger also on replicas
+---   different trigger codebase_snapshots.guard_archived_session
+ALTER TABLE codebase_snapshots ENABLE ALWAYS TRIGGER guard_archived_session;
+
+--- trigger of fewer columns
+---   different trigger sessions.log_session_lifecycle
+CREATE OR REPLACE TRIGGER log_session_lifecycle AFTER UPDATE OF status ON sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
+
+--- trigger of every column
+---   different trigger sessions.update_sessions_last_activity
+CREATE OR REPLACE TRIGGER update_sessions_last_activity BEFORE UPDATE ON sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity();
+
+--- trigger with a condition
+---   different trigger sessions.update_sessions_updated_at
+CREATE OR REPLACE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions
+    FOR EACH ROW WHEN (OLD.status <> 'x') EXECUTE FUNCTION pgvigil.touch_session();
+
+--- trigger of another function
+---   different trigger sessions.update_sessions_updated_at
+CREATE OR REPLACE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity();
+
+--- trigger of a function of the same name elsewhere
+---   different trigger sessions.update_sessions_updated_at
+CREATE FUNCTION touch_session() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE OR REPLACE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION touch_session();
+
+--- trigger with an argument
+---   different trigger sessions.keep_deleted_session
+CREATE OR REPLACE TRIGGER keep_deleted_session BEFORE DELETE ON sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_deleted_session('x');
+
+--- trigger of fewer events
+---   different trigger handoff_requests.guard_archived_session
+CREATE OR REPLACE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE ON handoff_requests
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
+
+--- trigger after instead of before
+---   different trigger context_history.guard_archived_session
+CREATE OR REPLACE TRIGGER guard_archived_session AFTER INSERT OR UPDATE OR DELETE ON context_history
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
+
+--- trigger per statement
+---   different trigger context_history.guard_archived_session
+CREATE OR REPLACE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON context_history
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_session();
+
+--- transition table by another name
+---   different trigger sessions.log_session_lifecycle_created
+CREATE OR REPLACE TRIGGER log_session_lifecycle_created AFTER INSERT ON sessions
+    REFERENCING NEW TABLE AS rows FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
+
+--- transition table gone
+---   different trigger sessions.log_session_lifecycle_created
+CREATE OR REPLACE TRIGGER log_session_lifecycle_created AFTER INSERT ON sessions
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
+
+--- trigger deferred
+---   different trigger sessions.log_session_lifecycle
+---   perhaps unexpected constraint sessions.log_session_lifecycle
+DROP TRIGGER log_session_lifecycle ON sessions;
+CREATE CONSTRAINT TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON sessions
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
+
+--- trigger nobody asked for
+---   unexpected trigger analytics_aggregations.extra
+CREATE TRIGGER extra BEFORE INSERT ON analytics_aggregations
+    FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+
+--- trigger nobody asked for, disabled
+---   unexpected trigger system_metrics.extra
+CREATE TRIGGER extra BEFORE INSERT ON system_metrics FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+ALTER TABLE system_metrics DISABLE TRIGGER extra;
+
+--- second trigger of one of our functions
+---   unexpected trigger sessions.extra
+CREATE TRIGGER extra BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity();
+
+--- trigger of ours on a table of the application's own
+---   unexpected trigger app_notes.extra
+CREATE TABLE app_notes (id integer, session_id uuid);
+CREATE TRIGGER extra BEFORE INSERT ON app_notes FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
+
+--- trigger on one partition
+---   unexpected trigger DAY.extra
+CREATE TRIGGER extra BEFORE UPDATE ON DAY FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+
+--- trigger on a view
+---   unexpected trigger session_monitoring_view.extra
+CREATE TRIGGER extra INSTEAD OF INSERT ON session_monitoring_view
+    FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+
+--- trigger on TRUNCATE of bookkeeping
+---   unexpected trigger pgvigil.deleted_sessions.extra
+CREATE TRIGGER extra BEFORE TRUNCATE ON pgvigil.deleted_sessions
+    FOR EACH STATEMENT EXECUTE FUNCTION suppress_redundant_updates_trigger();
+
+--- comment on a trigger removed
+---   missing comment on trigger sessions.keep_deleted_session
+COMMENT ON TRIGGER keep_deleted_session ON sessions IS NULL;
+
+--- comment on a trigger changed
+---   different comment on trigger sessions.keep_deleted_session
+COMMENT ON TRIGGER keep_deleted_session ON sessions IS 'Deletion forgets all';
+
+-- ── Functions ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- function dropped
+---   missing function pgvigil.reactivate_session(uuid)
+DROP FUNCTION pgvigil.reactivate_session(uuid);
+
+--- function dropped, and its trigger with it
+---   missing function pgvigil.log_session_change()
+DROP FUNCTION pgvigil.log_session_change() CASCADE;
+
+--- procedure dropped
+---   missing procedure pgvigil.tighten_value_checks()
+DROP PROCEDURE pgvigil.tighten_value_checks();
+
+--- function renamed
+---   missing function pgvigil.put_back(text)
+---   unexpected function pgvigil.put_it_back(text)
+ALTER FUNCTION pgvigil.put_back(text) RENAME TO put_it_back;
+
+--- function moved
+---   missing function pgvigil.put_back(text)
+ALTER FUNCTION pgvigil.put_back(text) SET SCHEMA public;
+
+--- body changed by one character
+---   different function pgvigil.touch_session()
+SELECT mutate.function('pgvigil.touch_session()', '1 minute', '2 minute');
+
+--- body that does nothing
+---   different function pgvigil.move_last_activity()
+CREATE OR REPLACE FUNCTION pgvigil.move_last_activity() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+
+--- body of a SECURITY DEFINER function changed
+---   different function pgvigil.guard_archived_session()
+SELECT mutate.function('pgvigil.guard_archived_session()', 'archived_at IS NOT NULL', 'archived_at IS NULL');
+
+--- body of a procedure changed
+---   different procedure pgvigil.settle_dormancy(integer)
+SELECT mutate.function('pgvigil.settle_dormancy(integer)', '0.05', '0.06');
+
+--- body of an SQL function changed
+---   different function pgvigil.actor()
+SELECT mutate.function('pgvigil.actor()', 'SESSION_USER', 'CURRENT_USER');
+
+--- body of an SQL function in BEGIN ATOMIC changed
+---   different function pgvigil.pin_search_path()
+SELECT mutate.function('pgvigil.pin_search_path()', '''000''', '''001''');
+
+--- body of an SQL function as a string
+---   different function pgvigil.uuid_v7()
+CREATE OR REPLACE FUNCTION pgvigil.uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS 'SELECT gen_random_uuid()';
+
+--- body calls a function of the same name elsewhere
+---   different function pgvigil.log_session_created()
+SELECT mutate.function('pgvigil.log_session_created()', 'pgvigil.actor()', 'public.actor()');
+
+--- function SECURITY INVOKER
+---   different function pgvigil.log_session_change()
+ALTER FUNCTION pgvigil.log_session_change() SECURITY INVOKER;
+
+--- function SECURITY DEFINER
+---   different function pgvigil.reactivate_session(uuid)
+ALTER FUNCTION pgvigil.reactivate_session(uuid) SECURITY DEFINER;
+
+--- search_path of a function gone
+---   different function pgvigil.guard_archived_session()
+ALTER FUNCTION pgvigil.guard_archived_session() RESET search_path;
+
+--- search_path of a function changed
+---   different function pgvigil.keep_deleted_session()
+ALTER FUNCTION pgvigil.keep_deleted_session() SET search_path = tap, pg_temp;
+
+--- search_path of a function in another order
+---   different function pgvigil.keep_deleted_session()
+ALTER FUNCTION pgvigil.keep_deleted_session() SET search_path = pg_temp, public;
+
+--- search_path of a function without pg_temp
+---   different function pgvigil.log_session_created()
+ALTER FUNCTION pgvigil.log_session_created() SET search_path = public;
+
+--- another setting of a function
+---   different function pgvigil.touch_session()
+ALTER FUNCTION pgvigil.touch_session() SET work_mem = '1GB';
+
+--- another setting of a function that has one
+---   different function pgvigil.ensure_partitions(text, timestamp with time zone, timestamp with time zone)
+ALTER FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz) SET lock_timeout = 0;
+
+--- volatility
+---   different function pgvigil.actor()
+ALTER FUNCTION pgvigil.actor() VOLATILE;
+
+--- volatility that breaks ids
+---   different function pgvigil.uuid_v7()
+ALTER FUNCTION pgvigil.uuid_v7() STABLE;
+
+--- parallel
+---   different function pgvigil.uuid_v7()
+ALTER FUNCTION pgvigil.uuid_v7() PARALLEL UNSAFE;
+
+--- strict
+---   different function pgvigil.uuid_v7_floor(timestamp with time zone)
+ALTER FUNCTION pgvigil.uuid_v7_floor(timestamptz) STRICT;
+
+--- leakproof
+---   different function pgvigil.uuid_v7_time(uuid)
+ALTER FUNCTION pgvigil.uuid_v7_time(uuid) LEAKPROOF;
+
+--- cost
+---   different function pgvigil.uuid_v7_floor(timestamp with time zone)
+ALTER FUNCTION pgvigil.uuid_v7_floor(timestamptz) COST 100000;
+
+--- language
+---   different function pgvigil.actor()
+CREATE OR REPLACE FUNCTION pgvigil.actor() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS
+    $$ BEGIN RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text); END $$;
+
+--- default of an argument changed
+---   different procedure pgvigil.adopt_leftovers(integer)
+SELECT mutate.function('pgvigil.adopt_leftovers(integer)', 'DEFAULT 128', 'DEFAULT 129');
+
+--- default of an argument gone
+---   different procedure pgvigil.adopt_leftovers(integer)
+SELECT mutate.function('pgvigil.adopt_leftovers(integer)', ' DEFAULT 128', '', true);
+
+--- name of an argument
+---   different function pgvigil.reactivate_session(uuid)
+SELECT mutate.function('pgvigil.reactivate_session(uuid)', '(session uuid)', '(sessions_id uuid)', true);
+
+--- type of an argument
+---   missing function pgvigil.mark_initialized(text)
+---   unexpected function pgvigil.mark_initialized(character varying)
+SELECT mutate.function('pgvigil.mark_initialized(text)', '(schema_version text)', '(schema_version varchar)', true);
+
+--- argument more
+---   missing function pgvigil.put_back(text)
+---   unexpected function pgvigil.put_back(text, text)
+SELECT mutate.function('pgvigil.put_back(text)', '(of_revision text)', '(of_revision text, more text DEFAULT NULL)', true);
+
+--- result
+---   different function pgvigil.adopt_rows(text, bigint, bigint)
+SELECT mutate.function('pgvigil.adopt_rows(text,bigint,bigint)', 'RETURNS bigint', 'RETURNS integer', true);
+
+--- set of results
+---   different function pgvigil.put_back(text)
+CREATE OR REPLACE FUNCTION pgvigil.nothing() RETURNS void LANGUAGE sql RETURN NULL;
+DROP FUNCTION pgvigil.nothing(), pgvigil.put_back(text);
+CREATE FUNCTION pgvigil.put_back(of_revision text) RETURNS SETOF void LANGUAGE plpgsql AS 'BEGIN RETURN; END';
+
+--- procedure instead of a function
+---   missing function pgvigil.mark_initialized(text)
+---   unexpected procedure pgvigil.mark_initialized(text)
+DROP FUNCTION pgvigil.mark_initialized(text);
+CREATE PROCEDURE pgvigil.mark_initialized(schema_version text) LANGUAGE sql AS 'SELECT 1';
+
+--- owner of a SECURITY DEFINER function
+---   different function pgvigil.log_session_change()
+ALTER FUNCTION pgvigil.log_session_change() OWNER TO a_stranger;
+
+--- overload
+---   unexpected function pgvigil.reactivate_session(text)
+CREATE FUNCTION pgvigil.reactivate_session(text) RETURNS boolean LANGUAGE sql RETURN false;
+
+--- function nobody asked for
+---   unexpected function pgvigil.extra()
+CREATE FUNCTION pgvigil.extra() RETURNS integer LANGUAGE sql RETURN 1;
+
+--- procedure nobody asked for
+---   unexpected procedure pgvigil.extra()
+CREATE PROCEDURE pgvigil.extra() LANGUAGE sql AS 'SELECT 1';
+
+--- aggregate nobody asked for
+---   unexpected aggregate pgvigil.extra(integer)
+CREATE AGGREGATE pgvigil.extra(integer) (SFUNC = int4pl, STYPE = integer);
+
+--- comment on a function removed
+---   missing comment on function pgvigil.actor()
+COMMENT ON FUNCTION pgvigil.actor() IS NULL;
+
+--- comment on a function changed
+---   different comment on function pgvigil.actor()
+COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts';
+
+-- ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- view dropped
+---   missing view performance_monitoring_view
+DROP VIEW performance_monitoring_view;
+
+--- view renamed
+---   missing view performance_monitoring_view
+ALTER VIEW performance_monitoring_view RENAME TO performance;
+
+--- view with another WHERE
+---   different view performance_monitoring_view
+SELECT mutate.view('performance_monitoring_view', '24:00:00', '25:00:00');
+
+--- view with another constant
+---   different view performance_monitoring_view
+SELECT mutate.view('performance_monitoring_view', '24:00:00', '12:00:00');
+
+--- view with another order inside
+---   different view session_monitoring_view
+SELECT mutate.view('session_monitoring_view', 'DESC', '');
+
+--- view that leaves rows out
+---   different view session_monitoring_view
+SELECT mutate.view('session_monitoring_view', ';', ' WHERE s.archived_at IS NULL;');
+
+--- view of constants
+---   different view performance_monitoring_view
+CREATE OR REPLACE VIEW performance_monitoring_view AS SELECT ''::varchar(100) AS operation, 0::bigint AS total_calls,
+    0.0 AS avg_duration_ms, 0 AS min_duration_ms, 0 AS max_duration_ms, 0::float8 AS p95_duration_ms,
+    0::bigint AS successful_calls, 0::bigint AS failed_calls, 0.0 AS success_rate_percent;
+
+--- view over another table of the same name
+---   different view session_monitoring_view
+CREATE SCHEMA elsewhere;
+CREATE TABLE elsewhere.handoff_requests (LIKE handoff_requests);
+SELECT mutate.view('session_monitoring_view', 'FROM handoff_requests', 'FROM elsewhere.handoff_requests');
+
+--- column of a view renamed
+---   missing column session_monitoring_view.hours_since_activity
+---   unexpected column session_monitoring_view.hours_idle
+---   perhaps different view session_monitoring_view
+ALTER VIEW session_monitoring_view RENAME COLUMN hours_since_activity TO hours_idle;
+
+--- column of a view added
+---   unexpected column performance_monitoring_view.extra
+---   perhaps different view performance_monitoring_view
+SELECT mutate.view('performance_monitoring_view', ' FROM', ', 1 AS extra FROM');
+
+--- column of a view dropped
+---   missing column pgvigil.job_status.purpose
+---   perhaps different view pgvigil.job_status
+SELECT mutate.view('pgvigil.job_status', 'j.purpose,', '', true);
+
+--- column of a view of another type
+---   different column pgvigil.job_status.purpose
+---   perhaps different view pgvigil.job_status
+SELECT mutate.view('pgvigil.job_status', 'j.purpose,', 'j.purpose::varchar AS purpose,', true);
+
+--- column of a view cut
+---   different column session_monitoring_view.status
+---   perhaps different view session_monitoring_view
+SELECT mutate.view('session_monitoring_view', 'status,', 'status::varchar(10) AS status,', true);
+
+--- column of a view with a default
+---   different column session_monitoring_view.status
+ALTER VIEW session_monitoring_view ALTER COLUMN status SET DEFAULT 'active';
+
+--- view that reads with its owner's rights
+---   from 15
+---   different view session_monitoring_view
+ALTER VIEW session_monitoring_view RESET (security_invoker);
+
+--- view that says it reads with its owner's rights
+---   from 15
+---   different view performance_monitoring_view
+ALTER VIEW performance_monitoring_view SET (security_invoker = false);
+
+--- view behind a barrier
+---   different view session_monitoring_view
+ALTER VIEW session_monitoring_view SET (security_barrier = true);
+
+--- owner of a view
+---   different view session_monitoring_view
+ALTER VIEW session_monitoring_view OWNER TO a_stranger;
+
+--- view replaced by a table
+---   by hand
+---   different view performance_monitoring_view
+---   perhaps * *performance_monitoring_view*
+CREATE TABLE copy AS SELECT * FROM performance_monitoring_view;
+DROP VIEW performance_monitoring_view;
+ALTER TABLE copy RENAME TO performance_monitoring_view;
+
+--- view replaced by a materialized view
+---   different view performance_monitoring_view
+---   perhaps * *performance_monitoring_view*
+CREATE TABLE copy AS SELECT * FROM performance_monitoring_view;
+DROP VIEW performance_monitoring_view;
+CREATE MATERIALIZED VIEW performance_monitoring_view AS SELECT * FROM copy;
+
+--- view nobody asked for
+---   unexpected view pgvigil.extra
+CREATE VIEW pgvigil.extra AS SELECT 1 AS one;
+
+--- materialized view nobody asked for
+---   unexpected view pgvigil.extra
+CREATE MATERIALIZED VIEW pgvigil.extra AS SELECT 1 AS one;
+
+--- comment on a view removed
+---   missing comment on view session_monitoring_view
+COMMENT ON VIEW session_monitoring_view IS NULL;
+
+--- comment on a view changed
+---   different comment on view session_monitoring_view
+COMMENT ON VIEW session_monitoring_view IS 'One row a session';
+
+-- ── Partitions and rows ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- partition detached
+---   different partition MONTH
+ALTER TABLE session_lifecycle DETACH PARTITION MONTH;
+
+--- partition being detached
+---   by hand
+---   different partition MONTH
+UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'MONTH'::regclass;
+
+--- no partition for now
+---   missing partition of performance_logs for TODAY
+DROP TABLE DAY;
+
+--- default partition dropped
+---   missing partition system_metrics_default
+DROP TABLE system_metrics_default;
+
+--- default partition detached
+---   different partition session_lifecycle_default
+ALTER TABLE session_lifecycle DETACH PARTITION session_lifecycle_default;
+
+--- default partition renamed
+---   different partition spare
+ALTER TABLE performance_logs_default RENAME TO spare;
+
+--- partition renamed
+---   different partition my_month
+ALTER TABLE MONTH RENAME TO my_month;
+
+--- partition named after another month
+---   by hand
+---   different partition session_lifecycle_p209901
+ALTER TABLE MONTH RENAME TO session_lifecycle_p209901;
+
+--- partition in another schema
+---   by hand
+---   different partition elsewhere.MONTH
+CREATE SCHEMA elsewhere;
+ALTER TABLE MONTH SET SCHEMA elsewhere;
+
+--- partition unlogged
+---   different partition MONTH
+ALTER TABLE MONTH SET UNLOGGED;
+
+--- partition over half of its month
+---   different partition system_metrics_p209901
+CREATE TABLE system_metrics_p209901 PARTITION OF system_metrics FOR VALUES FROM
+    (pgvigil.uuid_v7_floor('2099-01-01 00:00+00')) TO (pgvigil.uuid_v7_floor('2099-01-15 00:00+00'));
+
+--- partition cut in local time
+---   different partition performance_logs_p20990101
+CREATE TABLE performance_logs_p20990101 PARTITION OF performance_logs FOR VALUES FROM
+    (pgvigil.uuid_v7_floor('2099-01-01 00:00+01')) TO (pgvigil.uuid_v7_floor('2099-01-02 00:00+01'));
+
+--- partition that is partitioned
+---   by hand
+---   different partition system_metrics_p209901
+CREATE TABLE system_metrics_p209901 PARTITION OF system_metrics FOR VALUES FROM
+    (pgvigil.uuid_v7_floor('2099-01-01 00:00+00')) TO (pgvigil.uuid_v7_floor('2099-02-01 00:00+00')) PARTITION BY HASH (id);
+
+--- row that must be there
+---   by hand
+---   missing row pgvigil.partition_policies (parent_table = performance_logs)
+DELETE FROM pgvigil.partition_policies WHERE parent_table = 'performance_logs';
+
+-- ── Sequences, types and what else a schema may hold ────────────────────────────────────────────────────────────────────
+
+--- sequence nobody asked for
+---   unexpected sequence pgvigil.extra
+CREATE SEQUENCE pgvigil.extra;
+
+--- enum nobody asked for
+---   unexpected type pgvigil.mood
+CREATE TYPE pgvigil.mood AS ENUM ('good', 'bad');
+
+--- domain nobody asked for
+---   unexpected type pgvigil.positive
+CREATE DOMAIN pgvigil.positive AS integer CHECK (VALUE > 0);
+
+--- composite type nobody asked for
+---   unexpected type pgvigil.pair
+CREATE TYPE pgvigil.pair AS (a integer, b integer);
+
+--- range type nobody asked for
+---   by hand
+---   unexpected type pgvigil.span
+---   perhaps unexpected * pgvigil.*
+CREATE TYPE pgvigil.span AS RANGE (subtype = float8);
+
+--- operator nobody asked for
+---   unexpected operator pgvigil.@@@(integer, integer)
+CREATE OPERATOR pgvigil.@@@ (LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4pl);
+
+--- collation nobody asked for
+---   unexpected collation pgvigil.odd
+CREATE COLLATION pgvigil.odd FROM "C";
+
+--- text search configuration nobody asked for
+---   unexpected other ts_config pgvigil.odd
+CREATE TEXT SEARCH CONFIGURATION pgvigil.odd (COPY = pg_catalog.simple);
+
+--- extension in our schema
+---   unexpected extension fuzzystrmatch
+CREATE EXTENSION fuzzystrmatch SCHEMA pgvigil;
+
+--- foreign table in our schema
+---   unexpected table pgvigil.extra
+CREATE FOREIGN DATA WRAPPER nowhere;
+CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;
+CREATE FOREIGN TABLE pgvigil.extra (id integer) SERVER nowhere;
+
+-- ── Schemas ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- schema dropped
+---   by hand
+---   missing schema pgvigil
+---   perhaps * *
+DROP SCHEMA pgvigil CASCADE;
+
+--- schema renamed
+---   by hand
+---   missing schema pgvigil
+---   perhaps * *
+ALTER SCHEMA pgvigil RENAME TO vigil;
+
+--- owner of the schema
+---   different schema pgvigil
+ALTER SCHEMA pgvigil OWNER TO a_stranger;
+
+--- comment on the schema removed
+---   missing comment on schema pgvigil
+COMMENT ON SCHEMA pgvigil IS NULL;
+
+--- comment on the schema changed
+---   different comment on schema pgvigil
+COMMENT ON SCHEMA pgvigil IS 'pgvigil';
+
+-- ── Rights ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- right revoked on a table
+---   missing grant on table session_lifecycle to pgvigil_reader
+REVOKE SELECT ON session_lifecycle FROM pgvigil_reader;
+
+--- right revoked on the application's table
+---   missing grant on table sessions to pgvigil_reader
+REVOKE SELECT ON sessions FROM pgvigil_reader;
+
+--- right revoked on a view
+---   missing grant on view session_monitoring_view to pgvigil_reader
+REVOKE SELECT ON session_monitoring_view FROM pgvigil_reader;
+
+--- one right of several revoked
+---   different grant on table session_lifecycle to pgvigil_admin
+REVOKE DELETE ON session_lifecycle FROM pgvigil_admin;
+
+--- right of the writer revoked
+---   missing grant on table performance_logs to pgvigil_writer
+REVOKE INSERT ON performance_logs FROM pgvigil_writer;
+
+--- right to everybody
+---   unexpected grant on table session_lifecycle to PUBLIC
+GRANT SELECT ON session_lifecycle TO PUBLIC;
+
+--- right to everybody on bookkeeping
+---   unexpected grant on table pgvigil.deleted_sessions to PUBLIC
+GRANT INSERT ON pgvigil.deleted_sessions TO PUBLIC;
+
+--- right to a stranger
+---   unexpected grant on table system_metrics to a_stranger
+GRANT TRUNCATE ON system_metrics TO a_stranger;
+
+--- right to a stranger on one partition
+---   unexpected grant on table DAY to a_stranger
+GRANT SELECT ON DAY TO a_stranger;
+
+--- right more to the reader
+---   different grant on table pgvigil.migrations to pgvigil_reader
+GRANT DELETE ON pgvigil.migrations TO pgvigil_reader;
+
+--- right to pass on
+---   different grant on table system_metrics to pgvigil_writer
+GRANT INSERT ON system_metrics TO pgvigil_writer WITH GRANT OPTION;
+
+--- right of the owner revoked
+---   unexpected revocation on table pgvigil.deleted_sessions from postgres
+REVOKE INSERT ON pgvigil.deleted_sessions FROM CURRENT_USER;
+
+--- right on a column
+---   unexpected grant on column pgvigil.deleted_sessions.last_row to PUBLIC
+GRANT SELECT (last_row) ON pgvigil.deleted_sessions TO PUBLIC;
+
+--- right on a column to a role of ours
+---   unexpected grant on column session_lifecycle.event_data to pgvigil_writer
+GRANT UPDATE (event_data) ON session_lifecycle TO pgvigil_writer;
+
+--- right on the schema revoked
+---   missing grant on schema pgvigil to pgvigil_reader
+REVOKE USAGE ON SCHEMA pgvigil FROM pgvigil_reader;
+
+--- right to create in the schema
+---   unexpected grant on schema pgvigil to PUBLIC
+GRANT CREATE ON SCHEMA pgvigil TO PUBLIC;
+
+--- right on the schema more
+---   different grant on schema pgvigil to pgvigil_writer
+GRANT CREATE ON SCHEMA pgvigil TO pgvigil_writer;
+
+--- right on the application's schema revoked
+---   missing grant on schema public to pgvigil_writer
+REVOKE USAGE ON SCHEMA public FROM pgvigil_writer;
+
+--- right to call revoked
+---   unexpected revocation on function pgvigil.reactivate_session(uuid) from PUBLIC
+REVOKE EXECUTE ON FUNCTION pgvigil.reactivate_session(uuid) FROM PUBLIC;
+
+--- right to call to a stranger
+---   unexpected grant on function pgvigil.actor() to a_stranger
+GRANT EXECUTE ON FUNCTION pgvigil.actor() TO a_stranger;
+
+--- right on a sequence
+---   unexpected grant on sequence pgvigil.found_before_id_seq to PUBLIC
+GRANT UPDATE ON SEQUENCE pgvigil.found_before_id_seq TO PUBLIC;
+
+--- default privileges in our schema
+---   unexpected default grant in schema pgvigil on tables of postgres to PUBLIC
+ALTER DEFAULT PRIVILEGES IN SCHEMA pgvigil GRANT ALL ON TABLES TO PUBLIC;
+
+--- default privileges for functions in our schema
+---   unexpected default grant in schema pgvigil on functions of postgres to a_stranger
+ALTER DEFAULT PRIVILEGES IN SCHEMA pgvigil GRANT EXECUTE ON FUNCTIONS TO a_stranger;
+
+--- reader that can log in
+---   different role pgvigil_reader
+ALTER ROLE pgvigil_reader LOGIN;
+
+--- reader that may do anything
+---   different role pgvigil_reader
+ALTER ROLE pgvigil_reader SUPERUSER;
+
+--- writer that passes row security
+---   different role pgvigil_writer
+ALTER ROLE pgvigil_writer BYPASSRLS;
+
+--- admin that makes roles
+---   different role pgvigil_admin
+ALTER ROLE pgvigil_admin CREATEROLE;
+
+--- reader that is an admin
+---   different role pgvigil_reader
+GRANT pgvigil_admin TO pgvigil_reader;
+
+--- writer that reads all data
+---   different role pgvigil_writer
+GRANT pg_read_all_data TO pgvigil_writer;
+
+-- ── Settings that turn triggers off ─────────────────────────────────────────────────────────────────────────────────────
+
+--- triggers off for everybody
+---   disabled setting session_replication_role
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET session_replication_role = replica', current_database()); END $$;

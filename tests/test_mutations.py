@@ -1,0 +1,87 @@
+"""Every single defect is found, under the name of the object that has it, and nothing else is reported beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from cases import Case, load
+from conftest import Connection, Database, Run
+
+CASES = load(Path(__file__).parent / "data" / "mutations.sql")
+KINDS = ("missing", "different", "invalid", "disabled", "unexpected")
+
+# What a case calls, and what it would be laborious to write out: the definition as the server prints it, with a change.
+TOOLS = """
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'a_stranger') THEN CREATE ROLE a_stranger; END IF;
+END $$;
+CREATE SCHEMA mutate;
+CREATE FUNCTION mutate.changed(text, old text, new text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    IF strpos($1, old) = 0 THEN RAISE '% does not stand in %', old, $1; END IF;
+    RETURN replace($1, old, new);
+END $$;
+CREATE FUNCTION mutate.function(name regprocedure, old text, new text, anew boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    definition text := mutate.changed(pg_get_functiondef(name), old, new);
+BEGIN
+    IF anew THEN EXECUTE format('DROP ROUTINE %s', name); END IF;
+    EXECUTE definition;
+END $$;
+CREATE FUNCTION mutate.view(name regclass, old text, new text, anew boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    view text := name;
+    definition text := mutate.changed(pg_get_viewdef(name), old, new);
+    options text := (SELECT 'WITH (' || array_to_string(reloptions, ', ') || ')' FROM pg_class WHERE oid = name);
+    rights text := (SELECT string_agg(format('GRANT SELECT ON %s TO %I', view, rolname), ';')
+                    FROM pg_class, aclexplode(relacl) a, pg_roles r WHERE pg_class.oid = name AND r.oid = a.grantee);
+    comment text := obj_description(name, 'pg_class');
+BEGIN
+    IF anew THEN EXECUTE format('DROP VIEW %s', view); END IF;
+    EXECUTE format('CREATE OR REPLACE VIEW %s %s AS %s', view, options, definition);
+    IF anew THEN EXECUTE format('%s; COMMENT ON VIEW %s IS %L', rights, view, comment); END IF;
+END $$;
+"""
+
+
+def named(findings: list[dict[str, str]]) -> set[str]:
+    return {f"{finding['kind']} {finding['object']}" for finding in findings}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_single_defect_is_found_under_its_name_and_repaired(
+    case: Case, shared: Database, uncommitted: Connection, call: Run
+) -> None:
+    if shared.server.major < case.since:
+        pytest.skip(f"PostgreSQL {case.since} and later")
+    expected = {f"{kind} {path}" for kind in KINDS for path in case.remarked(kind)}
+    uncommitted.execute(TOOLS + case.sql)
+    found = call("pgvigil", "validate", "--format", "json", "--database-url", shared.url)
+    assert found.stdout, found.stderr
+    findings = json.loads(found.stdout)["findings"]
+    beside = named(findings)
+    follows = case.remarked("perhaps")
+    beside -= {one for one in beside - expected if any(fnmatchcase(one, pattern) for pattern in follows)}
+    assert sorted(beside) == sorted(expected)
+    assert found.returncode == 1
+    if not case.remarked("by"):
+        repair = findings[0]["fix"]
+        if len(findings) > 1:  # in an order that works
+            repair = call("pgvigil", "validate", "--fix-sql", "--database-url", shared.url).stdout
+        assert repair
+        uncommitted.execute(re.sub("^-- (DROP|ALTER)", r"\1", repair.replace(" CONCURRENTLY", ""), flags=re.MULTILINE))
+        again = call("pgvigil", "validate", "--format", "json", "--database-url", shared.url)
+        assert named(json.loads(again.stdout)["findings"]) == set()
+
+
+def test_each_case_says_what_must_be_found() -> None:
+    for case in CASES:
+        words = {word for word, _ in case.remarks}
+        assert words <= {"from", "perhaps", "by", *KINDS}, case.name
+        assert words & set(KINDS), case.name
+    assert len({case.name for case in CASES}) == len(CASES)

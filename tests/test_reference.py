@@ -1,0 +1,206 @@
+"""What the spec does not spell out is held against our own DDL, loaded on the same server."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgvigil import project
+from pgvigil.database import parse_url
+from pgvigil.validate import Reference, fix_sql, keep_reference, load_declaration, validate
+from pgvigil.validate.reference import WHAT
+
+SPEC = load_declaration(project.SPEC)
+SCRATCH = "SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil_reference_%'"
+
+
+def named(findings: Any) -> list[tuple[str, str]]:
+    return sorted((finding.kind, finding.object) for finding in findings)
+
+
+def test_new_install_is_as_the_reference(fresh: Any, reference: Any) -> None:
+    with fresh.connect() as conn:
+        report = validate(conn, SPEC, "public", reference=reference)
+    assert (report.findings, report.notes, report.unchecked) == ((), (), ())
+
+
+@pytest.mark.parametrize("state", ["migrated", "adopted"])
+def test_migrated_install_has_nothing_that_the_reference_has_not(state: str, request: Any, reference: Any) -> None:
+    with request.getfixturevalue(state).connect() as conn:
+        assert named(validate(conn, SPEC, "public", reference=reference).findings) == []
+
+
+def test_reference_has_nothing_that_the_spec_leaves_out(reference: Any) -> None:
+    """Tables, columns, constraints, indexes, triggers, views and functions are declared by hand."""
+    declared = ("table ", "column ", "constraint ", "index ", "trigger ", "view ", "function ", "procedure ", "type ")
+    cut = {root for path, root in reference.roots.items() if reference.details.get(f"table {root}", {}).get("cut")}
+    made = {path for path in reference.objects if path.startswith(declared) and reference.roots[path] not in cut}
+    assert sorted(made - SPEC.objects.keys()) == []
+
+
+# Several at once, or with much hanging on them: only that they are found and repaired.
+DISASTERS = [
+    "DROP TABLE performance_logs CASCADE",
+    "DROP TABLE sessions CASCADE",
+    "ALTER FUNCTION pgvigil.actor() RENAME TO acteur",
+    "ALTER TABLE sessions DROP COLUMN is_dormant CASCADE",
+    "DROP FUNCTION pgvigil.log_session_change() CASCADE",
+    "DROP VIEW session_monitoring_view; ALTER TABLE sessions DISABLE TRIGGER ALL; DROP INDEX idx_sessions_is_dormant;"
+    " ALTER TABLE system_metrics ALTER labels DROP NOT NULL, ALTER labels DROP DEFAULT; GRANT ALL ON sessions TO pgvigil_reader;"
+    " UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_sessions_archived_at'::regclass",
+]
+
+
+def apply(conn: Any, script: str) -> None:
+    """In the test's transaction, and with what would destroy data."""
+    conn.execute(re.sub("^-- (DROP|ALTER)", r"\1", script.replace(" CONCURRENTLY", ""), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("disaster", DISASTERS)
+def test_one_script_repairs_many_defects(fresh: Any, reference: Any, disaster: str) -> None:
+    with fresh.connect(autocommit=False) as conn:
+        conn.execute(disaster)
+        report = validate(conn, SPEC, "public", reference=reference)
+        assert report.findings
+        apply(conn, fix_sql(report))
+        assert named(validate(conn, SPEC, "public", reference=reference).findings) == []
+
+
+def test_index_is_repaired_without_a_lock_against_writers(fresh: Any, reference: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_sessions_archived_at'::regclass")
+        (finding,) = validate(conn, SPEC, "public", reference=reference).findings
+        for statement in finding.fix.split(";\n"):
+            conn.execute(statement)
+        assert finding.fix.startswith("DROP INDEX CONCURRENTLY idx_sessions_archived_at;\nCREATE INDEX CONCURRENTLY")
+        assert validate(conn, SPEC, "public", reference=reference).ok
+
+
+def test_what_would_destroy_data_is_commented_out(fresh: Any, reference: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("CREATE TABLE pgvigil.extra (id integer)")
+        conn.execute("ALTER TABLE system_metrics ADD extra text")
+        report = validate(conn, SPEC, "public", reference=reference)
+    assert {finding.fix for finding in report.findings} == {
+        "-- DROP TABLE pgvigil.extra;",
+        "-- ALTER TABLE system_metrics DROP COLUMN extra;",
+    }
+
+
+def test_rights_that_default_privileges_gave_are_told_not_failed(fresh: Any, reference: Any) -> None:
+    with fresh.connect(autocommit=False) as conn:
+        conn.execute("ALTER DEFAULT PRIVILEGES GRANT TRIGGER ON TABLES TO PUBLIC")
+        conn.execute("GRANT TRIGGER ON system_metrics TO PUBLIC")
+        report = validate(conn, SPEC, "public", reference=reference)
+        assert named(report.findings) == []
+        assert named(report.notes) == [("unexpected", "grant on table system_metrics to PUBLIC")]
+        conn.rollback()
+
+
+def test_more_rights_for_a_role_of_ours_on_a_table_of_the_application_are_told(fresh: Any, reference: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("GRANT DELETE ON handoff_requests TO pgvigil_writer")
+        report = validate(conn, SPEC, "public", reference=reference)
+    assert named(report.findings) == []
+    assert named(report.notes) == [("unexpected", "grant on table handoff_requests to pgvigil_writer")]
+
+
+def test_sequence_behind_a_column_of_the_application_is_its_business(fresh: Any, reference: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("ALTER TABLE sessions ADD COLUMN number serial")
+        report = validate(conn, SPEC, "public", reference=reference)
+    assert named(report.findings) == []
+    assert named(report.notes) == [("unexpected", "column sessions.number")]
+
+
+def test_strict_makes_findings_of_what_an_application_has_added(fresh: Any, reference: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("CREATE INDEX app_extra ON sessions (agent_from)")
+        assert validate(conn, SPEC, "public", reference=reference).ok
+        (finding,) = validate(conn, SPEC, "public", reference=reference, strict=True).findings
+    assert (finding.object, finding.fix) == ("index sessions.app_extra", "DROP INDEX app_extra;")
+
+
+# --- where the reference comes from ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pgvigil"
+
+
+def begin(database: Any, role: str = "") -> Reference:
+    options = f"&options=-c%20role%3D{role}" if role else ""
+    return Reference(parse_url(database.url + options, "tests"), SPEC, project.INIT_SQL)
+
+
+def test_scratch_database_is_gone_and_its_reading_kept(fresh: Any, no_cache: Path) -> None:
+    made, unchecked = begin(fresh).outcome()
+    assert made is not None
+    assert unchecked == ()
+    assert fresh.execute(SCRATCH) == []
+    (kept,) = no_cache.iterdir()
+    assert kept.stat().st_mode & 0o077 == 0
+    again, _ = begin(fresh).outcome()
+    assert again is not None
+    assert again.objects == made.objects
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_scratch_database_that_a_killed_run_left_is_dropped(fresh: Any) -> None:
+    fresh.execute("CREATE DATABASE pgvigil_reference_5f5e1000_aaaa")
+    assert begin(fresh).outcome()[0] is not None
+    assert fresh.execute(SCRATCH) == []
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_reader_is_given_the_snapshot_that_setup_kept(fresh: Any) -> None:
+    made, unchecked = begin(fresh, "pgvigil_reader").outcome()
+    assert unchecked == ()
+    assert made is not None
+    with fresh.connect() as conn:
+        conn.execute("SET ROLE pgvigil_reader")
+        assert validate(conn, SPEC, "public", reference=made).ok
+        conn.execute("RESET ROLE")
+        conn.execute("ALTER FUNCTION pgvigil.actor() COST 3")
+        conn.execute("SET ROLE pgvigil_reader")
+        assert named(validate(conn, SPEC, "public", reference=made).findings) == [
+            ("different", "function pgvigil.actor()")
+        ]
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_without_any_reference_the_verdict_is_no_pass(fresh: Any) -> None:
+    fresh.execute("DELETE FROM pgvigil.reference_snapshots")
+    with fresh.connect() as conn:
+        report = validate(conn, SPEC, "public", reference=begin(fresh, "pgvigil_reader"))
+        assert (report.findings, report.exit_code, report.ok) == ((), 3, False)
+        (unchecked,) = report.unchecked
+        assert unchecked.objects == WHAT
+        assert unchecked.reason.startswith("the role may not create databases. ")
+        conn.execute("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle")
+        assert validate(conn, SPEC, "public", reference=begin(fresh, "pgvigil_reader")).exit_code == 1
+
+
+def test_damaged_cache_costs_time_and_nothing_else(fresh: Any, no_cache: Path) -> None:
+    assert begin(fresh).outcome()[0] is not None
+    for path in no_cache.iterdir():
+        path.write_text("[{}")
+    assert begin(fresh).outcome()[0] is not None
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_snapshot_of_other_ddl_is_not_used(fresh: Any, tmp_path: Path) -> None:
+    other = tmp_path / "other.sql"
+    other.write_text(project.INIT_SQL.read_text() + "\nALTER FUNCTION pgvigil.actor() COST 3;\n")
+    assert begin(fresh).outcome()[0] is not None
+    made, _ = Reference(parse_url(fresh.url, "tests"), SPEC, other).outcome()
+    assert made is not None
+    assert made.objects["function pgvigil.actor()"]["cost"] == "3"
+    with fresh.connect() as conn:
+        keep_reference(conn, made, other)
+        assert conn.execute("SELECT count(*) FROM pgvigil.reference_snapshots").fetchone() == (1,)

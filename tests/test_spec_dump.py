@@ -1,0 +1,317 @@
+"""A spec dumped from any database finds nothing in it, and any single change of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgvigil import embedded
+from pgvigil.validate import Declaration, dump_spec, fix_sql, load_declaration, validate
+
+pytestmark = pytest.mark.oldest_and_newest
+
+STRANGE = Path(__file__).parent / "data" / "strange.sql"
+
+
+@pytest.fixture
+def strange(database: Any) -> Any:
+    """A database with everything strange in it."""
+    with database.connect() as conn:
+        for statement in re.split(r";\n(?=[A-Z])", STRANGE.read_text()):
+            conn.execute(statement)
+    return database
+
+
+def declared(conn: psycopg.Connection[Any], folder: Path, *, as_json: bool = False) -> Declaration:
+    path = folder / f"spec.{'json' if as_json else 'yaml'}"
+    path.write_text(dump_spec(conn, [], json=as_json))
+    return load_declaration(path)
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["yaml", "json"])
+def test_dumped_spec_finds_nothing_in_its_database(strange: Any, tmp_path: Path, as_json: bool) -> None:
+    with strange.connect() as conn:
+        report = validate(conn, declared(conn, tmp_path, as_json=as_json), "public")
+    assert (report.findings, report.notes, report.unchecked) == ((), (), ())
+    assert sum(report.seen.values()) == sum(report.compared.values())
+
+
+def test_dump_is_the_same_each_time(strange: Any) -> None:
+    with strange.connect() as conn:
+        assert dump_spec(conn, []) == dump_spec(conn, [])
+
+
+def test_restored_copy_meets_the_dumped_spec(strange: Any, another: Any, tmp_path: Path) -> None:
+    bindir = embedded.binaries()
+    if bindir is None:
+        pytest.skip("pg_dump and psql come with pgvigil[embedded]")
+    dump = subprocess.run([bindir / "pg_dump", strange.url], check=True, capture_output=True)
+    subprocess.run([bindir / "psql", "-qX", another.url], input=dump.stdout, check=True, capture_output=True)
+    with strange.connect() as conn:
+        spec = declared(conn, tmp_path)
+    with another.connect() as conn:
+        report = validate(conn, spec, "public")
+    assert (report.findings, report.unchecked) == ((), ())
+
+
+def test_schema_may_have_another_name_where_the_spec_is_used(database: Any, another: Any, tmp_path: Path) -> None:
+    ddl = """CREATE TABLE {0}.a (id integer PRIMARY KEY, kind {0}.mood DEFAULT 'ok');
+        CREATE VIEW {0}.v AS SELECT id, {0}.twice(id) AS two FROM {0}.a;
+        CREATE TABLE {0}.b (a integer REFERENCES {0}.a)"""
+    with database.connect() as conn, another.connect() as other:
+        for connection, schema in ((conn, "one"), (other, '"Two, 2"')):
+            connection.execute(f"CREATE SCHEMA {schema}")
+            connection.execute(f"CREATE TYPE {schema}.mood AS ENUM ('ok')")
+            connection.execute(
+                f"CREATE FUNCTION {schema}.twice(integer) RETURNS integer LANGUAGE sql SET search_path = {schema}, pg_temp"
+                " AS 'SELECT 2 * $1'"
+            )
+            connection.execute(ddl.format(schema))
+        (tmp_path / "spec.yaml").write_text(dump_spec(conn, ["one"]))
+        assert validate(other, load_declaration(tmp_path / "spec.yaml"), "Two, 2").findings == ()
+
+
+# One change each, and the object that is named.
+CHANGES = [
+    ('ALTER TABLE "Quoted.Table" ALTER ser SET DEFAULT 0', 'column "Quoted.Table".ser'),
+    ('ALTER TABLE "Quoted.Table" ALTER "a.b" SET DEFAULT \'x y\'', 'column "Quoted.Table"."a.b"'),
+    ('ALTER TABLE "Quoted.Table" ALTER gen DROP EXPRESSION', 'column "Quoted.Table".gen'),
+    ('ALTER TABLE "Quoted.Table" ALTER "Id" SET GENERATED ALWAYS', 'column "Quoted.Table"."Id"'),
+    ('ALTER TABLE "Quoted.Table" ALTER "Id" SET INCREMENT 6', 'sequence of "Quoted.Table"."Id"'),
+    ('ALTER TABLE "Quoted.Table" ALTER iv TYPE interval', 'column "Quoted.Table".iv'),
+    ('ALTER TABLE "Quoted.Table" ALTER z SET NOT NULL', 'column "Quoted.Table".z'),
+    ('ALTER TABLE "Quoted.Table" ADD more integer', 'column "Quoted.Table".more'),
+    ('ALTER TABLE "Quoted.Table" DROP arr', 'column "Quoted.Table".arr'),
+    ('COMMENT ON COLUMN "Quoted.Table"."a.b" IS \'one line\'', 'comment on column "Quoted.Table"."a.b"'),
+    ("COMMENT ON TABLE base_t IS 'new'", "comment on table base_t"),
+    (
+        'ALTER TABLE "Quoted.Table" DROP CONSTRAINT "Chk ""q""", ADD CONSTRAINT "Chk ""q""" CHECK ("Id" > 0)',
+        'constraint "Quoted.Table"."Chk ""q"""',
+    ),
+    (
+        'ALTER TABLE "Quoted.Table" DROP CONSTRAINT "Quoted.Table_a.b_d_key", ADD UNIQUE ("a.b", d)',
+        'constraint "Quoted.Table"."Quoted.Table_a.b_d_key"',
+    ),
+    ("ALTER TABLE other.ref ALTER CONSTRAINT ref_q_fkey INITIALLY DEFERRED", "constraint other.ref.ref_q_fkey"),
+    ("ALTER TABLE other.ref VALIDATE CONSTRAINT nv", "constraint other.ref.nv"),
+    ("ALTER TABLE other.ref DROP CONSTRAINT ref_r_check", "constraint other.ref.ref_r_check"),
+    ("ALTER TABLE excl DROP CONSTRAINT excl_during_excl", "constraint excl.excl_during_excl"),
+    ("ALTER TABLE other.ref SET (fillfactor = 71)", "table other.ref"),
+    ("ALTER TABLE other.ref RESET (toast.autovacuum_enabled)", "table other.ref"),
+    ("ALTER TABLE other.ref NO FORCE ROW LEVEL SECURITY", "table other.ref"),
+    ("ALTER TABLE base_t DISABLE ROW LEVEL SECURITY", "table base_t"),
+    ("ALTER TABLE child_t NO INHERIT base_t", "table child_t"),
+    ("ALTER TABLE child_t ALTER n DROP DEFAULT", "column child_t.n"),
+    ("ALTER TABLE typed NOT OF", "table typed"),
+    ("ALTER TABLE unlog SET LOGGED", "table unlog"),
+    ("ALTER TABLE unlog REPLICA IDENTITY DEFAULT", "table unlog"),
+    ("ALTER TABLE unlog OWNER TO CURRENT_USER", "table unlog"),
+    ("ALTER TABLE unlog ALTER big SET STORAGE MAIN", "column unlog.big"),
+    ("ALTER TABLE parted DETACH PARTITION parted_1", "table parted_1"),
+    ("ALTER TABLE parted_1 ENABLE TRIGGER t_p", "trigger parted_1.t_p"),
+    ("CREATE TABLE parted_9 PARTITION OF parted FOR VALUES FROM (90) TO (99)", "table parted_9"),
+    ('DROP INDEX "I x"', 'index "Quoted.Table"."I x"'),
+    ('ALTER INDEX "I x" SET (fillfactor = 61)', 'index "Quoted.Table"."I x"'),
+    ("DROP INDEX uq_expr; CREATE UNIQUE INDEX uq_expr ON base_t ((id + 2))", "index base_t.uq_expr"),
+    ("DROP INDEX uq_expr; CREATE INDEX uq_expr ON base_t ((id + 1))", "index base_t.uq_expr"),
+    ("CREATE OR REPLACE FUNCTION f(a text) RETURNS text LANGUAGE sql IMMUTABLE RETURN a || 'y'", "function f(text)"),
+    ("ALTER FUNCTION f(integer, text, integer[]) ROWS 11", "function f(integer, text, integer[])"),
+    ("ALTER FUNCTION f(integer, text, integer[]) SET work_mem = '2MB'", "function f(integer, text, integer[])"),
+    ("DROP FUNCTION f(numeric)", "function f(numeric)"),
+    ("CREATE FUNCTION f() RETURNS integer LANGUAGE sql AS 'SELECT 1'", "function f()"),
+    ("ALTER PROCEDURE p(integer, text) SECURITY INVOKER", "procedure p(integer, text)"),
+    ("CREATE OR REPLACE AGGREGATE sum2 (int) (sfunc = int4pl, stype = int, initcond = '1')", "aggregate sum2(integer)"),
+    ("ALTER VIEW \"V 2\" ALTER n SET DEFAULT 'other'", 'column "V 2".n'),
+    ('ALTER VIEW "V 2" RESET (check_option)', 'view "V 2"'),
+    (
+        'CREATE OR REPLACE VIEW "V 2" WITH (security_barrier, check_option = local) AS SELECT * FROM base_t WHERE id > 2',
+        'view "V 2"',
+    ),
+    ("DROP MATERIALIZED VIEW mv; CREATE MATERIALIZED VIEW mv AS SELECT id, 1::bigint AS c FROM base_t", "view mv"),
+    ('ALTER VIEW "V 2" RENAME n TO m', 'column "V 2".m'),
+    ('DROP TRIGGER t_i ON "V 2"', 'trigger "V 2".t_i'),
+    ("ALTER TABLE base_t ENABLE ALWAYS TRIGGER t_t", "trigger base_t.t_t"),
+    (
+        'CREATE OR REPLACE TRIGGER t_a BEFORE INSERT OR UPDATE OF "a.b", d ON "Quoted.Table" FOR EACH ROW'
+        " EXECUTE FUNCTION trg('a', 'b', '')",
+        'trigger "Quoted.Table".t_a',
+    ),
+    ("CREATE OR REPLACE RULE r1 AS ON DELETE TO base_t WHERE OLD.id = 2 DO INSTEAD NOTHING", "rule base_t.r1"),
+    ("ALTER TABLE base_t DISABLE RULE r1", "rule base_t.r1"),
+    ("ALTER POLICY pol ON base_t USING (id > 2)", "policy base_t.pol"),
+    ("ALTER POLICY pol ON base_t TO PUBLIC", "policy base_t.pol"),
+    ("DROP POLICY pol2 ON base_t", "policy base_t.pol2"),
+    ("DROP STATISTICS st; CREATE STATISTICS st (mcv) ON id, n FROM base_t", "statistics st"),
+    ("ALTER TYPE mood ADD VALUE 'fine' BEFORE 'ok'", "type mood"),
+    ('ALTER TYPE "Comp Type" ADD ATTRIBUTE more text CASCADE', 'type "Comp Type"'),
+    ("ALTER DOMAIN posint SET DEFAULT 4", "type posint"),
+    ("ALTER DOMAIN posint DROP NOT NULL", "type posint"),
+    ("ALTER DOMAIN us_zip DROP CONSTRAINT us_zip_check1", "type us_zip"),
+    ('ALTER SEQUENCE "Seq" NO CYCLE', 'sequence "Seq"'),
+    ("CREATE SEQUENCE more", "sequence more"),
+    ("GRANT DELETE ON base_t TO strange_role", "grant on table base_t to strange_role"),
+    ("REVOKE SELECT (id) ON base_t FROM strange_role", "grant on column base_t.id to strange_role"),
+    ('REVOKE GRANT OPTION FOR SELECT ON other.ref FROM "Strange Role"', 'grant on table other.ref to "Strange Role"'),
+    ("GRANT EXECUTE ON FUNCTION trg() TO PUBLIC", "revocation on function trg() from PUBLIC"),
+    ("GRANT USAGE ON TYPE mood TO PUBLIC", "revocation on type mood from PUBLIC"),
+    ("GRANT CREATE ON SCHEMA other TO strange_role", "grant on schema other to strange_role"),
+    ("ALTER EVENT TRIGGER evt ENABLE", "event trigger evt"),
+    (
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA other REVOKE INSERT ON TABLES FROM strange_role",
+        "default grant in schema other on tables of postgres to strange_role",
+    ),
+    ('DROP TEXT SEARCH CONFIGURATION "Odd Schema".conf', 'other ts_config "Odd Schema".conf'),
+    ("DROP OPERATOR FAMILY fam USING btree", "other opfamily fam USING btree"),
+    ("DROP COLLATION coll", "collation coll"),
+    ("ALTER OPERATOR === (integer, integer) SET (RESTRICT = eqsel)", "operator ===(integer, integer)"),
+    ("DROP OPERATOR === (integer, integer)", "operator ===(integer, integer)"),
+]
+# PostgreSQL has no command for it, or it would destroy data.
+NOT_REPAIRED = {
+    'column "Quoted.Table".gen', 'column "Quoted.Table".more', 'column "Quoted.Table".arr', "table child_t", "table typed",
+    "type mood", 'type "Comp Type"', "sequence more", "table parted_1", "table parted_9", "collation coll",
+    'other ts_config "Odd Schema".conf', "other opfamily fam USING btree",
+}  # fmt: skip
+
+
+def test_any_single_change_is_found_and_repaired_under_its_name(
+    strange: Any, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    with strange.connect(autocommit=False) as conn:
+        spec = declared(conn, tmp_path)
+        conn.rollback()
+        for statement, path in CHANGES:
+            with subtests.test(statement=statement):
+                conn.execute(statement)
+                report = validate(conn, spec, "public")
+                assert path in [finding.object for finding in report.findings]
+                if path not in NOT_REPAIRED:
+                    conn.execute(fix_sql(report).replace(" CONCURRENTLY", ""))
+                    assert validate(conn, spec, "public").findings == ()
+            conn.rollback()
+
+
+def test_dump_names_the_application_s_schema_and_its_server(strange: Any) -> None:
+    with strange.connect() as conn:
+        document = json.loads(dump_spec(conn, ["other", "public"], json=True))
+        assert document["major"] == conn.info.server_version // 10000
+    assert (document["schema"], document["schemas"]) == ("other", ["{schema}", "public"])
+    assert "ref" in document["tables"]
+    assert 'public."Quoted.Table"' in document["tables"]
+
+
+def test_two_programs_dump_and_validate(strange: Any, run: Any, tmp_path: Path) -> None:
+    dumped = run("pgvigil", "spec", "dump", "--database-url", strange.url)
+    assert dumped.returncode == 0
+    (tmp_path / "mine.yaml").write_text(dumped.stdout)
+    held = run("pgvigil", "validate", "--spec", tmp_path / "mine.yaml", "--database-url", strange.url)
+    assert held.returncode == 0
+    strange.execute("ALTER TABLE base_t ALTER n DROP DEFAULT")
+    held = run("pgvigil", "validate", "--fix-sql", "--spec", tmp_path / "mine.yaml", "--database-url", strange.url)
+    assert held.returncode == 1
+    assert "ALTER TABLE base_t ALTER COLUMN n SET DEFAULT 'n'::text;" in held.stdout
+
+
+# --- random databases ------------------------------------------------------------------------------------------------
+
+TYPES = {
+    "integer": ["0", "length('x''y')", "(1 + 2)"],
+    "bigint": ["-1", "(2 * 3)"],
+    "text": ["'it''s'", "upper('a') || 'b'", "CURRENT_USER"],
+    "varchar(20)": ["'x'"],
+    "numeric(12,3)": ["1.5", "round(1.25, 1)"],
+    "timestamptz": ["now()", "'2020-02-03 04:05:06.7+08'"],
+    "interval": ["'1 month 2 days 03:04:05.6'"],
+    "jsonb": ["'{\"a\": [1, null]}'"],
+    "text[]": ["ARRAY['a', 'b,c']", "'{}'"],
+    "uuid": ["gen_random_uuid()"],
+    "boolean": ["true", "(NOT false)"],
+    "double precision": ["0.1", "'NaN'"],
+    "bytea": ["'\\x00ff'"],
+    "date": ["CURRENT_DATE", "'infinity'"],
+}
+CHECKS = [
+    "{0} IS NOT NULL",
+    "{0}::text <> 'a''b'",
+    "coalesce({0}::text, '') IN ('p', 'q', '')",
+    "length({0}::text) BETWEEN 0 AND 99",
+]
+NAMES = ["a", "b c", "Mixed", 'quo"te', "select", "ünïcode", "x.y", "long_" + "n" * 40]
+
+
+def quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def random_database(draw: random.Random) -> tuple[list[str], list[str]]:
+    """DDL, and changes of which each makes another database."""
+    ddl, changes = [], []
+    for name in draw.sample(NAMES, 4):
+        table, columns = quote(f"t {name}"), {quote(one): draw.choice(list(TYPES)) for one in draw.sample(NAMES, 4)}
+        parts = []
+        for column, kind in columns.items():
+            default = f" DEFAULT {draw.choice(TYPES[kind])}" if draw.random() < 0.6 else ""
+            parts.append(f"{column} {kind}{default}{' NOT NULL' * (draw.random() < 0.4)}")
+            changes.append(
+                f"ALTER TABLE {table} ALTER {column} {'DROP DEFAULT' if default else 'SET DEFAULT ' + TYPES[kind][0]}"
+            )
+            changes.append(f"ALTER TABLE {table} RENAME {column} TO renamed")
+        check = draw.choice(CHECKS).format(draw.choice(list(columns)))
+        parts.append(f"CONSTRAINT {quote('c ' + name)} CHECK ({check})")
+        ddl.append(f"CREATE {'UNLOGGED ' * (draw.random() < 0.2)}TABLE {table} ({', '.join(parts)})")
+        changes += [
+            f"ALTER TABLE {table} DROP CONSTRAINT {quote('c ' + name)}",
+            f"ALTER TABLE {table} ADD CHECK (1 > 0)",
+        ]
+        plain = [column for column, kind in columns.items() if kind not in ("jsonb", "text[]")]
+        if plain:
+            keys = [
+                f"{draw.choice(plain)}{draw.choice(['', ' DESC', ' NULLS FIRST'])}",
+                f"({draw.choice(list(columns))} IS NULL)",
+            ]
+            where = f" WHERE {draw.choice(list(columns))} IS NOT NULL" if draw.random() < 0.5 else ""
+            ddl.append(f"CREATE INDEX {quote('i ' + name)} ON {table} ({', '.join(keys)}){where}")
+            changes += [f"DROP INDEX {quote('i ' + name)}", f"CREATE INDEX ON {table} (({keys[1]}), ({keys[1]}))"]
+        ddl.append(f"CREATE VIEW {quote('v ' + name)} AS SELECT *, {check} AS checked FROM {table} WHERE {check}")
+        changes.append(f"CREATE OR REPLACE VIEW {quote('v ' + name)} AS SELECT *, {check} AS checked FROM {table}")
+        argument = draw.choice(list(TYPES))
+        signature = f"{quote('f ' + name)}({quote(name)} {argument} DEFAULT {draw.choice(TYPES[argument])})"
+        body = draw.choice(
+            [
+                f"RETURN {check.replace(next(iter(columns)), quote(name))}"
+                if next(iter(columns)) in check
+                else "RETURN true",
+                "AS 'SELECT true'",
+            ]
+        )
+        ddl.append(f"CREATE FUNCTION {signature} RETURNS boolean LANGUAGE sql {body}")
+        changes += [f"ALTER FUNCTION {quote('f ' + name)} STRICT", f"DROP FUNCTION {quote('f ' + name)}"]
+        if draw.random() < 0.5:
+            ddl.append(f"COMMENT ON TABLE {table} IS 'it''s: {name}'")
+        changes += [f"COMMENT ON TABLE {table} IS 'other'", f"GRANT SELECT ON {table} TO PUBLIC"]
+    return ddl, changes
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_database_meets_its_dump_and_no_random_change_of_it_does(
+    database: Any, tmp_path: Path, seed: int
+) -> None:
+    draw = random.Random(seed)  # noqa: S311 - the same databases each time
+    ddl, changes = random_database(draw)
+    with database.connect(autocommit=False) as conn:
+        for statement in ddl:
+            conn.execute(statement)
+        conn.commit()
+        spec = declared(conn, tmp_path, as_json=seed % 2 == 0)
+        assert validate(conn, spec, "public").ok
+        for change in draw.sample(changes, 6):
+            with conn.transaction(force_rollback=True):
+                conn.execute(change)
+                assert validate(conn, spec, "public").exit_code == 1, change

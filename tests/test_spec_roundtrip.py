@@ -1,0 +1,109 @@
+"""Any schema, written down by `spec dump`, is valid against its own spec; any one change to it is found and named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tap
+from conftest import Database, pgtap_script
+from pgvigil.embedded import Server
+from pgvigil.validate import Report, dump_spec, load_declaration, markdown, pgtap, validate
+from random_ddl import World, ident, worlds
+
+pytestmark = pytest.mark.client_side
+
+# In CI the same examples each time, so that a failure is somebody's change; elsewhere new ones.
+bounded = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.fixture
+def conn(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[psycopg.Connection[Any]]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with database.connect() as connection:
+        yield connection
+
+
+def build(conn: psycopg.Connection[Any], world: World) -> None:
+    """Makes room for the schema of an example and builds it."""
+    for (name,) in conn.execute(
+        "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('public', 'tap', 'information_schema')"
+    ).fetchall():
+        conn.execute(f"DROP SCHEMA {ident(name)} CASCADE".encode())
+    for statement in world.sql:
+        conn.execute(statement.encode())
+
+
+def held_against(conn: psycopg.Connection[Any], spec: Path, world: World) -> Report:
+    return validate(conn, load_declaration(spec), world.schema)
+
+
+def told(report: Report) -> list[tuple[str, ...]]:
+    return [(finding.kind, finding.object, finding.expected, finding.found) for finding in report.findings]
+
+
+@bounded
+@given(data=st.data())
+def test_dumped_spec_of_any_schema_is_met(conn: Any, pg: Server, tmp_path: Path, data: st.DataObject) -> None:
+    world = data.draw(worlds(pg.major))
+    build(conn, world)
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_spec(conn, [world.schema]))
+    report = held_against(conn, path, world)
+    assert told(report) == []
+    assert report.unchecked == ()
+
+
+@bounded
+@given(data=st.data())
+def test_any_one_change_is_found_and_named(conn: Any, pg: Server, tmp_path: Path, data: st.DataObject) -> None:
+    world = data.draw(worlds(pg.major))
+    build(conn, world)
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_spec(conn, [world.schema]))
+    for change, name in data.draw(st.lists(st.sampled_from(world.defects), min_size=1, max_size=8, unique=True)):
+        try:
+            with conn.transaction(force_rollback=True):
+                conn.execute(change.encode())
+                report = held_against(conn, path, world)
+        except psycopg.Error:  # a change that this schema does not let happen: there is nothing to find
+            continue
+        named = [path for finding in report.findings for path in (finding.object, *finding.also)]
+        assert any(name.replace('"', "") in path.replace('"', "") for path in named), (change, told(report))
+
+
+@settings(bounded, max_examples=10)
+@given(data=st.data())
+def test_what_is_written_of_any_schema_is_true_of_it(
+    conn: Any, pg: Server, tmp_path: Path, data: st.DataObject
+) -> None:
+    script = pgtap_script()
+    if script is None:
+        refuse = pytest.fail if os.environ.get("REQUIRE_PGTAP") else pytest.skip
+        refuse("pgTAP is not here: apt-get install postgresql-15-pgtap, or name its pgtap--X.Y.Z.sql in PGTAP_SQL")
+    if not conn.execute("SELECT to_regnamespace('tap')").fetchone()[0]:
+        conn.execute("CREATE SCHEMA tap; SET search_path = tap")
+        conn.execute(script.read_text())
+        conn.execute("RESET search_path")
+    world = data.draw(worlds(pg.major))
+    build(conn, world)
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_spec(conn, [world.schema]))
+    declared = load_declaration(path)
+    found = tap.run(conn, pgtap.script(declared, world.schema))
+    assert found.problems == []
+    assert [assertion.description for assertion in found.assertions if not assertion.ok] == []
+    page = markdown.page(declared, {})
+    assert page.count("\n### ") >= len(world.tables)

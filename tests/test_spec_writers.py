@@ -1,0 +1,370 @@
+"""What is made of a spec: a JSON Schema for editors, a reference for people, pgTAP tests."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tap
+from conftest import Database, pgtap_script
+from pgvigil import project
+from pgvigil.build import docs, plan
+from pgvigil.errors import UsageError
+from pgvigil.validate import json_schema, load_declaration, load_spec, markdown, pgtap
+
+pytestmark = pytest.mark.oldest_and_newest
+
+# --- JSON Schema -----------------------------------------------------------------------------------------------------
+
+SCHEMA = json.loads(json_schema.generate())
+CHECKED = {"type", "enum", "anyOf", "$ref", "properties", "required", "additionalProperties", "items"}
+SAID = {"$schema", "$comment", "$defs", "title", "description", "default"}
+TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
+
+
+def faults(value: Any, schema: dict[str, Any], at: str = "") -> Iterator[str]:
+    """What a validator of JSON Schema (draft 2020-12) would say, of the keywords that are used here."""
+    assert not schema.keys() - CHECKED - SAID
+    if reference_ := schema.get("$ref"):
+        yield from faults(value, SCHEMA["$defs"][reference_.rpartition("/")[2]], at)
+    if "anyOf" in schema and all(list(faults(value, choice, at)) for choice in schema["anyOf"]):
+        yield f"{at}: none of the choices"
+    if "enum" in schema and not any(value == choice and type(value) is type(choice) for choice in schema["enum"]):
+        yield f"{at}: not among {schema['enum']}"
+    types = schema.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    if types and not any(
+        isinstance(value, TYPES[name]) and (name == "boolean" or not isinstance(value, bool)) for name in types
+    ):
+        yield f"{at}: not {types}"
+    elif isinstance(value, dict):
+        yield from (f"{at}: lacks {key}" for key in schema.get("required", []) if key not in value)
+        for key, part in value.items():
+            inner = schema.get("properties", {}).get(key, schema.get("additionalProperties", True))
+            if inner is False:
+                yield f"{at}: unknown key {key}"
+            elif inner is not True:
+                yield from faults(part, inner, f"{at}/{key}")
+    elif isinstance(value, list) and "items" in schema:
+        for number, item in enumerate(value):
+            yield from faults(item, schema["items"], f"{at}/{number}")
+
+
+class Words(yaml.SafeLoader):
+    """As editors read YAML 1.2: what looks like a date is a text."""
+
+
+Words.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+OWN = yaml.load(project.SPEC.read_text(), Loader=Words)  # noqa: S506 - a SafeLoader
+
+
+def places(value: Any, schema: dict[str, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Where each kind of entry of our own spec stands first: a name for the kind, and the keys that lead there."""
+    if reference_ := schema.get("$ref"):
+        yield from places(value, SCHEMA["$defs"][reference_.rpartition("/")[2]] | {"title": reference_}, path)
+        return
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        named = schema.get("properties", {}).get(key) if isinstance(value, dict) else None
+        inner = named or schema.get("additionalProperties") or schema.get("items") or {}
+        yield f"{schema.get('title')}.{key if named else '*'}", (*path, key)
+        yield from places(part, inner, (*path, key))
+
+
+FIRST = dict(reversed(list(places(OWN, SCHEMA))))
+BAD = {
+    "unknown key": {"no such key": 1},
+    "nothing": None,
+    "list": [[]],
+    "mapping": {"a": {"b": []}},
+    "text": "no such word",
+}
+
+
+@pytest.mark.client_side
+def test_schema_accepts_our_own_spec() -> None:
+    assert list(faults(OWN, SCHEMA)) == []
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("kind", FIRST)
+def test_schema_refuses_keys_and_types_where_the_loader_does(kind: str, bad: str, tmp_path: Path) -> None:
+    whole = copy.deepcopy(OWN)
+    *way, last = FIRST[kind]
+    holder = whole
+    for key in way:
+        holder = holder[key]
+    if bad == "unknown key" and isinstance(holder[last], dict):
+        holder[last] = holder[last] | BAD[bad]
+    else:
+        holder[last] = BAD[bad]
+    path = tmp_path / "spec.yaml"
+    path.write_text(json.dumps(whole))
+    try:
+        load_spec(path)
+    except UsageError as error:
+        # What entries have to do with each other is not a matter of keys and types.
+        refused = re.search(r"unknown key|must be|lacks ", error.message) is not None
+    else:
+        refused = False
+    assert bool(list(faults(whole, SCHEMA))) == refused
+
+
+@pytest.mark.client_side
+def test_schema_says_what_every_key_means() -> None:
+    silent = [
+        f"{name}.{key}"
+        for name, cls in {"": SCHEMA, **SCHEMA["$defs"]}.items()
+        for key, value in cls.get("properties", {}).items()
+        if not value.get("description")
+    ]
+    assert silent == []
+
+
+@pytest.mark.client_side
+def test_spec_names_its_schema_for_editors() -> None:
+    first = project.SPEC.read_text().partition("\n")[0]
+    assert first == f"# yaml-language-server: $schema={project.SPEC_SCHEMA.name}"
+    assert project.SPEC_SCHEMA.parent == project.SPEC.parent
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize(("action", "path"), [("schema", project.SPEC_SCHEMA), ("docs", project.REFERENCE)])
+def test_generated_files_are_current(call: Any, action: str, path: Path) -> None:
+    done = call("pgvigil", "spec", action)
+    assert done.returncode == 0
+    assert done.stdout == path.read_text()
+
+
+@pytest.mark.client_side
+def test_offline_validation_tells_a_generated_file_that_is_not_current(run: Any, project_copy: Path) -> None:
+    schema = project_copy / "scripts" / "schema-spec.schema.json"
+    schema.write_text(schema.read_text().replace('"type": "object"', '"type": "array"', 1))
+    (project_copy / "docs").mkdir()
+    done = run(project_copy / "scripts" / "validate-schema.py", "--offline")
+    assert done.returncode == 1
+    assert (
+        "schema-spec.schema.json is not what the spec's keys make: write it anew with `pgvigil spec schema --write`"
+        in done.stdout
+    )
+    assert "reference.md is missing: write it anew with `pgvigil spec docs --write`" in done.stdout
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+def example(folder: Path, text: str) -> Path:
+    path = folder / "example.yaml"
+    path.write_text(text)
+    return path
+
+
+STRANGE = r'''
+spec: 1
+schemas: ["{schema}"]
+complete: true
+tables:
+  '"Odd | table"':
+    comment: "a *comment* with <b>, `code`,\nand a | bar"
+    columns:
+      '"a ""b"""': {type: integer, nullable: false, default: "1 | 2"}
+      plain: {type: 'timestamp with time zone', generated: "now()"}
+    constraints:
+      odd_pkey: {definition: 'PRIMARY KEY ("a ""b""")'}
+      odd_fkey: {definition: 'FOREIGN KEY (plain) REFERENCES "Odd | table"("a ""b""")'}
+'''
+
+
+@pytest.mark.client_side
+def test_reference_survives_odd_names(tmp_path: Path) -> None:
+    page = markdown.page(load_declaration(example(tmp_path, STRANGE)), {})
+    assert '### `"Odd \\| table"`\n\na \\*comment\\* with \\<b\\>, \\`code\\`, and a \\| bar\n' in page
+    assert '| `"a ""b"""` | `integer`, not null | `1 \\| 2` |' in page
+    assert "| `plain` | `timestamptz` | generated: `now()` |" in page
+    assert '    "\'Odd | table\'" |o--o{ "\'Odd | table\'" : "plain"' in page
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in page.splitlines() if line.startswith('| `"a')}
+    assert widths == {4}
+
+
+@pytest.mark.client_side
+def test_reference_draws_foreign_keys() -> None:
+    page = project.REFERENCE.read_text()
+    assert '    "sessions" ||--o{ "context_history" : "session_id"\n' in page
+    assert '    "context_history" {\n        uuid id PK\n        uuid session_id UK, FK\n' in page
+
+
+@pytest.mark.client_side
+def test_reference_names_everything_that_is_declared() -> None:
+    page = project.REFERENCE.read_text()
+    spec = load_spec(project.SPEC)
+    for name, table in spec.tables.items():
+        assert f"### `{name}`\n" in page
+        for key in [*table.columns, *table.constraints, *table.indexes, *table.triggers]:
+            assert f"\n| `{key}` |" in page, key
+    assert page.count("\n### `") == len(spec.tables) + len(spec.views) + len(spec.functions)
+
+
+def test_comments_of_the_migrations_are_those_of_the_database(fresh: Any) -> None:
+    """So that the page tells what people would read in psql."""
+    migrations = plan.load(project.MIGRATIONS)
+    ledger = (project.MIGRATIONS / "ledger.sql").read_text()
+    read = docs.comments([ledger, *(migration.script for migration in migrations)])
+    found = dict(
+        fresh.execute(
+            r"""
+            SELECT i.type || ' ' || regexp_replace(i.identity, '(public|pg_catalog)\.', '', 'g'), d.description
+            FROM pg_description d CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i
+            WHERE i.schema IN ('public', 'pgvigil') AND i.type IN ('table', 'view', 'function', 'procedure')
+              AND i.identity !~ '_p[0-9]+$'
+            """
+        )
+    )
+    ours = {
+        path: text
+        for path, text in read.items()
+        if path.partition(" ")[0] in ("table", "view", "function", "procedure")
+    }
+    assert {path.replace(", ", ","): text for path, text in ours.items()} == found
+
+
+def test_reference_takes_its_comments_from_a_database(fresh: Any, call: Any) -> None:
+    fresh.execute("COMMENT ON TABLE sessions IS 'changed over there'")
+    done = call("pgvigil", "spec", "docs", "--database-url", fresh.url)
+    assert done.returncode == 0
+    assert "### `sessions`\n\nchanged over there\n" in done.stdout
+
+
+@pytest.mark.client_side
+def test_reference_of_a_database_is_not_written_over_the_project_s(call: Any) -> None:
+    done = call("pgvigil", "spec", "docs", "--write", "--database-url", "postgresql://nobody@127.0.0.1:1/x")
+    assert done.returncode == 2
+    assert "from its files alone" in done.stderr
+
+
+# --- pgTAP -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tested(fresh: Database) -> Database:
+    """A new install on a server with pgTAP."""
+    if pgtap_script() is None:
+        refuse = pytest.fail if os.environ.get("REQUIRE_PGTAP") else pytest.skip
+        refuse("pgTAP is not here: apt-get install postgresql-15-pgtap, or name its pgtap--X.Y.Z.sql in PGTAP_SQL")
+    return fresh
+
+
+def failed(database: Database, script: str) -> list[str]:
+    with database.connect() as connection:
+        found = tap.run(connection, script)
+    assert found.problems == []
+    assert len(found.assertions) > 100
+    return [assertion.description for assertion in found.assertions if not assertion.ok]
+
+
+@pytest.fixture(scope="module")
+def tests() -> str:
+    return pgtap.script(load_declaration(project.SPEC), "public")
+
+
+def test_written_tests_pass_on_a_database_that_validates(tested: Any, tests: str) -> None:
+    assert failed(tested, tests) == []
+
+
+def test_written_tests_pass_where_checks_are_spelt_anew(tested: Any, tests: str) -> None:
+    tested.execute(
+        """
+        ALTER TABLE performance_logs DROP CONSTRAINT performance_logs_duration_ms_check,
+            ADD CONSTRAINT performance_logs_duration_ms_check CHECK ((((duration_ms)) >= (0)::integer));
+        ALTER TABLE sessions ALTER created_at SET DEFAULT CURRENT_TIMESTAMP;
+        """
+    )
+    assert failed(tested, tests) == []
+
+
+DEFECTS = [
+    ("DROP TABLE analytics_aggregations", "table analytics_aggregations"),
+    ("ALTER TABLE analytics_aggregations SET UNLOGGED", "table analytics_aggregations is logged as declared"),
+    ("ALTER TABLE analytics_aggregations ENABLE ROW LEVEL SECURITY", "row security of analytics_aggregations"),
+    ("CREATE POLICY p ON analytics_aggregations USING (true)", "policies of table analytics_aggregations"),
+    ("ALTER TABLE system_metrics ADD extra integer", "columns of table system_metrics"),
+    ("ALTER TABLE system_metrics ALTER metric_name TYPE text", "column system_metrics.metric_name is of type character varying(100)"),
+    ("ALTER TABLE system_metrics ALTER labels DROP NOT NULL", "column system_metrics.labels is not null"),
+    ("ALTER TABLE system_metrics ALTER labels DROP DEFAULT", "default of column system_metrics.labels"),
+    ("ALTER TABLE system_metrics ALTER metric_name SET DEFAULT 'x'", "column system_metrics.metric_name has no default"),
+    ("ALTER TABLE pgvigil.found_before ALTER id DROP IDENTITY", "identities, generated columns and collations of table pgvigil.found_before"),
+    ("ALTER TABLE system_metrics DROP CONSTRAINT system_metrics_pkey", "constraint system_metrics.system_metrics_pkey"),
+    (
+        "ALTER TABLE performance_logs DROP CONSTRAINT performance_logs_duration_ms_check,"
+        " ADD CONSTRAINT performance_logs_duration_ms_check CHECK (duration_ms > 0)",
+        "constraint performance_logs.performance_logs_duration_ms_check",
+    ),
+    (
+        "ALTER TABLE session_lifecycle DROP CONSTRAINT session_lifecycle_session_id_fkey,"
+        " ADD CONSTRAINT session_lifecycle_session_id_fkey FOREIGN KEY (session_id) REFERENCES sessions (id)",
+        "constraint session_lifecycle.session_lifecycle_session_id_fkey",
+    ),
+    ("ALTER TABLE performance_logs ADD CONSTRAINT extra CHECK (operation <> '')", "constraints of table performance_logs"),
+    ("DROP INDEX idx_sessions_archived_at", "index sessions.idx_sessions_archived_at"),
+    (
+        "DROP INDEX idx_sessions_archived_at; CREATE INDEX idx_sessions_archived_at ON sessions (archived_at)",
+        "definition of index sessions.idx_sessions_archived_at",
+    ),
+    (
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_sessions_archived_at'::regclass",
+        "index sessions.idx_sessions_archived_at is valid",
+    ),
+    ("CREATE INDEX extra ON system_metrics (metric_value)", "indexes of table system_metrics"),
+    ("DROP TRIGGER keep_deleted_session ON sessions", "trigger sessions.keep_deleted_session"),
+    ("ALTER TABLE sessions DISABLE TRIGGER keep_deleted_session", "trigger sessions.keep_deleted_session fires as declared"),
+    (
+        "CREATE OR REPLACE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions FOR EACH ROW"
+        " WHEN (OLD.status <> 'x') EXECUTE FUNCTION pgvigil.touch_session()",
+        "trigger sessions.update_sessions_updated_at has no condition",
+    ),
+    (
+        "CREATE OR REPLACE TRIGGER keep_deleted_session BEFORE DELETE ON sessions FOR EACH ROW"
+        " EXECUTE FUNCTION pgvigil.touch_session()",
+        "function of trigger sessions.keep_deleted_session",
+    ),
+    ("DROP VIEW performance_monitoring_view", "view performance_monitoring_view"),
+    ("ALTER VIEW performance_monitoring_view RENAME total_calls TO calls", "columns of view performance_monitoring_view"),
+    ("DROP FUNCTION pgvigil.actor() CASCADE", "function pgvigil.actor()"),
+    ("ALTER FUNCTION pgvigil.actor() VOLATILE", "function pgvigil.actor() is stable"),
+    ("ALTER FUNCTION pgvigil.actor() SECURITY DEFINER", "function pgvigil.actor() isnt definer"),
+    ("ALTER FUNCTION pgvigil.log_session_change() SECURITY INVOKER", "function pgvigil.log_session_change() is definer"),
+    ("ALTER FUNCTION pgvigil.actor() STRICT", "function pgvigil.actor() isnt strict"),
+    ("ALTER FUNCTION pgvigil.actor() PARALLEL UNSAFE", "function pgvigil.actor() is parallel safe"),
+    ("ALTER FUNCTION pgvigil.log_session_change() RESET search_path", "settings of function pgvigil.log_session_change()"),
+    ("DELETE FROM pgvigil.partition_policies WHERE parent_table = 'system_metrics'", "table pgvigil.partition_policies has the row {'parent_table': 'system_metrics'}"),
+]  # fmt: skip
+
+
+def test_written_tests_fail_on_a_defect_and_name_it(tested: Any, tests: str, subtests: pytest.Subtests) -> None:
+    for defect, named in DEFECTS:
+        with subtests.test(msg=defect):
+            assert named in failed(tested, tests.replace("BEGIN;\n", f"BEGIN;\n{defect};\n", 1))
+
+
+def test_written_tests_hold_for_any_schema_name(database: Any, call: Any) -> None:
+    if pgtap_script() is None:
+        pytest.skip("pgTAP is not here")
+    database.execute('CREATE SCHEMA "My App"')
+    assert call("pgvigil", "setup", "--database-url", database.url, "--schema", "My App").returncode == 0
+    with database.connect() as connection:
+        connection.execute("CREATE SCHEMA tap; SET search_path = tap")
+        connection.execute(pgtap_script().read_text())  # type: ignore[union-attr]
+    done = call("pgvigil", "spec", "tests", "--schema", "My App")
+    assert failed(database, done.stdout) == []
