@@ -14,7 +14,10 @@ from conftest import Database
 from pgvigil import database as databases
 from pgvigil.build import backup, contents, tools
 from pgvigil.build.backup import Backup
+from pgvigil.build.journal import Journal
 from pgvigil.errors import BackupError
+
+pytestmark = pytest.mark.oldest_and_newest
 
 Take = Callable[..., Backup]
 SCRATCH = "SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil\\_verify\\_%'"
@@ -31,8 +34,9 @@ def take(existing: Database, tmp_path: Path, said: list[str]) -> Take:
 
     def take(**options: object) -> Backup:
         target = databases.parse_url(existing.tcp_url, "--database-url")
+        tell = Journal(said.append, lambda text, _: said.append(text))
         with databases.connect(target, "test") as conn:
-            return backup.take(conn, target, tmp_path / "backups", None, said.append, **options)  # type: ignore[arg-type]
+            return backup.take(conn, target, tmp_path / "backups", None, tell, **options)  # type: ignore[arg-type]
 
     return take
 
@@ -201,7 +205,7 @@ def test_a_role_that_cannot_read_a_table_has_no_backup(existing: Database, tmp_p
     existing.execute("DO $$ BEGIN CREATE ROLE bk_nobody LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     target = databases.parse_url(existing.url.replace("postgres@", "bk_nobody@"), "--database-url")
     with databases.connect(target, "test") as conn, pytest.raises(BackupError, match="permission denied"):
-        backup.take(conn, target, tmp_path / "backups", None, print)
+        backup.take(conn, target, tmp_path / "backups", None, Journal(print))
     assert nothing_left(existing, tmp_path)
 
 
@@ -256,7 +260,7 @@ def test_too_little_room_is_refused_before_the_dump(
 def test_what_takes_long_tells_how_much_is_written(
     take: Take, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tools, "_TELL_EVERY", 0.01)
+    monkeypatch.setattr(tools, "_LOOK_EVERY", 0.01)
     take()
     assert any(text.endswith("MB written") for text in said)
 

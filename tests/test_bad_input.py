@@ -56,10 +56,10 @@ def test_a_broken_spec_is_2_and_named_by_file_and_line(run: Run, project_copy: P
 
 
 def test_a_file_that_is_no_sql_is_2_before_anything_is_begun(run: Run, project_copy: Path, existing: Database) -> None:
-    broken = project_copy / "scripts/migrations/005_session_triggers.sql"
+    broken = project_copy / "scripts/migrations/004_session_triggers.sql"
     broken.write_text(broken.read_text().replace("END $$;", "END $;", 1))
     before = catalog(existing)
-    refused(run(project_copy / MIGRATE, "--database-url", existing.url), 2, r"005_session_triggers\.sql:\d+: ")
+    refused(run(project_copy / MIGRATE, "--database-url", existing.url), 2, r"004_session_triggers\.sql:\d+: ")
     assert catalog(existing) == before
 
 
@@ -145,13 +145,13 @@ def test_a_role_without_the_rights_is_4(run: Run, existing: Database) -> None:
 
 
 def test_an_edited_migration_is_4(run: Run, project_copy: Path, migrated: Database) -> None:
-    edited = project_copy / "scripts/migrations/006_monitoring_views.sql"
+    edited = project_copy / "scripts/migrations/009_monitoring_views.sql"
     edited.write_text(edited.read_text().replace("'24 hours'", "'48 hours'"))
     before = catalog(migrated)
     refused(
         run(project_copy / MIGRATE, "--database-url", migrated.url),
         4,
-        r"006_monitoring_views\.sql was edited after it went into",
+        r"009_monitoring_views\.sql was edited after it went into",
     )
     assert catalog(migrated) == before
 
@@ -159,7 +159,7 @@ def test_an_edited_migration_is_4(run: Run, project_copy: Path, migrated: Databa
 def test_a_migration_with_other_comments_only_is_told_and_accepted(
     run: Run, project_copy: Path, migrated: Database
 ) -> None:
-    edited = project_copy / "scripts/migrations/006_monitoring_views.sql"
+    edited = project_copy / "scripts/migrations/009_monitoring_views.sql"
     edited.write_text("-- a word more\n" + edited.read_text().replace("\n", "\r\n"))
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
     assert done.returncode == 0, done.stderr
@@ -169,11 +169,11 @@ def test_a_migration_with_other_comments_only_is_told_and_accepted(
 
 def test_a_database_of_a_newer_pgvigil_is_4(run: Run, migrated: Database) -> None:
     migrated.execute(
-        "INSERT INTO pgvigil.migrations VALUES ('010', '010_later', 'public', false, '', '', now(), '', 0, '9.9')"
+        "INSERT INTO pgvigil.migrations VALUES ('013', '013_later', 'public', false, '', '', now(), '', 0, '9.9')"
     )
-    migrated.execute("UPDATE pgvigil.alembic_version SET version_num = '010'")
+    migrated.execute("UPDATE pgvigil.alembic_version SET version_num = '013'")
     refused(
-        run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it stands at 010"
+        run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it stands at 013"
     )
 
 
@@ -313,19 +313,19 @@ def test_a_later_migration_that_fails_leaves_catalog_and_ledger(
     run: Run, project_copy: Path, migrated: Database
 ) -> None:
     migrations = project_copy / "scripts/migrations"
-    (migrations / "010_later.sql").write_text(
+    (migrations / "013_later.sql").write_text(
         "CREATE TABLE first (a int);\n\nALTER TABLE sessions\n    ADD COLUMN x no_such_type;\n"
     )
-    (migrations / "revert/010_later.sql").write_text("DROP TABLE first;\n")
-    revision = (migrations / "versions/009_settle_existing_rows.py").read_text()
-    (migrations / "versions/010_later.py").write_text(revision.replace('"009"', '"010"').replace('"008"', '"009"'))
+    (migrations / "revert/013_later.sql").write_text("DROP TABLE first;\n")
+    revision = (migrations / "versions/012_settle_existing_rows.py").read_text()
+    (migrations / "versions/013_later.py").write_text(revision.replace('"012"', '"013"').replace('"011"', '"012"'))
     before = (
         catalog(migrated),
         migrated.execute("SELECT * FROM pgvigil.migrations"),
         migrated.execute("SELECT count(*) FROM system_metrics"),
     )
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
-    refused(done, 7, r'010_later\.sql:4: type "no_such_type" does not exist')
+    refused(done, 7, r'013_later\.sql:4: type "no_such_type" does not exist')
     assert (
         catalog(migrated),
         migrated.execute("SELECT * FROM pgvigil.migrations"),
@@ -430,3 +430,22 @@ def test_a_service_file_names_the_database(run: Run, migrated: Database, tmp_pat
     service.write_text(f"[prod]\nhost={host}\nport={migrated.server.port}\nuser=postgres\ndbname={migrated.name}\n")
     done = run(MIGRATE, env={"PGSERVICEFILE": str(service), "PGSERVICE": "prod"})
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.client_side
+def test_a_new_file_below_the_head_of_a_database_is_4_and_changes_nothing(
+    run: Run, project_copy: Path, migrated: Database
+) -> None:
+    migrations, before = project_copy / "scripts/migrations", catalog(migrated)
+    for directory, ending in ((migrations, "sql"), (migrations / "revert", "sql"), (migrations / "versions", "py")):
+        (directory / f"012_settle_existing_rows.{ending}").rename(directory / f"013_settle_existing_rows.{ending}")
+    last = migrations / "versions/013_settle_existing_rows.py"
+    (migrations / "versions/012_squeezed_in.py").write_text(last.read_text())
+    last.write_text(last.read_text().replace('"012"', '"013"').replace('"011"', '"012"'))
+    (migrations / "012_squeezed_in.sql").write_text("SELECT 1;\n")
+    (migrations / "revert/012_squeezed_in.sql").write_text("SELECT 1;\n")
+    done = run(project_copy / MIGRATE, "--database-url", migrated.url)
+    refused(
+        done, 4, r"012_squeezed_in\.sql stands below the head of this database, where 012_settle_existing_rows went in"
+    )
+    assert catalog(migrated) == before

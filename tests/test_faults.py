@@ -23,7 +23,7 @@ def events(database: Database, key: str) -> list[str]:
 def test_1_a_dollar_quoting_slip_fails_the_run_and_changes_nothing(
     run: Run, project_copy: Path, existing: Database
 ) -> None:
-    slipped = project_copy / "scripts/migrations/005_session_triggers.sql"
+    slipped = project_copy / "scripts/migrations/004_session_triggers.sql"
     slipped.write_text(slipped.read_text().replace("AS $$\nBEGIN", "AS $\nBEGIN", 1))
     before = catalog(existing)
     done = run(project_copy / "scripts/run-migration.sh", "--database-url", existing.url)

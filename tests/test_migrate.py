@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import Database, Run
+from conftest import REVISIONS, Database, Run
 from pgvigil import cli
 from pgvigil.build import tools
 
@@ -114,7 +114,7 @@ def test_the_undo_command_of_the_report_undoes_the_run(call: Run, existing: Data
 
 @pytest.mark.client_side
 def test_each_step_back_can_be_taken_alone(call: Run, migrated: Database) -> None:
-    for revision in ("008", "005", "003", "000", "base"):
+    for revision in ("011", "005", "003", "000", "base"):
         done = call("pgvigil", "revert", "--to", revision, "--database-url", migrated.url)
         assert done.returncode == 0, done.stderr
     assert migrated.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
@@ -126,7 +126,7 @@ def test_a_dry_run_prints_the_sql_and_changes_nothing(call: Run, existing: Datab
     done = migrate(call, existing, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "CREATE TRIGGER log_session_lifecycle " in done.stdout
-    assert done.stdout.endswith("10 pending; nothing was changed\n")
+    assert done.stdout.endswith(f"{len(REVISIONS)} pending; nothing was changed\n")
     assert catalog(existing) == before
 
 
@@ -174,7 +174,7 @@ def test_the_ledger_tells_who_when_how_long_and_from_which_bytes(migrated: Datab
         "SELECT revision, baselined, applied_by = session_user, duration_ms >= 0, length(sha256_bytes), applied_at <= now() FROM pgvigil.migrations ORDER BY 1"
     )
     assert rows[0] == ("000", True, True, True, 64, True)
-    assert rows[1:] == [(f"{n:03}", False, True, True, 64, True) for n in range(1, 10)]
+    assert rows[1:] == [(f"{n:03}", False, True, True, 64, True) for n in range(1, len(REVISIONS))]
 
 
 def test_another_schema_than_public_can_be_watched(call: Run, existing: Database) -> None:
@@ -302,3 +302,37 @@ def test_the_backup_is_private_described_and_can_be_restored(
 def test_no_backup_is_taken_when_there_is_nothing_to_do(call: Run, migrated: Database, tmp_path: Path) -> None:
     assert migrate(call, migrated, "--backup-dir", tmp_path / "backups").returncode == 0
     assert not (tmp_path / "backups").exists()
+
+
+@pytest.mark.client_side
+def test_a_run_can_end_at_a_revision_and_a_later_one_goes_on(call: Run, existing: Database) -> None:
+    assert "migrated from base to 005" in migrate(call, existing, "--to", "005").stdout
+    assert existing.execute("SELECT max(revision), count(*) FROM pgvigil.migrations") == [("005", 6)]
+    assert f"migrated from 005 to {REVISIONS[-1]}" in migrate(call, existing).stdout
+    assert call("scripts/validate-schema.py", "--database-url", existing.url).returncode == 0
+
+
+@pytest.mark.client_side
+def test_a_revision_below_the_database_is_reached_by_taking_files_out(call: Run, migrated: Database) -> None:
+    assert f"reverted from {REVISIONS[-1]} to 003" in migrate(call, migrated, "--to", "003").stdout
+    assert migrated.execute(
+        "SELECT to_regclass('session_monitoring_view'), to_regclass('system_metrics') IS NOT NULL"
+    ) == [(None, True)]
+
+
+@pytest.mark.client_side
+def test_a_run_that_ends_early_is_held_against_the_spec_by_trying_the_rest(
+    run: Run, project_copy: Path, existing: Database
+) -> None:
+    views = project_copy / "scripts/migrations/009_monitoring_views.sql"
+    views.write_text(views.read_text().replace("AS hours_since_activity", "AS idle_hours"))
+    before = catalog(existing)
+    done = run(project_copy / "scripts/run-migration.sh", "--to", "005", "--database-url", existing.url)
+    assert (done.returncode, "column session_monitoring_view.hours_since_activity" in done.stderr) == (7, True)
+    assert catalog(existing) == before
+
+
+@pytest.mark.client_side
+def test_an_unknown_revision_is_2(call: Run, existing: Database) -> None:
+    done = migrate(call, existing, "--to", "077")
+    assert (done.returncode, "there is no revision 077" in done.stderr) == (2, True)

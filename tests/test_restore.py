@@ -19,10 +19,13 @@ from conftest import PROJECT, Database, wait_until
 from pgvigil import cli
 from pgvigil import database as databases
 from pgvigil.build import backup, restore, swap
+from pgvigil.build.journal import Journal
 from pgvigil.build.restore import RestoreOutcome
 from pgvigil.database import Target
 from pgvigil.errors import RestoreError
 from test_migrate import APPLICATION_ROWS, catalog
+
+pytestmark = pytest.mark.oldest_and_newest
 
 NEW_ROW = "INSERT INTO sessions (session_key, agent_from) VALUES ('written after the backup', 'x')"
 Restore = Callable[..., RestoreOutcome]
@@ -58,7 +61,7 @@ def target(existing: Database) -> Iterator[Target]:
 def archive(target: Target, tmp_path: Path) -> Path:
     """A proved backup of `existing`."""
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", None, lambda _: None)
+        made = backup.take(conn, target, tmp_path / "backups", None, Journal())
     assert made.archive
     return Path(made.archive)
 
@@ -71,7 +74,7 @@ def said() -> list[str]:
 @pytest.fixture
 def put_back(target: Target, archive: Path, said: list[str]) -> Restore:
     def put_back(*, overwrite_newer: bool = False) -> RestoreOutcome:
-        return restore.restore(target, archive, overwrite_newer=overwrite_newer, tell=said.append)
+        return restore.restore(target, archive, overwrite_newer=overwrite_newer, tell=Journal(said.append))
 
     return put_back
 
@@ -159,8 +162,8 @@ def test_a_missing_public_schema_stays_missing(existing: Database, target: Targe
     existing.execute('ALTER SCHEMA public RENAME TO "My App"')
     before = schema(existing)
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", None, lambda _: None, proof="restore")
-    restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=lambda _: None)
+        made = backup.take(conn, target, tmp_path / "backups", None, Journal(), proof="restore")
+    restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
     assert existing.execute("SELECT to_regnamespace('public')") == [(None,)]
     assert schema(existing) == before
 
@@ -172,9 +175,9 @@ def test_a_migration_is_undone_by_the_backup_it_took(
     """What the migration itself wrote is nothing to be lost: it needs no --overwrite-newer."""
     before, rows = schema(existing), existing.execute(APPLICATION_ROWS)
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "first", None, lambda _: None, proof=proof)  # type: ignore[arg-type]
+        made = backup.take(conn, target, tmp_path / "first", None, Journal(), proof=proof)  # type: ignore[arg-type]
     assert cli.main(["migrate", "--database-url", existing.url, "--backup-dir", str(tmp_path / "own")]) == 0
-    restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=lambda _: None)
+    restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
     assert schema(existing) == before
     assert existing.execute(APPLICATION_ROWS) == rows
 
@@ -183,8 +186,8 @@ def test_a_migrated_database_is_proved_and_comes_back(migrated: Database, tmp_pa
     """Partitions, triggers and CHECKs that are spelt another way after a dump."""
     target = databases.parse_url(migrated.tcp_url, "--database-url")
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", "009", lambda _: None, proof="restore")
-    done = restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=lambda _: None)
+        made = backup.take(conn, target, tmp_path / "backups", "012", Journal(), proof="restore")
+    done = restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
     maintenance(migrated, f'DROP DATABASE "{done.kept}"')
     assert cli.main(["validate", "--self-test", "--database-url", migrated.url]) == 0
 
@@ -337,9 +340,9 @@ def test_a_restore_that_does_not_equal_the_manifest_is_not_swapped_in(
 @pytest.mark.client_side
 def test_a_backup_without_rows_is_refused(target: Target, tmp_path: Path) -> None:
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", None, lambda _: None, kind="schema")
+        made = backup.take(conn, target, tmp_path / "backups", None, Journal(), kind="schema")
     with pytest.raises(RestoreError, match="of kind schema: there are no rows in it"):
-        restore.restore(target, Path(str(made.archive)), overwrite_newer=True, tell=lambda _: None)
+        restore.restore(target, Path(str(made.archive)), overwrite_newer=True, tell=Journal())
 
 
 @pytest.mark.client_side
@@ -416,6 +419,7 @@ import os, signal, sys
 from pathlib import Path
 from pgvigil import database
 from pgvigil.build import restore, swap
+from pgvigil.build.journal import Journal
 rename, calls = swap._rename, []
 def renames(*arguments):
     calls.append(arguments)
@@ -426,7 +430,7 @@ def renames(*arguments):
         {kill}
 swap._rename = renames
 target = database.parse_url(sys.argv[1], "--database-url")
-restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, tell=print)
+restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, tell=Journal())
 """
     died = subprocess.run(
         [sys.executable, "-c", program, existing.tcp_url, archive],
@@ -446,5 +450,5 @@ def test_a_role_that_may_not_swap_is_told_before_anything_is_begun(existing: Dat
     maintenance(existing, "ALTER ROLE bk_stranger LOGIN")
     target = databases.parse_url(existing.url.replace("postgres@", "bk_stranger@"), "--database-url")
     with pytest.raises(RestoreError, match='role "bk_stranger" may not put another database'):
-        restore.restore(target, archive, overwrite_newer=False, tell=lambda _: None)
+        restore.restore(target, archive, overwrite_newer=False, tell=Journal())
     assert family(existing) == [existing.name]

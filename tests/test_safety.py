@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
+import re
 import subprocess
 import sys
 import threading
@@ -16,8 +16,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import PROJECT, Database, Run, wait_until
-from pgvigil import cli
+from conftest import PROJECT, REVISIONS, Database, Run, wait_until
+from pgvigil import cli, display
+from pgvigil.build import locks
 from test_bad_input import refused
 from test_migrate import catalog
 
@@ -104,7 +105,7 @@ def test_a_session_whose_triggers_do_not_fire_is_4(run: Run, existing: Database)
 
 @pytest.mark.client_side
 def test_a_result_that_does_not_meet_the_spec_is_rolled_back(run: Run, project_copy: Path, existing: Database) -> None:
-    triggers = project_copy / "scripts/migrations/005_session_triggers.sql"
+    triggers = project_copy / "scripts/migrations/008_session_columns.sql"
     triggers.write_text(triggers.read_text() + "\nALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;\n")
     before = catalog(existing)
     done = run(project_copy / MIGRATE, "--database-url", existing.url)
@@ -115,7 +116,7 @@ def test_a_result_that_does_not_meet_the_spec_is_rolled_back(run: Run, project_c
 
 @pytest.mark.client_side
 def test_a_file_that_lets_go_of_the_run_lock_is_rolled_back(run: Run, project_copy: Path, existing: Database) -> None:
-    views = project_copy / "scripts/migrations/006_monitoring_views.sql"
+    views = project_copy / "scripts/migrations/009_monitoring_views.sql"
     views.write_text(views.read_text() + "\nSELECT pg_advisory_unlock_all();\n")
     before = catalog(existing)
     refused(run(project_copy / MIGRATE, "--database-url", existing.url), 6, "the run lock was lost before the commit")
@@ -128,10 +129,10 @@ def test_json_is_one_document_with_plan_backup_statements_and_verdict(
 ) -> None:
     assert cli.main(["migrate", "--json", "--database-url", existing.url, "--backup-dir", str(tmp_path)]) == 0
     told = json.loads(capfd.readouterr().out)
-    assert (told["exit_code"], told["from"], told["to"], told["validation"]["valid"]) == (0, None, "009", True)
+    assert (told["exit_code"], told["from"], told["to"], told["validation"]["valid"]) == (0, None, REVISIONS[-1], True)
     assert [p["name"] for p in told["plan"]] == told["moved"]
     assert (len(told["backup"]["sha256"]), Path(told["backup"]["archive"]).is_file()) == (64, True)
-    assert {"ledger.sql", "005_session_triggers.sql", "008_session_indexes.sql"} <= {
+    assert {"ledger.sql", "004_session_triggers.sql", "011_session_indexes.sql"} <= {
         s["file"] for s in told["statements"]
     }
     assert "revert --to base" in told["undo"]
@@ -141,7 +142,10 @@ def test_json_is_one_document_with_plan_backup_statements_and_verdict(
 def test_json_of_a_dry_run_is_the_plan(existing: Database, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["migrate", "--json", "--dry-run", "--database-url", existing.url]) == 0
     plan = json.loads(capfd.readouterr().out)["plan"]
-    assert (len(plan), plan[8]) == (10, {"name": "008_session_indexes", "transactional": False})
+    assert (len(plan), plan[11]) == (
+        len(REVISIONS),
+        {"name": "011_session_indexes", "transactional": False, "goes": "in"},
+    )
 
 
 @pytest.mark.client_side
@@ -194,6 +198,7 @@ def test_a_rehearsal_tells_the_locks_and_leaves_no_copy(
     )
     rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
     assert rehearsal["rewritten"] == []
+    assert any(lock["table"] == "sessions" for s in rehearsal["statements"] for lock in s.get("locks", ()))
     assert ("sessions", "AccessExclusiveLock") in [(lock["table"], lock["mode"]) for lock in rehearsal["locks"]]
     assert existing.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil_rehearsal%'") == []
 
@@ -209,10 +214,10 @@ def test_a_lock_held_too_long_in_the_rehearsal_refuses_the_real_run(run: Run, ex
 @pytest.mark.client_side
 def test_a_rewritten_table_is_told(project_copy: Path, run: Run, migrated: Database) -> None:
     migrations = project_copy / "scripts/migrations"
-    (migrations / "010_later.sql").write_text("ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE numeric;\n")
-    (migrations / "revert/010_later.sql").write_text("ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE bigint;\n")
-    revision = (migrations / "versions/009_settle_existing_rows.py").read_text()
-    (migrations / "versions/010_later.py").write_text(revision.replace('"009"', '"010"').replace('"008"', '"009"'))
+    (migrations / "013_later.sql").write_text("ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE numeric;\n")
+    (migrations / "revert/013_later.sql").write_text("ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE bigint;\n")
+    revision = (migrations / "versions/012_settle_existing_rows.py").read_text()
+    (migrations / "versions/013_later.py").write_text(revision.replace('"012"', '"013"').replace('"011"', '"012"'))
     migrated.execute("ALTER TABLE app_users ALTER COLUMN id DROP IDENTITY")
     done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
     assert done.returncode == 0, done.stderr
@@ -261,24 +266,34 @@ def test_a_run_killed_while_it_builds_an_index_leaves_nothing_that_a_second_run_
     assert all(valid for _, valid in existing.execute(INDEXES))
 
 
+RUN_LOCK = """SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+              WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()"""
+
+
 @pytest.mark.client_side
-def test_of_runners_at_the_same_time_one_is_murdered_and_the_others_finish(existing: Database, tmp_path: Path) -> None:
-    runners = [start(existing, tmp_path, "--lock-wait", "60") for _ in range(4)]
-    time_to_live = random.uniform(0.5, 2)  # noqa: S311 - any moment will do
-    deadline = time.monotonic() + time_to_live
-    wait_until(lambda: time.monotonic() > deadline)
-    holder = existing.execute(
-        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+@pytest.mark.parametrize("number", range(int(os.environ.get("PGVIGIL_ROUNDS", "3"))))
+def test_of_five_runners_the_holder_is_murdered_and_the_others_finish(
+    existing: Database, tmp_path: Path, number: int
+) -> None:
+    log = existing.server.log.stat().st_size
+    runners = [start(existing, tmp_path / str(n), "--lock-wait", "100") for n in range(5)]
+    wait_until(lambda: list(tmp_path.iterdir()))
+    (holder,) = (int(path.name) for path in tmp_path.iterdir())  # who has begun its backup
+    moment = time.monotonic() + random.uniform(0, 2)  # noqa: S311 - any moment will do
+    wait_until(lambda: time.monotonic() > moment)
+    held = existing.execute(RUN_LOCK)
+    runners[holder].kill()
+    wait_until(lambda: existing.execute(RUN_LOCK) != held or not held, 5)
+    outputs = [runner.communicate(timeout=110) for runner in runners]
+    assert [r.returncode for n, r in enumerate(runners) if n != holder] == [0] * 4, (number, outputs)
+    assert existing.execute("SELECT version_num FROM pgvigil.alembic_version") == [(REVISIONS[-1],)]
+    once = "SELECT labels->>'migration_name' FROM system_metrics WHERE metric_name = 'migration_completed' GROUP BY 1 HAVING count(*) <> 1"
+    assert existing.execute(once) == []
+    assert len(existing.execute("SELECT 1 FROM system_metrics WHERE metric_name = 'migration_completed'")) == len(
+        REVISIONS
     )
-    victim = runners[0]
-    victim.send_signal(signal.SIGKILL)
-    survivors = [runner for runner in runners if runner is not victim]
-    outputs = [runner.communicate(timeout=110) for runner in survivors]
-    victim.communicate()
-    assert [runner.returncode for runner in survivors] == [0, 0, 0], (outputs, holder)
-    assert existing.execute("SELECT count(*) FROM pgvigil.migrations") == [(10,)]
-    assert all(valid for _, valid in existing.execute(INDEXES))
     assert cli.main(["validate", "--database-url", existing.url]) == 0
+    assert b"deadlock detected" not in existing.server.log.read_bytes()[log:]
 
 
 @pytest.mark.client_side
@@ -286,16 +301,19 @@ def test_index_builds_wait_for_an_old_snapshot_and_name_it(existing: Database, t
     with existing.connect(autocommit=False, application_name="old snapshot") as snapshot:
         snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         snapshot.execute("SELECT count(*) FROM app_users")
-        migration = start(existing, tmp_path)
+        pid = snapshot.info.backend_pid
+        migration = start(existing, tmp_path, "--json")
         wait_until(doing(existing, "CREATE INDEX CONCURRENTLY"))
         assert migration.stderr is not None
         words = ""
-        while f"waiting for pid {snapshot.info.backend_pid} (postgres, old snapshot" not in words:
+        while f"waiting for pid {pid} (postgres, old snapshot" not in words:
             line = migration.stderr.readline()
             assert line, words
             words += line
     out, _ = migration.communicate(timeout=60)
     assert migration.returncode == 0, out
+    waited = [s["file"] for s in json.loads(out)["statements"] if pid in [b["pid"] for b in s["blockers"]]]
+    assert waited == ["011_session_indexes.sql"]
     assert all(valid for _, valid in existing.execute(INDEXES))
 
 
@@ -304,14 +322,126 @@ def test_a_unique_index_over_duplicates_is_7_and_leaves_no_carcass(
     run: Run, project_copy: Path, migrated: Database
 ) -> None:
     migrations = project_copy / "scripts/migrations"
-    (migrations / "010_later.sql").write_text(
+    (migrations / "013_later.sql").write_text(
         "-- pgvigil: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY idx_later ON sessions (agent_from);\n"
     )
-    (migrations / "revert/010_later.sql").write_text("DROP INDEX idx_later;\n")
-    revision = (migrations / "versions/009_settle_existing_rows.py").read_text()
-    (migrations / "versions/010_later.py").write_text(revision.replace('"009"', '"010"').replace('"008"', '"009"'))
+    (migrations / "revert/013_later.sql").write_text("DROP INDEX idx_later;\n")
+    revision = (migrations / "versions/012_settle_existing_rows.py").read_text()
+    (migrations / "versions/013_later.py").write_text(revision.replace('"012"', '"013"').replace('"011"', '"012"'))
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
-    refused(done, 7, r"010_later\.sql:2: could not create unique index")
+    refused(done, 7, r"013_later\.sql:2: could not create unique index")
     assert migrated.execute("SELECT to_regclass('idx_later')") == [(None,)]
     with pytest.raises(psycopg.errors.UniqueViolation):
         migrated.execute("CREATE UNIQUE INDEX ON sessions (agent_from)")
+
+
+# ── What builds left behind ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def left_invalid(database: Database, index: str) -> None:
+    database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass", (index,))
+
+
+def test_an_index_that_became_invalid_after_the_migration_is_built_again(call: Run, migrated: Database) -> None:
+    left_invalid(migrated, "idx_sessions_is_dormant")
+    done = call(MIGRATE, "--database-url", migrated.url)
+    assert (done.returncode, "building idx_sessions_is_dormant again" in done.stderr) == (0, True), done.stderr
+    assert all(valid for _, valid in migrated.execute(INDEXES))
+
+
+def test_what_a_killed_reindex_left_is_dropped(call: Run, migrated: Database) -> None:
+    migrated.execute("CREATE INDEX idx_sessions_is_dormant_ccnew ON sessions (is_dormant) WHERE is_dormant")
+    migrated.execute("CREATE INDEX performance_logs_default_pkey_ccold3 ON performance_logs_default (id)")
+    for index in ("idx_sessions_is_dormant_ccnew", "performance_logs_default_pkey_ccold3"):
+        left_invalid(migrated, index)
+    done = call(MIGRATE, "--database-url", migrated.url)
+    assert (done.returncode, "up to date" in done.stdout) == (0, True), done.stderr
+    assert migrated.execute("SELECT relname FROM pg_class WHERE relname ~ '_cc(new|old)'") == []
+
+
+def test_a_valid_index_or_one_of_the_application_keeps_its_strange_name(call: Run, migrated: Database) -> None:
+    migrated.execute("CREATE INDEX idx_sessions_is_dormant_ccnew ON sessions (is_dormant)")
+    migrated.execute("CREATE INDEX own_ccnew ON sessions (agent_to)")
+    left_invalid(migrated, "own_ccnew")
+    assert call(MIGRATE, "--database-url", migrated.url).returncode == 0
+    assert migrated.execute("SELECT count(*) FROM pg_class WHERE relname ~ '_ccnew$'") == [(2,)]
+
+
+@pytest.mark.client_side
+def test_a_build_that_still_runs_is_waited_for_and_its_index_kept(existing: Database, tmp_path: Path) -> None:
+    """The orphan here is no run of ours, so nothing ends it; it waits for a snapshot, as a killed build would."""
+    build = "CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON sessions (last_activity_at)"
+    assert cli.main(["migrate", "--backup", "none", "--to", "010", "--database-url", existing.url]) == 0
+    with existing.connect(autocommit=False) as snapshot, existing.connect(application_name="orphan") as orphan:
+        snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        snapshot.execute("SELECT count(*) FROM app_users")
+        building = threading.Thread(target=orphan.execute, args=(build,))
+        building.start()
+        invalid = "SELECT indexrelid FROM pg_index WHERE indexrelid = to_regclass('idx_sessions_last_activity_at') AND NOT indisvalid"
+        wait_until(lambda: bool(existing.execute(invalid)))
+        ((first,),) = existing.execute(invalid)
+        migration = start(existing, tmp_path, "--backup", "none")
+        assert migration.stderr is not None
+        words = ""
+        while f"is still being built by pid {orphan.info.backend_pid} (orphan): waiting" not in words:
+            line = migration.stderr.readline()
+            assert line, words
+            words += line
+        snapshot.rollback()
+        building.join()
+        _, rest = migration.communicate(timeout=60)
+    assert migration.returncode == 0, rest
+    assert existing.execute("SELECT 'idx_sessions_last_activity_at'::regclass::oid") == [(first,)]
+
+
+@pytest.mark.client_side
+def test_a_build_that_waits_too_long_is_given_up_named_and_leaves_no_carcass(
+    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with existing.connect(autocommit=False, application_name="for ever") as snapshot:
+        snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        snapshot.execute("SELECT count(*) FROM app_users")
+        call = ["migrate", "--json", "--backup-dir", str(tmp_path), "--build-wait", "1", "--database-url", existing.url]
+        assert cli.main(call) == 6
+        told = json.loads(capfd.readouterr().out)
+        assert told["waits"][-1]["blockers"][0]["pid"] == snapshot.info.backend_pid
+    assert (told["waits"][-1]["file"], "for ever" in told["error"]) == ("011_session_indexes.sql", True)
+    assert existing.execute("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
+
+
+@pytest.mark.client_side
+def test_json_tells_of_each_statement_its_locks_and_how_long_they_were_held(
+    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["migrate", "--json", "--database-url", existing.url, "--backup-dir", str(tmp_path)]) == 0
+    statements = json.loads(capfd.readouterr().out)["statements"]
+    locks = [(s["file"], lock["table"], lock["mode"]) for s in statements for lock in s.get("locks", ())]
+    assert ("008_session_columns.sql", "sessions", "AccessExclusiveLock") in locks
+    assert all(lock["held_ms"] >= s["ms"] for s in statements for lock in s.get("locks", ()))
+
+
+@pytest.mark.client_side
+def test_json_tells_which_statement_waited_how_often_and_for_whom(existing: Database, tmp_path: Path) -> None:
+    with existing.connect(autocommit=False) as reader:
+        pid = reader.info.backend_pid
+        reader.execute("SELECT count(*) FROM sessions")
+        migration = start(existing, tmp_path, "--json")
+        assert migration.stderr is not None
+        wait_until(lambda: "waiting for a table lock" in (migration.stderr or sys.stdin).readline())
+    out, _ = migration.communicate(timeout=60)
+    (waited,) = [s for s in json.loads(out)["statements"] if s["tries"] > 1]
+    assert (waited["file"], waited["blockers"][0]["pid"]) == ("008_session_columns.sql", pid)
+
+
+@pytest.mark.client_side
+def test_an_index_build_tells_how_far_it_is(
+    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_SHOW_EVERY", 0.0)
+    monkeypatch.setattr(display, "_TELL_EVERY", 0.0)
+    with existing.connect(autocommit=False) as snapshot:
+        snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        snapshot.execute("SELECT count(*) FROM app_users")
+        call = ["migrate", "--backup-dir", str(tmp_path), "--build-wait", "1", "--database-url", existing.url]
+        assert cli.main(call) == 6
+    assert re.search(r"building idx_sessions_\w+: waiting for .* snapshots", capfd.readouterr().err)

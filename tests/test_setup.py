@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PROJECT, Database, Run
+from conftest import PROJECT, REVISIONS, Database, Run
 from pgvigil import project
 from pgvigil.build import tools
 from test_migrate import catalog
@@ -66,10 +66,10 @@ def test_plain_alembic_goes_the_same_way(fresh: Database, database: Database) ->
     assert alembic("current") == ""
     assert database.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
     alembic("upgrade", "head")
-    assert alembic("current").startswith("009 (head)")
+    assert alembic("current").startswith("012 (head)")
     assert database.execute(LEDGER) == fresh.execute(LEDGER)
     assert database.execute(MARKERS) == fresh.execute(MARKERS)
-    assert "008 -> 009 (head)" in alembic("history")
+    assert "011 -> 012 (head)" in alembic("history")
     alembic("downgrade", "base")
     assert database.execute("SELECT to_regnamespace('pgvigil'), to_regclass('sessions')") == [(None, None)]
 
@@ -104,13 +104,13 @@ def test_a_missing_database_is_created_built_and_marked_once(call: Run, database
         first = call(SETUP, "--database-url", url)
         assert first.returncode == 0, first.stderr
         assert f'creating database "{name}"' in first.stderr
-        assert first.stdout.startswith("built, at revision 009")
+        assert first.stdout.startswith("built, at revision 012")
         again = call(SETUP, "--database-url", url)
-        assert again.stdout.startswith("already set up, at revision 009")
+        assert again.stdout.startswith("already set up, at revision 012")
         made = Database(database.server, name)
         assert made.execute(
             "SELECT labels ->> 'schema_version' FROM system_metrics WHERE metric_name = 'schema_initialized'"
-        ) == [("009",)]
+        ) == [("012",)]
     finally:
         database.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
@@ -157,17 +157,17 @@ def test_waiting_for_a_server_ends_with_3_when_none_comes(run: Run, tmp_path: Pa
 def test_with_no_database_named_an_embedded_server_is_made_and_kept(run: Run) -> None:
     first = run(SETUP, cwd=Path("/"))
     assert first.returncode == 0, first.stderr
-    assert first.stdout.startswith("built, at revision 009")
+    assert first.stdout.startswith("built, at revision 012")
     assert run("scripts/validate-schema.py", cwd=Path("/")).returncode == 0
     url = run("pgvigil", "server", "url").stdout.strip()
-    assert run("pgvigil", "status", "--database-url", url).stdout.count(" in\n") == 10
+    assert run("pgvigil", "status", "--database-url", url).stdout.count(" in\n") == len(REVISIONS)
     assert run("pgvigil", "server", "stop").stdout == "stopped\n"
     assert run("pgvigil", "server", "status").stdout == "stopped\n"
     refused = run("scripts/validate-schema.py", cwd=Path("/"))
     assert (refused.returncode, "pgvigil server start" in refused.stderr) == (3, True)
     assert run("pgvigil", "server", "start").returncode == 0
     again = run(SETUP, cwd=Path("/"))
-    assert again.stdout.startswith("already set up, at revision 009"), again.stderr
+    assert again.stdout.startswith("already set up, at revision 012"), again.stderr
 
 
 # ── --offline ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -182,20 +182,20 @@ def test_offline_the_project_is_in_order(call: Run) -> None:
     ("path", "old", "new", "code", "words"),
     [
         (
-            "migrations/006_monitoring_views.sql",
+            "migrations/009_monitoring_views.sql",
             "24 hours",
             "48 hours",
             1,
-            r"checksums differ for 006_monitoring_views\.sql",
+            r"checksums differ for 009_monitoring_views\.sql",
         ),
         ("init-enhanced-db.sql", "'24 hours'", "'48 hours'", 1, "its text was edited"),
-        ("migrations/006_monitoring_views.sql", "$$;", "$;", 2, r"006_monitoring_views\.sql:\d+: .*never closed"),
+        ("migrations/009_monitoring_views.sql", "$$;", "$;", 2, r"009_monitoring_views\.sql:\d+: .*never closed"),
         (
-            "migrations/revert/006_monitoring_views.sql",
+            "migrations/revert/009_monitoring_views.sql",
             "DROP",
             "'",
             2,
-            r"revert/006_monitoring_views\.sql:1: .*never closed",
+            r"revert/009_monitoring_views\.sql:1: .*never closed",
         ),
         ("schema-spec.yaml", "tables:", "tabels:", 2, r"schema-spec\.yaml:\d+: "),
     ],
@@ -212,10 +212,10 @@ def test_offline_a_file_that_does_not_fit_is_found(
 
 
 @pytest.mark.parametrize(
-    "missing", ["revert/006_monitoring_views.sql", "versions/006_monitoring_views.py", "006_monitoring_views.sql"]
+    "missing", ["revert/009_monitoring_views.sql", "versions/009_monitoring_views.py", "009_monitoring_views.sql"]
 )
 def test_offline_a_missing_file_is_found(run: Run, project_copy: Path, missing: str) -> None:
     (project_copy / "scripts/migrations" / missing).unlink()
     done = run(project_copy / "scripts/validate-schema.py", "--offline")
     assert done.returncode == 2
-    assert "006" in done.stderr or "without gap" in done.stderr
+    assert "009" in done.stderr or "without gap" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from pgvigil import __version__, project
 
@@ -13,12 +14,16 @@ exit codes:
   0 ok                         5 no proved backup
   1 findings                   6 locked by somebody else
   2 usage, or a broken file    7 a migration failed and was rolled back
-  3 cannot connect             8 migrated, but the schema does not meet the spec
-  4 precondition not met       9 restore failed          130 interrupted
+  3 cannot connect or compare  8 migrated, but the schema does not meet the spec
+  4 precondition not met       9 restore failed
+  10 a maintenance job failed  130 interrupted
 
 The database is named by --database-url, else DATABASE_URL, else PG* variables and service files, else a .env file
 (in the current directory or the project), else it is the embedded server's, if there is one.
 """
+
+
+Actions: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 
 
 def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
@@ -51,6 +56,13 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         metavar="SECONDS",
         help="try this long to get table locks (default %(default)s)",
     )
+    careful.add_argument(
+        "--build-wait",
+        type=_seconds,
+        default=3600,
+        metavar="SECONDS",
+        help="let an index build or a validation wait this long for old transactions (default %(default)s)",
+    )
     kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     kept.add_argument(
         "--backup-dir",
@@ -75,12 +87,13 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         "--backup-command", metavar="CMD", help="your own backup, run by /bin/sh; exit status 0 means done"
     )
 
-    def add(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command = commands.add_parser(
+    def add(name: str, text: str, *parents: argparse.ArgumentParser, to: Actions = commands) -> argparse.ArgumentParser:
+        command = to.add_parser(
             name, help=text, description=text, parents=list(parents), epilog=EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
-        command.set_defaults(run=runs[name])
+        if to is commands:
+            command.set_defaults(run=runs[name])
         return command
 
     setup = add(
@@ -96,6 +109,11 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         schema,
         careful,
         kept,
+    )
+    migrate.add_argument(
+        "--to",
+        metavar="REVISION",
+        help='the revision to end at (default: the newest; "base": none); files beyond it are taken out as revert does',
     )
     migrate.add_argument(
         "--wait-for-blockers",
@@ -132,7 +150,13 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     add("status", "list the migrations and which are in the database", where)
     validate = add("validate", "hold the live schema against the spec", where, schema)
     validate.add_argument(
-        "--format", choices=("text", "json"), default="text", help="form of the report (default %(default)s)"
+        "--format",
+        choices=("text", "json", "junit", "sarif", "github"),
+        default="text",
+        help="form of the report (default %(default)s)",
+    )
+    validate.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the report there, whole or not at all; the verdict to stderr"
     )
     validate.add_argument(
         "--offline", action="store_true", help="check spec, migrations and init script only; ask no server"
@@ -142,6 +166,49 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         action="store_true",
         help="also exercise triggers and views, in a transaction that is rolled back",
     )
+    validate.add_argument(
+        "--spec",
+        type=Path,
+        metavar="FILE",
+        help="hold it against this spec, of any schema, instead of pgvigil's own (see: spec dump)",
+    )
+    validate.add_argument(
+        "--strict", action="store_true", help="what an application has added to its own tables is a finding too"
+    )
+    validate.add_argument(
+        "--fix-sql", action="store_true", help="print one script of the repairs instead of the report"
+    )
+    spec = add("spec", "specs of any database: written from one, and what can be made of them")
+    actions = spec.add_subparsers(required=True, metavar="ACTION", dest="action")
+    of_spec = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    of_spec.add_argument(
+        "--spec", type=Path, default=project.SPEC, metavar="FILE", help="the spec (default: that of this project)"
+    )
+    dump = add("dump", "print a complete spec of what is in a database", where, to=actions)
+    dump.add_argument(
+        "--schema",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a schema to write down, the first as the application's (repeatable; default: all that are no system schemas)",
+    )
+    dump.add_argument(
+        "--format", choices=("yaml", "json"), default="yaml", help="JSON is read faster (default %(default)s)"
+    )
+    docs = add(
+        "docs", "print a reference of what a spec declares: Markdown, with a diagram", of_spec, schema, to=actions
+    )
+    docs.add_argument(
+        "--database-url", metavar="URL", help="take the comments from there (default: from this project's migrations)"
+    )
+    docs.add_argument("--write", action="store_true", help=f"write docs/{project.REFERENCE.name} instead")
+    add("tests", "print pgTAP tests of what a spec declares", of_spec, schema, to=actions)
+    keys = add("schema", "print a JSON Schema of specs, by which editors complete and check", to=actions)
+    keys.add_argument("--write", action="store_true", help=f"write {project.SPEC_SCHEMA.name} instead")
+    maintain = add("maintain", "the regular jobs: run JOB now, run-due (for cron or a systemd timer), status", where)
+    maintain.add_argument("action", choices=("run", "run-due", "status"))
+    maintain.add_argument("job", nargs="?", metavar="JOB", help="with run: the job's name, see status")
+    maintain.add_argument("--json", action="store_true", help="with status: one JSON document instead of the table")
     init = add("init-sql", "print the script that builds the schema with psql alone")
     init.add_argument("--write", action="store_true", help=f"write {project.INIT_SQL.name} instead")
     server = add("server", "the embedded server: start, stop, status, url")

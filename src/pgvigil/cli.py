@@ -10,9 +10,8 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,7 @@ from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
 if TYPE_CHECKING:
-    from pgvigil.build.journal import Journal
-    from pgvigil.build.runner import Options
+    from pgvigil.build.runner import Options, Outcome, Run
 
 # The wings are imported where they are called: a verdict of `validate` must not wait for Alembic to load.
 
@@ -92,17 +90,18 @@ def _hide_password() -> None:
 
 def _setup(arguments: argparse.Namespace) -> int:
     from pgvigil.build import runner, setup
+    from pgvigil.display import journal
     from pgvigil.embedded import KeptServer
 
     target = _named(arguments)
-    tell = _journal()
     embedded = None
-    if target is None:
-        embedded = KeptServer()
-        tell("starting the embedded server")
-        embedded.start()
-        target = database.parse_url(embedded.url(), "embedded server")
-    outcome = setup.setup(target, _options(arguments), arguments.wait, tell)
+    with journal() as tell:
+        if target is None:
+            embedded = KeptServer()
+            tell("starting the embedded server")
+            embedded.start()
+            target = database.parse_url(embedded.url(), "embedded server")
+        outcome = setup.setup(target, _options(arguments), arguments.wait, tell)
     done = f"built, at revision {outcome.end}" if outcome.moved else f"already set up, at revision {outcome.end}"
     print(f"{done}; the schema meets {project.SPEC.name} and every trigger and view works ({outcome.seconds:.1f} s)")
     if embedded:
@@ -120,22 +119,17 @@ def _setup(arguments: argparse.Namespace) -> int:
 
 def _migrate(arguments: argparse.Namespace) -> int:
     from pgvigil.build import runner
+    from pgvigil.display import journal
 
-    target, options, tell = _required(arguments), _options(arguments), _journal()
+    target, options = _required(arguments), _options(arguments)
     if arguments.dry_run:
-        pending = runner.pending(target, options, tell)
-        if arguments.json:
-            print(json.dumps(tell.document | {"exit_code": 0}, indent=2))
-            return 0
-        for migration in pending:
-            print(
-                f"-- {migration.name} ({'in a transaction' if migration.transactional else 'step by step, outside a transaction'})"
-            )
-            print(migration.script)
-        print(f"-- {len(pending)} pending; nothing was changed" if pending else "-- up to date; nothing was changed")
+        with journal() as tell:
+            run = runner.plan_only(target, options, tell)
+        print(json.dumps(tell.document | {"exit_code": 0}, indent=2) if arguments.json else _plan_as_sql(run))
         return 0
     try:
-        outcome = runner.migrate(target, options, tell)
+        with journal() as tell:
+            outcome = runner.migrate(target, options, tell)
     except PgvigilError as error:
         if arguments.json:
             told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
@@ -153,38 +147,65 @@ def _migrate(arguments: argparse.Namespace) -> int:
         told |= {"undo": runner.undo_command(outcome, target)} if outcome.moved else {}
         print(json.dumps(tell.document | told, indent=2))
         return 0
-    if not outcome.moved:
-        print(f"up to date at revision {outcome.end}; the schema meets {project.SPEC.name}")
+    _tell_outcome(outcome, target)
+    return 0
+
+
+def _plan_as_sql(run: Run) -> str:
+    lines = []
+    for migration in run.pending:
+        how = "in a transaction" if migration.transactional else "step by step, outside a transaction"
+        lines += [f"-- {migration.name} ({how})", migration.script]
+    for migration in run.leaving:
+        lines += [f"-- {migration.name} (taken out)", migration.revert_path.read_text()]
+    count = f"{len(run.pending)} pending" if run.pending else f"{len(run.leaving)} to be taken out"
+    return "\n".join([*lines, f"-- {count if lines else 'up to date'}; nothing was changed"])
+
+
+def _revert(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import runner
+    from pgvigil.display import journal
+
+    target = _required(arguments)
+    with journal() as tell:
+        outcome = runner.revert(target, arguments.to, _options(arguments), tell)
+    _tell_outcome(outcome, target)
+    return 0
+
+
+def _tell_outcome(outcome: Outcome, target: Target) -> None:
+    from pgvigil.build import runner
+
+    start, end = outcome.start or "base", outcome.end or "base"
+    if outcome.reverted:
+        verdict = ""
+    elif outcome.left:
+        verdict = f"; {outcome.left} files are left" + f", and lead to {project.SPEC.name}" * bool(outcome.moved)
     else:
+        verdict = f"; the schema meets {project.SPEC.name}"
+    if not outcome.moved:
         print(
-            f"migrated from {outcome.start or 'base'} to {outcome.end} in {outcome.seconds:.1f} s; the schema meets {project.SPEC.name}"
+            f"nothing to revert: the database stands at {start}"
+            if outcome.reverted
+            else f"up to date at revision {end}{verdict}"
         )
+    else:
+        done = "reverted" if outcome.reverted else "migrated"
+        print(f"{done} from {start} to {end} in {outcome.seconds:.1f} s{verdict}")
         if outcome.archive:
             print(f"  backup  {outcome.archive.archive or outcome.archive.manifest}")
         print(f"  undo    {runner.undo_command(outcome, target)}")
     for remark in outcome.remarks:
         print(f"  note    {remark}")
-    return 0
-
-
-def _revert(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import runner
-
-    outcome = runner.revert(_required(arguments), arguments.to, _options(arguments), _journal())
-    if not outcome.moved:
-        print(f"nothing to revert: the database stands at {outcome.start or 'base'}")
-        return 0
-    print(f"reverted from {outcome.start} to {outcome.end or 'base'} in {outcome.seconds:.1f} s")
-    if outcome.archive:
-        print(f"  backup  {outcome.archive.archive or outcome.archive.manifest}")
-    return 0
 
 
 def _restore(arguments: argparse.Namespace) -> int:
     from pgvigil.build import restore
+    from pgvigil.display import journal
 
     target = _required(arguments)
-    done = restore.restore(target, arguments.archive, overwrite_newer=arguments.overwrite_newer, tell=_journal())
+    with journal() as tell:
+        done = restore.restore(target, arguments.archive, overwrite_newer=arguments.overwrite_newer, tell=tell)
     print(
         f'restored "{done.database}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
     )
@@ -207,25 +228,49 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from pgvigil.validate import load_spec, render, self_test, validate
+    from pgvigil.validate import Reference, load_declaration, validate
+    from pgvigil.validate.formats import output, render, wants_colour
 
     if arguments.offline:
         return _validate_offline(arguments)
+    if arguments.fix_sql and arguments.format != "text":
+        raise UsageError("--fix-sql prints a script, not a report", "Leave out --fix-sql or --format.")
+    path = arguments.spec or project.SPEC
+    with output.stream(arguments.output) as out:  # first of all: after a long look it is too late to be refused
+        target = _required(arguments)
+        spec = load_declaration(path)
+        with database.connect(target, "validate") as conn:
+            reference = None if arguments.spec else Reference(target, spec, project.INIT_SQL)
+            schema = arguments.schema or spec.schema or _ledger_schema(conn) or "public"
+            report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
+            if arguments.self_test:
+                from pgvigil.validate import located, self_test
+
+                report = replace(report, findings=(*report.findings, *located(spec, self_test(conn, schema))))
+        if arguments.fix_sql:
+            from pgvigil.validate import fix_sql
+
+            print(fix_sql(report), file=out)
+        else:
+            print(render(report, arguments.format, spec=path, colour=wants_colour(out)), file=out)
+    if arguments.output:
+        print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
+    return report.exit_code
+
+
+def _ledger_schema(conn: psycopg.Connection) -> str | None:
     from pgvigil.build import ledger
 
-    spec = load_spec(project.SPEC)
-    with database.connect(_required(arguments), "validate") as conn:
-        schema = arguments.schema or ledger.read(conn).schema or "public"
-        report = validate(conn, spec, schema)
-        if arguments.self_test:
-            report = replace(report, findings=(*report.findings, *self_test(conn, schema)))
-    print(render(report, arguments.format))
-    return report.exit_code
+    return ledger.read(conn).schema
 
 
 def _validate_offline(arguments: argparse.Namespace) -> int:
     from pgvigil.build import offline
 
+    if arguments.format not in ("text", "json") or arguments.output:
+        raise UsageError(
+            "--offline compares no objects: it has no such report", "Leave out --output; --format is text or json."
+        )
     faults = offline.check()
     if arguments.format == "json":
         print(json.dumps({"ok": not faults, "faults": faults}, indent=2))
@@ -238,15 +283,96 @@ def _validate_offline(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+def _maintain(arguments: argparse.Namespace) -> int:
+    from pgvigil.display import journal
+    from pgvigil.operate import maintain
+
+    if (arguments.action == "run") != bool(arguments.job):
+        raise UsageError("`maintain run` takes the name of a job; run-due and status take none", "See maintain --help.")
+    target = _required(arguments)
+    if arguments.action == "run":
+        print(f"{arguments.job}: {maintain.run(target, arguments.job)} rows")
+        return 0
+    if arguments.action == "run-due":
+        with journal() as tell:
+            ran = maintain.run_due(target, tell)
+        print(f"{ran} jobs ran" if ran else "no job is due")
+        return 0
+    jobs = maintain.status(target)
+    if arguments.json:
+        print(json.dumps([asdict(job) for job in jobs], indent=2, default=str))
+    else:
+        for job in jobs:
+            mark = "overdue" if job.overdue else "due" if job.due else ""
+            last = f"{job.last_started:%Y-%m-%d %H:%M:%S%z}" if job.last_started else ""
+            told = job.last_error or (f"{job.last_rows} rows" if job.last_rows is not None else "")
+            print(f"{job.job:<12}every {job.every!s:<16}{job.state:<11}{mark:<9}{last:<26}{told}".rstrip())
+    return 1 if any(job.overdue for job in jobs) else 0
+
+
 def _init_sql(arguments: argparse.Namespace) -> int:
     from pgvigil.build import init_sql, plan
 
     script = init_sql.generate(plan.load(project.MIGRATIONS))
-    if arguments.write:
-        project.INIT_SQL.write_text(script)
-        print(f"wrote {project.INIT_SQL}", file=sys.stderr)
+    return _generated(script, project.INIT_SQL if arguments.write else None)
+
+
+def _spec(arguments: argparse.Namespace) -> int:
+    return _SPEC_ACTIONS[arguments.action](arguments)
+
+
+def _spec_dump(arguments: argparse.Namespace) -> int:
+    from pgvigil.validate import dump_spec
+
+    with database.connect(_required(arguments), "spec dump") as conn:
+        text = dump_spec(conn, arguments.schema, json=arguments.format == "json")
+    print(text, end="")
+    return 0
+
+
+def _spec_schema(arguments: argparse.Namespace) -> int:
+    from pgvigil.validate import json_schema
+
+    return _generated(json_schema.generate(), project.SPEC_SCHEMA if arguments.write else None)
+
+
+def _spec_docs(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import docs, plan
+    from pgvigil.validate import catalog, load_declaration, markdown
+
+    of_project = arguments.spec == project.SPEC
+    if arguments.write and (arguments.database_url or not of_project):
+        raise UsageError(
+            "--write makes the page of this project, from its files alone",
+            "Leave out --spec and --database-url, or --write.",
+        )
+    if of_project and not arguments.database_url:
+        page = docs.page(plan.load(project.MIGRATIONS))
+        return _generated(page, project.REFERENCE if arguments.write else None)
+    declared, comments = load_declaration(arguments.spec), {}
+    if arguments.database_url:
+        schema = arguments.schema or declared.schema or "public"
+        with database.connect(_required(arguments), "docs") as conn:
+            found = catalog.snapshot(conn, declared.scope(schema), schema)
+        comments = {
+            path: attributes["comment"] for path, attributes in found.objects.items() if "comment" in attributes
+        }
+    return _generated(markdown.page(declared, comments), None)
+
+
+def _spec_tests(arguments: argparse.Namespace) -> int:
+    from pgvigil.validate import load_declaration, pgtap
+
+    declared = load_declaration(arguments.spec)
+    return _generated(pgtap.script(declared, arguments.schema or declared.schema or "public"), None)
+
+
+def _generated(text: str, path: Path | None) -> int:
+    if path:
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}", file=sys.stderr)
     else:
-        print(script, end="")
+        print(text, end="")
     return 0
 
 
@@ -290,6 +416,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         backup_command=getattr(arguments, "backup_command", None),
         rehearse=getattr(arguments, "rehearse", False),
         max_lock_ms=getattr(arguments, "max_lock_ms", None),
+        to=getattr(arguments, "to", None),
+        build_wait=arguments.build_wait,
     )
 
 
@@ -316,17 +444,6 @@ def _required(arguments: argparse.Namespace) -> Target:
     )
 
 
-def _journal() -> Journal:
-    from pgvigil.build.journal import Journal
-
-    begin = time.monotonic()
-
-    def speak(text: str) -> None:
-        print(f"{time.monotonic() - begin:6.1f} s  {text}", file=sys.stderr, flush=True)
-
-    return Journal(speak)
-
-
 _COMMANDS = {
     "setup": _setup,
     "migrate": _migrate,
@@ -334,6 +451,9 @@ _COMMANDS = {
     "restore": _restore,
     "status": _status,
     "validate": _validate,
+    "spec": _spec,
+    "maintain": _maintain,
     "init-sql": _init_sql,
     "server": _server,
 }
+_SPEC_ACTIONS = {"dump": _spec_dump, "docs": _spec_docs, "schema": _spec_schema, "tests": _spec_tests}

@@ -65,3 +65,9 @@ class RestoreError(PgvigilError):
     """The backup was not put in the database's place; the database is as it was."""
 
     exit_code = 9
+
+
+class JobError(PgvigilError):
+    """A maintenance job failed; what it had committed before that stays, and the next run goes on from there."""
+
+    exit_code = 10

@@ -10,4 +10,6 @@ SCRIPTS = _PACKAGE / "scripts" if (_PACKAGE / "scripts").is_dir() else ROOT / "s
 
 MIGRATIONS = SCRIPTS / "migrations"
 SPEC = SCRIPTS / "schema-spec.yaml"
+SPEC_SCHEMA = SCRIPTS / "schema-spec.schema.json"
 INIT_SQL = SCRIPTS / "init-enhanced-db.sql"
+REFERENCE = ROOT / "docs" / "reference.md"  # only a checkout has it

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ from psycopg import sql as compose
 from sqlalchemy.pool import StaticPool
 
 from pgvigil import database, project
-from pgvigil.build import ledger, locks, plan
+from pgvigil.build import indexes, ledger, locks, plan, trace
 from pgvigil.build.plan import Migration
 from pgvigil.build.sql import Statement
+from pgvigil.build.trace import Trace
 from pgvigil.errors import MigrationError, PreconditionError, UsageError
 from pgvigil.validate import check_application_tables, load_spec
-
-# Of the statements that have run, for whoever calls move(); a context variable, because Alembic stands in between.
-_timings: ContextVar[list[dict[str, Any]]] = ContextVar("timings", default=[])  # noqa: B039 - move() sets its own
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
 APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
@@ -167,33 +164,65 @@ def sqlalchemy_connection(conn: psycopg.Connection) -> Iterator[sqlalchemy.Conne
 
 
 def move(
-    conn: psycopg.Connection, group: list[Migration], *, before_commit: Callable[[], None], down_to: str | None = None
-) -> list[dict[str, Any]]:
+    conn: psycopg.Connection,
+    group: list[Migration],
+    told: Trace,
+    *,
+    before_commit: Callable[[], None],
+    down_to: str | None = None,
+    try_on: list[Migration] | None = None,
+) -> None:
     """Applies a group of plan.groups(), or reverts to a revision ("base" for none of them), all of it or nothing.
-    `before_commit` may still raise, and thereby roll back, inside the transaction.
-
-    Returns the statements that ran: {file, line, ms} each.
+    `before_commit` may still raise, and thereby roll back, inside the transaction. With `try_on`, transactional migrations
+    that follow the group, it is called when those are in as well; they are taken back before the commit.
 
     Raises MigrationError by file and line, or psycopg's LockNotAvailable when a lock did not come free in time; in both
     cases everything that ran in a transaction is rolled back.
     """
-    timings: list[dict[str, Any]] = []
-    _timings.set(timings)
+    trace.current.set(told)
+    told.begin(conn)
     config = Config(toml_file=None)
     config.set_main_option("script_location", str(project.MIGRATIONS).replace("%", "%%"))
     with sqlalchemy_connection(conn) as connection:
         config.attributes["connection"] = connection
-        if down_to is not None:
-            with connection.begin():
-                command.downgrade(config, down_to)
-                before_commit()
-        elif group[0].transactional:
-            with connection.begin():  # Alembic joins it, so the whole group is one transaction
-                command.upgrade(config, group[-1].revision)
-                before_commit()
-        else:
+        if down_to is None and not group[0].transactional:
             command.upgrade(config, group[-1].revision)
-    return timings
+            return
+        with connection.begin():  # Alembic joins it, so the whole group is one transaction
+            if down_to is not None:
+                command.downgrade(config, down_to)
+            else:
+                command.upgrade(config, group[-1].revision)
+            if try_on:
+                conn.execute("SAVEPOINT tried")
+                kept = len(told.statements)
+                command.upgrade(config, try_on[-1].revision)
+                before_commit()
+                conn.execute("ROLLBACK TO tried")
+                del told.statements[kept:]
+            else:
+                before_commit()
+    told.end()
+
+
+def clear_away(conn: psycopg.Connection, index: str, told: Trace) -> None:
+    """Drops an INVALID index that nobody is building."""
+    told.at = (index, 0)
+    with _patient(conn):
+        indexes.drop_if_invalid(conn, index, told.patience)
+
+
+def build_again(conn: psycopg.Connection, index: str, told: Trace) -> None:
+    """Rebuilds an index that is INVALID; what stands by its name, such as a comment, stays."""
+    told.at = (index, 0)
+    try:
+        with _patient(conn):
+            if indexes.stays_invalid(conn, index, told.patience):
+                conn.execute(f"REINDEX INDEX CONCURRENTLY {index}".encode())
+    except psycopg.Error:
+        if not conn.closed:
+            indexes.discard(conn, f"{index}_ccnew")
+        raise
 
 
 def _run_script(conn: psycopg.Connection, path: Path) -> None:
@@ -202,13 +231,10 @@ def _run_script(conn: psycopg.Connection, path: Path) -> None:
 
 
 def _execute(conn: psycopg.Connection, path: Path, statement: Statement) -> None:
-    began = time.monotonic()
     try:
-        conn.execute(statement.text.encode())
-        _timings.get().append(
-            {"file": path.name, "line": statement.line, "ms": round((time.monotonic() - began) * 1000, 1)}
-        )
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        with trace.current.get(Trace()).statement(conn, path.name, statement):
+            conn.execute(statement.text.encode())
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled):
         raise
     except psycopg.Error as error:
         diagnosis = error.diag
@@ -227,80 +253,34 @@ def _execute(conn: psycopg.Connection, path: Path, statement: Statement) -> None
 
 def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: Statement) -> None:
     """Runs a statement that commits by itself, first clearing away what an interrupted run of it left behind."""
-    name = _index_built_by(statement)
-    # Building concurrently and validating stop no writer, but wait for other transactions to end: a lock_timeout would
-    # count that waiting and leave an INVALID index. Everything else keeps the short one.
-    patient = name is not None or any(t.text.upper() == "VALIDATE" for t in statement.tokens)
-    if patient:
-        conn.execute("SET lock_timeout = 0")
-    try:
-        if name is None or _make_way(conn, migration, statement, name):
+    name = indexes.built_by(statement)
+    if name is None:
+        validating = any(t.text.upper() == "VALIDATE" for t in statement.tokens)
+        with _patient(conn) if validating else nullcontext():
             _execute(conn, migration.path, statement)
-    except MigrationError:
-        if name is not None and not conn.closed:
-            _drop_if_invalid(conn, name)
+        return
+    told = trace.current.get(Trace())
+    try:
+        with _patient(conn):
+            if indexes.make_way(conn, migration.revision, statement, name, told.patience):
+                _execute(conn, migration.path, statement)
+    except (MigrationError, psycopg.errors.QueryCanceled):
+        if not conn.closed:
+            indexes.discard(conn, name)
         raise
+
+
+@contextmanager
+def _patient(conn: psycopg.Connection) -> Iterator[None]:
+    """Building concurrently and validating stop no writer, but wait for other transactions to end: a lock_timeout would
+    count that waiting and leave an INVALID index. Everything else keeps the short one.
+    """
+    conn.execute("SET lock_timeout = 0")
+    try:
+        yield
     finally:
-        if patient and not conn.closed:
+        if not conn.closed:
             conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
-
-
-def _index_built_by(statement: Statement) -> str | None:
-    words = [t.text.upper() for t in statement.tokens]
-    if words[:1] == ["CREATE"] and words[1:3] != ["OR", "REPLACE"] and "CONCURRENTLY" in words[2:4]:
-        return statement.tokens[words.index("CONCURRENTLY") + 1].text
-    return None
-
-
-def _make_way(conn: psycopg.Connection, migration: Migration, statement: Statement, name: str) -> bool:
-    """Whether the index has to be built: False when a valid one with this very definition is there already."""
-    _drop_if_invalid(conn, name)
-    found = conn.execute(
-        "SELECT pg_get_indexdef(indexrelid), indrelid::regclass::text FROM pg_index WHERE indexrelid = to_regclass(%s)",
-        (name,),
-    ).fetchone()
-    if found is None:
-        return True
-    definition, table = found
-    if _shape(definition) == _shape(_wanted_definition(conn, statement, table)):
-        return False
-    conn.execute(
-        "INSERT INTO pgvigil.found_before (revision, object, restore_sql) VALUES (%s, %s, %s)",
-        (migration.revision, f"index {name}", definition),
-    )
-    conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
-    return True
-
-
-def _drop_if_invalid(conn: psycopg.Connection, name: str) -> None:
-    row = conn.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (name,)).fetchone()
-    if row is not None and not row[0]:
-        conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
-
-
-def _wanted_definition(conn: psycopg.Connection, statement: Statement, table: str) -> str:
-    """The definition as this server prints it, from building the index on an empty copy of the table."""
-    with conn.transaction(force_rollback=True):
-        conn.execute(f"CREATE TEMP TABLE pgvigil_copy (LIKE {table})".encode())
-        script = statement.text
-        origin = statement.tokens[0].start
-        words = [t.text.upper() for t in statement.tokens]
-        for at, text in (
-            (words.index("ON") + 1, "pg_temp.pgvigil_copy"),
-            (words.index("CONCURRENTLY"), ""),
-        ):  # from the end
-            start = statement.tokens[at].start - origin
-            script = script[:start] + text + script[start + len(words[at]) :]
-        conn.execute(script.encode())
-        row = conn.execute(
-            "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.pgvigil_copy'::regclass"
-        ).fetchone()
-    return str(row[0]) if row else ""
-
-
-def _shape(definition: str) -> tuple[bool, str]:
-    """What an index definition says besides its own name and its table's."""
-    return definition.startswith("CREATE UNIQUE"), definition.partition(" USING ")[2]
 
 
 def _has_ledger(conn: psycopg.Connection) -> bool:

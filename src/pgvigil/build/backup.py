@@ -1,6 +1,6 @@
 """A backup that is proved: dumped in full, read back in full, hashed and described, before anything is changed.
 
-    take(conn, target, directory, revision, told, *, kind="full", proof="read", command=None) -> Backup
+    take(conn, target, directory, revision, tell, *, kind="full", proof="read", command=None) -> Backup
     require_space(conn, directory, kind)      refuses before the first byte is written
     load(archive) -> Backup                   the manifest beside an archive, held against the archive
 
@@ -32,6 +32,7 @@ from psycopg import pq
 from pgvigil import __version__, database
 from pgvigil.build import contents, tools
 from pgvigil.build.contents import Table
+from pgvigil.build.journal import Journal
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError
 
@@ -39,7 +40,6 @@ Kind = Literal["full", "schema", "command"]
 Proof = Literal["read", "restore"]
 KINDS = ("full", "schema", "none", "command")
 PROOFS = ("read", "restore")
-Told = Callable[[str], None]
 
 # An archive holds no indexes and is compressed: of our test data (text, JSON, UUIDs) it is 11 % of the database's size.
 # With less room than a twentieth there is no use in trying; with more it is tried, and a disk that fills all the same is
@@ -109,7 +109,7 @@ def take(
     target: Target,
     directory: Path,
     revision: str | None,
-    told: Told,
+    tell: Journal,
     *,
     kind: Kind = "full",
     proof: Proof = "read",
@@ -132,9 +132,9 @@ def take(
         raise BackupError(f"no backup can be written to {directory}: {error.strerror}", tools.ELSEWHERE) from error
     try:
         require_space(conn, directory, kind)
-        facts = _command(conn, target, directory, revision, told, command) if kind == "command" else None
+        facts = _command(conn, target, directory, revision, tell, command) if kind == "command" else None
         if facts is None:
-            facts = _dump(conn, target, part, told, kind, proof)
+            facts = _dump(conn, target, part, tell, kind, proof)
             with part.open("rb") as file:
                 facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
@@ -167,7 +167,7 @@ def take(
 
 
 def _dump(
-    conn: psycopg.Connection, target: Target, part: Path, told: Told, kind: Kind, proof: Proof
+    conn: psycopg.Connection, target: Target, part: Path, tell: Journal, kind: Kind, proof: Proof
 ) -> dict[str, object]:
     from pgvigil.build import restore  # here, because it builds upon this module
 
@@ -184,7 +184,7 @@ def _dump(
             counting = aside(lambda: contents.contents(reader)) if kind == "full" else None
 
             def tick() -> None:
-                told(f"{part.stat().st_size / 1e6:.1f} MB written")
+                tell.progress(f"{part.stat().st_size / 1e6:.1f} MB written")
                 if counting and counting.done():
                     counting.result()  # what it could not read, pg_dump need not go on writing
 
@@ -199,16 +199,16 @@ def _dump(
                 schema.touch(mode=0o600)
                 tools.run([str(pg_dump), *connection, "--schema-only", f"--file={schema}"], target, what)
             if counting and not counting.done():
-                told("counting the rows of every table")
+                tell("counting the rows of every table")
             tables = counting.result() if counting else {}
-        told(f"{part.stat().st_size / 1e6:.1f} MB written, reading it back")
+        tell(f"{part.stat().st_size / 1e6:.1f} MB written, reading it back")
         # A listing would accept an archive that is cut off; only decoding every block proves it.
         tools.run([str(pg_restore), f"--file={os.devnull}", str(part)], target, "the backup cannot be read back")
         verified = "read: every block decoded"
         if proof == "restore":
             objects = int(str(facts["large_objects"])) if kind == "full" else 0
             try:
-                restore.prove(conn, target, part, schema, tables, objects, told)
+                restore.prove(conn, target, part, schema, tables, objects, tell)
             except RestoreError as error:
                 raise BackupError(
                     f"the backup is no copy of the database: {error.message}", error.hint or "Nothing was changed."
@@ -221,7 +221,7 @@ def _dump(
 
 
 def _command(
-    conn: psycopg.Connection, target: Target, directory: Path, revision: str | None, told: Told, command: str | None
+    conn: psycopg.Connection, target: Target, directory: Path, revision: str | None, tell: Journal, command: str | None
 ) -> dict[str, object]:
     """Somebody else's backup: all we know of it is its exit status, and the manifest says so."""
     if not command:
@@ -249,7 +249,7 @@ def _command(
     ) as process:
         try:
             for line in process.stdout or ():
-                told(line.rstrip().replace(secret, "***") if secret else line.rstrip())
+                tell(line.rstrip().replace(secret, "***") if secret else line.rstrip())
             status = process.wait()
         except BaseException:
             process.terminate()

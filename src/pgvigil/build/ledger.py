@@ -66,6 +66,11 @@ def compare(state: State, migrations: list[Migration], accepted: Collection[str]
     warnings = []
     for entry in state.entries:
         migration = by_revision[entry.revision]
+        if entry.name != migration.name:
+            raise PreconditionError(
+                f"{migration.path} stands below the head of this database, where {entry.name} went in: it would never be run",
+                "Give a new migration a number above the last one; put back the files as they were. Nothing was changed.",
+            )
         if entry.sha256_tokens != migration.sha256_tokens:
             if entry.revision in accepted:
                 warnings.append(f"{migration.path} was edited after it went in; accepted, its new checksum is recorded")

@@ -14,10 +14,10 @@ from typing import Self, TypeVar
 import psycopg
 from psycopg.rows import class_row
 
+from pgvigil.build.journal import Journal
 from pgvigil.errors import LockedError
 
 T = TypeVar("T")
-Tell = Callable[[str], None]
 
 # The advisory lock all runners of a database meet at: "pgvigil" in ASCII.
 _RUN_LOCK = int.from_bytes(b"pgvigil", "big")
@@ -32,8 +32,9 @@ LOCK_TIMEOUT_MS = 200
 # … and between tries nothing is held.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 
-_LOOK_EVERY = 0.05  # seconds between looks at who makes us wait: several within one lock timeout
-_TELL_AFTER = 5.0  # seconds of waiting for the same one before it is told, and told again
+_LOOK_EVERY = 0.03  # seconds between looks at who makes us wait: several within one lock timeout
+_TELL_AFTER, _TELL_AGAIN = 1.0, 10.0  # seconds of waiting for the same one before it is told, and told again
+_SHOW_EVERY = 0.5  # seconds between looks at how far an index build is
 
 
 @contextmanager
@@ -94,12 +95,19 @@ class Blocker:
 
 
 class Watch:
-    """Looks, on a connection of its own, at whom a backend waits for, while that backend itself can tell nobody."""
+    """Looks, on a connection of its own, at whom a backend waits for, while that backend itself can tell nobody.
 
-    def __init__(self, conn: psycopg.Connection, pid: int, tell: Tell) -> None:
+    When the backend has waited `patience` seconds in one statement, its statement is cancelled and `gave_up` is set: what
+    runs without a lock_timeout must not wait for ever either.
+    """
+
+    def __init__(self, conn: psycopg.Connection, pid: int, tell: Journal, patience: float) -> None:
+        self.gave_up = False
         self._conn = conn
         self._pid = pid
         self._tell = tell
+        self._patience = patience
+        self._waited = 0.0
         self._seen: dict[int, Blocker] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="pgvigil watch", daemon=True)
@@ -114,24 +122,45 @@ class Watch:
         self._conn.close()
 
     def take(self) -> list[Blocker]:
-        """Whom the backend has waited for since the last call."""
-        seen, self._seen = self._seen, {}
+        """Whom the backend has waited for since the last call; the patience begins anew."""
+        seen, self._seen, self._waited = self._seen, {}, 0.0
         return list(seen.values())
 
     def _look(self) -> None:
         waiting_since: dict[int, float] = {}
+        looked = shown = time.monotonic()
         while not self._stop.wait(_LOOK_EVERY):
             try:
                 now_there = {blocker.pid: blocker for blocker in self._blockers()}
-            except psycopg.Error:  # who is in the way stays unknown; the run itself goes on
+                clock = time.monotonic()
+                self._waited += clock - looked if now_there else 0
+                if self._waited > self._patience and not self.gave_up:
+                    self.gave_up = True
+                    self._conn.execute("SELECT pg_cancel_backend(%s)", (self._pid,))
+                if clock - shown >= _SHOW_EVERY:
+                    self._show_build()
+                    shown = clock
+            except psycopg.OperationalError:  # who is in the way stays unknown; the run itself goes on
                 return
             self._seen |= now_there
-            clock = time.monotonic()
+            looked = clock
             waiting_since = {pid: waiting_since.get(pid, clock) for pid in now_there}
             for pid, since in waiting_since.items():
                 if clock - since >= _TELL_AFTER:
                     self._tell(f"  waiting for {now_there[pid]}")
-                    waiting_since[pid] = clock
+                    waiting_since[pid] = clock + _TELL_AGAIN - _TELL_AFTER
+
+    def _show_build(self) -> None:
+        row = self._conn.execute(
+            """SELECT format('building %%s: %%s', coalesce(nullif(index_relid, 0)::regclass::text, 'an index'), phase),
+                      CASE WHEN phase LIKE 'waiting%%' THEN NULL
+                           ELSE coalesce(nullif(blocks_done, 0)::float / nullif(blocks_total, 0),
+                                         nullif(tuples_done, 0)::float / nullif(tuples_total, 0)) END
+               FROM pg_stat_progress_create_index WHERE pid = %s""",
+            (self._pid,),
+        ).fetchone()
+        if row is not None:
+            self._tell.progress(row[0], row[1])
 
     def _blockers(self) -> list[Blocker]:
         with self._conn.cursor(row_factory=class_row(Blocker)) as cursor:
@@ -154,13 +183,14 @@ def retried(
     """
     deadline = time.monotonic() + budget
     tries = 0
+    blockers: list[Blocker] = []
     while True:
         tries += 1
         watch.take()
         try:
             return attempt()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-            blockers = watch.take()
+            blockers = watch.take() or blockers  # on a busy machine a short wait may go by unseen
             waited(tries, blockers)
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
             if time.monotonic() + pause > deadline:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from pgvigil import project
-from pgvigil.build import init_sql, plan
-from pgvigil.validate import load_spec
+from pgvigil.build import docs, init_sql, plan
+from pgvigil.validate import json_schema, load_spec
 
 _RECORDED = re.compile(r"record_migration\('(\d{3})', '(\w+)', false, '(\w{64})', '(\w{64})'")
 
@@ -23,7 +24,19 @@ def check() -> list[str]:
         if module.stem not in {m.name for m in migrations}:
             faults.append(f"{module} is an Alembic revision without a migration: remove it, or write {module.stem}.sql")
     faults += _init_script(migrations)
+    faults += _generated(project.SPEC_SCHEMA, json_schema.generate(), "the spec's keys", "spec schema")
+    if project.REFERENCE.parent.is_dir():  # a wheel carries no documentation
+        faults += _generated(project.REFERENCE, docs.page(migrations), "spec and comments", "spec docs")
     return faults
+
+
+def _generated(path: Path, text: str, source: str, command: str) -> list[str]:
+    again = f"write it anew with `pgvigil {command} --write`"
+    if not path.is_file():
+        return [f"{path} is missing: {again}"]
+    if path.read_text(encoding="utf-8") != text:
+        return [f"{path} is not what {source} make: {again}"]
+    return []
 
 
 def _init_script(migrations: list[plan.Migration]) -> list[str]:

@@ -1,8 +1,8 @@
 """A backup put into a new database, compared, and swapped in.
 
     restore(target, archive, *, overwrite_newer, tell) -> RestoreOutcome     raises RestoreError, LockedError, ConnectError
-    prove(conn, target, archive, schema, tables, large_objects, told)        the same road, without the swap
-    scratch(conn, target, archive, prefix, told)                             the copy itself, for as long as the block lasts
+    prove(conn, target, archive, schema, tables, large_objects, tell)        the same road, without the swap
+    scratch(conn, target, archive, prefix, tell)                             the copy itself, for as long as the block lasts
 
 The live database is renamed away and the new one renamed into its place in one transaction. Nothing of the swap is ever
 committed by half, so a crash at any point leaves a database under the name, one that takes connections.
@@ -28,8 +28,9 @@ from psycopg import sql
 
 from pgvigil import database
 from pgvigil.build import backup, contents, locks, swap, tools
-from pgvigil.build.backup import Backup, Told
+from pgvigil.build.backup import Backup
 from pgvigil.build.contents import Table
+from pgvigil.build.journal import Journal
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError
 
@@ -55,7 +56,7 @@ class RestoreOutcome:
 # ── The whole road ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def restore(target: Target, archive: Path, *, overwrite_newer: bool, tell: Told) -> RestoreOutcome:
+def restore(target: Target, archive: Path, *, overwrite_newer: bool, tell: Journal) -> RestoreOutcome:
     """Puts the backup in the place of the database it is called on, which is kept under another name.
 
     Rows that were written after the backup are looked for before anything else and once more, with the tables locked
@@ -108,25 +109,25 @@ def prove(
     schema: Path,
     tables: Mapping[str, Table],
     large_objects: int,
-    told: Told,
+    tell: Journal,
 ) -> None:
     """Restores an archive into a scratch database, which is dropped again, and compares. Raises RestoreError.
 
     `schema` is an archive of the live schema alone, dumped from the same snapshot.
     """
-    with scratch(conn, target, archive, "pgvigil_verify", told) as there:
-        told("comparing with the database")
+    with scratch(conn, target, archive, "pgvigil_verify", tell) as there:
+        tell("comparing with the database")
         _compare(there, _pg_restore(conn), schema, tables, large_objects)
 
 
 @contextmanager
-def scratch(conn: psycopg.Connection, target: Target, archive: Path, prefix: str, told: Told) -> Iterator[Target]:
+def scratch(conn: psycopg.Connection, target: Target, archive: Path, prefix: str, tell: Journal) -> Iterator[Target]:
     """A copy made from an archive, beside the database of `conn` and made like it; dropped when the block ends."""
     name = f"{prefix}_{secrets.token_hex(6)}"
     try:
         with _new_database(conn, target, conn.info.dbname, name):
-            told(f'restoring into scratch database "{name}"')
-            _load(conn, _pg_restore(conn), target.at(name), archive, told)
+            tell(f'restoring into scratch database "{name}"')
+            _load(conn, _pg_restore(conn), target.at(name), archive, tell)
             yield target.at(name)
     except psycopg.Error as error:
         raise RestoreError(
@@ -216,10 +217,10 @@ def _newer(live: psycopg.Connection, manifest: Backup) -> list[str]:
 # ── The new database ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _fill(admin: psycopg.Connection, new: Target, archive: Path, manifest: Backup, tell: Told) -> None:
+def _fill(admin: psycopg.Connection, new: Target, archive: Path, manifest: Backup, tell: Journal) -> None:
     tool = _pg_restore(admin, manifest)
     tell(f'restoring into "{new.parameters["dbname"]}"')
-    _load(admin, tool, new, archive, lambda text: tell(f"  {text}"))
+    _load(admin, tool, new, archive, tell.indented())
     with database.connect(new, "restore") as conn:
         if not manifest.public_schema:  # template0 has one
             conn.execute("DROP SCHEMA IF EXISTS public")
@@ -265,14 +266,13 @@ def _new_database(admin: psycopg.Connection, target: Target, like: str, name: st
             fresh.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, told: Told, *options: str) -> None:
+def _load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, tell: Journal, *options: str) -> None:
     """pg_restore into an empty database; the first error ends it. Raises BackupError with its words."""
     name = there.parameters["dbname"]
-    clock = time.monotonic()
 
     def tick() -> None:
         row = admin.execute("SELECT pg_database_size(%s::name)", (name,)).fetchone()
-        told(f"{row[0] / 1e6:.0f} MB restored after {time.monotonic() - clock:.0f} s" if row else "")
+        tell.progress(f"{row[0] / 1e6:.0f} MB restored" if row else "")
 
     pg_restore, version = tool
     arguments = [str(pg_restore), "--no-password", "--no-subscriptions", f"--dbname={there.public_conninfo}", *options]
@@ -339,7 +339,7 @@ def _compare_schema(conn: psycopg.Connection, tool: Tool, there: Target, schema:
     # come out of the same mill looking the same.
     name = f"pgvigil_verify_{secrets.token_hex(6)}"
     with _new_database(conn, there, conn.info.dbname, name):
-        _load(conn, tool, there.at(name), schema, lambda _: None, "--schema-only")
+        _load(conn, tool, there.at(name), schema, Journal(), "--schema-only")
         wanted = _schema(tool, there.at(name))
     if wanted != found:
         raise RestoreError(f"the schema differs: {_first_difference(wanted, found)}")

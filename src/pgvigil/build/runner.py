@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import psycopg
 
 from pgvigil import database, project
-from pgvigil.build import apply, backup, ledger, locks, plan, preflight, rehearse, restore
+from pgvigil.build import apply, backup, indexes, ledger, locks, plan, preflight, rehearse, restore
+from pgvigil.build.attempts import Attempts
 from pgvigil.build.journal import Journal
 from pgvigil.build.plan import Migration
+from pgvigil.build.trace import Trace
 from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
-from pgvigil.validate import Report, load_spec, render, validate
+from pgvigil.validate import Reference, Report, Spec, keep_reference, load_declaration, load_spec, render, validate
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Options:
     backup_command: str | None = None
     rehearse: bool = False
     max_lock_ms: float | None = None
+    to: str | None = None  # a revision, or "base"; None is the newest
+    build_wait: float = 3600
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did, for the report. `moved` holds the names of the files that went in or out; `remarks` what the DBA
-    should know of the rows that were there before.
+    """What a run did, for the report. `moved` holds the names of the files that went in, or out if it `reverted`; `left`
+    is how many are not in at the end; `remarks` what the DBA should know of the rows that were there before.
     """
 
     start: str | None
@@ -50,6 +55,8 @@ class Outcome:
     archive: backup.Backup | None
     remarks: list[str]
     seconds: float
+    left: int
+    reverted: bool = False
 
 
 @dataclass
@@ -60,10 +67,26 @@ class Run:
     schema: str
     migrations: list[Migration]
     state: ledger.State
+    end: int  # how many of the migrations are to be in afterwards
 
     @property
     def pending(self) -> list[Migration]:
-        return self.migrations[len(self.state.entries) :]
+        """What is to go in, up to where the run is to end."""
+        return self.migrations[len(self.state.entries) : self.end]
+
+    @property
+    def applied(self) -> list[Migration]:
+        return self.migrations[: len(self.state.entries)]
+
+    @property
+    def leaving(self) -> list[Migration]:
+        """What is to be taken out, the newest first."""
+        return self.applied[self.end :][::-1]
+
+    @property
+    def beyond(self) -> list[Migration]:
+        """What is on disk beyond the end of the run."""
+        return self.migrations[self.end :]
 
 
 def program() -> str:
@@ -74,29 +97,32 @@ def program() -> str:
 # ── migrate ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def pending(target: Target, options: Options, tell: Journal) -> list[Migration]:
-    """Connects, checks the preconditions and says what migrate would do. Changes nothing."""
+def plan_only(target: Target, options: Options, tell: Journal) -> Run:
+    """Connects, checks the preconditions and says what migrate would do. Changes nothing; the connection is closed."""
     with database.connect(target, "migrate (plan)") as conn:
         tell(f"connected to {target}, PostgreSQL {conn.info.parameter_status('server_version')}")
         run = _prepare(conn, options, tell)
         for _, text in preflight.blockers(conn, run.schema) if run.pending else []:
             tell(f"warning: in the way of a migration: {text}")
-        return run.pending
+        return run
 
 
 def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
-    """connect → preconditions → plan → lock → backup → apply → validate.
+    """connect → preconditions → plan → lock → backup → apply → heal → validate. A database beyond `options.to` is reverted.
 
     Raises a PgvigilError of its documented exit code; up to and including a failed transaction nothing is changed.
     """
     clock = time.monotonic()
+    spec = load_spec(project.SPEC)
     with database.connect(target, "migrate") as conn:
         tell(f"connected to {target}, PostgreSQL {conn.info.parameter_status('server_version')}")
         run = _prepare(conn, options, tell)
+        if run.leaving:
+            return revert(target, cast("str", options.to), options, tell)
         archive = None
         moved: list[Migration] = []
         start = run.state.revision
-        if run.pending:
+        if run.pending or _remains(run, spec):
             with locks.run_lock(conn, options.lock_wait):
                 run = replace(run, state=ledger.read(conn))  # whoever held the lock may have done it
                 start = run.state.revision
@@ -106,12 +132,19 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
                     if options.rehearse:
                         _rehearse(run, target, archive, options, tell)
                     moved = apply_pending(run, target, options, tell)
+                _heal(replace(run, state=ledger.read(conn)), spec, target, options, tell)
         ledger.accept(conn, run.migrations, options.accepted)
-        tell("validating")
-        report = validate(conn, load_spec(project.SPEC), run.schema)
-        tell.document["validation"] = json.loads(render(report, "json"))
+        end = run.migrations[run.end - 1].revision if run.end else None
         names = [m.name for m in moved]
-        outcome = Outcome(start, run.migrations[-1].revision, names, archive, _remarks(conn), time.monotonic() - clock)
+        outcome = Outcome(start, end, names, archive, _remarks(conn), time.monotonic() - clock, len(run.beyond))
+        if run.beyond and run.beyond[0].transactional:
+            return outcome  # what is not all in cannot meet the spec; that it leads there was seen before the commit
+        tell("validating")
+        if run.beyond:
+            report = validate(conn, load_declaration(project.SPEC), run.schema, before=run.beyond[0].revision)
+        else:
+            report = against_reference(conn, target, run.schema)
+        tell.document["validation"] = json.loads(render(report, "json"))
     if moved:
         require_valid(report, f"To undo this run: {undo_command(outcome, target)}")
     else:
@@ -120,6 +153,15 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
             f"Every migration is in; the schema was changed since. To see this again: {program()} validate{target.option}",
         )
     return outcome
+
+
+def against_reference(conn: psycopg.Connection, target: Target, schema: str) -> Report:
+    """The verdict, also of what the spec does not spell out; the reference is kept for those who may only read."""
+    declared = load_declaration(project.SPEC)
+    reference, _ = Reference(target, declared, project.INIT_SQL).outcome()
+    if reference:
+        keep_reference(conn, reference, project.INIT_SQL)
+    return validate(conn, declared, schema, reference=reference)
 
 
 def require_valid(report: Report, hint: str) -> None:
@@ -142,7 +184,7 @@ def _remarks(conn: psycopg.Connection) -> list[str]:
 
 def undo_command(outcome: Outcome, target: Target) -> str:
     """What brings the schema back to where the run found it."""
-    return f"{program()} revert --to {outcome.start or 'base'}{target.option}"
+    return f"{program()} {'migrate' if outcome.reverted else 'revert'} --to {outcome.start or 'base'}{target.option}"
 
 
 def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
@@ -159,7 +201,8 @@ def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
         preflight.require_rights(conn, run.schema)
         for warning in preflight.warnings(conn, run.schema):
             tell(f"warning: {warning}")
-    tell.document["plan"] = [{"name": m.name, "transactional": m.transactional} for m in run.pending]
+    plan_of = [("in", m) for m in run.pending] + [("out", m) for m in run.leaving]
+    tell.document["plan"] = [{"name": m.name, "transactional": m.transactional, "goes": way} for way, m in plan_of]
     return run
 
 
@@ -185,7 +228,15 @@ def open_run(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
     for warning in ledger.compare(state, migrations, options.accepted):
         tell(f"warning: {warning}")
     apply.pin(conn, schema)
-    return Run(conn, schema, migrations, state)
+    return Run(conn, schema, migrations, state, _position(migrations, options.to))
+
+
+def _position(migrations: list[Migration], to: str | None) -> int:
+    """How many migrations are in at a revision."""
+    known = ["base", *(m.revision for m in migrations)]
+    if to is not None and to not in known:
+        raise UsageError(f"there is no revision {to}", f"Known are: {', '.join(known)}.")
+    return len(migrations) if to is None else known.index(to)
 
 
 def _backup(run: Run, target: Target, options: Options, tell: Journal) -> backup.Backup | None:
@@ -195,7 +246,7 @@ def _backup(run: Run, target: Target, options: Options, tell: Journal) -> backup
     directory = options.backup_directory or backup.default_directory()
     tell(f"backing up to {directory}")
     archive = backup.take(
-        run.conn, target, directory, run.state.revision, lambda text: tell(f"  {text}"),
+        run.conn, target, directory, run.state.revision, tell.indented(),
         kind=cast("backup.Kind", options.backup_kind), proof=options.backup_proof, command=options.backup_command,
     )  # fmt: skip
     what = (
@@ -214,18 +265,16 @@ def _rehearse(run: Run, target: Target, archive: backup.Backup | None, options: 
         raise UsageError(
             "a rehearsal needs a full backup to make its copy from", "Use --backup full. Nothing was changed."
         )
-    silent = Journal(lambda _: None)
+    silent = Journal()
 
     def work(conn: psycopg.Connection) -> None:
         with locks.run_lock(conn, options.lock_wait):
             apply_pending(open_run(conn, options, silent), there, options, silent)
 
     tell("rehearsing on a scratch copy")
-    with restore.scratch(
-        run.conn, target, Path(archive.archive), "pgvigil_rehearsal", lambda text: tell(f"  {text}")
-    ) as there:
+    with restore.scratch(run.conn, target, Path(archive.archive), "pgvigil_rehearsal", tell.indented()) as there:
         rehearsal = rehearse.rehearse(there, work)
-    tell.document["rehearsal"] = asdict(rehearsal)
+    tell.document["rehearsal"] = asdict(rehearsal) | {"statements": silent.document["statements"]}
     for lock in rehearsal.locks:
         tell(f"  {lock.table}: {lock.mode} for {lock.held_ms:.0f} ms, from: {lock.statement}")
     tell(f"  rewritten tables: {', '.join(rehearsal.rewritten) or 'none'}; took {rehearsal.seconds:.1f} s")
@@ -239,30 +288,28 @@ def _rehearse(run: Run, target: Target, archive: backup.Backup | None, options: 
 
 def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> list[Migration]:
     """Brings in what is pending, group by group. A transaction that does not lead to what the spec declares is rolled back."""
-    spec = load_spec(project.SPEC)
+    declared = load_declaration(project.SPEC)  # before any lock is held
     done: list[Migration] = []
-    with _watch(run, target, tell) as watch:
+    with _attempts(run, target, options, tell) as attempt:
         for group in plan.groups(run.pending):
             names = f"{group[0].name} … {group[-1].name} in one transaction" if len(group) > 1 else group[0].name
             tell(f"running {names}")
             clock = time.monotonic()
-            later = [m.revision for m in run.pending[len(done) + len(group) :]]
+            follow = plan.groups([*run.pending[len(done) + len(group) :], *run.beyond])
+            try_on = follow.pop(0) if follow and group[0].transactional and follow[0][0].transactional else None
+            unmet = follow[0][0].revision if follow else None
 
-            def before_commit(later: list[str] = later) -> None:
+            def before_commit(unmet: str | None = unmet) -> None:
                 locks.require_run_lock(run.conn)
-                report = validate(run.conn, spec, run.schema, before=later[0] if later else None)
+                report = validate(run.conn, declared, run.schema, before=unmet)
                 if not report.ok:
                     raise MigrationError(
                         f"the result would not meet {project.SPEC.name}:\n{render(report, 'text')}",
                         "Mend the migration or the spec, then run this again.",
                     )
 
-            def attempt(group: list[Migration] = group, check: Callable[[], None] = before_commit) -> None:
-                for timing in apply.move(run.conn, group, before_commit=check):
-                    tell.add("statements", timing)
-
             try:
-                locks.retried(attempt, budget=options.lock_budget, watch=watch, waited=_waited(tell))
+                attempt(partial(apply.move, run.conn, group, before_commit=before_commit, try_on=try_on))
             except psycopg.OperationalError as error:
                 raise MigrationError(
                     f"the connection was lost during {names}: {' '.join(str(error).split())}",
@@ -276,14 +323,6 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
     return done
 
 
-def _waited(tell: Journal) -> Callable[[int, list[locks.Blocker]], None]:
-    def waited(number: int, blockers: list[locks.Blocker]) -> None:
-        tell(f"  waiting for a table lock (try {number}), held by {locks.names(blockers)}")
-        tell.add("waits", {"try": number, "blockers": [asdict(blocker) for blocker in blockers]})
-
-    return waited
-
-
 def _what_stays(group: list[Migration], done: list[Migration]) -> str:
     if not group[0].transactional:
         return "This file runs outside a transaction; its finished statements stay and are found done next time."
@@ -291,8 +330,32 @@ def _what_stays(group: list[Migration], done: list[Migration]) -> str:
     return f"{rolled_back} The files up to {done[-1].name} are in the ledger and stay." if done else rolled_back
 
 
-def _watch(run: Run, target: Target, tell: Journal) -> locks.Watch:
-    return locks.Watch(database.connect(target, "watch"), run.conn.info.backend_pid, tell)
+def _attempts(run: Run, target: Target, options: Options, tell: Journal) -> Attempts:
+    return Attempts(run.conn, target, tell, budget=options.lock_budget, build_wait=options.build_wait)
+
+
+# ── What builds left behind that did not finish ───────────────────────────────────────────────────────────────────────
+
+
+def _remains(run: Run, spec: Spec) -> Sequence[tuple[str, Callable[[Trace], None]]]:
+    """What to do about each index that is INVALID: ours is built again, what a REINDEX left beside ours is dropped."""
+    names = [index for table in spec.tables.values() for index in (*table.indexes, *table.constraints)]
+    ours = [name for name, table in spec.tables.items() if table.ours]
+    return [
+        (f"building {index} again, which was INVALID", partial(apply.build_again, run.conn, index))
+        for index in indexes.unfinished(run.conn, run.applied)
+    ] + [
+        (f"dropping {index}, which a REINDEX that did not finish left", partial(apply.clear_away, run.conn, index))
+        for index in indexes.carcasses(run.conn, names, ours)
+    ]
+
+
+def _heal(run: Run, spec: Spec, target: Target, options: Options, tell: Journal) -> None:
+    if remains := _remains(run, spec):
+        with _attempts(run, target, options, tell) as attempt:
+            for words, step in remains:
+                tell(words)
+                attempt(step)
 
 
 # ── revert ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -303,20 +366,15 @@ def revert(target: Target, to: str, options: Options, tell: Journal) -> Outcome:
     clock = time.monotonic()
     with database.connect(target, "revert") as conn, locks.run_lock(conn, options.lock_wait):
         tell(f"connected to {target}")
-        run = open_run(conn, options, tell)
-        known = ["base", *(m.revision for m in run.migrations)]
-        if to not in known:
-            raise UsageError(f"there is no revision {to}", f"Known are: {', '.join(known)}.")
-        leaving = [m for m in run.migrations[: len(run.state.entries)] if to == "base" or m.revision > to]
+        run = open_run(conn, replace(options, to=to), tell)
+        leaving = run.leaving
         archive = None
         if leaving:
             archive = _backup(run, target, options, tell)
-            tell(f"reverting {leaving[-1].name} … {leaving[0].name} in one transaction")
-            with _watch(run, target, tell) as watch:
-                locks.retried(
-                    lambda: apply.move(conn, [], down_to=to, before_commit=lambda: locks.require_run_lock(conn)),
-                    budget=options.lock_budget, watch=watch, waited=_waited(tell),
-                )  # fmt: skip
+            tell(f"reverting {leaving[0].name} … {leaving[-1].name} in one transaction")
+            with _attempts(run, target, options, tell) as attempt:
+                attempt(partial(apply.move, conn, [], down_to=to, before_commit=lambda: locks.require_run_lock(conn)))
         start, end = run.state.revision, ledger.read(conn).revision
-    names = [m.name for m in reversed(leaving)]
-    return Outcome(start, end, names, archive, [], time.monotonic() - clock)
+    names = [m.name for m in leaving]
+    left = len(run.migrations) - run.end
+    return Outcome(start, end, names, archive, [], time.monotonic() - clock, left, reverted=True)

@@ -15,7 +15,7 @@ from pgvigil import embedded
 from pgvigil.database import Target
 from pgvigil.errors import BackupError
 
-_TELL_EVERY = 2.0  # seconds
+_LOOK_EVERY = 0.5  # seconds
 INSTALL = (
     "Install the PostgreSQL client programs of the server's version or newer (Debian: apt-get install postgresql-client), "
     "or point PGVIGIL_PG_BIN at their directory. Nothing was changed."
@@ -77,7 +77,7 @@ def run(
 ) -> str:
     """Runs a client program and returns what it printed; its own words become the error.
 
-    `tick` is called every few seconds, and `forgiven` with what it said so far and its status, None while it runs: False
+    `tick` is called now and then while it runs, and `forgiven` with what it said so far and its status, None while it runs: False
     ends it.
     """
     try:
@@ -114,7 +114,7 @@ def run(
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:
     try:
-        return process.wait(_TELL_EVERY)
+        return process.wait(_LOOK_EVERY)
     except subprocess.TimeoutExpired:
         return None
 

@@ -1,0 +1,72 @@
+"""Steps on a connection that is watched: tried until they get their locks, and told with whom they waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from pgvigil import database
+from pgvigil.build import locks
+from pgvigil.build.indexes import Patience
+from pgvigil.build.journal import Journal
+from pgvigil.build.trace import Trace
+from pgvigil.database import Target
+from pgvigil.errors import LockedError, MigrationError
+
+
+class Attempts:
+    """`with Attempts(…) as attempt: attempt(step)`. Times in seconds: `budget` for what runs under a short lock_timeout and
+    is tried again, `build_wait` for what runs without one and is cancelled.
+    """
+
+    def __init__(
+        self, conn: psycopg.Connection, target: Target, tell: Journal, *, budget: float, build_wait: float
+    ) -> None:
+        self._watch = locks.Watch(database.connect(target, "watch"), conn.info.backend_pid, tell, build_wait)
+        self._tell = tell
+        self._budget = budget
+        self._patience = Patience(build_wait, tell)
+
+    def __enter__(self) -> Self:
+        self._watch.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._watch.__exit__(kind, error, tb)
+
+    def __call__(self, step: Callable[[Trace], None]) -> None:
+        """Runs a step, which holds nothing when it fails; into the journal go its statements, each with its tries and whom
+        it waited for. Raises LockedError naming whoever is in the way for too long.
+        """
+        trace = Trace(self._patience, self._watch.take)
+        waits: list[dict[str, Any]] = []
+
+        def waited(number: int, blockers: list[locks.Blocker]) -> None:
+            file, line = trace.at
+            waits.append(
+                {"try": number, "file": file, "line": line, "blockers": [asdict(blocker) for blocker in blockers]}
+            )
+            self._tell.add("waits", waits[-1])
+            self._tell(f"  waiting for a table lock at {file}:{line} (try {number}), held by {locks.names(blockers)}")
+
+        try:
+            locks.retried(lambda: step(trace), budget=self._budget, watch=self._watch, waited=waited)
+        except psycopg.errors.QueryCanceled as error:
+            where = "{}:{}".format(*trace.at)
+            if not self._watch.gave_up:
+                raise MigrationError(f"{where} was cancelled by somebody", "Run this again when it may run.") from error
+            blockers = self._watch.take()
+            waited(1, blockers)
+            raise LockedError(
+                f"{where} has waited {self._patience.seconds:.0f} s for {locks.names(blockers)}",
+                "End that transaction (SELECT pg_terminate_backend(pid)) or wait for it, then run this again; "
+                "--build-wait gives it longer.",
+            ) from error
+        for entry in trace.statements:
+            own = [wait for wait in waits if (wait["file"], wait["line"]) == (entry["file"], entry["line"])]
+            met = {blocker["pid"]: blocker for wait in (*own, entry) for blocker in wait["blockers"]}
+            self._tell.add("statements", {**entry, "tries": 1 + len(own), "blockers": list(met.values())})

@@ -1,0 +1,65 @@
+"""How a run is seen: on a terminal with a line that shows what it is at, elsewhere as plain lines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pgvigil.build.journal import Journal
+
+_TELL_EVERY = 5.0  # seconds between plain lines about one step
+
+
+@contextmanager
+def journal() -> Iterator[Journal]:
+    """A journal that speaks on stderr until the block ends."""
+    with _live() if sys.stderr.isatty() else _plain() as tell:
+        yield tell
+
+
+@contextmanager
+def _plain() -> Iterator[Journal]:
+    begin = spoken = time.monotonic()
+
+    def speak(line: str) -> None:
+        nonlocal spoken
+        spoken = time.monotonic()
+        print(f"{spoken - begin:6.1f} s  {line}", file=sys.stderr, flush=True)
+
+    def show(text: str, fraction: float | None) -> None:
+        if time.monotonic() - spoken >= _TELL_EVERY:
+            speak(text if fraction is None else f"{text} ({fraction:.0%})")
+
+    yield Journal(speak, show)
+
+
+@contextmanager
+def _live() -> Iterator[Journal]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
+    begin = time.monotonic()
+    # rich itself honours NO_COLOR and TERM=dumb.
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as shown:
+        task = shown.add_task("", total=None)
+
+        def speak(line: str) -> None:
+            console.print(f"{time.monotonic() - begin:6.1f} s  {line}")
+            shown.reset(task, total=None, description=line.strip())
+
+        def show(text: str, fraction: float | None) -> None:
+            shown.update(
+                task, description=text.strip(), total=None if fraction is None else 1.0, completed=fraction or 0
+            )
+
+        yield Journal(speak, show)

@@ -1,0 +1,1 @@
+"""Keeping a migrated database in order."""
