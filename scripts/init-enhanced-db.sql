@@ -159,11 +159,12 @@ BEGIN
         LANGUAGE sql VOLATILE PARALLEL SAFE
         RETURN uuidv7();
     ELSE
-        -- 1/4,096 ms fits a double exactly until 2039 and to 1/2,048 ms after; to_hex gives the 15 digits around the version
+        -- 1/4,096 ms fits a double exactly until 2039 and to 1/2,048 ms after; to_hex gives the 15 digits around the version,
+        -- then the 16 of the variant and the random rest. gen_random_uuid() as text would cost five times as much in all.
         CREATE FUNCTION pgvigil.uuid_v7() RETURNS uuid
         LANGUAGE sql VOLATILE PARALLEL SAFE
         RETURN (overlay(lpad(to_hex((date_part('epoch', clock_timestamp()) * 4096000)::bigint), 15, '0') PLACING '7' FROM 13 FOR 0)
-                || substr(gen_random_uuid()::text, 20))::uuid;
+                || to_hex(-9223372036854775808 | (random() * 4611686018427387904)::bigint))::uuid;
     END IF;
 END $do$;
 COMMENT ON FUNCTION pgvigil.uuid_v7() IS 'A new time-ordered id (UUIDv7, RFC 9562); the server''s own uuidv7() from PostgreSQL 18 on';
@@ -465,11 +466,27 @@ COMMENT ON COLUMN pgvigil.leftovers.rows_adopted IS 'Rows of it that are in our 
 COMMENT ON COLUMN pgvigil.leftovers.next_block IS 'Where copying goes on after an interruption (a block of the old table)';
 COMMENT ON COLUMN pgvigil.leftovers.finished_at IS 'When the last row had been looked at';
 COMMENT ON CONSTRAINT leftovers_pkey ON pgvigil.leftovers IS 'One row a table';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, 'a56c364f9463a2208adb0330ab02a568b05a1d48c22ac2534f72ef4731ae2933', 'e99178a44fe5825777d4034a7cde3865b7ac94d0d8069da23f5573ed35c12ad4', 0, '0.1.0'); END $$;
+
+-- What the DDL makes on this server, as the validator read it from a scratch database: for roles that may not create one.
+CREATE TABLE pgvigil.reference_snapshots (
+    key          text NOT NULL,
+    server_major integer NOT NULL,
+    snapshot     text NOT NULL,
+    made_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT reference_snapshots_pkey PRIMARY KEY (key, server_major)
+);
+COMMENT ON TABLE pgvigil.reference_snapshots IS
+    'How a database is that our DDL has just built: what pgvigil validate holds this one against where it may not build one itself';
+COMMENT ON COLUMN pgvigil.reference_snapshots.key IS 'SHA-256 of the DDL and of what is read of a catalog';
+COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of the server that printed it';
+COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';
+COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
+COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, '5b035765d7d4b405b0dc5225a0c9cf9fe838603a67b6132578ac02f66dbd68a5', 'de149a0dc0e3fd5b903cd0ba233723d8a73e689c45d3490c2c8990fc98eeaf2f', 0, '0.1.0'); END $$;
 
 -- ────────── 002_leftovers.sql ───────────────────────────────────────────────────────────────────────────────────
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
--- instant, to pgvigil.legacy_<name>; 009 copies its rows into ours. Values outside the lists are looked up here too,
+-- instant, to pgvigil.legacy_<name>; 012 copies its rows into ours. Values outside the lists are looked up here too,
 -- before any file takes a strong lock.
 DO $$
 DECLARE
@@ -590,19 +607,24 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', false, 'ec95af47e28cb4bf5cefc09d5ce766395b766add5be296a53c2b8f542a18d0e0', '86ffe2e64e87fa2c8d5c28f6552d550208d2261aaa4fd93d1070cff9f2f272a8', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', false, '8ed6bd5dfa91c8ad29eb3f6f83a8741255136cc9ee1888e8ebeb9bf5c210133e', '86ffe2e64e87fa2c8d5c28f6552d550208d2261aaa4fd93d1070cff9f2f272a8', 0, '0.1.0'); END $$;
 
 -- ────────── 003_monitoring_tables.sql ───────────────────────────────────────────────────────────────────────────
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
 -- each partition is a slice of time, and an insert touches only the small indexes of the newest one.
+-- A domain, because a CHECK of the table is read and compiled anew by every statement that inserts an event, and was an eighth
+-- of what a change of status costs; the one of a domain is kept ready. To clients the column is a varchar(50).
+CREATE DOMAIN pgvigil.event_type AS varchar(50) CONSTRAINT event_type_check CHECK (value::text = ANY
+    ('{created,expired,archived,dormant,reactivated,status_changed,expiration_scheduled,deleted}'::text[]));
+COMMENT ON DOMAIN pgvigil.event_type IS 'What can happen to a session';
+COMMENT ON CONSTRAINT event_type_check ON DOMAIN pgvigil.event_type IS 'The kinds of event there are';
+
 CREATE TABLE session_lifecycle (
     id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT session_lifecycle_pkey PRIMARY KEY,
     session_id uuid NOT NULL,  -- 004 adds the foreign key, together with everything else that locks sessions
-    event_type varchar(50) NOT NULL,
+    event_type pgvigil.event_type NOT NULL,
     event_data jsonb NOT NULL DEFAULT '{}',
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT session_lifecycle_event_type_check CHECK (event_type::text = ANY
-        ('{created,expired,archived,dormant,reactivated,status_changed,expiration_scheduled,deleted}'::text[]))
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) PARTITION BY RANGE (id);
 COMMENT ON TABLE session_lifecycle IS 'Every change in the life of a session, written by triggers';
 COMMENT ON COLUMN session_lifecycle.id IS 'Time-ordered (UUIDv7): the order of events, also within a transaction';
@@ -611,7 +633,6 @@ COMMENT ON COLUMN session_lifecycle.event_type IS 'What happened';
 COMMENT ON COLUMN session_lifecycle.event_data IS 'Its details, and the actor';
 COMMENT ON COLUMN session_lifecycle.created_at IS 'When it happened (wall clock, not start of the transaction)';
 COMMENT ON CONSTRAINT session_lifecycle_pkey ON session_lifecycle IS 'True primary key, because the table is partitioned by it';
-COMMENT ON CONSTRAINT session_lifecycle_event_type_check ON session_lifecycle IS 'One constant array: cheap in every event';
 
 CREATE INDEX idx_session_lifecycle_session_id ON session_lifecycle (session_id, id DESC) INCLUDE (event_type);
 CREATE INDEX idx_session_lifecycle_event_type ON session_lifecycle (event_type, id)
@@ -685,8 +706,9 @@ CREATE TABLE analytics_aggregations (
     time_bucket      timestamptz NOT NULL,
     aggregation_data jsonb NOT NULL,
     created_at       timestamptz NOT NULL DEFAULT now(),
+    bucket_width     text NOT NULL DEFAULT 'hour' CONSTRAINT analytics_aggregations_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])),
     -- a constraint and its index share one name, and the index name is the one people query by
-    CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (aggregation_type, time_bucket)
+    CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (aggregation_type, time_bucket, bucket_width)
 );
 COMMENT ON TABLE analytics_aggregations IS 'Rolled-up statistics, one row per kind and stretch of time';
 COMMENT ON COLUMN analytics_aggregations.id IS 'Time-ordered (UUIDv7)';
@@ -694,6 +716,8 @@ COMMENT ON COLUMN analytics_aggregations.aggregation_type IS 'What is rolled up'
 COMMENT ON COLUMN analytics_aggregations.time_bucket IS 'Start of the stretch of time';
 COMMENT ON COLUMN analytics_aggregations.aggregation_data IS 'The statistics';
 COMMENT ON COLUMN analytics_aggregations.created_at IS 'When they were computed';
+COMMENT ON COLUMN analytics_aggregations.bucket_width IS 'How long it is: an hour or a day, in UTC';
+COMMENT ON CONSTRAINT analytics_aggregations_bucket_width_check ON analytics_aggregations IS 'The widths there are';
 COMMENT ON CONSTRAINT analytics_aggregations_pkey ON analytics_aggregations IS 'One id a row';
 COMMENT ON CONSTRAINT analytics_aggregations_aggregation_type_check ON analytics_aggregations IS 'The kinds there are';
 COMMENT ON CONSTRAINT idx_analytics_aggregations_type_time_bucket ON analytics_aggregations IS 'No bucket twice';
@@ -708,119 +732,58 @@ COMMENT ON TABLE system_metrics_default IS 'Rows no other partition takes; shoul
 COMMENT ON TABLE performance_logs_default IS 'Rows no other partition takes; should be empty';
 
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', false, 'ba5e31e472408a0d9bc158246eafa6e449c7bebe76b706a1db08eef8a4d0afe9', '804f138b61d99ed65b074e6238530eb868e400de102569542d4b8d7efacc7788', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', false, '93e9637272173066c2fb3a717951129ab498f50d8969db35f0e5513d868a396f', '6e29160a393f2072eb21916e62729071de84a9a1d94c278585ebb528409a98fc', 0, '0.1.0'); END $$;
 
--- ────────── 004_session_columns.sql ─────────────────────────────────────────────────────────────────────────────
--- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
--- No default is written into existing rows: last_activity_at stays NULL until a session is next active, and readers fall
--- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
--- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
--- each of us would wait for the other.
-LOCK TABLE codebase_snapshots IN SHARE ROW EXCLUSIVE MODE;
-LOCK TABLE context_history, handoff_requests, sessions IN ACCESS EXCLUSIVE MODE;
-
-DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'last_activity_at', 'timestamptz'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'is_dormant', 'boolean NOT NULL DEFAULT false'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'archived_at', 'timestamptz'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'sessions', 'retention_policy', 'varchar(50) DEFAULT ''standard'''); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'context_history', 'processing_time_ms', 'integer'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'context_history', 'content_size_bytes', 'integer'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_column('004', 'context_history', 'tokens_used', 'integer'); END $quietly$;
-
-ALTER TABLE sessions
-    ALTER COLUMN last_activity_at SET DEFAULT now(),
-    ALTER COLUMN is_dormant SET DEFAULT false,
-    ALTER COLUMN archived_at DROP DEFAULT,
-    ALTER COLUMN retention_policy SET DEFAULT 'standard';
-COMMENT ON COLUMN sessions.last_activity_at IS
-    'Last activity, to pgvigil.activity_granularity; NULL: none since the watch began, see updated_at';
-COMMENT ON COLUMN sessions.is_dormant IS 'Marked as dormant; marking is not activity';
-COMMENT ON COLUMN sessions.archived_at IS 'When it was archived: from then on the session and its children are read-only';
-COMMENT ON COLUMN sessions.retention_policy IS 'Name of its retention policy';
-COMMENT ON COLUMN context_history.processing_time_ms IS 'How long it took to process, in milliseconds';
-COMMENT ON COLUMN context_history.content_size_bytes IS 'Size of the content in bytes';
-COMMENT ON COLUMN context_history.tokens_used IS 'Tokens it used';
-
--- Room on each page keeps ordinary updates HOT.
-INSERT INTO pgvigil.found_before (revision, object, restore_sql)
-SELECT '004', 'fillfactor of sessions',
-       coalesce((SELECT format('ALTER TABLE sessions SET (%s)', option) FROM unnest(reloptions) AS option WHERE option LIKE 'fillfactor=%'),
-                'ALTER TABLE sessions RESET (fillfactor)')
-FROM pg_class WHERE oid = 'sessions'::regclass;
-ALTER TABLE sessions SET (fillfactor = 90);
-
-DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('004', 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('004', 'context_history', 'context_type', '{message,file,tool_call,system}'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('004', 'handoff_requests', 'status', '{pending,accepted,rejected,completed}'); END $quietly$;
-
-ALTER TABLE session_lifecycle ADD CONSTRAINT session_lifecycle_session_id_fkey
-    FOREIGN KEY (session_id) REFERENCES sessions (id) ON DELETE CASCADE;
-COMMENT ON CONSTRAINT session_lifecycle_session_id_fkey ON session_lifecycle IS
-    'A trail belongs to a session; when that is deleted, pgvigil.deleted_sessions keeps the trail';
-
-CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)
-LANGUAGE plpgsql AS $$
-DECLARE
-    moved bigint;
-BEGIN
-    PERFORM pgvigil.pin_search_path();
-    IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = 'sessions'::regclass AND attname = 'is_dormant') THEN
-        RETURN;
-    END IF;
-    -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under its lock.
-    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'sessions'::regclass AND conname = 'sessions_is_dormant_set') THEN
-        ALTER TABLE sessions ADD CONSTRAINT sessions_is_dormant_set CHECK (is_dormant IS NOT NULL) NOT VALID;
-        COMMIT;
-    END IF;
-    LOOP
-        PERFORM pgvigil.pin_search_path(), set_config('pgvigil.upkeep', 'migration', true);
-        UPDATE sessions SET is_dormant = false
-        WHERE id IN (SELECT id FROM sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
-        GET DIAGNOSTICS moved = ROW_COUNT;
-        EXIT WHEN moved = 0 AND NOT EXISTS (SELECT FROM sessions WHERE is_dormant IS NULL);
-        COMMIT;
-        IF moved = 0 THEN
-            PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
-        END IF;
-    END LOOP;
-    COMMIT;
-    PERFORM pgvigil.pin_search_path();
-    ALTER TABLE sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
-    COMMIT;
-    PERFORM pgvigil.pin_search_path();
-    ALTER TABLE sessions ALTER COLUMN is_dormant SET NOT NULL, DROP CONSTRAINT sessions_is_dormant_set;
-END $$;
-COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
-    'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_columns', false, 'afc687e18f741b7f82019c5b0567a71ee427e37ee2f1328cf008796a220d9186', 'bc05d298bedca31fba7baf8de9c6340f829e761d5e363b591d2b333783965874', 0, '0.1.0'); END $$;
-
--- ────────── 005_session_triggers.sql ────────────────────────────────────────────────────────────────────────────
+-- ────────── 004_session_triggers.sql ────────────────────────────────────────────────────────────────────────────
 -- Four BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
--- and compiled anew in every statement, an UPDATE OF column list is not.
+-- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to anew
+-- in every transaction, so what seldom decides stands in an IF of its own, further down.
+
+-- Fires before touch_session, and only where a statement names one of its columns: an ordinary update compares none of them.
+-- No SET search_path here, which would cost every update: operators are qualified instead. No helper functions either: who
+-- may write sessions need not have USAGE on schema pgvigil.
+CREATE FUNCTION pgvigil.move_last_activity() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
+                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
+        IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
+           AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
+                   coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
+            NEW.last_activity_at := OLD.last_activity_at;
+        ELSE
+            RETURN NEW;  -- a value that the statement chose stands
+        END IF;
+    END IF;
+    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.upkeep, is not activity; any other change of
+    -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
+    IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
+       OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
+       OR NEW.archived_at IS NOT NULL
+       OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+        RETURN NEW;
+    END IF;
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status
+       OR NEW.is_dormant OPERATOR(pg_catalog.<>) OLD.is_dormant
+       OR OLD.archived_at IS NOT NULL
+       OR NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       OR NOT coalesce(NEW.retention_policy OPERATOR(pg_catalog.=) OLD.retention_policy,
+                       NEW.retention_policy IS NULL AND OLD.retention_policy IS NULL) THEN
+        NEW.last_activity_at := CURRENT_TIMESTAMP;
+    END IF;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION pgvigil.move_last_activity() IS
+    'Moves last_activity_at exactly where an indexed column changes; leaves steps of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
 
 -- Moves updated_at always and last_activity_at seldom enough that ordinary updates touch no index and stay HOT.
--- No SET search_path, which would cost every update: operators are qualified instead.
 CREATE FUNCTION pgvigil.touch_session() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
-    IF OLD.archived_at IS NULL AND NEW.archived_at IS NULL
-       AND NEW.status OPERATOR(pg_catalog.=) OLD.status
-       AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
-       AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
-       AND coalesce(NEW.retention_policy OPERATOR(pg_catalog.=) OLD.retention_policy,
-                    NEW.retention_policy IS NULL AND OLD.retention_policy IS NULL) THEN
-        -- Nothing indexed changed: activity is recorded to the granularity only, and a value the statement chose stands.
-        IF OLD.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
-               coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
-            RETURN NEW;
-        END IF;
-        IF coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.<>) '' THEN
-            NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
-        ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
-                       NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
-            NEW.last_activity_at := CURRENT_TIMESTAMP;
-        END IF;
+    IF NEW.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
+           coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute'))
+       AND NEW.archived_at IS NULL THEN
         RETURN NEW;
     END IF;
 
@@ -833,36 +796,21 @@ BEGIN
               USING ERRCODE = 'object_not_in_prerequisite_state',
                     HINT = format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
     END IF;
-    -- Marking dormant, archiving, expiring, and whatever a job does under pgvigil.upkeep, is not activity.
-    IF (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
+    -- What is not activity is the same as above, for a session that was not active lately.
+    IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
+       OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
-       OR (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
-       OR coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.<>) '' THEN
+       OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
         NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
-        RETURN NEW;
-    END IF;
-    IF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
-                NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
+    ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
+                   NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
     END IF;
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.touch_session() IS
     'Moves updated_at, and last_activity_at to pgvigil.activity_granularity; refuses writes to an archived session';
-
-CREATE FUNCTION pgvigil.keep_activity_step() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
-       AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
-               coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
-        NEW.last_activity_at := OLD.last_activity_at;
-    END IF;
-    RETURN NEW;
-END $$;
-COMMENT ON FUNCTION pgvigil.keep_activity_step() IS
-    'A statement that moves last_activity_at by less than pgvigil.activity_granularity leaves it, so that heartbeats stay HOT';
 
 -- SECURITY DEFINER: who may change a session need not be able to write its trail.
 CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
@@ -878,6 +826,10 @@ BEGIN
             VALUES (NEW.id, 'status_changed', jsonb_build_object('old_status', OLD.status, 'new_status', NEW.status,
                     'actor', pgvigil.actor()));
         END IF;
+    END IF;
+    IF NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND (NEW.is_dormant IS TRUE) = (OLD.is_dormant IS TRUE)
+       AND (NEW.archived_at IS NULL) = (OLD.archived_at IS NULL) THEN
+        RETURN NULL;
     END IF;
     IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
         INSERT INTO session_lifecycle (session_id, event_type, event_data)
@@ -928,6 +880,7 @@ BEGIN
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
                                                    'reason', why, 'actor', pgvigil.actor()))
     FROM session_lifecycle l WHERE l.session_id = OLD.id;
+    DELETE FROM pgvigil.session_counter_changes WHERE session_id = OLD.id;
     RETURN OLD;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
@@ -976,14 +929,1345 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived or dormant session back to life; false if it was neither; an error if there is none';
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, '1731fd06608d49ab61ace3b3989f54c9ae65ef646630323acf004d5fdf52b858', '26d64d9b01345d7b30d1c2d9728ff95d2c2de3b650975f8bb293c1cc75ce3cb5', 0, '0.1.0'); END $$;
 
-DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('005', 'sessions', name)
+-- ────────── 005_session_counters.sql ────────────────────────────────────────────────────────────────────────────
+-- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
+-- writers of a session queue until commit, and deadlock where two transactions write the same sessions in another order. So
+-- writers only append what they changed; pgvigil.fold_session_counters adds it up now and then. At any moment
+--     what a session holds = its row in session_counters + its rows in session_counter_changes
+-- and one snapshot sees context rows and their changes together, so whoever compares the two needs no lock either.
+
+CREATE TABLE pgvigil.session_counters (
+    session_id          uuid NOT NULL CONSTRAINT session_counters_pkey PRIMARY KEY,
+    context_count       bigint NOT NULL,
+    total_tokens        bigint NOT NULL,
+    total_content_bytes bigint NOT NULL  -- 008 adds the foreign key
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.session_counters IS
+    'What a session holds, but for what session_counter_changes adds. A session without a row: 0 from migration 012 on, not yet counted before';
+COMMENT ON COLUMN pgvigil.session_counters.session_id IS 'The session';
+COMMENT ON COLUMN pgvigil.session_counters.context_count IS 'Rows in context_history';
+COMMENT ON COLUMN pgvigil.session_counters.total_tokens IS 'Sum of their tokens_used, where given';
+COMMENT ON COLUMN pgvigil.session_counters.total_content_bytes IS
+    'Sum of their sizes in bytes: content_size_bytes where given, else octet_length(content)';
+COMMENT ON CONSTRAINT session_counters_pkey ON pgvigil.session_counters IS 'One row a session';
+
+CREATE TABLE pgvigil.session_counter_changes (
+    session_id          uuid NOT NULL,
+    context_count       bigint NOT NULL,
+    total_tokens        bigint NOT NULL,
+    total_content_bytes bigint NOT NULL
+);
+COMMENT ON TABLE pgvigil.session_counter_changes IS
+    'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
+COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
+    'The session: no foreign key, which would cost a third more; keep_deleted_session removes the rows of a deleted one';
+COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
+COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
+COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
+CREATE INDEX session_counter_changes_session_id ON pgvigil.session_counter_changes (session_id);
+COMMENT ON INDEX pgvigil.session_counter_changes_session_id IS 'The changes of a session';
+
+CREATE FUNCTION pgvigil.content_bytes(content_size_bytes integer, content text) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce(content_size_bytes, octet_length(content));
+COMMENT ON FUNCTION pgvigil.content_bytes(integer, text) IS 'How the bytes of a context row are counted: as given, else as they are';
+
+-- plpgsql, so that the application may still alter the columns it reads.
+CREATE FUNCTION pgvigil.count_context(session uuid)
+RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN QUERY SELECT count(*), coalesce(sum(c.tokens_used), 0)::bigint,
+                        coalesce(sum(pgvigil.content_bytes(c.content_size_bytes, c.content)), 0)::bigint
+                 FROM context_history c WHERE c.session_id = session;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_context(uuid) IS 'What a session holds, counted from context_history itself';
+
+CREATE FUNCTION pgvigil.kept_counters(session uuid)
+RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(sum(k.context_count), 0)::bigint, coalesce(sum(k.total_tokens), 0)::bigint, coalesce(sum(k.total_content_bytes), 0)::bigint
+    FROM (SELECT c.context_count, c.total_tokens, c.total_content_bytes FROM pgvigil.session_counters c WHERE c.session_id = session
+          UNION ALL
+          SELECT d.context_count, d.total_tokens, d.total_content_bytes FROM pgvigil.session_counter_changes d WHERE d.session_id = session) k;
+END;
+COMMENT ON FUNCTION pgvigil.kept_counters(uuid) IS 'What a session holds as its counters have it';
+
+-- No SET search_path here, a sixth of what counting a single row costs: names are qualified instead.
+CREATE FUNCTION pgvigil.count_added_context() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    SELECT n.session_id, pg_catalog.count(*), coalesce(pg_catalog.sum(n.tokens_used), 0),
+           pg_catalog.sum(pgvigil.content_bytes(n.content_size_bytes, n.content))
+    FROM new_context n GROUP BY n.session_id;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_added_context() IS 'Counts the rows that a statement added to context_history';
+
+CREATE FUNCTION pgvigil.count_changed_context() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    SELECT session_id, sum(one), sum(tokens), sum(bytes)
+    FROM (SELECT n.session_id, 1 AS one, coalesce(n.tokens_used, 0) AS tokens, pgvigil.content_bytes(n.content_size_bytes, n.content) AS bytes
+          FROM new_context n
+          UNION ALL
+          SELECT o.session_id, -1, -coalesce(o.tokens_used, 0), -pgvigil.content_bytes(o.content_size_bytes, o.content)
+          FROM old_context o) change
+    GROUP BY session_id HAVING sum(one) <> 0 OR sum(tokens) <> 0 OR sum(bytes) <> 0;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_changed_context() IS 'Counts what a statement changed in rows of context_history, and rows it moved between sessions';
+
+CREATE FUNCTION pgvigil.count_removed_context() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    -- Not for a session that is being deleted: its counters have gone ahead.
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    SELECT o.session_id, -count(*), -coalesce(sum(o.tokens_used), 0), -sum(pgvigil.content_bytes(o.content_size_bytes, o.content))
+    FROM old_context o WHERE EXISTS (SELECT FROM sessions s WHERE s.id = o.session_id) GROUP BY o.session_id;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
+
+CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    -- No TRUNCATE: that of sessions takes the counters along, and has them in hand when this comes.
+    DELETE FROM pgvigil.session_counters;
+    DELETE FROM pgvigil.session_counter_changes;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
+
+-- Who settles, folds or recounts does so alone: two at once would each put right the same difference.
+CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT pg_advisory_xact_lock('pgvigil.session_counters'::regclass::oid::integer, 0);
+END;
+COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the end of the transaction; writers of context_history do not ask';
+
+-- What a session held before its first change was counted is the same at any moment, and each snapshot shows it: what it
+-- holds now, less what its changes say. So no writer is waited for, and none is counted twice.
+CREATE PROCEDURE pgvigil.settle_session_counters(batch integer DEFAULT 1000)
+LANGUAGE plpgsql AS $$
+DECLARE
+    lowest constant uuid := '00000000-0000-0000-0000-000000000000';
+    highest constant uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+    from_id uuid := lowest;
+    to_id uuid;
+    left_out boolean := false;
+BEGIN
+    LOOP
+        PERFORM pgvigil.pin_search_path(), pgvigil.lock_session_counters();
+        to_id := coalesce((SELECT id FROM sessions WHERE id > from_id ORDER BY id OFFSET batch LIMIT 1), highest);
+        -- A session that is just being deleted is passed over, and looked at again should it stay.
+        WITH uncounted AS MATERIALIZED (
+            SELECT s.id FROM sessions s
+            WHERE s.id BETWEEN from_id AND to_id AND NOT EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = s.id)),
+        mine AS MATERIALIZED (
+            SELECT s.id FROM sessions s WHERE s.id IN (SELECT id FROM uncounted) FOR KEY SHARE SKIP LOCKED),
+        counted AS (
+            INSERT INTO pgvigil.session_counters (session_id, context_count, total_tokens, total_content_bytes)
+            SELECT m.id, h.context_count - k.context_count, h.total_tokens - k.total_tokens, h.total_content_bytes - k.total_content_bytes
+            FROM mine m CROSS JOIN LATERAL pgvigil.count_context(m.id) h CROSS JOIN LATERAL pgvigil.kept_counters(m.id) k
+            RETURNING 1)
+        SELECT left_out OR (SELECT count(*) FROM uncounted) > (SELECT count(*) FROM counted) INTO left_out;
+        IF to_id = highest THEN
+            EXIT WHEN NOT left_out;
+            to_id := lowest;
+        END IF;
+        COMMIT;
+        IF to_id = lowest THEN
+            PERFORM pg_sleep(0.05);  -- what was left out is locked by writers: let them finish
+            left_out := false;
+        END IF;
+        from_id := to_id;
+    END LOOP;
+END $$;
+COMMENT ON PROCEDURE pgvigil.settle_session_counters(integer) IS
+    'Used by migrations: counts what each session held before its changes were counted, in batches that commit; goes on where it stopped';
+
+CREATE FUNCTION pgvigil.fold_session_counters(batch integer DEFAULT 10000) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    folded bigint;
+BEGIN
+    PERFORM pgvigil.lock_session_counters();
+    -- Before 012 a session without a row is one not yet counted, and must stay one.
+    IF NOT EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '012') THEN
+        RETURN 0;
+    END IF;
+    DELETE FROM pgvigil.session_counter_changes d WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = d.session_id);
+    WITH mine AS MATERIALIZED (
+        SELECT s.id FROM sessions s
+        WHERE s.id IN (SELECT d.session_id FROM pgvigil.session_counter_changes d LIMIT batch)
+        FOR KEY SHARE SKIP LOCKED),
+    gone AS (
+        DELETE FROM pgvigil.session_counter_changes d USING mine m WHERE d.session_id = m.id
+        RETURNING d.session_id, d.context_count, d.total_tokens, d.total_content_bytes),
+    kept AS (
+        INSERT INTO pgvigil.session_counters AS c (session_id, context_count, total_tokens, total_content_bytes)
+        SELECT session_id, sum(context_count), sum(total_tokens), sum(total_content_bytes) FROM gone GROUP BY session_id
+        ON CONFLICT (session_id) DO UPDATE
+        SET context_count = c.context_count + EXCLUDED.context_count, total_tokens = c.total_tokens + EXCLUDED.total_tokens,
+            total_content_bytes = c.total_content_bytes + EXCLUDED.total_content_bytes)
+    SELECT count(*) INTO folded FROM gone;
+    RETURN folded;
+END $$;
+COMMENT ON FUNCTION pgvigil.fold_session_counters(integer) IS
+    'Adds at least a batch of session_counter_changes up into session_counters, if there are as many; returns how many. Waits for no writer and lets none wait';
+
+CREATE FUNCTION pgvigil.recount_session_counters(session uuid DEFAULT NULL)
+RETURNS TABLE (session_id uuid, context_count_was bigint, context_count bigint, total_tokens_was bigint, total_tokens bigint,
+               total_content_bytes_was bigint, total_content_bytes bigint)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'counters are put right under READ COMMITTED only, this transaction is %', upper(current_setting('transaction_isolation'))
+              USING ERRCODE = 'active_sql_transaction', HINT = 'Its snapshot may be older than the last repair. Call it in a transaction of its own.';
+    END IF;
+    PERFORM pgvigil.lock_session_counters();
+    RETURN QUERY
+    WITH wrong AS MATERIALIZED (
+        SELECT s.id, k.context_count AS contexts_was, h.context_count AS contexts, k.total_tokens AS tokens_was, h.total_tokens AS tokens,
+               k.total_content_bytes AS bytes_was, h.total_content_bytes AS bytes
+        FROM sessions s CROSS JOIN LATERAL pgvigil.count_context(s.id) h CROSS JOIN LATERAL pgvigil.kept_counters(s.id) k
+        WHERE (session IS NULL OR s.id = session)
+          AND (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes)
+          AND (EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = s.id)
+               OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '012'))),
+    put_right AS (
+        INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+        SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
+    SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
+END $$;
+COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
+    'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', false, 'a0a1ba710c097485fb7b5d9cee68ec76246d09deb80165df18cad38809712c56', '7ea1863aae0577bb53c08f7d5d973f0ecdbbe7c3ba75bc595bfda15d79055355', 0, '0.1.0'); END $$;
+
+-- ────────── 006_lifecycle.sql ───────────────────────────────────────────────────────────────────────────────────
+-- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
+-- batch of what is due and says how much that was and whether there is more; run_job calls it, a transaction each, until
+-- there is not. So a job is set-based, can be interrupted anywhere, and holds no lock for longer than a batch takes.
+
+CREATE TABLE pgvigil.retention_policies (
+    policy              varchar(50) NOT NULL CONSTRAINT retention_policies_pkey PRIMARY KEY,
+    active_hours        integer NOT NULL CONSTRAINT retention_policies_active_hours_check CHECK (active_hours > 0),
+    dormant_after_hours integer NOT NULL CONSTRAINT retention_policies_dormant_after_hours_check CHECK (dormant_after_hours > 0),
+    archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0),
+    logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0),
+    metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0),
+    legal_hold          boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited, followed by the jobs from their next run on';
+COMMENT ON COLUMN pgvigil.retention_policies.policy IS 'Its name, as sessions.retention_policy has it; a session without one, or with an unknown one, follows standard';
+COMMENT ON COLUMN pgvigil.retention_policies.active_hours IS 'A new session expires this long after its creation, unless it is given a time';
+COMMENT ON COLUMN pgvigil.retention_policies.dormant_after_hours IS 'Without activity for this long, an open session becomes dormant and a finished one is archived';
+COMMENT ON COLUMN pgvigil.retention_policies.archived_days IS 'An archived session is deleted after this';
+COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS 'Rows of performance_logs are kept at least this long while any session has the policy';
+COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS 'Rows of system_metrics are kept at least this long while any session has the policy';
+COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS 'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
+COMMENT ON CONSTRAINT retention_policies_pkey ON pgvigil.retention_policies IS 'One row a policy';
+COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired';
+COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant';
+COMMENT ON CONSTRAINT retention_policies_archived_days_check ON pgvigil.retention_policies IS '0: deleted as soon as archived';
+COMMENT ON CONSTRAINT retention_policies_logs_days_check ON pgvigil.retention_policies IS 'The views look back a day';
+COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention_policies IS 'The views look back a day';
+INSERT INTO pgvigil.retention_policies (policy, active_hours, dormant_after_hours, archived_days, logs_days, metrics_days)
+VALUES ('standard', 24, 2, 30, 7, 30), ('extended', 72, 6, 90, 30, 90), ('short', 4, 1, 7, 3, 7);
+
+CREATE FUNCTION pgvigil.keep_standard_policy() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    RAISE EXCEPTION 'the retention policy standard is what sessions without a policy follow'
+          USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Change its values; it cannot be removed or renamed.';
+END $$;
+COMMENT ON FUNCTION pgvigil.keep_standard_policy() IS 'Refuses to let the policy standard go';
+CREATE TRIGGER keep_standard_policy_row BEFORE DELETE ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy = 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
+CREATE TRIGGER keep_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy = 'standard' AND NEW.policy <> 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
+COMMENT ON TRIGGER keep_standard_policy_row ON pgvigil.retention_policies IS 'There is always a standard';
+COMMENT ON TRIGGER keep_standard_policy_name ON pgvigil.retention_policies IS 'There is always a standard';
+
+-- The foreign key is the hold: it also stops a plain DELETE, and one that runs while the hold is being placed.
+CREATE TABLE pgvigil.legal_holds (
+    session_id uuid NOT NULL,  -- 008 adds the foreign key
+    reason     text NOT NULL,
+    placed_by  text NOT NULL DEFAULT pgvigil.actor(),
+    placed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT legal_holds_pkey PRIMARY KEY (session_id, reason)
+);
+COMMENT ON TABLE pgvigil.legal_holds IS 'Sessions that nobody may delete: INSERT places a hold, DELETE lifts it';
+COMMENT ON COLUMN pgvigil.legal_holds.session_id IS 'The session';
+COMMENT ON COLUMN pgvigil.legal_holds.reason IS 'The matter it is held for';
+COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS 'Who placed it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.legal_holds.placed_at IS 'When it was placed';
+COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS 'A session may be held for several matters; lifting one leaves the others';
+
+-- SECURITY DEFINER: who may delete a session need not be able to read holds and policies.
+CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    why text;
+BEGIN
+    SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
+    IF why IS NOT NULL THEN
+        RAISE EXCEPTION 'session % is under legal hold: %', OLD.id, why
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = format('When the hold is lifted: DELETE FROM pgvigil.legal_holds WHERE session_id = %L;', OLD.id);
+    END IF;
+    PERFORM FROM pgvigil.retention_policies WHERE policy = coalesce(OLD.retention_policy, 'standard') AND legal_hold;
+    IF FOUND THEN
+        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, coalesce(OLD.retention_policy, 'standard')
+              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
+    END IF;
+    RETURN OLD;
+END $$;
+COMMENT ON FUNCTION pgvigil.guard_legal_hold() IS 'Refuses to delete a session under legal hold, by itself or by its policy';
+
+-- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
+CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pgvigil.legal_holds) THEN
+        RAISE EXCEPTION 'there are sessions under legal hold' USING ERRCODE = 'object_not_in_prerequisite_state',
+              HINT = 'DELETE the sessions that may go; see pgvigil.legal_holds for the others.';
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.guard_legal_holds() IS 'Refuses to truncate holds, and thereby sessions, while there are any';
+CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_legal_holds();
+COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under legal hold stays, also when sessions is truncated';
+
+-- No SET search_path, which would cost every insert: operators are qualified instead, and no type is named.
+-- SECURITY DEFINER: who may make a session need not be able to read policies.
+CREATE FUNCTION pgvigil.give_expiry() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF NEW.expires_at IS NULL THEN
+        NEW.expires_at := (SELECT coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => p.active_hours)
+                           FROM pgvigil.retention_policies p
+                           WHERE p.policy OPERATOR(pg_catalog.=) coalesce(NEW.retention_policy, 'standard'));
+        IF NEW.expires_at IS NULL THEN
+            NEW.expires_at := (SELECT coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => p.active_hours)
+                               FROM pgvigil.retention_policies p WHERE p.policy OPERATOR(pg_catalog.=) 'standard');
+        END IF;
+    END IF;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION pgvigil.give_expiry() IS 'A new session without expires_at gets one by its retention policy';
+
+-- One session at a time, for the application ---------------------------------------------------------------------------
+
+CREATE FUNCTION pgvigil.require_session(session uuid) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM FROM sessions WHERE id = session;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_session(uuid) IS 'Raises no_data_found if there is no such session';
+
+CREATE FUNCTION pgvigil.schedule_expiration(session uuid, at timestamptz) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE sessions SET expires_at = at WHERE id = session AND expires_at IS DISTINCT FROM at;
+    IF NOT FOUND THEN
+        PERFORM pgvigil.require_session(session);
+        RETURN false;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
+    'When a session expires; NULL: never by itself. False if that was so already; an error if there is no such session';
+
+CREATE FUNCTION pgvigil.expire_session(session uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE sessions SET status = 'expired'
+    WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]);
+    IF NOT FOUND THEN
+        PERFORM pgvigil.require_session(session);
+        RETURN false;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now; false if it had ended already; an error if there is no such session';
+
+CREATE FUNCTION pgvigil.mark_session_dormant(session uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE sessions SET is_dormant = true WHERE id = session AND NOT is_dormant;
+    IF NOT FOUND THEN
+        PERFORM pgvigil.require_session(session);
+        RETURN false;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
+    'Marks a session dormant, which is not activity; false if it was; an error if there is no such session';
+
+CREATE FUNCTION pgvigil.archive_session(session uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE sessions SET archived_at = now() WHERE id = session AND archived_at IS NULL;
+    IF NOT FOUND THEN
+        PERFORM pgvigil.require_session(session);
+        RETURN false;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pgvigil.archive_session(uuid) IS
+    'Archives a session: from now on it and its children are read-only; its status stays. False if it was archived; an error if there is none';
+
+CREATE FUNCTION pgvigil.record_metric(name text, value numeric, type text DEFAULT 'gauge', labels jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels) VALUES (name, value, type, labels);
+END $$;
+COMMENT ON FUNCTION pgvigil.record_metric(text, numeric, text, jsonb) IS 'Appends a metric: counter, gauge or histogram';
+
+CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
+                                           session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
+END $$;
+COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
+
+-- Jobs -----------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE pgvigil.jobs (
+    job     text NOT NULL CONSTRAINT jobs_pkey PRIMARY KEY,
+    every   interval NOT NULL CONSTRAINT jobs_every_check
+            CHECK (every >= interval '1 minute' AND every <= interval '28 days'),
+    enabled boolean NOT NULL DEFAULT true,
+    purpose text NOT NULL,
+    since   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE pgvigil.jobs IS 'What is done regularly, by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
+COMMENT ON COLUMN pgvigil.jobs.job IS 'Its name; the work is pgvigil.job_<name>(batch)';
+COMMENT ON COLUMN pgvigil.jobs.every IS 'It is due once in each such stretch of time, counted from midnight UTC';
+COMMENT ON COLUMN pgvigil.jobs.enabled IS 'False: never due by itself';
+COMMENT ON COLUMN pgvigil.jobs.purpose IS 'What it does';
+COMMENT ON COLUMN pgvigil.jobs.since IS 'From when on its absence counts as overdue';
+COMMENT ON CONSTRAINT jobs_pkey ON pgvigil.jobs IS 'One row a job';
+COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'Months have no fixed length';
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
+    ('partitions', '1 hour', 'makes partitions ahead and empties the default ones'),
+    ('expiry', '1 hour', 'expires open sessions whose time has come'),
+    ('archive', '1 hour', 'archives finished sessions that are idle'),
+    ('dormancy', '30 minutes', 'marks idle open sessions dormant'),
+    ('counters', '10 minutes', 'adds up what changed in the counters of sessions'),
+    ('orphans', '1 day', 'deletes sessions that never held anything and are idle for a week'),
+    ('retention', '1 day', 'deletes archived sessions and drops partitions past their time');
+
+CREATE TABLE pgvigil.job_runs (
+    id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT job_runs_pkey PRIMARY KEY,
+    job         text NOT NULL CONSTRAINT job_runs_job_fkey REFERENCES pgvigil.jobs (job) ON DELETE CASCADE,
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz,
+    rows        bigint NOT NULL DEFAULT 0,
+    notes       text[] NOT NULL DEFAULT '{}',
+    error       text,
+    actor       text NOT NULL DEFAULT pgvigil.actor(),
+    client      inet DEFAULT inet_client_addr(),
+    pid         integer NOT NULL DEFAULT pg_backend_pid()
+);
+COMMENT ON TABLE pgvigil.job_runs IS 'One row per run of a job; those of the last 90 days are kept';
+COMMENT ON COLUMN pgvigil.job_runs.id IS 'Order of the runs';
+COMMENT ON COLUMN pgvigil.job_runs.job IS 'The job';
+COMMENT ON COLUMN pgvigil.job_runs.started_at IS 'When it began';
+COMMENT ON COLUMN pgvigil.job_runs.finished_at IS 'When it ended, well or not; NULL: it runs, or died and the next run will say so';
+COMMENT ON COLUMN pgvigil.job_runs.rows IS 'Rows it changed, as far as it came; a partition made counts as one, a dropped one by the planner''s estimate';
+COMMENT ON COLUMN pgvigil.job_runs.notes IS 'What else it has to tell';
+COMMENT ON COLUMN pgvigil.job_runs.error IS 'Why it failed; NULL: it did not';
+COMMENT ON COLUMN pgvigil.job_runs.actor IS 'Who ran it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.job_runs.client IS 'From where; NULL: over a local socket';
+COMMENT ON COLUMN pgvigil.job_runs.pid IS 'Its server process';
+COMMENT ON CONSTRAINT job_runs_pkey ON pgvigil.job_runs IS 'One row a run';
+COMMENT ON CONSTRAINT job_runs_job_fkey ON pgvigil.job_runs IS 'The runs of a job go with it';
+CREATE INDEX idx_job_runs_job_started_at ON pgvigil.job_runs (job, started_at);
+COMMENT ON INDEX pgvigil.idx_job_runs_job_started_at IS 'The last runs of a job';
+
+-- Who holds a job's advisory lock is running it: "pgvg" in ASCII, and a hash of its name. A dead backend holds none.
+CREATE FUNCTION pgvigil.is_running(job text) RETURNS boolean
+LANGUAGE sql STABLE
+RETURN EXISTS (SELECT FROM pg_locks l
+               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = 1885828711 AND l.objid::bigint = hashtext(job)::bigint & 4294967295
+                 AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
+COMMENT ON FUNCTION pgvigil.is_running(text) IS 'Whether a job is running in some session';
+
+CREATE VIEW pgvigil.job_status AS
+SELECT j.job, j.every, j.enabled, j.purpose,
+       CASE WHEN pgvigil.is_running(j.job) THEN 'running'
+            WHEN r.started_at IS NULL THEN 'never ran'
+            WHEN r.finished_at IS NULL THEN 'died'
+            WHEN r.error IS NOT NULL THEN 'failed'
+            ELSE 'done' END AS state,
+       r.started_at AS last_started, r.finished_at AS last_finished, r.rows AS last_rows, r.error AS last_error, s.started_at AS last_success,
+       j.enabled AND NOT pgvigil.is_running(j.job) AND coalesce(date_bin(j.every, s.started_at, timestamptz '2001-01-01 00:00:00+00')
+                                                < date_bin(j.every, clock_timestamp(), timestamptz '2001-01-01 00:00:00+00'), true) AS due,
+       j.enabled AND coalesce(s.started_at, j.since) < clock_timestamp() - 2 * j.every AS overdue
+FROM pgvigil.jobs j
+LEFT JOIN LATERAL (SELECT * FROM pgvigil.job_runs r WHERE r.job = j.job ORDER BY r.started_at DESC LIMIT 1) r ON true
+LEFT JOIN LATERAL (SELECT max(r.started_at) AS started_at FROM pgvigil.job_runs r
+                   WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL) s ON true;
+COMMENT ON VIEW pgvigil.job_status IS 'Each job: its last run, whether it is due, and whether two of its times have gone by without success';
+
+CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    run_id bigint;
+BEGIN
+    PERFORM FROM pgvigil.jobs WHERE job = job_name;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
+    END IF;
+    IF NOT pg_try_advisory_lock(1885828711, hashtext(job_name)) THEN
+        RAISE NOTICE 'job % is running already: nothing is done here', job_name;
+        RETURN NULL;
+    END IF;
+    -- The lock is ours, so whoever began and did not finish is gone.
+    UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', pid)
+    WHERE job = job_name AND finished_at IS NULL;
+    DELETE FROM pgvigil.job_runs WHERE job = job_name AND started_at < now() - interval '90 days';
+    IF only_if_due AND NOT EXISTS (
+        -- job_status sees our lock and calls it running: the same question without it.
+        SELECT FROM pgvigil.jobs j WHERE j.job = job_name AND j.enabled AND NOT EXISTS (
+            SELECT FROM pgvigil.job_runs r
+            WHERE r.job = j.job AND r.error IS NULL AND r.started_at >= date_bin(j.every, clock_timestamp(), timestamptz '2001-01-01 00:00:00+00'))) THEN
+        PERFORM pg_advisory_unlock(1885828711, hashtext(job_name));
+        RETURN NULL;
+    END IF;
+    INSERT INTO pgvigil.job_runs (job) VALUES (job_name) RETURNING id INTO run_id;
+    RETURN run_id;
+END $$;
+COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
+    'Used by run_job: takes the job''s lock, tells of runs that died, opens a row in job_runs; NULL: another is running it, or it is not due';
+
+CREATE PROCEDURE pgvigil.run_job(job_name text, only_if_due boolean DEFAULT false, INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    run_id  bigint;
+    done    bigint;
+    more    boolean;
+    note    text;
+    failure text;
+    refused integer;
+BEGIN
+    PERFORM pgvigil.pin_search_path();
+    refused := 0;
+    rows := NULL;
+    run_id := pgvigil.begin_job(job_name, only_if_due);
+    COMMIT;
+    IF run_id IS NULL THEN
+        RETURN;
+    END IF;
+    LOOP
+        PERFORM pgvigil.pin_search_path();
+        -- 50 ms: whoever queues behind a lock that we wait for waits no longer than that.
+        PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.upkeep', 'job', true),
+                set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || job_name), true);
+        BEGIN
+            IF refused > 0 THEN
+                PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
+            END IF;
+            EXECUTE format('SELECT done, more, note FROM pgvigil.%I(1000)', 'job_' || job_name) INTO STRICT done, more, note;
+            refused := 0;
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+                refused := refused + 1;
+                failure := CASE WHEN refused > 20 THEN SQLERRM || ' (after 20 more attempts)' END;
+                done := 0;
+                more := failure IS NULL;
+                note := NULL;
+            WHEN query_canceled OR OTHERS THEN
+                failure := SQLERRM;
+                done := 0;
+                more := false;
+                note := NULL;
+        END;
+        UPDATE pgvigil.job_runs r
+        SET rows = r.rows + done, notes = array_remove(r.notes || note, NULL), error = failure,
+            finished_at = CASE WHEN NOT more THEN clock_timestamp() END
+        WHERE r.id = run_id RETURNING r.rows INTO rows;
+        COMMIT;
+        EXIT WHEN NOT more;
+    END LOOP;
+    PERFORM pgvigil.pin_search_path();
+    PERFORM pg_advisory_unlock(1885828711, hashtext(job_name));
+    IF failure IS NOT NULL THEN
+        RAISE EXCEPTION 'job % failed: %', job_name, failure USING HINT = 'It goes on from there when it is run again. See pgvigil.job_runs.';
+    END IF;
+END $$;
+COMMENT ON PROCEDURE pgvigil.run_job(text, boolean, bigint) IS
+    'Runs a job to its end, a transaction per batch; returns the rows it changed, NULL if another is running it or (only_if_due) it is not due';
+
+-- A tolerated status has ended if it is another spelling of one that has ('Archived'); of any other nobody knows that.
+CREATE FUNCTION pgvigil.ended_statuses() RETURNS text[]
+LANGUAGE sql STABLE
+RETURN '{completed,cancelled,expired,archived}'::text[]
+    || ARRAY(SELECT value FROM pgvigil.tolerated_values
+             WHERE table_name = 'sessions' AND column_name = 'status' AND lower(value) = ANY ('{completed,cancelled,expired,archived}'::text[]));
+COMMENT ON FUNCTION pgvigil.ended_statuses() IS 'Statuses of sessions that have ended';
+
+CREATE FUNCTION pgvigil.open_statuses() RETURNS text[]
+LANGUAGE sql STABLE
+RETURN '{active,pending}'::text[]
+    || ARRAY(SELECT value FROM pgvigil.tolerated_values
+             WHERE table_name = 'sessions' AND column_name = 'status' AND value <> ALL (pgvigil.ended_statuses()));
+COMMENT ON FUNCTION pgvigil.open_statuses() IS 'Statuses of sessions that have not ended';
+
+-- Rows that a writer holds are passed over, and met again at the next run. ARRAY(…) makes the planner choose once.
+CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    open text[] := pgvigil.open_statuses();
+BEGIN
+    UPDATE sessions SET status = 'expired'
+    WHERE id = ANY (ARRAY(SELECT id FROM sessions
+                          WHERE status = ANY (open) AND expires_at <= now() AND archived_at IS NULL
+                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    more := done = batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
+
+CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    open     text[] := pgvigil.open_statuses();
+    policies text[];
+    idle     timestamptz[];  -- cut-off of each policy, standard's first
+    latest   timestamptz;
+BEGIN
+    SELECT array_agg(policy ORDER BY policy <> 'standard'), array_agg(cutoff ORDER BY policy <> 'standard'), max(cutoff) INTO policies, idle, latest
+    FROM (SELECT policy, now() - make_interval(hours => dormant_after_hours) AS cutoff FROM pgvigil.retention_policies) p;
+    UPDATE sessions SET is_dormant = true
+    WHERE id = ANY (ARRAY(SELECT id FROM sessions
+                          WHERE status = ANY (open) AND NOT is_dormant AND archived_at IS NULL
+                            AND (last_activity_at < latest OR last_activity_at IS NULL)
+                            AND coalesce(last_activity_at, updated_at, created_at) < idle[coalesce(array_position(policies, retention_policy::text), 1)]
+                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    more := done = batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_dormancy(integer) IS 'One batch of job dormancy';
+
+CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    ended    text[] := pgvigil.ended_statuses();
+    policies text[];
+    idle     timestamptz[];
+BEGIN
+    SELECT array_agg(policy ORDER BY policy <> 'standard'), array_agg(now() - make_interval(hours => dormant_after_hours) ORDER BY policy <> 'standard')
+    INTO policies, idle FROM pgvigil.retention_policies;
+    UPDATE sessions SET archived_at = now()
+    WHERE id = ANY (ARRAY(SELECT id FROM sessions
+                          WHERE status = ANY (ended) AND archived_at IS NULL
+                            AND coalesce(last_activity_at, updated_at, created_at) < idle[coalesce(array_position(policies, retention_policy::text), 1)]
+                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    more := done = batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
+
+-- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions. A session with anything in it is no orphan:
+-- that would not be kept.
+CREATE FUNCTION pgvigil.job_orphans(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    held    text[] := ARRAY(SELECT policy FROM pgvigil.retention_policies WHERE legal_hold);
+    week    timestamptz := now() - interval '7 days';
+BEGIN
+    PERFORM set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
+    DELETE FROM sessions
+    WHERE id = ANY (ARRAY(SELECT s.id FROM sessions s
+                          WHERE coalesce(s.last_activity_at, s.updated_at, s.created_at) < week
+                            AND (s.last_activity_at < week OR s.last_activity_at IS NULL)
+                            AND lower(s.status) <> ALL ('{completed,archived}'::text[]) AND s.archived_at IS NULL
+                            AND coalesce(s.retention_policy, 'standard') <> ALL (held)
+                            AND NOT EXISTS (SELECT FROM context_history c WHERE c.session_id = s.id)
+                            AND NOT EXISTS (SELECT FROM codebase_snapshots c WHERE c.session_id = s.id)
+                            AND NOT EXISTS (SELECT FROM handoff_requests h WHERE h.session_id = s.id)
+                            AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)
+                          LIMIT batch FOR UPDATE OF s SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    more := done = batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_orphans(integer) IS 'One batch of job orphans';
+
+CREATE FUNCTION pgvigil.job_counters(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    done := pgvigil.fold_session_counters(batch);
+    more := done >= batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_counters(integer) IS 'One batch of job counters';
+
+CREATE VIEW pgvigil.partitions AS
+SELECT p.parent_table, c.relname::text AS partition,
+       pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AS from_time,
+       pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AS to_time,
+       greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes
+FROM pgvigil.partition_policies p
+JOIN pgvigil.migrations m ON m.revision = '000'
+JOIN pg_class t ON t.relname = p.parent_table AND t.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = m.schema_name)
+JOIN pg_inherits i ON i.inhparent = t.oid
+JOIN pg_class c ON c.oid = i.inhrelid;
+COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
+
+-- One step: a missing partition, or a stretch of rows out of a default one, whichever comes first.
+CREATE FUNCTION pgvigil.job_partitions(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    policy  pgvigil.partition_policies;
+    slice   timestamptz;
+    begins  timestamp;  -- UTC: a step of a month must not bend with the session's time zone
+    one     uuid;
+    columns text;
+BEGIN
+    FOR policy IN SELECT * FROM pgvigil.partition_policies ORDER BY parent_table LOOP
+        FOR begins IN SELECT date_trunc(policy.step, now() AT TIME ZONE 'UTC') + n * ('1 ' || policy.step)::interval
+                      FROM generate_series(0, policy.make_ahead) n LOOP
+            slice := begins AT TIME ZONE 'UTC';
+            IF pgvigil.ensure_partitions(policy.parent_table, slice, slice) > 0 THEN
+                done := 1;
+                more := true;
+                RETURN NEXT;
+                RETURN;
+            END IF;
+        END LOOP;
+    END LOOP;
+    FOR policy IN SELECT * FROM pgvigil.partition_policies ORDER BY parent_table LOOP
+        -- A time-ordered id of a time at most 100 partitions ago belongs into a partition of its own.
+        EXECUTE format('SELECT id FROM %I WHERE id >= $1 AND id < $2 AND substr(id::text, 15, 1) = ''7'' LIMIT 1', policy.parent_table || '_default')
+        INTO one USING pgvigil.uuid_v7_floor(now() - 100 * ('1 ' || policy.step)::interval), pgvigil.uuid_v7_floor(now());
+        IF one IS NOT NULL THEN
+            slice := pgvigil.uuid_v7_time(one);
+            done := pgvigil.ensure_partitions(policy.parent_table, slice, slice);
+            note := format('made room in %s for rows of %s that had waited in the default partition', policy.parent_table, slice::date);
+            more := true;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+        -- Any other id tells no time: its row gets one of now, when it is first seen in order; its own time column stays.
+        SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_attribute
+        WHERE attrelid = to_regclass(policy.parent_table) AND attnum > 0 AND NOT attisdropped AND attname <> 'id';
+        EXECUTE format('WITH moved AS (DELETE FROM %1$I WHERE id = ANY (ARRAY(SELECT id FROM %1$I LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
+                        INSERT INTO %2$I (id, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved',
+                       policy.parent_table || '_default', policy.parent_table, columns) USING batch;
+        GET DIAGNOSTICS done = ROW_COUNT;
+        IF done > 0 THEN
+            note := format('gave %s rows of %s time-ordered ids', done, policy.parent_table);
+            more := true;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END LOOP;
+    more := false;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_partitions(integer) IS 'One step of job partitions';
+
+-- Sessions first, then one partition at a time. DROP, not DETACH CONCURRENTLY, which PostgreSQL refuses where there is a
+-- default partition: it holds its lock for a millisecond, and the file goes after that.
+CREATE FUNCTION pgvigil.job_retention(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    policies text[];  -- those that let go of a session
+    archived timestamptz[];
+    latest   timestamptz;
+    kept     record;  -- days of logs and metrics: the longest of the policies that sessions have
+    slice    record;
+    in_use   boolean;
+    held     text[] := '{}';
+BEGIN
+    SELECT array_agg(policy), array_agg(cutoff), max(cutoff) INTO policies, archived, latest
+    FROM (SELECT policy, now() - make_interval(days => archived_days) AS cutoff FROM pgvigil.retention_policies WHERE NOT legal_hold) p;
+    PERFORM set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
+    DELETE FROM sessions
+    WHERE id = ANY (ARRAY(SELECT s.id FROM sessions s
+                          WHERE s.archived_at <= latest
+                            -- An unknown policy may be a misspelt longer one: such a session is kept.
+                            AND s.archived_at <= archived[array_position(policies, coalesce(s.retention_policy, 'standard')::text)]
+                            AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)
+                          LIMIT greatest(batch / 10, 1) FOR UPDATE OF s SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    IF done > 0 THEN
+        more := true;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
+    SELECT max(logs_days) AS logs, max(metrics_days) AS metrics, bool_or(legal_hold) AS hold INTO kept
+    FROM pgvigil.retention_policies p
+    WHERE policy = 'standard' OR EXISTS (SELECT FROM sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+    FOR slice IN SELECT * FROM pgvigil.partitions p
+                 WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => kept.logs)
+                                                               WHEN 'system_metrics' THEN make_interval(days => kept.metrics)
+                                                               ELSE interval '1 day' END
+                   AND (p.parent_table = 'session_lifecycle' OR NOT kept.hold)
+                 ORDER BY p.to_time LOOP
+        in_use := false;
+        IF slice.parent_table = 'session_lifecycle' THEN
+            -- Trails live as long as their sessions: a partition goes when the last of them is gone.
+            EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', slice.partition);
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I)', slice.partition) INTO in_use;
+        ELSIF slice.parent_table = 'performance_logs' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM pgvigil.legal_holds h JOIN %I p USING (session_id))', slice.partition) INTO in_use;
+            IF in_use THEN
+                held := held || slice.partition;
+            END IF;
+        ELSIF slice.parent_table = 'system_metrics' THEN
+            -- The markers of installs and migrations are written once: they move on.
+            EXECUTE format('INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels, recorded_at)
+                            SELECT metric_name, metric_value, metric_type, labels, recorded_at FROM %I
+                            WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id', slice.partition);
+        END IF;
+        CONTINUE WHEN in_use;
+        EXECUTE format('DROP TABLE %I', slice.partition);
+        done := greatest(slice.estimated_rows, 1);
+        note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
+        more := true;
+        RETURN NEXT;
+        RETURN;
+    END LOOP;
+    done := 0;
+    more := false;
+    IF held <> '{}' THEN
+        note := 'kept, for rows of sessions under legal hold: ' || array_to_string(held, ', ');
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_retention(integer) IS 'One step of job retention: a batch of sessions, then a partition at a time';
+
+-- The jobs under the names people look for.
+CREATE PROCEDURE pgvigil.expire_due_sessions(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('expiry', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.expire_due_sessions(bigint) IS 'Runs job expiry; returns the sessions expired';
+
+CREATE PROCEDURE pgvigil.detect_dormant_sessions(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('dormancy', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.detect_dormant_sessions(bigint) IS 'Runs job dormancy; returns the sessions marked';
+
+CREATE PROCEDURE pgvigil.archive_due_sessions(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('archive', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.archive_due_sessions(bigint) IS 'Runs job archive; returns the sessions archived';
+
+CREATE PROCEDURE pgvigil.cleanup_orphaned_sessions(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('orphans', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.cleanup_orphaned_sessions(bigint) IS 'Runs job orphans; returns the sessions deleted';
+
+CREATE PROCEDURE pgvigil.enforce_retention(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('retention', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS 'Runs job retention; returns the rows that went, those of dropped partitions by the planner''s estimate';
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, 'e7117d473eeff507f6c1c90b95685ecafe7f64ca9ca6e784dc18cfbadaf2ca25', 'ef6f82eeabd8e05dea4f27c613cd0bee33dec26fbb65868d82ca09252f16ff22', 0, '0.1.0'); END $$;
+
+-- ────────── 007_rollups.sql ─────────────────────────────────────────────────────────────────────────────────────
+-- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
+-- histogram of logarithmic bins that sum() merges (Masson, Rim, Lee: DDSketch, VLDB 2019), in one numeric: bin i is its
+-- decimal digits 12 i to 12 i + 11, which no count of calls overflows. With gamma = 1.01 / 0.99 the middle of a bin is
+-- within 1 % of everything in it.
+
+CREATE FUNCTION pgvigil.histogram_bin(duration_ms integer) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN duration_ms < 1 THEN 0 ELSE 1 + ceil(ln(duration_ms::double precision) / 0.020000666706669435 - 1e-9)::integer END;
+COMMENT ON FUNCTION pgvigil.histogram_bin(integer) IS 'The bin of a duration: 0 for 0, else 1 + ceil(log of gamma)';
+
+-- Whole milliseconds below 50 have a bin each, so they are told exactly.
+CREATE FUNCTION pgvigil.histogram_value(bin integer) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN bin < 1 THEN 0 WHEN bin <= 196 THEN round(0.99 * exp((bin - 1) * 0.020000666706669435))
+            ELSE 0.99 * exp((bin - 1) * 0.020000666706669435) END;
+COMMENT ON FUNCTION pgvigil.histogram_value(integer) IS 'The duration a bin stands for, in milliseconds';
+
+CREATE FUNCTION pgvigil.histogram_unit(bin integer) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ('1e' || 12 * bin)::numeric;
+COMMENT ON FUNCTION pgvigil.histogram_unit(integer) IS 'A histogram with one call in that bin';
+
+-- By halving: the sum of a number's digits in base 10^12 is its remainder by 10^12 - 1, so the calls in the lower half are
+-- one division by a short number, and each step works on half of what the step before did.
+CREATE FUNCTION pgvigil.histogram_rank(histogram numeric, rank bigint) RETURNS TABLE (bin integer, longer bigint)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    rest   numeric := histogram;
+    bins   integer := 1088;  -- the longest integer of milliseconds is in bin 1075
+    half   integer;
+    unit   numeric;
+    upper_ numeric;
+    lower_ numeric;
+    calls  bigint;
+BEGIN
+    bin := 0;
+    WHILE bins > 1 LOOP
+        half := bins / 2;
+        unit := pgvigil.histogram_unit(half);
+        upper_ := div(rest, unit);
+        lower_ := rest - upper_ * unit;
+        calls := mod(lower_, 999999999999);
+        IF rank < calls THEN
+            rest := lower_;
+            bins := half;
+        ELSE
+            rest := upper_;
+            rank := rank - calls;
+            bin := bin + half;
+            bins := bins - half;
+        END IF;
+    END LOOP;
+    longer := rest - rank - 1;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.histogram_rank(numeric, bigint) IS
+    'The bin of the call with that many shorter ones, and how many calls of the same bin come after it';
+
+-- As percentile_cont: linear between the two neighbouring ranks, each of which is within 1 %.
+CREATE FUNCTION pgvigil.histogram_quantile(histogram numeric, calls bigint, fraction double precision) RETURNS double precision
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    place double precision := fraction * (calls - 1);
+    low   double precision;
+    high  double precision;
+    after bigint;
+BEGIN
+    SELECT pgvigil.histogram_value(r.bin), r.longer INTO low, after FROM pgvigil.histogram_rank(histogram, floor(place)::bigint) r;
+    IF place = floor(place) OR after > 0 THEN
+        RETURN low;
+    END IF;
+    SELECT pgvigil.histogram_value(r.bin) INTO high FROM pgvigil.histogram_rank(histogram, ceil(place)::bigint) r;
+    RETURN low + (place - floor(place)) * (high - low);
+END $$;
+COMMENT ON FUNCTION pgvigil.histogram_quantile(numeric, bigint, double precision) IS
+    'A quantile of a histogram of so many calls in milliseconds, within 1 % of percentile_cont';
+
+CREATE TABLE pgvigil.performance_rollups (
+    bucket_width text NOT NULL CONSTRAINT performance_rollups_bucket_width_check CHECK (bucket_width = ANY ('{minute,hour}'::text[])),
+    time_bucket  timestamptz NOT NULL,
+    operation    varchar(100) NOT NULL,
+    calls        bigint NOT NULL,
+    successful   bigint NOT NULL,
+    total_ms     bigint NOT NULL,
+    min_ms       integer NOT NULL,
+    max_ms       integer NOT NULL,
+    histogram    numeric NOT NULL,
+    changed_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT performance_rollups_pkey PRIMARY KEY (bucket_width, time_bucket, operation)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.performance_rollups IS 'performance_logs by operation and minute (for 26 hours) or hour (for 100 days), up to rollup_progress';
+COMMENT ON COLUMN pgvigil.performance_rollups.bucket_width IS 'minute or hour';
+COMMENT ON COLUMN pgvigil.performance_rollups.time_bucket IS 'Where it begins: created_at of the rows counted';
+COMMENT ON COLUMN pgvigil.performance_rollups.operation IS 'The operation';
+COMMENT ON COLUMN pgvigil.performance_rollups.calls IS 'Rows counted';
+COMMENT ON COLUMN pgvigil.performance_rollups.successful IS 'Those that succeeded';
+COMMENT ON COLUMN pgvigil.performance_rollups.total_ms IS 'Sum of their durations, in milliseconds';
+COMMENT ON COLUMN pgvigil.performance_rollups.min_ms IS 'The shortest';
+COMMENT ON COLUMN pgvigil.performance_rollups.max_ms IS 'The longest';
+COMMENT ON COLUMN pgvigil.performance_rollups.histogram IS 'Their durations, for pgvigil.histogram_quantile(); sum() merges histograms';
+COMMENT ON COLUMN pgvigil.performance_rollups.changed_at IS 'When rows were last counted into it, late ones too';
+COMMENT ON CONSTRAINT performance_rollups_pkey ON pgvigil.performance_rollups IS 'One row per operation and stretch of time';
+COMMENT ON CONSTRAINT performance_rollups_bucket_width_check ON pgvigil.performance_rollups IS 'Days are merged from hours';
+
+CREATE TABLE pgvigil.rollup_progress (
+    source       text NOT NULL CONSTRAINT rollup_progress_pkey PRIMARY KEY,
+    next_id      uuid NOT NULL,
+    rolled_up_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    published_at timestamptz NOT NULL DEFAULT '-infinity'
+);
+COMMENT ON TABLE pgvigil.rollup_progress IS 'How far the rollups have come';
+COMMENT ON COLUMN pgvigil.rollup_progress.source IS 'The table that is rolled up: performance_logs';
+COMMENT ON COLUMN pgvigil.rollup_progress.next_id IS 'Rows of performance_logs with a smaller id are counted, the others are not';
+COMMENT ON COLUMN pgvigil.rollup_progress.rolled_up_at IS 'When that was last moved';
+COMMENT ON COLUMN pgvigil.rollup_progress.published_at IS 'Rollups changed since then are not yet in analytics_aggregations';
+COMMENT ON CONSTRAINT rollup_progress_pkey ON pgvigil.rollup_progress IS 'One row a table';
+INSERT INTO pgvigil.rollup_progress (source, next_id) VALUES ('performance_logs', '00000000-0000-0000-0000-000000000000');
+
+-- Planned for the very ids it is given: then it reads the partitions of those, by their keys.
+CREATE FUNCTION pgvigil.bin_logs(from_id uuid, to_id uuid, from_time timestamptz DEFAULT '-infinity')
+RETURNS TABLE (time_bucket timestamptz, operation varchar, calls bigint, successful bigint, total_ms bigint, min_ms integer, max_ms integer, histogram numeric)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+    SELECT b.time_bucket, b.operation, sum(b.calls)::bigint, sum(b.successful)::bigint, sum(b.total_ms)::bigint, min(b.min_ms), max(b.max_ms),
+           sum(b.calls * pgvigil.histogram_unit(b.bin))
+    FROM (SELECT date_bin('1 minute', l.created_at, timestamptz '2001-01-01 00:00:00+00') AS time_bucket, l.operation,
+                 pgvigil.histogram_bin(l.duration_ms) AS bin, count(*) AS calls, count(*) FILTER (WHERE l.success) AS successful,
+                 sum(l.duration_ms) AS total_ms, min(l.duration_ms) AS min_ms, max(l.duration_ms) AS max_ms
+          FROM performance_logs l
+          WHERE l.id >= from_id AND l.id < to_id AND l.created_at >= from_time
+          GROUP BY 1, 2, 3) b
+    GROUP BY b.time_bucket, b.operation;
+END $$;
+COMMENT ON FUNCTION pgvigil.bin_logs(uuid, uuid, timestamptz) IS 'Rows of performance_logs between two ids, as rollups of a minute';
+
+-- Ids are made after their transaction has the lock for writing. So whoever may yet commit an id from before this moment is
+-- among those who hold that lock now: when the last of them is gone, all ids up to this moment are visible or void.
+CREATE FUNCTION pgvigil.settled_until(of_table text) RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    -- A second for a clock that is set back; rows since then are counted from the table meanwhile.
+    moment  timestamptz := clock_timestamp() - interval '1 second';
+    writers text[];
+    oldest  timestamptz;
+BEGIN
+    FOR attempt IN 1 .. 100 LOOP
+        SELECT array_agg(l.virtualtransaction), min(coalesce(a.xact_start, '-infinity')) INTO writers, oldest
+        FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND l.mode = ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+          AND l.relation IN (SELECT relid FROM pg_partition_tree(to_regclass(of_table)))
+          AND (writers IS NULL OR l.virtualtransaction = ANY (writers));
+        EXIT WHEN writers IS NULL OR attempt = 100;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    -- Whoever still writes began at some time; to see that of other roles' sessions takes the right to read pg_stat_activity.
+    RETURN least(moment, oldest);
+END $$;
+COMMENT ON FUNCTION pgvigil.settled_until(text) IS
+    'All rows of a table with ids made before this time are visible to the next statement, or will never be; waits a second for writers';
+
+CREATE FUNCTION pgvigil.job_rollup(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    from_id uuid;
+    to_id   uuid;
+    settled timestamptz;
+    first   uuid;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the rollup has to see what others have committed meanwhile' USING ERRCODE = 'invalid_transaction_state',
+              HINT = 'SET default_transaction_isolation = ''read committed'';';
+    END IF;
+    SELECT next_id INTO STRICT from_id FROM pgvigil.rollup_progress FOR UPDATE;
+    settled := pgvigil.settled_until('performance_logs');
+    done := 0;
+    more := false;
+    IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_id THEN
+        to_id := pgvigil.uuid_v7_floor(settled);
+        SELECT id INTO first FROM performance_logs WHERE id >= from_id AND id < to_id ORDER BY id LIMIT 1;
+        IF FOUND THEN
+            -- An hour at a time, so that a long table is rolled up in many transactions.
+            more := pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour') < to_id;
+            to_id := least(to_id, pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour'));
+            WITH minutes AS MATERIALIZED (
+                SELECT * FROM pgvigil.bin_logs(from_id, to_id)
+            ), rollups AS (
+                INSERT INTO pgvigil.performance_rollups AS r (bucket_width, time_bucket, operation, calls, successful, total_ms, min_ms, max_ms, histogram)
+                SELECT 'minute', m.* FROM minutes m WHERE m.time_bucket >= now() - interval '26 hours'
+                UNION ALL
+                SELECT 'hour', date_bin('1 hour', m.time_bucket, timestamptz '2001-01-01 00:00:00+00'), m.operation,
+                       sum(m.calls), sum(m.successful), sum(m.total_ms), min(m.min_ms), max(m.max_ms), sum(m.histogram)
+                FROM minutes m GROUP BY 2, 3
+                ON CONFLICT ON CONSTRAINT performance_rollups_pkey DO UPDATE
+                SET calls = r.calls + excluded.calls, successful = r.successful + excluded.successful, total_ms = r.total_ms + excluded.total_ms,
+                    min_ms = least(r.min_ms, excluded.min_ms), max_ms = greatest(r.max_ms, excluded.max_ms),
+                    histogram = r.histogram + excluded.histogram, changed_at = excluded.changed_at
+            )
+            SELECT coalesce(sum(calls), 0) INTO done FROM minutes;
+        END IF;
+        UPDATE pgvigil.rollup_progress SET next_id = to_id, rolled_up_at = clock_timestamp();
+    ELSE
+        note := 'waits for a long transaction that writes to performance_logs';
+    END IF;
+    IF NOT more THEN
+        DELETE FROM pgvigil.performance_rollups WHERE bucket_width = 'minute' AND time_bucket < now() - interval '26 hours';
+        DELETE FROM pgvigil.performance_rollups WHERE bucket_width = 'hour' AND time_bucket < now() - interval '100 days';
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_rollup(integer) IS 'One step of job rollup: at most an hour of performance_logs';
+
+CREATE FUNCTION pgvigil.performance_window(stretch interval)
+RETURNS TABLE (operation varchar, total_calls bigint, avg_duration_ms numeric, min_duration_ms integer, max_duration_ms integer,
+               p95_duration_ms double precision, successful_calls bigint, failed_calls bigint, success_rate_percent numeric)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
+    first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
+    tail         uuid;
+BEGIN
+    SELECT greatest(next_id, pgvigil.uuid_v7_floor(first_minute)) INTO STRICT tail FROM pgvigil.rollup_progress;
+    RETURN QUERY
+    SELECT w.operation, w.calls, w.total_ms / w.calls, w.min_ms, w.max_ms,
+           least(w.max_ms, greatest(w.min_ms, pgvigil.histogram_quantile(w.histogram, w.calls, 0.95))),
+           w.successful, w.calls - w.successful, w.successful * 100.0 / w.calls
+    FROM (SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
+                 min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
+          FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour
+                UNION ALL
+                SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+                WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour
+                UNION ALL
+                SELECT b.operation, b.calls, b.successful, b.total_ms, b.min_ms, b.max_ms, b.histogram
+                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b) p
+          GROUP BY p.operation) w;
+END $$;
+COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
+    'Calls, durations (milliseconds) and success of each operation over a stretch of at most 26 hours up to now, begun minutes whole';
+
+-- What analytics_aggregations holds, one function a type: the documents of whole buckets between two times.
+-- No standard SQL bodies: those would stop the application from altering columns of its own tables.
+CREATE FUNCTION pgvigil.session_stats(width interval, from_time timestamptz, to_time timestamptz)
+RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN QUERY
+    WITH made AS MATERIALIZED (
+        SELECT date_bin(width, s.created_at, timestamptz '2001-01-01 00:00:00+00') AS bucket, s.status, s.agent_from,
+               greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at) - s.created_at), 0) AS seconds,
+               (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS entries,
+               (SELECT count(DISTINCT a.agent)
+                FROM (SELECT s.agent_from UNION ALL SELECT s.agent_to UNION ALL SELECT h.requesting_agent FROM handoff_requests h WHERE h.session_id = s.id
+                      UNION ALL SELECT h.target_agent FROM handoff_requests h WHERE h.session_id = s.id) a (agent)) AS agents
+        FROM sessions s WHERE s.created_at >= from_time AND s.created_at < to_time
+    )
+    SELECT t.bucket, jsonb_build_object('total_sessions', t.sessions, 'sessions_by_status', st.counts, 'sessions_by_agent', ag.counts,
+               'avg_duration', round(t.seconds, 3), 'avg_context_volume', round(t.entries, 3), 'avg_participants', round(t.agents, 3))
+    FROM (SELECT m.bucket, count(*) AS sessions, avg(m.seconds) AS seconds, avg(m.entries) AS entries, avg(m.agents) AS agents
+          FROM made m GROUP BY m.bucket) t
+    JOIN (SELECT c.bucket, jsonb_object_agg(c.status, c.n) AS counts
+          FROM (SELECT m.bucket, m.status, count(*) AS n FROM made m GROUP BY m.bucket, m.status) c GROUP BY c.bucket) st ON st.bucket = t.bucket
+    JOIN (SELECT c.bucket, jsonb_object_agg(c.agent_from, c.n) AS counts
+          FROM (SELECT m.bucket, m.agent_from, count(*) AS n FROM made m GROUP BY m.bucket, m.agent_from) c GROUP BY c.bucket) ag ON ag.bucket = t.bucket;
+END $$;
+COMMENT ON FUNCTION pgvigil.session_stats(interval, timestamptz, timestamptz) IS
+    'Sessions by the time of their creation, as they are now: durations in seconds, volume in context entries, participants in agents';
+
+CREATE FUNCTION pgvigil.handoff_stats(width interval, from_time timestamptz, to_time timestamptz)
+RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN QUERY
+    WITH routes AS MATERIALIZED (
+        SELECT date_bin(width, h.created_at, timestamptz '2001-01-01 00:00:00+00') AS bucket,
+               h.requesting_agent || '->' || coalesce(h.target_agent, '') AS route, count(*) AS requests,
+               count(*) FILTER (WHERE h.status = ANY ('{accepted,completed}'::text[])) AS successful,
+               count(*) FILTER (WHERE h.status = 'rejected') AS failed,
+               sum(extract(epoch FROM h.completed_at - h.created_at)) AS seconds, count(h.completed_at) AS ended
+        FROM handoff_requests h WHERE h.created_at >= from_time AND h.created_at < to_time GROUP BY 1, 2
+    )
+    SELECT r.bucket, jsonb_build_object('total', sum(r.requests), 'successful', sum(r.successful), 'failed', sum(r.failed),
+               'success_rate', round(sum(r.successful) * 100 / sum(r.requests), 2),
+               'avg_duration', round(sum(r.seconds) / nullif(sum(r.ended), 0), 3),
+               'routes', jsonb_object_agg(r.route, jsonb_build_object('count', r.requests, 'successful', r.successful)))
+    FROM routes r GROUP BY r.bucket;
+END $$;
+COMMENT ON FUNCTION pgvigil.handoff_stats(interval, timestamptz, timestamptz) IS
+    'Hand-off requests by the time they were made, as they are now: accepted and completed ones succeeded, rejected ones failed; durations in seconds';
+
+CREATE FUNCTION pgvigil.performance_trends(width interval, from_time timestamptz, to_time timestamptz)
+RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    tail uuid;
+BEGIN
+    SELECT next_id INTO STRICT tail FROM pgvigil.rollup_progress;
+    RETURN QUERY
+    SELECT b.bucket, jsonb_build_object('operations', jsonb_object_agg(b.operation, jsonb_build_object(
+               'count', b.calls, 'avg', round(b.total_ms / b.calls, 3), 'min', b.min_ms, 'max', b.max_ms,
+               'p95', round(least(b.max_ms, greatest(b.min_ms, pgvigil.histogram_quantile(b.histogram, b.calls, 0.95)))::numeric, 3),
+               'successful', b.successful, 'failed', b.calls - b.successful, 'success_rate', round(b.successful * 100.0 / b.calls, 2))))
+    FROM (SELECT date_bin(width, p.time_bucket, timestamptz '2001-01-01 00:00:00+00') AS bucket, p.operation, sum(p.calls)::bigint AS calls,
+                 sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms, min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms,
+                 sum(p.histogram) AS histogram
+          FROM (SELECT r.time_bucket, r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+                WHERE r.bucket_width = 'hour' AND r.time_bucket >= from_time AND r.time_bucket < to_time
+                UNION ALL
+                SELECT l.* FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', from_time) l WHERE l.time_bucket < to_time) p
+          -- Of a bucket older than the rollups nothing is left but late rows: its document stays as it is.
+          WHERE p.time_bucket >= now() - interval '99 days'
+          GROUP BY 1, 2) b
+    GROUP BY b.bucket;
+END $$;
+COMMENT ON FUNCTION pgvigil.performance_trends(interval, timestamptz, timestamptz) IS
+    'Operations by the time they happened, from the rollups and the rows not yet rolled up: durations in milliseconds';
+
+-- Documents are computed anew from what is there, so doing it twice, or with late rows, does no harm.
+CREATE FUNCTION pgvigil.aggregate_analytics(type text, from_time timestamptz, to_time timestamptz) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    origin  CONSTANT timestamptz := '2001-01-01 00:00:00+00';
+    width   interval;
+    written bigint;
+    total   bigint := 0;
+BEGIN
+    IF type <> ALL ('{session_stats,handoff_stats,performance_trends}'::text[]) THEN
+        RAISE EXCEPTION 'there is no aggregation type %', type USING ERRCODE = 'invalid_parameter_value',
+              HINT = 'It is session_stats, handoff_stats or performance_trends.';
+    END IF;
+    FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP
+        EXECUTE format('INSERT INTO analytics_aggregations AS a (aggregation_type, bucket_width, time_bucket, aggregation_data)
+                        SELECT $1, $2, d.time_bucket, d.aggregation_data FROM pgvigil.%I($3, $4, $5) d
+                        ON CONFLICT (aggregation_type, time_bucket, bucket_width) DO UPDATE
+                        SET aggregation_data = excluded.aggregation_data, created_at = now()
+                        WHERE a.aggregation_data IS DISTINCT FROM excluded.aggregation_data', type)
+        USING type, CASE width WHEN interval '1 day' THEN 'day' ELSE 'hour' END, width,
+              date_bin(width, from_time, origin), date_bin(width, to_time - interval '1 microsecond', origin) + width;
+        GET DIAGNOSTICS written = ROW_COUNT;
+        total := total + written;
+    END LOOP;
+    RETURN total;
+END $$;
+COMMENT ON FUNCTION pgvigil.aggregate_analytics(text, timestamptz, timestamptz) IS
+    'Writes the hours and days between two times into analytics_aggregations; returns how many documents are new or other than before';
+
+CREATE FUNCTION pgvigil.job_aggregation(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    last_time timestamptz;
+    -- Hours before the present one are done again: what came late belongs to them. Two days for sessions that go on.
+    earliest  timestamptz;
+BEGIN
+    -- The rollup holds this row too, so every rollup changed before this moment is visible below.
+    SELECT published_at INTO STRICT last_time FROM pgvigil.rollup_progress FOR UPDATE;
+    UPDATE pgvigil.rollup_progress SET published_at = clock_timestamp();
+    SELECT least(min(time_bucket), now() - interval '1 hour') INTO earliest
+    FROM pgvigil.performance_rollups WHERE bucket_width = 'hour' AND changed_at >= last_time;
+    done := pgvigil.aggregate_analytics('performance_trends', earliest, now())
+          + pgvigil.aggregate_analytics('session_stats', greatest(last_time, now() - interval '30 days') - interval '2 days', now())
+          + pgvigil.aggregate_analytics('handoff_stats', greatest(last_time, now() - interval '30 days') - interval '2 days', now());
+    more := false;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one step';
+
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
+    ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
+    ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', false, '18ae035c44986945b67fbe427121bcaa8abc022c6b40f3e6d084cd1eee91b56b', 'bb1beaac082166572ccc4e706ce4163b7a64c635a6f956217722781a6957ca1b', 0, '0.1.0'); END $$;
+
+-- ────────── 008_session_columns.sql ─────────────────────────────────────────────────────────────────────────────
+CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)
+LANGUAGE plpgsql AS $$
+DECLARE
+    moved bigint;
+BEGIN
+    PERFORM pgvigil.pin_search_path();
+    IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = 'sessions'::regclass AND attname = 'is_dormant') THEN
+        RETURN;
+    END IF;
+    -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under its lock.
+    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'sessions'::regclass AND conname = 'sessions_is_dormant_set') THEN
+        ALTER TABLE sessions ADD CONSTRAINT sessions_is_dormant_set CHECK (is_dormant IS NOT NULL) NOT VALID;
+        COMMIT;
+    END IF;
+    LOOP
+        -- a granularity of 0, so that touch_session looks at every row
+        PERFORM pgvigil.pin_search_path(), set_config('pgvigil.upkeep', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
+        UPDATE sessions SET is_dormant = false
+        WHERE id IN (SELECT id FROM sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        EXIT WHEN moved = 0 AND NOT EXISTS (SELECT FROM sessions WHERE is_dormant IS NULL);
+        COMMIT;
+        IF moved = 0 THEN
+            PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
+        END IF;
+    END LOOP;
+    COMMIT;
+    PERFORM pgvigil.pin_search_path();
+    ALTER TABLE sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
+    COMMIT;
+    PERFORM pgvigil.pin_search_path();
+    ALTER TABLE sessions ALTER COLUMN is_dormant SET NOT NULL, DROP CONSTRAINT sessions_is_dormant_set;
+END $$;
+COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
+    'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
+
+-- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
+-- No default is written into existing rows: last_activity_at stays NULL until a session is next active, and readers fall
+-- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
+-- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
+-- each of us would wait for the other.
+LOCK TABLE codebase_snapshots IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE context_history, handoff_requests, sessions IN ACCESS EXCLUSIVE MODE;
+
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('008', 'sessions', 'last_activity_at', 'timestamptz'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('008', 'sessions', 'is_dormant', 'boolean NOT NULL DEFAULT false'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('008', 'sessions', 'archived_at', 'timestamptz'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('008', 'sessions', 'retention_policy', 'varchar(50) DEFAULT ''standard'''); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('008', 'context_history', 'processing_time_ms', 'integer'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('008', 'context_history', 'content_size_bytes', 'integer'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_column('008', 'context_history', 'tokens_used', 'integer'); END $quietly$;
+
+ALTER TABLE sessions
+    ALTER COLUMN last_activity_at SET DEFAULT now(),
+    ALTER COLUMN is_dormant SET DEFAULT false,
+    ALTER COLUMN archived_at DROP DEFAULT,
+    ALTER COLUMN retention_policy SET DEFAULT 'standard';
+COMMENT ON COLUMN sessions.last_activity_at IS
+    'Last activity, to pgvigil.activity_granularity; NULL: none since the watch began, see updated_at';
+COMMENT ON COLUMN sessions.is_dormant IS 'Marked as dormant; marking is not activity';
+COMMENT ON COLUMN sessions.archived_at IS 'When it was archived: from then on the session and its children are read-only';
+COMMENT ON COLUMN sessions.retention_policy IS 'Name of its retention policy';
+COMMENT ON COLUMN context_history.processing_time_ms IS 'How long it took to process, in milliseconds';
+COMMENT ON COLUMN context_history.content_size_bytes IS 'Size of the content in bytes';
+COMMENT ON COLUMN context_history.tokens_used IS 'Tokens it used';
+
+-- Room on each page keeps ordinary updates HOT.
+INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+SELECT '008', 'fillfactor of sessions',
+       coalesce((SELECT format('ALTER TABLE sessions SET (%s)', option) FROM unnest(reloptions) AS option WHERE option LIKE 'fillfactor=%'),
+                'ALTER TABLE sessions RESET (fillfactor)')
+FROM pg_class WHERE oid = 'sessions'::regclass;
+ALTER TABLE sessions SET (fillfactor = 90);
+
+DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('008', 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('008', 'context_history', 'context_type', '{message,file,tool_call,system}'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('008', 'handoff_requests', 'status', '{pending,accepted,rejected,completed}'); END $quietly$;
+
+ALTER TABLE session_lifecycle ADD CONSTRAINT session_lifecycle_session_id_fkey
+    FOREIGN KEY (session_id) REFERENCES sessions (id) ON DELETE CASCADE;
+COMMENT ON CONSTRAINT session_lifecycle_session_id_fkey ON session_lifecycle IS
+    'A trail belongs to a session; when that is deleted, pgvigil.deleted_sessions keeps the trail';
+
+ALTER TABLE pgvigil.session_counters ADD CONSTRAINT session_counters_session_id_fkey
+    FOREIGN KEY (session_id) REFERENCES sessions (id) ON DELETE CASCADE;
+COMMENT ON CONSTRAINT session_counters_session_id_fkey ON pgvigil.session_counters IS 'Counters go with their session';
+ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREIGN KEY (session_id) REFERENCES sessions (id);
+COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
+
+DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('008', 'sessions', name)
 FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,keep_deleted_session}'::text[]) AS name; END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('005', name, 'guard_archived_session')
+DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('008', name, 'guard_archived_session')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
 
-CREATE TRIGGER update_sessions_last_activity BEFORE UPDATE OF last_activity_at ON sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_activity_step();
+CREATE TRIGGER update_sessions_last_activity
+    BEFORE UPDATE OF last_activity_at, status, is_dormant, archived_at, expires_at, retention_policy ON sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity();
 CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session();
 CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON sessions
@@ -998,7 +2282,7 @@ CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON codeb
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
 CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON handoff_requests
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
-COMMENT ON TRIGGER update_sessions_last_activity ON sessions IS 'Small explicit steps of last_activity_at stay where they were';
+COMMENT ON TRIGGER update_sessions_last_activity ON sessions IS 'Changes of state move last_activity_at exactly; small explicit steps of it stay where they were';
 COMMENT ON TRIGGER update_sessions_updated_at ON sessions IS 'Moves updated_at and last_activity_at; guards archived sessions';
 COMMENT ON TRIGGER log_session_lifecycle ON sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes';
@@ -1007,37 +2291,59 @@ COMMENT ON TRIGGER keep_deleted_session ON sessions IS 'Deletion forgets nothing
 COMMENT ON TRIGGER guard_archived_session ON context_history IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON codebase_snapshots IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON handoff_requests IS 'Children of an archived session are read-only';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_triggers', false, '2695c13958f19bfc342d25e7d45fa1821741574ce9f01f3b1de8003b7509d6c7', '36034afdd181b022ada47968b9f9d3d4bb6849525d5702157877b667d39a1f04', 0, '0.1.0'); END $$;
+DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('008', 'context_history', name)
+FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) AS name; END $quietly$;
+CREATE TRIGGER count_added_context AFTER INSERT ON context_history
+    REFERENCING NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_added_context();
+CREATE TRIGGER count_changed_context AFTER UPDATE ON context_history
+    REFERENCING OLD TABLE AS old_context NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_changed_context();
+CREATE TRIGGER count_removed_context AFTER DELETE ON context_history
+    REFERENCING OLD TABLE AS old_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_removed_context();
+CREATE TRIGGER clear_session_counters AFTER TRUNCATE ON context_history
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.clear_session_counters();
+COMMENT ON TRIGGER count_added_context ON context_history IS 'Counters of a session, once per statement';
+COMMENT ON TRIGGER count_changed_context ON context_history IS 'Counters of a session, once per statement; rows may move between sessions';
+COMMENT ON TRIGGER count_removed_context ON context_history IS 'Counters of a session, once per statement';
+COMMENT ON TRIGGER clear_session_counters ON context_history IS 'Counters of all sessions';
+DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('008', 'sessions', name) FROM unnest('{give_expiry,guard_legal_hold}'::text[]) AS name; END $quietly$;
+CREATE TRIGGER give_expiry BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.give_expiry();
+CREATE TRIGGER guard_legal_hold BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_legal_hold();
+COMMENT ON TRIGGER give_expiry ON sessions IS 'expires_at by policy';
+COMMENT ON TRIGGER guard_legal_hold ON sessions IS 'What is under legal hold stays';
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_session_columns', false, 'a5c9a61e3bcd24f821ff803022a1893712700aa65b3c80daec19431421a917b2', 'c870f4c13a65c0dbe13a7ee9748a51e65c8b480c18f7ce058fd1a21f22677c3f', 0, '0.1.0'); END $$;
 
--- ────────── 006_monitoring_views.sql ────────────────────────────────────────────────────────────────────────────
--- Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets through.
+-- ────────── 009_monitoring_views.sql ────────────────────────────────────────────────────────────────────────────
+-- Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets through, and
+-- only the columns that are asked for. A session of an existing install is counted from its rows until 012 has come to it.
 CREATE VIEW session_monitoring_view AS
 SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at,
        coalesce(s.last_activity_at, s.updated_at, s.created_at) AS last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
        extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 AS hours_since_activity,
-       (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS context_entries,
+       counted.context_count AS context_entries,
        (SELECT count(*) FROM handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
-       (SELECT l.event_type FROM session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
-FROM sessions s;
+       (SELECT l.event_type::varchar(50) FROM session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event,
+       counted.context_count, counted.total_tokens, counted.total_content_bytes
+FROM sessions s LEFT JOIN pgvigil.session_counters c ON c.session_id = s.id
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN known THEN coalesce(c.context_count, 0) + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
+                ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
+           CASE WHEN known THEN coalesce(c.total_tokens, 0) + coalesce((SELECT sum(d.total_tokens) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
+                ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
+           CASE WHEN known THEN coalesce(c.total_content_bytes, 0) + coalesce((SELECT sum(d.total_content_bytes) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
+                ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
+    FROM (SELECT c.session_id IS NOT NULL OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '012') AS known) settled
+) counted;
 COMMENT ON VIEW session_monitoring_view IS
     'One row a session: how long it has been idle, what it holds, what last happened to it. Before its first activity under watch, updated_at stands for last_activity_at';
 
--- The id finds the partitions, created_at tells the truth.
+-- From the rollups, and from the rows that are not yet in them.
 CREATE VIEW performance_monitoring_view AS
-SELECT p.operation,
-       count(*) AS total_calls,
-       avg(p.duration_ms) AS avg_duration_ms,
-       min(p.duration_ms) AS min_duration_ms,
-       max(p.duration_ms) AS max_duration_ms,
-       percentile_cont(0.95) WITHIN GROUP (ORDER BY p.duration_ms) AS p95_duration_ms,
-       count(*) FILTER (WHERE p.success) AS successful_calls,
-       count(*) FILTER (WHERE NOT p.success) AS failed_calls,
-       count(*) FILTER (WHERE p.success) * 100.0 / count(*) AS success_rate_percent
-FROM performance_logs p
-WHERE p.id >= pgvigil.uuid_v7_floor(now() - interval '24 hours') AND p.created_at >= now() - interval '24 hours'
-GROUP BY p.operation;
-COMMENT ON VIEW performance_monitoring_view IS 'Calls, durations (milliseconds) and success of each operation over the last 24 hours';
+SELECT w.operation::varchar(100) AS operation, w.total_calls, w.avg_duration_ms, w.min_duration_ms, w.max_duration_ms, w.p95_duration_ms,
+       w.successful_calls, w.failed_calls, w.success_rate_percent
+FROM pgvigil.performance_window(interval '24 hours') w;
+COMMENT ON VIEW performance_monitoring_view IS
+    'Calls, durations (milliseconds; p95 within 1 %) and success of each operation over the last 24 hours, begun minutes whole';
 
 -- Where the server can (15 and later), a view reads with the rights of its reader.
 DO $$
@@ -1047,9 +2353,9 @@ BEGIN
         ALTER VIEW performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_monitoring_views', false, 'd55cf89a4a4c5336c338da1fcf3b5898dea55c8e13d5f24774b074ceb23cc19b', '85bfe15722fdc78de1d300f85e47c41f2553cd64e215acdd65bd4bf6a5804270', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_monitoring_views', false, '244f0bcc57e79fa7f1b957848a6dbe05270d5c4e8ef170b8226d4602491d0d93', 'ec1bd4c4182fc6919d51e02bdf4ab784c96183093ba10becb1c0bb385afcee29', 0, '0.1.0'); END $$;
 
--- ────────── 007_access_rights.sql ───────────────────────────────────────────────────────────────────────────────
+-- ────────── 010_access_rights.sql ───────────────────────────────────────────────────────────────────────────────
 -- Three roles without login, for the DBA to grant. Roles belong to the whole server: one that is there is used as it is,
 -- and a role that may not create them can still migrate.
 DO $$
@@ -1065,7 +2371,7 @@ BEGIN
         EXCEPTION
             WHEN insufficient_privilege THEN
                 RAISE NOTICE 'role % is not there and % may not create it: its grants are left out', role_name, current_user
-                      USING HINT = format('As a superuser: CREATE ROLE %I NOLOGIN; then revert and migrate 007 for its grants.', role_name);
+                      USING HINT = format('As a superuser: CREATE ROLE %I NOLOGIN; then revert and migrate 010 for its grants.', role_name);
             WHEN duplicate_object OR unique_violation THEN NULL;  -- a migration of another database was quicker
         END;
     END LOOP;
@@ -1075,7 +2381,10 @@ BEGIN
         GRANT SELECT ON sessions, context_history, codebase_snapshots, handoff_requests, session_lifecycle, system_metrics,
             performance_logs, analytics_aggregations, session_monitoring_view, performance_monitoring_view TO pgvigil_reader;
         GRANT SELECT ON pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions,
-            pgvigil.tolerated_values, pgvigil.leftovers, pgvigil.found_before TO pgvigil_reader;
+            pgvigil.tolerated_values, pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots,
+            pgvigil.session_counters, pgvigil.session_counter_changes, pgvigil.retention_policies, pgvigil.legal_holds,
+            pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions, pgvigil.performance_rollups,
+            pgvigil.rollup_progress TO pgvigil_reader;
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvigil_writer') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %I, pgvigil TO pgvigil_writer', current_schema());
@@ -1087,13 +2396,17 @@ BEGIN
             system_metrics, performance_logs, analytics_aggregations TO pgvigil_admin;
         GRANT SELECT ON session_monitoring_view, performance_monitoring_view TO pgvigil_admin;
         GRANT SELECT ON pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions,
-            pgvigil.tolerated_values, pgvigil.leftovers, pgvigil.found_before TO pgvigil_admin;
-        GRANT UPDATE ON pgvigil.partition_policies TO pgvigil_admin;
+            pgvigil.tolerated_values, pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.job_runs,
+            pgvigil.job_status, pgvigil.partitions, pgvigil.performance_rollups, pgvigil.rollup_progress TO pgvigil_admin;
+        GRANT SELECT, UPDATE ON pgvigil.partition_policies, pgvigil.jobs TO pgvigil_admin;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON pgvigil.retention_policies, pgvigil.session_counters,
+            pgvigil.session_counter_changes TO pgvigil_admin;
+        GRANT SELECT, INSERT, DELETE ON pgvigil.legal_holds TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_access_rights', false, 'e740347bd8e5737d9429fde8c8ac9edeecbe68d21e4cc9d38bbf57b29aee6137', '0a4f01d433c88fb78b55037290a02b052c51110477b235d8116fb1728fa3bb80', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_access_rights', false, '043d29a8fd6d9066714f90cd11e35a2fda61e79dc4968c5819b0563489f93f2c', '30c58dc19c9040a53a7a620efb393b8e28e47d28bd290d3613817a0012ecfe81', 0, '0.1.0'); END $$;
 
--- ────────── 008_session_indexes.sql ─────────────────────────────────────────────────────────────────────────────
+-- ────────── 011_session_indexes.sql ─────────────────────────────────────────────────────────────────────────────
 -- pgvigil: no-transaction
 -- Built while the application writes. An index that an interrupted build left INVALID is dropped and built anew; one that
 -- stands under the name with another definition is remembered and replaced.
@@ -1113,18 +2426,19 @@ CREATE INDEX idx_context_history_processing_time ON context_history (processing_
 COMMENT ON INDEX idx_context_history_processing_time IS 'Slow entries; rows from before the watch are left out';
 CREATE INDEX idx_context_history_content_size ON context_history (content_size_bytes) WHERE content_size_bytes IS NOT NULL;
 COMMENT ON INDEX idx_context_history_content_size IS 'Large entries; rows from before the watch are left out';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_session_indexes', false, '397a8ecbbff858ae3a2355b2df070a46cbc8228f396e4f2ae9eba52d98eb8328', '38213dd6c7156f8ddd2dca6fe1b61b5e5948c5c6ddf2b47a47d1d1f594d7373e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_indexes', false, '397a8ecbbff858ae3a2355b2df070a46cbc8228f396e4f2ae9eba52d98eb8328', '38213dd6c7156f8ddd2dca6fe1b61b5e5948c5c6ddf2b47a47d1d1f594d7373e', 0, '0.1.0'); END $$;
 
--- ────────── 009_settle_existing_rows.sql ────────────────────────────────────────────────────────────────────────
+-- ────────── 012_settle_existing_rows.sql ────────────────────────────────────────────────────────────────────────
 -- pgvigil: no-transaction
 -- What has to read or write many rows of an existing install, in steps that block nobody and go on where they stopped.
 CALL pgvigil.settle_dormancy();
+CALL pgvigil.settle_session_counters();
 ALTER TABLE sessions VALIDATE CONSTRAINT sessions_status_check;
 ALTER TABLE context_history VALIDATE CONSTRAINT context_history_context_type_check;
 ALTER TABLE handoff_requests VALIDATE CONSTRAINT handoff_requests_status_check;
 CALL pgvigil.adopt_leftovers();
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_settle_existing_rows', false, 'a3e9d5fda3ae4cc4bab801f4afd6aaf477670bcbdd5924b32866d8e47bbfce01', 'cce950d2ce4ae04cbd47b30c7e2611f0e3149e6d6072638a2ec3e262547e45eb', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_settle_existing_rows', false, '13f2cd47711c1594f02b09ac75e689c4d3baca2e209417837443cb9ce1df515e', '48c08afa9944cecf0db2839708fa91ee1b0856e29d49492bf5ab79fce31d222d', 0, '0.1.0'); END $$;
 
-DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('009'); END $$;
+DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('012'); END $$;
 
-DO $$ BEGIN PERFORM pgvigil.mark_initialized('009'); END $$;
+DO $$ BEGIN PERFORM pgvigil.mark_initialized('012'); END $$;

@@ -10,11 +10,12 @@ BEGIN
         LANGUAGE sql VOLATILE PARALLEL SAFE
         RETURN uuidv7();
     ELSE
-        -- 1/4,096 ms fits a double exactly until 2039 and to 1/2,048 ms after; to_hex gives the 15 digits around the version
+        -- 1/4,096 ms fits a double exactly until 2039 and to 1/2,048 ms after; to_hex gives the 15 digits around the version,
+        -- then the 16 of the variant and the random rest. gen_random_uuid() as text would cost five times as much in all.
         CREATE FUNCTION pgvigil.uuid_v7() RETURNS uuid
         LANGUAGE sql VOLATILE PARALLEL SAFE
         RETURN (overlay(lpad(to_hex((date_part('epoch', clock_timestamp()) * 4096000)::bigint), 15, '0') PLACING '7' FROM 13 FOR 0)
-                || substr(gen_random_uuid()::text, 20))::uuid;
+                || to_hex(-9223372036854775808 | (random() * 4611686018427387904)::bigint))::uuid;
     END IF;
 END $do$;
 COMMENT ON FUNCTION pgvigil.uuid_v7() IS 'A new time-ordered id (UUIDv7, RFC 9562); the server''s own uuidv7() from PostgreSQL 18 on';
@@ -316,3 +317,19 @@ COMMENT ON COLUMN pgvigil.leftovers.rows_adopted IS 'Rows of it that are in our 
 COMMENT ON COLUMN pgvigil.leftovers.next_block IS 'Where copying goes on after an interruption (a block of the old table)';
 COMMENT ON COLUMN pgvigil.leftovers.finished_at IS 'When the last row had been looked at';
 COMMENT ON CONSTRAINT leftovers_pkey ON pgvigil.leftovers IS 'One row a table';
+
+-- What the DDL makes on this server, as the validator read it from a scratch database: for roles that may not create one.
+CREATE TABLE pgvigil.reference_snapshots (
+    key          text NOT NULL,
+    server_major integer NOT NULL,
+    snapshot     text NOT NULL,
+    made_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT reference_snapshots_pkey PRIMARY KEY (key, server_major)
+);
+COMMENT ON TABLE pgvigil.reference_snapshots IS
+    'How a database is that our DDL has just built: what pgvigil validate holds this one against where it may not build one itself';
+COMMENT ON COLUMN pgvigil.reference_snapshots.key IS 'SHA-256 of the DDL and of what is read of a catalog';
+COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of the server that printed it';
+COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';
+COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
+COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';

@@ -1,5 +1,5 @@
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
--- instant, to pgvigil.legacy_<name>; 009 copies its rows into ours. Values outside the lists are looked up here too,
+-- instant, to pgvigil.legacy_<name>; 012 copies its rows into ours. Values outside the lists are looked up here too,
 -- before any file takes a strong lock.
 DO $$
 DECLARE

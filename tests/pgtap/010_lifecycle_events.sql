@@ -1,6 +1,6 @@
 -- Each change in a session's state leaves exactly one event of the right type with the right payload.
 BEGIN;
-SELECT plan(33);
+SELECT plan(51);
 SET LOCAL pgvigil.actor = 'tester';
 
 CREATE FUNCTION pg_temp.events(key text) RETURNS text LANGUAGE sql AS $$
@@ -74,6 +74,77 @@ SELECT is((SELECT array_agg(id ORDER BY id) FROM session_lifecycle), (SELECT arr
           'ids order events as they happened, within a transaction too');
 SELECT is((SELECT last_lifecycle_event FROM session_monitoring_view WHERE session_key = 'a'), 'archived', 'the last event is the last');
 SELECT is((SELECT count(*) FROM session_lifecycle_default), 0::bigint, 'no event strays into the default partition');
+
+-- every transition, from and to NULL where there is NULL
+INSERT INTO sessions (session_key, agent_from, retention_policy) VALUES ('t', 'x', NULL);
+SELECT is(pg_temp.last_event('t') -> 'retention_policy', 'null'::jsonb, 'a session without a policy is created');
+UPDATE sessions SET expires_at = '2030-01-01+00' WHERE session_key = 't';
+SELECT is(pg_temp.last_event('t') -> 'retention_policy', 'null'::jsonb, 'and scheduled');
+UPDATE sessions SET expires_at = '2031-01-01+00' WHERE session_key = 't';
+SELECT is((pg_temp.last_event('t') ->> 'expires_at')::timestamptz, '2031-01-01+00', 'expires_at from one time to another');
+UPDATE sessions SET expires_at = expires_at, status = status, is_dormant = is_dormant, archived_at = archived_at WHERE session_key = 't';
+SELECT is(pg_temp.events('t'), 'created expiration_scheduled expiration_scheduled', 'all columns set to what they were leave no event');
+UPDATE sessions SET status = 'expired', is_dormant = true WHERE session_key = 't';
+SELECT is(pg_temp.events('t'), 'created expiration_scheduled expiration_scheduled expired dormant', 'expired and dormant at once');
+UPDATE sessions SET status = 'active', is_dormant = false, expires_at = NULL WHERE session_key = 't';
+SELECT is(pg_temp.events('t'), 'created expiration_scheduled expiration_scheduled expired dormant status_changed expiration_scheduled reactivated',
+          'and back, with expires_at to NULL');
+SELECT is(pg_temp.last_event('t') -> 'previous_state', 'true'::jsonb, 'from dormant');
+UPDATE sessions SET is_dormant = true, archived_at = now() WHERE session_key = 't';
+UPDATE sessions SET is_dormant = false, archived_at = NULL WHERE session_key = 't';
+SELECT ok(pg_temp.events('t') LIKE '% dormant archived reactivated', 'brought back from both, it is reactivated once');
+UPDATE sessions SET archived_at = now(), is_dormant = true WHERE session_key = 't';
+UPDATE sessions SET archived_at = NULL WHERE session_key = 't';
+SELECT ok(pg_temp.last_event('t') ? 'unarchived_from', 'unarchived while it stays dormant');
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::integer >= 150000 THEN  -- EXECUTE, because 14 cannot even read MERGE
+        EXECUTE $merge$
+        MERGE INTO sessions s USING (VALUES ('t', 'pending'), ('m', 'active')) v (key, status) ON s.session_key = v.key
+        WHEN MATCHED THEN UPDATE SET status = v.status
+        WHEN NOT MATCHED THEN INSERT (session_key, agent_from, status) VALUES (v.key, 'x', v.status)
+        $merge$;
+    ELSE
+        UPDATE sessions SET status = 'pending' WHERE session_key = 't';
+        INSERT INTO sessions (session_key, agent_from) VALUES ('m', 'x');
+    END IF;
+END $$;
+SELECT is(pg_temp.last_event('t') ->> 'new_status', 'pending', 'MERGE: the row updated is changed');
+SELECT is(pg_temp.events('m'), 'created', 'MERGE: the row inserted is created');
+SELECT is((SELECT array_agg(id ORDER BY id) FROM session_lifecycle), (SELECT array_agg(id ORDER BY created_at, id) FROM session_lifecycle),
+          'and all that in order');
+
+SET LOCAL session_replication_role = replica;
+UPDATE sessions SET status = 'active' WHERE session_key = 'm';
+SET LOCAL session_replication_role = origin;
+SELECT is(pg_temp.events('m'), 'created', 'what a replica applies is not logged: the origin has logged it');
+
+-- row security of the application: who may change some rows leaves the trail of those
+CREATE ROLE t_tenant;
+GRANT SELECT, INSERT, UPDATE ON sessions TO t_tenant;
+CREATE POLICY t_own ON sessions TO t_tenant USING (agent_from = 'tenant') WITH CHECK (agent_from = 'tenant');
+ALTER TABLE sessions ENABLE ROW LEVEL SECURITY;
+SET LOCAL ROLE t_tenant;
+INSERT INTO sessions (session_key, agent_from) VALUES ('own', 'tenant');
+UPDATE sessions SET status = 'completed';
+RESET ROLE;
+SELECT is(pg_temp.events('own'), 'created status_changed', 'row security: a row of one''s own leaves its events');
+SELECT is(pg_temp.events('m'), 'created', 'and no other row does');
+
+-- tables and functions of the same name that the session sees first
+CREATE TEMP TABLE session_lifecycle (session_id uuid, event_type text, event_data jsonb);
+CREATE SCHEMA evil;
+CREATE TABLE evil.session_lifecycle (session_id uuid, event_type text, event_data jsonb);
+CREATE FUNCTION evil.lie(varchar, varchar) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+CREATE OPERATOR evil.<> (FUNCTION = evil.lie, LEFTARG = varchar, RIGHTARG = varchar);
+CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT timestamptz ''2001-01-01''';
+SET LOCAL search_path = evil, pg_catalog, public, tap;
+UPDATE public.sessions SET status = 'completed' WHERE session_key = 'm';
+SET LOCAL search_path = public, tap;
+SELECT is((SELECT count(*) FROM pg_temp.session_lifecycle), 0::bigint, 'a temporary table of its name does not get the events');
+SELECT is((SELECT count(*) FROM evil.session_lifecycle), 0::bigint, 'nor does one in an earlier schema');
+DROP TABLE pg_temp.session_lifecycle;
+SELECT is(pg_temp.events('m'), 'created status_changed', 'the log itself does');
 RESET pgvigil.actor;
 UPDATE sessions SET status = 'active' WHERE session_key = 'b';
 SELECT is(pg_temp.last_event('b') ->> 'actor', session_user::text, 'without pgvigil.actor the actor is the login role');

@@ -1,6 +1,6 @@
 -- What moves last_activity_at and updated_at, and what does not.
 BEGIN;
-SELECT plan(19);
+SELECT plan(25);
 INSERT INTO sessions (session_key, agent_from, last_activity_at, updated_at)
 VALUES ('idle', 'x', now() - interval '5 hours', now() - interval '5 hours'),
        ('busy', 'x', now() - interval '30 seconds', now() - interval '30 seconds'),
@@ -54,6 +54,23 @@ SELECT is(pg_temp.idle('unseen'), interval '0', 'a session without a time gets o
 UPDATE sessions SET last_activity_at = NULL WHERE session_key = 'unseen';
 UPDATE sessions SET metadata = '{}' WHERE session_key = 'unseen';
 SELECT is(pg_temp.idle('unseen'), interval '0', 'the first touch records activity');
+
+UPDATE sessions SET last_activity_at = now() - interval '30 seconds' WHERE session_key = 'busy';
+UPDATE sessions SET status = 'pending' WHERE session_key = 'busy';
+SELECT is(pg_temp.idle('busy'), interval '0', 'a change of status is recorded exactly, however recent the last activity');
+UPDATE sessions SET last_activity_at = now() - interval '90 seconds' WHERE session_key = 'busy';
+UPDATE sessions SET is_dormant = true WHERE session_key = 'busy';
+SELECT is(pg_temp.idle('busy'), interval '90 seconds', 'marking one that was busy a moment ago dormant is no activity either');
+UPDATE sessions SET is_dormant = false, last_activity_at = now() - interval '30 seconds', expires_at = NULL WHERE session_key = 'busy';
+SELECT is(pg_temp.idle('busy'), interval '30 seconds', 'a value chosen together with a change stands');
+UPDATE sessions SET expires_at = '2030-01-01+00', status = 'expired' WHERE session_key = 'busy';
+SELECT is(pg_temp.idle('busy'), interval '30 seconds', 'expiring a busy one is no activity');
+SET LOCAL pgvigil.upkeep = 'on';
+UPDATE sessions SET status = 'active' WHERE session_key = 'busy';
+SELECT is(pg_temp.idle('busy'), interval '30 seconds', 'nor is what a job does to it');
+RESET pgvigil.upkeep;
+UPDATE sessions SET last_activity_at = last_activity_at + interval '10 seconds', status = 'pending' WHERE session_key = 'busy';
+SELECT is(pg_temp.idle('busy'), interval '0', 'a small step together with a change gives way to the change');
 
 CREATE SCHEMA evil;
 CREATE FUNCTION evil.lie(timestamptz, timestamptz) RETURNS boolean LANGUAGE sql AS 'SELECT true';

@@ -1,4 +1,4 @@
-DROP TABLE pgvigil.leftovers, pgvigil.deleted_sessions, pgvigil.partition_policies, pgvigil.tolerated_values;
+DROP TABLE pgvigil.reference_snapshots, pgvigil.leftovers, pgvigil.deleted_sessions, pgvigil.partition_policies, pgvigil.tolerated_values;
 DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz);
 DROP PROCEDURE pgvigil.tighten_value_checks();
 DROP FUNCTION pgvigil.add_value_check(text, text, text, text[]);

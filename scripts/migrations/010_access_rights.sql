@@ -13,7 +13,7 @@ BEGIN
         EXCEPTION
             WHEN insufficient_privilege THEN
                 RAISE NOTICE 'role % is not there and % may not create it: its grants are left out', role_name, current_user
-                      USING HINT = format('As a superuser: CREATE ROLE %I NOLOGIN; then revert and migrate 007 for its grants.', role_name);
+                      USING HINT = format('As a superuser: CREATE ROLE %I NOLOGIN; then revert and migrate 010 for its grants.', role_name);
             WHEN duplicate_object OR unique_violation THEN NULL;  -- a migration of another database was quicker
         END;
     END LOOP;
@@ -23,7 +23,10 @@ BEGIN
         GRANT SELECT ON sessions, context_history, codebase_snapshots, handoff_requests, session_lifecycle, system_metrics,
             performance_logs, analytics_aggregations, session_monitoring_view, performance_monitoring_view TO pgvigil_reader;
         GRANT SELECT ON pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions,
-            pgvigil.tolerated_values, pgvigil.leftovers, pgvigil.found_before TO pgvigil_reader;
+            pgvigil.tolerated_values, pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots,
+            pgvigil.session_counters, pgvigil.session_counter_changes, pgvigil.retention_policies, pgvigil.legal_holds,
+            pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions, pgvigil.performance_rollups,
+            pgvigil.rollup_progress TO pgvigil_reader;
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvigil_writer') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %I, pgvigil TO pgvigil_writer', current_schema());
@@ -35,7 +38,11 @@ BEGIN
             system_metrics, performance_logs, analytics_aggregations TO pgvigil_admin;
         GRANT SELECT ON session_monitoring_view, performance_monitoring_view TO pgvigil_admin;
         GRANT SELECT ON pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions,
-            pgvigil.tolerated_values, pgvigil.leftovers, pgvigil.found_before TO pgvigil_admin;
-        GRANT UPDATE ON pgvigil.partition_policies TO pgvigil_admin;
+            pgvigil.tolerated_values, pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.job_runs,
+            pgvigil.job_status, pgvigil.partitions, pgvigil.performance_rollups, pgvigil.rollup_progress TO pgvigil_admin;
+        GRANT SELECT, UPDATE ON pgvigil.partition_policies, pgvigil.jobs TO pgvigil_admin;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON pgvigil.retention_policies, pgvigil.session_counters,
+            pgvigil.session_counter_changes TO pgvigil_admin;
+        GRANT SELECT, INSERT, DELETE ON pgvigil.legal_holds TO pgvigil_admin;
     END IF;
 END $$;

@@ -1,4 +1,4 @@
-"""session_monitoring_view and performance_monitoring_view"""
+"""Lifecycle and retention: policies, jobs and their functions"""
 
 from pgvigil.build.apply import sql_file
 

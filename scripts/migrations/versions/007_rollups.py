@@ -1,4 +1,4 @@
-"""Roles and grants"""
+"""Rollups and their watermark"""
 
 from pgvigil.build.apply import sql_file
 

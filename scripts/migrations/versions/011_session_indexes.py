@@ -2,6 +2,6 @@
 
 from pgvigil.build.apply import sql_file
 
-revision = "008"
-down_revision = "007"
+revision = "011"
+down_revision = "010"
 upgrade, downgrade = sql_file(__file__)

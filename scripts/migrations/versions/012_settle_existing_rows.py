@@ -2,6 +2,6 @@
 
 from pgvigil.build.apply import sql_file
 
-revision = "009"
-down_revision = "008"
+revision = "012"
+down_revision = "011"
 upgrade, downgrade = sql_file(__file__)

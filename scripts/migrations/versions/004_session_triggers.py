@@ -2,6 +2,6 @@
 
 from pgvigil.build.apply import sql_file
 
-revision = "005"
-down_revision = "004"
+revision = "004"
+down_revision = "003"
 upgrade, downgrade = sql_file(__file__)

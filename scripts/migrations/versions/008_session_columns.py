@@ -2,6 +2,6 @@
 
 from pgvigil.build.apply import sql_file
 
-revision = "004"
-down_revision = "003"
+revision = "008"
+down_revision = "007"
 upgrade, downgrade = sql_file(__file__)

@@ -1,29 +1,52 @@
 -- Four BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
--- and compiled anew in every statement, an UPDATE OF column list is not.
+-- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to anew
+-- in every transaction, so what seldom decides stands in an IF of its own, further down.
+
+-- Fires before touch_session, and only where a statement names one of its columns: an ordinary update compares none of them.
+-- No SET search_path here, which would cost every update: operators are qualified instead. No helper functions either: who
+-- may write sessions need not have USAGE on schema pgvigil.
+CREATE FUNCTION pgvigil.move_last_activity() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
+                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
+        IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
+           AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
+                   coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
+            NEW.last_activity_at := OLD.last_activity_at;
+        ELSE
+            RETURN NEW;  -- a value that the statement chose stands
+        END IF;
+    END IF;
+    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.upkeep, is not activity; any other change of
+    -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
+    IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
+       OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
+       OR NEW.archived_at IS NOT NULL
+       OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+        RETURN NEW;
+    END IF;
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status
+       OR NEW.is_dormant OPERATOR(pg_catalog.<>) OLD.is_dormant
+       OR OLD.archived_at IS NOT NULL
+       OR NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       OR NOT coalesce(NEW.retention_policy OPERATOR(pg_catalog.=) OLD.retention_policy,
+                       NEW.retention_policy IS NULL AND OLD.retention_policy IS NULL) THEN
+        NEW.last_activity_at := CURRENT_TIMESTAMP;
+    END IF;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION pgvigil.move_last_activity() IS
+    'Moves last_activity_at exactly where an indexed column changes; leaves steps of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
 
 -- Moves updated_at always and last_activity_at seldom enough that ordinary updates touch no index and stay HOT.
--- No SET search_path, which would cost every update: operators are qualified instead.
 CREATE FUNCTION pgvigil.touch_session() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
-    IF OLD.archived_at IS NULL AND NEW.archived_at IS NULL
-       AND NEW.status OPERATOR(pg_catalog.=) OLD.status
-       AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
-       AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
-       AND coalesce(NEW.retention_policy OPERATOR(pg_catalog.=) OLD.retention_policy,
-                    NEW.retention_policy IS NULL AND OLD.retention_policy IS NULL) THEN
-        -- Nothing indexed changed: activity is recorded to the granularity only, and a value the statement chose stands.
-        IF OLD.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
-               coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
-            RETURN NEW;
-        END IF;
-        IF coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.<>) '' THEN
-            NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
-        ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
-                       NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
-            NEW.last_activity_at := CURRENT_TIMESTAMP;
-        END IF;
+    IF NEW.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
+           coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute'))
+       AND NEW.archived_at IS NULL THEN
         RETURN NEW;
     END IF;
 
@@ -36,36 +59,21 @@ BEGIN
               USING ERRCODE = 'object_not_in_prerequisite_state',
                     HINT = format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
     END IF;
-    -- Marking dormant, archiving, expiring, and whatever a job does under pgvigil.upkeep, is not activity.
-    IF (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
+    -- What is not activity is the same as above, for a session that was not active lately.
+    IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
+       OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
-       OR (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
-       OR coalesce(current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.<>) '' THEN
+       OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
         NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
-        RETURN NEW;
-    END IF;
-    IF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
-                NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
+    ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
+                   NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
     END IF;
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.touch_session() IS
     'Moves updated_at, and last_activity_at to pgvigil.activity_granularity; refuses writes to an archived session';
-
-CREATE FUNCTION pgvigil.keep_activity_step() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
-       AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
-               coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
-        NEW.last_activity_at := OLD.last_activity_at;
-    END IF;
-    RETURN NEW;
-END $$;
-COMMENT ON FUNCTION pgvigil.keep_activity_step() IS
-    'A statement that moves last_activity_at by less than pgvigil.activity_granularity leaves it, so that heartbeats stay HOT';
 
 -- SECURITY DEFINER: who may change a session need not be able to write its trail.
 CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
@@ -81,6 +89,10 @@ BEGIN
             VALUES (NEW.id, 'status_changed', jsonb_build_object('old_status', OLD.status, 'new_status', NEW.status,
                     'actor', pgvigil.actor()));
         END IF;
+    END IF;
+    IF NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND (NEW.is_dormant IS TRUE) = (OLD.is_dormant IS TRUE)
+       AND (NEW.archived_at IS NULL) = (OLD.archived_at IS NULL) THEN
+        RETURN NULL;
     END IF;
     IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
         INSERT INTO session_lifecycle (session_id, event_type, event_data)
@@ -131,6 +143,7 @@ BEGIN
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
                                                    'reason', why, 'actor', pgvigil.actor()))
     FROM session_lifecycle l WHERE l.session_id = OLD.id;
+    DELETE FROM pgvigil.session_counter_changes WHERE session_id = OLD.id;
     RETURN OLD;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
@@ -179,34 +192,3 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived or dormant session back to life; false if it was neither; an error if there is none';
-
-SELECT pgvigil.clear_trigger('005', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,keep_deleted_session}'::text[]) AS name;
-SELECT pgvigil.clear_trigger('005', name, 'guard_archived_session')
-FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
-
-CREATE TRIGGER update_sessions_last_activity BEFORE UPDATE OF last_activity_at ON sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_activity_step();
-CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session();
-CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
-CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON sessions
-    REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
-CREATE TRIGGER keep_deleted_session BEFORE DELETE ON sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_deleted_session();
-CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON context_history
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
-CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON codebase_snapshots
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
-CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON handoff_requests
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
-COMMENT ON TRIGGER update_sessions_last_activity ON sessions IS 'Small explicit steps of last_activity_at stay where they were';
-COMMENT ON TRIGGER update_sessions_updated_at ON sessions IS 'Moves updated_at and last_activity_at; guards archived sessions';
-COMMENT ON TRIGGER log_session_lifecycle ON sessions IS
-    'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes';
-COMMENT ON TRIGGER log_session_lifecycle_created ON sessions IS 'The created events, once per statement';
-COMMENT ON TRIGGER keep_deleted_session ON sessions IS 'Deletion forgets nothing';
-COMMENT ON TRIGGER guard_archived_session ON context_history IS 'Children of an archived session are read-only';
-COMMENT ON TRIGGER guard_archived_session ON codebase_snapshots IS 'Children of an archived session are read-only';
-COMMENT ON TRIGGER guard_archived_session ON handoff_requests IS 'Children of an archived session are read-only';

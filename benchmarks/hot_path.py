@@ -1,0 +1,388 @@
+"""What the watch costs where applications feel it: ours against the bare table, the obvious design and two audit triggers.
+
+    scripts/bootstrap.sh test benchmarks/hot_path.py [--bindir DIR …] [--rounds 7] [--seconds 2]
+
+Each design has a database of its own on one throw-away server, with 100,000 sessions. In each round every design does every
+kind of work, one right after the other, so that what else the machine does falls on all of them alike:
+
+    touch, flip, insert     one prepared statement a transaction over two connections (pgbench)
+    bulk update, insert     one statement for 100,000 rows
+
+Prints medians over the rounds, and ratios as the median of each round's ratio with the least and the greatest. Server CPU
+is what the backends used, pgbench itself not counted: it says more than transactions per second on a machine with others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from pgvigil import embedded  # noqa: E402
+
+SESSIONS = 100_000
+ACTIVE = 1_000  # of them are busy, each touched several times a minute
+
+TABLE = """
+    CREATE TABLE sessions (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(), session_key varchar(255) UNIQUE NOT NULL, agent_from varchar(100) NOT NULL,
+        agent_to varchar(100), status varchar(50) NOT NULL DEFAULT 'active', created_at timestamptz DEFAULT now(),
+        updated_at timestamptz DEFAULT now(), expires_at timestamptz, metadata jsonb DEFAULT '{}',
+        last_activity_at timestamptz DEFAULT now(), is_dormant boolean NOT NULL DEFAULT false, archived_at timestamptz,
+        retention_policy varchar(50) DEFAULT 'standard'
+    ) WITH (fillfactor = 90);
+"""
+# What most people would write from the same list of columns, events and indexes.
+OBVIOUS = """
+    ALTER TABLE sessions ADD CHECK (status IN ('active', 'pending', 'completed', 'expired', 'cancelled', 'archived'));
+    CREATE TABLE session_lifecycle (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(), session_id uuid NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+        event_type varchar(50) NOT NULL CHECK (event_type IN ('created', 'expired', 'archived', 'dormant', 'reactivated',
+            'status_changed', 'expiration_scheduled', 'deleted')),
+        event_data jsonb NOT NULL DEFAULT '{}', created_at timestamptz NOT NULL DEFAULT now());
+    CREATE INDEX ON session_lifecycle (session_id);
+    CREATE INDEX ON session_lifecycle (event_type);
+    CREATE INDEX ON session_lifecycle (created_at);
+    CREATE INDEX ON sessions (last_activity_at);
+    CREATE INDEX ON sessions (is_dormant);
+    CREATE INDEX ON sessions (archived_at);
+    CREATE INDEX ON sessions (retention_policy);
+    CREATE INDEX ON sessions (status, last_activity_at);
+    CREATE INDEX ON sessions (is_dormant, last_activity_at);
+    CREATE FUNCTION update_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.updated_at = now();
+        RETURN NEW;
+    END $$;
+    CREATE FUNCTION update_last_activity() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.last_activity_at = now();
+        RETURN NEW;
+    END $$;
+    CREATE FUNCTION log_lifecycle() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP = 'INSERT' THEN
+            INSERT INTO session_lifecycle (session_id, event_type, event_data)
+            VALUES (NEW.id, 'created', jsonb_build_object('agent_from', NEW.agent_from, 'agent_to', NEW.agent_to,
+                    'retention_policy', NEW.retention_policy, 'actor', session_user));
+        ELSE
+            IF OLD.status IS DISTINCT FROM NEW.status THEN
+                INSERT INTO session_lifecycle (session_id, event_type, event_data)
+                VALUES (NEW.id, CASE NEW.status WHEN 'expired' THEN 'expired' ELSE 'status_changed' END,
+                        jsonb_build_object('old_status', OLD.status, 'new_status', NEW.status, 'actor', session_user));
+            END IF;
+            IF OLD.is_dormant IS DISTINCT FROM NEW.is_dormant THEN
+                INSERT INTO session_lifecycle (session_id, event_type, event_data)
+                VALUES (NEW.id, CASE WHEN NEW.is_dormant THEN 'dormant' ELSE 'reactivated' END,
+                        jsonb_build_object('previous_state', OLD.is_dormant, 'actor', session_user));
+            END IF;
+            IF OLD.archived_at IS NULL AND NEW.archived_at IS NOT NULL THEN
+                INSERT INTO session_lifecycle (session_id, event_type, event_data)
+                VALUES (NEW.id, 'archived', jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status,
+                        'actor', session_user));
+            END IF;
+            IF OLD.expires_at IS DISTINCT FROM NEW.expires_at THEN
+                INSERT INTO session_lifecycle (session_id, event_type, event_data)
+                VALUES (NEW.id, 'expiration_scheduled', jsonb_build_object('expires_at', NEW.expires_at, 'actor', session_user));
+            END IF;
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION update_updated_at();
+    CREATE TRIGGER update_sessions_last_activity BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION update_last_activity();
+    CREATE TRIGGER log_session_lifecycle AFTER INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION log_lifecycle();
+"""
+# The table as ours has it, with the trigger for updated_at that an application of this kind brings along.
+AUDIT_TABLE = """
+    ALTER TABLE sessions ADD CHECK (status::text = ANY ('{active,pending,completed,expired,cancelled,archived}'::text[]));
+    CREATE FUNCTION update_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.updated_at = now();
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER update_updated_at BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION update_updated_at();
+    CREATE INDEX ON sessions (last_activity_at);
+    CREATE INDEX ON sessions (is_dormant) WHERE is_dormant;
+    CREATE INDEX ON sessions (archived_at) WHERE archived_at IS NOT NULL;
+    CREATE INDEX ON sessions (retention_policy) WHERE retention_policy <> 'standard';
+    CREATE INDEX ON sessions (status, last_activity_at);
+    CREATE INDEX ON sessions (is_dormant, last_activity_at) WHERE is_dormant;
+"""
+# Both audits write a row of their own for every row written, with no foreign key and no check on it.
+JSONB_AUDIT = """
+    CREATE TABLE audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(),
+        actor text NOT NULL DEFAULT session_user, op text NOT NULL, table_oid oid NOT NULL, record_id uuid NOT NULL,
+        old_record jsonb, record jsonb);
+    CREATE INDEX ON audit (record_id);
+    CREATE INDEX ON audit USING brin (at);
+    CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        INSERT INTO audit (op, table_oid, record_id, old_record, record)
+        VALUES (TG_OP, TG_RELID, coalesce(NEW.id, OLD.id), to_jsonb(OLD), to_jsonb(NEW));
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION audit();
+"""
+HSTORE_AUDIT = """
+    CREATE EXTENSION hstore;
+    CREATE TABLE audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(),
+        actor text NOT NULL DEFAULT session_user, op text NOT NULL, table_name text NOT NULL, row_data hstore, changed hstore);
+    CREATE INDEX ON audit USING brin (at);
+    CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    DECLARE
+        changed hstore;
+    BEGIN
+        IF TG_OP = 'UPDATE' THEN
+            changed = hstore(NEW.*) - hstore(OLD.*);
+            IF changed = hstore('') THEN
+                RETURN NULL;
+            END IF;
+            INSERT INTO audit (op, table_name, row_data, changed) VALUES (TG_OP, TG_TABLE_NAME, hstore(OLD.*), changed);
+        ELSIF TG_OP = 'DELETE' THEN
+            INSERT INTO audit (op, table_name, row_data) VALUES (TG_OP, TG_TABLE_NAME, hstore(OLD.*));
+        ELSE
+            INSERT INTO audit (op, table_name, row_data) VALUES (TG_OP, TG_TABLE_NAME, hstore(NEW.*));
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION audit();
+"""
+FILL = f"""
+    INSERT INTO sessions (session_key, agent_from, agent_to) SELECT n, 'agent-a', 'agent-b' FROM generate_series(1, {SESSIONS}) n;
+"""
+# Busy sessions were last active at any time within the last minute.
+REST = f"""
+    SET session_replication_role = replica;
+    UPDATE sessions SET last_activity_at = now() - random() * interval '1 minute' WHERE session_key::numeric % {SESSIONS // ACTIVE} = 0;
+"""
+SINGLE = {
+    "touch": rf"""\set n random(1, {ACTIVE}) * {SESSIONS // ACTIVE}
+\set step random(1, 1000000)
+UPDATE sessions SET metadata = :step WHERE session_key = :n;
+""",
+    "flip": rf"""\set n random(1, {SESSIONS})
+UPDATE sessions SET status = CASE status WHEN 'active' THEN 'pending' ELSE 'active' END WHERE session_key = :n;
+""",
+    "insert": r"""\set n random(1000000000, 9000000000000000000)
+INSERT INTO sessions (session_key, agent_from, agent_to) VALUES (:n, 'agent-a', 'agent-b');
+""",
+}
+BULK = {
+    "bulk update": f"UPDATE sessions SET status = 'pending' WHERE session_key::numeric <= {SESSIONS}",
+    "bulk insert": "INSERT INTO sessions (session_key, agent_from, agent_to)"
+    f" SELECT 'bulk-' || n, 'agent-a', 'agent-b' FROM generate_series(1, {SESSIONS}) n",
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is compared: designs by their DDL (after `pgvigil setup` where it begins with a comment), and kinds of work."""
+
+    designs: dict[str, str]
+    single: dict[str, str]
+    bulk: dict[str, str]
+    rest: str  # before each run of single rows
+    base: str  # the design that the others' speed is measured against
+
+    @property
+    def works(self) -> list[str]:
+        return [*self.single, *self.bulk]
+
+
+SUITE = Suite(
+    designs={
+        "bare": TABLE,
+        "ours": "-- as set up",
+        "obvious": TABLE + OBVIOUS,
+        "jsonb audit": TABLE + AUDIT_TABLE + JSONB_AUDIT,
+        "hstore audit": TABLE + AUDIT_TABLE + HSTORE_AUDIT,
+    },
+    single=SINGLE,
+    bulk=BULK,
+    rest=REST,
+    base="bare",
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One design doing one kind of work in one round."""
+
+    per_second: float
+    cpu_us: float  # server CPU per operation (bulk: per row)
+    wal_bytes: float  # per operation (bulk: per row)
+    hot: float  # share of updates of sessions that touched no index
+
+
+Samples = dict[tuple[str, str], list[Sample]]
+
+
+def cpu_seconds(pid: int, *, of_children: bool = False) -> float:
+    """CPU that a process has used, or its children that have ended."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+    return sum(map(int, ticks[2:] if of_children else ticks[:2])) / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> set[str]:
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+class Bench:
+    def __init__(self, suite: Suite, server: embedded.Server, scripts: Path) -> None:
+        self.suite = suite
+        self.server = server
+        self.postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
+        self.scripts = scripts
+        self.pgbench = next(
+            place / "pgbench"
+            for place in (server.bindir, embedded.binaries(), Path(shutil.which("pgbench") or "/").parent)
+            if place and (place / "pgbench").exists()
+        )
+        for name, script in suite.single.items():
+            (scripts / name).write_text(script)
+
+    def install(self, design: str) -> None:
+        with psycopg.connect(self.server.dsn(), autocommit=True) as conn:
+            conn.execute(f'CREATE DATABASE "{design}"')  # type: ignore[arg-type]
+        ddl = self.suite.designs[design]
+        if ddl.startswith("--"):
+            setup = [sys.executable, "-P", "-m", "pgvigil", "setup", "--database-url", self.server.dsn(design)]
+            env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+            subprocess.run(setup, check=True, capture_output=True, env=env)
+        self.execute(design, ddl)
+        self.execute(design, FILL)
+        self.execute(design, "VACUUM ANALYZE")
+
+    def execute(self, design: str, statement: str) -> list[tuple[Any, ...]]:
+        before = children(self.postmaster)
+        with psycopg.connect(self.server.dsn(design), autocommit=True) as conn:
+            cursor = conn.execute(statement.encode())
+            rows = cursor.fetchall() if cursor.description else []
+        self.settle(before)
+        return rows
+
+    def settle(self, before: set[str]) -> None:
+        """Wait for the backends made since to end: a child's CPU counts when it is gone."""
+        while children(self.postmaster) - before:
+            time.sleep(0.01)
+
+    def updates(self, design: str) -> tuple[int, int]:
+        return self.execute(
+            design, "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'"
+        )[0]
+
+    def single(self, design: str, work: str, seconds: float) -> Sample:
+        self.execute(design, self.suite.rest)
+        self.execute(design, "VACUUM sessions")
+        updated, hot = self.updates(design)
+        with psycopg.connect(self.server.dsn(design), autocommit=True) as conn:
+            lsn = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]  # type: ignore[index]
+            before, cpu = children(self.postmaster), cpu_seconds(self.postmaster, of_children=True)
+            command = [self.pgbench, "-n", "-M", "prepared", "-c", "2", "-T", str(seconds), "-f", self.scripts / work]
+            out = subprocess.run(
+                [*map(str, command), self.server.dsn(design)], check=True, capture_output=True, text=True
+            ).stdout
+            self.settle(before)
+            cpu = cpu_seconds(self.postmaster, of_children=True) - cpu
+            wal = conn.execute("SELECT pg_current_wal_insert_lsn() - %s::pg_lsn", (lsn,)).fetchone()[0]  # type: ignore[index]
+        count = int(re.search(r"transactions actually processed: (\d+)", out)[1])  # type: ignore[index]
+        tps = float(re.search(r"tps = ([\d.]+)", out)[1])  # type: ignore[index]
+        updated_after, hot_after = self.updates(design)
+        share = (hot_after - hot) / (updated_after - updated) if updated_after > updated else 0.0
+        return Sample(tps, cpu / count * 1e6, float(wal) / count, share)
+
+    def bulk(self, design: str, work: str) -> Sample:
+        """In a transaction that is rolled back, so that each round finds the same table."""
+        self.execute(design, "VACUUM")
+        with psycopg.connect(self.server.dsn(design)) as conn:
+            lsn = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]  # type: ignore[index]
+            cpu, began = cpu_seconds(conn.info.backend_pid), time.perf_counter()
+            rows = conn.execute(self.suite.bulk[work].encode()).rowcount
+            took, cpu = time.perf_counter() - began, cpu_seconds(conn.info.backend_pid) - cpu
+            wal = conn.execute("SELECT pg_current_wal_insert_lsn() - %s::pg_lsn", (lsn,)).fetchone()[0]  # type: ignore[index]
+            conn.rollback()
+        if rows != SESSIONS:
+            raise RuntimeError(f"{design}: {work} wrote {rows} rows instead of {SESSIONS}")
+        return Sample(rows / took, cpu / rows * 1e6, float(wal) / rows, 0.0)
+
+
+def ratios(samples: Samples, work: str, of: str, to: str, field: str) -> str:
+    """Median, least and greatest of each round's ratio."""
+    each = [getattr(a, field) / getattr(b, field) for a, b in zip(samples[of, work], samples[to, work], strict=True)]
+    return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+
+
+def table(suite: Suite, samples: Samples) -> str:
+    """The Markdown of docs/performance.md."""
+    head = f"| work | design | per second | of {suite.base} | server CPU µs | CPU, ours = 1 | WAL bytes | HOT |"
+    lines = [head, "|" + "---|" * 8]
+    for work in suite.works:
+        for design in suite.designs:
+            median = {
+                name: statistics.median(getattr(sample, name) for sample in samples[design, work])
+                for name in Sample.__annotations__
+            }
+            lines.append(
+                f"| {work} | {design} | {median['per_second']:,.0f} | {ratios(samples, work, design, suite.base, 'per_second')} "
+                f"| {median['cpu_us']:.1f} | {ratios(samples, work, design, 'ours', 'cpu_us')} | {median['wal_bytes']:,.0f} "
+                f"| {format(median['hot'], '.1%') if work == 'touch' else ''} |"
+            )
+    return "\n".join(lines)
+
+
+def measure(suite: Suite, bindir: Path, rounds: int, seconds: int) -> None:
+    """Run the suite on a throw-away server and print its table."""
+    settings = {"autovacuum": "off", "shared_buffers": "512MB", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}
+    samples: Samples = defaultdict(list)
+    with embedded.Server(bindir, settings=settings) as server, tempfile.TemporaryDirectory() as scripts:
+        bench = Bench(suite, server, Path(scripts))
+        for design in suite.designs:
+            bench.install(design)
+        for number in range(rounds):
+            order = list(suite.designs)[:: 1 if number % 2 else -1]
+            for work in suite.works:
+                for design in order:
+                    sample = bench.single(design, work, seconds) if work in suite.single else bench.bulk(design, work)
+                    samples[design, work].append(sample)
+            print(f"round {number + 1} of {rounds} done", file=sys.stderr)
+        print(f"\n### PostgreSQL {server.major}\n\n{table(suite, samples)}", flush=True)
+
+
+def main(suite: Suite, description: str | None) -> None:
+    """The command line that all suites share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--bindir", type=Path, nargs="+", default=[embedded.binaries()], help="PostgreSQL (the embedded)"
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=int, default=2, help="of each single-row run")
+    parser.add_argument("--designs", nargs="+", choices=suite.designs, default=list(suite.designs), metavar="DESIGN")
+    parser.add_argument("--works", nargs="+", choices=suite.works, default=suite.works, metavar="WORK")
+    arguments = parser.parse_args()
+    chosen = replace(
+        suite,
+        designs={name: ddl for name, ddl in suite.designs.items() if name in arguments.designs},
+        single={name: script for name, script in suite.single.items() if name in arguments.works},
+        bulk={name: script for name, script in suite.bulk.items() if name in arguments.works},
+    )
+    for bindir in arguments.bindir:
+        measure(chosen, bindir, arguments.rounds, arguments.seconds)
+
+
+if __name__ == "__main__":
+    main(SUITE, __doc__)

@@ -1,0 +1,218 @@
+-- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
+-- writers of a session queue until commit, and deadlock where two transactions write the same sessions in another order. So
+-- writers only append what they changed; pgvigil.fold_session_counters adds it up now and then. At any moment
+--     what a session holds = its row in session_counters + its rows in session_counter_changes
+-- and one snapshot sees context rows and their changes together, so whoever compares the two needs no lock either.
+
+CREATE TABLE pgvigil.session_counters (
+    session_id          uuid NOT NULL CONSTRAINT session_counters_pkey PRIMARY KEY,
+    context_count       bigint NOT NULL,
+    total_tokens        bigint NOT NULL,
+    total_content_bytes bigint NOT NULL  -- 008 adds the foreign key
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.session_counters IS
+    'What a session holds, but for what session_counter_changes adds. A session without a row: 0 from migration 012 on, not yet counted before';
+COMMENT ON COLUMN pgvigil.session_counters.session_id IS 'The session';
+COMMENT ON COLUMN pgvigil.session_counters.context_count IS 'Rows in context_history';
+COMMENT ON COLUMN pgvigil.session_counters.total_tokens IS 'Sum of their tokens_used, where given';
+COMMENT ON COLUMN pgvigil.session_counters.total_content_bytes IS
+    'Sum of their sizes in bytes: content_size_bytes where given, else octet_length(content)';
+COMMENT ON CONSTRAINT session_counters_pkey ON pgvigil.session_counters IS 'One row a session';
+
+CREATE TABLE pgvigil.session_counter_changes (
+    session_id          uuid NOT NULL,
+    context_count       bigint NOT NULL,
+    total_tokens        bigint NOT NULL,
+    total_content_bytes bigint NOT NULL
+);
+COMMENT ON TABLE pgvigil.session_counter_changes IS
+    'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
+COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
+    'The session: no foreign key, which would cost a third more; keep_deleted_session removes the rows of a deleted one';
+COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
+COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
+COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
+CREATE INDEX session_counter_changes_session_id ON pgvigil.session_counter_changes (session_id);
+COMMENT ON INDEX pgvigil.session_counter_changes_session_id IS 'The changes of a session';
+
+CREATE FUNCTION pgvigil.content_bytes(content_size_bytes integer, content text) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce(content_size_bytes, octet_length(content));
+COMMENT ON FUNCTION pgvigil.content_bytes(integer, text) IS 'How the bytes of a context row are counted: as given, else as they are';
+
+-- plpgsql, so that the application may still alter the columns it reads.
+CREATE FUNCTION pgvigil.count_context(session uuid)
+RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN QUERY SELECT count(*), coalesce(sum(c.tokens_used), 0)::bigint,
+                        coalesce(sum(pgvigil.content_bytes(c.content_size_bytes, c.content)), 0)::bigint
+                 FROM context_history c WHERE c.session_id = session;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_context(uuid) IS 'What a session holds, counted from context_history itself';
+
+CREATE FUNCTION pgvigil.kept_counters(session uuid)
+RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(sum(k.context_count), 0)::bigint, coalesce(sum(k.total_tokens), 0)::bigint, coalesce(sum(k.total_content_bytes), 0)::bigint
+    FROM (SELECT c.context_count, c.total_tokens, c.total_content_bytes FROM pgvigil.session_counters c WHERE c.session_id = session
+          UNION ALL
+          SELECT d.context_count, d.total_tokens, d.total_content_bytes FROM pgvigil.session_counter_changes d WHERE d.session_id = session) k;
+END;
+COMMENT ON FUNCTION pgvigil.kept_counters(uuid) IS 'What a session holds as its counters have it';
+
+-- No SET search_path here, a sixth of what counting a single row costs: names are qualified instead.
+CREATE FUNCTION pgvigil.count_added_context() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    SELECT n.session_id, pg_catalog.count(*), coalesce(pg_catalog.sum(n.tokens_used), 0),
+           pg_catalog.sum(pgvigil.content_bytes(n.content_size_bytes, n.content))
+    FROM new_context n GROUP BY n.session_id;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_added_context() IS 'Counts the rows that a statement added to context_history';
+
+CREATE FUNCTION pgvigil.count_changed_context() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    SELECT session_id, sum(one), sum(tokens), sum(bytes)
+    FROM (SELECT n.session_id, 1 AS one, coalesce(n.tokens_used, 0) AS tokens, pgvigil.content_bytes(n.content_size_bytes, n.content) AS bytes
+          FROM new_context n
+          UNION ALL
+          SELECT o.session_id, -1, -coalesce(o.tokens_used, 0), -pgvigil.content_bytes(o.content_size_bytes, o.content)
+          FROM old_context o) change
+    GROUP BY session_id HAVING sum(one) <> 0 OR sum(tokens) <> 0 OR sum(bytes) <> 0;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_changed_context() IS 'Counts what a statement changed in rows of context_history, and rows it moved between sessions';
+
+CREATE FUNCTION pgvigil.count_removed_context() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    -- Not for a session that is being deleted: its counters have gone ahead.
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    SELECT o.session_id, -count(*), -coalesce(sum(o.tokens_used), 0), -sum(pgvigil.content_bytes(o.content_size_bytes, o.content))
+    FROM old_context o WHERE EXISTS (SELECT FROM sessions s WHERE s.id = o.session_id) GROUP BY o.session_id;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
+
+CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    -- No TRUNCATE: that of sessions takes the counters along, and has them in hand when this comes.
+    DELETE FROM pgvigil.session_counters;
+    DELETE FROM pgvigil.session_counter_changes;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
+
+-- Who settles, folds or recounts does so alone: two at once would each put right the same difference.
+CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT pg_advisory_xact_lock('pgvigil.session_counters'::regclass::oid::integer, 0);
+END;
+COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the end of the transaction; writers of context_history do not ask';
+
+-- What a session held before its first change was counted is the same at any moment, and each snapshot shows it: what it
+-- holds now, less what its changes say. So no writer is waited for, and none is counted twice.
+CREATE PROCEDURE pgvigil.settle_session_counters(batch integer DEFAULT 1000)
+LANGUAGE plpgsql AS $$
+DECLARE
+    lowest constant uuid := '00000000-0000-0000-0000-000000000000';
+    highest constant uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+    from_id uuid := lowest;
+    to_id uuid;
+    left_out boolean := false;
+BEGIN
+    LOOP
+        PERFORM pgvigil.pin_search_path(), pgvigil.lock_session_counters();
+        to_id := coalesce((SELECT id FROM sessions WHERE id > from_id ORDER BY id OFFSET batch LIMIT 1), highest);
+        -- A session that is just being deleted is passed over, and looked at again should it stay.
+        WITH uncounted AS MATERIALIZED (
+            SELECT s.id FROM sessions s
+            WHERE s.id BETWEEN from_id AND to_id AND NOT EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = s.id)),
+        mine AS MATERIALIZED (
+            SELECT s.id FROM sessions s WHERE s.id IN (SELECT id FROM uncounted) FOR KEY SHARE SKIP LOCKED),
+        counted AS (
+            INSERT INTO pgvigil.session_counters (session_id, context_count, total_tokens, total_content_bytes)
+            SELECT m.id, h.context_count - k.context_count, h.total_tokens - k.total_tokens, h.total_content_bytes - k.total_content_bytes
+            FROM mine m CROSS JOIN LATERAL pgvigil.count_context(m.id) h CROSS JOIN LATERAL pgvigil.kept_counters(m.id) k
+            RETURNING 1)
+        SELECT left_out OR (SELECT count(*) FROM uncounted) > (SELECT count(*) FROM counted) INTO left_out;
+        IF to_id = highest THEN
+            EXIT WHEN NOT left_out;
+            to_id := lowest;
+        END IF;
+        COMMIT;
+        IF to_id = lowest THEN
+            PERFORM pg_sleep(0.05);  -- what was left out is locked by writers: let them finish
+            left_out := false;
+        END IF;
+        from_id := to_id;
+    END LOOP;
+END $$;
+COMMENT ON PROCEDURE pgvigil.settle_session_counters(integer) IS
+    'Used by migrations: counts what each session held before its changes were counted, in batches that commit; goes on where it stopped';
+
+CREATE FUNCTION pgvigil.fold_session_counters(batch integer DEFAULT 10000) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    folded bigint;
+BEGIN
+    PERFORM pgvigil.lock_session_counters();
+    -- Before 012 a session without a row is one not yet counted, and must stay one.
+    IF NOT EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '012') THEN
+        RETURN 0;
+    END IF;
+    DELETE FROM pgvigil.session_counter_changes d WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = d.session_id);
+    WITH mine AS MATERIALIZED (
+        SELECT s.id FROM sessions s
+        WHERE s.id IN (SELECT d.session_id FROM pgvigil.session_counter_changes d LIMIT batch)
+        FOR KEY SHARE SKIP LOCKED),
+    gone AS (
+        DELETE FROM pgvigil.session_counter_changes d USING mine m WHERE d.session_id = m.id
+        RETURNING d.session_id, d.context_count, d.total_tokens, d.total_content_bytes),
+    kept AS (
+        INSERT INTO pgvigil.session_counters AS c (session_id, context_count, total_tokens, total_content_bytes)
+        SELECT session_id, sum(context_count), sum(total_tokens), sum(total_content_bytes) FROM gone GROUP BY session_id
+        ON CONFLICT (session_id) DO UPDATE
+        SET context_count = c.context_count + EXCLUDED.context_count, total_tokens = c.total_tokens + EXCLUDED.total_tokens,
+            total_content_bytes = c.total_content_bytes + EXCLUDED.total_content_bytes)
+    SELECT count(*) INTO folded FROM gone;
+    RETURN folded;
+END $$;
+COMMENT ON FUNCTION pgvigil.fold_session_counters(integer) IS
+    'Adds at least a batch of session_counter_changes up into session_counters, if there are as many; returns how many. Waits for no writer and lets none wait';
+
+CREATE FUNCTION pgvigil.recount_session_counters(session uuid DEFAULT NULL)
+RETURNS TABLE (session_id uuid, context_count_was bigint, context_count bigint, total_tokens_was bigint, total_tokens bigint,
+               total_content_bytes_was bigint, total_content_bytes bigint)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'counters are put right under READ COMMITTED only, this transaction is %', upper(current_setting('transaction_isolation'))
+              USING ERRCODE = 'active_sql_transaction', HINT = 'Its snapshot may be older than the last repair. Call it in a transaction of its own.';
+    END IF;
+    PERFORM pgvigil.lock_session_counters();
+    RETURN QUERY
+    WITH wrong AS MATERIALIZED (
+        SELECT s.id, k.context_count AS contexts_was, h.context_count AS contexts, k.total_tokens AS tokens_was, h.total_tokens AS tokens,
+               k.total_content_bytes AS bytes_was, h.total_content_bytes AS bytes
+        FROM sessions s CROSS JOIN LATERAL pgvigil.count_context(s.id) h CROSS JOIN LATERAL pgvigil.kept_counters(s.id) k
+        WHERE (session IS NULL OR s.id = session)
+          AND (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes)
+          AND (EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = s.id)
+               OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '012'))),
+    put_right AS (
+        INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+        SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
+    SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
+END $$;
+COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
+    'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';

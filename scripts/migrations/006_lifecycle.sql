@@ -1,0 +1,640 @@
+-- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
+-- batch of what is due and says how much that was and whether there is more; run_job calls it, a transaction each, until
+-- there is not. So a job is set-based, can be interrupted anywhere, and holds no lock for longer than a batch takes.
+
+CREATE TABLE pgvigil.retention_policies (
+    policy              varchar(50) NOT NULL CONSTRAINT retention_policies_pkey PRIMARY KEY,
+    active_hours        integer NOT NULL CONSTRAINT retention_policies_active_hours_check CHECK (active_hours > 0),
+    dormant_after_hours integer NOT NULL CONSTRAINT retention_policies_dormant_after_hours_check CHECK (dormant_after_hours > 0),
+    archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0),
+    logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0),
+    metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0),
+    legal_hold          boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited, followed by the jobs from their next run on';
+COMMENT ON COLUMN pgvigil.retention_policies.policy IS 'Its name, as sessions.retention_policy has it; a session without one, or with an unknown one, follows standard';
+COMMENT ON COLUMN pgvigil.retention_policies.active_hours IS 'A new session expires this long after its creation, unless it is given a time';
+COMMENT ON COLUMN pgvigil.retention_policies.dormant_after_hours IS 'Without activity for this long, an open session becomes dormant and a finished one is archived';
+COMMENT ON COLUMN pgvigil.retention_policies.archived_days IS 'An archived session is deleted after this';
+COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS 'Rows of performance_logs are kept at least this long while any session has the policy';
+COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS 'Rows of system_metrics are kept at least this long while any session has the policy';
+COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS 'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
+COMMENT ON CONSTRAINT retention_policies_pkey ON pgvigil.retention_policies IS 'One row a policy';
+COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired';
+COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant';
+COMMENT ON CONSTRAINT retention_policies_archived_days_check ON pgvigil.retention_policies IS '0: deleted as soon as archived';
+COMMENT ON CONSTRAINT retention_policies_logs_days_check ON pgvigil.retention_policies IS 'The views look back a day';
+COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention_policies IS 'The views look back a day';
+INSERT INTO pgvigil.retention_policies (policy, active_hours, dormant_after_hours, archived_days, logs_days, metrics_days)
+VALUES ('standard', 24, 2, 30, 7, 30), ('extended', 72, 6, 90, 30, 90), ('short', 4, 1, 7, 3, 7);
+
+CREATE FUNCTION pgvigil.keep_standard_policy() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    RAISE EXCEPTION 'the retention policy standard is what sessions without a policy follow'
+          USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Change its values; it cannot be removed or renamed.';
+END $$;
+COMMENT ON FUNCTION pgvigil.keep_standard_policy() IS 'Refuses to let the policy standard go';
+CREATE TRIGGER keep_standard_policy_row BEFORE DELETE ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy = 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
+CREATE TRIGGER keep_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy = 'standard' AND NEW.policy <> 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
+COMMENT ON TRIGGER keep_standard_policy_row ON pgvigil.retention_policies IS 'There is always a standard';
+COMMENT ON TRIGGER keep_standard_policy_name ON pgvigil.retention_policies IS 'There is always a standard';
+
+-- The foreign key is the hold: it also stops a plain DELETE, and one that runs while the hold is being placed.
+CREATE TABLE pgvigil.legal_holds (
+    session_id uuid NOT NULL,  -- 008 adds the foreign key
+    reason     text NOT NULL,
+    placed_by  text NOT NULL DEFAULT pgvigil.actor(),
+    placed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT legal_holds_pkey PRIMARY KEY (session_id, reason)
+);
+COMMENT ON TABLE pgvigil.legal_holds IS 'Sessions that nobody may delete: INSERT places a hold, DELETE lifts it';
+COMMENT ON COLUMN pgvigil.legal_holds.session_id IS 'The session';
+COMMENT ON COLUMN pgvigil.legal_holds.reason IS 'The matter it is held for';
+COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS 'Who placed it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.legal_holds.placed_at IS 'When it was placed';
+COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS 'A session may be held for several matters; lifting one leaves the others';
+
+-- SECURITY DEFINER: who may delete a session need not be able to read holds and policies.
+CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    why text;
+BEGIN
+    SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
+    IF why IS NOT NULL THEN
+        RAISE EXCEPTION 'session % is under legal hold: %', OLD.id, why
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = format('When the hold is lifted: DELETE FROM pgvigil.legal_holds WHERE session_id = %L;', OLD.id);
+    END IF;
+    PERFORM FROM pgvigil.retention_policies WHERE policy = coalesce(OLD.retention_policy, 'standard') AND legal_hold;
+    IF FOUND THEN
+        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, coalesce(OLD.retention_policy, 'standard')
+              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
+    END IF;
+    RETURN OLD;
+END $$;
+COMMENT ON FUNCTION pgvigil.guard_legal_hold() IS 'Refuses to delete a session under legal hold, by itself or by its policy';
+
+-- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
+CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pgvigil.legal_holds) THEN
+        RAISE EXCEPTION 'there are sessions under legal hold' USING ERRCODE = 'object_not_in_prerequisite_state',
+              HINT = 'DELETE the sessions that may go; see pgvigil.legal_holds for the others.';
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.guard_legal_holds() IS 'Refuses to truncate holds, and thereby sessions, while there are any';
+CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_legal_holds();
+COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under legal hold stays, also when sessions is truncated';
+
+-- No SET search_path, which would cost every insert: operators are qualified instead, and no type is named.
+-- SECURITY DEFINER: who may make a session need not be able to read policies.
+CREATE FUNCTION pgvigil.give_expiry() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF NEW.expires_at IS NULL THEN
+        NEW.expires_at := (SELECT coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => p.active_hours)
+                           FROM pgvigil.retention_policies p
+                           WHERE p.policy OPERATOR(pg_catalog.=) coalesce(NEW.retention_policy, 'standard'));
+        IF NEW.expires_at IS NULL THEN
+            NEW.expires_at := (SELECT coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => p.active_hours)
+                               FROM pgvigil.retention_policies p WHERE p.policy OPERATOR(pg_catalog.=) 'standard');
+        END IF;
+    END IF;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION pgvigil.give_expiry() IS 'A new session without expires_at gets one by its retention policy';
+
+-- One session at a time, for the application ---------------------------------------------------------------------------
+
+CREATE FUNCTION pgvigil.require_session(session uuid) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM FROM sessions WHERE id = session;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_session(uuid) IS 'Raises no_data_found if there is no such session';
+
+CREATE FUNCTION pgvigil.schedule_expiration(session uuid, at timestamptz) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE sessions SET expires_at = at WHERE id = session AND expires_at IS DISTINCT FROM at;
+    IF NOT FOUND THEN
+        PERFORM pgvigil.require_session(session);
+        RETURN false;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
+    'When a session expires; NULL: never by itself. False if that was so already; an error if there is no such session';
+
+CREATE FUNCTION pgvigil.expire_session(session uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE sessions SET status = 'expired'
+    WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]);
+    IF NOT FOUND THEN
+        PERFORM pgvigil.require_session(session);
+        RETURN false;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now; false if it had ended already; an error if there is no such session';
+
+CREATE FUNCTION pgvigil.mark_session_dormant(session uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE sessions SET is_dormant = true WHERE id = session AND NOT is_dormant;
+    IF NOT FOUND THEN
+        PERFORM pgvigil.require_session(session);
+        RETURN false;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
+    'Marks a session dormant, which is not activity; false if it was; an error if there is no such session';
+
+CREATE FUNCTION pgvigil.archive_session(session uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE sessions SET archived_at = now() WHERE id = session AND archived_at IS NULL;
+    IF NOT FOUND THEN
+        PERFORM pgvigil.require_session(session);
+        RETURN false;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION pgvigil.archive_session(uuid) IS
+    'Archives a session: from now on it and its children are read-only; its status stays. False if it was archived; an error if there is none';
+
+CREATE FUNCTION pgvigil.record_metric(name text, value numeric, type text DEFAULT 'gauge', labels jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels) VALUES (name, value, type, labels);
+END $$;
+COMMENT ON FUNCTION pgvigil.record_metric(text, numeric, text, jsonb) IS 'Appends a metric: counter, gauge or histogram';
+
+CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
+                                           session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
+END $$;
+COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
+
+-- Jobs -----------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE pgvigil.jobs (
+    job     text NOT NULL CONSTRAINT jobs_pkey PRIMARY KEY,
+    every   interval NOT NULL CONSTRAINT jobs_every_check
+            CHECK (every >= interval '1 minute' AND every <= interval '28 days'),
+    enabled boolean NOT NULL DEFAULT true,
+    purpose text NOT NULL,
+    since   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE pgvigil.jobs IS 'What is done regularly, by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
+COMMENT ON COLUMN pgvigil.jobs.job IS 'Its name; the work is pgvigil.job_<name>(batch)';
+COMMENT ON COLUMN pgvigil.jobs.every IS 'It is due once in each such stretch of time, counted from midnight UTC';
+COMMENT ON COLUMN pgvigil.jobs.enabled IS 'False: never due by itself';
+COMMENT ON COLUMN pgvigil.jobs.purpose IS 'What it does';
+COMMENT ON COLUMN pgvigil.jobs.since IS 'From when on its absence counts as overdue';
+COMMENT ON CONSTRAINT jobs_pkey ON pgvigil.jobs IS 'One row a job';
+COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'Months have no fixed length';
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
+    ('partitions', '1 hour', 'makes partitions ahead and empties the default ones'),
+    ('expiry', '1 hour', 'expires open sessions whose time has come'),
+    ('archive', '1 hour', 'archives finished sessions that are idle'),
+    ('dormancy', '30 minutes', 'marks idle open sessions dormant'),
+    ('counters', '10 minutes', 'adds up what changed in the counters of sessions'),
+    ('orphans', '1 day', 'deletes sessions that never held anything and are idle for a week'),
+    ('retention', '1 day', 'deletes archived sessions and drops partitions past their time');
+
+CREATE TABLE pgvigil.job_runs (
+    id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT job_runs_pkey PRIMARY KEY,
+    job         text NOT NULL CONSTRAINT job_runs_job_fkey REFERENCES pgvigil.jobs (job) ON DELETE CASCADE,
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz,
+    rows        bigint NOT NULL DEFAULT 0,
+    notes       text[] NOT NULL DEFAULT '{}',
+    error       text,
+    actor       text NOT NULL DEFAULT pgvigil.actor(),
+    client      inet DEFAULT inet_client_addr(),
+    pid         integer NOT NULL DEFAULT pg_backend_pid()
+);
+COMMENT ON TABLE pgvigil.job_runs IS 'One row per run of a job; those of the last 90 days are kept';
+COMMENT ON COLUMN pgvigil.job_runs.id IS 'Order of the runs';
+COMMENT ON COLUMN pgvigil.job_runs.job IS 'The job';
+COMMENT ON COLUMN pgvigil.job_runs.started_at IS 'When it began';
+COMMENT ON COLUMN pgvigil.job_runs.finished_at IS 'When it ended, well or not; NULL: it runs, or died and the next run will say so';
+COMMENT ON COLUMN pgvigil.job_runs.rows IS 'Rows it changed, as far as it came; a partition made counts as one, a dropped one by the planner''s estimate';
+COMMENT ON COLUMN pgvigil.job_runs.notes IS 'What else it has to tell';
+COMMENT ON COLUMN pgvigil.job_runs.error IS 'Why it failed; NULL: it did not';
+COMMENT ON COLUMN pgvigil.job_runs.actor IS 'Who ran it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.job_runs.client IS 'From where; NULL: over a local socket';
+COMMENT ON COLUMN pgvigil.job_runs.pid IS 'Its server process';
+COMMENT ON CONSTRAINT job_runs_pkey ON pgvigil.job_runs IS 'One row a run';
+COMMENT ON CONSTRAINT job_runs_job_fkey ON pgvigil.job_runs IS 'The runs of a job go with it';
+CREATE INDEX idx_job_runs_job_started_at ON pgvigil.job_runs (job, started_at);
+COMMENT ON INDEX pgvigil.idx_job_runs_job_started_at IS 'The last runs of a job';
+
+-- Who holds a job's advisory lock is running it: "pgvg" in ASCII, and a hash of its name. A dead backend holds none.
+CREATE FUNCTION pgvigil.is_running(job text) RETURNS boolean
+LANGUAGE sql STABLE
+RETURN EXISTS (SELECT FROM pg_locks l
+               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = 1885828711 AND l.objid::bigint = hashtext(job)::bigint & 4294967295
+                 AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
+COMMENT ON FUNCTION pgvigil.is_running(text) IS 'Whether a job is running in some session';
+
+CREATE VIEW pgvigil.job_status AS
+SELECT j.job, j.every, j.enabled, j.purpose,
+       CASE WHEN pgvigil.is_running(j.job) THEN 'running'
+            WHEN r.started_at IS NULL THEN 'never ran'
+            WHEN r.finished_at IS NULL THEN 'died'
+            WHEN r.error IS NOT NULL THEN 'failed'
+            ELSE 'done' END AS state,
+       r.started_at AS last_started, r.finished_at AS last_finished, r.rows AS last_rows, r.error AS last_error, s.started_at AS last_success,
+       j.enabled AND NOT pgvigil.is_running(j.job) AND coalesce(date_bin(j.every, s.started_at, timestamptz '2001-01-01 00:00:00+00')
+                                                < date_bin(j.every, clock_timestamp(), timestamptz '2001-01-01 00:00:00+00'), true) AS due,
+       j.enabled AND coalesce(s.started_at, j.since) < clock_timestamp() - 2 * j.every AS overdue
+FROM pgvigil.jobs j
+LEFT JOIN LATERAL (SELECT * FROM pgvigil.job_runs r WHERE r.job = j.job ORDER BY r.started_at DESC LIMIT 1) r ON true
+LEFT JOIN LATERAL (SELECT max(r.started_at) AS started_at FROM pgvigil.job_runs r
+                   WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL) s ON true;
+COMMENT ON VIEW pgvigil.job_status IS 'Each job: its last run, whether it is due, and whether two of its times have gone by without success';
+
+CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    run_id bigint;
+BEGIN
+    PERFORM FROM pgvigil.jobs WHERE job = job_name;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
+    END IF;
+    IF NOT pg_try_advisory_lock(1885828711, hashtext(job_name)) THEN
+        RAISE NOTICE 'job % is running already: nothing is done here', job_name;
+        RETURN NULL;
+    END IF;
+    -- The lock is ours, so whoever began and did not finish is gone.
+    UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', pid)
+    WHERE job = job_name AND finished_at IS NULL;
+    DELETE FROM pgvigil.job_runs WHERE job = job_name AND started_at < now() - interval '90 days';
+    IF only_if_due AND NOT EXISTS (
+        -- job_status sees our lock and calls it running: the same question without it.
+        SELECT FROM pgvigil.jobs j WHERE j.job = job_name AND j.enabled AND NOT EXISTS (
+            SELECT FROM pgvigil.job_runs r
+            WHERE r.job = j.job AND r.error IS NULL AND r.started_at >= date_bin(j.every, clock_timestamp(), timestamptz '2001-01-01 00:00:00+00'))) THEN
+        PERFORM pg_advisory_unlock(1885828711, hashtext(job_name));
+        RETURN NULL;
+    END IF;
+    INSERT INTO pgvigil.job_runs (job) VALUES (job_name) RETURNING id INTO run_id;
+    RETURN run_id;
+END $$;
+COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
+    'Used by run_job: takes the job''s lock, tells of runs that died, opens a row in job_runs; NULL: another is running it, or it is not due';
+
+CREATE PROCEDURE pgvigil.run_job(job_name text, only_if_due boolean DEFAULT false, INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    run_id  bigint;
+    done    bigint;
+    more    boolean;
+    note    text;
+    failure text;
+    refused integer;
+BEGIN
+    PERFORM pgvigil.pin_search_path();
+    refused := 0;
+    rows := NULL;
+    run_id := pgvigil.begin_job(job_name, only_if_due);
+    COMMIT;
+    IF run_id IS NULL THEN
+        RETURN;
+    END IF;
+    LOOP
+        PERFORM pgvigil.pin_search_path();
+        -- 50 ms: whoever queues behind a lock that we wait for waits no longer than that.
+        PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.upkeep', 'job', true),
+                set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || job_name), true);
+        BEGIN
+            IF refused > 0 THEN
+                PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
+            END IF;
+            EXECUTE format('SELECT done, more, note FROM pgvigil.%I(1000)', 'job_' || job_name) INTO STRICT done, more, note;
+            refused := 0;
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+                refused := refused + 1;
+                failure := CASE WHEN refused > 20 THEN SQLERRM || ' (after 20 more attempts)' END;
+                done := 0;
+                more := failure IS NULL;
+                note := NULL;
+            WHEN query_canceled OR OTHERS THEN
+                failure := SQLERRM;
+                done := 0;
+                more := false;
+                note := NULL;
+        END;
+        UPDATE pgvigil.job_runs r
+        SET rows = r.rows + done, notes = array_remove(r.notes || note, NULL), error = failure,
+            finished_at = CASE WHEN NOT more THEN clock_timestamp() END
+        WHERE r.id = run_id RETURNING r.rows INTO rows;
+        COMMIT;
+        EXIT WHEN NOT more;
+    END LOOP;
+    PERFORM pgvigil.pin_search_path();
+    PERFORM pg_advisory_unlock(1885828711, hashtext(job_name));
+    IF failure IS NOT NULL THEN
+        RAISE EXCEPTION 'job % failed: %', job_name, failure USING HINT = 'It goes on from there when it is run again. See pgvigil.job_runs.';
+    END IF;
+END $$;
+COMMENT ON PROCEDURE pgvigil.run_job(text, boolean, bigint) IS
+    'Runs a job to its end, a transaction per batch; returns the rows it changed, NULL if another is running it or (only_if_due) it is not due';
+
+-- A tolerated status has ended if it is another spelling of one that has ('Archived'); of any other nobody knows that.
+CREATE FUNCTION pgvigil.ended_statuses() RETURNS text[]
+LANGUAGE sql STABLE
+RETURN '{completed,cancelled,expired,archived}'::text[]
+    || ARRAY(SELECT value FROM pgvigil.tolerated_values
+             WHERE table_name = 'sessions' AND column_name = 'status' AND lower(value) = ANY ('{completed,cancelled,expired,archived}'::text[]));
+COMMENT ON FUNCTION pgvigil.ended_statuses() IS 'Statuses of sessions that have ended';
+
+CREATE FUNCTION pgvigil.open_statuses() RETURNS text[]
+LANGUAGE sql STABLE
+RETURN '{active,pending}'::text[]
+    || ARRAY(SELECT value FROM pgvigil.tolerated_values
+             WHERE table_name = 'sessions' AND column_name = 'status' AND value <> ALL (pgvigil.ended_statuses()));
+COMMENT ON FUNCTION pgvigil.open_statuses() IS 'Statuses of sessions that have not ended';
+
+-- Rows that a writer holds are passed over, and met again at the next run. ARRAY(…) makes the planner choose once.
+CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    open text[] := pgvigil.open_statuses();
+BEGIN
+    UPDATE sessions SET status = 'expired'
+    WHERE id = ANY (ARRAY(SELECT id FROM sessions
+                          WHERE status = ANY (open) AND expires_at <= now() AND archived_at IS NULL
+                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    more := done = batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
+
+CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    open     text[] := pgvigil.open_statuses();
+    policies text[];
+    idle     timestamptz[];  -- cut-off of each policy, standard's first
+    latest   timestamptz;
+BEGIN
+    SELECT array_agg(policy ORDER BY policy <> 'standard'), array_agg(cutoff ORDER BY policy <> 'standard'), max(cutoff) INTO policies, idle, latest
+    FROM (SELECT policy, now() - make_interval(hours => dormant_after_hours) AS cutoff FROM pgvigil.retention_policies) p;
+    UPDATE sessions SET is_dormant = true
+    WHERE id = ANY (ARRAY(SELECT id FROM sessions
+                          WHERE status = ANY (open) AND NOT is_dormant AND archived_at IS NULL
+                            AND (last_activity_at < latest OR last_activity_at IS NULL)
+                            AND coalesce(last_activity_at, updated_at, created_at) < idle[coalesce(array_position(policies, retention_policy::text), 1)]
+                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    more := done = batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_dormancy(integer) IS 'One batch of job dormancy';
+
+CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    ended    text[] := pgvigil.ended_statuses();
+    policies text[];
+    idle     timestamptz[];
+BEGIN
+    SELECT array_agg(policy ORDER BY policy <> 'standard'), array_agg(now() - make_interval(hours => dormant_after_hours) ORDER BY policy <> 'standard')
+    INTO policies, idle FROM pgvigil.retention_policies;
+    UPDATE sessions SET archived_at = now()
+    WHERE id = ANY (ARRAY(SELECT id FROM sessions
+                          WHERE status = ANY (ended) AND archived_at IS NULL
+                            AND coalesce(last_activity_at, updated_at, created_at) < idle[coalesce(array_position(policies, retention_policy::text), 1)]
+                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    more := done = batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
+
+-- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions. A session with anything in it is no orphan:
+-- that would not be kept.
+CREATE FUNCTION pgvigil.job_orphans(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    held    text[] := ARRAY(SELECT policy FROM pgvigil.retention_policies WHERE legal_hold);
+    week    timestamptz := now() - interval '7 days';
+BEGIN
+    PERFORM set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
+    DELETE FROM sessions
+    WHERE id = ANY (ARRAY(SELECT s.id FROM sessions s
+                          WHERE coalesce(s.last_activity_at, s.updated_at, s.created_at) < week
+                            AND (s.last_activity_at < week OR s.last_activity_at IS NULL)
+                            AND lower(s.status) <> ALL ('{completed,archived}'::text[]) AND s.archived_at IS NULL
+                            AND coalesce(s.retention_policy, 'standard') <> ALL (held)
+                            AND NOT EXISTS (SELECT FROM context_history c WHERE c.session_id = s.id)
+                            AND NOT EXISTS (SELECT FROM codebase_snapshots c WHERE c.session_id = s.id)
+                            AND NOT EXISTS (SELECT FROM handoff_requests h WHERE h.session_id = s.id)
+                            AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)
+                          LIMIT batch FOR UPDATE OF s SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    more := done = batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_orphans(integer) IS 'One batch of job orphans';
+
+CREATE FUNCTION pgvigil.job_counters(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    done := pgvigil.fold_session_counters(batch);
+    more := done >= batch;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_counters(integer) IS 'One batch of job counters';
+
+CREATE VIEW pgvigil.partitions AS
+SELECT p.parent_table, c.relname::text AS partition,
+       pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AS from_time,
+       pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AS to_time,
+       greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes
+FROM pgvigil.partition_policies p
+JOIN pgvigil.migrations m ON m.revision = '000'
+JOIN pg_class t ON t.relname = p.parent_table AND t.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = m.schema_name)
+JOIN pg_inherits i ON i.inhparent = t.oid
+JOIN pg_class c ON c.oid = i.inhrelid;
+COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
+
+-- One step: a missing partition, or a stretch of rows out of a default one, whichever comes first.
+CREATE FUNCTION pgvigil.job_partitions(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    policy  pgvigil.partition_policies;
+    slice   timestamptz;
+    begins  timestamp;  -- UTC: a step of a month must not bend with the session's time zone
+    one     uuid;
+    columns text;
+BEGIN
+    FOR policy IN SELECT * FROM pgvigil.partition_policies ORDER BY parent_table LOOP
+        FOR begins IN SELECT date_trunc(policy.step, now() AT TIME ZONE 'UTC') + n * ('1 ' || policy.step)::interval
+                      FROM generate_series(0, policy.make_ahead) n LOOP
+            slice := begins AT TIME ZONE 'UTC';
+            IF pgvigil.ensure_partitions(policy.parent_table, slice, slice) > 0 THEN
+                done := 1;
+                more := true;
+                RETURN NEXT;
+                RETURN;
+            END IF;
+        END LOOP;
+    END LOOP;
+    FOR policy IN SELECT * FROM pgvigil.partition_policies ORDER BY parent_table LOOP
+        -- A time-ordered id of a time at most 100 partitions ago belongs into a partition of its own.
+        EXECUTE format('SELECT id FROM %I WHERE id >= $1 AND id < $2 AND substr(id::text, 15, 1) = ''7'' LIMIT 1', policy.parent_table || '_default')
+        INTO one USING pgvigil.uuid_v7_floor(now() - 100 * ('1 ' || policy.step)::interval), pgvigil.uuid_v7_floor(now());
+        IF one IS NOT NULL THEN
+            slice := pgvigil.uuid_v7_time(one);
+            done := pgvigil.ensure_partitions(policy.parent_table, slice, slice);
+            note := format('made room in %s for rows of %s that had waited in the default partition', policy.parent_table, slice::date);
+            more := true;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+        -- Any other id tells no time: its row gets one of now, when it is first seen in order; its own time column stays.
+        SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_attribute
+        WHERE attrelid = to_regclass(policy.parent_table) AND attnum > 0 AND NOT attisdropped AND attname <> 'id';
+        EXECUTE format('WITH moved AS (DELETE FROM %1$I WHERE id = ANY (ARRAY(SELECT id FROM %1$I LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
+                        INSERT INTO %2$I (id, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved',
+                       policy.parent_table || '_default', policy.parent_table, columns) USING batch;
+        GET DIAGNOSTICS done = ROW_COUNT;
+        IF done > 0 THEN
+            note := format('gave %s rows of %s time-ordered ids', done, policy.parent_table);
+            more := true;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END LOOP;
+    more := false;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_partitions(integer) IS 'One step of job partitions';
+
+-- Sessions first, then one partition at a time. DROP, not DETACH CONCURRENTLY, which PostgreSQL refuses where there is a
+-- default partition: it holds its lock for a millisecond, and the file goes after that.
+CREATE FUNCTION pgvigil.job_retention(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    policies text[];  -- those that let go of a session
+    archived timestamptz[];
+    latest   timestamptz;
+    kept     record;  -- days of logs and metrics: the longest of the policies that sessions have
+    slice    record;
+    in_use   boolean;
+    held     text[] := '{}';
+BEGIN
+    SELECT array_agg(policy), array_agg(cutoff), max(cutoff) INTO policies, archived, latest
+    FROM (SELECT policy, now() - make_interval(days => archived_days) AS cutoff FROM pgvigil.retention_policies WHERE NOT legal_hold) p;
+    PERFORM set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
+    DELETE FROM sessions
+    WHERE id = ANY (ARRAY(SELECT s.id FROM sessions s
+                          WHERE s.archived_at <= latest
+                            -- An unknown policy may be a misspelt longer one: such a session is kept.
+                            AND s.archived_at <= archived[array_position(policies, coalesce(s.retention_policy, 'standard')::text)]
+                            AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)
+                          LIMIT greatest(batch / 10, 1) FOR UPDATE OF s SKIP LOCKED));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    IF done > 0 THEN
+        more := true;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
+    SELECT max(logs_days) AS logs, max(metrics_days) AS metrics, bool_or(legal_hold) AS hold INTO kept
+    FROM pgvigil.retention_policies p
+    WHERE policy = 'standard' OR EXISTS (SELECT FROM sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+    FOR slice IN SELECT * FROM pgvigil.partitions p
+                 WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => kept.logs)
+                                                               WHEN 'system_metrics' THEN make_interval(days => kept.metrics)
+                                                               ELSE interval '1 day' END
+                   AND (p.parent_table = 'session_lifecycle' OR NOT kept.hold)
+                 ORDER BY p.to_time LOOP
+        in_use := false;
+        IF slice.parent_table = 'session_lifecycle' THEN
+            -- Trails live as long as their sessions: a partition goes when the last of them is gone.
+            EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', slice.partition);
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I)', slice.partition) INTO in_use;
+        ELSIF slice.parent_table = 'performance_logs' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM pgvigil.legal_holds h JOIN %I p USING (session_id))', slice.partition) INTO in_use;
+            IF in_use THEN
+                held := held || slice.partition;
+            END IF;
+        ELSIF slice.parent_table = 'system_metrics' THEN
+            -- The markers of installs and migrations are written once: they move on.
+            EXECUTE format('INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels, recorded_at)
+                            SELECT metric_name, metric_value, metric_type, labels, recorded_at FROM %I
+                            WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id', slice.partition);
+        END IF;
+        CONTINUE WHEN in_use;
+        EXECUTE format('DROP TABLE %I', slice.partition);
+        done := greatest(slice.estimated_rows, 1);
+        note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
+        more := true;
+        RETURN NEXT;
+        RETURN;
+    END LOOP;
+    done := 0;
+    more := false;
+    IF held <> '{}' THEN
+        note := 'kept, for rows of sessions under legal hold: ' || array_to_string(held, ', ');
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_retention(integer) IS 'One step of job retention: a batch of sessions, then a partition at a time';
+
+-- The jobs under the names people look for.
+CREATE PROCEDURE pgvigil.expire_due_sessions(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('expiry', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.expire_due_sessions(bigint) IS 'Runs job expiry; returns the sessions expired';
+
+CREATE PROCEDURE pgvigil.detect_dormant_sessions(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('dormancy', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.detect_dormant_sessions(bigint) IS 'Runs job dormancy; returns the sessions marked';
+
+CREATE PROCEDURE pgvigil.archive_due_sessions(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('archive', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.archive_due_sessions(bigint) IS 'Runs job archive; returns the sessions archived';
+
+CREATE PROCEDURE pgvigil.cleanup_orphaned_sessions(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('orphans', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.cleanup_orphaned_sessions(bigint) IS 'Runs job orphans; returns the sessions deleted';
+
+CREATE PROCEDURE pgvigil.enforce_retention(INOUT rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pgvigil.run_job('retention', false, rows);
+END $$;
+COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS 'Runs job retention; returns the rows that went, those of dropped partitions by the planner''s estimate';

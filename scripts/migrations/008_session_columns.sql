@@ -1,0 +1,139 @@
+CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)
+LANGUAGE plpgsql AS $$
+DECLARE
+    moved bigint;
+BEGIN
+    PERFORM pgvigil.pin_search_path();
+    IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = 'sessions'::regclass AND attname = 'is_dormant') THEN
+        RETURN;
+    END IF;
+    -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under its lock.
+    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'sessions'::regclass AND conname = 'sessions_is_dormant_set') THEN
+        ALTER TABLE sessions ADD CONSTRAINT sessions_is_dormant_set CHECK (is_dormant IS NOT NULL) NOT VALID;
+        COMMIT;
+    END IF;
+    LOOP
+        -- a granularity of 0, so that touch_session looks at every row
+        PERFORM pgvigil.pin_search_path(), set_config('pgvigil.upkeep', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
+        UPDATE sessions SET is_dormant = false
+        WHERE id IN (SELECT id FROM sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        EXIT WHEN moved = 0 AND NOT EXISTS (SELECT FROM sessions WHERE is_dormant IS NULL);
+        COMMIT;
+        IF moved = 0 THEN
+            PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
+        END IF;
+    END LOOP;
+    COMMIT;
+    PERFORM pgvigil.pin_search_path();
+    ALTER TABLE sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
+    COMMIT;
+    PERFORM pgvigil.pin_search_path();
+    ALTER TABLE sessions ALTER COLUMN is_dormant SET NOT NULL, DROP CONSTRAINT sessions_is_dormant_set;
+END $$;
+COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
+    'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
+
+-- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
+-- No default is written into existing rows: last_activity_at stays NULL until a session is next active, and readers fall
+-- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
+-- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
+-- each of us would wait for the other.
+LOCK TABLE codebase_snapshots IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE context_history, handoff_requests, sessions IN ACCESS EXCLUSIVE MODE;
+
+SELECT pgvigil.add_column('008', 'sessions', 'last_activity_at', 'timestamptz');
+SELECT pgvigil.add_column('008', 'sessions', 'is_dormant', 'boolean NOT NULL DEFAULT false');
+SELECT pgvigil.add_column('008', 'sessions', 'archived_at', 'timestamptz');
+SELECT pgvigil.add_column('008', 'sessions', 'retention_policy', 'varchar(50) DEFAULT ''standard''');
+SELECT pgvigil.add_column('008', 'context_history', 'processing_time_ms', 'integer');
+SELECT pgvigil.add_column('008', 'context_history', 'content_size_bytes', 'integer');
+SELECT pgvigil.add_column('008', 'context_history', 'tokens_used', 'integer');
+
+ALTER TABLE sessions
+    ALTER COLUMN last_activity_at SET DEFAULT now(),
+    ALTER COLUMN is_dormant SET DEFAULT false,
+    ALTER COLUMN archived_at DROP DEFAULT,
+    ALTER COLUMN retention_policy SET DEFAULT 'standard';
+COMMENT ON COLUMN sessions.last_activity_at IS
+    'Last activity, to pgvigil.activity_granularity; NULL: none since the watch began, see updated_at';
+COMMENT ON COLUMN sessions.is_dormant IS 'Marked as dormant; marking is not activity';
+COMMENT ON COLUMN sessions.archived_at IS 'When it was archived: from then on the session and its children are read-only';
+COMMENT ON COLUMN sessions.retention_policy IS 'Name of its retention policy';
+COMMENT ON COLUMN context_history.processing_time_ms IS 'How long it took to process, in milliseconds';
+COMMENT ON COLUMN context_history.content_size_bytes IS 'Size of the content in bytes';
+COMMENT ON COLUMN context_history.tokens_used IS 'Tokens it used';
+
+-- Room on each page keeps ordinary updates HOT.
+INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+SELECT '008', 'fillfactor of sessions',
+       coalesce((SELECT format('ALTER TABLE sessions SET (%s)', option) FROM unnest(reloptions) AS option WHERE option LIKE 'fillfactor=%'),
+                'ALTER TABLE sessions RESET (fillfactor)')
+FROM pg_class WHERE oid = 'sessions'::regclass;
+ALTER TABLE sessions SET (fillfactor = 90);
+
+SELECT pgvigil.add_value_check('008', 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}');
+SELECT pgvigil.add_value_check('008', 'context_history', 'context_type', '{message,file,tool_call,system}');
+SELECT pgvigil.add_value_check('008', 'handoff_requests', 'status', '{pending,accepted,rejected,completed}');
+
+ALTER TABLE session_lifecycle ADD CONSTRAINT session_lifecycle_session_id_fkey
+    FOREIGN KEY (session_id) REFERENCES sessions (id) ON DELETE CASCADE;
+COMMENT ON CONSTRAINT session_lifecycle_session_id_fkey ON session_lifecycle IS
+    'A trail belongs to a session; when that is deleted, pgvigil.deleted_sessions keeps the trail';
+
+ALTER TABLE pgvigil.session_counters ADD CONSTRAINT session_counters_session_id_fkey
+    FOREIGN KEY (session_id) REFERENCES sessions (id) ON DELETE CASCADE;
+COMMENT ON CONSTRAINT session_counters_session_id_fkey ON pgvigil.session_counters IS 'Counters go with their session';
+ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREIGN KEY (session_id) REFERENCES sessions (id);
+COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
+
+SELECT pgvigil.clear_trigger('008', 'sessions', name)
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,keep_deleted_session}'::text[]) AS name;
+SELECT pgvigil.clear_trigger('008', name, 'guard_archived_session')
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
+
+CREATE TRIGGER update_sessions_last_activity
+    BEFORE UPDATE OF last_activity_at, status, is_dormant, archived_at, expires_at, retention_policy ON sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity();
+CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session();
+CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
+CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON sessions
+    REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
+CREATE TRIGGER keep_deleted_session BEFORE DELETE ON sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_deleted_session();
+CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON context_history
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
+CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON codebase_snapshots
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
+CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON handoff_requests
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
+COMMENT ON TRIGGER update_sessions_last_activity ON sessions IS 'Changes of state move last_activity_at exactly; small explicit steps of it stay where they were';
+COMMENT ON TRIGGER update_sessions_updated_at ON sessions IS 'Moves updated_at and last_activity_at; guards archived sessions';
+COMMENT ON TRIGGER log_session_lifecycle ON sessions IS
+    'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes';
+COMMENT ON TRIGGER log_session_lifecycle_created ON sessions IS 'The created events, once per statement';
+COMMENT ON TRIGGER keep_deleted_session ON sessions IS 'Deletion forgets nothing';
+COMMENT ON TRIGGER guard_archived_session ON context_history IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_session ON codebase_snapshots IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_session ON handoff_requests IS 'Children of an archived session are read-only';
+SELECT pgvigil.clear_trigger('008', 'context_history', name)
+FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) AS name;
+CREATE TRIGGER count_added_context AFTER INSERT ON context_history
+    REFERENCING NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_added_context();
+CREATE TRIGGER count_changed_context AFTER UPDATE ON context_history
+    REFERENCING OLD TABLE AS old_context NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_changed_context();
+CREATE TRIGGER count_removed_context AFTER DELETE ON context_history
+    REFERENCING OLD TABLE AS old_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_removed_context();
+CREATE TRIGGER clear_session_counters AFTER TRUNCATE ON context_history
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.clear_session_counters();
+COMMENT ON TRIGGER count_added_context ON context_history IS 'Counters of a session, once per statement';
+COMMENT ON TRIGGER count_changed_context ON context_history IS 'Counters of a session, once per statement; rows may move between sessions';
+COMMENT ON TRIGGER count_removed_context ON context_history IS 'Counters of a session, once per statement';
+COMMENT ON TRIGGER clear_session_counters ON context_history IS 'Counters of all sessions';
+SELECT pgvigil.clear_trigger('008', 'sessions', name) FROM unnest('{give_expiry,guard_legal_hold}'::text[]) AS name;
+CREATE TRIGGER give_expiry BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.give_expiry();
+CREATE TRIGGER guard_legal_hold BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_legal_hold();
+COMMENT ON TRIGGER give_expiry ON sessions IS 'expires_at by policy';
+COMMENT ON TRIGGER guard_legal_hold ON sessions IS 'What is under legal hold stays';

@@ -1,0 +1,7 @@
+DROP FUNCTION pgvigil.reactivate_session(uuid);
+DROP FUNCTION pgvigil.guard_archived_session();
+DROP FUNCTION pgvigil.keep_deleted_session();
+DROP FUNCTION pgvigil.log_session_created();
+DROP FUNCTION pgvigil.log_session_change();
+DROP FUNCTION pgvigil.touch_session();
+DROP FUNCTION pgvigil.move_last_activity();

@@ -1,0 +1,676 @@
+"""Jobs: what is due is done, nothing else, once, in small transactions, and job_runs tells the truth about it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from conftest import PROJECT, Database, Run, wait_until
+
+pytestmark = pytest.mark.oldest_and_newest
+
+JOBS = ["partitions", "expiry", "archive", "dormancy", "counters", "orphans", "retention", "rollup", "aggregation"]
+
+
+def put_session(database: Database, key: str, idle: str = "0", **columns: Any) -> None:
+    """A session last active `idle` ago; `since` in a value stands for now() - that interval."""
+    values = {"session_key": key, "agent_from": "x", "expires_at": "infinity"} | columns
+    names = sql.SQL(", ").join(map(sql.Identifier, values))
+    places = sql.SQL(", ").join(map(sql.Placeholder, values))
+    query = sql.SQL(
+        "INSERT INTO sessions ({}, created_at, updated_at, last_activity_at)"
+        " SELECT {}, now() - %(idle)s::interval, now() - %(idle)s::interval, now() - %(idle)s::interval"
+    ).format(names, places)
+    database.execute(query, values | {"idle": idle})
+
+
+def ago(database: Database, interval: str) -> Any:
+    return database.execute("SELECT now() - %s::interval", (interval,))[0][0]
+
+
+def keys(database: Database, condition: str = "true") -> str:
+    return str(
+        database.execute(
+            f"SELECT coalesce(string_agg(session_key, ' ' ORDER BY session_key), '') FROM sessions WHERE {condition}"
+        )[0][0]
+    )
+
+
+def events(database: Database, key: str) -> str:
+    return str(
+        database.execute(
+            "SELECT string_agg(event_type, ' ' ORDER BY l.id) FROM session_lifecycle l JOIN sessions s ON s.id = l.session_id WHERE session_key = %s",
+            (key,),
+        )[0][0]
+    )
+
+
+def run_job(database: Database, job: str) -> int | None:
+    rows = database.execute("CALL pgvigil.run_job(%s)", (job,))[0][0]
+    return None if rows is None else int(rows)
+
+
+def last_run(database: Database, job: str) -> tuple[Any, ...]:
+    """rows, notes, error, whether it finished"""
+    query = "SELECT rows, notes, error, finished_at IS NOT NULL FROM pgvigil.job_runs WHERE job = %s ORDER BY id DESC LIMIT 1"
+    return database.execute(query, (job,))[0]
+
+
+def state(database: Database, job: str) -> str:
+    return str(database.execute("SELECT state FROM pgvigil.job_status WHERE job = %s", (job,))[0][0])
+
+
+@contextmanager
+def held_up(database: Database) -> Iterator[threading.Event]:
+    """Any update or deletion of a session waits, inside a job, until the event is set (or the block is left)."""
+    database.execute(
+        "CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS"
+        " 'BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN coalesce(NEW, OLD); END';"
+        "CREATE TRIGGER a_hold_up BEFORE UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION hold_up()"
+    )
+    go = threading.Event()
+    with database.connect() as gate:
+        gate.execute("SELECT pg_advisory_lock(42)")
+        opener = threading.Thread(target=lambda: (go.wait(60), gate.execute("SELECT pg_advisory_unlock(42)")))
+        opener.start()
+        try:
+            yield go
+        finally:
+            go.set()
+            opener.join()
+
+
+@contextmanager
+def in_background(database: Database, job: str, go: threading.Event | None = None) -> Iterator[threading.Thread]:
+    def work() -> None:
+        with database.connect() as conn:
+            try:
+                conn.execute("CALL pgvigil.run_job(%s)", (job,))
+            except psycopg.OperationalError:
+                assert conn.closed  # the test has ended its backend
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        wait_until(lambda: state(database, job) == "running")
+        yield thread
+    finally:
+        if go is not None:
+            go.set()
+        thread.join(60)
+
+
+# --- what each job does ----------------------------------------------------------------------------------------------
+
+
+def test_sessions_expire_when_their_time_has_come(fresh: Database) -> None:
+    past = ago(fresh, "1 minute")
+    put_session(fresh, "due", expires_at=past)
+    put_session(fresh, "pending", expires_at=past, status="pending")
+    put_session(fresh, "later", expires_at=ago(fresh, "-1 minute"))
+    put_session(fresh, "completed", expires_at=past, status="completed")
+    put_session(fresh, "archived", expires_at=past, archived_at=past)
+    assert run_job(fresh, "expiry") == 2
+    assert keys(fresh, "status = 'expired'") == "due pending"
+    assert events(fresh, "due") == "created expired"
+
+
+def test_a_status_tolerated_from_before_the_watch_is_an_open_one_unless_it_spells_an_end(migrated: Database) -> None:
+    tolerated = (
+        "SELECT status, count(*) FROM sessions WHERE status IN ('in-progress', 'Archived') GROUP BY 1 ORDER BY 2"
+    )
+    assert migrated.execute(tolerated) == [("in-progress", 20), ("Archived", 40)]
+    migrated.execute(
+        "UPDATE sessions SET expires_at = now() - interval '1 hour' WHERE status IN ('in-progress', 'Archived')"
+    )
+    run_job(migrated, "expiry")
+    assert migrated.execute(tolerated) == [("Archived", 40)]
+
+
+def test_idle_sessions_become_dormant_by_their_policy(fresh: Database) -> None:
+    for policy in ("standard", "extended", "short", "misspelt", None):
+        for hours in (0, 1, 2, 6):
+            put_session(fresh, f"{policy}-{hours}", f"{hours} hours 1 minute", retention_policy=policy)
+    put_session(fresh, "done", "9 hours", status="completed")
+    assert run_job(fresh, "dormancy") == 10
+    assert keys(fresh, "is_dormant") == (
+        "None-2 None-6 extended-6 misspelt-2 misspelt-6 short-1 short-2 short-6 standard-2 standard-6"
+    )
+
+
+def test_becoming_dormant_leaves_idle_time_as_it_was(fresh: Database) -> None:
+    """Fault 5: it went from 5 hours to 0."""
+    put_session(fresh, "idle", "5 hours")
+    run_job(fresh, "dormancy")
+    idle = "SELECT is_dormant, round(hours_since_activity) FROM session_monitoring_view"
+    assert fresh.execute(idle) == [(True, 5)]
+
+
+def test_sessions_of_before_the_watch_become_dormant_by_their_last_update(migrated: Database) -> None:
+    idle = """SELECT count(*) FROM sessions WHERE lower(status) NOT IN ('completed', 'cancelled', 'expired', 'archived')
+              AND coalesce(updated_at, created_at) < now() - interval '2 hours'"""
+    wanted = migrated.execute(idle)[0][0]
+    assert wanted > 1000
+    assert run_job(migrated, "dormancy") == wanted
+
+
+def test_finished_sessions_are_archived_when_they_are_idle(fresh: Database) -> None:
+    for status in ("active", "pending", "completed", "expired", "cancelled", "archived"):
+        put_session(fresh, f"{status}-idle", "3 hours", status=status)
+        put_session(fresh, f"{status}-busy", "1 hour", status=status)
+    assert run_job(fresh, "archive") == 4
+    assert keys(fresh, "archived_at IS NOT NULL") == "archived-idle cancelled-idle completed-idle expired-idle"
+
+
+def test_a_session_s_end_is_logged_once_by_each_job(fresh: Database) -> None:
+    """Fault 9: 'expired' was never written, 'archived' twice."""
+    put_session(fresh, "s", "3 hours", expires_at=ago(fresh, "1 hour"))
+    for _ in range(2):
+        for job in ("expiry", "archive"):
+            run_job(fresh, job)
+    assert events(fresh, "s") == "created expired archived"
+
+
+def test_orphans_are_deleted_and_nothing_that_holds_anything(fresh: Database) -> None:
+    for key in ("empty", "context", "snapshot", "handoff", "held"):
+        put_session(fresh, key, "8 days")
+    put_session(fresh, "young", "6 days")
+    put_session(fresh, "completed", "8 days", status="completed")
+    put_session(fresh, "expired", "8 days", status="expired")
+    fresh.execute(
+        """INSERT INTO context_history (session_id, sequence_number, context_type, content)
+               SELECT id, 1, 'message', 'x' FROM sessions WHERE session_key = 'context';
+           INSERT INTO codebase_snapshots (session_id, file_path, content_hash) SELECT id, 'f', 'h' FROM sessions WHERE session_key = 'snapshot';
+           INSERT INTO handoff_requests (session_id, requesting_agent) SELECT id, 'x' FROM sessions WHERE session_key = 'handoff';
+           INSERT INTO pgvigil.legal_holds (session_id, reason) SELECT id, 'matter' FROM sessions WHERE session_key = 'held'"""
+    )
+    assert run_job(fresh, "orphans") == 2
+    assert keys(fresh) == "completed context handoff held snapshot young"
+    kept = "SELECT session_key, reason LIKE 'orphaned%', actor FROM pgvigil.deleted_sessions ORDER BY 1"
+    assert [row[:2] for row in fresh.execute(kept)] == [("empty", True), ("expired", True)]
+
+
+def test_archived_sessions_are_deleted_when_their_policy_lets_them_go(fresh: Database) -> None:
+    for policy in ("standard", "extended", "short", "misspelt", None):
+        for days in (8, 31, 91):
+            put_session(fresh, f"{policy}-{days}", retention_policy=policy, archived_at=ago(fresh, f"{days} days"))
+    put_session(fresh, "held", archived_at=ago(fresh, "99 days"))
+    fresh.execute(
+        "INSERT INTO pgvigil.legal_holds (session_id, reason) SELECT id, 'matter' FROM sessions WHERE session_key = 'held'"
+    )
+    assert run_job(fresh, "retention") == 8
+    assert keys(fresh) == "None-8 extended-31 extended-8 held misspelt-31 misspelt-8 misspelt-91 standard-8"
+
+
+def test_a_deleted_session_takes_no_log_with_it_and_leaves_its_trail(fresh: Database) -> None:
+    """Fault 6: either the log's foreign key made retention fail, or its cascade erased the audit trail."""
+    put_session(fresh, "s", archived_at=ago(fresh, "40 days"))
+    fresh.execute(
+        "INSERT INTO performance_logs (operation, duration_ms, success, session_id) SELECT 'o', 1, true, id FROM sessions"
+    )
+    assert run_job(fresh, "retention") == 1
+    assert fresh.execute("SELECT count(session_id) FROM performance_logs") == [(1,)]
+    trail = fresh.execute(
+        "SELECT reason, jsonb_path_query_array(events, '$[*].event_type') FROM pgvigil.deleted_sessions"
+    )
+    assert trail == [("retention: archived for longer than its policy keeps it", ["created", "deleted"])]
+
+
+def test_a_policy_under_legal_hold_lets_nothing_go(fresh: Database) -> None:
+    make_old_partitions(fresh, 9, 70)
+    put_session(fresh, "s", retention_policy="extended", archived_at=ago(fresh, "200 days"))
+    fresh.execute("UPDATE pgvigil.retention_policies SET legal_hold = true WHERE policy = 'extended'")
+    assert run_job(fresh, "retention") == 0
+    assert keys(fresh) == "s"
+
+
+# --- partitions ------------------------------------------------------------------------------------------------------
+
+
+def make_old_partitions(database: Database, log_days: int, metric_days: int) -> None:
+    """One row that many days ago in each, in a partition of that time."""
+    database.execute(
+        f"""SELECT pgvigil.ensure_partitions('performance_logs', now() - interval '{log_days} days', now());
+            SELECT pgvigil.ensure_partitions('system_metrics', now() - interval '{metric_days} days', now());
+            INSERT INTO performance_logs (id, operation, duration_ms, success, created_at)
+            SELECT pgvigil.uuid_v7_floor(t), 'old', 1, true, t FROM (SELECT now() - interval '{log_days} days' AS t) at;
+            INSERT INTO system_metrics (id, metric_name, metric_value, metric_type, recorded_at)
+            SELECT pgvigil.uuid_v7_floor(t), 'old', 1, 'gauge', t FROM (SELECT now() - interval '{metric_days} days' AS t) at"""
+    )
+
+
+def rows_left(database: Database) -> tuple[int, int]:
+    query = """SELECT (SELECT count(*) FROM performance_logs WHERE operation = 'old'),
+                      (SELECT count(*) FROM system_metrics WHERE metric_name = 'old')"""
+    return database.execute(query)[0]
+
+
+@pytest.mark.parametrize(
+    ("log_days", "metric_days", "left"),
+    [(6, 29, (1, 1)), (9, 29, (0, 1)), (6, 62, (1, 0))],
+    ids=["young", "logs", "metrics"],
+)
+def test_logs_and_metrics_go_when_the_policy_says(
+    fresh: Database, log_days: int, metric_days: int, left: tuple[int, int]
+) -> None:
+    """Fault 12: their retention was configured and never applied."""
+    make_old_partitions(fresh, log_days, metric_days)
+    run_job(fresh, "retention")
+    assert rows_left(fresh) == left
+
+
+def test_logs_stay_while_a_session_has_a_longer_policy(fresh: Database) -> None:
+    make_old_partitions(fresh, 9, 62)
+    put_session(fresh, "s", retention_policy="extended")
+    run_job(fresh, "retention")
+    assert rows_left(fresh) == (1, 1)
+
+
+def test_logs_of_a_session_under_hold_stay_with_their_partition(fresh: Database) -> None:
+    make_old_partitions(fresh, 12, 1)
+    put_session(fresh, "s")
+    fresh.execute(
+        """INSERT INTO pgvigil.legal_holds (session_id, reason) SELECT id, 'matter' FROM sessions;
+           INSERT INTO performance_logs (id, operation, duration_ms, success, session_id)
+           SELECT pgvigil.uuid_v7_floor(now() - interval '10 days'), 'held', 1, true, id FROM sessions"""
+    )
+    run_job(fresh, "retention")
+    assert fresh.execute("SELECT operation FROM performance_logs") == [("held",)]
+    assert "kept, for rows of sessions under legal hold: performance_logs_p" in last_run(fresh, "retention")[1][-1]
+
+
+def test_the_partition_of_the_present_never_goes(fresh: Database) -> None:
+    fresh.execute("UPDATE pgvigil.retention_policies SET logs_days = 1, metrics_days = 1")
+    fresh.execute("INSERT INTO performance_logs (operation, duration_ms, success) VALUES ('o', 1, true)")
+    run_job(fresh, "retention")
+    assert fresh.execute("SELECT count(*) FROM performance_logs") == [(1,)]
+
+
+def test_markers_outlive_the_partition_they_were_written_in(fresh: Database) -> None:
+    markers = """SELECT metric_name, labels, recorded_at FROM system_metrics
+                 WHERE metric_name IN ('schema_initialized', 'migration_completed') ORDER BY id"""
+    fresh.execute(
+        """SELECT pgvigil.ensure_partitions('system_metrics', now() - interval '70 days', now());
+           UPDATE system_metrics SET id = overlay(pgvigil.uuid_v7_floor(now() - interval '70 days')::text PLACING right(id::text, 23) FROM 14)::uuid"""
+    )
+    before = fresh.execute(markers)
+    assert len(before) > 5
+    run_job(fresh, "retention")
+    assert fresh.execute(markers) == before
+    old = "SELECT count(*) FROM system_metrics WHERE id < pgvigil.uuid_v7_floor(now() - interval '1 hour')"
+    assert fresh.execute(old) == [(0,)]
+
+
+def test_a_trail_goes_with_its_last_session_and_not_before(fresh: Database) -> None:
+    put_session(fresh, "s")
+    fresh.execute(
+        """SELECT pgvigil.ensure_partitions('session_lifecycle', now() - interval '100 days', now());
+           INSERT INTO session_lifecycle (id, session_id, event_type) SELECT pgvigil.uuid_v7_floor(now() - interval '65 days'), id, 'dormant' FROM sessions"""
+    )
+    old = "SELECT count(*) FROM pgvigil.partitions WHERE parent_table = 'session_lifecycle' AND to_time < now()"
+    run_job(fresh, "retention")
+    assert fresh.execute(old) == [(1,)]
+    fresh.execute("DELETE FROM sessions")
+    run_job(fresh, "retention")
+    assert fresh.execute(old) == [(0,)]
+
+
+def test_partitions_are_made_ahead(fresh: Database) -> None:
+    fresh.execute("UPDATE pgvigil.partition_policies SET make_ahead = make_ahead + 2")
+    assert run_job(fresh, "partitions") == 6
+
+
+def test_a_partition_nobody_made_is_made_and_takes_its_rows_out_of_the_default_one(fresh: Database) -> None:
+    fresh.execute(
+        "DO $$ BEGIN EXECUTE 'DROP TABLE performance_logs_p' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'); END $$"
+    )
+    fresh.execute("INSERT INTO performance_logs (operation, duration_ms, success) VALUES ('o', 1, true)")
+    before = fresh.execute("SELECT * FROM performance_logs_default")
+    assert len(before) == 1
+    run_job(fresh, "partitions")
+    assert fresh.execute("SELECT count(*) FROM performance_logs_default") == [(0,)]
+    assert fresh.execute("SELECT * FROM performance_logs") == before
+
+
+def test_a_past_partition_is_made_for_rows_that_came_late(fresh: Database) -> None:
+    make_old_partitions(fresh, 3, 3)
+    fresh.execute(
+        "INSERT INTO performance_logs (id, operation, duration_ms, success) VALUES (pgvigil.uuid_v7_floor(now() - interval '5 days'), 'late', 1, true)"
+    )
+    run_job(fresh, "partitions")
+    assert fresh.execute("SELECT count(*) FROM performance_logs_default") == [(0,)]
+    assert fresh.execute(
+        "SELECT tableoid::regclass = ('performance_logs_p' || to_char((now() - interval '5 days') AT TIME ZONE 'UTC', 'YYYYMMDD'))::regclass"
+        " FROM performance_logs WHERE operation = 'late'"
+    ) == [(True,)]
+
+
+def test_rows_whose_ids_tell_no_time_are_taken_out_of_the_default_partition(fresh: Database) -> None:
+    fresh.execute(
+        """INSERT INTO performance_logs (id, operation, duration_ms, success, created_at)
+           SELECT gen_random_uuid(), 'o' || n, n, true, now() - n * interval '1 hour' FROM generate_series(1, 2500) n;
+           INSERT INTO performance_logs (id, operation, duration_ms, success) VALUES (pgvigil.uuid_v7_floor('2099-01-01'), 'ahead', 1, true)"""
+    )
+    content = "SELECT operation, duration_ms, created_at FROM performance_logs ORDER BY duration_ms, operation"
+    before = fresh.execute(content)
+    assert run_job(fresh, "partitions") == 2501
+    assert fresh.execute("SELECT count(*) FROM performance_logs_default") == [(0,)]
+    assert fresh.execute(content) == before
+
+
+# --- beside the application ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", ["expiry", "dormancy", "archive", "orphans", "retention"])
+def test_a_job_passes_over_rows_that_a_writer_holds(fresh: Database, job: str) -> None:
+    past = ago(fresh, "300 days")
+    columns: dict[str, dict[str, Any]] = {
+        "expiry": {"expires_at": past},
+        "archive": {"status": "completed"},
+        "retention": {"archived_at": past},
+    }
+    for key in ("held", "free"):
+        put_session(fresh, key, "300 days", **columns.get(job, {}))
+    with fresh.connect(autocommit=False) as writer:
+        writer.execute("SELECT FROM sessions WHERE session_key = 'held' FOR UPDATE")
+        assert run_job(fresh, job) == 1
+    assert run_job(fresh, job) == 1
+    assert run_job(fresh, job) == 0
+
+
+def test_a_job_s_batches_are_transactions_of_their_own(fresh: Database) -> None:
+    fresh.execute(
+        "INSERT INTO sessions (session_key, agent_from, expires_at) SELECT n::text, 'x', now() FROM generate_series(1, 2100) n"
+    )
+    assert run_job(fresh, "expiry") == 2100
+    assert fresh.execute("SELECT count(DISTINCT xmin::text) FROM sessions") == [(3,)]
+
+
+def test_retention_gives_up_its_place_in_the_queue_and_tries_again(fresh: Database) -> None:
+    make_old_partitions(fresh, 9, 1)
+    with fresh.connect(autocommit=False) as reader:
+        reader.execute("SELECT FROM performance_logs")
+        with in_background(fresh, "retention"):
+            fresh.execute(
+                "SET lock_timeout = '5s'; INSERT INTO performance_logs (operation, duration_ms, success) VALUES ('o', 1, true)"
+            )
+            assert rows_left(fresh) == (1, 1)
+            reader.rollback()
+    assert rows_left(fresh) == (0, 1)
+    assert last_run(fresh, "retention")[2:] == (None, True)
+
+
+def test_a_hold_that_is_being_placed_stops_a_deletion(fresh: Database) -> None:
+    put_session(fresh, "s", archived_at=ago(fresh, "40 days"))
+    with fresh.connect(autocommit=False) as lawyer:
+        lawyer.execute("INSERT INTO pgvigil.legal_holds (session_id, reason) SELECT id, 'matter' FROM sessions")
+        assert run_job(fresh, "retention") == 0
+        lawyer.commit()
+    assert run_job(fresh, "retention") == 0
+    assert keys(fresh) == "s"
+
+
+def test_a_hostile_search_path_bends_no_job(fresh: Database) -> None:
+    for key in ("a", "b"):
+        put_session(fresh, key, "300 days", expires_at=ago(fresh, "1 day"))
+    with fresh.connect() as conn:
+        conn.execute(
+            """CREATE SCHEMA evil;
+               CREATE FUNCTION evil.lie(bigint, integer) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+               CREATE OPERATOR evil.= (FUNCTION = evil.lie, LEFTARG = bigint, RIGHTARG = integer);
+               CREATE FUNCTION evil.lie(integer, integer) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+               CREATE OPERATOR evil.= (FUNCTION = evil.lie, LEFTARG = integer, RIGHTARG = integer);
+               CREATE FUNCTION evil.format(text, text) RETURNS text LANGUAGE sql AS $$SELECT 'SELECT 0, NULL'$$;
+               CREATE TABLE evil.sessions ();
+               SET search_path = evil, pg_catalog, public"""
+        )
+        for job in JOBS:
+            conn.execute("CALL pgvigil.run_job(%s)", (job,))
+    assert fresh.execute(
+        "SELECT job FROM pgvigil.job_runs WHERE error IS NULL AND finished_at IS NOT NULL ORDER BY id"
+    ) == [(job,) for job in JOBS]
+    assert events(fresh, "a") == "created expired archived"
+
+
+def test_jobs_work_in_any_schema(call: Run, database: Database) -> None:
+    database.execute('CREATE SCHEMA "My app"')
+    assert call("pgvigil", "setup", "--schema", "My app", "--database-url", database.url).returncode == 0
+    database.execute("""INSERT INTO "My app".sessions (session_key, agent_from, expires_at) VALUES ('s', 'x', now())""")
+    done = call("pgvigil", "maintain", "run-due", "--database-url", database.url)
+    assert done.returncode == 0, done.stderr
+    assert database.execute('SELECT status FROM "My app".sessions') == [("expired",)]
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_has_the_name_people_look_for(fresh: Database) -> None:
+    for procedure in (
+        "expire_due_sessions",
+        "detect_dormant_sessions",
+        "archive_due_sessions",
+        "cleanup_orphaned_sessions",
+        "enforce_retention",
+    ):
+        assert fresh.execute(f"CALL pgvigil.{procedure}()") == [(0,)]
+    assert fresh.execute("SELECT array_agg(job ORDER BY id) FROM pgvigil.job_runs") == [
+        (["expiry", "dormancy", "archive", "orphans", "retention"],)
+    ]
+
+
+def test_only_one_runs_a_job_at_a_time(fresh: Database) -> None:
+    put_session(fresh, "s", expires_at=ago(fresh, "1 hour"))
+    with held_up(fresh) as go, in_background(fresh, "expiry", go):
+        assert run_job(fresh, "expiry") is None
+    assert fresh.execute("SELECT rows FROM pgvigil.job_runs") == [(1,)]
+
+
+def test_other_jobs_run_meanwhile(fresh: Database) -> None:
+    put_session(fresh, "s", expires_at=ago(fresh, "1 hour"))
+    with held_up(fresh) as go, in_background(fresh, "expiry", go):
+        assert run_job(fresh, "partitions") == 0
+
+
+def test_a_job_that_fails_keeps_what_it_had_done_and_says_why(fresh: Database) -> None:
+    fresh.execute(
+        "INSERT INTO sessions (session_key, agent_from, expires_at) SELECT n::text, 'x', now() FROM generate_series(1, 1500) n"
+    )
+    fresh.execute(
+        """CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+               $$BEGIN IF (SELECT count(*) FROM sessions WHERE status = 'expired') >= 1000 THEN RAISE 'disk on fire'; END IF; RETURN NEW; END$$;
+           CREATE TRIGGER fail BEFORE UPDATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION fail()"""
+    )
+    with pytest.raises(errors.RaiseException, match="job expiry failed: disk on fire"):
+        run_job(fresh, "expiry")
+    assert last_run(fresh, "expiry") == (1000, [], "disk on fire", True)
+    assert state(fresh, "expiry") == "failed"
+    fresh.execute("DROP TRIGGER fail ON sessions")
+    assert run_job(fresh, "expiry") == 500
+
+
+def test_a_run_whose_server_process_died_is_told_by_the_next_one(fresh: Database) -> None:
+    put_session(fresh, "s", expires_at=ago(fresh, "1 hour"))
+    with held_up(fresh) as go, in_background(fresh, "expiry", go) as run:
+        fresh.execute("SELECT pg_terminate_backend(pid) FROM pgvigil.job_runs")
+        run.join(60)
+        assert state(fresh, "expiry") == "died"
+        assert fresh.execute("SELECT due FROM pgvigil.job_status WHERE job = 'expiry'") == [(True,)]
+    assert run_job(fresh, "expiry") == 1
+    told = "SELECT error LIKE 'died: its server process % is gone', rows FROM pgvigil.job_runs ORDER BY id"
+    assert fresh.execute(told) == [(True, 0), (None, 1)]
+
+
+def test_a_statement_timeout_is_a_failure_like_any_other(fresh: Database) -> None:
+    put_session(fresh, "s", expires_at=ago(fresh, "1 hour"))
+    with held_up(fresh), fresh.connect() as conn:
+        conn.execute("SET statement_timeout = '200ms'")
+        with pytest.raises(errors.RaiseException, match="statement timeout"):
+            conn.execute("CALL pgvigil.run_job('expiry')")
+        assert state(fresh, "expiry") == "failed"
+
+
+def test_an_unknown_job_is_an_error(fresh: Database) -> None:
+    with pytest.raises(errors.NoDataFound, match="there is no job tea"):
+        run_job(fresh, "tea")
+
+
+def test_a_job_is_due_once_in_each_of_its_stretches_of_time(fresh: Database) -> None:
+    run_job(fresh, "dormancy")
+    due = "SELECT due FROM pgvigil.job_status WHERE job = 'dormancy'"
+    fresh.execute("UPDATE pgvigil.job_runs SET started_at = date_bin('30 minutes', now(), '2001-01-01+00')")
+    assert fresh.execute(due) == [(False,)]
+    fresh.execute("UPDATE pgvigil.job_runs SET started_at = started_at - interval '1 millisecond'")
+    assert fresh.execute(due) == [(True,)]
+
+
+def test_a_job_without_success_for_two_of_its_times_is_overdue(call: Run, fresh: Database) -> None:
+    for job in JOBS:
+        run_job(fresh, job)
+    assert call("pgvigil", "maintain", "status", "--database-url", fresh.url).returncode == 0
+    fresh.execute("UPDATE pgvigil.job_runs SET started_at = started_at - interval '61 minutes' WHERE job = 'dormancy'")
+    fresh.execute("INSERT INTO pgvigil.job_runs (job, finished_at, error) VALUES ('dormancy', now(), 'failed again')")
+    told = call("pgvigil", "maintain", "status", "--json", "--database-url", fresh.url)
+    assert told.returncode == 1
+    assert [job["job"] for job in json.loads(told.stdout) if job["overdue"]] == ["dormancy"]
+
+
+def test_a_job_switched_off_is_neither_due_nor_overdue(fresh: Database) -> None:
+    fresh.execute("UPDATE pgvigil.jobs SET enabled = false, since = now() - interval '9 days' WHERE job = 'expiry'")
+    assert fresh.execute("SELECT due, overdue FROM pgvigil.job_status WHERE job = 'expiry'") == [(False, False)]
+
+
+# --- pgvigil maintain ------------------------------------------------------------------------------------------------
+
+
+def test_run_due_runs_what_is_due_and_then_nothing(call: Run, fresh: Database) -> None:
+    first = call("pgvigil", "maintain", "run-due", "--database-url", fresh.url)
+    assert (first.returncode, first.stdout) == (0, f"{len(JOBS)} jobs ran\n")
+    again = call("pgvigil", "maintain", "run-due", "--database-url", fresh.url)
+    assert (again.returncode, again.stdout) == (0, "no job is due\n")
+
+
+def test_two_runners_at_once_run_each_job_once(run: Run, fresh: Database) -> None:
+    both = [
+        threading.Thread(target=run, args=("pgvigil", "maintain", "run-due", "--database-url", fresh.url))
+        for _ in range(2)
+    ]
+    for runner in both:
+        runner.start()
+    for runner in both:
+        runner.join()
+    assert fresh.execute("SELECT job FROM pgvigil.job_runs WHERE error IS NULL ORDER BY job") == [
+        (job,) for job in sorted(JOBS)
+    ]
+
+
+def test_one_failing_job_does_not_keep_the_others_from_running(call: Run, fresh: Database) -> None:
+    fresh.execute("ALTER FUNCTION pgvigil.job_expiry(integer) RENAME TO job_gone")
+    done = call("pgvigil", "maintain", "run-due", "--database-url", fresh.url)
+    assert done.returncode == 10
+    assert "error: job expiry failed: function pgvigil.job_expiry(integer) does not exist" in done.stderr
+    assert fresh.execute("SELECT count(*) FROM pgvigil.job_runs WHERE error IS NULL") == [(len(JOBS) - 1,)]
+
+
+def test_a_job_can_be_run_by_name(call: Run, fresh: Database) -> None:
+    put_session(fresh, "s", expires_at=ago(fresh, "1 hour"))
+    done = call("pgvigil", "maintain", "run", "expiry", "--database-url", fresh.url)
+    assert (done.returncode, done.stdout) == (0, "expiry: 1 rows\n")
+
+
+def test_a_job_that_runs_elsewhere_is_exit_code_6(call: Run, fresh: Database) -> None:
+    put_session(fresh, "s", expires_at=ago(fresh, "1 hour"))
+    with held_up(fresh) as go, in_background(fresh, "expiry", go):
+        done = call("pgvigil", "maintain", "run", "expiry", "--database-url", fresh.url)
+    assert (done.returncode, "running in another session" in done.stderr) == (6, True)
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "tea"], ["run-due", "expiry"]], ids=" ".join)
+def test_a_call_that_makes_no_sense_is_a_usage_error(call: Run, fresh: Database, words: list[str]) -> None:
+    assert call("pgvigil", "maintain", *words, "--database-url", fresh.url).returncode == 2
+
+
+def test_a_database_without_jobs_is_refused(call: Run, existing: Database) -> None:
+    done = call("pgvigil", "maintain", "status", "--database-url", existing.url)
+    assert (done.returncode, "it is not migrated" in done.stderr) == (4, True)
+
+
+def test_a_runner_killed_with_kill_9_leaves_no_job_running_and_the_next_one_goes_on(fresh: Database) -> None:
+    put_session(fresh, "s", expires_at=ago(fresh, "1 hour"))
+    with held_up(fresh):
+        command = [sys.executable, "-P", "-m", "pgvigil", "maintain", "run", "expiry", "--database-url", fresh.url]
+        runner = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
+        wait_until(lambda: state(fresh, "expiry") == "running")
+        runner.send_signal(signal.SIGKILL)
+        runner.wait()
+        wait_until(lambda: state(fresh, "expiry") == "died")
+    assert run_job(fresh, "expiry") == 1
+    assert fresh.execute("SELECT error IS NULL FROM pgvigil.job_runs ORDER BY id") == [(False,), (True,)]
+
+
+# --- a plain table becomes a partitioned one -------------------------------------------------------------------------
+
+
+def test_a_plain_table_is_converted_while_its_writers_write_and_no_row_is_lost(call: Run, broken: Database) -> None:
+    stop = threading.Event()
+    written: list[str] = []
+
+    def write(number: int) -> None:
+        with broken.connect() as conn:
+            for n in range(100_000):
+                if stop.is_set():
+                    return
+                operation = f"writer-{number}-{n}"
+                conn.execute(
+                    "INSERT INTO performance_logs (operation, duration_ms, success) VALUES (%s, 1, true)", (operation,)
+                )
+                written.append(
+                    operation
+                )  # it went in without an error and without waiting for the end of the migration
+
+    before = broken.execute("SELECT count(*) FROM performance_logs WHERE duration_ms >= 0")[0][0]
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        wait_until(lambda: len(written) > 100)
+        done = call("pgvigil", "migrate", "--database-url", broken.url, "--backup", "none")
+        after = len(written)
+        wait_until(lambda: len(written) > after + 100)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert done.returncode == 0, done.stderr
+    found = broken.execute("SELECT operation FROM performance_logs WHERE operation LIKE 'writer-%'")
+    assert sorted(row[0] for row in found) == sorted(written)
+    assert broken.execute("SELECT count(*) FROM performance_logs WHERE operation NOT LIKE 'writer-%'") == [(before,)]
+    counted = "SELECT rows_found - rows_adopted, finished_at IS NOT NULL FROM pgvigil.leftovers WHERE table_name = 'performance_logs'"
+    assert broken.execute(counted) == [(1, True)]  # the one row with a negative duration stays behind
+
+
+def test_rows_are_moved_in_batches_and_the_move_goes_on_where_it_was_killed(broken: Database, call: Run) -> None:
+    assert call("pgvigil", "migrate", "--database-url", broken.url, "--backup", "none").returncode == 0
+    broken.execute(
+        """TRUNCATE performance_logs; UPDATE pgvigil.leftovers SET next_block = 0, rows_adopted = 0, finished_at = NULL WHERE table_name = 'performance_logs';
+           CREATE FUNCTION stop_there() RETURNS trigger LANGUAGE plpgsql AS
+               $$BEGIN IF (SELECT count(*) FROM performance_logs) > 2500 THEN RAISE 'killed'; END IF; RETURN NULL; END$$;
+           CREATE TRIGGER stop_there AFTER INSERT ON performance_logs FOR EACH STATEMENT EXECUTE FUNCTION stop_there()"""
+    )
+    with pytest.raises(errors.RaiseException):
+        broken.execute("CALL pgvigil.adopt_leftovers(4)")
+    progress = "SELECT rows_adopted, (SELECT count(*) FROM performance_logs) FROM pgvigil.leftovers WHERE table_name = 'performance_logs'"
+    adopted, there = broken.execute(progress)[0]
+    assert 2000 < adopted == there <= 2500
+    broken.execute("DROP TRIGGER stop_there ON performance_logs")
+    broken.execute("CALL pgvigil.adopt_leftovers(4)")
+    assert broken.execute(progress) == [(5000, 5000)]
