@@ -22,12 +22,18 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgvigil import cli, embedded
+from pgvigil import cli, embedded, project
+from pgvigil import database as connections
 from pgvigil.embedded import KeptServer, Server
+from pgvigil.validate import Reference, load_declaration
+from pgvigil.validate.catalog import Snapshot
+
+Connection = psycopg.Connection[Any]
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = PROJECT / "tests" / "data"
 EXISTING_INSTALL = DATA / "existing_install.sql"
+REVISIONS = sorted(path.stem[:3] for path in (PROJECT / "scripts/migrations").glob("[0-9]*.sql"))
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
@@ -92,6 +98,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if metafunc.definition.get_closest_marker("client_side"):
             majors = majors[-1:]
         metafunc.parametrize("pg", majors, ids=[f"pg{major}" for major in majors], indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    *_, newest = oldest, *_ = servers()
+
+    def runs(item: pytest.Item) -> bool:
+        major = (
+            item.callspec.params.get("pg") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+        )
+        return major in (None, oldest, newest) or not item.get_closest_marker("oldest_and_newest")
+
+    if between := [item for item in items if not runs(item)]:
+        config.hook.pytest_deselected(items=between)
+        items[:] = [item for item in items if runs(item)]
 
 
 @pytest.fixture(scope="session")
@@ -259,6 +279,32 @@ def fresh(templates: Templates) -> Iterator[Database]:
         yield new
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Nothing of the tests stays in the cache of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(path))
+        yield path
+
+
+@pytest.fixture(scope="session")
+def reference(templates: Templates) -> Snapshot:
+    """What the project's DDL makes on this server."""
+    target = connections.parse_url(Database(templates.server, templates.get("fresh")).url, "tests")
+    made, unchecked = Reference(target, load_declaration(project.SPEC), project.INIT_SQL).outcome()
+    assert made is not None, unchecked
+    return made
+
+
+@pytest.fixture(scope="session")
+def shared(templates: Templates) -> Iterator[Database]:
+    """`fresh`, but one for all tests: for those that change it in transactions only, and roll them back."""
+    with _new_database(templates.server, templates.get("fresh")) as new:
+        _call("validate", "--database-url", new.url)  # in a transaction no reference can be made: have one in the cache
+        yield new
+
+
 # --- the product as people run it ------------------------------------------------------------------------------------
 
 
@@ -339,6 +385,21 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
     return call
+
+
+@pytest.fixture
+def uncommitted(shared: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    """A transaction in `shared` whose changes `call` sees as if they were committed; rolled back in the end."""
+    with shared.connect(autocommit=False, prepare_threshold=None) as connection:
+        connect = connections.connect
+
+        def connect_here(target: connections.Target, purpose: str, **options: Any) -> Any:
+            here = purpose == "validate" and target.parameters["dbname"] == shared.name
+            return contextlib.nullcontext(connection) if here else connect(target, purpose, **options)
+
+        monkeypatch.setattr(connections, "connect", connect_here)
+        yield connection
+        connection.rollback()
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""What an application uses while it runs: it records into the monitoring tables without ever being slowed by them."""
+
+from pgvigil.live.recorder import Recorder, Stats
+
+__all__ = ["Recorder", "Stats"]

@@ -1,0 +1,321 @@
+"""Rows that wait in files until the database takes them, in the order they came.
+
+A file (segment) is written by one process and read once it is complete. Whoever has it open holds a lock on it (flock), so
+the file of a process that is no more can be told by its lock being free, and is taken over by the next process.
+
+    header   "pgvigil spill 1\\n", then two marks
+    mark     number, done, end, table and id of a probe, checksum: before `done` all is in the database; the records from
+             there to `end` were about to be committed with that id. Of the two the valid one with the higher number counts,
+             and the other one is the next to be written, so a torn write of a mark takes back nothing.
+    record   ff fe 'p' 'v', length, checksum, then: table, table and id of a probe (ff and zeros: none), the line of COPY
+
+Numbers are big-endian; a checksum is the first 8 bytes of the SHA-256 of what it covers (of a record: length and content).
+No text in UTF-8 has a byte ff, so after damage the next record is found by its first four bytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import struct
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from pgvigil.live.rows import TABLES, Row
+from pgvigil.live.writer import Probe
+
+SEGMENT_BYTES = 4 << 20  # a segment is complete when it is this long: it is read at once, and removed at once
+_TITLE = b"pgvigil spill 1\n"
+_MARK = struct.Struct(">QQQB16s")
+_HEAD = struct.Struct(">4sI8s")
+_CONTENT = struct.Struct(">BB16s")
+_MAGIC = b"\xff\xfepv"
+_SUM = 8
+_SLOT = _MARK.size + _SUM
+START = len(_TITLE) + 2 * _SLOT
+_NO_TABLE = 255
+_NONE = b"\0" * 16
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row as it was spilled; `start` and `end` are its place in the file."""
+
+    row: Row
+    probe: Probe | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Bytes that hold no valid record; `torn` when nothing valid follows them."""
+
+    start: int
+    end: int
+    torn: bool
+
+
+class SpillFull(Exception):
+    """The spill has reached its limit."""
+
+
+def _checksum(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()[:_SUM]
+
+
+def _pack_probe(probe: Probe | None) -> tuple[int, bytes]:
+    return (probe[0], probe[1].bytes) if probe else (_NO_TABLE, _NONE)
+
+
+def _unpack_probe(table: int, id: bytes) -> Probe | None:
+    return (table, UUID(bytes=id)) if table < len(TABLES) else None
+
+
+def encode(row: Row, probe: Probe | None = None) -> bytes:
+    """One record."""
+    content = _CONTENT.pack(row[0], *_pack_probe(probe)) + row[1]
+    length = len(content).to_bytes(4, "big")
+    return _HEAD.pack(_MAGIC, len(content), _checksum(length, content)) + content
+
+
+def decode(data: bytes, start: int) -> tuple[list[Record], list[Damage]]:
+    """All valid records from `start` on, and what lies between and after them."""
+    records: list[Record] = []
+    damages: list[Damage] = []
+    place = start
+    while place < len(data):
+        record = _record_at(data, place)
+        if record:
+            records.append(record)
+            place = record.end
+            continue
+        after = place
+        while not record and (after := data.find(_MAGIC, after + 1)) >= 0:
+            record = _record_at(data, after)
+        damages.append(Damage(place, after if record else len(data), torn=not record))
+        place = damages[-1].end
+    return records, damages
+
+
+def _record_at(data: bytes, place: int) -> Record | None:
+    if len(data) - place < _HEAD.size + _CONTENT.size:
+        return None
+    magic, length, checksum = _HEAD.unpack_from(data, place)
+    begin = place + _HEAD.size
+    if magic != _MAGIC or length < _CONTENT.size or begin + length > len(data):
+        return None
+    content = data[begin : begin + length]
+    if _checksum(data[place + 4 : place + 8], content) != checksum:
+        return None
+    table, of_probe, id = _CONTENT.unpack_from(content)
+    if table >= len(TABLES):
+        return None
+    return Record((table, content[_CONTENT.size :]), _unpack_probe(of_probe, id), place, begin + length)
+
+
+class Segment:
+    """One file, locked by us. Ours grow by `append`; complete ones are read, marked as their records go, and finished."""
+
+    def __init__(self, path: Path, handle: int, *, ours: bool) -> None:
+        self.path = path
+        self.ours = ours
+        self.records_appended = 0
+        self._handle = handle
+        self._number = 0
+        self.done = START
+        self.uncertain: tuple[int, Probe] | None = None
+        self.size = os.fstat(handle).st_size
+        self._content: tuple[list[Record], list[Damage]] | None = None
+
+    @classmethod
+    def create(cls, path: Path) -> Segment:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            segment = cls(path, handle, ours=True)
+            segment._write_all(_TITLE, 0)
+            segment.mark(START, START, None)
+            segment._write_all(b"\0" * _SLOT, len(_TITLE))  # the slot of even numbers; `mark` wrote the other one
+            os.fsync(handle)
+            _sync_directory(path.parent)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+            raise
+        segment.size = START
+        return segment
+
+    @classmethod
+    def adopt(cls, path: Path) -> Segment | None:
+        """The file of a process that is no more; None while it lives, or when somebody else was quicker."""
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, PermissionError):  # or another user's
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            gone = os.fstat(handle).st_nlink == 0
+        except BlockingIOError:
+            gone = True
+        if gone:
+            os.close(handle)
+            return None
+        segment = cls(path, handle, ours=False)
+        segment._read_marks()
+        return segment
+
+    def append(self, rows: Sequence[Row], probe: Probe | None) -> None:
+        """All rows, on disk when this returns (fdatasync), or none and OSError."""
+        data = b"".join([encode(row, probe) for row in rows])
+        try:
+            self._write_all(data, self.size)
+            os.fdatasync(self._handle)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._handle, self.size)
+            raise
+        self.size += len(data)
+        self.records_appended += len(rows)
+
+    def _write_all(self, data: bytes, place: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._handle, view, place)
+            place += written
+            view = view[written:]
+
+    def read(self) -> list[Record]:
+        """The records that are not known to be in the database yet."""
+        if self._content is None:
+            data = os.pread(self._handle, self.size, 0)
+            self._content = decode(data, max(START, min(self.done, len(data))))
+        return [record for record in self._content[0] if record.start >= self.done]
+
+    @property
+    def damages(self) -> list[Damage]:
+        self.read()
+        return self._content[1] if self._content else []
+
+    @property
+    def records_read(self) -> int:
+        self.read()
+        return len(self._content[0]) if self._content else 0
+
+    def mark(self, done: int, end: int, probe: Probe | None) -> None:
+        """On disk when this returns: all before `done` is in the database, and what goes on to `end` may soon be."""
+        self._number += 1
+        mark = _MARK.pack(self._number, done, end, *_pack_probe(probe))
+        self._write_all(mark + _checksum(mark), len(_TITLE) + self._number % 2 * _SLOT)
+        os.fdatasync(self._handle)
+        self.done = done
+        self.uncertain = (end, probe) if probe else None
+
+    def _read_marks(self) -> None:
+        for slot in range(2):
+            data = os.pread(self._handle, _SLOT, len(_TITLE) + slot * _SLOT)
+            if len(data) == _SLOT and _checksum(data[: _MARK.size]) == data[_MARK.size :]:
+                number, done, end, table, id = _MARK.unpack_from(data)
+                if number > self._number:
+                    self._number, self.done = number, done
+                    probe = _unpack_probe(table, id)
+                    self.uncertain = (end, probe) if probe else None
+
+    def finish(self) -> None:
+        """Its records are in the database. With damage in it, other than a torn end, the file is kept as .damaged."""
+        if any(not damage.torn for damage in self.damages):
+            self.path.rename(self.path.with_suffix(".damaged"))
+        else:
+            self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Spill:
+    """The segments of one database in one directory: first those taken over, then our own.
+
+    `limit` bounds the bytes in the directory as this process sees them: all it holds, and what others held when it last looked.
+    """
+
+    def __init__(self, directory: Path, tag: str, limit: int) -> None:
+        self._directory = directory
+        self._tag = tag
+        self._limit = limit
+        self._segments: deque[Segment] = deque()
+        self._open: Segment | None = None
+        self._others = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._segments)
+
+    @property
+    def bytes(self) -> int:
+        return sum(segment.size for segment in self._segments)
+
+    def append(self, rows: Sequence[Row], probe: Probe | None) -> None:
+        """Raises SpillFull or OSError, and then holds none of the rows."""
+        if self._open is None or self._open.size >= SEGMENT_BYTES:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._others = 0
+            for path in self._foreign():
+                with suppress(FileNotFoundError):  # its owner is done with it
+                    self._others += path.stat().st_size
+            self._check_room(rows)
+            name = f"{self._tag}-{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}.spill"
+            self._open = Segment.create(self._directory / name)
+            self._segments.append(self._open)
+        self._check_room(rows)
+        self._open.append(rows, probe)
+
+    def _check_room(self, rows: Sequence[Row]) -> None:
+        need = sum(len(row[1]) for row in rows) + (_HEAD.size + _CONTENT.size) * len(rows)
+        if self._others + self.bytes + need > self._limit:
+            raise SpillFull(f"the spill in {self._directory} has reached its limit of {self._limit} bytes")
+
+    def oldest(self) -> Segment | None:
+        """The segment to be read next; nothing is appended to it any more."""
+        if not self._segments:
+            return None
+        if self._segments[0] is self._open:
+            self._open = None
+        return self._segments[0]
+
+    def finish(self, segment: Segment) -> None:
+        """Its records are in the database."""
+        segment.finish()
+        self._segments.remove(segment)
+
+    def adopt(self) -> None:
+        """Takes over what dead processes have left."""
+        found = [segment for path in self._foreign() if (segment := Segment.adopt(path))]
+        self._segments.extendleft(reversed(found))
+
+    def _foreign(self) -> list[Path]:
+        ours = {segment.path for segment in self._segments}
+        return sorted(path for path in self._directory.glob(f"{self._tag}-*.spill") if path not in ours)
+
+    def close(self) -> None:
+        """Lets go of the files, which stay: the next process takes them over. In a forked child, leaves them to the parent."""
+        for segment in self._segments:
+            segment.close()
+        self._segments.clear()
+        self._open = None

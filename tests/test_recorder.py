@@ -1,0 +1,952 @@
+"""The recorder: what an application hands over is in the database exactly once, or counted; and nothing ever stops its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import inspect
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from conftest import PROJECT, Database, servers, wait_until
+from pgvigil import cli
+from pgvigil.database import parse_url
+from pgvigil.embedded import Server
+from pgvigil.live import Recorder, Stats
+from pgvigil.live import recorder as recorder_module
+from pgvigil.live.recorder import _tag
+from pgvigil.live.rows import Encoder
+from pgvigil.live.writer import Unavailable, Writer
+
+pytestmark = pytest.mark.oldest_and_newest
+
+client_side = pytest.mark.client_side
+
+Make = Callable[..., Recorder]
+
+
+@pytest.fixture
+def spill(tmp_path: Path) -> Path:
+    return tmp_path / "spill"
+
+
+@pytest.fixture
+def make(spill: Path) -> Iterator[Make]:
+    """Recorders that lose no time, closed in the end; after each test the counters of each add up."""
+    made: list[Recorder] = []
+
+    def make(url: str, **options: Any) -> Recorder:
+        made.append(Recorder(url, **{"spill_directory": spill, "linger": 0.01} | options))
+        return made[-1]
+
+    yield make
+    for recorder in made:
+        recorder.close(2)
+        assert adds_up(recorder.stats())
+
+
+def adds_up(stats: Stats) -> bool:
+    there = stats.written + stats.spill_pending + stats.dropped + stats.quarantined + stats.damaged + stats.queue_depth
+    return stats.accepted + stats.recovered == there
+
+
+def operations(database: Database | str) -> list[str]:
+    """Those in the database, in the order in which they were written."""
+    url = database if isinstance(database, str) else database.url
+    with psycopg.connect(url, autocommit=True) as connection:
+        return [row[0] for row in connection.execute("SELECT operation FROM performance_logs ORDER BY id")]
+
+
+def names(count: int, prefix: str = "op") -> list[str]:
+    return [f"{prefix} {n}" for n in range(count)]
+
+
+def record_all(recorder: Recorder, operations: list[str]) -> None:
+    for operation in operations:
+        recorder.record_performance(operation, 1)
+
+
+def nobody(tmp_path: Path) -> str:
+    """The address of a server that is not there."""
+    return f"postgresql://somebody:se%20cret@/nowhere?host={tmp_path}"
+
+
+def give(spill: Path, url: str) -> None:
+    """What was spilled for a database that was not there shall be for this one: files are named after theirs."""
+    for path in spill.glob("*.spill"):
+        path.rename(spill / "-".join([_tag(parse_url(url, "a test")), *path.name.split("-")[1:]]))
+
+
+# --- a server to maltreat --------------------------------------------------------------------------------------------
+
+
+class Mortal:
+    """A server of one's own, whose commits survive a crash, to be stopped and killed."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.url = server.dsn()
+
+    def end(self, how: signal.Signals) -> None:
+        process = self.server._process
+        assert process
+        process.send_signal(how)
+        process.wait()
+
+    def start(self) -> None:
+        def answers() -> bool:
+            process = self.server._process
+            if process is None or process.poll() is not None:
+                self.server._launch()  # not at once after kill -9: its children hold the shared memory a moment longer
+            with contextlib.suppress(psycopg.Error):
+                psycopg.connect(self.url).close()
+                return True
+            return False
+
+        wait_until(answers, 60)
+
+
+@pytest.fixture
+def mortal() -> Iterator[Mortal]:
+    newest = servers()[max(servers())]
+    with Server(newest, settings={"synchronous_commit": "on", "restart_after_crash": "on"}) as server:
+        assert cli.main(["setup", "--database-url", server.dsn()]) == 0
+        yield Mortal(server)
+
+
+class Proxy:
+    """Between client and server. At the first COMMIT it cuts the connection: before the server hears of it, or before the client hears back."""
+
+    def __init__(self, server: Server, *, commit_reaches_server: bool) -> None:
+        self._upstream = ("127.0.0.1", server.port)
+        self.commit_reaches_server = commit_reaches_server
+        self.lingering = False  # True: the server hears nothing of the end either
+        self.cut = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+
+    def _pass(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._upstream) as server, contextlib.suppress(OSError):
+            silenced = threading.Event()
+            answers = threading.Thread(target=self._answer, args=(server, client, silenced), daemon=True)
+            answers.start()
+            while data := client.recv(1 << 16):
+                if b"COMMIT\0" in data and not self.cut.is_set():
+                    silenced.set()
+                    self.cut.set()
+                    if self.commit_reaches_server:
+                        server.sendall(data)
+                        server.shutdown(socket.SHUT_WR)
+                        answers.join()  # until the server has done it and hung up
+                    elif not self.lingering:
+                        server.shutdown(socket.SHUT_RDWR)
+                    return
+                server.sendall(data)
+
+    def _answer(self, server: socket.socket, client: socket.socket, silenced: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                if not silenced.is_set():
+                    client.sendall(data)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture(params=[True, False], ids=["done", "not done"])
+def proxy(fresh: Database, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    proxy = Proxy(fresh.server, commit_reaches_server=request.param)
+    yield proxy
+    proxy.close()
+
+
+def through(proxy: Proxy, database: Database) -> str:
+    return re.sub(r"@127\.0\.0\.1:\d+/", f"@127.0.0.1:{proxy.port}/", database.tcp_url) + "?sslmode=disable"
+
+
+def bar_the_way(monkeypatch: pytest.MonkeyPatch, since: threading.Event) -> threading.Event:
+    """No recorder gets a connection once `since` is set, until the event returned is set."""
+    again, connect = threading.Event(), Writer.connect
+
+    def connect_unless_barred(self: Writer) -> None:
+        if since.is_set() and not again.is_set():
+            raise Unavailable("barred")
+        connect(self)
+
+    monkeypatch.setattr(Writer, "connect", connect_unless_barred)
+    return again
+
+
+# --- what it writes --------------------------------------------------------------------------------------------------
+
+
+def test_metric_arrives_as_it_was_recorded(fresh: Database, make: Make) -> None:
+    at = datetime(2001, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
+    name, labels = 'näme\t"\\\n\\N', {"ключ": ["\t\\u", None, 1.5], "quote": "\"'"}
+    recorder = make(fresh.url)
+    recorder.record_metric(name, Decimal("1.10"), "histogram", labels=labels, at=at)
+    assert recorder.flush() == "written"
+    query = "SELECT metric_value, metric_type, labels, recorded_at FROM system_metrics WHERE metric_name = %s"
+    assert fresh.execute(query, (name,)) == [(Decimal("1.10"), "histogram", labels, at)]
+
+
+def test_performance_arrives_as_it_was_recorded(fresh: Database, make: Make) -> None:
+    session, before = uuid4(), datetime.now(UTC)
+    recorder = make(fresh.url)
+    recorder.record_performance("slow", 12.6, False, session_id=session, metadata={"path": "C:\\new"})
+    recorder.record_performance("fast", 0, session_id=str(session))
+    assert recorder.flush() == "written"
+    columns = "operation, duration_ms, success, session_id, metadata"
+    assert fresh.execute(f"SELECT {columns} FROM performance_logs ORDER BY id") == [
+        ("slow", 13, False, session, {"path": "C:\\new"}),
+        ("fast", 0, True, session, {}),
+    ]
+    [(earliest, latest)] = fresh.execute("SELECT min(created_at), max(created_at) FROM performance_logs")
+    assert before - timedelta(seconds=1) < earliest <= latest <= datetime.now(UTC)
+
+
+def test_rows_are_in_the_partition_of_the_day_in_which_they_are_written(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url)
+    recorder.record_performance("late", 1, at=datetime(2020, 1, 1, tzinfo=UTC))
+    recorder.flush()
+    query = "SELECT abs(extract(epoch FROM now() - pgvigil.uuid_v7_time(id))) < 60, tableoid::regclass::text FROM performance_logs"
+    assert fresh.execute(query) == [(True, f"performance_logs_p{datetime.now(UTC):%Y%m%d}")]
+
+
+def test_ids_rise_in_the_order_of_the_calls(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url, batch_size=100)
+    record_all(recorder, names(1000))
+    assert recorder.flush() == "written"
+    assert operations(fresh) == names(1000)
+
+
+def test_rows_that_waited_in_the_spill_are_counted_by_the_rollup(
+    fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rollup has passed the time at which they happened long before they come."""
+    outage = threading.Event()
+    outage.set()
+    again = bar_the_way(monkeypatch, outage)
+    recorder = make(fresh.url)
+    record_all(recorder, ["late"] * 10)
+    assert recorder.flush() == "spilled"
+    fresh.execute("UPDATE pgvigil.rollup_progress SET next_id = pgvigil.uuid_v7_floor(clock_timestamp())")
+    again.set()
+    wait_until(lambda: recorder.stats().replayed == 10)
+    query = "SELECT total_calls FROM performance_monitoring_view WHERE operation = 'late'"
+    assert fresh.execute(query) == [(10,)]
+
+
+def test_tables_are_found_in_whatever_schema_they_are(database: Database, make: Make) -> None:
+    database.execute('CREATE SCHEMA "my app"')
+    assert cli.main(["setup", "--schema", "my app", "--database-url", database.url]) == 0
+    recorder = make(database.url)
+    record_all(recorder, names(3))
+    assert recorder.flush() == "written"
+    assert database.execute('SELECT count(*) FROM "my app".performance_logs') == [(3,)]
+
+
+def test_role_that_may_only_append_is_enough(fresh: Database, make: Make, proxy: Proxy) -> None:
+    fresh.execute("DROP ROLE IF EXISTS t_appender")
+    fresh.execute("CREATE ROLE t_appender LOGIN PASSWORD 'x' IN ROLE pgvigil_writer")
+    try:
+        url = re.sub(r"//postgres:\w+@", "//t_appender:x@", through(proxy, fresh))
+        recorder = make(url)
+        record_all(recorder, names(10))
+        wait_until(lambda: recorder.stats().written == 10)
+        assert operations(fresh) == names(10)
+        recorder.close()
+    finally:
+        fresh.execute("DROP ROLE t_appender")
+
+
+def test_connection_is_named_and_prepares_nothing(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url)
+    for n in range(10):
+        recorder.record_metric("m", n)
+        recorder.flush()
+    query = (
+        "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert fresh.execute(query) == [("pgvigil recorder",)]
+
+
+# --- what it refuses -------------------------------------------------------------------------------------------------
+
+
+@client_side
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("m", float("nan")), ValueError),
+        (("m", float("inf")), ValueError),
+        (("m", Decimal("NaN")), ValueError),
+        (("m", 1 << 5000), ValueError),
+        (("m", True), TypeError),
+        (("m", "1"), TypeError),
+        (("m", 1, "banana"), ValueError),
+        (("", 1), ValueError),
+        (("m" * 101, 1), ValueError),
+        (("m\0", 1), ValueError),
+        (("\ud800", 1), ValueError),
+        ((None, 1), TypeError),
+    ],
+    ids=str,
+)
+def test_bad_metric_is_refused_in_the_caller(
+    make: Make, tmp_path: Path, arguments: Any, error: type[Exception]
+) -> None:
+    recorder = make(nobody(tmp_path))
+    with pytest.raises(error):
+        recorder.record_metric(*arguments)
+    assert recorder.stats().accepted == 0
+
+
+@client_side
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"labels": ["not", "an", "object"]}, TypeError),
+        ({"labels": []}, TypeError),
+        ({"labels": {"a": float("nan")}}, ValueError),
+        ({"labels": {"a": object()}}, TypeError),
+        ({"at": "yesterday"}, TypeError),
+        ({"at": datetime(2020, 1, 1)}, ValueError),
+    ],
+    ids=str,
+)
+def test_bad_details_are_refused_in_the_caller(
+    make: Make, tmp_path: Path, options: Any, error: type[Exception]
+) -> None:
+    recorder = make(nobody(tmp_path))
+    with pytest.raises(error):
+        recorder.record_metric("m", 1, **options)
+    assert recorder.stats().accepted == 0
+
+
+@client_side
+@pytest.mark.parametrize(
+    ("duration", "success", "session", "error"),
+    [
+        (-1, True, None, ValueError),
+        (float("nan"), True, None, ValueError),
+        (2**31, True, None, ValueError),
+        ("1", True, None, TypeError),
+        (True, True, None, TypeError),
+        (1, 1, None, TypeError),
+        (1, True, "no uuid", ValueError),
+    ],
+)
+def test_bad_operation_is_refused_in_the_caller(
+    make: Make, tmp_path: Path, duration: Any, success: Any, session: Any, error: type[Exception]
+) -> None:
+    recorder = make(nobody(tmp_path))
+    with pytest.raises(error):
+        recorder.record_performance("op", duration, success, session_id=session)
+    assert recorder.stats().accepted == 0
+
+
+def test_labels_are_those_of_the_moment_of_the_call(fresh: Database, make: Make) -> None:
+    recorder, labels = make(fresh.url), {"node": "a"}
+    recorder.record_metric("m", 1, labels=labels)
+    labels["node"] = "b"
+    recorder.flush()
+    assert fresh.execute("SELECT labels FROM system_metrics WHERE metric_name = 'm'") == [({"node": "a"},)]
+
+
+def test_bad_row_is_set_aside_and_the_others_are_written(fresh: Database, make: Make, spill: Path) -> None:
+    recorder = make(fresh.url, linger=5)
+    record_all(recorder, names(300))
+    recorder.record_metric("too large", Decimal("1e999999"))
+    record_all(recorder, names(300, "later"))
+    recorder.record_metric("unstorable", 1, labels={"secret": "\0"})
+    assert recorder.flush() == "written"
+    assert operations(fresh) == names(300) + names(300, "later")
+    stats = recorder.stats()
+    assert (stats.quarantined, stats.written) == (2, 600)
+    [file] = spill.glob("*-quarantine.jsonl")
+    assert "too large" in file.read_text()
+    assert "unstorable" in file.read_text()
+    assert "secret" not in stats.last_error
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+# --- a database that is not there ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_lost_while_the_server_is_restarted(mortal: Mortal, make: Make) -> None:
+    recorder = make(mortal.url, queue_size=2000, batch_size=500, spill_after=0.2)
+    expected = names(20_000)
+    record_all(recorder, expected[:100])
+    assert recorder.flush() == "written"
+    mortal.end(signal.SIGINT)
+    for n in range(100, 19_000, 900):
+        record_all(recorder, expected[n : n + 900])
+        wait_until(lambda: recorder.stats().queue_depth < 1000)
+    mortal.start()
+    record_all(recorder, expected[19_000:])
+    wait_until(lambda: recorder.stats().written == 20_000)
+    assert operations(mortal.url) == expected
+    assert recorder.stats().spilled > 0
+
+
+def test_nothing_is_lost_when_the_server_is_killed_amid_batches(mortal: Mortal, make: Make) -> None:
+    recorder = make(mortal.url, batch_size=50, linger=0)
+    expected = names(10_000)
+
+    def record() -> None:
+        for n in range(0, 10_000, 500):
+            record_all(recorder, expected[n : n + 500])
+            wait_until(lambda: recorder.stats().queue_depth < 5000)
+
+    caller = threading.Thread(target=record)
+    caller.start()
+    wait_until(lambda: recorder.stats().written > 500)
+    mortal.end(signal.SIGKILL)
+    mortal.start()
+    caller.join()
+    wait_until(lambda: recorder.stats().written == 10_000)
+    assert operations(mortal.url) == expected
+
+
+def test_short_outage_touches_no_disk(mortal: Mortal, make: Make, spill: Path) -> None:
+    recorder = make(mortal.url, spill_after=60)
+    recorder.record_performance("op 0", 1)
+    recorder.flush()
+    mortal.end(signal.SIGINT)
+    recorder.record_performance("op 1", 1)
+    wait_until(lambda: recorder.stats().errors > 1)
+    mortal.start()
+    wait_until(lambda: recorder.stats().written == 2)
+    assert not spill.exists()
+
+
+def test_batch_whose_commit_nobody_acknowledged_is_written_once(fresh: Database, make: Make, proxy: Proxy) -> None:
+    recorder = make(through(proxy, fresh), spill_after=60)
+    record_all(recorder, names(100))
+    wait_until(lambda: recorder.stats().written == 100)
+    assert proxy.cut.is_set()
+    assert operations(fresh) == names(100)
+
+
+@pytest.mark.parametrize("proxy", [False], ids=["not done"], indirect=True)
+def test_batch_whose_end_the_server_has_not_noticed_does_not_hold_up_the_others_for_ever(
+    fresh: Database, make: Make, proxy: Proxy
+) -> None:
+    proxy.lingering = True
+    recorder = make(through(proxy, fresh), spill_after=60)
+    record_all(recorder, names(100))
+    wait_until(lambda: recorder.stats().written == 100, 60)
+    assert operations(fresh) == names(100)
+
+
+def test_spilled_batch_whose_commit_nobody_acknowledged_is_written_once(
+    fresh: Database, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = bar_the_way(monkeypatch, proxy.cut)
+    recorder = make(through(proxy, fresh), spill_after=0)
+    record_all(recorder, names(100))
+    assert proxy.cut.wait(30)
+    wait_until(lambda: recorder.stats().spill_pending == 100)
+    again.set()
+    wait_until(lambda: recorder.stats().written == 100)
+    assert operations(fresh) == names(100)
+
+
+def test_replay_whose_commit_nobody_acknowledged_is_done_once_by_the_next_process(
+    fresh: Database, make: Make, proxy: Proxy, spill: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before ends right after the COMMIT: what it knew is in the file only."""
+    outage = threading.Event()
+    outage.set()
+    bar_the_way(monkeypatch, outage)
+    first = make(through(proxy, fresh), batch_size=40)
+    record_all(first, names(100))
+    assert first.close() == "spilled"
+
+    monkeypatch.undo()
+    again = bar_the_way(monkeypatch, proxy.cut)
+    second = make(through(proxy, fresh), batch_size=40, spill_after=60)
+    second.record_performance("own", 1)
+    assert proxy.cut.wait(30)
+    second._abandoned = True  # as a kill -9 would
+    wait_until(lambda: second._thread is not None and not second._thread.is_alive())
+    second._spill.close()
+
+    again.set()
+    give(spill, fresh.url)
+    third = make(fresh.url, batch_size=40)
+    third.record_performance("last", 1)
+    wait_until(lambda: third.stats().written == 101)
+    assert third.stats().recovered == 100
+    assert operations(fresh) == [*names(100), "last"]
+    assert not list(spill.glob("*.spill"))
+
+
+def test_database_without_our_tables_is_named_as_such_and_loses_nothing(database: Database, make: Make) -> None:
+    recorder = make(database.url)
+    record_all(recorder, names(10))
+    assert recorder.flush() == "spilled"
+    assert "no tables of pgvigil" in recorder.stats().last_error
+    assert cli.main(["setup", "--database-url", database.url]) == 0
+    wait_until(lambda: recorder.stats().written == 10)
+    assert operations(database) == names(10)
+
+
+@client_side
+def test_password_is_in_no_error(make: Make, fresh: Database) -> None:
+    recorder = make(fresh.tcp_url.replace(fresh.server.password, "not-the-password"))
+    recorder.record_metric("m", 1)
+    assert recorder.flush() == "spilled"
+    assert "password authentication failed" in recorder.stats().last_error
+    assert "not-the-password" not in recorder.stats().last_error
+
+
+@client_side
+def test_worker_survives_any_exception(fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, failures = Writer.write, iter([RuntimeError("boom"), MemoryError(), AssertionError()])
+
+    def fail_first(self: Writer, *arguments: Any) -> None:
+        for error in failures:
+            raise error
+        write(self, *arguments)
+
+    monkeypatch.setattr(Writer, "write", fail_first)
+    recorder = make(fresh.url)
+    record_all(recorder, names(10))
+    wait_until(lambda: recorder.stats().written == 10)
+    assert recorder.stats().errors == 3
+    assert operations(fresh) == names(10)
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+@client_side
+def test_newest_is_dropped_and_counted_when_neither_database_nor_disk_take_it(
+    make: Make, tmp_path: Path, spill: Path
+) -> None:
+    spill.write_text("a file where the directory should be")
+    recorder = make(nobody(tmp_path), queue_size=100, batch_size=10)
+    record_all(recorder, names(1000))
+    stats = recorder.stats()
+    assert stats.dropped >= 890
+    assert stats.queue_depth <= 110
+    assert adds_up(stats)
+    assert recorder.close(1) == "timeout"
+    assert recorder.stats().dropped == 1000
+
+
+@client_side
+def test_spill_keeps_to_its_limit(make: Make, tmp_path: Path, spill: Path) -> None:
+    recorder = make(nobody(tmp_path), queue_size=100, batch_size=10, spill_limit=5_000, spill_after=0)
+    record_all(recorder, names(1000))
+    recorder.close(1)
+    assert sum(path.stat().st_size for path in spill.iterdir()) <= 5_000
+    stats = recorder.stats()
+    assert 0 < stats.spill_pending < 100
+    assert stats.dropped == 1000 - stats.spill_pending
+    assert "SpillFull" in stats.last_error
+
+
+def application(code: str, *arguments: str | Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """A process of its own, with `recorder` on the database and in the directory named by its first two arguments."""
+    head = "import os, signal, sys, time, warnings; from pgvigil.live import Recorder\n"
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", head + code, *map(str, arguments)],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(PROJECT / "src"), *filter(None, sys.path)])}
+        | (environment or {}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@client_side
+def test_full_disk_under_the_spill_loses_only_what_is_counted(fresh: Database, spill: Path, make: Make) -> None:
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], queue_size=100, batch_size=10, spill_after=0)
+for n in range(1000):
+    recorder.record_performance(f"op {n}", 1)
+recorder.close(1)
+print(recorder.stats().spill_pending, recorder.stats().dropped)
+"""
+    with application(code, fresh.url.replace(fresh.name, "t_not_yet"), spill) as process:
+        output, _ = process.communicate(timeout=60)
+    pending, dropped = map(int, output.split())
+    assert pending > 0
+    assert pending + dropped == 1000
+    give(spill, fresh.url)
+    recorder = make(fresh.url)
+    recorder.record_metric("m", 1)
+    wait_until(lambda: recorder.stats().written == pending + 1)
+    assert len(operations(fresh)) == pending
+
+
+@client_side
+def test_killed_application_loses_at_most_what_was_in_memory(fresh: Database, spill: Path, make: Make) -> None:
+    code = """
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], spill_after=0)
+for n in range(3000):
+    recorder.record_performance(f"op {n}", 1)
+recorder.flush()
+print(recorder.stats().spill_pending, flush=True)
+sys.stdin.read()
+"""
+    with application(code, fresh.url.replace(fresh.name, "t_not_yet"), spill) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "3000\n"
+        process.kill()
+    [file] = spill.glob("*.spill")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(spill.stat().st_mode) == 0o700
+    give(spill, fresh.url)
+    recorder = make(fresh.url)
+    recorder.record_metric("m", 1)
+    wait_until(lambda: recorder.stats().recovered == 3000)
+    assert operations(fresh) == names(3000)
+
+
+@client_side
+def test_killed_application_loses_at_most_its_queue_depth(fresh: Database, spill: Path) -> None:
+    code = """
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], batch_size=500)
+for n in range(20_000):
+    recorder.record_performance(f"op {n}", 1)
+    while n % 1000 == 0 and recorder.stats().queue_depth > 5000:
+        time.sleep(0.001)
+print(recorder.stats().queue_depth, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with application(code, fresh.url, spill) as process:
+        output, _ = process.communicate(timeout=60)
+    found = operations(fresh)
+    assert 0 < len(found) < 20_000
+    assert found == names(20_000)[: len(found)]
+    assert len(found) >= 20_000 - int(output)
+
+
+@client_side
+def test_without_a_database_memory_holds_no_more_than_the_time_to_spill_allows(make: Make, tmp_path: Path) -> None:
+    recorder = make(nobody(tmp_path), spill_after=0.1)
+    record_all(recorder, names(50))
+    wait_until(lambda: recorder.stats().spill_pending == 50)
+    record_all(recorder, names(50))
+    wait_until(lambda: recorder.stats().spill_pending == 100)
+
+
+# --- threads, forks, ends --------------------------------------------------------------------------------------------
+
+
+def test_threads_and_tasks_record_at_once(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url, batch_size=200)
+
+    async def tasks() -> None:
+        async def task(n: int) -> None:
+            for operation in names(100, f"task {n}"):
+                recorder.record_performance(operation, 1)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(task(n) for n in range(10)))
+        assert await asyncio.to_thread(recorder.flush) == "written"
+
+    with ThreadPoolExecutor(16) as pool:
+        done = [pool.submit(record_all, recorder, names(500, f"thread {n}")) for n in range(16)]
+        asyncio.run(tasks())
+    assert [future.result() for future in done]
+    assert recorder.flush() == "written"
+    found = operations(fresh)
+    assert len(found) == len(set(found)) == 9000
+
+
+@client_side
+def test_forked_child_records_on_a_connection_of_its_own(fresh: Database, spill: Path) -> None:
+    code = """
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], linger=5)
+recorder.record_performance("before", 1)
+recorder.flush()
+recorder.record_performance("parent", 1)
+warnings.simplefilter('ignore', DeprecationWarning)  # of fork() beside threads
+if os.fork() == 0:
+    assert recorder.stats().accepted == 0
+    recorder.record_performance("child", 1)
+    assert recorder.flush() == "written"
+    sys.exit()
+assert os.wait()[1] == 0
+recorder.record_performance("after", 1)
+assert recorder.close() == "written"
+assert recorder.stats().errors == 0
+"""
+    with application(code, fresh.url, spill) as process:
+        output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "")
+    assert sorted(operations(fresh)) == ["after", "before", "child", "parent"]
+
+
+@client_side
+def test_forked_child_leaves_the_spill_to_its_parent(fresh: Database, spill: Path) -> None:
+    code = """
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2])
+recorder.record_performance("parent", 1)
+assert recorder.flush() == "spilled"
+warnings.simplefilter('ignore', DeprecationWarning)  # of fork() beside threads
+if os.fork() == 0:
+    recorder.record_performance("child", 1)
+    assert recorder.close() == "spilled"
+    sys.exit()
+assert os.wait()[1] == 0
+print(len(os.listdir(sys.argv[2])), recorder.stats().spill_pending)
+"""
+    with application(code, fresh.url.replace(fresh.name, "t_not_yet"), spill) as process:
+        output, _ = process.communicate(timeout=60)
+    assert output == "2 1\n"
+
+
+@client_side
+def test_spill_of_a_killed_parent_is_taken_over_though_its_child_lives(
+    fresh: Database, spill: Path, make: Make
+) -> None:
+    code = """
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2])
+recorder.record_performance("parent", 1)
+assert recorder.flush() == "spilled"
+warnings.simplefilter('ignore', DeprecationWarning)  # of fork() beside threads
+if os.fork() == 0:
+    print("forked", flush=True)
+sys.stdin.read()
+"""
+    process = application(code, fresh.url.replace(fresh.name, "t_not_yet"), spill)
+    assert process.stdin
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == "forked\n"
+        process.kill()
+        process.wait()
+        give(spill, fresh.url)
+        recorder = make(fresh.url)
+        recorder.record_metric("m", 1)
+        wait_until(lambda: recorder.stats().recovered == 1)
+    finally:
+        process.stdin.close()  # the child's end
+        process.stdout.close()
+    assert operations(fresh) == ["parent"]
+
+
+@client_side
+def test_application_that_ends_without_close_loses_nothing(fresh: Database, spill: Path) -> None:
+    code = """
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], linger=60)
+for n in range(100):
+    recorder.record_performance(f"op {n}", 1)
+"""
+    with application(code, fresh.url, spill) as process:
+        process.communicate(timeout=60)
+    assert operations(fresh) == names(100)
+
+
+@client_side
+def test_item_that_cannot_be_encoded_holds_up_nothing(
+    fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = make(fresh.url)
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "line", lambda *_: 1 // 0)
+        record_all(recorder, names(10))
+        wait_until(lambda: recorder.stats().dropped == 10)
+    record_all(recorder, names(10))
+    wait_until(lambda: recorder.stats().written == 10)
+    assert operations(fresh) == names(10)
+
+
+@client_side
+def test_sigterm_with_the_documented_handler_loses_nothing(fresh: Database, spill: Path) -> None:
+    code = """
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], linger=60)
+for n in range(100):
+    recorder.record_performance(f"op {n}", 1)
+print("recorded", flush=True)
+signal.pause()
+"""
+    with application(code, fresh.url, spill) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert operations(fresh) == names(100)
+
+
+@client_side
+def test_signal_handler_may_record(make: Make, tmp_path: Path) -> None:
+    """It runs in the middle of the same thread's calls, so no lock they take may be one that it waits for."""
+    recorder, handled = make(nobody(tmp_path), queue_size=50, batch_size=10), 0
+
+    def handle(*_: object) -> None:
+        nonlocal handled
+        handled += 1
+        recorder.record_metric("from the handler", handled)
+        recorder.stats()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+    try:
+        calls = 0
+        while handled < 300:
+            recorder.record_metric("m", 1)
+            recorder.stats()
+            calls += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert recorder.stats().accepted == calls + handled
+
+
+def test_close_brings_the_spill_into_the_database(mortal: Mortal, make: Make) -> None:
+    recorder = make(mortal.url, spill_after=0)
+    mortal.end(signal.SIGINT)
+    record_all(recorder, names(100))
+    assert recorder.flush() == "spilled"
+    mortal.start()
+    recorder.record_performance("last", 1)
+    wait_until(lambda: recorder.stats().replayed)
+    assert recorder.close() == "written"
+    assert operations(mortal.url) == [*names(100), "last"]
+
+
+def test_server_that_hangs_amid_a_batch_is_given_up_when_the_queue_fills(
+    fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_STUCK", 0.2)
+    recorder = make(fresh.url, queue_size=100, batch_size=10)
+    record_all(recorder, names(1))
+    recorder.flush()
+    [(backend,)] = fresh.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgvigil recorder'")
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        record_all(recorder, names(90)[1:])
+        wait_until(lambda: recorder._began and time.monotonic() - recorder._began > 0.2)
+        recorder.record_performance("op 90", 1)
+        wait_until(lambda: recorder.stats().written == 91)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert operations(fresh) == names(91)
+
+
+def test_close_gives_up_a_table_that_is_locked_and_spills(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url)
+    recorder.record_metric("m", 1)
+    recorder.flush()
+    with fresh.connect(autocommit=False) as other:
+        other.execute("LOCK TABLE performance_logs IN ACCESS EXCLUSIVE MODE")
+        record_all(recorder, names(10))
+        began = time.monotonic()
+        assert recorder.close(0.2) == "spilled"
+        assert time.monotonic() - began < 3
+    assert operations(fresh) == []
+
+
+@client_side
+def test_close_does_not_wait_for_a_server_that_never_answers(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        recorder = make(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
+        record_all(recorder, names(10))
+        began = time.monotonic()
+        assert recorder.close(0.2) == "spilled"
+        assert time.monotonic() - began < 5
+    assert recorder.stats().spill_pending == 10
+
+
+@client_side
+def test_flush_tells_when_its_time_was_too_short(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        recorder = make(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d", spill_after=60)
+        record_all(recorder, names(10))
+        assert recorder.flush(0.05) == "timeout"
+        assert recorder.stats().queue_depth == 10
+        recorder.close(0)
+
+
+@client_side
+def test_records_after_close_are_counted_as_dropped(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url)
+    recorder.record_metric("m", 1)
+    assert recorder.close() == "written"
+    recorder.record_metric("m", 2)
+    assert recorder.close() == "written"
+    assert (recorder.stats().written, recorder.stats().dropped) == (1, 1)
+
+
+# --- what it tells of itself -----------------------------------------------------------------------------------------
+
+
+def test_its_counters_go_into_system_metrics(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url, metrics_interval=0.05, instance="unit 7")
+    record_all(recorder, names(10))
+    recorder.flush()
+    query = """SELECT metric_value, metric_type, labels FROM system_metrics
+               WHERE metric_name = 'pgvigil.recorder.written' ORDER BY id DESC LIMIT 1"""
+    wait_until(lambda: fresh.execute(query) == [(10, "counter", {"instance": "unit 7", "pid": os.getpid()})])
+
+
+@client_side
+def test_its_counters_do_not_pile_up_without_a_database(make: Make, tmp_path: Path) -> None:
+    recorder = make(nobody(tmp_path), metrics_interval=0.001)
+    record_all(recorder, names(10))
+    recorder.flush()
+    record_all(recorder, names(10))
+    recorder.flush()
+    assert recorder.stats().accepted == recorder.stats().spill_pending == 20
+
+
+# --- the page about it -----------------------------------------------------------------------------------------------
+
+
+@client_side
+def test_example_of_the_page_works(fresh: Database, spill: Path) -> None:
+    page = (PROJECT / "docs/recorder.md").read_text()
+    example, handler = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with application(
+        handler + example, environment={"DATABASE_URL": fresh.url, "XDG_STATE_HOME": str(spill)}
+    ) as process:
+        output, _ = process.communicate(timeout=60)
+    assert output == "written\n"
+    assert operations(fresh) == ["render"]
+    assert fresh.execute("SELECT metric_value FROM system_metrics WHERE metric_name = 'queue.length'") == [(17,)]
+
+
+@client_side
+def test_page_names_every_counter_and_option() -> None:
+    page = (PROJECT / "docs/recorder.md").read_text()
+    options = inspect.signature(Recorder).parameters
+    counters = [field.name for field in dataclasses.fields(Stats) if not field.name.startswith("batch_seconds")]
+    assert [name for name in [*options, *counters] if f"`{name}`" not in page] == []
