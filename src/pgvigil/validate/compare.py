@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pgvigil.validate import ddl, partitions, printing, probe
 from pgvigil.validate.catalog import Attributes, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.expected import Declaration, Mark, canonical, kind_of, quoted, with_tolerated
+from pgvigil.validate.expected import PLACEHOLDER, Declaration, Mark, canonical, kind_of, quoted, with_tolerated
 from pgvigil.validate.places import located
 from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
@@ -79,7 +79,7 @@ def validate(
         for pattern in patterns
     ]
     findings = [
-        replace(f, object=f.object.replace("{schema}", quoted(schema)))
+        replace(f, object=PLACEHOLDER.sub(lambda match: f"{match[1]} {quoted(schema)}", f.object))
         for f in findings
         if not any(fnmatchcase(f.object, pattern) for pattern in to_come)
     ]
@@ -340,7 +340,7 @@ class Comparison:
                 plain = [Part(printing.whole(path, wanted), printing.whole(path, there), None, "function")]
         if kind == "view" and [part.key for part in plain] == ["with"] and self._restored_from_14(path):
             plain, tuned = [], plain
-        if path.endswith(" {schema}") and self.collector.another_major:
+        if path == "schema {schema}" and self.collector.another_major:
             plain, tuned = [], [*tuned, *plain]
         self.collector.differ(path, plain, fix=lambda keys: self.repairs.change(path, keys))
         self.collector.differ(

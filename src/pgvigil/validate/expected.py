@@ -18,6 +18,8 @@ from typing import Any
 from pgvigil.validate import cache
 from pgvigil.validate.catalog import Attributes, Scope
 
+# The schema that is looked at, in a path of its own; any other object may be called "{schema}" too.
+PLACEHOLDER = re.compile(r"^((?:(?:default )?(?:grant|revocation) (?:in|on) )?schema) [{]schema[}](?![^ ])")
 PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
 _PLAIN_ELEMENT = re.compile(r"[^\s\"\\{},']+")
 _ELEMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+', re.DOTALL)

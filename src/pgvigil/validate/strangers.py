@@ -5,7 +5,7 @@ from __future__ import annotations
 from pgvigil.validate import ddl, printing
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector
-from pgvigil.validate.expected import kind_of, last_name
+from pgvigil.validate.expected import PLACEHOLDER, kind_of, last_name
 from pgvigil.validate.repair import Repairs
 
 _SILENT = {"grant", "revocation", "extension"}  # of the application: not even told
@@ -96,12 +96,13 @@ class Strangers:
         return loose and kind in _SILENT and not self.collector.strict
 
     def _is_loose(self, path: str, root: str) -> bool:
-        return root in self.declaration.application or "schema {schema}" in path
+        return root in self.declaration.application or PLACEHOLDER.match(path) is not None
 
     def _blamed(self, path: str, kind: str, root: str, attributes: Attributes) -> bool:
         """Whether somebody did this to us: a finding, not a note."""
         if self.declaration.complete:
-            return not (" on schema {schema} " in path and self.collector.another_major)
+            of_schema = path.startswith(("grant on schema {schema} ", "revocation on schema {schema} "))
+            return not (of_schema and self.collector.another_major)
         if kind == "statistics":
             return False
         if kind == "trigger" and any(
