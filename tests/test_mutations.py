@@ -57,8 +57,6 @@ def named(findings: list[dict[str, str]]) -> set[str]:
 def test_single_defect_is_found_under_its_name_and_repaired(
     case: Case, shared: Database, uncommitted: Connection, call: Run
 ) -> None:
-    if shared.server.major < case.since:
-        pytest.skip(f"PostgreSQL {case.since} and later")
     expected = {f"{kind} {path}" for kind in KINDS for path in case.remarked(kind)}
     uncommitted.execute(TOOLS + case.sql)
     found = call("pgvigil", "validate", "--format", "json", "--database-url", shared.url)

@@ -41,15 +41,17 @@ RETURN coalesce(content_size_bytes, octet_length(content));
 COMMENT ON FUNCTION pgvigil.content_bytes(integer, text) IS 'How the bytes of a context row are counted: as given, else as they are';
 
 -- plpgsql, so that the application may still alter the columns it reads.
-CREATE FUNCTION pgvigil.count_context(session uuid)
-RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
+CREATE FUNCTION pgvigil.count_context(VARIADIC sessions uuid[])
+RETURNS TABLE (session_id uuid, context_count bigint, total_tokens bigint, total_content_bytes bigint)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
 BEGIN
-    RETURN QUERY SELECT count(*), coalesce(sum(c.tokens_used), 0)::bigint,
-                        coalesce(sum(pgvigil.content_bytes(c.content_size_bytes, c.content)), 0)::bigint
-                 FROM context_history c WHERE c.session_id = session;
+    RETURN QUERY
+    SELECT s.id, h.* FROM unnest(sessions) s (id) CROSS JOIN LATERAL (
+        SELECT count(*), coalesce(sum(c.tokens_used), 0)::bigint,
+               coalesce(sum(pgvigil.content_bytes(c.content_size_bytes, c.content)), 0)::bigint
+        FROM context_history c WHERE c.session_id = s.id) h;
 END $$;
-COMMENT ON FUNCTION pgvigil.count_context(uuid) IS 'What a session holds, counted from context_history itself';
+COMMENT ON FUNCTION pgvigil.count_context(uuid[]) IS 'What each of these sessions holds, counted from context_history itself';
 
 CREATE FUNCTION pgvigil.kept_counters(session uuid)
 RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
@@ -123,37 +125,33 @@ COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the en
 CREATE PROCEDURE pgvigil.settle_session_counters(batch integer DEFAULT 1000)
 LANGUAGE plpgsql AS $$
 DECLARE
-    lowest constant uuid := '00000000-0000-0000-0000-000000000000';
-    highest constant uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
-    from_id uuid := lowest;
-    to_id uuid;
-    left_out boolean := false;
+    from_id uuid := '00000000-0000-0000-0000-000000000000';
+    ids uuid[];
+    left_out uuid[] := '{}';
 BEGIN
     LOOP
         PERFORM pgvigil.pin_search_path(), pgvigil.lock_session_counters();
-        to_id := coalesce((SELECT id FROM sessions WHERE id > from_id ORDER BY id OFFSET batch LIMIT 1), highest);
-        -- A session that is just being deleted is passed over, and looked at again should it stay.
+        ids := ARRAY(SELECT id FROM sessions WHERE id >= from_id ORDER BY id LIMIT batch + 1);
+        from_id := ids[batch + 1];  -- no more: NULL, and the next look finds none
+        IF ids = '{}' THEN
+            EXIT WHEN left_out = '{}';
+            ids := left_out;
+            left_out := '{}';
+            PERFORM pg_sleep(0.05);
+        END IF;
+        -- From an array, so that no plan reads whole tables. A session that is just being deleted is looked at again in the end.
         WITH uncounted AS MATERIALIZED (
-            SELECT s.id FROM sessions s
-            WHERE s.id BETWEEN from_id AND to_id AND NOT EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = s.id)),
+            SELECT s.id FROM unnest(ids) i (id) JOIN sessions s USING (id)
+            WHERE NOT EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = i.id)),
         mine AS MATERIALIZED (
-            SELECT s.id FROM sessions s WHERE s.id IN (SELECT id FROM uncounted) FOR KEY SHARE SKIP LOCKED),
+            SELECT s.id FROM unnest(ARRAY(SELECT id FROM uncounted)) i (id) JOIN sessions s USING (id) FOR KEY SHARE OF s SKIP LOCKED),
         counted AS (
             INSERT INTO pgvigil.session_counters (session_id, context_count, total_tokens, total_content_bytes)
-            SELECT m.id, h.context_count - k.context_count, h.total_tokens - k.total_tokens, h.total_content_bytes - k.total_content_bytes
-            FROM mine m CROSS JOIN LATERAL pgvigil.count_context(m.id) h CROSS JOIN LATERAL pgvigil.kept_counters(m.id) k
-            RETURNING 1)
-        SELECT left_out OR (SELECT count(*) FROM uncounted) > (SELECT count(*) FROM counted) INTO left_out;
-        IF to_id = highest THEN
-            EXIT WHEN NOT left_out;
-            to_id := lowest;
-        END IF;
+            SELECT h.session_id, h.context_count - k.context_count, h.total_tokens - k.total_tokens, h.total_content_bytes - k.total_content_bytes
+            FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k
+            WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
+        SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
         COMMIT;
-        IF to_id = lowest THEN
-            PERFORM pg_sleep(0.05);  -- what was left out is locked by writers: let them finish
-            left_out := false;
-        END IF;
-        from_id := to_id;
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.settle_session_counters(integer) IS
@@ -202,12 +200,12 @@ BEGIN
     PERFORM pgvigil.lock_session_counters();
     RETURN QUERY
     WITH wrong AS MATERIALIZED (
-        SELECT s.id, k.context_count AS contexts_was, h.context_count AS contexts, k.total_tokens AS tokens_was, h.total_tokens AS tokens,
+        SELECT h.session_id AS id, k.context_count AS contexts_was, h.context_count AS contexts, k.total_tokens AS tokens_was, h.total_tokens AS tokens,
                k.total_content_bytes AS bytes_was, h.total_content_bytes AS bytes
-        FROM sessions s CROSS JOIN LATERAL pgvigil.count_context(s.id) h CROSS JOIN LATERAL pgvigil.kept_counters(s.id) k
-        WHERE (session IS NULL OR s.id = session)
-          AND (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes)
-          AND (EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = s.id)
+        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT s.id FROM sessions s WHERE session IS NULL OR s.id = session)) h
+        CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k
+        WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes)
+          AND (EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = h.session_id)
                OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '012'))),
     put_right AS (
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)

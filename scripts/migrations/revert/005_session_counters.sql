@@ -7,6 +7,6 @@ DROP FUNCTION pgvigil.count_removed_context();
 DROP FUNCTION pgvigil.count_changed_context();
 DROP FUNCTION pgvigil.count_added_context();
 DROP FUNCTION pgvigil.kept_counters(uuid);
-DROP FUNCTION pgvigil.count_context(uuid);
+DROP FUNCTION pgvigil.count_context(uuid[]);
 DROP FUNCTION pgvigil.content_bytes(integer, text);
 DROP TABLE pgvigil.session_counter_changes, pgvigil.session_counters;
