@@ -584,9 +584,11 @@ BEGIN
                 oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
             END;
             -- Partitions for three years of months or three months of days; what is older lies well in the default one.
-            FOR slice IN SELECT generate_series(date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END), 'UTC'),
-                                                now(), ('1 ' || step)::interval)
-                         FROM pgvigil.partition_policies WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
+            FOR slice IN SELECT start AT TIME ZONE 'UTC'
+                         FROM pgvigil.partition_policies, generate_series(
+                             date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END) AT TIME ZONE 'UTC'),
+                             now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
+                         WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
                 PERFORM pgvigil.pin_search_path(), pgvigil.ensure_partitions(leftover.table_name, slice, slice);
                 COMMIT;  -- a partition of session_lifecycle locks sessions against writers until then
             END LOOP;
@@ -607,7 +609,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', false, '8ed6bd5dfa91c8ad29eb3f6f83a8741255136cc9ee1888e8ebeb9bf5c210133e', '86ffe2e64e87fa2c8d5c28f6552d550208d2261aaa4fd93d1070cff9f2f272a8', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', false, '59fee7cec8022a597ad716a1358ba9402eaa499d3ea47ff264657b4244e8212e', 'd44e1877ef11fe35f6f479b287c055d5539b7bdb97e785353494691c9a9be55d', 0, '0.1.0'); END $$;
 
 -- ────────── 003_monitoring_tables.sql ───────────────────────────────────────────────────────────────────────────
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
@@ -916,8 +918,9 @@ CREATE FUNCTION pgvigil.reactivate_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE sessions
-    SET archived_at = NULL, is_dormant = false, status = CASE status WHEN 'archived' THEN 'active' ELSE status END
-    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant);
+    SET archived_at = NULL, is_dormant = false, status = CASE WHEN status IN ('archived', 'expired') THEN 'active' ELSE status END,
+        expires_at = CASE WHEN expires_at > now() THEN expires_at END  -- or it would be expired again at once
+    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status = 'expired');
     IF FOUND THEN
         RETURN true;
     END IF;
@@ -928,8 +931,8 @@ BEGIN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
-    'Brings an archived or dormant session back to life; false if it was neither; an error if there is none';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, '1731fd06608d49ab61ace3b3989f54c9ae65ef646630323acf004d5fdf52b858', '26d64d9b01345d7b30d1c2d9728ff95d2c2de3b650975f8bb293c1cc75ce3cb5', 0, '0.1.0'); END $$;
+    'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, 'b8a9b77f56b5b0990dd4151c7d0646f8b274723ce844baa243cda1a5ee40d879', '97ac5ad270fc0a23b1d13540f5b96906664c1bd78581f83a3423306dbc41ac18', 0, '0.1.0'); END $$;
 
 -- ────────── 005_session_counters.sql ────────────────────────────────────────────────────────────────────────────
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the

@@ -97,9 +97,11 @@ BEGIN
                 oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
             END;
             -- Partitions for three years of months or three months of days; what is older lies well in the default one.
-            FOR slice IN SELECT generate_series(date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END), 'UTC'),
-                                                now(), ('1 ' || step)::interval)
-                         FROM pgvigil.partition_policies WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
+            FOR slice IN SELECT start AT TIME ZONE 'UTC'
+                         FROM pgvigil.partition_policies, generate_series(
+                             date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END) AT TIME ZONE 'UTC'),
+                             now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
+                         WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
                 PERFORM pgvigil.pin_search_path(), pgvigil.ensure_partitions(leftover.table_name, slice, slice);
                 COMMIT;  -- a partition of session_lifecycle locks sessions against writers until then
             END LOOP;

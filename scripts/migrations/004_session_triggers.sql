@@ -179,8 +179,9 @@ CREATE FUNCTION pgvigil.reactivate_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE sessions
-    SET archived_at = NULL, is_dormant = false, status = CASE status WHEN 'archived' THEN 'active' ELSE status END
-    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant);
+    SET archived_at = NULL, is_dormant = false, status = CASE WHEN status IN ('archived', 'expired') THEN 'active' ELSE status END,
+        expires_at = CASE WHEN expires_at > now() THEN expires_at END  -- or it would be expired again at once
+    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status = 'expired');
     IF FOUND THEN
         RETURN true;
     END IF;
@@ -191,4 +192,4 @@ BEGIN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
-    'Brings an archived or dormant session back to life; false if it was neither; an error if there is none';
+    'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';

@@ -1,6 +1,6 @@
 -- Policies, and the functions an application calls for one session. What the jobs do is in tests/test_lifecycle.py.
 BEGIN;
-SELECT plan(44);
+SELECT plan(47);
 INSERT INTO sessions (id, session_key, agent_from) VALUES ('00000000-0000-4000-8000-000000000001', 's', 'x');
 CREATE FUNCTION pg_temp.s() RETURNS uuid LANGUAGE sql IMMUTABLE AS $$SELECT '00000000-0000-4000-8000-000000000001'::uuid$$;
 CREATE FUNCTION pg_temp.last_event() RETURNS text LANGUAGE sql AS $$
@@ -38,6 +38,10 @@ SELECT ok(pgvigil.reactivate_session(pg_temp.s()), 'until it is reactivated');
 SELECT ok(pgvigil.expire_session(pg_temp.s()), 'a session is expired');
 SELECT is(pg_temp.last_event(), 'expired', 'and that logged');
 SELECT ok(NOT pgvigil.expire_session(pg_temp.s()), 'it expires only once');
+UPDATE sessions SET expires_at = now() - interval '1 hour' WHERE id = pg_temp.s();
+SELECT ok(pgvigil.reactivate_session(pg_temp.s()), 'an expired session is reactivated');
+SELECT is((SELECT status FROM sessions WHERE id = pg_temp.s()), 'active', 'it is active again');
+SELECT is((SELECT expires_at FROM sessions WHERE id = pg_temp.s()), NULL, 'and does not expire by the time that has passed');
 UPDATE sessions SET status = 'completed' WHERE id = pg_temp.s();
 SELECT ok(NOT pgvigil.expire_session(pg_temp.s()), 'what is completed does not expire');
 SELECT ok(pgvigil.archive_session(pg_temp.s()), 'a session is archived');
