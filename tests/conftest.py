@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -305,6 +306,43 @@ def shared(templates: Templates) -> Iterator[Database]:
     with _new_database(templates.server, templates.get("fresh")) as new:
         _call("validate", "--database-url", new.url)  # in a transaction no reference can be made: have one in the cache
         yield new
+
+
+# --- a server to maltreat --------------------------------------------------------------------------------------------
+
+
+class Mortal:
+    """A server of one's own, whose commits survive a crash, to be stopped and killed."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.url = server.dsn()
+
+    def end(self, how: signal.Signals) -> None:
+        process = self.server._process
+        assert process
+        process.send_signal(how)
+        process.wait()
+
+    def start(self) -> None:
+        def answers() -> bool:
+            process = self.server._process
+            if process is None or process.poll() is not None:
+                self.server._launch()  # not at once after kill -9: its children hold the shared memory a moment longer
+            with contextlib.suppress(psycopg.Error):
+                psycopg.connect(self.url).close()
+                return True
+            return False
+
+        wait_until(answers, 60)
+
+
+@pytest.fixture
+def mortal() -> Iterator[Mortal]:
+    newest = servers()[max(servers())]
+    with Server(newest, settings={"synchronous_commit": "on", "restart_after_crash": "on"}) as server:
+        assert cli.main(["setup", "--database-url", server.dsn()]) == 0
+        yield Mortal(server)
 
 
 # --- the product as people run it ------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from conftest import PROJECT, Database, servers, wait_until
+from conftest import PROJECT, Database, Mortal, wait_until
 from pgvigil import cli
 from pgvigil.database import parse_url
 from pgvigil.embedded import Server
@@ -96,40 +96,6 @@ def give(spill: Path, url: str) -> None:
 
 
 # --- a server to maltreat --------------------------------------------------------------------------------------------
-
-
-class Mortal:
-    """A server of one's own, whose commits survive a crash, to be stopped and killed."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.url = server.dsn()
-
-    def end(self, how: signal.Signals) -> None:
-        process = self.server._process
-        assert process
-        process.send_signal(how)
-        process.wait()
-
-    def start(self) -> None:
-        def answers() -> bool:
-            process = self.server._process
-            if process is None or process.poll() is not None:
-                self.server._launch()  # not at once after kill -9: its children hold the shared memory a moment longer
-            with contextlib.suppress(psycopg.Error):
-                psycopg.connect(self.url).close()
-                return True
-            return False
-
-        wait_until(answers, 60)
-
-
-@pytest.fixture
-def mortal() -> Iterator[Mortal]:
-    newest = servers()[max(servers())]
-    with Server(newest, settings={"synchronous_commit": "on", "restart_after_crash": "on"}) as server:
-        assert cli.main(["setup", "--database-url", server.dsn()]) == 0
-        yield Mortal(server)
 
 
 class Proxy:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from conftest import Mortal, Run
 from pgvigil import project
 from pgvigil.database import parse_url
 from pgvigil.validate import Reference, fix_sql, keep_reference, load_declaration, validate
@@ -19,6 +23,10 @@ SCRATCH = "SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil_reference
 
 def named(findings: Any) -> list[tuple[str, str]]:
     return sorted((finding.kind, finding.object) for finding in findings)
+
+
+def named_in(report: str) -> list[tuple[str, str]]:
+    return sorted((finding["kind"], finding["object"]) for finding in json.loads(report)["findings"])
 
 
 def test_new_install_is_as_the_reference(fresh: Any, reference: Any) -> None:
@@ -204,3 +212,24 @@ def test_snapshot_of_other_ddl_is_not_used(fresh: Any, tmp_path: Path) -> None:
     with fresh.connect() as conn:
         keep_reference(conn, made, other)
         assert conn.execute("SELECT count(*) FROM pgvigil.reference_snapshots").fetchone() == (1,)
+
+
+@pytest.mark.client_side
+def test_standby_is_held_against_the_copy_kept_in_the_database(
+    mortal: Mortal, call: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with psycopg.connect(mortal.server.dsn("template1"), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE broken TEMPLATE postgres")
+    with psycopg.connect(mortal.server.dsn("broken"), autocommit=True) as conn:
+        conn.execute("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle; DROP INDEX idx_sessions_is_dormant")
+    mortal.end(signal.SIGINT)
+    (mortal.server.data / "standby.signal").touch()
+    mortal.start()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    clean = call("pgvigil", "validate", "--database-url", mortal.url)
+    assert (clean.returncode, clean.stdout.splitlines()[-1]) == (0, "VALID: no findings")
+    found = call("pgvigil", "validate", "--format", "json", "--database-url", mortal.server.dsn("broken"))
+    assert named_in(found.stdout) == [
+        ("disabled", "trigger sessions.log_session_lifecycle"),
+        ("missing", "index sessions.idx_sessions_is_dormant"),
+    ]
