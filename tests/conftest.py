@@ -294,8 +294,11 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def reference(templates: Templates) -> Snapshot:
     """What the project's DDL makes on this server."""
-    target = connections.parse_url(Database(templates.server, templates.get("fresh")).url, "tests")
-    made, unchecked = Reference(target, load_declaration(project.SPEC), project.INIT_SQL).outcome()
+    database = Database(templates.server, templates.get("fresh"))
+    with database.connect() as conn:
+        version = conn.info.server_version
+    target = connections.parse_url(database.url, "tests")
+    made, unchecked = Reference(target, load_declaration(project.SPEC), project.INIT_SQL, version).outcome()
     assert made is not None, unchecked
     return made
 

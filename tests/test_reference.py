@@ -141,9 +141,14 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "pgvigil"
 
 
+def server_version(database: Any) -> int:
+    with database.connect() as conn:
+        return int(conn.info.server_version)
+
+
 def begin(database: Any, role: str = "") -> Reference:
     options = f"&options=-c%20role%3D{role}" if role else ""
-    return Reference(parse_url(database.url + options, "tests"), SPEC, project.INIT_SQL)
+    return Reference(parse_url(database.url + options, "tests"), SPEC, project.INIT_SQL, server_version(database))
 
 
 def test_scratch_database_is_gone_and_its_reading_kept(fresh: Any, no_cache: Path) -> None:
@@ -206,7 +211,7 @@ def test_snapshot_of_other_ddl_is_not_used(fresh: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.sql"
     other.write_text(project.INIT_SQL.read_text() + "\nALTER FUNCTION pgvigil.actor() COST 3;\n")
     assert begin(fresh).outcome()[0] is not None
-    made, _ = Reference(parse_url(fresh.url, "tests"), SPEC, other).outcome()
+    made, _ = Reference(parse_url(fresh.url, "tests"), SPEC, other, server_version(fresh)).outcome()
     assert made is not None
     assert made.objects["function pgvigil.actor()"]["cost"] == "3"
     with fresh.connect() as conn:

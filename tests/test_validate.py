@@ -127,6 +127,19 @@ def test_trigger_of_ours_on_a_table_of_the_application_may_not_be_doubled(fresh:
     assert named(look(fresh).findings) == [("unexpected", "trigger sessions.again")]
 
 
+@pytest.mark.client_side
+def test_role_with_one_connection_only_gets_the_same_verdict(fresh: Any) -> None:
+    fresh.execute("DROP INDEX idx_sessions_is_dormant")
+    fresh.execute("CREATE ROLE lonely LOGIN CONNECTION LIMIT 1 IN ROLE pgvigil_reader")
+    try:
+        with fresh.connect(user="lonely") as conn:
+            assert named(validate(conn, SPEC, "public").findings) == [
+                ("missing", "index sessions.idx_sessions_is_dormant")
+            ]
+    finally:
+        fresh.execute("DROP ROLE lonely")
+
+
 def test_restored_copy_is_as_valid_as_its_original(migrated: Any, database: Any) -> None:
     bindir = embedded.binaries()
     if bindir is None:

@@ -1,6 +1,38 @@
-"""`python -m pgvigil`: what the scripts call, so that a checkout works before anything is installed."""
+"""`pgvigil`, and `python -m pgvigil`: what the scripts call, so that a checkout works before anything is installed."""
 
-from pgvigil.cli import main
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+# Nothing else is imported up here: where a password is to be hidden, all of it would be loaded twice.
+
+
+def main() -> int:
+    _hide_password()
+    from pgvigil.cli import main
+
+    return main()
+
+
+def _hide_password() -> None:
+    """A password in --database-url stands in the process list: start over with the address in the environment."""
+    words = sys.argv[1:]
+    for at, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option == "--database-url" and (equals or at + 1 < len(words)):
+            url = value if equals else words[at + 1]
+            # What else there is of it may be seen: it tells one run from another.
+            shown = "hidden" if "password" in url else re.sub(r"//([^:@/]*):.*@", r"//\1@", url)
+            if shown != url:
+                words[at : at + (1 if equals else 2)] = [option, shown]
+                os.execve(  # noqa: S606 - ourselves
+                    sys.executable,
+                    [sys.executable, "-P", "-m", "pgvigil", *words],
+                    {**os.environ, "PGVIGIL_HIDDEN_URL": url},
+                )
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

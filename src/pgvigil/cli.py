@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv is None:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up as Ctrl-C does
-            _hide_password()
         arguments = parser(_COMMANDS).parse_args(argv)
+        if hidden := os.environ.pop("PGVIGIL_HIDDEN_URL", None):  # by __main__, from the process list
+            arguments.database_url = hidden
         return int(arguments.run(arguments))
     except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
         return stop.code if isinstance(stop.code, int) else 2
@@ -67,22 +68,6 @@ def _fail(error: PgvigilError) -> int:
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
     return error.exit_code
-
-
-def _hide_password() -> None:
-    """A password in --database-url stands in the process list: start over with it in the environment."""
-    words = sys.argv[1:]
-    for at, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        if option == "--database-url" and (equals or at + 1 < len(words)):
-            target = database.parse_url(value if equals else words[at + 1], option)
-            if password := target.parameters.get("password"):
-                words[at : at + (1 if equals else 2)] = [option, target.public_conninfo]
-                os.execve(  # noqa: S606 - ourselves
-                    sys.executable,
-                    [sys.executable, "-P", "-m", "pgvigil", *words],
-                    {**os.environ, "PGPASSWORD": password},
-                )
 
 
 # ── Commands ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,7 +225,9 @@ def _validate(arguments: argparse.Namespace) -> int:
         target = _required(arguments)
         spec = load_declaration(path)
         with database.connect(target, "validate") as conn:
-            reference = None if arguments.spec else Reference(target, spec, project.INIT_SQL)
+            reference = None
+            if not arguments.spec:
+                reference = Reference(target, spec, project.INIT_SQL, conn.info.server_version)
             schema = arguments.schema or spec.schema or _ledger_schema(conn) or "public"
             report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
             if arguments.self_test:

@@ -146,6 +146,15 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
             ) from error
 
 
+def beside(conn: psycopg.Connection) -> psycopg.Connection:
+    """Another connection like this one. Raises psycopg.OperationalError where the server has none left."""
+    return psycopg.connect(
+        make_conninfo("", **conn.info.get_parameters(), password=conn.info.password),
+        autocommit=True,
+        prepare_threshold=None,
+    )
+
+
 def _advice(words: str) -> str:
     if "password" in words:
         return "Check user and password: DATABASE_URL, PGPASSWORD, or a line in ~/.pgpass (mode 0600)."

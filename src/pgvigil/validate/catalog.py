@@ -10,21 +10,28 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors, sql
 from psycopg.pq import TransactionStatus
 
+from pgvigil.database import beside
 from pgvigil.errors import ConnectError, LockedError
 from pgvigil.validate.queries import QUERIES
 
 Connection = psycopg.Connection[Any]
 Attributes = dict[str, Any]
+Answers = dict[str, Any]
 T = TypeVar("T")
+
+# About half of the work, and what is in it opens every table: what one process has to open, the other need not.
+_ASIDE = ("indexes", "constraints", "triggers")
 
 # What an object dropped between the snapshot and its printing looks like: the server prints from a newer catalog.
 _CHANGED = (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable, errors.UndefinedFunction)
@@ -85,6 +92,14 @@ class Snapshot:
     server: Server | None = None
     owners: list[str] = field(default_factory=list)  # the usual one
 
+    @cached_property
+    def parts(self) -> dict[str, list[str]]:
+        """Paths of what stands on each relation, itself included."""
+        parts: dict[str, list[str]] = {}
+        for path, root in self.roots.items():
+            parts.setdefault(root, []).append(path)
+        return parts
+
     @property
     def owner(self) -> str:
         return self.owners[0] if self.owners else ""
@@ -98,14 +113,19 @@ class Snapshot:
 
 
 @contextmanager
-def pinned(conn: Connection, schema: str, *, read_only: bool) -> Iterator[None]:
-    """A transaction, or a savepoint in one that is open already, with printing pinned; rolled back in any case."""
+def pinned(conn: Connection, schema: str, *, read_only: bool, snapshot: str = "") -> Iterator[None]:
+    """A transaction, or a savepoint in one that is open already, with printing pinned; rolled back in any case.
+
+    In a transaction of its own it sees what the one sees that has exported `snapshot`.
+    """
     idle = conn.info.transaction_status == TransactionStatus.IDLE
     try:
         with conn.transaction(force_rollback=True), conn.pipeline() as pipeline:
             try:
                 if idle and read_only:
                     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                if snapshot:
+                    conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
                 conn.execute(
                     "SELECT set_config(n, v, true) FROM unnest(%s::text[], %s::text[]) AS s (n, v)"
                     " UNION ALL SELECT set_config('search_path', quote_ident(%s) || ', pg_temp', true)",
@@ -138,11 +158,51 @@ def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:
 
 
 def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
-    def read() -> Snapshot:
-        with pinned(conn, schema, read_only=True):
-            return _read(conn, scope, schema)
+    """What is there, read over two connections at once where the server has another one to give."""
+    parameters = {
+        "own": list(scope.own),
+        "schema": schema,
+        "names": list(scope.names),
+        "slices": list(scope.slices),
+        "cut": list(scope.cut),
+        "extensions": list(scope.extensions),
+        "roles": list(scope.roles),
+    }
 
-    return again_if_changed(conn, read)
+    def alone() -> Answers:
+        with pinned(conn, schema, read_only=True):
+            return _answers(conn, QUERIES, parameters)
+
+    def together() -> Answers:
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(beside, conn)
+            with pinned(conn, schema, read_only=True):
+                name = conn.execute("SELECT pg_export_snapshot()").fetchone()[0]  # type: ignore[index]
+                aside = pool.submit(_aside, second, schema, name, parameters)
+                answers = _answers(conn, [name for name in QUERIES if name not in _ASIDE], parameters)
+                return answers | (aside.result() or _answers(conn, _ASIDE, parameters))
+
+    idle = conn.info.transaction_status == TransactionStatus.IDLE
+    return _understood(again_if_changed(conn, together if idle else alone), schema)
+
+
+def _aside(second: Future[Connection], schema: str, exported: str, parameters: dict[str, Any]) -> Answers | None:
+    """None without another connection, or where it has led to another server."""
+    try:
+        conn = second.result()
+    except psycopg.OperationalError:
+        return None
+    with conn:
+        try:
+            with pinned(conn, schema, read_only=True, snapshot=exported):
+                return _answers(conn, _ASIDE, parameters)
+        except (errors.UndefinedObject, errors.InvalidParameterValue, errors.FeatureNotSupported):
+            return None
+
+
+def _answers(conn: Connection, names: Iterable[str], parameters: dict[str, Any]) -> Answers:
+    cursors = {name: conn.execute(QUERIES[name], parameters) for name in names}
+    return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
 
 
 def read_rows(conn: Connection, tables: Collection[str], schema: str) -> dict[str, list[dict[str, Any]]]:
@@ -159,18 +219,7 @@ def read_rows(conn: Connection, tables: Collection[str], schema: str) -> dict[st
     return again_if_changed(conn, read) if tables else {}
 
 
-def _read(conn: Connection, scope: Scope, schema: str) -> Snapshot:
-    parameters = {
-        "own": list(scope.own),
-        "schema": schema,
-        "names": list(scope.names),
-        "slices": list(scope.slices),
-        "cut": list(scope.cut),
-        "extensions": list(scope.extensions),
-        "roles": list(scope.roles),
-    }
-    cursors = {name: conn.execute(query, parameters) for name, query in QUERIES.items()}
-    answers = {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+def _understood(answers: Answers, schema: str) -> Snapshot:
     found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
     orders: dict[str, list[str]] = {}
     for label, path, attributes, details in answers["relations"]:

@@ -250,8 +250,9 @@ class Comparison:
         if mark.ours or kind_of(path) != "constraint":
             return None
         text = canonical("definition", wanted["definition"])
-        for other, there in self.found.objects.items():
-            if self.found.roots[other] != root or other in self.wanted or other in taken:
+        for other in self.found.parts.get(root, ()):
+            there = self.found.objects[other]
+            if other in self.wanted or other in taken:
                 continue
             if kind_of(other) == "constraint" and canonical("definition", there["definition"]) == text:
                 return other

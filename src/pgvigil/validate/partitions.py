@@ -96,9 +96,10 @@ def _partition(collector: Collector, name: str, declared: Partitions, label: str
 
     collector.differ(f"partition {label}", parts, fix=fix)
     _columns(collector, name, label)
-    for other, attributes in collector.found.objects.items():
+    for other in collector.found.parts[label]:
+        attributes = collector.found.objects[other]
         kind = kind_of(other)
-        if collector.found.roots[other] != label or kind in ("table", "comment", "column", "statistics"):
+        if kind in ("table", "comment", "column", "statistics"):
             continue
         if kind == "trigger" and attributes.get("clone"):
             enable = ddl.enable("TRIGGER", label, other.rpartition(".")[2], "ORIGIN")

@@ -22,7 +22,13 @@ def _no_member(catalog: str, oid: str) -> str:
 
 
 def _options(array: str, prefix: str = "") -> str:
-    return f"(SELECT json_object_agg('{prefix}' || split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)) FROM unnest({array}) o)"
+    pairs = f"json_object_agg('{prefix}' || split_part(o, '=', 1), substr(o, strpos(o, '=') + 1))"
+    return f"CASE WHEN {array} IS NOT NULL THEN (SELECT {pairs} FROM unnest({array}) o) END"
+
+
+def _comment(catalog: str, oid: str, column: str = "0") -> str:
+    """Joined, because a look-up by obj_description() for each of ten thousand objects takes longer than all the rest."""
+    return f"""LEFT JOIN pg_description z ON z.objoid = {oid} AND z.classoid = '{catalog}'::regclass AND z.objsubid = {column}"""
 
 
 def _names(numbers: str, relation: str) -> str:
@@ -91,7 +97,7 @@ SELECT t.label, t.kind || t.label, json_build_object(
     'with', CASE WHEN c.reloptions IS NOT NULL OR s.reloptions IS NOT NULL
                  THEN (coalesce({_options("c.reloptions")}::jsonb, '{{}}') || coalesce({_options("s.reloptions", "toast.")}::jsonb, '{{}}'))::json END,
     'access_method', CASE WHEN c.relkind IN ('r', 'm') THEN (SELECT nullif(amname, 'heap') FROM pg_am WHERE oid = c.relam) END,
-    'tablespace', (SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace),
+    'tablespace', CASE WHEN c.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace) END,
     'replica_identity', CASE WHEN c.relkind IN ('r', 'p') THEN CASE c.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING'
         WHEN 'i' THEN (SELECT 'USING INDEX ' || {_quoted("x.relname")} FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
                        WHERE i.indrelid = c.oid AND i.indisreplident) END END,
@@ -100,7 +106,7 @@ SELECT t.label, t.kind || t.label, json_build_object(
     'definition', CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END,
     'type', format_type(q.seqtypid, NULL), 'increment', nullif(q.seqincrement, 1), 'start', q.seqstart, 'minimum', q.seqmin,
     'maximum', q.seqmax, 'cache', nullif(q.seqcache, 1), 'cycle', nullif(q.seqcycle, false),
-    'owned_by', pg_get_userbyid(c.relowner), 'comment', obj_description(c.oid, 'pg_class')
+    'owned_by', pg_get_userbyid(c.relowner), 'comment', z.description
   ), json_build_object(
     'cut', t.cut, 'oid', c.oid::bigint, 'relkind', c.relkind,
     'reads', CASE WHEN c.relkind = 'v' THEN (
@@ -111,6 +117,7 @@ SELECT t.label, t.kind || t.label, json_build_object(
         WHERE w.ev_class = c.oid AND w.rulename = '_RETURN') END, 'detaching', p.detaching, 'of_column', o.label,
     'readable', has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
 FROM target t JOIN pg_class c ON c.oid = t.oid
+{_comment("pg_class", "c.oid")}
 LEFT JOIN pg_class s ON s.oid = c.reltoastrelid LEFT JOIN pg_sequence q ON q.seqrelid = c.oid
 LEFT JOIN LATERAL (SELECT json_agg({_label("n.nspname", "r.relname")} ORDER BY i.inhseqno) AS parents, bool_or(i.inhdetachpending) AS detaching
                    FROM pg_inherits i JOIN pg_class r ON r.oid = i.inhparent JOIN pg_namespace n ON n.oid = r.relnamespace
@@ -137,9 +144,10 @@ SELECT t.label, 'column ' || t.label || '.' || {_quoted("a.attname")}, json_buil
     'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
     'options', {_options("a.attfdwoptions")},
     'inherited', CASE WHEN NOT a.attislocal THEN true END,
-    'comment', col_description(a.attrelid, a.attnum))
+    'comment', z.description)
 FROM target t JOIN pg_attribute a ON a.attrelid = t.oid JOIN pg_type y ON y.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+{_comment("pg_class", "a.attrelid", "a.attnum")}
 WHERE a.attnum > 0 AND NOT a.attisdropped AND t.relkind <> 'S'
 ORDER BY a.attrelid, a.attnum"""
 
@@ -150,19 +158,19 @@ SELECT t.label, 'constraint ' || t.label || '.' || {_quoted("c.conname")}, json_
     'definition', replace(pg_get_constraintdef(c.oid), ' NOT VALID', ''),
     'validated', nullif(c.convalidated, true),
     'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
-    'enforced', CASE WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = c.oid AND g.tgisinternal AND g.tgenabled IN ('D', 'R'))
-                     THEN false END,
+    'enforced', CASE WHEN off.enable IS NOT NULL THEN false END,
     'with', {_options("x.reloptions")},
-    'tablespace', (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace),
-    'comment', obj_description(c.oid, 'pg_constraint')),
-  (SELECT json_agg('ALTER TABLE ' || g.tgrelid::regclass || ' ENABLE TRIGGER ' || quote_ident(g.tgname) || ';' ORDER BY g.tgname)
-   FROM pg_trigger g WHERE g.tgconstraint = c.oid AND g.tgisinternal AND g.tgenabled IN ('D', 'R'))
+    'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace) END,
+    'comment', z.description), off.enable
 FROM target t JOIN pg_constraint c ON c.conrelid = t.oid
+{_comment("pg_constraint", "c.oid")}
+LEFT JOIN (SELECT g.tgconstraint, json_agg('ALTER TABLE ' || g.tgrelid::regclass || ' ENABLE TRIGGER ' || quote_ident(g.tgname) || ';' ORDER BY g.tgname) AS enable
+           FROM pg_trigger g WHERE g.tgisinternal AND g.tgenabled IN ('D', 'R') GROUP BY 1) off ON off.tgconstraint = c.oid
 LEFT JOIN pg_index i ON i.indexrelid = c.conindid AND c.contype IN ('p', 'u', 'x')
 LEFT JOIN pg_class x ON x.oid = i.indexrelid
 WHERE c.conparentid = 0 AND c.conislocal AND NOT (t.cut AND c.coninhcount > 0)
       AND (c.contype IN ('p', 'u', 'f', 'c', 'x') OR c.contype = 'n' AND (NOT c.convalidated OR c.connoinherit))
-   OR c.conparentid <> 0 AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = c.oid AND g.tgisinternal AND g.tgenabled IN ('D', 'R'))"""
+   OR c.conparentid <> 0 AND off.enable IS NOT NULL"""
 
 _INDEXES = f"""
 SELECT t.label, 'index ' || t.label || '.' || {_quoted("x.relname")}, json_build_object(
@@ -170,10 +178,11 @@ SELECT t.label, 'index ' || t.label || '.' || {_quoted("x.relname")}, json_build
                   || substr(d.text, strpos(d.text, ' USING ' || m.amname || ' (') + 7),
     'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
     'with', {_options("x.reloptions")},
-    'tablespace', (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace),
-    'comment', obj_description(i.indexrelid, 'pg_class')),
+    'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace) END,
+    'comment', z.description),
   x.reloptions
 FROM target t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+{_comment("pg_class", "i.indexrelid")}
 CROSS JOIN LATERAL (SELECT pg_get_indexdef(i.indexrelid) AS text OFFSET 0) d  -- printed once
 WHERE NOT (x.relispartition AND i.indisvalid AND i.indisready AND i.indislive)
   AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.conrelid = i.indrelid AND c.contype IN ('p', 'u', 'x'))"""

@@ -40,8 +40,8 @@ def key_of(ddl: Path) -> str:
 class Reference:
     """The making of it, which goes on while the caller reads what is there: begin one, read, then ask for `outcome`."""
 
-    def __init__(self, target: Target, declaration: Declaration, ddl: Path) -> None:
-        self.target, self.declaration, self.ddl = target, declaration, ddl
+    def __init__(self, target: Target, declaration: Declaration, ddl: Path, server_version: int) -> None:
+        self.target, self.declaration, self.ddl, self.server_version = target, declaration, ddl, server_version
         self._outcome: tuple[Snapshot | None, str] = (None, "")
         self._thread = threading.Thread(target=self._obtain)  # no daemon: it ends with its scratch database dropped
         self._thread.start()
@@ -57,13 +57,13 @@ class Reference:
 
     def _obtain(self) -> None:
         key = key_of(self.ddl)
+        name = f"reference-{key}-{self.server_version}.json"
+        if text := cache.read(name):
+            with suppress(ValueError, TypeError):
+                self._outcome = Snapshot.from_json(text, _SCHEMA), ""
+                return
         try:
             with database.connect(self.target, "reference") as conn:
-                name = f"reference-{key}-{conn.info.server_version}.json"
-                if text := cache.read(name):
-                    with suppress(ValueError, TypeError):
-                        self._outcome = Snapshot.from_json(text, _SCHEMA), ""
-                        return
                 made, reason = _made(conn, self.target, self.declaration, self.ddl)
                 if made and set(self.declaration.roles) <= set(made.grantees.values()):
                     cache.write(name, made.to_json())  # else some role was missing and could not be made
