@@ -14,6 +14,8 @@ import pytest
 
 from conftest import Database, Run
 
+pytestmark = pytest.mark.oldest_and_newest
+
 Writer = Callable[[psycopg.Connection[Any], random.Random], None]
 
 WRONG = """

@@ -76,6 +76,7 @@ def test_after_a_clean_up_the_check_knows_the_list_only(migrated: Database) -> N
     assert cli.main(["validate", "--database-url", migrated.url]) == 0
 
 
+@pytest.mark.oldest_and_newest
 def test_a_second_run_says_up_to_date_and_changes_nothing(call: Run, migrated: Database) -> None:
     before = (
         catalog(migrated),
@@ -91,6 +92,7 @@ def test_a_second_run_says_up_to_date_and_changes_nothing(call: Run, migrated: D
     ) == before
 
 
+@pytest.mark.oldest_and_newest
 def test_a_revert_leaves_the_original_catalog_and_migrating_again_works(call: Run, existing: Database) -> None:
     before, rows = catalog(existing), existing.execute(APPLICATION_ROWS)
     assert migrate(call, existing).returncode == 0
@@ -130,6 +132,7 @@ def test_a_dry_run_prints_the_sql_and_changes_nothing(call: Run, existing: Datab
     assert catalog(existing) == before
 
 
+@pytest.mark.oldest_and_newest
 def test_writes_during_the_migration_succeed(call: Run, existing: Database) -> None:
     stop, failures, writes = threading.Event(), [], [0]
 
@@ -159,6 +162,7 @@ def test_writes_during_the_migration_succeed(call: Run, existing: Database) -> N
     assert writes[0] > 0
 
 
+@pytest.mark.oldest_and_newest
 def test_markers_are_written_once_and_only_once(call: Run, migrated: Database) -> None:
     query = "SELECT labels ->> 'migration_name', count(*) FROM system_metrics WHERE metric_name = 'migration_completed' GROUP BY 1 ORDER BY 1"
     names = [(f.stem, 1) for f in sorted((Path(cli.project.MIGRATIONS)).glob("[0-9]*.sql"))]
@@ -177,6 +181,7 @@ def test_the_ledger_tells_who_when_how_long_and_from_which_bytes(migrated: Datab
     assert rows[1:] == [(f"{n:03}", False, True, True, 64, True) for n in range(1, len(REVISIONS))]
 
 
+@pytest.mark.oldest_and_newest
 def test_another_schema_than_public_can_be_watched(call: Run, existing: Database) -> None:
     existing.execute('ALTER SCHEMA public RENAME TO "My App"')
     done = migrate(call, existing, "--schema", "My App")
@@ -185,6 +190,7 @@ def test_another_schema_than_public_can_be_watched(call: Run, existing: Database
     assert migrate(call, existing).stdout.startswith("up to date")
 
 
+@pytest.mark.oldest_and_newest
 def test_a_role_that_may_not_create_roles_can_migrate(call: Run, existing: Database) -> None:
     existing.execute(
         f"""DO $$ BEGIN CREATE ROLE plain_owner LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
@@ -241,6 +247,7 @@ def test_adopted_rows_lie_in_the_partition_of_their_time(adopted: Database) -> N
     assert adopted.execute("SELECT count(*) FROM performance_logs_default") == [(0,)]
 
 
+@pytest.mark.oldest_and_newest
 def test_adopting_goes_on_where_it_was_interrupted(adopted: Database) -> None:
     count = "SELECT count(*) FROM session_lifecycle"
     assert adopted.execute(count) == [(20000,)]
@@ -251,6 +258,7 @@ def test_adopting_goes_on_where_it_was_interrupted(adopted: Database) -> None:
     assert adopted.execute(count) == [(20000,)]
 
 
+@pytest.mark.oldest_and_newest
 def test_a_revert_gives_the_leftovers_back_and_migrating_again_adopts_them_again(
     call: Run, broken: Database, adopted: Database
 ) -> None:
@@ -262,6 +270,7 @@ def test_a_revert_gives_the_leftovers_back_and_migrating_again_adopts_them_again
     assert adopted.execute("SELECT count(*) FROM session_lifecycle") == [(20000,)]
 
 
+@pytest.mark.oldest_and_newest
 def test_an_index_that_an_interrupted_build_left_invalid_is_built_anew(call: Run, existing: Database) -> None:
     with existing.connect() as conn:
         conn.execute("ALTER TABLE sessions ADD COLUMN is_dormant boolean NOT NULL DEFAULT false")

@@ -22,6 +22,8 @@ from pgvigil.build import locks
 from test_bad_input import refused
 from test_migrate import catalog
 
+pytestmark = pytest.mark.oldest_and_newest
+
 MIGRATE = "scripts/run-migration.sh"
 INDEXES = """SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
              WHERE i.indrelid IN ('sessions'::regclass, 'context_history'::regclass) ORDER BY 1"""

@@ -15,6 +15,8 @@ from pgvigil import project
 from pgvigil.build import tools
 from test_migrate import catalog
 
+pytestmark = pytest.mark.oldest_and_newest
+
 SETUP = "scripts/setup-enhanced-db.sh"
 LEDGER = "SELECT revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, applied_by, tool_version FROM pgvigil.migrations ORDER BY 1"
 MARKERS = "SELECT metric_name, metric_value, metric_type, labels - '{completed_at,initialized_at}'::text[] FROM system_metrics ORDER BY id"
