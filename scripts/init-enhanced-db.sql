@@ -733,8 +733,10 @@ COMMENT ON TABLE session_lifecycle_default IS 'Rows no other partition takes; sh
 COMMENT ON TABLE system_metrics_default IS 'Rows no other partition takes; should be empty';
 COMMENT ON TABLE performance_logs_default IS 'Rows no other partition takes; should be empty';
 
-DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', false, '93e9637272173066c2fb3a717951129ab498f50d8969db35f0e5513d868a396f', '6e29160a393f2072eb21916e62729071de84a9a1d94c278585ebb528409a98fc', 0, '0.1.0'); END $$;
+-- Half of all the work: left out by the validator, which loads this only to read it back.
+DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
+WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', false, '0efe075aa01e4aafcfa74b32fc3c942f8c9aeae6cc1401c3738f75f675222422', '8c8fb2ffb8882b3cd5f0d15b342b96926df327ebb7b682eb721019999d8126c9', 0, '0.1.0'); END $$;
 
 -- ────────── 004_session_triggers.sql ────────────────────────────────────────────────────────────────────────────
 -- Four BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed

@@ -10,7 +10,8 @@ import hashlib
 import secrets
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -43,38 +44,53 @@ class Reference:
     def __init__(self, target: Target, declaration: Declaration, ddl: Path, server_version: int) -> None:
         self.target, self.declaration, self.ddl, self.server_version = target, declaration, ddl, server_version
         self._outcome: tuple[Snapshot | None, str] = (None, "")
-        self._thread = threading.Thread(target=self._obtain)  # no daemon: it ends with its scratch database dropped
-        self._thread.start()
+        self._known = threading.Event()
+        # No daemon: it ends with its scratch database dropped, which the caller need not wait for.
+        threading.Thread(target=self._obtain).start()
 
     def outcome(self) -> tuple[Snapshot | None, tuple[Unchecked, ...]]:
         """The reference, or why there is none."""
-        self._thread.join()
+        self._known.wait()
         made, reason = self._outcome
         if made:
             return made, ()
         hint = "Migrate with a role that may create databases: it then lies in pgvigil.reference_snapshots"
         return None, (Unchecked(WHAT, f"{reason}. {hint}"),)
 
+    def _tell(self, made: Snapshot | None, reason: str = "") -> None:
+        self._outcome = made, reason
+        self._known.set()
+
     def _obtain(self) -> None:
         key = key_of(self.ddl)
         name = f"reference-{key}-{self.server_version}.json"
         if text := cache.read(name):
             with suppress(ValueError, TypeError):
-                self._outcome = Snapshot.from_json(text, _SCHEMA), ""
+                self._tell(Snapshot.from_json(text, _SCHEMA))
                 return
         try:
             with database.connect(self.target, "reference") as conn:
-                made, reason = _made(conn, self.target, self.declaration, self.ddl)
-                if made and set(self.declaration.roles) <= set(made.grantees.values()):
-                    cache.write(name, made.to_json())  # else some role was missing and could not be made
-                if not made and (text := _kept(conn, key)):
-                    made = Snapshot.from_json(text, _SCHEMA)
-                self._outcome = made, reason
+                reason, orphans = _hindrance(conn)
+                try:
+                    if not reason:
+                        with _scratch(conn, self.target, orphans) as there:
+                            made = _load(there, self.declaration, self.ddl)
+                            self._tell(made)
+                        if set(self.declaration.roles) <= set(made.grantees.values()):
+                            cache.write(name, made.to_json())  # else some role was missing and could not be made
+                        return
+                except (psycopg.Error, PgvigilError) as error:
+                    reason = f"a scratch database could not be used: {' '.join(str(error).split())}"
+                text = _kept(conn, key)
+                self._tell(Snapshot.from_json(text, _SCHEMA) if text else None, reason)
         except (PgvigilError, psycopg.Error) as error:
-            self._outcome = None, " ".join(str(error).split())
+            self._tell(None, " ".join(str(error).split()))
+        finally:
+            self._known.set()
 
 
-def _made(conn: Connection, target: Target, declaration: Declaration, ddl: Path) -> tuple[Snapshot | None, str]:
+def _hindrance(conn: Connection) -> tuple[str, list[str]]:
+    """Why there can be no scratch database, if so; and those that nobody uses any more."""
     may = conn.execute(
         "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean,"
         " (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user),"
@@ -84,27 +100,30 @@ def _made(conn: Connection, target: Target, declaration: Declaration, ddl: Path)
     ).fetchone()
     standby, read_only, creates, others = may or (False, False, False, [])
     if standby:
-        return None, "the server is a replica"
+        return "the server is a replica", []
     if read_only:
-        return None, "the session is read-only"
+        return "the session is read-only", []
     if not creates:
-        return None, "the role may not create databases"
-    scratch = f"{_PREFIX}{int(time.time()):x}_{secrets.token_hex(4)}"
+        return "the role may not create databases", []
+    return "", [other for other in others if _is_orphaned(other)]
+
+
+@contextmanager
+def _scratch(conn: Connection, target: Target, orphans: list[str]) -> Iterator[Connection]:
+    """A connection to a new database, which is dropped in the end, and with it those that were left behind."""
+    name = f"{_PREFIX}{int(time.time()):x}_{secrets.token_hex(4)}"
     try:
-        try:
-            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(scratch)))
-            with database.connect(target.at(scratch), "reference") as there:
-                return _load(there, declaration, ddl), ""
-        finally:
-            _drop(conn, [scratch, *(other for other in others if _is_orphaned(other))])
-    except (psycopg.Error, PgvigilError) as error:
-        return None, f"a scratch database could not be used: {' '.join(str(error).split())}"
+        conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+        with database.connect(target.at(name), "reference") as there:
+            yield there
+    finally:
+        _drop(conn, [name, *orphans])
 
 
 def _load(there: Connection, declaration: Declaration, ddl: Path) -> Snapshot:
     """In one transaction that is rolled back: the roles that the DDL makes belong to the whole server."""
     with there.transaction(force_rollback=True):
-        there.execute("SET LOCAL synchronous_commit = off")
+        there.execute("SET LOCAL synchronous_commit = off; SET LOCAL pgvigil.only_to_read = 'on'")
         there.execute(ddl.read_bytes())
         own = tuple(name for name in declaration.schemas if name != "{schema}")
         return snapshot(there, Scope((_SCHEMA, *own), cut=tuple(declaration.patterns)), _SCHEMA)
