@@ -151,14 +151,20 @@ def begin(database: Any, role: str = "") -> Reference:
     return Reference(parse_url(database.url + options, "tests"), SPEC, project.INIT_SQL, server_version(database))
 
 
+def ended(reference: Reference) -> Any:
+    outcome = reference.outcome()
+    reference.thread.join()
+    return outcome
+
+
 def test_scratch_database_is_gone_and_its_reading_kept(fresh: Any, no_cache: Path) -> None:
-    made, unchecked = begin(fresh).outcome()
+    made, unchecked = ended(begin(fresh))
     assert made is not None
     assert unchecked == ()
     assert fresh.execute(SCRATCH) == []
     (kept,) = no_cache.iterdir()
     assert kept.stat().st_mode & 0o077 == 0
-    again, _ = begin(fresh).outcome()
+    again, _ = ended(begin(fresh))
     assert again is not None
     assert again.objects == made.objects
 
@@ -166,13 +172,13 @@ def test_scratch_database_is_gone_and_its_reading_kept(fresh: Any, no_cache: Pat
 @pytest.mark.usefixtures("no_cache")
 def test_scratch_database_that_a_killed_run_left_is_dropped(fresh: Any) -> None:
     fresh.execute("CREATE DATABASE pgvigil_reference_5f5e1000_aaaa")
-    assert begin(fresh).outcome()[0] is not None
+    assert ended(begin(fresh))[0] is not None
     assert fresh.execute(SCRATCH) == []
 
 
 @pytest.mark.usefixtures("no_cache")
 def test_reader_is_given_the_snapshot_that_setup_kept(fresh: Any) -> None:
-    made, unchecked = begin(fresh, "pgvigil_reader").outcome()
+    made, unchecked = ended(begin(fresh, "pgvigil_reader"))
     assert unchecked == ()
     assert made is not None
     with fresh.connect() as conn:
@@ -200,17 +206,17 @@ def test_without_any_reference_the_verdict_is_no_pass(fresh: Any) -> None:
 
 
 def test_damaged_cache_costs_time_and_nothing_else(fresh: Any, no_cache: Path) -> None:
-    assert begin(fresh).outcome()[0] is not None
+    assert ended(begin(fresh))[0] is not None
     for path in no_cache.iterdir():
         path.write_text("[{}")
-    assert begin(fresh).outcome()[0] is not None
+    assert ended(begin(fresh))[0] is not None
 
 
 @pytest.mark.usefixtures("no_cache")
 def test_snapshot_of_other_ddl_is_not_used(fresh: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.sql"
     other.write_text(project.INIT_SQL.read_text() + "\nALTER FUNCTION pgvigil.actor() COST 3;\n")
-    assert begin(fresh).outcome()[0] is not None
+    assert ended(begin(fresh))[0] is not None
     made, _ = Reference(parse_url(fresh.url, "tests"), SPEC, other, server_version(fresh)).outcome()
     assert made is not None
     assert made.objects["function pgvigil.actor()"]["cost"] == "3"

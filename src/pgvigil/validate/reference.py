@@ -45,8 +45,9 @@ class Reference:
         self.target, self.declaration, self.ddl, self.server_version = target, declaration, ddl, server_version
         self._outcome: tuple[Snapshot | None, str] = (None, "")
         self._known = threading.Event()
-        # No daemon: it ends with its scratch database dropped, which the caller need not wait for.
-        threading.Thread(target=self._obtain).start()
+        # No daemon: it ends with its scratch database dropped, for which `outcome` does not wait.
+        self.thread = threading.Thread(target=self._obtain)
+        self.thread.start()
 
     def outcome(self) -> tuple[Snapshot | None, tuple[Unchecked, ...]]:
         """The reference, or why there is none."""
