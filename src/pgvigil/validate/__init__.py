@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from pgvigil.validate.dump import dump_spec
     from pgvigil.validate.expected import Declaration, load_declaration
     from pgvigil.validate.formats import FORMATS, render
+    from pgvigil.validate.load import load_spec
     from pgvigil.validate.places import located
     from pgvigil.validate.reference import Reference, keep_reference
     from pgvigil.validate.repair import fix_sql
     from pgvigil.validate.report import Finding, Report, Unchecked
-    from pgvigil.validate.spec import Spec, load_spec
+    from pgvigil.validate.spec import Spec
 
 # Imported when asked for: what a verdict does not need, it does not wait for.
 _WHERE = {
@@ -31,7 +32,7 @@ _WHERE = {
     "fix_sql": "repair",
     "keep_reference": "reference",
     "load_declaration": "expected",
-    "load_spec": "spec",
+    "load_spec": "load",
     "located": "places",
     "render": "formats",
     "self_test": "behaviour",

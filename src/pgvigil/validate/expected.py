@@ -112,7 +112,7 @@ class Declaration:
 
 def load_declaration(path: Path) -> Declaration:
     """Of a spec file. It is kept as it was understood: to read and check one of ten thousand objects takes seconds."""
-    code = [Path(__file__).with_name(name).read_bytes() for name in ("spec.py", "declare.py")]
+    code = [Path(__file__).with_name(name).read_bytes() for name in ("spec.py", "load.py", "declare.py")]
     try:
         name = f"spec-{hashlib.sha256(b''.join([path.read_bytes(), *code])).hexdigest()}.json"
     except OSError:
@@ -121,7 +121,7 @@ def load_declaration(path: Path) -> Declaration:
         with suppress(ValueError, TypeError, KeyError):
             return dataclasses.replace(Declaration.from_json(text), name=path.name)
     from pgvigil.validate.declare import declare
-    from pgvigil.validate.spec import load_spec
+    from pgvigil.validate.load import load_spec
 
     made = declare(load_spec(path))
     cache.write(name, made.to_json())
