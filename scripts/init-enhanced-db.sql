@@ -2678,14 +2678,14 @@ COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of S
 CREATE FUNCTION instrumentation.current_session() RETURNS uuid
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    named text := current_setting('pgvigil.session_id', true);
-    found uuid;
+    named  text := current_setting('pgvigil.session_id', true);
+    its_id uuid;
 BEGIN
     IF named ~ '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' THEN
-        SELECT s.session_id INTO found FROM instrumentation.sessions s
+        SELECT s.session_id INTO its_id FROM instrumentation.sessions s
         WHERE s.session_id = named::uuid AND s.status = 'active' AND s.username = session_user;
         IF FOUND THEN
-            RETURN found;
+            RETURN its_id;
         END IF;
     END IF;
     RETURN (SELECT s.session_id FROM instrumentation.sessions s LEFT JOIN pg_stat_activity a ON a.pid = pg_backend_pid()
@@ -3167,7 +3167,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION instrumentation.reap_stale(interval) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_instrumentation', false, 'dbba0fb360459b96989e0de81b3d6505fc5347f2bd5b3da2abf6845ebcc55258', '7a418e1f443dabe805e8fd374836c2b6c774d9636a10a48d138ca4feb4fd113a', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_instrumentation', false, '599a4a3068b0a13b165c1736ccf1178d9438cb2ee14b7efc7dfb91764466db5b', 'ebf7492eef57a9aff072e82e537a29d5228715ae27ccb337110b3721b972ecc7', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('013'); END $$;
 

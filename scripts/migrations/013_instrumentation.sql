@@ -211,14 +211,14 @@ COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of S
 CREATE FUNCTION instrumentation.current_session() RETURNS uuid
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    named text := current_setting('pgvigil.session_id', true);
-    found uuid;
+    named  text := current_setting('pgvigil.session_id', true);
+    its_id uuid;
 BEGIN
     IF named ~ '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' THEN
-        SELECT s.session_id INTO found FROM instrumentation.sessions s
+        SELECT s.session_id INTO its_id FROM instrumentation.sessions s
         WHERE s.session_id = named::uuid AND s.status = 'active' AND s.username = session_user;
         IF FOUND THEN
-            RETURN found;
+            RETURN its_id;
         END IF;
     END IF;
     RETURN (SELECT s.session_id FROM instrumentation.sessions s LEFT JOIN pg_stat_activity a ON a.pid = pg_backend_pid()
