@@ -1,6 +1,6 @@
 -- Instances, sessions and statements are written through functions, read through views, and by nobody changed.
 BEGIN;
-SELECT plan(44);
+SELECT plan(46);
 CREATE ROLE t_admin IN ROLE pgvigil_admin;
 CREATE ROLE t_writer IN ROLE pgvigil_writer;
 CREATE ROLE t_reader IN ROLE pgvigil_reader;
