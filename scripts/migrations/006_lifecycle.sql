@@ -642,7 +642,14 @@ COMMENT ON PROCEDURE pgvigil.cleanup_orphaned_sessions(bigint) IS 'Runs job orph
 
 CREATE PROCEDURE pgvigil.enforce_retention(INOUT rows bigint DEFAULT NULL)
 LANGUAGE plpgsql AS $$
+DECLARE
+    name text;
+    gone bigint;
 BEGIN
-    CALL pgvigil.run_job('retention', false, rows);
+    FOREACH name IN ARRAY ARRAY(SELECT job FROM pgvigil.jobs WHERE job = ANY ('{retention,executions}'::text[]) ORDER BY job DESC) LOOP
+        CALL pgvigil.run_job(name, false, gone);
+        rows := coalesce(rows + gone, rows, gone);
+    END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS 'Runs job retention; returns the rows that went, those of dropped partitions by the planner''s estimate';
+COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
+    'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';

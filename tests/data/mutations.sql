@@ -352,6 +352,10 @@ ALTER TABLE pgvigil.leftovers ALTER next_block DROP DEFAULT, ALTER next_block AD
 ---   different sequence of pgvigil.found_before.id
 ALTER TABLE pgvigil.found_before ALTER id SET INCREMENT BY 2;
 
+--- identity in the application's schema in other steps
+---   different sequence of query_executions.id
+ALTER TABLE query_executions ALTER id SET INCREMENT BY 2;
+
 --- identity that goes round
 ---   different sequence of pgvigil.found_before.id
 ALTER TABLE pgvigil.found_before ALTER id SET CYCLE SET MAXVALUE 1000;
@@ -1455,6 +1459,10 @@ REVOKE EXECUTE ON FUNCTION pgvigil.reactivate_session(uuid) FROM PUBLIC;
 --- right to call to a stranger
 ---   unexpected grant on function pgvigil.actor() to a_stranger
 GRANT EXECUTE ON FUNCTION pgvigil.actor() TO a_stranger;
+
+--- right on one column taken away
+---   missing grant on column query_executions.id to pgvigil_writer
+REVOKE SELECT (id) ON query_executions FROM pgvigil_writer;
 
 --- right on a sequence
 ---   unexpected grant on sequence pgvigil.found_before_id_seq to PUBLIC

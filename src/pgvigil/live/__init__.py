@@ -1,5 +1,6 @@
 """What an application uses while it runs: it records into the monitoring tables without ever being slowed by them."""
 
+from pgvigil.live.executions import ExecutionPage, ExecutionTracker
 from pgvigil.live.recorder import Recorder, Stats
 
-__all__ = ["Recorder", "Stats"]
+__all__ = ["ExecutionPage", "ExecutionTracker", "Recorder", "Stats"]

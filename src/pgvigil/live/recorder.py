@@ -206,7 +206,7 @@ class Recorder:
         at: datetime | None = None,
     ) -> None:
         """Append one row to system_metrics. Never blocks; raises ValueError or TypeError only, for arguments it cannot hold."""
-        self._queue.append(rows.metric(name, value, type, labels, at))
+        self._queue.append(rows.metric(name, value, type, labels, at))  # not by append: this is what a call costs
         if len(self._queue) > self._alert:
             self._alarm()
 
@@ -224,6 +224,17 @@ class Recorder:
         self._queue.append(rows.performance(operation, duration_ms, success, session_id, metadata, at))
         if len(self._queue) > self._alert:
             self._alarm()
+
+    def append(self, item: rows.Item) -> None:
+        """Append what a function of pgvigil.live.rows has made. Never blocks or raises."""
+        self._queue.append(item)
+        if len(self._queue) > self._alert:
+            self._alarm()
+
+    @property
+    def target(self) -> database.Target:
+        """The database it records into."""
+        return self._target
 
     def _alarm(self) -> None:
         """The caller's part of what is not ordinary: dropping, waking the worker, starting it."""

@@ -1,25 +1,31 @@
-"""What an application hands over, checked in its own thread, and the lines of COPY that a worker makes of it.
+"""What an application hands over, checked in its own thread, and the lines that a worker makes of it.
 
-A line is a row in COPY's text format without its id: ids are given when the row is written (writer.py says why).
+A line of METRIC and PERFORMANCE is a row in COPY's text format without its id: ids are given when the row is written (writer.py
+says why). A line of EXECUTION is a JSON object, for a statement that writes what is not there yet.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import secrets
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
+from pgvigil.live import scrub
+
 METRIC: Final = 0
 PERFORMANCE: Final = 1
-TABLES = ("system_metrics", "performance_logs")
-COLUMNS = (
-    "id, metric_name, metric_value, metric_type, labels, recorded_at",
-    "id, operation, duration_ms, success, session_id, metadata, created_at",
-)
+EXECUTION: Final = 2
+TABLES = ("system_metrics", "performance_logs", "query_executions")  # numbered as they stand in the spill
+# Of those that are written by COPY.
+COLUMNS = {
+    METRIC: "id, metric_name, metric_value, metric_type, labels, recorded_at",
+    PERFORMANCE: "id, operation, duration_ms, success, session_id, metadata, created_at",
+}
 
 # Its kind, when it happened (nanoseconds since 1970) and its values, none of which anybody can change any more.
 Item = tuple[Any, ...]
@@ -33,6 +39,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_STATUSES = ("success", "failed", "timeout", "error")
+_LONGEST_QUERY = 100_000
+_LONGEST_EXECUTION = 10**9
+_LONGEST_MESSAGE = 10_000
 
 _encode = json.JSONEncoder(allow_nan=False).encode
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -87,13 +97,115 @@ def performance(
     return PERFORMANCE, _nanoseconds(at), operation, duration_ms, success, session_id, _document("metadata", metadata)
 
 
-def _checked_name(what: str, name: str) -> str:
+def execution(
+    query: str,
+    database_type: str,
+    status: str = "success",
+    *,
+    normalize_literals: bool = False,
+    execution_id: str | None = None,
+    user_id: str | None = None,
+    conversation_id: str | None = None,
+    execution_time: float | None = None,
+    total_rows: int | None = None,
+    returned_rows: int | None = None,
+    page: int | None = 0,
+    page_size: int | None = 100,
+    error_message: str | None = None,
+    error_type: str | None = None,
+    started_at: datetime | None = None,
+    completed_at: datetime | None = None,
+    connection_params: dict[str, Any] | None = None,
+    request_metadata: dict[str, Any] | None = None,
+    response_metadata: dict[str, Any] | None = None,
+) -> Item:
+    """Raises ValueError or TypeError for what query_executions would not take. Secrets are gone from what it returns."""
+    if not isinstance(query, str):
+        raise TypeError(f"query has to be a string, not {type(query).__name__}")
+    database_type = _checked_name("database_type", database_type, 50)
+    if status not in _STATUSES:
+        raise ValueError(f"status is {status!r}: it has to be one of {', '.join(_STATUSES)}")
+    if execution_time is not None:
+        if isinstance(execution_time, bool) or not isinstance(execution_time, int | float):
+            raise TypeError(f"execution_time is of type {type(execution_time).__name__}: give seconds")
+        if not 0 <= execution_time <= _LONGEST_EXECUTION:
+            raise ValueError(f"execution_time is {execution_time}: 0 to {_LONGEST_EXECUTION} seconds fit")
+    ended = _nanoseconds(completed_at)
+    began = (
+        _nanoseconds(started_at)
+        if started_at
+        else max(ended - round((execution_time or 0) * 1e9), _nanoseconds(_EARLIEST))
+    )
+    text = scrub.hide_secrets_of_query(scrub.storable(query[:_LONGEST_QUERY]))
+    if normalize_literals:
+        text = scrub.normalize_literals(text, database_type)
+    if len(query) > _LONGEST_QUERY:
+        request_metadata = {**(request_metadata or {}), "query_characters": len(query)}
+    if error_message is not None:
+        error_message = scrub.hide_secrets(scrub.storable(str(error_message)[:_LONGEST_MESSAGE]))
+    row = {
+        "execution_id": new_execution_id() if execution_id is None else _checked_name("execution_id", execution_id),
+        "user_id": None if user_id is None else _checked_name("user_id", user_id),
+        "conversation_id": None if conversation_id is None else _checked_name("conversation_id", conversation_id),
+        "query": text,
+        "database_type": database_type,
+        "query_complexity": "MULTI_LINE" if len(query.strip().splitlines()) > 1 else "SINGLE_LINE",
+        "status": str.__str__(status),
+        "execution_time": None if execution_time is None else float(execution_time),
+        "total_rows": _checked_count("total_rows", total_rows, 2**63 - 1),
+        "returned_rows": _checked_count("returned_rows", returned_rows, 2**63 - 1),
+        "page": _checked_count("page", page, 2**31 - 1),
+        "page_size": _checked_count("page_size", page_size, 2**31 - 1),
+        "error_message": error_message,
+        "error_type": None if error_type is None else scrub.storable(str(error_type)[:_LONGEST_NAME]),
+        "started_at": _printed(began),
+        "completed_at": _printed(ended),
+    }
+    for what, details in (
+        ("connection_params", connection_params),
+        ("request_metadata", request_metadata),
+        ("response_metadata", response_metadata),
+    ):
+        if details is not None and not isinstance(details, dict):
+            raise TypeError(f"{what} has to be a dict, not {type(details).__name__}")
+        row[what] = scrub.document(details or {})
+    return EXECUTION, ended, _encode(row)
+
+
+def new_execution_id() -> str:
+    """A UUIDv7: what is written next to each other lies next to each other in the index."""
+    return str(
+        UUID(
+            int=time.time_ns() // 1_000_000 << 80
+            | 0x7 << 76
+            | secrets.randbits(12) << 64
+            | 1 << 63
+            | secrets.randbits(62)
+        )
+    )
+
+
+def _checked_count(what: str, count: int | None, largest: int) -> int | None:
+    if count is None:
+        return None
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"{what} has to be an int, not {type(count).__name__}")
+    if not 0 <= count <= largest:
+        raise ValueError(f"{what} is {count}: 0 to {largest} fit")
+    return int(count)
+
+
+def _printed(nanoseconds: int) -> str:
+    return (_EPOCH + nanoseconds // 1000 * _MICROSECOND).isoformat()
+
+
+def _checked_name(what: str, name: str, longest: int = _LONGEST_NAME) -> str:
     if name.__class__ is not str:
         if not isinstance(name, str):
             raise TypeError(f"{what} has to be a string, not {type(name).__name__}")
         name = str.__str__(name)  # of a member of an enumeration, what it stands for
-    if not 0 < len(name) <= _LONGEST_NAME:
-        raise ValueError(f"{what} has {len(name)} characters: 1 to {_LONGEST_NAME} fit")
+    if not 0 < len(name) <= longest:
+        raise ValueError(f"{what} has {len(name)} characters: 1 to {longest} fit")
     if not name.isascii():
         name.encode()  # half a surrogate pair is no text to PostgreSQL, and this says so with a ValueError
     if "\0" in name:
@@ -132,6 +244,8 @@ class Encoder:
         self._printed = ""
 
     def line(self, item: Item) -> Row:
+        if item[0] == EXECUTION:
+            return EXECUTION, f"{item[2]}\n".encode()
         second, rest = divmod(item[1], 1_000_000_000)
         if second != self._second:
             self._printed = (_EPOCH + timedelta(seconds=second)).isoformat()[:19]

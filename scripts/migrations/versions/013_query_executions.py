@@ -1,4 +1,4 @@
-"""Instrumentation: who is connected, and what they run"""
+"""query_executions, its views and its retention"""
 
 from pgvigil.build.apply import sql_file
 
