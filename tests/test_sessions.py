@@ -31,9 +31,8 @@ class Client:
     instance: UUID
     session: UUID
 
-    @property
-    def pid(self) -> int:
-        return self.connection.info.backend_pid
+    def __post_init__(self) -> None:
+        self.pid = self.connection.info.backend_pid
 
     def run(self, query: LiteralString) -> threading.Thread:
         """In a thread of its own, which ends when the statement or the connection does."""
@@ -61,7 +60,9 @@ class World:
         )
 
     def connect(self, user: str = "postgres", **options: Any) -> Connection:
-        return self.opened.enter_context(self.database.connect(user=user, **options))
+        connection = self.database.connect(user=user, **options)
+        self.opened.callback(connection.close)
+        return connection
 
     def client(self, user: str = "t_application", *, autocommit: bool = True) -> Client:
         connection = self.connect(user)
@@ -106,6 +107,12 @@ class World:
 
     def is_there(self, pid: int) -> bool:
         return bool(self.database.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)))
+
+
+@pytest.fixture
+def bystander(shared: Database) -> World:
+    """For who only asks."""
+    return World(shared)
 
 
 @pytest.fixture
@@ -430,8 +437,8 @@ READABLE = {
 }
 
 
-def test_each_role_may_call_what_it_is_for_and_nothing_else(world: World) -> None:
-    rows = world.database.execute(
+def test_each_role_may_call_what_it_is_for_and_nothing_else(bystander: World) -> None:
+    rows = bystander.database.execute(
         """SELECT p.proname, r.rolname FROM pg_proc p CROSS JOIN pg_roles r
            WHERE p.pronamespace = 'instrumentation'::regnamespace AND r.rolname = ANY (%s) AND has_function_privilege(r.oid, p.oid, 'EXECUTE')""",
         (list(EVERYBODY),),
@@ -439,8 +446,8 @@ def test_each_role_may_call_what_it_is_for_and_nothing_else(world: World) -> Non
     assert {name: {role for of, role in rows if of == name} for name, _ in rows} == FUNCTIONS
 
 
-def test_each_role_may_read_what_it_is_for_and_nothing_else(world: World) -> None:
-    rows = world.database.execute(
+def test_each_role_may_read_what_it_is_for_and_nothing_else(bystander: World) -> None:
+    rows = bystander.database.execute(
         """SELECT c.relname, array_agg(r.rolname) FILTER (WHERE has_table_privilege(r.oid, c.oid, 'SELECT'))
            FROM pg_class c CROSS JOIN pg_roles r
            WHERE c.relnamespace = 'instrumentation'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition AND r.rolname = ANY (%s)
@@ -451,8 +458,8 @@ def test_each_role_may_read_what_it_is_for_and_nothing_else(world: World) -> Non
 
 
 @pytest.mark.parametrize("user", sorted(EVERYBODY))
-def test_no_role_may_change_a_row(world: World, user: str) -> None:
-    rows = world.database.execute(
+def test_no_role_may_change_a_row(bystander: World, user: str) -> None:
+    rows = bystander.database.execute(
         """SELECT DISTINCT c.relname || ' ' || p FROM pg_class c CROSS JOIN unnest('{INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) p
            WHERE c.relnamespace = 'instrumentation'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND has_table_privilege(%s, c.oid, p)""",
         (user,),
@@ -485,23 +492,21 @@ def test_whoever_is_no_recorder_is_told_that_the_tables_are_read_only(world: Wor
 # Every function and operator of the server's that a function of ours might mean is there a second time, with the very same
 # types, in a schema that the attacker's path names first. Whoever calls one as somebody else has been turned.
 TRAPS = """
-CREATE SCHEMA evil;
-GRANT ALL ON SCHEMA evil TO t_application;
-SET ROLE t_application;
 DO $$
 DECLARE
-    one record;
+    one     record;
+    sources text := (SELECT string_agg(prosrc, ' ') FROM pg_proc WHERE pronamespace = ANY ('{pgvigil,instrumentation}'::regnamespace[]) AND prosecdef);
+    called  text[] := ARRAY(SELECT DISTINCT (regexp_matches(sources, '\\m(\\w+)\\(', 'g'))[1]);
+    meant   oid[] := ARRAY(SELECT oprcode FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace AND strpos(sources, ' ' || oprname || ' ') > 0);
 BEGIN
     FOR one IN SELECT p.oid, p.proname, pg_get_function_identity_arguments(p.oid) AS arguments, format_type(p.prorettype, NULL) AS result
                FROM pg_proc p JOIN pg_type r ON r.oid = p.prorettype
                WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f' AND NOT p.proretset AND r.typtype <> 'p' AND p.provariadic = 0
                  AND NOT EXISTS (SELECT FROM unnest(p.proargtypes) a JOIN pg_type t ON t.oid = a WHERE t.typtype = 'p') AND p.proargmodes IS NULL
-                 AND EXISTS (SELECT FROM pg_proc o WHERE o.pronamespace = ANY ('{pgvigil,instrumentation}'::regnamespace[]) AND o.prosecdef
-                             AND (o.prosrc ~ ('\\m' || p.proname || '\\(')
-                                  OR p.oid IN (SELECT oprcode FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace AND strpos(o.prosrc, ' ' || oprname || ' ') > 0)))
+                 AND (p.proname = ANY (called) OR p.oid = ANY (meant))
     LOOP
         EXECUTE format('CREATE FUNCTION evil.%I(%s) RETURNS %s LANGUAGE plpgsql AS $f$ BEGIN
-                            IF current_user <> %L THEN RAISE EXCEPTION ''TURNED by %s''; END IF;
+                            IF current_user OPERATOR(pg_catalog.<>) %L::pg_catalog.name THEN RAISE EXCEPTION ''TURNED by %s''; END IF;
                             RETURN NULL;
                         END $f$', one.proname, one.arguments, one.result, 't_application', one.proname);
     END LOOP;
@@ -558,6 +563,13 @@ CALLS = {
 }
 
 
+def ambush(world: World) -> Connection:
+    world.database.execute("CREATE SCHEMA evil; GRANT ALL ON SCHEMA evil TO t_application")
+    attacker = world.connect("t_application")
+    attacker.execute(TRAPS)
+    return attacker
+
+
 def test_no_function_with_its_owners_rights_is_turned_by_path_settings_or_temporary_objects(world: World) -> None:
     world.database.execute(
         "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON sessions, context_history TO t_application"
@@ -566,18 +578,25 @@ def test_no_function_with_its_owners_rights_is_turned_by_path_settings_or_tempor
         "SELECT proname FROM pg_proc WHERE pronamespace = ANY ('{pgvigil,instrumentation}'::regnamespace[]) AND prosecdef"
     )
     assert {name for (name,) in ours} == {name for names in CALLS for name in names.split()}
-    with world.connect() as attacker:
-        attacker.execute(TRAPS)
+    with ambush(world) as attacker:
         for statement in CALLS.values():
             attacker.execute(statement.encode())
     assert world.database.execute("SELECT status::text, username FROM instrumentation.sessions ORDER BY 2") == [
-        ("closed", "postgres")
+        ("closed", "t_application")
     ]
 
 
-def test_nobody_but_their_owner_can_put_anything_beside_the_functions(world: World) -> None:
+def test_the_same_attack_turns_a_function_whose_path_is_not_pinned(world: World) -> None:
+    world.database.execute(
+        "CREATE FUNCTION pgvigil.loose() RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN current_setting(''x'', true); END'"
+    )
+    with ambush(world) as attacker, pytest.raises(errors.RaiseException, match="TURNED by current_setting"):
+        attacker.execute("SELECT pgvigil.loose()")
+
+
+def test_nobody_but_their_owner_can_put_anything_beside_the_functions(bystander: World) -> None:
     assert (
-        world.database.execute(
+        bystander.database.execute(
             """SELECT r.rolname, n.nspname FROM pg_roles r, pg_namespace n
            WHERE r.rolname = ANY (%s) AND n.nspname IN ('pgvigil', 'instrumentation') AND has_schema_privilege(r.oid, n.oid, 'CREATE')""",
             (list(EVERYBODY),),
