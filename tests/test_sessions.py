@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,9 +16,11 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from conftest import Connection, Database, wait_until
+from conftest import Connection, Database, Run, wait_until
 from pgvigil import project
+from pgvigil.database import parse_url
 from pgvigil.embedded import Server
+from pgvigil.operate import sessions
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -615,3 +619,84 @@ def test_the_right_to_kill_is_not_taken_from_a_setting_or_a_function_in_between(
         attacker.execute("SET pgvigil.actor = 't_admin'")
         reason = attacker.execute("SELECT public.kill(%s)", (target.session,)).fetchone()
     assert reason == ("Only members of pgvigil_admin can kill sessions",)
+
+
+# ── The command line ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_list_shows_who_is_connected_and_what_they_run(call: Run, world: World) -> None:
+    target = world.client()
+    target.connection.execute("SELECT instrumentation.record_statement(E'SELECT\n\\x1b[31mred', 'executing')")
+    done = call("pgvigil", "sessions", "list", "--database-url", world.database.url)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(str(target.session))
+    assert line.endswith("SELECT  [31mred")
+
+
+def test_the_list_is_there_as_json(call: Run, world: World) -> None:
+    target = world.client()
+    (session,) = json.loads(call("pgvigil", "sessions", "list", "--json", "--database-url", world.database.url).stdout)
+    assert (session["session_id"], session["backend_pid"]) == (str(target.session), target.pid)
+
+
+def test_a_kill_ends_the_session_and_a_refused_one_says_why(call: Run, world: World) -> None:
+    target = world.client()
+    url = world.database.url
+    as_nobody = url.replace("postgres@", "t_none@")
+    refused = call("pgvigil", "sessions", "kill", str(target.session), "--database-url", as_nobody)
+    assert (refused.returncode, refused.stderr.splitlines()[0]) == (
+        4,
+        "error: not killed: Only members of pgvigil_admin can kill sessions",
+    )
+    assert len(world.database.execute("SELECT 1 FROM instrumentation.kill_attempts")) == 1
+    done = call("pgvigil", "sessions", "kill", str(target.session), "--database-url", url)
+    assert (done.returncode, done.stdout) == (0, "terminated\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["kill"], "`sessions kill` takes the id of a session; list takes none"),
+        (["list", "x"], "`sessions kill` takes the id of a session; list takes none"),
+        (["kill", "x"], "x is no id of a session"),
+    ],
+)
+def test_a_call_that_means_no_session_is_refused(call: Run, bystander: World, words: list[str], told: str) -> None:
+    done = call("pgvigil", "sessions", *words, "--database-url", bystander.database.url)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: {told}")
+
+
+def test_a_database_without_instrumentation_says_so(call: Run, database: Database) -> None:
+    done = call("pgvigil", "sessions", "list", "--database-url", database.url)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        4,
+        "error: this database has no instrumentation: it is not migrated, or not far enough",
+    )
+
+
+def test_tail_tells_of_a_statement_when_it_begins_and_when_it_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_EVERY", 0.0)
+    target, other = world.client(), world.client()
+    followed = sessions.follow(parse_url(world.database.url, "a test"), str(target.session))
+    told: list[tuple[str, str | None]] = []
+
+    def tell(count: int) -> None:
+        told.extend((statement.status, statement.sql_text) for statement in itertools.islice(followed, count))
+
+    listening = threading.Thread(target=tell, args=(1,))
+    listening.start()
+    wait_until(
+        lambda: world.database.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE application_name = 'pgvigil sessions' AND query LIKE '%session_activity%'"
+        )
+    )
+    other.connection.execute("SELECT instrumentation.record_statement('SELECT elsewhere')")
+    begun = target.connection.execute("SELECT instrumentation.record_statement('SELECT 1', 'executing')").fetchone()
+    listening.join(30)
+    target.connection.execute("SELECT instrumentation.record_statement('SELECT 1', statement => %s)", begun)
+    tell(1)
+    followed.close()  # type: ignore[attr-defined]
+    assert told == [("executing", "SELECT 1"), ("success", "SELECT 1")]
