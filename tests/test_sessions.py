@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
@@ -20,6 +21,7 @@ from conftest import Connection, Database, Run, wait_until
 from pgvigil import project
 from pgvigil.database import parse_url
 from pgvigil.embedded import Server
+from pgvigil.live import Sampler
 from pgvigil.operate import sessions
 
 pytestmark = pytest.mark.oldest_and_newest
@@ -58,8 +60,8 @@ class World:
         self.opened = ExitStack()
         database.execute(
             """DO $$ BEGIN
-                   CREATE ROLE t_admin LOGIN IN ROLE pgvigil_admin; CREATE ROLE t_writer LOGIN IN ROLE pgvigil_writer;
-                   CREATE ROLE t_reader LOGIN IN ROLE pgvigil_reader; CREATE ROLE t_none LOGIN; CREATE ROLE t_application LOGIN IN ROLE pgvigil_writer;
+                   CREATE ROLE s_admin LOGIN IN ROLE pgvigil_admin; CREATE ROLE s_writer LOGIN IN ROLE pgvigil_writer;
+                   CREATE ROLE s_reader LOGIN IN ROLE pgvigil_reader; CREATE ROLE s_none LOGIN; CREATE ROLE s_application LOGIN IN ROLE pgvigil_writer;
                EXCEPTION WHEN duplicate_object THEN NULL; END $$"""
         )
 
@@ -68,7 +70,7 @@ class World:
         self.opened.callback(connection.close)
         return connection
 
-    def client(self, user: str = "t_application", *, autocommit: bool = True) -> Client:
+    def client(self, user: str = "s_application", *, autocommit: bool = True) -> Client:
         connection = self.connect(user)
         row = connection.execute("SELECT instrumentation.register_instance('host') AS instance").fetchone()
         assert row
@@ -77,7 +79,7 @@ class World:
         connection.autocommit = autocommit
         return Client(connection, row[0], session[0])
 
-    def kill(self, session: UUID, mode: str = "terminate", *, user: str = "t_admin", grace: str = "5 s") -> Any:
+    def kill(self, session: UUID, mode: str = "terminate", *, user: str = "s_admin", grace: str = "5 s") -> Any:
         with self.database.connect(user=user) as connection:
             return connection.execute(
                 "SELECT * FROM instrumentation.kill_session(%s, %s, %s::interval)", (session, mode, grace)
@@ -140,8 +142,8 @@ def test_a_session_is_killed_in_the_middle_of_a_transaction_in_which_it_has_lock
     target.connection.execute('SELECT instrumentation.set_session_tag(\'{"half": "done"}\')')
     assert world.kill(target.session) == (True, "terminated")
     assert not world.is_there(target.pid)
-    assert world.session(target.session) == ("killed", "killed by t_admin")
-    assert world.statement(target.session) == ("cancelled", "cancelled by t_admin")
+    assert world.session(target.session) == ("killed", "killed by s_admin")
+    assert world.statement(target.session) == ("cancelled", "cancelled by s_admin")
     assert world.database.execute("SELECT session_tag FROM instrumentation.sessions") == [({},)]
 
 
@@ -169,7 +171,7 @@ def test_escalate_terminates_what_survives_being_cancelled(world: World) -> None
     wait_until(lambda: world.is_running(target.pid, "pg_sleep"))
     assert world.kill(target.session, "escalate", grace="100 ms") == (True, "terminated")
     running.join(10)
-    assert world.session(target.session) == ("killed", "killed by t_admin")
+    assert world.session(target.session) == ("killed", "killed by s_admin")
 
 
 def test_a_process_that_has_the_pid_of_a_dead_session_is_left_alone(world: World) -> None:
@@ -209,7 +211,7 @@ def test_a_session_behind_a_transaction_pooler_has_no_process_to_kill(world: Wor
     assert (ok, reason) == (False, "Session has no server process of its own: it is behind a transaction pooler")
 
 
-@pytest.mark.parametrize("user", ["t_writer", "t_reader", "t_none"])
+@pytest.mark.parametrize("user", ["s_writer", "s_reader", "s_none"])
 def test_only_admins_kill(world: World, user: str) -> None:
     target = world.client()
     assert world.kill(target.session, user=user) == (False, "Only members of pgvigil_admin can kill sessions")
@@ -217,12 +219,12 @@ def test_only_admins_kill(world: World, user: str) -> None:
 
 
 def test_nobody_kills_himself(world: World) -> None:
-    admin = world.client("t_application")
-    world.database.execute("GRANT pgvigil_admin TO t_application")
+    admin = world.client("s_application")
+    world.database.execute("GRANT pgvigil_admin TO s_application")
     try:
         done = admin.connection.execute("SELECT * FROM instrumentation.kill_session(%s)", (admin.session,)).fetchone()
     finally:
-        world.database.execute("REVOKE pgvigil_admin FROM t_application")
+        world.database.execute("REVOKE pgvigil_admin FROM s_application")
     assert done == (False, "Cannot kill your own session")
 
 
@@ -239,39 +241,39 @@ def test_a_session_that_has_ended_is_not_killed(world: World) -> None:
 
 def test_each_attempt_is_recorded_with_who_made_it_and_why_it_failed(world: World) -> None:
     target = world.client()
-    world.kill(target.session, user="t_none")
+    world.kill(target.session, user="s_none")
     world.kill(target.session, "shoot")
     world.kill(target.session)
     assert world.database.execute(
         "SELECT actor, mode, ok, reason FROM instrumentation.kill_attempts ORDER BY attempt_id"
     ) == [
-        ("t_none", "terminate", False, "Only members of pgvigil_admin can kill sessions"),
-        ("t_admin", "shoot", False, "Unknown mode shoot: it is cancel, terminate or escalate"),
-        ("t_admin", "terminate", True, "terminated"),
+        ("s_none", "terminate", False, "Only members of pgvigil_admin can kill sessions"),
+        ("s_admin", "shoot", False, "Unknown mode shoot: it is cancel, terminate or escalate"),
+        ("s_admin", "terminate", True, "terminated"),
     ]
 
 
 def test_an_owner_who_may_not_signal_says_what_he_lacks(database: Database) -> None:
-    database.execute("CREATE ROLE t_owner LOGIN")
-    database.execute(f"ALTER DATABASE {database.name} OWNER TO t_owner")
-    with database.connect(user="t_owner") as owner:
-        owner.execute("SET ROLE t_owner")
-        database.execute("ALTER SCHEMA public OWNER TO t_owner")
+    database.execute("CREATE ROLE s_owner LOGIN")
+    database.execute(f"ALTER DATABASE {database.name} OWNER TO s_owner")
+    with database.connect(user="s_owner") as owner:
+        owner.execute("SET ROLE s_owner")
+        database.execute("ALTER SCHEMA public OWNER TO s_owner")
         owner.execute(project.INIT_SQL.read_text())
     world = World(database)
     with world.opened:
         target = world.client()
         assert world.kill(target.session) == (
             False,
-            f"Cannot tell whether process {target.pid} is still that of the session: t_owner needs pg_read_all_stats",
+            f"Cannot tell whether process {target.pid} is still that of the session: s_owner needs pg_read_all_stats",
         )
-        database.execute("GRANT pg_read_all_stats TO t_owner")
+        database.execute("GRANT pg_read_all_stats TO s_owner")
         target = world.client()
         assert world.kill(target.session) == (
             False,
-            "t_owner may not signal the session's process: it needs pg_signal_backend",
+            "s_owner may not signal the session's process: it needs pg_signal_backend",
         )
-        database.execute("GRANT pg_signal_backend TO t_owner")
+        database.execute("GRANT pg_signal_backend TO s_owner")
         assert world.kill(target.session) == (True, "terminated")
 
 
@@ -279,7 +281,7 @@ def test_an_owner_who_may_not_signal_says_what_he_lacks(database: Database) -> N
 
 
 def reap(world: World) -> Any:
-    with world.connect("t_admin") as admin:
+    with world.connect("s_admin") as admin:
         return admin.execute("SELECT * FROM instrumentation.reap_stale()").fetchone()
 
 
@@ -399,7 +401,7 @@ SAMPLED = """SELECT t.status::text, t.sql_text, t.source FROM instrumentation.sq
 
 
 def test_a_sampled_statement_is_one_row_from_its_beginning_to_its_end(world: World) -> None:
-    sampler, other = world.client(), world.connect("t_none")
+    sampler, other = world.client(), world.connect("s_none")
     running = Client(other, uuid4(), uuid4()).run("SELECT pg_sleep(60) AS seen")
     wait_until(lambda: world.is_running(other.info.backend_pid, "seen"))
     sample(sampler)
@@ -424,10 +426,10 @@ def test_who_instruments_himself_is_not_sampled(world: World) -> None:
 
 # ── Rights ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-ADMINS = {"t_admin"}
-READERS = {"t_admin", "t_reader"}
-WRITERS = {"t_admin", "t_writer"}
-EVERYBODY = {"t_admin", "t_writer", "t_reader", "t_none"}
+ADMINS = {"s_admin"}
+READERS = {"s_admin", "s_reader"}
+WRITERS = {"s_admin", "s_writer"}
+EVERYBODY = {"s_admin", "s_writer", "s_reader", "s_none"}
 FUNCTIONS = {
     **dict.fromkeys(("current_session", "current_instance", "caller", "may_read", "kill_session"), EVERYBODY),
     **dict.fromkeys(("set_session_tag", "set_query_tag", "guard"), EVERYBODY),
@@ -468,11 +470,11 @@ def test_no_role_may_change_a_row(bystander: World, user: str) -> None:
            WHERE c.relnamespace = 'instrumentation'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND has_table_privilege(%s, c.oid, p)""",
         (user,),
     )
-    assert rows == ([("sql_statements INSERT",)] if user == "t_writer" else [])
+    assert rows == ([("sql_statements INSERT",)] if user == "s_writer" else [])
 
 
 def test_a_recorder_appends_by_copy(world: World) -> None:
-    application = world.client("t_writer")
+    application = world.client("s_writer")
     with application.connection.transaction():
         application.connection.execute("SELECT set_config('pgvigil.instrumentation', 'write', true)")
         with application.connection.cursor().copy(
@@ -483,7 +485,7 @@ def test_a_recorder_appends_by_copy(world: World) -> None:
 
 
 def test_whoever_is_no_recorder_is_told_that_the_tables_are_read_only(world: World) -> None:
-    application = world.client("t_writer")
+    application = world.client("s_writer")
     with pytest.raises(errors.InsufficientPrivilege) as refused:
         application.connection.execute(
             "INSERT INTO instrumentation.sql_statements (session_id) VALUES (%s)", (application.session,)
@@ -512,7 +514,7 @@ BEGIN
         EXECUTE format('CREATE FUNCTION evil.%I(%s) RETURNS %s LANGUAGE plpgsql AS $f$ BEGIN
                             IF current_user OPERATOR(pg_catalog.<>) %L::pg_catalog.name THEN RAISE EXCEPTION ''TURNED by %s''; END IF;
                             RETURN NULL;
-                        END $f$', one.proname, one.arguments, one.result, 't_application', one.proname);
+                        END $f$', one.proname, one.arguments, one.result, 's_application', one.proname);
     END LOOP;
     FOR one IN SELECT o.oprname, o.oprleft::regtype AS left_, o.oprright::regtype AS right_, p.oid::regprocedure AS function
                FROM pg_operator o JOIN pg_proc c ON c.oid = o.oprcode
@@ -568,15 +570,15 @@ CALLS = {
 
 
 def ambush(world: World) -> Connection:
-    world.database.execute("CREATE SCHEMA evil; GRANT ALL ON SCHEMA evil TO t_application")
-    attacker = world.connect("t_application")
+    world.database.execute("CREATE SCHEMA evil; GRANT ALL ON SCHEMA evil TO s_application")
+    attacker = world.connect("s_application")
     attacker.execute(TRAPS)
     return attacker
 
 
 def test_no_function_with_its_owners_rights_is_turned_by_path_settings_or_temporary_objects(world: World) -> None:
     world.database.execute(
-        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON sessions, context_history TO t_application"
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON sessions, context_history TO s_application"
     )
     ours = world.database.execute(
         "SELECT proname FROM pg_proc WHERE pronamespace = ANY ('{pgvigil,instrumentation}'::regnamespace[]) AND prosecdef"
@@ -586,7 +588,7 @@ def test_no_function_with_its_owners_rights_is_turned_by_path_settings_or_tempor
         for statement in CALLS.values():
             attacker.execute(statement.encode())
     assert world.database.execute("SELECT status::text, username FROM instrumentation.sessions ORDER BY 2") == [
-        ("closed", "t_application")
+        ("closed", "s_application")
     ]
 
 
@@ -615,8 +617,8 @@ def test_the_right_to_kill_is_not_taken_from_a_setting_or_a_function_in_between(
         """CREATE FUNCTION public.kill(session uuid) RETURNS text LANGUAGE sql SECURITY DEFINER
            RETURN (SELECT reason FROM instrumentation.kill_session(session))"""
     )
-    with world.connect("t_none") as attacker:
-        attacker.execute("SET pgvigil.actor = 't_admin'")
+    with world.connect("s_none") as attacker:
+        attacker.execute("SET pgvigil.actor = 's_admin'")
         reason = attacker.execute("SELECT public.kill(%s)", (target.session,)).fetchone()
     assert reason == ("Only members of pgvigil_admin can kill sessions",)
 
@@ -643,7 +645,7 @@ def test_the_list_is_there_as_json(call: Run, world: World) -> None:
 def test_a_kill_ends_the_session_and_a_refused_one_says_why(call: Run, world: World) -> None:
     target = world.client()
     url = world.database.url
-    as_nobody = url.replace("postgres@", "t_none@")
+    as_nobody = url.replace("postgres@", "s_none@")
     refused = call("pgvigil", "sessions", "kill", str(target.session), "--database-url", as_nobody)
     assert (refused.returncode, refused.stderr.splitlines()[0]) == (
         4,
@@ -700,3 +702,39 @@ def test_tail_tells_of_a_statement_when_it_begins_and_when_it_ends(
     tell(1)
     followed.close()  # type: ignore[attr-defined]
     assert told == [("executing", "SELECT 1"), ("success", "SELECT 1")]
+
+
+# ── The sampler ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_sampler_sees_what_an_application_runs_that_knows_nothing_of_it(world: World) -> None:
+    other = world.connect("s_none")
+    pid = other.info.backend_pid
+    running = Client(other, uuid4(), uuid4()).run("SELECT pg_sleep(60)")
+    with Sampler(world.database.url.replace("postgres@", "s_writer@"), every=0.02) as sampler:
+        wait_until(lambda: world.database.execute(SAMPLED, (pid,)))
+        assert sampler.stats().errors == 0, sampler.stats()
+    assert world.database.execute(SAMPLED, (pid,)) == [("cancelled", "SELECT pg_sleep(60)", "sampler")]
+    assert world.database.execute("SELECT status::text, stop_reason FROM instrumentation.instances") == [
+        ("stopped", "the sampler was closed")
+    ]
+    other.cancel()
+    running.join(10)
+
+
+def test_the_sampler_goes_on_after_its_connection_was_cut(world: World) -> None:
+    with Sampler(world.database.url, every=0.02) as sampler:
+        wait_until(lambda: sampler.stats().samples)
+        world.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgvigil sampler' AND datname = %s",
+            (world.database.name,),
+        )
+        wait_until(lambda: sampler.stats().errors)
+        before = sampler.stats().samples
+        wait_until(lambda: sampler.stats().samples > before)
+    assert world.database.execute("SELECT count(*) FROM instrumentation.instances") == [(1,)]
+
+
+def test_the_sampler_must_not_be_slower_than_a_heartbeat(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"every=31: more than 0 and at most 30 seconds are possible"):
+        Sampler(f"postgresql://x@/y?host={tmp_path}", every=31)

@@ -2,5 +2,6 @@
 
 from pgvigil.live.executions import ExecutionPage, ExecutionTracker
 from pgvigil.live.recorder import Recorder, Stats
+from pgvigil.live.sampler import Sampler, SamplerStats
 
-__all__ = ["ExecutionPage", "ExecutionTracker", "Recorder", "Stats"]
+__all__ = ["ExecutionPage", "ExecutionTracker", "Recorder", "Sampler", "SamplerStats", "Stats"]
