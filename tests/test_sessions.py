@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from conftest import Connection, Database, Run, wait_until
+from conftest import Connection, Database, Run, application, wait_until
 from pgvigil import project
 from pgvigil.database import parse_url
 from pgvigil.embedded import Server
@@ -738,3 +739,34 @@ def test_the_sampler_goes_on_after_its_connection_was_cut(world: World) -> None:
 def test_the_sampler_must_not_be_slower_than_a_heartbeat(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"every=31: more than 0 and at most 30 seconds are possible"):
         Sampler(f"postgresql://x@/y?host={tmp_path}", every=31)
+
+
+# ── The page about it ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def examples(language: str) -> str:
+    page = (project.ROOT / "docs/sessions.md").read_text()
+    return "\n".join(re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL))
+
+
+@pytest.mark.client_side
+def test_the_sql_of_the_page_works(world: World) -> None:
+    with world.connect("s_writer") as connection:
+        connection.execute(examples("sql").encode())
+    assert world.database.execute(
+        """SELECT status::text, stop_reason, session_tag, total_statements FROM instrumentation.session_stats
+           JOIN instrumentation.sessions USING (session_id)"""
+    ) == [("closed", "done", {"tenant": 7}, 1)]
+    assert world.database.execute("SELECT query_tag FROM instrumentation.sql_statements") == [({"page": "checkout"},)]
+    assert world.database.execute("SELECT reason FROM instrumentation.kill_attempts") == [
+        ("Only members of pgvigil_admin can kill sessions",)
+    ]
+
+
+@pytest.mark.client_side
+def test_the_sampler_of_the_page_works(fresh: Database) -> None:
+    environment = {"DATABASE_URL": fresh.url, "SAMPLE_SECONDS": "0.5"}
+    with application(examples("python"), environment=environment) as process:
+        output, _ = process.communicate(timeout=60)
+    assert output.startswith("SamplerStats(samples=1, statements=")
+    assert output.endswith("errors=0, last_error='')\n")
