@@ -327,7 +327,7 @@ def test_a_trail_goes_with_its_last_session_and_not_before(fresh: Database) -> N
 
 def test_partitions_are_made_ahead(fresh: Database) -> None:
     fresh.execute("UPDATE pgvigil.partition_policies SET make_ahead = make_ahead + 2")
-    assert run_job(fresh, "partitions") == 6
+    assert run_job(fresh, "partitions") == 8
 
 
 def test_a_partition_nobody_made_is_made_and_takes_its_rows_out_of_the_default_one(fresh: Database) -> None:
