@@ -1,6 +1,7 @@
 """What an application uses while it runs: it records into the monitoring tables without ever being slowed by them."""
 
 from pgvigil.live.executions import ExecutionPage, ExecutionTracker
+from pgvigil.live.instrument import instrument
 from pgvigil.live.recorder import Recorder, Stats
 
-__all__ = ["ExecutionPage", "ExecutionTracker", "Recorder", "Stats"]
+__all__ = ["ExecutionPage", "ExecutionTracker", "Recorder", "Stats", "instrument"]
