@@ -74,8 +74,9 @@ class _Instance:
         self.recorder = recorder
         self.append = recorder.append
         self.lock = threading.Lock()
+        self.process = object()  # another one in a forked child; compared where asking for the pid would be felt
         self._users = 0
-        self._pid = 0
+        self._registered: object = None
         self._closed = False
         recorder.before_close.append(self._close)
 
@@ -86,11 +87,11 @@ class _Instance:
 
     def require(self) -> None:
         """Registers this process, if it has not been: a forked child is another one than its parent."""
-        if self._pid == os.getpid():
+        if self._registered is self.process:
             return
         with self.lock:
-            if self._pid != os.getpid() and not self._closed:
-                self._pid = os.getpid()
+            if self._registered is not self.process and not self._closed:
+                self._registered = self.process
                 self.id = rows.new_id()
                 self._ended = threading.Event()
                 self._register()
@@ -126,8 +127,8 @@ class _Instance:
             self._stop("no longer instrumented")
 
     def _stop(self, reason: str) -> None:
-        if self._pid == os.getpid():
-            self._pid = 0
+        if self._registered is self.process:
+            self._registered = None
             self._ended.set()
             self.append(rows.call("stop_instance", instance=self.id, reason=reason))
 
@@ -172,7 +173,7 @@ def _after_fork_in_child() -> None:
     global _making  # noqa: PLW0603, RUF100 - some thread of the parent may hold the old one for ever
     _making = threading.Lock()
     for instance in list(_instances.values()):
-        instance.lock = threading.Lock()
+        instance.lock, instance.process = threading.Lock(), object()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -212,23 +213,23 @@ def _instrument_engine(engine: Engine, instance: _Instance, pooled: bool) -> Cal
     from sqlalchemy import event
 
     append, statement, clock = instance.append, rows.statement, time.perf_counter_ns
-    sessions: weakref.WeakKeyDictionary[Any, tuple[str | None, int]] = weakref.WeakKeyDictionary()
+    sessions: weakref.WeakKeyDictionary[Any, tuple[str | None, object]] = weakref.WeakKeyDictionary()
 
     def checkout(_connection: Any, record: Any, _proxy: Any) -> None:
         known = record.info.get(_SESSION)
-        if known is None or known[1] != os.getpid():
+        if known is None or known[1] is not instance.process:
             with suppress(Exception):
-                record.info[_SESSION] = (instance.register(record.driver_connection, pooled), os.getpid())
+                record.info[_SESSION] = (instance.register(record.driver_connection, pooled), instance.process)
                 sessions[record] = record.info[_SESSION]
 
     def closed(_connection: Any, record: Any) -> None:
         known = record.info.pop(_SESSION, None)
-        if known and known[1] == os.getpid():
+        if known and known[1] is instance.process:
             instance.close(known[0], None)
 
     def invalidated(_connection: Any, record: Any, error: BaseException | None) -> None:
         known = record.info.pop(_SESSION, None)
-        if known and known[1] == os.getpid():
+        if known and known[1] is instance.process:
             instance.close(known[0], None if error is None else f"connection lost: {type(error).__name__}")
 
     def begin(connection: Any) -> None:
@@ -283,7 +284,7 @@ def _instrument_engine(engine: Engine, instance: _Instance, pooled: bool) -> Cal
                 event.remove(*listener)
             listeners.clear()
             for record, known in list(sessions.items()):
-                if record.info.pop(_SESSION, None) == known and known[1] == os.getpid():
+                if record.info.pop(_SESSION, None) == known and known[1] is instance.process:
                     instance.close(known[0], "no longer instrumented")
             instance.leave(undone=True)
 
