@@ -19,7 +19,19 @@ from conftest import PROJECT, Database, Run, wait_until
 
 pytestmark = pytest.mark.oldest_and_newest
 
-JOBS = ["partitions", "expiry", "archive", "dormancy", "counters", "orphans", "retention", "rollup", "aggregation"]
+JOBS = [
+    "partitions",
+    "expiry",
+    "archive",
+    "dormancy",
+    "counters",
+    "orphans",
+    "retention",
+    "rollup",
+    "aggregation",
+    "executions",
+    "reap",
+]
 
 
 def put_session(database: Database, key: str, idle: str = "0", **columns: Any) -> None:
@@ -464,7 +476,7 @@ def test_a_job_has_the_name_people_look_for(fresh: Database) -> None:
     ):
         assert fresh.execute(f"CALL pgvigil.{procedure}()") == [(0,)]
     assert fresh.execute("SELECT array_agg(job ORDER BY id) FROM pgvigil.job_runs") == [
-        (["expiry", "dormancy", "archive", "orphans", "retention"],)
+        (["expiry", "dormancy", "archive", "orphans", "retention", "executions"],)
     ]
 
 

@@ -27,7 +27,7 @@ import pytest
 from conftest import PROJECT, Database, Make, adds_up, application, give, nobody, servers, wait_until
 from pgvigil import cli
 from pgvigil.embedded import Server
-from pgvigil.live import ExecutionTracker, Recorder, Stats
+from pgvigil.live import ExecutionTracker, Recorder, Stats, rows
 from pgvigil.live import recorder as recorder_module
 from pgvigil.live.rows import Encoder
 from pgvigil.live.writer import Unavailable, Writer
@@ -410,6 +410,21 @@ def test_batch_whose_commit_nobody_acknowledged_is_written_once(fresh: Database,
     wait_until(lambda: recorder.stats().written == 100)
     assert proxy.cut.is_set()
     assert operations(fresh) == names(100)
+
+
+def test_statements_whose_commit_nobody_acknowledged_are_written_once(
+    fresh: Database, make: Make, proxy: Proxy
+) -> None:
+    instance, session = str(uuid4()), str(uuid4())
+    fresh.execute("SELECT instrumentation.register_instance('host', instance => %s)", (instance,))
+    fresh.execute("SELECT instrumentation.register_session(%s, %s)", (instance, session))
+    recorder = make(through(proxy, fresh), spill_after=60)
+    for text in names(100):
+        recorder.append(rows.statement(session, text, 1, 1))
+    wait_until(lambda: recorder.stats().written == 100)
+    assert proxy.cut.is_set()
+    texts = fresh.execute("SELECT sql_text FROM instrumentation.sql_statements ORDER BY statement_id")
+    assert texts == [(name,) for name in names(100)]
 
 
 def test_executions_whose_commit_nobody_acknowledged_are_written_once(

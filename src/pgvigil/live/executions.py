@@ -117,7 +117,7 @@ class ExecutionTracker:
         None: it cannot be stored, and a warning of the logger "pgvigil" says why.
         """
         try:
-            execution_id = details.setdefault("execution_id", None) or rows.new_execution_id()
+            execution_id = details.setdefault("execution_id", None) or rows.new_id()
             details["execution_id"] = execution_id
             self._recorder.append(self._item(query, database_type, status, details))
         except Exception as error:  # noqa: BLE001 - nobody's query fails because it is watched

@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -158,6 +159,7 @@ class Recorder:
         self._spill_after = spill_after
         self._interval = metrics_interval
         self._instance = instance or socket.gethostname()
+        self.before_close: list[Callable[[], None]] = []  # those who have a last word to record
         self._reset()
         _recorders.add(self)
         atexit.register(self.close)
@@ -293,6 +295,8 @@ class Recorder:
         within two more seconds, it is dropped and counted, and the outcome is "timeout".
         """
         atexit.unregister(self.close)
+        while self.before_close:
+            self.before_close.pop()()
         _recorders.discard(self)
         deadline = time.monotonic() + timeout
         with self._state:

@@ -1,7 +1,8 @@
 """What an application hands over, checked in its own thread, and the lines that a worker makes of it.
 
 A line of METRIC and PERFORMANCE is a row in COPY's text format without its id: ids are given when the row is written (writer.py
-says why). A line of EXECUTION is a JSON object, for a statement that writes what is not there yet.
+says why); of STATEMENT likewise. A line of EXECUTION is a JSON object, for a statement that writes what is not there yet; one of
+REGISTRY the arguments of a function of schema instrumentation, each of which may be called again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,24 @@ from pgvigil.live import scrub
 METRIC: Final = 0
 PERFORMANCE: Final = 1
 EXECUTION: Final = 2
-TABLES = ("system_metrics", "performance_logs", "query_executions")  # numbered as they stand in the spill
+STATEMENT: Final = 3
+REGISTRY: Final = 4
+# Numbered as they stand in the spill.
+TABLES = (
+    "system_metrics",
+    "performance_logs",
+    "query_executions",
+    "instrumentation.sql_statements",
+    "instrumentation.sessions",
+)
 # Of those that are written by COPY.
 COLUMNS = {
     METRIC: "id, metric_name, metric_value, metric_type, labels, recorded_at",
     PERFORMANCE: "id, operation, duration_ms, success, session_id, metadata, created_at",
+    STATEMENT: (
+        "statement_id, session_id, sql_text, execution_start_time, execution_end_time, rows_fetched, status, error_message,"
+        " duration_ms, sqlstate, query_tag"
+    ),
 }
 
 # Its kind, when it happened (nanoseconds since 1970) and its values, none of which anybody can change any more.
@@ -43,6 +57,8 @@ _STATUSES = ("success", "failed", "timeout", "error")
 _LONGEST_QUERY = 100_000
 _LONGEST_EXECUTION = 10**9
 _LONGEST_MESSAGE = 10_000
+_TEXTS = 1_000  # of statements, remembered as they are written
+_NULL = "\\N"
 
 _encode = json.JSONEncoder(allow_nan=False).encode
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -144,7 +160,7 @@ def execution(
     if error_message is not None:
         error_message = scrub.hide_secrets(scrub.storable(str(error_message)[:_LONGEST_MESSAGE]))
     row = {
-        "execution_id": new_execution_id() if execution_id is None else _checked_name("execution_id", execution_id),
+        "execution_id": new_id() if execution_id is None else _checked_name("execution_id", execution_id),
         "user_id": None if user_id is None else _checked_name("user_id", user_id),
         "conversation_id": None if conversation_id is None else _checked_name("conversation_id", conversation_id),
         "query": text,
@@ -172,7 +188,37 @@ def execution(
     return EXECUTION, ended, _encode(row)
 
 
-def new_execution_id() -> str:
+def statement(
+    session_id: str,
+    sql_text: str,
+    nanoseconds: int,
+    rows_fetched: int,
+    status: str = "success",
+    error_message: str | None = None,
+    sqlstate: str | None = None,
+    tag: str | None = None,
+) -> Item:
+    """A statement that has just ended and took that long. Nothing is checked, so that it costs its caller nearly nothing."""
+    return (
+        STATEMENT,
+        time.time_ns(),
+        session_id,
+        sql_text,
+        nanoseconds,
+        rows_fetched,
+        status,
+        error_message,
+        sqlstate,
+        tag,
+    )
+
+
+def call(function: str, **arguments: Any) -> Item:
+    """A call of a function of schema instrumentation, by its name in pgvigil.live.writer.CALLS."""
+    return REGISTRY, time.time_ns(), _encode({"function": function, **arguments})
+
+
+def new_id() -> str:
     """A UUIDv7: what is written next to each other lies next to each other in the index."""
     return str(
         UUID(
@@ -237,31 +283,55 @@ def _nanoseconds(at: datetime | None) -> int:
 
 
 class Encoder:
-    """Items into lines. It remembers the last second in print: most items of a batch share it."""
+    """Items into lines. It remembers what most items of a batch share: the last second in print, and texts of statements."""
 
     def __init__(self) -> None:
         self._second = -1
         self._printed = ""
+        self._texts: dict[str, str] = {}
 
     def line(self, item: Item) -> Row:
-        if item[0] == EXECUTION:
-            return EXECUTION, f"{item[2]}\n".encode()
-        second, rest = divmod(item[1], 1_000_000_000)
-        if second != self._second:
-            self._printed = (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
-            self._second = second
+        kind: int = item[0]
+        if kind == STATEMENT:
+            return kind, self._statement(item).encode()
+        if kind in (EXECUTION, REGISTRY):
+            return kind, f"{item[2]}\n".encode()
         name: str = item[2]
         if not name.isalnum():
             name = name.translate(_ESCAPES)
         document: str = item[-1]
         if "\\" in document:  # the only character that both JSON and COPY mean something by
             document = document.replace("\\", "\\\\")
-        if item[0] == METRIC:
-            text = f"{name}\t{item[3]}\t{item[4]}\t{document}\t{self._printed}.{rest // 1000:06d}+00\n"
+        if kind == METRIC:
+            text = f"{name}\t{item[3]}\t{item[4]}\t{document}\t{self._time(item[1])}\n"
         else:
             session = item[5]
             text = (
-                f"{name}\t{round(item[3])}\t{item[4]}\t{session if session is not None else chr(92) + 'N'}"
-                f"\t{document}\t{self._printed}.{rest // 1000:06d}+00\n"
+                f"{name}\t{round(item[3])}\t{item[4]}\t{session if session is not None else _NULL}"
+                f"\t{document}\t{self._time(item[1])}\n"
             )
-        return item[0], text.encode()
+        return kind, text.encode()
+
+    def _time(self, nanoseconds: int) -> str:
+        second, rest = divmod(nanoseconds, 1_000_000_000)
+        if second != self._second:
+            self._printed = (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
+            self._second = second
+        return f"{self._printed}.{rest // 1000:06d}+00"
+
+    def _statement(self, item: Item) -> str:
+        _, ended, session_id, sql_text, nanoseconds, rows_fetched, status, error_message, sqlstate, tag = item
+        text = self._texts.get(sql_text)
+        if text is None:
+            text = scrub.hide_secrets_of_query(scrub.storable(sql_text[:_LONGEST_QUERY])).translate(_ESCAPES)
+            if len(self._texts) >= _TEXTS:
+                self._texts.clear()
+            self._texts[sql_text] = text
+        words = _NULL
+        if error_message is not None:
+            words = scrub.hide_secrets(scrub.storable(error_message[:_LONGEST_MESSAGE])).translate(_ESCAPES)
+        return (
+            f"{session_id}\t{text}\t{self._time(ended - nanoseconds)}\t{self._time(ended)}"
+            f"\t{rows_fetched if rows_fetched >= 0 else _NULL}\t{status}\t{words}\t{(nanoseconds + 500_000) // 1_000_000}"
+            f"\t{_NULL if sqlstate is None else sqlstate}\t{_NULL if tag is None else tag.translate(_ESCAPES)}\n"
+        )

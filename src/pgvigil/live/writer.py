@@ -7,12 +7,13 @@ When the connection breaks during COMMIT nobody tells us what became of it. But 
 id answers for all: an INSERT of that id, always rolled back, conflicts exactly if the batch was committed. Should the server
 still be busy with that COMMIT, the INSERT waits for it. This needs no right but INSERT.
 
-Query executions bring an id of their own, from their source: those that are there already are passed over, so a batch of nothing
-else is simply sent again.
+Query executions bring an id of their own, from their source: those that are there already are passed over; and a session can be
+registered twice. A batch of nothing else is simply sent again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -27,20 +28,33 @@ from psycopg import pq
 
 from pgvigil import database
 from pgvigil.errors import PgvigilError, PreconditionError
-from pgvigil.live.rows import COLUMNS, EXECUTION, METRIC, PERFORMANCE, TABLES, Row
+from pgvigil.live.rows import COLUMNS, EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMENT, TABLES, Row
 
 # A table and an id that its batch was sent with.
 Probe = tuple[int, UUID]
 
 # A lock that does not come free is like a server that does not answer. And should the client vanish before its COMMIT, the
 # server must not keep the rows pending until TCP gives up: no probe could tell meanwhile what becomes of them.
+_GUARD = b"SET LOCAL pgvigil.instrumentation = 'write'"  # what the guards of schema instrumentation want to see
 _BEGIN = (
-    b"BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '10s';"
+    b"BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '10s';" + _GUARD + b";"
     b"SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 )
 _PROBES = {
     METRIC: "INSERT INTO {} (id, metric_name, metric_value, metric_type) VALUES (%s, 'probe', 0, 'gauge') ON CONFLICT DO NOTHING",
     PERFORMANCE: "INSERT INTO {} (id, operation, duration_ms, success) VALUES (%s, 'probe', 0, true) ON CONFLICT DO NOTHING",
+    # Of no session: where there is no conflict, the foreign key refuses it.
+    STATEMENT: "INSERT INTO {} (statement_id, session_id) VALUES (%s, '00000000-0000-0000-0000-000000000000') ON CONFLICT DO NOTHING",
+}
+# Each may be called again with the same arguments, and then changes nothing.
+CALLS = {
+    "register_instance": "SELECT instrumentation.register_instance(%(hostname)s, %(toolkit_version)s, '{}', %(instance)s)",
+    "register_session": (
+        "SELECT instrumentation.register_session(%(instance)s, %(session)s, %(pid)s, %(backend_start)s, %(username)s,"
+        " NULL, %(application_name)s)"
+    ),
+    "close_session": "SELECT instrumentation.close_session(%(session)s, %(reason)s)",
+    "stop_instance": "SELECT instrumentation.stop_instance(%(instance)s, %(reason)s)",
 }
 _EXECUTION_TYPES = (
     "execution_id text, user_id text, conversation_id text, query text, database_type text, query_complexity text, status text,"
@@ -61,7 +75,10 @@ _TABLES = """
     FROM pg_proc p JOIN pg_namespace f ON f.oid = p.pronamespace CROSS JOIN unnest(p.proconfig) setting
     JOIN pg_namespace n ON n.nspname = (parse_ident(split_part(substring(setting FROM '^search_path=(.*)'), ', ', 1)))[1]
     JOIN pg_class c ON c.relnamespace = n.oid
-    WHERE f.nspname = 'pgvigil' AND p.proname = 'record_metric' AND c.relname = ANY (%s)"""
+    WHERE f.nspname = 'pgvigil' AND p.proname = 'record_metric' AND c.relname = ANY (%s)
+    UNION ALL
+    SELECT 'instrumentation.' || c.relname, 'instrumentation.' || c.relname
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'instrumentation'"""
 _ROW_FAULTS = (
     "22",
     "23",
@@ -175,9 +192,14 @@ class Writer:
                 pass
             answer = cursor.fetchone()
             ahead = answer[0] * 1000 - time.monotonic_ns() if answer else 0
+            calls = [json.loads(line) for kind, line in rows if kind == REGISTRY]
+            for arguments in calls:  # before the statements of those sessions
+                connection.execute(CALLS[arguments["function"]].encode(), arguments)
+            if calls:
+                connection.execute(_GUARD)  # which those functions have unset
             for kind, table in self._tables.items():
                 lines = [line for of_kind, line in rows if of_kind == kind]
-                if not lines:
+                if not lines or kind == REGISTRY:
                     continue
                 if kind == EXECUTION:
                     for piece in _pieces(lines):
@@ -208,8 +230,10 @@ class Writer:
         connection = self._get()
         kind, id = probe
         try:
-            connection.execute("BEGIN; SET LOCAL lock_timeout = '5s'")
+            connection.execute("BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL pgvigil.instrumentation = 'write'")
             found = connection.execute(_PROBES[kind].format(self._tables[kind]).encode(), (id,)).rowcount == 0
+        except psycopg.errors.ForeignKeyViolation:
+            found = False
         except psycopg.Error as error:
             self._undo(connection)
             raise Unavailable(_one_line(error)) from error
