@@ -1500,6 +1500,28 @@ GRANT pgvigil_admin TO pgvigil_reader;
 ---   different role pgvigil_writer
 GRANT pg_read_all_data TO pgvigil_writer;
 
+-- ── Instrumentation ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- guard that replication passes by
+---   different trigger instrumentation.sessions.guard_sessions
+ALTER TABLE instrumentation.sessions ENABLE TRIGGER guard_sessions;
+
+--- guard of one partition that replication passes by
+---   disabled trigger instrumentation.sql_statements_default.guard_sql_statements_rows
+ALTER TABLE instrumentation.sql_statements_default ENABLE TRIGGER guard_sql_statements_rows;
+
+--- right to read what others ran
+---   unexpected grant on column instrumentation.sql_statements.sql_text to pgvigil_reader
+GRANT SELECT (sql_text) ON instrumentation.sql_statements TO pgvigil_reader;
+
+--- right to make up sessions
+---   unexpected grant on table instrumentation.sessions to pgvigil_writer
+GRANT INSERT ON instrumentation.sessions TO pgvigil_writer;
+
+--- function with its owner's rights and its caller's path
+---   different function instrumentation.kill_session(uuid, text, interval)
+ALTER FUNCTION instrumentation.kill_session(uuid, text, interval) RESET search_path;
+
 -- ── Settings that turn triggers off ─────────────────────────────────────────────────────────────────────────────────────
 
 --- triggers off for everybody
