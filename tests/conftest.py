@@ -26,6 +26,8 @@ from psycopg import sql
 from pgvigil import cli, embedded, project
 from pgvigil import database as connections
 from pgvigil.embedded import KeptServer, Server
+from pgvigil.live import Recorder, Stats
+from pgvigil.live.recorder import _tag
 from pgvigil.validate import Reference, load_declaration
 from pgvigil.validate.catalog import Snapshot
 
@@ -348,6 +350,62 @@ def mortal() -> Iterator[Mortal]:
         yield Mortal(server)
 
 
+# --- an application and its recorder ---------------------------------------------------------------------------------
+
+Make = Callable[..., Recorder]
+
+
+@pytest.fixture
+def spill(tmp_path: Path) -> Path:
+    return tmp_path / "spill"
+
+
+@pytest.fixture
+def make(spill: Path) -> Iterator[Make]:
+    """Recorders that lose no time, closed in the end; after each test the counters of each add up."""
+    made: list[Recorder] = []
+
+    def make(url: str, **options: Any) -> Recorder:
+        made.append(Recorder(url, **{"spill_directory": spill, "linger": 0.01} | options))
+        return made[-1]
+
+    yield make
+    for recorder in made:
+        recorder.close(2)
+        assert adds_up(recorder.stats())
+
+
+def adds_up(stats: Stats) -> bool:
+    there = stats.written + stats.spill_pending + stats.dropped + stats.quarantined + stats.damaged + stats.queue_depth
+    return stats.accepted + stats.recovered == there
+
+
+def nobody(tmp_path: Path) -> str:
+    """The address of a server that is not there."""
+    return f"postgresql://somebody:se%20cret@/nowhere?host={tmp_path}"
+
+
+def give(spill: Path, url: str) -> None:
+    """What was spilled for a database that was not there shall be for this one: files are named after theirs."""
+    for path in spill.glob("*.spill"):
+        path.rename(spill / "-".join([_tag(connections.parse_url(url, "a test")), *path.name.split("-")[1:]]))
+
+
+def application(code: str, *arguments: str | Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """A process of its own, with `recorder` on the database and in the directory named by its first two arguments."""
+    head = "import os, signal, sys, time, warnings; from pgvigil.live import Recorder\n"
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", head + code, *map(str, arguments)],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(PROJECT / "src"), *filter(None, sys.path)])}
+        | (environment or {}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 # --- the product as people run it ------------------------------------------------------------------------------------
 
 
@@ -458,3 +516,14 @@ def project_copy(tmp_path: Path) -> Path:
         else:
             shutil.copy2(PROJECT / name, copy / name)
     return copy
+
+
+def add_migration(migrations: Path, sql: str, revert: str) -> str:
+    """One more, `NNN_later`, after the last one in that folder; its name."""
+    last = max((migrations / "versions").glob("*.py"))
+    name = f"{int(last.stem[:3]) + 1:03}_later"
+    (migrations / f"{name}.sql").write_text(sql)
+    (migrations / f"revert/{name}.sql").write_text(revert)
+    module = re.sub("(?m)^down_revision = .*", f'down_revision = "{last.stem[:3]}"', last.read_text())
+    (migrations / f"versions/{name}.py").write_text(re.sub("(?m)^revision = .*", f'revision = "{name[:3]}"', module))
+    return name

@@ -19,7 +19,19 @@ from conftest import PROJECT, Database, Run, wait_until
 
 pytestmark = pytest.mark.oldest_and_newest
 
-JOBS = ["partitions", "expiry", "archive", "dormancy", "counters", "orphans", "retention", "rollup", "aggregation"]
+JOBS = [
+    "partitions",
+    "expiry",
+    "archive",
+    "dormancy",
+    "counters",
+    "orphans",
+    "retention",
+    "rollup",
+    "aggregation",
+    "executions",
+    "reap",
+]
 
 
 def put_session(database: Database, key: str, idle: str = "0", **columns: Any) -> None:
@@ -327,7 +339,7 @@ def test_a_trail_goes_with_its_last_session_and_not_before(fresh: Database) -> N
 
 def test_partitions_are_made_ahead(fresh: Database) -> None:
     fresh.execute("UPDATE pgvigil.partition_policies SET make_ahead = make_ahead + 2")
-    assert run_job(fresh, "partitions") == 6
+    assert run_job(fresh, "partitions") == 8
 
 
 def test_a_partition_nobody_made_is_made_and_takes_its_rows_out_of_the_default_one(fresh: Database) -> None:
@@ -464,7 +476,7 @@ def test_a_job_has_the_name_people_look_for(fresh: Database) -> None:
     ):
         assert fresh.execute(f"CALL pgvigil.{procedure}()") == [(0,)]
     assert fresh.execute("SELECT array_agg(job ORDER BY id) FROM pgvigil.job_runs") == [
-        (["expiry", "dormancy", "archive", "orphans", "retention"],)
+        (["expiry", "dormancy", "archive", "orphans", "retention", "executions"],)
     ]
 
 

@@ -11,11 +11,9 @@ import re
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -26,46 +24,17 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from conftest import PROJECT, Database, Mortal, wait_until
+from conftest import PROJECT, Database, Make, Mortal, adds_up, application, give, nobody, wait_until
 from pgvigil import cli
-from pgvigil.database import parse_url
 from pgvigil.embedded import Server
-from pgvigil.live import Recorder, Stats
+from pgvigil.live import ExecutionTracker, Recorder, Stats, rows
 from pgvigil.live import recorder as recorder_module
-from pgvigil.live.recorder import _tag
 from pgvigil.live.rows import Encoder
 from pgvigil.live.writer import Unavailable, Writer
 
 pytestmark = pytest.mark.oldest_and_newest
 
 client_side = pytest.mark.client_side
-
-Make = Callable[..., Recorder]
-
-
-@pytest.fixture
-def spill(tmp_path: Path) -> Path:
-    return tmp_path / "spill"
-
-
-@pytest.fixture
-def make(spill: Path) -> Iterator[Make]:
-    """Recorders that lose no time, closed in the end; after each test the counters of each add up."""
-    made: list[Recorder] = []
-
-    def make(url: str, **options: Any) -> Recorder:
-        made.append(Recorder(url, **{"spill_directory": spill, "linger": 0.01} | options))
-        return made[-1]
-
-    yield make
-    for recorder in made:
-        recorder.close(2)
-        assert adds_up(recorder.stats())
-
-
-def adds_up(stats: Stats) -> bool:
-    there = stats.written + stats.spill_pending + stats.dropped + stats.quarantined + stats.damaged + stats.queue_depth
-    return stats.accepted + stats.recovered == there
 
 
 def operations(database: Database | str) -> list[str]:
@@ -82,17 +51,6 @@ def names(count: int, prefix: str = "op") -> list[str]:
 def record_all(recorder: Recorder, operations: list[str]) -> None:
     for operation in operations:
         recorder.record_performance(operation, 1)
-
-
-def nobody(tmp_path: Path) -> str:
-    """The address of a server that is not there."""
-    return f"postgresql://somebody:se%20cret@/nowhere?host={tmp_path}"
-
-
-def give(spill: Path, url: str) -> None:
-    """What was spilled for a database that was not there shall be for this one: files are named after theirs."""
-    for path in spill.glob("*.spill"):
-        path.rename(spill / "-".join([_tag(parse_url(url, "a test")), *path.name.split("-")[1:]]))
 
 
 # --- a server to maltreat --------------------------------------------------------------------------------------------
@@ -420,6 +378,32 @@ def test_batch_whose_commit_nobody_acknowledged_is_written_once(fresh: Database,
     assert operations(fresh) == names(100)
 
 
+def test_statements_whose_commit_nobody_acknowledged_are_written_once(
+    fresh: Database, make: Make, proxy: Proxy
+) -> None:
+    instance, session = str(uuid4()), str(uuid4())
+    fresh.execute("SELECT instrumentation.register_instance('host', instance => %s)", (instance,))
+    fresh.execute("SELECT instrumentation.register_session(%s, %s)", (instance, session))
+    recorder = make(through(proxy, fresh), spill_after=60)
+    for text in names(100):
+        recorder.append(rows.statement(session, text, 1, 1))
+    wait_until(lambda: recorder.stats().written == 100)
+    assert proxy.cut.is_set()
+    texts = fresh.execute("SELECT sql_text FROM instrumentation.sql_statements ORDER BY statement_id")
+    assert texts == [(name,) for name in names(100)]
+
+
+def test_executions_whose_commit_nobody_acknowledged_are_written_once(
+    fresh: Database, make: Make, proxy: Proxy
+) -> None:
+    recorder = make(through(proxy, fresh), spill_after=60)
+    for query in names(100):
+        ExecutionTracker(recorder).log_execution_background(query, "postgresql")
+    wait_until(lambda: recorder.stats().written == 100)
+    assert proxy.cut.is_set()
+    assert fresh.execute("SELECT query FROM query_executions ORDER BY id") == [(name,) for name in names(100)]
+
+
 @pytest.mark.parametrize("proxy", [False], ids=["not done"], indirect=True)
 def test_batch_whose_end_the_server_has_not_noticed_does_not_hold_up_the_others_for_ever(
     fresh: Database, make: Make, proxy: Proxy
@@ -478,7 +462,7 @@ def test_database_without_our_tables_is_named_as_such_and_loses_nothing(database
     recorder = make(database.url)
     record_all(recorder, names(10))
     assert recorder.flush() == "spilled"
-    assert "no tables of pgvigil" in recorder.stats().last_error
+    assert "the database has no table system_metrics of pgvigil to record into" in recorder.stats().last_error
     assert cli.main(["setup", "--database-url", database.url]) == 0
     wait_until(lambda: recorder.stats().written == 10)
     assert operations(database) == names(10)
@@ -538,21 +522,6 @@ def test_spill_keeps_to_its_limit(make: Make, tmp_path: Path, spill: Path) -> No
     assert 0 < stats.spill_pending < 100
     assert stats.dropped == 1000 - stats.spill_pending
     assert "SpillFull" in stats.last_error
-
-
-def application(code: str, *arguments: str | Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """A process of its own, with `recorder` on the database and in the directory named by its first two arguments."""
-    head = "import os, signal, sys, time, warnings; from pgvigil.live import Recorder\n"
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", head + code, *map(str, arguments)],
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join([str(PROJECT / "src"), *filter(None, sys.path)])}
-        | (environment or {}),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 @client_side

@@ -235,16 +235,33 @@ COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_p
 INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead)
 VALUES ('session_lifecycle', 'month', 3), ('system_metrics', 'month', 3), ('performance_logs', 'day', 14);
 
+-- In the application's schema, but for those of schema instrumentation.
+CREATE FUNCTION pgvigil.quoted_name(of_table text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN starts_with(of_table, 'instrumentation.') THEN 'instrumentation.' || quote_ident(substr(of_table, 17)) ELSE quote_ident(of_table) END;
+COMMENT ON FUNCTION pgvigil.quoted_name(text) IS 'A table''s name, as partition_policies has it, fit for SQL';
+
+CREATE FUNCTION pgvigil.partition_key(of_table text) RETURNS name
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN (SELECT a.attname FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+            WHERE p.partrelid = to_regclass(pgvigil.quoted_name(of_table)));
+END $$;
+COMMENT ON FUNCTION pgvigil.partition_key(text) IS 'The column of time-ordered ids by which a table is partitioned';
+
 -- CREATE and ATTACH, because PARTITION OF would take ACCESS EXCLUSIVE on the parent and stop its writers.
 CREATE FUNCTION pgvigil.ensure_partitions(parent text, since timestamptz DEFAULT now(), until timestamptz DEFAULT NULL) RETURNS integer
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     policy  pgvigil.partition_policies;
+    key     name := pgvigil.partition_key(parent);
     width   interval;
     lower_  timestamp;  -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
     upper_  timestamp;
     last_   timestamp;
+    table_  text := pgvigil.quoted_name(parent);
     slice   text;
+    waits   text := pgvigil.quoted_name(parent || '_default');
     first_id uuid;
     end_id  uuid;
     waiting boolean;
@@ -256,20 +273,22 @@ BEGIN
     last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
     WHILE lower_ <= last_ LOOP
         upper_ := lower_ + width;
-        slice := parent || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END);
-        IF to_regclass(format('%I', slice)) IS NULL THEN
+        slice := pgvigil.quoted_name(parent || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+        IF to_regclass(slice) IS NULL THEN
             first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
             end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
-            EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', slice, parent);
+            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', slice, table_);
             -- Rows that came before their partition wait in the default one: they move in, its other writers held off meanwhile.
-            EXECUTE format('SELECT EXISTS (SELECT FROM %I WHERE id >= $1 AND id < $2)', parent || '_default') INTO waiting USING first_id, end_id;
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
             IF waiting THEN
-                EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', parent || '_default');
-                EXECUTE format('WITH moved AS (DELETE FROM %I WHERE id >= $1 AND id < $2 RETURNING *) INSERT INTO %I SELECT * FROM moved',
-                               parent || '_default', slice) USING first_id, end_id;
+                EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', waits);
+                PERFORM set_config('pgvigil.instrumentation', 'write', true);
+                EXECUTE format('WITH moved AS (DELETE FROM %s WHERE %I >= $1 AND %2$I < $2 RETURNING *) INSERT INTO %s SELECT * FROM moved',
+                               waits, key, slice) USING first_id, end_id;
+                PERFORM set_config('pgvigil.instrumentation', '', true);
             END IF;
-            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, slice, first_id, end_id);
-            EXECUTE format('COMMENT ON TABLE %I IS %L', slice, format('%s from %s to %s, UTC', parent, lower_::date, upper_::date));
+            EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
+            EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, lower_::date, upper_::date));
             made := made + 1;
         END IF;
         lower_ := upper_;

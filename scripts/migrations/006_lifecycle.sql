@@ -467,13 +467,15 @@ END $$;
 COMMENT ON FUNCTION pgvigil.job_counters(integer) IS 'One batch of job counters';
 
 CREATE VIEW pgvigil.partitions AS
-SELECT p.parent_table, c.relname::text AS partition,
+SELECT p.parent_table, CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN 'instrumentation.' || c.relname ELSE c.relname::text END AS partition,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AS from_time,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AS to_time,
        greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes
 FROM pgvigil.partition_policies p
 JOIN pgvigil.migrations m ON m.revision = '000'
-JOIN pg_class t ON t.relname = p.parent_table AND t.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = m.schema_name)
+JOIN pg_class t ON t.relname = CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN substr(p.parent_table, 17) ELSE p.parent_table END
+               AND t.relnamespace = (SELECT n.oid FROM pg_namespace n
+                                     WHERE n.nspname = CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN 'instrumentation' ELSE m.schema_name END)
 JOIN pg_inherits i ON i.inhparent = t.oid
 JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
@@ -486,6 +488,7 @@ DECLARE
     slice   timestamptz;
     begins  timestamp;  -- UTC: a step of a month must not bend with the session's time zone
     one     uuid;
+    key     name;
     columns text;
 BEGIN
     FOR policy IN SELECT * FROM pgvigil.partition_policies ORDER BY parent_table LOOP
@@ -501,8 +504,10 @@ BEGIN
         END LOOP;
     END LOOP;
     FOR policy IN SELECT * FROM pgvigil.partition_policies ORDER BY parent_table LOOP
+        key := pgvigil.partition_key(policy.parent_table);
         -- A time-ordered id of a time at most 100 partitions ago belongs into a partition of its own.
-        EXECUTE format('SELECT id FROM %I WHERE id >= $1 AND id < $2 AND substr(id::text, 15, 1) = ''7'' LIMIT 1', policy.parent_table || '_default')
+        EXECUTE format('SELECT %2$I FROM %1$s WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7'' LIMIT 1',
+                       pgvigil.quoted_name(policy.parent_table || '_default'), key)
         INTO one USING pgvigil.uuid_v7_floor(now() - 100 * ('1 ' || policy.step)::interval), pgvigil.uuid_v7_floor(now());
         IF one IS NOT NULL THEN
             slice := pgvigil.uuid_v7_time(one);
@@ -514,11 +519,13 @@ BEGIN
         END IF;
         -- Any other id tells no time: its row gets one of now, when it is first seen in order; its own time column stays.
         SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_attribute
-        WHERE attrelid = to_regclass(policy.parent_table) AND attnum > 0 AND NOT attisdropped AND attname <> 'id';
-        EXECUTE format('WITH moved AS (DELETE FROM %1$I WHERE id = ANY (ARRAY(SELECT id FROM %1$I LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
-                        INSERT INTO %2$I (id, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved',
-                       policy.parent_table || '_default', policy.parent_table, columns) USING batch;
+        WHERE attrelid = to_regclass(pgvigil.quoted_name(policy.parent_table)) AND attnum > 0 AND NOT attisdropped AND attname <> key;
+        PERFORM set_config('pgvigil.instrumentation', 'write', true);
+        EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %4$I = ANY (ARRAY(SELECT %4$I FROM %1$s LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
+                        INSERT INTO %2$s (%4$I, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved',
+                       pgvigil.quoted_name(policy.parent_table || '_default'), pgvigil.quoted_name(policy.parent_table), columns, key) USING batch;
         GET DIAGNOSTICS done = ROW_COUNT;
+        PERFORM set_config('pgvigil.instrumentation', '', true);
         IF done > 0 THEN
             note := format('gave %s rows of %s time-ordered ids', done, policy.parent_table);
             more := true;
@@ -566,6 +573,7 @@ BEGIN
     WHERE policy = 'standard' OR EXISTS (SELECT FROM sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
     FOR slice IN SELECT * FROM pgvigil.partitions p
                  WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => kept.logs)
+                                                               WHEN 'instrumentation.sql_statements' THEN make_interval(days => kept.logs)
                                                                WHEN 'system_metrics' THEN make_interval(days => kept.metrics)
                                                                ELSE interval '1 day' END
                    AND (p.parent_table = 'session_lifecycle' OR NOT kept.hold)
@@ -587,7 +595,7 @@ BEGIN
                             WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id', slice.partition);
         END IF;
         CONTINUE WHEN in_use;
-        EXECUTE format('DROP TABLE %I', slice.partition);
+        EXECUTE format('DROP TABLE %s', pgvigil.quoted_name(slice.partition));
         done := greatest(slice.estimated_rows, 1);
         note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
         more := true;
@@ -634,7 +642,14 @@ COMMENT ON PROCEDURE pgvigil.cleanup_orphaned_sessions(bigint) IS 'Runs job orph
 
 CREATE PROCEDURE pgvigil.enforce_retention(INOUT rows bigint DEFAULT NULL)
 LANGUAGE plpgsql AS $$
+DECLARE
+    name text;
+    gone bigint;
 BEGIN
-    CALL pgvigil.run_job('retention', false, rows);
+    FOREACH name IN ARRAY ARRAY(SELECT job FROM pgvigil.jobs WHERE job = ANY ('{retention,executions}'::text[]) ORDER BY job DESC) LOOP
+        CALL pgvigil.run_job(name, false, gone);
+        rows := coalesce(rows + gone, rows, gone);
+    END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS 'Runs job retention; returns the rows that went, those of dropped partitions by the planner''s estimate';
+COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
+    'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';

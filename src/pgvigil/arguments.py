@@ -209,6 +209,23 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     maintain.add_argument("action", choices=("run", "run-due", "status"))
     maintain.add_argument("job", nargs="?", metavar="JOB", help="with run: the job's name, see status")
     maintain.add_argument("--json", action="store_true", help="with status: one JSON document instead of the table")
+    sessions = add("sessions", "who is connected: list, kill SESSION, tail (what they run, until Ctrl-C)", where)
+    sessions.add_argument("action", choices=("list", "kill", "tail"))
+    sessions.add_argument("session", nargs="?", metavar="SESSION", help="with kill and tail: its id, see list")
+    sessions.add_argument(
+        "--mode",
+        choices=("cancel", "terminate", "escalate"),
+        default="terminate",
+        help="with kill: end its statement, the session, or first the one and then the other (default %(default)s)",
+    )
+    sessions.add_argument(
+        "--grace",
+        type=_seconds,
+        default=5,
+        metavar="SECONDS",
+        help="with kill: how long to wait for its end (default %(default)s)",
+    )
+    sessions.add_argument("--json", action="store_true", help="JSON instead of lines; with tail: one document a line")
     init = add("init-sql", "print the script that builds the schema with psql alone")
     init.add_argument("--write", action="store_true", help=f"write {project.INIT_SQL.name} instead")
     server = add("server", "the embedded server: start, stop, status, url")

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -297,6 +298,41 @@ def _maintain(arguments: argparse.Namespace) -> int:
     return 1 if any(job.overdue for job in jobs) else 0
 
 
+def _sessions(arguments: argparse.Namespace) -> int:
+    from pgvigil.operate import sessions
+
+    if (arguments.action == "kill" and not arguments.session) or (arguments.action == "list" and arguments.session):
+        raise UsageError("`sessions kill` takes the id of a session; list takes none", "See sessions --help.")
+    target = _required(arguments)
+    if arguments.action == "kill":
+        done = sessions.kill(target, arguments.session, arguments.mode, arguments.grace)
+        print(json.dumps({"ok": True, "reason": done}) if arguments.json else done)
+    elif arguments.action == "list":
+        found = sessions.active(target)
+        if arguments.json:
+            print(json.dumps([asdict(session) for session in found], indent=2, default=str))
+        for session in [] if arguments.json else found:
+            who = f"{session.username} ({session.application_name})" if session.application_name else session.username
+            since = f"{session.start_time:%Y-%m-%d %H:%M:%S%z}"
+            where = f"{session.peer or session.hostname} pid {session.backend_pid or '-'}"
+            print(_one_line(f"{session.session_id}  {since}  {who:<30}  {where:<34}  {session.sql_text or ''}"))
+    else:
+        with suppress(KeyboardInterrupt):  # the way to end it
+            for one in sessions.follow(target, arguments.session):
+                if arguments.json:
+                    print(json.dumps(asdict(one), default=str), flush=True)
+                    continue
+                took = f"{one.duration_ms} ms" if one.duration_ms is not None else ""
+                told = f"{one.execution_start_time:%H:%M:%S}  {one.username:<16}  {one.status:<9}  {took:>9}  {one.sql_text or ''}"
+                print(_one_line(f"{told}  {one.error_message or ''}"), flush=True)
+    return 0
+
+
+def _one_line(text: str) -> str:
+    """What others have written is not to steer the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text).rstrip()
+
+
 def _init_sql(arguments: argparse.Namespace) -> int:
     from pgvigil.build import init_sql, plan
 
@@ -440,6 +476,7 @@ _COMMANDS = {
     "validate": _validate,
     "spec": _spec,
     "maintain": _maintain,
+    "sessions": _sessions,
     "init-sql": _init_sql,
     "server": _server,
 }

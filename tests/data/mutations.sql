@@ -352,6 +352,10 @@ ALTER TABLE pgvigil.leftovers ALTER next_block DROP DEFAULT, ALTER next_block AD
 ---   different sequence of pgvigil.found_before.id
 ALTER TABLE pgvigil.found_before ALTER id SET INCREMENT BY 2;
 
+--- identity in the application's schema in other steps
+---   different sequence of query_executions.id
+ALTER TABLE query_executions ALTER id SET INCREMENT BY 2;
+
 --- identity that goes round
 ---   different sequence of pgvigil.found_before.id
 ALTER TABLE pgvigil.found_before ALTER id SET CYCLE SET MAXVALUE 1000;
@@ -1456,6 +1460,10 @@ REVOKE EXECUTE ON FUNCTION pgvigil.reactivate_session(uuid) FROM PUBLIC;
 ---   unexpected grant on function pgvigil.actor() to a_stranger
 GRANT EXECUTE ON FUNCTION pgvigil.actor() TO a_stranger;
 
+--- right on one column taken away
+---   missing grant on column query_executions.id to pgvigil_writer
+REVOKE SELECT (id) ON query_executions FROM pgvigil_writer;
+
 --- right on a sequence
 ---   unexpected grant on sequence pgvigil.found_before_id_seq to PUBLIC
 GRANT UPDATE ON SEQUENCE pgvigil.found_before_id_seq TO PUBLIC;
@@ -1491,6 +1499,28 @@ GRANT pgvigil_admin TO pgvigil_reader;
 --- writer that reads all data
 ---   different role pgvigil_writer
 GRANT pg_read_all_data TO pgvigil_writer;
+
+-- ── Instrumentation ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--- guard that replication passes by
+---   different trigger instrumentation.sessions.guard_sessions
+ALTER TABLE instrumentation.sessions ENABLE TRIGGER guard_sessions;
+
+--- guard of one partition that replication passes by
+---   disabled trigger instrumentation.sql_statements_default.guard_sql_statements_rows
+ALTER TABLE instrumentation.sql_statements_default ENABLE TRIGGER guard_sql_statements_rows;
+
+--- right to read what others ran
+---   unexpected grant on column instrumentation.sql_statements.sql_text to pgvigil_reader
+GRANT SELECT (sql_text) ON instrumentation.sql_statements TO pgvigil_reader;
+
+--- right to make up sessions
+---   unexpected grant on table instrumentation.sessions to pgvigil_writer
+GRANT INSERT ON instrumentation.sessions TO pgvigil_writer;
+
+--- function with its owner's rights and its caller's path
+---   different function instrumentation.kill_session(uuid, text, interval)
+ALTER FUNCTION instrumentation.kill_session(uuid, text, interval) RESET search_path;
 
 -- ── Settings that turn triggers off ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,5 +1,5 @@
 DROP TABLE pgvigil.reference_snapshots, pgvigil.leftovers, pgvigil.deleted_sessions, pgvigil.partition_policies, pgvigil.tolerated_values;
-DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz);
+DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz), pgvigil.partition_key(text), pgvigil.quoted_name(text);
 DROP PROCEDURE pgvigil.tighten_value_checks();
 DROP FUNCTION pgvigil.add_value_check(text, text, text, text[]);
 DROP FUNCTION pgvigil.put_value_check(text, text, text[]);

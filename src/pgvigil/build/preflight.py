@@ -57,7 +57,8 @@ def require_rights(conn: psycopg.Connection, schema: str) -> None:
              AND NOT pg_has_role(c.relowner, 'USAGE')
            UNION ALL SELECT format('CREATE on schema %%s', %(schema)s) WHERE NOT has_schema_privilege(%(schema)s::regnamespace, 'CREATE')
            UNION ALL SELECT format('CREATE on database %%I', current_database())
-           WHERE to_regnamespace('pgvigil') IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')""",
+           WHERE (to_regnamespace('pgvigil') IS NULL OR to_regnamespace('instrumentation') IS NULL)
+             AND NOT has_database_privilege(current_database(), 'CREATE')""",
         {"schema": compose.Identifier(schema).as_string(conn), "tables": list(apply.APPLICATION_TABLES)},
     ).fetchall()
     if rows:

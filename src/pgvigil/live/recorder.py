@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -158,6 +159,7 @@ class Recorder:
         self._spill_after = spill_after
         self._interval = metrics_interval
         self._instance = instance or socket.gethostname()
+        self.before_close: list[Callable[[], None]] = []  # those who have a last word to record
         self._reset()
         _recorders.add(self)
         atexit.register(self.close)
@@ -206,7 +208,7 @@ class Recorder:
         at: datetime | None = None,
     ) -> None:
         """Append one row to system_metrics. Never blocks; raises ValueError or TypeError only, for arguments it cannot hold."""
-        self._queue.append(rows.metric(name, value, type, labels, at))
+        self._queue.append(rows.metric(name, value, type, labels, at))  # not by append: this is what a call costs
         if len(self._queue) > self._alert:
             self._alarm()
 
@@ -224,6 +226,17 @@ class Recorder:
         self._queue.append(rows.performance(operation, duration_ms, success, session_id, metadata, at))
         if len(self._queue) > self._alert:
             self._alarm()
+
+    def append(self, item: rows.Item) -> None:
+        """Append what a function of pgvigil.live.rows has made. Never blocks or raises."""
+        self._queue.append(item)
+        if len(self._queue) > self._alert:
+            self._alarm()
+
+    @property
+    def target(self) -> database.Target:
+        """The database it records into."""
+        return self._target
 
     def _alarm(self) -> None:
         """The caller's part of what is not ordinary: dropping, waking the worker, starting it."""
@@ -282,6 +295,8 @@ class Recorder:
         within two more seconds, it is dropped and counted, and the outcome is "timeout".
         """
         atexit.unregister(self.close)
+        while self.before_close:
+            self.before_close.pop()()
         _recorders.discard(self)
         deadline = time.monotonic() + timeout
         with self._state:

@@ -1,25 +1,45 @@
-"""What an application hands over, checked in its own thread, and the lines of COPY that a worker makes of it.
+"""What an application hands over, checked in its own thread, and the lines that a worker makes of it.
 
-A line is a row in COPY's text format without its id: ids are given when the row is written (writer.py says why).
+A line of METRIC and PERFORMANCE is a row in COPY's text format without its id: ids are given when the row is written (writer.py
+says why); of STATEMENT likewise. A line of EXECUTION is a JSON object, for a statement that writes what is not there yet; one of
+REGISTRY the arguments of a function of schema instrumentation, each of which may be called again.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import secrets
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
+from pgvigil.live import scrub
+
 METRIC: Final = 0
 PERFORMANCE: Final = 1
-TABLES = ("system_metrics", "performance_logs")
-COLUMNS = (
-    "id, metric_name, metric_value, metric_type, labels, recorded_at",
-    "id, operation, duration_ms, success, session_id, metadata, created_at",
+EXECUTION: Final = 2
+STATEMENT: Final = 3
+REGISTRY: Final = 4
+# Numbered as they stand in the spill.
+TABLES = (
+    "system_metrics",
+    "performance_logs",
+    "query_executions",
+    "instrumentation.sql_statements",
+    "instrumentation.sessions",
 )
+# Of those that are written by COPY.
+COLUMNS = {
+    METRIC: "id, metric_name, metric_value, metric_type, labels, recorded_at",
+    PERFORMANCE: "id, operation, duration_ms, success, session_id, metadata, created_at",
+    STATEMENT: (
+        "statement_id, session_id, sql_text, execution_start_time, execution_end_time, rows_fetched, status, error_message,"
+        " duration_ms, sqlstate, query_tag"
+    ),
+}
 
 # Its kind, when it happened (nanoseconds since 1970) and its values, none of which anybody can change any more.
 Item = tuple[Any, ...]
@@ -33,6 +53,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_STATUSES = ("success", "failed", "timeout", "error")
+_LONGEST_QUERY = 100_000
+_LONGEST_EXECUTION = 10**9
+_LONGEST_MESSAGE = 10_000
+_TEXTS = 1_000  # of statements, remembered as they are written
+_NULL = "\\N"
 
 _encode = json.JSONEncoder(allow_nan=False).encode
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -87,13 +113,145 @@ def performance(
     return PERFORMANCE, _nanoseconds(at), operation, duration_ms, success, session_id, _document("metadata", metadata)
 
 
-def _checked_name(what: str, name: str) -> str:
+def execution(
+    query: str,
+    database_type: str,
+    status: str = "success",
+    *,
+    normalize_literals: bool = False,
+    execution_id: str | None = None,
+    user_id: str | None = None,
+    conversation_id: str | None = None,
+    execution_time: float | None = None,
+    total_rows: int | None = None,
+    returned_rows: int | None = None,
+    page: int | None = 0,
+    page_size: int | None = 100,
+    error_message: str | None = None,
+    error_type: str | None = None,
+    started_at: datetime | None = None,
+    completed_at: datetime | None = None,
+    connection_params: dict[str, Any] | None = None,
+    request_metadata: dict[str, Any] | None = None,
+    response_metadata: dict[str, Any] | None = None,
+) -> Item:
+    """Raises ValueError or TypeError for what query_executions would not take. Secrets are gone from what it returns."""
+    if not isinstance(query, str):
+        raise TypeError(f"query has to be a string, not {type(query).__name__}")
+    database_type = _checked_name("database_type", database_type, 50)
+    if status not in _STATUSES:
+        raise ValueError(f"status is {status!r}: it has to be one of {', '.join(_STATUSES)}")
+    if execution_time is not None:
+        if isinstance(execution_time, bool) or not isinstance(execution_time, int | float):
+            raise TypeError(f"execution_time is of type {type(execution_time).__name__}: give seconds")
+        if not 0 <= execution_time <= _LONGEST_EXECUTION:
+            raise ValueError(f"execution_time is {execution_time}: 0 to {_LONGEST_EXECUTION} seconds fit")
+    ended = _nanoseconds(completed_at)
+    began = (
+        _nanoseconds(started_at)
+        if started_at
+        else max(ended - round((execution_time or 0) * 1e9), _nanoseconds(_EARLIEST))
+    )
+    text = scrub.hide_secrets_of_query(scrub.storable(query[:_LONGEST_QUERY]))
+    if normalize_literals:
+        text = scrub.normalize_literals(text, database_type)
+    if len(query) > _LONGEST_QUERY:
+        request_metadata = {**(request_metadata or {}), "query_characters": len(query)}
+    if error_message is not None:
+        error_message = scrub.hide_secrets(scrub.storable(str(error_message)[:_LONGEST_MESSAGE]))
+    row = {
+        "execution_id": new_id() if execution_id is None else _checked_name("execution_id", execution_id),
+        "user_id": None if user_id is None else _checked_name("user_id", user_id),
+        "conversation_id": None if conversation_id is None else _checked_name("conversation_id", conversation_id),
+        "query": text,
+        "database_type": database_type,
+        "query_complexity": "MULTI_LINE" if len(query.strip().splitlines()) > 1 else "SINGLE_LINE",
+        "status": str.__str__(status),
+        "execution_time": None if execution_time is None else float(execution_time),
+        "total_rows": _checked_count("total_rows", total_rows, 2**63 - 1),
+        "returned_rows": _checked_count("returned_rows", returned_rows, 2**63 - 1),
+        "page": _checked_count("page", page, 2**31 - 1),
+        "page_size": _checked_count("page_size", page_size, 2**31 - 1),
+        "error_message": error_message,
+        "error_type": None if error_type is None else scrub.storable(str(error_type)[:_LONGEST_NAME]),
+        "started_at": _printed(began),
+        "completed_at": _printed(ended),
+    }
+    for what, details in (
+        ("connection_params", connection_params),
+        ("request_metadata", request_metadata),
+        ("response_metadata", response_metadata),
+    ):
+        if details is not None and not isinstance(details, dict):
+            raise TypeError(f"{what} has to be a dict, not {type(details).__name__}")
+        row[what] = scrub.document(details or {})
+    return EXECUTION, ended, _encode(row)
+
+
+def statement(
+    session_id: str,
+    sql_text: str,
+    nanoseconds: int,
+    rows_fetched: int,
+    status: str = "success",
+    error_message: str | None = None,
+    sqlstate: str | None = None,
+    tag: str | None = None,
+) -> Item:
+    """A statement that has just ended and took that long. Nothing is checked, so that it costs its caller nearly nothing."""
+    return (
+        STATEMENT,
+        time.time_ns(),
+        session_id,
+        sql_text,
+        nanoseconds,
+        rows_fetched,
+        status,
+        error_message,
+        sqlstate,
+        tag,
+    )
+
+
+def call(function: str, **arguments: Any) -> Item:
+    """A call of a function of schema instrumentation, by its name in pgvigil.live.writer.CALLS."""
+    return REGISTRY, time.time_ns(), _encode({"function": function, **arguments})
+
+
+def new_id() -> str:
+    """A UUIDv7: what is written next to each other lies next to each other in the index."""
+    return str(
+        UUID(
+            int=time.time_ns() // 1_000_000 << 80
+            | 0x7 << 76
+            | secrets.randbits(12) << 64
+            | 1 << 63
+            | secrets.randbits(62)
+        )
+    )
+
+
+def _checked_count(what: str, count: int | None, largest: int) -> int | None:
+    if count is None:
+        return None
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"{what} has to be an int, not {type(count).__name__}")
+    if not 0 <= count <= largest:
+        raise ValueError(f"{what} is {count}: 0 to {largest} fit")
+    return int(count)
+
+
+def _printed(nanoseconds: int) -> str:
+    return (_EPOCH + nanoseconds // 1000 * _MICROSECOND).isoformat()
+
+
+def _checked_name(what: str, name: str, longest: int = _LONGEST_NAME) -> str:
     if name.__class__ is not str:
         if not isinstance(name, str):
             raise TypeError(f"{what} has to be a string, not {type(name).__name__}")
         name = str.__str__(name)  # of a member of an enumeration, what it stands for
-    if not 0 < len(name) <= _LONGEST_NAME:
-        raise ValueError(f"{what} has {len(name)} characters: 1 to {_LONGEST_NAME} fit")
+    if not 0 < len(name) <= longest:
+        raise ValueError(f"{what} has {len(name)} characters: 1 to {longest} fit")
     if not name.isascii():
         name.encode()  # half a surrogate pair is no text to PostgreSQL, and this says so with a ValueError
     if "\0" in name:
@@ -125,29 +283,55 @@ def _nanoseconds(at: datetime | None) -> int:
 
 
 class Encoder:
-    """Items into lines. It remembers the last second in print: most items of a batch share it."""
+    """Items into lines. It remembers what most items of a batch share: the last second in print, and texts of statements."""
 
     def __init__(self) -> None:
         self._second = -1
         self._printed = ""
+        self._texts: dict[str, str] = {}
 
     def line(self, item: Item) -> Row:
-        second, rest = divmod(item[1], 1_000_000_000)
-        if second != self._second:
-            self._printed = (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
-            self._second = second
+        kind: int = item[0]
+        if kind == STATEMENT:
+            return kind, self._statement(item).encode()
+        if kind in (EXECUTION, REGISTRY):
+            return kind, f"{item[2]}\n".encode()
         name: str = item[2]
         if not name.isalnum():
             name = name.translate(_ESCAPES)
         document: str = item[-1]
         if "\\" in document:  # the only character that both JSON and COPY mean something by
             document = document.replace("\\", "\\\\")
-        if item[0] == METRIC:
-            text = f"{name}\t{item[3]}\t{item[4]}\t{document}\t{self._printed}.{rest // 1000:06d}+00\n"
+        if kind == METRIC:
+            text = f"{name}\t{item[3]}\t{item[4]}\t{document}\t{self._time(item[1])}\n"
         else:
             session = item[5]
             text = (
-                f"{name}\t{round(item[3])}\t{item[4]}\t{session if session is not None else chr(92) + 'N'}"
-                f"\t{document}\t{self._printed}.{rest // 1000:06d}+00\n"
+                f"{name}\t{round(item[3])}\t{item[4]}\t{session if session is not None else _NULL}"
+                f"\t{document}\t{self._time(item[1])}\n"
             )
-        return item[0], text.encode()
+        return kind, text.encode()
+
+    def _time(self, nanoseconds: int) -> str:
+        second, rest = divmod(nanoseconds, 1_000_000_000)
+        if second != self._second:
+            self._printed = (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
+            self._second = second
+        return f"{self._printed}.{rest // 1000:06d}+00"
+
+    def _statement(self, item: Item) -> str:
+        _, ended, session_id, sql_text, nanoseconds, rows_fetched, status, error_message, sqlstate, tag = item
+        text = self._texts.get(sql_text)
+        if text is None:
+            text = scrub.hide_secrets_of_query(scrub.storable(sql_text[:_LONGEST_QUERY])).translate(_ESCAPES)
+            if len(self._texts) >= _TEXTS:
+                self._texts.clear()
+            self._texts[sql_text] = text
+        words = _NULL
+        if error_message is not None:
+            words = scrub.hide_secrets(scrub.storable(error_message[:_LONGEST_MESSAGE])).translate(_ESCAPES)
+        return (
+            f"{session_id}\t{text}\t{self._time(ended - nanoseconds)}\t{self._time(ended)}"
+            f"\t{rows_fetched if rows_fetched >= 0 else _NULL}\t{status}\t{words}\t{(nanoseconds + 500_000) // 1_000_000}"
+            f"\t{_NULL if sqlstate is None else sqlstate}\t{_NULL if tag is None else tag.translate(_ESCAPES)}\n"
+        )

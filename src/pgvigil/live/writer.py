@@ -6,15 +6,19 @@ those that hold it, never pass a row by. They are times of the server's clock, s
 When the connection breaks during COMMIT nobody tells us what became of it. But all rows of a batch are in or none is, so one
 id answers for all: an INSERT of that id, always rolled back, conflicts exactly if the batch was committed. Should the server
 still be busy with that COMMIT, the INSERT waits for it. This needs no right but INSERT.
+
+Query executions bring an id of their own, from their source: those that are there already are passed over; and a session can be
+registered twice. A batch of nothing else is simply sent again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -24,28 +28,57 @@ from psycopg import pq
 
 from pgvigil import database
 from pgvigil.errors import PgvigilError, PreconditionError
-from pgvigil.live.rows import COLUMNS, METRIC, PERFORMANCE, TABLES, Row
+from pgvigil.live.rows import COLUMNS, EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMENT, TABLES, Row
 
 # A table and an id that its batch was sent with.
 Probe = tuple[int, UUID]
 
 # A lock that does not come free is like a server that does not answer. And should the client vanish before its COMMIT, the
 # server must not keep the rows pending until TCP gives up: no probe could tell meanwhile what becomes of them.
+_GUARD = b"SET LOCAL pgvigil.instrumentation = 'write'"  # what the guards of schema instrumentation want to see
 _BEGIN = (
-    b"BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '10s';"
+    b"BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '10s';" + _GUARD + b";"
     b"SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 )
 _PROBES = {
     METRIC: "INSERT INTO {} (id, metric_name, metric_value, metric_type) VALUES (%s, 'probe', 0, 'gauge') ON CONFLICT DO NOTHING",
     PERFORMANCE: "INSERT INTO {} (id, operation, duration_ms, success) VALUES (%s, 'probe', 0, true) ON CONFLICT DO NOTHING",
+    # Of no session: where there is no conflict, the foreign key refuses it.
+    STATEMENT: "INSERT INTO {} (statement_id, session_id) VALUES (%s, '00000000-0000-0000-0000-000000000000') ON CONFLICT DO NOTHING",
 }
+# Each may be called again with the same arguments, and then changes nothing.
+CALLS = {
+    "register_instance": "SELECT instrumentation.register_instance(%(hostname)s, %(toolkit_version)s, '{}', %(instance)s)",
+    "register_session": (
+        "SELECT instrumentation.register_session(%(instance)s, %(session)s, %(pid)s, %(backend_start)s, %(username)s,"
+        " NULL, %(application_name)s)"
+    ),
+    "close_session": "SELECT instrumentation.close_session(%(session)s, %(reason)s)",
+    "stop_instance": "SELECT instrumentation.stop_instance(%(instance)s, %(reason)s)",
+}
+_EXECUTION_TYPES = (
+    "execution_id text, user_id text, conversation_id text, query text, database_type text, query_complexity text, status text,"
+    " execution_time double precision, total_rows bigint, returned_rows bigint, page integer, page_size integer, error_message text,"
+    " error_type text, started_at timestamptz, completed_at timestamptz, connection_params jsonb, request_metadata jsonb,"
+    " response_metadata jsonb"
+)
+_EXECUTION_COLUMNS = ", ".join(column.split()[0] for column in _EXECUTION_TYPES.split(","))
+# No conflict target: that would need the right to read.
+ADD_EXECUTIONS = (
+    f"INSERT INTO {{}} ({_EXECUTION_COLUMNS}) SELECT {_EXECUTION_COLUMNS} FROM json_to_recordset(%s::json) AS r ({_EXECUTION_TYPES})"
+    " ON CONFLICT DO NOTHING"
+)
+_LONGEST_STATEMENT = 16 << 20  # a message to the server is at most a gigabyte, and it holds all of it at once
 # Which schema is watched, every role may know: the server's own functions look there first.
-_TABLES = b"""
-    SELECT c.relname, format('%I.%I', n.nspname, c.relname)
+_TABLES = """
+    SELECT c.relname, format('%%I.%%I', n.nspname, c.relname)
     FROM pg_proc p JOIN pg_namespace f ON f.oid = p.pronamespace CROSS JOIN unnest(p.proconfig) setting
     JOIN pg_namespace n ON n.nspname = (parse_ident(split_part(substring(setting FROM '^search_path=(.*)'), ', ', 1)))[1]
     JOIN pg_class c ON c.relnamespace = n.oid
-    WHERE f.nspname = 'pgvigil' AND p.proname = 'record_metric' AND c.relname IN ('system_metrics', 'performance_logs')"""
+    WHERE f.nspname = 'pgvigil' AND p.proname = 'record_metric' AND c.relname = ANY (%s)
+    UNION ALL
+    SELECT 'instrumentation.' || c.relname, 'instrumentation.' || c.relname
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'instrumentation'"""
 _ROW_FAULTS = (
     "22",
     "23",
@@ -75,6 +108,31 @@ class BadRow(Exception):
 
 def _one_line(error: psycopg.Error) -> str:
     return " ".join(str(error).split())
+
+
+def find_tables(connection: psycopg.Connection[Any]) -> dict[int, str]:
+    """The tables that are recorded into, by their numbers, with their schema. Raises PreconditionError if they are not there."""
+    found = dict(connection.execute(_TABLES, (list(TABLES),)).fetchall())
+    if missing := [table for table in TABLES if table not in found]:
+        raise PreconditionError(
+            f"the database has no table {missing[0]} of pgvigil to record into",
+            "Run pgvigil migrate on it, or pgvigil setup.",
+        )
+    return {kind: found[table] for kind, table in enumerate(TABLES)}
+
+
+def _pieces(lines: Sequence[bytes]) -> Iterator[str]:
+    """JSON arrays of all these objects, none much longer than a statement should be."""
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if piece and size + len(line) > _LONGEST_STATEMENT:
+            yield f"[{b','.join(piece).decode()}]"
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    if piece:
+        yield f"[{b','.join(piece).decode()}]"
 
 
 class Ids:
@@ -113,7 +171,7 @@ class Writer:
         try:
             connection = database.connect(self._target, "recorder")
             try:
-                self._tables = self._find_tables(connection)
+                self._tables = find_tables(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -122,15 +180,6 @@ class Writer:
         except psycopg.Error as error:
             raise Unavailable(_one_line(error)) from error
         self._connection = connection
-
-    @staticmethod
-    def _find_tables(connection: psycopg.Connection[Any]) -> dict[int, str]:
-        found = dict(connection.execute(_TABLES).fetchall())
-        if len(found) != len(TABLES):
-            raise PreconditionError(
-                "the database has no tables of pgvigil to record into", "Run pgvigil migrate on it, or pgvigil setup."
-            )
-        return {kind: found[table] for kind, table in enumerate(TABLES)}
 
     def write(self, rows: Sequence[Row], before_commit: Callable[[Probe], None] | None = None) -> None:
         """All rows or none. Raises BadRow, Unavailable or Uncertain; `before_commit` is told the probe while all can be undone."""
@@ -143,9 +192,18 @@ class Writer:
                 pass
             answer = cursor.fetchone()
             ahead = answer[0] * 1000 - time.monotonic_ns() if answer else 0
+            calls = [json.loads(line) for kind, line in rows if kind == REGISTRY]
+            for arguments in calls:  # before the statements of those sessions
+                connection.execute(CALLS[arguments["function"]].encode(), arguments)
+            if calls:
+                connection.execute(_GUARD)  # which those functions have unset
             for kind, table in self._tables.items():
                 lines = [line for of_kind, line in rows if of_kind == kind]
-                if not lines:
+                if not lines or kind == REGISTRY:
+                    continue
+                if kind == EXECUTION:
+                    for piece in _pieces(lines):
+                        connection.execute(ADD_EXECUTIONS.format(table).encode(), (piece,))
                     continue
                 with cursor.copy(f"COPY {table} ({COLUMNS[kind]}) FROM STDIN".encode()) as copy:
                     ids = self._ids.make(len(lines), (time.monotonic_ns() + ahead) // 1000)
@@ -172,8 +230,10 @@ class Writer:
         connection = self._get()
         kind, id = probe
         try:
-            connection.execute("BEGIN; SET LOCAL lock_timeout = '5s'")
+            connection.execute("BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL pgvigil.instrumentation = 'write'")
             found = connection.execute(_PROBES[kind].format(self._tables[kind]).encode(), (id,)).rowcount == 0
+        except psycopg.errors.ForeignKeyViolation:
+            found = False
         except psycopg.Error as error:
             self._undo(connection)
             raise Unavailable(_one_line(error)) from error

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from pgvigil.validate import ddl, printing
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector, Part
-from pgvigil.validate.expected import Partitions, kind_of
+from pgvigil.validate.expected import Partitions, kind_of, last_name
 from pgvigil.validate.repair import alter_column
 
 _BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
@@ -102,9 +102,12 @@ def _partition(collector: Collector, name: str, declared: Partitions, label: str
         if kind in ("table", "comment", "column", "statistics"):
             continue
         if kind == "trigger" and attributes.get("clone"):
-            enable = ddl.enable("TRIGGER", label, other.rpartition(".")[2], "ORIGIN")
+            trigger = last_name(other)
+            usual = collector.found.objects.get(f"trigger {name}.{trigger}", {}).get("enabled", "ORIGIN")
+            said = "enabled" if usual == "ORIGIN" else f"enabled {usual}"
+            enable = ddl.enable("TRIGGER", label, trigger, usual)
             collector.add(
-                "disabled", other, "enabled", f"{attributes.get('enabled', 'ORIGIN')} on this partition", fix=enable
+                "disabled", other, said, f"{attributes.get('enabled', 'ORIGIN')} on this partition", fix=enable
             )
         elif kind == "constraint" and "enforced" in attributes:
             collector.add(

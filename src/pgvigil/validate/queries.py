@@ -38,7 +38,8 @@ def _names(numbers: str, relation: str) -> str:
 
 
 # Relations of the schemas that are covered whole, the named ones of the application's schema, whatever is named like a
-# partition of ours, and all that inherits from these. `cut`: partition of a table whose partitions a pattern describes.
+# partition of ours, all that inherits from these, and the sequences of their identities. `cut`: partition of a table whose
+# partitions a pattern describes.
 _TARGET = f"""
 WITH RECURSIVE named AS (
     SELECT c.oid, false AS cut
@@ -53,10 +54,16 @@ WITH RECURSIVE named AS (
     UNION
     SELECT i.inhrelid, f.cut OR (c.relkind = 'p' AND c.relname = ANY (%(cut)s))
     FROM family f JOIN pg_inherits i ON i.inhparent = f.oid JOIN pg_class c ON c.oid = f.oid
+), counted AS (
+    SELECT oid, cut FROM family
+    UNION ALL
+    SELECT d.objid, false
+    FROM family f JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = f.oid AND d.refobjsubid > 0
+    JOIN pg_class c ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i' AND c.relkind = 'S'
 ), target AS (
     SELECT c.oid, c.relkind, c.reltype, {_label("n.nspname", "c.relname")} AS label, f.cut,
            CASE WHEN c.relkind IN ('v', 'm') THEN 'view ' WHEN c.relkind = 'S' THEN 'sequence ' ELSE 'table ' END AS kind
-    FROM (SELECT oid, bool_or(cut) AS cut FROM family GROUP BY oid) f
+    FROM (SELECT oid, bool_or(cut) AS cut FROM counted GROUP BY oid) f
     JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 )"""
 

@@ -1,0 +1,402 @@
+"""Executions of queries on whatever engine: measured and recorded here, read again from here."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import inspect
+import json
+import logging
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, Final, NamedTuple, TypedDict, TypeVar, Unpack
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pgvigil import database
+from pgvigil.live import rows, scrub
+from pgvigil.live.recorder import Recorder
+from pgvigil.live.writer import ADD_EXECUTIONS, find_tables
+
+_log = logging.getLogger("pgvigil")
+_IDLE: Final = 4  # connections kept for the next call
+_STATUSES: Final = ("success", "failed", "timeout", "error")
+_ENGINE_ERRORS: Final = frozenset(
+    {"DatabaseError", "InterfaceError"}
+)  # PEP 249: each driver has its own of these names
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Details(TypedDict, total=False):
+    """What can be said of an execution besides query, engine and status.
+
+    execution_id defaults to a new one; an id that is in the database already is not written again. execution_time is in
+    seconds. Of started_at and completed_at, what is not given is now, and execution_time before. Times need a zone. From the
+    three dicts, from error_message and from the query secrets are removed.
+    """
+
+    execution_id: str | None
+    user_id: str | None
+    conversation_id: str | None
+    execution_time: float | None
+    total_rows: int | None
+    returned_rows: int | None
+    page: int | None
+    page_size: int | None
+    error_message: str | None
+    error_type: str | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    connection_params: dict[str, Any] | None
+    request_metadata: dict[str, Any] | None
+    response_metadata: dict[str, Any] | None
+
+
+class ExecutionPage(NamedTuple):
+    """Executions, the newest first, each with the columns of query_executions; `next_cursor` is None on the last page."""
+
+    executions: list[dict[str, Any]]
+    next_cursor: str | None
+
+
+class ExecutionTracker:
+    """Records executions through `recorder`, and reads them from its database. For threads and async code alike.
+
+    normalize_literals  store queries and error messages with ? for their strings and numbers
+
+    The reading functions and log_execution raise ConnectError or psycopg.Error, whatever the database says, and ValueError for
+    arguments. The reading functions block: in async code, `await asyncio.to_thread(tracker.get_execution_stats, "ada")`.
+    """
+
+    def __init__(self, recorder: Recorder, *, normalize_literals: bool = False) -> None:
+        self._recorder = recorder
+        self._normalize = normalize_literals
+        self._idle: _Idle = deque()
+        self._table = ""
+        weakref.finalize(self, _close, self._idle)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def _item(self, query: str, database_type: str, status: str, details: Details) -> rows.Item:
+        if self._normalize and details.get("error_message"):
+            message = str(details["error_message"]).splitlines()[0]
+            details = {**details, "error_message": scrub.normalize_literals(message, "")}
+        return rows.execution(query, database_type, status, normalize_literals=self._normalize, **details)
+
+    async def log_execution(
+        self, query: str, database_type: str, status: str = "success", **details: Unpack[Details]
+    ) -> int:
+        """Write one execution now and return its id in the database; of an execution_id that is there already, the id it has.
+
+        Raises ValueError or TypeError for what cannot be stored, psycopg.Error and ConnectError as they come.
+        """
+        _, line = rows.Encoder().line(self._item(query, database_type, status, details))
+        return await asyncio.to_thread(self._add, line.decode())
+
+    def _add(self, line: str) -> int:
+        found = self._ask(f"{ADD_EXECUTIONS} RETURNING id", [f"[{line}]"])
+        if (
+            not found
+        ):  # not in one statement: a row that another session has just committed would be seen by neither half
+            found = self._ask("SELECT id FROM {} WHERE execution_id = %s", [json.loads(line)["execution_id"]])
+        return int(found[0]["id"])
+
+    def log_execution_background(
+        self, query: str, database_type: str, status: str = "success", **details: Unpack[Details]
+    ) -> str | None:
+        """Hand one execution to the recorder and return its execution_id at once. Never raises and never waits.
+
+        None: it cannot be stored, and a warning of the logger "pgvigil" says why.
+        """
+        try:
+            execution_id = details.setdefault("execution_id", None) or rows.new_id()
+            details["execution_id"] = execution_id
+            self._recorder.append(self._item(query, database_type, status, details))
+        except Exception as error:  # noqa: BLE001 - nobody's query fails because it is watched
+            with suppress(Exception):
+                _log.warning("an execution is not recorded: %s: %s", type(error).__name__, error)
+            return None
+        return execution_id
+
+    def track_execution(self, query: str | Callable[..., str], database_type: str, **details: Any) -> TrackedExecution:
+        """Measure what happens in a `with` block, or in each call of the function it decorates, and record it.
+
+        In a `with` block it yields the TrackedExecution, whose attributes can be set. As a decorator, for functions and
+        coroutine functions, the query and each detail may be a function of the call's arguments:
+
+            @tracker.track_execution(lambda sql, _: sql, "postgresql", user_id=lambda _, user: user)
+
+        How it ended is told by the exception, which always goes on: timeout (an exception of that kind, SQLSTATE 57014),
+        failed (the engine's error), error (all else, also CancelledError). Raises ValueError or TypeError at once for what
+        could not be stored; later, nothing.
+        """
+        fixed = {name: value for name, value in details.items() if not callable(value)}
+        rows.execution("" if callable(query) else query, database_type, **fixed)
+        if unknown := details.keys() - Details.__annotations__.keys():
+            raise TypeError(f"track_execution() knows no {', '.join(sorted(unknown))}")
+        return TrackedExecution(self, query, database_type, details)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def get_user_executions(
+        self,
+        user_id: str,
+        *,
+        limit: int = 100,
+        offset: int = 0,
+        status: str | None = None,
+        database_type: str | None = None,
+        cursor: str | None = None,
+    ) -> ExecutionPage:
+        """The executions of a user, the newest first: `limit` (1 to 1000) of them after `offset`, or after a page's next_cursor.
+
+        A cursor is as quick on the thousandth page as on the first, and what is written meanwhile moves nothing.
+        """
+        _between("limit", limit, 1, 1000)
+        _between("offset", offset, 0, 2**31 - 1)
+        conditions, values = ["user_id = %s"], [user_id]
+        parameters: list[Any] = values
+        if status is not None:
+            if status not in _STATUSES:
+                raise ValueError(f"status is {status!r}: it has to be one of {', '.join(_STATUSES)}")
+            conditions.append("status = %s")
+            parameters.append(status)
+        if database_type is not None:
+            conditions.append("database_type = %s")
+            parameters.append(database_type)
+        if cursor is not None:
+            if offset:
+                raise ValueError("offset and cursor are two ways to the next page: give one of them")
+            conditions.append("(started_at, id) < (%s, %s)")
+            parameters += _decoded(cursor)
+        found = self._ask(
+            f"SELECT * FROM {{}} WHERE {' AND '.join(conditions)} ORDER BY started_at DESC, id DESC LIMIT %s OFFSET %s",
+            [*parameters, limit + 1, offset],
+        )
+        page = found[:limit]
+        return ExecutionPage(page, _encoded(page[-1]) if len(found) > limit else None)
+
+    def get_execution_stats(self, user_id: str | None = None, days: int = 7) -> dict[str, Any]:
+        """The last `days` (1 to 365) times 24 hours of a user, or of all: period_days, total_executions, success_count,
+        failed_count, error_count, timeout_count, success_rate (%), avg_execution_time and max_execution_time (seconds),
+        total_rows_processed. Where there was no execution, rate and times are None.
+        """
+        _between("days", days, 1, 365)
+        condition, parameters = _of_user(user_id)
+        [stats] = self._ask(
+            "SELECT %s::integer AS period_days, count(*) AS total_executions,"
+            " count(*) FILTER (WHERE status = 'success') AS success_count,"
+            " count(*) FILTER (WHERE status = 'failed') AS failed_count,"
+            " count(*) FILTER (WHERE status = 'error') AS error_count,"
+            " count(*) FILTER (WHERE status = 'timeout') AS timeout_count,"
+            " round(100.0 * count(*) FILTER (WHERE status = 'success') / nullif(count(*), 0), 2)::double precision AS success_rate,"
+            " avg(execution_time) AS avg_execution_time, max(execution_time) AS max_execution_time,"
+            " coalesce(sum(total_rows), 0)::bigint AS total_rows_processed"
+            f" FROM {{}} WHERE {condition} AND started_at >= now() - make_interval(hours => 24 * %s)",
+            [days, *parameters, days],
+        )
+        return stats
+
+    def get_database_type_stats(self, user_id: str | None = None) -> list[dict[str, Any]]:
+        """Of a user, or of all, as far back as executions are kept, the most used engine first: database_type,
+        execution_count, success_count, failed_count (refused by the engine), avg_execution_time (seconds).
+        """
+        condition, parameters = _of_user(user_id)
+        return self._ask(
+            "SELECT database_type, count(*) AS execution_count, count(*) FILTER (WHERE status = 'success') AS success_count,"
+            " count(*) FILTER (WHERE status = 'failed') AS failed_count, avg(execution_time) AS avg_execution_time"
+            f" FROM {{}} WHERE {condition} GROUP BY database_type ORDER BY execution_count DESC, database_type",
+            parameters,
+        )
+
+    # --- its connections ---------------------------------------------------------------------------------------------
+
+    def _ask(self, query: str, parameters: list[Any]) -> list[dict[str, Any]]:
+        """Every query here can be run twice: one that meets a connection the server has ended gets a new one."""
+        connection = _take(self._idle)
+        kept = connection is not None
+        try:
+            if connection is None:
+                connection = database.connect(self._recorder.target, "executions")
+            self._table = self._table or find_tables(connection)[rows.EXECUTION]
+            statement = query.replace("{}", self._table).encode()
+            found = connection.cursor(row_factory=dict_row).execute(statement, parameters).fetchall()
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if kept and isinstance(error, psycopg.OperationalError) and error.sqlstate in (None, "57P01", "57P02"):
+                return self._ask(query, parameters)
+            raise
+        if len(self._idle) < _IDLE:
+            self._idle.append((os.getpid(), connection))
+        else:
+            connection.close()
+        return found
+
+    def close(self) -> None:
+        """Closes the connections that were kept for the next call. The recorder goes on."""
+        _close(self._idle)
+
+    def __enter__(self) -> ExecutionTracker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+_Idle = deque[tuple[int, psycopg.Connection[Any]]]  # each with the process it belongs to
+_inherited: list[psycopg.Connection[Any]] = []  # a forked child leaves its parent's connections alone, and open
+
+
+def _take(idle: _Idle) -> psycopg.Connection[Any] | None:
+    with suppress(IndexError):
+        while True:
+            pid, connection = idle.pop()
+            if pid == os.getpid():
+                return connection
+            _inherited.append(connection)
+    return None
+
+
+def _close(idle: _Idle) -> None:
+    while connection := _take(idle):
+        connection.close()
+
+
+class TrackedExecution:
+    """One execution on its way; made by ExecutionTracker.track_execution. Set what becomes known of it.
+
+    Without an exception it counts as a success, unless `status` is set.
+    """
+
+    def __init__(
+        self, tracker: ExecutionTracker, query: str | Callable[..., str], database_type: str, details: dict[str, Any]
+    ) -> None:
+        self._tracker = tracker
+        self._query = query
+        self._database_type = database_type
+        self._details = details
+        self._began = 0.0
+        self._started_at: datetime | None = None
+        self.status = "success"
+        self.total_rows: int | None = None
+        self.returned_rows: int | None = None
+        self.error_message: str | None = None
+        self.error_type: str | None = None
+        self.response_metadata: dict[str, Any] = {}
+        self.execution_id: str | None = None  # known afterwards, when it is recorded
+
+    def __enter__(self) -> TrackedExecution:
+        self._started_at = datetime.now(UTC)
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        seconds = time.perf_counter() - self._began
+        with suppress(Exception):
+            told = {name: value for name in _SETTABLE if (value := getattr(self, name))}
+            details = {**self._details, **told, "execution_time": seconds, "started_at": self._started_at}
+            status = self.status
+            if error is not None:
+                status, details["error_type"], details["error_message"], sqlstate = classify(error)
+                if sqlstate:
+                    details["response_metadata"] = {**(details.get("response_metadata") or {}), "sqlstate": sqlstate}
+            query: Any = self._query
+            self.execution_id = self._tracker.log_execution_background(query, self._database_type, status, **details)
+
+    async def __aenter__(self) -> TrackedExecution:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def __call__(self, function: F) -> F:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{function.__name__} is a generator: use track_execution in a `with` block within it")
+        tracked: Any
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def tracked(*args: Any, **kwargs: Any) -> Any:
+                with self._of_call(args, kwargs):
+                    return await function(*args, **kwargs)
+        else:
+
+            @wraps(function)
+            def tracked(*args: Any, **kwargs: Any) -> Any:
+                with self._of_call(args, kwargs):
+                    return function(*args, **kwargs)
+
+        result: F = tracked
+        return result
+
+    def _of_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TrackedExecution:
+        def of_call(value: Any) -> Any:
+            if not callable(value):
+                return value
+            try:
+                return value(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - nobody's query fails because it is watched
+                _log.warning("a detail of an execution is not known: %s: %s", type(error).__name__, error)
+                return None
+
+        query = of_call(self._query)
+        details = {name: of_call(value) for name, value in self._details.items()}
+        return TrackedExecution(self._tracker, "" if query is None else query, self._database_type, details)
+
+
+_SETTABLE: Final = ("total_rows", "returned_rows", "error_message", "error_type", "response_metadata")
+
+
+def classify(error: BaseException) -> tuple[str, str, str, str | None]:
+    """Status, type, message and SQLSTATE of what ended an execution. Of a wrapper such as SQLAlchemy's, the driver's message."""
+    chain: list[BaseException] = []
+    current: Any = error
+    while isinstance(current, BaseException) and len(chain) < 8:
+        chain.append(current)
+        current = getattr(current, "orig", None) or current.__cause__
+    sqlstates = [s for e in chain for name in ("sqlstate", "pgcode") if isinstance(s := getattr(e, name, None), str)]
+    names = {kind.__name__ for e in chain for kind in type(e).__mro__}
+    if not isinstance(error, Exception):
+        status = "error"
+    elif "57014" in sqlstates or any("Timeout" in name for name in names):
+        status = "timeout"
+    else:
+        status = "failed" if sqlstates or names & _ENGINE_ERRORS else "error"
+    innermost = getattr(error, "orig", None)
+    message = ""
+    with suppress(Exception):
+        message = str(innermost if isinstance(innermost, BaseException) else error)
+    return status, type(error).__name__, message, sqlstates[0] if sqlstates else None
+
+
+def _between(what: str, value: int, smallest: int, largest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+        raise ValueError(f"{what} is {value!r}: it has to be a whole number from {smallest} to {largest}")
+
+
+def _of_user(user_id: str | None) -> tuple[str, list[Any]]:
+    return ("true", []) if user_id is None else ("user_id = %s", [user_id])
+
+
+def _encoded(row: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(f"{row['started_at'].astimezone(UTC).isoformat()} {row['id']}".encode()).decode()
+
+
+def _decoded(cursor: str) -> tuple[datetime, int]:
+    try:
+        started_at, _, id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(" ")
+        place = datetime.fromisoformat(started_at), int(id)
+    except (ValueError, binascii.Error):
+        place = None
+    if place is None or place[0].tzinfo is None or not 0 < place[1] < 2**63:
+        raise ValueError("cursor cannot be read: it has to be the next_cursor of a page before")
+    return place

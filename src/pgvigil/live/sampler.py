@@ -1,0 +1,112 @@
+"""For applications that cannot be changed: what pg_stat_activity shows of them, every few seconds.
+
+The work is the server's: instrumentation.sample_activity() writes what is new in one go. What begins and ends between two
+samples is not seen, and whether a statement succeeded cannot be.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from pgvigil import __version__, database
+from pgvigil.errors import PgvigilError
+
+_LONGEST: Final = 30.0  # seconds: a sample is a heartbeat too, and whoever misses two of these is taken for dead
+
+
+@dataclass(frozen=True)
+class SamplerStats:
+    """Counters since the sampler was made."""
+
+    samples: int
+    statements: int  # begun or ended, as the samples found them
+    errors: int  # samples that failed; the next one connects anew
+    last_error: str  # empty while there was none
+
+
+class Sampler:
+    """Samples the database of `url` every `every` seconds, in a thread of its own, until `close()`.
+
+    The login role needs pgvigil_writer. Raises ValueError for an interval of more than 30 seconds, UsageError for a URL that
+    cannot be read; afterwards nothing: what goes wrong is counted, and tried again.
+    """
+
+    def __init__(self, url: str | database.Target, *, every: float = 5.0) -> None:
+        if not 0 < every <= _LONGEST:
+            raise ValueError(f"every={every}: more than 0 and at most {_LONGEST:.0f} seconds are possible")
+        self._target = url if isinstance(url, database.Target) else database.parse_url(url, "the sampler's URL")
+        self._every = every
+        self._connection: psycopg.Connection | None = None
+        self._instance: UUID | None = None
+        self._stats = SamplerStats(0, 0, 0, "")
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pgvigil sampler", daemon=True)
+        self._thread.start()
+
+    def stats(self) -> SamplerStats:
+        """A snapshot of the counters."""
+        return self._stats
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Ends the thread, and says in the database that it has ended; waits `timeout` seconds for that at most."""
+        self._ending.set()
+        self._thread.join(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            self._try()
+            self._ending.wait(self._every)
+        self._try(ending=True)
+
+    def _try(self, *, ending: bool = False) -> None:
+        was = self._stats
+        try:
+            found = self._stop() if ending else self._sample()
+            self._stats = SamplerStats(was.samples + (not ending), was.statements + found, was.errors, was.last_error)
+        except (psycopg.Error, PgvigilError) as error:
+            self._stats = SamplerStats(was.samples, was.statements, was.errors + 1, " ".join(str(error).split()))
+            self._disconnect()
+
+    def _sample(self) -> int:
+        if self._connection is None:
+            self._connection = database.connect(self._target, "sampler")
+            self._connection.execute("SET statement_timeout = '10s'; SET lock_timeout = '1s'")
+        row = None
+        if self._instance:
+            row = self._connection.execute("SELECT instrumentation.sample_activity(%s)", (self._instance,)).fetchone()
+        if row is None or row[0] is None:  # the first one, or it had been stopped
+            self._instance = None
+            made = self._connection.execute(
+                "SELECT instrumentation.register_instance(%s, %s, %s)",
+                (socket.gethostname(), __version__, Jsonb({"sampler": True, "every": self._every})),
+            ).fetchone()
+            self._instance = made[0] if made else None
+            row = self._connection.execute("SELECT instrumentation.sample_activity(%s)", (self._instance,)).fetchone()
+        return int(row[0] or 0) if row else 0
+
+    def _stop(self) -> int:
+        if self._connection and self._instance:
+            self._connection.execute(
+                "SELECT instrumentation.stop_instance(%s, 'the sampler was closed')", (self._instance,)
+            )
+        self._disconnect()
+        return 0
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

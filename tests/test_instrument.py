@@ -1,0 +1,311 @@
+"""Instrumentation: what an application runs is seen, by whom and how it ended; and nothing of it is seen by the application."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from conftest import PROJECT, Database, Make, application, nobody, wait_until
+from pgvigil.live import Recorder, instrument, rows
+
+client_side = pytest.mark.client_side
+
+pytestmark = pytest.mark.oldest_and_newest
+
+Engines = Callable[..., sa.Engine]
+
+
+@pytest.fixture
+def engines() -> Iterator[Engines]:
+    made: list[sa.Engine] = []
+
+    def make(database: Database, **options: Any) -> sa.Engine:
+        url = database.url.replace("postgresql://", "postgresql+psycopg://")
+        made.append(sa.create_engine(url, **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.dispose()
+
+
+def seen(database: Database, recorder: Recorder, columns: str = "sql_text") -> list[tuple[Any, ...]]:
+    assert recorder.flush() == "written"
+    return database.execute(f"SELECT {columns} FROM instrumentation.sql_statements ORDER BY statement_id")
+
+
+def run(engine: sa.Engine, query: str, **parameters: Any) -> Any:
+    with engine.begin() as connection:
+        return connection.execute(sa.text(query), parameters).scalar()
+
+
+def test_statement_is_recorded_without_its_parameters(fresh: Database, make: Make, engines: Engines) -> None:
+    engine, recorder = engines(fresh), make(fresh.url)
+    undo = instrument(engine, recorder)
+    tagged = {"pgvigil_tag": {"job": "\t\\"}}
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("SELECT n, :x FROM\ngenerate_series(1, 3) n"), {"x": "s3cret"}, execution_options=tagged
+        )
+    columns = "sql_text, status::text, rows_fetched, query_tag, source, error_message, sqlstate"
+    text = "SELECT n, %(x)s FROM\ngenerate_series(1, 3) n"
+    assert seen(fresh, recorder, columns) == [(text, "success", 3, {"job": "\t\\"}, "application", None, None)]
+    took = "duration_ms BETWEEN 0 AND 60000 AND execution_end_time >= execution_start_time"
+    assert seen(fresh, recorder, took) == [(True,)]
+    undo()
+
+
+def test_session_is_found_by_its_server_process(fresh: Database, make: Make, engines: Engines) -> None:
+    engine, recorder = engines(fresh), make(fresh.url)
+    instrument(engine, recorder)
+    pid = run(engine, "SELECT pg_backend_pid()")
+    [(session,)] = seen(fresh, recorder, "session_id")
+    same = """SELECT s.session_id, s.username = a.usename, s.backend_start = a.backend_start, s.status::text, s.instance_id = i.instance_id
+              FROM instrumentation.sessions s JOIN pg_stat_activity a ON a.pid = s.backend_pid, instrumentation.instances i WHERE a.pid = %s"""
+    assert fresh.execute(same, (pid,)) == [(session, True, True, "active", True)]
+    assert run(engine, "SELECT instrumentation.current_session()") == session
+    engine.dispose()
+    assert recorder.flush() == "written"
+    assert fresh.execute("SELECT status::text, stop_reason FROM instrumentation.sessions") == [("closed", None)]
+
+
+def test_errors_tell_how_a_statement_ended(fresh: Database, make: Make, engines: Engines) -> None:
+    engine, recorder = engines(fresh), make(fresh.url)
+    instrument(engine, recorder)
+    with pytest.raises(sa.exc.DataError):
+        run(engine, "SELECT 1 / 0")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET statement_timeout = 1")
+        with pytest.raises(sa.exc.OperationalError):
+            connection.exec_driver_sql("SELECT pg_sleep(60)")
+    with engine.connect() as connection, pytest.raises(sa.exc.OperationalError):
+        connection.exec_driver_sql("SELECT pg_cancel_backend(pg_backend_pid())")
+    with engine.connect() as connection, pytest.raises(sa.exc.OperationalError):
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+    ends = [row for row in seen(fresh, recorder, "status::text, sqlstate, rows_fetched") if row[0] != "success"]
+    expected = [("error", "22012"), ("timeout", "57014"), ("cancelled", "57014"), ("cancelled", "57P01")]
+    assert ends == [(*end, None) for end in expected]
+    lost = "SELECT status::text, stop_reason FROM instrumentation.sessions"
+    assert fresh.execute(lost) == [("closed", "connection lost: AdminShutdown")]
+
+
+@client_side
+def test_undo_leaves_no_trace_in_the_engine_and_ends_what_it_began(
+    fresh: Database, make: Make, engines: Engines
+) -> None:
+    engine, recorder = engines(fresh), make(fresh.url)
+    undo = instrument(engine, recorder)
+    run(engine, "SELECT 1")
+    undo()
+    undo()
+    run(engine, "SELECT 2")
+    assert seen(fresh, recorder) == [("SELECT 1",)]
+    assert fresh.execute("SELECT status::text, stop_reason FROM instrumentation.sessions") == [
+        ("closed", "no longer instrumented")
+    ]
+    assert fresh.execute("SELECT status::text FROM instrumentation.instances") == [("stopped",)]
+    again = instrument(engine, recorder)
+    run(engine, "SELECT 3")
+    again()
+    assert seen(fresh, recorder) == [("SELECT 1",), ("SELECT 3",)]
+
+
+@client_side
+def test_connections_that_were_open_before_are_seen_too(fresh: Database, make: Make, engines: Engines) -> None:
+    engine, recorder = engines(fresh), make(fresh.url)
+    with engine.begin() as connection:
+        undo = instrument(engine, recorder)
+        connection.exec_driver_sql("SELECT 'begun before'")
+    run(engine, "SELECT 1")
+    assert seen(fresh, recorder) == [("SELECT 1",)]
+    undo()
+
+
+def test_connection_of_psycopg_is_seen_until_it_is_closed(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url)
+    with fresh.connect(autocommit=False) as connection:
+        undo = instrument(connection, recorder)
+        connection.execute("SELECT %s", ["s3cret"])
+        with connection.cursor() as cursor:
+            cursor.executemany("SELECT %s, 1", [("a",), ("b",)])
+            cursor.execute(psycopg.sql.SQL("SELECT {} FROM pg_class LIMIT 2").format(psycopg.sql.Identifier("oid")))
+    assert seen(fresh, recorder, "sql_text, rows_fetched, status::text") == [
+        ("SELECT %s", 1, "success"),
+        ("SELECT %s, 1", 2, "success"),
+        ('SELECT "oid" FROM pg_class LIMIT 2', 2, "success"),
+    ]
+    undo()
+
+
+def test_async_connection_of_psycopg_is_seen_and_a_cancelled_statement_too(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url)
+
+    async def main() -> None:
+        async with await psycopg.AsyncConnection.connect(fresh.url, autocommit=True) as connection:
+            instrument(connection, recorder)
+            await connection.execute("SELECT 1")
+            task = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
+            while not fresh.execute("SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"):
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    assert seen(fresh, recorder, "sql_text, status::text") == [
+        ("SELECT 1", "success"),
+        ("SELECT pg_sleep(60)", "cancelled"),
+    ]
+    assert fresh.execute("SELECT status::text FROM instrumentation.sessions") == [("closed",)]
+
+
+@pytest.mark.parametrize("kind", ["sqlalchemy", "psycopg"])
+def test_behind_a_pooler_each_transaction_names_its_session(
+    kind: str, fresh: Database, make: Make, engines: Engines
+) -> None:
+    recorder = make(fresh.url)
+    who = "SELECT instrumentation.current_session()"
+    if kind == "sqlalchemy":
+        engine = engines(fresh)
+        instrument(engine, recorder, pooled=True)
+        run(engine, "SELECT 1")
+        [(session,)] = seen(fresh, recorder, "session_id")
+        assert run(engine, who) == session
+        with engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            assert connection.exec_driver_sql(who).scalar() is None
+    else:
+        with fresh.connect(autocommit=False) as connection:
+            instrument(connection, recorder, pooled=True)
+            connection.execute("SELECT 1")
+            connection.commit()
+            [(session,)] = seen(fresh, recorder, "session_id")
+            for _ in range(2):
+                assert connection.execute(who).fetchall() == [(session,)]
+                connection.rollback()
+            connection.autocommit = True
+            assert connection.execute(who).fetchall() == [(None,)]
+    known = "SELECT backend_pid, backend_start, username FROM instrumentation.sessions"
+    assert fresh.execute(known) == [(None, None, "postgres")]
+    assert recorder.stats().quarantined == 0
+
+
+@client_side
+def test_instance_shows_that_it_lives(
+    fresh: Database, make: Make, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["pgvigil.live.instrument"], "HEARTBEAT", 0.01)
+    undo = instrument(engines(fresh), make(fresh.url))
+    beats = "SELECT 1 FROM instrumentation.instances WHERE heartbeat_at > start_time"
+    wait_until(lambda: fresh.execute(beats))
+    undo()
+
+
+@client_side
+def test_forked_child_is_an_instance_of_its_own(fresh: Database, spill: Path) -> None:
+    code = """
+import psycopg
+from pgvigil.live import instrument
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2])
+def work():
+    with psycopg.connect(sys.argv[1]) as connection:
+        instrument(connection, recorder)
+        connection.execute("SELECT 1")
+work()
+if not os.fork():
+    work()
+    print(recorder.close())
+    os._exit(0)
+os.wait()
+"""
+    with application(code, fresh.url, spill) as process:
+        output, _ = process.communicate(timeout=60)
+    assert output == "written\n"
+    ended = "SELECT status::text, stop_reason FROM instrumentation.instances ORDER BY instance_id"
+    assert fresh.execute(ended) == [("stopped", "its recorder was closed")] * 2
+    assert fresh.execute("SELECT count(DISTINCT instance_id) FROM instrumentation.sessions") == [(2,)]
+
+
+@client_side
+def test_application_works_on_where_nothing_can_be_recorded(
+    database: Database, make: Make, engines: Engines, tmp_path: Path
+) -> None:
+    engine = engines(database)
+    for recorder in (make(nobody(tmp_path)), make(database.url)):
+        undo = instrument(engine, recorder)
+        assert run(engine, "SELECT 1") == 1
+        undo()
+        recorder.close(1)
+
+
+@client_side
+def test_statements_of_an_unknown_session_do_not_hold_up_the_others(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url)
+    recorder.append(rows.statement(str(uuid4()), "SELECT 'lost'", 1, 1))
+    with fresh.connect() as connection:
+        instrument(connection, recorder)
+        connection.execute("SELECT 'kept'")
+    assert seen(fresh, recorder) == [("SELECT 'kept'",)]
+    assert recorder.stats().quarantined == 1
+
+
+def test_roles_need_nothing_but_that_of_the_recorder_to_write(fresh: Database, make: Make) -> None:
+    writer, user = f"t_{uuid4().hex[:8]}", f"t_{uuid4().hex[:8]}"
+    fresh.execute(f"CREATE ROLE {writer} LOGIN IN ROLE pgvigil_writer; CREATE ROLE {user} LOGIN")
+    try:
+        recorder = make(fresh.url.replace("//postgres@", f"//{writer}@"))
+        with psycopg.connect(fresh.url.replace("//postgres@", f"//{user}@")) as connection:
+            instrument(connection, recorder)
+            connection.execute("SELECT 1")
+        assert seen(fresh, recorder) == [("SELECT 1",)]
+        assert fresh.execute("SELECT username, backend_pid IS NOT NULL FROM instrumentation.sessions") == [(user, True)]
+        recorder.close()
+    finally:
+        fresh.execute(f"DROP ROLE {writer}, {user}")
+
+
+@client_side
+def test_what_cannot_be_instrumented_is_refused(make: Make, tmp_path: Path) -> None:
+    recorder = make(nobody(tmp_path))
+    needs = "the engine talks to sqlite by pysqlite: instrument() needs postgresql+psycopg://. For other engines there is ExecutionTracker."
+    with pytest.raises(ValueError, match="^" + re.escape(needs) + "$"):
+        instrument(sa.create_engine("sqlite://"), recorder)
+    with pytest.raises(
+        TypeError, match="cannot instrument a str: give an Engine of SQLAlchemy, or a connection of psycopg 3"
+    ):
+        instrument("postgresql://", recorder)  # type: ignore[arg-type]
+    assert recorder.stats().accepted == 0
+
+
+PAGE = (PROJECT / "docs/instrument.md").read_text()
+EXAMPLES = re.findall(r"## ([^\n]+)\n(?:(?!\n## ).)*?```(python|sql)\n(.*?)```", PAGE, re.DOTALL)
+
+
+@client_side
+@pytest.mark.parametrize(
+    ("language", "example"), [found[1:] for found in EXAMPLES], ids=[found[0] for found in EXAMPLES]
+)
+def test_example_of_the_page_works(language: str, example: str, fresh: Database, spill: Path) -> None:
+    if language == "sql":
+        with fresh.connect() as connection:
+            connection.execute(example)  # type: ignore[arg-type]
+    else:
+        with application(example, environment={"DATABASE_URL": fresh.url, "XDG_STATE_HOME": str(spill)}) as process:
+            output, _ = process.communicate(timeout=60)
+        assert output == ""
+    expected = "SELECT count(*), min(t.status::text), min(s.status::text) FROM instrumentation.sql_statements t JOIN instrumentation.sessions s USING (session_id)"
+    assert fresh.execute(expected) == [(1, "success", "closed")]
+    assert fresh.execute("SELECT status::text FROM instrumentation.instances") == [("stopped",)]
+
+
+def test_page_has_an_example_for_each_way() -> None:
+    assert [found[0] for found in EXAMPLES] == ["SQLAlchemy", "psycopg", "psycopg, async", "Plain SQL"]
