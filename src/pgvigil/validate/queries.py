@@ -52,7 +52,7 @@ WITH RECURSIVE named AS (
 ), family AS (
     SELECT oid, cut FROM named
     UNION
-    SELECT i.inhrelid, f.cut OR (c.relkind = 'p' AND c.relname = ANY (%(cut)s))
+    SELECT i.inhrelid, f.cut OR (c.relkind = 'p' AND ARRAY[c.relname::text, c.relnamespace::regnamespace::text || '.' || c.relname] && %(cut)s)
     FROM family f JOIN pg_inherits i ON i.inhparent = f.oid JOIN pg_class c ON c.oid = f.oid
 ), counted AS (
     SELECT oid, cut FROM family
