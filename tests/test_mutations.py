@@ -53,6 +53,7 @@ def named(findings: list[dict[str, str]]) -> set[str]:
     return {f"{finding['kind']} {finding['object']}" for finding in findings}
 
 
+@pytest.mark.one_between
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_single_defect_is_found_under_its_name_and_repaired(
     case: Case, shared: Database, uncommitted: Connection, call: Run
