@@ -173,10 +173,16 @@ def _administer(server: Server, statement: str, *names: str) -> None:
         connection.execute(sql.SQL(statement).format(*(sql.Identifier(name) for name in names)))
 
 
+def _copy(server: Server, template: str, name: str) -> None:
+    """By the files, which from PostgreSQL 15 on is not the default and several times as fast for databases of many small ones."""
+    strategy = "STRATEGY file_copy" if server.major >= 15 else ""
+    _administer(server, f"CREATE DATABASE {{}} TEMPLATE {{}} {strategy}", name, template)
+
+
 @contextlib.contextmanager
 def _new_database(server: Server, template: str = "template1") -> Iterator[Database]:
     name = f"t_{uuid.uuid4().hex[:12]}"
-    _administer(server, "CREATE DATABASE {} TEMPLATE {}", name, template)
+    _copy(server, template, name)
     try:
         yield Database(server, name)
     finally:
@@ -211,7 +217,7 @@ class Templates:
             base = self.get(before[state]) if state in before else "template1"
             # There is one already when making it failed in an earlier test.
             _administer(self.server, "DROP DATABASE IF EXISTS {}", name)
-            _administer(self.server, "CREATE DATABASE {} TEMPLATE {}", name, base)
+            _copy(self.server, base, name)
             database = Database(self.server, name)
             if state == "existing":
                 database.execute(EXISTING_INSTALL.read_text())

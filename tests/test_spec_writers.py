@@ -227,7 +227,7 @@ def test_comments_of_the_migrations_are_those_of_the_database(fresh: Any) -> Non
             r"""
             SELECT i.type || ' ' || regexp_replace(i.identity, '(public|pg_catalog)\.', '', 'g'), d.description
             FROM pg_description d CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i
-            WHERE i.schema IN ('public', 'pgvigil') AND i.type IN ('table', 'view', 'function', 'procedure')
+            WHERE i.schema IN ('public', 'pgvigil', 'instrumentation') AND i.type IN ('table', 'view', 'function', 'procedure')
               AND i.identity !~ '_p[0-9]+$'
             """
         )
