@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PROJECT, Database, Run, wait_until
+from conftest import PROJECT, Database, Run, add_migration, wait_until
 from test_migrate import catalog
 
 MIGRATE = "scripts/run-migration.sh"
@@ -169,11 +169,11 @@ def test_a_migration_with_other_comments_only_is_told_and_accepted(
 
 def test_a_database_of_a_newer_pgvigil_is_4(run: Run, migrated: Database) -> None:
     migrated.execute(
-        "INSERT INTO pgvigil.migrations VALUES ('013', '013_later', 'public', false, '', '', now(), '', 0, '9.9')"
+        "INSERT INTO pgvigil.migrations VALUES ('900', '900_later', 'public', false, '', '', now(), '', 0, '9.9')"
     )
-    migrated.execute("UPDATE pgvigil.alembic_version SET version_num = '013'")
+    migrated.execute("UPDATE pgvigil.alembic_version SET version_num = '900'")
     refused(
-        run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it stands at 013"
+        run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it stands at 900"
     )
 
 
@@ -312,20 +312,18 @@ def test_a_migration_that_fails_in_its_second_statement_is_7_and_leaves_nothing(
 def test_a_later_migration_that_fails_leaves_catalog_and_ledger(
     run: Run, project_copy: Path, migrated: Database
 ) -> None:
-    migrations = project_copy / "scripts/migrations"
-    (migrations / "013_later.sql").write_text(
-        "CREATE TABLE first (a int);\n\nALTER TABLE sessions\n    ADD COLUMN x no_such_type;\n"
+    name = add_migration(
+        project_copy / "scripts/migrations",
+        "CREATE TABLE first (a int);\n\nALTER TABLE sessions\n    ADD COLUMN x no_such_type;\n",
+        "DROP TABLE first;\n",
     )
-    (migrations / "revert/013_later.sql").write_text("DROP TABLE first;\n")
-    revision = (migrations / "versions/012_settle_existing_rows.py").read_text()
-    (migrations / "versions/013_later.py").write_text(revision.replace('"012"', '"013"').replace('"011"', '"012"'))
     before = (
         catalog(migrated),
         migrated.execute("SELECT * FROM pgvigil.migrations"),
         migrated.execute("SELECT count(*) FROM system_metrics"),
     )
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
-    refused(done, 7, r'013_later\.sql:4: type "no_such_type" does not exist')
+    refused(done, 7, rf'{name}\.sql:4: type "no_such_type" does not exist')
     assert (
         catalog(migrated),
         migrated.execute("SELECT * FROM pgvigil.migrations"),
@@ -437,15 +435,11 @@ def test_a_new_file_below_the_head_of_a_database_is_4_and_changes_nothing(
     run: Run, project_copy: Path, migrated: Database
 ) -> None:
     migrations, before = project_copy / "scripts/migrations", catalog(migrated)
-    for directory, ending in ((migrations, "sql"), (migrations / "revert", "sql"), (migrations / "versions", "py")):
-        (directory / f"012_settle_existing_rows.{ending}").rename(directory / f"013_settle_existing_rows.{ending}")
-    last = migrations / "versions/013_settle_existing_rows.py"
-    (migrations / "versions/012_squeezed_in.py").write_text(last.read_text())
-    last.write_text(last.read_text().replace('"012"', '"013"').replace('"011"', '"012"'))
-    (migrations / "012_squeezed_in.sql").write_text("SELECT 1;\n")
-    (migrations / "revert/012_squeezed_in.sql").write_text("SELECT 1;\n")
+    last = max((migrations / "versions").glob("*.py")).stem
+    for path in (migrations / f"{last}.sql", migrations / f"revert/{last}.sql", migrations / f"versions/{last}.py"):
+        path.unlink()
+    squeezed = add_migration(migrations, "SELECT 1;\n", "SELECT 1;\n")
+    add_migration(migrations, "SELECT 2;\n", "SELECT 2;\n")
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
-    refused(
-        done, 4, r"012_squeezed_in\.sql stands below the head of this database, where 012_settle_existing_rows went in"
-    )
+    refused(done, 4, rf"{squeezed}\.sql stands below the head of this database, where {last} went in")
     assert catalog(migrated) == before

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import PROJECT, REVISIONS, Database, Run, wait_until
+from conftest import PROJECT, REVISIONS, Database, Run, add_migration, wait_until
 from pgvigil import cli, display
 from pgvigil.build import locks
 from test_bad_input import refused
@@ -216,10 +216,11 @@ def test_a_lock_held_too_long_in_the_rehearsal_refuses_the_real_run(run: Run, ex
 @pytest.mark.client_side
 def test_a_rewritten_table_is_told(project_copy: Path, run: Run, migrated: Database) -> None:
     migrations = project_copy / "scripts/migrations"
-    (migrations / "013_later.sql").write_text("ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE numeric;\n")
-    (migrations / "revert/013_later.sql").write_text("ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE bigint;\n")
-    revision = (migrations / "versions/012_settle_existing_rows.py").read_text()
-    (migrations / "versions/013_later.py").write_text(revision.replace('"012"', '"013"').replace('"011"', '"012"'))
+    add_migration(
+        migrations,
+        "ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE numeric;\n",
+        "ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE bigint;\n",
+    )
     migrated.execute("ALTER TABLE app_users ALTER COLUMN id DROP IDENTITY")
     done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
     assert done.returncode == 0, done.stderr
@@ -324,14 +325,13 @@ def test_a_unique_index_over_duplicates_is_7_and_leaves_no_carcass(
     run: Run, project_copy: Path, migrated: Database
 ) -> None:
     migrations = project_copy / "scripts/migrations"
-    (migrations / "013_later.sql").write_text(
-        "-- pgvigil: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY idx_later ON sessions (agent_from);\n"
+    name = add_migration(
+        migrations,
+        "-- pgvigil: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY idx_later ON sessions (agent_from);\n",
+        "DROP INDEX idx_later;\n",
     )
-    (migrations / "revert/013_later.sql").write_text("DROP INDEX idx_later;\n")
-    revision = (migrations / "versions/012_settle_existing_rows.py").read_text()
-    (migrations / "versions/013_later.py").write_text(revision.replace('"012"', '"013"').replace('"011"', '"012"'))
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
-    refused(done, 7, r"013_later\.sql:2: could not create unique index")
+    refused(done, 7, rf"{name}\.sql:2: could not create unique index")
     assert migrated.execute("SELECT to_regclass('idx_later')") == [(None,)]
     with pytest.raises(psycopg.errors.UniqueViolation):
         migrated.execute("CREATE UNIQUE INDEX ON sessions (agent_from)")
