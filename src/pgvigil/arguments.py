@@ -226,6 +226,16 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         help="with kill: how long to wait for its end (default %(default)s)",
     )
     sessions.add_argument("--json", action="store_true", help="JSON instead of lines; with tail: one document a line")
+    health = add("health", "is the database in order: integrity, jobs, load, settings; 1 when it is not", where)
+    health.add_argument("--json", action="store_true", help="one JSON document instead of the report")
+    health.add_argument(
+        "--deep", action="store_true", help="read every table: all orphans, all counters recounted, amcheck where it is"
+    )
+    health.add_argument(
+        "--repair", action="store_true", help="first put the counters of sessions right, and tell what was changed"
+    )
+    sizes = add("sizes", "what takes how much room: each table with its partitions, indexes and dead rows", where)
+    sizes.add_argument("--json", action="store_true", help="one JSON document, in bytes, instead of the table")
     init = add("init-sql", "print the script that builds the schema with psql alone")
     init.add_argument("--write", action="store_true", help=f"write {project.INIT_SQL.name} instead")
     server = add("server", "the embedded server: start, stop, status, url")

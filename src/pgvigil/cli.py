@@ -333,6 +333,26 @@ def _one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text).rstrip()
 
 
+def _health(arguments: argparse.Namespace) -> int:
+    from pgvigil.display import journal
+    from pgvigil.operate import health
+
+    target = _required(arguments)
+    with journal() as tell:
+        found = health.examine(target, tell, deep=arguments.deep, repair=arguments.repair)
+    print(json.dumps(health.document(found), indent=2, default=str) if arguments.json else health.text(found))
+    return 0 if found.healthy else 1
+
+
+def _sizes(arguments: argparse.Namespace) -> int:
+    from pgvigil.operate import sizes
+
+    found = sizes.measure(_required(arguments))
+    bars = sys.stdout.isatty()
+    print(json.dumps(sizes.document(found), indent=2) if arguments.json else sizes.text(found, bars=bars))
+    return 0
+
+
 def _init_sql(arguments: argparse.Namespace) -> int:
     from pgvigil.build import init_sql, plan
 
@@ -477,6 +497,8 @@ _COMMANDS = {
     "spec": _spec,
     "maintain": _maintain,
     "sessions": _sessions,
+    "health": _health,
+    "sizes": _sizes,
     "init-sql": _init_sql,
     "server": _server,
 }

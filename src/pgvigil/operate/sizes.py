@@ -1,0 +1,83 @@
+"""What takes how much room in a database."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psycopg.rows import class_row
+
+from pgvigil import database
+from pgvigil.database import Target
+
+_BAR = 24  # characters of the largest table
+
+# reltuples is -1 before the first ANALYZE: then what the statistics have counted.
+_QUERY = """
+SELECT format('%I.%I', n.nspname, r.relname) AS "table", count(*) FILTER (WHERE c.relispartition)::integer AS partitions,
+       sum(pg_table_size(c.oid) - coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0))::bigint AS heap_bytes,
+       sum(pg_indexes_size(c.oid))::bigint AS index_bytes,
+       sum(coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0))::bigint AS toast_bytes,
+       sum(CASE WHEN c.reltuples >= 0 THEN c.reltuples ELSE coalesce(s.n_live_tup, 0) END)::bigint AS rows,
+       sum(coalesce(s.n_dead_tup, 0))::bigint AS dead_rows
+FROM pg_class c
+JOIN pg_class r ON r.oid = coalesce(pg_partition_root(c.oid), c.oid)
+JOIN pg_namespace n ON n.oid = r.relnamespace
+LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+GROUP BY r.oid, n.nspname, r.relname
+ORDER BY sum(pg_total_relation_size(c.oid)) DESC, 1
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with all its partitions. Sizes are bytes; `rows` is the planner's estimate, `dead_rows` that of the statistics."""
+
+    table: str
+    partitions: int
+    heap_bytes: int
+    index_bytes: int
+    toast_bytes: int
+    rows: int
+    dead_rows: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.heap_bytes + self.index_bytes + self.toast_bytes
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """`total_size_mb` is the whole database in MiB, with what belongs to the system; the largest table comes first."""
+
+    total_size_mb: float
+    tables: tuple[Table, ...]
+
+
+def measure(target: Target) -> Sizes:
+    """Asks for the sizes on disk; reads no table. Raises ConnectError."""
+    with database.connect(target, "sizes") as conn:
+        whole = conn.execute("SELECT pg_database_size(current_database())").fetchone()
+        with conn.cursor(row_factory=class_row(Table)) as cursor:
+            tables = cursor.execute(_QUERY).fetchall()
+    return Sizes(round(whole[0] / 2**20, 1) if whole else 0, tuple(tables))
+
+
+def document(sizes: Sizes) -> dict[str, Any]:
+    """For machines."""
+    return asdict(sizes)
+
+
+def text(sizes: Sizes, *, bars: bool) -> str:
+    """For people; `bars` draws each table's part of the largest one."""
+    largest = max((table.total for table in sizes.tables), default=0) or 1
+    width = max((len(table.table) for table in sizes.tables), default=0) + 2
+    lines = [f"{sizes.total_size_mb} MB in all", ""]
+    lines.append(f"{'table':<{width}}{'heap MB':>10}{'index MB':>10}{'toast MB':>10}{'rows':>14}{'dead rows':>12}")
+    for table in sizes.tables:
+        mib = [f"{part / 2**20:>10.1f}" for part in (table.heap_bytes, table.index_bytes, table.toast_bytes)]
+        bar = "  " + "█" * max(round(_BAR * table.total / largest), 1) if bars else ""
+        lines.append(f"{table.table:<{width}}{''.join(mib)}{table.rows:>14,}{table.dead_rows:>12,}{bar}")
+    return "\n".join(lines)
