@@ -137,7 +137,7 @@ FAULTS = [
     Fault(
         "rows without a partition",
         "INSERT INTO system_metrics (id, metric_name, metric_value, metric_type)"
-        " SELECT gen_random_uuid(), 'm', n, 'gauge' FROM generate_series(1, 1000) n",
+        " SELECT gen_random_uuid(), 'm', n, 'gauge' FROM generate_series(1, 1100) n",
         {"warning waiting_rows"},
         mended=False,
     ),
@@ -263,13 +263,13 @@ def test_a_page_that_fails_its_checksum_is_found(fresh: Database) -> None:
 
 
 def test_a_sample_stands_for_what_was_not_looked_at(undone: Connection) -> None:
-    """Half of the sessions are wrong, and only 100 of 10,000 are looked at."""
-    undone.execute("INSERT INTO sessions (session_key, agent_from) SELECT n, 'x' FROM generate_series(1, 10000) n")
+    """Half of the sessions are wrong, and only 100 of 60,000 are looked at."""
+    undone.execute(PAST_TRIGGERS.format(SESSIONS.replace("5", "60000")))
     undone.execute("ANALYZE sessions")
     undone.execute(CHANGES.format("0, 1, 0").replace(";", " WHERE session_key::integer % 2 = 0"))
     query = "SELECT value FROM pgvigil.check_counters(%s) WHERE check_name = 'token_mismatches'"
-    assert 2500 < undone.execute(query, [False]).fetchall()[0][0] < 7500
-    assert undone.execute(query, [True]).fetchall() == [(5000,)]
+    assert 15000 < undone.execute(query, [False]).fetchall()[0][0] < 45000
+    assert undone.execute(query, [True]).fetchall() == [(30000,)]
 
 
 # ── Settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -56,6 +56,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.kept_settings() IS 'Settings that the roles and this database bring along, and whose they are';
 
+CREATE FUNCTION pgvigil.is_small(VARIADIC tables regclass[]) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN (SELECT sum(pg_relation_size(t.id)) <= 16777216 AND pg_relation_size('sessions') <= 8388608 FROM unnest(tables) t (id));
+END $$;
+COMMENT ON FUNCTION pgvigil.is_small(regclass[]) IS 'Whether these tables (16 MB) can be held against sessions (8 MB) as a whole in an instant';
+
 -- The checks -----------------------------------------------------------------------------------------------------------
 
 -- A row of a sample is looked up one by one, so that its cost does not grow with sessions; of a whole table, the planner chooses.
@@ -72,18 +79,20 @@ BEGIN
     value := 0;
     FOR child IN
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
-               (pg_relation_size(c.oid) + coalesce((SELECT sum(pg_relation_size(i.inhrelid)) FROM pg_inherits i WHERE i.inhparent = c.oid), 0))
-                   / current_setting('block_size')::bigint AS pages
+               ARRAY(SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid) || c.oid::regclass AS parts
         FROM unnest('{context_history,codebase_snapshots,handoff_requests,session_lifecycle,pgvigil.session_counters,pgvigil.legal_holds}'::text[])
                  WITH ORDINALITY t (name, place)
         JOIN pg_class c ON c.oid = to_regclass(t.name) JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY t.place
     LOOP
-        IF deep THEN
-            RAISE NOTICE 'looking for orphans in %', child.name;
+        IF deep OR pgvigil.is_small(VARIADIC child.parts) THEN
+            IF deep THEN
+                RAISE NOTICE 'looking for orphans in %', child.name;
+            END IF;
             share := 100;
             EXECUTE format('SELECT count(*) FROM %s c WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = c.session_id)', child.name) INTO found;
         ELSE
-            share := least(100, 100 * 40.0 / greatest(child.pages, 1));
+            share := least(100, 100 * 40.0 * current_setting('block_size')::numeric
+                               / greatest((SELECT sum(pg_relation_size(p.id)) FROM unnest(child.parts) p (id)), 1));
             EXECUTE format('SELECT count(*) FROM %s c TABLESAMPLE SYSTEM (%s) WHERE (SELECT s.id FROM sessions s WHERE s.id = c.session_id) IS NULL',
                            child.name, share) INTO found;
             sampled := sampled OR share < 100;
@@ -99,7 +108,7 @@ BEGIN
     mend := nullif(array_to_string(mends, ' '), '');
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS 'Rows without their session, in each table that belongs to sessions; an estimate unless deep';
+COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS 'Rows without their session, in each table that belongs to sessions; of a large one an estimate unless deep';
 
 -- One snapshot (STABLE) shows rows and counters as they belong together. The sample: 100 sessions that hold 20,000 rows at most.
 -- All of them are counted in one pass over context_history: session by session, as count_context does, takes ten times as long.
@@ -111,8 +120,10 @@ DECLARE
     pages bigint := pg_relation_size('sessions') / current_setting('block_size')::bigint;
     part  record;
 BEGIN
-    IF deep THEN
-        RAISE NOTICE 'recounting the context of all sessions';
+    IF deep OR pgvigil.is_small('context_history') THEN
+        IF deep THEN
+            RAISE NOTICE 'recounting the context of all sessions';
+        END IF;
         SELECT (SELECT count(*) FROM sessions) AS looked, count(*) FILTER (WHERE d.contexts <> 0) AS counts,
                count(*) FILTER (WHERE d.tokens <> 0) AS tokens, count(*) FILTER (WHERE d.bytes <> 0) AS bytes INTO part
         FROM (SELECT u.session_id, sum(u.contexts) AS contexts, sum(u.tokens) AS tokens, sum(u.bytes) AS bytes
@@ -137,11 +148,7 @@ BEGIN
                count(*) FILTER (WHERE h.total_tokens <> k.total_tokens) AS tokens,
                count(*) FILTER (WHERE h.total_content_bytes <> k.total_content_bytes) AS bytes INTO part
         FROM pgvigil.count_context(VARIADIC ids) h CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k;
-        IF pages <= 40 THEN
-            SELECT count(*) INTO total FROM sessions;
-        ELSE
-            SELECT greatest(c.reltuples, part.looked) INTO total FROM pg_class c WHERE c.oid = 'sessions'::regclass;
-        END IF;
+        SELECT greatest(c.reltuples, part.looked) INTO total FROM pg_class c WHERE c.oid = 'sessions'::regclass;
     END IF;
     detail := CASE WHEN total > part.looked THEN format('looked at %s of about %s sessions', part.looked, total) END;
     FOR check_name, value IN VALUES ('count_mismatches', part.counts), ('token_mismatches', part.tokens), ('size_mismatches', part.bytes) LOOP
@@ -150,7 +157,7 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.check_counters(boolean) IS 'Counters of sessions against a recount: of all if deep, else an estimate from 100';
+COMMENT ON FUNCTION pgvigil.check_counters(boolean) IS 'Counters of sessions against a recount: of all if deep or few, else an estimate from 100';
 
 CREATE FUNCTION pgvigil.check_storage(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$

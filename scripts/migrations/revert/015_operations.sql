@@ -1,4 +1,4 @@
 DROP FUNCTION pgvigil.settings_report(), pgvigil.integrity_report(boolean), pgvigil.check_load(boolean), pgvigil.check_jobs(boolean),
     pgvigil.check_objects(boolean), pgvigil.check_storage(boolean), pgvigil.check_counters(boolean), pgvigil.check_orphans(boolean),
-    pgvigil.waiting_rows(), pgvigil.kept_settings(), pgvigil.watched_schemas();
+    pgvigil.is_small(regclass[]), pgvigil.waiting_rows(), pgvigil.kept_settings(), pgvigil.watched_schemas();
 DROP TABLE pgvigil.alert_thresholds;
