@@ -17,7 +17,7 @@ from pgvigil.build.backup import Backup
 from pgvigil.build.journal import Journal
 from pgvigil.errors import BackupError
 
-pytestmark = pytest.mark.oldest_and_newest
+pytestmark = pytest.mark.client_side
 
 Take = Callable[..., Backup]
 SCRATCH = "SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil\\_verify\\_%'"
@@ -107,7 +107,6 @@ def test_writers_during_the_backup_raise_no_false_alarm(take: Take, existing: Da
     assert 20000 <= made.tables["public.sessions"].rows < 20000 + rows[0]
 
 
-@pytest.mark.client_side
 def test_a_table_of_any_shape_is_compared(take: Take, existing: Database) -> None:
     existing.execute(
         """CREATE SCHEMA "Odd one";
@@ -129,7 +128,6 @@ def test_a_table_of_any_shape_is_compared(take: Take, existing: Database) -> Non
     assert "public.parts_1" not in tables
 
 
-@pytest.mark.client_side
 def test_the_digest_tells_one_changed_value_and_no_order(existing: Database) -> None:
     with existing.connect() as conn:
         contents.pin(conn)
@@ -141,7 +139,6 @@ def test_the_digest_tells_one_changed_value_and_no_order(existing: Database) -> 
         assert contents.contents(conn)["public.t"] != before
 
 
-@pytest.mark.client_side
 @pytest.mark.parametrize(
     ("after", "proof", "words"),
     [
@@ -166,7 +163,6 @@ def test_an_archive_that_is_not_the_database_is_refused(
     assert nothing_left(existing, tmp_path)
 
 
-@pytest.mark.client_side
 def test_a_schema_that_differs_is_refused(
     take: Take, existing: Database, another: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +179,6 @@ def test_a_schema_that_differs_is_refused(
     assert nothing_left(existing, tmp_path)
 
 
-@pytest.mark.client_side
 def test_an_interrupted_proof_drops_its_scratch_database(
     take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +195,6 @@ def test_an_interrupted_proof_drops_its_scratch_database(
     assert nothing_left(existing, tmp_path)
 
 
-@pytest.mark.client_side
 def test_a_role_that_cannot_read_a_table_has_no_backup(existing: Database, tmp_path: Path) -> None:
     existing.execute("DO $$ BEGIN CREATE ROLE bk_nobody LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     target = databases.parse_url(existing.url.replace("postgres@", "bk_nobody@"), "--database-url")
@@ -217,7 +211,6 @@ def test_a_schema_backup_holds_no_rows_and_is_proved_too(take: Take) -> None:
     assert (made.kind, made.tables, made.verified) == ("schema", {}, "restored: schema equal")
 
 
-@pytest.mark.client_side
 def test_a_backup_command_is_told_what_to_back_up_and_its_output_is_shown(
     take: Take, existing: Database, tmp_path: Path, said: list[str]
 ) -> None:
@@ -233,7 +226,6 @@ def test_a_backup_command_is_told_what_to_back_up_and_its_output_is_shown(
     assert [path.suffix for path in (tmp_path / "backups").iterdir()] == [".json"]
 
 
-@pytest.mark.client_side
 @pytest.mark.parametrize("command", ["exit 3", "kill -9 $$", "no-such-program"])
 def test_a_backup_command_that_fails_is_no_backup(take: Take, existing: Database, tmp_path: Path, command: str) -> None:
     with pytest.raises(BackupError, match="the backup command ended with status"):
@@ -244,7 +236,6 @@ def test_a_backup_command_that_fails_is_no_backup(take: Take, existing: Database
 # ── Space and progress ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.client_side
 def test_too_little_room_is_refused_before_the_dump(
     take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +247,6 @@ def test_too_little_room_is_refused_before_the_dump(
     assert nothing_left(existing, tmp_path)
 
 
-@pytest.mark.client_side
 def test_what_takes_long_tells_how_much_is_written(
     take: Take, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +255,6 @@ def test_what_takes_long_tells_how_much_is_written(
     assert any(text.endswith("MB written") for text in said)
 
 
-@pytest.mark.client_side
 def test_a_snapshot_connection_that_is_lost_ends_the_dump(
     take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

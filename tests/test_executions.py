@@ -23,7 +23,7 @@ from pgvigil.live.executions import classify
 
 client_side = pytest.mark.client_side
 
-pytestmark = pytest.mark.oldest_and_newest
+pytestmark = pytest.mark.client_side
 
 Table = list[tuple[Any, ...]]
 

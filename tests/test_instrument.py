@@ -19,7 +19,7 @@ from pgvigil.live import Recorder, instrument, rows
 
 client_side = pytest.mark.client_side
 
-pytestmark = pytest.mark.oldest_and_newest
+pytestmark = pytest.mark.client_side
 
 Engines = Callable[..., sa.Engine]
 

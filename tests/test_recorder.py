@@ -32,9 +32,7 @@ from pgvigil.live import recorder as recorder_module
 from pgvigil.live.rows import Encoder
 from pgvigil.live.writer import Unavailable, Writer
 
-pytestmark = pytest.mark.oldest_and_newest
-
-client_side = pytest.mark.client_side
+pytestmark = pytest.mark.client_side
 
 
 def operations(database: Database | str) -> list[str]:
@@ -223,7 +221,6 @@ def test_connection_is_named_and_prepares_nothing(fresh: Database, make: Make) -
 # --- what it refuses -------------------------------------------------------------------------------------------------
 
 
-@client_side
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -251,7 +248,6 @@ def test_bad_metric_is_refused_in_the_caller(
     assert recorder.stats().accepted == 0
 
 
-@client_side
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -273,7 +269,6 @@ def test_bad_details_are_refused_in_the_caller(
     assert recorder.stats().accepted == 0
 
 
-@client_side
 @pytest.mark.parametrize(
     ("duration", "success", "session", "error"),
     [
@@ -468,7 +463,6 @@ def test_database_without_our_tables_is_named_as_such_and_loses_nothing(database
     assert operations(database) == names(10)
 
 
-@client_side
 def test_password_is_in_no_error(make: Make, fresh: Database) -> None:
     recorder = make(fresh.tcp_url.replace(fresh.server.password, "not-the-password"))
     recorder.record_metric("m", 1)
@@ -477,7 +471,6 @@ def test_password_is_in_no_error(make: Make, fresh: Database) -> None:
     assert "not-the-password" not in recorder.stats().last_error
 
 
-@client_side
 def test_worker_survives_any_exception(fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     write, failures = Writer.write, iter([RuntimeError("boom"), MemoryError(), AssertionError()])
 
@@ -497,7 +490,6 @@ def test_worker_survives_any_exception(fresh: Database, make: Make, monkeypatch:
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
-@client_side
 def test_newest_is_dropped_and_counted_when_neither_database_nor_disk_take_it(
     make: Make, tmp_path: Path, spill: Path
 ) -> None:
@@ -512,7 +504,6 @@ def test_newest_is_dropped_and_counted_when_neither_database_nor_disk_take_it(
     assert recorder.stats().dropped == 1000
 
 
-@client_side
 def test_spill_keeps_to_its_limit(make: Make, tmp_path: Path, spill: Path) -> None:
     recorder = make(nobody(tmp_path), queue_size=100, batch_size=10, spill_limit=5_000, spill_after=0)
     record_all(recorder, names(1000))
@@ -524,7 +515,6 @@ def test_spill_keeps_to_its_limit(make: Make, tmp_path: Path, spill: Path) -> No
     assert "SpillFull" in stats.last_error
 
 
-@client_side
 def test_full_disk_under_the_spill_loses_only_what_is_counted(fresh: Database, spill: Path, make: Make) -> None:
     code = """
 import resource
@@ -547,7 +537,6 @@ print(recorder.stats().spill_pending, recorder.stats().dropped)
     assert len(operations(fresh)) == pending
 
 
-@client_side
 def test_killed_application_loses_at_most_what_was_in_memory(fresh: Database, spill: Path, make: Make) -> None:
     code = """
 recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], spill_after=0)
@@ -571,7 +560,6 @@ sys.stdin.read()
     assert operations(fresh) == names(3000)
 
 
-@client_side
 def test_killed_application_loses_at_most_its_queue_depth(fresh: Database, spill: Path) -> None:
     code = """
 recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], batch_size=500)
@@ -590,7 +578,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert len(found) >= 20_000 - int(output)
 
 
-@client_side
 def test_without_a_database_memory_holds_no_more_than_the_time_to_spill_allows(make: Make, tmp_path: Path) -> None:
     recorder = make(nobody(tmp_path), spill_after=0.1)
     record_all(recorder, names(50))
@@ -623,7 +610,6 @@ def test_threads_and_tasks_record_at_once(fresh: Database, make: Make) -> None:
     assert len(found) == len(set(found)) == 9000
 
 
-@client_side
 def test_forked_child_records_on_a_connection_of_its_own(fresh: Database, spill: Path) -> None:
     code = """
 recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], linger=5)
@@ -647,7 +633,6 @@ assert recorder.stats().errors == 0
     assert sorted(operations(fresh)) == ["after", "before", "child", "parent"]
 
 
-@client_side
 def test_forked_child_leaves_the_spill_to_its_parent(fresh: Database, spill: Path) -> None:
     code = """
 recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2])
@@ -666,7 +651,6 @@ print(len(os.listdir(sys.argv[2])), recorder.stats().spill_pending)
     assert output == "2 1\n"
 
 
-@client_side
 def test_spill_of_a_killed_parent_is_taken_over_though_its_child_lives(
     fresh: Database, spill: Path, make: Make
 ) -> None:
@@ -696,7 +680,6 @@ sys.stdin.read()
     assert operations(fresh) == ["parent"]
 
 
-@client_side
 def test_application_that_ends_without_close_loses_nothing(fresh: Database, spill: Path) -> None:
     code = """
 recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2], linger=60)
@@ -708,7 +691,6 @@ for n in range(100):
     assert operations(fresh) == names(100)
 
 
-@client_side
 def test_item_that_cannot_be_encoded_holds_up_nothing(
     fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -722,7 +704,6 @@ def test_item_that_cannot_be_encoded_holds_up_nothing(
     assert operations(fresh) == names(10)
 
 
-@client_side
 def test_sigterm_with_the_documented_handler_loses_nothing(fresh: Database, spill: Path) -> None:
     code = """
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -741,7 +722,6 @@ signal.pause()
     assert operations(fresh) == names(100)
 
 
-@client_side
 def test_signal_handler_may_record(make: Make, tmp_path: Path) -> None:
     """It runs in the middle of the same thread's calls, so no lock they take may be one that it waits for."""
     recorder, handled = make(nobody(tmp_path), queue_size=50, batch_size=10), 0
@@ -810,7 +790,6 @@ def test_close_gives_up_a_table_that_is_locked_and_spills(fresh: Database, make:
     assert operations(fresh) == []
 
 
-@client_side
 def test_close_does_not_wait_for_a_server_that_never_answers(make: Make) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         recorder = make(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
@@ -821,7 +800,6 @@ def test_close_does_not_wait_for_a_server_that_never_answers(make: Make) -> None
     assert recorder.stats().spill_pending == 10
 
 
-@client_side
 def test_flush_tells_when_its_time_was_too_short(make: Make) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         recorder = make(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d", spill_after=60)
@@ -831,7 +809,6 @@ def test_flush_tells_when_its_time_was_too_short(make: Make) -> None:
         recorder.close(0)
 
 
-@client_side
 def test_records_after_close_are_counted_as_dropped(fresh: Database, make: Make) -> None:
     recorder = make(fresh.url)
     recorder.record_metric("m", 1)
@@ -853,7 +830,6 @@ def test_its_counters_go_into_system_metrics(fresh: Database, make: Make) -> Non
     wait_until(lambda: fresh.execute(query) == [(10, "counter", {"instance": "unit 7", "pid": os.getpid()})])
 
 
-@client_side
 def test_its_counters_do_not_pile_up_without_a_database(make: Make, tmp_path: Path) -> None:
     recorder = make(nobody(tmp_path), metrics_interval=0.001)
     record_all(recorder, names(10))
@@ -866,7 +842,6 @@ def test_its_counters_do_not_pile_up_without_a_database(make: Make, tmp_path: Pa
 # --- the page about it -----------------------------------------------------------------------------------------------
 
 
-@client_side
 def test_example_of_the_page_works(fresh: Database, spill: Path) -> None:
     page = (PROJECT / "docs/recorder.md").read_text()
     example, handler = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -879,7 +854,6 @@ def test_example_of_the_page_works(fresh: Database, spill: Path) -> None:
     assert fresh.execute("SELECT metric_value FROM system_metrics WHERE metric_name = 'queue.length'") == [(17,)]
 
 
-@client_side
 def test_page_names_every_counter_and_option() -> None:
     page = (PROJECT / "docs/recorder.md").read_text()
     options = inspect.signature(Recorder).parameters

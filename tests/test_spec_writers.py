@@ -20,7 +20,7 @@ from pgvigil.build import docs, plan
 from pgvigil.errors import UsageError
 from pgvigil.validate import json_schema, load_declaration, load_spec, markdown, pgtap
 
-pytestmark = pytest.mark.oldest_and_newest
+pytestmark = pytest.mark.client_side
 
 # --- JSON Schema -----------------------------------------------------------------------------------------------------
 
@@ -93,12 +93,10 @@ BAD = {
 }
 
 
-@pytest.mark.client_side
 def test_schema_accepts_our_own_spec() -> None:
     assert list(faults(OWN, SCHEMA)) == []
 
 
-@pytest.mark.client_side
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("kind", FIRST)
 def test_schema_refuses_keys_and_types_where_the_loader_does(kind: str, bad: str, tmp_path: Path) -> None:
@@ -123,7 +121,6 @@ def test_schema_refuses_keys_and_types_where_the_loader_does(kind: str, bad: str
     assert bool(list(faults(whole, SCHEMA))) == refused
 
 
-@pytest.mark.client_side
 def test_schema_says_what_every_key_means() -> None:
     silent = [
         f"{name}.{key}"
@@ -134,14 +131,12 @@ def test_schema_says_what_every_key_means() -> None:
     assert silent == []
 
 
-@pytest.mark.client_side
 def test_spec_names_its_schema_for_editors() -> None:
     first = project.SPEC.read_text().partition("\n")[0]
     assert first == f"# yaml-language-server: $schema={project.SPEC_SCHEMA.name}"
     assert project.SPEC_SCHEMA.parent == project.SPEC.parent
 
 
-@pytest.mark.client_side
 @pytest.mark.parametrize(("action", "path"), [("schema", project.SPEC_SCHEMA), ("docs", project.REFERENCE)])
 def test_generated_files_are_current(call: Any, action: str, path: Path) -> None:
     done = call("pgvigil", "spec", action)
@@ -149,7 +144,6 @@ def test_generated_files_are_current(call: Any, action: str, path: Path) -> None
     assert done.stdout == path.read_text()
 
 
-@pytest.mark.client_side
 def test_offline_validation_tells_a_generated_file_that_is_not_current(run: Any, project_copy: Path) -> None:
     schema = project_copy / "scripts" / "schema-spec.schema.json"
     schema.write_text(schema.read_text().replace('"type": "object"', '"type": "array"', 1))
@@ -188,7 +182,6 @@ tables:
 '''
 
 
-@pytest.mark.client_side
 def test_reference_survives_odd_names(tmp_path: Path) -> None:
     page = markdown.page(load_declaration(example(tmp_path, STRANGE)), {})
     assert '### `"Odd \\| table"`\n\na \\*comment\\* with \\<b\\>, \\`code\\`, and a \\| bar\n' in page
@@ -199,14 +192,12 @@ def test_reference_survives_odd_names(tmp_path: Path) -> None:
     assert widths == {4}
 
 
-@pytest.mark.client_side
 def test_reference_draws_foreign_keys() -> None:
     page = project.REFERENCE.read_text()
     assert '    "sessions" ||--o{ "context_history" : "session_id"\n' in page
     assert '    "context_history" {\n        uuid id PK\n        uuid session_id UK, FK\n' in page
 
 
-@pytest.mark.client_side
 def test_reference_names_everything_that_is_declared() -> None:
     page = project.REFERENCE.read_text()
     spec = load_spec(project.SPEC)
@@ -247,7 +238,6 @@ def test_reference_takes_its_comments_from_a_database(fresh: Any, call: Any) -> 
     assert "### `sessions`\n\nchanged over there\n" in done.stdout
 
 
-@pytest.mark.client_side
 def test_reference_of_a_database_is_not_written_over_the_project_s(call: Any) -> None:
     done = call("pgvigil", "spec", "docs", "--write", "--database-url", "postgresql://nobody@127.0.0.1:1/x")
     assert done.returncode == 2
