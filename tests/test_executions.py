@@ -21,8 +21,6 @@ from pgvigil.errors import ConnectError
 from pgvigil.live import ExecutionTracker, Recorder, scrub
 from pgvigil.live.executions import classify
 
-client_side = pytest.mark.client_side
-
 pytestmark = pytest.mark.client_side
 
 Table = list[tuple[Any, ...]]
@@ -90,7 +88,6 @@ def test_execution_arrives_as_it_was_logged(world: World, way: str) -> None:
     assert world.row(columns) == ("SELECT\n'1'", "mysql", "error", "MULTI_LINE", *EVERYTHING.values())
 
 
-@client_side
 def test_awaited_execution_is_in_the_database_under_the_id_returned(world: World) -> None:
     id = asyncio.run(world.tracker.log_execution("SELECT 1", "sqlite"))
     assert world.database.execute("SELECT id, query_complexity FROM query_executions") == [(id, "SINGLE_LINE")]
@@ -105,7 +102,6 @@ def test_execution_sent_twice_is_stored_once_under_its_first_id(world: World) ->
     assert world.recorder.stats().quarantined == 0
 
 
-@client_side
 def test_executions_of_a_dead_database_wait_in_the_spill_and_go_in_once(
     fresh: Database,
     make: Make,
@@ -132,7 +128,6 @@ def test_executions_of_a_dead_database_wait_in_the_spill_and_go_in_once(
     ]
 
 
-@client_side
 def test_a_writer_needs_no_other_right(world: World, make: Make) -> None:
     role = f"t_{uuid4().hex[:8]}"
     world.database.execute(f"CREATE ROLE {role} LOGIN IN ROLE pgvigil_writer")
@@ -162,7 +157,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@client_side
 @pytest.mark.parametrize(("arguments", "words"), WRONG, ids=[next(iter(a)) for a, _ in WRONG])
 def test_what_cannot_be_stored_is_said_by_one_and_only_logged_by_the_other(
     arguments: dict[str, Any], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -181,7 +175,6 @@ def test_what_cannot_be_stored_is_said_by_one_and_only_logged_by_the_other(
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-@client_side
 def test_with_block_is_measured_and_told_what_came_back(world: World) -> None:
     with world.tracker.track_execution("SELECT 1", "x", user_id="ada") as execution:
         execution.total_rows, execution.response_metadata = 7, {"cached": True}
@@ -192,7 +185,6 @@ def test_with_block_is_measured_and_told_what_came_back(world: World) -> None:
     assert world.row("execution_id") == (execution.execution_id,)
 
 
-@client_side
 def test_decorated_functions_are_recorded_with_details_of_each_call(world: World) -> None:
     track = world.tracker.track_execution(lambda sql, _: sql, "x", user_id=lambda _, user: user)
 
@@ -230,13 +222,11 @@ ENDS: list[tuple[str, BaseException, tuple[str, str, str, str | None]]] = [
 ]  # fmt: skip
 
 
-@client_side
 @pytest.mark.parametrize(("error", "expected"), [end[1:] for end in ENDS], ids=[end[0] for end in ENDS])
 def test_exception_tells_how_an_execution_ended(error: BaseException, expected: tuple[str, ...]) -> None:
     assert classify(error) == expected
 
 
-@client_side
 def test_exception_goes_on_and_is_recorded(world: World) -> None:
     with world.database.connect() as connection:
         connection.execute("SET statement_timeout = 1")
@@ -250,7 +240,6 @@ def test_exception_goes_on_and_is_recorded(world: World) -> None:
     assert world.row(columns) == ("timeout", "QueryCanceled", message, {"sqlstate": "57014"})
 
 
-@client_side
 def test_cancelled_task_is_recorded_and_cancelled(world: World) -> None:
     async def main() -> None:
         begun = asyncio.Event()
@@ -270,14 +259,12 @@ def test_cancelled_task_is_recorded_and_cancelled(world: World) -> None:
     assert world.row("status, error_type") == ("error", "CancelledError")
 
 
-@client_side
 def test_tracking_breaks_nothing_after_it_has_begun(world: World, caplog: pytest.LogCaptureFixture) -> None:
     track = world.tracker.track_execution(lambda: 1 / 0, "x", total_rows=lambda: "many")  # type: ignore[arg-type, return-value]
     assert track(lambda: "result")() == "result"
     assert "an execution is not recorded: TypeError: total_rows has to be an int, not str" in caplog.messages
 
 
-@client_side
 def test_what_could_never_be_recorded_is_refused_before_anything_runs(world: World) -> None:
     with pytest.raises(ValueError, match="page_size is -1"):
         world.tracker.track_execution("SELECT 1", "x", page_size=-1)
@@ -307,13 +294,11 @@ SECRETS: list[tuple[Any, Any]] = [
 ]  # fmt: skip
 
 
-@client_side
 @pytest.mark.parametrize(("given", "stored"), SECRETS)
 def test_secrets_are_gone_from_what_is_stored(given: Any, stored: Any) -> None:
     assert scrub.document(given) == stored
 
 
-@client_side
 def test_no_secret_of_parameters_message_or_query_reaches_the_database(world: World) -> None:
     url = "postgresql://ada:s3cret@db/app"
     with pytest.raises(OSError, match="s3cret"), world.tracker.track_execution(
@@ -337,13 +322,11 @@ QUERIES = [
 ]  # fmt: skip
 
 
-@client_side
 @pytest.mark.parametrize(("query", "engine", "expected"), QUERIES)
 def test_literals_are_normalised(query: str, engine: str, expected: str) -> None:
     assert scrub.normalize_literals(query, engine) == expected
 
 
-@client_side
 def test_tracker_told_so_stores_no_literal(world: World) -> None:
     tracker = ExecutionTracker(world.recorder, normalize_literals=True)
     tracker.log_execution_background(
@@ -352,7 +335,6 @@ def test_tracker_told_so_stores_no_literal(world: World) -> None:
     assert world.row("query, error_message") == ("SELECT ?", "invalid: ?")
 
 
-@client_side
 @pytest.mark.parametrize(
     "query", ["pwd" * 30_000, "a://b:" * 15_000, "'" * 90_000, "password=" * 10_000, "a." * 45_000]
 )
@@ -400,14 +382,12 @@ def test_cursor_and_offset_lead_through_the_same_pages(history: World) -> None:
     assert (queries(last), last.next_cursor) == (["q4"], None)
 
 
-@client_side
 def test_new_executions_move_nothing_for_a_cursor(history: World) -> None:
     first = history.tracker.get_user_executions("ada", limit=2)
     asyncio.run(history.tracker.log_execution("new", "x", user_id="ada"))
     assert queries(history.tracker.get_user_executions("ada", limit=2, cursor=first.next_cursor)) == ["q1", "q3"]
 
 
-@client_side
 def test_executions_can_be_filtered(history: World) -> None:
     found = history.tracker.get_user_executions("ada", status="success", database_type="oracle")
     assert queries(found) == ["q2"]
@@ -425,7 +405,6 @@ def test_stats_of_a_user_and_of_all(history: World) -> None:
     assert (nobody_s["total_executions"], nobody_s["success_rate"]) == (0, None)
 
 
-@client_side
 def test_engines_of_a_user_and_of_all(history: World) -> None:
     names = ["database_type", "execution_count", "success_count", "failed_count", "avg_execution_time"]
     [mysql, oracle] = history.tracker.get_database_type_stats("ada")
@@ -445,7 +424,6 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@client_side
 @pytest.mark.parametrize(("function", "arguments", "words"), BAD)
 def test_bad_argument_of_a_reading_function_is_said(
     function: str, arguments: dict[str, Any], words: str, tmp_path: Path
@@ -455,7 +433,6 @@ def test_bad_argument_of_a_reading_function_is_said(
         getattr(tracker, function)("ada", **arguments)
 
 
-@client_side
 def test_database_error_is_no_empty_list(world: World, tmp_path: Path) -> None:
     """Fault 15: database errors came back as an empty list."""
     with pytest.raises(ConnectError):
@@ -466,7 +443,6 @@ def test_database_error_is_no_empty_list(world: World, tmp_path: Path) -> None:
         world.tracker.get_user_executions("ada")
 
 
-@client_side
 def test_connection_that_the_server_has_ended_is_made_anew(world: World) -> None:
     world.tracker.get_user_executions("ada")
     ended = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'pgvigil executions' AND datname = current_database()"
@@ -517,7 +493,6 @@ def test_table_of_an_earlier_system_is_kept_aside_and_put_back(existing: Databas
 # --- the page about it -----------------------------------------------------------------------------------------------
 
 
-@client_side
 def test_example_of_the_page_works(fresh: Database, spill: Path) -> None:
     page = (PROJECT / "docs/executions.md").read_text()
     example = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))

@@ -17,8 +17,6 @@ import sqlalchemy as sa
 from conftest import PROJECT, Database, Make, application, nobody, wait_until
 from pgvigil.live import Recorder, instrument, rows
 
-client_side = pytest.mark.client_side
-
 pytestmark = pytest.mark.client_side
 
 Engines = Callable[..., sa.Engine]
@@ -98,7 +96,6 @@ def test_errors_tell_how_a_statement_ended(fresh: Database, make: Make, engines:
     assert fresh.execute(lost) == [("closed", "connection lost: AdminShutdown")]
 
 
-@client_side
 def test_undo_leaves_no_trace_in_the_engine_and_ends_what_it_began(
     fresh: Database, make: Make, engines: Engines
 ) -> None:
@@ -119,7 +116,6 @@ def test_undo_leaves_no_trace_in_the_engine_and_ends_what_it_began(
     assert seen(fresh, recorder) == [("SELECT 1",), ("SELECT 3",)]
 
 
-@client_side
 def test_connections_that_were_open_before_are_seen_too(fresh: Database, make: Make, engines: Engines) -> None:
     engine, recorder = engines(fresh), make(fresh.url)
     with engine.begin() as connection:
@@ -199,7 +195,6 @@ def test_behind_a_pooler_each_transaction_names_its_session(
     assert recorder.stats().quarantined == 0
 
 
-@client_side
 def test_instance_shows_that_it_lives(
     fresh: Database, make: Make, engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +205,6 @@ def test_instance_shows_that_it_lives(
     undo()
 
 
-@client_side
 def test_forked_child_is_an_instance_of_its_own(fresh: Database, spill: Path) -> None:
     code = """
 import psycopg
@@ -235,7 +229,6 @@ os.wait()
     assert fresh.execute("SELECT count(DISTINCT instance_id) FROM instrumentation.sessions") == [(2,)]
 
 
-@client_side
 def test_application_works_on_where_nothing_can_be_recorded(
     database: Database, make: Make, engines: Engines, tmp_path: Path
 ) -> None:
@@ -247,7 +240,6 @@ def test_application_works_on_where_nothing_can_be_recorded(
         recorder.close(1)
 
 
-@client_side
 def test_statements_of_an_unknown_session_do_not_hold_up_the_others(fresh: Database, make: Make) -> None:
     recorder = make(fresh.url)
     recorder.append(rows.statement(str(uuid4()), "SELECT 'lost'", 1, 1))
@@ -273,7 +265,6 @@ def test_roles_need_nothing_but_that_of_the_recorder_to_write(fresh: Database, m
         fresh.execute(f"DROP ROLE {writer}, {user}")
 
 
-@client_side
 def test_what_cannot_be_instrumented_is_refused(make: Make, tmp_path: Path) -> None:
     recorder = make(nobody(tmp_path))
     needs = "the engine talks to sqlite by pysqlite: instrument() needs postgresql+psycopg://. For other engines there is ExecutionTracker."
@@ -290,7 +281,6 @@ PAGE = (PROJECT / "docs/instrument.md").read_text()
 EXAMPLES = re.findall(r"## ([^\n]+)\n(?:(?!\n## ).)*?```(python|sql)\n(.*?)```", PAGE, re.DOTALL)
 
 
-@client_side
 @pytest.mark.parametrize(
     ("language", "example"), [found[1:] for found in EXAMPLES], ids=[found[0] for found in EXAMPLES]
 )
