@@ -25,7 +25,7 @@ from pgvigil.database import Target
 from pgvigil.errors import RestoreError
 from test_migrate import APPLICATION_ROWS, catalog
 
-pytestmark = pytest.mark.oldest_and_newest
+pytestmark = pytest.mark.client_side
 
 NEW_ROW = "INSERT INTO sessions (session_key, agent_from) VALUES ('written after the backup', 'x')"
 Restore = Callable[..., RestoreOutcome]
@@ -157,7 +157,6 @@ def test_sessions_are_ended_and_can_come_back(existing: Database, put_back: Rest
     assert ended[0] >= 3
 
 
-@pytest.mark.client_side
 def test_a_missing_public_schema_stays_missing(existing: Database, target: Target, tmp_path: Path) -> None:
     existing.execute('ALTER SCHEMA public RENAME TO "My App"')
     before = schema(existing)
@@ -308,7 +307,6 @@ def miscounted(archive: Path) -> None:
     archive.with_suffix(".json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.client_side
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -328,7 +326,6 @@ def test_what_is_no_backup_is_refused(
     refused(put_back, existing, words)
 
 
-@pytest.mark.client_side
 def test_a_restore_that_does_not_equal_the_manifest_is_not_swapped_in(
     existing: Database, put_back: Restore, archive: Path
 ) -> None:
@@ -337,7 +334,6 @@ def test_a_restore_that_does_not_equal_the_manifest_is_not_swapped_in(
     refused(put_back, existing, r"public\.handoff_requests has rows of other content")
 
 
-@pytest.mark.client_side
 def test_a_backup_without_rows_is_refused(target: Target, tmp_path: Path) -> None:
     with databases.connect(target, "test") as conn:
         made = backup.take(conn, target, tmp_path / "backups", None, Journal(), kind="schema")
@@ -345,7 +341,6 @@ def test_a_backup_without_rows_is_refused(target: Target, tmp_path: Path) -> Non
         restore.restore(target, Path(str(made.archive)), overwrite_newer=True, tell=Journal())
 
 
-@pytest.mark.client_side
 def test_a_pg_restore_that_fails_leaves_the_database_as_it_was(
     existing: Database, put_back: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,7 +361,6 @@ OTHER = 'pg_restore: error: could not execute query: ERROR:  role "x" does not e
 IGNORED = "pg_restore: warning: errors ignored on restore: {}\n"
 
 
-@pytest.mark.client_side
 @pytest.mark.parametrize(
     ("words", "status", "forgiven"),
     [
@@ -444,7 +438,6 @@ restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, tell=Journal()
     assert not [name for name in family(existing) if "_pre_restore_" in name]
 
 
-@pytest.mark.client_side
 def test_a_role_that_may_not_swap_is_told_before_anything_is_begun(existing: Database, archive: Path) -> None:
     maintenance(existing, "DO $$ BEGIN CREATE ROLE bk_stranger; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     maintenance(existing, "ALTER ROLE bk_stranger LOGIN")
