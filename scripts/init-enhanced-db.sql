@@ -3612,8 +3612,8 @@ CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bi
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     FOR partition IN SELECT p.parent_table || '_default' FROM pgvigil.partition_policies p ORDER BY 1 LOOP
-        CONTINUE WHEN to_regclass(format('%I', partition)) IS NULL;
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM %I LIMIT 100000) w', partition) INTO waiting;
+        CONTINUE WHEN to_regclass(pgvigil.quoted_name(partition)) IS NULL;
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 100000) w', pgvigil.quoted_name(partition)) INTO waiting;
         RETURN NEXT;
     END LOOP;
 END $$;
@@ -3796,7 +3796,7 @@ BEGIN
         GRANT SELECT, UPDATE ON pgvigil.alert_thresholds TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_operations', false, '34b8de4fa6b98a323b172dfb8217ab5cf20b4e5256607ef3610d1a0349a0d0c3', '4dad46870451305536639364f35d87f29757d07b474d765193ea234f6213dac6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_operations', false, '2baff4114b55c7f4d9a19e22a3042c7f796ad64b2037bce051064d0ed8efbaad', 'db322bbaa3beadcf55a863a55bcdd001e904ca753aba12bdce4eda29e10f7257', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('015'); END $$;
 

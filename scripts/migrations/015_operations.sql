@@ -279,8 +279,8 @@ CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bi
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     FOR partition IN SELECT p.parent_table || '_default' FROM pgvigil.partition_policies p ORDER BY 1 LOOP
-        CONTINUE WHEN to_regclass(format('%I', partition)) IS NULL;
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM %I LIMIT 100000) w', partition) INTO waiting;
+        CONTINUE WHEN to_regclass(pgvigil.quoted_name(partition)) IS NULL;
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 100000) w', pgvigil.quoted_name(partition)) INTO waiting;
         RETURN NEXT;
     END LOOP;
 END $$;
