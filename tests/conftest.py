@@ -129,7 +129,7 @@ def pg(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A running throw-away server of each wanted version, on a socket and on 127.0.0.1 with a password."""
     # Prepared transactions hold locks without a process to keep alive.
     settings = {"max_prepared_transactions": "10"}
-    with Server(servers()[request.param], tcp=True, settings=settings) as server:
+    with Server(servers()[request.param], tcp=True, settings=settings, in_memory=True) as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import signal
@@ -33,23 +34,34 @@ from pgvigil.embedded.process import (
 )
 from pgvigil.errors import ConnectError, UsageError
 
+_MEMORY = Path("/dev/shm")  # noqa: S108 - as /tmp
+_ROOM = 4 * 2**30  # bytes; a container has 64 MB of it by default
+
 
 class Server:
-    """A private server in a directory of its own under /tmp, fsync off; it ends with the thread that started it."""
+    """A private server in a directory of its own under /tmp, fsync off; it ends with the thread that started it.
 
-    def __init__(self, bindir: Path, *, tcp: bool = False, settings: Mapping[str, str] | None = None) -> None:
+    `in_memory`: its data too, where there is room. To make and drop a database, which is a thousand files, takes a tenth of the time.
+    """
+
+    def __init__(
+        self, bindir: Path, *, tcp: bool = False, settings: Mapping[str, str] | None = None, in_memory: bool = False
+    ) -> None:
         self.tcp = tcp
         self.settings = dict(settings or {})
         self.password = secrets.token_hex(16)
         self.port = PORT
         self._account = find_account()
         self._process: subprocess.Popen[bytes] | None = None
-        self.directory = Path(tempfile.mkdtemp(prefix="pgvigil-", dir=SHORT))
-        self.data = self.directory / "data"
+        self.directory = self._volatile = Path(tempfile.mkdtemp(prefix="pgvigil-", dir=SHORT))
+        if in_memory and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM:
+            self._volatile = Path(tempfile.mkdtemp(prefix="pgvigil-", dir=_MEMORY))
+        self.data = self._volatile / "data"
         self.log = self.directory / "server.log"
         self._sockets = self.directory / "run"
         try:
-            self.directory.chmod(home_mode())
+            for place in {self.directory, self._volatile}:
+                place.chmod(home_mode())
             for place in (self.data, self._sockets):
                 place.mkdir(mode=0o700)
                 give(place, self._account)
@@ -132,7 +144,8 @@ class Server:
             except subprocess.TimeoutExpired:
                 self._process.send_signal(signal.SIGQUIT)
                 self._process.wait()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        for place in {self.directory, self._volatile}:
+            shutil.rmtree(place, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self.start()
