@@ -37,6 +37,12 @@ def test_a_call_that_cannot_be_read_is_2(run: Run, arguments: list[str]) -> None
     assert "usage: " in done.stderr
 
 
+def test_output_that_cannot_be_written_is_2_never_a_verdict(run: Run, tmp_path: Path) -> None:
+    redirected = tmp_path / "redirected.sh"
+    redirected.write_text(f"exec {PROJECT}/scripts/pgvigil validate --offline >/dev/full\n")
+    refused(run("/bin/bash", redirected), 2, "the output: No space left on device")
+
+
 def test_no_database_named_is_2(run: Run) -> None:
     refused(run(MIGRATE, cwd=Path("/")), 2, "no database is named")
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser(_COMMANDS).parse_args(argv)
         if hidden := os.environ.pop("PGVIGIL_HIDDEN_URL", None):  # by __main__, from the process list
             arguments.database_url = hidden
-        return int(arguments.run(arguments))
+        return _written(int(arguments.run(arguments)))
     except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
         return stop.code if isinstance(stop.code, int) else 2
     except PgvigilError as error:
@@ -56,12 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, mostly
+        return _fail(
+            UsageError(f"{error.filename or 'the output'}: {error.strerror}", "Make room, then run this again.")
+        )
     except KeyboardInterrupt:
         print(
             "\ninterrupted: what ran in a transaction is rolled back; running this again goes on from there",
             file=sys.stderr,
         )
         return 130
+
+
+def _written(status: int) -> int:
+    sys.stdout.flush()  # where a full disk can still be told
+    return status
 
 
 def _fail(error: PgvigilError) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.rows import class_row
 
 from pgvigil import __version__
-from pgvigil.build.plan import Migration
 from pgvigil.errors import PreconditionError
+
+if TYPE_CHECKING:
+    from pgvigil.build.plan import Migration
 
 
 @dataclass(frozen=True)
