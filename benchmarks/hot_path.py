@@ -162,9 +162,7 @@ HSTORE_AUDIT = """
     END $$;
     CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION audit();
 """
-FILL = f"""
-    INSERT INTO sessions (session_key, agent_from, agent_to) SELECT n, 'agent-a', 'agent-b' FROM generate_series(1, {SESSIONS}) n;
-"""
+FILL = "INSERT INTO sessions (session_key, agent_from, agent_to) SELECT n, 'agent-a', 'agent-b' FROM generate_series(1, {}) n"
 # Busy sessions were last active at any time within the last minute.
 REST = f"""
     SET session_replication_role = replica;
@@ -256,7 +254,7 @@ class Bench:
         for name, script in suite.single.items():
             (scripts / name).write_text(script)
 
-    def install(self, design: str) -> None:
+    def install(self, design: str, sessions: int = SESSIONS) -> None:
         with psycopg.connect(self.server.dsn(), autocommit=True) as conn:
             conn.execute(f'CREATE DATABASE "{design}"')  # type: ignore[arg-type]
         ddl = self.suite.designs[design]
@@ -265,7 +263,7 @@ class Bench:
             env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
             subprocess.run(setup, check=True, capture_output=True, env=env)
         self.execute(design, ddl)
-        self.execute(design, FILL)
+        self.execute(design, FILL.format(sessions))
         self.execute(design, "VACUUM ANALYZE")
 
     def execute(self, design: str, statement: str) -> list[tuple[Any, ...]]:

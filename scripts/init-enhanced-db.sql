@@ -768,26 +768,30 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', fal
 CREATE FUNCTION pgvigil.move_last_activity() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF NOT coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
-                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
+    IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
                    coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
-        ELSE
+        ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
             RETURN NEW;  -- a value that the statement chose stands
         END IF;
     END IF;
     -- Expiring, marking dormant, archiving, and what a job does under pgvigil.upkeep, is not activity; any other change of
     -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
-    IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
-       OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
-       OR NEW.archived_at IS NOT NULL
-       OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+    IF NEW.archived_at IS NOT NULL OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         RETURN NEW;
     END IF;
-    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status
-       OR NEW.is_dormant OPERATOR(pg_catalog.<>) OLD.is_dormant
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
+        IF NEW.status OPERATOR(pg_catalog.<>) 'expired' AND (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE) IS NOT TRUE THEN
+            NEW.last_activity_at := CURRENT_TIMESTAMP;
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF NEW.is_dormant AND OLD.is_dormant IS NOT TRUE THEN
+        RETURN NEW;
+    END IF;
+    IF NEW.is_dormant OPERATOR(pg_catalog.<>) OLD.is_dormant
        OR OLD.archived_at IS NOT NULL
        OR NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        OR NOT coalesce(NEW.retention_policy OPERATOR(pg_catalog.=) OLD.retention_policy,
@@ -846,12 +850,12 @@ BEGIN
                     'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor()));
         ELSE
             INSERT INTO session_lifecycle (session_id, event_type, event_data)
-            VALUES (NEW.id, 'status_changed', jsonb_build_object('old_status', OLD.status, 'new_status', NEW.status,
-                    'actor', pgvigil.actor()));
+            VALUES (NEW.id, 'status_changed', jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
+                    'actor', pgvigil.actor()]));
         END IF;
     END IF;
-    IF NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND (NEW.is_dormant IS TRUE) = (OLD.is_dormant IS TRUE)
-       AND (NEW.archived_at IS NULL) = (OLD.archived_at IS NULL) THEN
+    IF NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND NEW.is_dormant = OLD.is_dormant
+       AND NEW.archived_at IS NOT DISTINCT FROM OLD.archived_at THEN
         RETURN NULL;
     END IF;
     IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
@@ -882,8 +886,8 @@ CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO session_lifecycle (session_id, event_type, event_data)
-    SELECT s.id, 'created', jsonb_build_object('agent_from', s.agent_from, 'agent_to', s.agent_to,
-           'retention_policy', s.retention_policy, 'actor', pgvigil.actor())
+    SELECT s.id, 'created', jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
+           'retention_policy', s.retention_policy, 'actor', pgvigil.actor()])
     FROM new_sessions s;
     RETURN NULL;
 END $$;
@@ -953,7 +957,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, 'b8a9b77f56b5b0990dd4151c7d0646f8b274723ce844baa243cda1a5ee40d879', '97ac5ad270fc0a23b1d13540f5b96906664c1bd78581f83a3423306dbc41ac18', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, 'fd732cdff2a43f9f3e290c02939aca20c6c6da82263db3dd8fad9d038d463a54', 'f33462aed9c81f8141e2899665c3154b3ac15d37306d2f59f16ba0bbed9f3ae2', 0, '0.1.0'); END $$;
 
 -- ────────── 005_session_counters.sql ────────────────────────────────────────────────────────────────────────────
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1273,15 +1277,16 @@ COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under le
 -- SECURITY DEFINER: who may make a session need not be able to read policies.
 CREATE FUNCTION pgvigil.give_expiry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    hours integer;
 BEGIN
     IF NEW.expires_at IS NULL THEN
-        NEW.expires_at := (SELECT coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => p.active_hours)
-                           FROM pgvigil.retention_policies p
-                           WHERE p.policy OPERATOR(pg_catalog.=) coalesce(NEW.retention_policy, 'standard'));
-        IF NEW.expires_at IS NULL THEN
-            NEW.expires_at := (SELECT coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => p.active_hours)
-                               FROM pgvigil.retention_policies p WHERE p.policy OPERATOR(pg_catalog.=) 'standard');
+        SELECT p.active_hours INTO hours FROM pgvigil.retention_policies p
+        WHERE p.policy OPERATOR(pg_catalog.=) coalesce(NEW.retention_policy, 'standard');
+        IF hours IS NULL THEN
+            SELECT p.active_hours INTO hours FROM pgvigil.retention_policies p WHERE p.policy OPERATOR(pg_catalog.=) 'standard';
         END IF;
+        NEW.expires_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => hours);
     END IF;
     RETURN NEW;
 END $$;
@@ -1830,7 +1835,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, '5f29bf65ef2dd8ff6b35103a9764467ef78c7def27d8eb369b22df827d8f60d2', '4f4aaa3e51436b25ce3e56eca12ffc4480a952e914010958785bde3e62b2cf55', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, '69aa9da6d4d904fbb2bce19a9f34989b2c7c952600d1e21d6ce545d958da6a20', '62be4b4dcc05be06805cfd928ca6e87f2a891c80b002bd66b88f2641ac212747', 0, '0.1.0'); END $$;
 
 -- ────────── 007_rollups.sql ─────────────────────────────────────────────────────────────────────────────────────
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

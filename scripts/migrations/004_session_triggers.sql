@@ -8,26 +8,30 @@
 CREATE FUNCTION pgvigil.move_last_activity() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF NOT coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
-                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
+    IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
                    coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
-        ELSE
+        ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
             RETURN NEW;  -- a value that the statement chose stands
         END IF;
     END IF;
     -- Expiring, marking dormant, archiving, and what a job does under pgvigil.upkeep, is not activity; any other change of
     -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
-    IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
-       OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
-       OR NEW.archived_at IS NOT NULL
-       OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+    IF NEW.archived_at IS NOT NULL OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         RETURN NEW;
     END IF;
-    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status
-       OR NEW.is_dormant OPERATOR(pg_catalog.<>) OLD.is_dormant
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
+        IF NEW.status OPERATOR(pg_catalog.<>) 'expired' AND (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE) IS NOT TRUE THEN
+            NEW.last_activity_at := CURRENT_TIMESTAMP;
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF NEW.is_dormant AND OLD.is_dormant IS NOT TRUE THEN
+        RETURN NEW;
+    END IF;
+    IF NEW.is_dormant OPERATOR(pg_catalog.<>) OLD.is_dormant
        OR OLD.archived_at IS NOT NULL
        OR NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        OR NOT coalesce(NEW.retention_policy OPERATOR(pg_catalog.=) OLD.retention_policy,
@@ -86,12 +90,12 @@ BEGIN
                     'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor()));
         ELSE
             INSERT INTO session_lifecycle (session_id, event_type, event_data)
-            VALUES (NEW.id, 'status_changed', jsonb_build_object('old_status', OLD.status, 'new_status', NEW.status,
-                    'actor', pgvigil.actor()));
+            VALUES (NEW.id, 'status_changed', jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
+                    'actor', pgvigil.actor()]));
         END IF;
     END IF;
-    IF NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND (NEW.is_dormant IS TRUE) = (OLD.is_dormant IS TRUE)
-       AND (NEW.archived_at IS NULL) = (OLD.archived_at IS NULL) THEN
+    IF NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND NEW.is_dormant = OLD.is_dormant
+       AND NEW.archived_at IS NOT DISTINCT FROM OLD.archived_at THEN
         RETURN NULL;
     END IF;
     IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
@@ -122,8 +126,8 @@ CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO session_lifecycle (session_id, event_type, event_data)
-    SELECT s.id, 'created', jsonb_build_object('agent_from', s.agent_from, 'agent_to', s.agent_to,
-           'retention_policy', s.retention_policy, 'actor', pgvigil.actor())
+    SELECT s.id, 'created', jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
+           'retention_policy', s.retention_policy, 'actor', pgvigil.actor()])
     FROM new_sessions s;
     RETURN NULL;
 END $$;

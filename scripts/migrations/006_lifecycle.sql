@@ -96,15 +96,16 @@ COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under le
 -- SECURITY DEFINER: who may make a session need not be able to read policies.
 CREATE FUNCTION pgvigil.give_expiry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    hours integer;
 BEGIN
     IF NEW.expires_at IS NULL THEN
-        NEW.expires_at := (SELECT coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => p.active_hours)
-                           FROM pgvigil.retention_policies p
-                           WHERE p.policy OPERATOR(pg_catalog.=) coalesce(NEW.retention_policy, 'standard'));
-        IF NEW.expires_at IS NULL THEN
-            NEW.expires_at := (SELECT coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => p.active_hours)
-                               FROM pgvigil.retention_policies p WHERE p.policy OPERATOR(pg_catalog.=) 'standard');
+        SELECT p.active_hours INTO hours FROM pgvigil.retention_policies p
+        WHERE p.policy OPERATOR(pg_catalog.=) coalesce(NEW.retention_policy, 'standard');
+        IF hours IS NULL THEN
+            SELECT p.active_hours INTO hours FROM pgvigil.retention_policies p WHERE p.policy OPERATOR(pg_catalog.=) 'standard';
         END IF;
+        NEW.expires_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => hours);
     END IF;
     RETURN NEW;
 END $$;
