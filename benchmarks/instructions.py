@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import psycopg
@@ -92,17 +93,19 @@ def table(server: embedded.Server, counter: Counter, works: list[str], parts: di
     def counts(database: str) -> list[float]:
         return [counter.per_statement(database, work) / 1000 for work in works]
 
+    def row(name: str, cells: Iterable[str]) -> None:
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
     print(f"\n### PostgreSQL {server.major}, thousand instructions a statement\n")
-    print(f"| | {' | '.join(works)} |\n|---|{'---|' * len(works)}", flush=True)
-    ours = counts("ours")
-    for design in ("bare", "obvious"):
-        each = counts(design)
-        shares = (f"{count:,.0f} ({mine / count:.2f} of it)" for count, mine in zip(each, ours, strict=True))
-        print(f"| {design} (ours) | {' | '.join(shares)} |", flush=True)
-    print(f"| ours | {' | '.join(f'{count:,.0f}' for count in ours)} |", flush=True)
+    row("", works)
+    row("---", ["---"] * len(works))
+    designs = {design: counts(design) for design in ("bare", "ours", "obvious")}
+    for design, each in designs.items():
+        row(design, (f"{count:,.0f}" for count in each))
+    for a, b in (("ours", "bare"), ("obvious", "ours")):
+        row(f"{a} : {b}", (f"{x / y:.2f}" for x, y in zip(designs[a], designs[b], strict=True)))
     for part in parts:
-        without = counts(part)
-        print(f"| {part} | {' | '.join(f'{a - b:,.0f}' for a, b in zip(ours, without, strict=True))} |", flush=True)
+        row(part, (f"{x - y:,.0f}" for x, y in zip(designs["ours"], counts(part), strict=True)))
 
 
 def main() -> None:
