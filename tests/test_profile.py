@@ -79,6 +79,7 @@ def only(explanation: Explanation, kind: str) -> Finding:
 # --- findings --------------------------------------------------------------------------------------------------------
 
 NESTED = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_memoize": "off", "enable_material": "off"}
+INCREMENTAL = {"enable_seqscan": "off", "enable_sort": "off", "work_mem": "256kB"}
 HASHED = {"enable_nestloop": "off", "enable_mergejoin": "off", "enable_sort": "off"}
 PARALLEL = {"max_parallel_workers_per_gather": 2, "parallel_setup_cost": 0, "parallel_tuple_cost": 0}
 
@@ -105,6 +106,7 @@ CASES = [
     Case("sequential_scan", "UPDATE big SET k = 0 WHERE n = 7", "UPDATE big SET k = 0 WHERE id = 7"),
     Case("sequential_scan", "SELECT * FROM big WHERE n = 7", "SELECT * FROM small WHERE n > (SELECT max(n) FROM big) - 9999"),
     Case("sort_on_disk", "SELECT * FROM big ORDER BY filler, n", "SELECT * FROM big ORDER BY filler, n LIMIT 5", {"work_mem": "1MB"}),
+    Case("sort_on_disk", "SELECT * FROM big ORDER BY word, n", "SELECT * FROM big ORDER BY word", INCREMENTAL),
     Case("hash_on_disk", JOIN, JOIN, {"work_mem": "256kB", **HASHED}, HASHED),
     Case("hash_on_disk", "SELECT n FROM big GROUP BY n", "SELECT k FROM big GROUP BY k", {"work_mem": "64kB", **HASHED}),
     Case("temp_files", "WITH c AS MATERIALIZED (SELECT * FROM big) SELECT count(*) FROM c",
@@ -154,9 +156,13 @@ def test_partitions_count_as_one_table(look: Callable[..., Explanation]) -> None
 @pytest.mark.parametrize(
     ("condition", "reason"),
     [
-        ("lower(word) = 'word'", "no plain index serves (lower(big.word) = 'word'::text)"),
-        ("n = 7 OR k = 700", "no plain index serves ((big.n = 7) OR (big.k = 700))"),
+        (
+            "lower(word) = 'word'",
+            "no bare column is equal to, below or above a value in (lower(big.word) = 'word'::text)",
+        ),
+        ("n = 7 OR k = 700", "each alternative needs an index of its own in ((big.n = 7) OR (big.k = 700))"),
         ("n + 0 = 7 AND word >= 'word 0'", "the planner did not take big_word btree (word)"),
+        ("n IS NULL", "no index on n"),
         ("n = k AND l = 7 AND filler <> 'n = 3 AND n = 4'", "no index on l"),
     ],
 )
@@ -172,6 +178,7 @@ def test_what_no_index_could_serve_is_told_as_that(
         ("SELECT * FROM big ORDER BY filler, n", "sort_on_disk", {}),
         ("SELECT n FROM big ORDER BY n DESC", "sort_on_disk", {}),
         ("SELECT * FROM big ORDER BY filler, n", "sort_on_disk", PARALLEL),
+        ("SELECT * FROM big ORDER BY word, n", "sort_on_disk", INCREMENTAL),
         (JOIN, "hash_on_disk", HASHED),
         ("WITH c AS MATERIALIZED (SELECT * FROM big) SELECT count(*) FROM c", "temp_files", {}),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from pgvigil.operate.relations import Named, Table, compared
+from pgvigil.operate.relations import Named, Table, compared, has_alternatives
 from pgvigil.operate.tree import Node
 
 _LARGE: Final = 8 << 20  # bytes that a scan may read without being told
@@ -107,10 +107,12 @@ def _why_sequential(plan: Plan, name: str, node: Node) -> tuple[str, str | None]
     alias = str(node.fields.get("Alias", ""))
     equal, bounded = compared(condition, alias, table.columns)
     columns = equal + bounded
+    if not columns and has_alternatives(condition):
+        return f"each alternative needs an index of its own in {condition}", None
     if not columns:
         return (
-            f"no plain index serves {condition}",
-            "Compare the bare column, or index the expression it is compared by.",
+            f"no bare column is equal to, below or above a value in {condition}",
+            "Compare the bare column; or make an index on the expression, or for the operator.",
         )
     there = [f"{key[0]} {key[2]}" for key in table.keys if key[1] in columns]
     if there:
@@ -182,49 +184,44 @@ def _indexes(plan: Plan) -> Iterator[Finding]:
 
 def _sorts(plan: Plan) -> Iterator[Finding]:
     for node in plan.nodes:
-        on_disk, rows = _sort_space(node)
-        if on_disk:
-            # Each process has a work_mem of its own.
-            enough = _megabytes(
-                _in_memory(sum(on_disk), rows, plan.server_version < 150000) * max(on_disk) / sum(on_disk)
-            )
+        written, length, rows = _sort_space(node)
+        if written:
+            enough = _megabytes(_in_memory(length, rows, plan.server_version < 150000))
             sentence = (
-                f"{node.kind} of {node.children[0].rows:,} rows writes {size(sum(on_disk))} to disk:"
+                f"{node.kind} of {node.children[0].rows:,} rows writes {size(written)} to disk:"
                 f" work_mem is {size(plan.work_mem)}, {enough} would do"
             )
             yield Finding("sort_on_disk", "warning", node.kind, sentence, f"SET work_mem = '{enough}';")
 
 
-def _in_memory(on_disk: int, rows: float, rounds_up: bool) -> float:
-    """What takes so much on disk takes in memory: per row 24 bytes in an array, and a piece of memory with a head, up to 14 of a power of 2.
-
-    Measured from 14 to 18 with rows of 4 to 1,500 bytes: at least what it takes, and 1.1 to 2.7 times that.
-    """
-    length = max(on_disk / max(rows, 1), 1)
-    piece = 2.0 ** math.ceil(math.log2(length + 10)) if rounds_up else length + 16
-    return 1.1 * on_disk * (24 + 16 + piece) / length
-
-
-def _sort_space(node: Node) -> tuple[list[int], float]:
-    """Bytes that each process had on disk, and the rows in these files."""
+def _sort_space(node: Node) -> tuple[int, float, float]:
+    """Bytes on disk; bytes of a row there; and how many rows one process may have to sort, at most, in one go."""
+    parts = (node.fields, *node.fields.get("Workers", []))
     if node.kind == "Incremental Sort":
-        groups = [node.fields.get(f"{name} Groups", {}) for name in ("Full-sort", "Pre-sorted")]
-        groups += [
-            worker.get(f"{name} Groups", {})
-            for worker in node.fields.get("Workers", [])
-            for name in ("Full-sort", "Pre-sorted")
-        ]
+        groups = [part.get(f"{name} Groups", {}) for part in parts for name in ("Full-sort", "Pre-sorted")]
         peaks = [
             int(group["Sort Space Disk"]["Peak Sort Space Used"]) << 10
             for group in groups
             if "Sort Space Disk" in group
         ]
-        return peaks, sum(peaks) / (node.fields.get("Plan Width", 0) + 12)
-    spaces = [part for part in (node.fields, *node.fields.get("Workers", [])) if "Sort Space Used" in part]
-    on_disk = [int(part["Sort Space Used"]) << 10 for part in spaces if part["Sort Space Type"] == "Disk"]
-    # Of a sort that is done again and again, the last one is told.
-    rows = node.children[0].rows * node.processes / node.loops if on_disk else 0
-    return on_disk, rows * len(on_disk) / len(spaces) if on_disk else 0
+        length = node.fields.get("Plan Width", 0) + 12.0
+        return sum(peaks), length, max(peaks, default=0) / length
+    spaces = [
+        (int(part["Sort Space Used"]) << 10, part["Sort Space Type"]) for part in parts if "Sort Space Used" in part
+    ]
+    # How the rows are shared out among processes changes from run to run. Of a sort that is done again and again, the last is told.
+    rows = node.children[0].rows * node.processes / node.loops if spaces else 0
+    return sum(used for used, place in spaces if place == "Disk"), sum(used for used, _ in spaces) / max(rows, 1), rows
+
+
+def _in_memory(length: float, rows: float, rounds_up: bool) -> float:
+    """What rows of such a length on disk take in memory: 24 bytes each in an array, and a piece with a head, which may be a power of 2.
+
+    Measured on 14 and 18 with rows of 4 to 1,500 bytes: never less than it took.
+    """
+    length = max(length, 1)
+    piece = 2.0 ** math.ceil(math.log2(length + 10)) if rounds_up else length + 16
+    return 1.1 * rows * (24 + 16 + piece)
 
 
 def _hashes(plan: Plan) -> Iterator[Finding]:
@@ -257,7 +254,7 @@ def _temporary_files(plan: Plan) -> Iterator[Finding]:
             and "Disk Usage" not in node.fields
         ):
             sentence = f"{node.kind} writes {size(written)} to temporary files: it does not fit into work_mem, {size(plan.work_mem)}"
-            mend = f"SET work_mem = '{_megabytes(_in_memory(written, rows, True))}';"
+            mend = f"SET work_mem = '{_megabytes(_in_memory(written / max(rows, 1), rows, True))}';"
             yield Finding("temp_files", "warning", node.kind, sentence, mend)
 
 

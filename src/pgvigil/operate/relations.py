@@ -80,6 +80,9 @@ def compared(condition: str, alias: str, columns: Iterable[str]) -> tuple[list[s
         name = rf"{alias}\.{re.escape(column)}(?![\w$])"
         side = rf"(?:{name}|\({name}\)::text)"  # varchar as text is no conversion
         for part in parts:
+            if re.fullmatch(rf"(?:NOT )?{name}|{name} IS (?:NULL|TRUE|FALSE)", part):
+                equal.append(column)
+                break
             left = re.fullmatch(side + _COMPARES + r"(.*)", part, re.DOTALL)
             right = re.fullmatch(r"(.*)" + _COMPARES.replace("|= ANY", "") + side, part, re.DOTALL)
             other = left or right
@@ -87,6 +90,11 @@ def compared(condition: str, alias: str, columns: Iterable[str]) -> tuple[list[s
                 (equal if re.match(r".* = ", part, re.DOTALL) else bounded).append(column)
                 break
     return equal, [column for column in bounded if column not in equal]
+
+
+def has_alternatives(condition: str) -> bool:
+    """Whether OR stands in it."""
+    return " OR " in _STRING.sub("", condition)
 
 
 def _conjuncts(condition: str) -> list[str]:
