@@ -12,6 +12,7 @@ import pytest
 from conftest import Connection, Database, Run, servers, wait_until
 from pgvigil import project
 from pgvigil.embedded import Server
+from pgvigil.operate import sizes
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -372,3 +373,11 @@ def test_sizes_count_partitions_with_their_table(call: Run, fresh: Database) -> 
 def test_sizes_for_people_begin_with_the_largest_table(call: Run, fresh: Database) -> None:
     done = call("pgvigil", "sizes", "--database-url", fresh.url)
     assert done.stdout.splitlines()[3].startswith("public.performance_logs ")
+
+
+@pytest.mark.client_side
+def test_sizes_on_a_terminal_are_drawn_as_parts_of_the_largest() -> None:
+    tables = (sizes.Table("public.a", 0, 3 << 20, 1 << 20, 0, 10, 1), sizes.Table("public.b", 2, 2 << 20, 0, 0, 20, 0))
+    told = sizes.text(sizes.Sizes(9.5, tables), bars=True).splitlines()
+    assert [line.count("█") for line in told] == [0, 0, 0, 24, 12]
+    assert told[3].split()[:-1] == ["public.a", "3.0", "1.0", "0.0", "10", "1"]

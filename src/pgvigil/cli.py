@@ -345,13 +345,10 @@ def _health(arguments: argparse.Namespace) -> int:
 
 
 def _profile(arguments: argparse.Namespace) -> int:
-    from pgvigil.display import journal
     from pgvigil.operate import profile, trial
 
     statement = trial.given(arguments.query, arguments.file, sys.stdin)
-    target = _required(arguments)
-    with journal() as tell:
-        done = profile.profile(target, statement, arguments.param, arguments.iterations, tell)
+    done = profile.profile(_required(arguments), statement, arguments.param, arguments.iterations)
     bars = sys.stdout.isatty()
     print(json.dumps(profile.document(done), indent=2) if arguments.json else profile.text(done, bars=bars))
     return 0

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pgvigil.build.journal import Journal
 from pgvigil.database import Target
 from pgvigil.operate import trial
 
@@ -28,12 +27,14 @@ class Profile:
     times_ms: tuple[float, ...]
 
 
-def profile(target: Target, statement: str, parameters: Sequence[str], iterations: int, tell: Journal) -> Profile:
-    """Runs it `iterations` (at least 1) times on one connection. Raises ConnectError, and what `trial.attempt` raises."""
+def profile(target: Target, statement: str, parameters: Sequence[str], iterations: int) -> Profile:
+    """Runs it `iterations` (at least 1) times on one connection. Raises ConnectError, and what `trial.attempt` raises.
+
+    Nothing is shown meanwhile: what draws on a terminal would take its time from what is measured.
+    """
     times = []
     with trial.connect(target, "profile") as conn:
-        for done in range(iterations):
-            tell.progress(f"run {done + 1} of {iterations}", done / iterations)
+        for _ in range(iterations):
             result, seconds = trial.attempt(conn, statement, parameters)
             times.append(round(seconds * 1000, 3))
     return Profile(
