@@ -114,6 +114,7 @@ CASES = [
          {"work_mem": "1MB"}, {"work_mem": "64MB"}),
     Case("estimate_off", "SELECT * FROM big WHERE k = 7 AND l = 7", "SELECT * FROM big WHERE k = 7"),
     Case("estimate_off", "SELECT regexp_split_to_table(repeat('a ', 20000), ' ')", "SELECT * FROM big LIMIT 1"),
+    Case("estimate_off", "SELECT word FROM big WHERE k = 7 AND l = 7 GROUP BY word", "SELECT word FROM big GROUP BY word LIMIT 1", {"enable_hashagg": "off"}),
     Case("rows_removed", "SELECT * FROM big WHERE id > 0 AND n = 7", "SELECT * FROM big WHERE id > 0 AND n < 9000", {"enable_seqscan": "off"}),
     Case("rows_removed", "SELECT count(*) FROM small a JOIN seen b ON a.id + b.id = 5", "SELECT count(*) FROM small a JOIN seen b ON b.id = a.id", NESTED),
     Case("many_loops", "SELECT count(*) FROM big a JOIN big b ON b.id = a.n", "SELECT count(*) FROM small a JOIN big b ON b.id = a.id", NESTED),

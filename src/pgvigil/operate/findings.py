@@ -170,7 +170,9 @@ def _indexes(plan: Plan) -> Iterator[Finding]:
         if index := node.fields.get("Index Name"):
             scan = node if node.relation else next((above for above in node.up() if above.relation), node)
             schema = scan.relation[0] if scan.relation else ""
-            used[plan.name(scan), plan.index_roots.get((schema, index), index)].append(scan)
+            scans = used[plan.name(scan), plan.index_roots.get((schema, index), index)]
+            if scan not in scans:  # a bitmap may be made of the same index twice
+                scans.append(scan)
     for (name, index), scans in used.items():
         kind = scans[0].kind
         sentence = f"{kind} on {name} uses {index}, for {sum(scan.rows for scan in scans):,} rows"
@@ -234,13 +236,16 @@ def _hashes(plan: Plan) -> Iterator[Finding]:
                 f" work_mem is {size(plan.work_mem)}, {enough} would do"
             )
             yield Finding("hash_on_disk", "warning", "Hash", sentence, f"SET work_mem = '{enough}';")
-        elif spilled := sum(
-            int(part.get("Disk Usage", 0)) << 10 for part in (node.fields, *node.fields.get("Workers", []))
-        ):
+        elif spilled := _spilled(node):
             sentence = f"{node.kind} by hash writes {size(spilled)} to disk: its groups do not fit into work_mem, {size(plan.work_mem)}"
             yield Finding(
                 "hash_on_disk", "warning", node.kind, sentence, "SET work_mem to twice as much, until it does not."
             )
+
+
+def _spilled(node: Node) -> int:
+    """Bytes that a grouping by hash had on disk."""
+    return sum(int(part.get("Disk Usage", 0)) << 10 for part in (node.fields, *node.fields.get("Workers", [])))
 
 
 def _temporary_files(plan: Plan) -> Iterator[Finding]:
@@ -248,11 +253,8 @@ def _temporary_files(plan: Plan) -> Iterator[Finding]:
     for node in plan.nodes:
         rows = node.rows + node.total("Rows Removed by Filter")
         written = node.own_blocks("Temp Written Blocks") * plan.block_size
-        if (
-            written
-            and node.kind not in ("Sort", "Incremental Sort", "Hash", "Hash Join")
-            and "Disk Usage" not in node.fields
-        ):
+        told = node.kind in ("Sort", "Incremental Sort", "Hash", "Hash Join") or _spilled(node)
+        if written and not told:
             sentence = f"{node.kind} writes {size(written)} to temporary files: it does not fit into work_mem, {size(plan.work_mem)}"
             mend = f"SET work_mem = '{_megabytes(_in_memory(written / max(rows, 1), rows, True))}';"
             yield Finding("temp_files", "warning", node.kind, sentence, mend)
@@ -314,7 +316,7 @@ def _excused(node: Node, fewer: bool) -> bool:
             return True
         if fewer and above.kind == "Hash Join" and any(not child.rows for child in above.children):
             return True
-        if above.kind in ("Sort", "Hash", "Aggregate"):  # reads all there is
+        if above.kind in ("Sort", "Hash") or above.fields.get("Strategy") in ("Plain", "Hashed"):  # reads all there is
             return False
         below = above
     return False
