@@ -273,6 +273,18 @@ def test_a_sample_stands_for_what_was_not_looked_at(undone: Connection) -> None:
     assert undone.execute(query, [True]).fetchall() == [(30000,)]
 
 
+def test_orphans_in_a_sample_stand_for_those_that_were_not_looked_at(undone: Connection) -> None:
+    """Half of 20,000 hand-offs are orphans, in 18 MB, and 250 are looked up."""
+    handed = (
+        "INSERT INTO handoff_requests (session_id, requesting_agent, request_data) SELECT CASE n % 2 WHEN 1 THEN id ELSE gen_random_uuid() END,"
+        " 'x', to_jsonb(repeat('x', 800)) FROM (SELECT id FROM sessions LIMIT 1) s, generate_series(1, 20000) n;"
+    )
+    undone.execute(PAST_TRIGGERS.format(SESSIONS + handed))
+    query = "SELECT value FROM pgvigil.check_orphans(%s)"
+    assert 3500 < undone.execute(query, [False]).fetchall()[0][0] < 20000
+    assert undone.execute(query, [True]).fetchall() == [(10000,)]
+
+
 # ── Settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SOUND = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "shared_buffers": "128MB"}
