@@ -18,6 +18,7 @@ from pgvigil.database import Target
 from pgvigil.errors import LockedError, PgvigilError, PreconditionError, UsageError
 
 _NULL = r"\N"  # of a parameter, as COPY writes it
+_AS_GIVEN = "surrogateescape"  # bytes of an argument that are no UTF-8: the server says so
 # What ends a transaction, or splits it. In functions, procedures and DO blocks the server itself refuses these.
 _CONTROL = frozenset(("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start"))
 _OUTSIDE = re.compile(r"/\*|--[^\r\n]*|[\s;]+")
@@ -39,14 +40,19 @@ def given(argument: str | None, file: Path | None, stdin: TextIO) -> str:
         raise UsageError(
             "the statement is empty, or no text", "Give it in quotes, or --file FILE, or send it to stdin."
         )
-    if (word := _first_word(text)) in _CONTROL:
+    return text
+
+
+def _require_undoable(statement: str) -> None:
+    """What the server would let pass. The rest it refuses itself, because it is sent one statement, within a transaction."""
+    word = _first_word(statement)
+    if word in _CONTROL:
         raise UsageError(
             f"{word.upper()} belongs to the transaction, which is pgvigil's own: it rolls everything back",
             "Give the statement alone.",
         )
     if word == "copy":
         raise UsageError("COPY reads and writes files, which nobody rolls back", "Give its SELECT, or an INSERT.")
-    return text
 
 
 def _first_word(text: str) -> str:
@@ -74,11 +80,12 @@ def attempt(
     Returns the whole result and the seconds until it was here. Raises UsageError when the server refuses it or it fails,
     LockedError when it waited too long for a lock, PreconditionError when a right is missing.
     """
+    _require_undoable(statement)
     conn.execute("BEGIN")
     # Not by a cursor: without parameters it would send what may be many statements. This way the server takes one only.
-    values = [None if value == _NULL else value.encode() for value in parameters]
+    values = [None if value == _NULL else value.encode(errors=_AS_GIVEN) for value in parameters]
     begin = time.perf_counter()
-    conn.pgconn.send_query_params((prefix + statement).encode(), values)
+    conn.pgconn.send_query_params((prefix + statement).encode(errors=_AS_GIVEN), values)
     result, *_ = conn.wait(generators.execute(conn.pgconn))
     seconds = time.perf_counter() - begin
     if result.status == ExecStatus.FATAL_ERROR:
@@ -99,12 +106,12 @@ def _refusal(result: PGresult, conn: psycopg.Connection, statement: str, skipped
     if code == "42501":
         return PreconditionError(f"a right is missing: {words}", "Use a role that has it.")
     if code == "55P03":
-        return LockedError(f"the statement waits for a lock: {words}", "See who holds it: pgvigil sessions list.")
+        return LockedError(f"the statement did not get a lock: {words}", "See who holds it: pgvigil sessions list.")
     hint = field(DiagnosticField.MESSAGE_HINT)
     if code == "57014":
         hint = hint or "Give it more time: PGOPTIONS='-c statement_timeout=0'"
     elif code in ("25001", "2D000"):  # VACUUM and the like; a COMMIT within a procedure
-        hint = hint or "It cannot be rolled back, so it is not run."
+        hint = hint or "It cannot be run in a transaction that is rolled back: profile what it is made of."
     elif code in ("42601", "42P02", "08P01"):
         hint = hint or "Give one statement; its parameters are $1, $2, … and as many --param in that order."
     place = field(DiagnosticField.STATEMENT_POSITION)
