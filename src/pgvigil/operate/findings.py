@@ -105,7 +105,7 @@ def _why_sequential(plan: Plan, name: str, node: Node) -> tuple[str, str | None]
     if not table:
         return f"its condition is {condition}", None
     alias = str(node.fields.get("Alias", ""))
-    equal, bounded = compared(condition, alias, table.columns)
+    equal, bounded = compared(condition, alias, table)
     columns = equal + bounded
     if not columns and has_alternatives(condition):
         return f"each alternative needs an index of its own in {condition}", None
@@ -131,7 +131,7 @@ def _filters(plan: Plan) -> Iterator[Finding]:
         if node.kind != "Seq Scan" and node.relation and thrown >= max(_MANY_ROWS, 9 * node.rows):
             condition, table = str(node.fields.get("Filter", "")), plan.table(node)
             alias = str(node.fields.get("Alias", ""))
-            equal, bounded = compared(condition, alias, table.columns) if table else ([], [])
+            equal, bounded = compared(condition, alias, table) if table else ([], [])
             columns = " and ".join(equal + bounded)
             mend = f"An index that has {columns} too would not read them." if columns else None
             sentence = (

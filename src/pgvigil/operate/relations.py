@@ -14,6 +14,8 @@ _TABLES = """
 SELECT n.nspname AS schema, c.relname AS name, format('%%I.%%I', rn.nspname, r.relname) AS root, c.relpages AS pages,
        c.relallvisible AS visible_pages, c.relispartition AS is_partition,
        ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+       ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+             WHERE a.attrelid = c.oid AND 'varchar'::regtype IN (t.oid, t.typbasetype)) AS varchars,
        ARRAY(SELECT ARRAY[i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid, 1, true),
                           regexp_replace(pg_get_indexdef(i.indexrelid), '^.*? USING ', '')]
              FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid ORDER BY 1) AS keys
@@ -33,7 +35,10 @@ _COMPARES = r" (?:=|<|>|<=|>=|= ANY) "
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `root` is the partitioned one it belongs to, else itself. `keys`: name, first key and definition of each valid index."""
+    """A table; `root` is the partitioned one it belongs to, else itself. `varchars` are those of its columns of that type.
+
+    `keys`: name, first key and definition of each valid index.
+    """
 
     schema: str
     name: str
@@ -42,6 +47,7 @@ class Table:
     visible_pages: int
     is_partition: bool
     columns: list[str]
+    varchars: list[str]
     keys: list[list[str]]
 
 
@@ -65,7 +71,7 @@ def _columns(names: Iterable[Named]) -> list[list[str]]:
     return [[schema for schema, _ in pairs], [name for _, name in pairs]]
 
 
-def compared(condition: str, alias: str, columns: Iterable[str]) -> tuple[list[str], list[str]]:
+def compared(condition: str, alias: str, table: Table) -> tuple[list[str], list[str]]:
     """The columns that a condition, as EXPLAIN (VERBOSE) prints it, compares in a way that a plain index serves.
 
     First those that have to be equal to something, then those that are bounded. A column within a function or behind a cast is not
@@ -76,12 +82,15 @@ def compared(condition: str, alias: str, columns: Iterable[str]) -> tuple[list[s
     equal: list[str] = []
     bounded: list[str] = []
     parts = _conjuncts(_STRING.sub("''", condition))
-    for column in columns:
+    for column in table.columns:
         name = rf"{alias}\.{re.escape(column)}(?![\w$])"
-        side = rf"(?:{name}|\({name}\)::text)"  # varchar as text is no conversion
+        side = rf"(?:{name}|\({name}\)::text)" if column in table.varchars else name  # varchar as text is no conversion
         for part in parts:
-            if re.fullmatch(rf"(?:NOT )?{name}|{name} IS (?:NULL|TRUE|FALSE)", part):
+            if re.fullmatch(rf"(?:NOT )?{name}|{name} IS (?:TRUE|FALSE)", part):
                 equal.append(column)
+                break
+            if re.fullmatch(rf"{name} IS NULL", part):  # equal too, but mostly of many rows
+                bounded.append(column)
                 break
             left = re.fullmatch(side + _COMPARES + r"(.*)", part, re.DOTALL)
             right = re.fullmatch(r"(.*)" + _COMPARES.replace("|= ANY", "") + side, part, re.DOTALL)
