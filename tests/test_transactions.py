@@ -142,11 +142,8 @@ def test_a_failed_operation_undoes_itself_alone(database: Database, target: Any)
 
 def test_a_lost_connection_is_raised_and_nothing_stands(database: Database, target: Any) -> None:
     def dies(connection: Any) -> None:
-        [pid] = (
-            sql(connection, "SELECT pg_backend_pid() AS pid").fetchone()._asdict().values()
-            if not isinstance(connection, psycopg.Connection)
-            else [connection.info.backend_pid]
-        )
+        row = sql(connection, "SELECT pg_backend_pid() AS pid").fetchone()
+        pid = row["pid"] if isinstance(row, dict) else row.pid
         database.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
         sql(connection, "SELECT 1")
 

@@ -161,7 +161,7 @@ def _transaction(target: Any) -> Iterator[Any]:
     else:
         raise TypeError(
             f"{type(target).__name__} is no connection of psycopg, nor connection or engine of SQLAlchemy"
-            " (of its Session, give session.connection(); of an async connection, call run_sync)"
+            " (of its Session, give session.connection())"
         )
 
 
