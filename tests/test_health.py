@@ -12,6 +12,7 @@ import pytest
 from conftest import Connection, Database, Run, servers, wait_until
 from pgvigil import project
 from pgvigil.embedded import Server
+from pgvigil.operate import sizes
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -272,6 +273,18 @@ def test_a_sample_stands_for_what_was_not_looked_at(undone: Connection) -> None:
     assert undone.execute(query, [True]).fetchall() == [(30000,)]
 
 
+def test_orphans_in_a_sample_stand_for_those_that_were_not_looked_at(undone: Connection) -> None:
+    """Half of 20,000 hand-offs are orphans, in 18 MB, and 250 are looked up."""
+    handed = (
+        "INSERT INTO handoff_requests (session_id, requesting_agent, request_data) SELECT CASE n % 2 WHEN 1 THEN id ELSE gen_random_uuid() END,"
+        " 'x', to_jsonb(repeat('x', 800)) FROM (SELECT id FROM sessions LIMIT 1) s, generate_series(1, 20000) n;"
+    )
+    undone.execute(PAST_TRIGGERS.format(SESSIONS + handed))
+    query = "SELECT value FROM pgvigil.check_orphans(%s)"
+    assert 3500 < undone.execute(query, [False]).fetchall()[0][0] < 20000
+    assert undone.execute(query, [True]).fetchall() == [(10000,)]
+
+
 # ── Settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SOUND = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "shared_buffers": "128MB"}
@@ -372,3 +385,11 @@ def test_sizes_count_partitions_with_their_table(call: Run, fresh: Database) -> 
 def test_sizes_for_people_begin_with_the_largest_table(call: Run, fresh: Database) -> None:
     done = call("pgvigil", "sizes", "--database-url", fresh.url)
     assert done.stdout.splitlines()[3].startswith("public.performance_logs ")
+
+
+@pytest.mark.client_side
+def test_sizes_on_a_terminal_are_drawn_as_parts_of_the_largest() -> None:
+    tables = (sizes.Table("public.a", 0, 3 << 20, 1 << 20, 0, 10, 1), sizes.Table("public.b", 2, 2 << 20, 0, 0, 20, 0))
+    told = sizes.text(sizes.Sizes(9.5, tables), bars=True).splitlines()
+    assert [line.count("█") for line in told] == [0, 0, 0, 24, 12]
+    assert told[3].split()[:-1] == ["public.a", "3.0", "1.0", "0.0", "10", "1"]

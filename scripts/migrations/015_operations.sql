@@ -65,7 +65,8 @@ COMMENT ON FUNCTION pgvigil.is_small(regclass[]) IS 'Whether these tables (16 MB
 
 -- The checks -----------------------------------------------------------------------------------------------------------
 
--- A row of a sample is looked up one by one, so that its cost does not grow with sessions; of a whole table, the planner chooses.
+-- A row of a sample is looked up one by one, so that its cost does not grow with sessions; of a whole table, the planner chooses. 250 rows
+-- of those on 40 pages: each may mean a page of sessions or of its index that has to come from disk.
 CREATE FUNCTION pgvigil.check_orphans(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
@@ -93,7 +94,8 @@ BEGIN
         ELSE
             share := least(100, 100 * 40.0 * current_setting('block_size')::numeric
                                / greatest((SELECT sum(pg_relation_size(p.id)) FROM unnest(child.parts) p (id)), 1));
-            EXECUTE format('SELECT count(*) FROM %s c TABLESAMPLE SYSTEM (%s) WHERE (SELECT s.id FROM sessions s WHERE s.id = c.session_id) IS NULL',
+            EXECUTE format('SELECT coalesce(ceil(count(*) FILTER (WHERE (SELECT s.id FROM sessions s WHERE s.id = c.session_id) IS NULL) * max(c.there)::numeric / count(*)), 0)
+                            FROM (SELECT t.session_id, count(*) OVER () AS there FROM %s t TABLESAMPLE SYSTEM (%s) ORDER BY random() LIMIT 250) c',
                            child.name, share) INTO found;
             sampled := sampled OR share < 100;
         END IF;
@@ -104,13 +106,14 @@ BEGIN
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
-    detail := concat_ws('; ', nullif(array_to_string(told, ', '), ''), CASE WHEN sampled THEN 'looked at a sample' END);
+    detail := concat_ws('; ', nullif(array_to_string(told, ', '), ''), CASE WHEN sampled THEN 'looked at 250 rows of each large table' END);
     mend := nullif(array_to_string(mends, ' '), '');
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS 'Rows without their session, in each table that belongs to sessions; of a large one an estimate unless deep';
 
--- One snapshot (STABLE) shows rows and counters as they belong together. The sample: 100 sessions that hold 20,000 rows at most.
+-- One snapshot (STABLE) shows rows and counters as they belong together. The sample: 100 sessions that hold 3,000 rows at most,
+-- each of which may be a page from disk.
 -- All of them are counted in one pass over context_history: session by session, as count_context does, takes ten times as long.
 CREATE FUNCTION pgvigil.check_counters(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
@@ -142,7 +145,7 @@ BEGIN
                      FROM (SELECT r.id, row_number() OVER () AS place
                            FROM (SELECT s.id FROM sessions s TABLESAMPLE SYSTEM ($1) ORDER BY random() LIMIT 100) r) p
                      CROSS JOIN LATERAL pgvigil.kept_counters(p.id) k) picked
-                 WHERE so_far <= 20000 OR place = 1'
+                 WHERE so_far <= 3000 OR place = 1'
         INTO ids USING least(100, 100 * 40.0 / greatest(pages, 1));
         SELECT count(*) AS looked, count(*) FILTER (WHERE h.context_count <> k.context_count) AS counts,
                count(*) FILTER (WHERE h.total_tokens <> k.total_tokens) AS tokens,

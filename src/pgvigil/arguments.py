@@ -87,6 +87,18 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         "--backup-command", metavar="CMD", help="your own backup, run by /bin/sh; exit status 0 means done"
     )
 
+    statement = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    statement.add_argument("query", nargs="?", metavar="STATEMENT", help="one statement (default: read from stdin)")
+    statement.add_argument("-f", "--file", type=Path, metavar="FILE", help="read the statement from there")
+    statement.add_argument(
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="VALUE",
+        help=r"the value of $1, then of $2, …; \N is NULL (repeatable)",
+    )
+
     def add(name: str, text: str, *parents: argparse.ArgumentParser, to: Actions = commands) -> argparse.ArgumentParser:
         command = to.add_parser(
             name, help=text, description=text, parents=list(parents), epilog=EXIT_CODES,
@@ -234,6 +246,24 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     health.add_argument(
         "--repair", action="store_true", help="first put the counters of sessions right, and tell what was changed"
     )
+    profile = add(
+        "profile", "run a statement some times, each rolled back, and tell how long it took", where, statement
+    )
+    profile.add_argument(
+        "-n", "--iterations", type=_count, default=10, metavar="N", help="how often (default %(default)s)"
+    )
+    profile.add_argument(
+        "--json", action="store_true", help="one JSON document, in milliseconds, instead of the summary"
+    )
+    explain = add(
+        "explain",
+        "run a statement once, rolled back, and say what is wrong with its plan; 1 if something is",
+        where,
+        statement,
+    )
+    explain.add_argument(
+        "--json", action="store_true", help="one JSON document with findings and plan instead of the report"
+    )
     sizes = add("sizes", "what takes how much room: each table with its partitions, indexes and dead rows", where)
     sizes.add_argument("--json", action="store_true", help="one JSON document, in bytes, instead of the table")
     init = add("init-sql", "print the script that builds the schema with psql alone")
@@ -241,6 +271,13 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     server = add("server", "the embedded server: start, stop, status, url")
     server.add_argument("action", choices=("start", "stop", "status", "url"))
     return whole
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 < value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 1000000")
+    return value
 
 
 def _seconds(text: str) -> float:

@@ -353,6 +353,28 @@ def _health(arguments: argparse.Namespace) -> int:
     return 0 if found.healthy else 1
 
 
+def _profile(arguments: argparse.Namespace) -> int:
+    from pgvigil.operate import profile, trial
+
+    statement = trial.given(arguments.query, arguments.file, sys.stdin)
+    done = profile.profile(_required(arguments), statement, arguments.param, arguments.iterations)
+    bars = sys.stdout.isatty()
+    print(json.dumps(profile.document(done), indent=2) if arguments.json else profile.text(done, bars=bars))
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from pgvigil.operate import explain, trial
+
+    statement = trial.given(arguments.query, arguments.file, sys.stdin)
+    done = explain.explain(_required(arguments), statement, arguments.param)
+    if arguments.json:
+        print(json.dumps(explain.document(done), indent=2))
+    else:
+        print("\n".join(map(_one_line, explain.text(done, bars=sys.stdout.isatty()).split("\n"))))
+    return 0 if done.sound else 1
+
+
 def _sizes(arguments: argparse.Namespace) -> int:
     from pgvigil.operate import sizes
 
@@ -507,6 +529,8 @@ _COMMANDS = {
     "maintain": _maintain,
     "sessions": _sessions,
     "health": _health,
+    "profile": _profile,
+    "explain": _explain,
     "sizes": _sizes,
     "init-sql": _init_sql,
     "server": _server,

@@ -1,0 +1,117 @@
+"""What the server does for a statement, and what of it should not be so: EXPLAIN ANALYZE, rolled back, and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import args_row
+
+from pgvigil.database import Target
+from pgvigil.errors import UsageError
+from pgvigil.operate import relations, trial
+from pgvigil.operate.findings import Finding, Plan, findings
+from pgvigil.operate.tree import Node, tree
+
+# VERBOSE, because only then schemas are told, and each column with its table.
+_EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) "
+_SETTINGS = """
+SELECT pg_size_bytes(current_setting('work_mem')), current_setting('hash_mem_multiplier')::float, current_setting('block_size')::integer,
+       current_setting('server_version_num')::integer
+"""
+_BAR = 12  # characters of a node that takes all the time
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """`row_count` is that of the plan's top node; `plan` is what EXPLAIN printed. Times are milliseconds."""
+
+    execution_ms: float
+    planning_ms: float
+    row_count: int
+    findings: tuple[Finding, ...]
+    plan: dict[str, Any]
+
+    @property
+    def sound(self) -> bool:
+        """No finding is a warning."""
+        return all(finding.level != "warning" for finding in self.findings)
+
+
+def explain(target: Target, statement: str, parameters: Sequence[str]) -> Explanation:
+    """Runs it once. Raises ConnectError, and what `trial.attempt` raises: also for what EXPLAIN does not take, such as CALL."""
+    with trial.connect(target, "explain") as conn:
+        result, _ = trial.attempt(conn, statement, parameters, _EXPLAIN)
+        explained = next((one for one in json.loads(result.get_value(0, 0) or b"[]") if "Plan" in one), None)
+        if explained is None:
+            raise UsageError(
+                "the server has no plan for this statement", "Explain its query; profile tells how long it takes."
+            )
+        plan = _surroundings(conn, tree(explained["Plan"]))
+    return Explanation(
+        execution_ms=explained["Execution Time"],
+        planning_ms=explained["Planning Time"],
+        row_count=plan.top.rows,
+        findings=tuple(findings(plan)),
+        plan=explained,
+    )
+
+
+def _surroundings(conn: psycopg.Connection, top: Node) -> Plan:
+    scans = [node for node in top.walk() if node.relation]
+    tables = relations.look_up(conn, [node.relation for node in scans if node.relation])
+    schemas = {schema for schema, _ in tables}
+    indexes = {node.fields["Index Name"] for node in top.walk() if "Index Name" in node.fields}
+    roots = relations.index_roots(conn, [(schema, index) for schema in schemas for index in indexes])
+    with conn.cursor(row_factory=args_row(lambda *settings: Plan(top, tables, roots, *settings))) as cursor:
+        return cursor.execute(_SETTINGS).fetchall()[0]
+
+
+def document(explanation: Explanation) -> dict[str, Any]:
+    """For machines."""
+    return asdict(explanation)
+
+
+def text(explanation: Explanation, *, bars: bool) -> str:
+    """For people: the findings, then the plan with what each node took of the time; `bars` draws that too."""
+    lines = [
+        f"{explanation.execution_ms:,.1f} ms, planned in {explanation.planning_ms:,.1f} ms; {explanation.row_count:,} rows; rolled back"
+    ]
+    for finding in explanation.findings:
+        lines += ["", f"{finding.level:<10}{finding.sentence}"]
+        lines += [f"{'':<10}mend: {finding.mend}"] if finding.mend else []
+    lines += ["", f"{'time':>5}{' ' * (_BAR + 2) * bars}{'own ms':>12}{'rows':>14}"]
+    top = tree(explanation.plan["Plan"])
+    lines += [_line(node, depth, explanation.execution_ms, bars) for node, depth in _with_depth(top)]
+    for trigger in explanation.plan.get("Triggers", ()):
+        took, calls = trigger["Time"], trigger["Calls"]
+        label = f"trigger {trigger['Trigger Name']} on {trigger['Relation']}"
+        lines.append(_columns(took, calls, label, explanation.execution_ms, bars))
+    return "\n".join(lines)
+
+
+def _with_depth(node: Node, depth: int = 0) -> list[tuple[Node, int]]:
+    return [(node, depth), *(one for child in node.children for one in _with_depth(child, depth + 1))]
+
+
+def _line(node: Node, depth: int, whole: float, bars: bool) -> str:
+    label = "  " * depth + node.kind
+    if name := node.fields.get("Subplan Name"):
+        label = "  " * depth + f"{name}: {node.kind}"
+    if node.relation:
+        label += f" on {'.'.join(filter(None, node.relation))}"
+    if index := node.fields.get("Index Name"):
+        label += f" using {index}"
+    pages = node.own_blocks("Shared Hit Blocks", "Shared Read Blocks")
+    label += f", {pages:,} pages" if pages else ""
+    label += f", {node.loops:,.0f} times" if node.loops > node.processes else "" if node.loops else ", never run"
+    return _columns(node.own_ms, node.rows, label, whole, bars)
+
+
+def _columns(took: float, count: float, label: str, whole: float, bars: bool) -> str:
+    share = min(took / whole, 1) if whole else 0
+    bar = f"  {'█' * round(_BAR * share):<{_BAR}}" if bars else ""
+    return f"{share:>5.0%}{bar}{took:>12,.1f}{count:>14,}  {label}"

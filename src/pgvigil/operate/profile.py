@@ -1,0 +1,77 @@
+"""How long a statement takes: run some times, each time rolled back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pgvigil.database import Target
+from pgvigil.operate import trial
+
+_BAR = 40  # characters of the fullest bucket
+_BUCKETS = 8
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Milliseconds from sending the statement until its whole result was here. `row_count`: rows returned, else changed; of the last run."""
+
+    iterations: int
+    row_count: int
+    min_ms: float
+    max_ms: float
+    avg_ms: float
+    p95_ms: float
+    times_ms: tuple[float, ...]
+
+
+def profile(target: Target, statement: str, parameters: Sequence[str], iterations: int) -> Profile:
+    """Runs it `iterations` (at least 1) times on one connection. Raises ConnectError, and what `trial.attempt` raises.
+
+    Nothing is shown meanwhile: what draws on a terminal would take its time from what is measured.
+    """
+    times = []
+    with trial.connect(target, "profile") as conn:
+        for _ in range(iterations):
+            result, seconds = trial.attempt(conn, statement, parameters)
+            times.append(round(seconds * 1000, 3))
+    return Profile(
+        iterations=iterations,
+        row_count=result.command_tuples or 0,
+        min_ms=min(times),
+        max_ms=max(times),
+        avg_ms=round(sum(times) / iterations, 3),
+        p95_ms=sorted(times)[math.ceil(0.95 * iterations) - 1],
+        times_ms=tuple(times),
+    )
+
+
+def document(profile: Profile) -> dict[str, Any]:
+    """For machines."""
+    return asdict(profile)
+
+
+def text(profile: Profile, *, bars: bool) -> str:
+    """For people; `bars` draws how the times lie between the least and the greatest."""
+    lines = [
+        f"{profile.iterations} runs, each rolled back; {profile.row_count:,} rows",
+        f"min {profile.min_ms:,.3f} ms   avg {profile.avg_ms:,.3f} ms   p95 {profile.p95_ms:,.3f} ms   max {profile.max_ms:,.3f} ms",
+    ]
+    if bars and profile.min_ms < profile.max_ms:
+        lines += ["", *_histogram(profile)]
+    return "\n".join(lines)
+
+
+def _histogram(profile: Profile) -> list[str]:
+    width = (profile.max_ms - profile.min_ms) / _BUCKETS
+    counts = [0] * _BUCKETS
+    for time in profile.times_ms:
+        counts[min(int((time - profile.min_ms) / width), _BUCKETS - 1)] += 1
+    lines = []
+    for place, count in enumerate(counts):
+        begin = profile.min_ms + place * width
+        bar = "█" * math.ceil(_BAR * count / max(counts))
+        lines.append(f"{begin:>12,.3f} to {begin + width:>12,.3f} ms  {bar} {count or ''}".rstrip())
+    return lines

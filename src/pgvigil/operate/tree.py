@@ -1,0 +1,116 @@
+"""A plan as EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) tells it, as a tree in which each node has what is its own.
+
+EXPLAIN gives a node the times and pages of all below it, times and rows as averages of its loops, and hangs a subplan under the
+node that declares it, while another one runs it and is charged for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+
+class Node:
+    """A node of a plan that was run."""
+
+    def __init__(self, fields: dict[str, Any], parent: Node | None = None) -> None:
+        self.fields = fields
+        self.parent = parent
+        self.children = [Node(child, self) for child in fields.get("Plans", ())]
+        self.paid: list[Node] = []  # the subplans that are in its times and pages; told by `tree`
+
+    @property
+    def kind(self) -> str:
+        """Such as `Seq Scan`."""
+        return str(self.fields["Node Type"])
+
+    @property
+    def loops(self) -> float:
+        """How often it was begun, by all processes together; 0: never."""
+        return float(self.fields.get("Actual Loops", 0))
+
+    @property
+    def rows(self) -> int:
+        """Rows it gave, in all loops together."""
+        return self.total("Actual Rows")
+
+    @property
+    def relation(self) -> tuple[str, str] | None:
+        """Schema and name of the table it reads."""
+        name = self.fields.get("Relation Name")
+        return (self.fields.get("Schema", ""), name) if name else None
+
+    def total(self, field: str) -> int:
+        """Of a field that is an average of its loops."""
+        return round(float(self.fields.get(field, 0)) * self.loops)
+
+    def up(self) -> Iterator[Node]:
+        """Those above it, the nearest first."""
+        if self.parent:
+            yield self.parent
+            yield from self.parent.up()
+
+    def walk(self) -> Iterator[Node]:
+        """It and all below it, as they are printed."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    @cached_property
+    def processes(self) -> float:
+        """How many ran it at a time: those below a Gather are run by its workers and mostly by itself too."""
+        if not self.parent:
+            return 1
+        if self.parent.kind in ("Gather", "Gather Merge") and self.parent.loops and not self.is_subplan:
+            return max(self.loops / self.parent.loops, 1)
+        return self.parent.processes
+
+    @property
+    def is_subplan(self) -> bool:
+        """Run once, by whoever first asks for it."""
+        return self.fields.get("Parent Relationship") == "InitPlan"
+
+    @property
+    def ms(self) -> float:
+        """Time on the clock, with all below it."""
+        return float(self.fields.get("Actual Total Time", 0)) * self.loops / self.processes
+
+    @property
+    def own_ms(self) -> float:
+        """Time on the clock without what is below it."""
+        return max(self.ms - sum(part.ms for part in self._parts), 0)
+
+    def own_blocks(self, *fields: str) -> int:
+        """Pages by those fields, without what is below it."""
+        whole, parts = ([n.fields.get(f, 0) for n in nodes for f in fields] for nodes in ([self], self._parts))
+        return max(int(sum(whole) - sum(parts)), 0)
+
+    @property
+    def _parts(self) -> list[Node]:
+        return [child for child in self.children if not child.is_subplan] + self.paid
+
+    def _asks(self, subplan: Node) -> bool:
+        name = str(subplan.fields.get("Subplan Name", ""))
+        if name.startswith("CTE "):
+            return bool(self.loops) and self.fields.get("CTE Name") == name.removeprefix("CTE ")
+        # To 16 it is InitPlan 1 (returns $0), and $0 in an expression; from 17 on InitPlan 1, and (InitPlan 1).col1.
+        signs = [rf"{re.escape(sign)}\b" for sign in re.findall(r"\$\d+", name)] or [rf"\({re.escape(name)}\)"]
+        told = " ".join(str(value) for key, value in self.fields.items() if key not in ("Plans", "Subplan Name"))
+        return bool(self.loops) and re.search("|".join(signs), told) is not None
+
+
+def tree(plan: dict[str, Any]) -> Node:
+    """The plan's top node."""
+    top = Node(plan)
+    for subplan in top.walk():
+        if subplan.is_subplan and subplan.parent:
+            within = set(map(id, subplan.walk()))
+            payers = [
+                node
+                for node in top.walk()
+                if id(node) not in within and node.ms + 0.01 >= subplan.ms and node._asks(subplan)
+            ]
+            (payers[0] if payers else subplan.parent).paid.append(subplan)
+    return top
