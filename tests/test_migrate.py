@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from conftest import REVISIONS, Database, Run
-from pgvigil import cli
+from pgvigil import cli, project
 from pgvigil.build import tools
 
 APPLICATION_ROWS = """
@@ -165,7 +165,7 @@ def test_writes_during_the_migration_succeed(call: Run, existing: Database) -> N
 @pytest.mark.oldest_and_newest
 def test_markers_are_written_once_and_only_once(call: Run, migrated: Database) -> None:
     query = "SELECT labels ->> 'migration_name', count(*) FROM system_metrics WHERE metric_name = 'migration_completed' GROUP BY 1 ORDER BY 1"
-    names = [(f.stem, 1) for f in sorted((Path(cli.project.MIGRATIONS)).glob("[0-9]*.sql"))]
+    names = [(f.stem, 1) for f in sorted((Path(project.MIGRATIONS)).glob("[0-9]*.sql"))]
     assert migrated.execute(query) == names
     assert migrate(call, migrated).returncode == 0
     assert migrated.execute(query) == names

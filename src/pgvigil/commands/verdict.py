@@ -1,0 +1,125 @@
+"""The commands that hold a schema against a spec, and make one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+
+import psycopg
+
+from pgvigil import database, project
+from pgvigil.commands import call
+from pgvigil.errors import UsageError
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    from pgvigil.validate import Reference, load_declaration, validate
+    from pgvigil.validate.formats import output, render, wants_colour
+
+    if arguments.offline:
+        return _validate_offline(arguments)
+    if arguments.fix_sql and arguments.format != "text":
+        raise UsageError("--fix-sql prints a script, not a report", "Leave out --fix-sql or --format.")
+    path = arguments.spec or project.SPEC
+    with output.stream(arguments.output) as out:  # first of all: after a long look it is too late to be refused
+        target = call.required(arguments)
+        spec = load_declaration(path)
+        with database.connect(target, "validate") as conn:
+            reference = None
+            if not arguments.spec:
+                reference = Reference(target, spec, project.INIT_SQL, conn.info.server_version)
+            schema = arguments.schema or spec.schema or _ledger_schema(conn) or "public"
+            report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
+            if arguments.self_test:
+                from pgvigil.validate import located, self_test
+
+                report = replace(report, findings=(*report.findings, *located(spec, self_test(conn, schema))))
+        if arguments.fix_sql:
+            from pgvigil.validate import fix_sql
+
+            print(fix_sql(report), file=out)
+        else:
+            print(render(report, arguments.format, spec=path, colour=wants_colour(out)), file=out)
+    if arguments.output:
+        print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
+    return report.exit_code
+
+
+def _ledger_schema(conn: psycopg.Connection) -> str | None:
+    from pgvigil.build import ledger
+
+    return ledger.read(conn).schema
+
+
+def _validate_offline(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import offline
+
+    if arguments.format not in ("text", "json") or arguments.output:
+        raise UsageError(
+            "--offline compares no objects: it has no such report", "Leave out --output; --format is text or json."
+        )
+    faults = offline.check()
+    if arguments.format == "json":
+        print(json.dumps({"ok": not faults, "faults": faults}, indent=2))
+    else:
+        print(
+            "\n".join(faults)
+            if faults
+            else "ok: spec, migrations, reverts, revisions, checksums and init script agree (no server was asked)"
+        )
+    return 1 if faults else 0
+
+
+def spec(arguments: argparse.Namespace) -> int:
+    return _SPEC_ACTIONS[arguments.action](arguments)
+
+
+def _spec_dump(arguments: argparse.Namespace) -> int:
+    from pgvigil.validate import dump_spec
+
+    with database.connect(call.required(arguments), "spec dump") as conn:
+        text = dump_spec(conn, arguments.schema, json=arguments.format == "json")
+    print(text, end="")
+    return 0
+
+
+def _spec_docs(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import docs, plan
+    from pgvigil.validate import catalog, load_declaration, markdown
+
+    of_project = arguments.spec == project.SPEC
+    if arguments.write and (arguments.database_url or not of_project):
+        raise UsageError(
+            "--write makes the page of this project, from its files alone",
+            "Leave out --spec and --database-url, or --write.",
+        )
+    if of_project and not arguments.database_url:
+        page = docs.page(plan.load(project.MIGRATIONS))
+        return call.generated(page, project.REFERENCE if arguments.write else None)
+    declared, comments = load_declaration(arguments.spec), {}
+    if arguments.database_url:
+        schema = arguments.schema or declared.schema or "public"
+        with database.connect(call.required(arguments), "docs") as conn:
+            found = catalog.snapshot(conn, declared.scope(schema), schema)
+        comments = {
+            path: attributes["comment"] for path, attributes in found.objects.items() if "comment" in attributes
+        }
+    return call.generated(markdown.page(declared, comments), None)
+
+
+def _spec_schema(arguments: argparse.Namespace) -> int:
+    from pgvigil.validate import json_schema
+
+    return call.generated(json_schema.generate(), project.SPEC_SCHEMA if arguments.write else None)
+
+
+def _spec_tests(arguments: argparse.Namespace) -> int:
+    from pgvigil.validate import load_declaration, pgtap
+
+    declared = load_declaration(arguments.spec)
+    return call.generated(pgtap.script(declared, arguments.schema or declared.schema or "public"), None)
+
+
+_SPEC_ACTIONS = {"dump": _spec_dump, "docs": _spec_docs, "schema": _spec_schema, "tests": _spec_tests}
