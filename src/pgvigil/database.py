@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgvigil.errors import ConnectError, UsageError
+from pgvigil.errors import ConnectError, PgvigilError, UsageError
 
 # Any of these names a database to libpq. PGPASSWORD, PGSSLMODE and the like only say how.
 _NAMING = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
@@ -144,6 +147,29 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
                 f"the database address given by {target.source} cannot be used: {error}",
                 "Mend it; nothing was asked of any server.",
             ) from error
+
+
+@contextmanager
+def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Connection]]:
+    """As `connect`, while the caller does something else: calling what this gives waits for the connection, or raises."""
+    connection: Future[psycopg.Connection] = Future()
+
+    def make() -> None:
+        try:
+            connection.set_result(connect(target, purpose))
+        except (psycopg.Error, PgvigilError) as error:
+            connection.set_exception(error)
+
+    Thread(target=make, daemon=True).start()  # Ctrl-C does not wait for a server that does not answer
+    try:
+        yield connection.result
+    finally:
+        connection.add_done_callback(_close)
+
+
+def _close(made: Future[psycopg.Connection]) -> None:
+    if not made.exception():
+        made.result().close()
 
 
 def beside(conn: psycopg.Connection) -> psycopg.Connection:

@@ -15,8 +15,7 @@ from pgvigil.errors import UsageError
 
 
 def validate(arguments: argparse.Namespace) -> int:
-    from pgvigil.validate import Reference, load_declaration, validate
-    from pgvigil.validate.formats import output, render, wants_colour
+    from pgvigil.validate.formats import output
 
     if arguments.offline:
         return _validate_offline(arguments)
@@ -25,8 +24,12 @@ def validate(arguments: argparse.Namespace) -> int:
     path = arguments.spec or project.SPEC
     with output.stream(arguments.output) as out:  # first of all: after a long look it is too late to be refused
         target = call.required(arguments)
-        spec = load_declaration(path)
-        with database.connect(target, "validate") as conn:
+        with database.connecting(target, "validate") as connected:
+            from pgvigil.validate import Reference, load_declaration, validate
+            from pgvigil.validate.formats import render, wants_colour
+
+            spec = load_declaration(path)
+            conn = connected()
             reference = None
             if not arguments.spec:
                 reference = Reference(target, spec, project.INIT_SQL, conn.info.server_version)

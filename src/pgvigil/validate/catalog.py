@@ -30,8 +30,8 @@ Attributes = dict[str, Any]
 Answers = dict[str, Any]
 T = TypeVar("T")
 
-# About half of the work, and what is in it opens every table: what one process has to open, the other need not.
-_ASIDE = ("indexes", "constraints", "triggers")
+# Half of the work. Indexes, constraints and triggers open every table: what one process has to open, the other need not.
+_ASIDE = ("indexes", "constraints", "triggers", "functions", "grants")
 
 # What an object dropped between the snapshot and its printing looks like: the server prints from a newer catalog.
 _CHANGED = (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable, errors.UndefinedFunction)
