@@ -41,7 +41,22 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     schema.add_argument(
         "--schema", metavar="NAME", help="schema of the application's tables (default: the ledger's, else public)"
     )
-    careful = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    patient = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    patient.add_argument(
+        "--lock-budget",
+        type=_seconds,
+        default=60,
+        metavar="SECONDS",
+        help="try this long to get table locks (default %(default)s)",
+    )
+    patient.add_argument(
+        "--build-wait",
+        type=_seconds,
+        default=3600,
+        metavar="SECONDS",
+        help="let an index build or a validation wait this long for old transactions (default %(default)s)",
+    )
+    careful = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[patient])
     careful.add_argument(
         "--lock-wait",
         type=_seconds,
@@ -49,28 +64,31 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         metavar="SECONDS",
         help="wait this long for another run to finish (default %(default)s)",
     )
-    careful.add_argument(
-        "--lock-budget",
-        type=_seconds,
-        default=60,
-        metavar="SECONDS",
-        help="try this long to get table locks (default %(default)s)",
-    )
-    careful.add_argument(
-        "--build-wait",
-        type=_seconds,
-        default=3600,
-        metavar="SECONDS",
-        help="let an index build or a validation wait this long for old transactions (default %(default)s)",
-    )
-    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    kept.add_argument(
+    shelf = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    shelf.add_argument(
         "--backup-dir",
         type=Path,
         metavar="DIR",
-        help="where backups go (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)",
+        help="where backups are (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)",
     )
-
+    proof = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    proof.add_argument(
+        "--verify-backup",
+        choices=("read", "restore"),
+        default="restore",
+        help="prove the backup by decoding all of it, or by restoring it into a scratch database and comparing (default %(default)s)",
+    )
+    keep = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    keep.add_argument(
+        "--keep-days",
+        type=_days,
+        default=30,
+        metavar="DAYS",
+        help="let older backups go, but never a database's last proved one (default %(default)s)",
+    )
+    machine = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    machine.add_argument("--json", action="store_true", help="one JSON document instead of the report")
+    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[shelf])
     kept.add_argument(
         "--backup",
         choices=("full", "schema", "none", "command"),
@@ -205,6 +223,26 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     add("tests", "print pgTAP tests of what a spec declares", of_spec, schema, to=actions)
     keys = add("schema", "print a JSON Schema of specs, by which editors complete and check", to=actions)
     keys.add_argument("--write", action="store_true", help=f"write {project.SPEC_SCHEMA.name} instead")
+    backup = add("backup", "backups that are proved: create, list, verify, prune")
+    actions = backup.add_subparsers(required=True, metavar="ACTION", dest="action")
+    add("create", "take a full backup and prove it", where, shelf, proof, machine, to=actions)
+    add("list", "what backups there are and which are proved; asks no server", shelf, machine, to=actions)
+    verify = add(
+        "verify",
+        "prove a backup: restore it into a scratch database, compare, and write the outcome into its manifest",
+        where,
+        shelf,
+        machine,
+        to=actions,
+    )
+    verify.add_argument(
+        "archive",
+        nargs="?",
+        type=Path,
+        metavar="ARCHIVE",
+        help="a .dump (default: the newest full one of the database)",
+    )
+    add("prune", "let old backups go, and what killed runs left; asks no server", shelf, keep, machine, to=actions)
     maintain = add("maintain", "the regular jobs: run JOB now, run-due (for cron or a systemd timer), status", where)
     maintain.add_argument("action", choices=("run", "run-due", "status"))
     maintain.add_argument("job", nargs="?", metavar="JOB", help="with run: the job's name, see status")
@@ -241,6 +279,13 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     server = add("server", "the embedded server: start, stop, status, url")
     server.add_argument("action", choices=("start", "stop", "status", "url"))
     return whole
+
+
+def _days(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e5:
+        raise argparse.ArgumentTypeError(f"{text} is no number of days")
+    return value
 
 
 def _seconds(text: str) -> float:

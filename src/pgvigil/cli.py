@@ -196,6 +196,8 @@ def _restore(arguments: argparse.Namespace) -> int:
         f'restored "{done.database}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
     )
     print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{done.kept}"')
+    for finding in done.findings:
+        print(f"  note    as in the backup: {finding}")
     return 0
 
 
@@ -271,6 +273,29 @@ def _validate_offline(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+def _backup(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import archives, backup
+    from pgvigil.display import journal
+    from pgvigil.operate import backups
+
+    directory = arguments.backup_dir or backup.default_directory()
+    if arguments.action == "list":
+        entries = archives.listing(directory)
+        print(_json(backups.document(entries)) if arguments.json else backups.text(entries, directory))
+    elif arguments.action == "prune":
+        pruned = archives.prune(directory, arguments.keep_days)
+        print(_json(backups.pruned_document(pruned)) if arguments.json else backups.pruned_text(pruned))
+    else:
+        target = _required(arguments)
+        with journal() as tell:
+            if arguments.action == "create":
+                made = backups.create(target, directory, arguments.verify_backup, tell)
+            else:
+                made = backups.verify(target, arguments.archive or backups.newest(target, directory), tell)
+        print(_json(asdict(made)) if arguments.json else f"{made.archive}\n  {made.verified}")
+    return 0
+
+
 def _maintain(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
     from pgvigil.operate import maintain
@@ -296,6 +321,10 @@ def _maintain(arguments: argparse.Namespace) -> int:
             told = job.last_error or (f"{job.last_rows} rows" if job.last_rows is not None else "")
             print(f"{job.job:<12}every {job.every!s:<16}{job.state:<11}{mark:<9}{last:<26}{told}".rstrip())
     return 1 if any(job.overdue for job in jobs) else 0
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, indent=2, default=str)
 
 
 def _sessions(arguments: argparse.Namespace) -> int:
@@ -491,6 +520,7 @@ _COMMANDS = {
     "setup": _setup,
     "migrate": _migrate,
     "revert": _revert,
+    "backup": _backup,
     "restore": _restore,
     "status": _status,
     "validate": _validate,
