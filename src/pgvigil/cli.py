@@ -299,28 +299,30 @@ def _backup(arguments: argparse.Namespace) -> int:
 def _maintain(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
     from pgvigil.operate import maintain
+    from pgvigil.operate.upkeep import Options
 
-    if (arguments.action == "run") != bool(arguments.job):
-        raise UsageError("`maintain run` takes the name of a job; run-due and status take none", "See maintain --help.")
     target = _required(arguments)
-    if arguments.action == "run":
-        print(f"{arguments.job}: {maintain.run(target, arguments.job)} rows")
+    if arguments.action == "status":
+        jobs = maintain.status(target)
+        print(_json(maintain.document(jobs)) if arguments.json else maintain.text(jobs))
+        return 1 if any(job.overdue for job in jobs) else 0
+    if arguments.action == "install":
+        registered, others = maintain.install_pg_cron(target)
+        print(f"pg_cron looks every five minutes for: {', '.join(registered)}")
+        print(f"not within its power, leave them to `pgvigil maintain run-due`: {', '.join(others)}")
         return 0
-    if arguments.action == "run-due":
-        with journal() as tell:
-            ran = maintain.run_due(target, tell)
-        print(f"{ran} jobs ran" if ran else "no job is due")
-        return 0
-    jobs = maintain.status(target)
-    if arguments.json:
-        print(json.dumps([asdict(job) for job in jobs], indent=2, default=str))
-    else:
-        for job in jobs:
-            mark = "overdue" if job.overdue else "due" if job.due else ""
-            last = f"{job.last_started:%Y-%m-%d %H:%M:%S%z}" if job.last_started else ""
-            told = job.last_error or (f"{job.last_rows} rows" if job.last_rows is not None else "")
-            print(f"{job.job:<12}every {job.every!s:<16}{job.state:<11}{mark:<9}{last:<26}{told}".rstrip())
-    return 1 if any(job.overdue for job in jobs) else 0
+    options = Options(
+        arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait
+    )
+    with journal() as tell:
+        if arguments.action == "run":
+            done = maintain.run(target, arguments.job, options, tell)
+            said = f"{arguments.job}: {done} {maintain.unit(arguments.job)}"
+        else:
+            ran = maintain.run_due(target, options, tell)
+            said = f"{ran} jobs ran" if ran else "no job is due"
+    print(said)
+    return 0
 
 
 def _json(document: object) -> str:
