@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from conftest import Database
+from conftest import Database, Run
 from pgvigil import database as databases
-from pgvigil.build import backup, contents, tools
-from pgvigil.build.backup import Backup
+from pgvigil.build import archives, backup, contents, manifest, tools
 from pgvigil.build.journal import Journal
+from pgvigil.build.manifest import Backup
 from pgvigil.errors import BackupError
 
 pytestmark = pytest.mark.client_side
@@ -75,7 +77,8 @@ def test_the_manifest_tells_what_the_archive_holds_and_of_which_moment(take: Tak
         "SELECT %s::pg_lsn <= pg_current_wal_lsn(), pg_snapshot_xmax(%s::pg_snapshot) <= pg_snapshot_xmax(pg_current_snapshot())",
         (written["wal_lsn"], written["snapshot"]),
     ) == [(True, True)]
-    assert backup.load(Path(written["archive"])) == made
+    with manifest.opened(Path(written["archive"])) as read:
+        assert read == made
     assert {path.stat().st_mode & 0o777 for path in Path(made.manifest).parent.iterdir()} == {0o600}
 
 
@@ -188,7 +191,7 @@ def test_an_interrupted_proof_drops_its_scratch_database(
         seen.extend(existing.execute(SCRATCH))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pgvigil.build.restore._compare", interrupt)
+    monkeypatch.setattr("pgvigil.build.copies.compare", interrupt)
     with pytest.raises(KeyboardInterrupt):
         take(proof="restore")
     assert len(seen) == 1
@@ -265,3 +268,203 @@ def test_a_snapshot_connection_that_is_lost_ends_the_dump(
     with pytest.raises(BackupError, match="server closed the connection"):
         take()
     assert nothing_left(existing, tmp_path)
+
+
+# ── A directory of them ───────────────────────────────────────────────────────────────────────────────────────────────
+
+Put = Callable[..., Path]
+AGE = timedelta(days=1)
+BLANK = Backup(
+    kind="full", proof="read", archive="", manifest="", sha256="", size=1, database="app", database_size=1,
+    system_identifier="7", server_version="18.6", pg_dump_version="18.6", pgvigil_version="0.1.0", revision="015",
+    began_at="", seconds=1, verified="read: every block decoded", verified_at="2026-01-01T00:00:00+00:00", wal_lsn="0/0",
+    snapshot="1:1:", snapshot_at="", public_schema=True, large_objects=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """A backup so many days old, as far as the directory tells."""
+
+    def put(name: str, days: float, **values: object) -> Path:
+        archive = tmp_path / f"{name}.dump"
+        archive.write_bytes(b"x")
+        began = (datetime.now(UTC) - days * AGE).isoformat(timespec="seconds")
+        made = replace(BLANK, archive=str(archive), manifest=str(archive.with_suffix(".json")), began_at=began)
+        manifest.write(replace(made, **values))  # type: ignore[arg-type]
+        return archive
+
+    return put
+
+
+def left(directory: Path) -> str:
+    return " ".join(sorted(path.stem for path in directory.glob("*.dump")))
+
+
+def states(directory: Path) -> dict[str, str]:
+    return {entry.archive.stem: entry.state for entry in archives.listing(directory)}
+
+
+def test_prune_lets_go_what_is_older(put: Put, tmp_path: Path) -> None:
+    for name, days in (("a", 31), ("b", 30.1), ("c", 29), ("d", 1)):
+        put(name, days)
+    gone = archives.prune(tmp_path, 30)
+    assert ([entry.archive.stem for entry in gone.removed], left(tmp_path)) == (["b", "a"], "c d")
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".dump", ".dump", ".json", ".json"]
+
+
+def test_prune_keeps_the_last_proved_and_the_last_one_of_each_database(put: Put, tmp_path: Path) -> None:
+    put("a", 80, proof="restore")
+    put("b", 70, proof="restore")
+    put("c", 60)
+    put("d", 50)
+    put("e", 40, proof="failed")
+    put("f", 40, kind="schema", proof="restore")
+    put("g", 90, proof="restore", database="other")
+    put("h", 90, proof="restore", system_identifier="8")  # a database of the same name on another server
+    put("i", 40).write_bytes(b"cut")
+    archives.prune(tmp_path, 30)
+    assert left(tmp_path) == "b d g h"
+
+
+def test_prune_for_one_database_leaves_the_others_alone(put: Put, tmp_path: Path) -> None:
+    put("a", 80)
+    put("b", 80, database="other")
+    put("c", 1)
+    put("d", 1, database="other")
+    archives.prune(tmp_path, 30, of=("7", "app"))
+    assert left(tmp_path) == "b c d"
+
+
+def test_prune_passes_over_what_is_being_made_and_read(put: Put, tmp_path: Path) -> None:
+    old = put("a", 80, sha256="2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881")
+    put("b", 1)
+    with manifest.making(tmp_path / "c.part"), manifest.opened(old):
+        assert [entry.archive for entry in archives.prune(tmp_path, 0).spared][-1] == old
+        assert states(tmp_path) == {"a": "read", "b": "read", "c": "being made"}
+    archives.prune(tmp_path, 30)
+    assert left(tmp_path) == "b"
+
+
+def test_what_a_killed_maker_left_is_known_and_cleared_away(put: Put, tmp_path: Path) -> None:
+    put("a", 1).rename(tmp_path / "a.part")  # killed between its manifest and the last rename
+    (tmp_path / "b.part").touch()
+    (tmp_path / "b.schema.part").touch()
+    (tmp_path / "c.dump").touch()
+    (tmp_path / "notes.json").write_text("{}")
+    put("d", 1).unlink()
+    assert states(tmp_path) == {"a": "abandoned", "b": "abandoned", "c": "no manifest", "d": "missing"}
+    archives.prune(tmp_path, 30)
+    assert states(tmp_path) == {"c": "no manifest", "d": "missing"}
+    assert (tmp_path / "notes.json").exists()
+
+
+def test_two_prunes_at_once_do_what_one_does(put: Put, tmp_path: Path) -> None:
+    for n in range(60):
+        put(f"{n:02}", 40 + n, proof="restore" if n == 30 else "read")
+    start = threading.Barrier(2)
+    removed: list[str] = []
+
+    def prune() -> None:
+        start.wait()
+        removed.extend(entry.archive.stem for entry in archives.prune(tmp_path, 30).removed)
+
+    both = [threading.Thread(target=prune) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert left(tmp_path) == "00 30"
+    assert len(set(removed)) == 58
+
+
+def test_two_backups_at_once_and_a_prune_get_along(take: Take, tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    made: list[Backup] = []
+    makers = [threading.Thread(target=lambda: made.append(take())) for _ in range(2)]
+    for maker in makers:
+        maker.start()
+    while any(maker.is_alive() for maker in makers):
+        archives.prune(tmp_path / "backups", 1)
+    for maker in makers:
+        maker.join()
+    assert [entry.state for entry in archives.listing(tmp_path / "backups")] == ["read", "read"]
+    assert {one.rows for one in made} == {made[0].rows}
+
+
+# ── pgvigil backup ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def small(database: Database) -> Database:
+    """A database with two rows."""
+    database.execute("CREATE TABLE t AS SELECT generate_series(1, 2) AS n")
+    return database
+
+
+@pytest.fixture
+def made(call: Run, small: Database) -> Backup:
+    """A backup of it, in the default directory."""
+    done = call("pgvigil", "backup", "create", "--verify-backup", "read", "--json", "--database-url", small.url)
+    assert done.returncode == 0, done.stderr
+    return manifest.read(Path(json.loads(done.stdout)["manifest"]))
+
+
+def test_a_backup_is_taken_listed_proved_and_pruned(call: Run, small: Database, made: Backup) -> None:
+    [told] = json.loads(call("pgvigil", "backup", "list", "--json").stdout)
+    assert (told["state"], told["archive"], told["revision"]) == ("read", made.archive, None)
+    assert (told["tables"], told["rows"]) == (1, 2)
+    done = call("pgvigil", "backup", "verify", "--database-url", small.url)
+    assert done.stdout == f"{made.archive}\n  restored: schema, 1 tables with 2 rows equal\n"
+    line = call("pgvigil", "backup", "list").stdout.splitlines()[1]
+    assert (line.split()[0], line.split()[-1]) == ("proved", Path(str(made.archive)).name)
+    done = call("pgvigil", "backup", "prune", "--keep-days", "0")
+    assert done.stdout == f"nothing to remove\nkept    {made.archive}: the last one of its database, or being read\n"
+
+
+def test_a_backup_that_does_not_equal_its_manifest_is_known_to_have_failed(
+    call: Run, small: Database, made: Backup
+) -> None:
+    manifest.write(replace(made, tables={"public.t": contents.Table(3, "1", ["n"])}))
+    done = call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
+    assert done.returncode == 5
+    assert "error: this is no backup: public.t has 2 rows instead of 3" in done.stderr
+    _, line, why = call("pgvigil", "backup", "list").stdout.splitlines()
+    assert (line.split()[0], why.strip()) == ("failed", "failed: public.t has 2 rows instead of 3")
+
+
+def test_a_damaged_archive_is_known_to_have_failed(call: Run, small: Database, made: Backup) -> None:
+    archive = Path(str(made.archive))
+    archive.write_bytes(archive.read_bytes()[::-1])
+    assert call("pgvigil", "backup", "verify", archive, "--database-url", small.url).returncode == 5
+    assert states(archive.parent) == {archive.stem: "failed"}
+
+
+def test_a_proof_that_could_not_be_tried_changes_nothing(
+    call: Run, small: Database, made: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGVIGIL_PG_BIN", str(tmp_path))
+    done = call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
+    assert done.returncode == 5
+    assert manifest.read(Path(made.manifest)) == made
+
+
+def test_without_a_backup_of_this_database_there_is_nothing_to_verify(call: Run, small: Database) -> None:
+    done = call("pgvigil", "backup", "verify", "--database-url", small.url)
+    assert (done.returncode, "holds no backup of this database" in done.stderr) == (5, True)
+
+
+def test_scratch_databases_of_killed_runs_are_dropped_and_those_in_use_are_not(
+    call: Run, small: Database, made: Backup
+) -> None:
+    abandoned, in_use = "pgvigil_verify_0123456789ab", "pgvigil_verify_ba9876543210"
+    with small.connect() as conn:
+        conn.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (int.from_bytes(b"pgvs", "big"), in_use))
+        for name in (abandoned, in_use):
+            conn.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        try:
+            call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
+            assert small.execute(SCRATCH) == [(in_use,)]
+        finally:
+            conn.execute(f"DROP DATABASE IF EXISTS {abandoned}")  # type: ignore[call-overload]
+            conn.execute(f"DROP DATABASE {in_use}")  # type: ignore[call-overload]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ JOBS = [
     "aggregation",
     "executions",
     "reap",
+    "health",
 ]
 
 
@@ -80,6 +82,11 @@ def last_run(database: Database, job: str) -> tuple[Any, ...]:
 
 def state(database: Database, job: str) -> str:
     return str(database.execute("SELECT state FROM pgvigil.job_status WHERE job = %s", (job,))[0][0])
+
+
+def settle(database: Database) -> None:
+    """No stretch of time ends, and no night comes, while a test runs."""
+    database.execute("UPDATE pgvigil.jobs SET every = '28 days', since = now()")
 
 
 @contextmanager
@@ -565,6 +572,7 @@ def test_a_job_switched_off_is_neither_due_nor_overdue(fresh: Database) -> None:
 
 
 def test_run_due_runs_what_is_due_and_then_nothing(call: Run, fresh: Database) -> None:
+    settle(fresh)
     first = call("pgvigil", "maintain", "run-due", "--database-url", fresh.url)
     assert (first.returncode, first.stdout) == (0, f"{len(JOBS)} jobs ran\n")
     again = call("pgvigil", "maintain", "run-due", "--database-url", fresh.url)
@@ -572,6 +580,7 @@ def test_run_due_runs_what_is_due_and_then_nothing(call: Run, fresh: Database) -
 
 
 def test_two_runners_at_once_run_each_job_once(run: Run, fresh: Database) -> None:
+    settle(fresh)
     both = [
         threading.Thread(target=run, args=("pgvigil", "maintain", "run-due", "--database-url", fresh.url))
         for _ in range(2)
@@ -586,6 +595,7 @@ def test_two_runners_at_once_run_each_job_once(run: Run, fresh: Database) -> Non
 
 
 def test_one_failing_job_does_not_keep_the_others_from_running(call: Run, fresh: Database) -> None:
+    settle(fresh)
     fresh.execute("ALTER FUNCTION pgvigil.job_expiry(integer) RENAME TO job_gone")
     done = call("pgvigil", "maintain", "run-due", "--database-url", fresh.url)
     assert done.returncode == 10
@@ -620,7 +630,8 @@ def test_a_runner_killed_with_kill_9_leaves_no_job_running_and_the_next_one_goes
     put_session(fresh, "s", expires_at=ago(fresh, "1 hour"))
     with held_up(fresh):
         command = [sys.executable, "-P", "-m", "pgvigil", "maintain", "run", "expiry", "--database-url", fresh.url]
-        runner = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
+        runner = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL, env=environment)
         wait_until(lambda: state(fresh, "expiry") == "running")
         runner.send_signal(signal.SIGKILL)
         runner.wait()

@@ -18,7 +18,7 @@ import pytest
 from conftest import PROJECT, Database, wait_until
 from pgvigil import cli
 from pgvigil import database as databases
-from pgvigil.build import backup, restore, swap
+from pgvigil.build import backup, copies, restore, swap
 from pgvigil.build.journal import Journal
 from pgvigil.build.restore import RestoreOutcome
 from pgvigil.database import Target
@@ -378,7 +378,7 @@ IGNORED = "pg_restore: warning: errors ignored on restore: {}\n"
     ],
 )
 def test_only_the_missing_transaction_timeout_is_forgiven(words: str, status: int | None, forgiven: bool) -> None:
-    assert restore._is_transaction_timeout(words, status) is forgiven
+    assert copies._is_transaction_timeout(words, status) is forgiven
 
 
 # ── Crashes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -436,6 +436,14 @@ restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, tell=Journal()
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert existing.execute("SELECT count(*) FROM sessions") == [(20000,)]
     assert not [name for name in family(existing) if "_pre_restore_" in name]
+
+
+def test_what_a_killed_restore_left_is_dropped_by_the_next(existing: Database, put_back: Restore) -> None:
+    left, other = f"{existing.name}_pgvigil_restore_20261121T010203", f"{existing.name}_pgvigil_restore_mine"
+    for name in (left, other):
+        maintenance(existing, f'CREATE DATABASE "{name}"')
+    done = put_back()
+    assert family(existing) == sorted([existing.name, other, done.kept])
 
 
 def test_a_role_that_may_not_swap_is_told_before_anything_is_begun(existing: Database, archive: Path) -> None:

@@ -193,21 +193,28 @@ COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jso
 -- Jobs -----------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE pgvigil.jobs (
-    job     text NOT NULL CONSTRAINT jobs_pkey PRIMARY KEY,
-    every   interval NOT NULL CONSTRAINT jobs_every_check
-            CHECK (every >= interval '1 minute' AND every <= interval '28 days'),
-    enabled boolean NOT NULL DEFAULT true,
-    purpose text NOT NULL,
-    since   timestamptz NOT NULL DEFAULT clock_timestamp()
+    job          text NOT NULL CONSTRAINT jobs_pkey PRIMARY KEY,
+    every        interval NOT NULL CONSTRAINT jobs_every_check
+                 CHECK (every >= interval '1 minute' AND every <= interval '28 days' AND date_part('month', every) = 0
+                        OR every = interval '1 month' AND date_part('month', every) = 1),
+    enabled      boolean NOT NULL DEFAULT true,
+    purpose      text NOT NULL,
+    since        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    at           interval NOT NULL DEFAULT '0',
+    needs_client boolean NOT NULL DEFAULT false,
+    CONSTRAINT jobs_at_check CHECK (at >= interval '0' AND at < every)
 );
 COMMENT ON TABLE pgvigil.jobs IS 'What is done regularly, by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
-COMMENT ON COLUMN pgvigil.jobs.job IS 'Its name; the work is pgvigil.job_<name>(batch)';
-COMMENT ON COLUMN pgvigil.jobs.every IS 'It is due once in each such stretch of time, counted from midnight UTC';
+COMMENT ON COLUMN pgvigil.jobs.job IS 'Its name; the work is pgvigil.job_<name>(batch), unless it needs a client';
+COMMENT ON COLUMN pgvigil.jobs.every IS 'It is due once in each such stretch of time: weeks begin on Monday, months on the 1st, days at midnight, UTC';
 COMMENT ON COLUMN pgvigil.jobs.enabled IS 'False: never due by itself';
 COMMENT ON COLUMN pgvigil.jobs.purpose IS 'What it does';
 COMMENT ON COLUMN pgvigil.jobs.since IS 'From when on its absence counts as overdue';
+COMMENT ON COLUMN pgvigil.jobs.at IS 'How far into each stretch of time it is due: 02:00 of a day; one with a time of its own does not begin before that time has come';
+COMMENT ON COLUMN pgvigil.jobs.needs_client IS 'True: a function cannot do it, and `pgvigil maintain` does';
 COMMENT ON CONSTRAINT jobs_pkey ON pgvigil.jobs IS 'One row a job';
-COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'Months have no fixed length';
+COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'A length that is always the same, or one month of the calendar';
+COMMENT ON CONSTRAINT jobs_at_check ON pgvigil.jobs IS 'A time within the stretch';
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('partitions', '1 hour', 'makes partitions ahead and empties the default ones'),
     ('expiry', '1 hour', 'expires open sessions whose time has come'),
@@ -227,19 +234,22 @@ CREATE TABLE pgvigil.job_runs (
     error       text,
     actor       text NOT NULL DEFAULT pgvigil.actor(),
     client      inet DEFAULT inet_client_addr(),
-    pid         integer NOT NULL DEFAULT pg_backend_pid()
+    pid         integer NOT NULL DEFAULT pg_backend_pid(),
+    objects     text[] NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE pgvigil.job_runs IS 'One row per run of a job; those of the last 90 days are kept';
 COMMENT ON COLUMN pgvigil.job_runs.id IS 'Order of the runs';
 COMMENT ON COLUMN pgvigil.job_runs.job IS 'The job';
 COMMENT ON COLUMN pgvigil.job_runs.started_at IS 'When it began';
 COMMENT ON COLUMN pgvigil.job_runs.finished_at IS 'When it ended, well or not; NULL: it runs, or died and the next run will say so';
-COMMENT ON COLUMN pgvigil.job_runs.rows IS 'Rows it changed, as far as it came; a partition made counts as one, a dropped one by the planner''s estimate';
+COMMENT ON COLUMN pgvigil.job_runs.rows IS
+    'How much it did, as far as it came: rows it changed or backed up, tables and indexes it saw to, findings; a dropped partition by the planner''s estimate';
 COMMENT ON COLUMN pgvigil.job_runs.notes IS 'What else it has to tell';
 COMMENT ON COLUMN pgvigil.job_runs.error IS 'Why it failed; NULL: it did not';
 COMMENT ON COLUMN pgvigil.job_runs.actor IS 'Who ran it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.job_runs.client IS 'From where; NULL: over a local socket';
 COMMENT ON COLUMN pgvigil.job_runs.pid IS 'Its server process';
+COMMENT ON COLUMN pgvigil.job_runs.objects IS 'Tables or indexes it is through with: where a run was cut short, the next one goes on behind them';
 COMMENT ON CONSTRAINT job_runs_pkey ON pgvigil.job_runs IS 'One row a run';
 COMMENT ON CONSTRAINT job_runs_job_fkey ON pgvigil.job_runs IS 'The runs of a job go with it';
 CREATE INDEX idx_job_runs_job_started_at ON pgvigil.job_runs (job, started_at);
@@ -253,6 +263,21 @@ RETURN EXISTS (SELECT FROM pg_locks l
                  AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
 COMMENT ON FUNCTION pgvigil.is_running(text) IS 'Whether a job is running in some session';
 
+-- Reckoned in UTC: with the session's time zone, a day would sometimes have 23 hours. 2001 began on a Monday.
+CREATE FUNCTION pgvigil.time_slot(every interval, at interval, moment timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN date_part('month', every) = 1 THEN date_trunc('month', (moment AT TIME ZONE 'UTC') - at) + at
+            ELSE date_bin(every, moment AT TIME ZONE 'UTC', timestamp '2001-01-01 00:00:00' + at) END AT TIME ZONE 'UTC';
+COMMENT ON FUNCTION pgvigil.time_slot(interval, interval, timestamptz) IS
+    'When the stretch of time began that a moment lies in: each is `every` long and begins `at` after its Monday, 1st or midnight';
+
+CREATE FUNCTION pgvigil.due_since(every interval, at interval, since timestamptz, last_success timestamptz) RETURNS timestamptz
+LANGUAGE sql VOLATILE
+RETURN (SELECT slot FROM pgvigil.time_slot(every, at, clock_timestamp()) t (slot)
+        WHERE slot > coalesce(last_success, CASE WHEN at > interval '0' THEN since END, '-infinity'));
+COMMENT ON FUNCTION pgvigil.due_since(interval, interval, timestamptz, timestamptz) IS
+    'Since when a job is due, NULL if it is not: one that never ran at once, or from its own time on if it has one';
+
 CREATE VIEW pgvigil.job_status AS
 SELECT j.job, j.every, j.enabled, j.purpose,
        CASE WHEN pgvigil.is_running(j.job) THEN 'running'
@@ -261,14 +286,25 @@ SELECT j.job, j.every, j.enabled, j.purpose,
             WHEN r.error IS NOT NULL THEN 'failed'
             ELSE 'done' END AS state,
        r.started_at AS last_started, r.finished_at AS last_finished, r.rows AS last_rows, r.error AS last_error, s.started_at AS last_success,
-       j.enabled AND NOT pgvigil.is_running(j.job) AND coalesce(date_bin(j.every, s.started_at, timestamptz '2001-01-01 00:00:00+00')
-                                                < date_bin(j.every, clock_timestamp(), timestamptz '2001-01-01 00:00:00+00'), true) AS due,
-       j.enabled AND coalesce(s.started_at, j.since) < clock_timestamp() - 2 * j.every AS overdue
+       j.enabled AND NOT pgvigil.is_running(j.job) AND d.since IS NOT NULL AS due,
+       j.enabled AND coalesce(s.started_at, j.since) < clock_timestamp() - 2 * j.every AS overdue,
+       j.at, j.needs_client, r.notes AS last_notes,
+       CASE WHEN j.enabled THEN coalesce(d.since, (pgvigil.time_slot(j.every, j.at, clock_timestamp()) AT TIME ZONE 'UTC' + j.every) AT TIME ZONE 'UTC')
+       END AS next_due
 FROM pgvigil.jobs j
 LEFT JOIN LATERAL (SELECT * FROM pgvigil.job_runs r WHERE r.job = j.job ORDER BY r.started_at DESC LIMIT 1) r ON true
 LEFT JOIN LATERAL (SELECT max(r.started_at) AS started_at FROM pgvigil.job_runs r
-                   WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL) s ON true;
-COMMENT ON VIEW pgvigil.job_status IS 'Each job: its last run, whether it is due, and whether two of its times have gone by without success';
+                   WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL) s ON true
+LEFT JOIN LATERAL pgvigil.due_since(j.every, j.at, j.since, s.started_at) d (since) ON true;
+COMMENT ON VIEW pgvigil.job_status IS
+    'Each job: its last run, whether and since when it is due or when it will be, and whether two of its times have gone by without success';
+
+CREATE FUNCTION pgvigil.release_job(job_name text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM pg_advisory_unlock(1885828711, hashtext(job_name));
+END $$;
+COMMENT ON FUNCTION pgvigil.release_job(text) IS 'Lets go of the lock that begin_job took; its run has been reported and committed by then';
 
 CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
@@ -287,19 +323,45 @@ BEGIN
     UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', pid)
     WHERE job = job_name AND finished_at IS NULL;
     DELETE FROM pgvigil.job_runs WHERE job = job_name AND started_at < now() - interval '90 days';
+    -- Not job_status, which sees our lock and calls it running.
     IF only_if_due AND NOT EXISTS (
-        -- job_status sees our lock and calls it running: the same question without it.
-        SELECT FROM pgvigil.jobs j WHERE j.job = job_name AND j.enabled AND NOT EXISTS (
-            SELECT FROM pgvigil.job_runs r
-            WHERE r.job = j.job AND r.error IS NULL AND r.started_at >= date_bin(j.every, clock_timestamp(), timestamptz '2001-01-01 00:00:00+00'))) THEN
-        PERFORM pg_advisory_unlock(1885828711, hashtext(job_name));
+        SELECT FROM pgvigil.jobs j
+        WHERE j.job = job_name AND j.enabled
+          AND pgvigil.due_since(j.every, j.at, j.since, (SELECT max(r.started_at) FROM pgvigil.job_runs r
+                                                         WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL)) IS NOT NULL) THEN
+        PERFORM pgvigil.release_job(job_name);
         RETURN NULL;
     END IF;
     INSERT INTO pgvigil.job_runs (job) VALUES (job_name) RETURNING id INTO run_id;
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
-    'Used by run_job: takes the job''s lock, tells of runs that died, opens a row in job_runs; NULL: another is running it, or it is not due';
+    'Takes a job''s lock, for the session, tells of runs that died, opens a row in job_runs; NULL: another is running it, or it is not due';
+
+CREATE FUNCTION pgvigil.report_job(run_id bigint, did bigint, note text, failure text, over boolean, object text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    total bigint;
+BEGIN
+    UPDATE pgvigil.job_runs r
+    SET rows = r.rows + did, notes = array_remove(r.notes || note, NULL), objects = array_remove(r.objects || object, NULL), error = failure,
+        finished_at = CASE WHEN over THEN clock_timestamp() END
+    WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
+    RETURN total;
+END $$;
+COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
+    'What a run has done since it last reported, and whether that was all; returns how much in all, NULL if the run was taken for dead meanwhile';
+
+-- A run that succeeded ends the list: the next one begins anew.
+CREATE FUNCTION pgvigil.seen_to(job_name text) RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN ARRAY(SELECT o.name FROM pgvigil.jobs j JOIN pgvigil.job_runs r USING (job) CROSS JOIN LATERAL unnest(r.objects) o (name)
+                 WHERE j.job = job_name AND r.started_at >= pgvigil.time_slot(j.every, j.at, clock_timestamp())
+                   AND r.started_at > coalesce((SELECT max(s.started_at) FROM pgvigil.job_runs s
+                                                WHERE s.job = j.job AND s.finished_at IS NOT NULL AND s.error IS NULL), '-infinity'));
+END $$;
+COMMENT ON FUNCTION pgvigil.seen_to(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
 CREATE PROCEDURE pgvigil.run_job(job_name text, only_if_due boolean DEFAULT false, INOUT rows bigint DEFAULT NULL)
 LANGUAGE plpgsql AS $$
@@ -312,6 +374,10 @@ DECLARE
     refused integer;
 BEGIN
     PERFORM pgvigil.pin_search_path();
+    IF EXISTS (SELECT FROM pgvigil.jobs WHERE job = job_name AND needs_client) THEN
+        RAISE EXCEPTION 'job % is nothing that a procedure can do', job_name
+              USING ERRCODE = 'feature_not_supported', HINT = format('From a shell: pgvigil maintain run %s', job_name);
+    END IF;
     refused := 0;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
@@ -343,15 +409,11 @@ BEGIN
                 more := false;
                 note := NULL;
         END;
-        UPDATE pgvigil.job_runs r
-        SET rows = r.rows + done, notes = array_remove(r.notes || note, NULL), error = failure,
-            finished_at = CASE WHEN NOT more THEN clock_timestamp() END
-        WHERE r.id = run_id RETURNING r.rows INTO rows;
+        rows := pgvigil.report_job(run_id, done, note, failure, NOT more);
         COMMIT;
         EXIT WHEN NOT more;
     END LOOP;
-    PERFORM pgvigil.pin_search_path();
-    PERFORM pg_advisory_unlock(1885828711, hashtext(job_name));
+    PERFORM pgvigil.release_job(job_name);
     IF failure IS NOT NULL THEN
         RAISE EXCEPTION 'job % failed: %', job_name, failure USING HINT = 'It goes on from there when it is run again. See pgvigil.job_runs.';
     END IF;

@@ -301,7 +301,8 @@ BEGIN
 
     check_name := 'failed_jobs';
     SELECT count(*), string_agg(format('%s (%s)', s.job, coalesce(s.last_error, s.state)), ', ' ORDER BY s.job),
-           string_agg(format('CALL pgvigil.run_job(%L);', s.job), ' ' ORDER BY s.job) INTO value, detail, mend
+           string_agg(CASE WHEN s.needs_client THEN format('pgvigil maintain run %s', s.job) ELSE format('CALL pgvigil.run_job(%L);', s.job) END, ' ' ORDER BY s.job)
+    INTO value, detail, mend
     FROM pgvigil.job_status s WHERE s.enabled AND s.state IN ('failed', 'died');
     RETURN NEXT;
 
@@ -455,6 +456,54 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.settings_report() IS
     'Settings of the server, and constraints that were never validated: what each is, what it should be and why. ok, advice (a safe default), warning, critical';
+
+-- The jobs of the days between migrations. What is due at night has a time of its own, so that it does not begin when it is installed.
+
+CREATE FUNCTION pgvigil.job_health(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    SELECT count(*), string_agg(format('%s %s %s', r.level, r.check_name, coalesce(r.value::text, r.detail)), ', '), false INTO done, note, more
+    FROM pgvigil.integrity_report() r WHERE r.level <> 'ok';
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_health(integer) IS 'Job health: what integrity_report() finds is kept in the notes of the run';
+
+-- A table a step: ANALYZE holds its lock to the end of the transaction. Autovacuum never analyzes a partitioned table as a whole.
+CREATE FUNCTION pgvigil.job_analyze(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    next_ record;
+BEGIN
+    SELECT t.name, t.owner INTO next_
+    FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND n.oid = ANY (pgvigil.watched_schemas())) t
+    WHERE t.name <> ALL (pgvigil.seen_to('analyze')) ORDER BY t.name LIMIT 1;
+    done := 0;
+    more := FOUND;
+    IF more THEN
+        BEGIN
+            IF pg_has_role(next_.owner, 'USAGE') THEN
+                EXECUTE 'ANALYZE ' || next_.name;
+                done := 1;
+            ELSE  -- to ANALYZE that is a warning, which nobody would read
+                note := format('passed over %s, which belongs to %s', next_.name, next_.owner::regrole);
+            END IF;
+        EXCEPTION
+            WHEN lock_not_available THEN note := format('passed over %s, which is being vacuumed, indexed or altered', next_.name);
+            WHEN undefined_table THEN NULL;  -- dropped meanwhile
+        END;
+        UPDATE pgvigil.job_runs SET objects = objects || next_.name WHERE job = 'analyze' AND finished_at IS NULL;
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_analyze(integer) IS 'One step of job analyze: a table, with its partitions';
+
+INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
+    ('health', '1 hour', '0', false, 'asks integrity_report() and keeps what it found in job_runs'),
+    ('backup', '1 day', '1 hour', true, 'takes a proved backup, and lets those of more than 30 days go'),
+    ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
+    ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
+    ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
 
 -- As in 010.
 DO $$

@@ -41,7 +41,22 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     schema.add_argument(
         "--schema", metavar="NAME", help="schema of the application's tables (default: the ledger's, else public)"
     )
-    careful = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    patient = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    patient.add_argument(
+        "--lock-budget",
+        type=_seconds,
+        default=60,
+        metavar="SECONDS",
+        help="try this long to get table locks (default %(default)s)",
+    )
+    patient.add_argument(
+        "--build-wait",
+        type=_seconds,
+        default=3600,
+        metavar="SECONDS",
+        help="let an index build or a validation wait this long for old transactions (default %(default)s)",
+    )
+    careful = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[patient])
     careful.add_argument(
         "--lock-wait",
         type=_seconds,
@@ -49,28 +64,31 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         metavar="SECONDS",
         help="wait this long for another run to finish (default %(default)s)",
     )
-    careful.add_argument(
-        "--lock-budget",
-        type=_seconds,
-        default=60,
-        metavar="SECONDS",
-        help="try this long to get table locks (default %(default)s)",
-    )
-    careful.add_argument(
-        "--build-wait",
-        type=_seconds,
-        default=3600,
-        metavar="SECONDS",
-        help="let an index build or a validation wait this long for old transactions (default %(default)s)",
-    )
-    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    kept.add_argument(
+    shelf = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    shelf.add_argument(
         "--backup-dir",
         type=Path,
         metavar="DIR",
-        help="where backups go (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)",
+        help="where backups are (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)",
     )
-
+    proof = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    proof.add_argument(
+        "--verify-backup",
+        choices=("read", "restore"),
+        default="restore",
+        help="prove the backup by decoding all of it, or by restoring it into a scratch database and comparing (default %(default)s)",
+    )
+    keep = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    keep.add_argument(
+        "--keep-days",
+        type=_days,
+        default=30,
+        metavar="DAYS",
+        help="let older backups go, but never a database's last proved one (default %(default)s)",
+    )
+    machine = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    machine.add_argument("--json", action="store_true", help="one JSON document instead of the report")
+    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[shelf])
     kept.add_argument(
         "--backup",
         choices=("full", "schema", "none", "command"),
@@ -217,10 +235,34 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     add("tests", "print pgTAP tests of what a spec declares", of_spec, schema, to=actions)
     keys = add("schema", "print a JSON Schema of specs, by which editors complete and check", to=actions)
     keys.add_argument("--write", action="store_true", help=f"write {project.SPEC_SCHEMA.name} instead")
-    maintain = add("maintain", "the regular jobs: run JOB now, run-due (for cron or a systemd timer), status", where)
-    maintain.add_argument("action", choices=("run", "run-due", "status"))
-    maintain.add_argument("job", nargs="?", metavar="JOB", help="with run: the job's name, see status")
-    maintain.add_argument("--json", action="store_true", help="with status: one JSON document instead of the table")
+    backup = add("backup", "backups that are proved: create, list, verify, prune")
+    actions = backup.add_subparsers(required=True, metavar="ACTION", dest="action")
+    add("create", "take a full backup and prove it", where, shelf, proof, machine, to=actions)
+    add("list", "what backups there are and which are proved; asks no server", shelf, machine, to=actions)
+    verify = add(
+        "verify",
+        "prove a backup: restore it into a scratch database, compare, and write the outcome into its manifest",
+        where,
+        shelf,
+        machine,
+        to=actions,
+    )
+    verify.add_argument(
+        "archive",
+        nargs="?",
+        type=Path,
+        metavar="ARCHIVE",
+        help="a .dump (default: the newest full one of the database)",
+    )
+    add("prune", "let old backups go, and what killed runs left; asks no server", shelf, keep, machine, to=actions)
+    maintain = add("maintain", "the regular jobs: run one now, run what is due, their status")
+    actions = maintain.add_subparsers(required=True, metavar="ACTION", dest="action")
+    one = add("run", "run a job now, due or not", where, patient, shelf, proof, keep, to=actions)
+    one.add_argument("job", metavar="JOB", help="the job's name, see status")
+    add("run-due", "run what is due: for cron or a systemd timer", where, patient, shelf, proof, keep, to=actions)
+    add("status", "each job's last run and next time; 1 when one is overdue", where, machine, to=actions)
+    install = add("install", "let the server run the jobs that need no client", where, to=actions)
+    install.add_argument("--pg-cron", action="store_true", required=True, help="by pg_cron, which has to be there")
     sessions = add("sessions", "who is connected: list, kill SESSION, tail (what they run, until Ctrl-C)", where)
     sessions.add_argument("action", choices=("list", "kill", "tail"))
     sessions.add_argument("session", nargs="?", metavar="SESSION", help="with kill and tail: its id, see list")
@@ -277,6 +319,13 @@ def _count(text: str) -> int:
     value = int(text)
     if not 0 < value <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 and 1000000")
+    return value
+
+
+def _days(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e5:
+        raise argparse.ArgumentTypeError(f"{text} is no number of days")
     return value
 
 

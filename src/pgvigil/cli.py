@@ -82,6 +82,6 @@ def _command(name: str, module: str) -> Callable[[argparse.Namespace], int]:
 _MODULES = {
     "migration": ("setup", "migrate", "revert", "restore", "status", "init-sql", "server"),
     "verdict": ("validate", "spec"),
-    "operation": ("maintain", "sessions", "health", "profile", "explain", "sizes"),
+    "operation": ("backup", "maintain", "sessions", "health", "profile", "explain", "sizes"),
 }
 _COMMANDS = {name: _command(name, module) for module, names in _MODULES.items() for name in names}

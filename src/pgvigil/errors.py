@@ -67,6 +67,10 @@ class RestoreError(PgvigilError):
     exit_code = 9
 
 
+class UnequalError(RestoreError):
+    """An archive, or what was restored from it, is not what its manifest says: the backup is no backup."""
+
+
 class JobError(PgvigilError):
     """A maintenance job failed; what it had committed before that stays, and the next run goes on from there."""
 

@@ -205,26 +205,6 @@ def move(
     told.end()
 
 
-def clear_away(conn: psycopg.Connection, index: str, told: Trace) -> None:
-    """Drops an INVALID index that nobody is building."""
-    told.at = (index, 0)
-    with _patient(conn):
-        indexes.drop_if_invalid(conn, index, told.patience)
-
-
-def build_again(conn: psycopg.Connection, index: str, told: Trace) -> None:
-    """Rebuilds an index that is INVALID; what stands by its name, such as a comment, stays."""
-    told.at = (index, 0)
-    try:
-        with _patient(conn):
-            if indexes.stays_invalid(conn, index, told.patience):
-                conn.execute(f"REINDEX INDEX CONCURRENTLY {index}".encode())
-    except psycopg.Error:
-        if not conn.closed:
-            indexes.discard(conn, f"{index}_ccnew")
-        raise
-
-
 def _run_script(conn: psycopg.Connection, path: Path) -> None:
     for statement in plan.read_statements(path, path.read_text(), transactional=True):
         _execute(conn, path, statement)
@@ -256,31 +236,18 @@ def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: 
     name = indexes.built_by(statement)
     if name is None:
         validating = any(t.text.upper() == "VALIDATE" for t in statement.tokens)
-        with _patient(conn) if validating else nullcontext():
+        with indexes.patient(conn) if validating else nullcontext():
             _execute(conn, migration.path, statement)
         return
     told = trace.current.get(Trace())
     try:
-        with _patient(conn):
+        with indexes.patient(conn):
             if indexes.make_way(conn, migration.revision, statement, name, told.patience):
                 _execute(conn, migration.path, statement)
     except (MigrationError, psycopg.errors.QueryCanceled):
         if not conn.closed:
             indexes.discard(conn, name)
         raise
-
-
-@contextmanager
-def _patient(conn: psycopg.Connection) -> Iterator[None]:
-    """Building concurrently and validating stop no writer, but wait for other transactions to end: a lock_timeout would
-    count that waiting and leave an INVALID index. Everything else keeps the short one.
-    """
-    conn.execute("SET lock_timeout = 0")
-    try:
-        yield
-    finally:
-        if not conn.closed:
-            conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
 
 
 def _has_ledger(conn: psycopg.Connection) -> bool:

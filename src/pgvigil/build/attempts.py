@@ -10,7 +10,7 @@ from typing import Any, Self
 import psycopg
 
 from pgvigil import database
-from pgvigil.build import locks
+from pgvigil.build import indexes, locks
 from pgvigil.build.indexes import Patience
 from pgvigil.build.journal import Journal
 from pgvigil.build.trace import Trace
@@ -51,12 +51,12 @@ class Attempts:
                 {"try": number, "file": file, "line": line, "blockers": [asdict(blocker) for blocker in blockers]}
             )
             self._tell.add("waits", waits[-1])
-            self._tell(f"  waiting for a table lock at {file}:{line} (try {number}), held by {locks.names(blockers)}")
+            self._tell(f"  waiting for a table lock at {trace.place} (try {number}), held by {locks.names(blockers)}")
 
         try:
             locks.retried(lambda: step(trace), budget=self._budget, watch=self._watch, waited=waited)
         except psycopg.errors.QueryCanceled as error:
-            where = "{}:{}".format(*trace.at)
+            where = trace.place
             if not self._watch.gave_up:
                 raise MigrationError(f"{where} was cancelled by somebody", "Run this again when it may run.") from error
             blockers = self._watch.take()
@@ -70,3 +70,20 @@ class Attempts:
             own = [wait for wait in waits if (wait["file"], wait["line"]) == (entry["file"], entry["line"])]
             met = {blocker["pid"]: blocker for wait in (*own, entry) for blocker in wait["blockers"]}
             self._tell.add("statements", {**entry, "tries": 1 + len(own), "blockers": list(met.values())})
+
+
+# ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def clear_away(conn: psycopg.Connection, index: str, told: Trace) -> None:
+    """Drops an INVALID index that nobody is building."""
+    told.at = (index, 0)
+    with indexes.patient(conn):
+        indexes.drop_if_invalid(conn, index, told.patience)
+
+
+def build_again(conn: psycopg.Connection, index: str, told: Trace) -> None:
+    """Rebuilds an index that is INVALID and that nobody is building."""
+    told.at = (index, 0)
+    if indexes.stays_invalid(conn, index, told.patience):
+        indexes.rebuild(conn, index, told.patience.tell)

@@ -1,18 +1,17 @@
 """A backup that is proved: dumped in full, read back in full, hashed and described, before anything is changed.
 
-    take(conn, target, directory, revision, tell, *, kind="full", proof="read", command=None) -> Backup
+    create(conn, target, directory, revision, tell, *, kind="full", proof="read", command=None) -> Backup
+    take(…)                                   the same, and tells nothing but progress
     require_space(conn, directory, kind)      refuses before the first byte is written
-    load(archive) -> Backup                   the manifest beside an archive, held against the archive
 
 Kinds (`--backup`): "full"; "schema" (no rows); "command" (`--backup-command`, somebody else's tool); "none" is not calling
 `take`. Proofs (`--verify-backup`): "read" decodes the whole archive; "restore" puts it into a scratch database and compares
-the schema and, of every table, the number of rows and a digest over all columns.
+the schema and, of every table, the number of rows and a digest over all columns; then it asks the copy for its integrity report.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -20,8 +19,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, LiteralString
@@ -30,13 +29,13 @@ import psycopg
 from psycopg import pq
 
 from pgvigil import __version__, database
-from pgvigil.build import contents, tools
+from pgvigil.build import contents, copies, manifest, tools
 from pgvigil.build.contents import Table
 from pgvigil.build.journal import Journal
+from pgvigil.build.manifest import Backup, Kind
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError
 
-Kind = Literal["full", "schema", "command"]
 Proof = Literal["read", "restore"]
 KINDS = ("full", "schema", "none", "command")
 PROOFS = ("read", "restore")
@@ -48,42 +47,16 @@ _SMALLEST_SHARE = {"full": 0.05, "schema": 0.0, "command": 0.0}
 _SMALLEST_ROOM = 16_000_000  # the catalog itself, and the manifest
 
 
-@dataclass(frozen=True)
-class Backup:
-    """The manifest of a backup, as it is written beside the archive. Sizes in bytes, times in seconds.
-
-    `archive`, `sha256` and `size` are None, "" and 0 for kind "command". `tables` is filled for kind "full".
-    `wal_lsn`, `snapshot` and `snapshot_at` (the server's clock) say which moment the archive shows.
-    """
-
-    kind: Kind
-    proof: str
-    archive: str | None
-    manifest: str
-    sha256: str
-    size: int
-    database: str
-    database_size: int
-    server_version: str
-    pg_dump_version: str | None
-    pgvigil_version: str
-    revision: str | None
-    began_at: str
-    seconds: float
-    verified: str
-    wal_lsn: str
-    snapshot: str
-    snapshot_at: str
-    public_schema: bool
-    large_objects: int
-    tables: dict[str, Table] = field(default_factory=dict)
-
-
 def default_directory() -> Path:
     """Where backups go unless told: PGVIGIL_BACKUP_DIR, else the user's state directory. Never the current directory."""
     given = os.environ.get("PGVIGIL_BACKUP_DIR")
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(given) if given else Path(state) / "pgvigil" / "backups"
+
+
+def origin(conn: psycopg.Connection) -> tuple[str, str]:
+    """Which database of which server this is, as Backup.origin has it."""
+    return str(_one(conn, "SELECT system_identifier FROM pg_control_system()")), conn.info.dbname
 
 
 def require_space(conn: psycopg.Connection, directory: Path, kind: Kind) -> None:
@@ -102,6 +75,27 @@ def require_space(conn: psycopg.Connection, directory: Path, kind: Kind) -> None
 
 
 # ── Taking one ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def create(
+    conn: psycopg.Connection,
+    target: Target,
+    directory: Path | None,
+    revision: str | None,
+    tell: Journal,
+    *,
+    kind: Kind = "full",
+    proof: Proof = "read",
+    command: str | None = None,
+) -> Backup:
+    """Makes a backup, tells where and what proved it, and puts its manifest into the journal's document."""
+    directory = directory or default_directory()
+    tell(f"backing up to {directory}")
+    made = take(conn, target, directory, revision, tell.indented(), kind=kind, proof=proof, command=command)
+    what = f"{made.archive} ({made.size / 1e6:.1f} MB, sha256 {made.sha256[:16]}…)" if made.archive else made.manifest
+    tell(f"  proved: {what}; {made.verified}")
+    tell.document["backup"] = asdict(made)
+    return made
 
 
 def take(
@@ -124,53 +118,53 @@ def take(
     name = re.sub(r"[^\w.-]", "_", conn.info.dbname)
     ending = "" if kind == "full" else f"-{kind}"
     archive = directory.absolute() / f"{name}-{began:%Y%m%dT%H%M%S.%fZ}-at-{revision or 'base'}{ending}.dump"
-    part, manifest = archive.with_suffix(".part"), archive.with_suffix(".json")
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part.touch(mode=0o600, exist_ok=False)
-    except OSError as error:
-        raise BackupError(f"no backup can be written to {directory}: {error.strerror}", tools.ELSEWHERE) from error
-    try:
-        require_space(conn, directory, kind)
-        facts = _command(conn, target, directory, revision, tell, command) if kind == "command" else None
-        if facts is None:
-            facts = _dump(conn, target, part, tell, kind, proof)
-            with part.open("rb") as file:
-                facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())
-            facts |= {"archive": str(archive), "size": part.stat().st_size}
-        backup = Backup(
-            **facts,  # type: ignore[arg-type]
-            kind=kind,
-            manifest=str(manifest),
-            database=conn.info.dbname,
-            server_version=conn.info.parameter_status("server_version") or "",
-            pgvigil_version=__version__,
-            revision=revision,
-            began_at=began.isoformat(timespec="seconds"),
-            seconds=round(time.monotonic() - clock, 2),
-        )
+    part, beside = archive.with_suffix(".part"), archive.with_suffix(".json")
+    with ExitStack() as made:
         try:
-            _write_private(manifest, json.dumps(asdict(backup), indent=2) + "\n")
-            if backup.archive:
-                part.rename(archive)
-        except BaseException:
-            manifest.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise BackupError(f"the backup in {directory} failed: {error.strerror}", tools.ELSEWHERE) from error
-    except psycopg.Error as error:
-        raise BackupError(f"the backup failed: {' '.join(str(error).split())}", "Nothing was changed.") from error
-    finally:
-        part.unlink(missing_ok=True)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            made.enter_context(manifest.making(part))
+        except OSError as error:
+            raise BackupError(f"no backup can be written to {directory}: {error.strerror}", tools.ELSEWHERE) from error
+        made.callback(part.unlink, missing_ok=True)
+        try:
+            require_space(conn, directory, kind)
+            facts = _command(conn, target, directory, revision, tell, command) if kind == "command" else None
+            if facts is None:
+                facts = _dump(conn, target, part, tell, kind, proof)
+                with part.open("rb") as file:
+                    facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+                    os.fsync(file.fileno())
+                facts |= {"archive": str(archive), "size": part.stat().st_size}
+            backup = Backup(
+                **facts,  # type: ignore[arg-type]
+                kind=kind,
+                manifest=str(beside),
+                database=conn.info.dbname,
+                system_identifier=origin(conn)[0],
+                server_version=conn.info.parameter_status("server_version") or "",
+                pgvigil_version=__version__,
+                revision=revision,
+                began_at=began.isoformat(timespec="seconds"),
+                seconds=round(time.monotonic() - clock, 2),
+                verified_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            try:
+                manifest.write(backup)
+                if backup.archive:
+                    part.rename(archive)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise BackupError(f"the backup in {directory} failed: {error.strerror}", tools.ELSEWHERE) from error
+        except psycopg.Error as error:
+            raise BackupError(f"the backup failed: {' '.join(str(error).split())}", "Nothing was changed.") from error
     return backup
 
 
 def _dump(
     conn: psycopg.Connection, target: Target, part: Path, tell: Journal, kind: Kind, proof: Proof
 ) -> dict[str, object]:
-    from pgvigil.build import restore  # here, because it builds upon this module
-
     pg_dump, version = tools.find_tool("pg_dump", conn.info.server_version // 10000)
     pg_restore = pg_dump.with_name("pg_restore")
     if not pg_restore.is_file():
@@ -204,18 +198,17 @@ def _dump(
         tell(f"{part.stat().st_size / 1e6:.1f} MB written, reading it back")
         # A listing would accept an archive that is cut off; only decoding every block proves it.
         tools.run([str(pg_restore), f"--file={os.devnull}", str(part)], target, "the backup cannot be read back")
-        verified = "read: every block decoded"
+        facts |= {"verified": "read: every block decoded", "findings": []}
         if proof == "restore":
             objects = int(str(facts["large_objects"])) if kind == "full" else 0
             try:
-                restore.prove(conn, target, part, schema, tables, objects, tell)
+                found = copies.prove(conn, target, part, schema, tables, objects, tell)
             except RestoreError as error:
                 raise BackupError(
                     f"the backup is no copy of the database: {error.message}", error.hint or "Nothing was changed."
                 ) from error
-            rows = f", {len(tables)} tables with {sum(t.rows for t in tables.values())} rows" if kind == "full" else ""
-            verified = f"restored: schema{rows} equal"
-        return {**facts, "tables": tables, "proof": proof, "verified": verified, "pg_dump_version": version}
+            facts |= {"verified": found.verified, "findings": found.findings}
+        return {**facts, "tables": tables, "proof": proof, "pg_dump_version": version}
     finally:
         schema.unlink(missing_ok=True)
 
@@ -291,38 +284,6 @@ def _aside(
             with suppress(psycopg.Error):
                 conn.execute("SELECT pg_terminate_backend(%s)", (reader.info.backend_pid,))
             raise
-
-
-# ── The manifest, read again ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def load(archive: Path) -> Backup:
-    """The manifest beside an archive, after the archive was held against its SHA-256. Raises RestoreError."""
-    path = archive.with_suffix(".json")
-    keep = "Keep archive and manifest together, under the names they were given."
-    try:
-        values = json.loads(path.read_text())
-        values["tables"] = {name: Table(**table) for name, table in values["tables"].items()}
-        backup = Backup(**{f.name: values[f.name] for f in fields(Backup)})
-        with archive.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise RestoreError(f"{error.filename} cannot be read: {error.strerror}", keep) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RestoreError(f"{path} is no manifest of this version of pgvigil", keep) from error
-    if sha256 != backup.sha256:
-        raise RestoreError(
-            f"{archive} is not what its manifest describes: SHA-256 is {sha256[:16]}…, was {backup.sha256[:16]}…",
-            "It was damaged or exchanged after it was taken: use another backup. Nothing was changed.",
-        )
-    return backup
-
-
-def _write_private(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _one(conn: psycopg.Connection, query: LiteralString) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 
+from pgvigil.build import locks
 from pgvigil.build.plan import Migration
 from pgvigil.build.sql import Statement
 from pgvigil.errors import LockedError
@@ -96,6 +98,41 @@ def discard(conn: psycopg.Connection, name: str) -> bool:
     return False
 
 
+@contextmanager
+def patient(conn: psycopg.Connection) -> Iterator[None]:
+    """Building concurrently and validating stop no writer, but wait for other transactions to end: a lock_timeout would
+    count that waiting and leave an INVALID index. Everything else keeps the short one.
+    """
+    conn.execute("SET lock_timeout = 0")
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
+
+
+def rebuild(conn: psycopg.Connection, name: str, tell: Callable[[str], None]) -> None:
+    """Builds an index anew beside itself, then swaps the two; what stands by its name, such as a comment, stays.
+
+    When that fails, what it has built is dropped, and told.
+    """
+    try:
+        with patient(conn):
+            conn.execute(f"REINDEX INDEX CONCURRENTLY {name}".encode())
+    except (psycopg.Error, KeyboardInterrupt):
+        if not conn.closed:
+            table = conn.execute(
+                "SELECT indrelid::regclass::text FROM pg_index WHERE indexrelid = to_regclass(%s)", (name,)
+            )
+            for left in carcasses(conn, [], [row[0] for row in table]):
+                tell(
+                    f"dropped {left}, unfinished"
+                    if discard(conn, left)
+                    else f"{left}, unfinished, could not be dropped"
+                )
+        raise
+
+
 def unfinished(conn: psycopg.Connection, migrations: Collection[Migration]) -> list[str]:
     """The indexes of migrations that are in and that are INVALID."""
     statements = [s for migration in migrations if not migration.transactional for s in migration.statements]
@@ -114,7 +151,7 @@ def carcasses(conn: psycopg.Connection, names: Collection[str], tables: Collecti
             WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)\d*$'
               AND (i.indrelid IN (SELECT indrelid FROM pg_index WHERE indexrelid = to_regclass(regexp_replace(c.relname, '_cc(new|old)\d*$', '')))
                    AND regexp_replace(c.relname, '_cc(new|old)\d*$', '') = ANY (%(names)s)
-                   OR coalesce(h.inhparent, i.indrelid) = ANY (SELECT to_regclass(t) FROM unnest(%(tables)s::text[]) t))
+                   OR ARRAY[h.inhparent, i.indrelid] && ARRAY(SELECT to_regclass(t)::oid FROM unnest(%(tables)s::text[]) t))
             ORDER BY 1""",
         {"names": list(names), "tables": list(tables)},
     ).fetchall()

@@ -1,8 +1,6 @@
 """A backup put into a new database, compared, and swapped in.
 
     restore(target, archive, *, overwrite_newer, tell) -> RestoreOutcome     raises RestoreError, LockedError, ConnectError
-    prove(conn, target, archive, schema, tables, large_objects, tell)        the same road, without the swap
-    scratch(conn, target, archive, prefix, tell)                             the copy itself, for as long as the block lasts
 
 The live database is renamed away and the new one renamed into its place in one transaction. Nothing of the swap is ever
 committed by half, so a crash at any point leaves a database under the name, one that takes connections.
@@ -12,29 +10,23 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from pgvigil import database
-from pgvigil.build import backup, contents, locks, swap, tools
-from pgvigil.build.backup import Backup
-from pgvigil.build.contents import Table
+from pgvigil.build import contents, copies, locks, manifest, swap
 from pgvigil.build.journal import Journal
+from pgvigil.build.manifest import Backup
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError
-
-Tool = tuple[Path, str]  # pg_restore, with pg_dump beside it, and its version
 
 _TRY_AGAIN = "The database is as it was. Mend this and run the restore again."
 
@@ -51,6 +43,7 @@ class RestoreOutcome:
     rows: int
     swap_seconds: float
     seconds: float
+    findings: list[str]
 
 
 # ── The whole road ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -62,11 +55,15 @@ def restore(target: Target, archive: Path, *, overwrite_newer: bool, tell: Journ
     Rows that were written after the backup are looked for before anything else and once more, with the tables locked
     against writing, before the swap; unless `overwrite_newer`, they stop the restore.
     """
+    with manifest.opened(archive) as backup:
+        return _restore(target, archive, backup, overwrite_newer, tell)
+
+
+def _restore(target: Target, archive: Path, backup: Backup, overwrite_newer: bool, tell: Journal) -> RestoreOutcome:
     clock = time.monotonic()
-    manifest = backup.load(archive)
-    if manifest.kind != "full":
+    if backup.kind != "full":
         raise RestoreError(
-            f"{archive} is a backup of kind {manifest.kind}: there are no rows in it", "Use one of kind full."
+            f"{archive} is a backup of kind {backup.kind}: there are no rows in it", "Use one of kind full."
         )
     now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
     try:
@@ -75,20 +72,22 @@ def restore(target: Target, archive: Path, *, overwrite_newer: bool, tell: Journ
             maintenance = target.at("postgres" if name != "postgres" else "template1")
             new, kept = _named(name, f"_pgvigil_restore_{now}"), _named(name, f"_pre_restore_{now}")
             contents.pin(live)
-            _require(live, name, manifest)
-            tell(f"{archive.name}: intact, of {manifest.began_at}, revision {manifest.revision or 'base'}")
-            if manifest.database != name:
-                tell(f'warning: it was taken of database "{manifest.database}" and goes into "{name}"')
+            _require(live, name, backup)
+            tell(f"{archive.name}: intact, of {backup.began_at}, revision {backup.revision or 'base'}")
+            if backup.database != name:
+                tell(f'warning: it was taken of database "{backup.database}" and goes into "{name}"')
             if not overwrite_newer:
                 tell("looking for rows written after the backup")
-                _refuse_newer(live, manifest, archive, target)
-            with database.connect(maintenance, "restore") as admin, _new_database(admin, target, name, new):
-                _fill(admin, target.at(new), archive, manifest, tell)
+                _refuse_newer(live, backup, archive, target)
+            # The run lock is ours: a copy of this database that stands here is of a restore that was killed.
+            copies.drop_leftovers(live, f"^{re.escape(new.removesuffix(now))}\\d{{8}}T\\d{{6}}$", tell)
+            with database.connect(maintenance, "restore") as admin, copies.new_database(admin, target, name, new):
+                findings = _fill(admin, target.at(new), archive, backup, tell)
                 swap.carry_over(admin, name, new)
                 tell("swapping")
                 took = swap.swap(
                     admin, maintenance, live, name, new, kept,
-                    None if overwrite_newer else lambda: _refuse_newer(live, manifest, archive, target),
+                    None if overwrite_newer else lambda: _refuse_newer(live, backup, archive, target),
                 )  # fmt: skip
     except RestoreError as error:
         error.hint = error.hint or _TRY_AGAIN
@@ -97,50 +96,16 @@ def restore(target: Target, archive: Path, *, overwrite_newer: bool, tell: Journ
         raise RestoreError(error.message, _TRY_AGAIN) from error
     except psycopg.Error as error:
         raise RestoreError(f"the restore failed: {' '.join(str(error).split())}", _TRY_AGAIN) from error
-    rows = sum(t.rows for t in manifest.tables.values())
     seconds = time.monotonic() - clock
-    return RestoreOutcome(name, str(archive), manifest.revision, kept, len(manifest.tables), rows, took, seconds)
-
-
-def prove(
-    conn: psycopg.Connection,
-    target: Target,
-    archive: Path,
-    schema: Path,
-    tables: Mapping[str, Table],
-    large_objects: int,
-    tell: Journal,
-) -> None:
-    """Restores an archive into a scratch database, which is dropped again, and compares. Raises RestoreError.
-
-    `schema` is an archive of the live schema alone, dumped from the same snapshot.
-    """
-    with scratch(conn, target, archive, "pgvigil_verify", tell) as there:
-        tell("comparing with the database")
-        _compare(there, _pg_restore(conn), schema, tables, large_objects)
-
-
-@contextmanager
-def scratch(conn: psycopg.Connection, target: Target, archive: Path, prefix: str, tell: Journal) -> Iterator[Target]:
-    """A copy made from an archive, beside the database of `conn` and made like it; dropped when the block ends."""
-    name = f"{prefix}_{secrets.token_hex(6)}"
-    try:
-        with _new_database(conn, target, conn.info.dbname, name):
-            tell(f'restoring into scratch database "{name}"')
-            _load(conn, _pg_restore(conn), target.at(name), archive, tell)
-            yield target.at(name)
-    except psycopg.Error as error:
-        raise RestoreError(
-            f"the scratch database failed: {' '.join(str(error).split())}",
-            "It takes a role that may create databases and owns, or is a member of the owners of, what is in this one; "
-            "--verify-backup read needs neither. Nothing was changed.",
-        ) from error
+    return RestoreOutcome(
+        name, str(archive), backup.revision, kept, len(backup.tables), backup.rows, took, seconds, findings
+    )
 
 
 # ── Before ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _require(live: psycopg.Connection, name: str, manifest: Backup) -> None:
+def _require(live: psycopg.Connection, name: str, backup: Backup) -> None:
     """Everything that would stop the swap is better known before the long part."""
     row = live.execute(
         """SELECT rolsuper OR rolcreatedb AND pg_has_role(d.datdba, 'USAGE') AND pg_has_role('pg_signal_backend', 'USAGE'),
@@ -164,19 +129,19 @@ def _require(live: psycopg.Connection, name: str, manifest: Backup) -> None:
             raise RestoreError(f"{what}: it cannot be swapped", "Settle that first. Nothing was changed.")
     # Only on the server's own machine can its disk be seen; the socket says that we are there.
     if default_tablespace and data_directory and live.info.host.startswith("/"):
-        free = manifest.database_size
+        free = backup.database_size
         with suppress(OSError):  # a container's socket, or a directory closed to us
             free = shutil.disk_usage(data_directory).free
-        if free < manifest.database_size:
+        if free < backup.database_size:
             raise RestoreError(
                 f"{data_directory} has {free / 1e6:.0f} MB free; the restored database may take as much as the "
-                f"{manifest.database_size / 1e6:.0f} MB it had",
+                f"{backup.database_size / 1e6:.0f} MB it had",
                 "Make room first. Nothing was changed.",
             )
 
 
-def _refuse_newer(live: psycopg.Connection, manifest: Backup, archive: Path, target: Target) -> None:
-    newer = _newer(live, manifest)
+def _refuse_newer(live: psycopg.Connection, backup: Backup, archive: Path, target: Target) -> None:
+    newer = _newer(live, backup)
     if newer:
         program = os.environ.get("PGVIGIL_PROGRAM", "pgvigil")
         raise RestoreError(
@@ -186,7 +151,7 @@ def _refuse_newer(live: psycopg.Connection, manifest: Backup, archive: Path, tar
         )
 
 
-def _newer(live: psycopg.Connection, manifest: Backup) -> list[str]:
+def _newer(live: psycopg.Connection, backup: Backup) -> list[str]:
     """Which tables hold rows that the backup does not.
 
     Told by number of rows and digest over the columns that the backup has, so that a migration since is no difference; log
@@ -201,8 +166,8 @@ def _newer(live: psycopg.Connection, manifest: Backup) -> list[str]:
         if {"metric_name", "recorded_at"} <= set(columns):
             markers = sql.SQL(
                 "metric_name IN ('migration_completed', 'schema_initialized') AND recorded_at >= {}::timestamptz"
-            ).format(manifest.snapshot_at)
-        then = manifest.tables.get(name)
+            ).format(backup.snapshot_at)
+        then = backup.tables.get(name)
         if then is None:
             now = contents.measure(live, name, partitioned, [], markers)
             if now.rows:
@@ -217,159 +182,19 @@ def _newer(live: psycopg.Connection, manifest: Backup) -> list[str]:
 # ── The new database ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _fill(admin: psycopg.Connection, new: Target, archive: Path, manifest: Backup, tell: Journal) -> None:
-    tool = _pg_restore(admin, manifest)
+def _fill(admin: psycopg.Connection, new: Target, archive: Path, backup: Backup, tell: Journal) -> list[str]:
+    """Returns what its integrity report tells."""
+    tool = copies.pg_restore(admin, backup.pg_dump_version)
     tell(f'restoring into "{new.parameters["dbname"]}"')
-    _load(admin, tool, new, archive, tell.indented())
+    copies.load(admin, tool, new, archive, tell.indented())
     with database.connect(new, "restore") as conn:
-        if not manifest.public_schema:  # template0 has one
+        if not backup.public_schema:  # template0 has one
             conn.execute("DROP SCHEMA IF EXISTS public")
     tell("comparing it with the manifest")
-    _compare(new, tool, archive, manifest.tables, manifest.large_objects)
+    copies.compare(new, tool, archive, backup.tables, backup.large_objects)
     with database.connect(new, "restore") as conn:
         conn.execute("ANALYZE")  # else the first queries would be planned blindly
-
-
-@contextmanager
-def _new_database(admin: psycopg.Connection, target: Target, like: str, name: str) -> Iterator[None]:
-    """An empty database with owner, encoding, locale and tablespace of `like`; dropped, if still under its name, at the end."""
-    row = admin.execute(
-        """SELECT to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyid(d.datdba), 'tablespace', t.spcname,
-                                                    'encoding', pg_encoding_to_char(d.encoding))
-           FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = %s""",
-        (like,),
-    ).fetchone()
-    assert row is not None  # noqa: S101 - we are or were connected to it
-    facts: dict[str, Any] = row[0]
-    options = [
-        ("OWNER", sql.Identifier(facts["owner"])),
-        ("TABLESPACE", sql.Identifier(facts["tablespace"])),
-        ("ENCODING", facts["encoding"]),
-        ("LC_COLLATE", facts["datcollate"]),
-        ("LC_CTYPE", facts["datctype"]),
-    ]
-    locale = facts.get("datlocale") or facts.get("daticulocale")  # 17 renamed it
-    if facts.get("datlocprovider") == "i":
-        options += [("LOCALE_PROVIDER", "icu"), ("ICU_LOCALE", locale), ("ICU_RULES", facts.get("daticurules"))]
-    elif facts.get("datlocprovider") == "b":
-        options += [("LOCALE_PROVIDER", "builtin"), ("BUILTIN_LOCALE", locale)]
-    words = [sql.SQL("{} {}").format(sql.SQL(k), v) for k, v in options if v is not None]
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(
-        sql.Identifier(name), sql.SQL(" ").join(words)
-    )
-    try:
-        admin.execute(statement)
-        yield
-    finally:
-        # On a connection of its own: Ctrl-C may have come in the middle of a query on the other.
-        with database.connect(target.at(admin.info.dbname), "restore (clean up)") as fresh:
-            fresh.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def _load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, tell: Journal, *options: str) -> None:
-    """pg_restore into an empty database; the first error ends it. Raises BackupError with its words."""
-    name = there.parameters["dbname"]
-
-    def tick() -> None:
-        row = admin.execute("SELECT pg_database_size(%s::name)", (name,)).fetchone()
-        tell.progress(f"{row[0] / 1e6:.0f} MB restored" if row else "")
-
-    pg_restore, version = tool
-    arguments = [str(pg_restore), "--no-password", "--no-subscriptions", f"--dbname={there.public_conninfo}", *options]
-    # pg_restore 17 and newer sets a parameter that older servers do not have: that one error, and no other, is forgiven.
-    foreign = int(version.split(".")[0]) >= 17 and admin.info.server_version < 170000
-    tools.run(
-        [*arguments, *([] if foreign else ["--exit-on-error"]), str(archive)], there, "the backup cannot be restored",
-        tick=tick, forgiven=_is_transaction_timeout if foreign else None,
-    )  # fmt: skip
-
-
-def _pg_restore(conn: psycopg.Connection, manifest: Backup | None = None) -> Tool:
-    """One that can serve this server, and read what a newer pg_dump may have written."""
-    written_by = (manifest.pg_dump_version if manifest else None) or "0"
-    pg_dump, version = tools.find_tool("pg_dump", max(conn.info.server_version // 10000, int(written_by.split(".")[0])))
-    return pg_dump.with_name("pg_restore"), version
-
-
-def _is_transaction_timeout(words: str, status: int | None) -> bool:
-    """Whether pg_restore has nothing to complain of but that this server has no transaction_timeout."""
-    rest, found = re.subn(
-        r"(pg_restore: while INITIALIZING:\n)?pg_restore: error: [^\n]*transaction_timeout[^\n]*\n"
-        r"Command was: SET transaction_timeout = 0;\n",
-        "", words, count=1,
-    )  # fmt: skip
-    if status is None:
-        return "Command was" not in rest  # it may be in the middle of its sentence
-    return status == 1 and found == 1 and "pg_restore: error" not in rest and "errors ignored on restore: 1" in rest
-
-
-# ── Comparing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _compare(there: Target, tool: Tool, schema: Path, tables: Mapping[str, Table], large_objects: int) -> None:
-    """Holds a restored database against what it should hold. Raises RestoreError."""
-    with database.connect(there, "compare") as conn:
-        contents.pin(conn)
-        found = contents.contents(conn)
-        objects = contents.large_objects(conn)
-        faults = [f"table {name} is missing" for name in tables.keys() - found.keys()] if tables else []
-        for name, now in found.items():
-            then = tables.get(name)
-            if then is None:
-                faults += [f"table {name} is too many"] if tables else []
-            elif now.rows != then.rows:
-                faults.append(f"{name} has {now.rows} rows instead of {then.rows}")
-            elif now != then:
-                faults.append(f"{name} has rows of other content")
-        if objects != large_objects:
-            faults.append(f"{objects} large objects instead of {large_objects}")
-        if faults:
-            raise RestoreError("; ".join(sorted(faults)))
-        _compare_schema(conn, tool, there, schema)
-
-
-def _compare_schema(conn: psycopg.Connection, tool: Tool, there: Target, schema: Path) -> None:
-    what = "the schema cannot be compared"
-    text = ["--schema-only", "--no-subscriptions"]
-    wanted = _bare(tools.run([str(tool[0]), *text, "--file=-", str(schema)], there, what))
-    found = _schema(tool, there)
-    if wanted == found:
-        return
-    # Some expressions are spelt another way once they have been through a dump, and stay so: the schema alone has to
-    # come out of the same mill looking the same.
-    name = f"pgvigil_verify_{secrets.token_hex(6)}"
-    with _new_database(conn, there, conn.info.dbname, name):
-        _load(conn, tool, there.at(name), schema, Journal(), "--schema-only")
-        wanted = _schema(tool, there.at(name))
-    if wanted != found:
-        raise RestoreError(f"the schema differs: {_first_difference(wanted, found)}")
-
-
-def _schema(tool: Tool, there: Target) -> list[str]:
-    arguments = [
-        str(tool[0].with_name("pg_dump")),
-        "--no-password",
-        "--schema-only",
-        "--no-subscriptions",
-        f"--dbname={there.public_conninfo}",
-    ]
-    return _bare(tools.run(arguments, there, "the schema cannot be compared"))
-
-
-def _bare(dump: str) -> list[str]:
-    """A dump without its header, and without the lines that bear a random key."""
-    return [
-        line
-        for line in dump.splitlines()
-        if line and not re.match(r"\\(un)?restrict |-- Dumped |-- Started |--$", line)
-    ]
-
-
-def _first_difference(wanted: list[str], found: list[str]) -> str:
-    for one, other in zip([*wanted, "nothing"], [*found, "nothing"], strict=False):
-        if one != other:
-            return f"{other.strip()} instead of {one.strip()}"
-    return "its length"
+    return copies.integrity(new, tell)
 
 
 def _named(database_name: str, ending: str) -> str:

@@ -14,9 +14,10 @@ from typing import cast
 import psycopg
 
 from pgvigil import database, project
-from pgvigil.build import apply, backup, indexes, ledger, locks, plan, preflight, rehearse, restore
+from pgvigil.build import apply, attempts, backup, copies, indexes, ledger, locks, plan, preflight, rehearse
 from pgvigil.build.attempts import Attempts
 from pgvigil.build.journal import Journal
+from pgvigil.build.manifest import Backup, Kind
 from pgvigil.build.plan import Migration
 from pgvigil.build.trace import Trace
 from pgvigil.database import Target
@@ -52,7 +53,7 @@ class Outcome:
     start: str | None
     end: str | None
     moved: list[str]
-    archive: backup.Backup | None
+    archive: Backup | None
     remarks: list[str]
     seconds: float
     left: int
@@ -239,27 +240,17 @@ def _position(migrations: list[Migration], to: str | None) -> int:
     return len(migrations) if to is None else known.index(to)
 
 
-def _backup(run: Run, target: Target, options: Options, tell: Journal) -> backup.Backup | None:
+def _backup(run: Run, target: Target, options: Options, tell: Journal) -> Backup | None:
     if options.backup_kind == "none":
         tell("warning: no backup is taken, as you said")
         return None
-    directory = options.backup_directory or backup.default_directory()
-    tell(f"backing up to {directory}")
-    archive = backup.take(
-        run.conn, target, directory, run.state.revision, tell.indented(),
-        kind=cast("backup.Kind", options.backup_kind), proof=options.backup_proof, command=options.backup_command,
+    return backup.create(
+        run.conn, target, options.backup_directory, run.state.revision, tell,
+        kind=cast("Kind", options.backup_kind), proof=options.backup_proof, command=options.backup_command,
     )  # fmt: skip
-    what = (
-        f"{archive.archive} ({archive.size / 1e6:.1f} MB, sha256 {archive.sha256[:16]}…)"
-        if archive.archive
-        else archive.manifest
-    )
-    tell(f"  proved: {what}; {archive.verified}")
-    tell.document["backup"] = asdict(archive)
-    return archive
 
 
-def _rehearse(run: Run, target: Target, archive: backup.Backup | None, options: Options, tell: Journal) -> None:
+def _rehearse(run: Run, target: Target, archive: Backup | None, options: Options, tell: Journal) -> None:
     """On a copy made from the backup just proved. Raises PreconditionError when a lock would be held for too long."""
     if archive is None or archive.kind != "full" or archive.archive is None:
         raise UsageError(
@@ -272,7 +263,7 @@ def _rehearse(run: Run, target: Target, archive: backup.Backup | None, options: 
             apply_pending(open_run(conn, options, silent), there, options, silent)
 
     tell("rehearsing on a scratch copy")
-    with restore.scratch(run.conn, target, Path(archive.archive), "pgvigil_rehearsal", tell.indented()) as there:
+    with copies.scratch(run.conn, target, Path(archive.archive), "pgvigil_rehearsal", tell.indented()) as there:
         rehearsal = rehearse.rehearse(there, work)
     tell.document["rehearsal"] = asdict(rehearsal) | {"statements": silent.document["statements"]}
     for lock in rehearsal.locks:
@@ -342,10 +333,10 @@ def _remains(run: Run, spec: Spec) -> Sequence[tuple[str, Callable[[Trace], None
     names = [index for table in spec.tables.values() for index in (*table.indexes, *table.constraints)]
     ours = [name for name, table in spec.tables.items() if table.ours]
     return [
-        (f"building {index} again, which was INVALID", partial(apply.build_again, run.conn, index))
+        (f"building {index} again, which was INVALID", partial(attempts.build_again, run.conn, index))
         for index in indexes.unfinished(run.conn, run.applied)
     ] + [
-        (f"dropping {index}, which a REINDEX that did not finish left", partial(apply.clear_away, run.conn, index))
+        (f"dropping {index}, which a REINDEX that did not finish left", partial(attempts.clear_away, run.conn, index))
         for index in indexes.carcasses(run.conn, names, ours)
     ]
 

@@ -46,6 +46,12 @@ class Trace:
     tables: dict[int, str] = field(default_factory=dict)
     _held: dict[tuple[int, str], tuple[dict[str, Any], float]] = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        """`at`, for people."""
+        file, line = self.at
+        return f"{file}:{line}" if line else file
+
     def begin(self, conn: psycopg.Connection) -> None:
         """Remembers which tables are there."""
         self.statements.clear()

@@ -137,6 +137,8 @@ def restore(arguments: argparse.Namespace) -> int:
         f'restored "{done.database}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
     )
     print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{done.kept}"')
+    for finding in done.findings:
+        print(f"  note    as in the backup: {finding}")
     return 0
 
 

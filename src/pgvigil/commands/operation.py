@@ -12,31 +12,60 @@ from pgvigil.commands import call
 from pgvigil.errors import UsageError
 
 
+def backup(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import archives, backup
+    from pgvigil.display import journal
+    from pgvigil.operate import backups
+
+    directory = arguments.backup_dir or backup.default_directory()
+    if arguments.action == "list":
+        entries = archives.listing(directory)
+        print(_json(backups.document(entries)) if arguments.json else backups.text(entries, directory))
+    elif arguments.action == "prune":
+        pruned = archives.prune(directory, arguments.keep_days)
+        print(_json(backups.pruned_document(pruned)) if arguments.json else backups.pruned_text(pruned))
+    else:
+        target = call.required(arguments)
+        with journal() as tell:
+            if arguments.action == "create":
+                made = backups.create(target, directory, arguments.verify_backup, tell)
+            else:
+                made = backups.verify(target, arguments.archive or backups.newest(target, directory), tell)
+        print(_json(asdict(made)) if arguments.json else f"{made.archive}\n  {made.verified}")
+    return 0
+
+
 def maintain(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
     from pgvigil.operate import maintain
+    from pgvigil.operate.upkeep import Options
 
-    if (arguments.action == "run") != bool(arguments.job):
-        raise UsageError("`maintain run` takes the name of a job; run-due and status take none", "See maintain --help.")
     target = call.required(arguments)
-    if arguments.action == "run":
-        print(f"{arguments.job}: {maintain.run(target, arguments.job)} rows")
+    if arguments.action == "status":
+        jobs = maintain.status(target)
+        print(_json(maintain.document(jobs)) if arguments.json else maintain.text(jobs))
+        return 1 if any(job.overdue for job in jobs) else 0
+    if arguments.action == "install":
+        registered, others = maintain.install_pg_cron(target)
+        print(f"pg_cron looks every five minutes for: {', '.join(registered)}")
+        print(f"not within its power, leave them to `pgvigil maintain run-due`: {', '.join(others)}")
         return 0
-    if arguments.action == "run-due":
-        with journal() as tell:
-            ran = maintain.run_due(target, tell)
-        print(f"{ran} jobs ran" if ran else "no job is due")
-        return 0
-    jobs = maintain.status(target)
-    if arguments.json:
-        print(json.dumps([asdict(job) for job in jobs], indent=2, default=str))
-    else:
-        for job in jobs:
-            mark = "overdue" if job.overdue else "due" if job.due else ""
-            last = f"{job.last_started:%Y-%m-%d %H:%M:%S%z}" if job.last_started else ""
-            told = job.last_error or (f"{job.last_rows} rows" if job.last_rows is not None else "")
-            print(f"{job.job:<12}every {job.every!s:<16}{job.state:<11}{mark:<9}{last:<26}{told}".rstrip())
-    return 1 if any(job.overdue for job in jobs) else 0
+    options = Options(
+        arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait
+    )
+    with journal() as tell:
+        if arguments.action == "run":
+            done = maintain.run(target, arguments.job, options, tell)
+            said = f"{arguments.job}: {done} {maintain.unit(arguments.job)}"
+        else:
+            ran = maintain.run_due(target, options, tell)
+            said = f"{ran} jobs ran" if ran else "no job is due"
+    print(said)
+    return 0
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, indent=2, default=str)
 
 
 def sessions(arguments: argparse.Namespace) -> int:
@@ -51,7 +80,7 @@ def sessions(arguments: argparse.Namespace) -> int:
     elif arguments.action == "list":
         found = sessions.active(target)
         if arguments.json:
-            print(json.dumps([asdict(session) for session in found], indent=2, default=str))
+            print(_json([asdict(session) for session in found]))
         for session in [] if arguments.json else found:
             who = f"{session.username} ({session.application_name})" if session.application_name else session.username
             since = f"{session.start_time:%Y-%m-%d %H:%M:%S%z}"
@@ -76,7 +105,7 @@ def health(arguments: argparse.Namespace) -> int:
     target = call.required(arguments)
     with journal() as tell:
         found = health.examine(target, tell, deep=arguments.deep, repair=arguments.repair)
-    print(json.dumps(health.document(found), indent=2, default=str) if arguments.json else health.text(found))
+    print(_json(health.document(found)) if arguments.json else health.text(found))
     return 0 if found.healthy else 1
 
 
@@ -86,7 +115,7 @@ def profile(arguments: argparse.Namespace) -> int:
     statement = trial.given(arguments.query, arguments.file, sys.stdin)
     done = profile.profile(call.required(arguments), statement, arguments.param, arguments.iterations)
     bars = sys.stdout.isatty()
-    print(json.dumps(profile.document(done), indent=2) if arguments.json else profile.text(done, bars=bars))
+    print(_json(profile.document(done)) if arguments.json else profile.text(done, bars=bars))
     return 0
 
 
@@ -96,7 +125,7 @@ def explain(arguments: argparse.Namespace) -> int:
     statement = trial.given(arguments.query, arguments.file, sys.stdin)
     done = explain.explain(call.required(arguments), statement, arguments.param)
     if arguments.json:
-        print(json.dumps(explain.document(done), indent=2))
+        print(_json(explain.document(done)))
     else:
         print("\n".join(map(call.one_line, explain.text(done, bars=sys.stdout.isatty()).split("\n"))))
     return 0 if done.sound else 1
@@ -107,5 +136,5 @@ def sizes(arguments: argparse.Namespace) -> int:
 
     found = sizes.measure(call.required(arguments))
     bars = sys.stdout.isatty()
-    print(json.dumps(sizes.document(found), indent=2) if arguments.json else sizes.text(found, bars=bars))
+    print(_json(sizes.document(found)) if arguments.json else sizes.text(found, bars=bars))
     return 0

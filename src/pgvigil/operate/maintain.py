@@ -1,23 +1,32 @@
-"""Running the jobs of pgvigil.jobs. The work, its lock and its record are the server's: pgvigil.run_job."""
+"""Running the jobs of pgvigil.jobs, by the schedule that stands there. Most of the work, its lock and its record are the server's,
+pgvigil.run_job; what needs a client is in upkeep, under the same lock and in the same record.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 from psycopg import errors
 from psycopg.rows import class_row
 
 from pgvigil import database
+from pgvigil.build.journal import Journal
 from pgvigil.database import Target
-from pgvigil.errors import JobError, LockedError, PreconditionError, UsageError
+from pgvigil.errors import JobError, LockedError, PgvigilError, PreconditionError, UsageError
+from pgvigil.operate import upkeep
+from pgvigil.operate.upkeep import Options
+
+_TOLD = 160  # characters of an error in a table for people
+_WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A row of pgvigil.job_status."""
+    """A row of pgvigil.job_status. `next_due` lies in the past when it is due, and is None when it is switched off."""
 
     job: str
     every: timedelta
@@ -31,6 +40,10 @@ class Job:
     last_success: datetime | None
     due: bool
     overdue: bool
+    at: timedelta
+    needs_client: bool
+    last_notes: list[str] | None
+    next_due: datetime | None
 
 
 def status(target: Target) -> list[Job]:
@@ -39,45 +52,52 @@ def status(target: Target) -> list[Job]:
         return _jobs(conn)
 
 
-def run(target: Target, job: str) -> int:
-    """Runs a job now, due or not; returns the rows it changed.
+def run(target: Target, job: str, options: Options, tell: Journal) -> int:
+    """Runs a job now, due or not; returns how much it did.
 
     Raises LockedError when it is running elsewhere, JobError when it failed (what it did before that stays done).
     """
     with _connect(target) as conn:
-        if job not in (known := [j.job for j in _jobs(conn)]):
+        known = {j.job: j for j in _jobs(conn)}
+        if job not in known:
             raise UsageError(f"there is no job {job}", f"The jobs are: {', '.join(known)}.")
-        rows = _run(conn, job, only_if_due=False)
+        rows = _run(conn, target, known[job], options, tell, only_if_due=False)
     if rows is None:
         raise LockedError(f"job {job} is running in another session", "See pgvigil maintain status; or wait for it.")
     return rows
 
 
-def run_due(target: Target, tell: Callable[[str], None]) -> int:
+def run_due(target: Target, options: Options, tell: Journal) -> int:
     """Runs each job that is due and is not running elsewhere; a failure does not keep the others from running.
 
     Returns how many ran. Raises JobError, after all of them, when some failed.
     """
-    ran, failures = 0, []
+    ran = 0
+    failures: list[PgvigilError] = []
     with _connect(target) as conn:
-        for job in [job.job for job in _jobs(conn) if job.due]:
+        for job in [job for job in _jobs(conn) if job.due]:
             try:
-                rows = _run(conn, job, only_if_due=True)
+                rows = _run(conn, target, job, options, tell, only_if_due=True)
             except JobError as error:
                 failures.append(error)
                 tell(error.message)
                 continue
             if rows is not None:
                 ran += 1
-                tell(f"{job}: {rows} rows")
+                tell(f"{job.job}: {rows} {unit(job.job)}")
     if failures:
         raise JobError("; ".join(e.message for e in failures), failures[0].hint)
     return ran
 
 
-def _run(conn: psycopg.Connection, job: str, *, only_if_due: bool) -> int | None:
+def _run(
+    conn: psycopg.Connection, target: Target, job: Job, options: Options, tell: Journal, *, only_if_due: bool
+) -> int | None:
+    if job.needs_client:
+        with _connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
+            return _run_here(own, target, job.job, options, tell, only_if_due=only_if_due)
     try:
-        row = conn.execute("CALL pgvigil.run_job(%s, %s)", (job, only_if_due)).fetchone()
+        row = conn.execute("CALL pgvigil.run_job(%s, %s)", (job.job, only_if_due)).fetchone()
     except psycopg.DatabaseError as error:
         if conn.closed:
             raise
@@ -86,6 +106,34 @@ def _run(conn: psycopg.Connection, job: str, *, only_if_due: bool) -> int | None
             error.diag.message_hint or "See pgvigil maintain status.",
         ) from error
     return row[0] if row else None
+
+
+def _run_here(
+    conn: psycopg.Connection, target: Target, job: str, options: Options, tell: Journal, *, only_if_due: bool
+) -> int | None:
+    work = upkeep.JOBS.get(job)
+    if work is None:
+        raise JobError(
+            f"this pgvigil does not know how to do job {job}", "Use the version that migrated this database."
+        )
+    row = conn.execute("SELECT pgvigil.begin_job(%s, %s)", (job, only_if_due)).fetchone()
+    if row is None or row[0] is None:
+        return None
+    tell(f"job {job}")
+    run = upkeep.Run(conn, target, job, row[0], options, tell)
+    try:
+        work(run)
+    except (PgvigilError, psycopg.Error) as error:
+        words = error.message if isinstance(error, PgvigilError) else " ".join(str(error).split())
+        hint = error.hint if isinstance(error, PgvigilError) else ""
+        with suppress(psycopg.Error, LockedError):  # then the next run tells that this one died
+            run.end(words)
+        raise JobError(f"job {job} failed: {words}", hint or "It goes on from there when it is run again.") from error
+    except BaseException as error:
+        with suppress(psycopg.Error, LockedError):
+            run.end(f"interrupted ({type(error).__name__})")
+        raise
+    return run.end(None)
 
 
 def _jobs(conn: psycopg.Connection) -> list[Job]:
@@ -104,6 +152,7 @@ def _connect(target: Target) -> psycopg.Connection:
     conn = database.connect(target, "maintain")
     for setting in (
         "statement_timeout = 0",  # a job is one statement, of many transactions that are each short
+        "idle_session_timeout = 0",  # and while pg_dump runs, this session holds the lock and says nothing
         "default_transaction_isolation = 'read committed'",
         "default_transaction_read_only = off",
         "client_connection_check_interval = '1s'",  # a runner that was killed must not leave its job running
@@ -111,3 +160,91 @@ def _connect(target: Target) -> psycopg.Connection:
     ):
         conn.execute(f"SET {setting}")
     return conn
+
+
+# ── pg_cron ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def install_pg_cron(target: Target) -> tuple[list[str], list[str]]:
+    """Lets pg_cron look every five minutes for each job that the server can do itself; when it is due stays in pgvigil.jobs.
+
+    Returns the jobs that were registered, and those that were not because they need a client. Registering again changes
+    nothing. Raises PreconditionError where there is no pg_cron.
+    """
+    with _connect(target) as conn:
+        jobs = _jobs(conn)
+        name = conn.info.dbname
+        row = conn.execute("SELECT coalesce(current_setting('cron.database_name', true), 'postgres')").fetchone()
+        home = str(row[0]) if row else name
+        here = _has(conn, "cron.schedule(text,text,text)")
+    with database.connect(target if here else target.at(home), "maintain (pg_cron)") as cron:
+        if not here and not _has(cron, "cron.schedule_in_database(text,text,text,text,text,boolean)"):
+            raise PreconditionError(
+                f'pg_cron is neither in database "{name}" nor in "{home}"',
+                "Install it (shared_preload_libraries = 'pg_cron', then CREATE EXTENSION pg_cron), or let cron or a systemd "
+                "timer run `pgvigil maintain run-due`: see docs/maintenance.md.",
+            )
+        registered = []
+        for job in jobs:
+            if not job.needs_client:
+                call = (f"pgvigil {name} {job.job}", "*/5 * * * *", f"CALL pgvigil.run_job('{job.job}', true)")
+                if here:
+                    cron.execute("SELECT cron.schedule(%s, %s, %s)", call)
+                else:
+                    cron.execute("SELECT cron.schedule_in_database(%s, %s, %s, %s)", (*call, name))
+                registered.append(job.job)
+    return registered, [job.job for job in jobs if job.needs_client]
+
+
+def _has(conn: psycopg.Connection, function: str) -> bool:
+    row = conn.execute("SELECT to_regprocedure(%s) IS NOT NULL", (function,)).fetchone()
+    return row == (True,)
+
+
+# ── Told ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def document(jobs: list[Job]) -> list[dict[str, Any]]:
+    """For machines: the rows of job_status; stretches of time are in seconds."""
+    return [asdict(job) | {"every": job.every.total_seconds(), "at": job.at.total_seconds()} for job in jobs]
+
+
+def text(jobs: list[Job]) -> str:
+    """For people."""
+    lines = [f"{'job':<13}{'every':<24}{'state':<11}{'last run (UTC)':<21}{'took':>9}  {'next due (UTC)':<30}did"]
+    for job in jobs:
+        took = (
+            f"{(job.last_finished - job.last_started).total_seconds():.1f} s"
+            if job.last_finished and job.last_started
+            else ""
+        )
+        next_due = "off" if job.next_due is None else _moment(job.next_due)
+        mark = " OVERDUE" if job.overdue else " now" if job.due else ""
+        did = f"{job.last_rows} {unit(job.job)}" if job.last_rows is not None else ""
+        lines.append(
+            f"{job.job:<13}{_schedule(job):<24}{job.state:<11}{_moment(job.last_started):<21}{took:>9}  {next_due + mark:<30}{did}".rstrip()
+        )
+        if job.last_error:
+            lines.append(f"{'':<13}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
+    return "\n".join(lines)
+
+
+def unit(job: str) -> str:
+    """What `rows` of its runs counts."""
+    return {"analyze": "tables", "vacuum": "tables", "reindex": "indexes", "health": "findings"}.get(job, "rows")
+
+
+def _moment(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else ""
+
+
+def _schedule(job: Job) -> str:
+    """As pgvigil.time_slot reckons; a month, which no stretch of days equals, comes from the database as 30."""
+    days, clock = job.at.days, f"{timedelta(seconds=job.at.seconds)!s:0>8}"[:5]
+    if job.every == timedelta(days=30):
+        return f"day {days + 1} of a month {clock}"
+    if job.every == timedelta(days=7):
+        return f"{_WEEK[days]} {clock}"
+    if job.every == timedelta(days=1):
+        return f"daily {clock}"
+    return f"every {job.every}" + (f" + {job.at}" if job.at else "")

@@ -1,0 +1,144 @@
+"""The backups in a directory: which there are, what each is worth, and which may go.
+
+listing(directory) -> list[Entry]                        the newest first
+prune(directory, keep_days, of=None) -> Pruned           also while others make, read or prune
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pgvigil.build import manifest
+from pgvigil.build.manifest import Backup
+from pgvigil.errors import BackupError, RestoreError
+
+State = Literal[
+    "proved", "read", "unproved", "failed", "damaged", "missing", "being made", "abandoned", "no manifest"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A backup, or what there is of one. `size` is in bytes, on disk; `backup` is None where no manifest tells of it.
+
+    proved: restored and compared; read: decoded to its end; unproved: somebody else's command made it; failed: a verification
+    found it wanting; damaged: not of the size it had; missing: its archive is gone; abandoned: its maker was killed.
+    """
+
+    archive: Path
+    state: State
+    size: int
+    backup: Backup | None
+
+    @property
+    def taken(self) -> datetime:
+        return datetime.fromisoformat(self.backup.began_at) if self.backup else datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """`spared` were old enough, and are the last ones of their database, or are being read."""
+
+    removed: list[Entry]
+    spared: list[Entry]
+
+
+def listing(directory: Path) -> list[Entry]:
+    """What is in a directory, none of it opened. A directory that is not there holds nothing. Raises BackupError."""
+    try:
+        names = [path.name for path in directory.iterdir()] if directory.exists() else []
+    except OSError as error:
+        raise BackupError(f"{directory} cannot be read: {error.strerror}", "Choose it with --backup-dir.") from error
+    stems = {
+        name.rpartition(".")[0] for name in names if name.endswith((".dump", ".json", ".part")) and name[0] != "."
+    } - {name.removesuffix(".part") for name in names if name.endswith(".schema.part")}
+    entries = [entry for stem in stems if (entry := _entry(directory / f"{stem}.dump"))]
+    return sorted(entries, key=lambda entry: (entry.taken, entry.archive.name), reverse=True)
+
+
+def _entry(archive: Path) -> Entry | None:
+    part = archive.with_suffix(".part")
+    try:
+        backup = manifest.read(archive.with_suffix(".json"))
+    except RestoreError:
+        backup = None
+    # A part becomes an archive while we look: it has one name or the other.
+    with suppress(FileNotFoundError):
+        return Entry(archive, "being made" if _is_held(part) else "abandoned", part.stat().st_size, backup)
+    try:
+        size = archive.stat().st_size
+    except FileNotFoundError:
+        if backup is None:
+            return None  # somebody else's .json
+        return Entry(archive, "missing" if backup.archive else "unproved", 0, backup)
+    if backup is None:
+        return Entry(archive, "no manifest", size, None)
+    if size != backup.size:
+        return Entry(archive, "damaged", size, backup)
+    states: dict[str, State] = {"restore": "proved", "read": "read"}
+    return Entry(archive, states.get(backup.proof, "failed"), size, backup)
+
+
+def _is_held(part: Path) -> bool:
+    try:
+        with manifest.alone(part) as free:
+            return not free
+    except PermissionError:  # another's directory: we may look, not touch
+        return True
+
+
+def prune(directory: Path, keep_days: float, *, of: tuple[str, str] | None = None) -> Pruned:
+    """Removes backups that are older, of one origin only if given, and what killed makers left.
+
+    Of each database the newest full backup, and the newest that was proved by a restore, stay however old they are; so does
+    one that is being made or read. Raises BackupError.
+    """
+    entries = [
+        entry
+        for entry in listing(directory)
+        if of is None or entry.state == "abandoned" or (entry.backup and entry.backup.origin == of)
+    ]
+    before = datetime.now(UTC) - timedelta(days=keep_days)
+    last = _last(entries)
+    removed: list[Entry] = []
+    spared: list[Entry] = []
+    try:
+        for entry in entries:
+            if entry.state == "abandoned" or (entry.backup and entry.state != "being made" and entry.taken < before):
+                (removed if entry not in last and _remove(entry) else spared).append(entry)
+    except OSError as error:
+        raise BackupError(f"{error.filename or directory} cannot be removed: {error.strerror}", "Mend that.") from error
+    return Pruned(removed, spared)
+
+
+def _last(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that must not go. Entries come newest first."""
+    kept: dict[tuple[tuple[str, str], str], Entry] = {}
+    for entry in entries:
+        if entry.backup and entry.backup.kind == "full" and entry.state in ("proved", "read"):
+            kept.setdefault((entry.backup.origin, "newest"), entry)
+            if entry.state == "proved":
+                kept.setdefault((entry.backup.origin, "proved"), entry)
+    return list(kept.values())
+
+
+def _remove(entry: Entry) -> bool:
+    """The manifest last: what a killed prune leaves is still known for what it is."""
+    part, archive = entry.archive.with_suffix(".part"), entry.archive
+    path = part if entry.state == "abandoned" else archive
+    try:
+        with manifest.alone(path) as free:
+            if not free:
+                return False
+            path.unlink()
+            part.with_suffix(".schema.part").unlink(missing_ok=True)
+    except FileNotFoundError:  # another prune was quicker, or there was none
+        if part.exists() or archive.exists():
+            return False
+    archive.with_suffix(".json").unlink(missing_ok=True)
+    return True

@@ -1,0 +1,119 @@
+"""Backups between migrations: taken, listed, proved again, pruned. The work is build/'s, which the runner uses too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pgvigil import database
+from pgvigil.build import archives, backup, copies, ledger, manifest
+from pgvigil.build.archives import Entry, Pruned
+from pgvigil.build.backup import Proof
+from pgvigil.build.journal import Journal
+from pgvigil.build.manifest import Backup
+from pgvigil.database import Target
+from pgvigil.errors import BackupError, RestoreError, UnequalError
+
+
+def create(target: Target, directory: Path | None, proof: Proof, tell: Journal) -> Backup:
+    """A full backup, proved. Raises BackupError; nothing is left behind then."""
+    with database.connect(target, "backup") as conn:
+        return backup.create(conn, target, directory, ledger.read(conn).revision, tell, proof=proof)
+
+
+def verify(target: Target, archive: Path, tell: Journal) -> Backup:
+    """Restores an archive into a scratch database on the server of `target`, compares it with its manifest, and writes into
+    that what came out.
+
+    Raises BackupError: if the backup is found wanting, that is in the manifest too; if it could not be tried, it is not.
+    """
+    path = archive.with_suffix(".json")
+    try:
+        with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
+            tell(f"{archive.name}: intact, of {made.began_at}, revision {made.revision or 'base'}")
+            objects = made.large_objects if made.kind == "full" else 0
+            found = copies.prove(
+                conn, target, archive, archive, made.tables, objects, tell, written_by=made.pg_dump_version
+            )
+            made = _recorded(made, "restore", found.verified, found.findings)
+    except UnequalError as error:
+        _recorded(manifest.read(path), "failed", f"failed: {error.message}", [])
+        raise BackupError(f"this is no backup: {error.message}", "Use another one: pgvigil backup list.") from error
+    except RestoreError as error:
+        raise BackupError(error.message, error.hint) from error
+    except OSError as error:
+        raise BackupError(f"{path} cannot be written: {error.strerror}", "Its proof could not be kept.") from error
+    return made
+
+
+def _recorded(made: Backup, proof: str, verified: str, findings: list[str]) -> Backup:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    made = replace(made, proof=proof, verified=verified, verified_at=now, findings=findings)
+    manifest.write(made)
+    return made
+
+
+def newest(target: Target, directory: Path) -> Path:
+    """The archive of the newest full backup of this database. Raises BackupError where there is none."""
+    with database.connect(target, "backup (list)") as conn:
+        origin = backup.origin(conn)
+    for entry in archives.listing(directory):
+        is_there = entry.state in ("proved", "read", "failed", "damaged")
+        if is_there and entry.backup and entry.backup.kind == "full" and entry.backup.origin == origin:
+            return entry.archive
+    raise BackupError(f"{directory} holds no backup of this database", "Take one: pgvigil backup create.")
+
+
+def document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """For machines: the manifests without their tables, what is on disk, and the state."""
+    plain = []
+    for entry in entries:
+        described = asdict(entry.backup) if entry.backup else {}
+        tables = described.pop("tables", {})
+        rows = entry.backup.rows if entry.backup else None
+        at_hand = {"state": entry.state, "archive": str(entry.archive), "size_on_disk": entry.size}
+        plain.append(described | at_hand | {"tables": len(tables), "rows": rows})
+    return plain
+
+
+def pruned_document(pruned: Pruned) -> dict[str, Any]:
+    """For machines."""
+    return {"removed": document(pruned.removed), "spared": document(pruned.spared)}
+
+
+def pruned_text(pruned: Pruned) -> str:
+    """For people."""
+    lines = [f"removed {entry.archive}" for entry in pruned.removed] or ["nothing to remove"]
+    why = "the last one of its database, or being read"
+    return "\n".join(lines + [f"kept    {entry.archive}: {why}" for entry in pruned.spared])
+
+
+def text(entries: list[Entry], directory: Path) -> str:
+    """For people, the newest first."""
+    if not entries:
+        return f"no backups in {directory}"
+    width = max(len(entry.backup.database) if entry.backup else 0 for entry in entries)
+
+    def row(
+        state: str, taken: str, name: str, at: str, kind: str, mb: str, rows: str, checked: str, archive: str
+    ) -> str:
+        return f"{state:<12}{taken:<22}{name:<{max(width, 8) + 2}}{at:<6}{kind:<9}{mb:>10}{rows:>14}  {checked:<22}{archive}"
+
+    lines = [row("state", "taken", "database", "at", "kind", "MB", "rows", "checked", "archive")]
+    for entry in entries:
+        made, size = entry.backup, f"{entry.size / 1e6:.1f}"
+        if made is None:
+            lines.append(row(entry.state, "", "", "", "", size, "", "", entry.archive.name))
+            continue
+        at, rows = made.revision or "base", f"{made.rows:,}"
+        taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
+        lines.append(row(entry.state, taken, made.database, at, made.kind, size, rows, checked, entry.archive.name))
+        lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
+    return "\n".join(lines)
+
+
+def _moment(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M:%SZ}"
