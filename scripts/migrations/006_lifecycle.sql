@@ -271,12 +271,22 @@ RETURN CASE WHEN date_part('month', every) = 1 THEN date_trunc('month', (moment 
 COMMENT ON FUNCTION pgvigil.time_slot(interval, interval, timestamptz) IS
     'When the stretch of time began that a moment lies in: each is `every` long and begins `at` after its Monday, 1st or midnight';
 
-CREATE FUNCTION pgvigil.due_since(every interval, at interval, since timestamptz, last_success timestamptz) RETURNS timestamptz
+-- A failure is not repeated every few minutes: a backup that finds the disk full would load the server for nothing all night.
+-- A run that was killed is no failure of the job's.
+CREATE FUNCTION pgvigil.due_at(job_name text) RETURNS timestamptz
 LANGUAGE sql VOLATILE
-RETURN (SELECT slot FROM pgvigil.time_slot(every, at, clock_timestamp()) t (slot)
-        WHERE slot > coalesce(last_success, CASE WHEN at > interval '0' THEN since END, '-infinity'));
-COMMENT ON FUNCTION pgvigil.due_since(interval, interval, timestamptz, timestamptz) IS
-    'Since when a job is due, NULL if it is not: one that never ran at once, or from its own time on if it has one';
+BEGIN ATOMIC
+    SELECT CASE WHEN slot > coalesce(r.success, CASE WHEN j.at > interval '0' THEN j.since END, '-infinity')
+                THEN greatest(slot, r.failure + least(j.every / 12, interval '1 hour'))
+                ELSE (slot AT TIME ZONE 'UTC' + j.every) AT TIME ZONE 'UTC' END
+    FROM pgvigil.jobs j CROSS JOIN LATERAL pgvigil.time_slot(j.every, j.at, clock_timestamp()) t (slot)
+    CROSS JOIN LATERAL (SELECT max(started_at) FILTER (WHERE error IS NULL) AS success,
+                               max(finished_at) FILTER (WHERE error NOT LIKE 'died: %') AS failure
+                        FROM pgvigil.job_runs WHERE job = j.job AND finished_at IS NOT NULL) r
+    WHERE j.job = job_name AND j.enabled;
+END;
+COMMENT ON FUNCTION pgvigil.due_at(text) IS
+    'When a job was or will be due, NULL if it is off: one that never ran at once, or from its own time on if it has one; after a failure an hour later, or a twelfth of `every` if that is less';
 
 CREATE VIEW pgvigil.job_status AS
 SELECT j.job, j.every, j.enabled, j.purpose,
@@ -286,16 +296,14 @@ SELECT j.job, j.every, j.enabled, j.purpose,
             WHEN r.error IS NOT NULL THEN 'failed'
             ELSE 'done' END AS state,
        r.started_at AS last_started, r.finished_at AS last_finished, r.rows AS last_rows, r.error AS last_error, s.started_at AS last_success,
-       j.enabled AND NOT pgvigil.is_running(j.job) AND d.since IS NOT NULL AS due,
+       coalesce(d.next_due <= clock_timestamp(), false) AND NOT pgvigil.is_running(j.job) AS due,
        j.enabled AND coalesce(s.started_at, j.since) < clock_timestamp() - 2 * j.every AS overdue,
-       j.at, j.needs_client, r.notes AS last_notes,
-       CASE WHEN j.enabled THEN coalesce(d.since, (pgvigil.time_slot(j.every, j.at, clock_timestamp()) AT TIME ZONE 'UTC' + j.every) AT TIME ZONE 'UTC')
-       END AS next_due
+       j.at, j.needs_client, r.notes AS last_notes, d.next_due
 FROM pgvigil.jobs j
 LEFT JOIN LATERAL (SELECT * FROM pgvigil.job_runs r WHERE r.job = j.job ORDER BY r.started_at DESC LIMIT 1) r ON true
 LEFT JOIN LATERAL (SELECT max(r.started_at) AS started_at FROM pgvigil.job_runs r
                    WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL) s ON true
-LEFT JOIN LATERAL pgvigil.due_since(j.every, j.at, j.since, s.started_at) d (since) ON true;
+CROSS JOIN LATERAL pgvigil.due_at(j.job) d (next_due);
 COMMENT ON VIEW pgvigil.job_status IS
     'Each job: its last run, whether and since when it is due or when it will be, and whether two of its times have gone by without success';
 
@@ -324,11 +332,7 @@ BEGIN
     WHERE job = job_name AND finished_at IS NULL;
     DELETE FROM pgvigil.job_runs WHERE job = job_name AND started_at < now() - interval '90 days';
     -- Not job_status, which sees our lock and calls it running.
-    IF only_if_due AND NOT EXISTS (
-        SELECT FROM pgvigil.jobs j
-        WHERE j.job = job_name AND j.enabled
-          AND pgvigil.due_since(j.every, j.at, j.since, (SELECT max(r.started_at) FROM pgvigil.job_runs r
-                                                         WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL)) IS NOT NULL) THEN
+    IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         PERFORM pgvigil.release_job(job_name);
         RETURN NULL;
     END IF;

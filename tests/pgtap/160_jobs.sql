@@ -1,6 +1,6 @@
 -- The schedule of jobs, and those of the days between migrations.
 BEGIN;
-SELECT plan(20);
+SELECT plan(23);
 
 SELECT bag_eq($$SELECT job, every::text, at, needs_client FROM pgvigil.jobs WHERE job IN ('health', 'backup', 'analyze', 'reindex', 'vacuum')$$,
               $$VALUES ('health', '01:00:00', interval '0', false), ('backup', '1 day', '1 hour', true), ('analyze', '1 day', '2 hours', false),
@@ -19,8 +19,15 @@ SELECT throws_ok($$UPDATE pgvigil.jobs SET every = '30 days' WHERE job = 'vacuum
 SELECT throws_ok($$UPDATE pgvigil.jobs SET every = '2 months' WHERE job = 'vacuum'$$, '23514', NULL, 'two months have no fixed length');
 SELECT throws_ok($$UPDATE pgvigil.jobs SET at = '24 hours' WHERE job = 'backup'$$, '23514', NULL, 'a time lies within the stretch');
 
-SELECT isnt(pgvigil.due_since('1 hour', '0', now(), NULL), NULL, 'what never ran is due at once');
-SELECT is(pgvigil.due_since('7 days', '1 second', clock_timestamp(), NULL), NULL, 'but not before its own time, if it has one');
+SELECT cmp_ok(pgvigil.due_at('expiry'), '<=', now(), 'what never ran is due at once');
+SELECT cmp_ok(pgvigil.due_at('vacuum'), '>', now(), 'but not before its own time, if it has one');
+INSERT INTO pgvigil.job_runs (job, started_at, finished_at, error) VALUES
+    ('expiry', now() - interval '2 minutes', now() - interval '1 minute', 'no room'), ('archive', now() - interval '2 minutes', now() - interval '1 minute', 'died: gone'),
+    ('orphans', now() - interval '3 hours', now() - interval '2 hours', 'no room');
+SELECT is(pgvigil.due_at('expiry'), now() + interval '4 minutes', 'what failed is tried again after a twelfth of its time');
+SELECT cmp_ok(pgvigil.due_at('archive'), '<=', now(), 'what was killed at once');
+SELECT cmp_ok(pgvigil.due_at('orphans'), '<=', now(), 'and anything after an hour');
+DELETE FROM pgvigil.job_runs;
 SELECT is((SELECT count(*) FROM pgvigil.job_status WHERE next_due <= now() AND NOT due OR next_due > now() AND due), 0::bigint,
           'next_due lies in the past for what is due');
 

@@ -4,7 +4,7 @@ DROP FUNCTION pgvigil.job_retention(integer), pgvigil.job_partitions(integer), p
     pgvigil.job_dormancy(integer), pgvigil.job_expiry(integer), pgvigil.open_statuses(), pgvigil.ended_statuses(), pgvigil.seen_to(text),
     pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.begin_job(text, boolean), pgvigil.release_job(text);
 DROP VIEW pgvigil.partitions, pgvigil.job_status;
-DROP FUNCTION pgvigil.due_since(interval, interval, timestamptz, timestamptz), pgvigil.time_slot(interval, interval, timestamptz), pgvigil.is_running(text);
+DROP FUNCTION pgvigil.due_at(text), pgvigil.time_slot(interval, interval, timestamptz), pgvigil.is_running(text);
 DROP TABLE pgvigil.job_runs, pgvigil.jobs;
 DROP FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb), pgvigil.record_metric(text, numeric, text, jsonb),
     pgvigil.archive_session(uuid), pgvigil.mark_session_dormant(uuid), pgvigil.expire_session(uuid),
