@@ -169,7 +169,8 @@ def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Co
 
 def _close(made: Future[psycopg.Connection]) -> None:
     if not made.exception():
-        made.result().close()
+        with made.result():
+            pass  # at its end it is closed
 
 
 def beside(conn: psycopg.Connection) -> psycopg.Connection:

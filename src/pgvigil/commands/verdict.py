@@ -29,16 +29,16 @@ def validate(arguments: argparse.Namespace) -> int:
             from pgvigil.validate.formats import render, wants_colour
 
             spec = load_declaration(path)
-            conn = connected()
-            reference = None
-            if not arguments.spec:
-                reference = Reference(target, spec, project.INIT_SQL, conn.info.server_version)
-            schema = arguments.schema or spec.schema or _ledger_schema(conn) or "public"
-            report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
-            if arguments.self_test:
-                from pgvigil.validate import located, self_test
+            with connected() as conn:
+                reference = None
+                if not arguments.spec:
+                    reference = Reference(target, spec, project.INIT_SQL, conn.info.server_version)
+                schema = arguments.schema or spec.schema or _ledger_schema(conn) or "public"
+                report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
+                if arguments.self_test:
+                    from pgvigil.validate import located, self_test
 
-                report = replace(report, findings=(*report.findings, *located(spec, self_test(conn, schema))))
+                    report = replace(report, findings=(*report.findings, *located(spec, self_test(conn, schema))))
         if arguments.fix_sql:
             from pgvigil.validate import fix_sql
 
