@@ -717,7 +717,7 @@ def test_item_that_cannot_be_encoded_holds_up_nothing(
 ) -> None:
     recorder = make(fresh.url)
     with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "rows", lambda *_: 1 // 0)
+        patch.setattr(Encoder, "lines", lambda *_: 1 // 0)
         record_all(recorder, names(10))
         wait_until(lambda: recorder.stats().dropped == 10)
     record_all(recorder, names(10))

@@ -12,7 +12,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +23,18 @@ from psycopg import pq
 from pgvigil import database
 from pgvigil.live.counters import Counters
 from pgvigil.live.lines import Encoder, Row
-from pgvigil.live.rows import TABLES, Item
+from pgvigil.live.rows import REGISTRY, TABLES, Item
 from pgvigil.live.spill import Record, Segment, Spill, SpillFull
-from pgvigil.live.writer import BadRow, Probe, Unavailable, Uncertain, UnknownSession, Writer
+from pgvigil.live.writer import BadRow, Batch, Probe, Unavailable, Uncertain, UnknownSession, Writer
 
 LOOK: Final = 60.0  # seconds between two looks for what dead processes have left
 _LONGEST_PAUSE: Final = 5.0  # seconds between two attempts to reach the database
+_PIECE: Final = 500  # lines made in one go
 _QUARANTINE_BYTES: Final = 16 << 20
+
+
+class _Unencodable(Exception):
+    """What the checks in the caller should have caught."""
 
 
 class _Part:
@@ -42,7 +47,7 @@ class _Part:
         segment: Segment | None = None,
         places: list[int] | None = None,
     ) -> None:
-        self.rows = rows
+        self._rows = rows
         self.probe = probe  # set: nobody knows yet whether they are committed
         self.segment = segment
         self.places = places or []  # where each row begins, and where the last one ends
@@ -52,8 +57,23 @@ class _Part:
         places = [record.start for record in records] + [records[-1].end]
         return cls([(record.row[0], record.row[1].decode()) for record in records], records[0].probe, segment, places)
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All of them. Raises _Unencodable."""
+        return self._rows
+
+    def batch(self) -> Batch:
+        """For the writer. Raises _Unencodable, also while it is read."""
+        lines: dict[int, list[list[str]]] = {}
+        for kind, line in self._rows:
+            lines.setdefault(kind, [[]])[0].append(line)
+        return lines
+
     def halves(self) -> tuple[_Part, _Part]:
-        middle = len(self.rows) // 2
+        middle = len(self) // 2
         return (
             _Part(self.rows[:middle], None, self.segment, self.places[: middle + 1]),
             _Part(self.rows[middle:], None, self.segment, self.places[middle:]),
@@ -62,7 +82,7 @@ class _Part:
     def without(self, left_out: Sequence[int]) -> _Part:
         """The other rows. It still begins where this one begins, so its mark covers what is left out."""
         out = set(left_out)
-        kept = [at for at in range(len(self.rows)) if at not in out]
+        kept = [at for at in range(len(self)) if at not in out]
         places = [*self.places[:1], *(self.places[at] for at in kept[1:]), *self.places[-1:]] if self.places else []
         return _Part([self.rows[at] for at in kept], None, self.segment, places)
 
@@ -72,6 +92,45 @@ class _Part:
                 self.segment.mark(self.places[0], self.places[-1], probe)
             else:
                 self.segment.mark(self.places[-1], self.places[-1], None)
+
+
+class _Fresh(_Part):
+    """From the queue. Its lines are made as the server takes them, each once; table by table, within which order counts."""
+
+    def __init__(self, items: Sequence[Item], encoder: Encoder) -> None:
+        super().__init__([])
+        self._size = len(items)
+        self._encoder = encoder
+        self._items: dict[int, list[Item]] = {}
+        for item in items:
+            self._items.setdefault(item[0], []).append(item)
+        self._lines: dict[int, list[str]] = {kind: [] for kind in self._items}
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def rows(self) -> list[Row]:
+        if not self._rows:
+            # What registers sessions comes before their statements.
+            kinds = sorted(self._items, key=lambda kind: kind != REGISTRY)
+            self._rows = [(kind, line) for kind in kinds for piece in self._pieces(kind) for line in piece]
+        return self._rows
+
+    def batch(self) -> Batch:
+        return {kind: self._pieces(kind) for kind in self._items}
+
+    def _pieces(self, kind: int) -> Iterator[list[str]]:
+        lines, items = self._lines[kind], self._items[kind]
+        if lines:
+            yield list(lines)
+        while len(lines) < len(items):
+            try:
+                piece = self._encoder.lines(kind, items[len(lines) : len(lines) + _PIECE])
+            except Exception as error:
+                raise _Unencodable(f"{type(error).__name__}: {error}") from error
+            lines += piece
+            yield piece
 
 
 class Delivery:
@@ -129,15 +188,8 @@ class Delivery:
 
     def take(self, items: Sequence[Item]) -> None:
         """Into the hand."""
-        try:
-            rows = self._encoder.rows(items)
-        except Exception:  # what the checks in the caller should have caught must not hold up the rest for ever
-            with self._counters.lock:
-                self._counters.in_hand -= len(items)
-                self._counters.count["dropped"] += len(items)
-            raise
-        if rows:
-            self._hand.append(_Part(rows))
+        if items:
+            self._hand.append(_Fresh(items, self._encoder))
 
     def deliver(self, take: Callable[[], None], *, ours: bool) -> None:
         """One step: what is in the hand, else in the spill (`ours`: only while something of this process is there), else what
@@ -162,7 +214,7 @@ class Delivery:
         self.began = time.monotonic()
         try:
             with suppress(BadRow):
-                self._writer.write(self._encoder.rows(items))
+                self._writer.write(_Fresh(items, self._encoder).batch)
         finally:
             self.began = None
 
@@ -175,11 +227,14 @@ class Delivery:
             self._counters.error(error)
             self.spill_again = time.monotonic() + 1
             return False
+        except _Unencodable as error:
+            self._drop(self._hand.pop(), error)
+            return True
         self._hand.pop()
         with self._counters.lock:
-            self._counters.in_hand -= len(part.rows)
-            self._counters.count["spilled"] += len(part.rows)
-            self._counters.count["spill_pending"] += len(part.rows)
+            self._counters.in_hand -= len(part)
+            self._counters.count["spilled"] += len(part)
+            self._counters.count["spill_pending"] += len(part)
             self._counters.count["spill_bytes"] = self._spill.bytes
             self._counters.lock.notify_all()
         return True
@@ -262,19 +317,21 @@ class Delivery:
                     self._settle(part)
                     continue
                 part.probe = None
-                self._writer.write(part.rows, part.mark if part.segment else None)
+                self._writer.write(part.batch, part.mark if part.segment else None)
             except BadRow as error:
                 unknown = self._unknown(part, error)
                 self._hand.pop()
                 if unknown:
                     self._set_aside(part, unknown, error)
-                elif len(part.rows) == 1:
+                elif len(part) == 1:
                     self._set_aside(part, [0], error)
                 else:
                     self._hand += reversed(part.halves())
             except Uncertain as error:
                 part.probe = error.probe
                 raise
+            except _Unencodable as error:
+                self._drop(self._hand.pop(), error)
             else:
                 self._hand.pop()
                 self._settle(part, time.monotonic() - self.began)
@@ -292,18 +349,23 @@ class Delivery:
             part.segment.done, part.segment.uncertain = part.places[-1], None
         if seconds is not None:
             self._counters.batch(seconds)
-        self._count(part, len(part.rows), "written")
+        self._count(part, len(part), "written")
 
     def _set_aside(self, part: _Part, places: Sequence[int], error: BadRow) -> None:
         """Into the quarantine; what else there is of it, back into the hand."""
         self._quarantine([part.rows[at] for at in places], error)
         self._database_is_there()
         rest = part.without(places)
-        if rest.rows:
+        if len(rest):
             self._hand.append(rest)
         else:
             part.mark(None)
         self._count(part, len(places), "quarantined")
+
+    def _drop(self, part: _Part, error: Exception) -> None:
+        """It must not hold up the rest for ever."""
+        self._counters.error(error)
+        self._count(part, len(part), "dropped")
 
     def _database_is_there(self) -> None:
         self._pause, self.lost_at = 0.0, None

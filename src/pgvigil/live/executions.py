@@ -98,7 +98,7 @@ class ExecutionTracker:
 
         Raises ValueError or TypeError for what cannot be stored, psycopg.Error and ConnectError as they come.
         """
-        [(_, line)] = Encoder().rows([self._item(query, database_type, status, details)])
+        [line] = Encoder().lines(rows.EXECUTION, [self._item(query, database_type, status, details)])
         return await asyncio.to_thread(self._add, line)
 
     def _add(self, line: str) -> int:

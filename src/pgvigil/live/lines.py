@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from pgvigil.live import scrub
 from pgvigil.live.rows import (
@@ -25,7 +25,9 @@ from pgvigil.live.rows import (
     PERFORMANCE,
     REGISTRY,
     STATEMENT,
+    Document,
     Item,
+    to_json,
 )
 
 # A table by its number, and a line with its line feed.
@@ -44,7 +46,8 @@ COLUMNS: Final = {
         " duration_ms, sqlstate, query_tag"
     ),
 }
-_REMEMBERED: Final = 1_000  # names and texts of statements each
+_REMEMBERED: Final = 1_000  # names, documents, and texts of statements each
+_LONGEST_REMEMBERED: Final = 5_000  # characters of a text
 _NULL: Final = "\\N"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -53,12 +56,13 @@ _CHARACTERS: Final = {"t": "\t", "n": "\n", "r": "\r"}
 
 
 class Encoder:
-    """It remembers what many items share: the last second in print, names, and texts of statements."""
+    """It remembers what many items share: the last second in print, names, documents, and texts of statements."""
 
     def __init__(self) -> None:
         self._second = -1
         self._printed = ""
         self._names: dict[str, str] = {}
+        self._documents: dict[Document, str] = {}
         self._texts: dict[str, str] = {}
         self._of: dict[int, Callable[[Item], str]] = {
             METRIC: self._metric,
@@ -68,29 +72,28 @@ class Encoder:
             REGISTRY: lambda item: f"{item[2]}\n",
         }
 
-    def rows(self, items: Iterable[Item]) -> list[Row]:
-        """In their order."""
-        of = self._of
-        return [(item[0], of[item[0]](item)) for item in items]
+    def lines(self, kind: int, items: Iterable[Item]) -> list[str]:
+        """Of items of that kind, in their order."""
+        return list(map(self._of[kind], items))
 
     def _metric(self, item: Item) -> str:
         _, at, name, value, kind, labels = item
-        return f"{self._names.get(name) or self._name(name)}\t{value}\t{kind}\t{_document(labels)}\t{self._time(at)}\n"
+        return f"{self._names.get(name) or self._name(name)}\t{value}\t{kind}\t{self._document(labels)}\t{self._time(at)}\n"
 
     def _performance(self, item: Item) -> str:
         _, at, name, duration, success, session, metadata = item
         return (
             f"{self._names.get(name) or self._name(name)}\t{round(duration)}\t{success}"
-            f"\t{_NULL if session is None else f'{session.int:032x}'}\t{_document(metadata)}\t{self._time(at)}\n"
+            f"\t{_NULL if session is None else f'{session.int:032x}'}\t{self._document(metadata)}\t{self._time(at)}\n"
         )
 
     def _execution(self, item: Item) -> str:
         *fields, began, ended, connection, request, response = item[2:]
-        texts = [_NULL if field is None else str(field).translate(_ESCAPES) for field in fields]
-        times_and_documents = [
-            self._time(began), self._time(ended), _document(connection), _document(request), _document(response)
-        ]  # fmt: skip
-        return "\t".join(texts + times_and_documents) + "\n"
+        texts = [_NULL if f is None else _escaped(f) if f.__class__ is str else str(f) for f in fields]
+        times_and_documents = (
+            self._time(began), self._time(ended), _escaped(connection), _escaped(request), _escaped(response)
+        )  # fmt: skip
+        return "\t".join((*texts, *times_and_documents)) + "\n"
 
     def _statement(self, item: Item) -> str:
         _, ended, session, text, nanoseconds, rows, status, message, sqlstate, tag = item
@@ -98,7 +101,7 @@ class Encoder:
             f"{session}\t{self._texts.get(text) or self._text(text)}\t{self._time(ended - nanoseconds)}\t{self._time(ended)}"
             f"\t{rows if rows >= 0 else _NULL}\t{status}\t{_NULL if message is None else _message(message)}"
             f"\t{(nanoseconds + 500_000) // 1_000_000}\t{_NULL if sqlstate is None else sqlstate}"
-            f"\t{_NULL if tag is None else _document(tag)}\n"
+            f"\t{_NULL if tag is None else _escaped(tag)}\n"
         )
 
     def _time(self, nanoseconds: int) -> str:
@@ -109,26 +112,33 @@ class Encoder:
         return f"{self._printed}.{rest // 1000:06d}+00"
 
     def _name(self, name: str) -> str:
-        if len(self._names) >= _REMEMBERED:
-            self._names.clear()
-        self._names[name] = escaped = name.translate(_ESCAPES)
-        return escaped
+        return _remember(self._names, name, _escaped(name))
+
+    def _document(self, document: Document) -> str:
+        if isinstance(document, str):
+            return _escaped(document)
+        return self._documents.get(document) or _remember(self._documents, document, _escaped(to_json(dict(document))))
 
     def _text(self, text: str) -> str:
-        if len(self._texts) >= _REMEMBERED:
-            self._texts.clear()
-        shown = scrub.hide_secrets_of_query(scrub.storable(text[:LONGEST_QUERY])).translate(_ESCAPES)
-        self._texts[text] = shown
-        return shown
+        shown = _escaped(scrub.hide_secrets_of_query(scrub.storable(text[:LONGEST_QUERY])))
+        return _remember(self._texts, text, shown) if len(text) <= _LONGEST_REMEMBERED else shown
+
+
+def _remember(known: dict[Any, str], key: Any, value: str) -> str:
+    if len(known) >= _REMEMBERED:
+        known.clear()
+    known[key] = value
+    return value
 
 
 def _message(message: str) -> str:
-    return scrub.hide_secrets(scrub.storable(message[:LONGEST_MESSAGE])).translate(_ESCAPES)
+    return _escaped(scrub.hide_secrets(scrub.storable(message[:LONGEST_MESSAGE])))
 
 
-def _document(document: str) -> str:
-    # A backslash is the only character that both JSON and COPY mean something by.
-    return document.replace("\\", "\\\\") if "\\" in document else document
+def _escaped(text: str) -> str:
+    if "\\" in text or "\n" in text or "\t" in text or "\r" in text:
+        return text.translate(_ESCAPES)
+    return text
 
 
 def fields(line: str) -> list[str | None]:
@@ -140,20 +150,21 @@ def fields(line: str) -> list[str | None]:
 
 
 class Ids:
-    """UUIDv7 that only rise: 60 bits of time, of which each is given once, and 60 random ones from the kernel."""
+    """UUIDv7 that only rise: 60 bits of time, of which each is given once, and 60 random ones, the same for one call."""
 
     def __init__(self) -> None:
         self._last = 0
 
-    def add(self, lines: list[str], microseconds: int) -> tuple[str, bytes]:
+    def add(self, lines: Sequence[str], microseconds: int) -> tuple[str, bytes]:
         """Gives each line an id, from that time on; returns the first id and all of the lines. A step back of the clock is
         bridged by counting on.
         """
         first = max(self._last + 1, (microseconds // 1000 << 12) + (microseconds % 1000 * 4096 // 1000))
-        self._last = first + len(lines) - 1
-        noise = os.urandom(8 * len(lines)).hex()
-        ids = [
-            f"{(tick >> 12) << 16 | 0x7000 | tick & 0xFFF:016x}8{noise[n : n + 15]}\t"
-            for tick, n in zip(range(first, first + len(lines)), range(0, 16 * len(lines), 16), strict=True)
-        ]
+        self._last = last = first + len(lines) - 1
+        noise = os.urandom(8).hex()[:15]
+        ids: list[str] = []
+        for millisecond in range(first >> 12, (last >> 12) + 1):
+            begin, end = max(first, millisecond << 12), min(last, (millisecond << 12) + 0xFFF)
+            head, tail = f"{millisecond:012x}7", f"8{noise}\t"
+            ids += [f"{head}{part:03x}{tail}" for part in range(begin & 0xFFF, (end & 0xFFF) + 1)]
         return ids[0][:-1], "".join(chain.from_iterable(zip(ids, lines, strict=True))).encode()

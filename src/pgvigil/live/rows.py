@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -29,13 +29,16 @@ TABLES = (
 
 # Its kind, when it happened (nanoseconds since 1970) and its values, none of which anybody can change any more.
 Item = tuple[Any, ...]
+Document = str | tuple[tuple[str, str | int], ...]
 
 _TYPES = {"counter": "counter", "gauge": "gauge", "histogram": "histogram"}
 _LONGEST_NAME = 100
 _LONGEST_DURATION = 2**31 - 1
 _LARGEST_BITS = 4096  # of an integer: Python refuses to print much more
+_BIG = 2**63
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
+_FIRST = (_EARLIEST - _EPOCH) // timedelta(microseconds=1) * 1000
 _LATEST = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STATUSES = ("success", "failed", "timeout", "error")
@@ -43,7 +46,7 @@ LONGEST_QUERY = 100_000
 _LONGEST_EXECUTION = 10**9
 LONGEST_MESSAGE = 10_000
 
-_encode = json.JSONEncoder(allow_nan=False).encode
+to_json = json.JSONEncoder(allow_nan=False).encode
 
 
 def metric(name: str, value: float | Decimal, type: str, labels: dict[str, Any] | None, at: datetime | None) -> Item:
@@ -129,11 +132,7 @@ def execution(
         if not 0 <= execution_time <= _LONGEST_EXECUTION:
             raise ValueError(f"execution_time is {execution_time}: 0 to {_LONGEST_EXECUTION} seconds fit")
     ended = _nanoseconds(completed_at)
-    began = (
-        _nanoseconds(started_at)
-        if started_at
-        else max(ended - round((execution_time or 0) * 1e9), _nanoseconds(_EARLIEST))
-    )
+    began = _nanoseconds(started_at) if started_at else max(ended - round((execution_time or 0) * 1e9), _FIRST)
     text = scrub.hide_secrets_of_query(scrub.storable(query[:LONGEST_QUERY]))
     if normalize_literals:
         text = scrub.normalize_literals(text, database_type)
@@ -149,7 +148,7 @@ def execution(
     ):
         if details is not None and not isinstance(details, dict):
             raise TypeError(f"{what} has to be a dict, not {type(details).__name__}")
-        documents.append(_encode(scrub.document(details)) if details else "{}")
+        documents.append(to_json(scrub.document(details)) if details else "{}")
     # In the order of query_executions.
     return (
         EXECUTION,
@@ -159,7 +158,7 @@ def execution(
         None if conversation_id is None else _checked_name("conversation_id", conversation_id),
         text,
         database_type,
-        "MULTI_LINE" if len(query.strip().splitlines()) > 1 else "SINGLE_LINE",
+        "SINGLE_LINE" if query.isprintable() or len(query.strip().splitlines()) < 2 else "MULTI_LINE",
         str.__str__(status),
         None if execution_time is None else float(execution_time),
         _checked_count("total_rows", total_rows, 2**63 - 1),
@@ -201,20 +200,14 @@ def statement(
 
 def call(function: str, **arguments: Any) -> Item:
     """A call of a function of schema instrumentation, by its name in pgvigil.live.writer.CALLS."""
-    return REGISTRY, time.time_ns(), _encode({"function": function, **arguments})
+    return REGISTRY, time.time_ns(), to_json({"function": function, **arguments})
 
 
 def new_id() -> str:
     """A UUIDv7: what is written next to each other lies next to each other in the index."""
-    return str(
-        UUID(
-            int=time.time_ns() // 1_000_000 << 80
-            | 0x7 << 76
-            | secrets.randbits(12) << 64
-            | 1 << 63
-            | secrets.randbits(62)
-        )
-    )
+    time_ = f"{time.time_ns() // 1_000_000:012x}"
+    noise = os.urandom(10).hex()
+    return f"{time_[:8]}-{time_[8:]}-7{noise[:3]}-8{noise[3:6]}-{noise[6:18]}"
 
 
 def _checked_count(what: str, count: int | None, largest: int) -> int | None:
@@ -241,13 +234,21 @@ def _checked_name(what: str, name: str, longest: int = _LONGEST_NAME) -> str:
     return name
 
 
-def _document(what: str, document: dict[str, Any] | None) -> str:
+def _document(what: str, document: dict[str, Any] | None) -> Document:
+    """What nobody can change any more: JSON, or, if it is of the plainest kind, its pairs, for the worker to encode."""
+    if document.__class__ is dict and document:
+        for key, value in document.items():
+            kind = value.__class__
+            if key.__class__ is not str or not (kind is str or (kind is int and -_BIG < value < _BIG)):
+                break
+        else:
+            return tuple(document.items())
     if not document and (document is None or isinstance(document, dict)):
         return "{}"
     if not isinstance(document, dict):
         raise TypeError(f"{what} has to be a dict, not {type(document).__name__}")
     try:
-        return _encode(document)
+        return to_json(document)
     except RecursionError:
         raise ValueError(f"{what} is nested too deeply") from None
 

@@ -18,8 +18,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +34,8 @@ from pgvigil.live.rows import EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMEN
 
 # A table and an id that its batch was sent with.
 Probe = tuple[int, UUID]
+# The lines of each table, in pieces: while the server takes one, the next may be in the making.
+Batch = Mapping[int, Iterable[Sequence[str]]]
 
 # A lock that does not come free is like a server that does not answer. And should the client vanish before its COMMIT, the
 # server must not keep the rows pending until TCP gives up: no probe could tell meanwhile what becomes of them.
@@ -117,13 +120,6 @@ class _Duplicate(Exception):
     """An execution of the batch is there already."""
 
 
-def _by_table(rows: Sequence[Row]) -> dict[int, list[str]]:
-    lines: dict[int, list[str]] = {}
-    for kind, line in rows:
-        lines.setdefault(kind, []).append(line)
-    return lines
-
-
 def _session(line: str) -> str:
     return line.partition("\t")[0]
 
@@ -156,11 +152,11 @@ def adding_executions(lines: Sequence[str]) -> tuple[str, list[list[str | None]]
     return statement, [list(column) for column in zip(*map(fields, lines), strict=True)]
 
 
-def _pieces(lines: Sequence[str]) -> Iterator[list[str]]:
-    """None much longer than a statement should be."""
+def _pieces(pieces: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+    """The same lines, but none much longer than a statement should be."""
     piece: list[str] = []
     size = 0
-    for line in lines:
+    for line in chain.from_iterable(pieces):
         if piece and size + len(line) > _LONGEST_STATEMENT:
             yield piece
             piece, size = [], 0
@@ -199,36 +195,38 @@ class Writer:
             raise Unavailable(_one_line(error)) from error
         self._connection = connection
 
-    def write(self, rows: Sequence[Row], before_commit: Callable[[Probe], None] | None = None) -> None:
-        """All rows or none. Raises BadRow, Unavailable or Uncertain; `before_commit` is told the probe while all can be undone."""
-        lines = _by_table(rows)
+    def write(self, make: Callable[[], Batch], before_commit: Callable[[Probe], None] | None = None) -> None:
+        """All rows of the batch or none. It may have to be made twice. Raises BadRow, Unavailable, Uncertain, and what making it
+        raises; `before_commit` is told the probe while all can be undone.
+        """
         try:
-            self._write(lines, before_commit, add=False)
+            self._write(make(), before_commit, add=False)
         except _Duplicate:
-            self._write(lines, before_commit, add=True)
+            self._write(make(), before_commit, add=True)
 
-    def _write(self, lines: dict[int, list[str]], before_commit: Callable[[Probe], None] | None, *, add: bool) -> None:
+    def _write(self, batch: Batch, before_commit: Callable[[Probe], None] | None, *, add: bool) -> None:
         connection = self._get()
         probe: Probe | None = None
         place = "BEGIN"
         try:
-            ahead = self._begin(connection, lines)
-            for kind, table in self._tables.items():
-                if kind == REGISTRY or kind not in lines:
+            ahead = self._begin(connection, batch.get(REGISTRY, ()))
+            for kind, pieces in batch.items():
+                if kind == REGISTRY:
                     continue
-                place = table
+                place = table = self._tables[kind]
                 if kind == EXECUTION and add:
-                    for piece in _pieces(lines[kind]):
-                        statement, columns = adding_executions(piece)
+                    for part in _pieces(pieces):
+                        statement, columns = adding_executions(part)
                         connection.execute(statement.format(table).encode(), columns)
                     continue
                 with connection.cursor().copy(f"COPY {table} ({COLUMNS[kind]}) FROM STDIN".encode()) as copy:
-                    if kind == EXECUTION:
-                        copy.write("".join(lines[kind]))
-                    else:
-                        first, text = self._ids.add(lines[kind], (time.monotonic_ns() + ahead) // 1000)
-                        probe = probe or (kind, UUID(first))
-                        copy.write(text)
+                    for piece in pieces:
+                        if kind == EXECUTION:
+                            copy.write("".join(piece))
+                        else:
+                            first, text = self._ids.add(piece, (time.monotonic_ns() + ahead) // 1000)
+                            probe = probe or (kind, UUID(first))
+                            copy.write(text)
             if before_commit and probe:
                 before_commit(probe)
             place = "COMMIT"
@@ -253,29 +251,31 @@ class Writer:
     def unknown(self, rows: Sequence[Row]) -> list[int]:
         """Which of the rows are statements of unknown sessions: their places. Raises BadRow or Unavailable."""
         connection = self._get()
-        lines = _by_table(rows)
-        sessions = {_session(line) for line in lines.get(STATEMENT, ())}
+        sessions = [_session(line) if kind == STATEMENT else None for kind, line in rows]
+        asked = list({session for session in sessions if session is not None})
         try:
-            self._begin(connection, {REGISTRY: lines.get(REGISTRY, [])})
-            found = connection.execute("SELECT instrumentation.unknown_sessions(%s::uuid[])", (list(sessions),))
+            self._begin(connection, [[line for kind, line in rows if kind == REGISTRY]])
+            found = connection.execute("SELECT instrumentation.unknown_sessions(%s::uuid[])", (asked,))
             unknown = {str(session) for row in found for session in row[0]}
         except psycopg.Error as error:
             words = _one_line(error)
             raise self._told(error, words, broken=self._undo(connection), place="") from error
         self._undo(connection)
-        return [at for at, (kind, line) in enumerate(rows) if kind == STATEMENT and _session(line) in unknown]
+        return [at for at, session in enumerate(sessions) if session in unknown]
 
-    def _begin(self, connection: psycopg.Connection[Any], lines: dict[int, list[str]]) -> int:
+    def _begin(self, connection: psycopg.Connection[Any], calls: Iterable[Sequence[str]]) -> int:
         """A transaction, in which the calls have been made; returns how far the server's clock is ahead of the monotonic one."""
         cursor = connection.execute(_BEGIN)
         while cursor.nextset():
             pass
         answer = cursor.fetchone()
         ahead = answer[0] * 1000 - time.monotonic_ns() if answer else 0
-        for line in lines.get(REGISTRY, ()):  # before the statements of those sessions
+        guarded = False
+        for line in chain.from_iterable(calls):  # before the statements of those sessions
             arguments = json.loads(line)
             connection.execute(CALLS[arguments["function"]].encode(), arguments)
-        if lines.get(REGISTRY):
+            guarded = True
+        if guarded:
             connection.execute(_GUARD)  # which those functions have unset
         return ahead
 
