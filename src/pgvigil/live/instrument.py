@@ -178,9 +178,13 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
                 plain(cursor, text, *more)
             except BaseException as error:
                 with suppress(Exception):
-                    append(_failed(session, text, began, error, _tag(context)))
+                    append(_failed(session, text, began, error, _tag(context.execution_options)))
                 raise
-            append(statement(session, text, clock() - began, cursor.rowcount, "success", None, None, _tag(context)))
+            nanoseconds, options = clock() - began, context.execution_options
+            if "pgvigil_tag" in options:
+                append(statement(session, text, nanoseconds, cursor.rowcount, "success", None, None, _tag(options)))
+            else:
+                append(statement(session, text, nanoseconds, cursor.rowcount))
 
         return method
 
@@ -212,12 +216,10 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
     return undo
 
 
-def _tag(context: Any) -> str | None:
-    options = context.execution_options
-    if "pgvigil_tag" in options:
-        with suppress(TypeError, ValueError):
-            tag = options["pgvigil_tag"]
-            return None if tag is None else json.dumps(tag, allow_nan=False)
+def _tag(options: Any) -> str | None:
+    with suppress(TypeError, ValueError):
+        tag = options.get("pgvigil_tag")
+        return None if tag is None else json.dumps(tag, allow_nan=False)
     return None
 
 
