@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -117,6 +118,7 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
     append, statement, clock = instance.append, rows.statement, time.perf_counter_ns
     mine = object()  # under this key, the session of a connection is in its `info`, with the process that it belongs to
     sessions: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+    changing = threading.RLock()  # guards `sessions` against other threads
     over = False
 
     def session_of(connection: Any) -> str | None:
@@ -135,15 +137,18 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
             driver: Any = proxy.driver_connection
             if driver.pgconn.transaction_status not in _BETWEEN_STATEMENTS:
                 return None
-            connection.info[mine] = None, instance.process  # should it fail, it is not tried with each statement
-            sessions[driver] = connection.info
+            info = connection.info
+            info[mine] = None, instance.process  # should it fail, it is not tried with each statement
             backend = POOLED
             if not pooled:
                 is_async = isinstance(driver, psycopg.AsyncConnection)
                 backend = proxy.dbapi_connection.run_async(async_backend_of) if is_async else backend_of(driver)
-            session = instance.register(driver, backend)
-            connection.info[mine] = session, instance.process
-            return session
+            with changing:
+                if not over:
+                    session = instance.register(driver, backend)
+                    info[mine] = session, instance.process
+                    sessions[driver] = info
+                    return session
         return None
 
     def end_session(info: dict[Any, Any], reason: str | None) -> None:
@@ -204,7 +209,8 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
     def undo() -> None:
         nonlocal over
         if not over:
-            over = True
+            with changing:
+                over = True
             for listener in listeners:
                 event.remove(*listener)
             for put_back in undos:
@@ -355,14 +361,20 @@ def _instrument_pool(pool: Any, instance: Instance, pooled: bool) -> Undo:
     seen: weakref.WeakSet[Any] = weakref.WeakSet()
     watches: weakref.WeakSet[_Watch] = weakref.WeakSet()  # each kept by its connection
     take, give = pool.getconn, pool.putconn
+    changing = threading.RLock()  # guards `watches` against other threads
     over = False
+
+    def watch(connection: Any, backend: Backend) -> None:
+        with changing:
+            if not over:
+                watches.add(_Watch(connection, instance, backend))
 
     def getconn(*args: Any, **options: Any) -> Any:
         connection = take(*args, **options)
         if not over and connection not in seen:
             seen.add(connection)
             with suppress(Exception):
-                watches.add(_Watch(connection, instance, POOLED if pooled else backend_of(connection)))
+                watch(connection, POOLED if pooled else backend_of(connection))
         return connection
 
     async def async_getconn(*args: Any, **options: Any) -> Any:
@@ -370,8 +382,7 @@ def _instrument_pool(pool: Any, instance: Instance, pooled: bool) -> Undo:
         if not over and connection not in seen:
             try:
                 with suppress(Exception):
-                    backend = POOLED if pooled else await async_backend_of(connection)
-                    watches.add(_Watch(connection, instance, backend))
+                    watch(connection, POOLED if pooled else await async_backend_of(connection))
                 seen.add(connection)
             except BaseException:  # cancelled: nobody has it who could give it back
                 await give(connection)
@@ -380,8 +391,10 @@ def _instrument_pool(pool: Any, instance: Instance, pooled: bool) -> Undo:
 
     def putconn(connection: Any) -> Any:
         if connection.closed:  # the pool does not close what is broken
-            for watch in [watch for watch in watches if watch.connection is connection]:
-                watch.end("connection lost")
+            with changing:
+                lost = [watched for watched in watches if watched.connection is connection]
+            for watched in lost:
+                watched.end("connection lost")
         return give(connection)
 
     is_async = inspect.iscoroutinefunction(take)
@@ -393,11 +406,12 @@ def _instrument_pool(pool: Any, instance: Instance, pooled: bool) -> Undo:
     def undo() -> None:
         nonlocal over
         if not over:
-            over = True
+            with changing:
+                over = True
             for put_back in undos:
                 put_back()
-            for watch in list(watches):
-                watch.end("no longer instrumented")
+            for watched in list(watches):
+                watched.end("no longer instrumented")
             instance.leave(undone=True)
 
     return undo

@@ -210,9 +210,8 @@ class Writer:
         place = "BEGIN"
         try:
             ahead = self._begin(connection, batch.get(REGISTRY, ()))
-            for kind, pieces in batch.items():
-                if kind == REGISTRY:
-                    continue
+            for kind in sorted(batch.keys() - {REGISTRY}):
+                pieces = batch[kind]
                 place = table = self._tables[kind]
                 if kind == EXECUTION and add:
                     for part in _pieces(pieces):
