@@ -89,12 +89,14 @@ class Encoder:
         )
 
     def _execution(self, item: Item) -> str:
-        *fields, began, ended, connection, request, response = item[2:]
-        texts = [_NULL if f is None else _escaped(f) if f.__class__ is str else str(f) for f in fields]
-        times_and_documents = (
-            self._time(began), self._time(ended), _escaped(connection), _escaped(request), _escaped(response)
-        )  # fmt: skip
-        return "\t".join((*texts, *times_and_documents)) + "\n"
+        *values, began, ended, connection, request, response = item[2:]
+        # No text has a NUL in it, so that may stand for NULL until it is known whether anything has to be escaped.
+        fields = ["\0" if value is None else str(value) for value in values]
+        fields += [self._time(began), self._time(ended), connection, request, response]
+        line = "\t".join(fields)
+        if "\\" in line or "\n" in line or "\r" in line or line.count("\t") >= len(fields):
+            line = "\t".join([_escaped(field) for field in fields])
+        return line.replace("\0", _NULL) + "\n"
 
     def _statement(self, item: Item) -> str:
         _, ended, session, text, nanoseconds, rows, status, message, sqlstate, tag = item

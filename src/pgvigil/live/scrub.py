@@ -91,6 +91,8 @@ def storable(text: str) -> str:
 
 
 def _is_harmless(text: str) -> bool:
+    if text.isalnum():  # each pattern needs more than a word
+        return True
     if not text.isascii():  # there are more letters that a pattern takes for an s or a k
         return False
     text = text.lower()
