@@ -3089,6 +3089,14 @@ END $$;
 COMMENT ON FUNCTION instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb) IS
     'Records a statement of this session, or of the one named: first as executing, and again with the id it returned when it has ended; or only then';
 
+-- A recorder may append statements, but not read sessions.
+CREATE FUNCTION instrumentation.unknown_sessions(sessions uuid[]) RETURNS uuid[]
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(SELECT DISTINCT u.id FROM unnest(sessions) u (id) WHERE NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.session_id = u.id));
+END $$;
+COMMENT ON FUNCTION instrumentation.unknown_sessions(uuid[]) IS 'Which of these are no sessions, or none any more: statements of theirs cannot be recorded';
+
 -- Upkeep --------------------------------------------------------------------------------------------------------------
 
 -- Rows that somebody has locked are passed over: an application may sit in a transaction in which it has tagged its session.
@@ -3371,7 +3379,8 @@ REVOKE EXECUTE ON FUNCTION instrumentation.register_instance(text, text, jsonb, 
     instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
     instrumentation.close_session(uuid, text, instrumentation.session_status), instrumentation.stop_instance(uuid, text),
     instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb),
-    instrumentation.heartbeat(uuid), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid) FROM PUBLIC;
+    instrumentation.unknown_sessions(uuid[]), instrumentation.heartbeat(uuid), instrumentation.reap_stale(interval),
+    instrumentation.sample_activity(uuid) FROM PUBLIC;
 DO $$
 DECLARE
     role_name text;
@@ -3385,7 +3394,7 @@ BEGIN
                         instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
                         instrumentation.close_session(uuid, text, instrumentation.session_status), instrumentation.stop_instance(uuid, text),
                         instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb),
-                        instrumentation.heartbeat(uuid), instrumentation.sample_activity(uuid) TO %I', role_name);
+                        instrumentation.unknown_sessions(uuid[]), instrumentation.heartbeat(uuid), instrumentation.sample_activity(uuid) TO %I', role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvigil_reader') THEN
         GRANT SELECT (statement_id, session_id, statement_handle, execution_start_time, execution_end_time, rows_fetched, status, duration_ms,
@@ -3399,7 +3408,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION instrumentation.reap_stale(interval) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_instrumentation', false, '5c823be134883dd5f320c8952e224d70242e200a95ea3011a60488a36c0d23dd', 'e70670b8e64038235c139cf1a22def310f9f18ddc2634c73a8f6874c86752802', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_instrumentation', false, 'af28f7394cfc2d11e3ce4f0da50a872db0e8c3bcd3ae273c479b54e6a5904a52', '981ec2fc72fd2c073b449732ecf2605c51b8835f6a0095ad503cb44ec0883341', 0, '0.1.0'); END $$;
 
 -- ────────── 015_operations.sql ──────────────────────────────────────────────────────────────────────────────────
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the

@@ -28,7 +28,7 @@ from pgvigil import cli, embedded, project
 from pgvigil import database as connections
 from pgvigil.embedded import KeptServer, Server
 from pgvigil.live import Recorder, Stats
-from pgvigil.live.recorder import _tag
+from pgvigil.live.delivery import tag_of
 from pgvigil.validate import Reference, load_declaration
 from pgvigil.validate.catalog import Snapshot
 
@@ -399,7 +399,7 @@ def nobody(tmp_path: Path) -> str:
 def give(spill: Path, url: str) -> None:
     """What was spilled for a database that was not there shall be for this one: files are named after theirs."""
     for path in spill.glob("*.spill"):
-        path.rename(spill / "-".join([_tag(connections.parse_url(url, "a test")), *path.name.split("-")[1:]]))
+        path.rename(spill / "-".join([tag_of(connections.parse_url(url, "a test")), *path.name.split("-")[1:]]))
 
 
 def application(code: str, *arguments: str | Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:

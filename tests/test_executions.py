@@ -15,6 +15,8 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import PROJECT, Database, Make, Run, application, give, nobody, wait_until
 from pgvigil.errors import ConnectError
@@ -62,13 +64,13 @@ class Fault(Exception):
 EVERYTHING: dict[str, Any] = {
     "execution_id": "e1",
     "user_id": "ada",
-    "conversation_id": "c1",
+    "conversation_id": "\\N",
     "execution_time": 1.5,
     "total_rows": 2**40,
     "returned_rows": 10,
     "page": 3,
     "page_size": 10,
-    "error_message": 'quote " and \\ and \n and ünï',
+    "error_message": 'quote " and \\ and \t\r\n and ünï',
     "error_type": "Fault",
     "started_at": datetime(2001, 2, 3, 4, 5, 6, 789, tzinfo=UTC),
     "completed_at": datetime(2001, 2, 3, 4, 5, 8, tzinfo=UTC),
@@ -297,6 +299,21 @@ SECRETS: list[tuple[Any, Any]] = [
 @pytest.mark.parametrize(("given", "stored"), SECRETS)
 def test_secrets_are_gone_from_what_is_stored(given: Any, stored: Any) -> None:
     assert scrub.document(given) == stored
+
+
+FRAGMENTS = [
+    "password", "PassPhrase", "pa\u017f\u017fword", "pwd", "secret", "to\u212aen", "credentials", "signature", "authorization", "cookie",
+    "api_key", "private-key", "accountkey", "bearer ", "Basic ", "identified by ", "postgresql://", "ada:", "s3cret-s3cret@", "'s3cret'",
+    "s3cret", "=", ": ", "?", "&", ";", " ", "x", "é",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))
+def test_quick_look_at_a_text_overlooks_no_secret(text: str) -> None:
+    shown = scrub.hide_secrets(text), scrub.hide_secrets_of_query(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scrub, "_is_harmless", lambda _: False)
+        assert (scrub.hide_secrets(text), scrub.hide_secrets_of_query(text)) == shown
 
 
 def test_no_secret_of_parameters_message_or_query_reaches_the_database(world: World) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,9 +16,11 @@ from uuid import uuid4
 import psycopg
 import pytest
 import sqlalchemy as sa
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from conftest import PROJECT, Database, Make, application, nobody, wait_until
-from pgvigil.live import Recorder, instrument, rows
+from conftest import PROJECT, Database, Make, Mortal, application, nobody, wait_until
+from pgvigil.live import Recorder, instance, instrument, rows
 
 pytestmark = pytest.mark.client_side
 
@@ -34,6 +39,13 @@ def engines() -> Iterator[Engines]:
     yield make
     for engine in made:
         engine.dispose()
+
+
+SESSIONS = """SELECT backend_pid IS NOT NULL AND backend_start IS NOT NULL, status::text, stop_reason
+              FROM instrumentation.sessions ORDER BY session_id"""
+LEFT = """SELECT i.status::text, i.stop_reason, s.status::text, s.stop_reason, t.status::text, t.error_message
+          FROM instrumentation.instances i JOIN instrumentation.sessions s USING (instance_id)
+          JOIN instrumentation.sql_statements t USING (session_id) WHERE t.sql_text = 'SELECT for ever'"""
 
 
 def seen(database: Database, recorder: Recorder, columns: str = "sql_text") -> list[tuple[Any, ...]]:
@@ -122,8 +134,43 @@ def test_connections_that_were_open_before_are_seen_too(fresh: Database, make: M
         undo = instrument(engine, recorder)
         connection.exec_driver_sql("SELECT 'begun before'")
     run(engine, "SELECT 1")
-    assert seen(fresh, recorder) == [("SELECT 1",)]
+    assert seen(fresh, recorder) == [("SELECT 'begun before'",), ("SELECT 1",)]
     undo()
+
+
+def test_connections_of_an_engine_that_has_been_disposed_of_are_seen_until_undo(
+    fresh: Database, make: Make, engines: Engines
+) -> None:
+    engine, recorder = engines(fresh), make(fresh.url)
+    undo = instrument(engine, recorder)
+    run(engine, "SELECT 1")
+    engine.dispose()
+    run(engine, "SELECT 2")
+    undo()
+    run(engine, "SELECT 3")
+    assert seen(fresh, recorder) == [("SELECT 1",), ("SELECT 2",)]
+    ends = fresh.execute("SELECT status::text, stop_reason FROM instrumentation.sessions ORDER BY session_id")
+    assert ends == [("closed", None), ("closed", "no longer instrumented")]
+
+
+def test_async_engine_is_seen_until_undo(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url)
+
+    async def main() -> None:
+        engine = create_async_engine(fresh.url.replace("postgresql://", "postgresql+psycopg://"))
+        undo = instrument(engine, recorder)
+        for query in ("SELECT 1", "SELECT 1 / 0"):
+            with suppress(sa.exc.DataError):
+                async with engine.begin() as connection:
+                    await connection.execute(sa.text(query))
+        undo()
+        async with engine.begin() as connection:
+            await connection.execute(sa.text("SELECT 2"))
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert seen(fresh, recorder, "sql_text, status::text") == [("SELECT 1", "success"), ("SELECT 1 / 0", "error")]
+    assert fresh.execute(SESSIONS) == [(True, "closed", "no longer instrumented")]
 
 
 def test_connection_of_psycopg_is_seen_until_it_is_closed(fresh: Database, make: Make) -> None:
@@ -164,6 +211,66 @@ def test_async_connection_of_psycopg_is_seen_and_a_cancelled_statement_too(fresh
     assert fresh.execute("SELECT status::text FROM instrumentation.sessions") == [("closed",)]
 
 
+def test_pool_is_seen_with_the_connections_it_has_and_those_it_opens_later_until_undo(
+    fresh: Database, make: Make
+) -> None:
+    recorder = make(fresh.url)
+    with ConnectionPool(fresh.url, min_size=1, max_size=2, open=True) as pool:
+        pool.wait()
+        undo = instrument(pool, recorder)
+        with pool.connection() as first, pool.connection() as second:
+            cursor = second.cursor()
+            first.execute("SELECT 'there'")
+            cursor.execute("SELECT 'new'")
+            undo()
+            undo()
+            cursor.execute("SELECT 'unseen'")
+            assert first.cursor_factory is psycopg.Cursor
+        with pool.connection() as connection:
+            connection.execute("SELECT 'unseen'")
+        assert vars(pool).keys().isdisjoint({"getconn", "putconn"})
+    assert seen(fresh, recorder) == [("SELECT 'there'",), ("SELECT 'new'",)]
+    assert fresh.execute(SESSIONS) == [(True, "closed", "no longer instrumented")] * 2
+    assert fresh.execute("SELECT status::text FROM instrumentation.instances") == [("stopped",)]
+
+
+def test_async_pool_is_seen_with_the_connections_it_has_and_those_it_opens_later_until_undo(
+    fresh: Database, make: Make
+) -> None:
+    recorder = make(fresh.url)
+
+    async def main() -> None:
+        async with AsyncConnectionPool(fresh.url, min_size=1, max_size=2, open=False) as pool:
+            await pool.wait()
+            undo = instrument(pool, recorder)
+            async with pool.connection() as first, pool.connection() as second:
+                await first.execute("SELECT 'there'")
+                await second.execute("SELECT 'new'")
+            undo()
+            async with pool.connection() as connection:
+                await connection.execute("SELECT 'unseen'")
+
+    asyncio.run(main())
+    assert seen(fresh, recorder) == [("SELECT 'there'",), ("SELECT 'new'",)]
+    assert fresh.execute(SESSIONS) == [(True, "closed", "no longer instrumented")] * 2
+
+
+def test_session_of_a_pool_ends_with_its_connection_and_not_when_that_goes_back(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url)
+    with ConnectionPool(fresh.url, min_size=1, max_size=1, open=True, close_returns=True) as pool:
+        instrument(pool, recorder)
+        for _ in range(2):
+            connection = pool.getconn()
+            connection.execute("SELECT 1")
+            connection.close()
+        with suppress(psycopg.OperationalError), pool.connection() as connection:
+            connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        with pool.connection() as connection:
+            connection.execute("SELECT 2")
+    assert len(seen(fresh, recorder)) == 4
+    assert fresh.execute(SESSIONS) == [(True, "closed", "connection lost"), (True, "closed", None)]
+
+
 @pytest.mark.parametrize("kind", ["sqlalchemy", "psycopg"])
 def test_behind_a_pooler_each_transaction_names_its_session(
     kind: str, fresh: Database, make: Make, engines: Engines
@@ -198,7 +305,7 @@ def test_behind_a_pooler_each_transaction_names_its_session(
 def test_instance_shows_that_it_lives(
     fresh: Database, make: Make, engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["pgvigil.live.instrument"], "HEARTBEAT", 0.01)
+    monkeypatch.setattr(instance, "HEARTBEAT", 0.01)
     undo = instrument(engines(fresh), make(fresh.url))
     beats = "SELECT 1 FROM instrumentation.instances WHERE heartbeat_at > start_time"
     wait_until(lambda: fresh.execute(beats))
@@ -240,14 +347,67 @@ def test_application_works_on_where_nothing_can_be_recorded(
         recorder.close(1)
 
 
-def test_statements_of_an_unknown_session_do_not_hold_up_the_others(fresh: Database, make: Make) -> None:
-    recorder = make(fresh.url)
-    recorder.append(rows.statement(str(uuid4()), "SELECT 'lost'", 1, 1))
+def test_statements_of_unknown_sessions_are_set_aside_at_once(fresh: Database, make: Make, spill: Path) -> None:
+    recorder = make(fresh.url, linger=60)
     with fresh.connect() as connection:
         instrument(connection, recorder)
-        connection.execute("SELECT 'kept'")
-    assert seen(fresh, recorder) == [("SELECT 'kept'",)]
-    assert recorder.stats().quarantined == 1
+        for n in range(100):
+            recorder.append(rows.statement(str(uuid4()), f"SELECT 'lost {n}'", 1, 1))
+            connection.execute(f"SELECT {n}")  # type: ignore[call-overload]
+    assert seen(fresh, recorder) == [(f"SELECT {n}",) for n in range(100)]
+    assert recorder.stats().quarantined == 100
+    assert recorder.stats().batches <= 3
+    [file] = spill.glob("*-quarantine.jsonl")
+    assert len(file.read_text().splitlines()) == 100
+
+
+def test_what_a_killed_application_leaves_is_closed_within_two_heartbeats(fresh: Database, spill: Path) -> None:
+    code = """
+import psycopg, pgvigil
+recorder = Recorder(sys.argv[1], spill_directory=sys.argv[2])
+connection = psycopg.connect(sys.argv[1], autocommit=True)
+pgvigil.instrument(connection, recorder)
+recorder.flush()
+connection.execute("SELECT instrumentation.record_statement('SELECT for ever', 'executing')")
+print(connection.info.backend_pid, flush=True)
+sys.stdin.read()
+"""
+    with application(code, fresh.url, spill) as process:
+        assert process.stdout
+        pid = int(process.stdout.readline())
+        process.kill()
+    wait_until(lambda: not fresh.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)))
+    fresh.execute(
+        "SET pgvigil.instrumentation = 'write';"
+        "UPDATE instrumentation.instances SET heartbeat_at = heartbeat_at - 2 * interval '30 seconds'"
+    )
+    assert fresh.execute("SELECT * FROM instrumentation.reap_stale()") == [(1, 1, 1)]
+    assert fresh.execute(LEFT) == [("stopped", "heartbeat missed", "error", "backend gone", "error", "backend gone")]
+
+
+def test_sessions_from_before_a_restart_of_the_server_are_closed_and_the_application_has_new_ones(
+    mortal: Mortal, make: Make
+) -> None:
+    recorder = make(mortal.url)
+    engine = sa.create_engine(mortal.url.replace("postgresql://", "postgresql+psycopg://"), pool_pre_ping=True)
+    undo = instrument(engine, recorder)
+    run(engine, "SELECT 1")
+    assert recorder.flush() == "written"
+    run(engine, "SELECT instrumentation.record_statement('SELECT for ever', 'executing')")
+    mortal.end(signal.SIGINT)
+    mortal.start()
+    with psycopg.connect(mortal.url, autocommit=True) as connection:
+        assert connection.execute("SELECT * FROM instrumentation.reap_stale()").fetchone() == (0, 1, 1)
+        restarted = ("error", "postmaster restarted")
+        left = "SELECT DISTINCT s.status::text, s.stop_reason, t.status::text, t.error_message"
+        left += " FROM instrumentation.sessions s JOIN instrumentation.sql_statements t USING (session_id)"
+        assert (*restarted, *restarted) in connection.execute(left).fetchall()  # type: ignore[arg-type]
+        run(engine, "SELECT 2")
+        wait_until(lambda: recorder.stats().queue_depth == recorder.stats().spill_pending == 0)
+        sessions = connection.execute(SESSIONS.encode()).fetchall()
+    assert sessions == [(True, *restarted), (True, "active", None)]
+    undo()
+    engine.dispose()
 
 
 def test_roles_need_nothing_but_that_of_the_recorder_to_write(fresh: Database, make: Make) -> None:
@@ -271,10 +431,26 @@ def test_what_cannot_be_instrumented_is_refused(make: Make, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="^" + re.escape(needs) + "$"):
         instrument(sa.create_engine("sqlite://"), recorder)
     with pytest.raises(
-        TypeError, match="cannot instrument a str: give an Engine of SQLAlchemy, or a connection of psycopg 3"
+        TypeError,
+        match="cannot instrument a str: give an Engine of SQLAlchemy, a pool of psycopg_pool, or a connection of psycopg 3",
     ):
         instrument("postgresql://", recorder)  # type: ignore[arg-type]
     assert recorder.stats().accepted == 0
+
+
+def test_package_imports_it_when_it_is_asked_for_and_not_before() -> None:
+    code = """
+import sys, pgvigil
+print({"psycopg", "sqlalchemy", "pgvigil.live"} & set(sys.modules), callable(pgvigil.instrument), "sqlalchemy" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "set() True False\n"
 
 
 PAGE = (PROJECT / "docs/instrument.md").read_text()
@@ -298,4 +474,10 @@ def test_example_of_the_page_works(language: str, example: str, fresh: Database,
 
 
 def test_page_has_an_example_for_each_way() -> None:
-    assert [found[0] for found in EXAMPLES] == ["SQLAlchemy", "psycopg", "psycopg, async", "Plain SQL"]
+    assert [found[0] for found in EXAMPLES] == [
+        "SQLAlchemy",
+        "psycopg",
+        "psycopg, async",
+        "Pools of psycopg",
+        "Plain SQL",
+    ]

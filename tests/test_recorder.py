@@ -29,7 +29,7 @@ from pgvigil import cli
 from pgvigil.embedded import Server
 from pgvigil.live import ExecutionTracker, Recorder, Stats, rows
 from pgvigil.live import recorder as recorder_module
-from pgvigil.live.rows import Encoder
+from pgvigil.live.lines import Encoder
 from pgvigil.live.writer import Unavailable, Writer
 
 pytestmark = pytest.mark.client_side
@@ -399,6 +399,27 @@ def test_executions_whose_commit_nobody_acknowledged_are_written_once(
     assert fresh.execute("SELECT query FROM query_executions ORDER BY id") == [(name,) for name in names(100)]
 
 
+def test_spilled_statements_of_unknown_sessions_are_set_aside_and_the_others_written(
+    fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, session = str(uuid4()), str(uuid4())
+    fresh.execute("SELECT instrumentation.register_instance('host', instance => %s)", (instance,))
+    fresh.execute("SELECT instrumentation.register_session(%s, %s)", (instance, session))
+    outage = threading.Event()
+    outage.set()
+    again = bar_the_way(monkeypatch, outage)
+    recorder = make(fresh.url, batch_size=40)
+    for n, text in enumerate(names(100)):
+        recorder.append(rows.statement(str(uuid4()) if n % 3 == 0 else session, text, 1, 1))
+    assert recorder.flush() == "spilled"
+    again.set()
+    wait_until(lambda: not recorder.stats().spill_pending)
+    stats = recorder.stats()
+    assert (stats.written, stats.replayed, stats.quarantined) == (66, 66, 34)
+    texts = fresh.execute("SELECT sql_text FROM instrumentation.sql_statements ORDER BY statement_id")
+    assert texts == [(text,) for n, text in enumerate(names(100)) if n % 3]
+
+
 @pytest.mark.parametrize("proxy", [False], ids=["not done"], indirect=True)
 def test_batch_whose_end_the_server_has_not_noticed_does_not_hold_up_the_others_for_ever(
     fresh: Database, make: Make, proxy: Proxy
@@ -441,7 +462,7 @@ def test_replay_whose_commit_nobody_acknowledged_is_done_once_by_the_next_proces
     assert proxy.cut.wait(30)
     second._abandoned = True  # as a kill -9 would
     wait_until(lambda: second._thread is not None and not second._thread.is_alive())
-    second._spill.close()
+    second._delivery._spill.close()
 
     again.set()
     give(spill, fresh.url)
@@ -696,7 +717,7 @@ def test_item_that_cannot_be_encoded_holds_up_nothing(
 ) -> None:
     recorder = make(fresh.url)
     with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "line", lambda *_: 1 // 0)
+        patch.setattr(Encoder, "lines", lambda *_: 1 // 0)
         record_all(recorder, names(10))
         wait_until(lambda: recorder.stats().dropped == 10)
     record_all(recorder, names(10))
@@ -769,7 +790,7 @@ def test_server_that_hangs_amid_a_batch_is_given_up_when_the_queue_fills(
     os.kill(backend, signal.SIGSTOP)
     try:
         record_all(recorder, names(90)[1:])
-        wait_until(lambda: recorder._began and time.monotonic() - recorder._began > 0.2)
+        wait_until(lambda: (began := recorder._delivery.began) and time.monotonic() - began > 0.2)
         recorder.record_performance("op 90", 1)
         wait_until(lambda: recorder.stats().written == 91)
     finally:

@@ -432,7 +432,7 @@ FUNCTIONS = {
     **dict.fromkeys(("current_session", "current_instance", "caller", "may_read", "kill_session"), EVERYBODY),
     **dict.fromkeys(("set_session_tag", "set_query_tag", "guard"), EVERYBODY),
     **dict.fromkeys(("register_instance", "register_session", "close_session", "stop_instance"), WRITERS),
-    **dict.fromkeys(("record_statement", "heartbeat", "sample_activity"), WRITERS),
+    **dict.fromkeys(("record_statement", "unknown_sessions", "heartbeat", "sample_activity"), WRITERS),
     "reap_stale": ADMINS,
 }
 READABLE = {
@@ -550,6 +550,7 @@ CALLS = {
     "current_instance": "SELECT instrumentation.current_instance()",
     "set_session_tag": "SELECT instrumentation.set_session_tag('{}')",
     "record_statement": "SELECT instrumentation.record_statement('SELECT 1', 'executing', tag => '{}')",
+    "unknown_sessions": "SELECT instrumentation.unknown_sessions('{00000000-0000-7000-8000-000000000001}')",
     "heartbeat": "SELECT instrumentation.heartbeat('00000000-0000-7000-8000-000000000001')",
     "reap_stale": "SELECT instrumentation.heartbeat('00000000-0000-7000-8000-000000000001')",
     "sample_activity": "SELECT instrumentation.sample_activity('00000000-0000-7000-8000-000000000001')",

@@ -391,6 +391,14 @@ END $$;
 COMMENT ON FUNCTION instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb) IS
     'Records a statement of this session, or of the one named: first as executing, and again with the id it returned when it has ended; or only then';
 
+-- A recorder may append statements, but not read sessions.
+CREATE FUNCTION instrumentation.unknown_sessions(sessions uuid[]) RETURNS uuid[]
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(SELECT DISTINCT u.id FROM unnest(sessions) u (id) WHERE NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.session_id = u.id));
+END $$;
+COMMENT ON FUNCTION instrumentation.unknown_sessions(uuid[]) IS 'Which of these are no sessions, or none any more: statements of theirs cannot be recorded';
+
 -- Upkeep --------------------------------------------------------------------------------------------------------------
 
 -- Rows that somebody has locked are passed over: an application may sit in a transaction in which it has tagged its session.
@@ -673,7 +681,8 @@ REVOKE EXECUTE ON FUNCTION instrumentation.register_instance(text, text, jsonb, 
     instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
     instrumentation.close_session(uuid, text, instrumentation.session_status), instrumentation.stop_instance(uuid, text),
     instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb),
-    instrumentation.heartbeat(uuid), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid) FROM PUBLIC;
+    instrumentation.unknown_sessions(uuid[]), instrumentation.heartbeat(uuid), instrumentation.reap_stale(interval),
+    instrumentation.sample_activity(uuid) FROM PUBLIC;
 DO $$
 DECLARE
     role_name text;
@@ -687,7 +696,7 @@ BEGIN
                         instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
                         instrumentation.close_session(uuid, text, instrumentation.session_status), instrumentation.stop_instance(uuid, text),
                         instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb),
-                        instrumentation.heartbeat(uuid), instrumentation.sample_activity(uuid) TO %I', role_name);
+                        instrumentation.unknown_sessions(uuid[]), instrumentation.heartbeat(uuid), instrumentation.sample_activity(uuid) TO %I', role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvigil_reader') THEN
         GRANT SELECT (statement_id, session_id, statement_handle, execution_start_time, execution_end_time, rows_fetched, status, duration_ms,

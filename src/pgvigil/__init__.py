@@ -1,15 +1,38 @@
-"""pgvigil: brings a live session database, new or existing, to a schema that watches it."""
+"""pgvigil: brings a live session database, new or existing, to a schema that watches it.
 
-from importlib import import_module
-from types import ModuleType
+What an application uses of it is here: `pgvigil.Recorder`, `pgvigil.instrument` and the rest of pgvigil.live. It is imported when
+it is first asked for, so the command line, which needs none of it, starts without.
+"""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-# What an application reaches from here, loaded when it is first asked for.
-_LAZY = {"transactions": "pgvigil.live.transactions"}
+if TYPE_CHECKING:
+    from pgvigil.live import transactions
+    from pgvigil.live.counters import Stats
+    from pgvigil.live.executions import ExecutionPage, ExecutionTracker
+    from pgvigil.live.instrument import instrument
+    from pgvigil.live.recorder import Recorder
+    from pgvigil.live.sampler import Sampler, SamplerStats
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            from importlib import import_module
+
+            return getattr(import_module("pgvigil.live"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name in _LAZY:
-        return import_module(_LAZY[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = [
+    "ExecutionPage",
+    "ExecutionTracker",
+    "Recorder",
+    "Sampler",
+    "SamplerStats",
+    "Stats",
+    "__version__",
+    "instrument",
+    "transactions",
+]

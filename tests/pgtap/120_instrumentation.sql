@@ -1,6 +1,6 @@
 -- Instances, sessions and statements are written through functions, read through views, and by nobody changed.
 BEGIN;
-SELECT plan(46);
+SELECT plan(47);
 CREATE ROLE t_admin IN ROLE pgvigil_admin;
 CREATE ROLE t_writer IN ROLE pgvigil_writer;
 CREATE ROLE t_reader IN ROLE pgvigil_reader;
@@ -34,6 +34,9 @@ SELECT is((SELECT concat_ws(' ', total_statements, successful_statements, failed
                             round(avg_duration_ms), max_duration_ms) FROM instrumentation.session_stats), '3 1 1 1 0 3 30 40', 'session_stats adds up');
 SELECT is((SELECT count(*) FROM instrumentation.active_sessions WHERE session_duration_seconds IS NOT NULL AND hostname = 'host'), 1::bigint, 'it is among the active ones');
 SELECT is((SELECT tableoid::regclass::text FROM instrumentation.sql_statements WHERE sql_text = 'SELECT 1'), 'instrumentation.sql_statements_p' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'), 'a statement goes where its id says');
+
+SELECT is(instrumentation.unknown_sessions(ARRAY[instrumentation.current_session(), '00000000-0000-7000-8000-000000000002', NULL]),
+          '{00000000-0000-7000-8000-000000000002,NULL}', 'a recorder is told which sessions nobody has registered');
 
 -- Who sees what
 SELECT is((SELECT count(DISTINCT sql_text) FROM instrumentation.session_activity), 3::bigint, 'its owner sees what it ran');

@@ -1,9 +1,10 @@
 """What an application uses while it runs: it records into the monitoring tables without ever being slowed by them."""
 
 from pgvigil.live import transactions
+from pgvigil.live.counters import Stats
 from pgvigil.live.executions import ExecutionPage, ExecutionTracker
 from pgvigil.live.instrument import instrument
-from pgvigil.live.recorder import Recorder, Stats
+from pgvigil.live.recorder import Recorder
 from pgvigil.live.sampler import Sampler, SamplerStats
 
 __all__ = [

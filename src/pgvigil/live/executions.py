@@ -6,13 +6,12 @@ import asyncio
 import base64
 import binascii
 import inspect
-import json
 import logging
 import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
@@ -23,8 +22,9 @@ from psycopg.rows import dict_row
 
 from pgvigil import database
 from pgvigil.live import rows, scrub
+from pgvigil.live.lines import Encoder
 from pgvigil.live.recorder import Recorder
-from pgvigil.live.writer import ADD_EXECUTIONS, find_tables
+from pgvigil.live.writer import adding_executions, find_tables
 
 _log = logging.getLogger("pgvigil")
 _IDLE: Final = 4  # connections kept for the next call
@@ -98,15 +98,16 @@ class ExecutionTracker:
 
         Raises ValueError or TypeError for what cannot be stored, psycopg.Error and ConnectError as they come.
         """
-        _, line = rows.Encoder().line(self._item(query, database_type, status, details))
-        return await asyncio.to_thread(self._add, line.decode())
+        [line] = Encoder().lines(rows.EXECUTION, [self._item(query, database_type, status, details)])
+        return await asyncio.to_thread(self._add, line)
 
     def _add(self, line: str) -> int:
-        found = self._ask(f"{ADD_EXECUTIONS} RETURNING id", [f"[{line}]"])
+        statement, columns = adding_executions([line])
+        found = self._ask(f"{statement} RETURNING id", columns)
         if (
             not found
         ):  # not in one statement: a row that another session has just committed would be seen by neither half
-            found = self._ask("SELECT id FROM {} WHERE execution_id = %s", [json.loads(line)["execution_id"]])
+            found = self._ask("SELECT id FROM {} WHERE execution_id = %s", columns[0])
         return int(found[0]["id"])
 
     def log_execution_background(
@@ -219,7 +220,7 @@ class ExecutionTracker:
 
     # --- its connections ---------------------------------------------------------------------------------------------
 
-    def _ask(self, query: str, parameters: list[Any]) -> list[dict[str, Any]]:
+    def _ask(self, query: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         """Every query here can be run twice: one that meets a connection the server has ended gets a new one."""
         connection = _take(self._idle)
         kept = connection is not None

@@ -1,14 +1,14 @@
-"""Who is connected and what they run, told by the application itself: through SQLAlchemy's events or psycopg's cursors.
+"""Who is connected and what they run, told by the application itself: around the calls of its driver, psycopg.
 
-Where a statement runs, nothing is done but to take the time and append a tuple to the recorder's queue. Sessions are registered
-through the same queue, so each is in the database before its statements are; an instance shows that it lives by a thread of its own.
+Where a statement runs, nothing is done but to take the time and append a tuple to the recorder's queue. Whatever is changed for
+that is changed on the one engine, pool or connection that was given, and put back by its undo.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
-import os
-import socket
+import sys
 import threading
 import time
 import weakref
@@ -19,173 +19,61 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg import pq, sql
 
-from pgvigil import __version__, database
 from pgvigil.live import rows
 from pgvigil.live.executions import classify
+from pgvigil.live.instance import POOLED, Backend, Instance, async_backend_of, backend_of, instance_of
 from pgvigil.live.recorder import Recorder
 
 if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool, ConnectionPool
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-HEARTBEAT: Final = 20.0  # seconds; an instance counts as dead after a minute
-_SESSION: Final = "pgvigil session"
-_ME = b"SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"
 _PER_TRANSACTION: Final = "SELECT set_config('pgvigil.session_id', %s, true)"
 _ENDED_BY_OTHERS: Final = frozenset({"57P01", "57P02", "57P03"})
+_BETWEEN_STATEMENTS: Final = frozenset({pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS})
+
+Undo = Callable[[], None]
 
 
 def instrument(
-    target: Engine | AsyncEngine | psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
+    target: Engine
+    | AsyncEngine
+    | ConnectionPool[Any]
+    | AsyncConnectionPool[Any]
+    | psycopg.Connection[Any]
+    | psycopg.AsyncConnection[Any],
     recorder: Recorder,
     *,
     pooled: bool = False,
-) -> Callable[[], None]:
+) -> Undo:
     """Record the sessions and statements of `target`, which are on the recorder's server, until the callable returned is called.
 
+    target  an engine of SQLAlchemy or a pool of psycopg_pool, for all of its connections, those open now and those to come; or
+            one connection of psycopg 3
     pooled  a transaction pooler stands in between: sessions have no server process, and each transaction begins by naming its
             session, one round trip more, so that instrumentation.current_session() and the tags work there
 
-    Raises TypeError for what is neither an engine of SQLAlchemy nor a connection of psycopg 3, ValueError for an engine on another
-    driver. After that it never raises and never waits; a session that cannot be registered is not recorded.
+    Raises TypeError for any other target, ValueError for an engine on another driver. After that it never raises and never waits
+    but to ask each connection once which server process it has; a session that cannot be registered is not recorded.
     """
     engine: Any = getattr(target, "sync_engine", target)
+    pools = sys.modules.get("psycopg_pool")  # whoever has a pool has imported it
     if isinstance(target, psycopg.Connection | psycopg.AsyncConnection):
-        return _instrument_connection(target, _instance_of(recorder), pooled)
+        return _instrument_connection(target, instance_of(recorder), pooled)
+    if pools and isinstance(target, pools.ConnectionPool | pools.AsyncConnectionPool):
+        return _instrument_pool(target, instance_of(recorder), pooled)
     if type(engine).__module__.partition(".")[0] == "sqlalchemy" and hasattr(engine, "dialect"):
         if (engine.dialect.name, engine.dialect.driver.removesuffix("_async")) != ("postgresql", "psycopg"):
             raise ValueError(
                 f"the engine talks to {engine.dialect.name} by {engine.dialect.driver}: instrument() needs postgresql+psycopg://."
                 " For other engines there is ExecutionTracker."
             )
-        return _instrument_engine(engine, _instance_of(recorder), pooled)
+        return _instrument_engine(engine, instance_of(recorder), pooled)
     raise TypeError(
-        f"cannot instrument a {type(target).__name__}: give an Engine of SQLAlchemy, or a connection of psycopg 3"
+        f"cannot instrument a {type(target).__name__}: give an Engine of SQLAlchemy, a pool of psycopg_pool, or a connection of"
+        " psycopg 3"
     )
-
-
-# --- the process, and its sessions -----------------------------------------------------------------------------------
-
-
-class _Instance:
-    """This process, as it shows in instrumentation.instances: one per recorder, until that is closed or all is undone."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-        self.append = recorder.append
-        self.lock = threading.Lock()
-        self.process = object()  # another one in a forked child; compared where asking for the pid would be felt
-        self._users = 0
-        self._registered: object = None
-        self._closed = False
-        recorder.before_close.append(self._close)
-
-    def enter(self) -> None:
-        with self.lock:
-            self._users += 1
-        self.require()
-
-    def require(self) -> None:
-        """Registers this process, if it has not been: a forked child is another one than its parent."""
-        if self._registered is self.process:
-            return
-        with self.lock:
-            if self._registered is not self.process and not self._closed:
-                self._registered = self.process
-                self.id = rows.new_id()
-                self._ended = threading.Event()
-                self._register()
-                heart = threading.Thread(target=self._beat, args=(self._ended,), name="pgvigil heartbeat", daemon=True)
-                heart.start()
-
-    def _register(self) -> None:
-        self.append(
-            rows.call("register_instance", instance=self.id, hostname=socket.gethostname(), toolkit_version=__version__)
-        )
-
-    def _beat(self, ended: threading.Event) -> None:
-        connection: psycopg.Connection[Any] | None = None
-        while not ended.wait(HEARTBEAT):
-            try:
-                connection = connection or database.connect(self.recorder.target, "heartbeat")
-                row = connection.execute("SELECT instrumentation.heartbeat(%s)", (self.id,)).fetchone()
-                if row and not row[0]:
-                    self._register()
-            except Exception:  # noqa: BLE001 - the next one may succeed; without, others see that this one is missed
-                if connection:
-                    connection.close()
-                connection = None
-        if connection:
-            connection.close()
-
-    def leave(self, *, undone: bool) -> None:
-        """A process that has merely no connection at the moment goes on."""
-        with self.lock:
-            self._users -= 1
-            last = self._users == 0
-        if last and undone:
-            self._stop("no longer instrumented")
-
-    def _stop(self, reason: str) -> None:
-        if self._registered is self.process:
-            self._registered = None
-            self._ended.set()
-            self.append(rows.call("stop_instance", instance=self.id, reason=reason))
-
-    def _close(self) -> None:
-        """The recorder is about to end, at the latest with the process."""
-        self._closed = True
-        self._stop("its recorder was closed")
-
-    def register(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], pooled: bool) -> str | None:
-        """A session of this process; its id, or None if it cannot be told which server process it has."""
-        self.require()
-        if self._closed:
-            return None
-        pgconn = connection.pgconn
-        pid = backend_start = None
-        if not pooled:
-            # Beneath psycopg, which would begin a transaction. It costs a new connection one round trip.
-            answer = pgconn.exec_(_ME)
-            if answer.status != pq.ExecStatus.TUPLES_OK or answer.ntuples != 1:
-                return None
-            first, second = answer.get_value(0, 0), answer.get_value(0, 1)
-            pid, backend_start = int(first or 0), (second or b"").decode() or None
-        session = rows.new_id()
-        self.append(
-            rows.call(
-                "register_session", instance=self.id, session=session, pid=pid, backend_start=backend_start,
-                username=pgconn.user.decode(), application_name=(pgconn.parameter_status(b"application_name") or b"").decode(),
-            )
-        )  # fmt: skip
-        return session
-
-    def close(self, session: str | None, reason: str | None) -> None:
-        if session is not None:
-            self.append(rows.call("close_session", session=session, reason=reason))
-
-
-_instances: weakref.WeakKeyDictionary[Recorder, _Instance] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
-
-
-def _after_fork_in_child() -> None:
-    global _making  # noqa: PLW0603, RUF100 - some thread of the parent may hold the old one for ever
-    _making = threading.Lock()
-    for instance in list(_instances.values()):
-        instance.lock, instance.process = threading.Lock(), object()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _instance_of(recorder: Recorder) -> _Instance:
-    with _making:
-        instance = _instances.get(recorder)
-        if instance is None:
-            instance = _instances[recorder] = _Instance(recorder)
-    instance.enter()
-    return instance
 
 
 def _failed(session: str, text: str, began: int, error: BaseException, tag: str | None) -> rows.Item:
@@ -199,77 +87,117 @@ def _failed(session: str, text: str, began: int, error: BaseException, tag: str 
     return rows.statement(session, text, nanoseconds, -1, status, message, sqlstate, tag)
 
 
-def _tag(options: Any) -> str | None:
-    tag = options.get("pgvigil_tag")
-    with suppress(TypeError, ValueError):
-        return None if tag is None else json.dumps(tag, allow_nan=False)
-    return None
+def _replace(target: Any, name: str, replacement: Any) -> Undo:
+    """Sets an attribute of this one object. Undone, it is as before, unless somebody has put another one on top since."""
+    missing = object()
+    before = vars(target).get(name, missing)
+    setattr(target, name, replacement)
+
+    def undo() -> None:
+        if vars(target).get(name, missing) is replacement:
+            if before is missing:
+                delattr(target, name)
+            else:
+                setattr(target, name, before)
+
+    return undo
 
 
 # --- SQLAlchemy ------------------------------------------------------------------------------------------------------
 
 
-def _instrument_engine(engine: Engine, instance: _Instance, pooled: bool) -> Callable[[], None]:
+def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo:
+    """Around the three methods by which an engine's dialect calls its driver.
+
+    Not by events around statements: with any listener to an engine, each statement takes the long way through SQLAlchemy, which
+    costs several times as much as all that is done here. Those of its pool are rare.
+    """
     from sqlalchemy import event
 
+    dialect: Any = engine.dialect
     append, statement, clock = instance.append, rows.statement, time.perf_counter_ns
-    sessions: weakref.WeakKeyDictionary[Any, tuple[str | None, object]] = weakref.WeakKeyDictionary()
+    mine = object()  # under this key, the session of a connection is in its `info`, with the process that it belongs to
+    sessions: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+    changing = threading.RLock()  # guards `sessions` against other threads
+    over = False
 
-    def checkout(_connection: Any, record: Any, _proxy: Any) -> None:
-        known = record.info.get(_SESSION)
-        if known is None or known[1] is not instance.process:
-            with suppress(Exception):
-                record.info[_SESSION] = (instance.register(record.driver_connection, pooled), instance.process)
-                sessions[record] = record.info[_SESSION]
+    def session_of(connection: Any) -> str | None:
+        try:
+            known = connection.info.get(mine)
+        except Exception:  # noqa: BLE001 - a connection on which SQLAlchemy asks a new server what it can has none
+            return None
+        if known is not None and known[1] is instance.process:
+            found: str | None = known[0]
+            return found
+        return None if over else begin_session(connection)
+
+    def begin_session(connection: Any) -> str | None:
+        with suppress(Exception):
+            proxy = connection.connection
+            driver: Any = proxy.driver_connection
+            if driver.pgconn.transaction_status not in _BETWEEN_STATEMENTS:
+                return None
+            info = connection.info
+            info[mine] = None, instance.process  # should it fail, it is not tried with each statement
+            backend = POOLED
+            if not pooled:
+                is_async = isinstance(driver, psycopg.AsyncConnection)
+                backend = proxy.dbapi_connection.run_async(async_backend_of) if is_async else backend_of(driver)
+            with changing:
+                if not over:
+                    session = instance.register(driver, backend)
+                    info[mine] = session, instance.process
+                    sessions[driver] = info
+                    return session
+        return None
+
+    def end_session(info: dict[Any, Any], reason: str | None) -> None:
+        known = info.pop(mine, None)
+        if known and known[0] and known[1] is instance.process:
+            instance.close(known[0], reason)
 
     def closed(_connection: Any, record: Any) -> None:
-        known = record.info.pop(_SESSION, None)
-        if known and known[1] is instance.process:
-            instance.close(known[0], None)
+        end_session(record.info, None)
 
     def invalidated(_connection: Any, record: Any, error: BaseException | None) -> None:
-        known = record.info.pop(_SESSION, None)
-        if known and known[1] is instance.process:
-            instance.close(known[0], None if error is None else f"connection lost: {type(error).__name__}")
+        end_session(record.info, None if error is None else f"connection lost: {type(error).__name__}")
 
     def begin(connection: Any) -> None:
-        session = connection.info.get(_SESSION)
-        if session and session[0]:
+        session = session_of(connection)
+        if session:
             cursor = connection.connection.cursor()
             try:
-                cursor.execute(_PER_TRANSACTION, (session[0],))
+                cursor.execute(_PER_TRANSACTION, (session,))
             finally:
                 cursor.close()
 
-    def before(_connection: Any, _cursor: Any, _text: str, _parameters: Any, context: Any, _many: bool) -> None:
-        context.pgvigil_began = clock()
+    def watched(plain: Callable[..., None]) -> Callable[..., None]:
+        def method(cursor: Any, text: str, *more: Any) -> None:
+            context = more[-1]
+            session = None if context is None else session_of(context.root_connection)
+            if session is None:
+                plain(cursor, text, *more)
+                return
+            began = clock()
+            try:
+                plain(cursor, text, *more)
+            except BaseException as error:
+                with suppress(Exception):
+                    append(_failed(session, text, began, error, _tag(context.execution_options)))
+                raise
+            nanoseconds, options = clock() - began, context.execution_options
+            if "pgvigil_tag" in options:
+                append(statement(session, text, nanoseconds, cursor.rowcount, "success", None, None, _tag(options)))
+            else:
+                append(statement(session, text, nanoseconds, cursor.rowcount))
 
-    def after(connection: Any, cursor: Any, text: str, _parameters: Any, context: Any, _many: bool) -> None:
-        ended = clock()
-        session = connection.info.get(_SESSION)
-        began = getattr(context, "pgvigil_began", None)  # None: it had begun before anybody listened
-        if began is not None and session and session[0]:
-            options = context.execution_options
-            tag = _tag(options) if "pgvigil_tag" in options else None
-            append(statement(session[0], text, ended - began, cursor.rowcount, "success", None, None, tag))
+        return method
 
-    def failed(found: Any) -> None:
-        with suppress(Exception):
-            context = found.execution_context
-            session = found.connection.info.get(_SESSION)
-            if context is not None and found.statement is not None and session and session[0]:
-                began = context.pgvigil_began
-                append(
-                    _failed(
-                        session[0], found.statement, began, found.original_exception, _tag(context.execution_options)
-                    )
-                )
-
+    undos = [
+        _replace(dialect, name, watched(getattr(dialect, name)))
+        for name in ("do_execute", "do_execute_no_params", "do_executemany")
+    ]
     listeners: list[tuple[Any, str, Callable[..., None]]] = [
-        (engine, "before_cursor_execute", before),
-        (engine, "after_cursor_execute", after),
-        (engine, "handle_error", failed),
-        (engine, "checkout", checkout),
         (engine, "close", closed),
         (engine, "invalidate", invalidated),
     ]
@@ -279,51 +207,89 @@ def _instrument_engine(engine: Engine, instance: _Instance, pooled: bool) -> Cal
         event.listen(*listener)
 
     def undo() -> None:
-        if listeners:
+        nonlocal over
+        if not over:
+            with changing:
+                over = True
             for listener in listeners:
                 event.remove(*listener)
-            listeners.clear()
-            for record, known in list(sessions.items()):
-                if record.info.pop(_SESSION, None) == known and known[1] is instance.process:
-                    instance.close(known[0], "no longer instrumented")
+            for put_back in undos:
+                put_back()
+            for info in list(sessions.values()):
+                end_session(info, "no longer instrumented")
             instance.leave(undone=True)
 
     return undo
 
 
+def _tag(options: Any) -> str | None:
+    with suppress(TypeError, ValueError):
+        tag = options.get("pgvigil_tag")
+        return None if tag is None else json.dumps(tag, allow_nan=False)
+    return None
+
+
 # --- psycopg ---------------------------------------------------------------------------------------------------------
 
 
-def _instrument_connection(
-    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], instance: _Instance, pooled: bool
-) -> Callable[[], None]:
-    session: str | None = None
-    with suppress(Exception):
-        session = instance.register(connection, pooled)
-    factory, close = connection.cursor_factory, connection.close
-    changed: Any = connection
-    over = False
+class _Watch:
+    """A session of a connection of psycopg, until that is closed or the watching undone."""
 
-    def end(reason: str | None) -> None:
-        nonlocal over
-        if not over:
-            over = True
-            changed.cursor_factory = factory
-            del changed.close
-            instance.close(session, reason)
-            instance.leave(undone=reason is not None)
+    def __init__(
+        self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], instance: Instance, backend: Backend
+    ) -> None:
+        self.connection = connection
+        self.session: str | None = instance.register(connection, backend)  # None: over
+        self._instance = instance
+        self._pooled = backend is POOLED
+        instance.enter()
+        is_async = isinstance(connection, psycopg.AsyncConnection)
+        cursor = (_async_cursor if is_async else _cursor)(connection.cursor_factory, self)
+        close: Any = connection.close
 
-    def close_it() -> Any:
-        end(None)
-        return close()
+        def closes() -> None:
+            close()
+            self._look()
 
-    if session is None:
-        instance.leave(undone=False)
-        return lambda: None
-    watched = _async_cursor if isinstance(connection, psycopg.AsyncConnection) else _cursor
-    changed.cursor_factory = watched(factory, instance.append, session, pooled)
-    changed.close = close_it
-    return lambda: end("no longer instrumented")
+        async def closes_async() -> None:
+            await close()
+            self._look()
+
+        self._undos = [
+            _replace(connection, "cursor_factory", cursor),
+            _replace(connection, "close", closes_async if is_async else closes),
+        ]
+
+    def _look(self) -> None:
+        """That of a pool may not close, but go back to its pool."""
+        if self.connection.closed:
+            self.end(None)
+
+    def end(self, reason: str | None, *, undone: bool = False) -> None:
+        """Cursors that live on are not watched any more. Again does nothing."""
+        if self.session is not None:
+            self._instance.close(self.session, reason)
+            self.session = None
+            for put_back in reversed(self._undos):
+                put_back()
+            self._instance.leave(undone=undone)
+
+    def names_itself(self) -> bool:
+        """Whether what follows begins a transaction that has to be told its session."""
+        connection = self.connection
+        return (
+            self._pooled
+            and not connection.autocommit
+            and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        )
+
+    def succeeded(self, session: str, query: Any, cursor: Any, began: int) -> None:
+        text = query if query.__class__ is str else _text(query, cursor)
+        self._instance.append(rows.statement(session, text, time.perf_counter_ns() - began, cursor.rowcount))
+
+    def failed(self, session: str, query: Any, cursor: Any, began: int, error: BaseException) -> None:
+        with suppress(Exception):
+            self._instance.append(_failed(session, _text(query, cursor), began, error, None))
 
 
 def _text(query: Any, cursor: Any) -> str:
@@ -332,25 +298,23 @@ def _text(query: Any, cursor: Any) -> str:
     return query.as_string(cursor) if isinstance(query, sql.Composable) else str(query)
 
 
-def _begins(cursor: Any, pooled: bool) -> bool:
-    connection = cursor.connection
-    return pooled and not connection.autocommit and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
-
-
-def _cursor(base: Any, append: Callable[[rows.Item], None], session: str, pooled: bool) -> Any:
+def _cursor(base: Any, watch: _Watch) -> Any:
     def watched(name: str) -> Any:
         plain = getattr(base, name)
 
         def method(self: Any, query: Any, params: Any = None, **options: Any) -> Any:
-            if _begins(self, pooled):
+            session = watch.session
+            if session is None:
+                return plain(self, query, params, **options)
+            if watch.names_itself():
                 base.execute(self, _PER_TRANSACTION, (session,))
             began = time.perf_counter_ns()
             try:
                 result = plain(self, query, params, **options)
             except BaseException as error:
-                append(_failed(session, _text(query, self), began, error, None))
+                watch.failed(session, query, self, began, error)
                 raise
-            append(rows.statement(session, _text(query, self), time.perf_counter_ns() - began, self.rowcount))
+            watch.succeeded(session, query, self, began)
             return result
 
         return method
@@ -358,22 +322,96 @@ def _cursor(base: Any, append: Callable[[rows.Item], None], session: str, pooled
     return type(base.__name__, (base,), {"execute": watched("execute"), "executemany": watched("executemany")})
 
 
-def _async_cursor(base: Any, append: Callable[[rows.Item], None], session: str, pooled: bool) -> Any:
+def _async_cursor(base: Any, watch: _Watch) -> Any:
     def watched(name: str) -> Any:
         plain = getattr(base, name)
 
         async def method(self: Any, query: Any, params: Any = None, **options: Any) -> Any:
-            if _begins(self, pooled):
+            session = watch.session
+            if session is None:
+                return await plain(self, query, params, **options)
+            if watch.names_itself():
                 await base.execute(self, _PER_TRANSACTION, (session,))
             began = time.perf_counter_ns()
             try:
                 result = await plain(self, query, params, **options)
             except BaseException as error:
-                append(_failed(session, _text(query, self), began, error, None))
+                watch.failed(session, query, self, began, error)
                 raise
-            append(rows.statement(session, _text(query, self), time.perf_counter_ns() - began, self.rowcount))
+            watch.succeeded(session, query, self, began)
             return result
 
         return method
 
     return type(base.__name__, (base,), {"execute": watched("execute"), "executemany": watched("executemany")})
+
+
+def _instrument_connection(
+    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], instance: Instance, pooled: bool
+) -> Undo:
+    watch: _Watch | None = None
+    with suppress(Exception):
+        watch = _Watch(connection, instance, POOLED if pooled else backend_of(connection))
+    instance.leave(undone=False)  # from now on it is the watch that keeps it
+    return lambda: None if watch is None else watch.end("no longer instrumented", undone=True)
+
+
+def _instrument_pool(pool: Any, instance: Instance, pooled: bool) -> Undo:
+    """Looks at each connection as it is taken: so those are seen that were open before, and those the pool opens later."""
+    seen: weakref.WeakSet[Any] = weakref.WeakSet()
+    watches: weakref.WeakSet[_Watch] = weakref.WeakSet()  # each kept by its connection
+    take, give = pool.getconn, pool.putconn
+    changing = threading.RLock()  # guards `watches` against other threads
+    over = False
+
+    def watch(connection: Any, backend: Backend) -> None:
+        with changing:
+            if not over:
+                watches.add(_Watch(connection, instance, backend))
+
+    def getconn(*args: Any, **options: Any) -> Any:
+        connection = take(*args, **options)
+        if not over and connection not in seen:
+            seen.add(connection)
+            with suppress(Exception):
+                watch(connection, POOLED if pooled else backend_of(connection))
+        return connection
+
+    async def async_getconn(*args: Any, **options: Any) -> Any:
+        connection = await take(*args, **options)
+        if not over and connection not in seen:
+            try:
+                with suppress(Exception):
+                    watch(connection, POOLED if pooled else await async_backend_of(connection))
+                seen.add(connection)
+            except BaseException:  # cancelled: nobody has it who could give it back
+                await give(connection)
+                raise
+        return connection
+
+    def putconn(connection: Any) -> Any:
+        if connection.closed:  # the pool does not close what is broken
+            with changing:
+                lost = [watched for watched in watches if watched.connection is connection]
+            for watched in lost:
+                watched.end("connection lost")
+        return give(connection)
+
+    is_async = inspect.iscoroutinefunction(take)
+    undos = [
+        _replace(pool, "getconn", async_getconn if is_async else getconn),
+        _replace(pool, "putconn", putconn),
+    ]
+
+    def undo() -> None:
+        nonlocal over
+        if not over:
+            with changing:
+                over = True
+            for put_back in undos:
+                put_back()
+            for watched in list(watches):
+                watched.end("no longer instrumented")
+            instance.leave(undone=True)
+
+    return undo

@@ -1,15 +1,10 @@
-"""What an application hands over, checked in its own thread, and the lines that a worker makes of it.
-
-A line of METRIC and PERFORMANCE is a row in COPY's text format without its id: ids are given when the row is written (writer.py
-says why); of STATEMENT likewise. A line of EXECUTION is a JSON object, for a statement that writes what is not there yet; one of
-REGISTRY the arguments of a function of schema instrumentation, each of which may be called again.
-"""
+"""What an application hands over, checked in its own thread. lines.py makes of it what goes to the database."""
 
 from __future__ import annotations
 
 import json
 import math
-import secrets
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -31,37 +26,27 @@ TABLES = (
     "instrumentation.sql_statements",
     "instrumentation.sessions",
 )
-# Of those that are written by COPY.
-COLUMNS = {
-    METRIC: "id, metric_name, metric_value, metric_type, labels, recorded_at",
-    PERFORMANCE: "id, operation, duration_ms, success, session_id, metadata, created_at",
-    STATEMENT: (
-        "statement_id, session_id, sql_text, execution_start_time, execution_end_time, rows_fetched, status, error_message,"
-        " duration_ms, sqlstate, query_tag"
-    ),
-}
 
 # Its kind, when it happened (nanoseconds since 1970) and its values, none of which anybody can change any more.
 Item = tuple[Any, ...]
-Row = tuple[int, bytes]
+Document = str | tuple[tuple[str, str | int], ...]
 
 _TYPES = {"counter": "counter", "gauge": "gauge", "histogram": "histogram"}
 _LONGEST_NAME = 100
 _LONGEST_DURATION = 2**31 - 1
 _LARGEST_BITS = 4096  # of an integer: Python refuses to print much more
+_BIG = 2**63
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
+_FIRST = (_EARLIEST - _EPOCH) // timedelta(microseconds=1) * 1000
 _LATEST = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STATUSES = ("success", "failed", "timeout", "error")
-_LONGEST_QUERY = 100_000
+LONGEST_QUERY = 100_000
 _LONGEST_EXECUTION = 10**9
-_LONGEST_MESSAGE = 10_000
-_TEXTS = 1_000  # of statements, remembered as they are written
-_NULL = "\\N"
+LONGEST_MESSAGE = 10_000
 
-_encode = json.JSONEncoder(allow_nan=False).encode
-_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+to_json = json.JSONEncoder(allow_nan=False).encode
 
 
 def metric(name: str, value: float | Decimal, type: str, labels: dict[str, Any] | None, at: datetime | None) -> Item:
@@ -147,36 +132,15 @@ def execution(
         if not 0 <= execution_time <= _LONGEST_EXECUTION:
             raise ValueError(f"execution_time is {execution_time}: 0 to {_LONGEST_EXECUTION} seconds fit")
     ended = _nanoseconds(completed_at)
-    began = (
-        _nanoseconds(started_at)
-        if started_at
-        else max(ended - round((execution_time or 0) * 1e9), _nanoseconds(_EARLIEST))
-    )
-    text = scrub.hide_secrets_of_query(scrub.storable(query[:_LONGEST_QUERY]))
+    began = _nanoseconds(started_at) if started_at else max(ended - round((execution_time or 0) * 1e9), _FIRST)
+    text = scrub.hide_secrets_of_query(scrub.storable(query[:LONGEST_QUERY]))
     if normalize_literals:
         text = scrub.normalize_literals(text, database_type)
-    if len(query) > _LONGEST_QUERY:
+    if len(query) > LONGEST_QUERY:
         request_metadata = {**(request_metadata or {}), "query_characters": len(query)}
     if error_message is not None:
-        error_message = scrub.hide_secrets(scrub.storable(str(error_message)[:_LONGEST_MESSAGE]))
-    row = {
-        "execution_id": new_id() if execution_id is None else _checked_name("execution_id", execution_id),
-        "user_id": None if user_id is None else _checked_name("user_id", user_id),
-        "conversation_id": None if conversation_id is None else _checked_name("conversation_id", conversation_id),
-        "query": text,
-        "database_type": database_type,
-        "query_complexity": "MULTI_LINE" if len(query.strip().splitlines()) > 1 else "SINGLE_LINE",
-        "status": str.__str__(status),
-        "execution_time": None if execution_time is None else float(execution_time),
-        "total_rows": _checked_count("total_rows", total_rows, 2**63 - 1),
-        "returned_rows": _checked_count("returned_rows", returned_rows, 2**63 - 1),
-        "page": _checked_count("page", page, 2**31 - 1),
-        "page_size": _checked_count("page_size", page_size, 2**31 - 1),
-        "error_message": error_message,
-        "error_type": None if error_type is None else scrub.storable(str(error_type)[:_LONGEST_NAME]),
-        "started_at": _printed(began),
-        "completed_at": _printed(ended),
-    }
+        error_message = scrub.hide_secrets(scrub.storable(str(error_message)[:LONGEST_MESSAGE]))
+    documents = []
     for what, details in (
         ("connection_params", connection_params),
         ("request_metadata", request_metadata),
@@ -184,8 +148,29 @@ def execution(
     ):
         if details is not None and not isinstance(details, dict):
             raise TypeError(f"{what} has to be a dict, not {type(details).__name__}")
-        row[what] = scrub.document(details or {})
-    return EXECUTION, ended, _encode(row)
+        documents.append(to_json(scrub.document(details)) if details else "{}")
+    # In the order of query_executions.
+    return (
+        EXECUTION,
+        ended,
+        new_id() if execution_id is None else _checked_name("execution_id", execution_id),
+        None if user_id is None else _checked_name("user_id", user_id),
+        None if conversation_id is None else _checked_name("conversation_id", conversation_id),
+        text,
+        database_type,
+        "SINGLE_LINE" if query.isprintable() or len(query.strip().splitlines()) < 2 else "MULTI_LINE",
+        str.__str__(status),
+        None if execution_time is None else float(execution_time),
+        _checked_count("total_rows", total_rows, 2**63 - 1),
+        _checked_count("returned_rows", returned_rows, 2**63 - 1),
+        _checked_count("page", page, 2**31 - 1),
+        _checked_count("page_size", page_size, 2**31 - 1),
+        error_message,
+        None if error_type is None else scrub.storable(str(error_type)[:_LONGEST_NAME]),
+        began,
+        ended,
+        *documents,
+    )
 
 
 def statement(
@@ -215,20 +200,14 @@ def statement(
 
 def call(function: str, **arguments: Any) -> Item:
     """A call of a function of schema instrumentation, by its name in pgvigil.live.writer.CALLS."""
-    return REGISTRY, time.time_ns(), _encode({"function": function, **arguments})
+    return REGISTRY, time.time_ns(), to_json({"function": function, **arguments})
 
 
 def new_id() -> str:
     """A UUIDv7: what is written next to each other lies next to each other in the index."""
-    return str(
-        UUID(
-            int=time.time_ns() // 1_000_000 << 80
-            | 0x7 << 76
-            | secrets.randbits(12) << 64
-            | 1 << 63
-            | secrets.randbits(62)
-        )
-    )
+    time_ = f"{time.time_ns() // 1_000_000:012x}"
+    noise = os.urandom(10).hex()
+    return f"{time_[:8]}-{time_[8:]}-7{noise[:3]}-8{noise[3:6]}-{noise[6:18]}"
 
 
 def _checked_count(what: str, count: int | None, largest: int) -> int | None:
@@ -239,10 +218,6 @@ def _checked_count(what: str, count: int | None, largest: int) -> int | None:
     if not 0 <= count <= largest:
         raise ValueError(f"{what} is {count}: 0 to {largest} fit")
     return int(count)
-
-
-def _printed(nanoseconds: int) -> str:
-    return (_EPOCH + nanoseconds // 1000 * _MICROSECOND).isoformat()
 
 
 def _checked_name(what: str, name: str, longest: int = _LONGEST_NAME) -> str:
@@ -259,13 +234,21 @@ def _checked_name(what: str, name: str, longest: int = _LONGEST_NAME) -> str:
     return name
 
 
-def _document(what: str, document: dict[str, Any] | None) -> str:
+def _document(what: str, document: dict[str, Any] | None) -> Document:
+    """What nobody can change any more: JSON, or, if it is of the plainest kind, its pairs, for the worker to encode."""
+    if document.__class__ is dict and document:
+        for key, value in document.items():
+            kind = value.__class__
+            if key.__class__ is not str or not (kind is str or (kind is int and -_BIG < value < _BIG)):
+                break
+        else:
+            return tuple(document.items())
     if not document and (document is None or isinstance(document, dict)):
         return "{}"
     if not isinstance(document, dict):
         raise TypeError(f"{what} has to be a dict, not {type(document).__name__}")
     try:
-        return _encode(document)
+        return to_json(document)
     except RecursionError:
         raise ValueError(f"{what} is nested too deeply") from None
 
@@ -280,58 +263,3 @@ def _nanoseconds(at: datetime | None) -> int:
     if not _EARLIEST <= at <= _LATEST:
         raise ValueError(f"at={at} is not within the years 1 to 9999 in UTC")
     return (at - _EPOCH) // _MICROSECOND * 1000
-
-
-class Encoder:
-    """Items into lines. It remembers what most items of a batch share: the last second in print, and texts of statements."""
-
-    def __init__(self) -> None:
-        self._second = -1
-        self._printed = ""
-        self._texts: dict[str, str] = {}
-
-    def line(self, item: Item) -> Row:
-        kind: int = item[0]
-        if kind == STATEMENT:
-            return kind, self._statement(item).encode()
-        if kind in (EXECUTION, REGISTRY):
-            return kind, f"{item[2]}\n".encode()
-        name: str = item[2]
-        if not name.isalnum():
-            name = name.translate(_ESCAPES)
-        document: str = item[-1]
-        if "\\" in document:  # the only character that both JSON and COPY mean something by
-            document = document.replace("\\", "\\\\")
-        if kind == METRIC:
-            text = f"{name}\t{item[3]}\t{item[4]}\t{document}\t{self._time(item[1])}\n"
-        else:
-            session = item[5]
-            text = (
-                f"{name}\t{round(item[3])}\t{item[4]}\t{session if session is not None else _NULL}"
-                f"\t{document}\t{self._time(item[1])}\n"
-            )
-        return kind, text.encode()
-
-    def _time(self, nanoseconds: int) -> str:
-        second, rest = divmod(nanoseconds, 1_000_000_000)
-        if second != self._second:
-            self._printed = (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
-            self._second = second
-        return f"{self._printed}.{rest // 1000:06d}+00"
-
-    def _statement(self, item: Item) -> str:
-        _, ended, session_id, sql_text, nanoseconds, rows_fetched, status, error_message, sqlstate, tag = item
-        text = self._texts.get(sql_text)
-        if text is None:
-            text = scrub.hide_secrets_of_query(scrub.storable(sql_text[:_LONGEST_QUERY])).translate(_ESCAPES)
-            if len(self._texts) >= _TEXTS:
-                self._texts.clear()
-            self._texts[sql_text] = text
-        words = _NULL
-        if error_message is not None:
-            words = scrub.hide_secrets(scrub.storable(error_message[:_LONGEST_MESSAGE])).translate(_ESCAPES)
-        return (
-            f"{session_id}\t{text}\t{self._time(ended - nanoseconds)}\t{self._time(ended)}"
-            f"\t{rows_fetched if rows_fetched >= 0 else _NULL}\t{status}\t{words}\t{(nanoseconds + 500_000) // 1_000_000}"
-            f"\t{_NULL if sqlstate is None else sqlstate}\t{_NULL if tag is None else tag.translate(_ESCAPES)}\n"
-        )

@@ -28,8 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from pgvigil.live.rows import TABLES, Row
+from pgvigil.live.rows import TABLES
 from pgvigil.live.writer import Probe
+
+Row = tuple[int, bytes]  # a table by its number, and the line
 
 SEGMENT_BYTES = 4 << 20  # a segment is complete when it is this long: it is read at once, and removed at once
 _TITLE = b"pgvigil spill 1\n"

@@ -7,8 +7,8 @@ When the connection breaks during COMMIT nobody tells us what became of it. But 
 id answers for all: an INSERT of that id, always rolled back, conflicts exactly if the batch was committed. Should the server
 still be busy with that COMMIT, the INSERT waits for it. This needs no right but INSERT.
 
-Query executions bring an id of their own, from their source: those that are there already are passed over; and a session can be
-registered twice. A batch of nothing else is simply sent again.
+Query executions bring an id of their own, from their source: only if one of a batch is there already, what is new is picked out,
+which is slower; and a session can be registered twice. A batch of nothing else is simply sent again.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 
 from pgvigil import database
 from pgvigil.errors import PgvigilError, PreconditionError
-from pgvigil.live.rows import COLUMNS, EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMENT, TABLES, Row
+from pgvigil.live.lines import COLUMNS, Ids, Row, fields
+from pgvigil.live.rows import EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMENT, TABLES
 
 # A table and an id that its batch was sent with.
 Probe = tuple[int, UUID]
+# The lines of each table, in pieces: while the server takes one, the next may be in the making.
+Batch = Mapping[int, Iterable[Sequence[str]]]
 
 # A lock that does not come free is like a server that does not answer. And should the client vanish before its COMMIT, the
 # server must not keep the rows pending until TCP gives up: no probe could tell meanwhile what becomes of them.
@@ -56,19 +60,9 @@ CALLS = {
     "close_session": "SELECT instrumentation.close_session(%(session)s, %(reason)s)",
     "stop_instance": "SELECT instrumentation.stop_instance(%(instance)s, %(reason)s)",
 }
-_EXECUTION_TYPES = (
-    "execution_id text, user_id text, conversation_id text, query text, database_type text, query_complexity text, status text,"
-    " execution_time double precision, total_rows bigint, returned_rows bigint, page integer, page_size integer, error_message text,"
-    " error_type text, started_at timestamptz, completed_at timestamptz, connection_params jsonb, request_metadata jsonb,"
-    " response_metadata jsonb"
-)
-_EXECUTION_COLUMNS = ", ".join(column.split()[0] for column in _EXECUTION_TYPES.split(","))
-# No conflict target: that would need the right to read.
-ADD_EXECUTIONS = (
-    f"INSERT INTO {{}} ({_EXECUTION_COLUMNS}) SELECT {_EXECUTION_COLUMNS} FROM json_to_recordset(%s::json) AS r ({_EXECUTION_TYPES})"
-    " ON CONFLICT DO NOTHING"
-)
-_LONGEST_STATEMENT = 16 << 20  # a message to the server is at most a gigabyte, and it holds all of it at once
+_LONGEST_STATEMENT = (
+    16 << 20
+)  # characters; a message to the server is at most a gigabyte, and it holds all of it at once
 # Which schema is watched, every role may know: the server's own functions look there first.
 _TABLES = """
     SELECT c.relname, format('%%I.%%I', n.nspname, c.relname)
@@ -79,6 +73,18 @@ _TABLES = """
     UNION ALL
     SELECT 'instrumentation.' || c.relname, 'instrumentation.' || c.relname
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'instrumentation'"""
+_TYPES = {
+    "execution_time": "double precision",
+    "total_rows": "bigint",
+    "returned_rows": "bigint",
+    "page": "integer",
+    "page_size": "integer",
+    "started_at": "timestamptz",
+    "completed_at": "timestamptz",
+    "connection_params": "jsonb",
+    "request_metadata": "jsonb",
+    "response_metadata": "jsonb",
+}
 _ROW_FAULTS = (
     "22",
     "23",
@@ -106,6 +112,18 @@ class BadRow(Exception):
         self.details = details
 
 
+class UnknownSession(BadRow):
+    """A statement of the batch is of a session that was never registered, or is forgotten already."""
+
+
+class _Duplicate(Exception):
+    """An execution of the batch is there already."""
+
+
+def _session(line: str) -> str:
+    return line.partition("\t")[0]
+
+
 def _one_line(error: psycopg.Error) -> str:
     return " ".join(str(error).split())
 
@@ -121,35 +139,31 @@ def find_tables(connection: psycopg.Connection[Any]) -> dict[int, str]:
     return {kind: found[table] for kind, table in enumerate(TABLES)}
 
 
-def _pieces(lines: Sequence[bytes]) -> Iterator[str]:
-    """JSON arrays of all these objects, none much longer than a statement should be."""
-    piece: list[bytes] = []
+def adding_executions(lines: Sequence[str]) -> tuple[str, list[list[str | None]]]:
+    """A statement that adds those that are not there yet to the table {}, and its parameters."""
+    names = COLUMNS[EXECUTION].split(", ")
+    values = ", ".join(f"{name}::{_TYPES.get(name, 'text')}" for name in names)
+    arrays = ", ".join(["%s::text[]"] * len(names))
+    # No conflict target: that would need the right to read.
+    statement = (
+        f"INSERT INTO {{}} ({COLUMNS[EXECUTION]}) SELECT {values} FROM unnest({arrays}) AS n ({COLUMNS[EXECUTION]})"
+        " ON CONFLICT DO NOTHING"
+    )
+    return statement, [list(column) for column in zip(*map(fields, lines), strict=True)]
+
+
+def _pieces(pieces: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+    """The same lines, but none much longer than a statement should be."""
+    piece: list[str] = []
     size = 0
-    for line in lines:
+    for line in chain.from_iterable(pieces):
         if piece and size + len(line) > _LONGEST_STATEMENT:
-            yield f"[{b','.join(piece).decode()}]"
+            yield piece
             piece, size = [], 0
         piece.append(line)
         size += len(line)
     if piece:
-        yield f"[{b','.join(piece).decode()}]"
-
-
-class Ids:
-    """UUIDv7 that only rise: 60 bits of time, of which each is given once, and 62 random ones from the kernel."""
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def make(self, count: int, microseconds: int) -> list[int]:
-        """As 128-bit numbers, from that time on. A steps back of the clock is bridged by counting on."""
-        first = max(self._last + 1, (microseconds // 1000 << 12) + (microseconds % 1000 * 4096 // 1000))
-        self._last = first + count - 1
-        noise = os.urandom(8 * count)
-        return [
-            (tick >> 12) << 80 | (0x7000 | tick & 0xFFF) << 64 | 1 << 63 | int.from_bytes(noise[n : n + 8], "big") >> 2
-            for tick, n in zip(range(first, first + count), range(0, 8 * count, 8), strict=True)
-        ]
+        yield piece
 
 
 class Writer:
@@ -181,49 +195,96 @@ class Writer:
             raise Unavailable(_one_line(error)) from error
         self._connection = connection
 
-    def write(self, rows: Sequence[Row], before_commit: Callable[[Probe], None] | None = None) -> None:
-        """All rows or none. Raises BadRow, Unavailable or Uncertain; `before_commit` is told the probe while all can be undone."""
+    def write(self, make: Callable[[], Batch], before_commit: Callable[[Probe], None] | None = None) -> None:
+        """All rows of the batch or none. It may have to be made twice. Raises BadRow, Unavailable, Uncertain, and what making it
+        raises; `before_commit` is told the probe while all can be undone.
+        """
+        try:
+            self._write(make(), before_commit, add=False)
+        except _Duplicate:
+            self._write(make(), before_commit, add=True)
+
+    def _write(self, batch: Batch, before_commit: Callable[[Probe], None] | None, *, add: bool) -> None:
         connection = self._get()
         probe: Probe | None = None
-        committing = False
+        place = "BEGIN"
         try:
-            cursor = connection.execute(_BEGIN)
-            while cursor.nextset():
-                pass
-            answer = cursor.fetchone()
-            ahead = answer[0] * 1000 - time.monotonic_ns() if answer else 0
-            calls = [json.loads(line) for kind, line in rows if kind == REGISTRY]
-            for arguments in calls:  # before the statements of those sessions
-                connection.execute(CALLS[arguments["function"]].encode(), arguments)
-            if calls:
-                connection.execute(_GUARD)  # which those functions have unset
-            for kind, table in self._tables.items():
-                lines = [line for of_kind, line in rows if of_kind == kind]
-                if not lines or kind == REGISTRY:
+            ahead = self._begin(connection, batch.get(REGISTRY, ()))
+            for kind in sorted(batch.keys() - {REGISTRY}):
+                pieces = batch[kind]
+                place = table = self._tables[kind]
+                if kind == EXECUTION and add:
+                    for part in _pieces(pieces):
+                        statement, columns = adding_executions(part)
+                        connection.execute(statement.format(table).encode(), columns)
                     continue
-                if kind == EXECUTION:
-                    for piece in _pieces(lines):
-                        connection.execute(ADD_EXECUTIONS.format(table).encode(), (piece,))
-                    continue
-                with cursor.copy(f"COPY {table} ({COLUMNS[kind]}) FROM STDIN".encode()) as copy:
-                    ids = self._ids.make(len(lines), (time.monotonic_ns() + ahead) // 1000)
-                    copy.write(b"".join([b"%032x\t%b" % pair for pair in zip(ids, lines, strict=True)]))
-                probe = probe or (kind, UUID(int=ids[0]))
+                with connection.cursor().copy(f"COPY {table} ({COLUMNS[kind]}) FROM STDIN".encode()) as copy:
+                    for piece in pieces:
+                        if kind == EXECUTION:
+                            copy.write("".join(piece))
+                        else:
+                            first, text = self._ids.add(piece, (time.monotonic_ns() + ahead) // 1000)
+                            probe = probe or (kind, UUID(first))
+                            copy.write(text)
             if before_commit and probe:
                 before_commit(probe)
-            committing = True
+            place = "COMMIT"
             connection.execute("COMMIT")
         except psycopg.Error as error:
             words = _one_line(error)
             broken = self._undo(connection)
-            if committing and broken and probe:
+            if place == "COMMIT" and broken and probe:
                 raise Uncertain(words, probe) from error
-            if not broken and (error.sqlstate or "")[:2] in _ROW_FAULTS:
-                raise BadRow(error.diag.message_primary or words, words) from error
-            raise Unavailable(words) from error
+            if (
+                not broken
+                and isinstance(error, errors.UniqueViolation)
+                and place == self._tables[EXECUTION]
+                and not add
+            ):
+                raise _Duplicate from error
+            raise self._told(error, words, broken=broken, place=place) from error
         except BaseException:
             self._undo(connection)
             raise
+
+    def unknown(self, rows: Sequence[Row]) -> list[int]:
+        """Which of the rows are statements of unknown sessions: their places. Raises BadRow or Unavailable."""
+        connection = self._get()
+        sessions = [_session(line) if kind == STATEMENT else None for kind, line in rows]
+        asked = list({session for session in sessions if session is not None})
+        try:
+            self._begin(connection, [[line for kind, line in rows if kind == REGISTRY]])
+            found = connection.execute("SELECT instrumentation.unknown_sessions(%s::uuid[])", (asked,))
+            unknown = {str(session) for row in found for session in row[0]}
+        except psycopg.Error as error:
+            words = _one_line(error)
+            raise self._told(error, words, broken=self._undo(connection), place="") from error
+        self._undo(connection)
+        return [at for at, session in enumerate(sessions) if session in unknown]
+
+    def _begin(self, connection: psycopg.Connection[Any], calls: Iterable[Sequence[str]]) -> int:
+        """A transaction, in which the calls have been made; returns how far the server's clock is ahead of the monotonic one."""
+        cursor = connection.execute(_BEGIN)
+        while cursor.nextset():
+            pass
+        answer = cursor.fetchone()
+        ahead = answer[0] * 1000 - time.monotonic_ns() if answer else 0
+        guarded = False
+        for line in chain.from_iterable(calls):  # before the statements of those sessions
+            arguments = json.loads(line)
+            connection.execute(CALLS[arguments["function"]].encode(), arguments)
+            guarded = True
+        if guarded:
+            connection.execute(_GUARD)  # which those functions have unset
+        return ahead
+
+    def _told(self, error: psycopg.Error, words: str, *, broken: bool, place: str) -> Exception:
+        message = error.diag.message_primary or words
+        if broken or (error.sqlstate or "")[:2] not in _ROW_FAULTS:
+            return Unavailable(words)
+        if isinstance(error, errors.ForeignKeyViolation) and place == self._tables[STATEMENT]:
+            return UnknownSession(message, words)
+        return BadRow(message, words)
 
     def committed(self, probe: Probe) -> bool:
         """Whether the batch that was sent with this id is in the database. Raises Unavailable."""
@@ -232,7 +293,7 @@ class Writer:
         try:
             connection.execute("BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL pgvigil.instrumentation = 'write'")
             found = connection.execute(_PROBES[kind].format(self._tables[kind]).encode(), (id,)).rowcount == 0
-        except psycopg.errors.ForeignKeyViolation:
+        except errors.ForeignKeyViolation:
             found = False
         except psycopg.Error as error:
             self._undo(connection)

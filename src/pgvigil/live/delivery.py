@@ -1,0 +1,411 @@
+"""The way of records from the queue into the database, or into the spill and from there into the database.
+
+What has been taken is in the hand until it is committed, or on disk. What has been spilled goes into the database before
+anything newer. All that can go wrong on this way ends here: as another attempt, in the spill, in the quarantine, or counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from psycopg import pq
+
+from pgvigil import database
+from pgvigil.live.counters import Counters
+from pgvigil.live.lines import Encoder, Row
+from pgvigil.live.rows import REGISTRY, TABLES, Item
+from pgvigil.live.spill import Record, Segment, Spill, SpillFull
+from pgvigil.live.writer import BadRow, Batch, Probe, Unavailable, Uncertain, UnknownSession, Writer
+
+LOOK: Final = 60.0  # seconds between two looks for what dead processes have left
+_LONGEST_PAUSE: Final = 5.0  # seconds between two attempts to reach the database
+_PIECE: Final = 500  # lines made in one go
+_QUARANTINE_BYTES: Final = 16 << 20
+
+
+class _Unencodable(Exception):
+    """What the checks in the caller should have caught."""
+
+
+class _Part:
+    """Rows to be committed together. Those of a segment know their places in it."""
+
+    def __init__(
+        self,
+        rows: list[Row],
+        probe: Probe | None = None,
+        segment: Segment | None = None,
+        places: list[int] | None = None,
+    ) -> None:
+        self._rows = rows
+        self.probe = probe  # set: nobody knows yet whether they are committed
+        self.segment = segment
+        self.places = places or []  # where each row begins, and where the last one ends
+
+    @classmethod
+    def of_records(cls, records: list[Record], segment: Segment) -> _Part:
+        places = [record.start for record in records] + [records[-1].end]
+        return cls([(record.row[0], record.row[1].decode()) for record in records], records[0].probe, segment, places)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All of them. Raises _Unencodable."""
+        return self._rows
+
+    def batch(self) -> Batch:
+        """For the writer. Raises _Unencodable, also while it is read."""
+        lines: dict[int, list[list[str]]] = {}
+        for kind, line in self._rows:
+            lines.setdefault(kind, [[]])[0].append(line)
+        return lines
+
+    def halves(self) -> tuple[_Part, _Part]:
+        middle = len(self) // 2
+        return (
+            _Part(self.rows[:middle], None, self.segment, self.places[: middle + 1]),
+            _Part(self.rows[middle:], None, self.segment, self.places[middle:]),
+        )
+
+    def without(self, left_out: Sequence[int]) -> _Part:
+        """The other rows. It still begins where this one begins, so its mark covers what is left out."""
+        out = set(left_out)
+        kept = [at for at in range(len(self)) if at not in out]
+        places = [*self.places[:1], *(self.places[at] for at in kept[1:]), *self.places[-1:]] if self.places else []
+        return _Part([self.rows[at] for at in kept], None, self.segment, places)
+
+    def mark(self, probe: Probe | None) -> None:
+        if self.segment:
+            if probe:
+                self.segment.mark(self.places[0], self.places[-1], probe)
+            else:
+                self.segment.mark(self.places[-1], self.places[-1], None)
+
+
+class _Fresh(_Part):
+    """From the queue. Its lines are made as the server takes them, each once; table by table, within which order counts."""
+
+    def __init__(self, items: Sequence[Item], encoder: Encoder) -> None:
+        super().__init__([])
+        self._size = len(items)
+        self._encoder = encoder
+        self._items: dict[int, list[Item]] = {}
+        for item in items:
+            self._items.setdefault(item[0], []).append(item)
+        self._lines: dict[int, list[str]] = {kind: [] for kind in self._items}
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def rows(self) -> list[Row]:
+        if not self._rows:
+            # What registers sessions comes before their statements.
+            kinds = sorted(self._items, key=lambda kind: kind != REGISTRY)
+            self._rows = [(kind, line) for kind in kinds for piece in self._pieces(kind) for line in piece]
+        return self._rows
+
+    def batch(self) -> Batch:
+        return {kind: self._pieces(kind) for kind in self._items}
+
+    def _pieces(self, kind: int) -> Iterator[list[str]]:
+        lines, items = self._lines[kind], self._items[kind]
+        if lines:
+            yield list(lines)
+        while len(lines) < len(items):
+            try:
+                piece = self._encoder.lines(kind, items[len(lines) : len(lines) + _PIECE])
+            except Exception as error:
+                raise _Unencodable(f"{type(error).__name__}: {error}") from error
+            lines += piece
+            yield piece
+
+
+class Delivery:
+    """Used by one thread at a time, which holds `lock`; only `connect` and `abort` go without."""
+
+    def __init__(
+        self, target: database.Target, directory: Path, spill_limit: int, batch_size: int, counters: Counters
+    ) -> None:
+        self.lock = threading.RLock()
+        self._counters = counters
+        self._directory = directory
+        self._tag = tag_of(target)
+        self._batch_size = batch_size
+        self._encoder = Encoder()
+        self._writer = Writer(target)
+        self._spill = Spill(directory, self._tag, spill_limit)
+        self._hand: list[_Part] = []  # the first one last
+        self._pause = 0.0
+        self._next_look = 0.0
+        self.began: float | None = None  # when the present transaction did
+        self.lost_at: float | None = None  # when the database was; None: it is there, as far as known
+        self.next_try = 0.0
+        self.spill_again = 0.0  # after a failure to spill, not before this
+
+    @property
+    def connected(self) -> bool:
+        return self._writer.connected
+
+    @property
+    def holding(self) -> bool:
+        """Whether there are records in the hand."""
+        return bool(self._hand)
+
+    @property
+    def spilled(self) -> bool:
+        """Whether there are records in the spill, of this process or of a dead one."""
+        return bool(self._spill)
+
+    @property
+    def next_look(self) -> float:
+        """When what dead processes have left is looked for, if there is a connection."""
+        return self._next_look
+
+    def connect(self) -> None:
+        """Not under the lock: libpq may take its time, and close() must not wait for that."""
+        try:
+            self._writer.connect()
+        except Unavailable as error:
+            with self.lock:
+                self.fail(error)
+
+    def abort(self) -> None:
+        """Called from another thread: what waits for the server now fails at once."""
+        self._writer.abort()
+
+    def take(self, items: Sequence[Item]) -> None:
+        """Into the hand."""
+        if items:
+            self._hand.append(_Fresh(items, self._encoder))
+
+    def deliver(self, take: Callable[[], None], *, ours: bool) -> None:
+        """One step: what is in the hand, else in the spill (`ours`: only while something of this process is there), else what
+        `take` brings from the queue.
+        """
+        self.began = time.monotonic()
+        try:
+            self._look_around()
+            if not self._hand:
+                if self._spill and (self._counters.count["spill_pending"] or not ours):
+                    self._take_spilled()
+                else:
+                    take()
+            self._empty_hand()
+        except Unavailable as error:
+            self.fail(error)
+        finally:
+            self.began = None
+
+    def write(self, items: Sequence[Item]) -> None:
+        """Past the queue and the counters. Raises Unavailable."""
+        self.began = time.monotonic()
+        try:
+            with suppress(BadRow):
+                self._writer.write(_Fresh(items, self._encoder).batch)
+        finally:
+            self.began = None
+
+    def spill(self) -> bool:
+        """One part of the hand; False when that failed."""
+        part = self._hand[-1]
+        try:
+            self._spill.append([(kind, line.encode()) for kind, line in part.rows], part.probe)
+        except (OSError, SpillFull) as error:
+            self._counters.error(error)
+            self.spill_again = time.monotonic() + 1
+            return False
+        except _Unencodable as error:
+            self._drop(self._hand.pop(), error)
+            return True
+        self._hand.pop()
+        with self._counters.lock:
+            self._counters.in_hand -= len(part)
+            self._counters.count["spilled"] += len(part)
+            self._counters.count["spill_pending"] += len(part)
+            self._counters.count["spill_bytes"] = self._spill.bytes
+            self._counters.lock.notify_all()
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """The database did not take the hand: try again later, and meanwhile think of the spill."""
+        self._counters.error(error)
+        now = time.monotonic()
+        self.lost_at = now if self.lost_at is None else self.lost_at
+        self._pause = min(max(2 * self._pause, 0.1), _LONGEST_PAUSE)
+        self.next_try = now + self._pause * random.uniform(0.5, 1)  # noqa: S311 - so that not all come back at once
+        self._put_back()
+
+    def end(self, move: Callable[[], None]) -> None:
+        """What is left goes to the spill by `move`, whatever has failed before. What even that leaves is lost."""
+        self.spill_again = 0.0
+        self._put_back()
+        move()
+        self._hand.clear()
+        self._writer.close()
+        self._spill.close()
+
+    def disown(self) -> None:
+        """In a forked child: connection and files are the parent's."""
+        self._writer.disown()
+        self._spill.close()
+
+    def disconnect(self) -> None:
+        self._writer.close()
+
+    def _put_back(self) -> None:
+        if self._hand and self._hand[-1].segment:
+            self._hand.clear()  # its rows and its mark are on disk
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK
+            self._spill.adopt()
+            with self._counters.lock:
+                self._counters.count["spill_bytes"] = self._spill.bytes
+
+    def _take_spilled(self) -> None:
+        segment = self._spill.oldest()
+        if segment is None:
+            return
+        records = segment.read()
+        if segment.uncertain:
+            end, probe = segment.uncertain
+            done = [record for record in records if record.end <= end]
+            if done and self._writer.committed(probe):
+                self._settle(_Part.of_records(done, segment))
+                return
+            segment.uncertain = None
+        if records:
+            first = records[0].probe
+            chunk = records[: self._batch_size]
+            same = next((n for n, record in enumerate(chunk) if record.probe != first), len(chunk))
+            self._hand.append(_Part.of_records(chunk[:same], segment))
+        else:
+            self._finish(segment)
+
+    def _finish(self, segment: Segment) -> None:
+        lost = segment.records_appended - segment.records_read if segment.ours else len(segment.damages)
+        self._spill.finish(segment)
+        with self._counters.lock:
+            count = self._counters.count
+            count["damaged"] += lost
+            count["spill_pending" if segment.ours else "recovered"] += -lost if segment.ours else lost
+            count["spill_bytes"] = self._spill.bytes
+
+    def _empty_hand(self) -> None:
+        """Statements of unknown sessions are sorted out at once; a batch with another bad row is halved until that is alone."""
+        while self._hand:
+            part = self._hand[-1]
+            self.began = time.monotonic()
+            try:
+                if part.probe and self._writer.committed(part.probe):
+                    self._hand.pop()
+                    self._settle(part)
+                    continue
+                part.probe = None
+                self._writer.write(part.batch, part.mark if part.segment else None)
+            except BadRow as error:
+                unknown = self._unknown(part, error)
+                self._hand.pop()
+                if unknown:
+                    self._set_aside(part, unknown, error)
+                elif len(part) == 1:
+                    self._set_aside(part, [0], error)
+                else:
+                    self._hand += reversed(part.halves())
+            except Uncertain as error:
+                part.probe = error.probe
+                raise
+            except _Unencodable as error:
+                self._drop(self._hand.pop(), error)
+            else:
+                self._hand.pop()
+                self._settle(part, time.monotonic() - self.began)
+
+    def _unknown(self, part: _Part, error: BadRow) -> list[int]:
+        with suppress(BadRow):
+            if isinstance(error, UnknownSession):
+                return self._writer.unknown(part.rows)
+        return []
+
+    def _settle(self, part: _Part, seconds: float | None = None) -> None:
+        """All of it is written."""
+        self._database_is_there()
+        if part.segment:
+            part.segment.done, part.segment.uncertain = part.places[-1], None
+        if seconds is not None:
+            self._counters.batch(seconds)
+        self._count(part, len(part), "written")
+
+    def _set_aside(self, part: _Part, places: Sequence[int], error: BadRow) -> None:
+        """Into the quarantine; what else there is of it, back into the hand."""
+        self._quarantine([part.rows[at] for at in places], error)
+        self._database_is_there()
+        rest = part.without(places)
+        if len(rest):
+            self._hand.append(rest)
+        else:
+            part.mark(None)
+        self._count(part, len(places), "quarantined")
+
+    def _drop(self, part: _Part, error: Exception) -> None:
+        """It must not hold up the rest for ever."""
+        self._counters.error(error)
+        self._count(part, len(part), "dropped")
+
+    def _database_is_there(self) -> None:
+        self._pause, self.lost_at = 0.0, None
+
+    def _count(self, part: _Part, records: int, outcome: str) -> None:
+        with self._counters.lock:
+            count = self._counters.count
+            count[outcome] += records
+            if part.segment is None:
+                self._counters.in_hand -= records
+            else:
+                count["spill_pending"] -= records if part.segment.ours else 0
+                count["recovered"] += 0 if part.segment.ours else records
+                count["replayed"] += records if outcome == "written" else 0
+            self._counters.lock.notify_all()
+
+    def _quarantine(self, rows: Sequence[Row], error: BadRow) -> None:
+        at = datetime.now(UTC).isoformat()
+        entries = [
+            json.dumps({"at": at, "table": TABLES[kind], "error": error.details, "row": line}) + "\n"
+            for kind, line in rows
+        ]
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = self._directory / f"{self._tag}-quarantine.jsonl"
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "a", encoding="utf-8") as file:
+                room = _QUARANTINE_BYTES - os.fstat(handle).st_size
+                for entry in entries:
+                    if room > 0:
+                        room -= file.write(entry)
+        except OSError as failure:
+            self._counters.error(failure)
+        self._counters.error(error)
+
+
+def tag_of(target: database.Target) -> str:
+    """Names the database in the names of files, so that what was meant for one never goes into another."""
+    defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val is not None}
+    known = {**defaults, **target.parameters}
+    place = [known.get(key, "") for key in ("service", "host", "hostaddr", "port", "dbname")]
+    place[-1] = place[-1] or known.get("user", "")
+    return hashlib.sha256("\0".join(place).encode()).hexdigest()[:12]

@@ -1,0 +1,159 @@
+"""This process as it shows in schema instrumentation: an instance with a heartbeat, and the sessions that it registers.
+
+All goes through the recorder's queue, so each session is in the database before its statements are. Only the sign of life does
+not: it comes on a connection of its own, so that a recorder that is busy is not taken for a process that is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import weakref
+from typing import Any, Final
+
+import psycopg
+from psycopg import generators, pq
+
+from pgvigil import __version__, database
+from pgvigil.live import rows
+from pgvigil.live.recorder import Recorder
+
+HEARTBEAT: Final = 20.0  # seconds; an instance counts as dead after a minute
+_ME: Final = b"SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"
+
+# The pid and the start of a connection's server process; of one behind a transaction pooler, neither.
+Backend = tuple[int | None, str | None]
+POOLED: Final[Backend] = (None, None)
+
+
+def backend_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Backend:
+    """Asks the server, beneath psycopg, which would begin a transaction: one round trip. Raises psycopg.Error."""
+    return _backend(connection.pgconn.exec_(_ME))
+
+
+async def async_backend_of(connection: psycopg.AsyncConnection[Any]) -> Backend:
+    """The same, without holding up the event loop."""
+    connection.pgconn.send_query(_ME)
+    return _backend((await connection.wait(generators.execute(connection.pgconn)))[-1])
+
+
+def _backend(answer: Any) -> Backend:
+    if answer.status != pq.ExecStatus.TUPLES_OK or answer.ntuples != 1:
+        raise psycopg.InterfaceError("the server does not tell which process a connection has")
+    return int(answer.get_value(0, 0)), (answer.get_value(0, 1) or b"").decode() or None
+
+
+class Instance:
+    """This process, as it shows in instrumentation.instances: one per recorder, until that is closed or all is undone."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.append = recorder.append
+        self.lock = threading.Lock()
+        self.process = object()  # another one in a forked child; compared where asking for the pid would be felt
+        self._users = 0
+        self._registered: object = None
+        self._closed = False
+        recorder.before_close.append(self._close)
+
+    def enter(self) -> None:
+        """Somebody uses it, until he calls `leave`."""
+        with self.lock:
+            self._users += 1
+        self._require()
+
+    def leave(self, *, undone: bool) -> None:
+        """A process that has merely no connection at the moment goes on."""
+        with self.lock:
+            self._users -= 1
+            last = self._users == 0
+        if last and undone:
+            self._stop("no longer instrumented")
+
+    def register(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], backend: Backend) -> str:
+        """A session of this process; its id. Raises RuntimeError where nothing is recorded any more."""
+        self._require()
+        if self._closed:
+            raise RuntimeError("the recorder is closed")
+        pgconn = connection.pgconn
+        session = rows.new_id()
+        self.append(
+            rows.call(
+                "register_session", instance=self.id, session=session, pid=backend[0], backend_start=backend[1],
+                username=pgconn.user.decode(), application_name=(pgconn.parameter_status(b"application_name") or b"").decode(),
+            )
+        )  # fmt: skip
+        return session
+
+    def close(self, session: str, reason: str | None) -> None:
+        """A session has ended."""
+        self.append(rows.call("close_session", session=session, reason=reason))
+
+    def _require(self) -> None:
+        """Registers this process, if it has not been: a forked child is another one than its parent."""
+        if self._registered is self.process:
+            return
+        with self.lock:
+            if self._registered is not self.process and not self._closed:
+                self._registered = self.process
+                self.id = rows.new_id()
+                self._ended = threading.Event()
+                self._register()
+                heart = threading.Thread(target=self._beat, args=(self._ended,), name="pgvigil heartbeat", daemon=True)
+                heart.start()
+
+    def _register(self) -> None:
+        self.append(
+            rows.call("register_instance", instance=self.id, hostname=socket.gethostname(), toolkit_version=__version__)
+        )
+
+    def _beat(self, ended: threading.Event) -> None:
+        connection: psycopg.Connection[Any] | None = None
+        while not ended.wait(HEARTBEAT):
+            try:
+                connection = connection or database.connect(self.recorder.target, "heartbeat")
+                row = connection.execute("SELECT instrumentation.heartbeat(%s)", (self.id,)).fetchone()
+                if row and not row[0]:
+                    self._register()
+            except Exception:  # noqa: BLE001 - the next one may succeed; without, others see that this one is missed
+                if connection:
+                    connection.close()
+                connection = None
+        if connection:
+            connection.close()
+
+    def _stop(self, reason: str) -> None:
+        if self._registered is self.process:
+            self._registered = None
+            self._ended.set()
+            self.append(rows.call("stop_instance", instance=self.id, reason=reason))
+
+    def _close(self) -> None:
+        """The recorder is about to end, at the latest with the process."""
+        self._closed = True
+        self._stop("its recorder was closed")
+
+
+_instances: weakref.WeakKeyDictionary[Recorder, Instance] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def instance_of(recorder: Recorder) -> Instance:
+    """That of this process and recorder, entered."""
+    with _making:
+        instance = _instances.get(recorder)
+        if instance is None:
+            instance = _instances[recorder] = Instance(recorder)
+    instance.enter()
+    return instance
+
+
+def _after_fork_in_child() -> None:
+    global _making  # noqa: PLW0603, RUF100 - some thread of the parent may hold the old one for ever
+    _making = threading.Lock()
+    for instance in list(_instances.values()):
+        instance.lock, instance.process = threading.Lock(), object()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
