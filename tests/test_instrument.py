@@ -324,7 +324,7 @@ def work():
 work()
 if not os.fork():
     work()
-    print(recorder.close())
+    print(recorder.close(), flush=True)
     os._exit(0)
 os.wait()
 """
