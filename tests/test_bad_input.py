@@ -43,6 +43,13 @@ def test_output_that_cannot_be_written_is_2_never_a_verdict(run: Run, tmp_path: 
     refused(run("/bin/bash", redirected), 2, "the output: No space left on device")
 
 
+def test_who_closes_the_output_still_gets_the_verdict(run: Run, tmp_path: Path) -> None:
+    redirected = tmp_path / "redirected.sh"
+    redirected.write_text(f"exec {PROJECT}/scripts/pgvigil validate --offline >&-\n")
+    done = run("/bin/bash", redirected)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_no_database_named_is_2(run: Run) -> None:
     refused(run(MIGRATE, cwd=Path("/")), 2, "no database is named")
 
