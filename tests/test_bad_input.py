@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PROJECT, Database, Run, add_migration, wait_until
+from pgvigil import cli
 from test_migrate import catalog
 
 MIGRATE = "scripts/run-migration.sh"
@@ -342,6 +343,20 @@ def test_a_later_migration_that_fails_leaves_catalog_and_ledger(
         migrated.execute("SELECT * FROM pgvigil.migrations"),
         migrated.execute("SELECT count(*) FROM system_metrics"),
     ) == before
+
+
+# ── A defect: 70 ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_defect_of_ours_is_70_never_a_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pgvigil.build.offline.check", lambda: 1 / 0)
+    assert cli.main(["validate", "--offline"]) == 70
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "ZeroDivisionError" in said.err
+    assert "hint: Please report it" in said.err
 
 
 # ── Interrupted: 130 ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -17,6 +18,8 @@ import psycopg
 
 from pgvigil.arguments import parser
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
+
+DEFECT = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    except Exception:  # noqa: BLE001 - whatever it is, it must not pass for findings
+        traceback.print_exc()
+        print(
+            "error: this is a defect of pgvigil itself; no verdict was reached, and what ran in a transaction is rolled back\n"
+            "hint: Please report it with the lines above.",
+            file=sys.stderr,
+        )
+        return DEFECT
 
 
 def _written(status: int) -> int:
