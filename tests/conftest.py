@@ -308,10 +308,13 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def reference(templates: Templates) -> Snapshot:
     """What the project's DDL makes on this server."""
     database = Database(templates.server, templates.get("fresh"))
-    with database.connect() as conn:
-        version = conn.info.server_version
+
+    def version() -> int:
+        with database.connect() as conn:
+            return int(conn.info.server_version)
+
     target = connections.parse_url(database.url, "tests")
-    made, unchecked = Reference(target, load_declaration(project.SPEC), project.INIT_SQL, version).outcome()
+    made, unchecked = Reference(target, lambda: load_declaration(project.SPEC), project.INIT_SQL, version).outcome()
     assert made is not None, unchecked
     return made
 

@@ -146,9 +146,13 @@ def server_version(database: Any) -> int:
         return int(conn.info.server_version)
 
 
+def made_of(database: Any, ddl: Path, options: str = "") -> Reference:
+    return Reference(parse_url(database.url + options, "tests"), lambda: SPEC, ddl, lambda: server_version(database))
+
+
 def begin(database: Any, role: str = "") -> Reference:
     options = f"&options=-c%20role%3D{role}" if role else ""
-    return Reference(parse_url(database.url + options, "tests"), SPEC, project.INIT_SQL, server_version(database))
+    return made_of(database, project.INIT_SQL, options)
 
 
 def ended(reference: Reference) -> Any:
@@ -217,7 +221,7 @@ def test_snapshot_of_other_ddl_is_not_used(fresh: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.sql"
     other.write_text(project.INIT_SQL.read_text() + "\nALTER FUNCTION pgvigil.actor() COST 3;\n")
     assert ended(begin(fresh))[0] is not None
-    made, _ = Reference(parse_url(fresh.url, "tests"), SPEC, other, server_version(fresh)).outcome()
+    made, _ = made_of(fresh, other).outcome()
     assert made is not None
     assert made.objects["function pgvigil.actor()"]["cost"] == "3"
     with fresh.connect() as conn:

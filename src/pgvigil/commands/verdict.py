@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psycopg
 
 from pgvigil import database, project
-from pgvigil.commands import call
+from pgvigil.commands import call, output
 from pgvigil.errors import UsageError
 
 
 def validate(arguments: argparse.Namespace) -> int:
-    from pgvigil.validate.formats import output
-
     if arguments.offline:
         return _validate_offline(arguments)
     if arguments.fix_sql and arguments.format != "text":
@@ -24,15 +23,20 @@ def validate(arguments: argparse.Namespace) -> int:
     path = arguments.spec or project.SPEC
     with output.stream(arguments.output) as out:  # first of all: after a long look it is too late to be refused
         target = call.required(arguments)
-        with database.connecting(target, "validate") as connected:
-            from pgvigil.validate import Reference, load_declaration, validate
+        with database.connecting(target, "validate") as connected, ThreadPoolExecutor(1) as aside:
+            # What takes longest begins first: imports, too, can go on meanwhile.
+            from pgvigil.validate.expected import load_declaration
+            from pgvigil.validate.reference import Reference
+
+            reading = aside.submit(load_declaration, path)
+            reference = None
+            if not arguments.spec:
+                reference = Reference(target, reading.result, project.INIT_SQL, lambda: connected().info.server_version)
+            from pgvigil.validate import validate
             from pgvigil.validate.formats import render, wants_colour
 
-            spec = load_declaration(path)
+            spec = reading.result()
             with connected() as conn:
-                reference = None
-                if not arguments.spec:
-                    reference = Reference(target, spec, project.INIT_SQL, conn.info.server_version)
                 schema = arguments.schema or spec.schema or _ledger_schema(conn) or "public"
                 report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
                 if arguments.self_test:

@@ -10,9 +10,11 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
@@ -21,10 +23,12 @@ from pgvigil import database
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
 from pgvigil.validate import cache
-from pgvigil.validate.catalog import Connection, Scope, Snapshot, snapshot
-from pgvigil.validate.expected import Declaration
 from pgvigil.validate.queries import QUERIES
-from pgvigil.validate.report import Unchecked
+
+if TYPE_CHECKING:
+    from pgvigil.validate.catalog import Connection, Snapshot
+    from pgvigil.validate.expected import Declaration
+    from pgvigil.validate.report import Unchecked
 
 _SCHEMA = "public"  # of the application's tables in the scratch database; a snapshot does not show its name
 _PREFIX = "pgvigil_reference_"
@@ -41,53 +45,65 @@ def key_of(ddl: Path) -> str:
 class Reference:
     """The making of it, which goes on while the caller reads what is there: begin one, read, then ask for `outcome`."""
 
-    def __init__(self, target: Target, declaration: Declaration, ddl: Path, server_version: int) -> None:
+    def __init__(
+        self, target: Target, declaration: Callable[[], Declaration], ddl: Path, server_version: Callable[[], int]
+    ) -> None:
+        """What is asked for by calling need not be known yet."""
         self.target, self.declaration, self.ddl, self.server_version = target, declaration, ddl, server_version
-        self._outcome: tuple[Snapshot | None, str] = (None, "")
-        self._known = threading.Event()
+        self._made: Future[tuple[Snapshot | None, str]] = Future()
         # No daemon: it ends with its scratch database dropped, for which `outcome` does not wait.
         self.thread = threading.Thread(target=self._obtain)
         self.thread.start()
 
     def outcome(self) -> tuple[Snapshot | None, tuple[Unchecked, ...]]:
         """The reference, or why there is none."""
-        self._known.wait()
-        made, reason = self._outcome
+        made, reason = self._made.result()
+        from pgvigil.validate.report import Unchecked
+
         if made:
             return made, ()
         hint = "Migrate with a role that may create databases: it then lies in pgvigil.reference_snapshots"
         return None, (Unchecked(WHAT, f"{reason}. {hint}"),)
 
     def _tell(self, made: Snapshot | None, reason: str = "") -> None:
-        self._outcome = made, reason
-        self._known.set()
+        if not self._made.done():  # what goes wrong after it is told takes nothing back
+            self._made.set_result((made, reason))
 
     def _obtain(self) -> None:
-        key = key_of(self.ddl)
-        name = f"reference-{key}-{self.server_version}.json"
-        if text := cache.read(name):
-            with suppress(ValueError, TypeError):
-                self._tell(Snapshot.from_json(text, _SCHEMA))
-                return
         try:
+            key = key_of(self.ddl)
+            name = f"reference-{key}-"
+            # Which server it is matters only where there is a file for one.
+            if cache.holds(name) and (text := cache.read(f"{name}{self.server_version()}.json")):
+                with suppress(ValueError, TypeError):
+                    self._tell(_from_json(text))
+                    return
             with database.connect(self.target, "reference") as conn:
                 reason, orphans = _hindrance(conn)
                 try:
                     if not reason:
                         with _scratch(conn, self.target, orphans) as there:
-                            made = _load(there, self.declaration, self.ddl)
+                            declaration = self.declaration()
+                            made = _load(there, declaration, self.ddl)
                             self._tell(made)
-                        if set(self.declaration.roles) <= set(made.grantees.values()):
-                            cache.write(name, made.to_json())  # else some role was missing and could not be made
-                        return
+                        if set(declaration.roles) <= set(made.grantees.values()):
+                            cache.write(f"{name}{conn.info.server_version}.json", made.to_json())
+                        return  # else some role was missing and could not be made
                 except (psycopg.Error, PgvigilError) as error:
                     reason = f"a scratch database could not be used: {' '.join(str(error).split())}"
                 text = _kept(conn, key)
-                self._tell(Snapshot.from_json(text, _SCHEMA) if text else None, reason)
-        except (PgvigilError, psycopg.Error) as error:
+                self._tell(_from_json(text) if text else None, reason)
+        except (PgvigilError, psycopg.Error, OSError) as error:
             self._tell(None, " ".join(str(error).split()))
-        finally:
-            self._known.set()
+        except Exception as error:  # noqa: BLE001 - a defect: whoever asks is to see it
+            if not self._made.done():
+                self._made.set_exception(error)
+
+
+def _from_json(text: str) -> Snapshot:
+    from pgvigil.validate.catalog import Snapshot
+
+    return Snapshot.from_json(text, _SCHEMA)
 
 
 def _hindrance(conn: Connection) -> tuple[str, list[str]]:
@@ -123,6 +139,8 @@ def _scratch(conn: Connection, target: Target, orphans: list[str]) -> Iterator[C
 
 def _load(there: Connection, declaration: Declaration, ddl: Path) -> Snapshot:
     """In one transaction that is rolled back: the roles that the DDL makes belong to the whole server."""
+    from pgvigil.validate.catalog import Scope, snapshot
+
     with there.transaction(force_rollback=True):
         there.execute("SET LOCAL synchronous_commit = off; SET LOCAL pgvigil.only_to_read = 'on'")
         there.execute(ddl.read_bytes())
