@@ -217,6 +217,13 @@ def test_damaged_cache_costs_time_and_nothing_else(fresh: Any, no_cache: Path) -
 
 
 @pytest.mark.usefixtures("no_cache")
+def test_init_script_that_cannot_be_read_is_told_of(fresh: Any, tmp_path: Path) -> None:
+    made, (unchecked,) = made_of(fresh, tmp_path / "gone.sql").outcome()
+    assert made is None
+    assert "No such file" in unchecked.reason
+
+
+@pytest.mark.usefixtures("no_cache")
 def test_snapshot_of_other_ddl_is_not_used(fresh: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.sql"
     other.write_text(project.INIT_SQL.read_text() + "\nALTER FUNCTION pgvigil.actor() COST 3;\n")
