@@ -171,10 +171,12 @@ COMMENT ON FUNCTION pgvigil.uuid_v7() IS 'A new time-ordered id (UUIDv7, RFC 956
 
 CREATE FUNCTION pgvigil.uuid_v7_floor(moment timestamptz) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint), 12, '0')
-        || '70008000000000000000')::uuid;
+RETURN CASE WHEN moment < timestamptz '1970-01-01 00:00:00+00' THEN '00000000-0000-7000-8000-000000000000'
+            WHEN moment >= timestamptz '10000-01-01 00:00:00+00' THEN 'e677d21f-dc00-7000-8000-000000000000'
+            ELSE (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint), 12, '0')
+                  || '70008000000000000000')::uuid END;
 COMMENT ON FUNCTION pgvigil.uuid_v7_floor(timestamptz) IS
-    'The smallest time-ordered id of that millisecond: turns a time predicate into an id predicate, which prunes partitions';
+    'The smallest time-ordered id of that millisecond (of 1970 for what is earlier, of the year 10000 for what is later): turns a time predicate into an id predicate, which prunes partitions';
 
 CREATE FUNCTION pgvigil.uuid_v7_time(id uuid) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -372,7 +374,7 @@ COMMENT ON PROCEDURE pgvigil.tighten_value_checks() IS
 CREATE TABLE pgvigil.partition_policies (
     parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY,
     step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{day,month}'::text[])),
-    make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1)
+    make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
 COMMENT ON TABLE pgvigil.partition_policies IS 'How each partitioned table is cut';
 COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned table';
@@ -380,7 +382,7 @@ COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: day 
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
 COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
 COMMENT ON CONSTRAINT partition_policies_step_check ON pgvigil.partition_policies IS 'Widths that ensure_partitions knows';
-COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS 'There is always a next partition';
+COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS 'There is always a next partition, and no run makes them for ever';
 INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead)
 VALUES ('session_lifecycle', 'month', 3), ('system_metrics', 'month', 3), ('performance_logs', 'day', 14);
 
@@ -414,19 +416,34 @@ DECLARE
     first_id uuid;
     end_id  uuid;
     waiting boolean;
+    owner_  name := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass(table_));
     made    integer := 0;
 BEGIN
-    SELECT * INTO STRICT policy FROM pgvigil.partition_policies WHERE parent_table = parent;
+    SELECT * INTO policy FROM pgvigil.partition_policies WHERE parent_table = parent;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'table % is not one that is cut into partitions here', parent
+              USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.partition_policies;';
+    END IF;
+    IF (since >= timestamptz '1970-01-01 00:00:00+00' AND coalesce(until, since) < timestamptz '10000-01-01 00:00:00+00') IS NOT TRUE THEN
+        RAISE EXCEPTION 'there are no partitions from % to %', since, coalesce(until, since)
+              USING ERRCODE = 'invalid_parameter_value', HINT = 'Time-ordered ids tell times from 1970 to 9999.';
+    END IF;
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
     last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
     WHILE lower_ <= last_ LOOP
         upper_ := lower_ + width;
         slice := pgvigil.quoted_name(parent || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+        IF to_regclass(slice) IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
+            LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
+        END IF;
         IF to_regclass(slice) IS NULL THEN
             first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
             end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
             EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', slice, table_);
+            IF owner_ <> current_user THEN  -- else its owner could not drop it
+                EXECUTE format('ALTER TABLE %s OWNER TO %I', slice, owner_);
+            END IF;
             -- Rows that came before their partition wait in the default one: they move in, its other writers held off meanwhile.
             EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
             IF waiting THEN
@@ -437,7 +454,7 @@ BEGIN
                 PERFORM set_config('pgvigil.instrumentation', '', true);
             END IF;
             EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-            EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, lower_::date, upper_::date));
+            EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, 'YYYY-MM-DD'), to_char(upper_, 'YYYY-MM-DD')));
             made := made + 1;
         END IF;
         lower_ := upper_;
@@ -501,7 +518,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of 
 COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, '9dd7d91c4c0f789c4c57c7437e249ca5f1fd720cd6cebe1196072efc7adab86b', 'b8d32ac16fa65496208725e37062beecc701070f6f3e1bf2d934dc5ec7679c7d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, '3ede40d404d1bd63f381cc616af6a1cc1037cdbd3c4a3c2aa78de654f804ec06', '7cd19c8b2be18bf975d6752bbefdf99cf19123866c88c7960c5d04d8a6912e6b', 0, '0.1.0'); END $$;
 
 -- ────────── 002_leftovers.sql ───────────────────────────────────────────────────────────────────────────────────
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -2057,7 +2074,8 @@ BEGIN
           AND l.mode = ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
           AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
           AND l.relation IN (SELECT relid FROM pg_partition_tree(to_regclass(of_table)))
-          AND (writers IS NULL OR l.virtualtransaction = ANY (writers));
+          -- A transaction that is prepared meanwhile gets another name, and has no process.
+          AND (writers IS NULL OR l.virtualtransaction = ANY (writers) OR l.pid IS NULL);
         EXIT WHEN writers IS NULL OR attempt = 100;
         PERFORM pg_sleep(0.01);
     END LOOP;
@@ -2125,8 +2143,14 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
     first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
+    -- A clock that is ahead by minutes counts; one that is ahead by days would stay in sight until then.
+    end_         timestamptz := date_bin('1 hour', now(), timestamptz '2001-01-01 00:00:00+00') + interval '2 hours';
     tail         uuid;
 BEGIN
+    IF (stretch > interval '0' AND stretch <= interval '26 hours') IS NOT TRUE THEN
+        RAISE EXCEPTION 'performance_window() looks back 26 hours at most, not %', coalesce(stretch::text, 'NULL')
+              USING ERRCODE = 'invalid_parameter_value', HINT = 'What is older is in analytics_aggregations, by hours and days.';
+    END IF;
     SELECT greatest(next_id, pgvigil.uuid_v7_floor(first_minute)) INTO STRICT tail FROM pgvigil.rollup_progress;
     RETURN QUERY
     SELECT w.operation, w.calls, w.total_ms / w.calls, w.min_ms, w.max_ms,
@@ -2135,13 +2159,13 @@ BEGIN
     FROM (SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
                  min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
           FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
-                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour
+                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
                 UNION ALL
                 SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
                 WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour
                 UNION ALL
                 SELECT b.operation, b.calls, b.successful, b.total_ms, b.min_ms, b.max_ms, b.histogram
-                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b) p
+                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b WHERE b.time_bucket < end_) p
           GROUP BY p.operation) w;
 END $$;
 COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
@@ -2156,7 +2180,8 @@ BEGIN
     RETURN QUERY
     WITH made AS MATERIALIZED (
         SELECT date_bin(width, s.created_at, timestamptz '2001-01-01 00:00:00+00') AS bucket, s.status, s.agent_from,
-               greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at) - s.created_at), 0) AS seconds,
+               CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at)) AND isfinite(s.created_at)
+                    THEN greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at) - s.created_at), 0) END AS seconds,
                (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS entries,
                (SELECT count(DISTINCT a.agent)
                 FROM (SELECT s.agent_from UNION ALL SELECT s.agent_to UNION ALL SELECT h.requesting_agent FROM handoff_requests h WHERE h.session_id = s.id
@@ -2185,7 +2210,8 @@ BEGIN
                h.requesting_agent || '->' || coalesce(h.target_agent, '') AS route, count(*) AS requests,
                count(*) FILTER (WHERE h.status = ANY ('{accepted,completed}'::text[])) AS successful,
                count(*) FILTER (WHERE h.status = 'rejected') AS failed,
-               sum(extract(epoch FROM h.completed_at - h.created_at)) AS seconds, count(h.completed_at) AS ended
+               sum(greatest(extract(epoch FROM h.completed_at - h.created_at), 0)) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS seconds,
+               count(*) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS ended
         FROM handoff_requests h WHERE h.created_at >= from_time AND h.created_at < to_time GROUP BY 1, 2
     )
     SELECT r.bucket, jsonb_build_object('total', sum(r.requests), 'successful', sum(r.successful), 'failed', sum(r.failed),
@@ -2233,8 +2259,8 @@ DECLARE
     written bigint;
     total   bigint := 0;
 BEGIN
-    IF type <> ALL ('{session_stats,handoff_stats,performance_trends}'::text[]) THEN
-        RAISE EXCEPTION 'there is no aggregation type %', type USING ERRCODE = 'invalid_parameter_value',
+    IF (type = ANY ('{session_stats,handoff_stats,performance_trends}'::text[])) IS NOT TRUE THEN
+        RAISE EXCEPTION 'there is no aggregation type %', coalesce(type, 'NULL') USING ERRCODE = 'invalid_parameter_value',
               HINT = 'It is session_stats, handoff_stats or performance_trends.';
     END IF;
     FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP
@@ -2276,7 +2302,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', false, '18ae035c44986945b67fbe427121bcaa8abc022c6b40f3e6d084cd1eee91b56b', 'bb1beaac082166572ccc4e706ce4163b7a64c635a6f956217722781a6957ca1b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', false, '527534f75651fc4e8f3903998fe8499ffcf27170a8cb32cf2b3f73d8f2ab709f', 'd113eb63e469a14ad742c3eb98056dc278dbe1e654f2af453c380629f06927f6', 0, '0.1.0'); END $$;
 
 -- ────────── 008_session_columns.sql ─────────────────────────────────────────────────────────────────────────────
 CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)
@@ -2427,7 +2453,8 @@ CREATE VIEW session_monitoring_view AS
 SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at,
        coalesce(s.last_activity_at, s.updated_at, s.created_at) AS last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
-       extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 AS hours_since_activity,
+       CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at))  -- one infinite time would fail the view up to 16
+            THEN extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 END AS hours_since_activity,
        counted.context_count AS context_entries,
        (SELECT count(*) FROM handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
        (SELECT l.event_type::varchar(50) FROM session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event,
@@ -2461,7 +2488,7 @@ BEGIN
         ALTER VIEW performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_monitoring_views', false, '244f0bcc57e79fa7f1b957848a6dbe05270d5c4e8ef170b8226d4602491d0d93', 'ec1bd4c4182fc6919d51e02bdf4ab784c96183093ba10becb1c0bb385afcee29', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_monitoring_views', false, '7ebc08ba96995093da02e5d5223baa66f644a4af9365abdebc78350c45639cf2', '0ce835212249ead7d5bbac4f3b667fc1c7bfdbc516afac765fda114ecf0ea717', 0, '0.1.0'); END $$;
 
 -- ────────── 010_access_rights.sql ───────────────────────────────────────────────────────────────────────────────
 -- Three roles without login, for the DBA to grant. Roles belong to the whole server: one that is there is used as it is,
