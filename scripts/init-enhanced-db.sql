@@ -924,7 +924,6 @@ BEGIN
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
                                                    'reason', why, 'actor', pgvigil.actor()))
     FROM session_lifecycle l WHERE l.session_id = OLD.id;
-    DELETE FROM pgvigil.session_counter_changes WHERE session_id = OLD.id;
     RETURN OLD;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
@@ -974,7 +973,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, 'fd732cdff2a43f9f3e290c02939aca20c6c6da82263db3dd8fad9d038d463a54', 'f33462aed9c81f8141e2899665c3154b3ac15d37306d2f59f16ba0bbed9f3ae2', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, '9517c90bf96dbab89a260f25a6372f26f64839b79aad90d7bc56f44186bf7148', '1b9ed22bd3035d245bfe9f86c906851c0b7545edede772da67d552c9bc0841eb', 0, '0.1.0'); END $$;
 
 -- ────────── 005_session_counters.sql ────────────────────────────────────────────────────────────────────────────
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1007,7 +1006,7 @@ CREATE TABLE pgvigil.session_counter_changes (
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
 COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
-    'The session: no foreign key, which would cost a third more; keep_deleted_session removes the rows of a deleted one';
+    'The session: no foreign key, which would cost a third more; the rows of a deleted one cancel out, and go when they are folded';
 COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
@@ -1073,23 +1072,12 @@ COMMENT ON FUNCTION pgvigil.count_changed_context() IS 'Counts what a statement 
 CREATE FUNCTION pgvigil.count_removed_context() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-    -- Not for a session that is being deleted: its counters have gone ahead.
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     SELECT o.session_id, -count(*), -coalesce(sum(o.tokens_used), 0), -sum(pgvigil.content_bytes(o.content_size_bytes, o.content))
-    FROM old_context o WHERE EXISTS (SELECT FROM sessions s WHERE s.id = o.session_id) GROUP BY o.session_id;
+    FROM old_context o GROUP BY o.session_id;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
-
-CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-BEGIN
-    -- No TRUNCATE: that of sessions takes the counters along, and has them in hand when this comes.
-    DELETE FROM pgvigil.session_counters;
-    DELETE FROM pgvigil.session_counter_changes;
-    RETURN NULL;
-END $$;
-COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
 
 -- Who settles, folds or recounts does so alone: two at once would each put right the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
@@ -1098,6 +1086,31 @@ BEGIN ATOMIC
     SELECT pg_advisory_xact_lock('pgvigil.session_counters'::regclass::oid::integer, 0);
 END;
 COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the end of the transaction; writers of context_history do not ask';
+
+-- Of a session that is deleted, so that what it held and the rows that go with it cancel out: in any order, and also where
+-- the same statement puts the session back.
+CREATE FUNCTION pgvigil.keep_removed_counters() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    VALUES (OLD.session_id, OLD.context_count, OLD.total_tokens, OLD.total_content_bytes);
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.keep_removed_counters() IS 'What counters say that go is kept as a change';
+CREATE TRIGGER keep_removed_counters AFTER DELETE ON pgvigil.session_counters FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_removed_counters();
+COMMENT ON TRIGGER keep_removed_counters ON pgvigil.session_counters IS 'Counters that go with their session leave no difference';
+
+CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    -- Who is just folding would put back what is gone. No TRUNCATE: that of sessions takes the counters along, and has them
+    -- in hand when this comes.
+    PERFORM pgvigil.lock_session_counters();
+    UPDATE pgvigil.session_counters SET context_count = 0, total_tokens = 0, total_content_bytes = 0;
+    DELETE FROM pgvigil.session_counter_changes;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
 
 -- What a session held before its first change was counted is the same at any moment, and each snapshot shows it: what it
 -- holds now, less what its changes say. So no writer is waited for, and none is counted twice.
@@ -1193,7 +1206,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', false, 'eb81b623e382955e66c9ed472d4ba12716587e2d666cd0735da30439e455814c', '483d0cd7e108d4646cc77f9b77ada22aa39981fc29243df8fa4adda2a21ccd48', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', false, 'a58f4a21c2cda842b72052fd7cfa65b74696fbba021b810e396896e21ec71ea6', '7f8d39620e37dd819ecdd59cad9ef08c12de1f6650910d26b551584b84bf27bc', 0, '0.1.0'); END $$;
 
 -- ────────── 006_lifecycle.sql ───────────────────────────────────────────────────────────────────────────────────
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one

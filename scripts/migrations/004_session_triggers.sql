@@ -147,7 +147,6 @@ BEGIN
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
                                                    'reason', why, 'actor', pgvigil.actor()))
     FROM session_lifecycle l WHERE l.session_id = OLD.id;
-    DELETE FROM pgvigil.session_counter_changes WHERE session_id = OLD.id;
     RETURN OLD;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
