@@ -788,7 +788,7 @@ BEGIN
     IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
-                   coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
+                   coalesce(nullif(pg_catalog.current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
         ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
             RETURN NEW;  -- a value that the statement chose stands
@@ -796,7 +796,7 @@ BEGIN
     END IF;
     -- Expiring, marking dormant, archiving, and what a job does under pgvigil.upkeep, is not activity; any other change of
     -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
-    IF NEW.archived_at IS NOT NULL OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+    IF NEW.archived_at IS NOT NULL OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         RETURN NEW;
     END IF;
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
@@ -826,13 +826,13 @@ LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
     IF NEW.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
-           coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute'))
+           coalesce(nullif(pg_catalog.current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute'))
        AND NEW.archived_at IS NULL THEN
         RETURN NEW;
     END IF;
 
-    IF current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration' THEN
-        NEW.updated_at := OLD.updated_at;  -- a migration mends a column of ours: nothing of the application's may move
+    IF OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration' THEN
+        NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
         RETURN NEW;
     END IF;
     IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
@@ -844,7 +844,7 @@ BEGIN
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
-       OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+       OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
         NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
@@ -973,7 +973,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, '9517c90bf96dbab89a260f25a6372f26f64839b79aad90d7bc56f44186bf7148', '1b9ed22bd3035d245bfe9f86c906851c0b7545edede772da67d552c9bc0841eb', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, 'c8d1338fe4c3ce4f8a406a98201a8272ad73c4a1b1ef9961542d5b8da950aa4a', '10662a69a9fd16d761676fcf2138bc3320dd774740ed72574c26782a605fcfb6', 0, '0.1.0'); END $$;
 
 -- ────────── 005_session_counters.sql ────────────────────────────────────────────────────────────────────────────
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
