@@ -2153,8 +2153,7 @@ BEGIN
           AND l.mode = ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
           AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
           AND l.relation IN (SELECT relid FROM pg_partition_tree(to_regclass(of_table)))
-          -- A transaction that is prepared meanwhile gets another name, and has no process.
-          AND (writers IS NULL OR l.virtualtransaction = ANY (writers) OR l.pid IS NULL);
+          AND (writers IS NULL OR l.virtualtransaction = ANY (writers));
         EXIT WHEN writers IS NULL OR attempt = 100;
         PERFORM pg_sleep(0.01);
     END LOOP;
@@ -2381,7 +2380,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', false, '527534f75651fc4e8f3903998fe8499ffcf27170a8cb32cf2b3f73d8f2ab709f', 'd113eb63e469a14ad742c3eb98056dc278dbe1e654f2af453c380629f06927f6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', false, 'fcf2b4781352455205ffbcbe66ddde085d6715d30c1aa05969cbaae939b39619', '28b225d18165ecc73c699c43458798b141babfbc0c6cc4cbb1e4b57a453004f4', 0, '0.1.0'); END $$;
 
 -- ────────── 008_session_columns.sql ─────────────────────────────────────────────────────────────────────────────
 CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -169,20 +168,6 @@ def test_the_watermark_does_not_pass_a_row_that_is_not_committed(fresh: Database
     assert fresh.execute(DIFFERENCE) == []
     roll_up_everything(fresh)
     assert fresh.execute("SELECT sum(calls) FROM pgvigil.performance_rollups WHERE bucket_width = 'hour'") == [(2,)]
-
-
-def test_a_row_prepared_while_the_watermark_waits_for_it_is_not_passed(fresh: Database) -> None:
-    with ThreadPoolExecutor(1) as pool, fresh.connect(autocommit=False) as writer:
-        writer.execute("INSERT INTO performance_logs (operation, duration_ms, success) VALUES ('prepared', 1, true)")
-        settling = pool.submit(fresh.execute, "SELECT pgvigil.settled_until('performance_logs')::text")
-        wait_until(
-            lambda: fresh.execute(
-                "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
-            )
-        )
-        writer.execute("PREPARE TRANSACTION 'of a log row'")
-        assert settling.result() == [("-infinity",)]
-    fresh.execute("COMMIT PREPARED 'of a log row'")
 
 
 def test_who_may_not_see_when_a_writer_began_waits_for_its_end(fresh: Database) -> None:

@@ -151,8 +151,7 @@ BEGIN
           AND l.mode = ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
           AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
           AND l.relation IN (SELECT relid FROM pg_partition_tree(to_regclass(of_table)))
-          -- A transaction that is prepared meanwhile gets another name, and has no process.
-          AND (writers IS NULL OR l.virtualtransaction = ANY (writers) OR l.pid IS NULL);
+          AND (writers IS NULL OR l.virtualtransaction = ANY (writers));
         EXIT WHEN writers IS NULL OR attempt = 100;
         PERFORM pg_sleep(0.01);
     END LOOP;
