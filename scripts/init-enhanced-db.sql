@@ -171,10 +171,12 @@ COMMENT ON FUNCTION pgvigil.uuid_v7() IS 'A new time-ordered id (UUIDv7, RFC 956
 
 CREATE FUNCTION pgvigil.uuid_v7_floor(moment timestamptz) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint), 12, '0')
-        || '70008000000000000000')::uuid;
+RETURN CASE WHEN moment < timestamptz '1970-01-01 00:00:00+00' THEN '00000000-0000-7000-8000-000000000000'
+            WHEN moment >= timestamptz '10000-01-01 00:00:00+00' THEN 'e677d21f-dc00-7000-8000-000000000000'
+            ELSE (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint), 12, '0')
+                  || '70008000000000000000')::uuid END;
 COMMENT ON FUNCTION pgvigil.uuid_v7_floor(timestamptz) IS
-    'The smallest time-ordered id of that millisecond: turns a time predicate into an id predicate, which prunes partitions';
+    'The smallest time-ordered id of that millisecond (of 1970 for what is earlier, of the year 10000 for what is later): turns a time predicate into an id predicate, which prunes partitions';
 
 CREATE FUNCTION pgvigil.uuid_v7_time(id uuid) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -372,7 +374,7 @@ COMMENT ON PROCEDURE pgvigil.tighten_value_checks() IS
 CREATE TABLE pgvigil.partition_policies (
     parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY,
     step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{day,month}'::text[])),
-    make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1)
+    make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
 COMMENT ON TABLE pgvigil.partition_policies IS 'How each partitioned table is cut';
 COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned table';
@@ -380,7 +382,7 @@ COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: day 
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
 COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
 COMMENT ON CONSTRAINT partition_policies_step_check ON pgvigil.partition_policies IS 'Widths that ensure_partitions knows';
-COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS 'There is always a next partition';
+COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS 'There is always a next partition, and no run makes them for ever';
 INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead)
 VALUES ('session_lifecycle', 'month', 3), ('system_metrics', 'month', 3), ('performance_logs', 'day', 14);
 
@@ -414,19 +416,34 @@ DECLARE
     first_id uuid;
     end_id  uuid;
     waiting boolean;
+    owner_  name := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass(table_));
     made    integer := 0;
 BEGIN
-    SELECT * INTO STRICT policy FROM pgvigil.partition_policies WHERE parent_table = parent;
+    SELECT * INTO policy FROM pgvigil.partition_policies WHERE parent_table = parent;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'table % is not one that is cut into partitions here', parent
+              USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.partition_policies;';
+    END IF;
+    IF (since >= timestamptz '1970-01-01 00:00:00+00' AND coalesce(until, since) < timestamptz '10000-01-01 00:00:00+00') IS NOT TRUE THEN
+        RAISE EXCEPTION 'there are no partitions from % to %', since, coalesce(until, since)
+              USING ERRCODE = 'invalid_parameter_value', HINT = 'Time-ordered ids tell times from 1970 to 9999.';
+    END IF;
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
     last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
     WHILE lower_ <= last_ LOOP
         upper_ := lower_ + width;
         slice := pgvigil.quoted_name(parent || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+        IF to_regclass(slice) IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
+            LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
+        END IF;
         IF to_regclass(slice) IS NULL THEN
             first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
             end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
             EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', slice, table_);
+            IF owner_ <> current_user THEN  -- else its owner could not drop it
+                EXECUTE format('ALTER TABLE %s OWNER TO %I', slice, owner_);
+            END IF;
             -- Rows that came before their partition wait in the default one: they move in, its other writers held off meanwhile.
             EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
             IF waiting THEN
@@ -437,7 +454,7 @@ BEGIN
                 PERFORM set_config('pgvigil.instrumentation', '', true);
             END IF;
             EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-            EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, lower_::date, upper_::date));
+            EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, 'YYYY-MM-DD'), to_char(upper_, 'YYYY-MM-DD')));
             made := made + 1;
         END IF;
         lower_ := upper_;
@@ -501,7 +518,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of 
 COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, '9dd7d91c4c0f789c4c57c7437e249ca5f1fd720cd6cebe1196072efc7adab86b', 'b8d32ac16fa65496208725e37062beecc701070f6f3e1bf2d934dc5ec7679c7d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, '3ede40d404d1bd63f381cc616af6a1cc1037cdbd3c4a3c2aa78de654f804ec06', '7cd19c8b2be18bf975d6752bbefdf99cf19123866c88c7960c5d04d8a6912e6b', 0, '0.1.0'); END $$;
 
 -- ────────── 002_leftovers.sql ───────────────────────────────────────────────────────────────────────────────────
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -771,7 +788,7 @@ BEGIN
     IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
-                   coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
+                   coalesce(nullif(pg_catalog.current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
         ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
             RETURN NEW;  -- a value that the statement chose stands
@@ -779,7 +796,7 @@ BEGIN
     END IF;
     -- Expiring, marking dormant, archiving, and what a job does under pgvigil.upkeep, is not activity; any other change of
     -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
-    IF NEW.archived_at IS NOT NULL OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+    IF NEW.archived_at IS NOT NULL OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         RETURN NEW;
     END IF;
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
@@ -809,13 +826,13 @@ LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
     IF NEW.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
-           coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute'))
+           coalesce(nullif(pg_catalog.current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute'))
        AND NEW.archived_at IS NULL THEN
         RETURN NEW;
     END IF;
 
-    IF current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration' THEN
-        NEW.updated_at := OLD.updated_at;  -- a migration mends a column of ours: nothing of the application's may move
+    IF OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration' THEN
+        NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
         RETURN NEW;
     END IF;
     IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
@@ -827,7 +844,7 @@ BEGIN
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
-       OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+       OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
         NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
@@ -907,7 +924,6 @@ BEGIN
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
                                                    'reason', why, 'actor', pgvigil.actor()))
     FROM session_lifecycle l WHERE l.session_id = OLD.id;
-    DELETE FROM pgvigil.session_counter_changes WHERE session_id = OLD.id;
     RETURN OLD;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
@@ -957,7 +973,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, 'fd732cdff2a43f9f3e290c02939aca20c6c6da82263db3dd8fad9d038d463a54', 'f33462aed9c81f8141e2899665c3154b3ac15d37306d2f59f16ba0bbed9f3ae2', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, 'c8d1338fe4c3ce4f8a406a98201a8272ad73c4a1b1ef9961542d5b8da950aa4a', '10662a69a9fd16d761676fcf2138bc3320dd774740ed72574c26782a605fcfb6', 0, '0.1.0'); END $$;
 
 -- ────────── 005_session_counters.sql ────────────────────────────────────────────────────────────────────────────
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -990,7 +1006,7 @@ CREATE TABLE pgvigil.session_counter_changes (
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
 COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
-    'The session: no foreign key, which would cost a third more; keep_deleted_session removes the rows of a deleted one';
+    'The session: no foreign key, which would cost a third more; the rows of a deleted one cancel out, and go when they are folded';
 COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
@@ -1056,23 +1072,12 @@ COMMENT ON FUNCTION pgvigil.count_changed_context() IS 'Counts what a statement 
 CREATE FUNCTION pgvigil.count_removed_context() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-    -- Not for a session that is being deleted: its counters have gone ahead.
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     SELECT o.session_id, -count(*), -coalesce(sum(o.tokens_used), 0), -sum(pgvigil.content_bytes(o.content_size_bytes, o.content))
-    FROM old_context o WHERE EXISTS (SELECT FROM sessions s WHERE s.id = o.session_id) GROUP BY o.session_id;
+    FROM old_context o GROUP BY o.session_id;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
-
-CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-BEGIN
-    -- No TRUNCATE: that of sessions takes the counters along, and has them in hand when this comes.
-    DELETE FROM pgvigil.session_counters;
-    DELETE FROM pgvigil.session_counter_changes;
-    RETURN NULL;
-END $$;
-COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
 
 -- Who settles, folds or recounts does so alone: two at once would each put right the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
@@ -1081,6 +1086,31 @@ BEGIN ATOMIC
     SELECT pg_advisory_xact_lock('pgvigil.session_counters'::regclass::oid::integer, 0);
 END;
 COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the end of the transaction; writers of context_history do not ask';
+
+-- Of a session that is deleted, so that what it held and the rows that go with it cancel out: in any order, and also where
+-- the same statement puts the session back.
+CREATE FUNCTION pgvigil.keep_removed_counters() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    VALUES (OLD.session_id, OLD.context_count, OLD.total_tokens, OLD.total_content_bytes);
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.keep_removed_counters() IS 'What counters say that go is kept as a change';
+CREATE TRIGGER keep_removed_counters AFTER DELETE ON pgvigil.session_counters FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_removed_counters();
+COMMENT ON TRIGGER keep_removed_counters ON pgvigil.session_counters IS 'Counters that go with their session leave no difference';
+
+CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    -- Who is just folding would put back what is gone. No TRUNCATE: that of sessions takes the counters along, and has them
+    -- in hand when this comes.
+    PERFORM pgvigil.lock_session_counters();
+    UPDATE pgvigil.session_counters SET context_count = 0, total_tokens = 0, total_content_bytes = 0;
+    DELETE FROM pgvigil.session_counter_changes;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
 
 -- What a session held before its first change was counted is the same at any moment, and each snapshot shows it: what it
 -- holds now, less what its changes say. So no writer is waited for, and none is counted twice.
@@ -1176,7 +1206,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', false, 'eb81b623e382955e66c9ed472d4ba12716587e2d666cd0735da30439e455814c', '483d0cd7e108d4646cc77f9b77ada22aa39981fc29243df8fa4adda2a21ccd48', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', false, 'a58f4a21c2cda842b72052fd7cfa65b74696fbba021b810e396896e21ec71ea6', '7f8d39620e37dd819ecdd59cad9ef08c12de1f6650910d26b551584b84bf27bc', 0, '0.1.0'); END $$;
 
 -- ────────── 006_lifecycle.sql ───────────────────────────────────────────────────────────────────────────────────
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -1185,11 +1215,11 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', fals
 
 CREATE TABLE pgvigil.retention_policies (
     policy              varchar(50) NOT NULL CONSTRAINT retention_policies_pkey PRIMARY KEY,
-    active_hours        integer NOT NULL CONSTRAINT retention_policies_active_hours_check CHECK (active_hours > 0),
-    dormant_after_hours integer NOT NULL CONSTRAINT retention_policies_dormant_after_hours_check CHECK (dormant_after_hours > 0),
-    archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0),
-    logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0),
-    metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0),
+    active_hours        integer NOT NULL CONSTRAINT retention_policies_active_hours_check CHECK (active_hours > 0 AND active_hours <= 876000),
+    dormant_after_hours integer NOT NULL CONSTRAINT retention_policies_dormant_after_hours_check CHECK (dormant_after_hours > 0 AND dormant_after_hours <= 876000),
+    archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0 AND archived_days <= 36500),
+    logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0 AND logs_days <= 36500),
+    metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0 AND metrics_days <= 36500),
     legal_hold          boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited, followed by the jobs from their next run on';
@@ -1201,11 +1231,11 @@ COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS 'Rows of performance_l
 COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS 'Rows of system_metrics are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS 'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
 COMMENT ON CONSTRAINT retention_policies_pkey ON pgvigil.retention_policies IS 'One row a policy';
-COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired';
-COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant';
-COMMENT ON CONSTRAINT retention_policies_archived_days_check ON pgvigil.retention_policies IS '0: deleted as soon as archived';
-COMMENT ON CONSTRAINT retention_policies_logs_days_check ON pgvigil.retention_policies IS 'The views look back a day';
-COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention_policies IS 'The views look back a day';
+COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired; a century at most';
+COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant; a century at most';
+COMMENT ON CONSTRAINT retention_policies_archived_days_check ON pgvigil.retention_policies IS '0: deleted as soon as archived; a century at most';
+COMMENT ON CONSTRAINT retention_policies_logs_days_check ON pgvigil.retention_policies IS 'The views look back a day; a century at most';
+COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention_policies IS 'The views look back a day; a century at most';
 INSERT INTO pgvigil.retention_policies (policy, active_hours, dormant_after_hours, archived_days, logs_days, metrics_days)
 VALUES ('standard', 24, 2, 30, 7, 30), ('extended', 72, 6, 90, 30, 90), ('short', 4, 1, 7, 3, 7);
 
@@ -1272,6 +1302,41 @@ END $$;
 COMMENT ON FUNCTION pgvigil.guard_legal_holds() IS 'Refuses to truncate holds, and thereby sessions, while there are any';
 CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_legal_holds();
 COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under legal hold stays, also when sessions is truncated';
+
+-- Nor does it fire those that keep a deleted session and guard an archived one: these stand in for them.
+CREATE FUNCTION pgvigil.keep_truncated_sessions() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    why text := nullif(current_setting('pgvigil.reason', true), '');
+BEGIN
+    IF EXISTS (SELECT FROM sessions s JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard') WHERE p.legal_hold) THEN
+        RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is' USING ERRCODE = 'object_not_in_prerequisite_state',
+              HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';
+    END IF;
+    INSERT INTO pgvigil.deleted_sessions (session_id, session_key, actor, reason, retention_policy, last_row, events)
+    SELECT s.id, s.session_key, pgvigil.actor(), why, s.retention_policy, to_jsonb(s),
+           coalesce(l.events, '[]') || jsonb_build_object('id', pgvigil.uuid_v7(), 'event_type', 'deleted', 'created_at', clock_timestamp(),
+               'event_data', jsonb_build_object('final_status', s.status, 'retention_policy', s.retention_policy, 'reason', why, 'actor', pgvigil.actor()))
+    FROM sessions s LEFT JOIN (
+        SELECT e.session_id, jsonb_agg(jsonb_build_object('id', e.id, 'event_type', e.event_type, 'event_data', e.event_data, 'created_at', e.created_at) ORDER BY e.id) AS events
+        FROM session_lifecycle e GROUP BY e.session_id) l ON l.session_id = s.id;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.keep_truncated_sessions() IS
+    'Keeps all sessions and their trails in pgvigil.deleted_sessions before they are truncated; refuses if the policy of one is under legal hold';
+
+CREATE FUNCTION pgvigil.guard_archived_children() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    -- Whoever truncates sessions too holds it alone.
+    IF EXISTS (SELECT FROM sessions WHERE archived_at IS NOT NULL)
+       AND NOT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'sessions'::regclass AND mode = 'AccessExclusiveLock') THEN
+        RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only' USING ERRCODE = 'object_not_in_prerequisite_state',
+              HINT = 'DELETE what the other sessions hold, or TRUNCATE sessions CASCADE.';
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.guard_archived_children() IS 'Refuses to truncate what archived sessions hold, unless they go too';
 
 -- No SET search_path, which would cost every insert: operators are qualified instead, and no type is named.
 -- SECURITY DEFINER: who may make a session need not be able to read policies.
@@ -1508,16 +1573,22 @@ BEGIN
         RAISE NOTICE 'job % is running already: nothing is done here', job_name;
         RETURN NULL;
     END IF;
-    -- The lock is ours, so whoever began and did not finish is gone.
-    UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', pid)
-    WHERE job = job_name AND finished_at IS NULL;
-    DELETE FROM pgvigil.job_runs WHERE job = job_name AND started_at < now() - interval '90 days';
-    -- Not job_status, which sees our lock and calls it running.
-    IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
+    BEGIN
+        -- The lock is ours, so whoever began and did not finish is gone.
+        UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', pid)
+        WHERE job = job_name AND finished_at IS NULL;
+        DELETE FROM pgvigil.job_runs WHERE job = job_name AND started_at < now() - interval '90 days';
+        -- Not job_status, which sees our lock and calls it running.
+        IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
+            PERFORM pgvigil.release_job(job_name);
+            RETURN NULL;
+        END IF;
+        INSERT INTO pgvigil.job_runs (job) VALUES (job_name) RETURNING id INTO run_id;
+    EXCEPTION WHEN query_canceled OR OTHERS THEN
+        -- No rollback lets go of it: a session that may not write would keep the job from everybody until it ends.
         PERFORM pgvigil.release_job(job_name);
-        RETURN NULL;
-    END IF;
-    INSERT INTO pgvigil.job_runs (job) VALUES (job_name) RETURNING id INTO run_id;
+        RAISE;
+    END;
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -1563,6 +1634,17 @@ BEGIN
         RAISE EXCEPTION 'job % is nothing that a procedure can do', job_name
               USING ERRCODE = 'feature_not_supported', HINT = format('From a shell: pgvigil maintain run %s', job_name);
     END IF;
+    -- Tried before anything is locked. In this block it never succeeds; what it says tells why.
+    BEGIN
+        COMMIT;
+    EXCEPTION WHEN invalid_transaction_termination THEN
+        IF SQLERRM = 'invalid transaction termination' THEN
+            RAISE EXCEPTION 'job % commits after each of its batches: it cannot run inside a transaction block or a function', job_name
+                  USING ERRCODE = 'invalid_transaction_termination', HINT = 'CALL it as a statement of its own.';
+        END IF;
+    END;
+    COMMIT;
+    PERFORM pgvigil.pin_search_path();
     refused := 0;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
@@ -1684,7 +1766,8 @@ COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
 CREATE FUNCTION pgvigil.job_orphans(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
-    held    text[] := ARRAY(SELECT policy FROM pgvigil.retention_policies WHERE legal_hold);
+    -- Those that let go of a session. An unknown one may be a misspelt one that does not.
+    policies text[] := ARRAY(SELECT policy FROM pgvigil.retention_policies WHERE NOT legal_hold);
     week    timestamptz := now() - interval '7 days';
 BEGIN
     PERFORM set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
@@ -1693,7 +1776,7 @@ BEGIN
                           WHERE coalesce(s.last_activity_at, s.updated_at, s.created_at) < week
                             AND (s.last_activity_at < week OR s.last_activity_at IS NULL)
                             AND lower(s.status) <> ALL ('{completed,archived}'::text[]) AND s.archived_at IS NULL
-                            AND coalesce(s.retention_policy, 'standard') <> ALL (held)
+                            AND coalesce(s.retention_policy, 'standard') = ANY (policies)
                             AND NOT EXISTS (SELECT FROM context_history c WHERE c.session_id = s.id)
                             AND NOT EXISTS (SELECT FROM codebase_snapshots c WHERE c.session_id = s.id)
                             AND NOT EXISTS (SELECT FROM handoff_requests h WHERE h.session_id = s.id)
@@ -1760,7 +1843,8 @@ BEGIN
         IF one IS NOT NULL THEN
             slice := pgvigil.uuid_v7_time(one);
             done := pgvigil.ensure_partitions(policy.parent_table, slice, slice);
-            note := format('made room in %s for rows of %s that had waited in the default partition', policy.parent_table, slice::date);
+            note := format('made room in %s for rows of %s that had waited in the default partition', policy.parent_table,
+                           to_char(slice AT TIME ZONE 'UTC', 'YYYY-MM-DD'));
             more := true;
             RETURN NEXT;
             RETURN;
@@ -1798,6 +1882,8 @@ DECLARE
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
+    used     text[] := '{}';
+    detail   text;
 BEGIN
     SELECT array_agg(policy), array_agg(cutoff), max(cutoff) INTO policies, archived, latest
     FROM (SELECT policy, now() - make_interval(days => archived_days) AS cutoff FROM pgvigil.retention_policies WHERE NOT legal_hold) p;
@@ -1836,20 +1922,30 @@ BEGIN
             IF in_use THEN
                 held := held || slice.partition;
             END IF;
-        ELSIF slice.parent_table = 'system_metrics' THEN
-            -- The markers of installs and migrations are written once: they move on.
-            EXECUTE format('INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels, recorded_at)
-                            SELECT metric_name, metric_value, metric_type, labels, recorded_at FROM %I
-                            WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id', slice.partition);
         END IF;
         CONTINUE WHEN in_use;
-        EXECUTE format('DROP TABLE %s', pgvigil.quoted_name(slice.partition));
+        BEGIN
+            IF slice.parent_table = 'system_metrics' THEN
+                -- The markers of installs and migrations are written once: they move on.
+                EXECUTE format('INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels, recorded_at)
+                                SELECT metric_name, metric_value, metric_type, labels, recorded_at FROM %I
+                                WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id', slice.partition);
+            END IF;
+            EXECUTE format('DROP TABLE %s', pgvigil.quoted_name(slice.partition));
+        EXCEPTION WHEN dependent_objects_still_exist THEN  -- somebody's view: the others go all the same
+            GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+            used := used || format('%s (%s)', slice.partition, detail);
+            CONTINUE;
+        END;
         done := greatest(slice.estimated_rows, 1);
         note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
         more := true;
         RETURN NEXT;
         RETURN;
     END LOOP;
+    IF used <> '{}' THEN
+        RAISE EXCEPTION 'partitions past their time could not be dropped: %', array_to_string(used, '; ') USING ERRCODE = 'dependent_objects_still_exist';
+    END IF;
     done := 0;
     more := false;
     IF held <> '{}' THEN
@@ -1901,7 +1997,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, '66e6477e9c7ee14bd9f18de079b97f7118514cb0381920c252bad6a9700d3e22', 'acffa57b186f6427f0efc7851388365f9d670107c98fabe7695e2b1725e7385c', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, 'e614ba1e9bfcdfbb149f0f710d77cdf8d4cba055e4a4dadf06a3824e47b742a8', 'de821757b0d437d3a5cfaca902d259d282b3c80ce8b788bc02a263fe8ba56688', 0, '0.1.0'); END $$;
 
 -- ────────── 007_rollups.sql ─────────────────────────────────────────────────────────────────────────────────────
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -2125,8 +2221,14 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
     first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
+    -- A clock that is ahead by minutes counts; one that is ahead by days would stay in sight until then.
+    end_         timestamptz := date_bin('1 hour', now(), timestamptz '2001-01-01 00:00:00+00') + interval '2 hours';
     tail         uuid;
 BEGIN
+    IF (stretch > interval '0' AND stretch <= interval '26 hours') IS NOT TRUE THEN
+        RAISE EXCEPTION 'performance_window() looks back 26 hours at most, not %', coalesce(stretch::text, 'NULL')
+              USING ERRCODE = 'invalid_parameter_value', HINT = 'What is older is in analytics_aggregations, by hours and days.';
+    END IF;
     SELECT greatest(next_id, pgvigil.uuid_v7_floor(first_minute)) INTO STRICT tail FROM pgvigil.rollup_progress;
     RETURN QUERY
     SELECT w.operation, w.calls, w.total_ms / w.calls, w.min_ms, w.max_ms,
@@ -2135,13 +2237,13 @@ BEGIN
     FROM (SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
                  min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
           FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
-                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour
+                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
                 UNION ALL
                 SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
                 WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour
                 UNION ALL
                 SELECT b.operation, b.calls, b.successful, b.total_ms, b.min_ms, b.max_ms, b.histogram
-                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b) p
+                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b WHERE b.time_bucket < end_) p
           GROUP BY p.operation) w;
 END $$;
 COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
@@ -2156,7 +2258,8 @@ BEGIN
     RETURN QUERY
     WITH made AS MATERIALIZED (
         SELECT date_bin(width, s.created_at, timestamptz '2001-01-01 00:00:00+00') AS bucket, s.status, s.agent_from,
-               greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at) - s.created_at), 0) AS seconds,
+               CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at)) AND isfinite(s.created_at)
+                    THEN greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at) - s.created_at), 0) END AS seconds,
                (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS entries,
                (SELECT count(DISTINCT a.agent)
                 FROM (SELECT s.agent_from UNION ALL SELECT s.agent_to UNION ALL SELECT h.requesting_agent FROM handoff_requests h WHERE h.session_id = s.id
@@ -2185,7 +2288,8 @@ BEGIN
                h.requesting_agent || '->' || coalesce(h.target_agent, '') AS route, count(*) AS requests,
                count(*) FILTER (WHERE h.status = ANY ('{accepted,completed}'::text[])) AS successful,
                count(*) FILTER (WHERE h.status = 'rejected') AS failed,
-               sum(extract(epoch FROM h.completed_at - h.created_at)) AS seconds, count(h.completed_at) AS ended
+               sum(greatest(extract(epoch FROM h.completed_at - h.created_at), 0)) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS seconds,
+               count(*) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS ended
         FROM handoff_requests h WHERE h.created_at >= from_time AND h.created_at < to_time GROUP BY 1, 2
     )
     SELECT r.bucket, jsonb_build_object('total', sum(r.requests), 'successful', sum(r.successful), 'failed', sum(r.failed),
@@ -2233,8 +2337,8 @@ DECLARE
     written bigint;
     total   bigint := 0;
 BEGIN
-    IF type <> ALL ('{session_stats,handoff_stats,performance_trends}'::text[]) THEN
-        RAISE EXCEPTION 'there is no aggregation type %', type USING ERRCODE = 'invalid_parameter_value',
+    IF (type = ANY ('{session_stats,handoff_stats,performance_trends}'::text[])) IS NOT TRUE THEN
+        RAISE EXCEPTION 'there is no aggregation type %', coalesce(type, 'NULL') USING ERRCODE = 'invalid_parameter_value',
               HINT = 'It is session_stats, handoff_stats or performance_trends.';
     END IF;
     FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP
@@ -2276,7 +2380,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', false, '18ae035c44986945b67fbe427121bcaa8abc022c6b40f3e6d084cd1eee91b56b', 'bb1beaac082166572ccc4e706ce4163b7a64c635a6f956217722781a6957ca1b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', false, 'fcf2b4781352455205ffbcbe66ddde085d6715d30c1aa05969cbaae939b39619', '28b225d18165ecc73c699c43458798b141babfbc0c6cc4cbb1e4b57a453004f4', 0, '0.1.0'); END $$;
 
 -- ────────── 008_session_columns.sql ─────────────────────────────────────────────────────────────────────────────
 CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)
@@ -2413,12 +2517,25 @@ COMMENT ON TRIGGER count_added_context ON context_history IS 'Counters of a sess
 COMMENT ON TRIGGER count_changed_context ON context_history IS 'Counters of a session, once per statement; rows may move between sessions';
 COMMENT ON TRIGGER count_removed_context ON context_history IS 'Counters of a session, once per statement';
 COMMENT ON TRIGGER clear_session_counters ON context_history IS 'Counters of all sessions';
-DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('008', 'sessions', name) FROM unnest('{give_expiry,guard_legal_hold}'::text[]) AS name; END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('008', 'sessions', name) FROM unnest('{give_expiry,guard_legal_hold,keep_truncated_sessions}'::text[]) AS name; END $quietly$;
 CREATE TRIGGER give_expiry BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.give_expiry();
 CREATE TRIGGER guard_legal_hold BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_legal_hold();
 COMMENT ON TRIGGER give_expiry ON sessions IS 'expires_at by policy';
 COMMENT ON TRIGGER guard_legal_hold ON sessions IS 'What is under legal hold stays';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_session_columns', false, 'a5c9a61e3bcd24f821ff803022a1893712700aa65b3c80daec19431421a917b2', 'c870f4c13a65c0dbe13a7ee9748a51e65c8b480c18f7ce058fd1a21f22677c3f', 0, '0.1.0'); END $$;
+CREATE TRIGGER keep_truncated_sessions BEFORE TRUNCATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.keep_truncated_sessions();
+COMMENT ON TRIGGER keep_truncated_sessions ON sessions IS 'TRUNCATE forgets nothing either';
+DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('008', name, 'guard_archived_children')
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
+CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON context_history
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
+CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON codebase_snapshots
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
+CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON handoff_requests
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
+COMMENT ON TRIGGER guard_archived_children ON context_history IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_children ON codebase_snapshots IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_children ON handoff_requests IS 'Children of an archived session are read-only';
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_session_columns', false, '1659075a9538fd6cb71640d1b210effc4c21540f31d1ba5b4be15ffe1206672d', '7bf5cb9460cb7c36fb4e3c4459f53c2129913a4e8e322f7f985935e79e6d1359', 0, '0.1.0'); END $$;
 
 -- ────────── 009_monitoring_views.sql ────────────────────────────────────────────────────────────────────────────
 -- Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets through, and
@@ -2427,7 +2544,8 @@ CREATE VIEW session_monitoring_view AS
 SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at,
        coalesce(s.last_activity_at, s.updated_at, s.created_at) AS last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
-       extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 AS hours_since_activity,
+       CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at))  -- one infinite time would fail the view up to 16
+            THEN extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 END AS hours_since_activity,
        counted.context_count AS context_entries,
        (SELECT count(*) FROM handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
        (SELECT l.event_type::varchar(50) FROM session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event,
@@ -2461,7 +2579,7 @@ BEGIN
         ALTER VIEW performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_monitoring_views', false, '244f0bcc57e79fa7f1b957848a6dbe05270d5c4e8ef170b8226d4602491d0d93', 'ec1bd4c4182fc6919d51e02bdf4ab784c96183093ba10becb1c0bb385afcee29', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_monitoring_views', false, '7ebc08ba96995093da02e5d5223baa66f644a4af9365abdebc78350c45639cf2', '0ce835212249ead7d5bbac4f3b667fc1c7bfdbc516afac765fda114ecf0ea717', 0, '0.1.0'); END $$;
 
 -- ────────── 010_access_rights.sql ───────────────────────────────────────────────────────────────────────────────
 -- Three roles without login, for the DBA to grant. Roles belong to the whole server: one that is there is used as it is,

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from conftest import Database, Run
+from conftest import Database, Run, wait_until
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -177,6 +177,19 @@ def test_a_deleted_session_leaves_no_counter_whoever_was_writing(fresh: Database
         assert fresh.execute(f"SELECT count(*) FROM pgvigil.{table} WHERE session_id = %s", (few[0],)) == [(0,)]
 
 
+def test_what_is_folded_while_all_context_is_truncated_does_not_come_back(
+    fresh: Database, few: list[uuid.UUID]
+) -> None:
+    fresh.execute(OPERATIONS[1], {"a": few[0], "b": few[1], "n": 1})
+    with ThreadPoolExecutor(1) as pool, fresh.connect(autocommit=False) as folding:
+        folding.execute("SELECT pgvigil.fold_session_counters()")
+        truncating = pool.submit(fresh.execute, "TRUNCATE context_history")
+        wait_until(lambda: fresh.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        folding.commit()
+        truncating.result()
+    assert fresh.execute(WRONG) == []
+
+
 # --- an existing install ---------------------------------------------------------------------------------------------
 
 
@@ -186,7 +199,7 @@ def unsettled(existing: Database, call: Run) -> Database:
     existing.execute("CREATE SEQUENCE numbers START 1000000")
     assert call("pgvigil", "migrate", "--backup", "none", "--database-url", existing.url).returncode == 0
     existing.execute("DELETE FROM pgvigil.migrations WHERE revision = '012'")
-    existing.execute("DELETE FROM pgvigil.session_counters")
+    existing.execute("TRUNCATE pgvigil.session_counters")
     return existing
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -206,6 +207,7 @@ def test_orphans_are_deleted_and_nothing_that_holds_anything(fresh: Database) ->
     put_session(fresh, "young", "6 days")
     put_session(fresh, "completed", "8 days", status="completed")
     put_session(fresh, "expired", "8 days", status="expired")
+    put_session(fresh, "misspelt", "8 days", retention_policy="legal_holdd")
     fresh.execute(
         """INSERT INTO context_history (session_id, sequence_number, context_type, content)
                SELECT id, 1, 'message', 'x' FROM sessions WHERE session_key = 'context';
@@ -214,7 +216,7 @@ def test_orphans_are_deleted_and_nothing_that_holds_anything(fresh: Database) ->
            INSERT INTO pgvigil.legal_holds (session_id, reason) SELECT id, 'matter' FROM sessions WHERE session_key = 'held'"""
     )
     assert run_job(fresh, "orphans") == 2
-    assert keys(fresh) == "completed context handoff held snapshot young"
+    assert keys(fresh) == "completed context handoff held misspelt snapshot young"
     kept = "SELECT session_key, reason LIKE 'orphaned%', actor FROM pgvigil.deleted_sessions ORDER BY 1"
     assert [row[:2] for row in fresh.execute(kept)] == [("empty", True), ("expired", True)]
 
@@ -429,6 +431,32 @@ def test_retention_gives_up_its_place_in_the_queue_and_tries_again(fresh: Databa
     assert last_run(fresh, "retention")[2:] == (None, True)
 
 
+def test_a_view_of_one_partition_keeps_no_other_from_going_and_is_told(fresh: Database) -> None:
+    make_old_partitions(fresh, 9, 1)
+    fresh.execute(
+        "SELECT pgvigil.ensure_partitions('performance_logs', now() - interval '12 days', now() - interval '12 days')"
+    )
+    oldest = fresh.execute(
+        "SELECT partition FROM pgvigil.partitions WHERE parent_table = 'performance_logs' ORDER BY from_time LIMIT 1"
+    )[0][0]
+    fresh.execute(f"CREATE VIEW of_one_day AS SELECT * FROM {oldest}")
+    with pytest.raises(errors.RaiseException, match=f"could not be dropped: {oldest} .view of_one_day depends on"):
+        run_job(fresh, "retention")
+    assert rows_left(fresh) == (0, 1)
+    fresh.execute("DROP VIEW of_one_day")
+    assert run_job(fresh, "retention") == 1
+
+
+def test_two_who_make_the_same_partition_at_once_make_one(fresh: Database) -> None:
+    make = "SELECT pgvigil.ensure_partitions('performance_logs', '2031-01-01+00', '2031-01-01+00')"
+    with ThreadPoolExecutor(1) as pool, fresh.connect(autocommit=False) as one:
+        assert one.execute(make).fetchall() == [(1,)]
+        other = pool.submit(fresh.execute, make)
+        wait_until(lambda: fresh.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        one.commit()
+        assert other.result() == [(0,)]
+
+
 def test_a_hold_that_is_being_placed_stops_a_deletion(fresh: Database) -> None:
     put_session(fresh, "s", archived_at=ago(fresh, "40 days"))
     with fresh.connect(autocommit=False) as lawyer:
@@ -536,6 +564,21 @@ def test_a_statement_timeout_is_a_failure_like_any_other(fresh: Database) -> Non
         with pytest.raises(errors.RaiseException, match="statement timeout"):
             conn.execute("CALL pgvigil.run_job('expiry')")
         assert state(fresh, "expiry") == "failed"
+
+
+@pytest.mark.parametrize(
+    ("setting", "refusal"),
+    [
+        ("SET ROLE pgvigil_reader", errors.InsufficientPrivilege),
+        ("SET default_transaction_read_only = on", errors.ReadOnlySqlTransaction),
+    ],
+)
+def test_a_job_that_may_not_begin_is_kept_from_nobody(fresh: Database, setting: str, refusal: type[Exception]) -> None:
+    with fresh.connect() as conn:
+        conn.execute(setting.encode())
+        with pytest.raises(refusal):
+            conn.execute("CALL pgvigil.run_job('expiry')")
+        assert run_job(fresh, "expiry") == 0
 
 
 def test_an_unknown_job_is_an_error(fresh: Database) -> None:

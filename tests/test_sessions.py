@@ -563,7 +563,7 @@ CALLS = {
                                                      SELECT id, 1, 'message', 'x' FROM public.sessions""",
     "count_changed_context": "UPDATE public.context_history SET content = 'longer'",
     "count_removed_context": "DELETE FROM public.context_history",
-    "clear_session_counters": "TRUNCATE public.context_history",
+    "clear_session_counters guard_archived_children": "TRUNCATE public.context_history",
     "keep_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
     "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
 }

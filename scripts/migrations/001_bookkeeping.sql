@@ -22,10 +22,12 @@ COMMENT ON FUNCTION pgvigil.uuid_v7() IS 'A new time-ordered id (UUIDv7, RFC 956
 
 CREATE FUNCTION pgvigil.uuid_v7_floor(moment timestamptz) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint), 12, '0')
-        || '70008000000000000000')::uuid;
+RETURN CASE WHEN moment < timestamptz '1970-01-01 00:00:00+00' THEN '00000000-0000-7000-8000-000000000000'
+            WHEN moment >= timestamptz '10000-01-01 00:00:00+00' THEN 'e677d21f-dc00-7000-8000-000000000000'
+            ELSE (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint), 12, '0')
+                  || '70008000000000000000')::uuid END;
 COMMENT ON FUNCTION pgvigil.uuid_v7_floor(timestamptz) IS
-    'The smallest time-ordered id of that millisecond: turns a time predicate into an id predicate, which prunes partitions';
+    'The smallest time-ordered id of that millisecond (of 1970 for what is earlier, of the year 10000 for what is later): turns a time predicate into an id predicate, which prunes partitions';
 
 CREATE FUNCTION pgvigil.uuid_v7_time(id uuid) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -223,7 +225,7 @@ COMMENT ON PROCEDURE pgvigil.tighten_value_checks() IS
 CREATE TABLE pgvigil.partition_policies (
     parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY,
     step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{day,month}'::text[])),
-    make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1)
+    make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
 COMMENT ON TABLE pgvigil.partition_policies IS 'How each partitioned table is cut';
 COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned table';
@@ -231,7 +233,7 @@ COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: day 
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
 COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
 COMMENT ON CONSTRAINT partition_policies_step_check ON pgvigil.partition_policies IS 'Widths that ensure_partitions knows';
-COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS 'There is always a next partition';
+COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS 'There is always a next partition, and no run makes them for ever';
 INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead)
 VALUES ('session_lifecycle', 'month', 3), ('system_metrics', 'month', 3), ('performance_logs', 'day', 14);
 
@@ -265,19 +267,34 @@ DECLARE
     first_id uuid;
     end_id  uuid;
     waiting boolean;
+    owner_  name := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass(table_));
     made    integer := 0;
 BEGIN
-    SELECT * INTO STRICT policy FROM pgvigil.partition_policies WHERE parent_table = parent;
+    SELECT * INTO policy FROM pgvigil.partition_policies WHERE parent_table = parent;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'table % is not one that is cut into partitions here', parent
+              USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.partition_policies;';
+    END IF;
+    IF (since >= timestamptz '1970-01-01 00:00:00+00' AND coalesce(until, since) < timestamptz '10000-01-01 00:00:00+00') IS NOT TRUE THEN
+        RAISE EXCEPTION 'there are no partitions from % to %', since, coalesce(until, since)
+              USING ERRCODE = 'invalid_parameter_value', HINT = 'Time-ordered ids tell times from 1970 to 9999.';
+    END IF;
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
     last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
     WHILE lower_ <= last_ LOOP
         upper_ := lower_ + width;
         slice := pgvigil.quoted_name(parent || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+        IF to_regclass(slice) IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
+            LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
+        END IF;
         IF to_regclass(slice) IS NULL THEN
             first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
             end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
             EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', slice, table_);
+            IF owner_ <> current_user THEN  -- else its owner could not drop it
+                EXECUTE format('ALTER TABLE %s OWNER TO %I', slice, owner_);
+            END IF;
             -- Rows that came before their partition wait in the default one: they move in, its other writers held off meanwhile.
             EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
             IF waiting THEN
@@ -288,7 +305,7 @@ BEGIN
                 PERFORM set_config('pgvigil.instrumentation', '', true);
             END IF;
             EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-            EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, lower_::date, upper_::date));
+            EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, 'YYYY-MM-DD'), to_char(upper_, 'YYYY-MM-DD')));
             made := made + 1;
         END IF;
         lower_ := upper_;

@@ -11,7 +11,7 @@ BEGIN
     IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
-                   coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
+                   coalesce(nullif(pg_catalog.current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
         ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
             RETURN NEW;  -- a value that the statement chose stands
@@ -19,7 +19,7 @@ BEGIN
     END IF;
     -- Expiring, marking dormant, archiving, and what a job does under pgvigil.upkeep, is not activity; any other change of
     -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
-    IF NEW.archived_at IS NOT NULL OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+    IF NEW.archived_at IS NOT NULL OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         RETURN NEW;
     END IF;
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
@@ -49,13 +49,13 @@ LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
     IF NEW.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
-           coalesce(nullif(current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute'))
+           coalesce(nullif(pg_catalog.current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute'))
        AND NEW.archived_at IS NULL THEN
         RETURN NEW;
     END IF;
 
-    IF current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration' THEN
-        NEW.updated_at := OLD.updated_at;  -- a migration mends a column of ours: nothing of the application's may move
+    IF OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration' THEN
+        NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
         RETURN NEW;
     END IF;
     IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
@@ -67,7 +67,7 @@ BEGIN
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
-       OR current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+       OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
         NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
@@ -147,7 +147,6 @@ BEGIN
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
                                                    'reason', why, 'actor', pgvigil.actor()))
     FROM session_lifecycle l WHERE l.session_id = OLD.id;
-    DELETE FROM pgvigil.session_counter_changes WHERE session_id = OLD.id;
     RETURN OLD;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS

@@ -28,7 +28,7 @@ CREATE TABLE pgvigil.session_counter_changes (
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
 COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
-    'The session: no foreign key, which would cost a third more; keep_deleted_session removes the rows of a deleted one';
+    'The session: no foreign key, which would cost a third more; the rows of a deleted one cancel out, and go when they are folded';
 COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
@@ -94,23 +94,12 @@ COMMENT ON FUNCTION pgvigil.count_changed_context() IS 'Counts what a statement 
 CREATE FUNCTION pgvigil.count_removed_context() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-    -- Not for a session that is being deleted: its counters have gone ahead.
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     SELECT o.session_id, -count(*), -coalesce(sum(o.tokens_used), 0), -sum(pgvigil.content_bytes(o.content_size_bytes, o.content))
-    FROM old_context o WHERE EXISTS (SELECT FROM sessions s WHERE s.id = o.session_id) GROUP BY o.session_id;
+    FROM old_context o GROUP BY o.session_id;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
-
-CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-BEGIN
-    -- No TRUNCATE: that of sessions takes the counters along, and has them in hand when this comes.
-    DELETE FROM pgvigil.session_counters;
-    DELETE FROM pgvigil.session_counter_changes;
-    RETURN NULL;
-END $$;
-COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
 
 -- Who settles, folds or recounts does so alone: two at once would each put right the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
@@ -119,6 +108,31 @@ BEGIN ATOMIC
     SELECT pg_advisory_xact_lock('pgvigil.session_counters'::regclass::oid::integer, 0);
 END;
 COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the end of the transaction; writers of context_history do not ask';
+
+-- Of a session that is deleted, so that what it held and the rows that go with it cancel out: in any order, and also where
+-- the same statement puts the session back.
+CREATE FUNCTION pgvigil.keep_removed_counters() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    VALUES (OLD.session_id, OLD.context_count, OLD.total_tokens, OLD.total_content_bytes);
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.keep_removed_counters() IS 'What counters say that go is kept as a change';
+CREATE TRIGGER keep_removed_counters AFTER DELETE ON pgvigil.session_counters FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_removed_counters();
+COMMENT ON TRIGGER keep_removed_counters ON pgvigil.session_counters IS 'Counters that go with their session leave no difference';
+
+CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    -- Who is just folding would put back what is gone. No TRUNCATE: that of sessions takes the counters along, and has them
+    -- in hand when this comes.
+    PERFORM pgvigil.lock_session_counters();
+    UPDATE pgvigil.session_counters SET context_count = 0, total_tokens = 0, total_content_bytes = 0;
+    DELETE FROM pgvigil.session_counter_changes;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
 
 -- What a session held before its first change was counted is the same at any moment, and each snapshot shows it: what it
 -- holds now, less what its changes say. So no writer is waited for, and none is counted twice.

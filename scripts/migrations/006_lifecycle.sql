@@ -4,11 +4,11 @@
 
 CREATE TABLE pgvigil.retention_policies (
     policy              varchar(50) NOT NULL CONSTRAINT retention_policies_pkey PRIMARY KEY,
-    active_hours        integer NOT NULL CONSTRAINT retention_policies_active_hours_check CHECK (active_hours > 0),
-    dormant_after_hours integer NOT NULL CONSTRAINT retention_policies_dormant_after_hours_check CHECK (dormant_after_hours > 0),
-    archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0),
-    logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0),
-    metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0),
+    active_hours        integer NOT NULL CONSTRAINT retention_policies_active_hours_check CHECK (active_hours > 0 AND active_hours <= 876000),
+    dormant_after_hours integer NOT NULL CONSTRAINT retention_policies_dormant_after_hours_check CHECK (dormant_after_hours > 0 AND dormant_after_hours <= 876000),
+    archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0 AND archived_days <= 36500),
+    logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0 AND logs_days <= 36500),
+    metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0 AND metrics_days <= 36500),
     legal_hold          boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited, followed by the jobs from their next run on';
@@ -20,11 +20,11 @@ COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS 'Rows of performance_l
 COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS 'Rows of system_metrics are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS 'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
 COMMENT ON CONSTRAINT retention_policies_pkey ON pgvigil.retention_policies IS 'One row a policy';
-COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired';
-COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant';
-COMMENT ON CONSTRAINT retention_policies_archived_days_check ON pgvigil.retention_policies IS '0: deleted as soon as archived';
-COMMENT ON CONSTRAINT retention_policies_logs_days_check ON pgvigil.retention_policies IS 'The views look back a day';
-COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention_policies IS 'The views look back a day';
+COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired; a century at most';
+COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant; a century at most';
+COMMENT ON CONSTRAINT retention_policies_archived_days_check ON pgvigil.retention_policies IS '0: deleted as soon as archived; a century at most';
+COMMENT ON CONSTRAINT retention_policies_logs_days_check ON pgvigil.retention_policies IS 'The views look back a day; a century at most';
+COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention_policies IS 'The views look back a day; a century at most';
 INSERT INTO pgvigil.retention_policies (policy, active_hours, dormant_after_hours, archived_days, logs_days, metrics_days)
 VALUES ('standard', 24, 2, 30, 7, 30), ('extended', 72, 6, 90, 30, 90), ('short', 4, 1, 7, 3, 7);
 
@@ -91,6 +91,41 @@ END $$;
 COMMENT ON FUNCTION pgvigil.guard_legal_holds() IS 'Refuses to truncate holds, and thereby sessions, while there are any';
 CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_legal_holds();
 COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under legal hold stays, also when sessions is truncated';
+
+-- Nor does it fire those that keep a deleted session and guard an archived one: these stand in for them.
+CREATE FUNCTION pgvigil.keep_truncated_sessions() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    why text := nullif(current_setting('pgvigil.reason', true), '');
+BEGIN
+    IF EXISTS (SELECT FROM sessions s JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard') WHERE p.legal_hold) THEN
+        RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is' USING ERRCODE = 'object_not_in_prerequisite_state',
+              HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';
+    END IF;
+    INSERT INTO pgvigil.deleted_sessions (session_id, session_key, actor, reason, retention_policy, last_row, events)
+    SELECT s.id, s.session_key, pgvigil.actor(), why, s.retention_policy, to_jsonb(s),
+           coalesce(l.events, '[]') || jsonb_build_object('id', pgvigil.uuid_v7(), 'event_type', 'deleted', 'created_at', clock_timestamp(),
+               'event_data', jsonb_build_object('final_status', s.status, 'retention_policy', s.retention_policy, 'reason', why, 'actor', pgvigil.actor()))
+    FROM sessions s LEFT JOIN (
+        SELECT e.session_id, jsonb_agg(jsonb_build_object('id', e.id, 'event_type', e.event_type, 'event_data', e.event_data, 'created_at', e.created_at) ORDER BY e.id) AS events
+        FROM session_lifecycle e GROUP BY e.session_id) l ON l.session_id = s.id;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.keep_truncated_sessions() IS
+    'Keeps all sessions and their trails in pgvigil.deleted_sessions before they are truncated; refuses if the policy of one is under legal hold';
+
+CREATE FUNCTION pgvigil.guard_archived_children() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    -- Whoever truncates sessions too holds it alone.
+    IF EXISTS (SELECT FROM sessions WHERE archived_at IS NOT NULL)
+       AND NOT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'sessions'::regclass AND mode = 'AccessExclusiveLock') THEN
+        RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only' USING ERRCODE = 'object_not_in_prerequisite_state',
+              HINT = 'DELETE what the other sessions hold, or TRUNCATE sessions CASCADE.';
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.guard_archived_children() IS 'Refuses to truncate what archived sessions hold, unless they go too';
 
 -- No SET search_path, which would cost every insert: operators are qualified instead, and no type is named.
 -- SECURITY DEFINER: who may make a session need not be able to read policies.
@@ -327,16 +362,22 @@ BEGIN
         RAISE NOTICE 'job % is running already: nothing is done here', job_name;
         RETURN NULL;
     END IF;
-    -- The lock is ours, so whoever began and did not finish is gone.
-    UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', pid)
-    WHERE job = job_name AND finished_at IS NULL;
-    DELETE FROM pgvigil.job_runs WHERE job = job_name AND started_at < now() - interval '90 days';
-    -- Not job_status, which sees our lock and calls it running.
-    IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
+    BEGIN
+        -- The lock is ours, so whoever began and did not finish is gone.
+        UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', pid)
+        WHERE job = job_name AND finished_at IS NULL;
+        DELETE FROM pgvigil.job_runs WHERE job = job_name AND started_at < now() - interval '90 days';
+        -- Not job_status, which sees our lock and calls it running.
+        IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
+            PERFORM pgvigil.release_job(job_name);
+            RETURN NULL;
+        END IF;
+        INSERT INTO pgvigil.job_runs (job) VALUES (job_name) RETURNING id INTO run_id;
+    EXCEPTION WHEN query_canceled OR OTHERS THEN
+        -- No rollback lets go of it: a session that may not write would keep the job from everybody until it ends.
         PERFORM pgvigil.release_job(job_name);
-        RETURN NULL;
-    END IF;
-    INSERT INTO pgvigil.job_runs (job) VALUES (job_name) RETURNING id INTO run_id;
+        RAISE;
+    END;
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -382,6 +423,17 @@ BEGIN
         RAISE EXCEPTION 'job % is nothing that a procedure can do', job_name
               USING ERRCODE = 'feature_not_supported', HINT = format('From a shell: pgvigil maintain run %s', job_name);
     END IF;
+    -- Tried before anything is locked. In this block it never succeeds; what it says tells why.
+    BEGIN
+        COMMIT;
+    EXCEPTION WHEN invalid_transaction_termination THEN
+        IF SQLERRM = 'invalid transaction termination' THEN
+            RAISE EXCEPTION 'job % commits after each of its batches: it cannot run inside a transaction block or a function', job_name
+                  USING ERRCODE = 'invalid_transaction_termination', HINT = 'CALL it as a statement of its own.';
+        END IF;
+    END;
+    COMMIT;
+    PERFORM pgvigil.pin_search_path();
     refused := 0;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
@@ -503,7 +555,8 @@ COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
 CREATE FUNCTION pgvigil.job_orphans(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
-    held    text[] := ARRAY(SELECT policy FROM pgvigil.retention_policies WHERE legal_hold);
+    -- Those that let go of a session. An unknown one may be a misspelt one that does not.
+    policies text[] := ARRAY(SELECT policy FROM pgvigil.retention_policies WHERE NOT legal_hold);
     week    timestamptz := now() - interval '7 days';
 BEGIN
     PERFORM set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
@@ -512,7 +565,7 @@ BEGIN
                           WHERE coalesce(s.last_activity_at, s.updated_at, s.created_at) < week
                             AND (s.last_activity_at < week OR s.last_activity_at IS NULL)
                             AND lower(s.status) <> ALL ('{completed,archived}'::text[]) AND s.archived_at IS NULL
-                            AND coalesce(s.retention_policy, 'standard') <> ALL (held)
+                            AND coalesce(s.retention_policy, 'standard') = ANY (policies)
                             AND NOT EXISTS (SELECT FROM context_history c WHERE c.session_id = s.id)
                             AND NOT EXISTS (SELECT FROM codebase_snapshots c WHERE c.session_id = s.id)
                             AND NOT EXISTS (SELECT FROM handoff_requests h WHERE h.session_id = s.id)
@@ -579,7 +632,8 @@ BEGIN
         IF one IS NOT NULL THEN
             slice := pgvigil.uuid_v7_time(one);
             done := pgvigil.ensure_partitions(policy.parent_table, slice, slice);
-            note := format('made room in %s for rows of %s that had waited in the default partition', policy.parent_table, slice::date);
+            note := format('made room in %s for rows of %s that had waited in the default partition', policy.parent_table,
+                           to_char(slice AT TIME ZONE 'UTC', 'YYYY-MM-DD'));
             more := true;
             RETURN NEXT;
             RETURN;
@@ -617,6 +671,8 @@ DECLARE
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
+    used     text[] := '{}';
+    detail   text;
 BEGIN
     SELECT array_agg(policy), array_agg(cutoff), max(cutoff) INTO policies, archived, latest
     FROM (SELECT policy, now() - make_interval(days => archived_days) AS cutoff FROM pgvigil.retention_policies WHERE NOT legal_hold) p;
@@ -655,20 +711,30 @@ BEGIN
             IF in_use THEN
                 held := held || slice.partition;
             END IF;
-        ELSIF slice.parent_table = 'system_metrics' THEN
-            -- The markers of installs and migrations are written once: they move on.
-            EXECUTE format('INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels, recorded_at)
-                            SELECT metric_name, metric_value, metric_type, labels, recorded_at FROM %I
-                            WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id', slice.partition);
         END IF;
         CONTINUE WHEN in_use;
-        EXECUTE format('DROP TABLE %s', pgvigil.quoted_name(slice.partition));
+        BEGIN
+            IF slice.parent_table = 'system_metrics' THEN
+                -- The markers of installs and migrations are written once: they move on.
+                EXECUTE format('INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels, recorded_at)
+                                SELECT metric_name, metric_value, metric_type, labels, recorded_at FROM %I
+                                WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id', slice.partition);
+            END IF;
+            EXECUTE format('DROP TABLE %s', pgvigil.quoted_name(slice.partition));
+        EXCEPTION WHEN dependent_objects_still_exist THEN  -- somebody's view: the others go all the same
+            GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+            used := used || format('%s (%s)', slice.partition, detail);
+            CONTINUE;
+        END;
         done := greatest(slice.estimated_rows, 1);
         note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
         more := true;
         RETURN NEXT;
         RETURN;
     END LOOP;
+    IF used <> '{}' THEN
+        RAISE EXCEPTION 'partitions past their time could not be dropped: %', array_to_string(used, '; ') USING ERRCODE = 'dependent_objects_still_exist';
+    END IF;
     done := 0;
     more := false;
     IF held <> '{}' THEN

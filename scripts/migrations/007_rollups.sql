@@ -219,8 +219,14 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
     first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
+    -- A clock that is ahead by minutes counts; one that is ahead by days would stay in sight until then.
+    end_         timestamptz := date_bin('1 hour', now(), timestamptz '2001-01-01 00:00:00+00') + interval '2 hours';
     tail         uuid;
 BEGIN
+    IF (stretch > interval '0' AND stretch <= interval '26 hours') IS NOT TRUE THEN
+        RAISE EXCEPTION 'performance_window() looks back 26 hours at most, not %', coalesce(stretch::text, 'NULL')
+              USING ERRCODE = 'invalid_parameter_value', HINT = 'What is older is in analytics_aggregations, by hours and days.';
+    END IF;
     SELECT greatest(next_id, pgvigil.uuid_v7_floor(first_minute)) INTO STRICT tail FROM pgvigil.rollup_progress;
     RETURN QUERY
     SELECT w.operation, w.calls, w.total_ms / w.calls, w.min_ms, w.max_ms,
@@ -229,13 +235,13 @@ BEGIN
     FROM (SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
                  min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
           FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
-                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour
+                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
                 UNION ALL
                 SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
                 WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour
                 UNION ALL
                 SELECT b.operation, b.calls, b.successful, b.total_ms, b.min_ms, b.max_ms, b.histogram
-                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b) p
+                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b WHERE b.time_bucket < end_) p
           GROUP BY p.operation) w;
 END $$;
 COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
@@ -250,7 +256,8 @@ BEGIN
     RETURN QUERY
     WITH made AS MATERIALIZED (
         SELECT date_bin(width, s.created_at, timestamptz '2001-01-01 00:00:00+00') AS bucket, s.status, s.agent_from,
-               greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at) - s.created_at), 0) AS seconds,
+               CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at)) AND isfinite(s.created_at)
+                    THEN greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at) - s.created_at), 0) END AS seconds,
                (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS entries,
                (SELECT count(DISTINCT a.agent)
                 FROM (SELECT s.agent_from UNION ALL SELECT s.agent_to UNION ALL SELECT h.requesting_agent FROM handoff_requests h WHERE h.session_id = s.id
@@ -279,7 +286,8 @@ BEGIN
                h.requesting_agent || '->' || coalesce(h.target_agent, '') AS route, count(*) AS requests,
                count(*) FILTER (WHERE h.status = ANY ('{accepted,completed}'::text[])) AS successful,
                count(*) FILTER (WHERE h.status = 'rejected') AS failed,
-               sum(extract(epoch FROM h.completed_at - h.created_at)) AS seconds, count(h.completed_at) AS ended
+               sum(greatest(extract(epoch FROM h.completed_at - h.created_at), 0)) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS seconds,
+               count(*) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS ended
         FROM handoff_requests h WHERE h.created_at >= from_time AND h.created_at < to_time GROUP BY 1, 2
     )
     SELECT r.bucket, jsonb_build_object('total', sum(r.requests), 'successful', sum(r.successful), 'failed', sum(r.failed),
@@ -327,8 +335,8 @@ DECLARE
     written bigint;
     total   bigint := 0;
 BEGIN
-    IF type <> ALL ('{session_stats,handoff_stats,performance_trends}'::text[]) THEN
-        RAISE EXCEPTION 'there is no aggregation type %', type USING ERRCODE = 'invalid_parameter_value',
+    IF (type = ANY ('{session_stats,handoff_stats,performance_trends}'::text[])) IS NOT TRUE THEN
+        RAISE EXCEPTION 'there is no aggregation type %', coalesce(type, 'NULL') USING ERRCODE = 'invalid_parameter_value',
               HINT = 'It is session_stats, handoff_stats or performance_trends.';
     END IF;
     FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP

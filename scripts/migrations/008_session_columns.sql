@@ -132,8 +132,21 @@ COMMENT ON TRIGGER count_added_context ON context_history IS 'Counters of a sess
 COMMENT ON TRIGGER count_changed_context ON context_history IS 'Counters of a session, once per statement; rows may move between sessions';
 COMMENT ON TRIGGER count_removed_context ON context_history IS 'Counters of a session, once per statement';
 COMMENT ON TRIGGER clear_session_counters ON context_history IS 'Counters of all sessions';
-SELECT pgvigil.clear_trigger('008', 'sessions', name) FROM unnest('{give_expiry,guard_legal_hold}'::text[]) AS name;
+SELECT pgvigil.clear_trigger('008', 'sessions', name) FROM unnest('{give_expiry,guard_legal_hold,keep_truncated_sessions}'::text[]) AS name;
 CREATE TRIGGER give_expiry BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.give_expiry();
 CREATE TRIGGER guard_legal_hold BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_legal_hold();
 COMMENT ON TRIGGER give_expiry ON sessions IS 'expires_at by policy';
 COMMENT ON TRIGGER guard_legal_hold ON sessions IS 'What is under legal hold stays';
+CREATE TRIGGER keep_truncated_sessions BEFORE TRUNCATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.keep_truncated_sessions();
+COMMENT ON TRIGGER keep_truncated_sessions ON sessions IS 'TRUNCATE forgets nothing either';
+SELECT pgvigil.clear_trigger('008', name, 'guard_archived_children')
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
+CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON context_history
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
+CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON codebase_snapshots
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
+CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON handoff_requests
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
+COMMENT ON TRIGGER guard_archived_children ON context_history IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_children ON codebase_snapshots IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_children ON handoff_requests IS 'Children of an archived session are read-only';

@@ -4,7 +4,8 @@ CREATE VIEW session_monitoring_view AS
 SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at,
        coalesce(s.last_activity_at, s.updated_at, s.created_at) AS last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
-       extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 AS hours_since_activity,
+       CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at))  -- one infinite time would fail the view up to 16
+            THEN extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 END AS hours_since_activity,
        counted.context_count AS context_entries,
        (SELECT count(*) FROM handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
        (SELECT l.event_type::varchar(50) FROM session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event,

@@ -1,6 +1,6 @@
 -- What moves last_activity_at and updated_at, and what does not.
 BEGIN;
-SELECT plan(25);
+SELECT plan(27);
 INSERT INTO sessions (session_key, agent_from, last_activity_at, updated_at)
 VALUES ('idle', 'x', now() - interval '5 hours', now() - interval '5 hours'),
        ('busy', 'x', now() - interval '30 seconds', now() - interval '30 seconds'),
@@ -88,4 +88,14 @@ SET LOCAL search_path = '';
 UPDATE public.sessions SET status = 'pending' WHERE session_key = 'hostile';
 SET LOCAL search_path = public, tap;
 SELECT is((SELECT last_lifecycle_event FROM session_monitoring_view WHERE session_key = 'hostile'), 'status_changed', 'an empty search_path does not break it');
+
+-- What only has to name the function that the triggers ask for their settings.
+CREATE FUNCTION evil.current_setting(text, boolean) RETURNS text LANGUAGE sql AS $$ SELECT 'migration' $$;
+INSERT INTO sessions (session_key, agent_from, last_activity_at) VALUES ('asked', 'x', now() - interval '5 hours');
+SET LOCAL search_path = evil, pg_catalog, public, tap;
+UPDATE public.sessions SET status = 'pending' WHERE session_key = 'asked';
+SELECT is(pg_temp.idle('asked'), interval '0', 'a function of the name current_setting does not bend the first trigger');
+UPDATE public.sessions SET metadata = '{}' WHERE session_key = 'hostile';
+SELECT is((SELECT updated_at FROM public.sessions WHERE session_key = 'hostile'), CURRENT_TIMESTAMP, 'nor the second');
+SET LOCAL search_path = public, tap;
 ROLLBACK;

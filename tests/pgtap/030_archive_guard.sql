@@ -1,6 +1,6 @@
 -- Archived sessions and their children are read-only (fault 11); reactivate_session is the way back.
 BEGIN;
-SELECT plan(18);
+SELECT plan(23);
 INSERT INTO sessions (id, session_key, agent_from) VALUES
     ('00000000-0000-4000-8000-000000000001', 'open', 'x'), ('00000000-0000-4000-8000-000000000002', 'shut', 'x');
 INSERT INTO context_history (session_id, sequence_number, context_type, content)
@@ -33,4 +33,13 @@ SELECT ok(NOT pgvigil.reactivate_session('00000000-0000-4000-8000-000000000002')
 SELECT throws_ok($$SELECT pgvigil.reactivate_session('00000000-0000-4000-8000-00000000000f')$$, 'P0002', 'there is no session 00000000-0000-4000-8000-00000000000f', 'an unknown session is an error');
 UPDATE sessions SET archived_at = now() WHERE session_key = 'shut';
 SELECT lives_ok($$DELETE FROM sessions WHERE session_key = 'shut'$$, 'retention may delete it, with its children');
+
+INSERT INTO sessions (id, session_key, agent_from, archived_at) VALUES ('00000000-0000-4000-8000-000000000003', 'locked', 'x', now());
+SET LOCAL pgvigil.upkeep = 'migration';
+SELECT throws_ok($$UPDATE sessions SET metadata = '{"k": 1}' WHERE session_key = 'locked'$$, '55000', NULL, 'upkeep is no way past the guard');
+RESET pgvigil.upkeep;
+SELECT throws_ok(format('TRUNCATE %I', name), '55000', 'there are archived sessions, and what they hold is read-only', 'nor is TRUNCATE of ' || name)
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) name;
+CREATE FUNCTION pg_temp.quietly(statement text) RETURNS void LANGUAGE plpgsql SET client_min_messages = warning AS $$ BEGIN EXECUTE statement; END $$;
+SELECT lives_ok($$SELECT pg_temp.quietly('TRUNCATE context_history, sessions CASCADE')$$, 'together with all sessions they may go');
 ROLLBACK;

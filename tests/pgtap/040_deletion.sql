@@ -1,6 +1,6 @@
 -- Deletion is logged and forgets nothing (fault 6).
 BEGIN;
-SELECT plan(11);
+SELECT plan(14);
 SET LOCAL pgvigil.actor = 'retention';
 SET LOCAL pgvigil.reason = 'policy standard, 30 days';
 INSERT INTO sessions (id, session_key, agent_from, metadata) VALUES ('00000000-0000-4000-8000-000000000001', 'gone', 'x', '{"k": 1}'),
@@ -27,4 +27,17 @@ SELECT is((SELECT last_lifecycle_event FROM session_monitoring_view WHERE sessio
 DELETE FROM sessions;
 SELECT is((SELECT count(*) FROM pgvigil.deleted_sessions), 3::bigint, 'and can be deleted again in the same transaction');
 SELECT is((SELECT count(*) FROM session_lifecycle), 0::bigint, 'nothing is left');
+
+INSERT INTO sessions (id, session_key, agent_from, retention_policy) VALUES ('00000000-0000-4000-8000-000000000003', 'a', 'x', NULL),
+                                                                           ('00000000-0000-4000-8000-000000000004', 'b', 'x', 'extended');
+UPDATE sessions SET status = 'pending' WHERE session_key = 'a';
+UPDATE pgvigil.retention_policies SET legal_hold = policy = 'extended';
+CREATE FUNCTION pg_temp.empty() RETURNS void LANGUAGE plpgsql SET client_min_messages = warning AS $$ BEGIN TRUNCATE sessions CASCADE; END $$;
+SELECT throws_ok('SELECT pg_temp.empty()', '55000', 'there are sessions under legal hold: their retention policy is', 'TRUNCATE does not get past a policy under hold');
+UPDATE pgvigil.retention_policies SET legal_hold = policy = 'short';
+SELECT lives_ok('SELECT pg_temp.empty()', 'a hold on a policy that no session has is in nobody''s way');
+SELECT results_eq($$SELECT session_key::text, reason, last_row ->> 'agent_from', jsonb_path_query_array(events, '$[*].event_type')
+                    FROM pgvigil.deleted_sessions WHERE session_key IN ('a', 'b') ORDER BY 1$$,
+                  $$VALUES ('a', 'policy standard, 30 days', 'x', '["created", "status_changed", "deleted"]'::jsonb),
+                           ('b', 'policy standard, 30 days', 'x', '["created", "deleted"]')$$, 'and TRUNCATE forgets nothing either');
 ROLLBACK;

@@ -1,6 +1,6 @@
 -- Time-ordered ids, and partitions that are slices of time.
 BEGIN;
-SELECT plan(20);
+SELECT plan(37);
 SELECT is(pgvigil.uuid_v7_time(pgvigil.uuid_v7_floor('2026-11-21 00:00:00.123456+00')), '2026-11-21 00:00:00.123+00'::timestamptz, 'floor and time agree to the millisecond');
 SELECT is(pgvigil.uuid_v7_floor('1970-01-01+00'), '00000000-0000-7000-8000-000000000000'::uuid, 'the floor of the epoch');
 SELECT ok(pgvigil.uuid_v7_floor('9999-12-31+00') > pgvigil.uuid_v7_floor('2026-01-01+00'), 'far times are ordered too');
@@ -37,4 +37,21 @@ SELECT pgvigil.uuid_v7_floor('2040-05-06+00'), id, 'created' FROM sessions UNION
 SELECT is(pgvigil.ensure_partitions('session_lifecycle', '2040-05-01+00', '2040-05-01+00'), 1, 'a partition can be made although rows of its time have come already');
 SELECT is((SELECT tableoid::regclass::text FROM session_lifecycle WHERE id = pgvigil.uuid_v7_floor('2040-05-06+00')), 'session_lifecycle_p204005', 'they move into it');
 SELECT is((SELECT tableoid::regclass::text FROM session_lifecycle WHERE id = pgvigil.uuid_v7_floor('2040-06-06+00')), 'session_lifecycle_default', 'the others stay');
+
+SELECT is(pgvigil.uuid_v7_floor(moment), floor_::uuid, 'the floor of ' || coalesce(moment::text, 'NULL'))
+FROM (VALUES (timestamptz '-infinity', '00000000-0000-7000-8000-000000000000'), ('4000-01-01 00:00:00+00 BC', '00000000-0000-7000-8000-000000000000'),
+             ('1969-12-31 23:59:59.999+00', '00000000-0000-7000-8000-000000000000'), ('294276-12-31 23:59:59+00', 'e677d21f-dc00-7000-8000-000000000000'),
+             ('infinity', 'e677d21f-dc00-7000-8000-000000000000'), (NULL, NULL)) v (moment, floor_);
+SELECT throws_ok(format('SELECT pgvigil.ensure_partitions(''performance_logs'', %L, %L)', since, until), '22023', NULL, 'no partition lies between such times')
+FROM (VALUES ('-infinity', 'now'), ('now', 'infinity'), ('1969-12-31', '1970-01-02'), ('10001-01-01', '10001-01-01'), (NULL, NULL)) v (since, until);
+SELECT throws_ok($$SELECT pgvigil.ensure_partitions('sessions')$$, 'P0002', 'table sessions is not one that is cut into partitions here', 'nor of any other table');
+SELECT throws_ok($$UPDATE pgvigil.partition_policies SET make_ahead = 100000$$, '23514', NULL, 'partitions for a thousand steps ahead are enough');
+SET LOCAL DateStyle = 'German';
+SELECT is(pgvigil.ensure_partitions('performance_logs', '2031-04-01 00:00+00', '2031-04-01 00:00+00'), 1, 'whatever the style of dates');
+SELECT is(obj_description('performance_logs_p20310401'::regclass), 'performance_logs from 2031-04-01 to 2031-04-02, UTC', 'comments are the same');
+CREATE ROLE t_owner_of_logs;
+GRANT CREATE ON SCHEMA public TO t_owner_of_logs;
+ALTER TABLE system_metrics OWNER TO t_owner_of_logs;
+SELECT is(pgvigil.ensure_partitions('system_metrics', '2031-04-01+00', '2031-04-01+00'), 1, 'whoever makes a partition');
+SELECT is((SELECT relowner::regrole::text FROM pg_class WHERE relname = 'system_metrics_p203104'), 't_owner_of_logs', 'it belongs to the owner of the table');
 ROLLBACK;

@@ -1,6 +1,6 @@
 -- The views answer what people ask them.
 BEGIN;
-SELECT plan(12);
+SELECT plan(21);
 INSERT INTO sessions (session_key, agent_from, last_activity_at, is_dormant) VALUES
     ('idle', 'x', now() - interval '30 hours', false), ('dormant', 'x', now() - interval '30 hours', true), ('busy', 'x', now(), false);
 INSERT INTO context_history (session_id, sequence_number, context_type, content)
@@ -33,4 +33,15 @@ DO $$ BEGIN PERFORM FROM performance_monitoring_view; END $$;
 SELECT is((SELECT min(relname) FROM pg_stat_xact_user_tables JOIN read_before USING (relid)
            WHERE relname LIKE 'performance\_logs\_p%' AND seq_scan + coalesce(idx_scan, 0) > times),
           'performance_logs_p' || to_char((now() - interval '24 hours') AT TIME ZONE 'UTC', 'YYYYMMDD'), 'it reads no partition from before those 24 hours');
+
+INSERT INTO sessions (session_key, agent_from, last_activity_at) VALUES ('never ends', 'x', 'infinity'), ('never began', 'x', '-infinity');
+SELECT is((SELECT count(*) FROM session_monitoring_view WHERE hours_since_activity IS NULL), 2::bigint, 'an infinite time is no number of hours, and fails no query');
+SELECT lives_ok($$SELECT pgvigil.aggregate_analytics('session_stats', '-infinity', 'infinity')$$, 'nor a document');
+INSERT INTO handoff_requests (session_id, requesting_agent, completed_at) SELECT id, 'y', v FROM sessions, (VALUES (timestamptz 'infinity'), ('-infinity')) t (v) WHERE session_key = 'busy';
+SELECT lives_ok($$SELECT pgvigil.aggregate_analytics('handoff_stats', '-infinity', 'infinity')$$, 'of hand-offs neither');
+INSERT INTO performance_logs (operation, duration_ms, success, created_at) VALUES ('ahead', 1, true, now() + interval '1 hour'), ('far', 1, true, now() + interval '1 day'), ('never', 1, true, 'infinity');
+SELECT is((SELECT string_agg(operation, ' ') FROM performance_monitoring_view WHERE operation IN ('ahead', 'far', 'never')), 'ahead', 'a clock that is far ahead is not in the last 24 hours');
+SELECT throws_ok(format('SELECT * FROM pgvigil.performance_window(%L)', stretch), '22023', NULL, 'nobody looks back ' || coalesce(stretch, 'NULL'))
+FROM unnest(ARRAY['-1 hour', '0', '27 hours', NULL]) stretch;
+SELECT throws_ok('SELECT pgvigil.aggregate_analytics(NULL, now(), now())', '22023', 'there is no aggregation type NULL', 'no type is no type');
 ROLLBACK;

@@ -1,6 +1,6 @@
 -- Policies, and the functions an application calls for one session. What the jobs do is in tests/test_lifecycle.py.
 BEGIN;
-SELECT plan(47);
+SELECT plan(57);
 INSERT INTO sessions (id, session_key, agent_from) VALUES ('00000000-0000-4000-8000-000000000001', 's', 'x');
 CREATE FUNCTION pg_temp.s() RETURNS uuid LANGUAGE sql IMMUTABLE AS $$SELECT '00000000-0000-4000-8000-000000000001'::uuid$$;
 CREATE FUNCTION pg_temp.last_event() RETURNS text LANGUAGE sql AS $$
@@ -76,4 +76,7 @@ SELECT lives_ok($$INSERT INTO sessions (session_key, agent_from) VALUES ('by a w
 RESET ROLE;
 SELECT is((SELECT (metric_value, metric_type, labels)::text FROM system_metrics WHERE metric_name = 'm'), '(1.5,counter,"{""node"": ""a""}")', 'the metric is there');
 SELECT is((SELECT (duration_ms, success, metadata)::text FROM performance_logs WHERE operation = 'o'), '(12,f,"{""k"": 1}")', 'and the operation');
+
+SELECT throws_ok(format('UPDATE pgvigil.retention_policies SET %I = %L', name, value), '23514', NULL, format('%s are not %s', name, value))
+FROM unnest('{active_hours,dormant_after_hours,archived_days,logs_days,metrics_days}'::text[]) name, unnest('{-1,1000000}'::integer[]) value;
 ROLLBACK;

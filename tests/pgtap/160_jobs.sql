@@ -1,6 +1,6 @@
 -- The schedule of jobs, and those of the days between migrations.
 BEGIN;
-SELECT plan(23);
+SELECT plan(25);
 
 SELECT bag_eq($$SELECT job, every::text, at, needs_client FROM pgvigil.jobs WHERE job IN ('health', 'backup', 'analyze', 'reindex', 'vacuum')$$,
               $$VALUES ('health', '01:00:00', interval '0', false), ('backup', '1 day', '1 hour', true), ('analyze', '1 day', '2 hours', false),
@@ -48,4 +48,7 @@ UPDATE pgvigil.jobs SET since = now();
 SELECT results_eq('SELECT done, more, note FROM pgvigil.job_health(1)', $$VALUES (0::bigint, false, NULL::text)$$, 'health finds nothing in a new install');
 ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;
 SELECT results_eq('SELECT done, more, note FROM pgvigil.job_health(1)', $$VALUES (1::bigint, false, 'critical disabled_triggers 1')$$, 'and tells what it finds');
+
+SELECT throws_ok($$CALL pgvigil.run_job('expiry')$$, '2D000', 'job expiry commits after each of its batches: it cannot run inside a transaction block or a function', 'what commits is refused in a transaction');
+SELECT ok(NOT pgvigil.is_running('expiry'), 'before it holds anything');
 ROLLBACK;

@@ -10,3 +10,4 @@ DROP FUNCTION pgvigil.kept_counters(uuid);
 DROP FUNCTION pgvigil.count_context(uuid[]);
 DROP FUNCTION pgvigil.content_bytes(integer, text);
 DROP TABLE pgvigil.session_counter_changes, pgvigil.session_counters;
+DROP FUNCTION pgvigil.keep_removed_counters();

@@ -1,4 +1,8 @@
 LOCK TABLE codebase_snapshots, context_history, handoff_requests, sessions IN ACCESS EXCLUSIVE MODE;
+DROP TRIGGER guard_archived_children ON handoff_requests;
+DROP TRIGGER guard_archived_children ON codebase_snapshots;
+DROP TRIGGER guard_archived_children ON context_history;
+DROP TRIGGER keep_truncated_sessions ON sessions;
 DROP TRIGGER guard_legal_hold ON sessions;
 DROP TRIGGER give_expiry ON sessions;
 DROP TRIGGER clear_session_counters ON context_history;
