@@ -7,7 +7,8 @@ from typing import Any
 
 from pgvigil.errors import PreconditionError
 from pgvigil.validate.catalog import Attributes, Connection, Scope, Snapshot, again_if_changed, pinned, snapshot
-from pgvigil.validate.expected import kind_of, last_name, quoted
+from pgvigil.validate.expected import kind_of, last_name
+from pgvigil.validate.names import quoted
 
 _SECTIONS = {
     "extension": "extensions",
