@@ -191,7 +191,7 @@ CHANGES = [
         'other ts_config "Odd Schema".conf',
     ),
     ("COMMENT ON TEXT SEARCH TEMPLATE tmpl IS 'x'", "comment on other ts_template tmpl"),
-    ("COMMENT ON SCHEMA public IS 'x'", "comment on schema {schema}"),
+    ("COMMENT ON SCHEMA public IS 'x'", "comment on schema public"),
     ("COMMENT ON MATERIALIZED VIEW mv IS 'x'", "comment on view mv"),
     ("CREATE OR REPLACE FUNCTION dollars() RETURNS text LANGUAGE plpgsql AS 'BEGIN END'", "function dollars()"),
     ("ALTER FUNCTION with_extension() NO DEPENDS ON EXTENSION plpgsql", "function with_extension()"),

@@ -1387,6 +1387,10 @@ CREATE SEQUENCE pgvigil.extra;
 ---   different type pgvigil.event_type
 ALTER DOMAIN pgvigil.event_type ADD CONSTRAINT short CHECK (length(VALUE) < 40) NOT VALID;
 
+--- check of a domain renamed
+---   different type pgvigil.event_type
+ALTER DOMAIN pgvigil.event_type RENAME CONSTRAINT event_type_check TO kinds;
+
 --- comment on the check of a domain
 ---   different type pgvigil.event_type
 COMMENT ON CONSTRAINT event_type_check ON DOMAIN pgvigil.event_type IS 'mine';

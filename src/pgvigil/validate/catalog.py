@@ -113,7 +113,11 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, text: str, schema: str) -> Snapshot:
-        return cls(schema, *json.loads(text))
+        """Raises ValueError for what is no snapshot."""
+        parts = json.loads(text)
+        if not (isinstance(parts, list) and [type(part) for part in parts] == [dict] * 4 and parts[0]):
+            raise ValueError("this is no snapshot of a catalog")
+        return cls(schema, *parts)
 
 
 @contextmanager
@@ -144,6 +148,11 @@ def pinned(conn: Connection, schema: str, *, read_only: bool, snapshot: str = ""
         raise LockedError(
             f"A table that is to be looked at stayed locked for {_PINNED['lock_timeout']}.",
             "See who holds it in pg_locks, or try again later.",
+        ) from error
+    except (errors.CharacterNotInRepertoire, errors.UntranslatableCharacter) as error:
+        raise ConnectError(
+            f"A name or a comment in this database is no text in its encoding: {error.diag.message_primary}",
+            "Find it with psql, as \\d and \\dd show it, and write it anew; nothing can be compared until then.",
         ) from error
 
 

@@ -54,7 +54,7 @@ def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> st
         with pinned(conn, "pg_catalog", read_only=True):
             return [row[0] for row in conn.execute(_ALL).fetchall()]
 
-    names = schemas or again_if_changed(conn, all_of_them) or ["public"]
+    names = list(dict.fromkeys(schemas)) or again_if_changed(conn, all_of_them) or ["public"]
     found = snapshot(conn, Scope(tuple(names)), names[0])
     for at, name in enumerate(names):
         if f"schema {quoted(name) if at else '{schema}'}" not in found.objects:

@@ -20,7 +20,7 @@ from pgvigil.validate.catalog import Attributes, Scope
 from pgvigil.validate.names import unquoted
 
 # The schema that is looked at, in a path of its own; any other object may be called "{schema}" too.
-PLACEHOLDER = re.compile(r"^((?:(?:default )?(?:grant|revocation) (?:in|on) )?schema) [{]schema[}](?![^ ])")
+PLACEHOLDER = re.compile(r"^((?:(?:default )?(?:grant|revocation) (?:in|on) |comment on )?schema) [{]schema[}](?![^ ])")
 _PLAIN_ELEMENT = re.compile(r"[^\s\"\\{},']+")
 _ELEMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+', re.DOTALL)
 ARRAY_END = "}'::text[]"

@@ -66,7 +66,7 @@ class Reference:
         key = key_of(self.ddl)
         name = f"reference-{key}-{self.server_version}.json"
         if text := cache.read(name):
-            with suppress(ValueError, TypeError):
+            with suppress(ValueError):
                 self._tell(Snapshot.from_json(text, _SCHEMA))
                 return
         try:
@@ -83,7 +83,10 @@ class Reference:
                 except (psycopg.Error, PgvigilError) as error:
                     reason = f"a scratch database could not be used: {' '.join(str(error).split())}"
                 text = _kept(conn, key)
-                self._tell(Snapshot.from_json(text, _SCHEMA) if text else None, reason)
+                try:
+                    self._tell(Snapshot.from_json(text, _SCHEMA) if text else None, reason)
+                except ValueError:
+                    self._tell(None, f"{reason}, and what lies in pgvigil.reference_snapshots cannot be read")
         except (PgvigilError, psycopg.Error) as error:
             self._tell(None, " ".join(str(error).split()))
         finally:

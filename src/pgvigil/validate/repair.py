@@ -334,7 +334,8 @@ def _type(label: str, wanted: Attributes, found: Attributes, keys: list[str]) ->
             for name, text in right.items()
             if there.get(name) != text
         ]
-    lines += [ddl.comment_within(label, wanted["kind"], name, text) for name, text in said.items()]
+    gone = found.get("checks", {}).keys() - wanted.get("checks", {}).keys()
+    lines += [ddl.comment_within(label, wanted["kind"], name, text) for name, text in said.items() if name not in gone]
     return "\n".join(lines)
 
 
