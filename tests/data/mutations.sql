@@ -1414,6 +1414,10 @@ CREATE TEXT SEARCH TEMPLATE pgvigil.odd (LEXIZE = dsimple_lexize);
 ---   unexpected other opfamily pgvigil.odd USING btree
 CREATE OPERATOR CLASS pgvigil.odd FOR TYPE integer USING btree AS OPERATOR 3 =, FUNCTION 1 btint4cmp(integer, integer);
 
+--- sequence nobody asked for, owned by a column
+---   unexpected sequence of pgvigil.jobs.job
+CREATE SEQUENCE pgvigil.extra OWNED BY pgvigil.jobs.job;
+
 --- enum nobody asked for
 ---   unexpected type pgvigil.mood
 CREATE TYPE pgvigil.mood AS ENUM ('good', 'bad');

@@ -32,7 +32,7 @@ Answers = dict[str, Any]
 T = TypeVar("T")
 
 # Half of the work. Indexes, constraints and triggers open every table: what one process has to open, the other need not.
-_ASIDE = ("indexes", "constraints", "triggers", "functions", "grants")
+_ASIDE = ("indexes", "constraints", "triggers", "functions", "others")
 
 # What an object dropped between the snapshot and its printing looks like: the server prints from a newer catalog.
 _CHANGED = (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable, errors.UndefinedFunction)

@@ -78,7 +78,8 @@ class Repairs:
 
     def drop(self, path: str) -> str:
         """Of what is not to be there: commented out where data go with it."""
-        text = ddl.drop(path, self.found.roots.get(path, ""), self.found.objects[path])
+        name = f"sequence {self.found.details[path]['name']}" if path.startswith("sequence of ") else path
+        text = ddl.drop(name, self.found.roots.get(path, ""), self.found.objects[path])
         data = kind_of(path) in _HOLDS_DATA or self.found.objects[path].get("kind") == "materialized view"
         return self._spelt(ddl.remark(text) if data else text)
 
