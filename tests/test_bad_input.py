@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from conftest import PROJECT, Database, Run, add_migration, wait_until
@@ -51,6 +52,22 @@ def test_who_closes_the_output_still_gets_the_verdict(run: Run, tmp_path: Path) 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("option", [("--self-test",), ("--fix-sql",), ("--strict",), ("--schema", "x")], ids=str)
+def test_what_only_a_database_can_tell_is_2_offline(call: Run, option: tuple[str, ...]) -> None:
+    refused(call("pgvigil", "validate", "--offline", *option), 2, f"as {option[0]} asks for")
+
+
+def test_a_name_that_is_no_text_is_2(run: Run, existing: Database) -> None:
+    refused(run("pgvigil", "validate", "--schema", "\udcff", "--database-url", existing.url), 2, "no UTF-8")
+
+
+def test_a_spec_with_a_name_that_no_database_has_is_2(call: Run, tmp_path: Path, existing: Database) -> None:
+    (tmp_path / "spec.yaml").write_text('spec: 1\nschemas: ["a\\0b"]\n')
+    done = call("pgvigil", "validate", "--spec", tmp_path / "spec.yaml", "--database-url", existing.url)
+    assert done.returncode == 2
+    assert r"spec.yaml:2: schemas[0] must be without a NUL character" in done.stderr
+
+
 def test_no_database_named_is_2(run: Run) -> None:
     refused(run(MIGRATE, cwd=Path("/")), 2, "no database is named")
 
@@ -90,6 +107,22 @@ def test_a_wrong_password_is_3_and_never_printed(run: Run, existing: Database) -
     for done in (run(MIGRATE, "--database-url", wrong), run(MIGRATE, env={"DATABASE_URL": wrong})):
         refused(done, 3, "password authentication failed")
         assert "wr0ng-s3cret" not in done.stderr
+
+
+def test_a_catalog_that_is_no_text_is_3(call: Run, tmp_path: Path, database: Database) -> None:
+    name = f"{database.name}_bytes"
+    database.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING SQL_ASCII LC_COLLATE 'C' LC_CTYPE 'C'")
+    url = database.url.replace(database.name, name)
+    with psycopg.connect(url, client_encoding="sql_ascii", autocommit=True) as conn:
+        conn.execute("CREATE TABLE caf (id integer)")
+        conn.execute(b"COMMENT ON TABLE caf IS 'caf\xe9'")
+    (tmp_path / "spec.yaml").write_text('spec: 1\ncomplete: true\nschemas: ["{schema}"]\n')
+    try:
+        refused(call("pgvigil", "spec", "dump", "--database-url", url), 3, "no text in its encoding")
+        done = call("pgvigil", "validate", "--spec", tmp_path / "spec.yaml", "--database-url", url)
+        refused(done, 3, "no text in its encoding")
+    finally:
+        database.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_a_missing_database_is_3(run: Run, existing: Database) -> None:

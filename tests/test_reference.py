@@ -216,6 +216,26 @@ def test_damaged_cache_costs_time_and_nothing_else(fresh: Any, no_cache: Path) -
     assert ended(begin(fresh))[0] is not None
 
 
+@pytest.mark.client_side
+@pytest.mark.usefixtures("no_cache")
+@pytest.mark.parametrize("kept", ["", "no json", "[1, 2, 3, 4]", "[{}, {}, {}, {}]", "{}"])
+def test_damaged_copy_in_the_database_is_no_verdict(fresh: Any, call: Run, kept: str) -> None:
+    fresh.execute("UPDATE pgvigil.reference_snapshots SET snapshot = %s", (kept,))
+    done = call("pgvigil", "validate", "--database-url", f"{fresh.url}&options=-c%20role%3Dpgvigil_reader")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "NOT PROVED" in done.stdout
+
+
+@pytest.mark.client_side
+def test_right_that_a_reader_lacks_to_read_the_ledger_is_a_finding(fresh: Any, call: Run) -> None:
+    assert call("pgvigil", "validate", "--database-url", fresh.url).returncode == 0  # and the reference is in the cache
+    fresh.execute("REVOKE USAGE ON SCHEMA pgvigil FROM pgvigil_reader")
+    url = f"{fresh.url}&options=-c%20role%3Dpgvigil_reader"
+    done = call("pgvigil", "validate", "--format", "json", "--database-url", url)
+    assert done.returncode == 1, done.stderr
+    assert named_in(done.stdout) == [("missing", "grant on schema pgvigil to pgvigil_reader")]
+
+
 @pytest.mark.usefixtures("no_cache")
 def test_init_script_that_cannot_be_read_is_told_of(fresh: Any, tmp_path: Path) -> None:
     made, (unchecked,) = made_of(fresh, tmp_path / "gone.sql").outcome()

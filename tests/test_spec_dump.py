@@ -172,12 +172,45 @@ CHANGES = [
     ("DROP COLLATION coll", "collation coll"),
     ("ALTER OPERATOR === (integer, integer) SET (RESTRICT = eqsel)", "operator ===(integer, integer)"),
     ("DROP OPERATOR === (integer, integer)", "operator ===(integer, integer)"),
+    ('ALTER TABLE "user" ALTER "end" SET DEFAULT 1', 'column "user"."end"'),
+    ('DROP VIEW "table"; DROP TABLE "user"', 'table "user"'),
+    ('ALTER SEQUENCE user_group_seq RENAME TO g; COMMENT ON TABLE "user" IS NULL', 'sequence of "user"."group"'),
+    ('DROP INDEX "desc"', 'index "user"."desc"'),
+    ("COMMENT ON CONSTRAINT short ON DOMAIN commented IS 'long'", "type commented"),
+    ("ALTER DOMAIN commented VALIDATE CONSTRAINT later", "type commented"),
+    ("DROP DOMAIN commented", "type commented"),
+    ("COMMENT ON COLUMN pair.one IS NULL", "type pair"),
+    ("DROP TYPE to_come", "type to_come"),
+    ("DROP CAST (pair AS text); CREATE CAST (pair AS text) WITH INOUT", "other cast (pair AS text)"),
+    ("DROP CAST (pair AS text)", "other cast (pair AS text)"),
+    ("CREATE CAST (pair AS json) WITH INOUT", "other cast (pair AS json)"),
+    ("ALTER TEXT SEARCH DICTIONARY words (STOPWORDS)", "other ts_dict words"),
+    ("ALTER TEXT SEARCH DICTIONARY words OWNER TO strange_role", "other ts_dict words"),
+    (
+        'ALTER TEXT SEARCH CONFIGURATION "Odd Schema".conf DROP MAPPING FOR email',
+        'other ts_config "Odd Schema".conf',
+    ),
+    ("COMMENT ON TEXT SEARCH TEMPLATE tmpl IS 'x'", "comment on other ts_template tmpl"),
+    ("COMMENT ON SCHEMA public IS 'x'", "comment on schema public"),
+    ("COMMENT ON MATERIALIZED VIEW mv IS 'x'", "comment on view mv"),
+    ("CREATE OR REPLACE FUNCTION dollars() RETURNS text LANGUAGE plpgsql AS 'BEGIN END'", "function dollars()"),
+    ("ALTER FUNCTION with_extension() NO DEPENDS ON EXTENSION plpgsql", "function with_extension()"),
+    ("ALTER MATERIALIZED VIEW mv DEPENDS ON EXTENSION plpgsql", "view mv"),
+    ("ALTER MATERIALIZED VIEW mv SET (fillfactor = 50)", "view mv"),
+    (
+        "CREATE OR REPLACE AGGREGATE total (int) (sfunc = int4pl, stype = int, initcond = '0', msfunc = int4pl,"
+        " minvfunc = int4mi, mstype = int, msspace = 8, parallel = safe)",
+        "aggregate total(integer)",
+    ),
+    ("ALTER TABLE unlog DISABLE TRIGGER t_w", "trigger unlog.t_w"),
+    ('ALTER TABLE "two\nlines" ALTER "a\nb" SET NOT NULL', 'column "two\nlines"."a\nb"'),
+    ('ALTER TABLE "two\nlines" ADD "c\nSELECT 1/0; --" int', 'column "two\nlines"."c\nSELECT 1/0; --"'),
 ]
 # PostgreSQL has no command for it, or it would destroy data.
 NOT_REPAIRED = {
-    'column "Quoted.Table".gen', 'column "Quoted.Table".more', 'column "Quoted.Table".arr', "table child_t", "table typed",
-    "type mood", 'type "Comp Type"', "sequence more", "table parted_1", "table parted_9", "collation coll",
-    'other ts_config "Odd Schema".conf', "other opfamily fam USING btree",
+    'column "Quoted.Table".gen', 'column "Quoted.Table".more', 'column "Quoted.Table".arr', "table child_t",
+    "type mood", 'type "Comp Type"', "sequence more", "table parted_1", "table parted_9", "other ts_dict words", "collation coll",
+    'other ts_config "Odd Schema".conf', "other opfamily fam USING btree", 'column "two\nlines"."c\nSELECT 1/0; --"',
 }  # fmt: skip
 
 

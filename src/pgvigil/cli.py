@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "Look at the server's log; then run this again.",
             )
         )
+    except UnicodeEncodeError:  # bytes of the call that are no text
+        return _fail(UsageError("the call holds characters that are no UTF-8", "Type names in UTF-8."))
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

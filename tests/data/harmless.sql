@@ -84,6 +84,14 @@ ALTER TABLE sessions SET (autovacuum_vacuum_scale_factor = 0.01, toast.autovacuu
 ALTER TABLE pgvigil.deleted_sessions SET (autovacuum_analyze_threshold = 1000, parallel_workers = 2);
 ALTER TABLE DAY SET (autovacuum_vacuum_insert_threshold = 100000);
 
+--- storage parameters as they are by default, or spelt in another way
+---   from 15
+ALTER VIEW session_monitoring_view SET (security_invoker = yes, security_barrier = 'F');
+ALTER VIEW execution_analytics SET (security_invoker = 'TRUE');
+ALTER TABLE pgvigil.deleted_sessions SET (autovacuum_enabled = true, toast.autovacuum_enabled = on, fillfactor = 100);
+ALTER INDEX idx_query_executions_started_at SET (deduplicate_items = on);
+ALTER TABLE MONTH SET (autovacuum_enabled = 1, fillfactor = 100, toast.autovacuum_vacuum_threshold = 100, parallel_workers = 2);
+
 --- fillfactor of an index
 ALTER INDEX idx_sessions_last_activity_at SET (fillfactor = 80, deduplicate_items = off);
 
@@ -145,6 +153,34 @@ CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
 --- publication
 CREATE PUBLICATION everything FOR ALL TABLES;
 
+--- publication of some rows and columns
+---   from 15
+CREATE PUBLICATION some_rows FOR TABLE sessions WHERE (is_dormant), TABLE context_history (id, session_id, sequence_number);
+
+--- rule that adds to what the application does
+CREATE TABLE app_log (at timestamptz);
+CREATE RULE app_log AS ON INSERT TO sessions DO ALSO INSERT INTO app_log VALUES (now());
+
+--- casts of the application
+CREATE TYPE app_mood AS ENUM ('good');
+CREATE CAST (app_mood AS text) WITH INOUT AS ASSIGNMENT;
+
+--- foreign and typed tables of the application
+CREATE FOREIGN DATA WRAPPER app_fdw;
+CREATE SERVER app_server FOREIGN DATA WRAPPER app_fdw;
+CREATE FOREIGN TABLE app_foreign (id integer) SERVER app_server;
+CREATE TYPE app_row AS (id integer);
+CREATE TABLE app_typed OF app_row;
+
+--- objects of a session by the names of ours
+CREATE TEMP TABLE sessions (id integer);
+CREATE TEMP VIEW execution_analytics AS SELECT 1 AS one;
+CREATE FUNCTION pg_temp.actor() RETURNS integer LANGUAGE sql AS 'SELECT 1';
+
+--- function of the application that goes with an extension
+CREATE FUNCTION app_one() RETURNS integer LANGUAGE sql AS 'SELECT 1';
+ALTER FUNCTION app_one() DEPENDS ON EXTENSION plpgsql;
+
 --- event trigger of the application
 CREATE FUNCTION app_watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
 CREATE EVENT TRIGGER app_watch ON ddl_command_end EXECUTE FUNCTION app_watch();
@@ -184,6 +220,10 @@ GRANT EXECUTE ON FUNCTION pgvigil.actor() TO CURRENT_USER;
 GRANT pgvigil_reader TO a_stranger;
 GRANT pgvigil_admin TO a_stranger WITH ADMIN OPTION;
 ALTER ROLE pgvigil_reader SET statement_timeout = '1min';
+
+--- rights on the database
+DO $$ BEGIN EXECUTE format('GRANT CONNECT ON DATABASE %I TO pgvigil_reader', current_database()); END $$;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 
 --- default privileges of the application
 ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO a_stranger;
@@ -272,6 +312,19 @@ BEGIN
         EXECUTE format('ALTER TABLE %s ALTER %I SET DEFAULT %s', one.of, one.attname, one.definition);
     END LOOP;
 END $do$;
+
+--- settings that bear on triggers as they are
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET session_replication_role = origin', current_database()); END $$;
+ALTER ROLE a_stranger SET session_replication_role = replica;
+
+--- sequence of an identity renamed
+ALTER SEQUENCE query_executions_id_seq RENAME TO q;
+
+--- index, comments and order of rows of a partition
+ALTER INDEX MONTH_pkey RENAME TO q;
+COMMENT ON TABLE MONTH IS 'This month';
+COMMENT ON COLUMN MONTH.id IS 'Its id';
+ALTER TABLE MONTH CLUSTER ON q;
 
 --- default by its other name
 ALTER TABLE sessions ALTER created_at SET DEFAULT CURRENT_TIMESTAMP;

@@ -120,6 +120,10 @@ CREATE RULE r AS ON DELETE TO analytics_aggregations DO INSTEAD NOTHING;
 ---   unexpected rule MONTH.r
 CREATE RULE r AS ON UPDATE TO MONTH DO INSTEAD NOTHING;
 
+--- rule instead of what the application does
+---   unexpected rule sessions.r
+CREATE RULE r AS ON DELETE TO sessions DO INSTEAD NOTHING;
+
 --- rule on a view
 ---   unexpected rule session_monitoring_view.r
 CREATE RULE r AS ON INSERT TO session_monitoring_view DO INSTEAD NOTHING;
@@ -155,6 +159,18 @@ ALTER TABLE analytics_aggregations OWNER TO a_stranger;
 --- owner of a partition
 ---   different partition MONTH
 ALTER TABLE MONTH OWNER TO a_stranger;
+
+--- where rows are kept
+---   from 15
+---   different table analytics_aggregations
+CREATE ACCESS METHOD another_heap TYPE TABLE HANDLER heap_tableam_handler;
+ALTER TABLE analytics_aggregations SET ACCESS METHOD another_heap;
+
+--- where rows of partitions to come are kept
+---   from 17
+---   different table performance_logs
+CREATE ACCESS METHOD another_heap TYPE TABLE HANDLER heap_tableam_handler;
+ALTER TABLE performance_logs SET ACCESS METHOD another_heap;
 
 --- table nobody asked for
 ---   unexpected table pgvigil.extra
@@ -356,6 +372,19 @@ ALTER TABLE pgvigil.found_before ALTER id SET INCREMENT BY 2;
 ---   different sequence of query_executions.id
 ALTER TABLE query_executions ALTER id SET INCREMENT BY 2;
 
+--- identity that a crash sets back
+---   from 15
+---   different sequence of pgvigil.found_before.id
+ALTER SEQUENCE pgvigil.found_before_id_seq SET UNLOGGED;
+
+--- identity with fewer bits
+---   different sequence of query_executions.id
+ALTER SEQUENCE query_executions_id_seq AS integer;
+
+--- comment on the sequence of an identity
+---   unexpected comment on sequence of query_executions.id
+COMMENT ON SEQUENCE query_executions_id_seq IS 'mine';
+
 --- identity that goes round
 ---   different sequence of pgvigil.found_before.id
 ALTER TABLE pgvigil.found_before ALTER id SET CYCLE SET MAXVALUE 1000;
@@ -428,6 +457,10 @@ ALTER TABLE sessions DROP CONSTRAINT sessions_status_check, ADD CONSTRAINT sessi
 ---   different constraint handoff_requests.handoff_requests_status_check
 ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD CONSTRAINT handoff_requests_status_check
     CHECK (status::text = ANY ('{pending,accepted,rejected}'::text[]));
+
+--- CHECK that lacks a tolerated value
+---   different constraint sessions.sessions_status_check
+INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found) VALUES ('sessions', 'status', 'on hold', 1);
 
 --- CHECK of a value in another case
 ---   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
@@ -687,6 +720,10 @@ CREATE INDEX idx_performance_logs_session_id ON performance_logs (session_id) WH
 COMMENT ON INDEX idx_performance_logs_session_id IS 'The operations of a session';
 UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'of_day'::regclass;
 
+--- index that goes with an extension
+---   different index sessions.idx_sessions_is_dormant
+ALTER INDEX idx_sessions_is_dormant DEPENDS ON EXTENSION plpgsql;
+
 --- index without its predicate
 ---   different index sessions.idx_sessions_is_dormant
 DROP INDEX idx_sessions_is_dormant;
@@ -899,6 +936,10 @@ DROP TRIGGER log_session_lifecycle ON sessions;
 CREATE CONSTRAINT TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON sessions
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
 
+--- trigger that goes with an extension
+---   different trigger sessions.keep_deleted_session
+ALTER TRIGGER keep_deleted_session ON sessions DEPENDS ON EXTENSION plpgsql;
+
 --- trigger nobody asked for
 ---   unexpected trigger analytics_aggregations.extra
 CREATE TRIGGER extra BEFORE INSERT ON analytics_aggregations
@@ -1050,6 +1091,10 @@ ALTER FUNCTION pgvigil.uuid_v7_time(uuid) LEAKPROOF;
 --- cost
 ---   different function pgvigil.uuid_v7_floor(timestamp with time zone)
 ALTER FUNCTION pgvigil.uuid_v7_floor(timestamptz) COST 100000;
+
+--- function that goes with an extension
+---   different function pgvigil.actor()
+ALTER FUNCTION pgvigil.actor() DEPENDS ON EXTENSION plpgsql;
 
 --- language
 ---   different function pgvigil.actor()
@@ -1285,6 +1330,22 @@ ALTER TABLE MONTH SET SCHEMA elsewhere;
 ---   different partition MONTH
 ALTER TABLE MONTH SET UNLOGGED;
 
+--- partition without autovacuum
+---   different partition MONTH
+ALTER TABLE MONTH SET (autovacuum_enabled = off);
+
+--- partition with half-empty pages
+---   different partition MONTH
+ALTER TABLE MONTH SET (fillfactor = 50, autovacuum_vacuum_threshold = 100);
+
+--- partition with another replica identity
+---   different partition MONTH
+ALTER TABLE MONTH REPLICA IDENTITY FULL;
+
+--- partition whose primary key is invalid
+---   invalid constraint MONTH.MONTH_pkey
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'MONTH_pkey'::regclass;
+
 --- partition over half of its month
 ---   different partition system_metrics_p209901
 CREATE TABLE system_metrics_p209901 PARTITION OF system_metrics FOR VALUES FROM
@@ -1306,11 +1367,56 @@ CREATE TABLE system_metrics_p209901 PARTITION OF system_metrics FOR VALUES FROM
 ---   missing row pgvigil.partition_policies (parent_table = performance_logs)
 DELETE FROM pgvigil.partition_policies WHERE parent_table = 'performance_logs';
 
+--- ledger set back
+---   by hand
+---   missing row pgvigil.alembic_version (version_num = 015)
+UPDATE pgvigil.alembic_version SET version_num = '003';
+
+--- file that the ledger does not know of
+---   by hand
+---   missing row pgvigil.migrations (revision = 007)
+DELETE FROM pgvigil.migrations WHERE revision = '007';
+
 -- ── Sequences, types and what else a schema may hold ────────────────────────────────────────────────────────────────────
 
 --- sequence nobody asked for
 ---   unexpected sequence pgvigil.extra
 CREATE SEQUENCE pgvigil.extra;
+
+--- check of a domain that existing rows may break
+---   different type pgvigil.event_type
+ALTER DOMAIN pgvigil.event_type ADD CONSTRAINT short CHECK (length(VALUE) < 40) NOT VALID;
+
+--- check of a domain renamed
+---   different type pgvigil.event_type
+ALTER DOMAIN pgvigil.event_type RENAME CONSTRAINT event_type_check TO kinds;
+
+--- comment on the check of a domain
+---   different type pgvigil.event_type
+COMMENT ON CONSTRAINT event_type_check ON DOMAIN pgvigil.event_type IS 'mine';
+
+--- cast of a type of ours
+---   unexpected other cast (instrumentation.instance_status AS integer)
+CREATE FUNCTION app_number(instrumentation.instance_status) RETURNS integer LANGUAGE sql AS 'SELECT 1';
+CREATE CAST (instrumentation.instance_status AS integer) WITH FUNCTION app_number AS ASSIGNMENT;
+
+--- type nobody defined
+---   unexpected type pgvigil.shell
+CREATE TYPE pgvigil.shell;
+
+--- text search template nobody asked for
+---   unexpected other ts_template pgvigil.odd
+CREATE TEXT SEARCH TEMPLATE pgvigil.odd (LEXIZE = dsimple_lexize);
+
+--- operator class nobody asked for
+---   by hand
+---   unexpected other opclass pgvigil.odd USING btree
+---   unexpected other opfamily pgvigil.odd USING btree
+CREATE OPERATOR CLASS pgvigil.odd FOR TYPE integer USING btree AS OPERATOR 3 =, FUNCTION 1 btint4cmp(integer, integer);
+
+--- sequence nobody asked for, owned by a column
+---   unexpected sequence of pgvigil.jobs.job
+CREATE SEQUENCE pgvigil.extra OWNED BY pgvigil.jobs.job;
 
 --- enum nobody asked for
 ---   unexpected type pgvigil.mood
@@ -1527,3 +1633,11 @@ ALTER FUNCTION instrumentation.kill_session(uuid, text, interval) RESET search_p
 --- triggers off for everybody
 ---   disabled setting session_replication_role
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET session_replication_role = replica', current_database()); END $$;
+
+--- triggers off on the whole server
+---   disabled setting session_replication_role
+ALTER ROLE ALL SET session_replication_role = replica;
+
+--- upkeep by everybody
+---   different setting pgvigil.upkeep
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET pgvigil.upkeep = off', current_database()); END $$;

@@ -71,3 +71,23 @@ CREATE TEXT SEARCH CONFIGURATION "Odd Schema".conf (COPY = simple);
 CREATE OPERATOR FAMILY fam USING btree;
 CREATE CONVERSION conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
 ALTER DEFAULT PRIVILEGES IN SCHEMA other GRANT SELECT, INSERT ON TABLES TO strange_role;
+CREATE TABLE "user" ("order" int PRIMARY KEY, "end" text DEFAULT 'x' CHECK ("end" <> 'y'), "group" int GENERATED ALWAYS AS IDENTITY);
+CREATE INDEX "desc" ON "user" ("end", "group") WITH (deduplicate_items = on) WHERE "end" <> 'z';
+CREATE VIEW "table" AS SELECT "order", "end" AS "select" FROM "user";
+CREATE DOMAIN commented AS text CONSTRAINT short CHECK (length(VALUE) < 9);
+COMMENT ON CONSTRAINT short ON DOMAIN commented IS 'not long';
+ALTER DOMAIN commented ADD CONSTRAINT later CHECK (VALUE <> 'x') NOT VALID;
+CREATE TYPE pair AS (one int, two text);
+COMMENT ON COLUMN pair.one IS 'the first';
+CREATE TYPE nothing AS (); CREATE TYPE none_of_them AS ENUM (); CREATE TYPE to_come;
+CREATE CAST (pair AS text) WITH INOUT AS ASSIGNMENT;
+CREATE TEXT SEARCH DICTIONARY words (TEMPLATE = simple, STOPWORDS = english);
+CREATE TEXT SEARCH TEMPLATE tmpl (LEXIZE = dsimple_lexize);
+CREATE FUNCTION dollars() RETURNS text LANGUAGE plpgsql AS $x$ BEGIN RETURN '$$ $body$ $body_$ $body__$'; END $x$;
+CREATE FUNCTION with_extension() RETURNS int LANGUAGE sql AS 'SELECT 1';
+ALTER FUNCTION with_extension() DEPENDS ON EXTENSION plpgsql;
+CREATE AGGREGATE total (int) (sfunc = int4pl, stype = int, initcond = '0', msfunc = int4pl, minvfunc = int4mi, mstype = int, msspace = 7, parallel = safe);
+CREATE TRIGGER t_w BEFORE INSERT ON unlog FOR EACH ROW WHEN (NEW.big <> ') EXECUTE FUNCTION ') EXECUTE FUNCTION trg(') EXECUTE FUNCTION x(');
+CREATE TABLE "two
+lines" ("a
+b" int);

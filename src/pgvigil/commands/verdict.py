@@ -12,7 +12,7 @@ import psycopg
 
 from pgvigil import database, project
 from pgvigil.commands import call, output
-from pgvigil.errors import UsageError
+from pgvigil.errors import ConnectError, UsageError
 
 
 def validate(arguments: argparse.Namespace) -> int:
@@ -55,14 +55,38 @@ def validate(arguments: argparse.Namespace) -> int:
 
 
 def _ledger_schema(conn: psycopg.Connection) -> str | None:
+    """None too where the ledger cannot be read: that is for the report to tell, if the tables lie where they mostly do."""
     from pgvigil.build import ledger
 
-    return ledger.read(conn).schema
+    try:
+        with conn.transaction():
+            return ledger.read(conn).schema
+    except psycopg.errors.InsufficientPrivilege as error:
+        there = conn.execute(
+            "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public' AND c.relname = 'sessions'"
+        )
+        if there.rowcount:
+            return None
+        raise ConnectError(
+            f"a right is missing to read which schema it is about: {error.diag.message_primary}",
+            "Name it by --schema, or use a role that has pgvigil_reader.",
+        ) from error
 
 
 def _validate_offline(arguments: argparse.Namespace) -> int:
     from pgvigil.build import offline
 
+    of_database = {
+        "--self-test": arguments.self_test,
+        "--fix-sql": arguments.fix_sql,
+        "--strict": arguments.strict,
+        "--spec": arguments.spec,
+        "--schema": arguments.schema,
+    }
+    if given := [name for name, value in of_database.items() if value]:
+        raise UsageError(
+            f"--offline looks at no database, as {given[0]} asks for", f"Leave out --offline or {given[0]}."
+        )
     if arguments.format not in ("text", "json") or arguments.output:
         raise UsageError(
             "--offline compares no objects: it has no such report", "Leave out --output; --format is text or json."

@@ -23,6 +23,7 @@ from psycopg.pq import TransactionStatus
 
 from pgvigil.database import beside
 from pgvigil.errors import ConnectError, LockedError
+from pgvigil.validate.names import quoted, unquoted
 from pgvigil.validate.queries import QUERIES
 
 Connection = psycopg.Connection[Any]
@@ -31,7 +32,7 @@ Answers = dict[str, Any]
 T = TypeVar("T")
 
 # Half of the work. Indexes, constraints and triggers open every table: what one process has to open, the other need not.
-_ASIDE = ("indexes", "constraints", "triggers", "functions", "grants")
+_ASIDE = ("indexes", "constraints", "triggers", "functions", "others")
 
 # What an object dropped between the snapshot and its printing looks like: the server prints from a newer catalog.
 _CHANGED = (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable, errors.UndefinedFunction)
@@ -72,7 +73,10 @@ class Server:
     schema_there: bool
     roles: list[str]
     powers: dict[str, list[str]]  # of the roles that were asked for
-    triggers_off: bool  # for every new session, by session_replication_role
+    settings: list[
+        list[Any]
+    ]  # of new sessions, that bear on triggers: name, value, of this database only, role or None
+    configured: bool  # session_replication_role is replica in the server's configuration
     default_grants: list[list[str]]
 
     @property
@@ -109,7 +113,11 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, text: str, schema: str) -> Snapshot:
-        return cls(schema, *json.loads(text))
+        """Raises ValueError for what is no snapshot."""
+        parts = json.loads(text)
+        if not (isinstance(parts, list) and [type(part) for part in parts] == [dict] * 4 and parts[0]):
+            raise ValueError("this is no snapshot of a catalog")
+        return cls(schema, *parts)
 
 
 @contextmanager
@@ -140,6 +148,11 @@ def pinned(conn: Connection, schema: str, *, read_only: bool, snapshot: str = ""
         raise LockedError(
             f"A table that is to be looked at stayed locked for {_PINNED['lock_timeout']}.",
             "See who holds it in pg_locks, or try again later.",
+        ) from error
+    except (errors.CharacterNotInRepertoire, errors.UntranslatableCharacter) as error:
+        raise ConnectError(
+            f"A name or a comment in this database is no text in its encoding: {error.diag.message_primary}",
+            "Find it with psql, as \\d and \\dd show it, and write it anew; nothing can be compared until then.",
         ) from error
 
 
@@ -226,6 +239,8 @@ def _understood(answers: Answers, schema: str) -> Snapshot:
         if column := details.get("of_column"):
             path = f"sequence of {column}"
             details["name"] = label
+            if (name := _last(label)) != quoted(usual_sequence(column)):
+                attributes["name"] = name
             label = column[: -len(_last(column)) - 1]
         found.objects[path], found.roots[path], found.details[path] = attributes, label, details
     # Dropped since the snapshot: the server prints from a newer catalog, where it has no bound.
@@ -248,6 +263,10 @@ def _understood(answers: Answers, schema: str) -> Snapshot:
     for name in ("triggers", "functions", "types", "others"):
         for label, path, attributes in answers[name]:
             found.objects[path], found.roots[path] = attributes, label
+    for path in [path for path in found.objects if path.startswith("dependent ")]:
+        if (of := path.removeprefix("dependent ")) in found.objects:
+            found.objects[of] |= found.objects[path]
+        del found.objects[path], found.roots[path]
     for label, path, attributes, role, _ in answers["grants"]:
         found.objects[path], found.roots[path], found.grantees[path] = attributes, label, role
     for label, order in orders.items():
@@ -274,6 +293,12 @@ def _spell(found: Snapshot) -> None:
             attributes["set"]["search_path"] = ", ".join("{schema}" if part in spellings else part for part in parts)
 
 
+def usual_sequence(column: str) -> str:
+    """The name that the server gives the sequence of a column, unless that is too long."""
+    name = _last(column)
+    return f"{unquoted(_last(column[: -len(name) - 1]))}_{unquoted(name)}_seq"
+
+
 def _last(label: str) -> str:
     """The last identifier of a dotted name."""
     match = re.search(r'("(?:[^"]|"")*"|[^.]*)$', label)
@@ -281,8 +306,7 @@ def _last(label: str) -> str:
 
 
 def _without_options(definition: str, options: list[str]) -> str:
-    printed = ", ".join(
-        f"{name}={value}" if re.fullmatch("[a-z_][a-z0-9_]*", value) else f"{name}='{value}'"
-        for name, _, value in (option.partition("=") for option in options)
-    )
-    return definition.replace(f" WITH ({printed})", "", 1)
+    """A value stands in quotes there where it is a key word or no name."""
+    pairs = (option.partition("=") for option in options)
+    printed = ", ".join(f"{re.escape(name)}='?{re.escape(value)}'?" for name, _, value in pairs)
+    return re.sub(rf" WITH \({printed}\)", "", definition, count=1)

@@ -7,16 +7,16 @@ way, the server is asked to read both.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, cast
 
-from pgvigil.validate import ddl, partitions, printing, probe
+from pgvigil.validate import ddl, partitions, printing, probe, settings
 from pgvigil.validate.catalog import Attributes, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.expected import PLACEHOLDER, Declaration, Mark, canonical, kind_of, quoted, with_tolerated
+from pgvigil.validate.expected import PLACEHOLDER, Declaration, Mark, canonical, kind_of, with_tolerated, without_upkeep
+from pgvigil.validate.names import quoted
 from pgvigil.validate.places import located
 from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
@@ -34,7 +34,6 @@ TOLERATED = "pgvigil.tolerated_values"
 _TUNING = {"with", "storage", "compression", "tablespace", "replica_identity", "access_method", "owned_by", "version"}
 # On our tables too: what the machine decides.
 _MACHINE = {"tablespace"}
-_UPKEEP = re.compile("(toast[.])?(autovacuum|vacuum|log_autovacuum)_(?!enabled).*|parallel_workers|toast_tuple_target")
 # State, rather than definition.
 _STATES: dict[tuple[str, str], Kind] = {
     ("index", "valid"): "invalid",
@@ -235,14 +234,8 @@ class Comparison:
                     ", ".join(powers),
                     fix="\n".join(taken),
                 )
-        if server.triggers_off and not self.declaration.complete:
-            self.collector.add(
-                "disabled",
-                "setting session_replication_role",
-                "origin",
-                "replica, for every new session: no trigger fires and no foreign key is checked",
-                fix=f"ALTER DATABASE {quoted(server.database)} RESET session_replication_role;",
-            )
+        if not self.declaration.complete:
+            settings.compare(self.collector, server)
 
     def _under_another_name(self, path: str, wanted: Attributes, mark: Mark, taken: set[str]) -> str | None:
         """An application names its constraints as it likes, and may make its unique key as an index. "": such an index."""
@@ -302,7 +295,9 @@ class Comparison:
         keys = [key for key in {**wanted, **there} if key != "comment" and (mark is None or key in mark.spoken_of)]
         tolerated = self._tolerated(path, mark.tolerated) if mark else []
         if tolerated:
+            bare = wanted
             wanted = wanted | {"definition": with_tolerated(wanted["definition"], tolerated)}
+            self.wanted[path] = wanted  # the repair lets them pass as well
         loose = root in self.declaration.application or kind == "extension"
         plain: list[Part] = []
         tuned: list[Part] = []
@@ -316,6 +311,8 @@ class Comparison:
                 key == "order" and kind == "table" and mark
             ):
                 continue
+            if key == "name" and kind == "sequence" and not self.declaration.complete:
+                continue  # the server may have had to choose another
             if key == "order" and _shared(a, b) == _shared(b, a):
                 continue
             if key == "with":
@@ -337,7 +334,7 @@ class Comparison:
             plain += self._reads(root, path)
         if kind == "trigger" and len(plain) > 0:
             probes = [part.probe for part in plain if part.probe]
-            if len(probes) < len(plain) or not probes:
+            if (len(probes) < len(plain) or not probes) and [part.key for part in plain] != ["depends_on"]:
                 plain = [Part(printing.whole(path, wanted), printing.whole(path, there), None, "function")]
         if kind == "view" and [part.key for part in plain] == ["with"] and self._restored_from_14(path):
             plain, tuned = [], plain
@@ -352,7 +349,7 @@ class Comparison:
         )
         if tolerated and not plain:
             values = ", ".join(repr(value) for value in tolerated)
-            said = canonical("definition", self.wanted[path]["definition"])
+            said = canonical("definition", bare["definition"])
             self.collector.add("different", path, said, f"also allows {values}: {TOLERATED}", "note")
         self._comment(path, wanted, there, mark)
 
@@ -370,16 +367,14 @@ class Comparison:
 
     def _storage(self, kind: str, wanted: Any, there: Any, *, subset: bool) -> tuple[Attributes, Attributes]:
         a, b = canonical("with", wanted), canonical("with", there)
-        if kind == "view":
-            for options in (a, b):
-                if options.get("security_invoker") == "false":
-                    options.pop("security_invoker", None)
-            if self.declaration.major == 14:
-                b.pop("security_invoker", None)
+        if kind == "view" and self.declaration.major == 14:
+            b.pop("security_invoker", None)
+        if kind == "table":
+            a, b = ({k: v for k, v in of.items() if (k, v) != ("fillfactor", "100")} for of in (a, b))
         if subset or (self.reference is None and not self.declaration.complete):
             b = {name: value for name, value in b.items() if name in a}
         elif not self.declaration.complete:
-            b = {name: value for name, value in b.items() if name in a or not _UPKEEP.fullmatch(name)}
+            b = without_upkeep(b) | {name: value for name, value in b.items() if name in a}
         return a, b
 
     def _part(self, path: str, root: str, key: str, wanted: Attributes, there: Attributes) -> Part:
@@ -423,7 +418,7 @@ class Comparison:
     def _comment(self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None) -> None:
         text, found = wanted.get("comment"), there.get("comment")
         known = mark is None or "comment" in mark.spoken_of
-        fix = ddl.comment(path, self.roots[path], text)
+        fix = self.repairs.comment(path)
         needed = mark is not None and mark.ours and kind_of(path) in _COMMENTED
         if (text == found and (text or not needed)) or not (known or needed):
             return
@@ -450,7 +445,7 @@ class Comparison:
                     all(str(row.get(key)) == value for key, value in wanted.items()) for row in self.rows.get(name, [])
                 ):
                     names, values = ", ".join(wanted), ", ".join(map(ddl.literal, wanted.values()))
-                    insert = f"-- INSERT INTO {name} ({names}, …) VALUES ({values}, …);"
+                    insert = ddl.remark(f"INSERT INTO {name} ({names}, …) VALUES ({values}, …);")
                     self.collector.miss(path, "a row", {}, name, fix=lambda insert=insert: insert)  # type: ignore[misc]
 
 

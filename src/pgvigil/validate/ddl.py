@@ -6,10 +6,13 @@ schema.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator
 
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.expected import kind_of, last_name
+from pgvigil.validate.names import quoted
 
 _SUBOBJECTS = ("trigger", "rule", "policy")
 _ENABLE = {"ORIGIN": "ENABLE", "DISABLED": "DISABLE", "REPLICA": "ENABLE REPLICA", "ALWAYS": "ENABLE ALWAYS"}
@@ -19,6 +22,9 @@ _RARE = {
     "conversion": "CONVERSION",
     "ts_config": "TEXT SEARCH CONFIGURATION",
     "ts_dict": "TEXT SEARCH DICTIONARY",
+    "ts_parser": "TEXT SEARCH PARSER",
+    "ts_template": "TEXT SEARCH TEMPLATE",
+    "cast": "CAST",
 }
 
 
@@ -26,15 +32,24 @@ def literal(text: str) -> str:
     return ("E" if "\\" in text else "") + "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
+def remark(text: str) -> str:
+    """A comment, all of it: a name may go over several lines."""
+    return "-- " + re.sub(r"\r\n?|\n", "\n-- ", text)
+
+
 def _options(options: dict[str, str]) -> str:
     return ", ".join(f"{name} = {literal(value)}" for name, value in options.items())
 
 
-def target(path: str, root: str) -> str:
-    """The object as COMMENT ON and DROP name it."""
+def target(path: str, root: str, of_relation: str = "") -> str:
+    """The object as COMMENT ON and DROP name it; `of_relation` is the kind of a relation, where it has one."""
     kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+    if of_relation in ("foreign table", "materialized view"):
+        return f"{of_relation.upper()} {label}"
     if kind == "window function":
         return f"FUNCTION {label}"
+    if kind == "other":
+        return f"{_RARE[label.partition(' ')[0]]} {label.partition(' ')[2]}"
     if kind in ("constraint", *_SUBOBJECTS):
         return f"{kind.upper()} {last_name(label)} ON {root}"
     if kind == "index":
@@ -47,8 +62,8 @@ def _beside(root: str, name: str) -> str:
     return root[: -len(last_name(root))] + name
 
 
-def comment(path: str, root: str, text: str | None) -> str:
-    return f"COMMENT ON {target(path, root)} IS {literal(text) if text else 'NULL'};"
+def comment(path: str, root: str, text: str | None, kind: str = "") -> str:
+    return f"COMMENT ON {target(path, root, kind)} IS {literal(text) if text else 'NULL'};"
 
 
 def drop(path: str, root: str, attributes: Attributes) -> str:
@@ -59,8 +74,6 @@ def drop(path: str, root: str, attributes: Attributes) -> str:
         return f"ALTER TABLE {root} DROP CONSTRAINT {last_name(label)};"
     if kind == "default grant":
         return default_grant(label, attributes, give=False)
-    if kind == "other":
-        return f"DROP {_RARE[label.partition(' ')[0]]} {label.partition(' ')[2]};"
     if kind in ("grant", "revocation"):
         return _grant(label, attributes, kind == "revocation")
     if attributes.get("clone"):
@@ -141,6 +154,7 @@ def create(path: str, root: str, attributes: Attributes, columns: dict[str, Attr
         "default grant": lambda: default_grant(label, attributes, give=True),
         "revocation": lambda: _grant(label, attributes, give=False),
         "collation": lambda: "",
+        "other": lambda: f"CREATE CAST {label[5:]} {attributes['definition']};" if label.startswith("cast ") else "",
         "operator": lambda: (
             f"CREATE OPERATOR {label.partition('(')[0]} ({_definition(attributes['definition'])}{_operands(label)});"
         ),
@@ -150,7 +164,7 @@ def create(path: str, root: str, attributes: Attributes, columns: dict[str, Attr
     else:
         made = makers[kind]() if kind in makers and not (kind == "sequence" and label.startswith("of ")) else ""
     if made and "comment" in attributes:
-        made += "\n" + comment(path, root, attributes["comment"])
+        made += "\n" + comment(path, root, attributes["comment"], attributes.get("kind", ""))
     return made
 
 
@@ -186,7 +200,7 @@ def column(attributes: Attributes) -> str:
 
 
 def _fdw(options: dict[str, str]) -> str:
-    return ", ".join(f"{name} {literal(value)}" for name, value in options.items())
+    return ", ".join(f"{quoted(name)} {literal(value)}" for name, value in options.items())
 
 
 def _table(label: str, attributes: Attributes, columns: dict[str, Attributes]) -> str:
@@ -249,6 +263,8 @@ def relation(label: str, key: str, attributes: Attributes) -> str:
         return f"ALTER TABLE {label} SET {value or 'LOGGED'};"
     if key == "tablespace":
         return f"ALTER TABLE {label} SET TABLESPACE {value or 'pg_default'};"
+    if key == "access_method":
+        return f"ALTER TABLE {label} SET ACCESS METHOD {value or 'heap'};"
     return ""
 
 
@@ -344,7 +360,7 @@ def function(kind: str, label: str, attributes: Attributes) -> str:
     name = label[: _opening(label)]
     if kind == "aggregate":
         return (
-            f"CREATE OR REPLACE AGGREGATE {name}({attributes.get('arguments') or '*'}) ({_definition(attributes['aggregate'])});"
+            f"CREATE OR REPLACE AGGREGATE {name}({attributes.get('arguments') or '*'}) ({_definition(_aggregate(attributes))});"
             if "aggregate" in attributes
             else ""
         )
@@ -359,12 +375,14 @@ def function(kind: str, label: str, attributes: Attributes) -> str:
         return f"{text}\n{attributes['body']};"
     if "library" in attributes:
         return f"{text} AS {literal(attributes['library'])}, {literal(attributes['body'])};"
-    tag = next(
-        f"${mark}$"
-        for mark in ("", "body", "body_", "body__")
-        if f"${mark}$" not in attributes["body"] and not attributes["body"].endswith("$")
-    )
+    marks = itertools.chain([""], ("body" + "_" * more for more in itertools.count()))
+    tag = next(f"${mark}$" for mark in marks if f"${mark}" not in attributes["body"])
     return f"{text} AS {tag}{attributes['body']}{tag};"
+
+
+def _aggregate(attributes: Attributes) -> dict[str, str]:
+    parallel = {"PARALLEL": attributes["parallel"]} if "parallel" in attributes else {}
+    return {**attributes["aggregate"], **parallel}
 
 
 def _opening(label: str) -> int:
@@ -396,8 +414,11 @@ def _type(label: str, attributes: Attributes) -> str:
     kind = attributes["kind"]
     if kind == "enum":
         return f"CREATE TYPE {label} AS ENUM ({', '.join(literal(one) for one in attributes.get('labels', []))});"
+    if kind == "shell":
+        return f"CREATE TYPE {label};"
     if kind == "composite":
-        return f"CREATE TYPE {label} AS ({', '.join(attributes.get('columns', []))});"
+        made = [f"CREATE TYPE {label} AS ({', '.join(attributes.get('columns', []))});"]
+        return "\n".join(made + [comment_within(label, kind, *of) for of in attributes.get("comments", {}).items()])
     if kind == "range":
         return f"CREATE TYPE {label} AS RANGE ({_definition(attributes['range'])});"
     if kind == "domain":
@@ -405,7 +426,15 @@ def _type(label: str, attributes: Attributes) -> str:
         text += f" COLLATE {attributes['collation']}" if "collation" in attributes else ""
         text += f" DEFAULT {attributes['default']}" if "default" in attributes else ""
         text += " NOT NULL" * (attributes.get("nullable") is False)
-        return (
-            text + "".join(f" CONSTRAINT {name} {check}" for name, check in attributes.get("checks", {}).items()) + ";"
-        )
+        checks = attributes.get("checks", {})
+        old = {name: check for name, check in checks.items() if check.endswith(" NOT VALID")}
+        text += "".join(f" CONSTRAINT {name} {check}" for name, check in checks.items() if name not in old)
+        made = [f"{text};", *(f"ALTER DOMAIN {label} ADD CONSTRAINT {name} {check};" for name, check in old.items())]
+        return "\n".join(made + [comment_within(label, kind, *of) for of in attributes.get("comments", {}).items()])
     return ""
+
+
+def comment_within(label: str, kind: str, name: str, text: str | None) -> str:
+    """On a check of a domain or a column of a composite type."""
+    what = f"CONSTRAINT {name} ON DOMAIN {label}" if kind == "domain" else f"COLUMN {label}.{name}"
+    return f"COMMENT ON {what} IS {literal(text) if text else 'NULL'};"

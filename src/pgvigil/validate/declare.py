@@ -12,7 +12,8 @@ import re
 from typing import Any
 
 from pgvigil.validate.catalog import Attributes
-from pgvigil.validate.expected import PLAIN_NAME, Declaration, Mark, bare, kind_of, last_name
+from pgvigil.validate.expected import Declaration, Mark, bare, kind_of, last_name
+from pgvigil.validate.names import PLAIN_NAME
 from pgvigil.validate.spec import ANY, Column, Constraint, Function, Index, Spec, Table, View
 
 # What a spec written by hand says of an object by saying nothing: that it is as it is by default.

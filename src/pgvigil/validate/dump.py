@@ -7,7 +7,8 @@ from typing import Any
 
 from pgvigil.errors import PreconditionError
 from pgvigil.validate.catalog import Attributes, Connection, Scope, Snapshot, again_if_changed, pinned, snapshot
-from pgvigil.validate.expected import kind_of, last_name, quoted
+from pgvigil.validate.expected import kind_of, last_name
+from pgvigil.validate.names import quoted
 
 _SECTIONS = {
     "extension": "extensions",
@@ -53,7 +54,7 @@ def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> st
         with pinned(conn, "pg_catalog", read_only=True):
             return [row[0] for row in conn.execute(_ALL).fetchall()]
 
-    names = schemas or again_if_changed(conn, all_of_them) or ["public"]
+    names = list(dict.fromkeys(schemas)) or again_if_changed(conn, all_of_them) or ["public"]
     found = snapshot(conn, Scope(tuple(names)), names[0])
     for at, name in enumerate(names):
         if f"schema {quoted(name) if at else '{schema}'}" not in found.objects:

@@ -17,14 +17,28 @@ from typing import Any
 
 from pgvigil.validate import cache
 from pgvigil.validate.catalog import Attributes, Scope
+from pgvigil.validate.names import unquoted
 
 # The schema that is looked at, in a path of its own; any other object may be called "{schema}" too.
-PLACEHOLDER = re.compile(r"^((?:(?:default )?(?:grant|revocation) (?:in|on) )?schema) [{]schema[}](?![^ ])")
-PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
+PLACEHOLDER = re.compile(r"^((?:(?:default )?(?:grant|revocation) (?:in|on) |comment on )?schema) [{]schema[}](?![^ ])")
 _PLAIN_ELEMENT = re.compile(r"[^\s\"\\{},']+")
 _ELEMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+', re.DOTALL)
 ARRAY_END = "}'::text[]"
 _ARRAY = re.compile(r"'\{(.*)\}'::text\[\]", re.DOTALL)
+
+# Storage parameters that are true or false, each with what it is where nobody says anything.
+_SWITCHES = {
+    "autovacuum_enabled": "true",
+    "toast.autovacuum_enabled": "true",
+    "autosummarize": "false",
+    "deduplicate_items": "true",
+    "fastupdate": "true",
+    "security_barrier": "false",
+    "security_invoker": "false",
+    "user_catalog_table": "false",
+}
+_TRUE, _FALSE = re.compile("t|tr|tru|true|y|ye|yes|on|1"), re.compile("f|fa|fal|fals|false|n|no|of|off|0")
+_UPKEEP = re.compile("(toast[.])?(autovacuum|vacuum|log_autovacuum)_(?!enabled).*|parallel_workers|toast_tuple_target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,15 +145,6 @@ def load_declaration(path: Path) -> Declaration:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def quoted(name: str) -> str:
-    """As it is spelt in paths and in SQL."""
-    return name if PLAIN_NAME.fullmatch(name) else '"' + name.replace('"', '""') + '"'
-
-
-def unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
-
-
 def kind_of(path: str) -> str:
     """The first word of a path, or the first two of `event trigger`, `window function` and `default grant`."""
     first, _, rest = path.partition(" ")
@@ -159,9 +164,8 @@ def canonical(key: str, value: Any, *, any_order: bool = False) -> Any:
     if key == "update_of":
         return sorted(value or [])
     if key == "with":
-        return {
-            name: {"on": "true", "off": "false", "1": "true"}.get(text, text) for name, text in (value or {}).items()
-        }
+        said = {name: _switch(text) if name in _SWITCHES else text for name, text in (value or {}).items()}
+        return {name: text for name, text in said.items() if _SWITCHES.get(name) != text}
     if not isinstance(value, str):
         return value
     if key == "arguments":
@@ -177,6 +181,18 @@ def canonical(key: str, value: Any, *, any_order: bool = False) -> Any:
             value = f"{head}{where}{bare(predicate)}"
         return _ARRAY.sub(lambda match: ",".join(sorted(_ELEMENT.findall(match[1]))), value) if any_order else value
     return value
+
+
+def _switch(text: str) -> str:
+    """As the server reads a boolean."""
+    word = text.lower()
+    return "true" if _TRUE.fullmatch(word) else "false" if _FALSE.fullmatch(word) else text
+
+
+def without_upkeep(options: dict[str, str] | None) -> dict[str, str]:
+    """The storage parameters of a table of ours without those by which its DBA tunes it."""
+    said: dict[str, str] = canonical("with", options)
+    return {name: text for name, text in said.items() if not _UPKEEP.fullmatch(name)}
 
 
 def bare(expression: str) -> str:

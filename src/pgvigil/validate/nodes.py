@@ -111,6 +111,8 @@ class Binder:
 
     def scalar(self, node: yaml.Node, kind: Any, what: str) -> Any:
         allowed = choices(kind)
+        if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+            self.wrong(node, "without a NUL character, which PostgreSQL has not", what)
         if isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":null"):
             if node.value in allowed:
                 return str(node.value)

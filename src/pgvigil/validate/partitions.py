@@ -8,10 +8,11 @@ from datetime import UTC, date, datetime
 from pgvigil.validate import ddl, printing
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector, Part
-from pgvigil.validate.expected import Partitions, kind_of, last_name
+from pgvigil.validate.expected import Partitions, kind_of, last_name, without_upkeep
 from pgvigil.validate.repair import alter_column
 
 _BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
+_FULL = ("fillfactor", "100")
 _TOKENS = {"YYYY": "(?P<year>[0-9]{4})", "MM": "(?P<month>0[1-9]|1[0-2])", "DD": "(?P<day>0[1-9]|[12][0-9]|3[01])"}
 
 
@@ -76,12 +77,20 @@ def _partition(collector: Collector, name: str, declared: Partitions, label: str
         parts.append(Part(f"name {patterns}", f"name {label}", key="name"))
     elif (bounds := _bounds(bound)) != tuple(_milliseconds(day) for day in stretch):
         parts.append(Part(f"from {stretch[0]} to {stretch[1]}", _said(bounds, bound), key="bound"))
-    usual = {key: value for key, value in collector.found.objects[f"table {name}"].items() if key != "row_security"}
+    usual = {
+        key: value
+        for key, value in collector.found.objects[f"table {name}"].items()
+        if key not in ("row_security", "access_method")
+    }
     parts += [
         Part(printing.phrase(path, key, usual), printing.phrase(path, key, partition), key=key)
-        for key in ("row_security", "owned_by", "access_method")
-        if partition.get(key) != usual.get(key)
+        for key in ("row_security", "owned_by", "access_method", "replica_identity")
+        if partition.get(key) != usual.get(key) and not _by_index(key, usual)
     ]
+    options = {name: value for name, value in without_upkeep(partition.get("with")).items() if (name, value) != _FULL}
+    if options:
+        said = ", ".join(f"{name} = {value}" for name, value in options.items())
+        parts.append(Part("no such storage parameter", said, key="with"))
 
     def fix(keys: list[str]) -> str:
         repairs = []
@@ -89,6 +98,8 @@ def _partition(collector: Collector, name: str, declared: Partitions, label: str
             repairs += [f"ALTER TABLE {name} DETACH PARTITION {label};", attach]
         if "owned_by" in keys:
             repairs.append(f"ALTER TABLE {label} OWNER TO {usual.get('owned_by', collector.found.owner)};")
+        if "with" in keys:
+            repairs.append(f"ALTER TABLE {label} RESET ({', '.join(options)});")
         repairs += [ddl.relation(label, key, usual if key != "persistence" else {}) for key in keys]
         if "name" in keys and (right := _right_name(name, declared, bound)):
             repairs.append(f"ALTER TABLE {label} RENAME TO {right};")
@@ -117,18 +128,24 @@ def _partition(collector: Collector, name: str, declared: Partitions, label: str
                 "its internal triggers are disabled",
                 fix="\n".join(collector.found.details[other]["enable"]),
             )
-        elif kind == "index" and "valid" in attributes:
+        elif kind in ("index", "constraint") and "valid" in attributes:
+            index = label[: -len(last_name(label))] + last_name(other)
             collector.add(
                 "invalid",
                 other,
                 "a valid index",
                 "INVALID: the server does not use it",
-                fix=f"REINDEX INDEX {other.rpartition('.')[2]};",
+                fix=f"REINDEX INDEX {index};",
             )
         else:
             collector.unexpected(
                 other, printing.whole(other, attributes), ours=True, fix=ddl.drop(other, label, attributes)
             )
+
+
+def _by_index(key: str, table: Attributes) -> bool:
+    """Each partition has an index of its own, which somebody has to name for each."""
+    return key == "replica_identity" and table.get(key, "").startswith("USING INDEX ")
 
 
 def _columns(collector: Collector, name: str, label: str) -> None:

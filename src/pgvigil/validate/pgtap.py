@@ -374,7 +374,7 @@ class _Writer:
         type_ = f"to_regtype({text(self._qualified(label))})"
         if attributes["kind"] == "enum":
             yield f"has_enum({pair}, {text(said)})"
-            yield f"enum_has_labels({pair}, {_texts(attributes['labels'])}, {text(f'labels of {said}')})"
+            yield f"enum_has_labels({pair}, {_texts(attributes.get('labels', []))}, {text(f'labels of {said}')})"
         elif attributes["kind"] == "domain":
             yield f"has_domain({pair}, {text(said)})"
             found = f"(SELECT ARRAY[format_type(typbasetype, typtypmod), typnotnull::text, pg_get_expr(typdefaultbin, 0)] FROM pg_type WHERE oid = {type_})"
@@ -395,7 +395,7 @@ class _Writer:
             yield f"is({count}, {len(attributes.get('checks', {}))}::bigint, {text(f'number of checks of {said}')})"
         elif attributes["kind"] == "composite":
             yield f"has_composite({pair}, {text(said)})"
-            yield f"is(pg_temp.attributes_of({type_}), {_texts(attributes['columns'])}, {text(f'attributes of {said}')})"
+            yield f"is(pg_temp.attributes_of({type_}), {_texts(attributes.get('columns', []))}, {text(f'attributes of {said}')})"
         else:
             yield f"ok({type_} IS NOT NULL, {text(said)})"  # has_type() knows no ranges
 

@@ -7,9 +7,13 @@ spelt as in SQL; one in the application's schema is without its schema.
 
 from __future__ import annotations
 
+from pgvigil.validate.names import RESERVED
+
 
 def _quoted(name: str) -> str:
-    return f"CASE WHEN {name} ~ '^[a-z_][a-z0-9_]*$' THEN {name}::text ELSE quote_ident({name}) END"
+    """In quotes where SQL needs them in all versions: what is a keyword of some only, or of no consequence, goes without."""
+    plain = f"{name} ~ '^(?!(?:{'|'.join(sorted(RESERVED))})$)[a-z_][a-z0-9_]*$'"
+    return f"CASE WHEN quote_ident({name}) = {name} OR {plain} THEN {name}::text ELSE quote_ident({name}) END"
 
 
 def _label(schema: str, name: str) -> str:
@@ -80,9 +84,14 @@ SELECT json_build_object(
                    CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END], NULL)
                    || ARRAY(SELECT 'member of ' || m.roleid::regrole FROM pg_auth_members m WHERE m.member = r.oid ORDER BY 1)), '{}')
                FROM pg_roles r WHERE r.rolname = ANY (%(roles)s)),
-    'triggers_off', EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) c
-                            WHERE s.setrole = 0 AND lower(c) = 'session_replication_role=replica'
-                              AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))),
+    'settings', (SELECT coalesce(json_agg(json_build_array(split_part(c, '=', 1), substr(c, strpos(c, '=') + 1), s.setdatabase <> 0,
+                                                           (SELECT rolname FROM pg_roles WHERE oid = s.setrole))), '[]')
+                 FROM pg_db_role_setting s, unnest(s.setconfig) c
+                 WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+                   AND split_part(c, '=', 1) IN ('session_replication_role', 'pgvigil.upkeep')),
+    'configured', CASE WHEN current_setting('session_replication_role') = 'replica'
+                       THEN EXISTS (SELECT FROM pg_settings WHERE name = 'session_replication_role' AND source = 'configuration file')
+                       ELSE false END,
     'default_grants', (SELECT coalesce(json_agg(json_build_array(n.nspname, d.defaclobjtype, r.rolname,
                                                                 coalesce(g.rolname, 'PUBLIC'), e.privilege_type)), '[]')
                        FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole
@@ -103,7 +112,7 @@ SELECT t.label, t.kind || t.label, json_build_object(
                          WHEN c.relrowsecurity THEN 'enabled' END,
     'with', CASE WHEN c.reloptions IS NOT NULL OR s.reloptions IS NOT NULL
                  THEN (coalesce({_options("c.reloptions")}::jsonb, '{{}}') || coalesce({_options("s.reloptions", "toast.")}::jsonb, '{{}}'))::json END,
-    'access_method', CASE WHEN c.relkind IN ('r', 'm') THEN (SELECT nullif(amname, 'heap') FROM pg_am WHERE oid = c.relam) END,
+    'access_method', CASE WHEN c.relkind IN ('r', 'm', 'p') THEN (SELECT nullif(amname, 'heap') FROM pg_am WHERE oid = c.relam) END,
     'tablespace', CASE WHEN c.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace) END,
     'replica_identity', CASE WHEN c.relkind IN ('r', 'p') THEN CASE c.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING'
         WHEN 'i' THEN (SELECT 'USING INDEX ' || {_quoted("x.relname")} FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
@@ -177,7 +186,7 @@ LEFT JOIN pg_index i ON i.indexrelid = c.conindid AND c.contype IN ('p', 'u', 'x
 LEFT JOIN pg_class x ON x.oid = i.indexrelid
 WHERE c.conparentid = 0 AND c.conislocal AND NOT (t.cut AND c.coninhcount > 0)
       AND (c.contype IN ('p', 'u', 'f', 'c', 'x') OR c.contype = 'n' AND (NOT c.convalidated OR c.connoinherit))
-   OR c.conparentid <> 0 AND off.enable IS NOT NULL"""
+   OR c.conparentid <> 0 AND (off.enable IS NOT NULL OR NOT (i.indisvalid AND i.indisready AND i.indislive))"""
 
 _INDEXES = f"""
 SELECT t.label, 'index ' || t.label || '.' || {_quoted("x.relname")}, json_build_object(
@@ -205,7 +214,7 @@ SELECT t.label, 'trigger ' || t.label || '.' || {_quoted("g.tgname")}, json_buil
     'level', CASE WHEN g.tgtype & 1 <> 0 THEN 'ROW' ELSE 'STATEMENT' END,
     'old_table', {_quoted("g.tgoldtable")}, 'new_table', {_quoted("g.tgnewtable")},
     'when', CASE WHEN g.tgqual IS NOT NULL
-                 THEN substring(pg_get_triggerdef(g.oid) FROM ' FOR EACH (?:ROW|STATEMENT) WHEN \\((.*)\\) EXECUTE FUNCTION ') END,
+                 THEN substring(pg_get_triggerdef(g.oid) FROM ' FOR EACH (?:ROW|STATEMENT) WHEN \\((.*)\\) EXECUTE FUNCTION [^'']*\\((?:E?''(?:[^'']|'''')*''(?:, )?)*\\)$') END,
     'function', {_label("n.nspname", "p.proname")} || CASE WHEN g.tgnargs = 0 THEN '()'
                  ELSE substring(pg_get_triggerdef(g.oid) FROM ' EXECUTE FUNCTION (?:"(?:[^"]|"")*"|[^(.])+(?:\\.(?:"(?:[^"]|"")*"|[^(])+)?(\\(.*)$') END,
     'constraint', CASE WHEN g.tgconstraint <> 0 THEN true END,
@@ -228,10 +237,12 @@ LEFT JOIN pg_trigger parent ON parent.oid = g.tgparentid LEFT JOIN pg_constraint
 WHERE (NOT g.tgisinternal OR g.tgparentid <> 0 AND (c.contype IS NULL OR c.contype = 't'))  -- a clone is internal in 14
   AND (g.tgparentid = 0 OR g.tgenabled <> parent.tgenabled)"""
 
-_FUNCTIONS = f"""
-SELECT '', CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' WHEN 'w' THEN 'window function ' ELSE 'function ' END
+_FUNCTION_PATH = f"""CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' WHEN 'w' THEN 'window function ' ELSE 'function ' END
            || {_label("n.nspname", "p.proname")} || '(' || array_to_string(ARRAY(
-               SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n) ORDER BY a.n), ', ') || ')',
+               SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n) ORDER BY a.n), ', ') || ')'"""
+
+_FUNCTIONS = f"""
+SELECT '', {_FUNCTION_PATH},
   json_build_object(
     'arguments', pg_get_function_arguments(p.oid), 'returns', pg_get_function_result(p.oid),
     'language', CASE WHEN p.prokind <> 'a' THEN l.lanname END,
@@ -256,6 +267,8 @@ SELECT '', CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' 
                     'MSTYPE', CASE WHEN g.aggmtranstype <> 0 THEN format_type(g.aggmtranstype, NULL) END,
                     'MFINALFUNC', nullif(g.aggmfinalfn::regproc::text, '-'), 'MINITCOND', g.aggminitval,
                     'SORTOP', CASE WHEN g.aggsortop <> 0 THEN (SELECT oprname FROM pg_operator WHERE oid = g.aggsortop) END,
+                    'MSSPACE', nullif(g.aggmtransspace, 0),
+                    'MFINALFUNC_EXTRA', nullif(g.aggmfinalextra, false), 'MFINALFUNC_MODIFY', CASE g.aggmfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
                     'HYPOTHETICAL', CASE WHEN g.aggkind = 'h' THEN true END)) FROM pg_aggregate g WHERE g.aggfnoid = p.oid),
     'owned_by', pg_get_userbyid(p.proowner), 'comment', obj_description(p.oid, 'pg_proc'))
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
@@ -263,7 +276,7 @@ WHERE n.nspname = ANY (%(own)s) AND {_no_member("pg_proc", "p.oid")}"""
 
 _TYPES = f"""
 SELECT '', 'type ' || {_label("n.nspname", "y.typname")}, json_build_object(
-    'kind', CASE y.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range' ELSE 'base' END,
+    'kind', CASE WHEN NOT y.typisdefined THEN 'shell' ELSE CASE y.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range' ELSE 'base' END END,
     'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid),
     'type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) END,
     'nullable', CASE WHEN y.typnotnull THEN false END,
@@ -276,15 +289,21 @@ SELECT '', 'type ' || {_label("n.nspname", "y.typname")}, json_build_object(
                         || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || (SELECT quote_ident(collname) FROM pg_collation WHERE oid = a.attcollation) ELSE '' END
                         ORDER BY a.attnum)
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END,
+    'comments', CASE y.typtype WHEN 'd' THEN (
+        SELECT json_object_agg({_quoted("c.conname")}, z.description ORDER BY c.conname)
+        FROM pg_constraint c {_comment("pg_constraint", "c.oid")} WHERE c.contypid = y.oid AND z.description IS NOT NULL)
+        WHEN 'c' THEN (
+        SELECT json_object_agg({_quoted("a.attname")}, z.description ORDER BY a.attname)
+        FROM pg_attribute a {_comment("pg_class", "a.attrelid", "a.attnum")} WHERE a.attrelid = y.typrelid AND z.description IS NOT NULL) END,
     'range', (SELECT json_strip_nulls(json_build_object('SUBTYPE', format_type(r.rngsubtype, NULL), 'SUBTYPE_OPCLASS', CASE WHEN NOT o.opcdefault THEN o.opcname END,
                         'COLLATION', CASE WHEN r.rngcollation <> s.typcollation THEN (SELECT quote_ident(collname) FROM pg_collation WHERE oid = r.rngcollation) END,
                         'CANONICAL', nullif(r.rngcanonical::regproc::text, '-'), 'SUBTYPE_DIFF', nullif(r.rngsubdiff::regproc::text, '-')))
               FROM pg_range r JOIN pg_opclass o ON o.oid = r.rngsubopc JOIN pg_type s ON s.oid = r.rngsubtype WHERE r.rngtypid = y.oid),
-    'base', CASE WHEN y.typtype = 'b' THEN json_build_object('INPUT', y.typinput::regproc::text, 'OUTPUT', y.typoutput::regproc::text, 'INTERNALLENGTH', y.typlen) END,
+    'base', CASE WHEN y.typtype = 'b' AND y.typisdefined THEN json_build_object('INPUT', y.typinput::regproc::text, 'OUTPUT', y.typoutput::regproc::text, 'INTERNALLENGTH', y.typlen) END,
     'owned_by', pg_get_userbyid(y.typowner), 'comment', obj_description(y.oid, 'pg_type'))
 FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
 LEFT JOIN pg_type b ON b.oid = y.typbasetype LEFT JOIN pg_class c ON c.oid = y.typrelid
-WHERE n.nspname = ANY (%(own)s) AND (y.typtype IN ('e', 'd', 'r') OR y.typtype = 'c' AND c.relkind = 'c'
+WHERE n.nspname = ANY (%(own)s) AND (y.typtype IN ('e', 'd', 'r') OR y.typtype = 'c' AND c.relkind = 'c' OR y.typtype = 'p' AND NOT y.typisdefined
                                      OR y.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = y.oid))
   AND {_no_member("pg_type", "y.oid")}"""
 
@@ -345,22 +364,57 @@ def _using(prefix: str) -> str:
     )
 
 
-# Only that they are there.
+# Each with what it is made of, in one text that is good for comparing.
 _RARE = {
-    "opclass": ("pg_opclass", "opc"),
-    "opfamily": ("pg_opfamily", "opf"),
-    "conversion": ("pg_conversion", "con"),
-    "ts_config": ("pg_ts_config", "cfg"),
-    "ts_dict": ("pg_ts_dict", "dict"),
-}
+    "opclass": ("pg_opclass", "opc", """
+        concat_ws(' ', format_type(o.opcintype, NULL), CASE WHEN o.opcdefault THEN 'DEFAULT' END,
+                  'FAMILY ' || (SELECT opfname FROM pg_opfamily WHERE oid = o.opcfamily), 'STORAGE ' || nullif(format_type(o.opckeytype, NULL), '-'))"""),
+    "opfamily": ("pg_opfamily", "opf", """
+        concat_ws(', ', (SELECT string_agg(concat_ws(' ', 'OPERATOR', a.amopstrategy, a.amopopr::regoperator, CASE a.amoppurpose WHEN 'o' THEN 'FOR ORDER BY' END), ', '
+                                           ORDER BY a.amopstrategy, a.amopopr::regoperator::text COLLATE "C") FROM pg_amop a WHERE a.amopfamily = o.oid),
+                        (SELECT string_agg(concat_ws(' ', 'FUNCTION', a.amprocnum, a.amproc::regprocedure), ', '
+                                           ORDER BY a.amprocnum, a.amproc::regprocedure::text COLLATE "C") FROM pg_amproc a WHERE a.amprocfamily = o.oid))"""),
+    "conversion": ("pg_conversion", "con", """
+        concat_ws(' ', CASE WHEN o.condefault THEN 'DEFAULT' END, pg_encoding_to_char(o.conforencoding), 'TO', pg_encoding_to_char(o.contoencoding), 'FROM', o.conproc)"""),
+    "ts_config": ("pg_ts_config", "cfg", """
+        concat_ws(', ', 'PARSER ' || (SELECT prsname FROM pg_ts_parser WHERE oid = o.cfgparser),
+                  (SELECT string_agg(t.alias || ' ' || m.mapdict::regdictionary, ', ' ORDER BY t.alias COLLATE "C", m.mapseqno)
+                   FROM pg_ts_config_map m JOIN ts_token_type(o.cfgparser) t ON t.tokid = m.maptokentype WHERE m.mapcfg = o.oid))"""),
+    "ts_dict": ("pg_ts_dict", "dict", """
+        concat_ws(', ', 'TEMPLATE ' || (SELECT tmplname FROM pg_ts_template WHERE oid = o.dicttemplate), o.dictinitoption)"""),
+    "ts_parser": ("pg_ts_parser", "prs", "concat_ws(' ', o.prsstart, o.prstoken, o.prsend, o.prsheadline, o.prslextype)"),
+    "ts_template": ("pg_ts_template", "tmpl", "concat_ws(' ', o.tmplinit, o.tmpllexize)"),
+}  # fmt: skip
 _OTHERS += "".join(
     f"""
 UNION ALL
-SELECT '', 'other {kind} ' || {_label("n.nspname", f"o.{prefix}name")}{_using(prefix)}, json_build_object('comment', obj_description(o.oid, '{catalog}'))
+SELECT '', 'other {kind} ' || {_label("n.nspname", f"o.{prefix}name")}{_using(prefix)}, json_build_object(
+    'definition', nullif({definition}, ''),
+    'owned_by', {"NULL" if prefix in ("prs", "tmpl") else f"pg_get_userbyid(o.{prefix}owner)"}, 'comment', obj_description(o.oid, '{catalog}'))
 FROM {catalog} o JOIN pg_namespace n ON n.oid = o.{prefix}namespace WHERE n.nspname = ANY (%(own)s) AND {_no_member(catalog, "o.oid")}"""
-    for kind, (catalog, prefix) in _RARE.items()
+    for kind, (catalog, prefix, definition) in _RARE.items()
 )
 _OTHERS += f"""
+UNION ALL
+SELECT '', 'other cast (' || format_type(o.castsource, NULL) || ' AS ' || format_type(o.casttarget, NULL) || ')', json_build_object(
+    'definition', CASE o.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || o.castfunc::regprocedure WHEN 'i' THEN 'WITH INOUT' ELSE 'WITHOUT FUNCTION' END
+                  || CASE o.castcontext WHEN 'a' THEN ' AS ASSIGNMENT' WHEN 'i' THEN ' AS IMPLICIT' ELSE '' END,
+    'comment', obj_description(o.oid, 'pg_cast'))
+FROM pg_cast o JOIN pg_type s ON s.oid = o.castsource JOIN pg_type t ON t.oid = o.casttarget
+WHERE EXISTS (SELECT FROM pg_namespace n WHERE n.oid IN (s.typnamespace, t.typnamespace) AND n.nspname = ANY (%(own)s))
+  AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_cast'::regclass AND x.objid = o.oid AND x.deptype IN ('e', 'i'))  -- of a range
+UNION ALL
+SELECT '', 'dependent ' || coalesce({_FUNCTION_PATH}, 'trigger ' || {_label("cn.nspname", "c.relname")} || '.' || {_quoted("g.tgname")},
+           'index ' || {_label("cn.nspname", "c.relname")} || '.' || {_quoted("x.relname")}, 'view ' || {_label("n.nspname", "x.relname")}),
+       json_build_object('depends_on', json_agg({_quoted("e.extname")} ORDER BY e.extname))
+FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'x'
+LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+LEFT JOIN pg_trigger g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+LEFT JOIN pg_class x ON d.classid = 'pg_class'::regclass AND x.oid = d.objid
+LEFT JOIN pg_index i ON i.indexrelid = x.oid
+LEFT JOIN pg_class c ON c.oid = coalesce(g.tgrelid, i.indrelid) LEFT JOIN pg_namespace cn ON cn.oid = c.relnamespace
+LEFT JOIN pg_namespace n ON n.oid = coalesce(p.pronamespace, x.relnamespace)
+GROUP BY 2
 UNION ALL
 SELECT '', 'default grant in schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {_quoted("n.nspname")} END || ' on '
            || CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' ELSE 'types' END
@@ -385,9 +439,7 @@ FROM (
     SELECT t.label, 'column ' || t.label || '.' || {_quoted("a.attname")}, a.attacl, acldefault('c', c.relowner), c.relowner
     FROM target t JOIN pg_class c ON c.oid = t.oid JOIN pg_attribute a ON a.attrelid = t.oid WHERE a.attacl IS NOT NULL
     UNION ALL
-    SELECT '', CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' WHEN 'w' THEN 'window function ' ELSE 'function ' END
-           || {_label("n.nspname", "p.proname")} || '(' || array_to_string(ARRAY(
-               SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n) ORDER BY a.n), ', ') || ')',
+    SELECT '', {_FUNCTION_PATH},
            p.proacl, acldefault('f', p.proowner), p.proowner
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname = ANY (%(own)s) AND p.proacl IS NOT NULL AND {_no_member("pg_proc", "p.oid")}

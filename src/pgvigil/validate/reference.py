@@ -75,7 +75,7 @@ class Reference:
             name = f"reference-{key}-"
             # Which server it is matters only where there is a file for one.
             if cache.holds(name) and (text := cache.read(f"{name}{self.server_version()}.json")):
-                with suppress(ValueError, TypeError):
+                with suppress(ValueError):
                     self._tell(_from_json(text))
                     return
             with database.connect(self.target, "reference") as conn:
@@ -92,7 +92,10 @@ class Reference:
                 except (psycopg.Error, PgvigilError) as error:
                     reason = f"a scratch database could not be used: {' '.join(str(error).split())}"
                 text = _kept(conn, key)
-                self._tell(_from_json(text) if text else None, reason)
+                try:
+                    self._tell(_from_json(text) if text else None, reason)
+                except ValueError:
+                    self._tell(None, f"{reason}, and what lies in pgvigil.reference_snapshots cannot be read")
         except (PgvigilError, psycopg.Error, OSError) as error:
             self._tell(None, " ".join(str(error).split()))
         except Exception as error:  # noqa: BLE001 - a defect: whoever asks is to see it

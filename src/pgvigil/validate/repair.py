@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 
 from pgvigil.validate import ddl
-from pgvigil.validate.catalog import Attributes, Snapshot
-from pgvigil.validate.expected import Partitions, kind_of, last_name, quoted
+from pgvigil.validate.catalog import Attributes, Snapshot, usual_sequence
+from pgvigil.validate.expected import Partitions, kind_of, last_name
+from pgvigil.validate.names import quoted
 from pgvigil.validate.report import Report
 
 # What a DROP of these takes with it cannot be made again.
@@ -77,9 +78,17 @@ class Repairs:
 
     def drop(self, path: str) -> str:
         """Of what is not to be there: commented out where data go with it."""
-        text = ddl.drop(path, self.found.roots.get(path, ""), self.found.objects[path])
+        name = f"sequence {self.found.details[path]['name']}" if path.startswith("sequence of ") else path
+        text = ddl.drop(name, self.found.roots.get(path, ""), self.found.objects[path])
         data = kind_of(path) in _HOLDS_DATA or self.found.objects[path].get("kind") == "materialized view"
-        return self._spelt(f"-- {text}" if data else text)
+        return self._spelt(ddl.remark(text) if data else text)
+
+    def comment(self, path: str) -> str:
+        """The comment as it is wanted, or none."""
+        wanted = self.wanted[path]
+        if path.startswith("sequence of "):
+            path = f"sequence {self.found.details[path]['name']}"
+        return self._spelt(ddl.comment(path, self.roots.get(path, ""), wanted.get("comment"), wanted.get("kind", "")))
 
     def change(self, path: str, keys: Iterable[str]) -> str:
         """The attributes `keys` as they are wanted. "" where no SQL is known that does it."""
@@ -87,24 +96,23 @@ class Repairs:
         label = path.removeprefix(kind).strip()
         wanted, found = self.wanted[path], self.found.objects[path]
         keys = list(dict.fromkeys(keys))
-        if keys == ["comment"]:
-            return self._spelt(ddl.comment(path, root, wanted.get("comment")))
         lines = [line for key in keys if (line := self._owner(path, root, wanted)) and key == "owned_by"]
         if lines:  # a right of whoever owned it meanwhile went into the ownership
             given = f"grant on {path} to {quoted(found.get('owned_by', self.found.owner))}"
             lines += [ddl.create(given, root, self.wanted[given])] if given in self.wanted else []
-        keys = [key for key in keys if key not in ("owned_by", "order")]
+        if "depends_on" in keys:
+            lines += _dependencies(self._target(path, root), wanted, found)
+        keys = [key for key in keys if key not in ("owned_by", "order", "depends_on")]
         if keys:
             lines.append(self._changed(kind, label, path, root, wanted, found, keys))
         return self._spelt("\n".join(line for line in lines if line))
 
     def _owner(self, path: str, root: str, wanted: Attributes) -> str:
         name = wanted.get("owned_by", self.found.owner)
-        what = ddl.target(path, root)
-        kind = self.found.objects[path].get("kind", "")
-        if path.startswith(("table ", "view ")) and kind in ("foreign table", "materialized view"):
-            what = f"{kind.upper()} {path.partition(' ')[2]}"
-        return f"ALTER {what} OWNER TO {quoted(name)};" if name else ""
+        return f"ALTER {self._target(path, root)} OWNER TO {quoted(name)};" if name else ""
+
+    def _target(self, path: str, root: str) -> str:
+        return ddl.target(path, root, self.found.objects.get(path, {}).get("kind", ""))
 
     def _changed(
         self, kind: str, label: str, path: str, root: str, wanted: Attributes, found: Attributes, keys: list[str]
@@ -114,11 +122,8 @@ class Repairs:
         if kind == "column":
             return "\n".join(line for key in keys for line in alter_column(root, name, wanted, found, key) if line)
         if kind in ("table", "view") and (kind == "table" or keys == ["with"]):
-            word = "VIEW" if kind == "view" else "TABLE"
-            return "\n".join(
-                _options(word, label, wanted, found) if key == "with" else ddl.relation(label, key, wanted)
-                for key in keys
-            )
+            word = found.get("kind", kind).upper().removeprefix("PARTITIONED ")
+            return "\n".join(filter(None, (_relation(word, label, key, wanted, found) for key in keys)))
         if kind == "view" and self._replaceable(label, wanted, found):
             return ddl.view(label, wanted)
         if kind == "view":
@@ -154,10 +159,26 @@ class Repairs:
         if kind in ("grant", "revocation"):
             return _privileges(label, wanted, found, given=kind == "grant")
         if kind == "sequence":
-            return f"ALTER SEQUENCE {self.found.details[path].get('name', label)} {ddl.sequence_options(wanted)};"
+            return self._sequence(path, self.found.details[path].get("name", label), wanted, keys)
         if kind == "type":
             return _type(label, wanted, found, keys)
+        if kind == "other":
+            return again if label.startswith("cast ") else ""
         return again if kind in ("trigger", "rule", "policy", "statistics", "event trigger", "operator") else ""
+
+    def _sequence(self, path: str, name: str, wanted: Attributes, keys: list[str]) -> str:
+        alter = f"ALTER SEQUENCE {name}"
+        lines = [f"{alter} SET {wanted.get('persistence', 'LOGGED')};"] if "persistence" in keys else []
+        if set(keys) - {"persistence", "name"}:
+            type_ = f" AS {wanted['type']}" if "type" in keys else ""
+            lines.append(f"{alter}{type_} {ddl.sequence_options(wanted)};")
+        if "name" in keys:
+            lines.append(f"{alter} RENAME TO {wanted.get('name') or self._usual_name(path)};")
+        return "\n".join(lines)
+
+    def _usual_name(self, path: str) -> str:
+        column = path.removeprefix("sequence of ")
+        return quoted(usual_sequence(column))
 
     def _replaceable(self, label: str, wanted: Attributes, found: Attributes) -> bool:
         """Whether a view has the columns it should have, so that nothing that stands on it has to go."""
@@ -174,7 +195,7 @@ class Repairs:
         made = ddl.create(path, "", wanted)
         if made:
             anew = {"returns", "arguments"} & set(keys)
-            return f"{ddl.drop(path, '', found)}\n{made}" if anew else made
+            return "\n".join([ddl.drop(path, "", found), made, *self._of(path)]) if anew else made
         word = kind.split()[-1].upper()
         options = {
             "volatility": wanted.get("volatility", "VOLATILE"),
@@ -214,6 +235,8 @@ def alter_column(root: str, name: str, wanted: Attributes, found: Attributes, ke
         else:
             yield f"{alter} ADD GENERATED {wanted['identity']} AS IDENTITY;"
             yield f"SELECT setval(pg_get_serial_sequence('{root}', '{name}'), coalesce(max({name}), 1), max({name}) IS NOT NULL) FROM {root};"
+    elif key == "options":
+        yield f"ALTER FOREIGN TABLE {root} ALTER COLUMN {name} OPTIONS ({_foreign(wanted, found)});"
     elif key == "storage":
         yield f"{alter} SET STORAGE {wanted.get('storage') or _usual_storage(wanted['type'])};"
     elif key == "compression":
@@ -228,6 +251,41 @@ def alter_column(root: str, name: str, wanted: Attributes, found: Attributes, ke
 def _usual_storage(type_: str) -> str:
     """As pg_type has it; SET STORAGE DEFAULT came with PostgreSQL 16."""
     return "MAIN" if type_.startswith(("numeric", "inet", "cidr")) and not type_.endswith("[]") else "EXTENDED"
+
+
+def _relation(word: str, label: str, key: str, wanted: Attributes, found: Attributes) -> str:
+    if key == "with":
+        return _options(word, label, wanted, found)
+    if key == "options":
+        return f"ALTER {word} {label} OPTIONS ({_foreign(wanted, found)});"
+    if key == "inherits":
+        right, there = wanted.get("inherits", []), found.get("inherits", [])
+        lines = [f"ALTER {word} {label} NO INHERIT {one};" for one in there if one not in right]
+        return "\n".join(lines + [f"ALTER {word} {label} INHERIT {one};" for one in right if one not in there])
+    if key == "of_type":
+        return f"ALTER {word} {label} {f'OF {wanted[key]}' if key in wanted else 'NOT OF'};"
+    if key == "partition_of" and key in wanted and key not in found:
+        return f"ALTER TABLE {wanted[key]} ATTACH PARTITION {label} {wanted['bound']};"
+    if key == "partition_of" and key in found and key not in wanted:
+        return f"ALTER TABLE {found[key]} DETACH PARTITION {label};"
+    return ddl.relation(label, key, wanted)
+
+
+def _foreign(wanted: Attributes, found: Attributes) -> str:
+    right, there = wanted.get("options", {}), found.get("options", {})
+    words = [f"DROP {quoted(name)}" for name in there if name not in right]
+    words += [
+        f"{'SET' if name in there else 'ADD'} {quoted(name)} {ddl.literal(text)}"
+        for name, text in right.items()
+        if there.get(name) != text
+    ]
+    return ", ".join(words)
+
+
+def _dependencies(what: str, wanted: Attributes, found: Attributes) -> list[str]:
+    right, there = wanted.get("depends_on", []), found.get("depends_on", [])
+    lines = [f"ALTER {what} NO DEPENDS ON EXTENSION {one};" for one in there if one not in right]
+    return lines + [f"ALTER {what} DEPENDS ON EXTENSION {one};" for one in right if one not in there]
 
 
 def _options(word: str, label: str, wanted: Attributes, found: Attributes) -> str:
@@ -263,7 +321,11 @@ def _type(label: str, wanted: Attributes, found: Attributes, keys: list[str]) ->
             if "default" in wanted
             else f"ALTER DOMAIN {label} DROP DEFAULT;"
         )
+    said = {}  # comments
+    if "comments" in keys:
+        said = dict.fromkeys(found.get("comments", {})) | wanted.get("comments", {})
     if "checks" in keys:
+        said |= wanted.get("comments", {})
         right, there = wanted.get("checks", {}), found.get("checks", {})
         lines += [
             f"ALTER DOMAIN {label} DROP CONSTRAINT {name};" for name, text in there.items() if right.get(name) != text
@@ -273,6 +335,8 @@ def _type(label: str, wanted: Attributes, found: Attributes, keys: list[str]) ->
             for name, text in right.items()
             if there.get(name) != text
         ]
+    gone = found.get("checks", {}).keys() - wanted.get("checks", {}).keys()
+    lines += [ddl.comment_within(label, wanted["kind"], name, text) for name, text in said.items() if name not in gone]
     return "\n".join(lines)
 
 
@@ -303,8 +367,12 @@ def fix_sql(report: Report) -> str:
         if f.object.startswith("view ") and f.fix.startswith("DROP ")
     ]
     repaired = [f for f in report.findings if f.fix and not any(_stands_on(f.object, label) for label in anew)]
-    blocks = ordered([(f.object, f"-- {f.kind}: {f.object}\n{f.fix}\n", f.kind == "unexpected") for f in repaired])
-    without = [f"-- {f.kind}: {f.object}: no SQL is known that repairs this" for f in report.findings if not f.fix]
+    blocks = ordered(
+        [(f.object, f"{ddl.remark(f'{f.kind}: {f.object}')}\n{f.fix}\n", f.kind == "unexpected") for f in repaired]
+    )
+    without = [
+        ddl.remark(f"{f.kind}: {f.object}: no SQL is known that repairs this") for f in report.findings if not f.fix
+    ]
     head = (
         f"-- Read before you run it: psql -X -v ON_ERROR_STOP=1 -f FILE DATABASE\n"
         f"SET search_path = {quoted(report.schema)}, pg_temp;\nSET check_function_bodies = off;\n"

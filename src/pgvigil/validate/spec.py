@@ -132,6 +132,7 @@ class Index:
     with_: dict[str, str] = field(default_factory=dict)
     valid: bool = True  # false: neither valid nor ready
     tablespace: str = ""
+    depends_on: tuple[str, ...] = ()  # extensions: DEPENDS ON EXTENSION
     comment: str = ""
     optional: bool = False  # of the application: compared where it is there
     line: int
@@ -159,6 +160,7 @@ class Trigger:
     from_: str = ""  # the other table of a constraint trigger
     enabled: Enabled = "ORIGIN"
     clone: bool = False  # of the partitioned table's, in another state
+    depends_on: tuple[str, ...] = ()  # extensions: DEPENDS ON EXTENSION
     comment: str = ""
     line: int
 
@@ -230,6 +232,7 @@ class View:
     access_method: str = ""
     tablespace: str = ""
     owned_by: str = ""
+    depends_on: tuple[str, ...] = ()  # extensions: DEPENDS ON EXTENSION
     comment: str = ""
     indexes: dict[str, Index] = field(default_factory=dict)
     triggers: dict[str, Trigger] = field(default_factory=dict)
@@ -261,6 +264,7 @@ class Function:
     library: str = ""  # object file of a C function
     aggregate: dict[str, str] = field(default_factory=dict)  # parameters of CREATE AGGREGATE
     owned_by: str = ""
+    depends_on: tuple[str, ...] = ()  # extensions: DEPENDS ON EXTENSION
     comment: str = ""
     line: int
 
@@ -275,7 +279,7 @@ class Function:
 
 @dataclass(frozen=True, kw_only=True)
 class Type:
-    kind: Literal["enum", "domain", "composite", "range", "base"]
+    kind: Literal["enum", "domain", "composite", "range", "base", "shell"]
     labels: tuple[str, ...] = ()  # of an enum, in order
     type: str = ""  # that a domain is made of
     nullable: bool = True  # of a domain
@@ -285,6 +289,9 @@ class Type:
     columns: tuple[str, ...] = ()  # of a composite type: `name type`, in order
     range: dict[str, str] = field(default_factory=dict)  # parameters of CREATE TYPE … AS RANGE
     base: dict[str, str] = field(default_factory=dict)  # parameters of CREATE TYPE of a base type
+    comments: dict[str, str] = field(
+        default_factory=dict
+    )  # on checks of a domain, columns of a composite type: by name
     owned_by: str = ""
     comment: str = ""
     line: int
@@ -304,6 +311,7 @@ class Sequence:
     maximum: int  # MAXVALUE
     cache: int = 1  # CACHE
     cycle: bool = False  # starts again at its end
+    name: str = ""  # of one that a column owns, where it is not the usual `table_column_seq`
     persistence: Literal["UNLOGGED", "TEMPORARY"] | None = None  # where it is not an ordinary, logged sequence
     owned_by: str = ""
     comment: str = ""
@@ -374,8 +382,10 @@ class Collation:
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """Of a rare kind, keyed by kind and name: only that it is there."""
+    """Of a rare kind, keyed by kind and name."""
 
+    definition: str = ""  # what it is made of
+    owned_by: str = ""
     comment: str = ""
     line: int
 

@@ -105,6 +105,8 @@ class Strangers:
             return not (of_schema and self.collector.another_major)
         if kind == "statistics":
             return False
+        if kind == "rule" and " DO INSTEAD " in attributes["definition"]:
+            return True  # what it does away with no trigger sees
         if kind == "trigger" and any(
             attributes["function"].startswith(f"{schema}.") for schema in self.declaration.schemas
         ):
