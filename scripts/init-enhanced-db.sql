@@ -4,7 +4,6 @@
 --     psql -X -1 -v ON_ERROR_STOP=1 -f init-enhanced-db.sql DATABASE
 SET search_path = public, pg_temp;
 SET client_min_messages = warning;
-SET check_function_bodies = on;
 DO $$
 BEGIN
     IF to_regnamespace('pgvigil') IS NOT NULL OR to_regclass('sessions') IS NOT NULL THEN

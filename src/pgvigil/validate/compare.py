@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgvigil.validate.spec import Spec
 
 TOLERATED = "pgvigil.tolerated_values"
+Rows = dict[str, list[dict[str, Any]]]  # of some tables
 
 # How an object is kept and tuned. On a table of the application this is its owner's business.
 _TUNING = {"with", "storage", "compression", "tablespace", "replica_identity", "access_method", "owned_by", "version"}
@@ -64,11 +65,10 @@ def validate(
     """
     declaration = _declared(spec)
     found = snapshot(conn, declaration.scope(schema), schema)
+    rows = _rows(conn, declaration, found)
     made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
     collector = Collector(declaration, found, strict)
-    comparison = Comparison(collector, made)
-    comparison.tolerate(conn)
-    comparison.run()
+    Comparison(collector, made, rows).run()
     findings = collector.settled(conn)
     collector.unchecked += unchecked
     to_come = [
@@ -112,6 +112,13 @@ def _declared(spec: Spec | Declaration) -> Declaration:
     return declare(spec)
 
 
+def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
+    """The rows that a spec needs. Values outside a list that were there before its CHECK came are allowed."""
+    wanted = {*declaration.rows, *([TOLERATED] if any(mark.tolerated for mark in declaration.marks.values()) else [])}
+    readable = [name for name in sorted(wanted) if found.details.get(f"table {name}", {}).get("readable")]
+    return read_rows(conn, readable, found.schema)
+
+
 def _seen_as(found: Snapshot, path: str) -> str:
     return "partition" if "partition_of" in found.objects[path] else kind_of(path)
 
@@ -142,20 +149,14 @@ def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[
 
 
 class Comparison:
-    def __init__(self, collector: Collector, reference: Snapshot | None) -> None:
+    def __init__(self, collector: Collector, reference: Snapshot | None, rows: Rows) -> None:
         self.collector = collector
         self.declaration = collector.declaration
         self.found = collector.found
         self.reference = reference
-        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.rows = rows
         self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found)
         self.repairs = Repairs(self.wanted, self.roots, self.found, self.declaration.patterns)
-
-    def tolerate(self, conn: Connection) -> None:
-        """Reads the rows that a spec needs. Values outside a list that were there before its CHECK came are allowed."""
-        wanted = {*self.declaration.rows, *([TOLERATED] if any(mark.tolerated for mark in self.marks.values()) else [])}
-        readable = [name for name in sorted(wanted) if self.found.details.get(f"table {name}", {}).get("readable")]
-        self.rows = read_rows(conn, readable, self.found.schema)
 
     def _tolerated(self, path: str, column: str) -> list[str]:
         there = self.rows.get(TOLERATED, [])

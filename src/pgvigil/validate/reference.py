@@ -145,7 +145,9 @@ def _load(there: Connection, declaration: Declaration, ddl: Path) -> Snapshot:
     from pgvigil.validate.catalog import Scope, snapshot
 
     with there.transaction(force_rollback=True):
-        there.execute("SET LOCAL synchronous_commit = off; SET LOCAL pgvigil.only_to_read = 'on'")
+        there.execute(
+            "SET LOCAL synchronous_commit = off; SET LOCAL check_function_bodies = off; SET LOCAL pgvigil.only_to_read = 'on'"
+        )
         there.execute(ddl.read_bytes())
         own = tuple(name for name in declaration.schemas if name != "{schema}")
         return snapshot(there, Scope((_SCHEMA, *own), cut=tuple(declaration.patterns)), _SCHEMA)
