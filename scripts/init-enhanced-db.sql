@@ -960,7 +960,7 @@ BEGIN
     UPDATE sessions
     SET archived_at = NULL, is_dormant = false, status = CASE WHEN status IN ('archived', 'expired') THEN 'active' ELSE status END,
         expires_at = CASE WHEN expires_at > now() THEN expires_at END  -- or it would be expired again at once
-    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status = 'expired');
+    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status IN ('archived', 'expired'));
     IF FOUND THEN
         RETURN true;
     END IF;
@@ -972,7 +972,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, 'c8d1338fe4c3ce4f8a406a98201a8272ad73c4a1b1ef9961542d5b8da950aa4a', '10662a69a9fd16d761676fcf2138bc3320dd774740ed72574c26782a605fcfb6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, '25ded24370e2d301efe834b02545b24b342e2ed6a66921b12de40b241ae271ef', '0bd2e3b4007213003f3a25068bd471ec85f6b7eb72f629202f14457b945b4326', 0, '0.1.0'); END $$;
 
 -- ────────── 005_session_counters.sql ────────────────────────────────────────────────────────────────────────────
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1426,6 +1426,14 @@ BEGIN
     INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels) VALUES (name, value, type, labels);
 END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, numeric, text, jsonb) IS 'Appends a metric: counter, gauge or histogram';
+
+-- What drivers send for a float has no implicit cast to numeric. By way of text, so that 0.1 is stored as 0.1 and no digit is lost.
+CREATE FUNCTION pgvigil.record_metric(name text, value double precision, type text DEFAULT 'gauge', labels jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM pgvigil.record_metric(name, value::text::numeric, type, labels);
+END $$;
+COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) IS 'The same for a float';
 
 CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
@@ -1996,7 +2004,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, 'e614ba1e9bfcdfbb149f0f710d77cdf8d4cba055e4a4dadf06a3824e47b742a8', 'de821757b0d437d3a5cfaca902d259d282b3c80ce8b788bc02a263fe8ba56688', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, '73da91b0cd70a56dd4711c8ec4c56c9d63116f7ba469a7e96487cf8f2c4d0812', '5a110c7092af2b6637285288428babdfb1fa7be12b2c2d14bc2198574a00aba6', 0, '0.1.0'); END $$;
 
 -- ────────── 007_rollups.sql ─────────────────────────────────────────────────────────────────────────────────────
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

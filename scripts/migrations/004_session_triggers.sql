@@ -184,7 +184,7 @@ BEGIN
     UPDATE sessions
     SET archived_at = NULL, is_dormant = false, status = CASE WHEN status IN ('archived', 'expired') THEN 'active' ELSE status END,
         expires_at = CASE WHEN expires_at > now() THEN expires_at END  -- or it would be expired again at once
-    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status = 'expired');
+    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status IN ('archived', 'expired'));
     IF FOUND THEN
         RETURN true;
     END IF;

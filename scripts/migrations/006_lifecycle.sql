@@ -217,6 +217,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, numeric, text, jsonb) IS 'Appends a metric: counter, gauge or histogram';
 
+-- What drivers send for a float has no implicit cast to numeric. By way of text, so that 0.1 is stored as 0.1 and no digit is lost.
+CREATE FUNCTION pgvigil.record_metric(name text, value double precision, type text DEFAULT 'gauge', labels jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM pgvigil.record_metric(name, value::text::numeric, type, labels);
+END $$;
+COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) IS 'The same for a float';
+
 CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$

@@ -1,6 +1,6 @@
 -- Archived sessions and their children are read-only (fault 11); reactivate_session is the way back.
 BEGIN;
-SELECT plan(23);
+SELECT plan(24);
 INSERT INTO sessions (id, session_key, agent_from) VALUES
     ('00000000-0000-4000-8000-000000000001', 'open', 'x'), ('00000000-0000-4000-8000-000000000002', 'shut', 'x');
 INSERT INTO context_history (session_id, sequence_number, context_type, content)
@@ -31,6 +31,8 @@ SELECT is((SELECT (status, archived_at IS NULL, is_dormant)::text FROM sessions 
 SELECT lives_ok('touch', 'and it can be written again');
 SELECT ok(NOT pgvigil.reactivate_session('00000000-0000-4000-8000-000000000002'), 'a second time there is nothing to do');
 SELECT throws_ok($$SELECT pgvigil.reactivate_session('00000000-0000-4000-8000-00000000000f')$$, 'P0002', 'there is no session 00000000-0000-4000-8000-00000000000f', 'an unknown session is an error');
+UPDATE sessions SET status = 'archived' WHERE session_key = 'shut';
+SELECT ok(pgvigil.reactivate_session('00000000-0000-4000-8000-000000000002'), 'one that only its status says is archived is brought back too');
 UPDATE sessions SET archived_at = now() WHERE session_key = 'shut';
 SELECT lives_ok($$DELETE FROM sessions WHERE session_key = 'shut'$$, 'retention may delete it, with its children');
 

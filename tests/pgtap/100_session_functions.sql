@@ -1,6 +1,6 @@
 -- Policies, and the functions an application calls for one session. What the jobs do is in tests/test_lifecycle.py.
 BEGIN;
-SELECT plan(57);
+SELECT plan(59);
 INSERT INTO sessions (id, session_key, agent_from) VALUES ('00000000-0000-4000-8000-000000000001', 's', 'x');
 CREATE FUNCTION pg_temp.s() RETURNS uuid LANGUAGE sql IMMUTABLE AS $$SELECT '00000000-0000-4000-8000-000000000001'::uuid$$;
 CREATE FUNCTION pg_temp.last_event() RETURNS text LANGUAGE sql AS $$
@@ -70,11 +70,13 @@ GRANT USAGE ON SCHEMA tap TO t_writer;
 GRANT INSERT ON sessions TO t_writer;
 SET LOCAL ROLE t_writer;
 SELECT lives_ok($$SELECT pgvigil.record_metric('m', 1.5, 'counter', '{"node": "a"}')$$, 'a writer records metrics');
+SELECT lives_ok($$SELECT pgvigil.record_metric('float', 0.1::double precision), pgvigil.record_metric('float', 9007199254740991)$$, 'a float and a whole number too');
 SELECT lives_ok($$SELECT pgvigil.record_performance('o', 12, false, NULL, '{"k": 1}')$$, 'and operations');
 SELECT throws_ok($$SELECT pgvigil.record_metric('m', 'NaN')$$, '23514', NULL, 'but no nonsense');
 SELECT lives_ok($$INSERT INTO sessions (session_key, agent_from) VALUES ('by a writer', 'x')$$, 'who may make a session need not be able to read policies');
 RESET ROLE;
 SELECT is((SELECT (metric_value, metric_type, labels)::text FROM system_metrics WHERE metric_name = 'm'), '(1.5,counter,"{""node"": ""a""}")', 'the metric is there');
+SELECT is((SELECT array_agg(metric_value ORDER BY metric_value) FROM system_metrics WHERE metric_name = 'float'), '{0.1,9007199254740991}'::numeric[], 'a float as it is written, a whole number to the last digit');
 SELECT is((SELECT (duration_ms, success, metadata)::text FROM performance_logs WHERE operation = 'o'), '(12,f,"{""k"": 1}")', 'and the operation');
 
 SELECT throws_ok(format('UPDATE pgvigil.retention_policies SET %I = %L', name, value), '23514', NULL, format('%s are not %s', name, value))

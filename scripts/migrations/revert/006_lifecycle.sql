@@ -6,7 +6,8 @@ DROP FUNCTION pgvigil.job_retention(integer), pgvigil.job_partitions(integer), p
 DROP VIEW pgvigil.partitions, pgvigil.job_status;
 DROP FUNCTION pgvigil.due_at(text), pgvigil.time_slot(interval, interval, timestamptz), pgvigil.is_running(text);
 DROP TABLE pgvigil.job_runs, pgvigil.jobs;
-DROP FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb), pgvigil.record_metric(text, numeric, text, jsonb),
+DROP FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb), pgvigil.record_metric(text, double precision, text, jsonb),
+    pgvigil.record_metric(text, numeric, text, jsonb),
     pgvigil.archive_session(uuid), pgvigil.mark_session_dormant(uuid), pgvigil.expire_session(uuid),
     pgvigil.schedule_expiration(uuid, timestamptz), pgvigil.require_session(uuid);
 DROP FUNCTION pgvigil.give_expiry(), pgvigil.guard_legal_hold();
