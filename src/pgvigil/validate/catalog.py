@@ -23,7 +23,7 @@ from psycopg.pq import TransactionStatus
 
 from pgvigil.database import beside
 from pgvigil.errors import ConnectError, LockedError
-from pgvigil.validate.names import quoted, unquoted
+from pgvigil.validate.names import RESERVED, quoted, unquoted
 from pgvigil.validate.queries import QUERIES
 
 Connection = psycopg.Connection[Any]
@@ -180,6 +180,7 @@ def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
         "cut": list(scope.cut),
         "extensions": list(scope.extensions),
         "roles": list(scope.roles),
+        "reserved": list(RESERVED),
     }
 
     def alone() -> Answers:

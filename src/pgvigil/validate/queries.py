@@ -7,12 +7,10 @@ spelt as in SQL; one in the application's schema is without its schema.
 
 from __future__ import annotations
 
-from pgvigil.validate.names import RESERVED
-
 
 def _quoted(name: str) -> str:
     """In quotes where SQL needs them in all versions: what is a keyword of some only, or of no consequence, goes without."""
-    plain = f"{name} ~ '^(?!(?:{'|'.join(sorted(RESERVED))})$)[a-z_][a-z0-9_]*$'"
+    plain = f"{name} ~ '^[a-z_][a-z0-9_]*$' AND {name} <> ALL (%(reserved)s::text[])"
     return f"CASE WHEN quote_ident({name}) = {name} OR {plain} THEN {name}::text ELSE quote_ident({name}) END"
 
 
