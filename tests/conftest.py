@@ -507,10 +507,12 @@ def uncommitted(shared: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     """A transaction in `shared` whose changes `call` sees as if they were committed; rolled back in the end."""
     with shared.connect(autocommit=False, prepare_threshold=None) as connection:
         connect = connections.connect
+        left_open: Any = contextlib.nullcontext(connection)
+        left_open.info = connection.info
 
         def connect_here(target: connections.Target, purpose: str, **options: Any) -> Any:
             here = purpose == "validate" and target.parameters["dbname"] == shared.name
-            return contextlib.nullcontext(connection) if here else connect(target, purpose, **options)
+            return left_open if here else connect(target, purpose, **options)
 
         monkeypatch.setattr(connections, "connect", connect_here)
         yield connection

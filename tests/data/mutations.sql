@@ -623,6 +623,7 @@ ALTER TABLE context_history ALTER CONSTRAINT context_history_session_id_fkey NOT
 ---   disabled constraint handoff_requests.handoff_requests_session_id_fkey
 ALTER TABLE handoff_requests DISABLE TRIGGER ALL;
 ALTER TABLE handoff_requests ENABLE TRIGGER guard_archived_session;
+ALTER TABLE handoff_requests ENABLE TRIGGER guard_archived_children;
 
 --- foreign key that does not cascade
 ---   disabled constraint context_history.context_history_session_id_fkey
@@ -864,6 +865,7 @@ ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;
 ---   disabled trigger sessions.keep_deleted_session
 ---   disabled trigger sessions.give_expiry
 ---   disabled trigger sessions.guard_legal_hold
+---   disabled trigger sessions.keep_truncated_sessions
 ALTER TABLE sessions DISABLE TRIGGER USER;
 
 --- trigger on replicas only
