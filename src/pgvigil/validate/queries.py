@@ -7,37 +7,8 @@ spelt as in SQL; one in the application's schema is without its schema.
 
 from __future__ import annotations
 
-
-def _quoted(name: str) -> str:
-    """In quotes where SQL needs them in all versions: what is a keyword of some only, or of no consequence, goes without."""
-    plain = f"{name} ~ '^[a-z_][a-z0-9_]*$' AND {name} <> ALL (%(reserved)s::text[])"
-    return f"CASE WHEN quote_ident({name}) = {name} OR {plain} THEN {name}::text ELSE quote_ident({name}) END"
-
-
-def _label(schema: str, name: str) -> str:
-    return f"CASE WHEN {schema} = %(schema)s THEN '' ELSE {_quoted(schema)} || '.' END || {_quoted(name)}"
-
-
-def _no_member(catalog: str, oid: str) -> str:
-    """A member of an extension is the extension's business."""
-    return f"""NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = '{catalog}'::regclass AND x.objid = {oid} AND x.deptype = 'e')"""
-
-
-def _options(array: str, prefix: str = "") -> str:
-    pairs = f"json_object_agg('{prefix}' || split_part(o, '=', 1), substr(o, strpos(o, '=') + 1))"
-    return f"CASE WHEN {array} IS NOT NULL THEN (SELECT {pairs} FROM unnest({array}) o) END"
-
-
-def _comment(catalog: str, oid: str, column: str = "0") -> str:
-    """Joined, because a look-up by obj_description() for each of ten thousand objects takes longer than all the rest."""
-    return f"""LEFT JOIN pg_description z ON z.objoid = {oid} AND z.classoid = '{catalog}'::regclass AND z.objsubid = {column}"""
-
-
-def _names(numbers: str, relation: str) -> str:
-    """Names of columns, in the order of their numbers in an int2vector or int2[]."""
-    return f"""(SELECT json_agg({_quoted("a.attname")} ORDER BY n.at) FROM unnest({numbers}::int2[]) WITH ORDINALITY n (number, at)
-               JOIN pg_attribute a ON a.attrelid = {relation} AND a.attnum = n.number)"""
-
+from pgvigil.validate.fragments import FUNCTION_PATH, comment_of, label, names_of, no_member, options_of, spelt
+from pgvigil.validate.rare import OTHERS
 
 # Relations of the schemas that are covered whole, the named ones of the application's schema, whatever is named like a
 # partition of ours, all that inherits from these, and the sequences of their identities. `cut`: partition of a table whose
@@ -50,7 +21,7 @@ WITH RECURSIVE named AS (
            OR n.nspname = %(schema)s
               AND (c.relname = ANY (%(names)s) OR c.relkind IN ('r', 'p') AND c.relname ~ ANY (%(slices)s)))
       AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-      AND {_no_member("pg_class", "c.oid")}
+      AND {no_member("pg_class", "c.oid")}
 ), family AS (
     SELECT oid, cut FROM named
     UNION
@@ -63,7 +34,7 @@ WITH RECURSIVE named AS (
     FROM family f JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = f.oid AND d.refobjsubid > 0
     JOIN pg_class c ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i' AND c.relkind = 'S'
 ), target AS (
-    SELECT c.oid, c.relkind, c.reltype, {_label("n.nspname", "c.relname")} AS label, f.cut,
+    SELECT c.oid, c.relkind, c.reltype, {label("n.nspname", "c.relname")} AS label, f.cut,
            CASE WHEN c.relkind IN ('v', 'm') THEN 'view ' WHEN c.relkind = 'S' THEN 'sequence ' ELSE 'table ' END AS kind
     FROM (SELECT oid, bool_or(cut) AS cut FROM counted GROUP BY oid) f
     JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -109,14 +80,14 @@ SELECT t.label, t.kind || t.label, json_build_object(
     'row_security', CASE WHEN c.relforcerowsecurity THEN 'forced' || CASE WHEN c.relrowsecurity THEN '' ELSE ', disabled' END
                          WHEN c.relrowsecurity THEN 'enabled' END,
     'with', CASE WHEN c.reloptions IS NOT NULL OR s.reloptions IS NOT NULL
-                 THEN (coalesce({_options("c.reloptions")}::jsonb, '{{}}') || coalesce({_options("s.reloptions", "toast.")}::jsonb, '{{}}'))::json END,
+                 THEN (coalesce({options_of("c.reloptions")}::jsonb, '{{}}') || coalesce({options_of("s.reloptions", "toast.")}::jsonb, '{{}}'))::json END,
     'access_method', CASE WHEN c.relkind IN ('r', 'm', 'p') THEN (SELECT nullif(amname, 'heap') FROM pg_am WHERE oid = c.relam) END,
     'tablespace', CASE WHEN c.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace) END,
     'replica_identity', CASE WHEN c.relkind IN ('r', 'p') THEN CASE c.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING'
-        WHEN 'i' THEN (SELECT 'USING INDEX ' || {_quoted("x.relname")} FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+        WHEN 'i' THEN (SELECT 'USING INDEX ' || {spelt("x.relname")} FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
                        WHERE i.indrelid = c.oid AND i.indisreplident) END END,
     'server', (SELECT srvname FROM pg_foreign_table f JOIN pg_foreign_server v ON v.oid = f.ftserver WHERE f.ftrelid = c.oid),
-    'options', (SELECT {_options("f.ftoptions")} FROM pg_foreign_table f WHERE f.ftrelid = c.oid),
+    'options', (SELECT {options_of("f.ftoptions")} FROM pg_foreign_table f WHERE f.ftrelid = c.oid),
     'definition', CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END,
     'type', format_type(q.seqtypid, NULL), 'increment', nullif(q.seqincrement, 1), 'start', q.seqstart, 'minimum', q.seqmin,
     'maximum', q.seqmax, 'cache', nullif(q.seqcache, 1), 'cycle', nullif(q.seqcycle, false),
@@ -131,19 +102,19 @@ SELECT t.label, t.kind || t.label, json_build_object(
         WHERE w.ev_class = c.oid AND w.rulename = '_RETURN') END, 'detaching', p.detaching, 'of_column', o.label,
     'readable', has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
 FROM target t JOIN pg_class c ON c.oid = t.oid
-{_comment("pg_class", "c.oid")}
+{comment_of("pg_class", "c.oid")}
 LEFT JOIN pg_class s ON s.oid = c.reltoastrelid LEFT JOIN pg_sequence q ON q.seqrelid = c.oid
-LEFT JOIN LATERAL (SELECT json_agg({_label("n.nspname", "r.relname")} ORDER BY i.inhseqno) AS parents, bool_or(i.inhdetachpending) AS detaching
+LEFT JOIN LATERAL (SELECT json_agg({label("n.nspname", "r.relname")} ORDER BY i.inhseqno) AS parents, bool_or(i.inhdetachpending) AS detaching
                    FROM pg_inherits i JOIN pg_class r ON r.oid = i.inhparent JOIN pg_namespace n ON n.oid = r.relnamespace
                    WHERE i.inhrelid = c.oid) p ON true
-LEFT JOIN LATERAL (SELECT {_label("n.nspname", "r.relname")} || '.' || {_quoted("a.attname")} AS label
+LEFT JOIN LATERAL (SELECT {label("n.nspname", "r.relname")} || '.' || {spelt("a.attname")} AS label
                    FROM pg_depend d JOIN pg_class r ON r.oid = d.refobjid JOIN pg_namespace n ON n.oid = r.relnamespace
                    JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = d.refobjsubid
                    WHERE c.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
                      AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')) o ON true"""
 
 _COLUMNS = f"""
-SELECT t.label, 'column ' || t.label || '.' || {_quoted("a.attname")}, json_build_object(
+SELECT t.label, 'column ' || t.label || '.' || {spelt("a.attname")}, json_build_object(
     'type', format_type(a.atttypid, a.atttypmod),
     'nullable', CASE WHEN a.attnotnull THEN false END,
     'default', CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END,
@@ -156,28 +127,28 @@ SELECT t.label, 'column ' || t.label || '.' || {_quoted("a.attname")}, json_buil
     'storage', CASE WHEN a.attstorage <> y.typstorage AND t.relkind NOT IN ('v', 'S')
                     THEN CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'm' THEN 'MAIN' WHEN 'e' THEN 'EXTERNAL' ELSE 'EXTENDED' END END,
     'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
-    'options', {_options("a.attfdwoptions")},
+    'options', {options_of("a.attfdwoptions")},
     'inherited', CASE WHEN NOT a.attislocal THEN true END,
     'comment', z.description)
 FROM target t JOIN pg_attribute a ON a.attrelid = t.oid JOIN pg_type y ON y.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-{_comment("pg_class", "a.attrelid", "a.attnum")}
+{comment_of("pg_class", "a.attrelid", "a.attnum")}
 WHERE a.attnum > 0 AND NOT a.attisdropped AND t.relkind <> 'S'
 ORDER BY a.attrelid, a.attnum"""
 
 # What a partition only inherits is left out. PostgreSQL 18 keeps NOT NULL here too: of those, only the ones that
 # existing rows or children may break.
 _CONSTRAINTS = f"""
-SELECT t.label, 'constraint ' || t.label || '.' || {_quoted("c.conname")}, json_build_object(
+SELECT t.label, 'constraint ' || t.label || '.' || {spelt("c.conname")}, json_build_object(
     'definition', replace(pg_get_constraintdef(c.oid), ' NOT VALID', ''),
     'validated', nullif(c.convalidated, true),
     'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
     'enforced', CASE WHEN off.enable IS NOT NULL THEN false END,
-    'with', {_options("x.reloptions")},
+    'with', {options_of("x.reloptions")},
     'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace) END,
     'comment', z.description), off.enable
 FROM target t JOIN pg_constraint c ON c.conrelid = t.oid
-{_comment("pg_constraint", "c.oid")}
+{comment_of("pg_constraint", "c.oid")}
 LEFT JOIN (SELECT g.tgconstraint, json_agg('ALTER TABLE ' || g.tgrelid::regclass || ' ENABLE TRIGGER ' || quote_ident(g.tgname) || ';' ORDER BY g.tgname) AS enable
            FROM pg_trigger g WHERE g.tgisinternal AND g.tgenabled IN ('D', 'R') GROUP BY 1) off ON off.tgconstraint = c.oid
 LEFT JOIN pg_index i ON i.indexrelid = c.conindid AND c.contype IN ('p', 'u', 'x')
@@ -187,16 +158,16 @@ WHERE c.conparentid = 0 AND c.conislocal AND NOT (t.cut AND c.coninhcount > 0)
    OR c.conparentid <> 0 AND (off.enable IS NOT NULL OR NOT (i.indisvalid AND i.indisready AND i.indislive))"""
 
 _INDEXES = f"""
-SELECT t.label, 'index ' || t.label || '.' || {_quoted("x.relname")}, json_build_object(
+SELECT t.label, 'index ' || t.label || '.' || {spelt("x.relname")}, json_build_object(
     'definition', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END
                   || substr(d.text, strpos(d.text, ' USING ' || m.amname || ' (') + 7),
     'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
-    'with', {_options("x.reloptions")},
+    'with', {options_of("x.reloptions")},
     'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace) END,
     'comment', z.description),
   x.reloptions
 FROM target t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
-{_comment("pg_class", "i.indexrelid")}
+{comment_of("pg_class", "i.indexrelid")}
 CROSS JOIN LATERAL (SELECT pg_get_indexdef(i.indexrelid) AS text OFFSET 0) d  -- printed once
 WHERE NOT (x.relispartition AND i.indisvalid AND i.indisready AND i.indislive)
   AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.conrelid = i.indrelid AND c.contype IN ('p', 'u', 'x'))"""
@@ -204,16 +175,16 @@ WHERE NOT (x.relispartition AND i.indisvalid AND i.indisready AND i.indislive)
 # A clone on a partition counts only where its state differs; the inner workings of a foreign key are the constraint's.
 # Where relations are named, a trigger on any other that calls a function of a schema covered whole counts too.
 _TRIGGERS = f"""
-SELECT t.label, 'trigger ' || t.label || '.' || {_quoted("g.tgname")}, json_build_object(
+SELECT t.label, 'trigger ' || t.label || '.' || {spelt("g.tgname")}, json_build_object(
     'timing', CASE WHEN g.tgtype & 2 <> 0 THEN 'BEFORE' WHEN g.tgtype & 64 <> 0 THEN 'INSTEAD OF' ELSE 'AFTER' END,
     'events', array_remove(ARRAY[CASE WHEN g.tgtype & 4 <> 0 THEN 'INSERT' END, CASE WHEN g.tgtype & 8 <> 0 THEN 'DELETE' END,
                                  CASE WHEN g.tgtype & 16 <> 0 THEN 'UPDATE' END, CASE WHEN g.tgtype & 32 <> 0 THEN 'TRUNCATE' END], NULL),
-    'update_of', CASE WHEN g.tgattr <> '' THEN {_names("g.tgattr", "g.tgrelid")} END,
+    'update_of', CASE WHEN g.tgattr <> '' THEN {names_of("g.tgattr", "g.tgrelid")} END,
     'level', CASE WHEN g.tgtype & 1 <> 0 THEN 'ROW' ELSE 'STATEMENT' END,
-    'old_table', {_quoted("g.tgoldtable")}, 'new_table', {_quoted("g.tgnewtable")},
+    'old_table', {spelt("g.tgoldtable")}, 'new_table', {spelt("g.tgnewtable")},
     'when', CASE WHEN g.tgqual IS NOT NULL
                  THEN substring(pg_get_triggerdef(g.oid) FROM ' FOR EACH (?:ROW|STATEMENT) WHEN \\((.*)\\) EXECUTE FUNCTION [^'']*\\((?:E?''(?:[^'']|'''')*''(?:, )?)*\\)$') END,
-    'function', {_label("n.nspname", "p.proname")} || CASE WHEN g.tgnargs = 0 THEN '()'
+    'function', {label("n.nspname", "p.proname")} || CASE WHEN g.tgnargs = 0 THEN '()'
                  ELSE substring(pg_get_triggerdef(g.oid) FROM ' EXECUTE FUNCTION (?:"(?:[^"]|"")*"|[^(.])+(?:\\.(?:"(?:[^"]|"")*"|[^(])+)?(\\(.*)$') END,
     'constraint', CASE WHEN g.tgconstraint <> 0 THEN true END,
     'deferrable', CASE WHEN g.tginitdeferred THEN 'INITIALLY DEFERRED' WHEN g.tgdeferrable THEN 'INITIALLY IMMEDIATE' END,
@@ -223,7 +194,7 @@ SELECT t.label, 'trigger ' || t.label || '.' || {_quoted("g.tgname")}, json_buil
     'comment', obj_description(g.oid, 'pg_trigger'))
 FROM (SELECT oid, label FROM target
       UNION ALL
-      SELECT c.oid, {_label("n.nspname", "c.relname")}
+      SELECT c.oid, {label("n.nspname", "c.relname")}
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE cardinality(%(names)s::text[]) > 0 AND c.oid NOT IN (SELECT oid FROM target)
         AND c.oid IN (SELECT g.tgrelid FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace o ON o.oid = p.pronamespace
@@ -235,12 +206,8 @@ LEFT JOIN pg_trigger parent ON parent.oid = g.tgparentid LEFT JOIN pg_constraint
 WHERE (NOT g.tgisinternal OR g.tgparentid <> 0 AND (c.contype IS NULL OR c.contype = 't'))  -- a clone is internal in 14
   AND (g.tgparentid = 0 OR g.tgenabled <> parent.tgenabled)"""
 
-_FUNCTION_PATH = f"""CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' WHEN 'w' THEN 'window function ' ELSE 'function ' END
-           || {_label("n.nspname", "p.proname")} || '(' || array_to_string(ARRAY(
-               SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n) ORDER BY a.n), ', ') || ')'"""
-
 _FUNCTIONS = f"""
-SELECT '', {_FUNCTION_PATH},
+SELECT '', {FUNCTION_PATH},
   json_build_object(
     'arguments', pg_get_function_arguments(p.oid), 'returns', pg_get_function_result(p.oid),
     'language', CASE WHEN p.prokind <> 'a' THEN l.lanname END,
@@ -252,7 +219,7 @@ SELECT '', {_FUNCTION_PATH},
     'rows', CASE WHEN p.proretset THEN nullif(p.prorows, 1000)::text END,
     'support', CASE WHEN p.prosupport <> 0 THEN p.prosupport::regproc::text END,
     'transforms', (SELECT json_agg(format_type(y, NULL)) FROM unnest(p.protrftypes) y),
-    'set', {_options("p.proconfig")},
+    'set', {options_of("p.proconfig")},
     'body', CASE WHEN p.prokind <> 'a' THEN coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) END,
     'atomic', CASE WHEN p.prosqlbody IS NOT NULL THEN true END,
     'library', p.probin,
@@ -270,29 +237,29 @@ SELECT '', {_FUNCTION_PATH},
                     'HYPOTHETICAL', CASE WHEN g.aggkind = 'h' THEN true END)) FROM pg_aggregate g WHERE g.aggfnoid = p.oid),
     'owned_by', pg_get_userbyid(p.proowner), 'comment', obj_description(p.oid, 'pg_proc'))
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
-WHERE n.nspname = ANY (%(own)s) AND {_no_member("pg_proc", "p.oid")}"""
+WHERE n.nspname = ANY (%(own)s) AND {no_member("pg_proc", "p.oid")}"""
 
 _TYPES = f"""
-SELECT '', 'type ' || {_label("n.nspname", "y.typname")}, json_build_object(
+SELECT '', 'type ' || {label("n.nspname", "y.typname")}, json_build_object(
     'kind', CASE WHEN NOT y.typisdefined THEN 'shell' ELSE CASE y.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range' ELSE 'base' END END,
     'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid),
     'type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) END,
     'nullable', CASE WHEN y.typnotnull THEN false END,
     'default', pg_get_expr(y.typdefaultbin, 0),
     'collation', CASE WHEN y.typtype = 'd' AND y.typcollation <> b.typcollation THEN (SELECT quote_ident(collname) FROM pg_collation WHERE oid = y.typcollation) END,
-    'checks', (SELECT json_object_agg({_quoted("c.conname")}, pg_get_constraintdef(c.oid) ORDER BY c.conname)
+    'checks', (SELECT json_object_agg({spelt("c.conname")}, pg_get_constraintdef(c.oid) ORDER BY c.conname)
                FROM pg_constraint c WHERE c.contypid = y.oid AND c.contype = 'c'),
     'columns', CASE WHEN y.typtype = 'c' THEN (
-        SELECT json_agg({_quoted("a.attname")} || ' ' || format_type(a.atttypid, a.atttypmod)
+        SELECT json_agg({spelt("a.attname")} || ' ' || format_type(a.atttypid, a.atttypmod)
                         || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || (SELECT quote_ident(collname) FROM pg_collation WHERE oid = a.attcollation) ELSE '' END
                         ORDER BY a.attnum)
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END,
     'comments', CASE y.typtype WHEN 'd' THEN (
-        SELECT json_object_agg({_quoted("c.conname")}, z.description ORDER BY c.conname)
-        FROM pg_constraint c {_comment("pg_constraint", "c.oid")} WHERE c.contypid = y.oid AND z.description IS NOT NULL)
+        SELECT json_object_agg({spelt("c.conname")}, z.description ORDER BY c.conname)
+        FROM pg_constraint c {comment_of("pg_constraint", "c.oid")} WHERE c.contypid = y.oid AND z.description IS NOT NULL)
         WHEN 'c' THEN (
-        SELECT json_object_agg({_quoted("a.attname")}, z.description ORDER BY a.attname)
-        FROM pg_attribute a {_comment("pg_class", "a.attrelid", "a.attnum")} WHERE a.attrelid = y.typrelid AND z.description IS NOT NULL) END,
+        SELECT json_object_agg({spelt("a.attname")}, z.description ORDER BY a.attname)
+        FROM pg_attribute a {comment_of("pg_class", "a.attrelid", "a.attnum")} WHERE a.attrelid = y.typrelid AND z.description IS NOT NULL) END,
     'range', (SELECT json_strip_nulls(json_build_object('SUBTYPE', format_type(r.rngsubtype, NULL), 'SUBTYPE_OPCLASS', CASE WHEN NOT o.opcdefault THEN o.opcname END,
                         'COLLATION', CASE WHEN r.rngcollation <> s.typcollation THEN (SELECT quote_ident(collname) FROM pg_collation WHERE oid = r.rngcollation) END,
                         'CANONICAL', nullif(r.rngcanonical::regproc::text, '-'), 'SUBTYPE_DIFF', nullif(r.rngsubdiff::regproc::text, '-')))
@@ -303,150 +270,32 @@ FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
 LEFT JOIN pg_type b ON b.oid = y.typbasetype LEFT JOIN pg_class c ON c.oid = y.typrelid
 WHERE n.nspname = ANY (%(own)s) AND (y.typtype IN ('e', 'd', 'r') OR y.typtype = 'c' AND c.relkind = 'c' OR y.typtype = 'p' AND NOT y.typisdefined
                                      OR y.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = y.oid))
-  AND {_no_member("pg_type", "y.oid")}"""
-
-_OTHERS = f"""
-SELECT '', 'schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {_quoted("n.nspname")} END,
-    json_build_object('owned_by', pg_get_userbyid(n.nspowner), 'comment', obj_description(n.oid, 'pg_namespace'))
-FROM pg_namespace n WHERE n.nspname = ANY (%(own)s)
-UNION ALL
-SELECT t.label, 'policy ' || t.label || '.' || {_quoted("p.polname")}, json_build_object(
-    'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' END,
-    'restrictive', CASE WHEN NOT p.polpermissive THEN true END,
-    'roles', CASE WHEN p.polroles <> '{{0}}' THEN (SELECT json_agg(CASE WHEN r = 0 THEN 'PUBLIC' ELSE {_quoted("pg_get_userbyid(r)")} END ORDER BY 1) FROM unnest(p.polroles) r) END,
-    'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid),
-    'comment', obj_description(p.oid, 'pg_policy'))
-FROM target t JOIN pg_policy p ON p.polrelid = t.oid
-UNION ALL
-SELECT t.label, 'rule ' || t.label || '.' || {_quoted("r.rulename")}, json_build_object(
-    'definition', pg_get_ruledef(r.oid, true),
-    'enabled', CASE r.ev_enabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'REPLICA' WHEN 'A' THEN 'ALWAYS' END,
-    'comment', obj_description(r.oid, 'pg_rewrite'))
-FROM target t JOIN pg_rewrite r ON r.ev_class = t.oid WHERE r.rulename <> '_RETURN'
-UNION ALL
-SELECT t.label, 'statistics ' || {_label("n.nspname", "s.stxname")}, json_build_object(
-    'definition', pg_get_statisticsobjdef_columns(s.oid) || ' FROM ' || t.label,
-    'kinds', (SELECT json_agg(CASE k WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' WHEN 'm' THEN 'mcv' END ORDER BY k)
-              FROM unnest(s.stxkind) k WHERE k <> 'e'),
-    'owned_by', pg_get_userbyid(s.stxowner), 'comment', obj_description(s.oid, 'pg_statistic_ext'))
-FROM target t JOIN pg_statistic_ext s ON s.stxrelid = t.oid JOIN pg_namespace n ON n.oid = s.stxnamespace
-UNION ALL
-SELECT '', 'extension ' || {_quoted("e.extname")}, json_build_object(
-    'schema', CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE n.nspname END, 'version', e.extversion)
-FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-WHERE e.extname = ANY (%(extensions)s) OR n.nspname = ANY (%(own)s)
-UNION ALL
-SELECT '', 'event trigger ' || {_quoted("e.evtname")}, json_build_object(
-    'event', e.evtevent, 'tags', (SELECT json_agg(g ORDER BY g) FROM unnest(e.evttags) g),
-    'function', {_label("n.nspname", "p.proname")} || '()',
-    'enabled', CASE e.evtenabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'REPLICA' WHEN 'A' THEN 'ALWAYS' END,
-    'comment', obj_description(e.oid, 'pg_event_trigger'))
-FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = ANY (%(own)s) AND {_no_member("pg_event_trigger", "e.oid")}
-UNION ALL
-SELECT '', 'collation ' || {_label("n.nspname", "c.collname")}, json_build_object(
-    'provider', c.collprovider, 'locale', coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', c.collcollate),
-    'deterministic', nullif(c.collisdeterministic, true), 'owned_by', pg_get_userbyid(c.collowner), 'comment', obj_description(c.oid, 'pg_collation'))
-FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE n.nspname = ANY (%(own)s) AND {_no_member("pg_collation", "c.oid")}
-UNION ALL
-SELECT '', 'operator ' || {_label("n.nspname", "o.oprname").replace(_quoted("o.oprname"), "o.oprname")} || '(' || CASE WHEN o.oprleft = 0 THEN 'NONE' ELSE format_type(o.oprleft, NULL) END || ', ' || format_type(o.oprright, NULL) || ')',
-  json_build_object('definition', json_build_object('FUNCTION', o.oprcode::regproc::text, 'COMMUTATOR', (SELECT oprname FROM pg_operator WHERE oid = o.oprcom), 'NEGATOR', (SELECT oprname FROM pg_operator WHERE oid = o.oprnegate),
-    'RESTRICT', nullif(o.oprrest::regproc::text, '-'), 'JOIN', nullif(o.oprjoin::regproc::text, '-'), 'HASHES', nullif(o.oprcanhash, false), 'MERGES', nullif(o.oprcanmerge, false)),
-    'owned_by', pg_get_userbyid(o.oprowner), 'comment', obj_description(o.oid, 'pg_operator'))
-FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname = ANY (%(own)s) AND {_no_member("pg_operator", "o.oid")}"""
-
-
-def _using(prefix: str) -> str:
-    return (
-        f" || ' USING ' || (SELECT amname FROM pg_am WHERE oid = o.{prefix}method)" if prefix.startswith("op") else ""
-    )
-
-
-# Each with what it is made of, in one text that is good for comparing.
-_RARE = {
-    "opclass": ("pg_opclass", "opc", """
-        concat_ws(' ', format_type(o.opcintype, NULL), CASE WHEN o.opcdefault THEN 'DEFAULT' END,
-                  'FAMILY ' || (SELECT opfname FROM pg_opfamily WHERE oid = o.opcfamily), 'STORAGE ' || nullif(format_type(o.opckeytype, NULL), '-'))"""),
-    "opfamily": ("pg_opfamily", "opf", """
-        concat_ws(', ', (SELECT string_agg(concat_ws(' ', 'OPERATOR', a.amopstrategy, a.amopopr::regoperator, CASE a.amoppurpose WHEN 'o' THEN 'FOR ORDER BY' END), ', '
-                                           ORDER BY a.amopstrategy, a.amopopr::regoperator::text COLLATE "C") FROM pg_amop a WHERE a.amopfamily = o.oid),
-                        (SELECT string_agg(concat_ws(' ', 'FUNCTION', a.amprocnum, a.amproc::regprocedure), ', '
-                                           ORDER BY a.amprocnum, a.amproc::regprocedure::text COLLATE "C") FROM pg_amproc a WHERE a.amprocfamily = o.oid))"""),
-    "conversion": ("pg_conversion", "con", """
-        concat_ws(' ', CASE WHEN o.condefault THEN 'DEFAULT' END, pg_encoding_to_char(o.conforencoding), 'TO', pg_encoding_to_char(o.contoencoding), 'FROM', o.conproc)"""),
-    "ts_config": ("pg_ts_config", "cfg", """
-        concat_ws(', ', 'PARSER ' || (SELECT prsname FROM pg_ts_parser WHERE oid = o.cfgparser),
-                  (SELECT string_agg(t.alias || ' ' || m.mapdict::regdictionary, ', ' ORDER BY t.alias COLLATE "C", m.mapseqno)
-                   FROM pg_ts_config_map m JOIN ts_token_type(o.cfgparser) t ON t.tokid = m.maptokentype WHERE m.mapcfg = o.oid))"""),
-    "ts_dict": ("pg_ts_dict", "dict", """
-        concat_ws(', ', 'TEMPLATE ' || (SELECT tmplname FROM pg_ts_template WHERE oid = o.dicttemplate), o.dictinitoption)"""),
-    "ts_parser": ("pg_ts_parser", "prs", "concat_ws(' ', o.prsstart, o.prstoken, o.prsend, o.prsheadline, o.prslextype)"),
-    "ts_template": ("pg_ts_template", "tmpl", "concat_ws(' ', o.tmplinit, o.tmpllexize)"),
-}  # fmt: skip
-_OTHERS += "".join(
-    f"""
-UNION ALL
-SELECT '', 'other {kind} ' || {_label("n.nspname", f"o.{prefix}name")}{_using(prefix)}, json_build_object(
-    'definition', nullif({definition}, ''),
-    'owned_by', {"NULL" if prefix in ("prs", "tmpl") else f"pg_get_userbyid(o.{prefix}owner)"}, 'comment', obj_description(o.oid, '{catalog}'))
-FROM {catalog} o JOIN pg_namespace n ON n.oid = o.{prefix}namespace WHERE n.nspname = ANY (%(own)s) AND {_no_member(catalog, "o.oid")}"""
-    for kind, (catalog, prefix, definition) in _RARE.items()
-)
-_OTHERS += f"""
-UNION ALL
-SELECT '', 'other cast (' || format_type(o.castsource, NULL) || ' AS ' || format_type(o.casttarget, NULL) || ')', json_build_object(
-    'definition', CASE o.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || o.castfunc::regprocedure WHEN 'i' THEN 'WITH INOUT' ELSE 'WITHOUT FUNCTION' END
-                  || CASE o.castcontext WHEN 'a' THEN ' AS ASSIGNMENT' WHEN 'i' THEN ' AS IMPLICIT' ELSE '' END,
-    'comment', obj_description(o.oid, 'pg_cast'))
-FROM pg_cast o JOIN pg_type s ON s.oid = o.castsource JOIN pg_type t ON t.oid = o.casttarget
-WHERE EXISTS (SELECT FROM pg_namespace n WHERE n.oid IN (s.typnamespace, t.typnamespace) AND n.nspname = ANY (%(own)s))
-  AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_cast'::regclass AND x.objid = o.oid AND x.deptype IN ('e', 'i'))  -- of a range
-UNION ALL
-SELECT '', 'dependent ' || coalesce({_FUNCTION_PATH}, 'trigger ' || {_label("cn.nspname", "c.relname")} || '.' || {_quoted("g.tgname")},
-           'index ' || {_label("cn.nspname", "c.relname")} || '.' || {_quoted("x.relname")}, 'view ' || {_label("n.nspname", "x.relname")}),
-       json_build_object('depends_on', json_agg({_quoted("e.extname")} ORDER BY e.extname))
-FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'x'
-LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
-LEFT JOIN pg_trigger g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
-LEFT JOIN pg_class x ON d.classid = 'pg_class'::regclass AND x.oid = d.objid
-LEFT JOIN pg_index i ON i.indexrelid = x.oid
-LEFT JOIN pg_class c ON c.oid = coalesce(g.tgrelid, i.indrelid) LEFT JOIN pg_namespace cn ON cn.oid = c.relnamespace
-LEFT JOIN pg_namespace n ON n.oid = coalesce(p.pronamespace, x.relnamespace)
-GROUP BY 2
-UNION ALL
-SELECT '', 'default grant in schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {_quoted("n.nspname")} END || ' on '
-           || CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' ELSE 'types' END
-           || ' of ' || {_quoted("r.rolname")} || ' to ' || coalesce({_quoted("g.rolname")}, 'PUBLIC'),
-       json_build_object('privileges', json_agg(e.privilege_type || CASE WHEN e.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-                                                ORDER BY e.privilege_type))
-FROM pg_default_acl d JOIN pg_namespace n ON n.oid = d.defaclnamespace JOIN pg_roles r ON r.oid = d.defaclrole
-CROSS JOIN LATERAL aclexplode(d.defaclacl) e LEFT JOIN pg_roles g ON g.oid = e.grantee
-WHERE n.nspname = ANY (%(own)s) GROUP BY n.nspname, d.defaclobjtype, r.rolname, g.rolname"""
+  AND {no_member("pg_type", "y.oid")}"""
 
 # Rights beyond those that come with an object, and those of them that were taken away. A right that only a newer server
 # knows is not missed where an upgrade did not bring it.
 _GRANTS = f"""
 SELECT o.label, CASE WHEN e.given THEN 'grant on ' ELSE 'revocation on ' END || o.path || CASE WHEN e.given THEN ' to ' ELSE ' from ' END
-       || coalesce({_quoted("r.rolname")}, 'PUBLIC'),
+       || coalesce({spelt("r.rolname")}, 'PUBLIC'),
   json_build_object('privileges', json_agg(e.privilege_type || CASE WHEN e.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END ORDER BY e.privilege_type)),
   coalesce(r.rolname, 'PUBLIC'), o.owner = e.grantee
 FROM (
     SELECT t.label, t.kind || t.label AS path, c.relacl AS acl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, c.relowner) AS usual, c.relowner AS owner
     FROM target t JOIN pg_class c ON c.oid = t.oid WHERE c.relacl IS NOT NULL
     UNION ALL
-    SELECT t.label, 'column ' || t.label || '.' || {_quoted("a.attname")}, a.attacl, acldefault('c', c.relowner), c.relowner
+    SELECT t.label, 'column ' || t.label || '.' || {spelt("a.attname")}, a.attacl, acldefault('c', c.relowner), c.relowner
     FROM target t JOIN pg_class c ON c.oid = t.oid JOIN pg_attribute a ON a.attrelid = t.oid WHERE a.attacl IS NOT NULL
     UNION ALL
-    SELECT '', {_FUNCTION_PATH},
+    SELECT '', {FUNCTION_PATH},
            p.proacl, acldefault('f', p.proowner), p.proowner
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname = ANY (%(own)s) AND p.proacl IS NOT NULL AND {_no_member("pg_proc", "p.oid")}
+    WHERE n.nspname = ANY (%(own)s) AND p.proacl IS NOT NULL AND {no_member("pg_proc", "p.oid")}
     UNION ALL
-    SELECT '', 'type ' || {_label("n.nspname", "y.typname")}, y.typacl, acldefault('T', y.typowner), y.typowner
+    SELECT '', 'type ' || {label("n.nspname", "y.typname")}, y.typacl, acldefault('T', y.typowner), y.typowner
     FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
-    WHERE n.nspname = ANY (%(own)s) AND y.typacl IS NOT NULL AND {_no_member("pg_type", "y.oid")}
+    WHERE n.nspname = ANY (%(own)s) AND y.typacl IS NOT NULL AND {no_member("pg_type", "y.oid")}
     UNION ALL
-    SELECT '', 'schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {_quoted("n.nspname")} END, n.nspacl,
+    SELECT '', 'schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {spelt("n.nspname")} END, n.nspacl,
            coalesce((SELECT initprivs FROM pg_init_privs i WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0),
                     acldefault('n', n.nspowner)), n.nspowner
     FROM pg_namespace n WHERE (n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s) AND n.nspacl IS NOT NULL
@@ -480,6 +329,6 @@ QUERIES = {
     "triggers": _rows(_TRIGGERS, 3),
     "functions": _rows(_FUNCTIONS, 3, target=False),
     "types": _rows(_TYPES, 3, target=False),
-    "others": _rows(_OTHERS, 3),
+    "others": _rows(OTHERS, 3),
     "grants": _rows(_GRANTS, 5),
 }

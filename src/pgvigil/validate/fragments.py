@@ -1,0 +1,39 @@
+"""Pieces of SQL that the queries of pg_catalog have in common."""
+
+from __future__ import annotations
+
+
+def spelt(name: str) -> str:
+    """In quotes where SQL needs them in all versions: what is a keyword of some only, or of no consequence, goes without."""
+    plain = f"{name} ~ '^[a-z_][a-z0-9_]*$' AND {name} <> ALL (%(reserved)s::text[])"
+    return f"CASE WHEN quote_ident({name}) = {name} OR {plain} THEN {name}::text ELSE quote_ident({name}) END"
+
+
+def label(schema: str, name: str) -> str:
+    return f"CASE WHEN {schema} = %(schema)s THEN '' ELSE {spelt(schema)} || '.' END || {spelt(name)}"
+
+
+def no_member(catalog: str, oid: str) -> str:
+    """A member of an extension is the extension's business."""
+    return f"""NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = '{catalog}'::regclass AND x.objid = {oid} AND x.deptype = 'e')"""
+
+
+def options_of(array: str, prefix: str = "") -> str:
+    pairs = f"json_object_agg('{prefix}' || split_part(o, '=', 1), substr(o, strpos(o, '=') + 1))"
+    return f"CASE WHEN {array} IS NOT NULL THEN (SELECT {pairs} FROM unnest({array}) o) END"
+
+
+def comment_of(catalog: str, oid: str, column: str = "0") -> str:
+    """Joined, because a look-up by obj_description() for each of ten thousand objects takes longer than all the rest."""
+    return f"""LEFT JOIN pg_description z ON z.objoid = {oid} AND z.classoid = '{catalog}'::regclass AND z.objsubid = {column}"""
+
+
+def names_of(numbers: str, relation: str) -> str:
+    """Names of columns, in the order of their numbers in an int2vector or int2[]."""
+    return f"""(SELECT json_agg({spelt("a.attname")} ORDER BY n.at) FROM unnest({numbers}::int2[]) WITH ORDINALITY n (number, at)
+               JOIN pg_attribute a ON a.attrelid = {relation} AND a.attnum = n.number)"""
+
+
+FUNCTION_PATH = f"""CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' WHEN 'w' THEN 'window function ' ELSE 'function ' END
+           || {label("n.nspname", "p.proname")} || '(' || array_to_string(ARRAY(
+               SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n) ORDER BY a.n), ', ') || ')'"""
