@@ -111,7 +111,8 @@ def test_a_wrong_password_is_3_and_never_printed(run: Run, existing: Database) -
 
 def test_a_catalog_that_is_no_text_is_3(call: Run, tmp_path: Path, database: Database) -> None:
     name = f"{database.name}_bytes"
-    database.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING SQL_ASCII LC_COLLATE 'C' LC_CTYPE 'C'")
+    locale = "LC_COLLATE 'C' LC_CTYPE 'C'" + " LOCALE_PROVIDER libc" * (database.server.major >= 15)
+    database.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING SQL_ASCII {locale}")
     url = database.url.replace(database.name, name)
     with psycopg.connect(url, client_encoding="sql_ascii", autocommit=True) as conn:
         conn.execute("CREATE TABLE caf (id integer)")
