@@ -12,7 +12,7 @@ BEGIN
     END IF;
 END $$;
 
--- ────────── ledger.sql ──────────────────────────────────────────────────────────────────────────────────────────
+-- ---------- ledger.sql ------------------------------------------------------------------------------------------
 -- The ledger: made before the first migration is recorded, dropped when the last one is reverted.
 -- alembic_version is Alembic's own table, in the shape Alembic gives it; migrations says how each file went in.
 CREATE SCHEMA pgvigil;
@@ -83,7 +83,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.mark_initialized(text) IS 'Writes the marker of a new install, once';
 
--- ────────── 000_session_application.sql ─────────────────────────────────────────────────────────────────────────
+-- ---------- 000_session_application.sql -------------------------------------------------------------------------
 -- The session application itself. A new install gets these tables; an existing install has them, and then this file is
 -- not run: what the later files need of them is checked, and the revision is recorded as baselined.
 CREATE TABLE sessions (
@@ -145,7 +145,7 @@ CREATE INDEX idx_handoff_requests_status ON handoff_requests (status);
 COMMENT ON INDEX idx_handoff_requests_status IS 'Pending requests';
 DO $$ BEGIN PERFORM pgvigil.record_migration('000', '000_session_application', false, 'a085c6f1f672dd19d6ea2ac1b29e2cbf5da3b75701c1528b8a6cbd390bb9cee3', '8b13786e546e11e75c10517c3c6ee4602969ea6a9f8ef165228b5260900800aa', 0, '0.1.0'); END $$;
 
--- ────────── 001_bookkeeping.sql ─────────────────────────────────────────────────────────────────────────────────
+-- ---------- 001_bookkeeping.sql ---------------------------------------------------------------------------------
 -- Helpers and bookkeeping that the later files stand on. Everything is in schema pgvigil.
 -- SQL functions have a RETURN body: parsed once, here, so no caller's search_path can bend it, and still inlined.
 
@@ -309,7 +309,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
     'Reads a table for values outside a list (no strong lock) and keeps them in tolerated_values';
 
--- One constant array: `IN (…)` over a varchar casts every member anew in each statement and made an update 1.6 times as dear.
+-- One constant array: `IN (...)` over a varchar casts every member anew in each statement and made an update 1.6 times as dear.
 CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[]) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -517,9 +517,9 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of 
 COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, '3ede40d404d1bd63f381cc616af6a1cc1037cdbd3c4a3c2aa78de654f804ec06', '7cd19c8b2be18bf975d6752bbefdf99cf19123866c88c7960c5d04d8a6912e6b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', false, '4dffe035fb4af980de417802516cc31909e39d212bc9fb26ed59911e66ad3e4f', '7cd19c8b2be18bf975d6752bbefdf99cf19123866c88c7960c5d04d8a6912e6b', 0, '0.1.0'); END $$;
 
--- ────────── 002_leftovers.sql ───────────────────────────────────────────────────────────────────────────────────
+-- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
 -- instant, to pgvigil.legacy_<name>; 012 copies its rows into ours. Values outside the lists are looked up here too,
 -- before any file takes a strong lock.
@@ -646,7 +646,7 @@ COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
 DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', false, '59fee7cec8022a597ad716a1358ba9402eaa499d3ea47ff264657b4244e8212e', 'd44e1877ef11fe35f6f479b287c055d5539b7bdb97e785353494691c9a9be55d', 0, '0.1.0'); END $$;
 
--- ────────── 003_monitoring_tables.sql ───────────────────────────────────────────────────────────────────────────
+-- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
 -- each partition is a slice of time, and an insert touches only the small indexes of the newest one.
 -- A domain, because a CHECK of the table is read and compiled anew by every statement that inserts an event, and was an eighth
@@ -705,7 +705,7 @@ CREATE INDEX idx_system_metrics_recorded_at ON system_metrics USING brin (record
 CREATE INDEX idx_system_metrics_labels ON system_metrics USING gin (labels jsonb_path_ops);
 COMMENT ON INDEX idx_system_metrics_name_recorded_at IS 'One metric over time';
 COMMENT ON INDEX idx_system_metrics_recorded_at IS 'All metrics of a stretch of time within a partition';
-COMMENT ON INDEX idx_system_metrics_labels IS 'Metrics by label: labels @> ''{…}''';
+COMMENT ON INDEX idx_system_metrics_labels IS 'Metrics by label: labels @> ''{...}''';
 
 CREATE TABLE performance_logs (
     id          uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT performance_logs_pkey PRIMARY KEY,
@@ -771,9 +771,9 @@ COMMENT ON TABLE performance_logs_default IS 'Rows no other partition takes; sho
 -- Half of all the work: left out by the validator, which loads this only to read it back.
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', false, '0efe075aa01e4aafcfa74b32fc3c942f8c9aeae6cc1401c3738f75f675222422', '8c8fb2ffb8882b3cd5f0d15b342b96926df327ebb7b682eb721019999d8126c9', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', false, '93065a1ff382cbbd69538b77fa819693788717c4ea86ea7f1de26052eab821ac', 'feec5fbc1fd1eae66273ff887801d35d638ea4352b8194b5f8d1f0e6e008e7c7', 0, '0.1.0'); END $$;
 
--- ────────── 004_session_triggers.sql ────────────────────────────────────────────────────────────────────────────
+-- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
 -- Four BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
 -- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to anew
 -- in every transaction, so what seldom decides stands in an IF of its own, further down.
@@ -974,7 +974,7 @@ COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
 DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, '25ded24370e2d301efe834b02545b24b342e2ed6a66921b12de40b241ae271ef', '0bd2e3b4007213003f3a25068bd471ec85f6b7eb72f629202f14457b945b4326', 0, '0.1.0'); END $$;
 
--- ────────── 005_session_counters.sql ────────────────────────────────────────────────────────────────────────────
+-- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
 -- writers of a session queue until commit, and deadlock where two transactions write the same sessions in another order. So
 -- writers only append what they changed; pgvigil.fold_session_counters adds it up now and then. At any moment
@@ -1207,7 +1207,7 @@ COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
 DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', false, 'a58f4a21c2cda842b72052fd7cfa65b74696fbba021b810e396896e21ec71ea6', '7f8d39620e37dd819ecdd59cad9ef08c12de1f6650910d26b551584b84bf27bc', 0, '0.1.0'); END $$;
 
--- ────────── 006_lifecycle.sql ───────────────────────────────────────────────────────────────────────────────────
+-- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
 -- batch of what is due and says how much that was and whether there is more; run_job calls it, a transaction each, until
 -- there is not. So a job is set-based, can be interrupted anywhere, and holds no lock for longer than a batch takes.
@@ -1710,7 +1710,7 @@ RETURN '{active,pending}'::text[]
              WHERE table_name = 'sessions' AND column_name = 'status' AND value <> ALL (pgvigil.ended_statuses()));
 COMMENT ON FUNCTION pgvigil.open_statuses() IS 'Statuses of sessions that have not ended';
 
--- Rows that a writer holds are passed over, and met again at the next run. ARRAY(…) makes the planner choose once.
+-- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
@@ -2004,9 +2004,9 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, '73da91b0cd70a56dd4711c8ec4c56c9d63116f7ba469a7e96487cf8f2c4d0812', '5a110c7092af2b6637285288428babdfb1fa7be12b2c2d14bc2198574a00aba6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, '79efbb82bcdca30ece04ff33d9692ac567d0ecc8b1ab7e8e5202e918d4ccbc0d', '5a110c7092af2b6637285288428babdfb1fa7be12b2c2d14bc2198574a00aba6', 0, '0.1.0'); END $$;
 
--- ────────── 007_rollups.sql ─────────────────────────────────────────────────────────────────────────────────────
+-- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
 -- histogram of logarithmic bins that sum() merges (Masson, Rim, Lee: DDSketch, VLDB 2019), in one numeric: bin i is its
 -- decimal digits 12 i to 12 i + 11, which no count of calls overflows. With gamma = 1.01 / 0.99 the middle of a bin is
@@ -2389,7 +2389,7 @@ INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
 DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', false, 'fcf2b4781352455205ffbcbe66ddde085d6715d30c1aa05969cbaae939b39619', '28b225d18165ecc73c699c43458798b141babfbc0c6cc4cbb1e4b57a453004f4', 0, '0.1.0'); END $$;
 
--- ────────── 008_session_columns.sql ─────────────────────────────────────────────────────────────────────────────
+-- ---------- 008_session_columns.sql -----------------------------------------------------------------------------
 CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -2544,7 +2544,7 @@ COMMENT ON TRIGGER guard_archived_children ON codebase_snapshots IS 'Children of
 COMMENT ON TRIGGER guard_archived_children ON handoff_requests IS 'Children of an archived session are read-only';
 DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_session_columns', false, '1659075a9538fd6cb71640d1b210effc4c21540f31d1ba5b4be15ffe1206672d', '7bf5cb9460cb7c36fb4e3c4459f53c2129913a4e8e322f7f985935e79e6d1359', 0, '0.1.0'); END $$;
 
--- ────────── 009_monitoring_views.sql ────────────────────────────────────────────────────────────────────────────
+-- ---------- 009_monitoring_views.sql ----------------------------------------------------------------------------
 -- Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets through, and
 -- only the columns that are asked for. A session of an existing install is counted from its rows until 012 has come to it.
 CREATE VIEW session_monitoring_view AS
@@ -2588,7 +2588,7 @@ BEGIN
 END $$;
 DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_monitoring_views', false, '7ebc08ba96995093da02e5d5223baa66f644a4af9365abdebc78350c45639cf2', '0ce835212249ead7d5bbac4f3b667fc1c7bfdbc516afac765fda114ecf0ea717', 0, '0.1.0'); END $$;
 
--- ────────── 010_access_rights.sql ───────────────────────────────────────────────────────────────────────────────
+-- ---------- 010_access_rights.sql -------------------------------------------------------------------------------
 -- Three roles without login, for the DBA to grant. Roles belong to the whole server: one that is there is used as it is,
 -- and a role that may not create them can still migrate.
 DO $$
@@ -2639,7 +2639,7 @@ BEGIN
 END $$;
 DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_access_rights', false, '043d29a8fd6d9066714f90cd11e35a2fda61e79dc4968c5819b0563489f93f2c', '30c58dc19c9040a53a7a620efb393b8e28e47d28bd290d3613817a0012ecfe81', 0, '0.1.0'); END $$;
 
--- ────────── 011_session_indexes.sql ─────────────────────────────────────────────────────────────────────────────
+-- ---------- 011_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- Built while the application writes. An index that an interrupted build left INVALID is dropped and built anew; one that
 -- stands under the name with another definition is remembered and replaced.
@@ -2661,7 +2661,7 @@ CREATE INDEX idx_context_history_content_size ON context_history (content_size_b
 COMMENT ON INDEX idx_context_history_content_size IS 'Large entries; rows from before the watch are left out';
 DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_indexes', false, '397a8ecbbff858ae3a2355b2df070a46cbc8228f396e4f2ae9eba52d98eb8328', '38213dd6c7156f8ddd2dca6fe1b61b5e5948c5c6ddf2b47a47d1d1f594d7373e', 0, '0.1.0'); END $$;
 
--- ────────── 012_settle_existing_rows.sql ────────────────────────────────────────────────────────────────────────
+-- ---------- 012_settle_existing_rows.sql ------------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- What has to read or write many rows of an existing install, in steps that block nobody and go on where they stopped.
 CALL pgvigil.settle_dormancy();
@@ -2672,7 +2672,7 @@ ALTER TABLE handoff_requests VALIDATE CONSTRAINT handoff_requests_status_check;
 CALL pgvigil.adopt_leftovers();
 DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_settle_existing_rows', false, '13f2cd47711c1594f02b09ac75e689c4d3baca2e209417837443cb9ce1df515e', '48c08afa9944cecf0db2839708fa91ee1b0856e29d49492bf5ab79fce31d222d', 0, '0.1.0'); END $$;
 
--- ────────── 013_query_executions.sql ────────────────────────────────────────────────────────────────────────────
+-- ---------- 013_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
 -- A plain table, not a partitioned one: execution_id is unique over all time, so that a row that is sent again, from a spill
 -- or by a client that heard no answer, is there once; and a unique constraint of a partitioned table must contain what it is
@@ -2730,7 +2730,7 @@ COMMENT ON COLUMN query_executions.execution_id IS 'Made where the query ran; wh
 COMMENT ON COLUMN query_executions.user_id IS 'For whom it ran; NULL: for nobody in particular';
 COMMENT ON COLUMN query_executions.conversation_id IS 'What it belongs to in the application';
 COMMENT ON COLUMN query_executions.query IS 'Its text; literals are ? where the tracker was told to leave them out';
-COMMENT ON COLUMN query_executions.database_type IS 'The engine: postgresql, mysql, mongodb, …';
+COMMENT ON COLUMN query_executions.database_type IS 'The engine: postgresql, mysql, mongodb, ...';
 COMMENT ON COLUMN query_executions.query_complexity IS 'SINGLE_LINE or MULTI_LINE';
 COMMENT ON COLUMN query_executions.status IS 'success; failed: the engine refused it; timeout; error: it came to no answer for another reason, also by being cancelled';
 COMMENT ON COLUMN query_executions.execution_time IS 'Seconds';
@@ -2818,9 +2818,9 @@ BEGIN
         GRANT SELECT ON execution_analytics, user_recent_executions TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_query_executions', false, '64dcd68f6e8d6108e84e5132e3737c4479f96169f64dd69afdbd56e996b4c8b2', '0f217af5f958db685f99666ee011615504817cf85acd2749b8deb7250d23f4a0', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_query_executions', false, '89261b7fc9509bbb8de02526620329362daae68b1f33fddfa28b4d5344b2b538', 'c6a2a91c62ff06113935fee75ad2d9bbaaa390a5d85539cf229552277c226058', 0, '0.1.0'); END $$;
 
--- ────────── 014_instrumentation.sql ─────────────────────────────────────────────────────────────────────────────
+-- ---------- 014_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
 -- COPY; nobody else writes at all. Everything is in a schema of its own, because `sessions` is the application's name.
 -- Functions that run with their owner's rights pin a search_path of nothing but pg_catalog, and qualify the rest.
@@ -3535,7 +3535,7 @@ BEGIN
 END $$;
 DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_instrumentation', false, 'af28f7394cfc2d11e3ce4f0da50a872db0e8c3bcd3ae273c479b54e6a5904a52', '981ec2fc72fd2c073b449732ecf2605c51b8835f6a0095ad503cb44ec0883341', 0, '0.1.0'); END $$;
 
--- ────────── 015_operations.sql ──────────────────────────────────────────────────────────────────────────────────
+-- ---------- 015_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
 -- functions check_*(deep), which say what they found; integrity_report holds that against alert_thresholds. Without deep no check
 -- reads a large table as a whole: what would have to is estimated from a sample.

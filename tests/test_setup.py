@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from conftest import PROJECT, REVISIONS, Database, Run
@@ -118,6 +119,18 @@ def test_a_missing_database_is_created_built_and_marked_once(call: Run, database
 
 
 @pytest.mark.client_side
+def test_a_database_in_another_encoding_takes_all_of_it(call: Run, database: Database) -> None:
+    with psycopg.connect(database.server.dsn(), autocommit=True) as server:
+        server.execute(f"DROP DATABASE {database.name}".encode())
+        options = "TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+        options += " LOCALE_PROVIDER libc" if database.server.major >= 15 else ""
+        server.execute(f"CREATE DATABASE {database.name} {options}".encode())
+    built = call(SETUP, "--database-url", database.url)
+    assert built.returncode == 0, built.stderr
+    assert call("scripts/validate-schema.py", "--database-url", database.url).returncode == 0
+
+
+@pytest.mark.client_side
 def test_an_existing_install_is_refused_with_the_way_to_go(call: Run, existing: Database) -> None:
     before = catalog(existing)
     done = call(SETUP, "--database-url", existing.url)
@@ -189,6 +202,13 @@ def test_offline_the_project_is_in_order(call: Run) -> None:
             "48 hours",
             1,
             r"checksums differ for 009_monitoring_views\.sql",
+        ),
+        (
+            "migrations/revert/009_monitoring_views.sql",
+            "DROP",
+            "-- \N{HORIZONTAL ELLIPSIS}\nDROP",
+            1,
+            "is not all ASCII",
         ),
         ("init-enhanced-db.sql", "'24 hours'", "'48 hours'", 1, "its text was edited"),
         ("migrations/009_monitoring_views.sql", "$$;", "$;", 2, r"009_monitoring_views\.sql:\d+: .*never closed"),

@@ -161,7 +161,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
     'Reads a table for values outside a list (no strong lock) and keeps them in tolerated_values';
 
--- One constant array: `IN (…)` over a varchar casts every member anew in each statement and made an update 1.6 times as dear.
+-- One constant array: `IN (...)` over a varchar casts every member anew in each statement and made an update 1.6 times as dear.
 CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[]) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE

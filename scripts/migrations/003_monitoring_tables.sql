@@ -56,7 +56,7 @@ CREATE INDEX idx_system_metrics_recorded_at ON system_metrics USING brin (record
 CREATE INDEX idx_system_metrics_labels ON system_metrics USING gin (labels jsonb_path_ops);
 COMMENT ON INDEX idx_system_metrics_name_recorded_at IS 'One metric over time';
 COMMENT ON INDEX idx_system_metrics_recorded_at IS 'All metrics of a stretch of time within a partition';
-COMMENT ON INDEX idx_system_metrics_labels IS 'Metrics by label: labels @> ''{…}''';
+COMMENT ON INDEX idx_system_metrics_labels IS 'Metrics by label: labels @> ''{...}''';
 
 CREATE TABLE performance_logs (
     id          uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT performance_logs_pkey PRIMARY KEY,

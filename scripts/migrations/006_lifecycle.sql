@@ -500,7 +500,7 @@ RETURN '{active,pending}'::text[]
              WHERE table_name = 'sessions' AND column_name = 'status' AND value <> ALL (pgvigil.ended_statuses()));
 COMMENT ON FUNCTION pgvigil.open_statuses() IS 'Statuses of sessions that have not ended';
 
--- Rows that a writer holds are passed over, and met again at the next run. ARRAY(…) makes the planner choose once.
+-- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE

@@ -55,7 +55,7 @@ COMMENT ON COLUMN query_executions.execution_id IS 'Made where the query ran; wh
 COMMENT ON COLUMN query_executions.user_id IS 'For whom it ran; NULL: for nobody in particular';
 COMMENT ON COLUMN query_executions.conversation_id IS 'What it belongs to in the application';
 COMMENT ON COLUMN query_executions.query IS 'Its text; literals are ? where the tracker was told to leave them out';
-COMMENT ON COLUMN query_executions.database_type IS 'The engine: postgresql, mysql, mongodb, …';
+COMMENT ON COLUMN query_executions.database_type IS 'The engine: postgresql, mysql, mongodb, ...';
 COMMENT ON COLUMN query_executions.query_complexity IS 'SINGLE_LINE or MULTI_LINE';
 COMMENT ON COLUMN query_executions.status IS 'success; failed: the engine refused it; timeout; error: it came to no answer for another reason, also by being cancelled';
 COMMENT ON COLUMN query_executions.execution_time IS 'Seconds';

@@ -56,7 +56,7 @@ def _for_psql(script: str) -> str:
 
 
 def _section(name: str, script: str) -> str:
-    return f"-- {'─' * 10} {name} {'─' * max(3, 100 - len(name))}\n{script}"
+    return f"-- {'-' * 10} {name} {'-' * max(3, 100 - len(name))}\n{script}"
 
 
 def _quietly(statement: str) -> str:
