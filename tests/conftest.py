@@ -535,11 +535,13 @@ def project_copy(tmp_path: Path) -> Path:
 
 
 def add_migration(migrations: Path, sql: str, revert: str) -> str:
-    """One more, `NNN_later`, after the last one in that folder; its name."""
+    """One more, `NNN_later`, after the last one in that folder, which the spec knows as the newest; its name."""
     last = max((migrations / "versions").glob("*.py"))
     name = f"{int(last.stem[:3]) + 1:03}_later"
     (migrations / f"{name}.sql").write_text(sql)
     (migrations / f"revert/{name}.sql").write_text(revert)
     module = re.sub("(?m)^down_revision = .*", f'down_revision = "{last.stem[:3]}"', last.read_text())
     (migrations / f"versions/{name}.py").write_text(re.sub("(?m)^revision = .*", f'revision = "{name[:3]}"', module))
+    spec = migrations.parent / "schema-spec.yaml"
+    spec.write_text(spec.read_text().replace(f'{{version_num: "{last.stem[:3]}"}}', f'{{version_num: "{name[:3]}"}}'))
     return name
