@@ -122,7 +122,9 @@ def in_background(database: Database, job: str, go: threading.Event | None = Non
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        wait_until(lambda: state(database, job) == "running")
+        # Its lock tells the state, before its row is there for all to see.
+        begun = "SELECT 1 FROM pgvigil.job_runs WHERE job = %s AND finished_at IS NULL"
+        wait_until(lambda: state(database, job) == "running" and database.execute(begun, (job,)))
         yield thread
     finally:
         if go is not None:
