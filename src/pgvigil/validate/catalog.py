@@ -73,9 +73,8 @@ class Server:
     schema_there: bool
     roles: list[str]
     powers: dict[str, list[str]]  # of the roles that were asked for
-    settings: list[
-        list[Any]
-    ]  # of new sessions, that bear on triggers: name, value, of this database only, role or None
+    # Of new sessions, that bear on triggers: name, value, whether of this database only, role or None.
+    settings: list[list[Any]]
     configured: bool  # session_replication_role is replica in the server's configuration
     default_grants: list[list[str]]
 
