@@ -61,6 +61,13 @@ def test_a_name_that_is_no_text_is_2(run: Run, existing: Database) -> None:
     refused(run("pgvigil", "validate", "--schema", "\udcff", "--database-url", existing.url), 2, "no UTF-8")
 
 
+def test_letters_that_the_output_has_not_cost_no_verdict(run: Run, migrated: Database) -> None:
+    migrated.execute('CREATE TABLE pgvigil."café" ()')
+    done = run("pgvigil", "validate", "--database-url", migrated.url, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 1
+    assert r"caf\xe9" in done.stdout
+
+
 def test_a_spec_with_a_name_that_no_database_has_is_2(call: Run, tmp_path: Path, existing: Database) -> None:
     (tmp_path / "spec.yaml").write_text('spec: 1\nschemas: ["a\\0b"]\n')
     done = call("pgvigil", "validate", "--spec", tmp_path / "spec.yaml", "--database-url", existing.url)

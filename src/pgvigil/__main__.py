@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    _fill_closed_streams()
+    _prepare_streams()
     _hide_password()
     if sys.argv[1:2] == ["validate"]:
         gc.disable()  # its process ends before there is garbage; to look for it was a fifth of the time with 1,000 tables
@@ -24,11 +24,13 @@ def main() -> NoReturn:
     _leave(main())
 
 
-def _fill_closed_streams() -> None:
+def _prepare_streams() -> None:
     """`>&-`: whoever wants no words gets none, and neither a file nor a connection takes their place."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - it lasts as long as we do
+    # No report is lost to a terminal that has not all of its letters.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def _hide_password() -> None:

@@ -16,13 +16,13 @@ def check() -> list[str]:
     """What is wrong with the files of this checkout, one sentence each. Raises UsageError for a broken spec or migration."""
     load_spec(project.SPEC)
     migrations = plan.load(project.MIGRATIONS)
+    faults = []
     for migration in migrations:
         _ = migration.statements
         plan.read_statements(migration.revert_path, migration.revert_path.read_text(), transactional=True)
-    faults = []
-    for path in (path for m in migrations for path in (m.path, m.revert_path)):
-        if not path.read_bytes().isascii():
-            faults.append(f"{path} is not all ASCII: a database in another encoding than UTF-8 would not take it")
+        for path in (migration.path, migration.revert_path):
+            if not path.read_bytes().isascii():
+                faults.append(f"{path} is not all ASCII: a database in another encoding than UTF-8 would not take it")
     for module in sorted((project.MIGRATIONS / "versions").glob("*.py")):
         if module.stem not in {m.name for m in migrations}:
             faults.append(f"{module} is an Alembic revision without a migration: remove it, or write {module.stem}.sql")

@@ -16,14 +16,6 @@ def directory() -> Path:
     return (Path(base) if base else Path("~/.cache").expanduser()) / "pgvigil"
 
 
-def holds(prefix: str) -> bool:
-    """Whether there is a file whose name begins so."""
-    try:
-        return any(file.name.startswith(prefix) for file in directory().iterdir())
-    except (OSError, RuntimeError):
-        return False
-
-
 def read(name: str) -> str | None:
     try:
         path = directory() / name

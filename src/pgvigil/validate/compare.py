@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, cast
 from pgvigil.validate import ddl, partitions, printing, probe, settings
 from pgvigil.validate.catalog import Attributes, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.expected import PLACEHOLDER, Declaration, Mark, canonical, kind_of, with_tolerated, without_upkeep
+from pgvigil.validate.expected import (
+    PLACEHOLDER,
+    Declaration,
+    Mark,
+    canonical,
+    kind_of,
+    table_storage,
+    with_tolerated,
+    without_upkeep,
+)
 from pgvigil.validate.names import quoted
 from pgvigil.validate.places import located
 from pgvigil.validate.probe import Probe
@@ -367,11 +376,9 @@ class Comparison:
         return path in invokers and len(invokers) > 1 and not have and wanted == there
 
     def _storage(self, kind: str, wanted: Any, there: Any, *, subset: bool) -> tuple[Attributes, Attributes]:
-        a, b = canonical("with", wanted), canonical("with", there)
+        a, b = (table_storage(of) if kind == "table" else canonical("with", of) for of in (wanted, there))
         if kind == "view" and self.declaration.major == 14:
             b.pop("security_invoker", None)
-        if kind == "table":
-            a, b = ({k: v for k, v in of.items() if (k, v) != ("fillfactor", "100")} for of in (a, b))
         if subset or (self.reference is None and not self.declaration.complete):
             b = {name: value for name, value in b.items() if name in a}
         elif not self.declaration.complete:

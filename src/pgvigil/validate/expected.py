@@ -189,10 +189,15 @@ def _switch(text: str) -> str:
     return "true" if _TRUE.fullmatch(word) else "false" if _FALSE.fullmatch(word) else text
 
 
+def table_storage(options: dict[str, str] | None) -> dict[str, str]:
+    """The storage parameters of a table; other kinds have another fillfactor where nobody says anything."""
+    said: dict[str, str] = canonical("with", options)
+    return {name: text for name, text in said.items() if (name, text) != ("fillfactor", "100")}
+
+
 def without_upkeep(options: dict[str, str] | None) -> dict[str, str]:
     """The storage parameters of a table of ours without those by which its DBA tunes it."""
-    said: dict[str, str] = canonical("with", options)
-    return {name: text for name, text in said.items() if not _UPKEEP.fullmatch(name)}
+    return {name: text for name, text in table_storage(options).items() if not _UPKEEP.fullmatch(name)}
 
 
 def bare(expression: str) -> str:

@@ -12,7 +12,6 @@ from pgvigil.validate.expected import Partitions, kind_of, last_name, without_up
 from pgvigil.validate.repair import alter_column
 
 _BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
-_FULL = ("fillfactor", "100")
 _TOKENS = {"YYYY": "(?P<year>[0-9]{4})", "MM": "(?P<month>0[1-9]|1[0-2])", "DD": "(?P<day>0[1-9]|[12][0-9]|3[01])"}
 
 
@@ -87,8 +86,7 @@ def _partition(collector: Collector, name: str, declared: Partitions, label: str
         for key in ("row_security", "owned_by", "access_method", "replica_identity")
         if partition.get(key) != usual.get(key) and not _by_index(key, usual)
     ]
-    options = {name: value for name, value in without_upkeep(partition.get("with")).items() if (name, value) != _FULL}
-    if options:
+    if options := without_upkeep(partition.get("with")):
         said = ", ".join(f"{name} = {value}" for name, value in options.items())
         parts.append(Part("no such storage parameter", said, key="with"))
 

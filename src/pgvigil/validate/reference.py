@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
@@ -23,12 +22,10 @@ from pgvigil import database
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
 from pgvigil.validate import cache
+from pgvigil.validate.catalog import Connection, Scope, Snapshot, snapshot
+from pgvigil.validate.expected import Declaration
 from pgvigil.validate.queries import QUERIES
-
-if TYPE_CHECKING:
-    from pgvigil.validate.catalog import Connection, Snapshot
-    from pgvigil.validate.expected import Declaration
-    from pgvigil.validate.report import Unchecked
+from pgvigil.validate.report import Unchecked
 
 _SCHEMA = "public"  # of the application's tables in the scratch database; a snapshot does not show its name
 _PREFIX = "pgvigil_reference_"
@@ -58,8 +55,6 @@ class Reference:
     def outcome(self) -> tuple[Snapshot | None, tuple[Unchecked, ...]]:
         """The reference, or why there is none."""
         made, reason = self._made.result()
-        from pgvigil.validate.report import Unchecked
-
         if made:
             return made, ()
         hint = "Migrate with a role that may create databases: it then lies in pgvigil.reference_snapshots"
@@ -72,11 +67,10 @@ class Reference:
     def _obtain(self) -> None:
         try:
             key = key_of(self.ddl)
-            name = f"reference-{key}-"
-            # Which server it is matters only where there is a file for one.
-            if cache.holds(name) and (text := cache.read(f"{name}{self.server_version()}.json")):
+            name = f"reference-{key}-{self.server_version()}.json"
+            if text := cache.read(name):
                 with suppress(ValueError):
-                    self._tell(_from_json(text))
+                    self._tell(Snapshot.from_json(text, _SCHEMA))
                     return
             with database.connect(self.target, "reference") as conn:
                 reason, orphans = _hindrance(conn)
@@ -87,13 +81,13 @@ class Reference:
                             made = _load(there, declaration, self.ddl)
                             self._tell(made)
                         if set(declaration.roles) <= set(made.grantees.values()):
-                            cache.write(f"{name}{conn.info.server_version}.json", made.to_json())
-                        return  # else some role was missing and could not be made
+                            cache.write(name, made.to_json())  # else some role was missing and could not be made
+                        return
                 except (psycopg.Error, PgvigilError) as error:
                     reason = f"a scratch database could not be used: {' '.join(str(error).split())}"
                 text = _kept(conn, key)
                 try:
-                    self._tell(_from_json(text) if text else None, reason)
+                    self._tell(Snapshot.from_json(text, _SCHEMA) if text else None, reason)
                 except ValueError:
                     self._tell(None, f"{reason}, and what lies in pgvigil.reference_snapshots cannot be read")
         except (PgvigilError, psycopg.Error, OSError) as error:
@@ -101,12 +95,6 @@ class Reference:
         except Exception as error:  # noqa: BLE001 - a defect: whoever asks is to see it
             if not self._made.done():
                 self._made.set_exception(error)
-
-
-def _from_json(text: str) -> Snapshot:
-    from pgvigil.validate.catalog import Snapshot
-
-    return Snapshot.from_json(text, _SCHEMA)
 
 
 def _hindrance(conn: Connection) -> tuple[str, list[str]]:
@@ -142,8 +130,6 @@ def _scratch(conn: Connection, target: Target, orphans: list[str]) -> Iterator[C
 
 def _load(there: Connection, declaration: Declaration, ddl: Path) -> Snapshot:
     """In one transaction that is rolled back: the roles that the DDL makes belong to the whole server."""
-    from pgvigil.validate.catalog import Scope, snapshot
-
     with there.transaction(force_rollback=True):
         there.execute(
             "SET LOCAL synchronous_commit = off; SET LOCAL check_function_bodies = off; SET LOCAL pgvigil.only_to_read = 'on'"

@@ -173,12 +173,9 @@ class Repairs:
             type_ = f" AS {wanted['type']}" if "type" in keys else ""
             lines.append(f"{alter}{type_} {ddl.sequence_options(wanted)};")
         if "name" in keys:
-            lines.append(f"{alter} RENAME TO {wanted.get('name') or self._usual_name(path)};")
+            usual = quoted(usual_sequence(path.removeprefix("sequence of ")))
+            lines.append(f"{alter} RENAME TO {wanted.get('name', usual)};")
         return "\n".join(lines)
-
-    def _usual_name(self, path: str) -> str:
-        column = path.removeprefix("sequence of ")
-        return quoted(usual_sequence(column))
 
     def _replaceable(self, label: str, wanted: Attributes, found: Attributes) -> bool:
         """Whether a view has the columns it should have, so that nothing that stands on it has to go."""

@@ -12,9 +12,12 @@ _UPKEEP = "pgvigil.upkeep"
 
 def compare(collector: Collector, server: Server) -> None:
     for name, value, here, role in server.settings:
-        whose = [f"ROLE {quoted(role)}" if role else ""]
-        whose += [f"DATABASE {quoted(server.database)}" if here else "" if role else "ROLE ALL"]
-        fix = f"ALTER {' IN '.join(filter(None, whose))} RESET {name};"
+        place = f"DATABASE {quoted(server.database)}"
+        if role:
+            place = f"ROLE {quoted(role)} IN {place}" if here else f"ROLE {quoted(role)}"
+        elif not here:
+            place = "ROLE ALL"
+        fix = f"ALTER {place} RESET {name};"
         if name == _TRIGGERS and value.lower() == "replica":
             _triggers_off(collector, role, fix)
         elif name == _UPKEEP and value:

@@ -289,9 +289,7 @@ class Type:
     columns: tuple[str, ...] = ()  # of a composite type: `name type`, in order
     range: dict[str, str] = field(default_factory=dict)  # parameters of CREATE TYPE … AS RANGE
     base: dict[str, str] = field(default_factory=dict)  # parameters of CREATE TYPE of a base type
-    comments: dict[str, str] = field(
-        default_factory=dict
-    )  # on checks of a domain, columns of a composite type: by name
+    comments: dict[str, str] = field(default_factory=dict)  # on a domain's checks, on a composite type's columns
     owned_by: str = ""
     comment: str = ""
     line: int
