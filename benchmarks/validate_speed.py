@@ -1,10 +1,12 @@
 """How long a verdict takes, whole process and cold: ours against SQLAlchemy's reflection and Alembic's comparison.
 
-    scripts/bootstrap.sh test benchmarks/validate_speed.py [--tables 1000] [--rounds 5]
+    scripts/bootstrap.sh test benchmarks/validate_speed.py [--tables 1000] [--rounds 5] [--rest 0]
 
 Builds, on a throw-away server, a database of 1,000 tables (10 columns, 3 indexes, 2 constraints and 1 trigger each) and our
 own schema. Then each contender is started again and again, in turns, as a process of its own that imports, connects, reads
-and compares. Prints the fastest round of each, what it was, and the ratios; the slowest too, which says how quiet the machine was.
+and compares. Prints the fastest round of each and how many times `import psycopg` it took, of which no contender can do
+without; the slowest too, which says how quiet the machine was. `--rest`: seconds of doing nothing before each round, for a
+machine that is let run fast for a short while only.
 """
 
 from __future__ import annotations
@@ -90,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rest", type=float, default=0)
     parser.add_argument(
         "--bindir", type=Path, default=embedded.binaries(), help="a PostgreSQL to use instead of the embedded one"
     )
@@ -102,6 +105,7 @@ def main() -> None:
             subprocess.run(pgvigil("spec", "dump", "--database-url", wide), check=True, stdout=file)
         filled = {"tables": arguments.tables, "url": wide.replace("postgresql://", "postgresql+psycopg://")}
         contenders = {
+            "import psycopg": [sys.executable, "-P", "-c", "import psycopg"],
             "ours": pgvigil("validate", "--spec", str(spec), "--database-url", wide),
             "reflection": [sys.executable, "-c", REFLECTION.format(**filled)],
             "alembic": [sys.executable, "-c", COMPARISON.format(**filled)],
@@ -114,17 +118,19 @@ def main() -> None:
             seconds(command)  # fills the caches, and the server's
         took: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(arguments.rounds):
+            time.sleep(arguments.rest)
             for name, command in contenders.items():
                 if name.endswith("scratch"):
                     for kept in Path(os.environ["XDG_CACHE_HOME"], "pgvigil").glob("reference-*"):
                         kept.unlink()
                 took[name].append(seconds(command))
         print(f"PostgreSQL {server.major}, {arguments.tables:,} tables, {arguments.rounds} rounds, whole process")
-        print(f"{'':22}{'fastest s':>10}{'slowest s':>11}")
+        fastest = {name: min(times) for name, times in took.items()}
+        print(f"{'':22}{'fastest s':>10}{'slowest s':>11}{'imports':>9}")
         for name, times in took.items():
-            print(f"{name:22}{min(times):10.2f}{max(times):11.2f}")
+            print(f"{name:22}{fastest[name]:10.2f}{max(times):11.2f}{fastest[name] / fastest['import psycopg']:9.1f}")
         for other in ("reflection", "alembic"):
-            print(f"{other} : ours = {min(took[other]) / min(took['ours']):.1f} : 1")
+            print(f"{other} : ours = {fastest[other] / fastest['ours']:.1f} : 1")
 
 
 if __name__ == "__main__":

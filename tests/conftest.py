@@ -39,6 +39,9 @@ DATA = PROJECT / "tests" / "data"
 EXISTING_INSTALL = DATA / "existing_install.sql"
 REVISIONS = sorted(path.stem[:3] for path in (PROJECT / "scripts/migrations").glob("[0-9]*.sql"))
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # --- servers ---------------------------------------------------------------------------------------------------------
 
@@ -307,14 +310,11 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def reference(templates: Templates) -> Snapshot:
     """What the project's DDL makes on this server."""
-    database = Database(templates.server, templates.get("fresh"))
-
-    def version() -> int:
-        with database.connect() as conn:
-            return int(conn.info.server_version)
-
-    target = connections.parse_url(database.url, "tests")
-    made, unchecked = Reference(target, lambda: load_declaration(project.SPEC), project.INIT_SQL, version).outcome()
+    target = connections.parse_url(Database(templates.server, templates.get("fresh")).url, "tests")
+    with connections.connect(target, "tests") as conn:
+        made, unchecked = Reference(
+            target, lambda: conn, lambda: load_declaration(project.SPEC), project.INIT_SQL
+        ).outcome()
     assert made is not None, unchecked
     return made
 

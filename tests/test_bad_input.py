@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -419,6 +420,23 @@ def test_ctrl_c_is_130_and_leaves_nothing(existing: Database, tmp_path: Path) ->
     assert "interrupted" in words
     assert "Traceback" not in words
     assert catalog(existing) == before
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"postgresql://nobody@127.0.0.1:{deaf.getsockname()[1]}/nothing?connect_timeout=60"
+        asking = subprocess.Popen(
+            [sys.executable, "-m", "pgvigil", "validate", "--database-url", url],
+            env={**os.environ, "PYTHONPATH": str(PROJECT / "src")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        with deaf.accept()[0]:
+            threads = Path(f"/proc/{asking.pid}/task")
+            wait_until(
+                lambda: len(list(threads.iterdir())) == 4
+            )  # itself, and who connects, reads the spec, makes the reference
+            asking.send_signal(signal.SIGINT)
+            _, words = asking.communicate(timeout=30)
+    assert (asking.returncode, "Traceback" in words) == (130, False)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

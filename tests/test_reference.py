@@ -13,7 +13,7 @@ import pytest
 
 from conftest import Mortal, Run
 from pgvigil import project
-from pgvigil.database import parse_url
+from pgvigil.database import connect, parse_url
 from pgvigil.validate import Reference, fix_sql, keep_reference, load_declaration, validate
 from pgvigil.validate.reference import WHAT
 
@@ -141,13 +141,12 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "pgvigil"
 
 
-def server_version(database: Any) -> int:
-    with database.connect() as conn:
-        return int(conn.info.server_version)
-
-
 def made_of(database: Any, ddl: Path, options: str = "") -> Reference:
-    return Reference(parse_url(database.url + options, "tests"), lambda: SPEC, ddl, lambda: server_version(database))
+    target = parse_url(database.url + options, "tests")
+    with connect(target, "tests") as conn:
+        reference = Reference(target, lambda: conn, lambda: SPEC, ddl)
+        reference.thread.join()
+    return reference
 
 
 def begin(database: Any, role: str = "") -> Reference:
@@ -155,20 +154,14 @@ def begin(database: Any, role: str = "") -> Reference:
     return made_of(database, project.INIT_SQL, options)
 
 
-def ended(reference: Reference) -> Any:
-    outcome = reference.outcome()
-    reference.thread.join()
-    return outcome
-
-
 def test_scratch_database_is_gone_and_its_reading_kept(fresh: Any, no_cache: Path) -> None:
-    made, unchecked = ended(begin(fresh))
+    made, unchecked = begin(fresh).outcome()
     assert made is not None
     assert unchecked == ()
     assert fresh.execute(SCRATCH) == []
     (kept,) = no_cache.iterdir()
     assert kept.stat().st_mode & 0o077 == 0
-    again, _ = ended(begin(fresh))
+    again, _ = begin(fresh).outcome()
     assert again is not None
     assert again.objects == made.objects
 
@@ -176,13 +169,13 @@ def test_scratch_database_is_gone_and_its_reading_kept(fresh: Any, no_cache: Pat
 @pytest.mark.usefixtures("no_cache")
 def test_scratch_database_that_a_killed_run_left_is_dropped(fresh: Any) -> None:
     fresh.execute("CREATE DATABASE pgvigil_reference_5f5e1000_aaaa")
-    assert ended(begin(fresh))[0] is not None
+    assert begin(fresh).outcome()[0] is not None
     assert fresh.execute(SCRATCH) == []
 
 
 @pytest.mark.usefixtures("no_cache")
 def test_reader_is_given_the_snapshot_that_setup_kept(fresh: Any) -> None:
-    made, unchecked = ended(begin(fresh, "pgvigil_reader"))
+    made, unchecked = begin(fresh, "pgvigil_reader").outcome()
     assert unchecked == ()
     assert made is not None
     with fresh.connect() as conn:
@@ -210,10 +203,10 @@ def test_without_any_reference_the_verdict_is_no_pass(fresh: Any) -> None:
 
 
 def test_damaged_cache_costs_time_and_nothing_else(fresh: Any, no_cache: Path) -> None:
-    assert ended(begin(fresh))[0] is not None
+    assert begin(fresh).outcome()[0] is not None
     for path in no_cache.iterdir():
         path.write_text("[{}")
-    assert ended(begin(fresh))[0] is not None
+    assert begin(fresh).outcome()[0] is not None
 
 
 @pytest.mark.client_side
@@ -247,7 +240,7 @@ def test_init_script_that_cannot_be_read_is_told_of(fresh: Any, tmp_path: Path) 
 def test_snapshot_of_other_ddl_is_not_used(fresh: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.sql"
     other.write_text(project.INIT_SQL.read_text() + "\nALTER FUNCTION pgvigil.actor() COST 3;\n")
-    assert ended(begin(fresh))[0] is not None
+    assert begin(fresh).outcome()[0] is not None
     made, _ = made_of(fresh, other).outcome()
     assert made is not None
     assert made.objects["function pgvigil.actor()"]["cost"] == "3"

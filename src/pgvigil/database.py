@@ -10,8 +10,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -156,21 +156,23 @@ def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Co
 
     def make() -> None:
         try:
-            connection.set_result(connect(target, purpose))
+            made = connect(target, purpose)
         except (psycopg.Error, PgvigilError) as error:
-            connection.set_exception(error)
+            with suppress(InvalidStateError):
+                connection.set_exception(error)
+            return
+        try:
+            connection.set_result(made)
+        except InvalidStateError:  # cancelled below: nobody wants it any more
+            made.close()
 
     Thread(target=make, daemon=True).start()  # Ctrl-C does not wait for a server that does not answer
     try:
         yield connection.result
     finally:
-        connection.add_done_callback(_close)
-
-
-def _close(made: Future[psycopg.Connection]) -> None:
-    if not made.exception():
-        with made.result():
-            pass  # at its end it is closed
+        if not connection.cancel() and not connection.exception():
+            with connection.result():
+                pass  # at its end it is closed
 
 
 def beside(conn: psycopg.Connection) -> psycopg.Connection:

@@ -159,7 +159,7 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
 def against_reference(conn: psycopg.Connection, target: Target, schema: str) -> Report:
     """The verdict, also of what the spec does not spell out; the reference is kept for those who may only read."""
     declared = load_declaration(project.SPEC)
-    reference, _ = Reference(target, lambda: declared, project.INIT_SQL, lambda: conn.info.server_version).outcome()
+    reference, _ = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL).outcome()
     if reference:
         keep_reference(conn, reference, project.INIT_SQL)
     return validate(conn, declared, schema, reference=reference)

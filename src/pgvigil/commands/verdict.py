@@ -31,11 +31,13 @@ def validate(arguments: argparse.Namespace) -> int:
             reading = aside.submit(load_declaration, path)
             reference = None
             if not arguments.spec:
-                reference = Reference(target, reading.result, project.INIT_SQL, lambda: connected().info.server_version)
+                reference = Reference(target, connected, reading.result, project.INIT_SQL)
             from pgvigil.validate import validate
             from pgvigil.validate.formats import render, wants_colour
 
             spec = reading.result()
+            if reference:
+                reference.begun.wait()
             with connected() as conn:
                 schema = arguments.schema or spec.schema or _ledger_schema(conn) or "public"
                 report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)

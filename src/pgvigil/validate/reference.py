@@ -43,10 +43,11 @@ class Reference:
     """The making of it, which goes on while the caller reads what is there: begin one, read, then ask for `outcome`."""
 
     def __init__(
-        self, target: Target, declaration: Callable[[], Declaration], ddl: Path, server_version: Callable[[], int]
+        self, target: Target, connected: Callable[[], Connection], declaration: Callable[[], Declaration], ddl: Path
     ) -> None:
-        """What is asked for by calling need not be known yet."""
-        self.target, self.declaration, self.ddl, self.server_version = target, declaration, ddl, server_version
+        """What is asked for by calling need not be there yet. The connection is lent until `begun` is set."""
+        self.target, self.connected, self.declaration, self.ddl = target, connected, declaration, ddl
+        self.begun = threading.Event()
         self._made: Future[tuple[Snapshot | None, str]] = Future()
         # No daemon: it ends with its scratch database dropped, for which `outcome` does not wait.
         self.thread = threading.Thread(target=self._obtain)
@@ -66,35 +67,45 @@ class Reference:
 
     def _obtain(self) -> None:
         try:
-            key = key_of(self.ddl)
-            name = f"reference-{key}-{self.server_version()}.json"
-            if text := cache.read(name):
-                with suppress(ValueError):
-                    self._tell(Snapshot.from_json(text, _SCHEMA))
-                    return
-            with database.connect(self.target, "reference") as conn:
-                reason, orphans = _hindrance(conn)
-                try:
-                    if not reason:
-                        with _scratch(conn, self.target, orphans) as there:
-                            declaration = self.declaration()
-                            made = _load(there, declaration, self.ddl)
-                            self._tell(made)
-                        if set(declaration.roles) <= set(made.grantees.values()):
-                            cache.write(name, made.to_json())  # else some role was missing and could not be made
-                        return
-                except (psycopg.Error, PgvigilError) as error:
-                    reason = f"a scratch database could not be used: {' '.join(str(error).split())}"
-                text = _kept(conn, key)
-                try:
-                    self._tell(Snapshot.from_json(text, _SCHEMA) if text else None, reason)
-                except ValueError:
-                    self._tell(None, f"{reason}, and what lies in pgvigil.reference_snapshots cannot be read")
+            self._make(self.connected())
         except (PgvigilError, psycopg.Error, OSError) as error:
             self._tell(None, " ".join(str(error).split()))
         except Exception as error:  # noqa: BLE001 - a defect: whoever asks is to see it
             if not self._made.done():
                 self._made.set_exception(error)
+        finally:
+            self.begun.set()
+
+    def _make(self, conn: Connection) -> None:
+        key = key_of(self.ddl)
+        name = f"reference-{key}-{conn.info.server_version}.json"
+        if text := cache.read(name):
+            with suppress(ValueError):
+                self._tell(Snapshot.from_json(text, _SCHEMA))
+                return
+        reason, orphans = _hindrance(conn)
+        if reason:
+            self._tell_kept(conn, key, reason)
+            return
+        try:
+            scratch = _create(conn)
+            self.begun.set()
+            with _opened(self.target, scratch, orphans) as there:
+                declaration = self.declaration()
+                made = _load(there, declaration, self.ddl)
+                self._tell(made)
+            if set(declaration.roles) <= set(made.grantees.values()):
+                cache.write(name, made.to_json())  # else some role was missing and could not be made
+        except (psycopg.Error, PgvigilError) as error:
+            with database.connect(self.target, "reference") as other:
+                self._tell_kept(other, key, f"a scratch database could not be used: {' '.join(str(error).split())}")
+
+    def _tell_kept(self, conn: Connection, key: str, reason: str) -> None:
+        text = _kept(conn, key)
+        try:
+            self._tell(Snapshot.from_json(text, _SCHEMA) if text else None, reason)
+        except ValueError:
+            self._tell(None, f"{reason}, and what lies in pgvigil.reference_snapshots cannot be read")
 
 
 def _hindrance(conn: Connection) -> tuple[str, list[str]]:
@@ -116,16 +127,23 @@ def _hindrance(conn: Connection) -> tuple[str, list[str]]:
     return "", [other for other in others if _is_orphaned(other)]
 
 
-@contextmanager
-def _scratch(conn: Connection, target: Target, orphans: list[str]) -> Iterator[Connection]:
-    """A connection to a new database, which is dropped in the end, and with it those that were left behind."""
+def _create(conn: Connection) -> str:
     name = f"{_PREFIX}{int(time.time()):x}_{secrets.token_hex(4)}"
+    conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+    return name
+
+
+@contextmanager
+def _opened(target: Target, name: str, orphans: list[str]) -> Iterator[Connection]:
+    """A connection to a new database, which is dropped in the end, and with it those that were left behind."""
     try:
-        conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         with database.connect(target.at(name), "reference") as there:
             yield there
     finally:
-        _drop(conn, [name, *orphans])
+        with suppress(psycopg.Error, PgvigilError), database.connect(target, "reference") as conn:
+            for each in (name, *orphans):
+                with suppress(psycopg.Error):
+                    conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(each)))
 
 
 def _load(there: Connection, declaration: Declaration, ddl: Path) -> Snapshot:
@@ -144,12 +162,6 @@ def _is_orphaned(name: str) -> bool:
         return time.time() - int(name.removeprefix(_PREFIX).partition("_")[0], 16) > _ORPHANED
     except ValueError:
         return False
-
-
-def _drop(conn: Connection, names: list[str]) -> None:
-    for name in names:
-        with suppress(psycopg.Error):
-            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 # --- kept in the database --------------------------------------------------------------------------------------------
