@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgvigil.validate.behaviour import self_test
-    from pgvigil.validate.compare import check_application_tables, validate
     from pgvigil.validate.dump import dump_spec
     from pgvigil.validate.expected import Declaration, load_declaration
     from pgvigil.validate.formats import FORMATS, render
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from pgvigil.validate.repair import fix_sql
     from pgvigil.validate.report import Finding, Report, Unchecked
     from pgvigil.validate.spec import Spec
+    from pgvigil.validate.verdict import check_application_tables, validate
 
 # Imported when asked for: what a verdict does not need, it does not wait for.
 _WHERE = {
@@ -27,7 +27,7 @@ _WHERE = {
     "Report": "report",
     "Spec": "spec",
     "Unchecked": "report",
-    "check_application_tables": "compare",
+    "check_application_tables": "verdict",
     "dump_spec": "dump",
     "fix_sql": "repair",
     "keep_reference": "reference",
@@ -36,7 +36,7 @@ _WHERE = {
     "located": "places",
     "render": "formats",
     "self_test": "behaviour",
-    "validate": "compare",
+    "validate": "verdict",
 }
 __all__ = [
     "FORMATS",

@@ -7,35 +7,19 @@ way, the server is asked to read both.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import replace
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 from pgvigil.validate import ddl, partitions, printing, probe, settings
-from pgvigil.validate.catalog import Attributes, Connection, Snapshot, read_rows, snapshot
+from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.expected import (
-    PLACEHOLDER,
-    Declaration,
-    Mark,
-    canonical,
-    kind_of,
-    table_storage,
-    with_tolerated,
-    without_upkeep,
-)
+from pgvigil.validate.expected import Mark, canonical, kind_of, table_storage, with_tolerated, without_upkeep
 from pgvigil.validate.names import quoted
-from pgvigil.validate.places import located
 from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
-from pgvigil.validate.report import Finding, Kind, Report, Unchecked
+from pgvigil.validate.report import Kind, Unchecked
 from pgvigil.validate.strangers import Strangers
 from pgvigil.validate.wanted import join
-
-if TYPE_CHECKING:
-    from pgvigil.validate.reference import Reference
-    from pgvigil.validate.spec import Spec
 
 TOLERATED = "pgvigil.tolerated_values"
 Rows = dict[str, list[dict[str, Any]]]  # of some tables
@@ -55,106 +39,6 @@ _STATES: dict[tuple[str, str], Kind] = {
     ("event trigger", "enabled"): "disabled",
 }
 _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
-
-
-def validate(
-    conn: Connection,
-    spec: Spec | Declaration,
-    schema: str,
-    *,
-    before: str | None = None,
-    reference: Snapshot | Reference | None = None,
-    strict: bool = False,
-) -> Report:
-    """Compare. Inside an open transaction its own changes are seen; either way the connection is left as it was.
-
-    `before` is the first migration still to come, if one is: what the spec declares as brought by it or by later ones
-    is not looked for. `reference` is what the project's DDL makes on this server, or its making. `strict` makes findings
-    of what an application has added to its own tables.
-    """
-    declaration = _declared(spec)
-    found = snapshot(conn, declaration.scope(schema), schema)
-    rows = _rows(conn, declaration, found)
-    made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
-    collector = Collector(declaration, found, strict)
-    Comparison(collector, made, rows).run()
-    findings = collector.settled(conn)
-    collector.unchecked += unchecked
-    to_come = [
-        pattern
-        for revision, patterns in declaration.later
-        if before is not None and revision >= before
-        for pattern in patterns
-    ]
-    findings = [
-        replace(f, object=PLACEHOLDER.sub(lambda match: f"{match[1]} {quoted(schema)}", f.object))
-        for f in findings
-        if not any(fnmatchcase(f.object, pattern) for pattern in to_come)
-    ]
-    findings = list(located(declaration, findings))
-    notes = [finding for finding in findings if finding.severity == "note"]
-    if before is None:
-        notes += [
-            Finding("missing", f"ignore rule {pattern}", "objects that it covers", ABSENT, "note")
-            for pattern, _, rare in declaration.ignore
-            if not rare and pattern not in collector.used_rules
-        ]
-    server = found.server
-    return Report(
-        declaration.name,
-        server.database if server else "",
-        schema,
-        server.version if server else "",
-        tuple(finding for finding in findings if finding.severity == "finding"),
-        tuple(notes),
-        dict(sorted(Counter(_seen_as(found, path) for path in found.objects).items())),
-        dict(sorted(collector.compared.items())),
-        tuple(collector.unchecked),
-    )
-
-
-def _declared(spec: Spec | Declaration) -> Declaration:
-    if isinstance(spec, Declaration):
-        return spec
-    from pgvigil.validate.declare import declare
-
-    return declare(spec)
-
-
-def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
-    """The rows that a spec needs. Values outside a list that were there before its CHECK came are allowed."""
-    wanted = {*declaration.rows, *([TOLERATED] if any(mark.tolerated for mark in declaration.marks.values()) else [])}
-    readable = [name for name in sorted(wanted) if found.details.get(f"table {name}", {}).get("readable")]
-    return read_rows(conn, readable, found.schema)
-
-
-def _seen_as(found: Snapshot, path: str) -> str:
-    return "partition" if "partition_of" in found.objects[path] else kind_of(path)
-
-
-def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[Finding]:
-    """What the migrations need of the application, before the first one: its tables, their base columns, the types."""
-    declaration = _declared(spec)
-    found = snapshot(conn, declaration.scope(schema), schema)
-    collector = Collector(declaration, found)
-    for path, attributes in declaration.objects.items():
-        root = declaration.roots[path]
-        if root not in declaration.application or kind_of(path) not in ("table", "column"):
-            continue
-        there = found.objects.get(path)
-        if kind_of(path) == "table":
-            if there is None and f"view {root}" in found.objects:
-                collector.differ(path, [Part("table", printing.whole(f"view {root}", found.objects[f"view {root}"]))])
-            elif there is None:
-                collector.miss(path, "a table of the application", attributes, root)
-            elif there.get("kind") not in (None, "partitioned table"):
-                collector.differ(path, [Part("table", there["kind"])])
-        elif f"table {root}" in found.objects:
-            if there is None and not declaration.marks[path].ours:
-                collector.miss(path, attributes["type"], attributes, root)
-            elif there is not None and there["type"] != attributes["type"]:
-                collector.differ(path, [Part(attributes["type"], there["type"])])
-    return collector.settled(conn)
 
 
 class Comparison:
@@ -301,67 +185,67 @@ class Comparison:
         )
 
     def _compare(self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None) -> None:
+        def fix(keys: list[str]) -> str:
+            return self.repairs.change(path, keys)
+
         kind, root = kind_of(path), self.roots[path]
-        keys = [key for key in {**wanted, **there} if key != "comment" and (mark is None or key in mark.spoken_of)]
         tolerated = self._tolerated(path, mark.tolerated) if mark else []
         if tolerated:
             bare = wanted
             wanted = wanted | {"definition": with_tolerated(wanted["definition"], tolerated)}
             self.wanted[path] = wanted  # the repair lets them pass as well
-        loose = root in self.declaration.application or kind == "extension"
+        tuning = _TUNING if root in self.declaration.application or kind == "extension" else _MACHINE
+        declared = self.declaration.marks[path].spoken_of if mark and path in self.declaration.marks else ()
         plain: list[Part] = []
         tuned: list[Part] = []
-        for key in keys:
-            a, b = wanted.get(key), there.get(key)
-            if a == b or canonical(key, a, any_order=bool(mark and mark.tolerated)) == canonical(
-                key, b, any_order=bool(mark and mark.tolerated)
-            ):
-                continue
-            if (key == "row_security" and not self.declaration.complete) or (
-                key == "order" and kind == "table" and mark
-            ):
-                continue
-            if key == "name" and kind == "sequence" and not self.declaration.complete:
-                continue  # the server may have had to choose another
-            if key == "order" and _shared(a, b) == _shared(b, a):
-                continue
-            if key == "with":
-                a, b = self._storage(kind, a, b, subset=bool(mark and not mark.ours))
-                if a == b:
-                    continue
-            if key == "order":
-                a, b = _shared(a, b), _shared(b, a)
+        for key, a, b in self._differing(path, wanted, there, mark):
             part = self._part(path, root, key, {**wanted, key: a}, {**there, key: b})
             state = _STATES.get((kind, key))
-            if state and not (key == "enabled" and b not in ("DISABLED", "REPLICA")):
-                self.collector.differ(path, [part], kind=state, fix=lambda keys: self.repairs.change(path, keys))
+            if state and (key != "enabled" or b in ("DISABLED", "REPLICA")):
+                self.collector.differ(path, [part], kind=state, fix=fix)
             else:
-                declared = mark is not None and key in (
-                    self.declaration.marks[path].spoken_of if path in self.declaration.marks else ()
-                )
-                (tuned if key in (_TUNING if loose else _MACHINE) and not declared else plain).append(part)
+                (tuned if key in tuning and key not in declared else plain).append(part)
         if kind == "view" and root in self.declaration.reads:
             plain += self._reads(root, path)
-        if kind == "trigger" and len(plain) > 0:
-            probes = [part.probe for part in plain if part.probe]
-            if (len(probes) < len(plain) or not probes) and [part.key for part in plain] != ["depends_on"]:
-                plain = [Part(printing.whole(path, wanted), printing.whole(path, there), None, "function")]
-        if kind == "view" and [part.key for part in plain] == ["with"] and self._restored_from_14(path):
+        keys = [part.key for part in plain]
+        if kind == "trigger" and keys != ["depends_on"] and not all(part.probe for part in plain):
+            plain = [Part(printing.whole(path, wanted), printing.whole(path, there), None, "function")]
+        if kind == "view" and keys == ["with"] and self._restored_from_14(path):
             plain, tuned = [], plain
         if path == "schema {schema}" and self.collector.another_major:
             plain, tuned = [], [*tuned, *plain]
-        self.collector.differ(path, plain, fix=lambda keys: self.repairs.change(path, keys))
-        self.collector.differ(
-            path,
-            tuned,
-            "finding" if self.collector.strict else "note",
-            fix=lambda keys: self.repairs.change(path, keys),
-        )
+        self.collector.differ(path, plain, fix=fix)
+        self.collector.differ(path, tuned, "finding" if self.collector.strict else "note", fix=fix)
         if tolerated and not plain:
             values = ", ".join(repr(value) for value in tolerated)
             said = canonical("definition", bare["definition"])
             self.collector.add("different", path, said, f"also allows {values}: {TOLERATED}", "note")
         self._comment(path, wanted, there, mark)
+
+    def _differing(
+        self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None
+    ) -> Iterator[tuple[str, Any, Any]]:
+        """What is not the same, nor the same spelt otherwise: key, wanted, found."""
+        kind, any_order = kind_of(path), bool(mark and mark.tolerated)
+        free = {"comment"}  # it has a finding of its own
+        if not self.declaration.complete:
+            free.add("row_security")
+            if kind == "sequence":
+                free.add("name")  # the server may have had to choose another
+        if kind == "table" and mark:
+            free.add("order")
+        for key in {**wanted, **there}:
+            a, b = wanted.get(key), there.get(key)
+            if a == b or key in free or (mark and key not in mark.spoken_of):
+                continue
+            if canonical(key, a, any_order=any_order) == canonical(key, b, any_order=any_order):
+                continue
+            if key == "order":
+                a, b = _shared(a, b), _shared(b, a)
+            elif key == "with":
+                a, b = self._storage(kind, a, b, subset=bool(mark and not mark.ours))
+            if a != b:
+                yield key, a, b
 
     def _restored_from_14(self, path: str) -> bool:
         """14 knows no security_invoker: in a database restored from it no view has it."""

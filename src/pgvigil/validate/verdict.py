@@ -1,0 +1,121 @@
+"""The verdict on a database: what there is, what there should be, and what is told of the difference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from pgvigil.validate import printing
+from pgvigil.validate.catalog import Connection, Snapshot, read_rows, snapshot
+from pgvigil.validate.collect import ABSENT, Collector, Part
+from pgvigil.validate.compare import TOLERATED, Comparison, Rows
+from pgvigil.validate.expected import PLACEHOLDER, Declaration, kind_of
+from pgvigil.validate.names import quoted
+from pgvigil.validate.places import located
+from pgvigil.validate.report import Finding, Report
+
+if TYPE_CHECKING:
+    from pgvigil.validate.reference import Reference
+    from pgvigil.validate.spec import Spec
+
+
+def validate(
+    conn: Connection,
+    spec: Spec | Declaration,
+    schema: str,
+    *,
+    before: str | None = None,
+    reference: Snapshot | Reference | None = None,
+    strict: bool = False,
+) -> Report:
+    """Compare. Inside an open transaction its own changes are seen; either way the connection is left as it was.
+
+    `before` is the first migration still to come, if one is: what the spec declares as brought by it or by later ones
+    is not looked for. `reference` is what the project's DDL makes on this server, or its making. `strict` makes findings
+    of what an application has added to its own tables.
+    """
+    declaration = _declared(spec)
+    found = snapshot(conn, declaration.scope(schema), schema)
+    rows = _rows(conn, declaration, found)
+    made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
+    collector = Collector(declaration, found, strict)
+    Comparison(collector, made, rows).run()
+    findings = collector.settled(conn)
+    collector.unchecked += unchecked
+    to_come = [
+        pattern
+        for revision, patterns in declaration.later
+        if before is not None and revision >= before
+        for pattern in patterns
+    ]
+    findings = [
+        replace(f, object=PLACEHOLDER.sub(lambda match: f"{match[1]} {quoted(schema)}", f.object))
+        for f in findings
+        if not any(fnmatchcase(f.object, pattern) for pattern in to_come)
+    ]
+    findings = list(located(declaration, findings))
+    notes = [finding for finding in findings if finding.severity == "note"]
+    if before is None:
+        notes += [
+            Finding("missing", f"ignore rule {pattern}", "objects that it covers", ABSENT, "note")
+            for pattern, _, rare in declaration.ignore
+            if not rare and pattern not in collector.used_rules
+        ]
+    server = found.server
+    return Report(
+        declaration.name,
+        server.database if server else "",
+        schema,
+        server.version if server else "",
+        tuple(finding for finding in findings if finding.severity == "finding"),
+        tuple(notes),
+        dict(sorted(Counter(_seen_as(found, path) for path in found.objects).items())),
+        dict(sorted(collector.compared.items())),
+        tuple(collector.unchecked),
+    )
+
+
+def _declared(spec: Spec | Declaration) -> Declaration:
+    if isinstance(spec, Declaration):
+        return spec
+    from pgvigil.validate.declare import declare
+
+    return declare(spec)
+
+
+def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
+    """The rows that a spec needs. Values outside a list that were there before its CHECK came are allowed."""
+    wanted = {*declaration.rows, *([TOLERATED] if any(mark.tolerated for mark in declaration.marks.values()) else [])}
+    readable = [name for name in sorted(wanted) if found.details.get(f"table {name}", {}).get("readable")]
+    return read_rows(conn, readable, found.schema)
+
+
+def _seen_as(found: Snapshot, path: str) -> str:
+    return "partition" if "partition_of" in found.objects[path] else kind_of(path)
+
+
+def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[Finding]:
+    """What the migrations need of the application, before the first one: its tables, their base columns, the types."""
+    declaration = _declared(spec)
+    found = snapshot(conn, declaration.scope(schema), schema)
+    collector = Collector(declaration, found)
+    for path, attributes in declaration.objects.items():
+        root = declaration.roots[path]
+        if root not in declaration.application or kind_of(path) not in ("table", "column"):
+            continue
+        there = found.objects.get(path)
+        if kind_of(path) == "table":
+            if there is None and f"view {root}" in found.objects:
+                collector.differ(path, [Part("table", printing.whole(f"view {root}", found.objects[f"view {root}"]))])
+            elif there is None:
+                collector.miss(path, "a table of the application", attributes, root)
+            elif there.get("kind") not in (None, "partitioned table"):
+                collector.differ(path, [Part("table", there["kind"])])
+        elif f"table {root}" in found.objects:
+            if there is None and not declaration.marks[path].ours:
+                collector.miss(path, attributes["type"], attributes, root)
+            elif there is not None and there["type"] != attributes["type"]:
+                collector.differ(path, [Part(attributes["type"], there["type"])])
+    return collector.settled(conn)
