@@ -4,7 +4,7 @@
 
 Builds, on a throw-away server, a database of 1,000 tables (10 columns, 3 indexes, 2 constraints and 1 trigger each) and our
 own schema. Then each contender is started again and again, in turns, as a process of its own that imports, connects, reads
-and compares. Prints the fastest round of each and how many times `import psycopg` it took, of which no contender can do
+and compares. Prints the fastest round of each and how many times `import psycopg` it took, which no contender can do
 without; the slowest too, which says how quiet the machine was. `--rest`: seconds of doing nothing before each round, for a
 machine that is let run fast for a short while only.
 """

@@ -431,9 +431,8 @@ def test_ctrl_c_does_not_wait_for_a_server_that_does_not_answer() -> None:
         )  # fmt: skip
         with deaf.accept()[0]:
             threads = Path(f"/proc/{asking.pid}/task")
-            wait_until(
-                lambda: len(list(threads.iterdir())) == 4
-            )  # itself, and who connects, reads the spec, makes the reference
+            # Itself, who connects, who reads the spec, and who makes the reference.
+            wait_until(lambda: len(list(threads.iterdir())) == 4)
             asking.send_signal(signal.SIGINT)
             _, words = asking.communicate(timeout=30)
     assert (asking.returncode, "Traceback" in words) == (130, False)

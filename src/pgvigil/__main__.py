@@ -25,11 +25,11 @@ def main() -> NoReturn:
 
 
 def _prepare_streams() -> None:
-    """`>&-`: whoever wants no words gets none, and neither a file nor a connection takes their place."""
+    """So that words cost no verdict, neither where nobody wants them nor where a terminal has not all of their letters."""
+    # `>&-`: neither a file nor a connection takes their place.
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - it lasts as long as we do
-    # No report is lost to a terminal that has not all of its letters.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
