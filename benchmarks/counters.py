@@ -8,7 +8,8 @@ to one session (where an updated row makes its writers queue); the bulk statemen
 
 from __future__ import annotations
 
-from hot_path import SESSIONS, Suite, main
+from hot_path import Suite, main
+from session_designs import SESSIONS
 
 DROP = """
     DROP TRIGGER count_added_context ON context_history;
@@ -33,6 +34,7 @@ ADD = """INSERT INTO context_history (session_id, sequence_number, context_type,
 INSERT = ADD.format(number=":k").replace("\n    ", " ")
 SUITE = Suite(
     designs={"without": "--\n" + DROP, "ours": "-- as set up", "obvious": "--\n" + DROP + OBVIOUS},
+    past={},
     single={
         "single row": f"\\set n random(1, {SESSIONS})\n\\set k random(1000, 2000000000)\n{INSERT} WHERE session_key = :n;\n",
         "one session": f"\\set k random(1000, 2000000000)\n{INSERT} WHERE session_key = '7' ON CONFLICT DO NOTHING;\n",

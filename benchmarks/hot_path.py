@@ -1,8 +1,9 @@
 """What the watch costs where applications feel it: ours against the bare table, the obvious design and two audit triggers.
 
-    scripts/bootstrap.sh test benchmarks/hot_path.py [--bindir DIR …] [--rounds 7] [--seconds 2] [--durable]
+    scripts/bootstrap.sh test benchmarks/hot_path.py [--bindir DIR …] [--rounds 7] [--seconds 2] [--events 3000000] [--durable]
 
-Each design has a database of its own on one throw-away server, with 100,000 sessions. In each round every design does every
+Each design has a database of its own on one throw-away server, with 100,000 sessions; those with a trail have --events in it,
+of the past year, as an application has that has been there for a while. In each round every design does every
 kind of work, one right after the other, so that what else the machine does falls on all of them alike:
 
     touch, flip, insert     one prepared statement a transaction over two connections (pgbench)
@@ -34,136 +35,12 @@ import psycopg
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from session_designs import BARE, FILL, HSTORE_AUDIT, JSONB_AUDIT, OBVIOUS, PAST, SESSIONS  # noqa: E402
+
 from pgvigil import embedded  # noqa: E402
 
-SESSIONS = 100_000
-ACTIVE = 1_000  # of them are busy, each touched several times a minute
+ACTIVE = 1_000  # of the sessions are busy, each touched several times a minute
 
-TABLE = """
-    CREATE TABLE sessions (
-        id uuid PRIMARY KEY DEFAULT gen_random_uuid(), session_key varchar(255) UNIQUE NOT NULL, agent_from varchar(100) NOT NULL,
-        agent_to varchar(100), status varchar(50) NOT NULL DEFAULT 'active', created_at timestamptz DEFAULT now(),
-        updated_at timestamptz DEFAULT now(), expires_at timestamptz, metadata jsonb DEFAULT '{}',
-        last_activity_at timestamptz DEFAULT now(), is_dormant boolean NOT NULL DEFAULT false, archived_at timestamptz,
-        retention_policy varchar(50) DEFAULT 'standard'
-    ) WITH (fillfactor = 90);
-"""
-# What most people would write from the same list of columns, events and indexes.
-OBVIOUS = """
-    ALTER TABLE sessions ADD CHECK (status IN ('active', 'pending', 'completed', 'expired', 'cancelled', 'archived'));
-    CREATE TABLE session_lifecycle (
-        id uuid PRIMARY KEY DEFAULT gen_random_uuid(), session_id uuid NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
-        event_type varchar(50) NOT NULL CHECK (event_type IN ('created', 'expired', 'archived', 'dormant', 'reactivated',
-            'status_changed', 'expiration_scheduled', 'deleted')),
-        event_data jsonb NOT NULL DEFAULT '{}', created_at timestamptz NOT NULL DEFAULT now());
-    CREATE INDEX ON session_lifecycle (session_id);
-    CREATE INDEX ON session_lifecycle (event_type);
-    CREATE INDEX ON session_lifecycle (created_at);
-    CREATE INDEX ON sessions (last_activity_at);
-    CREATE INDEX ON sessions (is_dormant);
-    CREATE INDEX ON sessions (archived_at);
-    CREATE INDEX ON sessions (retention_policy);
-    CREATE INDEX ON sessions (status, last_activity_at);
-    CREATE INDEX ON sessions (is_dormant, last_activity_at);
-    CREATE FUNCTION update_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        NEW.updated_at = now();
-        RETURN NEW;
-    END $$;
-    CREATE FUNCTION update_last_activity() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        NEW.last_activity_at = now();
-        RETURN NEW;
-    END $$;
-    CREATE FUNCTION log_lifecycle() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        IF TG_OP = 'INSERT' THEN
-            INSERT INTO session_lifecycle (session_id, event_type, event_data)
-            VALUES (NEW.id, 'created', jsonb_build_object('agent_from', NEW.agent_from, 'agent_to', NEW.agent_to,
-                    'retention_policy', NEW.retention_policy, 'actor', session_user));
-        ELSE
-            IF OLD.status IS DISTINCT FROM NEW.status THEN
-                INSERT INTO session_lifecycle (session_id, event_type, event_data)
-                VALUES (NEW.id, CASE NEW.status WHEN 'expired' THEN 'expired' ELSE 'status_changed' END,
-                        jsonb_build_object('old_status', OLD.status, 'new_status', NEW.status, 'actor', session_user));
-            END IF;
-            IF OLD.is_dormant IS DISTINCT FROM NEW.is_dormant THEN
-                INSERT INTO session_lifecycle (session_id, event_type, event_data)
-                VALUES (NEW.id, CASE WHEN NEW.is_dormant THEN 'dormant' ELSE 'reactivated' END,
-                        jsonb_build_object('previous_state', OLD.is_dormant, 'actor', session_user));
-            END IF;
-            IF OLD.archived_at IS NULL AND NEW.archived_at IS NOT NULL THEN
-                INSERT INTO session_lifecycle (session_id, event_type, event_data)
-                VALUES (NEW.id, 'archived', jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status,
-                        'actor', session_user));
-            END IF;
-            IF OLD.expires_at IS DISTINCT FROM NEW.expires_at THEN
-                INSERT INTO session_lifecycle (session_id, event_type, event_data)
-                VALUES (NEW.id, 'expiration_scheduled', jsonb_build_object('expires_at', NEW.expires_at, 'actor', session_user));
-            END IF;
-        END IF;
-        RETURN NULL;
-    END $$;
-    CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION update_updated_at();
-    CREATE TRIGGER update_sessions_last_activity BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION update_last_activity();
-    CREATE TRIGGER log_session_lifecycle AFTER INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION log_lifecycle();
-"""
-# The table as ours has it, with the trigger for updated_at that an application of this kind brings along.
-AUDIT_TABLE = """
-    ALTER TABLE sessions ADD CHECK (status::text = ANY ('{active,pending,completed,expired,cancelled,archived}'::text[]));
-    CREATE FUNCTION update_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        NEW.updated_at = now();
-        RETURN NEW;
-    END $$;
-    CREATE TRIGGER update_updated_at BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION update_updated_at();
-    CREATE INDEX ON sessions (last_activity_at);
-    CREATE INDEX ON sessions (is_dormant) WHERE is_dormant;
-    CREATE INDEX ON sessions (archived_at) WHERE archived_at IS NOT NULL;
-    CREATE INDEX ON sessions (retention_policy) WHERE retention_policy <> 'standard';
-    CREATE INDEX ON sessions (status, last_activity_at);
-    CREATE INDEX ON sessions (is_dormant, last_activity_at) WHERE is_dormant;
-"""
-# Both audits write a row of their own for every row written, with no foreign key and no check on it.
-JSONB_AUDIT = """
-    CREATE TABLE audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(),
-        actor text NOT NULL DEFAULT session_user, op text NOT NULL, table_oid oid NOT NULL, record_id uuid NOT NULL,
-        old_record jsonb, record jsonb);
-    CREATE INDEX ON audit (record_id);
-    CREATE INDEX ON audit USING brin (at);
-    CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-    BEGIN
-        INSERT INTO audit (op, table_oid, record_id, old_record, record)
-        VALUES (TG_OP, TG_RELID, coalesce(NEW.id, OLD.id), to_jsonb(OLD), to_jsonb(NEW));
-        RETURN NULL;
-    END $$;
-    CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION audit();
-"""
-HSTORE_AUDIT = """
-    CREATE EXTENSION hstore;
-    CREATE TABLE audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(),
-        actor text NOT NULL DEFAULT session_user, op text NOT NULL, table_name text NOT NULL, row_data hstore, changed hstore);
-    CREATE INDEX ON audit USING brin (at);
-    CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-    DECLARE
-        changed hstore;
-    BEGIN
-        IF TG_OP = 'UPDATE' THEN
-            changed = hstore(NEW.*) - hstore(OLD.*);
-            IF changed = hstore('') THEN
-                RETURN NULL;
-            END IF;
-            INSERT INTO audit (op, table_name, row_data, changed) VALUES (TG_OP, TG_TABLE_NAME, hstore(OLD.*), changed);
-        ELSIF TG_OP = 'DELETE' THEN
-            INSERT INTO audit (op, table_name, row_data) VALUES (TG_OP, TG_TABLE_NAME, hstore(OLD.*));
-        ELSE
-            INSERT INTO audit (op, table_name, row_data) VALUES (TG_OP, TG_TABLE_NAME, hstore(NEW.*));
-        END IF;
-        RETURN NULL;
-    END $$;
-    CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION audit();
-"""
-FILL = "INSERT INTO sessions (session_key, agent_from, agent_to) SELECT n, 'agent-a', 'agent-b' FROM generate_series(1, {}) n"
 # Busy sessions were last active at any time within the last minute.
 REST = f"""
     SET session_replication_role = replica;
@@ -193,6 +70,7 @@ class Suite:
     """What is compared: designs by their DDL (after `pgvigil setup` where it begins with a comment), and kinds of work."""
 
     designs: dict[str, str]
+    past: dict[str, str]  # of a design with a trail: SQL that writes {0} events
     single: dict[str, str]
     bulk: dict[str, str]
     rest: str  # before each run of single rows
@@ -205,12 +83,13 @@ class Suite:
 
 SUITE = Suite(
     designs={
-        "bare": TABLE,
+        "bare": BARE,
         "ours": "-- as set up",
-        "obvious": TABLE + OBVIOUS,
-        "jsonb audit": TABLE + AUDIT_TABLE + JSONB_AUDIT,
-        "hstore audit": TABLE + AUDIT_TABLE + HSTORE_AUDIT,
+        "obvious": OBVIOUS,
+        "jsonb audit": JSONB_AUDIT,
+        "hstore audit": HSTORE_AUDIT,
     },
+    past=PAST,
     single=SINGLE,
     bulk=BULK,
     rest=REST,
@@ -255,7 +134,7 @@ class Bench:
         for name, script in suite.single.items():
             (scripts / name).write_text(script)
 
-    def install(self, design: str, sessions: int = SESSIONS) -> None:
+    def install(self, design: str, *, sessions: int = SESSIONS, events: int = 0) -> None:
         with psycopg.connect(self.server.dsn(), autocommit=True) as conn:
             conn.execute(f'CREATE DATABASE "{design}"')  # type: ignore[arg-type]
         ddl = self.suite.designs[design]
@@ -265,6 +144,8 @@ class Bench:
             subprocess.run(setup, check=True, capture_output=True, env=env)
         self.execute(design, ddl)
         self.execute(design, FILL.format(sessions))
+        if events and design in self.suite.past:
+            self.execute(design, self.suite.past[design].format(events))
         self.execute(design, "VACUUM ANALYZE")
 
     def execute(self, design: str, statement: str) -> list[tuple[Any, ...]]:
@@ -344,7 +225,7 @@ def table(suite: Suite, samples: Samples) -> str:
     return "\n".join(lines)
 
 
-def measure(suite: Suite, bindir: Path, rounds: int, seconds: int, *, durable: bool) -> None:
+def measure(suite: Suite, bindir: Path, rounds: int, seconds: int, *, events: int, durable: bool) -> None:
     """Run the suite on a throw-away server and print its table."""
     settings = {"autovacuum": "off", "shared_buffers": "512MB", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}
     if durable:
@@ -353,7 +234,7 @@ def measure(suite: Suite, bindir: Path, rounds: int, seconds: int, *, durable: b
     with embedded.Server(bindir, settings=settings) as server, tempfile.TemporaryDirectory() as scripts:
         bench = Bench(suite, server, Path(scripts))
         for design in suite.designs:
-            bench.install(design)
+            bench.install(design, events=events)
         for number in range(rounds):
             order = list(suite.designs)[:: 1 if number % 2 else -1]
             for work in suite.works:
@@ -361,7 +242,8 @@ def measure(suite: Suite, bindir: Path, rounds: int, seconds: int, *, durable: b
                     sample = bench.single(design, work, seconds) if work in suite.single else bench.bulk(design, work)
                     samples[design, work].append(sample)
             print(f"round {number + 1} of {rounds} done", file=sys.stderr)
-        how = ", each commit on disk" if durable else ""
+        how = f", {events:,} events to begin with" if suite.past else ""
+        how += ", each commit on disk" if durable else ""
         print(f"\n### PostgreSQL {server.major}{how}\n\n{table(suite, samples)}", flush=True)
 
 
@@ -373,6 +255,7 @@ def main(suite: Suite, description: str | None) -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=2, help="of each single-row run")
+    parser.add_argument("--events", type=int, default=3_000_000, help="of the past year, in a design that has a trail")
     parser.add_argument("--durable", action="store_true", help="commit to disk, as PostgreSQL does by default")
     parser.add_argument("--designs", nargs="+", choices=suite.designs, default=list(suite.designs), metavar="DESIGN")
     parser.add_argument("--works", nargs="+", choices=suite.works, default=suite.works, metavar="WORK")
@@ -384,7 +267,7 @@ def main(suite: Suite, description: str | None) -> None:
         bulk={name: script for name, script in suite.bulk.items() if name in arguments.works},
     )
     for bindir in arguments.bindir:
-        measure(chosen, bindir, arguments.rounds, arguments.seconds, durable=arguments.durable)
+        measure(chosen, bindir, arguments.rounds, arguments.seconds, events=arguments.events, durable=arguments.durable)
 
 
 if __name__ == "__main__":

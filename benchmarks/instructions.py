@@ -123,7 +123,7 @@ def main() -> None:
         with embedded.Server(bindir) as server, tempfile.TemporaryDirectory() as place:
             bench = Bench(SUITE, server, Path(place))
             for design in ("bare", "ours", "obvious"):
-                bench.install(design, SESSIONS)
+                bench.install(design, sessions=SESSIONS)
             for part, ddl in parts.items():
                 bench.execute("postgres", f'CREATE DATABASE "{part}" TEMPLATE ours')
                 bench.execute(part, ddl)
