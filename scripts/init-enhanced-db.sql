@@ -929,7 +929,7 @@ BEGIN
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
                                                    'reason', why, 'actor', pgvigil.actor()))
     FROM session_lifecycle l WHERE l.session_id = OLD.id;
-    RETURN OLD;
+    RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
     'Keeps the last row and the whole trail of a session in pgvigil.deleted_sessions before the trail goes with it';
@@ -978,7 +978,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, '5b9b042a7b428e4ed029ed976daf111e8b28d7cc2a7787893a4659af7b66d78a', '04581084629c799413096084cb4f24fdad2f6bdfc277cea412d909447887b118', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', false, '378b12987e67fce7e068c137e8a7fe8b9555a612309ebe11700126cf1f41975a', '0146017ad6720dfbf50a809bc7bc894491c4c8f6f5b7961e0ab3e08d1d24dc02', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -2486,7 +2486,7 @@ ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREI
 COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
 
 DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('008', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,keep_deleted_session}'::text[]) AS name; END $quietly$;
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session}'::text[]) AS name; END $quietly$;
 DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('008', name, 'guard_archived_session')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
 
@@ -2499,7 +2499,9 @@ CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archive
     FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
 CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON sessions
     REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
-CREATE TRIGGER keep_deleted_session BEFORE DELETE ON sessions
+-- AFTER, because what a later BEFORE trigger calls off (a soft delete) is no deletion. Triggers fire in the order of their
+-- names: this one, for its capital, before the foreign key's (RI_ConstraintTrigger...), which takes the trail away.
+CREATE TRIGGER "Keep_deleted_session" AFTER DELETE ON sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_deleted_session();
 CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON context_history
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
@@ -2512,7 +2514,7 @@ COMMENT ON TRIGGER update_sessions_updated_at ON sessions IS 'Moves updated_at a
 COMMENT ON TRIGGER log_session_lifecycle ON sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes';
 COMMENT ON TRIGGER log_session_lifecycle_created ON sessions IS 'The created events, once per statement';
-COMMENT ON TRIGGER keep_deleted_session ON sessions IS 'Deletion forgets nothing';
+COMMENT ON TRIGGER "Keep_deleted_session" ON sessions IS 'Deletion forgets nothing; by its name it comes before the foreign key that takes the trail away';
 COMMENT ON TRIGGER guard_archived_session ON context_history IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON codebase_snapshots IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON handoff_requests IS 'Children of an archived session are read-only';
@@ -2548,7 +2550,7 @@ CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON handoff_requests
 COMMENT ON TRIGGER guard_archived_children ON context_history IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_children ON codebase_snapshots IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_children ON handoff_requests IS 'Children of an archived session are read-only';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_session_columns', false, '1659075a9538fd6cb71640d1b210effc4c21540f31d1ba5b4be15ffe1206672d', '7bf5cb9460cb7c36fb4e3c4459f53c2129913a4e8e322f7f985935e79e6d1359', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_session_columns', false, '1510fc04394f30ad79707434e0c31fe228415540d47f5472b9e6d55c633fa685', 'fbe32923b1d287d2427bc7ca597336e2a421645e621b3712cedc7b6c086110f6', 0, '0.1.0'); END $$;
 
 -- ---------- 009_monitoring_views.sql ----------------------------------------------------------------------------
 -- Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets through, and

@@ -332,8 +332,8 @@ def test_what_was_not_compared_is_no_pass() -> None:
             lambda spec: spec.tables["sessions"].indexes["idx_sessions_archived_at"],
         ),
         (
-            "trigger sessions.keep_deleted_session",
-            lambda spec: spec.tables["sessions"].triggers["keep_deleted_session"],
+            'trigger sessions."Keep_deleted_session"',
+            lambda spec: spec.tables["sessions"].triggers['"Keep_deleted_session"'],
         ),
         ("view session_monitoring_view", lambda spec: spec.views["session_monitoring_view"]),
         ("function pgvigil.actor()", lambda spec: spec.functions["pgvigil.actor()"]),

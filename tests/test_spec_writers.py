@@ -317,17 +317,17 @@ DEFECTS = [
         "index sessions.idx_sessions_archived_at is valid",
     ),
     ("CREATE INDEX extra ON system_metrics (metric_value)", "indexes of table system_metrics"),
-    ("DROP TRIGGER keep_deleted_session ON sessions", "trigger sessions.keep_deleted_session"),
-    ("ALTER TABLE sessions DISABLE TRIGGER keep_deleted_session", "trigger sessions.keep_deleted_session fires as declared"),
+    ('DROP TRIGGER "Keep_deleted_session" ON sessions', 'trigger sessions."Keep_deleted_session"'),
+    ('ALTER TABLE sessions DISABLE TRIGGER "Keep_deleted_session"', 'trigger sessions."Keep_deleted_session" fires as declared'),
     (
         "CREATE OR REPLACE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions FOR EACH ROW"
         " WHEN (OLD.status <> 'x') EXECUTE FUNCTION pgvigil.touch_session()",
         "trigger sessions.update_sessions_updated_at has no condition",
     ),
     (
-        "CREATE OR REPLACE TRIGGER keep_deleted_session BEFORE DELETE ON sessions FOR EACH ROW"
+        'CREATE OR REPLACE TRIGGER "Keep_deleted_session" AFTER DELETE ON sessions FOR EACH ROW'
         " EXECUTE FUNCTION pgvigil.touch_session()",
-        "function of trigger sessions.keep_deleted_session",
+        'function of trigger sessions."Keep_deleted_session"',
     ),
     ("DROP VIEW performance_monitoring_view", "view performance_monitoring_view"),
     ("ALTER VIEW performance_monitoring_view RENAME total_calls TO calls", "columns of view performance_monitoring_view"),

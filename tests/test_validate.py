@@ -342,7 +342,7 @@ BROKEN = [
     ("DROP TRIGGER update_sessions_last_activity ON sessions", "trigger sessions.update_sessions_last_activity"),
     (
         f"CREATE OR REPLACE FUNCTION pgvigil.keep_deleted_session() RETURNS trigger {NO_OP}",
-        "trigger sessions.keep_deleted_session",
+        'trigger sessions."Keep_deleted_session"',
     ),
     (
         "DROP TRIGGER guard_archived_session ON handoff_requests",

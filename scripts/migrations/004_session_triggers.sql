@@ -153,7 +153,7 @@ BEGIN
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
                                                    'reason', why, 'actor', pgvigil.actor()))
     FROM session_lifecycle l WHERE l.session_id = OLD.id;
-    RETURN OLD;
+    RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
     'Keeps the last row and the whole trail of a session in pgvigil.deleted_sessions before the trail goes with it';

@@ -88,7 +88,7 @@ ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREI
 COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
 
 SELECT pgvigil.clear_trigger('008', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,keep_deleted_session}'::text[]) AS name;
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session}'::text[]) AS name;
 SELECT pgvigil.clear_trigger('008', name, 'guard_archived_session')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
 
@@ -101,7 +101,9 @@ CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archive
     FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
 CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON sessions
     REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
-CREATE TRIGGER keep_deleted_session BEFORE DELETE ON sessions
+-- AFTER, because what a later BEFORE trigger calls off (a soft delete) is no deletion. Triggers fire in the order of their
+-- names: this one, for its capital, before the foreign key's (RI_ConstraintTrigger...), which takes the trail away.
+CREATE TRIGGER "Keep_deleted_session" AFTER DELETE ON sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_deleted_session();
 CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON context_history
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
@@ -114,7 +116,7 @@ COMMENT ON TRIGGER update_sessions_updated_at ON sessions IS 'Moves updated_at a
 COMMENT ON TRIGGER log_session_lifecycle ON sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes';
 COMMENT ON TRIGGER log_session_lifecycle_created ON sessions IS 'The created events, once per statement';
-COMMENT ON TRIGGER keep_deleted_session ON sessions IS 'Deletion forgets nothing';
+COMMENT ON TRIGGER "Keep_deleted_session" ON sessions IS 'Deletion forgets nothing; by its name it comes before the foreign key that takes the trail away';
 COMMENT ON TRIGGER guard_archived_session ON context_history IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON codebase_snapshots IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON handoff_requests IS 'Children of an archived session are read-only';

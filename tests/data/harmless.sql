@@ -239,8 +239,8 @@ ALTER INDEX idx_system_metrics_labels RENAME TO i;
 ALTER INDEX i RENAME TO idx_system_metrics_labels;
 ALTER FUNCTION pgvigil.actor() RENAME TO who;
 ALTER FUNCTION pgvigil.who() RENAME TO actor;
-ALTER TRIGGER keep_deleted_session ON sessions RENAME TO t;
-ALTER TRIGGER t ON sessions RENAME TO keep_deleted_session;
+ALTER TRIGGER "Keep_deleted_session" ON sessions RENAME TO t;
+ALTER TRIGGER t ON sessions RENAME TO "Keep_deleted_session";
 ALTER TABLE system_metrics RENAME CONSTRAINT system_metrics_labels_check TO c;
 ALTER TABLE system_metrics RENAME CONSTRAINT c TO system_metrics_labels_check;
 

@@ -849,9 +849,9 @@ COMMENT ON INDEX idx_sessions_archived_at IS 'Archived sessions';
 DROP TRIGGER log_session_lifecycle ON sessions;
 
 --- trigger renamed
----   missing trigger sessions.keep_deleted_session
+---   missing trigger sessions."Keep_deleted_session"
 ---   unexpected trigger sessions.zz_keep_deleted_session
-ALTER TRIGGER keep_deleted_session ON sessions RENAME TO zz_keep_deleted_session;
+ALTER TRIGGER "Keep_deleted_session" ON sessions RENAME TO zz_keep_deleted_session;
 
 --- trigger disabled
 ---   disabled trigger sessions.log_session_lifecycle
@@ -862,7 +862,7 @@ ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;
 ---   disabled trigger sessions.update_sessions_updated_at
 ---   disabled trigger sessions.log_session_lifecycle
 ---   disabled trigger sessions.log_session_lifecycle_created
----   disabled trigger sessions.keep_deleted_session
+---   disabled trigger sessions."Keep_deleted_session"
 ---   disabled trigger sessions.give_expiry
 ---   disabled trigger sessions.guard_legal_hold
 ---   disabled trigger sessions.keep_truncated_sessions
@@ -902,8 +902,8 @@ CREATE FUNCTION touch_session() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETUR
 CREATE OR REPLACE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION touch_session();
 
 --- trigger with an argument
----   different trigger sessions.keep_deleted_session
-CREATE OR REPLACE TRIGGER keep_deleted_session BEFORE DELETE ON sessions
+---   different trigger sessions."Keep_deleted_session"
+CREATE OR REPLACE TRIGGER "Keep_deleted_session" AFTER DELETE ON sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_deleted_session('x');
 
 --- trigger of fewer events
@@ -939,8 +939,8 @@ CREATE CONSTRAINT TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dorma
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
 
 --- trigger that goes with an extension
----   different trigger sessions.keep_deleted_session
-ALTER TRIGGER keep_deleted_session ON sessions DEPENDS ON EXTENSION plpgsql;
+---   different trigger sessions."Keep_deleted_session"
+ALTER TRIGGER "Keep_deleted_session" ON sessions DEPENDS ON EXTENSION plpgsql;
 
 --- trigger nobody asked for
 ---   unexpected trigger analytics_aggregations.extra
@@ -976,12 +976,12 @@ CREATE TRIGGER extra BEFORE TRUNCATE ON pgvigil.deleted_sessions
     FOR EACH STATEMENT EXECUTE FUNCTION suppress_redundant_updates_trigger();
 
 --- comment on a trigger removed
----   missing comment on trigger sessions.keep_deleted_session
-COMMENT ON TRIGGER keep_deleted_session ON sessions IS NULL;
+---   missing comment on trigger sessions."Keep_deleted_session"
+COMMENT ON TRIGGER "Keep_deleted_session" ON sessions IS NULL;
 
 --- comment on a trigger changed
----   different comment on trigger sessions.keep_deleted_session
-COMMENT ON TRIGGER keep_deleted_session ON sessions IS 'Deletion forgets all';
+---   different comment on trigger sessions."Keep_deleted_session"
+COMMENT ON TRIGGER "Keep_deleted_session" ON sessions IS 'Deletion forgets all';
 
 -- ── Functions ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,6 +1,6 @@
 -- Deletion is logged and forgets nothing (fault 6).
 BEGIN;
-SELECT plan(14);
+SELECT plan(16);
 SET LOCAL pgvigil.actor = 'retention';
 SET LOCAL pgvigil.reason = 'policy standard, 30 days';
 INSERT INTO sessions (id, session_key, agent_from, metadata) VALUES ('00000000-0000-4000-8000-000000000001', 'gone', 'x', '{"k": 1}'),
@@ -21,6 +21,13 @@ SELECT is((SELECT events -> -1 -> 'event_data' FROM pgvigil.deleted_sessions),
 SELECT is((SELECT count(*) FROM session_lifecycle WHERE session_id = '00000000-0000-4000-8000-000000000001'), 0::bigint, 'no event dangles');
 SELECT is((SELECT count(*) FROM session_lifecycle), 1::bigint, 'other trails stay');
 SELECT is((SELECT count(*) FROM performance_logs), 1::bigint, 'its log rows stay, and did not stop the deletion');
+
+CREATE FUNCTION pg_temp.soft_delete() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER soft_delete BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION pg_temp.soft_delete();
+DELETE FROM sessions;
+SELECT is((SELECT count(*) FROM pgvigil.deleted_sessions), 1::bigint, 'what a trigger of the application calls off is no deletion');
+SELECT is((SELECT count(*) FROM session_lifecycle), 1::bigint, 'and the trail stays with its session');
+DROP TRIGGER soft_delete ON sessions;
 
 INSERT INTO sessions (id, session_key, agent_from) VALUES ('00000000-0000-4000-8000-000000000001', 'gone', 'y');
 SELECT is((SELECT last_lifecycle_event FROM session_monitoring_view WHERE session_key = 'gone'), 'created', 'a session of the same id begins anew');

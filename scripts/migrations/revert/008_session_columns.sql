@@ -12,7 +12,7 @@ DROP TRIGGER count_added_context ON context_history;
 DROP TRIGGER guard_archived_session ON handoff_requests;
 DROP TRIGGER guard_archived_session ON codebase_snapshots;
 DROP TRIGGER guard_archived_session ON context_history;
-DROP TRIGGER keep_deleted_session ON sessions;
+DROP TRIGGER "Keep_deleted_session" ON sessions;
 DROP TRIGGER log_session_lifecycle_created ON sessions;
 DROP TRIGGER log_session_lifecycle ON sessions;
 DROP TRIGGER update_sessions_updated_at ON sessions;

@@ -306,7 +306,7 @@ def _steps(life: Life) -> None:
         raise _Unmet("a step of a second was taken")
 
 
-@_check("trigger sessions.keep_deleted_session", "a deleted session's last row and trail are kept")
+@_check('trigger sessions."Keep_deleted_session"', "a deleted session's last row and trail are kept")
 def _deleted(life: Life) -> None:
     life.update(status="completed")
     life.conn.execute("DELETE FROM sessions WHERE id = %s", (life.id,))
