@@ -2,9 +2,9 @@
 
     scripts/bootstrap.sh test benchmarks/ingest.py [--bindir DIR …] [--rows 5000000] [--rounds 9] [--metrics 10000000]
 
-Each design begins with --rows rows, what half a day brings where 10,000,000 come a day. In each round each design takes 100,000 rows by COPY in batches of 10,000 (half of them
-with a session) and 2,000 rows by single statements, one design right after the other, so that what else the machine does
-falls on all of them alike. Ratios are medians over the rounds of each round's ratio.
+Each design begins with --rows rows: half a day's, where 10,000,000 come a day. In each round each design takes 100,000 rows by
+COPY in batches of 10,000 (half of them with a session) and 2,000 rows by single statements, one design right after the other,
+so that what else the machine does falls on all of them alike. Ratios are medians over the rounds of each round's ratio.
 """
 
 from __future__ import annotations

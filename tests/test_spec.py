@@ -173,6 +173,15 @@ FAULTS = [
         9,
         "'_old' does not say when the partition starts",
     ),
+    # names are spelt as in SQL
+    ("      watch: {", "      Watch: {", 18, "children: Watch is not how SQL spells a name: write '\"Watch\"'"),
+    (
+        "      id: {type: bigint, nullable: false}\n  children",
+        '      id: {type: bigint, nullable: false}\n      "user": {type: text}\n  children',
+        7,
+        "user is not how SQL spells a name: write '\"user\"'",
+    ),
+    ("  family:", "  '\"family\"':", 20, "\"family\" is not how SQL spells a name: write 'family'"),
     # what does not fit together
     (
         "{primary_key: [id]}",

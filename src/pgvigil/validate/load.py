@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pgvigil.errors import UsageError
 from pgvigil.validate import nodes
+from pgvigil.validate.names import spelt_as_sql
 from pgvigil.validate.spec import SIGNATURE, WORD, Document, Function, Spec, Table, spelt
 
 
@@ -38,6 +39,8 @@ def _misfits(document: Document) -> Iterator[tuple[int, str]]:
     lines = {name: item.line for name, item in document.tables.items()}
     lines |= {name: item.line for name, item in document.views.items()}
     for name, line in lines.items():
+        if name != (sql := spelt_as_sql(name)):
+            yield line, f"{name} is not how SQL spells a name: write '{sql}'"
         schema, dot, _ = name.partition(".")
         if dot and schema not in document.schemas:
             yield line, f"{name}: schema {schema} is not among the schemas {', '.join(document.schemas)}"
@@ -66,6 +69,10 @@ def _table_misfits(table: Table, document: Document, functions: set[str]) -> Ite
     def unknown(columns: tuple[str, ...], of: Table = table) -> str:
         return next((column for column in columns if column not in of.columns), "")
 
+    for parts in (table.columns, table.constraints, table.indexes, table.triggers):
+        for key, part in parts.items():
+            if key != (sql := spelt_as_sql(key)):
+                yield part.line, f"{key} is not how SQL spells a name: write '{sql}'"
     for key, constraint in table.constraints.items():
         if column := unknown(constraint.columns):
             yield constraint.line, f"constraint {key} names column {column}, which is not declared"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
+_PART = re.compile(r'"(?:[^"]|"")*"|[^".]+')
 
 # Key words that no table or column is called without quotes.
 RESERVED = frozenset(
@@ -27,3 +28,8 @@ def quoted(name: str) -> str:
 
 def unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def spelt_as_sql(name: str) -> str:
+    """A name, with its schema or without: in quotes where SQL needs them, and only there."""
+    return ".".join(quoted(unquoted(part)) for part in _PART.findall(name))
