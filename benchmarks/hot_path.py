@@ -2,9 +2,9 @@
 
     scripts/bootstrap.sh test benchmarks/hot_path.py [--bindir DIR …] [--rounds 7] [--seconds 2] [--events 3000000] [--durable]
 
-Each design has a database of its own on one throw-away server, with 100,000 sessions; those with a trail have --events in it,
-of the past year, as an application has that has been there for a while. In each round every design does every
-kind of work, one right after the other, so that what else the machine does falls on all of them alike:
+Each design has a database of its own on one throw-away server, with 100,000 sessions; ours and the obvious one begin with
+--events of the past year in their trail, as an application has that has been there for a while. In each round every design
+does every kind of work, one right after the other, so that what else the machine does falls on all of them alike:
 
     touch, flip, insert     one prepared statement a transaction over two connections (pgbench)
     bulk update, insert     one statement for 100,000 rows
