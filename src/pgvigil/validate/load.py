@@ -39,8 +39,8 @@ def _misfits(document: Document) -> Iterator[tuple[int, str]]:
     lines = {name: item.line for name, item in document.tables.items()}
     lines |= {name: item.line for name, item in document.views.items()}
     for name, line in lines.items():
-        if name != (sql := spelt_as_sql(name)):
-            yield line, f"{name} is not how SQL spells a name: write '{sql}'"
+        if message := _misspelt(name):
+            yield line, message
         schema, dot, _ = name.partition(".")
         if dot and schema not in document.schemas:
             yield line, f"{name}: schema {schema} is not among the schemas {', '.join(document.schemas)}"
@@ -65,14 +65,19 @@ def _misfits(document: Document) -> Iterator[tuple[int, str]]:
             yield line, f"{name}: {message}"
 
 
+def _misspelt(name: str) -> str:
+    sql = spelt_as_sql(name)
+    return "" if name == sql else f"{name} is not how SQL spells a name: write '{sql}'"
+
+
 def _table_misfits(table: Table, document: Document, functions: set[str]) -> Iterator[tuple[int, str]]:
     def unknown(columns: tuple[str, ...], of: Table = table) -> str:
         return next((column for column in columns if column not in of.columns), "")
 
     for parts in (table.columns, table.constraints, table.indexes, table.triggers):
         for key, part in parts.items():
-            if key != (sql := spelt_as_sql(key)):
-                yield part.line, f"{key} is not how SQL spells a name: write '{sql}'"
+            if message := _misspelt(key):
+                yield part.line, message
     for key, constraint in table.constraints.items():
         if column := unknown(constraint.columns):
             yield constraint.line, f"constraint {key} names column {column}, which is not declared"
