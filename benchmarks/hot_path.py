@@ -255,7 +255,11 @@ def main(suite: Suite, description: str | None) -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=2, help="of each single-row run")
-    parser.add_argument("--events", type=int, default=3_000_000, help="of the past year, in a design that has a trail")
+    parser.set_defaults(events=0)
+    if suite.past:
+        parser.add_argument(
+            "--events", type=int, default=3_000_000, help="of the past year, in a design that has a trail"
+        )
     parser.add_argument("--durable", action="store_true", help="commit to disk, as PostgreSQL does by default")
     parser.add_argument("--designs", nargs="+", choices=suite.designs, default=list(suite.designs), metavar="DESIGN")
     parser.add_argument("--works", nargs="+", choices=suite.works, default=suite.works, metavar="WORK")
