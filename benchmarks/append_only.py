@@ -77,11 +77,11 @@ def servers(arguments: argparse.Namespace) -> Iterator[Iterator[embedded.Server]
     yield each()
 
 
-def make(server: embedded.Server, design: str) -> psycopg.Connection[Any]:
-    """A connection to a new database of that design, with sessions in it."""
+def make(server: embedded.Server, design: str, name: str = "") -> psycopg.Connection[Any]:
+    """A connection to a new database of that design, named like it if not otherwise, with sessions in it."""
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {design}")
-    url = server.dsn(design)
+        conn.execute(f"CREATE DATABASE {name or design}")
+    url = server.dsn(name or design)
     if design == "ours":
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             if cli.main(["setup", "--database-url", url]):
@@ -91,11 +91,6 @@ def make(server: embedded.Server, design: str) -> psycopg.Connection[Any]:
         conn.execute(_PLAIN[design].encode())
     conn.execute(_SESSION_ROWS.encode())
     return conn
-
-
-def drop(server: embedded.Server, design: str) -> None:
-    with psycopg.connect(server.dsn(), autocommit=True) as conn:
-        conn.execute(f"DROP DATABASE {design} WITH (FORCE)")
 
 
 def value(conn: psycopg.Connection[Any], query: str) -> Any:
