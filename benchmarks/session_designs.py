@@ -12,7 +12,8 @@ TABLE = """
     );
 """
 BARE = TABLE + "ALTER TABLE sessions SET (fillfactor = 90);"
-# What most people would write from the same list of columns, events and indexes.
+# What most people would write who were asked for the same: columns, events with their actor, indexes, expiry by policy,
+# archived sessions read-only.
 OBVIOUS = f"""{TABLE}
     ALTER TABLE sessions ADD CHECK (status IN ('active', 'pending', 'completed', 'expired', 'cancelled', 'archived'));
     CREATE TABLE session_lifecycle (
@@ -29,8 +30,24 @@ OBVIOUS = f"""{TABLE}
     CREATE INDEX ON sessions (retention_policy);
     CREATE INDEX ON sessions (status, last_activity_at);
     CREATE INDEX ON sessions (is_dormant, last_activity_at);
+    CREATE TABLE retention_policies (policy varchar(50) PRIMARY KEY, active_hours integer NOT NULL);
+    INSERT INTO retention_policies VALUES ('standard', 24), ('extended', 72), ('short', 4);
+    CREATE FUNCTION set_expiry() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NEW.expires_at IS NULL THEN
+            SELECT now() + active_hours * interval '1 hour' INTO NEW.expires_at
+            FROM retention_policies WHERE policy = NEW.retention_policy;
+        END IF;
+        RETURN NEW;
+    END $$;
+    CREATE FUNCTION actor() RETURNS text LANGUAGE sql STABLE AS $$
+        SELECT coalesce(nullif(current_setting('app.actor', true), ''), session_user)
+    $$;
     CREATE FUNCTION update_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
+        IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
+            RAISE EXCEPTION 'session % is archived', OLD.id;
+        END IF;
         NEW.updated_at = now();
         RETURN NEW;
     END $$;
@@ -44,30 +61,31 @@ OBVIOUS = f"""{TABLE}
         IF TG_OP = 'INSERT' THEN
             INSERT INTO session_lifecycle (session_id, event_type, event_data)
             VALUES (NEW.id, 'created', jsonb_build_object('agent_from', NEW.agent_from, 'agent_to', NEW.agent_to,
-                    'retention_policy', NEW.retention_policy, 'actor', session_user));
+                    'retention_policy', NEW.retention_policy, 'actor', actor()));
         ELSE
             IF OLD.status IS DISTINCT FROM NEW.status THEN
                 INSERT INTO session_lifecycle (session_id, event_type, event_data)
                 VALUES (NEW.id, CASE NEW.status WHEN 'expired' THEN 'expired' ELSE 'status_changed' END,
-                        jsonb_build_object('old_status', OLD.status, 'new_status', NEW.status, 'actor', session_user));
+                        jsonb_build_object('old_status', OLD.status, 'new_status', NEW.status, 'actor', actor()));
             END IF;
             IF OLD.is_dormant IS DISTINCT FROM NEW.is_dormant THEN
                 INSERT INTO session_lifecycle (session_id, event_type, event_data)
                 VALUES (NEW.id, CASE WHEN NEW.is_dormant THEN 'dormant' ELSE 'reactivated' END,
-                        jsonb_build_object('previous_state', OLD.is_dormant, 'actor', session_user));
+                        jsonb_build_object('previous_state', OLD.is_dormant, 'actor', actor()));
             END IF;
             IF OLD.archived_at IS NULL AND NEW.archived_at IS NOT NULL THEN
                 INSERT INTO session_lifecycle (session_id, event_type, event_data)
                 VALUES (NEW.id, 'archived', jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status,
-                        'actor', session_user));
+                        'actor', actor()));
             END IF;
             IF OLD.expires_at IS DISTINCT FROM NEW.expires_at THEN
                 INSERT INTO session_lifecycle (session_id, event_type, event_data)
-                VALUES (NEW.id, 'expiration_scheduled', jsonb_build_object('expires_at', NEW.expires_at, 'actor', session_user));
+                VALUES (NEW.id, 'expiration_scheduled', jsonb_build_object('expires_at', NEW.expires_at, 'actor', actor()));
             END IF;
         END IF;
         RETURN NULL;
     END $$;
+    CREATE TRIGGER set_sessions_expiry BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION set_expiry();
     CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION update_updated_at();
     CREATE TRIGGER update_sessions_last_activity BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION update_last_activity();
     CREATE TRIGGER log_session_lifecycle AFTER INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION log_lifecycle();
