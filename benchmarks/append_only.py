@@ -11,9 +11,10 @@ import argparse
 import contextlib
 import io
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,12 @@ def cpu(conn: psycopg.Connection[Any]) -> float:
 def wal(conn: psycopg.Connection[Any]) -> int:
     """Bytes of WAL that the server has written so far."""
     return int(value(conn, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"))
+
+
+def spread(ratios: Iterable[float], digits: int = 2) -> str:
+    """Median, least and greatest of the ratios of each round."""
+    each = list(ratios)
+    return f"{statistics.median(each):,.{digits}f} ({min(each):,.{digits}f} to {max(each):,.{digits}f})"
 
 
 def table(title: str, head: list[str], rows: list[list[str]]) -> str:

@@ -35,6 +35,7 @@ import psycopg
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from append_only import spread  # noqa: E402
 from session_designs import BARE, FILL, HSTORE_AUDIT, JSONB_AUDIT, OBVIOUS, PAST, SESSIONS  # noqa: E402
 
 from pgvigil import embedded  # noqa: E402
@@ -202,9 +203,8 @@ class Bench:
 
 
 def ratios(samples: Samples, work: str, of: str, to: str, field: str) -> str:
-    """Median, least and greatest of each round's ratio."""
-    each = [getattr(a, field) / getattr(b, field) for a, b in zip(samples[of, work], samples[to, work], strict=True)]
-    return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+    pairs = zip(samples[of, work], samples[to, work], strict=True)
+    return spread(getattr(a, field) / getattr(b, field) for a, b in pairs)
 
 
 def table(suite: Suite, samples: Samples) -> str:

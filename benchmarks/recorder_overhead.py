@@ -32,7 +32,7 @@ from uuid import uuid4
 
 import psycopg
 import sqlalchemy
-from append_only import make, parser, servers, table, timed
+from append_only import make, parser, servers, spread, table, timed
 from psycopg.types.json import Jsonb
 
 from pgvigil.live import ExecutionTracker, Recorder, instrument, rows
@@ -231,7 +231,7 @@ def throughput(recorder: Recorder, conn: psycopg.Connection[Any], count: int, ro
                 f"{took[len(took) * 99 // 100] / 1000:.2f}",
                 f"{statistics.median(rates):,.0f}",
                 f"{statistics.median(bare_rates):,.0f}",
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                spread(ratios),
             ]
         )
     return found

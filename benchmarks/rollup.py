@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from append_only import ID_AT, cpu, make, parser, servers, table, timed, value
+from append_only import ID_AT, cpu, make, parser, servers, spread, table, timed, value
 
 NEW = 1_000_000
 TIMES = 20
@@ -67,8 +67,7 @@ def median(pairs: list[tuple[float, float]], digits: int, scale: int = 1000) -> 
 
 
 def ratio(of: list[tuple[float, float]], to: list[tuple[float, float]], digits: int) -> str:
-    each = [a[1] / b[1] for a, b in zip(of, to, strict=True)]
-    return f"{statistics.median(each):,.{digits}f} ({min(each):,.{digits}f} to {max(each):,.{digits}f})"
+    return spread((a[1] / b[1] for a, b in zip(of, to, strict=True)), digits)
 
 
 def roll_up_new(subject: Subject) -> tuple[float, float]:

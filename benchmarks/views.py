@@ -22,6 +22,8 @@ import psycopg
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from append_only import spread  # noqa: E402
+
 from pgvigil import embedded  # noqa: E402
 
 # Past the triggers, which would take longer than all the rest; their work is done in bulk.
@@ -81,8 +83,7 @@ def measure(dsn: str, rounds: int) -> str:
             runs = [[milliseconds(conn, query.format(view=view)) for view in VIEWS] for _ in range(rounds)]
             ours, theirs = (statistics.median(run[n] for run in runs) for n in (0, 1))
             times = [run[1] / run[0] for run in runs]
-            spread = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
-            lines.append(f"| {name} | {ours:,.2f} | {theirs:,.2f} | {spread} |")
+            lines.append(f"| {name} | {ours:,.2f} | {theirs:,.2f} | {spread(times, 1)} |")
     return "\n".join(lines)
 
 
