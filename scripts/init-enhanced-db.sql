@@ -1227,7 +1227,7 @@ CREATE TABLE pgvigil.retention_policies (
     metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0 AND metrics_days <= 36500),
     legal_hold          boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited, followed by the jobs from their next run on';
+COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited: new sessions follow at once, the jobs from their next run on';
 COMMENT ON COLUMN pgvigil.retention_policies.policy IS 'Its name, as sessions.retention_policy has it; a session without one, or with an unknown one, follows standard';
 COMMENT ON COLUMN pgvigil.retention_policies.active_hours IS 'A new session expires this long after its creation, unless it is given a time';
 COMMENT ON COLUMN pgvigil.retention_policies.dormant_after_hours IS 'Without activity for this long, an open session becomes dormant and a finished one is archived';
@@ -1255,8 +1255,52 @@ CREATE TRIGGER keep_standard_policy_row BEFORE DELETE ON pgvigil.retention_polic
     FOR EACH ROW WHEN (OLD.policy = 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
 CREATE TRIGGER keep_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
     FOR EACH ROW WHEN (OLD.policy = 'standard' AND NEW.policy <> 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
+CREATE TRIGGER keep_standard_policy_rows BEFORE TRUNCATE ON pgvigil.retention_policies
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.keep_standard_policy();
 COMMENT ON TRIGGER keep_standard_policy_row ON pgvigil.retention_policies IS 'There is always a standard';
 COMMENT ON TRIGGER keep_standard_policy_name ON pgvigil.retention_policies IS 'There is always a standard';
+COMMENT ON TRIGGER keep_standard_policy_rows ON pgvigil.retention_policies IS 'There is always a standard';
+
+-- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times stand in a function
+-- that the planner puts in place of its call, which PostgreSQL lets every session know of when it is replaced.
+-- Operators are qualified, because it runs under the search_path of whoever makes a session.
+CREATE FUNCTION pgvigil.write_active_time() RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    body text;
+BEGIN
+    SELECT format('SELECT CASE %s ELSE interval ''%s hours'' END',
+                  string_agg(format('WHEN policy OPERATOR(pg_catalog.=) %L THEN interval ''%s hours''', policy, active_hours),
+                             ' ' ORDER BY policy COLLATE "C"),
+                  max(active_hours) FILTER (WHERE policy = 'standard'))
+    INTO body FROM pgvigil.retention_policies;
+    EXECUTE format('CREATE OR REPLACE FUNCTION pgvigil.active_time(policy text) RETURNS interval'
+                   ' LANGUAGE sql STABLE PARALLEL SAFE AS %L', body);
+END $$;
+COMMENT ON FUNCTION pgvigil.write_active_time() IS 'Writes pgvigil.active_time(text) from pgvigil.retention_policies';
+DO $quietly$ BEGIN PERFORM pgvigil.write_active_time(); END $quietly$;
+COMMENT ON FUNCTION pgvigil.active_time(text) IS
+    'active_hours of a retention policy, of standard for NULL and unknown ones; written anew by every edit of pgvigil.retention_policies';
+
+-- SECURITY DEFINER: who may edit policies need not own the function.
+CREATE FUNCTION pgvigil.follow_retention_policies() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        -- It does not see what others have committed since it began, and would write a function without that.
+        RAISE EXCEPTION 'times of retention policies cannot be edited in a transaction that is %', upper(current_setting('transaction_isolation'))
+              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, and edit them again.';
+    END IF;
+    LOCK TABLE pgvigil.retention_policies IN SHARE UPDATE EXCLUSIVE MODE;  -- another edit first commits
+    PERFORM pgvigil.write_active_time();
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.follow_retention_policies() IS 'Lets the next new session follow an edited policy';
+-- By row and always, so that edits which come by replication are followed too.
+CREATE TRIGGER follow_retention_policies AFTER INSERT OR UPDATE OF policy, active_hours OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.follow_retention_policies();
+ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER follow_retention_policies;
+COMMENT ON TRIGGER follow_retention_policies ON pgvigil.retention_policies IS 'New sessions follow an edited policy';
 
 -- The foreign key is the hold: it also stops a plain DELETE, and one that runs while the hold is being placed.
 CREATE TABLE pgvigil.legal_holds (
@@ -1344,19 +1388,12 @@ END $$;
 COMMENT ON FUNCTION pgvigil.guard_archived_children() IS 'Refuses to truncate what archived sessions hold, unless they go too';
 
 -- No SET search_path, which would cost every insert: operators are qualified instead, and no type is named.
--- SECURITY DEFINER: who may make a session need not be able to read policies.
+-- SECURITY DEFINER: who may make a session need not have USAGE on schema pgvigil.
 CREATE FUNCTION pgvigil.give_expiry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-    hours integer;
 BEGIN
     IF NEW.expires_at IS NULL THEN
-        SELECT p.active_hours INTO hours FROM pgvigil.retention_policies p
-        WHERE p.policy OPERATOR(pg_catalog.=) coalesce(NEW.retention_policy, 'standard');
-        IF hours IS NULL THEN
-            SELECT p.active_hours INTO hours FROM pgvigil.retention_policies p WHERE p.policy OPERATOR(pg_catalog.=) 'standard';
-        END IF;
-        NEW.expires_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pg_catalog.make_interval(hours => hours);
+        NEW.expires_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy);
     END IF;
     RETURN NEW;
 END $$;
@@ -2010,7 +2047,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, '79efbb82bcdca30ece04ff33d9692ac567d0ecc8b1ab7e8e5202e918d4ccbc0d', '5a110c7092af2b6637285288428babdfb1fa7be12b2c2d14bc2198574a00aba6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', false, 'f81a11cd1b52df37a2d5c0e7c1351a6633afa06ce297458d75905710006d1b5b', '208509912c9fe210f658389ed074fb984d3fa4e3203782b4fc5114c5ee9af04b', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

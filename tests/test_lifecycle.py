@@ -257,6 +257,52 @@ def test_a_policy_under_legal_hold_lets_nothing_go(fresh: Database) -> None:
     assert keys(fresh) == "s"
 
 
+def hours(database: Database, key: str) -> int:
+    query = "SELECT extract(epoch FROM expires_at - created_at) / 3600 FROM sessions WHERE session_key = %s"
+    return int(database.execute(query, (key,))[0][0])
+
+
+def test_a_policy_edited_elsewhere_holds_in_sessions_that_have_used_it_before(fresh: Database) -> None:
+    insert = "INSERT INTO sessions (session_key, agent_from) VALUES (%s, 'x')"
+    with fresh.connect() as application:
+        application.execute(insert, ("before",))
+        fresh.execute("UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'standard'")
+        application.execute(insert, ("after",))
+    assert (hours(fresh, "before"), hours(fresh, "after")) == (24, 30)
+
+
+def test_policies_edited_at_the_same_time_all_hold(fresh: Database) -> None:
+    edit = "UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = %s"
+    with ThreadPoolExecutor(1) as pool, fresh.connect(autocommit=False) as one:
+        one.execute(edit, ("short",))
+        other = pool.submit(fresh.execute, edit, ("extended",))
+        wait_until(lambda: fresh.execute("SELECT pid FROM pg_locks WHERE NOT granted"))
+        one.commit()
+        other.result(60)
+    for policy in ("short", "extended"):
+        put_session(fresh, policy, retention_policy=policy, expires_at=None)
+    assert (hours(fresh, "short"), hours(fresh, "extended")) == (30, 30)
+
+
+def test_a_transaction_that_may_not_see_another_edit_cannot_make_one(fresh: Database) -> None:
+    with fresh.connect(autocommit=False) as one:
+        one.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        one.execute("SELECT")
+        fresh.execute("UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'standard'")
+        with pytest.raises(errors.ObjectNotInPrerequisiteState, match="in a transaction that is REPEATABLE READ"):
+            one.execute("UPDATE pgvigil.retention_policies SET active_hours = 5 WHERE policy = 'short'")
+    put_session(fresh, "s", expires_at=None)
+    assert hours(fresh, "s") == 30
+
+
+def test_an_edit_that_came_by_replication_holds(fresh: Database) -> None:
+    with fresh.connect() as applier:
+        applier.execute("SET session_replication_role = replica")
+        applier.execute("UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'standard'")
+    put_session(fresh, "s", expires_at=None)
+    assert hours(fresh, "s") == 30
+
+
 # --- partitions ------------------------------------------------------------------------------------------------------
 
 

@@ -565,6 +565,7 @@ CALLS = {
     "count_removed_context": "DELETE FROM public.context_history",
     "clear_session_counters guard_archived_children": "TRUNCATE public.context_history",
     "keep_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
+    "follow_retention_policies": "UPDATE pgvigil.retention_policies SET active_hours = 1",
     "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
 }
 
@@ -579,7 +580,8 @@ def ambush(world: World) -> Connection:
 def test_no_function_with_its_owners_rights_is_turned_by_path_settings_or_temporary_objects(world: World) -> None:
     world.database.execute(
         "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON sessions, context_history TO s_application;"
-        "GRANT USAGE ON SCHEMA pgvigil TO s_application; GRANT EXECUTE ON FUNCTION pgvigil.waiting_rows() TO s_application"
+        "GRANT USAGE ON SCHEMA pgvigil TO s_application; GRANT EXECUTE ON FUNCTION pgvigil.waiting_rows() TO s_application;"
+        "GRANT UPDATE ON pgvigil.retention_policies TO s_application"
     )
     ours = world.database.execute(
         "SELECT proname FROM pg_proc WHERE pronamespace = ANY ('{pgvigil,instrumentation}'::regnamespace[]) AND prosecdef"

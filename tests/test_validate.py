@@ -57,6 +57,28 @@ def test_migrated_install_is_valid_and_the_application_s_own_is_told(migrated: A
     assert tolerated.found == "also allows 'Archived', 'in-progress': pgvigil.tolerated_values"
 
 
+def test_edited_policies_are_no_drift(fresh: Any) -> None:
+    fresh.execute(
+        """UPDATE pgvigil.retention_policies SET active_hours = active_hours + 1;
+           INSERT INTO pgvigil.retention_policies VALUES ($$Grundsätze d'or\n$$, 5, 1, 1, 1, 1), ('Ä', 5, 1, 1, 1, 1), ('😀', 6, 1, 1, 1, 1)"""
+    )
+    assert named(look(fresh).findings) == []
+
+
+def test_times_that_are_not_those_of_the_policies_are_found_and_mended_to_these(fresh: Any) -> None:
+    fresh.execute("UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'short'")
+    fresh.execute(
+        """CREATE OR REPLACE FUNCTION pgvigil.active_time(policy text) RETURNS interval LANGUAGE sql STABLE PARALLEL SAFE
+           AS $$SELECT interval '24 hours'$$"""
+    )
+    (finding,) = look(fresh).findings
+    assert (finding.kind, finding.object) == ("different", "function pgvigil.active_time(text)")
+    fresh.execute(finding.fix)
+    assert fresh.execute(
+        "SELECT pgvigil.active_time('short') = '30 hours', pgvigil.active_time(NULL) = '24 hours'"
+    ) == [(True, True)]
+
+
 def test_interrupted_concurrent_build_leaves_an_invalid_index_that_is_found(fresh: Any) -> None:
     with fresh.connect() as writer, fresh.connect() as builder:
         fresh.execute("DROP INDEX idx_sessions_last_activity_at")
@@ -339,6 +361,7 @@ BROKEN = [
         " 'BEGIN NEW.updated_at := now(); NEW.last_activity_at := now(); RETURN NEW; END'",
         "trigger sessions.update_sessions_updated_at",
     ),
+    (f"CREATE OR REPLACE FUNCTION pgvigil.give_expiry() RETURNS trigger {NO_OP}", "trigger sessions.give_expiry"),
     ("DROP TRIGGER update_sessions_last_activity ON sessions", "trigger sessions.update_sessions_last_activity"),
     (
         f"CREATE OR REPLACE FUNCTION pgvigil.keep_deleted_session() RETURNS trigger {NO_OP}",

@@ -1026,6 +1026,12 @@ SELECT mutate.function('pgvigil.settle_dormancy(integer)', '0.05', '0.06');
 ---   different function pgvigil.actor()
 SELECT mutate.function('pgvigil.actor()', 'SESSION_USER', 'CURRENT_USER');
 
+--- policy edited past the function that follows it
+---   different function pgvigil.active_time(text)
+ALTER TABLE pgvigil.retention_policies DISABLE TRIGGER follow_retention_policies;
+UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'short';
+ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER follow_retention_policies;
+
 --- body of an SQL function in BEGIN ATOMIC changed
 ---   different function pgvigil.pin_search_path()
 SELECT mutate.function('pgvigil.pin_search_path()', '''000''', '''001''');

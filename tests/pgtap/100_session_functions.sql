@@ -1,6 +1,6 @@
 -- Policies, and the functions an application calls for one session. What the jobs do is in tests/test_lifecycle.py.
 BEGIN;
-SELECT plan(59);
+SELECT plan(63);
 INSERT INTO sessions (id, session_key, agent_from) VALUES ('00000000-0000-4000-8000-000000000001', 's', 'x');
 CREATE FUNCTION pg_temp.s() RETURNS uuid LANGUAGE sql IMMUTABLE AS $$SELECT '00000000-0000-4000-8000-000000000001'::uuid$$;
 CREATE FUNCTION pg_temp.last_event() RETURNS text LANGUAGE sql AS $$
@@ -20,9 +20,22 @@ SELECT is((SELECT expires_at FROM sessions WHERE session_key = 'never'), 'infini
 UPDATE pgvigil.retention_policies SET active_hours = 10 WHERE policy = 'standard';
 INSERT INTO sessions (session_key, agent_from) VALUES ('edited', 'x');
 SELECT is((SELECT expires_at - created_at FROM sessions WHERE session_key = 'edited'), interval '10 hours', 'an edited policy holds from the next insert on');
+SAVEPOINT edit;
+UPDATE pgvigil.retention_policies SET active_hours = 11;
+ROLLBACK TO edit;
+INSERT INTO sessions (session_key, agent_from) VALUES ('not edited', 'x');
+SELECT is((SELECT expires_at - created_at FROM sessions WHERE session_key = 'not edited'), interval '10 hours', 'unless the edit is undone');
+INSERT INTO pgvigil.retention_policies SELECT $$d'or\n %s$$, 5, 1, 1, 1, 1 UNION ALL SELECT repeat('"', 50), 6, 1, 1, 1, 1;
+INSERT INTO sessions (session_key, agent_from, retention_policy) SELECT 'new ' || active_hours, 'x', policy FROM pgvigil.retention_policies WHERE active_hours IN (5, 6);
+SELECT is((SELECT jsonb_object_agg(session_key, extract(epoch FROM expires_at - created_at) / 3600) FROM sessions WHERE session_key LIKE 'new %'),
+    '{"new 5": 5, "new 6": 6}'::jsonb, 'new policies hold too, whatever they are called');
 SELECT throws_ok($$DELETE FROM pgvigil.retention_policies WHERE policy = 'standard'$$, '55000', NULL, 'standard cannot be deleted');
 SELECT throws_ok($$UPDATE pgvigil.retention_policies SET policy = 'usual' WHERE policy = 'standard'$$, '55000', NULL, 'nor renamed');
-SELECT lives_ok($$DELETE FROM pgvigil.retention_policies WHERE policy = 'short'$$, 'another can');
+SELECT throws_ok('TRUNCATE pgvigil.retention_policies', '55000', NULL, 'nor truncated away');
+SELECT lives_ok($$UPDATE pgvigil.retention_policies SET policy = 'long' WHERE policy = 'extended'; DELETE FROM pgvigil.retention_policies WHERE policy = 'short'$$, 'others can');
+INSERT INTO sessions (session_key, agent_from, retention_policy) SELECT 'was ' || policy, 'x', policy FROM unnest('{long,extended,short}'::text[]) policy;
+SELECT is((SELECT jsonb_object_agg(session_key, extract(epoch FROM expires_at - created_at) / 3600) FROM sessions WHERE session_key LIKE 'was %'),
+    '{"was long": 72, "was extended": 10, "was short": 10}'::jsonb, 'what new sessions follow');
 SELECT throws_ok($$UPDATE pgvigil.retention_policies SET active_hours = 0$$, '23514', NULL, 'no policy lets a session expire before it lives');
 
 SELECT ok(pgvigil.schedule_expiration(pg_temp.s(), '2031-01-01+00'), 'expiration is scheduled');

@@ -12,4 +12,5 @@ DROP FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb), p
     pgvigil.schedule_expiration(uuid, timestamptz), pgvigil.require_session(uuid);
 DROP FUNCTION pgvigil.give_expiry(), pgvigil.guard_legal_hold();
 DROP TABLE pgvigil.legal_holds, pgvigil.retention_policies;
-DROP FUNCTION pgvigil.guard_archived_children(), pgvigil.keep_truncated_sessions(), pgvigil.guard_legal_holds(), pgvigil.keep_standard_policy();
+DROP FUNCTION pgvigil.guard_archived_children(), pgvigil.keep_truncated_sessions(), pgvigil.guard_legal_holds(),
+    pgvigil.follow_retention_policies(), pgvigil.write_active_time(), pgvigil.active_time(text), pgvigil.keep_standard_policy();

@@ -153,6 +153,12 @@ def _created(life: Life) -> None:
     life.expect_data("created", agent_from="from", agent_to="to", retention_policy="standard")
 
 
+@_check("trigger sessions.give_expiry", "a new session has a time of expiry")
+def _expiring(life: Life) -> None:
+    if life.value("expires_at") is None:
+        raise _Unmet("expires_at is NULL")
+
+
 @_check("table session_lifecycle", "an event of now has a partition of its own, not the default one")
 def _partition(life: Life) -> None:
     where = life.one("SELECT tableoid::regclass::text FROM session_lifecycle WHERE session_id = %s LIMIT 1", life.id)

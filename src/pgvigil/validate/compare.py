@@ -19,10 +19,9 @@ from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
 from pgvigil.validate.report import Kind, Unchecked
 from pgvigil.validate.strangers import Strangers
-from pgvigil.validate.wanted import join
+from pgvigil.validate.wanted import Rows, join
 
 TOLERATED = "pgvigil.tolerated_values"
-Rows = dict[str, list[dict[str, Any]]]  # of some tables
 
 # How an object is kept and tuned. On a table of the application this is its owner's business.
 _TUNING = {"with", "storage", "compression", "tablespace", "replica_identity", "access_method", "owned_by", "version"}
@@ -48,7 +47,7 @@ class Comparison:
         self.found = collector.found
         self.reference = reference
         self.rows = rows
-        self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found)
+        self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
         self.repairs = Repairs(self.wanted, self.roots, self.found, self.declaration.patterns)
 
     def _tolerated(self, path: str, column: str) -> list[str]:

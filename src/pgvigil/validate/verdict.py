@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from pgvigil.validate import printing
 from pgvigil.validate.catalog import Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.compare import TOLERATED, Comparison, Rows
+from pgvigil.validate.compare import TOLERATED, Comparison
 from pgvigil.validate.expected import PLACEHOLDER, Declaration, kind_of
 from pgvigil.validate.names import quoted
 from pgvigil.validate.places import located
 from pgvigil.validate.report import Finding, Report
+from pgvigil.validate.wanted import ACTIVE_TIME, POLICIES, Rows
 
 if TYPE_CHECKING:
     from pgvigil.validate.reference import Reference
@@ -87,7 +88,11 @@ def _declared(spec: Spec | Declaration) -> Declaration:
 
 def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
     """The rows that a spec needs. Values outside a list that were there before its CHECK came are allowed."""
-    wanted = {*declaration.rows, *([TOLERATED] if any(mark.tolerated for mark in declaration.marks.values()) else [])}
+    wanted = set(declaration.rows)
+    if any(mark.tolerated for mark in declaration.marks.values()):
+        wanted.add(TOLERATED)
+    if ACTIVE_TIME in declaration.objects:
+        wanted.add(POLICIES)
     readable = [name for name in sorted(wanted) if found.details.get(f"table {name}", {}).get("readable")]
     return read_rows(conn, readable, found.schema)
 

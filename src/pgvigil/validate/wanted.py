@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from pgvigil.validate.catalog import Attributes, Snapshot
+from pgvigil.validate.ddl import literal
 from pgvigil.validate.expected import Declaration, Mark, kind_of
 
+POLICIES = "pgvigil.retention_policies"
+ACTIVE_TIME = "function pgvigil.active_time(text)"  # written anew by every edit of the policies
+Rows = dict[str, list[dict[str, Any]]]  # of some tables
 Joined = tuple[dict[str, Attributes], dict[str, str], dict[str, Mark]]
 
 
-def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot) -> Joined:
+def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, rows: Rows) -> Joined:
     """Objects, the relations they stand on, and marks: without one, all attributes of an object are compared."""
     wanted, roots, marks = declaration.objects, declaration.roots, declaration.marks
     if not declaration.complete:
@@ -21,7 +28,24 @@ def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot) 
             _add_undeclared(declaration, reference, found, wanted, roots)
     if found.server and found.server.major < 15:
         wanted = {path: _without_invoker(of) if path.startswith("view ") else of for path, of in wanted.items()}
+    if ACTIVE_TIME in wanted and (there := found.objects.get(ACTIVE_TIME)):
+        body = _active_time(rows.get(POLICIES, [])) or there.get("body")
+        wanted = wanted | {ACTIVE_TIME: wanted[ACTIVE_TIME] | {"body": body}}
+        if mark := marks.get(ACTIVE_TIME):
+            marks = marks | {ACTIVE_TIME: replace(mark, spoken_of=mark.spoken_of | {"body"})}
     return wanted, roots, marks
+
+
+def _active_time(policies: list[dict[str, Any]]) -> str:
+    """The body, as pgvigil.write_active_time() writes it. "" where the rows do not tell it, which is told by itself."""
+    hours = {row.get("policy", ""): row.get("active_hours") for row in policies}
+    if not hours.get("standard"):
+        return ""
+    cases = "".join(
+        f"WHEN policy OPERATOR(pg_catalog.=) {literal(policy)} THEN interval '{hours[policy]} hours' "
+        for policy in sorted(hours)
+    )
+    return f"SELECT CASE {cases}ELSE interval '{hours['standard']} hours' END"
 
 
 def _joined(mark: Mark, declared: Attributes, made: Attributes | None, found: Attributes) -> tuple[Attributes, Mark]:
