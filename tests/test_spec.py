@@ -10,6 +10,7 @@ import pytest
 from pgvigil import project
 from pgvigil.errors import UsageError
 from pgvigil.validate import load_spec
+from pgvigil.validate.declare import root_of_grant
 
 pytestmark = pytest.mark.client_side
 
@@ -281,3 +282,16 @@ def test_fault_of_a_json_file_is_told_too(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(UsageError, match=re.escape(message)):
             load_spec(path)
+
+
+@pytest.mark.parametrize(
+    ("grant", "relation"),
+    [
+        ("on table orders to clerk", "orders"),
+        ('on column shop."a\nb".c to "x y"', 'shop."a\nb"'),
+        ("on sequence of orders.id from PUBLIC", "orders.id"),
+        ("on function f(integer) to clerk", ""),
+    ],
+)
+def test_a_grant_stands_on_its_relation_whatever_that_is_called(grant: str, relation: str) -> None:
+    assert root_of_grant(grant) == relation

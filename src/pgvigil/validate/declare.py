@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from typing import Any
 
 from pgvigil.validate.catalog import Attributes
-from pgvigil.validate.expected import Declaration, Mark, bare, kind_of, last_name
+from pgvigil.validate.expected import GRANT, Declaration, Mark, bare, kind_of, last_name
 from pgvigil.validate.names import PLAIN_NAME
 from pgvigil.validate.spec import ANY, Column, Constraint, Function, Index, Spec, Table, View
 
@@ -143,8 +142,8 @@ def declare(spec: Spec) -> Declaration:
 
 def root_of_grant(name: str) -> str:
     """The relation that `on table t to role` or `on column t.c from role` is about."""
-    match = re.fullmatch(r"on (table|view|sequence|column) (.*) (?:to|from) (\"(?:[^\"]|\"\")*\"|\S+)", name)
-    if match is None:
+    match = GRANT.fullmatch(name)
+    if match is None or match[1] not in ("table", "view", "sequence", "column"):
         return ""
     return match[2][: -len(last_name(match[2])) - 1] if match[1] == "column" else match[2].removeprefix("of ")
 

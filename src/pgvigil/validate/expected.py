@@ -21,6 +21,8 @@ from pgvigil.validate.names import unquoted
 
 # The schema that is looked at, in a path of its own; any other object may be called "{schema}" too.
 PLACEHOLDER = re.compile(r"^((?:(?:default )?(?:grant|revocation) (?:in|on) |comment on )?schema) [{]schema[}](?![^ ])")
+# "on" kind, what, and whom, of a grant or a revocation.
+GRANT = re.compile(r'on (\w+) (.*) (?:to|from) ("(?:[^"]|"")*"|\S+)', re.DOTALL)
 _PLAIN_ELEMENT = re.compile(r"[^\s\"\\{},']+")
 _ELEMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+', re.DOTALL)
 ARRAY_END = "}'::text[]"

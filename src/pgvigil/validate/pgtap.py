@@ -11,13 +11,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pgvigil.validate.catalog import Attributes
-from pgvigil.validate.expected import Declaration, Mark, kind_of, last_name
+from pgvigil.validate.expected import GRANT, Declaration, Mark, kind_of, last_name
 from pgvigil.validate.formats.text import visible
 
 _WHOLE = Mark(frozenset())  # of an object in a spec that speaks of everything
 _PART = re.compile(r'"(?:[^"]|"")*"|[^".]+')
 _CALL = re.compile(r'((?:"(?:[^"]|"")*"|[^"(])+)\((.*)\)', re.DOTALL)
-_GRANT = re.compile(r'on (\w+) (.*) (?:to|from) ("(?:[^"]|"")*"|\S+)', re.DOTALL)
 _COMMA = re.compile(r',\s*(?=(?:[^"]*"[^"]*")*[^"]*$)')
 _PLAIN_TYPE = re.compile(r"[a-z][a-z ]*(\([\d,]+\))?[a-z ]*(\[\])*")
 _EXPRESSION = ("CHECK ", "EXCLUDE ")
@@ -423,7 +422,7 @@ class _Writer:
 
     def _grant(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
         """Rights beyond those that come with an object; of a revocation, those of them that are not there."""
-        match = _GRANT.fullmatch(path.partition(" ")[2])
+        match = GRANT.fullmatch(path.partition(" ")[2])
         if match is None or match[1] not in _RIGHTS:
             return
         kind, label, role = match[1], match[2], self._bare(match[3])
