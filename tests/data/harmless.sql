@@ -287,9 +287,11 @@ BEGIN
     FOR one IN SELECT pg_get_functiondef(oid) AS definition FROM pg_proc WHERE pronamespace = 'pgvigil'::regnamespace LOOP
         EXECUTE one.definition;
     END LOOP;
-    FOR one IN SELECT tgname, tgrelid::regclass AS of, pg_get_triggerdef(oid) AS definition, obj_description(oid, 'pg_trigger') AS comment
+    FOR one IN SELECT tgname, tgrelid::regclass AS of, pg_get_triggerdef(oid) AS definition, obj_description(oid, 'pg_trigger') AS comment,
+                      CASE tgenabled WHEN 'A' THEN 'ALWAYS' ELSE '' END AS enabled
                FROM pg_trigger WHERE NOT tgisinternal AND tgfoid IN (SELECT oid FROM pg_proc WHERE pronamespace = 'pgvigil'::regnamespace) LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s; %s; COMMENT ON TRIGGER %1$I ON %2$s IS %4$L', one.tgname, one.of, one.definition, one.comment);
+        EXECUTE format('DROP TRIGGER %I ON %s; %s; COMMENT ON TRIGGER %1$I ON %2$s IS %4$L; ALTER TABLE %2$s ENABLE %5$s TRIGGER %1$I',
+                       one.tgname, one.of, one.definition, one.comment, one.enabled);
     END LOOP;
     FOR one IN SELECT i.oid::regclass::text AS name, pg_get_indexdef(i.oid) AS definition, obj_description(i.oid, 'pg_class') AS comment
                FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_class t ON t.oid = x.indrelid
