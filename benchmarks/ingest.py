@@ -111,7 +111,7 @@ def main() -> None:
                 found = labels(conns["ours"], options.metrics)
                 print(
                     table(
-                        f"system_metrics, {options.metrics:,} rows in ten days, the last hour of them",
+                        f"system_metrics, PostgreSQL {server.major}, {options.metrics:,} rows in ten days, the last hour of them",
                         ["", "rows", "ms"],
                         found,
                     ),
