@@ -79,6 +79,14 @@ def test_times_that_are_not_those_of_the_policies_are_found_and_mended_to_these(
     ) == [(True, True)]
 
 
+def test_missing_times_of_policies_are_mended_to_the_edited_ones(fresh: Any) -> None:
+    fresh.execute("UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'short'")
+    fresh.execute("DROP FUNCTION pgvigil.active_time(text)")
+    (finding,) = look(fresh).findings
+    fresh.execute(finding.fix)
+    assert fresh.execute("SELECT pgvigil.active_time('short') = '30 hours'") == [(True,)]
+
+
 def test_interrupted_concurrent_build_leaves_an_invalid_index_that_is_found(fresh: Any) -> None:
     with fresh.connect() as writer, fresh.connect() as builder:
         fresh.execute("DROP INDEX idx_sessions_last_activity_at")

@@ -28,8 +28,8 @@ def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, 
             _add_undeclared(declaration, reference, found, wanted, roots)
     if found.server and found.server.major < 15:
         wanted = {path: _without_invoker(of) if path.startswith("view ") else of for path, of in wanted.items()}
-    if ACTIVE_TIME in wanted and (there := found.objects.get(ACTIVE_TIME)):
-        body = _active_time(rows.get(POLICIES, [])) or there.get("body")
+    there = found.objects.get(ACTIVE_TIME, {})
+    if ACTIVE_TIME in wanted and (body := _active_time(rows.get(POLICIES, [])) or there.get("body")):
         wanted = wanted | {ACTIVE_TIME: wanted[ACTIVE_TIME] | {"body": body}}
         if mark := marks.get(ACTIVE_TIME):
             marks = marks | {ACTIVE_TIME: replace(mark, spoken_of=mark.spoken_of | {"body"})}
