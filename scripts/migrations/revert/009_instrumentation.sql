@@ -9,7 +9,5 @@ DROP FUNCTION instrumentation.may_read(text), instrumentation.sample_activity(uu
     instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
     instrumentation.register_instance(text, text, jsonb, uuid), instrumentation.current_instance(), instrumentation.current_session(), instrumentation.caller();
 DROP TABLE instrumentation.kill_attempts, instrumentation.sql_statements, instrumentation.sessions, instrumentation.instances;
-DROP FUNCTION instrumentation.guard();
+DROP FUNCTION instrumentation.guard(), instrumentation.guard_appended(), instrumentation.require_speaker(uuid), instrumentation.speaks_for(text);
 DROP TYPE instrumentation.statement_status, instrumentation.session_status, instrumentation.instance_status;
--- What somebody else has put there keeps the schema, and the revert.
-DROP SCHEMA instrumentation;
