@@ -1615,12 +1615,11 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.keep_truncated_sessions() IS
     'Keeps all sessions and their trails in pgvigil.deleted_sessions before they are truncated; refuses if the policy of one is under legal hold';
 
+-- After the TRUNCATE, when it shows whether the sessions have gone as well.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.guard_archived_children() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Who truncates sessions with all that hangs on it has kept them all in this very transaction, before it comes to this table.
-    IF EXISTS (SELECT FROM "{app}".sessions s WHERE s.archived_at IS NOT NULL
-                 AND NOT EXISTS (SELECT FROM pgvigil.deleted_sessions d WHERE d.session_id = s.id AND d.deleted_at >= now())) THEN
+    IF EXISTS (SELECT FROM "{app}".sessions WHERE archived_at IS NOT NULL) THEN
         RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only' USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE what the other sessions hold, or TRUNCATE sessions CASCADE.';
     END IF;
@@ -2356,7 +2355,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '26064de74dc5e312cf211c0c461c9935eab6d2a6b49d60ef003fb7db7d474c4d', '948e54bc63218eb6388859b712999047aaeffb21b6b0ac16fb65bb394932524e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '4157f1305b21dffc3faa99e498bcea2c6975239166e83b57c4c09ffebdb0c8f7', 'b7a5074f7c990f3885b7080f2ade75612e68d13e7c6f7c6b67b13d21fa8d0d60', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3426,86 +3425,158 @@ INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('reap', '10 minutes', 'cl
 
 -- Ending a session ----------------------------------------------------------------------------------------------------
 
--- Nothing is locked before the signal: the target may hold its own row, tagged in a transaction that it never ends.
-CREATE FUNCTION instrumentation.kill_session(session uuid, mode text DEFAULT 'terminate', grace interval DEFAULT '5 seconds') RETURNS TABLE (ok boolean, reason text)
+-- Who may end what, without ending it. A refusal is recorded here, so that everybody may be refused.
+CREATE FUNCTION instrumentation.judge_kill(session uuid, mode text) RETURNS TABLE (refusal text, target_pid integer, target_start timestamptz, was_killed boolean)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     caller   name := instrumentation.caller();
     target   instrumentation.sessions;
     backend  record;
     is_super boolean := coalesce((SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = caller), false);
-    deadline timestamptz;
-    gone     boolean := false;
 BEGIN
     PERFORM pg_stat_clear_snapshot();
     SELECT * INTO target FROM instrumentation.sessions s WHERE s.session_id = session;
     SELECT a.pid, a.backend_start, a.backend_type, a.usename, a.datname, coalesce(r.rolsuper, false) AS rolsuper INTO backend
     FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid WHERE a.pid = target.backend_pid;
-    ok := false;
-    reason := CASE
+    refusal := CASE
         WHEN NOT is_super AND NOT EXISTS (SELECT FROM pg_roles r, pg_roles a WHERE r.rolname = caller AND a.rolname = 'pgvigil_admin' AND pg_has_role(r.oid, a.oid, 'MEMBER'))
             THEN 'Only members of pgvigil_admin can kill sessions'
         WHEN target.session_id IS NULL THEN 'Session not found: ' || coalesce(session::text, 'NULL')
         WHEN session = instrumentation.current_session() OR target.backend_pid = pg_backend_pid() AND target.backend_start = backend.backend_start
             THEN 'Cannot kill your own session'
-        WHEN mode IS NULL OR mode <> ALL ('{cancel,terminate,escalate}'::text[]) THEN format('Unknown mode %s: it is cancel, terminate or escalate', coalesce(mode, 'NULL'))
+        WHEN mode IS NULL OR mode <> ALL ('{cancel,terminate,escalate}'::text[]) THEN format('Unknown mode %s: it is cancel, terminate or escalate', coalesce(left(mode, 20), 'NULL'))
         WHEN target.status = 'killed' THEN NULL
         WHEN target.status <> 'active' THEN format('Session is not active: %s, %s', target.status, coalesce(target.stop_reason, 'by its application'))
         WHEN target.backend_pid IS NULL THEN 'Session has no server process of its own: it is behind a transaction pooler'
         WHEN backend.pid IS NULL THEN format('Session has lost its server process %s; reap_stale will close it', target.backend_pid)
-        WHEN backend.backend_start IS NULL OR target.backend_start IS NULL
+        WHEN target.backend_start IS NULL OR backend.backend_start IS NULL AND NOT is_super
             THEN format('Cannot tell whether process %s is still that of the session: %s needs pg_read_all_stats', target.backend_pid, current_user)
         WHEN backend.backend_start <> target.backend_start THEN format('Session has lost its server process: %s is another one now; reap_stale will close the session', target.backend_pid)
         WHEN backend.datname IS DISTINCT FROM current_database() THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
         WHEN backend.backend_type <> 'client backend' THEN format('Process %s is a %s, not a client backend', target.backend_pid, backend.backend_type)
         WHEN backend.rolsuper AND NOT is_super THEN format('Session belongs to superuser %s: only a superuser can kill it', backend.usename)
     END;
-    IF reason IS NULL AND target.status = 'killed' THEN
-        ok := true;
-        reason := 'already killed';
-    ELSIF reason IS NULL THEN
-        BEGIN
-            deadline := clock_timestamp() + coalesce(grace, '5 seconds');
-            IF mode = 'cancel' OR mode = 'escalate' THEN
-                PERFORM pg_cancel_backend(target.backend_pid);
-                reason := 'cancelled its statement';
-            END IF;
-            WHILE mode = 'escalate' AND NOT gone AND clock_timestamp() < deadline LOOP
-                PERFORM pg_sleep(0.02), pg_stat_clear_snapshot();
-                gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target.backend_pid AND a.backend_start = target.backend_start);
-            END LOOP;
-            IF mode <> 'cancel' AND NOT gone THEN
-                PERFORM pg_terminate_backend(target.backend_pid);
-                deadline := clock_timestamp() + coalesce(grace, '5 seconds');
-                WHILE NOT gone AND clock_timestamp() < deadline LOOP
-                    PERFORM pg_sleep(0.005), pg_stat_clear_snapshot();
-                    gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target.backend_pid AND a.backend_start = target.backend_start);
-                END LOOP;
-                reason := CASE WHEN gone THEN 'terminated' ELSE 'told to terminate, and has not ended yet' END;
-            END IF;
-            ok := true;
-        EXCEPTION WHEN insufficient_privilege THEN
-            reason := format('%s may not signal the session''s process: it needs pg_signal_backend', current_user);
-        END;
+    target_pid := target.backend_pid;
+    target_start := target.backend_start;
+    was_killed := target.status = 'killed';
+    IF refusal IS NOT NULL THEN
+        PERFORM instrumentation.record_kill(session, mode, false, refusal);
     END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
 
+-- Everybody may try: of the refused attempts of a login, a hundred an hour are kept.
+CREATE FUNCTION instrumentation.record_kill(session uuid, mode text, ok boolean, reason text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    caller name := instrumentation.caller();
+BEGIN
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    IF ok AND target.status = 'active' THEN
-        IF gone THEN
-            UPDATE instrumentation.sessions s SET status = 'killed', stop_time = clock_timestamp(), stop_reason = format('killed by %s', caller)
-            WHERE s.session_id = session AND s.status = 'active';
-        END IF;
+    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, actor)
+    SELECT session, left(record_kill.mode, 20), record_kill.ok, left(record_kill.reason, 500),
+           CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
+    WHERE record_kill.ok OR (SELECT count(*) FROM instrumentation.kill_attempts k
+                             WHERE k.attempt_id >= pgvigil.uuid_v7_floor(now() - interval '1 hour') AND k."session_user" = session_user AND NOT k.ok) < 100;
+    PERFORM set_config('pgvigil.instrumentation', '', true);
+END $$;
+COMMENT ON FUNCTION instrumentation.record_kill(uuid, text, boolean, text) IS 'Used by judge_kill and finish_kill: keeps an attempt';
+
+-- With the rights of whoever calls it. Nothing is locked before the signal: the target may hold its own row, tagged in a transaction
+-- that it never ends.
+CREATE FUNCTION instrumentation.signal_process(target_pid integer, target_start timestamptz, mode text, grace interval) RETURNS TABLE (ok boolean, reason text, gone boolean)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + coalesce(grace, '5 seconds');
+BEGIN
+    PERFORM pg_stat_clear_snapshot();
+    gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start AND a.backend_type = 'client backend');
+    ok := false;
+    IF gone THEN
+        reason := format('Process %s is no client backend of that session', target_pid);
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF mode = 'cancel' OR mode = 'escalate' THEN
+        PERFORM pg_cancel_backend(target_pid);
+        reason := 'cancelled its statement';
+    END IF;
+    WHILE mode = 'escalate' AND NOT gone AND clock_timestamp() < deadline LOOP
+        PERFORM pg_sleep(0.02), pg_stat_clear_snapshot();
+        gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start);
+    END LOOP;
+    IF mode <> 'cancel' AND NOT gone THEN
+        PERFORM pg_terminate_backend(target_pid);
+        deadline := clock_timestamp() + coalesce(grace, '5 seconds');
+        WHILE NOT gone AND clock_timestamp() < deadline LOOP
+            PERFORM pg_sleep(0.005), pg_stat_clear_snapshot();
+            gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start);
+        END LOOP;
+        reason := CASE WHEN gone THEN 'terminated' ELSE 'told to terminate, and has not ended yet' END;
+    END IF;
+    ok := true;
+    RETURN NEXT;
+EXCEPTION WHEN insufficient_privilege THEN
+    ok := false;
+    reason := format('%s may not signal the session''s process: it needs pg_signal_backend (GRANT pg_signal_backend TO %I: it may then end the sessions of everybody but superusers)',
+                     current_user, current_user);
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION instrumentation.signal_process(integer, timestamptz, text, interval) IS
+    'Used by kill_session: cancels or terminates a client of this server, and tells whether it is gone';
+
+-- For admins, who need no right to signal others themselves: whether they may kill the session is asked again.
+CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval) RETURNS TABLE (ok boolean, reason text, gone boolean)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    verdict record;
+BEGIN
+    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
+    IF verdict.refusal IS NOT NULL OR verdict.was_killed THEN
+        ok := false;
+        reason := coalesce(verdict.refusal, 'already killed');
+    ELSE
+        SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS 'Used by kill_session: signals with the owner''s rights';
+
+CREATE FUNCTION instrumentation.finish_kill(session uuid, mode text, ok boolean, reason text, gone boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('pgvigil.instrumentation', 'write', true);
+    IF ok THEN
+        UPDATE instrumentation.sessions s SET status = 'killed', stop_time = clock_timestamp(), stop_reason = format('killed by %s', instrumentation.caller())
+        WHERE gone AND s.session_id = session AND s.status = 'active';
         UPDATE instrumentation.sql_statements t
-        SET status = 'cancelled', execution_end_time = clock_timestamp(), error_message = format('cancelled by %s', caller), sqlstate = '57014'
+        SET status = 'cancelled', execution_end_time = clock_timestamp(), error_message = format('cancelled by %s', instrumentation.caller()), sqlstate = '57014'
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
-    -- Everybody may try: of the refused attempts of a login, a hundred an hour are kept.
-    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, actor)
-    SELECT session, left(kill_session.mode, 20), kill_session.ok, left(kill_session.reason, 500),
-           CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
-    WHERE kill_session.ok OR (SELECT count(*) FROM instrumentation.kill_attempts k
-                              WHERE k.attempt_id >= pgvigil.uuid_v7_floor(now() - interval '1 hour') AND k."session_user" = session_user AND NOT k.ok) < 100;
-    PERFORM set_config('pgvigil.instrumentation', '', true);
+    PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
+END $$;
+COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session: marks what was ended, and records the attempt';
+
+-- A superuser ends sessions with his own rights; the owner of this function need not be able to.
+CREATE FUNCTION instrumentation.kill_session(session uuid, mode text DEFAULT 'terminate', grace interval DEFAULT '5 seconds') RETURNS TABLE (ok boolean, reason text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    verdict record;
+    gone    boolean := false;
+BEGIN
+    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
+    ok := verdict.refusal IS NULL AND verdict.was_killed;
+    reason := CASE WHEN ok THEN 'already killed' ELSE verdict.refusal END;
+    IF reason IS NULL THEN
+        IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+            SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+        ELSE
+            SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_session(session, mode, grace) s;
+        END IF;
+    END IF;
+    IF verdict.refusal IS NULL THEN
+        PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.kill_session(uuid, text, interval) IS
@@ -3606,7 +3677,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '45ba8cba49291df631fffe2fda3f614c0a1960a2257aecfc123f4f3d2a408f47', '1b1da2d9c5308ba4772bd9dbe084c5228cd222d301c6e029ece7df87cb114638', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '97c66ec6c3b834022256cf54e35d5b7df00833d0f0406993a8aaec261f7754bb', 'b68b66ed33d8f14b76b9d5a4e2f6f73788c8b60805e408d13fac172580aca3dc', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
@@ -4283,16 +4354,16 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER keep_truncated_sessions BEFORE TRUN
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER keep_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either'$run$);
 DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', name, 'guard_archived_children')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON "{app}".context_history
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".context_history
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON "{app}".codebase_snapshots
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".codebase_snapshots
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON "{app}".handoff_requests
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".handoff_requests
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '8f197878d555b0df7d9322209e91b652d4b08e4dca119fa09b6e495f04d236c6', 'b26e637b3188a506ebfa727e315a0881847c27ac331f992da14d6a75919f7728', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '2ca64664286faa4334bf223ee5b7cc717f46e2fe92f7c6d669f50acb86f09ef0', '30b480ee45abeee334fdc9d94fa66fecdb6b48ae28b1d10a0417efa107edf5e6', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets through, and
@@ -4400,13 +4471,14 @@ BEGIN
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
             pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.seen_to(text), pgvigil.recount_session_counters(uuid),
-            pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid)
+            pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid),
+            instrumentation.signal_session(uuid, text, interval), instrumentation.finish_kill(uuid, text, boolean, text, boolean)
             TO pgvigil_admin;
         GRANT EXECUTE ON PROCEDURE pgvigil.run_job(text, boolean, bigint), pgvigil.expire_due_sessions(bigint), pgvigil.detect_dormant_sessions(bigint),
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '4e7913e0e08a005805718d064f31149a19c86a933a333216004d8435de63e0dc', '27f883e5e6b09da880cc79393e93e92e8eca03c4f793772e9226ae0b74f88847', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'b886c096058e538fe90297c5588e395e7bd92ba29385bcf27ed9b2945425dffd', 'd87b3f8aed77f3ddcab8beee8acadfbc0edfa07df5287f90ea2b2616740186f4', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
@@ -4453,7 +4525,7 @@ DECLARE
     one record;
     for_everybody CONSTANT text[] := '{uuid_v7,uuid_v7_floor,uuid_v7_time,actor,content_bytes,time_slot,histogram_bin,histogram_value,histogram_unit,
         histogram_rank,histogram_quantile,application_schema,application_table,require_session,schedule_expiration,expire_session,mark_session_dormant,
-        archive_session,reactivate_session,record_metric,record_performance,current_session,current_instance,set_session_tag,set_query_tag,kill_session,
+        archive_session,reactivate_session,record_metric,record_performance,current_session,current_instance,set_session_tag,set_query_tag,kill_session,judge_kill,
         caller,may_read}';
 BEGIN
     FOR one IN

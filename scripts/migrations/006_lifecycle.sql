@@ -180,12 +180,11 @@ END $$;
 COMMENT ON FUNCTION pgvigil.keep_truncated_sessions() IS
     'Keeps all sessions and their trails in pgvigil.deleted_sessions before they are truncated; refuses if the policy of one is under legal hold';
 
+-- After the TRUNCATE, when it shows whether the sessions have gone as well.
 CREATE FUNCTION pgvigil.guard_archived_children() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Who truncates sessions with all that hangs on it has kept them all in this very transaction, before it comes to this table.
-    IF EXISTS (SELECT FROM "{app}".sessions s WHERE s.archived_at IS NOT NULL
-                 AND NOT EXISTS (SELECT FROM pgvigil.deleted_sessions d WHERE d.session_id = s.id AND d.deleted_at >= now())) THEN
+    IF EXISTS (SELECT FROM "{app}".sessions WHERE archived_at IS NOT NULL) THEN
         RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only' USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE what the other sessions hold, or TRUNCATE sessions CASCADE.';
     END IF;

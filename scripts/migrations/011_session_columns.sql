@@ -156,11 +156,11 @@ CREATE TRIGGER keep_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions FOR E
 COMMENT ON TRIGGER keep_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either';
 SELECT pgvigil.clear_trigger('011', name, 'guard_archived_children')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
-CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON "{app}".context_history
+CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".context_history
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
-CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON "{app}".codebase_snapshots
+CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".codebase_snapshots
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
-CREATE TRIGGER guard_archived_children BEFORE TRUNCATE ON "{app}".handoff_requests
+CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".handoff_requests
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
 COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only';

@@ -35,7 +35,7 @@ _RUN = sql.SQL("""
 
 @dataclass(frozen=True)
 class Owner:
-    """The role that everything of ours belongs to in a database, and whether who is connected has to lend it its session."""
+    """The role that everything of ours belongs to in a database, and whether who is connected is another one who may do what it may."""
 
     name: str
     is_other: bool
@@ -68,16 +68,16 @@ def owner_of(conn: psycopg.Connection[Any], schema: str) -> Owner:
     """
     row = conn.execute(
         """SELECT current_user::text, (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) current_user),
-                  o.rolname::text, o.rolsuper
+                  o.rolname::text, o.rolsuper, pg_catalog.pg_has_role(current_user, o.oid, 'MEMBER')
            FROM (SELECT) one LEFT JOIN (
-               SELECT r.rolname, r.rolsuper FROM pg_catalog.pg_class c
+               SELECT r.oid, r.rolname, r.rolsuper FROM pg_catalog.pg_class c
                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
                JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) c.relowner
                WHERE n.nspname OPERATOR(pg_catalog.=) %s::name AND c.relname OPERATOR(pg_catalog.=) 'sessions') o ON true""",
         (schema,),
     ).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
-    user, superuser, owner, owned_by_superuser = row
+    user, superuser, owner, owned_by_superuser, is_member = row
     if owner is None or owned_by_superuser:
         return Owner(OWN_ROLE if superuser else user, is_other=False)
-    return Owner(owner, is_other=owner != user)
+    return Owner(owner, is_other=owner != user and is_member)

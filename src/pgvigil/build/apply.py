@@ -22,10 +22,11 @@ from sqlalchemy.pool import StaticPool
 from pgvigil import database, project
 from pgvigil.build import indexes, ledger, locks, plan, trace
 from pgvigil.build.plan import Migration
-from pgvigil.build.sql import Statement, bound
+from pgvigil.build.sql import Statement
 from pgvigil.build.trace import Trace
 from pgvigil.errors import MigrationError, PreconditionError, UsageError
 from pgvigil.owner import Owner, owner_of
+from pgvigil.placeholders import bound
 from pgvigil.validate import check_application_tables, load_spec
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}

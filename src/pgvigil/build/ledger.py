@@ -48,6 +48,15 @@ def read(conn: psycopg.Connection) -> State:
         conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"
     ):
         return State()
+    # A view in its place would be somebody's code, run with the rights of whoever asks.
+    if _scalar(
+        conn,
+        "SELECT bool_or(relkind <> 'r') FROM pg_class WHERE oid IN (to_regclass('pgvigil.migrations'), to_regclass('pgvigil.alembic_version'))",
+    ):
+        raise PreconditionError(
+            "pgvigil.migrations or pgvigil.alembic_version is no table: something else stands in its place",
+            "Look at it with \\d+ pgvigil.migrations in psql, as the owner of the tables; nothing was read.",
+        )
     with conn.cursor(row_factory=class_row(Entry)) as cursor:
         entries = cursor.execute(
             "SELECT revision, name, schema_name, baselined, sha256_bytes, sha256_tokens FROM pgvigil.migrations ORDER BY revision"

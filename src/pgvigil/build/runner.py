@@ -23,6 +23,7 @@ from pgvigil.build.trace import Trace
 from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
 from pgvigil.owner import owner_of
+from pgvigil.shipped import require_shipped
 from pgvigil.validate import Reference, Report, Spec, keep_reference, load_declaration, load_spec, render, validate
 
 
@@ -214,6 +215,7 @@ def open_run(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
     migrations = plan.load(project.MIGRATIONS)
     for migration in migrations:
         _ = migration.statements  # a file that is no SQL is found before anything is begun
+    require_shipped(conn)
     state = ledger.read(conn)
     schema = state.schema or options.schema or "public"
     if options.schema and options.schema != schema:

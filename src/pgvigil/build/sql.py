@@ -25,8 +25,6 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-APPLICATION_SCHEMA = '"{app}"'  # in our files, for the schema of the application's tables
-OWNER = '"{owner}"'  # likewise for the role that what they make belongs to
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
@@ -102,21 +100,6 @@ def statements(sql: str) -> list[Statement]:
     if current:
         found.append(_statement(sql, current))
     return found
-
-
-def identifier(name: str) -> str:
-    """A name quoted so that it may stand anywhere in a file: also in a dollar quote, a string constant, or a format of format().
-
-    The init script writes names in the same way (init_sql.py), so that what both make is the same to the letter.
-    """
-    if re.fullmatch(r"[A-Za-z0-9_]+", name):
-        return f'"{name}"'
-    return 'U&"' + "".join(c if re.fullmatch(r"[A-Za-z0-9_]", c) else f"\\+{ord(c):06x}" for c in name) + '"'
-
-
-def bound(sql: str, schema: str, owner: str = "") -> str:
-    """The text with the names of this database in the places of those that our files leave open."""
-    return sql.replace(APPLICATION_SCHEMA, identifier(schema)).replace(OWNER, identifier(owner))
 
 
 def digest(sql: str) -> str:
