@@ -702,7 +702,7 @@ BEGIN
     FOR leftover IN
         SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = pgvigil.application_schema())
-          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,performance_monitoring_view}'::name[])
+          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,session_content_view,performance_monitoring_view}'::name[])
         ORDER BY c.relkind IN ('v', 'm') DESC, c.relname  -- views first: none of ours is made while its tables are on the way
     LOOP
         EXECUTE format('ALTER TABLE %I.%I SET SCHEMA pgvigil', pgvigil.application_schema(), leftover.name);
@@ -836,7 +836,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'bd48cb3383a587c82fa57a505ce504067e29423675a0e26a7e3f9ba6d4405d36', '1e2032366bf5f88a2597d8398621cc95900842925494a37e699819ff8d0d2d97', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '3597443c663ca935133c7a0dabaf6329da0efb86c8ea5230f3a743746f3a539c', '94760d15b815c9a1d4fec1bd6751f2545855259bac3cdd18eafe740437646d16', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
@@ -966,7 +966,7 @@ WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $
 DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, '6a28bf7f06bd28ebdb57c7212f4b726046ef6e819ef8acd7d69ef16bf4642caf', '2b1c1efa09a3e2f85e0605b87aae68ab7ebad36c78ac2a7f450efcca277f157c', 0, '0.1.0'); END $$;
 
 -- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
--- Four BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
+-- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
 -- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to anew
 -- in every transaction, so what seldom decides stands in an IF of its own, further down.
 
@@ -1029,11 +1029,6 @@ BEGIN
         NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
         RETURN NEW;
     END IF;
-    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
-        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
-    END IF;
     -- What is not activity is the same as above, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
@@ -1048,7 +1043,23 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.touch_session() IS
-    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity; refuses writes to an archived session';
+    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity';
+
+-- Under a name that is ours alone: applications make triggers of the names that they know anew at each start, and what they put in
+-- the place of the two above guards nothing.
+CREATE FUNCTION pgvigil.guard_archived_row() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL
+       -- A migration gives this column a value in archived sessions too.
+       AND (OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration') IS NOT TRUE THEN
+        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
+    END IF;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION pgvigil.guard_archived_row() IS 'Refuses writes to an archived session';
 
 -- SECURITY DEFINER: who may change a session need not be able to write its trail.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
@@ -1173,7 +1184,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '16260923d79d607b6abe7c0ceb0f6bdfb492622352ea9b206a29f778c67817c9', 'f3da0d21bd1e81acf141fecf210575fb91c989ffeec9f59d121ce77a1bf06711', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '4690194ead089ad7ecda1c21fa824b36bfcddad260cd602dde5a4c71e3b4958b', '8f4779ac9887783e55fc7f6fce9aa2c50b14b5cba24c3608d5fd71c3b95ecc4e', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -4299,11 +4310,14 @@ COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A s
 DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', 'sessions', name)
 FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session}'::text[]) AS name; END $quietly$;
 DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', name, 'guard_archived_session')
-FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
+FROM unnest('{sessions,context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
 
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_last_activity
     BEFORE UPDATE OF last_activity_at, status, is_dormant, archived_at, expires_at, retention_policy ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity()$run$);
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE UPDATE ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_row()$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_session ON "{app}".sessions IS 'An archived session is read-only until it is reactivated'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON "{app}".sessions
@@ -4321,7 +4335,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSER
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".handoff_requests
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session()$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_last_activity ON "{app}".sessions IS 'Changes of state move last_activity_at exactly; small explicit steps of it stay where they were'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at and last_activity_at; guards archived sessions'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at and last_activity_at'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle ON "{app}".sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle_created ON "{app}".sessions IS 'The created events, once per statement'$run$);
@@ -4363,21 +4377,31 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '2ca64664286faa4334bf223ee5b7cc717f46e2fe92f7c6d669f50acb86f09ef0', '30b480ee45abeee334fdc9d94fa66fecdb6b48ae28b1d10a0417efa107edf5e6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'd676c7d69a646ac7d1050fd3cbb535066fcc1c86bd15943de06836488608418d', '91d543ee89ba68218efb08abc0338a203c06a6869664ab2a1c8e396bc8d05dda', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
--- Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets through, and
--- only the columns that are asked for. A session of an existing install is counted from its rows until 015 has come to it.
+-- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
+-- can be added. Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets
+-- through, and only the columns that are asked for. A session of an existing install is counted from its rows until 015 has come
+-- to it.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_monitoring_view AS
 SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at,
        coalesce(s.last_activity_at, s.updated_at, s.created_at) AS last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
        CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at))  -- one infinite time would fail the view up to 16
             THEN extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 END AS hours_since_activity,
-       counted.context_count AS context_entries,
+       CASE WHEN EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015')
+            THEN coalesce((SELECT c.context_count FROM pgvigil.session_counters c WHERE c.session_id = s.id), 0)
+                 + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
+            ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_entries,
        (SELECT count(*) FROM "{app}".handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
-       (SELECT l.event_type::varchar(50) FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event,
-       counted.context_count, counted.total_tokens, counted.total_content_bytes
+       (SELECT l.event_type::varchar(50) FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
+FROM "{app}".sessions s$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_monitoring_view IS
+    'One row a session: how long it has been idle, what it holds, what last happened to it. Before its first activity under watch, updated_at stands for last_activity_at'$run$);
+
+CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_content_view AS
+SELECT s.id AS session_id, counted.context_count, counted.total_tokens, counted.total_content_bytes
 FROM "{app}".sessions s LEFT JOIN pgvigil.session_counters c ON c.session_id = s.id
 CROSS JOIN LATERAL (
     SELECT CASE WHEN known THEN coalesce(c.context_count, 0) + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
@@ -4388,8 +4412,7 @@ CROSS JOIN LATERAL (
                 ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
     FROM (SELECT c.session_id IS NOT NULL OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
 ) counted$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_monitoring_view IS
-    'One row a session: how long it has been idle, what it holds, what last happened to it. Before its first activity under watch, updated_at stands for last_activity_at'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_content_view IS 'What each session holds: entries of its context, their tokens and bytes'$run$);
 
 -- From the rollups, and from the rows that are not yet in them.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".performance_monitoring_view AS
@@ -4404,10 +4427,11 @@ CALL pg_temp.pgvigil_run($run$DO $$
 BEGIN
     IF current_setting('server_version_num')::integer >= 150000 THEN
         ALTER VIEW "{app}".session_monitoring_view SET (security_invoker = true);
+        ALTER VIEW "{app}".session_content_view SET (security_invoker = true);
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'd7a4bc414cdd7457d28e9bc0aae07993059a2c391acd75b58ae88142174a7a79', 'cc5e6dcc9644444ad0517b4cbd3c44de61965925022fe1a7c472a9cd7479c14b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, '093fcec87c87d682fa4af859c92f6eab3953e85a674c914c9264d1670ebbfa94', '0808f3e1bc7e32e7711d6eb11d640d1229ac7681261ff848029bb01192fb8a20', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
 -- Who may do what. The roles are made by prepare.sql where whoever migrates may make them; a grant to one that is not there is left
@@ -4441,7 +4465,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', looks, role_name);
         EXECUTE format('GRANT SELECT ON %1$s.sessions, %1$s.context_history, %1$s.codebase_snapshots, %1$s.handoff_requests, %1$s.session_lifecycle,
                         %1$s.system_metrics, %1$s.performance_logs, %1$s.analytics_aggregations, %1$s.query_executions, %1$s.session_monitoring_view,
-                        %1$s.performance_monitoring_view, %1$s.execution_analytics, %1$s.user_recent_executions TO %2$I', app, role_name);
+                        %1$s.session_content_view, %1$s.performance_monitoring_view, %1$s.execution_analytics, %1$s.user_recent_executions TO %2$I', app, role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_reader') THEN
         -- What others ran shows to admins only; see instrumentation.session_activity.
@@ -4478,7 +4502,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'b886c096058e538fe90297c5588e395e7bd92ba29385bcf27ed9b2945425dffd', 'd87b3f8aed77f3ddcab8beee8acadfbc0edfa07df5287f90ea2b2616740186f4', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '8e7ae97711505a147f2d30069b6b7ae28105df7744185956352debc3f75175b5', '16eb29aa159e1a6c1687c3a3991397083e9cb94f9fb7e7189bdad4993bf4e212', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction

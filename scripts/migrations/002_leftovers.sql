@@ -8,7 +8,7 @@ BEGIN
     FOR leftover IN
         SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = pgvigil.application_schema())
-          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,performance_monitoring_view}'::name[])
+          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,session_content_view,performance_monitoring_view}'::name[])
         ORDER BY c.relkind IN ('v', 'm') DESC, c.relname  -- views first: none of ours is made while its tables are on the way
     LOOP
         EXECUTE format('ALTER TABLE %I.%I SET SCHEMA pgvigil', pgvigil.application_schema(), leftover.name);

@@ -1,4 +1,4 @@
--- Four BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
+-- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
 -- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to anew
 -- in every transaction, so what seldom decides stands in an IF of its own, further down.
 
@@ -61,11 +61,6 @@ BEGIN
         NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
         RETURN NEW;
     END IF;
-    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
-        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
-    END IF;
     -- What is not activity is the same as above, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
@@ -80,7 +75,23 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.touch_session() IS
-    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity; refuses writes to an archived session';
+    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity';
+
+-- Under a name that is ours alone: applications make triggers of the names that they know anew at each start, and what they put in
+-- the place of the two above guards nothing.
+CREATE FUNCTION pgvigil.guard_archived_row() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL
+       -- A migration gives this column a value in archived sessions too.
+       AND (OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration') IS NOT TRUE THEN
+        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
+    END IF;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION pgvigil.guard_archived_row() IS 'Refuses writes to an archived session';
 
 -- SECURITY DEFINER: who may change a session need not be able to write its trail.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be

@@ -29,7 +29,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', looks, role_name);
         EXECUTE format('GRANT SELECT ON %1$s.sessions, %1$s.context_history, %1$s.codebase_snapshots, %1$s.handoff_requests, %1$s.session_lifecycle,
                         %1$s.system_metrics, %1$s.performance_logs, %1$s.analytics_aggregations, %1$s.query_executions, %1$s.session_monitoring_view,
-                        %1$s.performance_monitoring_view, %1$s.execution_analytics, %1$s.user_recent_executions TO %2$I', app, role_name);
+                        %1$s.session_content_view, %1$s.performance_monitoring_view, %1$s.execution_analytics, %1$s.user_recent_executions TO %2$I', app, role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_reader') THEN
         -- What others ran shows to admins only; see instrumentation.session_activity.

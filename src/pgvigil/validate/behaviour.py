@@ -216,7 +216,7 @@ def _archived_is_idle(life: Life) -> None:
     life.expect_idle()
 
 
-@_check(TOUCH, "an archived session is read-only")
+@_check("trigger sessions.guard_archived_session", "an archived session is read-only")
 def _archived_is_read_only(life: Life) -> None:
     life.update(archived_at=life.now)
     life.expect_refused("UPDATE sessions SET agent_to = 'other' WHERE id = %s", life.id)
