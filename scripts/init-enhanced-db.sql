@@ -1749,6 +1749,10 @@ CREATE TABLE pgvigil.jobs (
     since        timestamptz NOT NULL DEFAULT clock_timestamp(),
     at           interval NOT NULL DEFAULT '0',
     needs_client boolean NOT NULL DEFAULT false,
+    needs_consent boolean NOT NULL DEFAULT false,
+    accepted_at  timestamptz,
+    accepted_by  text,
+    backup_within interval CONSTRAINT jobs_backup_within_check CHECK (backup_within > interval '0'),
     CONSTRAINT jobs_at_check CHECK (at >= interval '0' AND at < every)
 );
 COMMENT ON TABLE pgvigil.jobs IS 'What is done regularly, by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
@@ -1759,6 +1763,11 @@ COMMENT ON COLUMN pgvigil.jobs.purpose IS 'What it does';
 COMMENT ON COLUMN pgvigil.jobs.since IS 'From when on its absence counts as overdue';
 COMMENT ON COLUMN pgvigil.jobs.at IS 'How far into each stretch of time it is due: 02:00 of a day; one with a time of its own does not begin before that time has come';
 COMMENT ON COLUMN pgvigil.jobs.needs_client IS 'True: a function cannot do it, and `pgvigil maintain` does';
+COMMENT ON COLUMN pgvigil.jobs.needs_consent IS 'True: it ends, archives or deletes what was there before pgvigil, and does nothing until the owner has accepted that';
+COMMENT ON COLUMN pgvigil.jobs.accepted_at IS 'When the owner accepted what it would do; NULL: not yet, or a policy has become shorter since';
+COMMENT ON COLUMN pgvigil.jobs.accepted_by IS 'Who accepted it';
+COMMENT ON COLUMN pgvigil.jobs.backup_within IS 'It deletes sessions only with a proved backup younger than this; NULL: without one too';
+COMMENT ON CONSTRAINT jobs_backup_within_check ON pgvigil.jobs IS 'A stretch of time';
 COMMENT ON CONSTRAINT jobs_pkey ON pgvigil.jobs IS 'One row a job';
 COMMENT ON CONSTRAINT jobs_job_check ON pgvigil.jobs IS 'A name that is the same in SQL, in a shell and in a schedule';
 COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'A length that is always the same, or one month of the calendar';
@@ -1771,6 +1780,92 @@ INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('counters', '10 minutes', 'adds up what changed in the counters of sessions'),
     ('orphans', '1 day', 'deletes sessions that never held anything and are idle for a week'),
     ('retention', '1 day', 'deletes archived sessions and drops partitions past their time');
+-- Of an install that had sessions before, nothing is ended, archived or deleted that its owner has not been shown.
+UPDATE pgvigil.jobs SET needs_consent = (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000')
+WHERE job = ANY ('{expiry,archive,orphans,retention}'::text[]);
+UPDATE pgvigil.jobs SET backup_within = interval '26 hours' WHERE needs_consent AND job = ANY ('{orphans,retention}'::text[]);
+
+-- What was proved of a backup. Written by those who take it, with the owner's rights; admins only read it.
+CREATE TABLE pgvigil.backup_proofs (
+    id         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT backup_proofs_pkey PRIMARY KEY,
+    proved_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    taken_at   timestamptz NOT NULL,
+    proof      text NOT NULL,
+    detail     text NOT NULL,
+    written_by text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE pgvigil.backup_proofs IS 'Backups of this database that were proved, or that somebody vouches for: jobs that delete sessions may want a young one';
+COMMENT ON COLUMN pgvigil.backup_proofs.id IS 'Order in which they were written';
+COMMENT ON COLUMN pgvigil.backup_proofs.proved_at IS 'When it was proved';
+COMMENT ON COLUMN pgvigil.backup_proofs.taken_at IS 'When the backup was begun: how old what it holds is';
+COMMENT ON COLUMN pgvigil.backup_proofs.proof IS 'read, restore, or external';
+COMMENT ON COLUMN pgvigil.backup_proofs.detail IS 'The archive, or what somebody says of an external backup';
+COMMENT ON COLUMN pgvigil.backup_proofs.written_by IS 'The login role';
+COMMENT ON CONSTRAINT backup_proofs_pkey ON pgvigil.backup_proofs IS 'One row a proof';
+
+CREATE FUNCTION pgvigil.require_consent(job_name text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pgvigil.jobs j WHERE j.job = job_name AND j.needs_consent AND j.accepted_at IS NULL) THEN
+        RAISE EXCEPTION 'job % waits for the consent of the owner: it would end, archive or delete what was there before', job_name
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = format('See what it would do: SELECT * FROM pgvigil.preview_jobs(); then, as the owner of the tables: SELECT pgvigil.accept_job(%L);', job_name);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_consent(text) IS 'Raises where a job may do nothing yet';
+
+CREATE FUNCTION pgvigil.require_backup(job_name text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    within interval := (SELECT j.backup_within FROM pgvigil.jobs j WHERE j.job = job_name);
+    latest timestamptz := (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp());
+BEGIN
+    IF within IS NOT NULL AND (latest >= clock_timestamp() - within) IS NOT TRUE THEN
+        RAISE EXCEPTION 'job % deletes sessions only with a proved backup younger than %, and the last one is %', job_name, within,
+              coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'Take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT).';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_backup(text) IS 'Raises where a job wants a younger backup than there is';
+
+-- No rights but the caller's: the owner of the tables accepts, and nobody who may only edit times.
+CREATE FUNCTION pgvigil.accept_job(job_name text) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY UPDATE pgvigil.jobs j SET accepted_at = clock_timestamp(), accepted_by = session_user
+                 WHERE j.needs_consent AND j.accepted_at IS NULL AND (j.job = job_name OR job_name = 'all') RETURNING j.job;
+    IF NOT FOUND AND job_name <> 'all' THEN
+        PERFORM FROM pgvigil.jobs j WHERE j.job = job_name;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
+        END IF;
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.accept_job(text) IS 'The owner has seen what a job (or all) would do, and accepts it; returns the jobs that had waited for that';
+
+-- A policy that has become shorter takes more than what was accepted.
+CREATE FUNCTION pgvigil.lapse_consent() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lapsed text[] := CASE
+        WHEN TG_OP = 'INSERT' THEN '{retention,executions,orphans}'::text[]
+        WHEN TG_OP = 'DELETE' THEN '{archive,retention,executions,orphans}'::text[]
+        ELSE array_remove(ARRAY[
+            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours OR NEW.policy <> OLD.policy THEN 'archive' END,
+            CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
+                      OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+            CASE WHEN NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
+BEGIN
+    UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.lapse_consent() IS 'Consent to a job lapses when a policy lets it do more';
+CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent();
+ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER lapse_consent;
+COMMENT ON TRIGGER lapse_consent ON pgvigil.retention_policies IS 'What was accepted is not more than what is done';
 
 CREATE TABLE pgvigil.job_runs (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT job_runs_pkey PRIMARY KEY,
@@ -1840,10 +1935,10 @@ BEGIN ATOMIC
                                max(finished_at) FILTER (WHERE error NOT LIKE 'died: %') AS failure
                         -- What is dated later than now was dated by a clock that was ahead: it says nothing.
                         FROM pgvigil.job_runs WHERE job = j.job AND finished_at <= clock_timestamp() AND started_at <= clock_timestamp()) r
-    WHERE j.job = job_name AND j.enabled;
+    WHERE j.job = job_name AND j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL);
 END;
 COMMENT ON FUNCTION pgvigil.due_at(text) IS
-    'When a job was or will be due, NULL if it is off: one that never ran at once, or from its own time on if it has one; after a failure an hour later, or a twelfth of `every` if that is less';
+    'When a job was or will be due, NULL if it is off or waits for consent: one that never ran at once, or from its own time on if it has one; after a failure an hour later, or a twelfth of `every` if that is less';
 
 CREATE VIEW pgvigil.job_status AS
 SELECT j.job, j.every, j.enabled, j.purpose,
@@ -1854,8 +1949,8 @@ SELECT j.job, j.every, j.enabled, j.purpose,
             ELSE 'done' END AS state,
        r.started_at AS last_started, r.finished_at AS last_finished, r.rows AS last_rows, r.error AS last_error, s.started_at AS last_success,
        coalesce(d.next_due <= clock_timestamp(), false) AND NOT pgvigil.is_running(j.job) AS due,
-       j.enabled AND coalesce(s.started_at, j.since) < clock_timestamp() - 2 * j.every AS overdue,
-       j.at, j.needs_client, r.notes AS last_notes, d.next_due
+       j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL) AND coalesce(s.started_at, greatest(j.since, j.accepted_at)) < clock_timestamp() - 2 * j.every AS overdue,
+       j.at, j.needs_client, r.notes AS last_notes, d.next_due, j.needs_consent AND j.accepted_at IS NULL AS waits_for_consent
 FROM pgvigil.jobs j
 LEFT JOIN LATERAL (SELECT * FROM pgvigil.job_runs r WHERE r.job = j.job ORDER BY r.id DESC LIMIT 1) r ON true
 LEFT JOIN LATERAL (SELECT max(r.started_at) AS started_at FROM pgvigil.job_runs r
@@ -1895,6 +1990,7 @@ BEGIN
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
+    PERFORM pgvigil.require_consent(job_name);
     FOR attempt IN 1 .. 1000 LOOP
         run_id := nextval('pgvigil.job_runs_id_seq');
         EXIT WHEN pg_try_advisory_lock(1885828711, (run_id & 2147483647)::integer);
@@ -2031,101 +2127,152 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.run_job(text, boolean, bigint) IS
     'Runs a job to its end, a transaction per batch; returns the rows it changed, NULL if another is running it or (only_if_due) it is not due';
 
--- A tolerated status has ended if it is another spelling of one that has ('Archived'); of any other nobody knows that.
+-- Statuses that end a session, to be edited; in another spelling ('Archived') too. Whatever else an application writes is open.
+CREATE TABLE pgvigil.final_statuses (
+    status text NOT NULL CONSTRAINT final_statuses_pkey PRIMARY KEY CONSTRAINT final_statuses_status_check CHECK (status = lower(status))
+);
+COMMENT ON TABLE pgvigil.final_statuses IS 'Statuses of sessions that have ended, in lower case; to be edited: every other one is open';
+COMMENT ON COLUMN pgvigil.final_statuses.status IS 'The status';
+COMMENT ON CONSTRAINT final_statuses_pkey ON pgvigil.final_statuses IS 'One row a status';
+COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Whatever the case in which it is stored';
+INSERT INTO pgvigil.final_statuses (status) VALUES ('completed'), ('cancelled'), ('expired'), ('archived');
+
+-- From one status to the next in the index, so that many sessions of few statuses are a few looks.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found  text[] := '{}';
+    status "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
+BEGIN
+    WHILE status IS NOT NULL LOOP
+        found := found || status::text;
+        status := (SELECT s.status FROM "{app}".sessions s WHERE s.status > status ORDER BY s.status LIMIT 1);
+    END LOOP;
+    RETURN found;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.stored_statuses() IS 'Statuses that sessions have';
+
 CREATE FUNCTION pgvigil.ended_statuses() RETURNS text[]
-LANGUAGE sql STABLE
-RETURN '{completed,cancelled,expired,archived}'::text[]
-    || ARRAY(SELECT value FROM pgvigil.tolerated_values
-             WHERE table_name = 'sessions' AND column_name = 'status' AND lower(value) = ANY ('{completed,cancelled,expired,archived}'::text[]));
-COMMENT ON FUNCTION pgvigil.ended_statuses() IS 'Statuses of sessions that have ended';
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(SELECT s FROM unnest(pgvigil.stored_statuses()) s WHERE EXISTS (SELECT FROM pgvigil.final_statuses f WHERE f.status = lower(s)));
+END $$;
+COMMENT ON FUNCTION pgvigil.ended_statuses() IS 'Statuses of sessions that have ended, as they are stored';
 
 CREATE FUNCTION pgvigil.open_statuses() RETURNS text[]
-LANGUAGE sql STABLE
-RETURN '{active,pending}'::text[]
-    || ARRAY(SELECT value FROM pgvigil.tolerated_values
-             WHERE table_name = 'sessions' AND column_name = 'status' AND value <> ALL (pgvigil.ended_statuses()));
-COMMENT ON FUNCTION pgvigil.open_statuses() IS 'Statuses of sessions that have not ended';
-
--- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    open text[] := pgvigil.open_statuses();
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET status = 'expired'
-    WHERE id = ANY (ARRAY(SELECT id FROM "{app}".sessions
-                          WHERE status = ANY (open) AND expires_at <= now() AND archived_at IS NULL
-                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
-    GET DIAGNOSTICS done = ROW_COUNT;
-    more := done = batch;
-    RETURN NEXT;
-END $$$run$);
-COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
+    RETURN ARRAY(SELECT s FROM unnest(pgvigil.stored_statuses()) s WHERE NOT EXISTS (SELECT FROM pgvigil.final_statuses f WHERE f.status = lower(s)));
+END $$;
+COMMENT ON FUNCTION pgvigil.open_statuses() IS 'Statuses of sessions that have not ended, as they are stored';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+-- Which sessions a job works on: a condition on "{app}".sessions s, with the values of this moment in it. Said once, for the job and for
+-- the preview of it.
+CREATE FUNCTION pgvigil.due_sessions(job_name text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    open     text[] := pgvigil.open_statuses();
     policies text[];
-    idle     timestamptz[];  -- cut-off of each policy, standard's first
+    cutoffs  timestamptz[];
     latest   timestamptz;
 BEGIN
-    SELECT array_agg(policy ORDER BY policy <> 'standard'), array_agg(cutoff ORDER BY policy <> 'standard'), max(cutoff) INTO policies, idle, latest
-    FROM (SELECT policy, now() - make_interval(hours => dormant_after_hours) AS cutoff FROM pgvigil.retention_policies) p;
-    UPDATE "{app}".sessions SET is_dormant = true
-    WHERE id = ANY (ARRAY(SELECT id FROM "{app}".sessions
-                          WHERE status = ANY (open) AND NOT is_dormant AND archived_at IS NULL
-                            AND (last_activity_at < latest OR last_activity_at IS NULL)
-                            AND coalesce(last_activity_at, updated_at, created_at) < idle[coalesce(array_position(policies, retention_policy::text), 1)]
-                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
+    IF job_name = 'expiry' THEN
+        RETURN format('s.status = ANY (%L::text[]) AND s.expires_at <= %L::timestamptz AND s.archived_at IS NULL', pgvigil.open_statuses(), now());
+    ELSIF job_name = ANY ('{dormancy,archive}'::text[]) THEN
+        -- Cut-off of each policy, standard's first: that is the one of unknown policies.
+        SELECT array_agg(p.policy ORDER BY p.policy <> 'standard'), array_agg(p.cutoff ORDER BY p.policy <> 'standard'), max(p.cutoff) INTO policies, cutoffs, latest
+        FROM (SELECT r.policy, now() - make_interval(hours => r.dormant_after_hours) AS cutoff FROM pgvigil.retention_policies r) p;
+        RETURN format('s.status = ANY (%L::text[]) AND s.archived_at IS NULL AND (s.last_activity_at < %L::timestamptz OR s.last_activity_at IS NULL)
+                       AND coalesce(s.last_activity_at, s.updated_at, s.created_at) < (%L::timestamptz[])[coalesce(array_position(%L::text[], s.retention_policy::text), 1)]',
+                      CASE job_name WHEN 'dormancy' THEN pgvigil.open_statuses() ELSE pgvigil.ended_statuses() END, latest, cutoffs, policies)
+               || CASE job_name WHEN 'dormancy' THEN ' AND NOT s.is_dormant' ELSE '' END;
+    ELSIF job_name = 'orphans' THEN
+        -- Policies that let go of a session; an unknown one may be a misspelt one that does not. A session with anything in it is no orphan:
+        -- that would not be kept.
+        RETURN format('coalesce(s.last_activity_at, s.updated_at, s.created_at) < %1$L::timestamptz AND (s.last_activity_at < %1$L::timestamptz OR s.last_activity_at IS NULL)
+                       AND lower(s.status) <> ALL (''{completed,archived}''::text[]) AND s.archived_at IS NULL
+                       AND coalesce(s.retention_policy, ''standard'') = ANY (%2$L::text[])
+                       AND NOT EXISTS (SELECT FROM %3$s c WHERE c.session_id = s.id) AND NOT EXISTS (SELECT FROM %4$s c WHERE c.session_id = s.id)
+                       AND NOT EXISTS (SELECT FROM %5$s h WHERE h.session_id = s.id) AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)',
+                      now() - interval '7 days', ARRAY(SELECT p.policy FROM pgvigil.retention_policies p WHERE NOT p.legal_hold),
+                      pgvigil.application_table('context_history'), pgvigil.application_table('codebase_snapshots'), pgvigil.application_table('handoff_requests'));
+    ELSIF job_name = 'retention' THEN
+        -- An unknown policy may be a misspelt longer one: such a session is kept.
+        SELECT array_agg(p.policy), array_agg(p.cutoff), max(p.cutoff) INTO policies, cutoffs, latest
+        FROM (SELECT r.policy, now() - make_interval(days => r.archived_days) AS cutoff FROM pgvigil.retention_policies r WHERE NOT r.legal_hold) p;
+        RETURN format('s.archived_at <= %L::timestamptz AND s.archived_at <= (%L::timestamptz[])[array_position(%L::text[], coalesce(s.retention_policy, ''standard'')::text)]
+                       AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)', latest, cutoffs, policies);
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.due_sessions(text) IS 'Which sessions a job works on now, as a condition; NULL: it works on none';
+
+CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, status text, policy text, sessions bigint, oldest timestamptz, newest timestamptz,
+                                                      waits_for_consent boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    one record;
+BEGIN
+    FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
+               FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'), (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
+                    v (place, job, action) JOIN pgvigil.jobs j ON j.job = v.job ORDER BY v.place LOOP
+        RETURN QUERY EXECUTE format('SELECT %L, %L, s.status::text, coalesce(s.retention_policy, ''standard'')::text, count(*),
+                                            min(coalesce(s.last_activity_at, s.updated_at, s.created_at)), max(coalesce(s.last_activity_at, s.updated_at, s.created_at)), %L::boolean
+                                     FROM %s s WHERE %s GROUP BY 3, 4 ORDER BY 5 DESC', one.job, one.action, one.waits, pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgvigil.preview_jobs() IS 'What each job would do now to how many sessions, by status and policy; oldest and newest by their last activity';
+
+-- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
+CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pgvigil.require_consent('expiry');
+    EXECUTE format('UPDATE %1$s SET status = ''expired'' WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) USING batch;
     GET DIAGNOSTICS done = ROW_COUNT;
     more := done = batch;
     RETURN NEXT;
-END $$$run$);
+END $$;
+COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
+
+CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('UPDATE %1$s SET is_dormant = true WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) USING batch;
+    GET DIAGNOSTICS done = ROW_COUNT;
+    more := done = batch;
+    RETURN NEXT;
+END $$;
 COMMENT ON FUNCTION pgvigil.job_dormancy(integer) IS 'One batch of job dormancy';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    ended    text[] := pgvigil.ended_statuses();
-    policies text[];
-    idle     timestamptz[];
 BEGIN
-    SELECT array_agg(policy ORDER BY policy <> 'standard'), array_agg(now() - make_interval(hours => dormant_after_hours) ORDER BY policy <> 'standard')
-    INTO policies, idle FROM pgvigil.retention_policies;
-    UPDATE "{app}".sessions SET archived_at = now()
-    WHERE id = ANY (ARRAY(SELECT id FROM "{app}".sessions
-                          WHERE status = ANY (ended) AND archived_at IS NULL
-                            AND coalesce(last_activity_at, updated_at, created_at) < idle[coalesce(array_position(policies, retention_policy::text), 1)]
-                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
+    PERFORM pgvigil.require_consent('archive');
+    EXECUTE format('UPDATE %1$s SET archived_at = now() WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) USING batch;
     GET DIAGNOSTICS done = ROW_COUNT;
     more := done = batch;
     RETURN NEXT;
-END $$$run$);
+END $$;
 COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
 
--- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions. A session with anything in it is no orphan:
--- that would not be kept.
+-- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_orphans(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- Those that let go of a session. An unknown one may be a misspelt one that does not.
-    policies text[] := ARRAY(SELECT policy FROM pgvigil.retention_policies WHERE NOT legal_hold);
-    week    timestamptz := now() - interval '7 days';
+    ids uuid[];
 BEGIN
-    PERFORM set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
-    DELETE FROM "{app}".sessions
-    WHERE id = ANY (ARRAY(SELECT s.id FROM "{app}".sessions s
-                          WHERE coalesce(s.last_activity_at, s.updated_at, s.created_at) < week
-                            AND (s.last_activity_at < week OR s.last_activity_at IS NULL)
-                            AND lower(s.status) <> ALL ('{completed,archived}'::text[]) AND s.archived_at IS NULL
-                            AND coalesce(s.retention_policy, 'standard') = ANY (policies)
-                            AND NOT EXISTS (SELECT FROM "{app}".context_history c WHERE c.session_id = s.id)
-                            AND NOT EXISTS (SELECT FROM "{app}".codebase_snapshots c WHERE c.session_id = s.id)
-                            AND NOT EXISTS (SELECT FROM "{app}".handoff_requests h WHERE h.session_id = s.id)
-                            AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)
-                          LIMIT batch FOR UPDATE OF s SKIP LOCKED));
-    GET DIAGNOSTICS done = ROW_COUNT;
+    PERFORM pgvigil.require_consent('orphans'), set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('orphans')) INTO ids USING batch;
+    IF ids <> '{}' THEN
+        PERFORM pgvigil.require_backup('orphans');
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+    END IF;
+    done := cardinality(ids);
     more := done = batch;
     RETURN NEXT;
 END $$$run$);
@@ -2245,9 +2392,7 @@ COMMENT ON FUNCTION pgvigil.job_partitions(integer) IS 'One step of job partitio
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_retention(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    policies text[];  -- those that let go of a session
-    archived timestamptz[];
-    latest   timestamptz;
+    ids      uuid[];
     kept     record;  -- days of logs and metrics: the longest of the policies that sessions have
     slice    record;
     in_use   boolean;
@@ -2255,18 +2400,13 @@ DECLARE
     used     text[] := '{}';
     detail   text;
 BEGIN
-    SELECT array_agg(policy), array_agg(cutoff), max(cutoff) INTO policies, archived, latest
-    FROM (SELECT policy, now() - make_interval(days => archived_days) AS cutoff FROM pgvigil.retention_policies WHERE NOT legal_hold) p;
-    PERFORM set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
-    DELETE FROM "{app}".sessions
-    WHERE id = ANY (ARRAY(SELECT s.id FROM "{app}".sessions s
-                          WHERE s.archived_at <= latest
-                            -- An unknown policy may be a misspelt longer one: such a session is kept.
-                            AND s.archived_at <= archived[array_position(policies, coalesce(s.retention_policy, 'standard')::text)]
-                            AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)
-                          LIMIT greatest(batch / 10, 1) FOR UPDATE OF s SKIP LOCKED));
-    GET DIAGNOSTICS done = ROW_COUNT;
-    IF done > 0 THEN
+    PERFORM pgvigil.require_consent('retention'), set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('retention')) INTO ids USING greatest(batch / 10, 1);
+    IF ids <> '{}' THEN
+        PERFORM pgvigil.require_backup('retention');
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+        done := cardinality(ids);
         more := true;
         RETURN NEXT;
         RETURN;
@@ -2366,7 +2506,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '4157f1305b21dffc3faa99e498bcea2c6975239166e83b57c4c09ffebdb0c8f7', 'b7a5074f7c990f3885b7080f2ade75612e68d13e7c6f7c6b67b13d21fa8d0d60', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'ffadffd68a8902c5ac90e411a92f7fa811ac7306c35414d43d030dd20c66eed2', '0dbf993b66afee3a388cbba0151c7da4c15cb6e075c48bb447ff1225fd390a88', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -2865,6 +3005,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kept record;
 BEGIN
+    PERFORM pgvigil.require_consent('executions');
     SELECT now() - make_interval(days => max(logs_days)) AS since, bool_or(legal_hold) AS hold INTO kept
     FROM pgvigil.retention_policies p
     WHERE policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
@@ -2881,8 +3022,9 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executions';
 
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('executions', '1 day', 'deletes query executions past their time');
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'd02bafd0422422cb48518785b871a7a1ec30501ed47c151ceef537e6d875b2af', 'c1991d468036b8f108022c896e8c1c949a9e823b549b3902220d7afd4a669910', 0, '0.1.0'); END $$;
+INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
+SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '52e6cd4cc01dfce92069d72a78270a9d05f3b8dc78efdc39d7a89200bacc940c', '461155f3e004bbd945d008eb027f6bd291a7cda273d399a51f14140e439c8bcb', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3724,6 +3866,7 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
+    ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
     ('waiting_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
     ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table with 10,000 of them: VACUUM does not keep up'),
     ('transaction_id_age', 1000000000, 1500000000, 'transactions since the oldest unfrozen row: at 2,147,483,648 the server stops taking writes'),
@@ -4006,6 +4149,12 @@ BEGIN
     FROM pgvigil.job_status s WHERE s.enabled AND s.state IN ('failed', 'died');
     RETURN NEXT;
 
+    check_name := 'jobs_without_consent';
+    SELECT count(*), string_agg(s.job, ', ' ORDER BY s.job),
+           'See what they would do: pgvigil maintain preview; then, as the owner of the tables: pgvigil maintain accept all' INTO value, detail, mend
+    FROM pgvigil.job_status s WHERE s.waits_for_consent;
+    RETURN NEXT;
+
     check_name := 'waiting_rows';
     SELECT coalesce(sum(w.waiting), 0), string_agg(format('%s in %s', w.waiting, w.partition), ', ') INTO value, detail
     FROM pgvigil.waiting_rows() w WHERE w.waiting > 0;
@@ -4204,7 +4353,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, 'a0879b4ed29366c59bfb97990fdba1993d913738cf2dd87b2263a3233630c21d', 'fb09cbaaef0d794bb04195cbefc3e9dc0c3380fa631ec04b7d96fda7fdc61439', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, 'b6580bb76728a78cfd9c6366e716153aa417874adeb6ebc27122b118893b6a68', 'fe16eb98eeb7f9a8e8076d4dc241f40bd68c294d263c26074eaa2810b21d9c0c', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -4447,11 +4596,12 @@ DECLARE
         pgvigil.settings_report(), pgvigil.kept_settings(), pgvigil.watched_schemas(), pgvigil.is_small(regclass[]), pgvigil.check_objects(boolean),
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
-        pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses()';
+        pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
+        pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
         pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
-        pgvigil.performance_rollups, pgvigil.rollup_progress, pgvigil.alert_thresholds, instrumentation.instances, instrumentation.sessions,
+        pgvigil.performance_rollups, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
         instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
     appends   CONSTANT text := 'instrumentation.register_instance(text, text, jsonb, uuid),
         instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
@@ -4490,7 +4640,7 @@ BEGIN
         GRANT UPDATE (step, make_ahead) ON pgvigil.partition_policies TO pgvigil_admin;
         GRANT UPDATE (every, enabled, at) ON pgvigil.jobs TO pgvigil_admin;
         GRANT UPDATE (warning, critical) ON pgvigil.alert_thresholds TO pgvigil_admin;
-        GRANT INSERT, UPDATE, DELETE ON pgvigil.retention_policies TO pgvigil_admin;
+        GRANT INSERT, UPDATE, DELETE ON pgvigil.retention_policies, pgvigil.final_statuses TO pgvigil_admin;
         GRANT INSERT (session_id, reason), DELETE ON pgvigil.legal_holds TO pgvigil_admin;
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
@@ -4502,7 +4652,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '8e7ae97711505a147f2d30069b6b7ae28105df7744185956352debc3f75175b5', '16eb29aa159e1a6c1687c3a3991397083e9cb94f9fb7e7189bdad4993bf4e212', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'b45a62805b7d3d1b4c1018a9cb0944c91549611fb4d6b39efd3e4cb3fa6fc88b', '6217a74a06433e39e3ffc406562d5122b57e0dd98bc2fc8dd58a7f324a70f4ef', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction

@@ -111,6 +111,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kept record;
 BEGIN
+    PERFORM pgvigil.require_consent('executions');
     SELECT now() - make_interval(days => max(logs_days)) AS since, bool_or(legal_hold) AS hold INTO kept
     FROM pgvigil.retention_policies p
     WHERE policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
@@ -127,4 +128,5 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executions';
 
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('executions', '1 day', 'deletes query executions past their time');
+INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
+SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';

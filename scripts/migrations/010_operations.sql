@@ -31,6 +31,7 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
+    ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
     ('waiting_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
     ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table with 10,000 of them: VACUUM does not keep up'),
     ('transaction_id_age', 1000000000, 1500000000, 'transactions since the oldest unfrozen row: at 2,147,483,648 the server stops taking writes'),
@@ -311,6 +312,12 @@ BEGIN
            string_agg(CASE WHEN s.needs_client THEN format('pgvigil maintain run %s', s.job) ELSE format('CALL pgvigil.run_job(%L);', s.job) END, ' ' ORDER BY s.job)
     INTO value, detail, mend
     FROM pgvigil.job_status s WHERE s.enabled AND s.state IN ('failed', 'died');
+    RETURN NEXT;
+
+    check_name := 'jobs_without_consent';
+    SELECT count(*), string_agg(s.job, ', ' ORDER BY s.job),
+           'See what they would do: pgvigil maintain preview; then, as the owner of the tables: pgvigil maintain accept all' INTO value, detail, mend
+    FROM pgvigil.job_status s WHERE s.waits_for_consent;
     RETURN NEXT;
 
     check_name := 'waiting_rows';

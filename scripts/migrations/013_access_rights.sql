@@ -11,11 +11,12 @@ DECLARE
         pgvigil.settings_report(), pgvigil.kept_settings(), pgvigil.watched_schemas(), pgvigil.is_small(regclass[]), pgvigil.check_objects(boolean),
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
-        pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses()';
+        pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
+        pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
         pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
-        pgvigil.performance_rollups, pgvigil.rollup_progress, pgvigil.alert_thresholds, instrumentation.instances, instrumentation.sessions,
+        pgvigil.performance_rollups, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
         instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
     appends   CONSTANT text := 'instrumentation.register_instance(text, text, jsonb, uuid),
         instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
@@ -54,7 +55,7 @@ BEGIN
         GRANT UPDATE (step, make_ahead) ON pgvigil.partition_policies TO pgvigil_admin;
         GRANT UPDATE (every, enabled, at) ON pgvigil.jobs TO pgvigil_admin;
         GRANT UPDATE (warning, critical) ON pgvigil.alert_thresholds TO pgvigil_admin;
-        GRANT INSERT, UPDATE, DELETE ON pgvigil.retention_policies TO pgvigil_admin;
+        GRANT INSERT, UPDATE, DELETE ON pgvigil.retention_policies, pgvigil.final_statuses TO pgvigil_admin;
         GRANT INSERT (session_id, reason), DELETE ON pgvigil.legal_holds TO pgvigil_admin;
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
