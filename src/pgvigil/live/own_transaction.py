@@ -17,12 +17,13 @@ from psycopg import errors
 from pgvigil.errors import PreconditionError
 from pgvigil.live.rows import TABLES
 
-# In this order: the first statement after a short timeout that was set elsewhere has to be the one that takes it away.
+# Timeouts first: they run already.
 _SET: Final = (
     "SET LOCAL statement_timeout = {statement_timeout}; SET LOCAL lock_timeout = {lock_timeout};"
     " SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL row_security = on"
 )
 _TRANSACTION_TIMEOUT_SINCE: Final = 170000
+_ATTEMPTS: Final = 3
 # What the driver parses, and prints, is not to depend on where it is asked.
 _READABLE: Final = b"; SET LOCAL DateStyle = 'ISO'; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1"
 _LEDGER: Final = "SELECT m.schema_name FROM pgvigil.migrations m WHERE m.revision OPERATOR(pg_catalog.=) '000'"
@@ -52,7 +53,7 @@ def begin(
     mode = "READ ONLY" if read_only else "READ WRITE"
     settings = _SET.format(statement_timeout=f"'{statement_timeout}'", lock_timeout=f"'{lock_timeout}'")
     if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
-        settings += "; SET LOCAL transaction_timeout = 0"
+        settings = f"SET LOCAL transaction_timeout = 0; {settings}"
     return f"BEGIN ISOLATION LEVEL READ COMMITTED, {mode}, NOT DEFERRABLE; {settings}".encode()
 
 
@@ -67,7 +68,7 @@ def own_transaction(
     """Committed at the end, rolled back by an exception. Rows are to be fetched within it."""
     statements = begin(connection, read_only=read_only, statement_timeout=statement_timeout, lock_timeout=lock_timeout)
     try:
-        connection.execute(statements + _READABLE)
+        _try_to_begin(connection, statements + _READABLE)
         yield
         connection.execute(b"COMMIT")
     except BaseException as error:
@@ -76,6 +77,17 @@ def own_transaction(
         if (reason := unfit_pooler(error)) is not None:
             raise reason from error
         raise
+
+
+def _try_to_begin(connection: psycopg.Connection[Any], statements: bytes) -> None:
+    """On a busy server a timeout of a millisecond may hit before it is taken away."""
+    for _ in range(_ATTEMPTS):
+        with suppress(errors.QueryCanceled):
+            connection.execute(statements)
+            return
+        with suppress(psycopg.Error):
+            connection.execute(b"ROLLBACK")
+    connection.execute(statements)
 
 
 def unfit_pooler(error: BaseException) -> PreconditionError | None:
