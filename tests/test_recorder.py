@@ -26,9 +26,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from conftest import PROJECT, Database, Make, Mortal, adds_up, application, give, nobody, wait_until
+from conftest import PROJECT, Database, Make, Mortal, Proxy, adds_up, application, give, nobody, wait_until
 from pgvigil import cli
-from pgvigil.embedded import Server
 from pgvigil.live import ExecutionTracker, Recorder, Stats, rows
 from pgvigil.live import recorder as recorder_module
 from pgvigil.live.lines import Encoder
@@ -56,55 +55,9 @@ def record_all(recorder: Recorder, operations: list[str]) -> None:
 # --- a server to maltreat --------------------------------------------------------------------------------------------
 
 
-class Proxy:
-    """Between client and server. At the first COMMIT it cuts the connection: before the server hears of it, or before the client hears back."""
-
-    def __init__(self, server: Server, *, commit_reaches_server: bool) -> None:
-        self._upstream = ("127.0.0.1", server.port)
-        self.commit_reaches_server = commit_reaches_server
-        self.lingering = False  # True: the server hears nothing of the end either
-        self.cut = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._pass, args=(client,), daemon=True).start()
-
-    def _pass(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._upstream) as server, contextlib.suppress(OSError):
-            silenced = threading.Event()
-            answers = threading.Thread(target=self._answer, args=(server, client, silenced), daemon=True)
-            answers.start()
-            while data := client.recv(1 << 16):
-                if b"COMMIT\0" in data and not self.cut.is_set():
-                    silenced.set()
-                    self.cut.set()
-                    if self.commit_reaches_server:
-                        server.sendall(data)
-                        server.shutdown(socket.SHUT_WR)
-                        answers.join()  # until the server has done it and hung up
-                    elif not self.lingering:
-                        server.shutdown(socket.SHUT_RDWR)
-                    return
-                server.sendall(data)
-
-    def _answer(self, server: socket.socket, client: socket.socket, silenced: threading.Event) -> None:
-        with contextlib.suppress(OSError):
-            while data := server.recv(1 << 16):
-                if not silenced.is_set():
-                    client.sendall(data)
-
-    def close(self) -> None:
-        self._listener.close()
-
-
 @pytest.fixture(params=[True, False], ids=["done", "not done"])
 def proxy(fresh: Database, request: pytest.FixtureRequest) -> Iterator[Proxy]:
-    proxy = Proxy(fresh.server, commit_reaches_server=request.param)
+    proxy = Proxy(fresh.server.port, commit_reaches_server=request.param)
     yield proxy
     proxy.close()
 
