@@ -968,6 +968,14 @@ def test_caller_that_waits_for_room_waits_no_longer_than_it_chose(make: Make, tm
     assert recorder.close(1) == "dropped"
 
 
+def test_what_watches_an_application_never_waits(make: Make, tmp_path: Path, spill: Path) -> None:
+    spill.write_text("a file where the directory should be")
+    recorder = make(nobody(tmp_path), queue_size=100, batch_size=10, on_full="wait", max_wait=3600)
+    for _ in range(200):
+        recorder.append(rows.statement("session", "SELECT 1", 1, 1))
+    assert recorder.stats().dropped > 0
+
+
 def test_caller_waits_for_no_room_in_a_recorder_that_is_closed(fresh: Database, make: Make) -> None:
     recorder = make(fresh.url, on_full="wait", max_wait=3600)
     recorder.close()

@@ -48,7 +48,8 @@ class Recorder:
     queue_size       records in memory at most; half of it is where records go to the spill, the rest is for while they do
     batch_size       records in one transaction at most
     linger           seconds that a record may wait for others to share its transaction
-    on_full          what a call does when queue_size records are in memory: "drop" its record and count that, or "wait" for room
+    on_full          what record_metric and record_performance do when queue_size records are in memory: "drop" the record and
+                     count that, or "wait" for room. What instrument and ExecutionTracker record never waits
     max_wait         seconds that such a call waits at most; then its record is dropped and counted
     spill_directory  default ~/.local/state/pgvigil/spill; made with mode 0700, files with 0600
     spill_limit      bytes in it
@@ -134,7 +135,7 @@ class Recorder:
         """Append one row to system_metrics. Never blocks, unless on_full says so; raises ValueError or TypeError only, for arguments it cannot hold."""
         self._queue.append(rows.metric(name, value, type, labels, at))  # not by append: this is what a call costs
         if len(self._queue) > self._alert:
-            self._alarm()
+            self._alarm(self._max_wait)
 
     def record_performance(
         self,
@@ -149,10 +150,12 @@ class Recorder:
         """Append one row to performance_logs. Never blocks, unless on_full says so; raises ValueError or TypeError only, for arguments it cannot hold."""
         self._queue.append(rows.performance(operation, duration_ms, success, session_id, metadata, at))
         if len(self._queue) > self._alert:
-            self._alarm()
+            self._alarm(self._max_wait)
 
     def append(self, item: rows.Item) -> None:
-        """Append what a function of pgvigil.live.rows has made. Never raises, and blocks only if on_full says so."""
+        """Append what a function of pgvigil.live.rows has made. Never raises or blocks, whatever on_full says: this is what watches
+        an application's statements.
+        """
         self._queue.append(item)
         if len(self._queue) > self._alert:
             self._alarm()
@@ -162,14 +165,14 @@ class Recorder:
         """The database it records into."""
         return self._target
 
-    def _alarm(self) -> None:
+    def _alarm(self, max_wait: float = 0.0) -> None:
         """The caller's part of what is not ordinary: dropping, waking the worker, starting it."""
         began = self._delivery.began
         if began is not None and time.monotonic() - began > _STUCK:
             self._delivery.abort()
         if self._thread is None:
             self._start()
-        if self._closed or (len(self._queue) > self._limit and not self._room_comes()):
+        if self._closed or (len(self._queue) > self._limit and not self._room_comes(max_wait)):
             with self._counters.lock, suppress(IndexError):
                 self._queue.pop()
                 self._counters.refused += 1
@@ -177,9 +180,9 @@ class Recorder:
         else:
             self._wake_up()
 
-    def _room_comes(self) -> bool:
+    def _room_comes(self, max_wait: float) -> bool:
         """Whether there is room in the queue again within the time that this caller may wait."""
-        deadline = time.monotonic() + self._max_wait
+        deadline = time.monotonic() + max_wait
         # Not by the condition of the counters: to wait on it would release a lock that a signal handler's thread may hold.
         while len(self._queue) > self._limit:
             if self._closed or time.monotonic() >= deadline:

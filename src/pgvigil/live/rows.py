@@ -252,9 +252,13 @@ def _document(what: str, document: dict[str, Any] | None) -> Document:
     if document.__class__ is dict and document:
         for key, value in document.items():
             kind = value.__class__
-            if key.__class__ is not str or not (key.isascii() and "\0" not in key):
+            # Neither NUL nor half a surrogate pair is printable; of other texts the JSON is looked at.
+            if key.__class__ is not str or not (key.isprintable() or (key.isascii() and "\0" not in key)):
                 break
-            if not ((kind is str and value.isascii() and "\0" not in value) or (kind is int and -_BIG < value < _BIG)):
+            if kind is str:
+                if not (value.isprintable() or (value.isascii() and "\0" not in value)):
+                    break
+            elif not (kind is int and -_BIG < value < _BIG):
                 break
         else:
             return tuple(document.items())
