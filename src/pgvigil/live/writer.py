@@ -125,6 +125,12 @@ def _one_line(error: psycopg.Error) -> str:
     return " ".join(str(error).split())
 
 
+def _public(error: psycopg.Error) -> str:
+    """Without DETAIL and CONTEXT, which show values of rows."""
+    said = [words for words in (error.diag.message_primary, error.diag.message_hint) if words]
+    return " ".join(" ".join(said).split()) or _one_line(error)
+
+
 def adding_executions(lines: Sequence[str]) -> tuple[str, list[list[str | None]]]:
     """A statement that adds those that are not there yet to the table {}, and its parameters."""
     names = COLUMNS[EXECUTION].split(", ")
@@ -179,7 +185,7 @@ class Writer:
         except PgvigilError as error:
             raise Unavailable(f"{error.message}. {error.hint}") from error
         except psycopg.Error as error:
-            raise Unavailable(_one_line(error)) from error
+            raise Unavailable(_public(error)) from error
         self._connection = connection
 
     def write(self, make: Callable[[], Batch], before_commit: Callable[[Probe], None] | None = None) -> None:
@@ -221,7 +227,7 @@ class Writer:
             words = _one_line(error)
             broken = self._undo(connection)
             if place == "COMMIT" and broken and probe:
-                raise Uncertain(words, probe) from error
+                raise Uncertain(_public(error), probe) from error
             if (
                 not broken
                 and isinstance(error, errors.UniqueViolation)
@@ -267,11 +273,10 @@ class Writer:
         try:
             cursor = connection.execute(beginning)
         except psycopg.Error as error:
-            words = _one_line(error)
             broken = self._undo(connection)
             if (reason := unfit_pooler(error)) is not None:
                 raise Unavailable(f"{reason.message}. {reason.hint}") from error
-            raise (Ended if broken else Unavailable)(words) from error
+            raise (Ended if broken else Unavailable)(_public(error)) from error
         while cursor.nextset():
             pass
         return cursor.fetchone() if cursor.description else None
@@ -279,7 +284,7 @@ class Writer:
     def _told(self, error: psycopg.Error, words: str, *, broken: bool, place: str) -> Exception:
         message = error.diag.message_primary or words
         if broken or not self._is_fault_of_row(error, place):
-            return Unavailable(words)
+            return Unavailable(_public(error))
         if isinstance(error, errors.ForeignKeyViolation) and place == self._tables[STATEMENT]:
             return UnknownSession(message, words)
         return BadRow(message, words)
@@ -306,7 +311,7 @@ class Writer:
             found = False
         except psycopg.Error as error:
             self._undo(connection)
-            raise Unavailable(_one_line(error)) from error
+            raise Unavailable(_public(error)) from error
         self._undo(connection)
         return found
 
