@@ -232,6 +232,8 @@ class Templates:
                 _call("migrate", "--database-url", database.url, "--backup-dir", str(self.scratch))
             else:
                 _call("setup", "--database-url", database.url)
+            if state in ("migrated", "adopted", "fresh"):  # as a DBA does who wants sessions to be watched and ended
+                database.execute("GRANT pg_read_all_stats, pg_signal_backend TO pgvigil_owner")
             if state in ("migrated", "fresh"):
                 self._add_pgtap(database)
             self._made.add(name)
@@ -315,7 +317,7 @@ def reference(templates: Templates) -> Snapshot:
     target = connections.parse_url(Database(templates.server, templates.get("fresh")).url, "tests")
     with connections.connect(target, "tests") as conn:
         made, unchecked = Reference(
-            target, lambda: conn, lambda: load_declaration(project.SPEC), project.INIT_SQL
+            target, lambda: conn, lambda: load_declaration(project.SPEC), project.INIT_SQL, lambda _: "public"
         ).outcome()
     assert made is not None, unchecked
     return made

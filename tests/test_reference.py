@@ -144,7 +144,7 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made_of(database: Any, ddl: Path, options: str = "") -> Reference:
     target = parse_url(database.url + options, "tests")
     with connect(target, "tests") as conn:
-        reference = Reference(target, lambda: conn, lambda: SPEC, ddl)
+        reference = Reference(target, lambda: conn, lambda: SPEC, ddl, lambda _: "public")
         reference.thread.join()
     return reference
 

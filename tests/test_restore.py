@@ -185,7 +185,7 @@ def test_a_migrated_database_is_proved_and_comes_back(migrated: Database, tmp_pa
     """Partitions, triggers and CHECKs that are spelt another way after a dump."""
     target = databases.parse_url(migrated.tcp_url, "--database-url")
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", "012", Journal(), proof="restore")
+        made = backup.take(conn, target, tmp_path / "backups", "015", Journal(), proof="restore")
     done = restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
     maintenance(migrated, f'DROP DATABASE "{done.kept}"')
     assert cli.main(["validate", "--self-test", "--database-url", migrated.url]) == 0

@@ -22,6 +22,8 @@ from pgvigil.build.plan import Migration
 from pgvigil.build.trace import Trace
 from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
+from pgvigil.owner import owner_of
+from pgvigil.shipped import require_shipped
 from pgvigil.validate import Reference, Report, Spec, keep_reference, load_declaration, load_spec, render, validate
 
 
@@ -134,7 +136,7 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
                         _rehearse(run, target, archive, options, tell)
                     moved = apply_pending(run, target, options, tell)
                 _heal(replace(run, state=ledger.read(conn)), spec, target, options, tell)
-        ledger.accept(conn, run.migrations, options.accepted)
+        ledger.accept(conn, owner_of(conn, run.schema), run.migrations, options.accepted)
         end = run.migrations[run.end - 1].revision if run.end else None
         names = [m.name for m in moved]
         outcome = Outcome(start, end, names, archive, _remarks(conn), time.monotonic() - clock, len(run.beyond))
@@ -159,7 +161,7 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
 def against_reference(conn: psycopg.Connection, target: Target, schema: str) -> Report:
     """The verdict, also of what the spec does not spell out; the reference is kept for those who may only read."""
     declared = load_declaration(project.SPEC)
-    reference, _ = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL).outcome()
+    reference, _ = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL, lambda _: schema).outcome()
     if reference:
         keep_reference(conn, reference, project.INIT_SQL)
     return validate(conn, declared, schema, reference=reference)
@@ -213,6 +215,7 @@ def open_run(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
     migrations = plan.load(project.MIGRATIONS)
     for migration in migrations:
         _ = migration.statements  # a file that is no SQL is found before anything is begun
+    require_shipped(conn)
     state = ledger.read(conn)
     schema = state.schema or options.schema or "public"
     if options.schema and options.schema != schema:
@@ -331,10 +334,14 @@ def _attempts(run: Run, target: Target, options: Options, tell: Journal) -> Atte
 def _remains(run: Run, spec: Spec) -> Sequence[tuple[str, Callable[[Trace], None]]]:
     """What to do about each index that is INVALID: ours is built again, what a REINDEX left beside ours is dropped."""
     names = [index for table in spec.tables.values() for index in (*table.indexes, *table.constraints)]
-    ours = [name for name, table in spec.tables.items() if table.ours]
+    ours = [
+        name if "." in name else f"{indexes.quoted(run.schema)}.{name}"
+        for name, table in spec.tables.items()
+        if table.ours
+    ]
     return [
         (f"building {index} again, which was INVALID", partial(attempts.build_again, run.conn, index))
-        for index in indexes.unfinished(run.conn, run.applied)
+        for index in indexes.unfinished(run.conn, run.applied, run.schema)
     ] + [
         (f"dropping {index}, which a REINDEX that did not finish left", partial(attempts.clear_away, run.conn, index))
         for index in indexes.carcasses(run.conn, names, ours)

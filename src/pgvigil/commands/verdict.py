@@ -30,8 +30,12 @@ def validate(arguments: argparse.Namespace) -> int:
 
             reading = aside.submit(load_declaration, path)
             reference = None
+
+            def schema_of(conn: psycopg.Connection) -> str:
+                return arguments.schema or reading.result().schema or _ledger_schema(conn) or "public"
+
             if not arguments.spec:
-                reference = Reference(target, connected, reading.result, project.INIT_SQL)
+                reference = Reference(target, connected, reading.result, project.INIT_SQL, schema_of)
             from pgvigil.validate import validate
             from pgvigil.validate.formats import render, wants_colour
 
@@ -39,7 +43,7 @@ def validate(arguments: argparse.Namespace) -> int:
             if reference:
                 reference.begun.wait()
             with connected() as conn:
-                schema = arguments.schema or spec.schema or _ledger_schema(conn) or "public"
+                schema = schema_of(conn)
                 report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
                 if arguments.self_test:
                     from pgvigil.validate import located, self_test

@@ -16,6 +16,7 @@ from pgvigil import database
 from pgvigil.build.journal import Journal
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError
+from pgvigil.shipped import require_shipped
 
 _SOUND = ("ok", "advice")
 _TOLD = 10  # repaired sessions in a report for people
@@ -87,6 +88,7 @@ def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool =
     Raises ConnectError, and PreconditionError for a database that is not migrated as far as this.
     """
     with database.connect(target, "health") as conn:
+        require_shipped(conn)
         for setting in (
             "statement_timeout = 0",
             "default_transaction_isolation = 'read committed'",

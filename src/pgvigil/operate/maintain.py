@@ -19,6 +19,7 @@ from pgvigil.database import Target
 from pgvigil.errors import JobError, LockedError, PgvigilError, PreconditionError, UsageError
 from pgvigil.operate import upkeep
 from pgvigil.operate.upkeep import Options
+from pgvigil.shipped import require_shipped
 
 _TOLD = 160  # characters of an error in a table for people
 _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -159,6 +160,11 @@ def _connect(target: Target) -> psycopg.Connection:
         "client_min_messages = warning",
     ):
         conn.execute(f"SET {setting}")
+    try:
+        require_shipped(conn)
+    except BaseException:
+        conn.close()
+        raise
     return conn
 
 

@@ -53,7 +53,7 @@ class Run:
     def end(self, failure: str | None) -> int:
         """Closes the row and lets go of the lock; returns what was done in all."""
         total = self._report(0, None, failure, True, None)
-        self.conn.execute("SELECT pgvigil.release_job(%s)", (self.job,))
+        self.conn.execute("SELECT pgvigil.release_job(%s)", (self.run_id,))
         return total
 
     def _report(self, *values: object) -> int:

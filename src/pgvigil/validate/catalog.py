@@ -214,8 +214,19 @@ def _aside(second: Future[Connection], schema: str, exported: str, parameters: d
 
 
 def _answers(conn: Connection, names: Iterable[str], parameters: dict[str, Any]) -> Answers:
-    cursors = {name: conn.execute(QUERIES[name], parameters) for name in names}
-    return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+    """A cursor binds operators and functions when it is declared: with nothing but pg_catalog on the path, where nobody can have
+    put one of his own. What it prints follows the path of the moment in which it is fetched from.
+    """
+    path = conn.execute("SELECT pg_catalog.current_setting('search_path')")
+    conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+    for name in names:
+        conn.execute(f"DECLARE pgvigil_{name} NO SCROLL CURSOR FOR {QUERIES[name]}", parameters)
+    conn.execute("SELECT pg_catalog.set_config('search_path', %s, true)", path.fetchone())
+    cursors = {name: conn.execute(f"FETCH ALL FROM pgvigil_{name}") for name in names}
+    answers = {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+    for name in names:
+        conn.execute(f"CLOSE pgvigil_{name}")
+    return answers
 
 
 def read_rows(conn: Connection, tables: Collection[str], schema: str) -> dict[str, list[dict[str, Any]]]:

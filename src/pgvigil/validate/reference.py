@@ -27,26 +27,33 @@ from pgvigil.validate.expected import Declaration
 from pgvigil.validate.queries import QUERIES
 from pgvigil.validate.report import Unchecked
 
-_SCHEMA = "public"  # of the application's tables in the scratch database; a snapshot does not show its name
 _PREFIX = "pgvigil_reference_"
 _ORPHANED = 3600  # seconds; whoever made it was killed
 
 WHAT = "bodies, definitions, comments, rights and storage of our objects"
 
 
-def key_of(ddl: Path) -> str:
-    """Changes with the DDL and with what is read of a catalog."""
-    return hashlib.sha256(ddl.read_bytes() + repr(QUERIES).encode()).hexdigest()
+def key_of(ddl: Path, schema: str) -> str:
+    """Changes with the DDL, the schema it is for, and with what is read of a catalog."""
+    return hashlib.sha256(ddl.read_bytes() + repr((schema, QUERIES)).encode()).hexdigest()
 
 
 class Reference:
     """The making of it, which goes on while the caller reads what is there: begin one, read, then ask for `outcome`."""
 
     def __init__(
-        self, target: Target, connected: Callable[[], Connection], declaration: Callable[[], Declaration], ddl: Path
+        self,
+        target: Target,
+        connected: Callable[[], Connection],
+        declaration: Callable[[], Declaration],
+        ddl: Path,
+        schema: Callable[[Connection], str],
     ) -> None:
-        """What is asked for by calling need not be there yet. The connection is lent until `begun` is set."""
-        self.target, self.connected, self.declaration, self.ddl = target, connected, declaration, ddl
+        """What is asked for by calling need not be there yet. The connection is lent until `begun` is set.
+
+        `schema` is that of the application's tables: function bodies hold its name, so the reference is made with the same.
+        """
+        self.target, self.connected, self.declaration, self.ddl, self.schema = target, connected, declaration, ddl, schema
         self.begun = threading.Event()
         self._made: Future[tuple[Snapshot | None, str]] = Future()
         # No daemon: it ends with its scratch database dropped, for which `outcome` does not wait.
@@ -77,33 +84,34 @@ class Reference:
             self.begun.set()
 
     def _make(self, conn: Connection) -> None:
-        key = key_of(self.ddl)
+        schema = self.schema(conn)
+        key = key_of(self.ddl, schema)
         name = f"reference-{key}-{conn.info.server_version}.json"
         if text := cache.read(name):
             with suppress(ValueError):
-                self._tell(Snapshot.from_json(text, _SCHEMA))
+                self._tell(Snapshot.from_json(text, schema))
                 return
         reason, orphans = _hindrance(conn)
         if reason:
-            self._tell_kept(conn, key, reason)
+            self._tell_kept(conn, key, schema, reason)
             return
         try:
             scratch = _create(conn)
             self.begun.set()
             with _opened(self.target, scratch, orphans) as there:
                 declaration = self.declaration()
-                made = _load(there, declaration, self.ddl)
+                made = _load(there, declaration, self.ddl, schema)
                 self._tell(made)
             if set(declaration.roles) <= set(made.grantees.values()):
                 cache.write(name, made.to_json())  # else some role was missing and could not be made
         except (psycopg.Error, PgvigilError) as error:
             with database.connect(self.target, "reference") as other:
-                self._tell_kept(other, key, f"a scratch database could not be used: {' '.join(str(error).split())}")
+                self._tell_kept(other, key, schema, f"a scratch database could not be used: {' '.join(str(error).split())}")
 
-    def _tell_kept(self, conn: Connection, key: str, reason: str) -> None:
+    def _tell_kept(self, conn: Connection, key: str, schema: str, reason: str) -> None:
         text = _kept(conn, key)
         try:
-            self._tell(Snapshot.from_json(text, _SCHEMA) if text else None, reason)
+            self._tell(Snapshot.from_json(text, schema) if text else None, reason)
         except ValueError:
             self._tell(None, f"{reason}, and what lies in pgvigil.reference_snapshots cannot be read")
 
@@ -146,15 +154,23 @@ def _opened(target: Target, name: str, orphans: list[str]) -> Iterator[Connectio
                     conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(each)))
 
 
-def _load(there: Connection, declaration: Declaration, ddl: Path) -> Snapshot:
+def _load(there: Connection, declaration: Declaration, ddl: Path, schema: str) -> Snapshot:
     """In one transaction that is rolled back: the roles that the DDL makes belong to the whole server."""
     with there.transaction(force_rollback=True):
         there.execute(
             "SET LOCAL synchronous_commit = off; SET LOCAL check_function_bodies = off; SET LOCAL pgvigil.only_to_read = 'on'"
         )
-        there.execute(ddl.read_bytes())
+        there.execute("SELECT set_config('pgvigil.schema', %s, true)", (schema,))
+        there.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+        there.execute(_without_psql(ddl.read_text()))
         own = tuple(name for name in declaration.schemas if name != "{schema}")
-        return snapshot(there, Scope((_SCHEMA, *own), cut=tuple(declaration.patterns)), _SCHEMA)
+        return snapshot(there, Scope((schema, *own), cut=tuple(declaration.patterns)), schema)
+
+
+def _without_psql(script: str) -> bytes:
+    """The init script without its own transaction and what is meant for psql."""
+    kept = (line for line in script.splitlines() if not line.startswith("\\") and line not in ("BEGIN;", "COMMIT;"))
+    return "\n".join(kept).encode()
 
 
 def _is_orphaned(name: str) -> bool:
@@ -181,7 +197,7 @@ def _kept(conn: Connection, key: str) -> str | None:
 
 def keep_reference(conn: Connection, made: Snapshot, ddl: Path) -> None:
     """For those who can only read: a replica, a role that may not create databases. Older ones are forgotten."""
-    parameters = {"key": key_of(ddl), "major": conn.info.server_version // 10000, "snapshot": made.to_json()}
+    parameters = {"key": key_of(ddl, made.schema), "major": conn.info.server_version // 10000, "snapshot": made.to_json()}
     with conn.transaction():
         conn.execute(
             "DELETE FROM pgvigil.reference_snapshots WHERE (key, server_major) <> (%(key)s, %(major)s)", parameters

@@ -2,6 +2,6 @@
 
 from pgvigil.build.apply import sql_file
 
-revision = "011"
-down_revision = "010"
+revision = "014"
+down_revision = "013"
 upgrade, downgrade = sql_file(__file__)

@@ -1,4 +1,4 @@
-"""query_executions, its views and its retention"""
+"""Roles and grants"""
 
 from pgvigil.build.apply import sql_file
 

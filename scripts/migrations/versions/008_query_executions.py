@@ -1,4 +1,4 @@
-"""Columns, checks and the foreign key on the application's tables"""
+"""query_executions, its views and its retention"""
 
 from pgvigil.build.apply import sql_file
 

@@ -1,4 +1,4 @@
-"""Thresholds, integrity report, audit of settings"""
+"""Existing rows: checks validated, leftovers copied"""
 
 from pgvigil.build.apply import sql_file
 

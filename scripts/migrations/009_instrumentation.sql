@@ -1,16 +1,7 @@
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
 -- COPY; nobody else writes at all. Everything is in a schema of its own, because `sessions` is the application's name.
 -- Functions that run with their owner's rights pin a search_path of nothing but pg_catalog, and qualify the rest.
-DO $$
-BEGIN
-    IF to_regnamespace('instrumentation') IS NOT NULL THEN
-        RAISE EXCEPTION 'there is a schema instrumentation that is not pgvigil''s'
-              USING HINT = 'ALTER SCHEMA instrumentation RENAME TO another name, or DROP it; then migrate.';
-    END IF;
-END $$;
-CREATE SCHEMA instrumentation;
-COMMENT ON SCHEMA instrumentation IS 'Who is connected, and what they run: application instances, sessions, SQL statements';
--- Tables and functions have rights of their own; everybody may ask for his own session, and be told why he may not kill another's.
+-- The schema itself is made by prepare.sql.
 GRANT USAGE ON SCHEMA instrumentation TO PUBLIC;
 
 CREATE TYPE instrumentation.instance_status AS ENUM ('running', 'stopped');
@@ -34,7 +25,8 @@ CREATE TABLE instrumentation.instances (
     heartbeat_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
     system_identifier     bigint NOT NULL,
     postmaster_start_time timestamptz NOT NULL,
-    instance_tag          jsonb NOT NULL DEFAULT '{}'
+    instance_tag          jsonb NOT NULL DEFAULT '{}',
+    registered_by         text NOT NULL DEFAULT session_user
 );
 COMMENT ON TABLE instrumentation.instances IS 'One row per application process that is instrumented, or sampler';
 COMMENT ON COLUMN instrumentation.instances.instance_id IS 'Time-ordered (UUIDv7)';
@@ -51,6 +43,7 @@ COMMENT ON COLUMN instrumentation.instances.heartbeat_at IS 'Its last sign of li
 COMMENT ON COLUMN instrumentation.instances.system_identifier IS 'The server''s own identity: another one after a failover to a copy that was initialised anew';
 COMMENT ON COLUMN instrumentation.instances.postmaster_start_time IS 'When the server had been started, at the last heartbeat';
 COMMENT ON COLUMN instrumentation.instances.instance_tag IS 'What the application says of itself';
+COMMENT ON COLUMN instrumentation.instances.registered_by IS 'The login role that registered it: only that one speaks for it, and admins';
 COMMENT ON CONSTRAINT instances_pkey ON instrumentation.instances IS 'One row a process';
 
 CREATE TABLE instrumentation.sessions (
@@ -145,6 +138,7 @@ CREATE TABLE instrumentation.kill_attempts (
     ok           boolean NOT NULL,
     reason       text NOT NULL,
     actor        text NOT NULL,
+    "session_user" text NOT NULL DEFAULT session_user,
     peer         inet DEFAULT inet_client_addr(),
     attempted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -155,6 +149,7 @@ COMMENT ON COLUMN instrumentation.kill_attempts.mode IS 'cancel, terminate or es
 COMMENT ON COLUMN instrumentation.kill_attempts.ok IS 'Whether it was done';
 COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'What was done, or why not';
 COMMENT ON COLUMN instrumentation.kill_attempts.actor IS 'The login role, and the role it had taken';
+COMMENT ON COLUMN instrumentation.kill_attempts."session_user" IS 'The login role';
 COMMENT ON COLUMN instrumentation.kill_attempts.peer IS 'From where; NULL: over a local socket';
 COMMENT ON COLUMN instrumentation.kill_attempts.attempted_at IS 'When';
 COMMENT ON CONSTRAINT kill_attempts_pkey ON instrumentation.kill_attempts IS 'One row an attempt';
@@ -193,6 +188,29 @@ ALTER TABLE instrumentation.sessions ENABLE ALWAYS TRIGGER guard_sessions;
 ALTER TABLE instrumentation.sql_statements ENABLE ALWAYS TRIGGER guard_sql_statements;
 ALTER TABLE instrumentation.sql_statements ENABLE ALWAYS TRIGGER guard_sql_statements_rows;
 ALTER TABLE instrumentation.kill_attempts ENABLE ALWAYS TRIGGER guard_kill_attempts;
+-- A recorder appends by COPY, which no function of ours is asked about: once a statement, what it appended is looked at.
+CREATE FUNCTION instrumentation.guard_appended() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    foreign_instance uuid;
+BEGIN
+    IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'), 'MEMBER') THEN
+        RETURN NULL;
+    END IF;
+    SELECT i.instance_id INTO foreign_instance
+    FROM (SELECT DISTINCT n.session_id FROM appended n) a
+    JOIN instrumentation.sessions s ON s.session_id = a.session_id JOIN instrumentation.instances i ON i.instance_id = s.instance_id
+    WHERE i.registered_by <> session_user LIMIT 1;
+    IF FOUND THEN
+        PERFORM instrumentation.require_speaker(foreign_instance);
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION instrumentation.guard_appended() IS 'Refuses statements of sessions whose instance another role registered';
+CREATE TRIGGER guard_appended AFTER INSERT ON instrumentation.sql_statements
+    REFERENCING NEW TABLE AS appended FOR EACH STATEMENT EXECUTE FUNCTION instrumentation.guard_appended();
+COMMENT ON TRIGGER guard_appended ON instrumentation.sql_statements IS 'Nobody writes into another''s sessions';
+
 COMMENT ON TRIGGER guard_instances ON instrumentation.instances IS 'Read-only for client sessions';
 COMMENT ON TRIGGER guard_sessions ON instrumentation.sessions IS 'Read-only for client sessions';
 COMMENT ON TRIGGER guard_sql_statements ON instrumentation.sql_statements IS 'Read-only for client sessions';
@@ -206,6 +224,29 @@ CREATE FUNCTION instrumentation.caller() RETURNS name
 LANGUAGE sql STABLE
 RETURN CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END;
 COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of SECURITY DEFINER functions';
+
+-- Whoever registered an instance speaks for it, and so do admins, the owner of the tables and superusers.
+CREATE FUNCTION instrumentation.speaks_for(registered_by text) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN coalesce(registered_by = session_user, false)
+           OR (SELECT bool_or(pg_has_role(session_user, r.oid, 'MEMBER')) FROM pg_roles r
+               WHERE r.rolname = 'pgvigil_admin' OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'));
+END $$;
+COMMENT ON FUNCTION instrumentation.speaks_for(text) IS 'Whether this login may write for an instance that this role registered';
+
+-- What others may not do is an error, not a silence: it would look like a row that was written.
+CREATE FUNCTION instrumentation.require_speaker(instance uuid) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    registrar text := (SELECT i.registered_by FROM instrumentation.instances i WHERE i.instance_id = instance);
+BEGIN
+    IF registrar IS NOT NULL AND NOT instrumentation.speaks_for(registrar) THEN
+        RAISE EXCEPTION 'instance % was registered by %, and % does not speak for it', instance, registrar, session_user
+              USING ERRCODE = 'insufficient_privilege', HINT = 'Register an instance of your own, or connect as that role.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION instrumentation.require_speaker(uuid) IS 'Raises insufficient_privilege where another role registered the instance; an unknown one is nobody''s';
 
 -- pgvigil.session_id is anybody's to set, so it counts only if it names a session of the same login.
 -- The start of a process shows only to its own role and to pg_read_all_stats; where it does not, the pid has to do.
@@ -263,14 +304,19 @@ DECLARE
     backend record;
     method  text;
 BEGIN
-    PERFORM pg_stat_clear_snapshot();
-    SELECT a.backend_start, a.usename::text AS username, a.application_name,
+    PERFORM pg_stat_clear_snapshot(), instrumentation.require_speaker(instance);
+    SELECT a.backend_start, a.usename::text AS username, a.application_name, a.datname,
            CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) || ':' || a.client_port END AS peer INTO backend
     FROM pg_stat_activity a
     WHERE a.pid = register_session.pid AND coalesce(a.backend_start = register_session.backend_start, true);
+    IF FOUND AND (backend.datname IS DISTINCT FROM current_database() OR NOT instrumentation.speaks_for(backend.username)) THEN
+        RAISE EXCEPTION 'process % is a connection of % to database %: % registers only its own, to this database', pid, backend.username, backend.datname, session_user
+              USING ERRCODE = 'insufficient_privilege';
+    END IF;
     IF session IS NULL AND pid IS NOT NULL THEN
         SELECT s.session_id INTO session FROM instrumentation.sessions s
-        WHERE s.backend_pid = pid AND s.status = 'active' AND coalesce(s.backend_start = coalesce(backend.backend_start, register_session.backend_start), true)
+        WHERE s.backend_pid = pid AND s.status = 'active' AND s.username = coalesce(backend.username, register_session.username, session_user)
+          AND coalesce(s.backend_start = coalesce(backend.backend_start, register_session.backend_start), true)
         ORDER BY s.session_id DESC LIMIT 1;
         IF FOUND THEN
             RETURN session;
@@ -282,7 +328,7 @@ BEGIN
     END IF;
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
     INSERT INTO instrumentation.sessions (session_id, instance_id, username, role, peer, backend_pid, backend_start, application_name, auth_method, session_tag)
-    SELECT session, instance, coalesce(backend.username, register_session.username, session_user), CASE WHEN pid = pg_backend_pid() THEN instrumentation.caller() END,
+    SELECT session, instance, coalesce(backend.username, CASE WHEN instrumentation.speaks_for(register_session.username) THEN register_session.username END, session_user), CASE WHEN pid = pg_backend_pid() THEN instrumentation.caller() END,
            coalesce(backend.peer, register_session.peer), pid, coalesce(backend.backend_start, register_session.backend_start),
            coalesce(backend.application_name, register_session.application_name), method, tag
     ON CONFLICT (session_id) DO NOTHING;
@@ -303,7 +349,8 @@ BEGIN
               HINT = 'closed, timeout or error; for killed, see kill_session.';
     END IF;
     session := coalesce(session, instrumentation.current_session());
-    PERFORM set_config('pgvigil.instrumentation', 'write', true);
+    PERFORM instrumentation.require_speaker((SELECT s.instance_id FROM instrumentation.sessions s WHERE s.session_id = session)),
+            set_config('pgvigil.instrumentation', 'write', true);
     UPDATE instrumentation.sessions s SET status = outcome, stop_time = clock_timestamp(), stop_reason = reason
     WHERE s.session_id = session AND s.status = 'active';
     was_active := FOUND;
@@ -323,6 +370,7 @@ DECLARE
     was_running boolean;
 BEGIN
     instance := coalesce(instance, instrumentation.current_instance());
+    PERFORM instrumentation.require_speaker(instance);
     PERFORM instrumentation.close_session(s.session_id, 'its application has ended: ' || reason)
     FROM instrumentation.sessions s WHERE s.instance_id = instance AND s.status = 'active';
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
@@ -372,6 +420,7 @@ BEGIN
               HINT = 'SELECT instrumentation.register_session(instrumentation.register_instance(''host''));';
     END IF;
     statement := coalesce(statement, pgvigil.uuid_v7());
+    PERFORM instrumentation.require_speaker((SELECT s.instance_id FROM instrumentation.sessions s WHERE s.session_id = session));
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
     INSERT INTO instrumentation.sql_statements AS t
         (statement_id, session_id, sql_text, statement_handle, execution_start_time, execution_end_time, rows_fetched, status,
@@ -405,10 +454,12 @@ COMMENT ON FUNCTION instrumentation.unknown_sessions(uuid[]) IS 'Which of these 
 CREATE FUNCTION instrumentation.reap_stale(missed interval DEFAULT '1 minute') RETURNS TABLE (reaped_instances bigint, reaped_sessions bigint, reaped_statements bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- A heartbeat is due every 30 seconds: who waits for less than two of them closes the living.
+    missed := greatest(coalesce(missed, '1 minute'), '1 minute');
     PERFORM pg_stat_clear_snapshot(), set_config('pgvigil.instrumentation', 'write', true);
     UPDATE instrumentation.instances i SET status = 'stopped', stop_time = clock_timestamp(), stop_reason = 'heartbeat missed'
     WHERE i.instance_id = ANY (ARRAY(SELECT d.instance_id FROM instrumentation.instances d
-                                     WHERE d.status = 'running' AND d.heartbeat_at < clock_timestamp() - coalesce(missed, '1 minute')
+                                     WHERE d.status = 'running' AND d.heartbeat_at < clock_timestamp() - missed
                                      FOR NO KEY UPDATE SKIP LOCKED));
     GET DIAGNOSTICS reaped_instances = ROW_COUNT;
     UPDATE instrumentation.sessions s
@@ -440,7 +491,7 @@ COMMENT ON FUNCTION instrumentation.reap_stale(interval) IS
 CREATE FUNCTION instrumentation.heartbeat(instance uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM pg_stat_clear_snapshot(), set_config('pgvigil.instrumentation', 'write', true);
+    PERFORM pg_stat_clear_snapshot(), instrumentation.require_speaker(instance), set_config('pgvigil.instrumentation', 'write', true);
     UPDATE instrumentation.instances i
     SET heartbeat_at = clock_timestamp(), postmaster_start_time = pg_postmaster_start_time(), status = 'running', stop_time = NULL, stop_reason = NULL
     WHERE i.instance_id = instance AND (i.status = 'running' OR i.stop_reason = 'heartbeat missed');
@@ -464,7 +515,7 @@ COMMENT ON FUNCTION instrumentation.heartbeat(uuid) IS
     'A sign of life, due every 30 seconds; whoever lives closes what the dead have left. False: the instance has ended or is not registered, and has to register anew';
 
 CREATE FUNCTION pgvigil.job_reap(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kept timestamptz := now() - (SELECT max(make_interval(days => logs_days)) FROM pgvigil.retention_policies);
     gone bigint;
@@ -498,81 +549,158 @@ INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('reap', '10 minutes', 'cl
 
 -- Ending a session ----------------------------------------------------------------------------------------------------
 
--- Nothing is locked before the signal: the target may hold its own row, tagged in a transaction that it never ends.
-CREATE FUNCTION instrumentation.kill_session(session uuid, mode text DEFAULT 'terminate', grace interval DEFAULT '5 seconds') RETURNS TABLE (ok boolean, reason text)
+-- Who may end what, without ending it. A refusal is recorded here, so that everybody may be refused.
+CREATE FUNCTION instrumentation.judge_kill(session uuid, mode text) RETURNS TABLE (refusal text, target_pid integer, target_start timestamptz, was_killed boolean)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     caller   name := instrumentation.caller();
     target   instrumentation.sessions;
     backend  record;
     is_super boolean := coalesce((SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = caller), false);
-    deadline timestamptz;
-    gone     boolean := false;
 BEGIN
     PERFORM pg_stat_clear_snapshot();
     SELECT * INTO target FROM instrumentation.sessions s WHERE s.session_id = session;
-    SELECT a.pid, a.backend_start, a.backend_type, a.usename, coalesce(r.rolsuper, false) AS rolsuper INTO backend
+    SELECT a.pid, a.backend_start, a.backend_type, a.usename, a.datname, coalesce(r.rolsuper, false) AS rolsuper INTO backend
     FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid WHERE a.pid = target.backend_pid;
-    ok := false;
-    reason := CASE
+    refusal := CASE
         WHEN NOT is_super AND NOT EXISTS (SELECT FROM pg_roles r, pg_roles a WHERE r.rolname = caller AND a.rolname = 'pgvigil_admin' AND pg_has_role(r.oid, a.oid, 'MEMBER'))
             THEN 'Only members of pgvigil_admin can kill sessions'
         WHEN target.session_id IS NULL THEN 'Session not found: ' || coalesce(session::text, 'NULL')
         WHEN session = instrumentation.current_session() OR target.backend_pid = pg_backend_pid() AND target.backend_start = backend.backend_start
             THEN 'Cannot kill your own session'
-        WHEN mode IS NULL OR mode <> ALL ('{cancel,terminate,escalate}'::text[]) THEN format('Unknown mode %s: it is cancel, terminate or escalate', coalesce(mode, 'NULL'))
+        WHEN mode IS NULL OR mode <> ALL ('{cancel,terminate,escalate}'::text[]) THEN format('Unknown mode %s: it is cancel, terminate or escalate', coalesce(left(mode, 20), 'NULL'))
         WHEN target.status = 'killed' THEN NULL
         WHEN target.status <> 'active' THEN format('Session is not active: %s, %s', target.status, coalesce(target.stop_reason, 'by its application'))
         WHEN target.backend_pid IS NULL THEN 'Session has no server process of its own: it is behind a transaction pooler'
         WHEN backend.pid IS NULL THEN format('Session has lost its server process %s; reap_stale will close it', target.backend_pid)
-        WHEN backend.backend_start IS NULL OR target.backend_start IS NULL
+        WHEN target.backend_start IS NULL OR backend.backend_start IS NULL AND NOT is_super
             THEN format('Cannot tell whether process %s is still that of the session: %s needs pg_read_all_stats', target.backend_pid, current_user)
         WHEN backend.backend_start <> target.backend_start THEN format('Session has lost its server process: %s is another one now; reap_stale will close the session', target.backend_pid)
+        WHEN backend.datname IS DISTINCT FROM current_database() THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
         WHEN backend.backend_type <> 'client backend' THEN format('Process %s is a %s, not a client backend', target.backend_pid, backend.backend_type)
         WHEN backend.rolsuper AND NOT is_super THEN format('Session belongs to superuser %s: only a superuser can kill it', backend.usename)
     END;
-    IF reason IS NULL AND target.status = 'killed' THEN
-        ok := true;
-        reason := 'already killed';
-    ELSIF reason IS NULL THEN
-        BEGIN
-            deadline := clock_timestamp() + coalesce(grace, '5 seconds');
-            IF mode = 'cancel' OR mode = 'escalate' THEN
-                PERFORM pg_cancel_backend(target.backend_pid);
-                reason := 'cancelled its statement';
-            END IF;
-            WHILE mode = 'escalate' AND NOT gone AND clock_timestamp() < deadline LOOP
-                PERFORM pg_sleep(0.02), pg_stat_clear_snapshot();
-                gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target.backend_pid AND a.backend_start = target.backend_start);
-            END LOOP;
-            IF mode <> 'cancel' AND NOT gone THEN
-                PERFORM pg_terminate_backend(target.backend_pid);
-                deadline := clock_timestamp() + coalesce(grace, '5 seconds');
-                WHILE NOT gone AND clock_timestamp() < deadline LOOP
-                    PERFORM pg_sleep(0.005), pg_stat_clear_snapshot();
-                    gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target.backend_pid AND a.backend_start = target.backend_start);
-                END LOOP;
-                reason := CASE WHEN gone THEN 'terminated' ELSE 'told to terminate, and has not ended yet' END;
-            END IF;
-            ok := true;
-        EXCEPTION WHEN insufficient_privilege THEN
-            reason := format('%s may not signal the session''s process: it needs pg_signal_backend', current_user);
-        END;
+    target_pid := target.backend_pid;
+    target_start := target.backend_start;
+    was_killed := target.status = 'killed';
+    IF refusal IS NOT NULL THEN
+        PERFORM instrumentation.record_kill(session, mode, false, refusal);
     END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
 
+-- Everybody may try: of the refused attempts of a login, a hundred an hour are kept.
+CREATE FUNCTION instrumentation.record_kill(session uuid, mode text, ok boolean, reason text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    caller name := instrumentation.caller();
+BEGIN
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    IF ok AND target.status = 'active' THEN
-        IF gone THEN
-            UPDATE instrumentation.sessions s SET status = 'killed', stop_time = clock_timestamp(), stop_reason = format('killed by %s', caller)
-            WHERE s.session_id = session AND s.status = 'active';
-        END IF;
+    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, actor)
+    SELECT session, left(record_kill.mode, 20), record_kill.ok, left(record_kill.reason, 500),
+           CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
+    WHERE record_kill.ok OR (SELECT count(*) FROM instrumentation.kill_attempts k
+                             WHERE k.attempt_id >= pgvigil.uuid_v7_floor(now() - interval '1 hour') AND k."session_user" = session_user AND NOT k.ok) < 100;
+    PERFORM set_config('pgvigil.instrumentation', '', true);
+END $$;
+COMMENT ON FUNCTION instrumentation.record_kill(uuid, text, boolean, text) IS 'Used by judge_kill and finish_kill: keeps an attempt';
+
+-- With the rights of whoever calls it. Nothing is locked before the signal: the target may hold its own row, tagged in a transaction
+-- that it never ends.
+CREATE FUNCTION instrumentation.signal_process(target_pid integer, target_start timestamptz, mode text, grace interval) RETURNS TABLE (ok boolean, reason text, gone boolean)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + coalesce(grace, '5 seconds');
+BEGIN
+    PERFORM pg_stat_clear_snapshot();
+    gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start AND a.backend_type = 'client backend');
+    ok := false;
+    IF gone THEN
+        reason := format('Process %s is no client backend of that session', target_pid);
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF mode = 'cancel' OR mode = 'escalate' THEN
+        PERFORM pg_cancel_backend(target_pid);
+        reason := 'cancelled its statement';
+    END IF;
+    WHILE mode = 'escalate' AND NOT gone AND clock_timestamp() < deadline LOOP
+        PERFORM pg_sleep(0.02), pg_stat_clear_snapshot();
+        gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start);
+    END LOOP;
+    IF mode <> 'cancel' AND NOT gone THEN
+        PERFORM pg_terminate_backend(target_pid);
+        deadline := clock_timestamp() + coalesce(grace, '5 seconds');
+        WHILE NOT gone AND clock_timestamp() < deadline LOOP
+            PERFORM pg_sleep(0.005), pg_stat_clear_snapshot();
+            gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start);
+        END LOOP;
+        reason := CASE WHEN gone THEN 'terminated' ELSE 'told to terminate, and has not ended yet' END;
+    END IF;
+    ok := true;
+    RETURN NEXT;
+EXCEPTION WHEN insufficient_privilege THEN
+    ok := false;
+    reason := format('%s may not signal the session''s process: it needs pg_signal_backend (GRANT pg_signal_backend TO %I: it may then end the sessions of everybody but superusers)',
+                     current_user, current_user);
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION instrumentation.signal_process(integer, timestamptz, text, interval) IS
+    'Used by kill_session: cancels or terminates a client of this server, and tells whether it is gone';
+
+-- For admins, who need no right to signal others themselves: whether they may kill the session is asked again.
+CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval) RETURNS TABLE (ok boolean, reason text, gone boolean)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    verdict record;
+BEGIN
+    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
+    IF verdict.refusal IS NOT NULL OR verdict.was_killed THEN
+        ok := false;
+        reason := coalesce(verdict.refusal, 'already killed');
+    ELSE
+        SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS 'Used by kill_session: signals with the owner''s rights';
+
+CREATE FUNCTION instrumentation.finish_kill(session uuid, mode text, ok boolean, reason text, gone boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('pgvigil.instrumentation', 'write', true);
+    IF ok THEN
+        UPDATE instrumentation.sessions s SET status = 'killed', stop_time = clock_timestamp(), stop_reason = format('killed by %s', instrumentation.caller())
+        WHERE gone AND s.session_id = session AND s.status = 'active';
         UPDATE instrumentation.sql_statements t
-        SET status = 'cancelled', execution_end_time = clock_timestamp(), error_message = format('cancelled by %s', caller), sqlstate = '57014'
+        SET status = 'cancelled', execution_end_time = clock_timestamp(), error_message = format('cancelled by %s', instrumentation.caller()), sqlstate = '57014'
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
-    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, actor)
-    VALUES (session, kill_session.mode, kill_session.ok, kill_session.reason, CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END);
-    PERFORM set_config('pgvigil.instrumentation', '', true);
+    PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
+END $$;
+COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session: marks what was ended, and records the attempt';
+
+-- A superuser ends sessions with his own rights; the owner of this function need not be able to.
+CREATE FUNCTION instrumentation.kill_session(session uuid, mode text DEFAULT 'terminate', grace interval DEFAULT '5 seconds') RETURNS TABLE (ok boolean, reason text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    verdict record;
+    gone    boolean := false;
+BEGIN
+    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
+    ok := verdict.refusal IS NULL AND verdict.was_killed;
+    reason := CASE WHEN ok THEN 'already killed' ELSE verdict.refusal END;
+    IF reason IS NULL THEN
+        IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+            SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+        ELSE
+            SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_session(session, mode, grace) s;
+        END IF;
+    END IF;
+    IF verdict.refusal IS NULL THEN
+        PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.kill_session(uuid, text, interval) IS
@@ -595,7 +723,7 @@ BEGIN
     INSERT INTO instrumentation.sessions (instance_id, username, peer, backend_pid, backend_start, application_name)
     SELECT instance, a.usename, CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) || ':' || a.client_port END, a.pid, a.backend_start, a.application_name
     FROM pg_stat_activity a
-    WHERE a.backend_type = 'client backend' AND a.datname = current_database() AND a.pid <> pg_backend_pid() AND NOT starts_with(a.application_name, 'pgvigil ')
+    WHERE a.backend_type = 'client backend' AND a.datname = current_database() AND a.pid <> pg_backend_pid()
       AND NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.backend_pid = a.pid AND s.status = 'active' AND s.backend_start = a.backend_start);
     INSERT INTO instrumentation.sql_statements AS t
         (statement_id, session_id, sql_text, execution_start_time, execution_end_time, duration_ms, status, query_id, source)
@@ -671,42 +799,5 @@ BEGIN
     IF current_setting('server_version_num')::integer >= 150000 THEN
         ALTER VIEW instrumentation.active_sessions SET (security_invoker = true);
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
-    END IF;
-END $$;
-
--- Rights --------------------------------------------------------------------------------------------------------------
-
--- Everybody may ask for and tag his own session, and may be refused a kill. The rest is for roles.
-REVOKE EXECUTE ON FUNCTION instrumentation.register_instance(text, text, jsonb, uuid),
-    instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
-    instrumentation.close_session(uuid, text, instrumentation.session_status), instrumentation.stop_instance(uuid, text),
-    instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb),
-    instrumentation.unknown_sessions(uuid[]), instrumentation.heartbeat(uuid), instrumentation.reap_stale(interval),
-    instrumentation.sample_activity(uuid) FROM PUBLIC;
-DO $$
-DECLARE
-    role_name text;
-BEGIN
-    FOR role_name IN SELECT rolname FROM pg_roles WHERE rolname = ANY ('{pgvigil_admin,pgvigil_reader}'::name[]) LOOP
-        EXECUTE format('GRANT SELECT ON instrumentation.instances, instrumentation.sessions, instrumentation.active_sessions,
-                        instrumentation.session_stats, instrumentation.session_activity TO %I', role_name);
-    END LOOP;
-    FOR role_name IN SELECT rolname FROM pg_roles WHERE rolname = ANY ('{pgvigil_admin,pgvigil_writer}'::name[]) LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION instrumentation.register_instance(text, text, jsonb, uuid),
-                        instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
-                        instrumentation.close_session(uuid, text, instrumentation.session_status), instrumentation.stop_instance(uuid, text),
-                        instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb),
-                        instrumentation.unknown_sessions(uuid[]), instrumentation.heartbeat(uuid), instrumentation.sample_activity(uuid) TO %I', role_name);
-    END LOOP;
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvigil_reader') THEN
-        GRANT SELECT (statement_id, session_id, statement_handle, execution_start_time, execution_end_time, rows_fetched, status, duration_ms,
-                      sqlstate, query_id, query_tag, source) ON instrumentation.sql_statements TO pgvigil_reader;
-    END IF;
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvigil_writer') THEN
-        GRANT INSERT ON instrumentation.sql_statements TO pgvigil_writer;
-    END IF;
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvigil_admin') THEN
-        GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
-        GRANT EXECUTE ON FUNCTION instrumentation.reap_stale(interval) TO pgvigil_admin;
     END IF;
 END $$;

@@ -2,6 +2,6 @@
 
 from pgvigil.build.apply import sql_file
 
-revision = "014"
-down_revision = "013"
+revision = "009"
+down_revision = "008"
 upgrade, downgrade = sql_file(__file__)

@@ -1,4 +1,4 @@
-"""Roles and grants"""
+"""Thresholds, integrity report, audit of settings"""
 
 from pgvigil.build.apply import sql_file
 

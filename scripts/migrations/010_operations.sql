@@ -39,14 +39,14 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('avg_query_time_ms', 100, 1000, 'average of the operations in performance_logs over the last hour, in milliseconds');
 
 CREATE FUNCTION pgvigil.watched_schemas() RETURNS oid[]
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN ARRAY(SELECT n.oid FROM pg_namespace n WHERE n.nspname = ANY (ARRAY[current_schema(), 'pgvigil', 'instrumentation']));
+    RETURN ARRAY(SELECT n.oid FROM pg_namespace n WHERE n.nspname = ANY (ARRAY[pgvigil.application_schema(), 'pgvigil', 'instrumentation']));
 END $$;
 COMMENT ON FUNCTION pgvigil.watched_schemas() IS 'The application''s schema and those of pgvigil';
 
 CREATE FUNCTION pgvigil.kept_settings() RETURNS TABLE (setting text, holder text)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     SELECT c.setting, concat_ws(' IN ', CASE WHEN s.setrole <> 0 THEN 'ROLE ' || quote_ident(r.rolname) WHEN s.setdatabase = 0 THEN 'ROLE ALL' END,
@@ -57,9 +57,9 @@ END $$;
 COMMENT ON FUNCTION pgvigil.kept_settings() IS 'Settings that the roles and this database bring along, and whose they are';
 
 CREATE FUNCTION pgvigil.is_small(VARIADIC tables regclass[]) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN (SELECT sum(pg_relation_size(t.id)) <= 16777216 AND pg_relation_size('sessions') <= 8388608 FROM unnest(tables) t (id));
+    RETURN (SELECT sum(pg_relation_size(t.id)) <= 16777216 AND pg_relation_size(pgvigil.application_table('sessions')) <= 8388608 FROM unnest(tables) t (id));
 END $$;
 COMMENT ON FUNCTION pgvigil.is_small(regclass[]) IS 'Whether these tables (16 MB) can be held against sessions (8 MB) as a whole in an instant';
 
@@ -68,7 +68,7 @@ COMMENT ON FUNCTION pgvigil.is_small(regclass[]) IS 'Whether these tables (16 MB
 -- A row of a sample is looked up one by one, so that its cost does not grow with sessions; of a whole table, the planner chooses. 250 rows
 -- of those on 40 pages: each may mean a page of sessions or of its index that has to come from disk.
 CREATE FUNCTION pgvigil.check_orphans(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     child   record;
     share   numeric;  -- percent of its pages
@@ -76,33 +76,34 @@ DECLARE
     told    text[] := '{}';
     mends   text[] := '{}';
     sampled boolean := false;
+    of_sessions regclass := pgvigil.application_table('sessions');
 BEGIN
     value := 0;
     FOR child IN
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
                ARRAY(SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid) || c.oid::regclass AS parts
-        FROM unnest('{context_history,codebase_snapshots,handoff_requests,session_lifecycle,pgvigil.session_counters,pgvigil.legal_holds}'::text[])
-                 WITH ORDINALITY t (name, place)
-        JOIN pg_class c ON c.oid = to_regclass(t.name) JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY t.place
+        FROM unnest(ARRAY(SELECT pgvigil.application_table(a) FROM unnest('{context_history,codebase_snapshots,handoff_requests,session_lifecycle}'::text[]) a)
+                    || '{pgvigil.session_counters,pgvigil.legal_holds}'::regclass[]) WITH ORDINALITY t (id, place)
+        JOIN pg_class c ON c.oid = t.id JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY t.place
     LOOP
         IF deep OR pgvigil.is_small(VARIADIC child.parts) THEN
             IF deep THEN
                 RAISE NOTICE 'looking for orphans in %', child.name;
             END IF;
             share := 100;
-            EXECUTE format('SELECT count(*) FROM %s c WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = c.session_id)', child.name) INTO found;
+            EXECUTE format('SELECT count(*) FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id)', child.name, of_sessions) INTO found;
         ELSE
             share := least(100, 100 * 40.0 * current_setting('block_size')::numeric
                                / greatest((SELECT sum(pg_relation_size(p.id)) FROM unnest(child.parts) p (id)), 1));
-            EXECUTE format('SELECT coalesce(ceil(count(*) FILTER (WHERE (SELECT s.id FROM sessions s WHERE s.id = c.session_id) IS NULL) * max(c.there)::numeric / count(*)), 0)
-                            FROM (SELECT t.session_id, count(*) OVER () AS there FROM %s t TABLESAMPLE SYSTEM (%s) ORDER BY random() LIMIT 250) c',
-                           child.name, share) INTO found;
+            EXECUTE format('SELECT coalesce(ceil(count(*) FILTER (WHERE (SELECT s.id FROM %3$s s WHERE s.id = c.session_id) IS NULL) * max(c.there)::numeric / count(*)), 0)
+                            FROM (SELECT t.session_id, count(*) OVER () AS there FROM %1$s t TABLESAMPLE SYSTEM (%2$s) ORDER BY random() LIMIT 250) c',
+                           child.name, share, of_sessions) INTO found;
             sampled := sampled OR share < 100;
         END IF;
         IF found > 0 THEN
             value := value + ceil(found * 100 / share);
             told := told || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
-            mends := mends || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT FROM %I.sessions s WHERE s.id = c.session_id);', child.name, current_schema());
+            mends := mends || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
@@ -116,42 +117,42 @@ COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS 'Rows without their sessio
 -- each of which may be a page from disk.
 -- All of them are counted in one pass over context_history: session by session, as count_context does, takes ten times as long.
 CREATE FUNCTION pgvigil.check_counters(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ids   uuid[];
     total numeric;  -- sessions
-    pages bigint := pg_relation_size('sessions') / current_setting('block_size')::bigint;
+    pages bigint := pg_relation_size(pgvigil.application_table('sessions')) / current_setting('block_size')::bigint;
     part  record;
 BEGIN
-    IF deep OR pgvigil.is_small('context_history') THEN
+    IF deep OR pgvigil.is_small(pgvigil.application_table('context_history')) THEN
         IF deep THEN
             RAISE NOTICE 'recounting the context of all sessions';
         END IF;
-        SELECT (SELECT count(*) FROM sessions) AS looked, count(*) FILTER (WHERE d.contexts <> 0) AS counts,
+        SELECT (SELECT count(*) FROM "{app}".sessions) AS looked, count(*) FILTER (WHERE d.contexts <> 0) AS counts,
                count(*) FILTER (WHERE d.tokens <> 0) AS tokens, count(*) FILTER (WHERE d.bytes <> 0) AS bytes INTO part
         FROM (SELECT u.session_id, sum(u.contexts) AS contexts, sum(u.tokens) AS tokens, sum(u.bytes) AS bytes
               FROM (SELECT c.session_id, 1 AS contexts, c.tokens_used::bigint AS tokens, pgvigil.content_bytes(c.content_size_bytes, c.content)::bigint AS bytes
-                    FROM context_history c
+                    FROM "{app}".context_history c
                     UNION ALL
                     SELECT k.session_id, -k.context_count, -k.total_tokens, -k.total_content_bytes FROM pgvigil.session_counters k
                     UNION ALL
                     SELECT k.session_id, -k.context_count, -k.total_tokens, -k.total_content_bytes FROM pgvigil.session_counter_changes k) u
               GROUP BY u.session_id HAVING sum(u.contexts) <> 0 OR sum(u.tokens) <> 0 OR sum(u.bytes) <> 0) d
-        WHERE EXISTS (SELECT FROM sessions s WHERE s.id = d.session_id);
+        WHERE EXISTS (SELECT FROM "{app}".sessions s WHERE s.id = d.session_id);
         total := part.looked;
     ELSE
-        EXECUTE 'SELECT coalesce(array_agg(id), ''{}'') FROM (
+        EXECUTE format('SELECT coalesce(array_agg(id), ''{}'') FROM (
                      SELECT p.id, p.place, sum(k.context_count) OVER (ORDER BY p.place) AS so_far
                      FROM (SELECT r.id, row_number() OVER () AS place
-                           FROM (SELECT s.id FROM sessions s TABLESAMPLE SYSTEM ($1) ORDER BY random() LIMIT 100) r) p
+                           FROM (SELECT s.id FROM %s s TABLESAMPLE SYSTEM ($1) ORDER BY random() LIMIT 100) r) p
                      CROSS JOIN LATERAL pgvigil.kept_counters(p.id) k) picked
-                 WHERE so_far <= 3000 OR place = 1'
+                 WHERE so_far <= 3000 OR place = 1', pgvigil.application_table('sessions'))
         INTO ids USING least(100, 100 * 40.0 / greatest(pages, 1));
         SELECT count(*) AS looked, count(*) FILTER (WHERE h.context_count <> k.context_count) AS counts,
                count(*) FILTER (WHERE h.total_tokens <> k.total_tokens) AS tokens,
                count(*) FILTER (WHERE h.total_content_bytes <> k.total_content_bytes) AS bytes INTO part
         FROM pgvigil.count_context(VARIADIC ids) h CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k;
-        SELECT greatest(c.reltuples, part.looked) INTO total FROM pg_class c WHERE c.oid = 'sessions'::regclass;
+        SELECT greatest(c.reltuples, part.looked) INTO total FROM pg_class c WHERE c.oid = pgvigil.application_table('sessions');
     END IF;
     detail := CASE WHEN total > part.looked THEN format('looked at %s of about %s sessions', part.looked, total) END;
     FOR check_name, value IN VALUES ('count_mismatches', part.counts), ('token_mismatches', part.tokens), ('size_mismatches', part.bytes) LOOP
@@ -163,7 +164,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.check_counters(boolean) IS 'Counters of sessions against a recount: of all if deep or few, else an estimate from 100';
 
 CREATE FUNCTION pgvigil.check_storage(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     failures bigint;
     last_    timestamptz;
@@ -227,7 +228,7 @@ COMMENT ON FUNCTION pgvigil.check_storage(boolean) IS 'Failed checksums, and if 
 
 -- What is built CONCURRENTLY at this moment is no fault.
 CREATE FUNCTION pgvigil.check_objects(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'foreign_keys_enabled';
     SELECT count(*), string_agg(f.told, ', '), string_agg(DISTINCT f.mend, ' ') INTO value, detail, mend
@@ -277,20 +278,26 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not enforced, invalid indexes, and triggers of pgvigil that are disabled; deep changes nothing';
 
--- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number.
+-- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which tables are
+-- looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
 CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bigint)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parent text;
+    waits  regclass;
 BEGIN
-    FOR partition IN SELECT p.parent_table || '_default' FROM pgvigil.partition_policies p ORDER BY 1 LOOP
-        CONTINUE WHEN to_regclass(pgvigil.quoted_name(partition)) IS NULL;
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 100000) w', pgvigil.quoted_name(partition)) INTO waiting;
+    FOREACH parent IN ARRAY '{instrumentation.sql_statements,performance_logs,session_lifecycle,system_metrics}'::text[] LOOP
+        waits := pgvigil.default_partition(pgvigil.partitioned_table(parent));
+        CONTINUE WHEN waits IS NULL;
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 100000) w', waits) INTO waiting;
+        partition := parent || '_default';
         RETURN NEXT;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION pgvigil.waiting_rows() IS 'How many rows each default partition has, counted up to 100,000';
 
 CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'overdue_jobs';
     SELECT count(*), string_agg(format('%s (last success: %s)', s.job, coalesce(s.last_success::text, 'never')), ', ' ORDER BY s.job),
@@ -315,7 +322,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.check_jobs(boolean) IS 'Jobs that are overdue or failed, and rows that wait for their partition, 100,000 a table at most; deep changes nothing';
 
 CREATE FUNCTION pgvigil.check_load(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     room numeric := current_setting('max_connections')::numeric - current_setting('superuser_reserved_connections')::numeric
                     - coalesce(current_setting('reserved_connections', true)::numeric, 0);  -- a setting since 16
@@ -364,7 +371,7 @@ COMMENT ON FUNCTION pgvigil.check_load(boolean) IS 'Dead rows, age of transactio
 -- A check that cannot be made hides none of the others; a damaged page or a missing right is itself something to tell.
 CREATE FUNCTION pgvigil.integrity_report(deep boolean DEFAULT false)
 RETURNS TABLE (check_name text, value numeric, warning numeric, critical numeric, level text, meaning text, detail text, mend text)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET jit = off AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     checks text;
@@ -394,7 +401,7 @@ COMMENT ON FUNCTION pgvigil.integrity_report(boolean) IS
 
 -- advice: PostgreSQL's default, safe, but not what a server in production wants.
 CREATE FUNCTION pgvigil.settings_report() RETURNS TABLE (setting text, value text, recommended text, level text, reason text, mend text)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     here    text := quote_ident(current_database());
     size    bigint := pg_database_size(current_database());
@@ -460,7 +467,7 @@ COMMENT ON FUNCTION pgvigil.settings_report() IS
 -- The jobs of the days between migrations. What is due at night has a time of its own, so that it does not begin when it is installed.
 
 CREATE FUNCTION pgvigil.job_health(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     SELECT count(*), string_agg(format('%s %s %s', r.level, r.check_name, coalesce(r.value::text, r.detail)), ', '), false INTO done, note, more
     FROM pgvigil.integrity_report() r WHERE r.level <> 'ok';
@@ -470,7 +477,7 @@ COMMENT ON FUNCTION pgvigil.job_health(integer) IS 'Job health: what integrity_r
 
 -- A table a step: ANALYZE holds its lock to the end of the transaction. Autovacuum never analyzes a partitioned table as a whole.
 CREATE FUNCTION pgvigil.job_analyze(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     next_ record;
 BEGIN
@@ -504,14 +511,3 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-
--- As in 010.
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvigil_reader') THEN
-        GRANT SELECT ON pgvigil.alert_thresholds TO pgvigil_reader;
-    END IF;
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgvigil_admin') THEN
-        GRANT SELECT, UPDATE ON pgvigil.alert_thresholds TO pgvigil_admin;
-    END IF;
-END $$;

@@ -1,4 +1,4 @@
-"""Existing rows: checks validated, leftovers copied"""
+"""session_monitoring_view and performance_monitoring_view"""
 
 from pgvigil.build.apply import sql_file
 
