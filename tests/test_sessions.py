@@ -714,7 +714,7 @@ def test_the_sampler_sees_what_an_application_runs_that_knows_nothing_of_it(worl
     other = world.connect("s_none")
     pid = other.info.backend_pid
     running = Client(other, uuid4(), uuid4()).run("SELECT pg_sleep(60)")
-    with Sampler(world.database.url.replace("postgres@", "s_writer@"), every=0.02) as sampler:
+    with Sampler(world.database.url.replace("postgres@", "s_admin@"), every=0.02) as sampler:
         wait_until(lambda: world.database.execute(SAMPLED, (pid,)))
         assert sampler.stats().errors == 0, sampler.stats()
     assert world.database.execute(SAMPLED, (pid,)) == [("cancelled", "SELECT pg_sleep(60)", "sampler")]

@@ -7,7 +7,6 @@ that is changed on the one engine, pool or connection that was given, and put ba
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 import threading
 import time
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-_PER_TRANSACTION: Final = "SELECT set_config('pgvigil.session_id', %s, true)"
+_PER_TRANSACTION: Final = "SELECT pg_catalog.set_config('pgvigil.session_id', %s, true)"
 _ENDED_BY_OTHERS: Final = frozenset({"57P01", "57P02", "57P03"})
 _BETWEEN_STATEMENTS: Final = frozenset({pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS})
 
@@ -225,7 +224,7 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
 def _tag(options: Any) -> str | None:
     with suppress(TypeError, ValueError):
         tag = options.get("pgvigil_tag")
-        return None if tag is None else json.dumps(tag, allow_nan=False)
+        return None if tag is None else rows.checked_json("the tag", tag)
     return None
 
 
