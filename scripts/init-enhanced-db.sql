@@ -3737,8 +3737,23 @@ COMMENT ON FUNCTION instrumentation.kill_session(uuid, text, interval) IS
 
 -- For applications that cannot be changed -----------------------------------------------------------------------------
 
+-- Texts leave the server, and come back without their secrets: whoever samples is asked to take them out, by the same function
+-- as everywhere (pgvigil.live). A statement whose text did not come back waits for the next sample.
+CREATE FUNCTION instrumentation.sampled_texts(instance uuid) RETURNS text[]
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last timestamptz := (SELECT i.heartbeat_at FROM instrumentation.instances i WHERE i.instance_id = instance);
+BEGIN
+    PERFORM pg_stat_clear_snapshot();
+    RETURN ARRAY(SELECT DISTINCT a.query FROM pg_stat_activity a
+                 WHERE a.backend_type = 'client backend' AND a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.query <> ''
+                   AND a.query_start IS NOT NULL AND (a.state = 'active' OR last IS NULL OR greatest(a.state_change, a.query_start) >= last));
+END $$;
+COMMENT ON FUNCTION instrumentation.sampled_texts(uuid) IS 'The statements that the next sample of this instance may record, for the sampler to take secrets out';
+
 -- A statement's id is made of when and where it began, so each sample meets the row that the one before has written.
-CREATE FUNCTION instrumentation.sample_activity(instance uuid) RETURNS bigint
+-- What calls itself pgvigil is sampled like everybody: an application_name can be anybody's.
+CREATE FUNCTION instrumentation.sample_activity(instance uuid, texts text[], shown text[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     last    timestamptz := (SELECT i.heartbeat_at FROM instrumentation.instances i WHERE i.instance_id = instance);
@@ -3756,14 +3771,15 @@ BEGIN
       AND NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.backend_pid = a.pid AND s.status = 'active' AND s.backend_start = a.backend_start);
     INSERT INTO instrumentation.sql_statements AS t
         (statement_id, session_id, sql_text, execution_start_time, execution_end_time, duration_ms, status, query_id, source)
-    SELECT overlay(overlay(pgvigil.uuid_v7_floor(a.query_start)::text PLACING substr(h.hash, 1, 3) FROM 16 FOR 3) PLACING substr(h.hash, 4, 16) FROM 21 FOR 16)::uuid,
-           s.session_id, a.query, a.query_start, ended.at, (extract(epoch FROM ended.at - a.query_start) * 1000)::bigint,
+    SELECT DISTINCT ON (a.pid, a.backend_start) overlay(overlay(pgvigil.uuid_v7_floor(a.query_start)::text PLACING substr(h.hash, 1, 3) FROM 16 FOR 3) PLACING substr(h.hash, 4, 16) FROM 21 FOR 16)::uuid,
+           s.session_id, shown[array_position(texts, a.query)], a.query_start, ended.at, (extract(epoch FROM ended.at - a.query_start) * 1000)::bigint,
            CASE WHEN ended.at IS NULL THEN 'executing' WHEN a.state = 'idle in transaction (aborted)' THEN 'error' ELSE 'success' END::instrumentation.statement_status,
            a.query_id, 'sampler'
     FROM instrumentation.sessions s JOIN pg_stat_activity a ON a.pid = s.backend_pid AND a.backend_start = s.backend_start
     CROSS JOIN LATERAL (SELECT overlay(md5(format('%s %s %s', a.pid, extract(epoch FROM a.backend_start), extract(epoch FROM a.query_start))) PLACING '-' FROM 7 FOR 0) AS hash) h
     CROSS JOIN LATERAL (SELECT CASE WHEN a.state <> 'active' THEN greatest(a.state_change, a.query_start) END AS at) ended
-    WHERE s.instance_id = instance AND s.status = 'active' AND a.pid <> pg_backend_pid() AND a.query <> '' AND a.query_start IS NOT NULL AND (ended.at IS NULL OR ended.at >= last)
+    WHERE s.instance_id = instance AND s.status = 'active' AND a.pid <> pg_backend_pid() AND a.query = ANY (texts) AND a.query_start IS NOT NULL AND (ended.at IS NULL OR ended.at >= last)
+    ORDER BY a.pid, a.backend_start, s.session_id
     ON CONFLICT (statement_id) DO UPDATE
     SET status = EXCLUDED.status, execution_end_time = EXCLUDED.execution_end_time, duration_ms = EXCLUDED.duration_ms
     WHERE t.status = 'executing' AND EXCLUDED.status <> 'executing';
@@ -3776,8 +3792,8 @@ BEGIN
     PERFORM set_config('pgvigil.instrumentation', '', true);
     RETURN written;
 END $$;
-COMMENT ON FUNCTION instrumentation.sample_activity(uuid) IS
-    'Records what pg_stat_activity shows of sessions that no application has registered; a heartbeat too. Returns the statements begun or ended, NULL: register the instance anew';
+COMMENT ON FUNCTION instrumentation.sample_activity(uuid, text[], text[]) IS
+    'Records what pg_stat_activity shows of sessions that no application has registered; a heartbeat too. Of each text of sampled_texts() the one that is shown for it is recorded. Returns the statements begun or ended, NULL: register the instance anew';
 
 -- Views ---------------------------------------------------------------------------------------------------------------
 
@@ -3830,7 +3846,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '97c66ec6c3b834022256cf54e35d5b7df00833d0f0406993a8aaec261f7754bb', 'b68b66ed33d8f14b76b9d5a4e2f6f73788c8b60805e408d13fac172580aca3dc', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'a46f23ab9d820c4fcba2d14904a32501c049919c45fb4a0a0b5de5d6f73257d3', '66cf58ce14a578b78fd770df812b2b14180c77e3224674caeb2d56be470c7518', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
@@ -4645,14 +4661,14 @@ BEGIN
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
             pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.seen_to(text), pgvigil.recount_session_counters(uuid),
-            pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid),
+            pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid, text[], text[]), instrumentation.sampled_texts(uuid),
             instrumentation.signal_session(uuid, text, interval), instrumentation.finish_kill(uuid, text, boolean, text, boolean)
             TO pgvigil_admin;
         GRANT EXECUTE ON PROCEDURE pgvigil.run_job(text, boolean, bigint), pgvigil.expire_due_sessions(bigint), pgvigil.detect_dormant_sessions(bigint),
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'b45a62805b7d3d1b4c1018a9cb0944c91549611fb4d6b39efd3e4cb3fa6fc88b', '6217a74a06433e39e3ffc406562d5122b57e0dd98bc2fc8dd58a7f324a70f4ef', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '8a9f2df780ef2dc57b20377dc097113a1d72a23d75c1416413270ab489bf50d9', '3cb93b00141cb4377f521bed8fa46860b5a0f36f3e62967d7750f95df716d54e', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction

@@ -391,7 +391,9 @@ def test_a_statement_that_waited_in_the_default_partition_gets_one_of_its_time(w
 
 
 def sample(sampler: Client) -> Any:
-    return sampler.connection.execute("SELECT instrumentation.sample_activity(%s)", (sampler.instance,)).fetchone()
+    [texts] = sampler.connection.execute("SELECT instrumentation.sampled_texts(%s)", (sampler.instance,)).fetchone()
+    query = "SELECT instrumentation.sample_activity(%s, %s, %s)"
+    return sampler.connection.execute(query, (sampler.instance, texts, texts)).fetchone()
 
 
 SAMPLED = """SELECT t.status::text, t.sql_text, t.source FROM instrumentation.sql_statements t
@@ -399,7 +401,7 @@ SAMPLED = """SELECT t.status::text, t.sql_text, t.source FROM instrumentation.sq
 
 
 def test_a_sampled_statement_is_one_row_from_its_beginning_to_its_end(world: World) -> None:
-    sampler, other = world.client(), world.connect("s_none")
+    sampler, other = world.client("s_admin"), world.connect("s_none")
     running = Client(other, uuid4(), uuid4()).run("SELECT pg_sleep(60) AS seen")
     wait_until(lambda: world.is_running(other.info.backend_pid, "seen"))
     sample(sampler)
@@ -416,10 +418,50 @@ def test_a_sampled_statement_is_one_row_from_its_beginning_to_its_end(world: Wor
 
 
 def test_who_instruments_himself_is_not_sampled(world: World) -> None:
-    sampler, target = world.client(), world.client()
+    sampler, target = world.client("s_admin"), world.client()
     target.connection.execute("SELECT 'mine'")
     sample(sampler)
     assert world.database.execute(SAMPLED, (target.pid,)) == []
+
+
+def test_a_name_like_that_of_pgvigil_hides_nobody_from_the_sampler(world: World) -> None:
+    sampler, other = world.client("s_admin"), world.connect("s_none", application_name="pgvigil recorder")
+    other.execute("SELECT 'hidden'")
+    sample(sampler)
+    assert world.database.execute(SAMPLED, (other.info.backend_pid,)) == [("success", "SELECT 'hidden'", "sampler")]
+
+
+def test_a_process_that_was_registered_twice_is_sampled_once(world: World) -> None:
+    sampler, other = world.client("s_admin"), world.connect("s_none")
+    other.execute("SELECT 'once'")
+    sample(sampler)
+    world.database.execute(
+        "SELECT instrumentation.register_session(%s, gen_random_uuid(), %s)", (sampler.instance, other.info.backend_pid)
+    )
+    other.execute("SELECT 'twice'")
+    sample(sampler)
+    assert len(world.database.execute(SAMPLED, (other.info.backend_pid,))) == 2
+
+
+def test_a_statement_whose_text_did_not_come_back_is_left_to_the_next_sample(world: World) -> None:
+    sampler, other = world.client("s_admin"), world.connect("s_none")
+    other.execute("SELECT 'verbatim'")
+    sampler.connection.execute("SELECT instrumentation.sample_activity(%s, '{}', '{}')", (sampler.instance,))
+    assert world.database.execute(SAMPLED, (other.info.backend_pid,)) == []
+
+
+@pytest.mark.parametrize("cut", ["", "'"], ids=["cut off", "whole"])
+def test_the_sampler_stores_no_secret(world: World, cut: str) -> None:
+    other = world.connect("s_none")
+    running = Client(other, uuid4(), uuid4()).run(f"SELECT pg_sleep(60) -- ALTER ROLE nobody PASSWORD 'hunter2{cut}")
+    with Sampler(world.database.url, every=0.02) as sampler:
+        wait_until(lambda: world.database.execute(SAMPLED, (other.info.backend_pid,)))
+        assert sampler.stats().errors == 0, sampler.stats()
+    other.cancel()
+    running.join(10)
+    texts = world.database.execute("SELECT sql_text FROM instrumentation.sql_statements")
+    assert "hunter2" not in str(texts)
+    assert "ALTER ROLE nobody PASSWORD '***" in str(texts)
 
 
 # ── Rights ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -432,8 +474,8 @@ FUNCTIONS = {
     **dict.fromkeys(("current_session", "current_instance", "caller", "may_read", "kill_session"), EVERYBODY),
     **dict.fromkeys(("set_session_tag", "set_query_tag", "guard"), EVERYBODY),
     **dict.fromkeys(("register_instance", "register_session", "close_session", "stop_instance"), WRITERS),
-    **dict.fromkeys(("record_statement", "unknown_sessions", "heartbeat", "sample_activity"), WRITERS),
-    "reap_stale": ADMINS,
+    **dict.fromkeys(("record_statement", "unknown_sessions", "heartbeat"), WRITERS),
+    **dict.fromkeys(("reap_stale", "sampled_texts", "sample_activity"), ADMINS),
 }
 READABLE = {
     **dict.fromkeys(("instances", "sessions", "active_sessions", "session_stats", "session_activity"), READERS),
@@ -553,7 +595,8 @@ CALLS = {
     "unknown_sessions": "SELECT instrumentation.unknown_sessions('{00000000-0000-7000-8000-000000000001}')",
     "heartbeat": "SELECT instrumentation.heartbeat('00000000-0000-7000-8000-000000000001')",
     "reap_stale": "SELECT instrumentation.heartbeat('00000000-0000-7000-8000-000000000001')",
-    "sample_activity": "SELECT instrumentation.sample_activity('00000000-0000-7000-8000-000000000001')",
+    "sampled_texts": "SELECT instrumentation.sampled_texts('00000000-0000-7000-8000-000000000001')",
+    "sample_activity": "SELECT instrumentation.sample_activity('00000000-0000-7000-8000-000000000001', '{}', '{}')",
     "kill_session": "SELECT * FROM instrumentation.kill_session(instrumentation.current_session())",
     "close_session": "SELECT instrumentation.close_session()",
     "stop_instance": "SELECT instrumentation.stop_instance('00000000-0000-7000-8000-000000000001')",
@@ -581,6 +624,7 @@ def test_no_function_with_its_owners_rights_is_turned_by_path_settings_or_tempor
     world.database.execute(
         "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON sessions, context_history TO s_application;"
         "GRANT USAGE ON SCHEMA pgvigil TO s_application; GRANT EXECUTE ON FUNCTION pgvigil.waiting_rows() TO s_application;"
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA instrumentation TO s_application;"
         "GRANT UPDATE ON pgvigil.retention_policies TO s_application"
     )
     ours = world.database.execute(

@@ -708,8 +708,23 @@ COMMENT ON FUNCTION instrumentation.kill_session(uuid, text, interval) IS
 
 -- For applications that cannot be changed -----------------------------------------------------------------------------
 
+-- Texts leave the server, and come back without their secrets: whoever samples is asked to take them out, by the same function
+-- as everywhere (pgvigil.live). A statement whose text did not come back waits for the next sample.
+CREATE FUNCTION instrumentation.sampled_texts(instance uuid) RETURNS text[]
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last timestamptz := (SELECT i.heartbeat_at FROM instrumentation.instances i WHERE i.instance_id = instance);
+BEGIN
+    PERFORM pg_stat_clear_snapshot();
+    RETURN ARRAY(SELECT DISTINCT a.query FROM pg_stat_activity a
+                 WHERE a.backend_type = 'client backend' AND a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.query <> ''
+                   AND a.query_start IS NOT NULL AND (a.state = 'active' OR last IS NULL OR greatest(a.state_change, a.query_start) >= last));
+END $$;
+COMMENT ON FUNCTION instrumentation.sampled_texts(uuid) IS 'The statements that the next sample of this instance may record, for the sampler to take secrets out';
+
 -- A statement's id is made of when and where it began, so each sample meets the row that the one before has written.
-CREATE FUNCTION instrumentation.sample_activity(instance uuid) RETURNS bigint
+-- What calls itself pgvigil is sampled like everybody: an application_name can be anybody's.
+CREATE FUNCTION instrumentation.sample_activity(instance uuid, texts text[], shown text[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     last    timestamptz := (SELECT i.heartbeat_at FROM instrumentation.instances i WHERE i.instance_id = instance);
@@ -727,14 +742,15 @@ BEGIN
       AND NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.backend_pid = a.pid AND s.status = 'active' AND s.backend_start = a.backend_start);
     INSERT INTO instrumentation.sql_statements AS t
         (statement_id, session_id, sql_text, execution_start_time, execution_end_time, duration_ms, status, query_id, source)
-    SELECT overlay(overlay(pgvigil.uuid_v7_floor(a.query_start)::text PLACING substr(h.hash, 1, 3) FROM 16 FOR 3) PLACING substr(h.hash, 4, 16) FROM 21 FOR 16)::uuid,
-           s.session_id, a.query, a.query_start, ended.at, (extract(epoch FROM ended.at - a.query_start) * 1000)::bigint,
+    SELECT DISTINCT ON (a.pid, a.backend_start) overlay(overlay(pgvigil.uuid_v7_floor(a.query_start)::text PLACING substr(h.hash, 1, 3) FROM 16 FOR 3) PLACING substr(h.hash, 4, 16) FROM 21 FOR 16)::uuid,
+           s.session_id, shown[array_position(texts, a.query)], a.query_start, ended.at, (extract(epoch FROM ended.at - a.query_start) * 1000)::bigint,
            CASE WHEN ended.at IS NULL THEN 'executing' WHEN a.state = 'idle in transaction (aborted)' THEN 'error' ELSE 'success' END::instrumentation.statement_status,
            a.query_id, 'sampler'
     FROM instrumentation.sessions s JOIN pg_stat_activity a ON a.pid = s.backend_pid AND a.backend_start = s.backend_start
     CROSS JOIN LATERAL (SELECT overlay(md5(format('%s %s %s', a.pid, extract(epoch FROM a.backend_start), extract(epoch FROM a.query_start))) PLACING '-' FROM 7 FOR 0) AS hash) h
     CROSS JOIN LATERAL (SELECT CASE WHEN a.state <> 'active' THEN greatest(a.state_change, a.query_start) END AS at) ended
-    WHERE s.instance_id = instance AND s.status = 'active' AND a.pid <> pg_backend_pid() AND a.query <> '' AND a.query_start IS NOT NULL AND (ended.at IS NULL OR ended.at >= last)
+    WHERE s.instance_id = instance AND s.status = 'active' AND a.pid <> pg_backend_pid() AND a.query = ANY (texts) AND a.query_start IS NOT NULL AND (ended.at IS NULL OR ended.at >= last)
+    ORDER BY a.pid, a.backend_start, s.session_id
     ON CONFLICT (statement_id) DO UPDATE
     SET status = EXCLUDED.status, execution_end_time = EXCLUDED.execution_end_time, duration_ms = EXCLUDED.duration_ms
     WHERE t.status = 'executing' AND EXCLUDED.status <> 'executing';
@@ -747,8 +763,8 @@ BEGIN
     PERFORM set_config('pgvigil.instrumentation', '', true);
     RETURN written;
 END $$;
-COMMENT ON FUNCTION instrumentation.sample_activity(uuid) IS
-    'Records what pg_stat_activity shows of sessions that no application has registered; a heartbeat too. Returns the statements begun or ended, NULL: register the instance anew';
+COMMENT ON FUNCTION instrumentation.sample_activity(uuid, text[], text[]) IS
+    'Records what pg_stat_activity shows of sessions that no application has registered; a heartbeat too. Of each text of sampled_texts() the one that is shown for it is recorded. Returns the statements begun or ended, NULL: register the instance anew';
 
 -- Views ---------------------------------------------------------------------------------------------------------------
 
