@@ -726,29 +726,33 @@ DO $quietly$ BEGIN PERFORM pgvigil.find_tolerated_values('handoff_requests', 'st
 CREATE FUNCTION pgvigil.adopt_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' ELSE 'created_at' END;
+    row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END;
     insert_sql text;
     adopted bigint;
     one tid;
     done bigint := 0;
 BEGIN
     -- Columns by name, through JSON, so that an old table's other types and missing columns are no obstacle; cast without
-    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it.
-    SELECT format('INSERT INTO %s (id, %s) SELECT overlay(overlay(pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
-                       PLACING substr(r.hash, 1, 3) FROM 16 FOR 3) PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid, %s
+    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it. An id that
+    -- is counted up is given anew.
+    SELECT format('INSERT INTO %s (%s) SELECT %s
                    FROM (SELECT doc, overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')), ''hex'')
                                              PLACING ''-'' FROM 7 FOR 0) AS hash
                          FROM (SELECT to_jsonb(o) AS doc, o.ctid AS old_ctid FROM pgvigil.%I o
                                WHERE o.ctid >= $1 AND o.ctid < $2 OFFSET 0) d) r
                    ON CONFLICT DO NOTHING',
-                  pgvigil.application_table(target), string_agg(quote_ident(attname), ', '), row_time,
-                  string_agg(CASE WHEN default_value IS NULL THEN format('(r.doc ->> %L)::%s', attname, type)
+                  pgvigil.application_table(target), string_agg(quote_ident(attname), ', '),
+                  string_agg(CASE WHEN attname = 'id'
+                                  THEN format('overlay(overlay(pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
+                                               PLACING substr(r.hash, 1, 3) FROM 16 FOR 3) PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid', row_time)
+                                  WHEN default_value IS NULL THEN format('(r.doc ->> %L)::%s', attname, type)
                                   ELSE format('coalesce((r.doc ->> %L)::%s, %s)', attname, type, default_value) END, ', '),
                   'legacy_' || target)
     INTO insert_sql
     FROM (SELECT a.attname, format_type(a.atttypid, NULL) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_value
           FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-          WHERE a.attrelid = pgvigil.application_table(target) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'id' ORDER BY a.attnum) columns;
+          WHERE a.attrelid = pgvigil.application_table(target) AND a.attnum > 0 AND NOT a.attisdropped
+            AND NOT (a.attname = 'id' AND a.attidentity <> '') ORDER BY a.attnum) columns;
     BEGIN
         EXECUTE insert_sql USING format('(%s,0)', from_block)::tid, format('(%s,0)', to_block)::tid;
         GET DIAGNOSTICS done = ROW_COUNT;
@@ -791,7 +795,7 @@ BEGIN
     IF leftover.rows_found IS NULL THEN
         BEGIN
             EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM %s o',
-                           CASE leftover.table_name WHEN 'system_metrics' THEN 'recorded_at' ELSE 'created_at' END, old_table) INTO oldest;
+                           CASE leftover.table_name WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END, old_table) INTO oldest;
         EXCEPTION WHEN data_exception THEN
             oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
         END;
@@ -836,7 +840,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '3597443c663ca935133c7a0dabaf6329da0efb86c8ea5230f3a743746f3a539c', '94760d15b815c9a1d4fec1bd6751f2545855259bac3cdd18eafe740437646d16', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '73cf7d52b6648828c0ee0ada54c8faeebcde59fbf0712f9f1f09d50a331d0671', 'd3be6837de46e9ee8709eb9abca24403ce3bf18a3b14c7ff2db3d74bd10244f4', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
@@ -2904,7 +2908,7 @@ DECLARE
     found record;
 BEGIN
     FOR found IN
-        SELECT c.relname AS name FROM pg_class c
+        SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = pgvigil.application_schema())
           AND c.relname = ANY ('{query_executions,execution_analytics,user_recent_executions}'::name[])
         ORDER BY c.relkind IN ('v', 'm') DESC, c.relname
@@ -2915,6 +2919,9 @@ BEGIN
         VALUES ('008', 'relation ' || found.name,
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
                        found.name, 'legacy_' || found.name, pgvigil.application_schema()));
+        IF NOT found.is_view THEN
+            INSERT INTO pgvigil.leftovers (table_name) VALUES (found.name);
+        END IF;
     END LOOP;
 END $$;
 
@@ -3024,7 +3031,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '52e6cd4cc01dfce92069d72a78270a9d05f3b8dc78efdc39d7a89200bacc940c', '461155f3e004bbd945d008eb027f6bd291a7cda273d399a51f14140e439c8bcb', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'af6832ccfbbfc9f28f7e08644b061c74e8817e86550e21a9b5b018c6163be000', '16986bf055938e3f0ecaab9b6cb7447fc981b05133d93410cdba59f621d6bdfd', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3879,6 +3886,9 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('size_mismatches', 5, 100, 'sessions whose total_content_bytes is not the sum of their rows'),
     ('database_integrity', 1, 1, 'reads of pages that fail their checksum, and what amcheck finds broken: data is damaged'),
     ('invalid_indexes', 1, 10, 'indexes that an interrupted build left: no query uses them, or they promise what they do not keep'),
+    ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, or of triggers, that everybody may use for a table of his own: whoever connects can make them work for him'),
+    ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser: a row of somebody''s making can bring code along that runs as him'),
+    ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built: rows are not found, duplicates get in'),
     ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
@@ -4118,6 +4128,41 @@ BEGIN
           ORDER BY 1) f;
     RETURN NEXT;
 
+    -- Grants that a restore without our roles has lost, above all: REVOKE stands in no archive of a database whose roles are not there.
+    check_name := 'executable_by_everybody';
+    SELECT count(*), string_agg(f.name, ', '), string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ') INTO value, detail, mend
+    FROM (SELECT p.oid::regprocedure::text AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+          WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND (p.prosecdef OR p.prorettype = 'trigger'::regtype)
+            AND p.proname <> ALL ('{current_session,current_instance,set_session_tag,judge_kill}'::name[])
+            AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)
+          ORDER BY 1) f;
+    RETURN NEXT;
+
+    check_name := 'definers_of_superusers';
+    SELECT count(*), string_agg(DISTINCT format('%s: %s', f.owner, f.name), ', '), string_agg(format('ALTER ROUTINE %s OWNER TO pgvigil_owner;', f.name), ' ') INTO value, detail, mend
+    FROM (SELECT p.oid::regprocedure::text AS name, r.rolname AS owner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_roles r ON r.oid = p.proowner
+          WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND p.prosecdef AND r.rolsuper ORDER BY 1) f;
+    RETURN NEXT;
+
+    -- What sorts otherwise since a library changed: an index in that order finds rows no longer, and lets duplicates in.
+    check_name := 'collation_mismatches';
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion, pg_collation_actual_version(c.oid)) AS told,
+                 format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname, c.collname) AS mend
+          FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+          WHERE c.collversion <> pg_collation_actual_version(c.oid)
+            AND EXISTS (SELECT FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid
+                        WHERE a.attcollation = c.oid AND t.relnamespace = ANY (pgvigil.watched_schemas()))
+          ORDER BY 1) f;
+    IF current_setting('server_version_num')::integer >= 150000 THEN
+        EXECUTE 'SELECT $1 + count(*), concat_ws('', '', $2, string_agg(format(''the database: %s, now %s'', d.datcollversion, v.now), '', '')),
+                        concat_ws('' '', $3, string_agg(format(''REINDEX DATABASE %1$I; ALTER DATABASE %1$I REFRESH COLLATION VERSION;'', d.datname), '' ''))
+                 FROM pg_database d CROSS JOIN LATERAL (SELECT pg_database_collation_actual_version(d.oid) AS now) v
+                 WHERE d.datname = current_database() AND d.datcollversion <> v.now'
+        INTO value, detail, mend USING value, detail, mend;
+    END IF;
+    RETURN NEXT;
+
     check_name := 'disabled_triggers';
     SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
     FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname, CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
@@ -4186,10 +4231,12 @@ DECLARE
                     - coalesce(current_setting('reserved_connections', true)::numeric, 0);  -- a setting since 16
 BEGIN
     check_name := 'dead_rows_percent';
-    SELECT round(100.0 * t.n_dead_tup / (t.n_live_tup + t.n_dead_tup), 1),
-           format('%I.%I: %s dead, %s live rows', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup),
+    -- Statistics are lost in a crash, in a restore, in a copy: how many rows live, the catalog still knows then.
+    SELECT round(100.0 * t.n_dead_tup / (l.live + t.n_dead_tup), 1),
+           format('%I.%I: %s dead, %s live rows', t.schemaname, t.relname, t.n_dead_tup, l.live),
            format('VACUUM (ANALYZE) %I.%I;', t.schemaname, t.relname) INTO value, detail, mend
     FROM pg_stat_all_tables t JOIN pg_class c ON c.oid = t.relid
+    CROSS JOIN LATERAL (SELECT greatest(t.n_live_tup, c.reltuples::bigint, 0) AS live) l
     WHERE c.relnamespace = ANY (pgvigil.watched_schemas()) AND t.n_dead_tup >= 10000
     ORDER BY 1 DESC LIMIT 1;
     value := coalesce(value, 0);
@@ -4235,22 +4282,27 @@ DECLARE
     checks text;
     one    jsonb;
     found  jsonb := '[]';
-    failed text[] := '{}';
+    failed jsonb := '{}';
 BEGIN
     FOREACH checks IN ARRAY '{check_objects,check_jobs,check_load,check_orphans,check_counters,check_storage}'::text[] LOOP
         BEGIN
             EXECUTE format('SELECT jsonb_agg(to_jsonb(c)) FROM pgvigil.%I($1) c', checks) INTO STRICT one USING deep;
             found := found || one;
         EXCEPTION WHEN OTHERS THEN
-            failed := failed || format('%s: %s', checks, SQLERRM);
+            failed := failed || jsonb_build_object(checks, SQLERRM);
         END;
     END LOOP;
     RETURN QUERY
     SELECT t.check_name, f.value, t.warning, t.critical, l.level, t.meaning,
-           CASE WHEN f.check_name IS NULL THEN 'could not be looked at: ' || array_to_string(failed, '; ') ELSE nullif(f.detail, '') END,
+           CASE WHEN f.check_name IS NULL THEN concat_ws(': ', 'could not be looked at', failed ->> w.function) ELSE nullif(f.detail, '') END,
            CASE WHEN l.level <> 'ok' THEN f.mend END
     FROM pgvigil.alert_thresholds t
     LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, mend text) USING (check_name)
+    LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,disabled_triggers}'::text[]),
+                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
+                      ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
+                      ('check_orphans', '{orphaned_messages}'), ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),
+                      ('check_storage', '{database_integrity}')) w (function, names) ON t.check_name = ANY (w.names)
     CROSS JOIN LATERAL (SELECT CASE WHEN f.value >= t.critical THEN 'critical' WHEN f.check_name IS NULL OR f.value >= t.warning THEN 'warning' ELSE 'ok' END) l (level)
     ORDER BY array_position('{critical,warning,ok}'::text[], l.level), t.check_name;
 END $$;
@@ -4369,7 +4421,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, 'b6580bb76728a78cfd9c6366e716153aa417874adeb6ebc27122b118893b6a68', 'fe16eb98eeb7f9a8e8076d4dc241f40bd68c294d263c26074eaa2810b21d9c0c', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '35dc4ebc0e72ae17ea9ab89da9d1cfd53363d1b84585d64b4c5f66ba48e486af', 'c5dfd299a121b8e1e08eabfaf4d0cb3a84507c8411de31d04afa76f78c2d1845', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.

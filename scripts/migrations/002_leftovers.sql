@@ -32,29 +32,33 @@ SELECT pgvigil.find_tolerated_values('handoff_requests', 'status', '{pending,acc
 CREATE FUNCTION pgvigil.adopt_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' ELSE 'created_at' END;
+    row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END;
     insert_sql text;
     adopted bigint;
     one tid;
     done bigint := 0;
 BEGIN
     -- Columns by name, through JSON, so that an old table's other types and missing columns are no obstacle; cast without
-    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it.
-    SELECT format('INSERT INTO %s (id, %s) SELECT overlay(overlay(pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
-                       PLACING substr(r.hash, 1, 3) FROM 16 FOR 3) PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid, %s
+    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it. An id that
+    -- is counted up is given anew.
+    SELECT format('INSERT INTO %s (%s) SELECT %s
                    FROM (SELECT doc, overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')), ''hex'')
                                              PLACING ''-'' FROM 7 FOR 0) AS hash
                          FROM (SELECT to_jsonb(o) AS doc, o.ctid AS old_ctid FROM pgvigil.%I o
                                WHERE o.ctid >= $1 AND o.ctid < $2 OFFSET 0) d) r
                    ON CONFLICT DO NOTHING',
-                  pgvigil.application_table(target), string_agg(quote_ident(attname), ', '), row_time,
-                  string_agg(CASE WHEN default_value IS NULL THEN format('(r.doc ->> %L)::%s', attname, type)
+                  pgvigil.application_table(target), string_agg(quote_ident(attname), ', '),
+                  string_agg(CASE WHEN attname = 'id'
+                                  THEN format('overlay(overlay(pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
+                                               PLACING substr(r.hash, 1, 3) FROM 16 FOR 3) PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid', row_time)
+                                  WHEN default_value IS NULL THEN format('(r.doc ->> %L)::%s', attname, type)
                                   ELSE format('coalesce((r.doc ->> %L)::%s, %s)', attname, type, default_value) END, ', '),
                   'legacy_' || target)
     INTO insert_sql
     FROM (SELECT a.attname, format_type(a.atttypid, NULL) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_value
           FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-          WHERE a.attrelid = pgvigil.application_table(target) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'id' ORDER BY a.attnum) columns;
+          WHERE a.attrelid = pgvigil.application_table(target) AND a.attnum > 0 AND NOT a.attisdropped
+            AND NOT (a.attname = 'id' AND a.attidentity <> '') ORDER BY a.attnum) columns;
     BEGIN
         EXECUTE insert_sql USING format('(%s,0)', from_block)::tid, format('(%s,0)', to_block)::tid;
         GET DIAGNOSTICS done = ROW_COUNT;
@@ -97,7 +101,7 @@ BEGIN
     IF leftover.rows_found IS NULL THEN
         BEGIN
             EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM %s o',
-                           CASE leftover.table_name WHEN 'system_metrics' THEN 'recorded_at' ELSE 'created_at' END, old_table) INTO oldest;
+                           CASE leftover.table_name WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END, old_table) INTO oldest;
         EXCEPTION WHEN data_exception THEN
             oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
         END;

@@ -10,7 +10,7 @@ DECLARE
     found record;
 BEGIN
     FOR found IN
-        SELECT c.relname AS name FROM pg_class c
+        SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = pgvigil.application_schema())
           AND c.relname = ANY ('{query_executions,execution_analytics,user_recent_executions}'::name[])
         ORDER BY c.relkind IN ('v', 'm') DESC, c.relname
@@ -21,6 +21,9 @@ BEGIN
         VALUES ('008', 'relation ' || found.name,
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
                        found.name, 'legacy_' || found.name, pgvigil.application_schema()));
+        IF NOT found.is_view THEN
+            INSERT INTO pgvigil.leftovers (table_name) VALUES (found.name);
+        END IF;
     END LOOP;
 END $$;
 

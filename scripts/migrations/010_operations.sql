@@ -28,6 +28,9 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('size_mismatches', 5, 100, 'sessions whose total_content_bytes is not the sum of their rows'),
     ('database_integrity', 1, 1, 'reads of pages that fail their checksum, and what amcheck finds broken: data is damaged'),
     ('invalid_indexes', 1, 10, 'indexes that an interrupted build left: no query uses them, or they promise what they do not keep'),
+    ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, or of triggers, that everybody may use for a table of his own: whoever connects can make them work for him'),
+    ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser: a row of somebody''s making can bring code along that runs as him'),
+    ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built: rows are not found, duplicates get in'),
     ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
@@ -267,6 +270,41 @@ BEGIN
           ORDER BY 1) f;
     RETURN NEXT;
 
+    -- Grants that a restore without our roles has lost, above all: REVOKE stands in no archive of a database whose roles are not there.
+    check_name := 'executable_by_everybody';
+    SELECT count(*), string_agg(f.name, ', '), string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ') INTO value, detail, mend
+    FROM (SELECT p.oid::regprocedure::text AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+          WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND (p.prosecdef OR p.prorettype = 'trigger'::regtype)
+            AND p.proname <> ALL ('{current_session,current_instance,set_session_tag,judge_kill}'::name[])
+            AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)
+          ORDER BY 1) f;
+    RETURN NEXT;
+
+    check_name := 'definers_of_superusers';
+    SELECT count(*), string_agg(DISTINCT format('%s: %s', f.owner, f.name), ', '), string_agg(format('ALTER ROUTINE %s OWNER TO pgvigil_owner;', f.name), ' ') INTO value, detail, mend
+    FROM (SELECT p.oid::regprocedure::text AS name, r.rolname AS owner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_roles r ON r.oid = p.proowner
+          WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND p.prosecdef AND r.rolsuper ORDER BY 1) f;
+    RETURN NEXT;
+
+    -- What sorts otherwise since a library changed: an index in that order finds rows no longer, and lets duplicates in.
+    check_name := 'collation_mismatches';
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion, pg_collation_actual_version(c.oid)) AS told,
+                 format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname, c.collname) AS mend
+          FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+          WHERE c.collversion <> pg_collation_actual_version(c.oid)
+            AND EXISTS (SELECT FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid
+                        WHERE a.attcollation = c.oid AND t.relnamespace = ANY (pgvigil.watched_schemas()))
+          ORDER BY 1) f;
+    IF current_setting('server_version_num')::integer >= 150000 THEN
+        EXECUTE 'SELECT $1 + count(*), concat_ws('', '', $2, string_agg(format(''the database: %s, now %s'', d.datcollversion, v.now), '', '')),
+                        concat_ws('' '', $3, string_agg(format(''REINDEX DATABASE %1$I; ALTER DATABASE %1$I REFRESH COLLATION VERSION;'', d.datname), '' ''))
+                 FROM pg_database d CROSS JOIN LATERAL (SELECT pg_database_collation_actual_version(d.oid) AS now) v
+                 WHERE d.datname = current_database() AND d.datcollversion <> v.now'
+        INTO value, detail, mend USING value, detail, mend;
+    END IF;
+    RETURN NEXT;
+
     check_name := 'disabled_triggers';
     SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
     FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname, CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
@@ -335,10 +373,12 @@ DECLARE
                     - coalesce(current_setting('reserved_connections', true)::numeric, 0);  -- a setting since 16
 BEGIN
     check_name := 'dead_rows_percent';
-    SELECT round(100.0 * t.n_dead_tup / (t.n_live_tup + t.n_dead_tup), 1),
-           format('%I.%I: %s dead, %s live rows', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup),
+    -- Statistics are lost in a crash, in a restore, in a copy: how many rows live, the catalog still knows then.
+    SELECT round(100.0 * t.n_dead_tup / (l.live + t.n_dead_tup), 1),
+           format('%I.%I: %s dead, %s live rows', t.schemaname, t.relname, t.n_dead_tup, l.live),
            format('VACUUM (ANALYZE) %I.%I;', t.schemaname, t.relname) INTO value, detail, mend
     FROM pg_stat_all_tables t JOIN pg_class c ON c.oid = t.relid
+    CROSS JOIN LATERAL (SELECT greatest(t.n_live_tup, c.reltuples::bigint, 0) AS live) l
     WHERE c.relnamespace = ANY (pgvigil.watched_schemas()) AND t.n_dead_tup >= 10000
     ORDER BY 1 DESC LIMIT 1;
     value := coalesce(value, 0);
@@ -384,22 +424,27 @@ DECLARE
     checks text;
     one    jsonb;
     found  jsonb := '[]';
-    failed text[] := '{}';
+    failed jsonb := '{}';
 BEGIN
     FOREACH checks IN ARRAY '{check_objects,check_jobs,check_load,check_orphans,check_counters,check_storage}'::text[] LOOP
         BEGIN
             EXECUTE format('SELECT jsonb_agg(to_jsonb(c)) FROM pgvigil.%I($1) c', checks) INTO STRICT one USING deep;
             found := found || one;
         EXCEPTION WHEN OTHERS THEN
-            failed := failed || format('%s: %s', checks, SQLERRM);
+            failed := failed || jsonb_build_object(checks, SQLERRM);
         END;
     END LOOP;
     RETURN QUERY
     SELECT t.check_name, f.value, t.warning, t.critical, l.level, t.meaning,
-           CASE WHEN f.check_name IS NULL THEN 'could not be looked at: ' || array_to_string(failed, '; ') ELSE nullif(f.detail, '') END,
+           CASE WHEN f.check_name IS NULL THEN concat_ws(': ', 'could not be looked at', failed ->> w.function) ELSE nullif(f.detail, '') END,
            CASE WHEN l.level <> 'ok' THEN f.mend END
     FROM pgvigil.alert_thresholds t
     LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, mend text) USING (check_name)
+    LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,disabled_triggers}'::text[]),
+                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
+                      ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
+                      ('check_orphans', '{orphaned_messages}'), ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),
+                      ('check_storage', '{database_integrity}')) w (function, names) ON t.check_name = ANY (w.names)
     CROSS JOIN LATERAL (SELECT CASE WHEN f.value >= t.critical THEN 'critical' WHEN f.check_name IS NULL OR f.value >= t.warning THEN 'warning' ELSE 'ok' END) l (level)
     ORDER BY array_position('{critical,warning,ok}'::text[], l.level), t.check_name;
 END $$;

@@ -3,3 +3,4 @@ DELETE FROM pgvigil.jobs WHERE job = 'executions';
 DROP FUNCTION pgvigil.job_executions(integer);
 DROP TABLE "{app}".query_executions;
 SELECT pgvigil.put_back('008');
+DELETE FROM pgvigil.leftovers WHERE table_name = 'query_executions';
