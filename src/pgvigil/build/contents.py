@@ -146,17 +146,34 @@ def left_out(then: Mapping[str, Extension], now: Mapping[str, Extension]) -> lis
 
 
 def owners(conn: psycopg.Connection) -> list[str]:
-    """The roles that own this database or something in it."""
-    return _roles(conn, "AND d.deptype = 'o'")
+    """The roles to which something in this database belongs that can hold code: any object but a schema and a large object.
+
+    pg_shdepend knows no role that initdb made. One of these, pg_database_owner, is whoever owns the database.
+    """
+    return _roles(
+        conn,
+        """AND d.deptype = 'o' AND d.classid NOT IN ('pg_catalog.pg_namespace'::pg_catalog.regclass,
+                                                     'pg_catalog.pg_largeobject'::pg_catalog.regclass)""",
+        """UNION SELECT relowner FROM pg_catalog.pg_class WHERE oid >= 16384 AND relowner < 16384
+           UNION SELECT proowner FROM pg_catalog.pg_proc WHERE oid >= 16384 AND proowner < 16384
+           UNION SELECT typowner FROM pg_catalog.pg_type WHERE oid >= 16384 AND typowner < 16384
+           UNION SELECT oprowner FROM pg_catalog.pg_operator WHERE oid >= 16384 AND oprowner < 16384""",
+    )
 
 
 def roles(conn: psycopg.Connection) -> list[str]:
     """The roles that something in this database names: owners, rights, policies, defaults of rights, mappings."""
-    return _roles(conn, "")
+    return _roles(
+        conn,
+        "",
+        """UNION SELECT relowner FROM pg_catalog.pg_class WHERE oid >= 16384 AND relowner = 10
+           UNION SELECT proowner FROM pg_catalog.pg_proc WHERE oid >= 16384 AND proowner = 10
+           UNION SELECT typowner FROM pg_catalog.pg_type WHERE oid >= 16384 AND typowner = 10
+           UNION SELECT nspowner FROM pg_catalog.pg_namespace WHERE oid >= 16384 AND nspowner = 10""",
+    )
 
 
-def _roles(conn: psycopg.Connection, only: LiteralString) -> list[str]:
-    # The role that initdb made is in no dependency.
+def _roles(conn: psycopg.Connection, only: LiteralString, made_by_initdb: LiteralString) -> list[str]:
     rows = conn.execute(
         """SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid IN (
                SELECT d.refobjid FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_database b ON b.oid = d.dbid
@@ -165,12 +182,9 @@ def _roles(conn: psycopg.Connection, only: LiteralString) -> list[str]:
                  AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND EXISTS (
                      SELECT FROM pg_catalog.pg_class c WHERE c.oid = d.objid AND c.relpersistence = 't')) """
         + only
-        + """
-               UNION SELECT datdba FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
-               UNION SELECT relowner FROM pg_catalog.pg_class WHERE oid >= 16384 AND relowner = 10
-               UNION SELECT proowner FROM pg_catalog.pg_proc WHERE oid >= 16384 AND proowner = 10
-               UNION SELECT typowner FROM pg_catalog.pg_type WHERE oid >= 16384 AND typowner = 10
-               UNION SELECT nspowner FROM pg_catalog.pg_namespace WHERE oid >= 16384 AND nspowner = 10) AND r.rolname !~ '^pg_' ORDER BY 1"""
+        + " "
+        + made_by_initdb
+        + ") ORDER BY 1"
     ).fetchall()
     return [name for (name,) in rows]
 

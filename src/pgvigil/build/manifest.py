@@ -41,7 +41,7 @@ class Backup:
     `archive`, `sha256` and `size` are None, "" and 0 for kind "command". `tables` is filled for kind "full".
     `wal_lsn`, `snapshot` and `snapshot_at` (the server's clock) say which moment the archive shows. `schema_digest` is of the
     definitions as pg_dump wrote them in an archive of their own. `roles` are those that the archive names, `owners` those that
-    own something in it. `extensions` is what they had; `left_out` says in words what of it is not in the archive.
+    own something in it that can hold code (None: not known). `extensions` is what they had; `left_out` says in words what of it is not in the archive.
     """
 
     kind: Kind
@@ -70,7 +70,7 @@ class Backup:
     tables: dict[str, Table] = field(default_factory=dict)
     schema_digest: str = ""
     roles: list[str] = field(default_factory=list)
-    owners: list[str] = field(default_factory=list)
+    owners: list[str] | None = None
     extensions: dict[str, Extension] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
@@ -115,14 +115,16 @@ def _tables(values: dict[str, Any]) -> dict[str, Table]:
 
 _LISTS_OF_TEXT = ("findings", "roles", "owners", "left_out")
 _NUMBERS = ("size", "database_size", "large_objects", "seconds")
-_MAY_BE_NONE = ("archive", "revision", "pg_dump_version")
+_MAY_BE_NONE = ("archive", "revision", "pg_dump_version", "owners")
 
 
 def _check(made: Backup) -> None:
     """Raises ValueError or TypeError unless every field is of its kind: who reads one later must not stumble over it."""
     for each in fields(Backup):
         value = getattr(made, each.name)
-        if each.name in _LISTS_OF_TEXT:
+        if value is None:
+            fits = each.name in _MAY_BE_NONE
+        elif each.name in _LISTS_OF_TEXT:
             fits = isinstance(value, list) and all(isinstance(text, str) for text in value)
         elif each.name in _NUMBERS:
             fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63
@@ -131,7 +133,7 @@ def _check(made: Backup) -> None:
         elif each.name in ("tables", "extensions"):
             continue
         else:
-            fits = isinstance(value, str) or (value is None and each.name in _MAY_BE_NONE)
+            fits = isinstance(value, str)
         if not fits:
             raise TypeError(each.name)
     held = [*made.tables.values(), *(table for its in made.extensions.values() for table in its.tables.values())]

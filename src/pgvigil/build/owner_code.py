@@ -23,15 +23,14 @@ def require_consent_for(conn: psycopg.Connection, agreed: bool, *, otherwise: st
 
 
 def require_consent(
-    conn: psycopg.Connection, owners: Iterable[str], agreed: bool, *, system_identifier: str, otherwise: str = ""
+    conn: psycopg.Connection, owners: Iterable[str] | None, agreed: bool, *, system_identifier: str, otherwise: str = ""
 ) -> None:
     """For an archive whose objects belong to these roles, on the server of `conn`. Raises PreconditionError (exit 4)."""
     row = conn.execute("SELECT system_identifier::text FROM pg_catalog.pg_control_system()").fetchone()
     elsewhere = "" if row == (system_identifier,) else "it was taken on another server"
-    owners = list(owners)
-    if not elsewhere and not owners:
-        elsewhere = "its manifest does not say whose objects are in it"
-    _require(conn, owners, agreed, otherwise, elsewhere)
+    if owners is None:
+        elsewhere = elsewhere or "its manifest does not say whose objects are in it"
+    _require(conn, owners or (), agreed, otherwise, elsewhere)
 
 
 def _require(

@@ -93,10 +93,7 @@ def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, t
             _require(live, name, backup)
             owner_code.require_roles(live, backup.roles)
             owner_code.require_consent(
-                live,
-                {*backup.owners, _owner(live)} if backup.owners else (),
-                consent.run_owner_code,
-                system_identifier=backup.system_identifier,
+                live, backup.owners, consent.run_owner_code, system_identifier=backup.system_identifier
             )
             tell(f"{archive.name}: intact, of {backup.began_at}, revision {backup.revision or 'base'}")
             if backup.database != name:
@@ -238,14 +235,6 @@ def _refuse_left_out(left_out: list[str], accepted: bool, tell: Journal) -> None
             "release it (ALTER EXTENSION … DROP TABLE …) and take another backup. The database is as it was.",
         )
     tell(f"warning: {words}")
-
-
-def _owner(live: psycopg.Connection) -> str:
-    row = live.execute(
-        "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = current_database()"
-    ).fetchone()
-    assert row is not None  # noqa: S101 - we are connected to it
-    return str(row[0])
 
 
 def _free(conn: psycopg.Connection, database_name: str, ending: str) -> str:
