@@ -552,12 +552,12 @@ def test_options_of_columns_that_every_version_prints_are_compared() -> None:
 # ── Files that are damaged, or somebody else's ────────────────────────────────────────────────────────────────────────
 
 DAMAGE = {
-    "deep": lambda text: "[" * 200_000,
+    "deep": lambda _: "[" * 200_000,
     "deep inside": lambda text: text.replace('"findings": []', '"findings": ' + "[" * 200_000 + "]" * 200_000),
     "cut": lambda text: text[:100],
-    "a list": lambda text: "[]",
-    "a number": lambda text: "1",
-    "no text": lambda text: "\udcff",
+    "a list": lambda _: "[]",
+    "a number": lambda _: "1",
+    "no text": lambda _: "\udcff",
     "no time": lambda text: text.replace('"began_at": "', '"began_at": "x'),
     "a time without zone": lambda text: json.dumps(json.loads(text) | {"began_at": "2026-01-01T00:00:00"}),
     "a name that is no text": lambda text: json.dumps(json.loads(text) | {"database": {}}),
