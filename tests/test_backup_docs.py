@@ -60,9 +60,9 @@ def bring(kept: Database, live: Database, table: str, key: str) -> None:
             "instance_id",
             "ALTER TABLE instrumentation.instances DISABLE TRIGGER USER; "
             "INSERT INTO instrumentation.instances (server_version, hostname, database_name, system_identifier, postmaster_start_time)"
-            " VALUES ('18', 'h', 'd', 1, now()); ALTER TABLE instrumentation.instances ENABLE ALWAYS TRIGGER USER",
+            " VALUES ('18', 'h', 'd', 1, now()); ALTER TABLE instrumentation.instances ENABLE ALWAYS TRIGGER guard_instances",
             "ALTER TABLE instrumentation.instances DISABLE TRIGGER USER; DELETE FROM instrumentation.instances;"
-            "ALTER TABLE instrumentation.instances ENABLE ALWAYS TRIGGER USER",
+            "ALTER TABLE instrumentation.instances ENABLE ALWAYS TRIGGER guard_instances",
         ),
     ],
 )

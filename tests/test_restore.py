@@ -482,7 +482,7 @@ def test_rights_and_comment_come_with_the_swap_and_not_before(
     put_back()
     assert seen == [(["postgres=CTc/postgres"],)]
     facts = f"SELECT datacl::text[], shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{existing.name}'"
-    assert maintenance(existing, facts) == [(["postgres=CTc/postgres", "=CTc/postgres"], None)]
+    assert maintenance(existing, facts) == [(["=CTc/postgres", "postgres=CTc/postgres"], None)]
 
 
 # ── What pg_dump leaves out ───────────────────────────────────────────────────────────────────────────────────────────
