@@ -216,9 +216,11 @@ def _dump(
         # A listing would accept an archive that is cut off; only decoding every block proves it.
         tools.run([str(pg_restore), f"--file={os.devnull}", str(part)], target, "the backup cannot be read back")
         wanted = copies.definitions(pg_restore, target, schema)
+        left_out = copies.may_be_left_out(extensions)
+        but = f"; not in it, because pg_dump leaves it out: {', '.join(left_out)}" if left_out else ""
         facts |= {
-            "verified": "read: every block decoded", "findings": [], "schema_digest": copies.digest(wanted),
-            "extensions": extensions, "left_out": copies.may_be_left_out(extensions),
+            "verified": f"read: every block decoded{but}", "findings": [], "schema_digest": copies.digest(wanted),
+            "extensions": extensions, "left_out": left_out,
         }  # fmt: skip
         if proof == "read" and (found := copies.definitions(pg_restore, target, part)) != wanted:
             raise BackupError(

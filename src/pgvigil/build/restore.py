@@ -64,7 +64,7 @@ def restore(
     against writing, before the swap; unless `overwrite_newer`, they stop the restore. So does what pg_dump has left out, unless
     `accept_left_out`; and, for a superuser, code that belongs to other roles, unless `run_owner_code` (PreconditionError).
     """
-    archive = archive.resolve()
+    archive = Path(os.path.realpath(archive))  # a link is followed once, and never fails by itself
     with manifest.opened(archive) as backup:
         consent = _Consent(overwrite_newer, run_owner_code, accept_left_out)
         return _restore(target, archive, backup, consent, tell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ def verify(target: Target, archive: Path, tell: Journal, *, run_owner_code: bool
     Raises BackupError: if the backup is found wanting, that is in the manifest too; if it could not be tried, it is not. Raises
     PreconditionError where that would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
-    archive = archive.resolve()
+    archive = Path(os.path.realpath(archive))  # a link is followed once, and never fails by itself
     path = archive.with_suffix(".json")
     try:
         with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
