@@ -330,12 +330,17 @@ def plain(existing: Database, roles: Roles) -> Database:
     return existing
 
 
-def test_a_plain_owner_with_createdb_proves_rehearses_and_restores(plain: Database, roles: Roles, call: Run) -> None:
+def test_a_plain_owner_with_createdb_proves_and_restores(plain: Database, roles: Roles, call: Run) -> None:
     url = roles.url(roles.owner, plain.name)
     made = call("pgvigil", "backup", "create", "--json", "--database-url", url)
     assert made.returncode == 0, made.stderr
     done = call("pgvigil", "restore", json.loads(made.stdout)["archive"], "--database-url", url)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.client_side  # on 14 schema public is not the owner's, so the migration itself takes more than is asked of here
+def test_a_plain_owner_with_createdb_rehearses(plain: Database, roles: Roles, call: Run) -> None:
+    url = roles.url(roles.owner, plain.name)
     done = call("pgvigil", "migrate", "--rehearse", "--verify-backup", "restore", "--database-url", url)
     assert done.returncode == 0, done.stderr
 
