@@ -1,7 +1,7 @@
-"""Restoring runs code of what is restored. With whose rights, and whether that was agreed to.
+"""Consent to run the code that is in an archive, and the roles that it takes.
 
-A CHECK, an index expression, a generated column or a trigger of the archive runs as the role that restores; SET ROLE is no
-border, because code may RESET ROLE. So a superuser does not restore what another role made unless asked to (--run-owner-code).
+A CHECK, an index expression, a generated column or a trigger of the archive runs as the role that restores; SET ROLE does not
+protect, because code may RESET ROLE. So a superuser does not restore what another role made unless asked to (--run-owner-code).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def require_consent(
     row = conn.execute("SELECT system_identifier::text FROM pg_catalog.pg_control_system()").fetchone()
     elsewhere = "" if row == (system_identifier,) else "it was taken on another server"
     if owners is None:
-        elsewhere = elsewhere or "its manifest does not say whose objects are in it"
+        elsewhere = elsewhere or "the manifest does not say whose objects are in it"
     _require(conn, owners or (), agreed, otherwise, elsewhere)
 
 
