@@ -72,6 +72,12 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         metavar="DIR",
         help="where backups are (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)",
     )
+    owner_code = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    owner_code.add_argument(
+        "--run-owner-code",
+        action="store_true",
+        help="as a superuser: run code of owners who are not superusers (a restored archive runs what is in it)",
+    )
     proof = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     proof.add_argument(
         "--verify-backup",
@@ -89,7 +95,7 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     )
     machine = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     machine.add_argument("--json", action="store_true", help="one JSON document instead of the report")
-    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[shelf])
+    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[shelf, owner_code])
     kept.add_argument(
         "--backup",
         choices=("full", "schema", "none", "command"),
@@ -175,9 +181,16 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     migrate.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
     revert = add("revert", "take migrations out again, after a backup", where, schema, careful, kept)
     revert.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
-    restore = add("restore", "put a backup in the database's place, which is kept under another name", where)
+    restore = add(
+        "restore", "put a backup in the database's place, which is kept under another name", where, owner_code
+    )
     restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="a .dump that pgvigil took, its .json beside it")
     restore.add_argument("--overwrite-newer", action="store_true", help="also when rows were written after the backup")
+    restore.add_argument(
+        "--accept-left-out",
+        action="store_true",
+        help="also when pg_dump has left something out of the archive: rows of tables that extensions own",
+    )
     add("status", "list the migrations and which are in the database", where)
     validate = add("validate", "hold the live schema against the spec", where, schema)
     validate.add_argument(
@@ -238,13 +251,14 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     keys.add_argument("--write", action="store_true", help=f"write {project.SPEC_SCHEMA.name} instead")
     backup = add("backup", "backups that are proved: create, list, verify, prune")
     actions = backup.add_subparsers(required=True, metavar="ACTION", dest="action")
-    add("create", "take a full backup and prove it", where, shelf, proof, machine, to=actions)
+    add("create", "take a full backup and prove it", where, shelf, proof, owner_code, machine, to=actions)
     add("list", "what backups there are and which are proved; asks no server", shelf, machine, to=actions)
     verify = add(
         "verify",
         "prove a backup: restore it into a scratch database, compare, and write the outcome into its manifest",
         where,
         shelf,
+        owner_code,
         machine,
         to=actions,
     )
@@ -258,9 +272,19 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     add("prune", "let old backups go, and what killed runs left; asks no server", shelf, keep, machine, to=actions)
     maintain = add("maintain", "the regular jobs: run one now, run what is due, their status")
     actions = maintain.add_subparsers(required=True, metavar="ACTION", dest="action")
-    one = add("run", "run a job now, due or not", where, patient, shelf, proof, keep, to=actions)
+    one = add("run", "run a job now, due or not", where, patient, shelf, proof, owner_code, keep, to=actions)
     one.add_argument("job", metavar="JOB", help="the job's name, see status")
-    add("run-due", "run what is due: for cron or a systemd timer", where, patient, shelf, proof, keep, to=actions)
+    add(
+        "run-due",
+        "run what is due: for cron or a systemd timer",
+        where,
+        patient,
+        shelf,
+        proof,
+        owner_code,
+        keep,
+        to=actions,
+    )
     add("status", "each job's last run and next time; 1 when one is overdue", where, machine, to=actions)
     install = add("install", "let the server run the jobs that need no client", where, to=actions)
     install.add_argument("--pg-cron", action="store_true", required=True, help="by pg_cron, which has to be there")

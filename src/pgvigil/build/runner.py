@@ -14,7 +14,7 @@ from typing import cast
 import psycopg
 
 from pgvigil import database, project
-from pgvigil.build import apply, attempts, backup, copies, indexes, ledger, locks, plan, preflight, rehearse
+from pgvigil.build import apply, attempts, backup, copies, indexes, ledger, locks, owner_code, plan, preflight, rehearse
 from pgvigil.build.attempts import Attempts
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup, Kind
@@ -42,6 +42,7 @@ class Options:
     backup_command: str | None = None
     rehearse: bool = False
     max_lock_ms: float | None = None
+    run_owner_code: bool = False
     to: str | None = None  # a revision, or "base"; None is the newest
     build_wait: float = 3600
 
@@ -244,12 +245,15 @@ def _position(migrations: list[Migration], to: str | None) -> int:
 
 
 def _backup(run: Run, target: Target, options: Options, tell: Journal) -> Backup | None:
+    if options.rehearse:
+        owner_code.require_consent_for(run.conn, options.run_owner_code, otherwise="leave --rehearse out")
     if options.backup_kind == "none":
         tell("warning: no backup is taken, as you said")
         return None
     return backup.create(
         run.conn, target, options.backup_directory, run.state.revision, tell,
         kind=cast("Kind", options.backup_kind), proof=options.backup_proof, command=options.backup_command,
+        run_owner_code=options.run_owner_code,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 from pgvigil import embedded
@@ -67,6 +68,15 @@ def _version(tool: Path) -> str:
         raise BackupError(f"{tool} does not run or does not tell its version", INSTALL) from error
 
 
+class _Program(subprocess.Popen[bytes]):
+    """Ended when its block fails: with Ctrl-C a dump must not go on without us, also if it comes before the block's first line."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind:
+            self.terminate()
+        super().__exit__(kind, error, tb)
+
+
 def run(
     arguments: list[str],
     target: Target,
@@ -84,23 +94,19 @@ def run(
         with (
             tempfile.TemporaryFile() as said,
             tempfile.TemporaryFile() as printed,
-            subprocess.Popen(
+            _Program(
                 arguments, stdin=subprocess.DEVNULL, stdout=printed, stderr=said,
                 env={**target.client_environment, "LC_ALL": "C"},  # its words are read by us, too
                 preexec_fn=embedded.die_with_parent(),  # a dump that outlives a killed runner holds its locks for hours
             ) as process,
         ):  # fmt: skip
-            try:
+            status = _wait(process)
+            while status is None:
+                if tick:
+                    tick()
+                if forgiven and not forgiven(_text(said), None):
+                    process.terminate()
                 status = _wait(process)
-                while status is None:
-                    if tick:
-                        tick()
-                    if forgiven and not forgiven(_text(said), None):
-                        process.terminate()
-                    status = _wait(process)
-            except BaseException:
-                process.terminate()  # Ctrl-C: the dump must not go on without us
-                raise
             words, output = _text(said), _text(printed)
     except OSError as error:
         raise BackupError(f"{what}: {error}", INSTALL) from error

@@ -132,7 +132,10 @@ def restore(arguments: argparse.Namespace) -> int:
 
     target = call.required(arguments)
     with journal() as tell:
-        done = restore.restore(target, arguments.archive, overwrite_newer=arguments.overwrite_newer, tell=tell)
+        done = restore.restore(
+            target, arguments.archive, overwrite_newer=arguments.overwrite_newer, tell=tell,
+            run_owner_code=arguments.run_owner_code, accept_left_out=arguments.accept_left_out,
+        )  # fmt: skip
     print(
         f'restored "{done.database}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
     )
@@ -175,6 +178,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         backup_command=getattr(arguments, "backup_command", None),
         rehearse=getattr(arguments, "rehearse", False),
         max_lock_ms=getattr(arguments, "max_lock_ms", None),
+        run_owner_code=getattr(arguments, "run_owner_code", False),
         to=getattr(arguments, "to", None),
         build_wait=arguments.build_wait,
     )

@@ -28,9 +28,12 @@ def backup(arguments: argparse.Namespace) -> int:
         target = call.required(arguments)
         with journal() as tell:
             if arguments.action == "create":
-                made = backups.create(target, directory, arguments.verify_backup, tell)
+                made = backups.create(
+                    target, directory, arguments.verify_backup, tell, run_owner_code=arguments.run_owner_code
+                )
             else:
-                made = backups.verify(target, arguments.archive or backups.newest(target, directory), tell)
+                archive = arguments.archive or backups.newest(target, directory)
+                made = backups.verify(target, archive, tell, run_owner_code=arguments.run_owner_code)
         print(_json(asdict(made)) if arguments.json else f"{made.archive}\n  {made.verified}")
     return 0
 
@@ -51,8 +54,9 @@ def maintain(arguments: argparse.Namespace) -> int:
         print(f"not within its power, leave them to `pgvigil maintain run-due`: {', '.join(others)}")
         return 0
     options = Options(
-        arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait
-    )
+        arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait,
+        arguments.run_owner_code,
+    )  # fmt: skip
     with journal() as tell:
         if arguments.action == "run":
             done = maintain.run(target, arguments.job, options, tell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pgvigil import database
-from pgvigil.build import archives, backup, copies, ledger, manifest
+from pgvigil.build import archives, backup, copies, ledger, manifest, owner_code
 from pgvigil.build.archives import Entry, Pruned
 from pgvigil.build.backup import Proof
 from pgvigil.build.journal import Journal
@@ -18,27 +19,37 @@ from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError, UnequalError
 
 
-def create(target: Target, directory: Path | None, proof: Proof, tell: Journal) -> Backup:
+def create(
+    target: Target, directory: Path | None, proof: Proof, tell: Journal, *, run_owner_code: bool = False
+) -> Backup:
     """A full backup, proved. Raises BackupError; nothing is left behind then."""
     with database.connect(target, "backup") as conn:
-        return backup.create(conn, target, directory, ledger.read(conn).revision, tell, proof=proof)
+        revision = ledger.read(conn).revision
+        return backup.create(conn, target, directory, revision, tell, proof=proof, run_owner_code=run_owner_code)
 
 
-def verify(target: Target, archive: Path, tell: Journal) -> Backup:
+def verify(target: Target, archive: Path, tell: Journal, *, run_owner_code: bool = False) -> Backup:
     """Restores an archive into a scratch database on the server of `target`, compares it with its manifest, and writes into
     that what came out.
 
-    Raises BackupError: if the backup is found wanting, that is in the manifest too; if it could not be tried, it is not.
+    Raises BackupError: if the backup is found wanting, that is in the manifest too; if it could not be tried, it is not. Raises
+    PreconditionError where that would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
+    archive = Path(os.path.realpath(archive))  # a link is followed once, and never fails by itself
     path = archive.with_suffix(".json")
     try:
         with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
             tell(f"{archive.name}: intact, of {made.began_at}, revision {made.revision or 'base'}")
+            owner_code.require_roles(conn, made.roles)
+            owner_code.require_consent(conn, made.owners, run_owner_code, system_identifier=made.system_identifier)
+            tool = copies.pg_restore(conn, made.pg_dump_version)
+            copies.require_definitions(tool, target, archive, made.schema_digest, made.pg_dump_version)
             objects = made.large_objects if made.kind == "full" else 0
             found = copies.prove(
-                conn, target, archive, archive, made.tables, objects, tell, written_by=made.pg_dump_version
-            )
-            made = _recorded(made, "restore", found.verified, found.findings)
+                conn, target, archive, archive, made.tables, objects, tell,
+                extensions=made.extensions, written_by=made.pg_dump_version,
+            )  # fmt: skip
+            made = _recorded(replace(made, left_out=found.left_out), "restore", found.verified, found.findings)
     except UnequalError as error:
         _recorded(manifest.read(path), "failed", f"failed: {error.message}", [])
         raise BackupError(f"this is no backup: {error.message}", "Use another one: pgvigil backup list.") from error
@@ -68,11 +79,12 @@ def newest(target: Target, directory: Path) -> Path:
 
 
 def document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """For machines: the manifests without their tables, what is on disk, and the state."""
+    """For machines: the manifests without their tables and extensions, what is on disk, and the state."""
     plain = []
     for entry in entries:
         described = asdict(entry.backup) if entry.backup else {}
         tables = described.pop("tables", {})
+        described.pop("extensions", None)
         rows = entry.backup.rows if entry.backup else None
         at_hand = {"state": entry.state, "archive": str(entry.archive), "size_on_disk": entry.size}
         plain.append(described | at_hand | {"tables": len(tables), "rows": rows})
@@ -112,6 +124,7 @@ def text(entries: list[Entry], directory: Path) -> str:
         taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
         lines.append(row(entry.state, taken, made.database, at, made.kind, size, rows, checked, entry.archive.name))
         lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
+        lines += [f"{'':<12}not in the backup: {left}" for left in made.left_out]
     return "\n".join(lines)
 
 

@@ -33,6 +33,7 @@ class Options:
     keep_days: float = 30
     lock_budget: float = 60
     build_wait: float = 3600
+    run_owner_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,15 @@ class Run:
 def _backup(run: Run) -> None:
     options, directory = run.options, run.options.backup_directory or backup.default_directory()
     revision = ledger.read(run.conn).revision
-    made = backup.create(run.conn, run.target, directory, revision, run.tell.indented(), proof=options.backup_proof)
+    made = backup.create(
+        run.conn, run.target, directory, revision, run.tell.indented(),
+        proof=options.backup_proof, run_owner_code=options.run_owner_code,
+    )  # fmt: skip
     run.did(made.rows, f"{made.archive}, {made.size / 1e6:.1f} MB, {made.verified}")
     for finding in made.findings:
         run.did(note=f"the database is not sound: {finding}")
+    for left in made.left_out:
+        run.did(note=f"not in the backup: {left}")
     try:
         gone = archives.prune(directory, options.keep_days, of=made.origin).removed
     except BackupError as error:  # there is a backup all the same, and to take another would not help

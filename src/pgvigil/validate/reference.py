@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
-from pgvigil import database
+from pgvigil import database, scratch_databases
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
+from pgvigil.scratch_databases import Log, Scratch
 from pgvigil.validate import cache
 from pgvigil.validate.catalog import Connection, Scope, Snapshot, snapshot
 from pgvigil.validate.expected import Declaration
 from pgvigil.validate.queries import QUERIES
 from pgvigil.validate.report import Unchecked
 
-_PREFIX = "pgvigil_reference_"
-_ORPHANED = 3600  # seconds; whoever made it was killed
+_NAMES = "^pgvigil_reference_[0-9a-f]{8}_[0-9a-f]{8}$"
 
 WHAT = "bodies, definitions, comments, rights and storage of our objects"
 
@@ -48,11 +47,14 @@ class Reference:
         declaration: Callable[[], Declaration],
         ddl: Path,
         schema: Callable[[Connection], str],
+        log: Log = lambda line: print(line, file=sys.stderr),
     ) -> None:
-        """What is asked for by calling need not be there yet. The connection is lent until `begun` is set.
+        """What is asked for by calling need not be there yet. The connection is lent until `begun` is set. `log` is given a line
+        about each database that a killed run left and that was dropped.
 
         `schema` is that of the application's tables: function bodies hold its name, so the reference is made with the same.
         """
+        self.log = log
         self.target, self.connected, self.declaration, self.ddl, self.schema = target, connected, declaration, ddl, schema
         self.begun = threading.Event()
         self._made: Future[tuple[Snapshot | None, str]] = Future()
@@ -91,14 +93,13 @@ class Reference:
             with suppress(ValueError):
                 self._tell(Snapshot.from_json(text, schema))
                 return
-        reason, orphans = _hindrance(conn)
-        if reason:
+        if reason := _hindrance(conn):
             self._tell_kept(conn, key, schema, reason)
             return
         try:
-            scratch = _create(conn)
+            scratch = scratch_databases.make(conn, f"pgvigil_reference_{secrets.token_hex(4)}_{secrets.token_hex(4)}")
             self.begun.set()
-            with _opened(self.target, scratch, orphans) as there:
+            with _opened(self.target, scratch, self.log) as there:
                 declaration = self.declaration()
                 made = _load(there, declaration, self.ddl, schema)
                 self._tell(made)
@@ -116,42 +117,31 @@ class Reference:
             self._tell(None, f"{reason}, and what lies in pgvigil.reference_snapshots cannot be read")
 
 
-def _hindrance(conn: Connection) -> tuple[str, list[str]]:
-    """Why there can be no scratch database, if so; and those that nobody uses any more."""
+def _hindrance(conn: Connection) -> str:
+    """Why there can be no scratch database, if so."""
     may = conn.execute(
         "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean,"
-        " (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user),"
-        " ARRAY(SELECT d.datname FROM pg_database d WHERE starts_with(d.datname, %s)"
-        "       AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid))",
-        (_PREFIX,),
+        " (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user)"
     ).fetchone()
-    standby, read_only, creates, others = may or (False, False, False, [])
+    standby, read_only, creates = may or (False, False, False)
     if standby:
-        return "the server is a replica", []
+        return "the server is a replica"
     if read_only:
-        return "the session is read-only", []
-    if not creates:
-        return "the role may not create databases", []
-    return "", [other for other in others if _is_orphaned(other)]
-
-
-def _create(conn: Connection) -> str:
-    name = f"{_PREFIX}{int(time.time()):x}_{secrets.token_hex(4)}"
-    conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-    return name
+        return "the session is read-only"
+    return "" if creates else "the role may not create databases"
 
 
 @contextmanager
-def _opened(target: Target, name: str, orphans: list[str]) -> Iterator[Connection]:
-    """A connection to a new database, which is dropped in the end, and with it those that were left behind."""
+def _opened(target: Target, made: Scratch, log: Log) -> Iterator[Connection]:
+    """A connection to a new database, which is dropped in the end, and with it those that killed runs have left."""
     try:
-        with database.connect(target.at(name), "reference") as there:
+        with database.connect(target.at(made.name), "reference") as there:
+            scratch_databases.close_public_schema(there)
             yield there
     finally:
+        scratch_databases.drop_quietly(target, made, log)
         with suppress(psycopg.Error, PgvigilError), database.connect(target, "reference") as conn:
-            for each in (name, *orphans):
-                with suppress(psycopg.Error):
-                    conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(each)))
+            scratch_databases.drop_leftovers(conn, _NAMES, log)
 
 
 def _load(there: Connection, declaration: Declaration, ddl: Path, schema: str) -> Snapshot:
@@ -171,13 +161,6 @@ def _without_psql(script: str) -> bytes:
     """The init script without its own transaction and what is meant for psql."""
     kept = (line for line in script.splitlines() if not line.startswith("\\") and line not in ("BEGIN;", "COMMIT;"))
     return "\n".join(kept).encode()
-
-
-def _is_orphaned(name: str) -> bool:
-    try:
-        return time.time() - int(name.removeprefix(_PREFIX).partition("_")[0], 16) > _ORPHANED
-    except ValueError:
-        return False
 
 
 # --- kept in the database --------------------------------------------------------------------------------------------
