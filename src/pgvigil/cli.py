@@ -16,20 +16,26 @@ from importlib import import_module
 
 import psycopg
 
+from pgvigil import text
 from pgvigil.arguments import parser
+from pgvigil.argv import restore
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Runs one command; returns its exit code. What it prints goes through `text.Guarded`."""
+    with text.guarded():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         if argv is None:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up as Ctrl-C does
+            argv = restore(sys.argv[1:])
         arguments = parser(_COMMANDS).parse_args(argv)
-        if hidden := os.environ.pop("PGVIGIL_HIDDEN_URL", None):  # by __main__, from the process list
-            arguments.database_url = hidden
         return _written(int(arguments.run(arguments)))
     except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
         return stop.code if isinstance(stop.code, int) else 2
@@ -61,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     except Exception:  # noqa: BLE001 - whatever it is, it must not pass for findings
-        traceback.print_exc()
+        from pgvigil.live.scrub import hide_secrets  # here, because hardly any call needs it
+
+        print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
         print(
             "error: this is a defect of pgvigil itself; no verdict was reached, and what ran in a transaction is rolled back\n"
             "hint: Please report it with the lines above.",
@@ -76,9 +84,9 @@ def _written(status: int) -> int:
 
 
 def _fail(error: PgvigilError) -> int:
-    print(f"error: {error.message}", file=sys.stderr)
+    print(f"error: {text.indented(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        print(f"hint: {text.indented(error.hint)}", file=sys.stderr)
     return error.exit_code
 
 

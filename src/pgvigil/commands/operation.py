@@ -127,7 +127,7 @@ def explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(_json(explain.document(done)))
     else:
-        print("\n".join(map(call.one_line, explain.text(done, bars=sys.stdout.isatty()).split("\n"))))
+        print(explain.text(done, bars=sys.stdout.isatty()))
     return 0 if done.sound else 1
 
 

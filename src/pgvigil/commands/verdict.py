@@ -13,6 +13,7 @@ import psycopg
 from pgvigil import database, project
 from pgvigil.commands import call, output
 from pgvigil.errors import ConnectError, UsageError
+from pgvigil.text import trusted
 
 
 def validate(arguments: argparse.Namespace) -> int:
@@ -50,7 +51,9 @@ def validate(arguments: argparse.Namespace) -> int:
 
             print(fix_sql(report), file=out)
         else:
-            print(render(report, arguments.format, spec=path, colour=wants_colour(out)), file=out)
+            told = render(report, arguments.format, spec=path, colour=wants_colour(out))
+            # These two make visible what others wrote, and have colours or commands of their own.
+            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code

@@ -16,6 +16,7 @@ from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError, UnequalError
+from pgvigil.text import page
 
 
 def create(target: Target, directory: Path | None, proof: Proof, tell: Journal) -> Backup:
@@ -88,7 +89,7 @@ def pruned_text(pruned: Pruned) -> str:
     """For people."""
     lines = [f"removed {entry.archive}" for entry in pruned.removed] or ["nothing to remove"]
     why = "the last one of its database, or being read"
-    return "\n".join(lines + [f"kept    {entry.archive}: {why}" for entry in pruned.spared])
+    return page(lines + [f"kept    {entry.archive}: {why}" for entry in pruned.spared])
 
 
 def text(entries: list[Entry], directory: Path) -> str:
@@ -112,7 +113,7 @@ def text(entries: list[Entry], directory: Path) -> str:
         taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
         lines.append(row(entry.state, taken, made.database, at, made.kind, size, rows, checked, entry.archive.name))
         lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _moment(moment: str) -> str:

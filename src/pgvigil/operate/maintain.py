@@ -19,6 +19,7 @@ from pgvigil.database import Target
 from pgvigil.errors import JobError, LockedError, PgvigilError, PreconditionError, UsageError
 from pgvigil.operate import upkeep
 from pgvigil.operate.upkeep import Options
+from pgvigil.text import page
 
 _TOLD = 160  # characters of an error in a table for people
 _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -226,7 +227,7 @@ def text(jobs: list[Job]) -> str:
         )
         if job.last_error:
             lines.append(f"{'':<13}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def unit(job: str) -> str:

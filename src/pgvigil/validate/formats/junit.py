@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
+from pgvigil.text import visible
 from pgvigil.validate.report import Report, subject
 
-# What XML 1.0 (production Char) cannot hold, not even escaped; and the carriage return, which readers turn into a line's end.
-_FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What XML 1.0 (production Char) cannot hold, not even escaped, and `visible` leaves as it is.
+_FORBIDDEN = re.compile("[\ufffe\uffff]")
 
 
 def render(report: Report, spec: str) -> str:
@@ -45,5 +46,5 @@ def _case(suite: ET.Element, kind: str, name: str) -> ET.Element:
 
 
 def _held(text: str) -> str:
-    """Characters that XML cannot hold are spelt out."""
-    return _FORBIDDEN.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    """Characters that XML cannot hold, and those that a reader would obey, are spelt out."""
+    return _FORBIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), visible(text))
