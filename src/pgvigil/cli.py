@@ -35,7 +35,7 @@ def _main(argv: Sequence[str] | None) -> int:
         if argv is None:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up as Ctrl-C does
             argv = restore(sys.argv[1:])
-        arguments = parser(_COMMANDS).parse_args(argv)
+        arguments = parser(_COMMANDS, argv).parse_args(argv)
         return _written(int(arguments.run(arguments)))
     except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
         return stop.code if isinstance(stop.code, int) else 2
