@@ -262,7 +262,10 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
     beside_depth = 0  # … within so many brackets, …
     by_string = False  # … where a string was the name, and a comma may follow: set_config('app.password', 's3cret')
     between = False
-    before: Span | None = None  # a literal that only an operator has followed: 's3cret' = password
+    before: Span | None = None  # a literal, and then at most …
+    is_compared = False  # … an operator, and what qualifies a name: 's3cret' = t.password
+    listed = 0  # within so many brackets stands a name: (name, password)
+    is_row = in_row = False  # after those brackets, or within those of the values: = ('ada', 's3cret')
     previous = ""  # the word or operator before
     is_insert = has_secret_column = hides_all = False
     while at < end and (found := tokens.match(query, at, end)):
@@ -284,31 +287,32 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
             named = None
             if at - begin <= _LONGEST_KEY and _NAME_ALONE.fullmatch(query, begin, at):
                 named = _name_kind(query[begin:at])
-            if (beside or hides_all) and not is_name:
+            if (beside or hides_all or is_row) and not is_name:
                 spans.append(span)
                 by_string = False
             elif named:
-                if before and _compares(previous):
+                if before and (is_compared or previous == "as"):
                     spans.append(before)
+                listed = depth if kind == "quoted" else listed
                 beside, beside_depth, by_string, between = named, depth, kind != "quoted", False
                 has_secret_column = has_secret_column or (is_insert and kind == "quoted")
             elif kind == "dollar" and nested < _NESTED:
                 spans += _in_query(query, tokens, *inner, nested + 1)
             else:
                 spans += _in_text(query, begin, at)
-            before, previous = (None if piece[0] == "`" else span), ""
+            before, previous, is_compared, is_row = (None if piece[0] == "`" else span), "", False, False
         elif kind == "number":
             span = begin, at, HIDDEN
             if hides_all or beside == "secret":
                 spans.append(span)
-            before, previous = span, ""
+            before, previous, is_compared, is_row = span, "", False, False
         elif kind == "word":
             word = piece.casefold()
             named = "secret" if word == "identified" else _name_kind(word)
             if named:
-                if before and _compares(previous):
+                if before and (is_compared or previous == "as"):
                     spans.append(before)
-                beside, beside_depth, by_string, between = named, depth, False, False
+                beside, beside_depth, by_string, between, listed = named, depth, False, False, depth
                 has_secret_column = has_secret_column or is_insert
                 if query[at : at + 1] == "=" and (bare := _BARE_IN_QUERY.match(query, at + 1, end)):
                     if not (named == "token" and _NUMBER_ONLY.fullmatch(bare[0])):
@@ -327,24 +331,35 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                     )
                     beside, between = (beside if is_part else None), False
                 between = between or word == "between"
-            if not _compares(word):
-                before = None
+            if _compares(word):
+                is_compared = True
+            elif word != "as" and query[at : at + 1] != ".":
+                before, is_compared = None, False
+            is_row = is_row and _compares(word)
             previous = word
         elif kind == "bracket":
             if piece in "([{":
                 depth += 1
+                if is_row:
+                    beside, beside_depth, in_row = "secret", depth, True
             elif piece in ")]}":
                 depth -= 1
                 if depth < beside_depth:
-                    beside = None
+                    beside, in_row = None, False
             elif piece == ";":
-                depth, beside, is_insert, hides_all = 0, None, False, False
-            elif depth <= beside_depth:  # a comma
+                depth, beside, is_insert, hides_all, in_row = 0, None, False, False, False
+            elif depth <= beside_depth and not in_row:  # a comma
                 beside, by_string = (beside if by_string else None), False
+            is_row = piece in ")]}" and 0 <= depth < listed
+            listed = 0 if is_row else listed
             before, previous = (None if piece in ",;" else before), piece
         else:
             if piece[0] == "." and previous:  # what was taken for a name qualifies one
-                beside = None
+                beside, listed = None, 0
+            elif _compares(piece):
+                is_compared = True
+            else:
+                is_row = False
             previous = piece
     return spans
 
