@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError
@@ -28,7 +27,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgvigil import dot_env
 from pgvigil.errors import ConnectError, PgvigilError, UsageError
-from pgvigil.text import one_line
+from pgvigil.text import one_line, quoted
 
 # Any of these names a database to libpq. PGPASSWORD, PGSSLMODE and the like only say how.
 _NAMING = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
@@ -86,7 +85,7 @@ class Target:
     @property
     def option(self) -> str:
         """What to add to a command so that it means this database again, without its secrets."""
-        return f" --database-url {shlex.quote(self.public_conninfo)}" if self.source == "--database-url" else ""
+        return f" --database-url {quoted(self.public_conninfo)}" if self.source == "--database-url" else ""
 
     def __str__(self) -> str:
         defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val is not None}

@@ -6,7 +6,9 @@ there, and a line that begins with `::`, or `##[` anywhere in one, is a command 
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ _UNSEEN: Final = re.compile(
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
     r"|(?<=#)#(?=\[|vso\[)"
 )
+_PLAIN_BYTES: Final = frozenset(range(0x20, 0x7F)) - frozenset(b"'\\")
 _COMMAND: Final = re.compile(r"^(?=[^\S\n]*::)", re.MULTILINE)
 
 
@@ -40,6 +43,14 @@ def block(text: str) -> str:
     """`visible`, with a bar before each line but the first: what others wrote cannot pass for a line of its own."""
     first, *rest = visible(text).rstrip("\n").split("\n")
     return "\n".join([first, *(BAR + line for line in rest)])
+
+
+def quoted(word: str) -> str:
+    r"""A word for the shell, to be pasted; what is not visible as bash spells it: $'\x1b'."""
+    if one_line(word) == word:
+        return shlex.quote(word)
+    spelt = (chr(byte) if byte in _PLAIN_BYTES else rf"\x{byte:02x}" for byte in os.fsencode(word))
+    return f"$'{''.join(spelt)}'"
 
 
 def page(lines: Iterable[str]) -> str:

@@ -10,13 +10,14 @@ from pgvigil import database, project
 from pgvigil.commands import call
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError, PreconditionError, UsageError
+from pgvigil.text import block, one_line, quoted
 
 if TYPE_CHECKING:
     from pgvigil.build.runner import Options, Outcome, Run
 
 
 def setup(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import runner, setup
+    from pgvigil.build import setup
     from pgvigil.display import journal
     from pgvigil.embedded import KeptServer
 
@@ -32,14 +33,15 @@ def setup(arguments: argparse.Namespace) -> int:
     done = f"built, at revision {outcome.end}" if outcome.moved else f"already set up, at revision {outcome.end}"
     print(f"{done}; the schema meets {project.SPEC.name} and every trigger and view works ({outcome.seconds:.1f} s)")
     if embedded:
-        program = runner.program()
+        program = project.program()
         print(f'\nNext:\n  export DATABASE_URL="$({program} server url)"     where your application connects')
         print(
             f"  {program} validate                            the verdict, any time\n  {program} server stop                         (start, status)"
         )
     else:
         print(
-            f"\nNext: point your application at this database; {runner.program()} validate{target.option} gives the verdict, any time."
+            "\nNext: point your application at this database. The verdict, any time:\n  "
+            + project.command("validate", schema=outcome.schema, option=target.option)
         )
     return 0
 
@@ -120,10 +122,10 @@ def _tell_outcome(outcome: Outcome, target: Target) -> None:
         done = "reverted" if outcome.reverted else "migrated"
         print(f"{done} from {start} to {end} in {outcome.seconds:.1f} s{verdict}")
         if outcome.archive:
-            print(f"  backup  {outcome.archive.archive or outcome.archive.manifest}")
+            print(f"  backup  {quoted(str(outcome.archive.archive or outcome.archive.manifest))}")
         print(f"  undo    {runner.undo_command(outcome, target)}")
     for remark in outcome.remarks:
-        print(f"  note    {remark}")
+        print(block(f"  note    {remark}"))
 
 
 def restore(arguments: argparse.Namespace) -> int:
@@ -134,11 +136,11 @@ def restore(arguments: argparse.Namespace) -> int:
     with journal() as tell:
         done = restore.restore(target, arguments.archive, overwrite_newer=arguments.overwrite_newer, tell=tell)
     print(
-        f'restored "{done.database}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
+        f'restored "{one_line(done.database)}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
     )
-    print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{done.kept}"')
+    print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{one_line(done.kept)}"')
     for finding in done.findings:
-        print(f"  note    as in the backup: {finding}")
+        print(block(f"  note    as in the backup: {finding}"))
     return 0
 
 

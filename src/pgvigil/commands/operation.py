@@ -8,8 +8,10 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 
+from pgvigil import project
 from pgvigil.commands import call
 from pgvigil.errors import UsageError
+from pgvigil.text import one_line, page, quoted
 
 
 def backup(arguments: argparse.Namespace) -> int:
@@ -31,7 +33,7 @@ def backup(arguments: argparse.Namespace) -> int:
                 made = backups.create(target, directory, arguments.verify_backup, tell)
             else:
                 made = backups.verify(target, arguments.archive or backups.newest(target, directory), tell)
-        print(_json(asdict(made)) if arguments.json else f"{made.archive}\n  {made.verified}")
+        print(_json(asdict(made)) if arguments.json else page([quoted(str(made.archive)), f"  {made.verified}"]))
     return 0
 
 
@@ -47,8 +49,9 @@ def maintain(arguments: argparse.Namespace) -> int:
         return 1 if any(job.overdue for job in jobs) else 0
     if arguments.action == "install":
         registered, others = maintain.install_pg_cron(target)
-        print(f"pg_cron looks every five minutes for: {', '.join(registered)}")
-        print(f"not within its power, leave them to `pgvigil maintain run-due`: {', '.join(others)}")
+        print(f"pg_cron looks every five minutes for: {one_line(', '.join(registered))}")
+        run_due = project.command("maintain", "run-due", option=target.option)
+        print(f"not within its power, leave them to `{run_due}`: {one_line(', '.join(others))}")
         return 0
     options = Options(
         arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait

@@ -16,7 +16,7 @@ from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError, UnequalError
-from pgvigil.text import page
+from pgvigil.text import page, quoted
 
 
 def create(target: Target, directory: Path | None, proof: Proof, tell: Journal) -> Backup:
@@ -87,9 +87,9 @@ def pruned_document(pruned: Pruned) -> dict[str, Any]:
 
 def pruned_text(pruned: Pruned) -> str:
     """For people."""
-    lines = [f"removed {entry.archive}" for entry in pruned.removed] or ["nothing to remove"]
+    lines = [f"removed {quoted(str(entry.archive))}" for entry in pruned.removed] or ["nothing to remove"]
     why = "the last one of its database, or being read"
-    return page(lines + [f"kept    {entry.archive}: {why}" for entry in pruned.spared])
+    return page(lines + [f"kept    {quoted(str(entry.archive))}: {why}" for entry in pruned.spared])
 
 
 def text(entries: list[Entry], directory: Path) -> str:
@@ -107,11 +107,13 @@ def text(entries: list[Entry], directory: Path) -> str:
     for entry in entries:
         made, size = entry.backup, f"{entry.size / 1e6:.1f}"
         if made is None:
-            lines.append(row(entry.state, "", "", "", "", size, "", "", entry.archive.name))
+            lines.append(row(entry.state, "", "", "", "", size, "", "", quoted(str(entry.archive))))
             continue
         at, rows = made.revision or "base", f"{made.rows:,}"
         taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
-        lines.append(row(entry.state, taken, made.database, at, made.kind, size, rows, checked, entry.archive.name))
+        lines.append(
+            row(entry.state, taken, made.database, at, made.kind, size, rows, checked, quoted(str(entry.archive)))
+        )
         lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
     return page(lines)
 
