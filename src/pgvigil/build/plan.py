@@ -64,9 +64,12 @@ def is_shipped(path: Path) -> bool:
     """Whether a migration is as the init script was generated from it; of its revert file that tells as much."""
     forward = project.MIGRATIONS / path.name
     try:
-        return hashlib.sha256(forward.read_bytes()).hexdigest() in project.INIT_SQL.read_text(encoding="utf-8")
+        raw, generated = forward.read_bytes(), project.INIT_SQL.read_text(encoding="utf-8")
     except OSError:
-        return path.name == "ledger.sql"
+        return False
+    return (
+        hashlib.sha256(raw).hexdigest() in generated or raw.decode(errors="replace") in generated
+    )  # ledger.sql itself
 
 
 def read_statements(path: Path, script: str, *, transactional: bool) -> list[sql.Statement]:
