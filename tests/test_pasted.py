@@ -120,18 +120,18 @@ def test_every_command_printed_for_an_oddly_named_database_can_be_pasted(
     assert list(here.iterdir()) == []
 
 
-def test_what_backup_list_prints_is_what_restore_takes(run: Run, migrated: Database, tmp_path: Path) -> None:
-    directory = tmp_path / "my 'backups'"
-    environment = {"PGVIGIL_BACKUP_DIR": str(directory)}
-    assert (
-        run(
-            "pgvigil", "backup", "create", "--verify-backup", "read", "--database-url", migrated.url, env=environment
-        ).returncode
-        == 0
-    )
-    listed = run("pgvigil", "backup", "list", env=environment, cwd=tmp_path)
-    archive = words_of(listed.stdout.splitlines()[-1].partition("Z")[2].partition("Z")[2].strip(), tmp_path)
-    assert [Path(name).is_file() for name in archive] == [True]
+def test_what_backup_list_prints_is_what_verify_and_restore_take(run: Run, migrated: Database, tmp_path: Path) -> None:
+    environment = {"PGVIGIL_BACKUP_DIR": str(tmp_path / "my 'backups'")}
+    url = ["--database-url", migrated.url]
+    assert run("pgvigil", "backup", "create", "--verify-backup", "read", *url, env=environment).returncode == 0
+    name = words_of(run("pgvigil", "backup", "list", env=environment).stdout.splitlines()[-1], tmp_path)[-1]
+    for words in (
+        ["backup", "verify", name],
+        ["restore", name],
+        ["restore", name, "--backup-dir", environment["PGVIGIL_BACKUP_DIR"]],
+    ):
+        done = run("pgvigil", *words, *url, env=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
 
 
 # --- hints of migrations that fail -----------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_words_of_the_database_are_printed_as_words_by_each_command(
         )
         assert done.returncode != 70, done.stderr
         failed += done.returncode != 0
-        assert not SEEN.search(re.sub("[…–—]", "", done.stdout + done.stderr)), words
+        assert not SEEN.search(re.sub("[\u2026\u2013\u2014]", "", done.stdout + done.stderr)), words
     github = run("pgvigil", "validate", "--format", "github", "--database-url", migrated.url).stdout
     assert not re.search(r"[^\x20-\x7e\n]", github)
     assert all(line.startswith(("::error file=", "::notice file=", "INVALID")) for line in github.splitlines())

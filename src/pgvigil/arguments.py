@@ -188,8 +188,13 @@ def parser(
     migrate.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
     revert = add("revert", "take migrations out again, after a backup", where, schema, careful, kept)
     revert.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
-    restore = add("restore", "put a backup in the database's place, which is kept under another name", where)
-    restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="a .dump that pgvigil took, its .json beside it")
+    restore = add("restore", "put a backup in the database's place, which is kept under another name", where, shelf)
+    restore.add_argument(
+        "archive",
+        type=Path,
+        metavar="ARCHIVE",
+        help="a .dump that pgvigil took, its .json beside it; or its name in the list of backups",
+    )
     restore.add_argument("--overwrite-newer", action="store_true", help="also when rows were written after the backup")
     add("status", "list the migrations and which are in the database", where)
     validate = add("validate", "hold the live schema against the spec", where, schema)
@@ -266,7 +271,7 @@ def parser(
         nargs="?",
         type=Path,
         metavar="ARCHIVE",
-        help="a .dump (default: the newest full one of the database)",
+        help="a .dump, or its name in the list (default: the newest full one of the database)",
     )
     add("prune", "let old backups go, and what killed runs left; asks no server", shelf, keep, machine, to=actions)
     maintain = add("maintain", "the regular jobs: run one now, run what is due, their status")

@@ -129,12 +129,14 @@ def _tell_outcome(outcome: Outcome, target: Target) -> None:
 
 
 def restore(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import restore
+    from pgvigil.build import backup, restore
     from pgvigil.display import journal
+    from pgvigil.operate import backups
 
     target = call.required(arguments)
+    archive = backups.named(arguments.archive, arguments.backup_dir or backup.default_directory())
     with journal() as tell:
-        done = restore.restore(target, arguments.archive, overwrite_newer=arguments.overwrite_newer, tell=tell)
+        done = restore.restore(target, archive, overwrite_newer=arguments.overwrite_newer, tell=tell)
     print(
         f'restored "{one_line(done.database)}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
     )

@@ -32,7 +32,13 @@ def backup(arguments: argparse.Namespace) -> int:
             if arguments.action == "create":
                 made = backups.create(target, directory, arguments.verify_backup, tell)
             else:
-                made = backups.verify(target, arguments.archive or backups.newest(target, directory), tell)
+                made = backups.verify(
+                    target,
+                    backups.named(arguments.archive, directory)
+                    if arguments.archive
+                    else backups.newest(target, directory),
+                    tell,
+                )
         print(_json(asdict(made)) if arguments.json else page([quoted(str(made.archive)), f"  {made.verified}"]))
     return 0
 

@@ -68,6 +68,12 @@ def newest(target: Target, directory: Path) -> Path:
     raise BackupError(f"{directory} holds no backup of this database", "Take one: pgvigil backup create.")
 
 
+def named(archive: Path, directory: Path) -> Path:
+    """An archive as a command was given it: a path, or a name as the list has it, which is looked for in the directory."""
+    in_directory = directory / archive
+    return in_directory if archive.name == str(archive) and not archive.exists() and in_directory.exists() else archive
+
+
 def document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     """For machines: the manifests without their tables, what is on disk, and the state."""
     plain = []
@@ -107,12 +113,12 @@ def text(entries: list[Entry], directory: Path) -> str:
     for entry in entries:
         made, size = entry.backup, f"{entry.size / 1e6:.1f}"
         if made is None:
-            lines.append(row(entry.state, "", "", "", "", size, "", "", quoted(str(entry.archive))))
+            lines.append(row(entry.state, "", "", "", "", size, "", "", quoted(entry.archive.name)))
             continue
         at, rows = made.revision or "base", f"{made.rows:,}"
         taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
         lines.append(
-            row(entry.state, taken, made.database, at, made.kind, size, rows, checked, quoted(str(entry.archive)))
+            row(entry.state, taken, made.database, at, made.kind, size, rows, checked, quoted(entry.archive.name))
         )
         lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
     return page(lines)
