@@ -12,7 +12,7 @@ import pytest
 from conftest import Database, Run
 from pgvigil import cli, display
 from pgvigil.errors import UsageError
-from pgvigil.text import Guarded, block, guarded, one_line, page, trusted, visible
+from pgvigil.text import Guarded, block, guarded, one_line, page, print_script, trusted, visible
 
 pytestmark = pytest.mark.client_side
 
@@ -83,6 +83,17 @@ def test_errors_and_hints_are_indented(capsys: pytest.CaptureFixture[str], monke
         r"error: oops\x1b]0;title\x07\r\u202e\u200b",
         "hint: hint",
     ]
+
+
+def test_casts_in_a_script_stay_as_they_are(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    script = "SELECT x\n    ::text\n    ::jsonb::text\x1b;\n"
+    with guarded():
+        print_script(script, sys.stdout, end="")
+    assert capsys.readouterr().out == script.replace("\x1b", r"\x1b")
+    with (tmp_path / "file").open("w+") as file:
+        print_script(script, file, end="")
+        file.seek(0)
+        assert file.read() == script
 
 
 def test_a_defect_shows_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,11 @@ def trusted(stream: TextIO) -> TextIO:
     return stream.stream if isinstance(stream, Guarded) else stream
 
 
+def print_script(script: str, stream: TextIO, *, end: str = "\n") -> None:
+    """SQL or another text for programs: to a file as it is; elsewhere visible, but without bars, for `::` is a cast, too."""
+    print(visible(script) if isinstance(stream, Guarded) else script, end=end, file=trusted(stream))
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Until the block ends, all that is printed goes through `Guarded`."""

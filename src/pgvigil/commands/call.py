@@ -45,5 +45,5 @@ def generated(written: str, path: Path | None) -> int:
         path.write_text(written, encoding="utf-8")
         print(f"wrote {path}", file=sys.stderr)
     else:
-        print(written, end="")
+        text.print_script(written, sys.stdout, end="")
     return 0

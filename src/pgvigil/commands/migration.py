@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from pgvigil import database, project
 from pgvigil.commands import call
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError, PreconditionError, UsageError
-from pgvigil.text import block, one_line, quoted
+from pgvigil.text import block, one_line, print_script, quoted
 
 if TYPE_CHECKING:
     from pgvigil.build.runner import Options, Outcome, Run
@@ -54,7 +55,10 @@ def migrate(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         with journal() as tell:
             run = runner.plan_only(target, options, tell)
-        print(json.dumps(tell.document | {"exit_code": 0}, indent=2) if arguments.json else _plan_as_sql(run))
+        if arguments.json:
+            print(json.dumps(tell.document | {"exit_code": 0}, indent=2))
+        else:
+            print_script(_plan_as_sql(run), sys.stdout)
         return 0
     try:
         with journal() as tell:
