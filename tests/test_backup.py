@@ -21,6 +21,7 @@ from pgvigil.build import archives, backup, contents, copies, manifest, tools
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
 from pgvigil.errors import BackupError
+from pgvigil.text import quoted
 
 pytestmark = pytest.mark.client_side
 
@@ -418,11 +419,14 @@ def test_a_backup_is_taken_listed_proved_and_pruned(call: Run, small: Database, 
     assert (told["state"], told["archive"], told["revision"]) == ("read", made.archive, None)
     assert (told["tables"], told["rows"]) == (1, 2)
     done = call("pgvigil", "backup", "verify", "--database-url", small.url)
-    assert done.stdout == f"{made.archive}\n  restored: schema, 1 tables with 2 rows equal\n"
+    assert done.stdout == f"{quoted(str(made.archive))}\n  restored: schema, 1 tables with 2 rows equal\n"
     line = call("pgvigil", "backup", "list").stdout.splitlines()[1]
     assert (line.split()[0], line.split()[-1]) == ("proved", Path(str(made.archive)).name)
     done = call("pgvigil", "backup", "prune", "--keep-days", "0")
-    assert done.stdout == f"nothing to remove\nkept    {made.archive}: the last one of its database, or being read\n"
+    assert (
+        done.stdout
+        == f"nothing to remove\nkept    {quoted(str(made.archive))}: the last one of its database, or being read\n"
+    )
 
 
 def test_a_backup_that_does_not_equal_its_manifest_is_known_to_have_failed(

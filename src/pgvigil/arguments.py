@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
-from pgvigil import __version__, project
+from pgvigil import __version__, argv, project
 
 EXIT_CODES = """\
 exit codes:
@@ -24,12 +24,25 @@ The database is named by --database-url, else DATABASE_URL, else PG* variables a
 """
 
 
-Actions: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
+Actions: TypeAlias = "argparse._SubParsersAction[Any]"  # argparse has no public name for it
 
 
-def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
-    """Each command by name, and the function that runs it as `run` of what is parsed."""
-    whole = argparse.ArgumentParser(
+def parser(
+    runs: Mapping[str, Callable[[argparse.Namespace], int]], words: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """Each command by name, and the function that runs it as `run` of what is parsed.
+
+    Of `words`, which are to be parsed, no secret is repeated in an error.
+    """
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            for word in sorted(words, key=len, reverse=True):
+                for spelt in (word, repr(word)[1:-1]):
+                    message = message.replace(spelt, argv.shown(word)) if argv.shown(word) != word else message
+            super().error(message)
+
+    whole = Parser(
         prog="pgvigil", description="Brings a session database to a schema that watches it, and keeps it there.",
         epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
@@ -125,7 +138,7 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     )
 
     def add(name: str, text: str, *parents: argparse.ArgumentParser, to: Actions = commands) -> argparse.ArgumentParser:
-        command = to.add_parser(
+        command: argparse.ArgumentParser = to.add_parser(
             name, help=text, description=text, parents=list(parents), epilog=EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
@@ -182,9 +195,14 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     revert = add("revert", "take migrations out again, after a backup", where, schema, careful, kept)
     revert.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
     restore = add(
-        "restore", "put a backup in the database's place, which is kept under another name", where, owner_code
+        "restore", "put a backup in the database's place, which is kept under another name", where, shelf, owner_code
     )
-    restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="a .dump that pgvigil took, its .json beside it")
+    restore.add_argument(
+        "archive",
+        type=Path,
+        metavar="ARCHIVE",
+        help="a .dump that pgvigil took, its .json beside it; or its name in the list of backups",
+    )
     restore.add_argument("--overwrite-newer", action="store_true", help="also when rows were written after the backup")
     restore.add_argument(
         "--accept-left-out",
@@ -267,7 +285,7 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         nargs="?",
         type=Path,
         metavar="ARCHIVE",
-        help="a .dump (default: the newest full one of the database)",
+        help="a .dump, or its name in the list (default: the newest full one of the database)",
     )
     add("prune", "let old backups go, and what killed runs left; asks no server", shelf, keep, machine, to=actions)
     maintain = add("maintain", "the regular jobs: run one now, run what is due, their status")

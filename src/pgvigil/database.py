@@ -1,7 +1,10 @@
 """Finding the database and connecting to it. The only module that opens connections.
 
 A database is named by, in this order: `--database-url`; `DATABASE_URL`; libpq's own `PG*` variables and service files;
-a `.env` file (in the current directory, else in the project) holding either of these. One layer is used, never a mixture.
+a `.env` file (in the current directory, else in the project) holding either of these. One of these is used, never a mixture:
+host, port, user, database and service come from one source. To what the call or its environment names, PGPASSWORD, PGSSLMODE
+and the like of the same environment apply, and the user's own ~/.pgpass; to what a `.env` file names, only credentials of
+that file.
 """
 
 from __future__ import annotations
@@ -9,21 +12,46 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from threading import Thread
+from urllib.parse import unquote
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pgvigil import dot_env
 from pgvigil.errors import ConnectError, PgvigilError, UsageError
+from pgvigil.text import one_line, quoted
 
 # Any of these names a database to libpq. PGPASSWORD, PGSSLMODE and the like only say how.
 _NAMING = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+# With these we would prove to a server who we are.
+_CREDENTIALS = ("PGPASSWORD", "PGPASSFILE", "PGSSLCERT", "PGSSLKEY", "PGGSSDELEGATION", "PGKRBSRVNAME")
+_NO_FILE = "/dev/null/none"  # as a password file: there is none, and libpq says nothing of it
+# Never in an argument and never printed. libpq marks some of them itself, and not all are known to each libpq.
+SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
+# Parameters that other tools read in such an address, and what to do instead.
+_OF_OTHERS = {
+    "schema": "Name the schema by --schema.",
+    "search_path": "Name the schema by --schema.",
+    "currentschema": "Name the schema by --schema.",
+    "ssl": "libpq's word is sslmode=require.",
+    "sslaccept": "libpq's word is sslmode=require.",
+    "username": "libpq's word is user.",
+    "user id": "libpq's word is user.",
+    "uid": "libpq's word is user.",
+    "pwd": "libpq's word is password.",
+    "server": "libpq's word is host.",
+    "data source": "libpq's word is host.",
+    "database": "libpq's word is dbname.",
+    "timeout": "libpq's word is connect_timeout.",
+}
 
 
 @dataclass(frozen=True)
@@ -39,30 +67,44 @@ class Target:
 
     @property
     def public_conninfo(self) -> str:
-        """The parameters as a libpq string without the password: fit for a process list."""
-        return make_conninfo("", **{k: v for k, v in self.parameters.items() if k not in ("password", "sslpassword")})
+        """The parameters as a libpq string without any secret: fit for a process list."""
+        return make_conninfo("", **{k: v for k, v in self.parameters.items() if k not in SECRETS})
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """Environment for pg_dump and its kin; the password travels here and never in their arguments."""
-        secret = self.parameters.get("password")
-        return {**os.environ, **({"PGPASSWORD": secret} if secret else {})}
+        """Environment for pg_dump and its kin; secrets travel here and never in their arguments."""
+        environment = dict(os.environ)
+        if password := self.parameters.get("password"):
+            environment["PGPASSWORD"] = password
+        others = {k: v for k, v in self.parameters.items() if k in SECRETS and k != "password" and "\n" not in v}
+        if others and "service" not in self.parameters and "PGSERVICE" not in os.environ:
+            # These have no variable of their own, but may stand in a service file.
+            environment |= {"PGSERVICE": "pgvigil", "PGSERVICEFILE": _service_file(tuple(sorted(others.items())))}
+        return environment
 
     @property
     def option(self) -> str:
-        """What to add to a command so that it means this database again, without the password."""
-        return f" --database-url '{self.public_conninfo}'" if self.source == "--database-url" else ""
+        """What to add to a command so that it means this database again, without its secrets."""
+        return f" --database-url {quoted(self.public_conninfo)}" if self.source == "--database-url" else ""
 
     def __str__(self) -> str:
         defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val is not None}
         known = {**defaults, **self.parameters}
         if "service" in known and "dbname" not in self.parameters:
-            return f"service {known['service']} ({self.source})"
+            return one_line(f"service {known['service']} ({self.source})")
         where = known.get("host") or known.get("hostaddr") or "local socket"
         user = known.get("user", "")
-        return (
+        return one_line(
             f'database "{known.get("dbname", user)}" on {where}:{known.get("port", "5432")} as {user} ({self.source})'
         )
+
+
+@cache
+def _service_file(settings: tuple[tuple[str, str], ...]) -> str:
+    """A service file in memory, for as long as this process lasts and for its own user only."""
+    descriptor = os.memfd_create("pgvigil", os.MFD_CLOEXEC)
+    os.write(descriptor, "".join(["[pgvigil]\n", *(f"{k}={v}\n" for k, v in settings)]).encode())
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def parse_url(url: str, source: str) -> Target:
@@ -71,6 +113,11 @@ def parse_url(url: str, source: str) -> Target:
     Raises UsageError, which never repeats the text: it may hold a password.
     """
     plain = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url.strip())
+    if not plain:
+        raise UsageError(
+            f"the database address given by {source} is empty",
+            "Give it one, or leave it out: then the next source is used (see README.md, Naming the database).",
+        )
     unreadable = UsageError(
         f"the database address given by {source} cannot be read",
         "Write it as postgresql://user:password@host:port/database; characters such as @ / : # % in the password "
@@ -79,41 +126,127 @@ def parse_url(url: str, source: str) -> Target:
     try:
         parameters = conninfo_to_dict(plain)
     except psycopg.ProgrammingError as error:
-        raise unreadable from error
-    if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))):  # libpq would look it up as a service name
+        raise _of_another_tool(plain, source) or unreadable from error
+    # libpq would look such a port up as a service name, and take a piece of a password for a host or a database.
+    if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))) or _has_bare_at(plain):
         raise unreadable
+    if any(re.search(r";\s*[A-Za-z][A-Za-z ]*=", str(parameters.get(name, ""))) for name in ("host", "user", "dbname")):
+        raise UsageError(
+            f"the database address given by {source} has semicolons between its parameters, as other tools write it",
+            "libpq's forms are postgresql://user:password@host:port/database, and host=… user=… with blanks between.",
+        )
     return Target({k: str(v) for k, v in parameters.items() if v is not None}, source)
 
 
+def _has_bare_at(address: str) -> bool:
+    """Whether a URL has an @ where libpq reads host and database: then the password before it was cut into pieces."""
+    if not address.startswith("postgresql://"):
+        return False
+    rest = address.removeprefix("postgresql://")
+    if user := re.match(r"[^@/]*@", rest):
+        rest = rest[user.end() :]
+    return "@" in rest.partition("?")[0]
+
+
+def _of_another_tool(address: str, source: str) -> UsageError | None:
+    """The error that names what libpq does not know; None where that could be a piece of a password."""
+    what = f"the database address given by {source}"
+    if found := re.match(
+        r"(?:(jdbc|r2dbc|prisma\+?|cockroachdb|postgis|ecto|pgsql|psql|pg|cloudsql|postgres(?:ql)?):)+(//)?", address
+    ):
+        if found[0] != "postgresql://":
+            return UsageError(
+                f"{what} begins with {found[0]}, as other tools write it",
+                "libpq's form is postgresql://user:password@host:port/database.",
+            )
+    elif found := re.match(r"([A-Za-z][A-Za-z0-9+.-]{0,30})://", address):
+        return UsageError(
+            f"{what} is of the kind {found[1]}://, and not of PostgreSQL",
+            "Write it as postgresql://user:password@host:port/database.",
+        )
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    if address.startswith("postgresql://"):
+        query = address.partition("?")[2]
+        if "@" in query:
+            return None
+        pairs = [pair.partition("=") for pair in query.split("&") if pair]
+        names = [unquote(name) for name, _, value in pairs if name not in known and (name, value) != ("ssl", "true")]
+    else:
+        # Between blanks or semicolons a piece of a password looks like a name: only those of other tools are told.
+        names = [name for name in re.findall(r"(?:^|[;\s,])\s*([A-Za-z]+(?: [A-Za-z]+)?)\s*=", address)
+                 if name.lower() in _OF_OTHERS]  # fmt: skip
+    names = list(dict.fromkeys(names))
+    if not names or not all(re.fullmatch(r"[A-Za-z][\w. -]{0,40}", name) for name in names):
+        return None
+    instead = list(dict.fromkeys(_OF_OTHERS[name.lower()] for name in names if name.lower() in _OF_OTHERS))
+    plural = "s" * (len(names) > 1)
+    return UsageError(
+        f"{what} holds what other tools read: libpq knows no parameter{plural} {', '.join(names)}",
+        " ".join([f"Take {'them' if plural else 'it'} out.", *instead]),
+    )
+
+
 def resolve(url: str | None, dotenv_directories: list[Path]) -> Target | None:
-    """The database this call is about, or None when nothing names one."""
-    if url:
-        return parse_url(url, "--database-url")
-    if os.environ.get("DATABASE_URL"):
-        return parse_url(os.environ["DATABASE_URL"], "DATABASE_URL")
-    if any(os.environ.get(name) for name in _NAMING):
+    """The database this call is about, or None when nothing names one.
+
+    What other sources say is taken out of the environment, for libpq would fill gaps with it, here and in children. Raises
+    UsageError for a source that should name a database and does not: none is passed over for the next.
+    """
+    if url is not None:
+        target = parse_url(url, "--database-url")
+    elif "DATABASE_URL" in os.environ:
+        target = parse_url(os.environ["DATABASE_URL"], "DATABASE_URL")
+    elif given := [name for name in _NAMING if name in os.environ]:
+        if not any(os.environ[name] for name in given):
+            raise UsageError(
+                f"{given[0]} is set, and empty: it names no database", f"Give it a value, or unset {given[0]}."
+            )
         return Target({}, "PG* environment")
-    for directory in dotenv_directories:
-        path = directory / ".env"
-        if path.is_file():
-            return _from_dotenv(path)
-    return None
+    else:
+        for directory in dotenv_directories:
+            if found := _from_dotenv(directory / ".env"):
+                return found
+        return None
+    _forget(_NAMING)
+    return target
+
+
+def _forget(names: Iterable[str]) -> None:
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def _from_dotenv(path: Path) -> Target | None:
-    from dotenv import dotenv_values  # here, because most calls have no .env
-
-    try:
-        values = dotenv_values(path, interpolate=False, encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    values = dot_env.read(path)
+    if values is None:
+        return None
+    naming = [name for name in ("DATABASE_URL", *_NAMING) if name in values]
+    if not naming:
+        return None
+    given = {name: value for name, (value, _) in values.items() if value and "\n" not in value}
+    first = f"{path}:{values[naming[0]][1]}"
+    if "DATABASE_URL" in naming and "DATABASE_URL" not in given:
+        raise UsageError(f"{first}: DATABASE_URL has no value", "Give it one line, or remove it.")
+    if not any(name in given for name in naming):
         raise UsageError(
-            f"{path} cannot be read: {error}", "Make it readable UTF-8 text, or use DATABASE_URL."
-        ) from error
-    if values.get("DATABASE_URL"):
-        return parse_url(str(values["DATABASE_URL"]), str(path))
+            f"{first}: {naming[0]} has no value, and nothing else names a database", "Give it one, or remove it."
+        )
     keywords = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
-    parameters = {keywords[k]: v for k, v in values.items() if k in keywords and v}
-    return Target(parameters, str(path)) if any(values.get(name) for name in _NAMING) else None
+    parameters = {keywords[k]: v for k, v in given.items() if k in keywords}
+    if "DATABASE_URL" in given:
+        url = parse_url(given["DATABASE_URL"], first).parameters
+        parameters = {k: v for k, v in parameters.items() if k not in {keywords[name] for name in _NAMING}} | dict(url)
+    if "service" in parameters and parameters.keys() & {"host", "hostaddr", "port"}:
+        raise UsageError(
+            f"{first}: a service and a host are named, and the service's password would go to that host",
+            "Name either the service or the host.",
+        )
+    if "service" not in parameters:
+        parameters.setdefault("passfile", _NO_FILE)  # for credentials of other sources are for other servers
+    _forget((*_NAMING, *_CREDENTIALS))
+    if "PGSERVICEFILE" in given:
+        os.environ["PGSERVICEFILE"] = given["PGSERVICEFILE"]
+    return Target(parameters, str(path))
 
 
 def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
@@ -136,16 +269,16 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
             if re.search(r"\binvalid (integer|port|\w+ value)", words):  # libpq looks at some options only now
                 raise UsageError(
                     f"the database address given by {target.source} cannot be used: {words}",
-                    "Mend it; nothing was asked of any server.",
+                    "Fix it; nothing was asked of any server.",
                 ) from error
             refused = any(sign in words for sign in ("authentication failed", "no password supplied", "does not exist"))
             if refused or time.monotonic() >= deadline:
-                raise ConnectError(f"cannot connect to {target}: {words}", _advice(words)) from error
+                raise ConnectError(f"cannot connect to {target}: {words}", _advice(words, target)) from error
             time.sleep(0.2)
         except psycopg.ProgrammingError as error:  # an option libpq does not know
             raise UsageError(
                 f"the database address given by {target.source} cannot be used: {error}",
-                "Mend it; nothing was asked of any server.",
+                "Fix it; nothing was asked of any server.",
             ) from error
 
 
@@ -184,7 +317,9 @@ def beside(conn: psycopg.Connection) -> psycopg.Connection:
     )
 
 
-def _advice(words: str) -> str:
+def _advice(words: str, target: Target) -> str:
+    if "password" in words and target.source.endswith(".env"):
+        return f"Check user and password in {target.source}: to a host that it names, no password of another source is sent."
     if "password" in words:
         return "Check user and password: DATABASE_URL, PGPASSWORD, or a line in ~/.pgpass (mode 0600)."
     if re.search(r'database ".*" does not exist', words):

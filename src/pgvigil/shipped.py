@@ -100,7 +100,13 @@ _FOREIGN = """
 
 _APPLICATION = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
 _TABLES = ("session_lifecycle", "system_metrics", "performance_logs", "analytics_aggregations", "query_executions")
-_VIEWS = ("session_monitoring_view", "performance_monitoring_view", "session_content_view", "execution_analytics", "user_recent_executions")
+_VIEWS = (
+    "session_monitoring_view",
+    "performance_monitoring_view",
+    "session_content_view",
+    "execution_analytics",
+    "user_recent_executions",
+)
 _OWN_TABLES = (
     "pgvigil.alembic_version", "pgvigil.migrations", "pgvigil.jobs", "pgvigil.job_runs", "pgvigil.partition_policies", "pgvigil.retention_policies",
     "pgvigil.deleted_sessions", "pgvigil.tolerated_values", "pgvigil.leftovers", "pgvigil.found_before", "pgvigil.reference_snapshots",
@@ -139,13 +145,13 @@ def require_shipped(conn: psycopg.Connection[Any]) -> None:
 
 def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     row = conn.execute(
-        """SELECT o.rolname::text, o.rolsuper, n.nspowner = u.oid, pg_has_role(n.nspowner, 'MEMBER'), u.rolsuper,
+        """SELECT o.rolname::text, o.rolsuper, n.nspowner = u.oid, pg_has_role(n.nspowner, 'MEMBER'),
                   EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE m.roleid = n.nspowner AND NOT r.rolsuper)
            FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner JOIN pg_roles u ON u.rolname = current_user WHERE n.nspname = 'pgvigil'"""
     ).fetchone()
     if row is None:
         return
-    owner, owner_is_superuser, is_owner, may_act, superuser, has_members = row
+    owner, owner_is_superuser, is_owner, may_act, has_members = row
     if owner_is_superuser or is_owner or not may_act or (owner == OWN_ROLE and not has_members):
         return
     ledger = conn.execute("SELECT relkind::text FROM pg_class WHERE oid = to_regclass('pgvigil.migrations')").fetchone()

@@ -266,7 +266,7 @@ def _execute(conn: psycopg.Connection, path: Path, statement: Statement, *, as_o
         words = [diagnosis.message_primary or str(error), diagnosis.message_detail, diagnosis.context]
         raise MigrationError(
             f"{path}:{line}: " + "\n  ".join(word for word in words if word),
-            diagnosis.message_hint or "Mend the file or the data it stumbled over, then run this again.",
+            diagnosis.message_hint or _what_next(path, diagnosis.sqlstate or "", error),
         ) from error
 
 
@@ -279,9 +279,25 @@ def _execute_as(conn: psycopg.Connection, owner: Owner, text: str, statement: St
         while state is not None:
             state = owner.scalar(conn, f"SELECT {step}_step({compose.quote(state)}::jsonb)")
     elif "CONCURRENTLY" in words:
-        conn.execute(text.encode())  # the server itself builds an index with the rights of its table's owner, and nothing else runs
+        conn.execute(
+            text.encode()
+        )  # the server itself builds an index with the rights of its table's owner, and nothing else runs
     else:
         owner.execute(conn, text)
+
+
+def _what_next(path: Path, sqlstate: str, error: psycopg.Error) -> str:
+    if sqlstate == "58P01" or "could not load library" in str(error):
+        return "The server runs other files than are installed, as after an upgrade: restart the server, then run this again."
+    if sqlstate == "42501":
+        return "Use a role that has this right, then run this again."
+    if sqlstate[:2] == "53":
+        return "Make room on the server, then run this again."
+    if sqlstate[:2] in ("22", "23"):
+        return "Rows that are there break it: fix them, then run this again."
+    if not plan.is_shipped(path):
+        return "Fix the file, then run this again."
+    return "Something in this database or its server makes it fail: change that, then run this again."
 
 
 # ── Steps outside a transaction: each one can be run again after an interruption ──────────────────────────────────────

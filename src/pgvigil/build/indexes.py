@@ -196,7 +196,9 @@ def _state(conn: psycopg.Connection, name: str) -> _State | None:
 def _wanted_definition(conn: psycopg.Connection, statement: Statement, table: str) -> str:
     """The definition as this server prints it, from building the index on an empty copy of the table."""
     with conn.transaction(force_rollback=True):
-        conn.execute(f"CREATE TEMP TABLE pgvigil_copy (LIKE {table})".encode())  # no defaults, no CHECKs: nothing of theirs runs
+        conn.execute(
+            f"CREATE TEMP TABLE pgvigil_copy (LIKE {table})".encode()
+        )  # no defaults, no CHECKs: nothing of theirs runs
         script = statement.text
         origin = statement.tokens[0].start
         words = [t.text.upper() for t in statement.tokens]

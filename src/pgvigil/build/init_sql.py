@@ -87,7 +87,9 @@ def _for_psql(script: str) -> str:
         elif statement.starts_with("SELECT"):
             quiet = f"DO $quietly$ BEGIN PERFORM{statement.text[len('SELECT') :]}; END $quietly$"
             script = script[:start] + quiet + script[start + length :]
-        elif statement.starts_with("CALL"):  # a procedure that commits cannot be called here, and a new install has no rows to work on
+        elif statement.starts_with(
+            "CALL"
+        ):  # a procedure that commits cannot be called here, and a new install has no rows to work on
             script = script[:start] + script[start + length + 1 :].lstrip("\n")
     return script
 

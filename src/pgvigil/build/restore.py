@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shlex
 import shutil
 import time
 from contextlib import suppress
@@ -21,7 +20,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from pgvigil import database
+from pgvigil import database, project
 from pgvigil.build import contents, copies, locks, manifest, owner_code, swap
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
@@ -167,11 +166,11 @@ def _require(live: psycopg.Connection, name: str, backup: Backup) -> None:
 def _refuse_newer(live: psycopg.Connection, backup: Backup, archive: Path, target: Target) -> None:
     newer = _newer(live, backup)
     if newer:
-        program = os.environ.get("PGVIGIL_PROGRAM", "pgvigil")
+        again = project.command("restore", str(archive.absolute()), "--overwrite-newer", option=target.option)
         raise RestoreError(
             "the database holds what the backup does not: " + "; ".join(newer),
             "The database would be kept under another name, but its application would go on without these rows. If that is "
-            f"what you want: {program} restore {shlex.quote(str(archive))} --overwrite-newer{target.option}",
+            f"what you want: {again}",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -61,6 +60,7 @@ class Outcome:
     seconds: float
     left: int
     reverted: bool = False
+    schema: str = "public"
 
 
 @dataclass
@@ -91,11 +91,6 @@ class Run:
     def beyond(self) -> list[Migration]:
         """What is on disk beyond the end of the run."""
         return self.migrations[self.end :]
-
-
-def program() -> str:
-    """How the user calls us, for commands we print: the scripts say so, else it is the installed command."""
-    return os.environ.get("PGVIGIL_PROGRAM", "pgvigil")
 
 
 # ── migrate ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,7 +135,8 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
         ledger.accept(conn, owner_of(conn, run.schema), run.migrations, options.accepted)
         end = run.migrations[run.end - 1].revision if run.end else None
         names = [m.name for m in moved]
-        outcome = Outcome(start, end, names, archive, _remarks(conn), time.monotonic() - clock, len(run.beyond))
+        took, left = time.monotonic() - clock, len(run.beyond)
+        outcome = Outcome(start, end, names, archive, _remarks(conn), took, left, schema=run.schema)
         if run.beyond and run.beyond[0].transactional:
             return outcome  # what is not all in cannot meet the spec; that it leads there was seen before the commit
         tell("validating")
@@ -154,7 +150,8 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
     else:
         require_valid(
             report,
-            f"Every migration is in; the schema was changed since. To see this again: {program()} validate{target.option}",
+            "Every migration is in; the schema was changed since. To see this again: "
+            + project.command("validate", schema=run.schema, option=target.option),
         )
     return outcome
 
@@ -188,7 +185,8 @@ def _remarks(conn: psycopg.Connection) -> list[str]:
 
 def undo_command(outcome: Outcome, target: Target) -> str:
     """What brings the schema back to where the run found it."""
-    return f"{program()} {'migrate' if outcome.reverted else 'revert'} --to {outcome.start or 'base'}{target.option}"
+    verb, start = "migrate" if outcome.reverted else "revert", outcome.start or "base"
+    return project.command(verb, "--to", start, schema=outcome.schema, option=target.option)
 
 
 def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
@@ -303,7 +301,7 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
                 if not report.ok:
                     raise MigrationError(
                         f"the result would not meet {project.SPEC.name}:\n{render(report, 'text')}",
-                        "Mend the migration or the spec, then run this again.",
+                        "Fix the migration or the spec, then run this again.",
                     )
 
             try:
@@ -379,4 +377,4 @@ def revert(target: Target, to: str, options: Options, tell: Journal) -> Outcome:
         start, end = run.state.revision, ledger.read(conn).revision
     names = [m.name for m in leaving]
     left = len(run.migrations) - run.end
-    return Outcome(start, end, names, archive, [], time.monotonic() - clock, left, reverted=True)
+    return Outcome(start, end, names, archive, [], time.monotonic() - clock, left, reverted=True, schema=run.schema)

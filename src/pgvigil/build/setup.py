@@ -9,11 +9,11 @@ from dataclasses import replace
 import psycopg
 from psycopg import sql as compose
 
-from pgvigil import database
+from pgvigil import database, project
 from pgvigil.build import apply, locks, preflight, runner
 from pgvigil.build.journal import Journal
 from pgvigil.build.plan import Migration
-from pgvigil.build.runner import Options, Outcome, program
+from pgvigil.build.runner import Options, Outcome
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PreconditionError
 from pgvigil.validate import self_test
@@ -42,8 +42,20 @@ def setup(target: Target, options: Options, wait: float, tell: Journal) -> Outco
         report = runner.against_reference(conn, target, run.schema)
         tell("testing every trigger and view in a transaction that is rolled back")
         report = replace(report, findings=(*report.findings, *self_test(conn, run.schema)))
-    runner.require_valid(report, f"To see it again: {program()} validate --self-test{target.option}")
-    return Outcome(start, run.migrations[-1].revision, [m.name for m in moved], None, [], time.monotonic() - clock, 0)
+    runner.require_valid(
+        report,
+        "To see it again: " + project.command("validate", "--self-test", schema=run.schema, option=target.option),
+    )
+    return Outcome(
+        start,
+        run.migrations[-1].revision,
+        [m.name for m in moved],
+        None,
+        [],
+        time.monotonic() - clock,
+        0,
+        schema=run.schema,
+    )
 
 
 def _connect_or_create(target: Target, wait: float, tell: Journal) -> psycopg.Connection:

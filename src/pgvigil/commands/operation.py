@@ -8,8 +8,10 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 
+from pgvigil import project
 from pgvigil.commands import call
 from pgvigil.errors import UsageError
+from pgvigil.text import one_line, page, quoted
 
 
 def backup(arguments: argparse.Namespace) -> int:
@@ -32,9 +34,13 @@ def backup(arguments: argparse.Namespace) -> int:
                     target, directory, arguments.verify_backup, tell, run_owner_code=arguments.run_owner_code
                 )
             else:
-                archive = arguments.archive or backups.newest(target, directory)
+                archive = (
+                    backups.named(arguments.archive, directory)
+                    if arguments.archive
+                    else backups.newest(target, directory)
+                )
                 made = backups.verify(target, archive, tell, run_owner_code=arguments.run_owner_code)
-        print(_json(asdict(made)) if arguments.json else f"{made.archive}\n  {made.verified}")
+        print(_json(asdict(made)) if arguments.json else page([quoted(str(made.archive)), f"  {made.verified}"]))
     return 0
 
 
@@ -50,8 +56,9 @@ def maintain(arguments: argparse.Namespace) -> int:
         return 1 if any(job.overdue for job in jobs) else 0
     if arguments.action == "install":
         registered, others = maintain.install_pg_cron(target)
-        print(f"pg_cron looks every five minutes for: {', '.join(registered)}")
-        print(f"not within its power, leave them to `pgvigil maintain run-due`: {', '.join(others)}")
+        print(f"pg_cron looks every five minutes for: {one_line(', '.join(registered))}")
+        run_due = project.command("maintain", "run-due", option=target.option)
+        print(f"not within its power, leave them to `{run_due}`: {one_line(', '.join(others))}")
         return 0
     options = Options(
         arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait,
@@ -131,7 +138,7 @@ def explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(_json(explain.document(done)))
     else:
-        print("\n".join(map(call.one_line, explain.text(done, bars=sys.stdout.isatty()).split("\n"))))
+        print(explain.text(done, bars=sys.stdout.isatty()))
     return 0 if done.sound else 1
 
 

@@ -13,6 +13,7 @@ import psycopg
 from pgvigil import database, project
 from pgvigil.commands import call, output
 from pgvigil.errors import ConnectError, UsageError
+from pgvigil.text import print_script, trusted
 
 
 def validate(arguments: argparse.Namespace) -> int:
@@ -52,9 +53,11 @@ def validate(arguments: argparse.Namespace) -> int:
         if arguments.fix_sql:
             from pgvigil.validate import fix_sql
 
-            print(fix_sql(report), file=out)
+            print_script(fix_sql(report), out)
         else:
-            print(render(report, arguments.format, spec=path, colour=wants_colour(out)), file=out)
+            told = render(report, arguments.format, spec=path, colour=wants_colour(out))
+            # These two make visible what others wrote, and have colours or commands of their own.
+            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
@@ -118,7 +121,7 @@ def _spec_dump(arguments: argparse.Namespace) -> int:
 
     with database.connect(call.required(arguments), "spec dump") as conn:
         text = dump_spec(conn, arguments.schema, json=arguments.format == "json")
-    print(text, end="")
+    print_script(text, sys.stdout, end="")
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg import pq, sql
 
-from pgvigil.live import rows
+from pgvigil.live import rows, scrub
 from pgvigil.live.executions import classify
 from pgvigil.live.instance import POOLED, Backend, Instance, async_backend_of, backend_of, instance_of
 from pgvigil.live.recorder import Recorder
@@ -83,7 +83,7 @@ def _failed(session: str, text: str, began: int, error: BaseException, tag: str 
         status = "cancelled"
     else:
         status = "timeout" if how == "timeout" else "error"
-    return rows.statement(session, text, nanoseconds, -1, status, message, sqlstate, tag)
+    return rows.statement(session, text, nanoseconds, -1, status, scrub.hide_values(message, sqlstate), sqlstate, tag)
 
 
 def _replace(target: Any, name: str, replacement: Any) -> Undo:

@@ -17,6 +17,7 @@ from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError, UnequalError
+from pgvigil.text import page, quoted
 
 
 def create(
@@ -78,6 +79,12 @@ def newest(target: Target, directory: Path) -> Path:
     raise BackupError(f"{directory} holds no backup of this database", "Take one: pgvigil backup create.")
 
 
+def named(archive: Path, directory: Path) -> Path:
+    """An archive as a command was given it: a path, or a name as the list has it, which is looked for in the directory."""
+    in_directory = directory / archive
+    return in_directory if archive.name == str(archive) and not archive.exists() and in_directory.exists() else archive
+
+
 def document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     """For machines: the manifests without their tables and extensions, what is on disk, and the state."""
     plain = []
@@ -98,9 +105,9 @@ def pruned_document(pruned: Pruned) -> dict[str, Any]:
 
 def pruned_text(pruned: Pruned) -> str:
     """For people."""
-    lines = [f"removed {entry.archive}" for entry in pruned.removed] or ["nothing to remove"]
+    lines = [f"removed {quoted(str(entry.archive))}" for entry in pruned.removed] or ["nothing to remove"]
     why = "the last one of its database, or being read"
-    return "\n".join(lines + [f"kept    {entry.archive}: {why}" for entry in pruned.spared])
+    return page(lines + [f"kept    {quoted(str(entry.archive))}: {why}" for entry in pruned.spared])
 
 
 def text(entries: list[Entry], directory: Path) -> str:
@@ -118,14 +125,16 @@ def text(entries: list[Entry], directory: Path) -> str:
     for entry in entries:
         made, size = entry.backup, f"{entry.size / 1e6:.1f}"
         if made is None:
-            lines.append(row(entry.state, "", "", "", "", size, "", "", entry.archive.name))
+            lines.append(row(entry.state, "", "", "", "", size, "", "", quoted(entry.archive.name)))
             continue
         at, rows = made.revision or "base", f"{made.rows:,}"
         taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
-        lines.append(row(entry.state, taken, made.database, at, made.kind, size, rows, checked, entry.archive.name))
+        lines.append(
+            row(entry.state, taken, made.database, at, made.kind, size, rows, checked, quoted(entry.archive.name))
+        )
         lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
         lines += [f"{'':<12}not in the backup: {left}" for left in made.left_out]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _moment(moment: str) -> str:

@@ -15,6 +15,7 @@ from pgvigil.errors import UsageError
 from pgvigil.operate import relations, trial
 from pgvigil.operate.findings import Finding, Plan, findings
 from pgvigil.operate.tree import Node, tree
+from pgvigil.text import page
 
 # VERBOSE, because only then schemas are told, and each column with its table.
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) "
@@ -90,7 +91,7 @@ def text(explanation: Explanation, *, bars: bool) -> str:
         took, calls = trigger["Time"], trigger["Calls"]
         label = f"trigger {trigger['Trigger Name']} on {trigger['Relation']}"
         lines.append(_columns(took, calls, label, explanation.execution_ms, bars))
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _with_depth(node: Node, depth: int = 0) -> list[tuple[Node, int]]:

@@ -17,6 +17,7 @@ from pgvigil.build.journal import Journal
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError
 from pgvigil.shipped import require_shipped
+from pgvigil.text import page
 
 _SOUND = ("ok", "advice")
 _TOLD = 10  # repaired sessions in a report for people
@@ -166,7 +167,7 @@ def text(health: Health) -> str:
     for one in health.settings:
         if one.level == "ok":
             lines.append(f"{'ok':<10}{one.setting:<28}{one.value:>12}")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _repairs(repaired: tuple[Repair, ...]) -> list[str]:

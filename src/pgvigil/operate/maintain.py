@@ -20,6 +20,7 @@ from pgvigil.errors import JobError, LockedError, PgvigilError, PreconditionErro
 from pgvigil.operate import upkeep
 from pgvigil.operate.upkeep import Options
 from pgvigil.shipped import require_shipped
+from pgvigil.text import page
 
 _TOLD = 160  # characters of an error in a table for people
 _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -232,7 +233,7 @@ def text(jobs: list[Job]) -> str:
         )
         if job.last_error:
             lines.append(f"{'':<13}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def unit(job: str) -> str:

@@ -56,7 +56,13 @@ class Reference:
         `schema` is that of the application's tables: function bodies hold its name, so the reference is made with the same.
         """
         self.log = log
-        self.target, self.connected, self.declaration, self.ddl, self.schema = target, connected, declaration, ddl, schema
+        self.target, self.connected, self.declaration, self.ddl, self.schema = (
+            target,
+            connected,
+            declaration,
+            ddl,
+            schema,
+        )
         self.begun = threading.Event()
         self._made: Future[tuple[Snapshot | None, str]] = Future()
         # No daemon: it ends with its scratch database dropped, for which `outcome` does not wait.
@@ -108,7 +114,9 @@ class Reference:
                 cache.write(name, made.to_json())  # else some role was missing and could not be made
         except (psycopg.Error, PgvigilError) as error:
             with database.connect(self.target, "reference") as other:
-                self._tell_kept(other, key, schema, f"a scratch database could not be used: {' '.join(str(error).split())}")
+                self._tell_kept(
+                    other, key, schema, f"a scratch database could not be used: {' '.join(str(error).split())}"
+                )
 
     def _tell_kept(self, conn: Connection, key: str, schema: str, reason: str) -> None:
         text = _kept(conn, key)
@@ -181,7 +189,11 @@ def _kept(conn: Connection, key: str) -> str | None:
 
 def keep_reference(conn: Connection, made: Snapshot, ddl: Path) -> None:
     """For those who can only read: a replica, a role that may not create databases. Older ones are forgotten."""
-    parameters = {"key": key_of(ddl, made.schema), "major": conn.info.server_version // 10000, "snapshot": made.to_json()}
+    parameters = {
+        "key": key_of(ddl, made.schema),
+        "major": conn.info.server_version // 10000,
+        "snapshot": made.to_json(),
+    }
     with conn.transaction():
         conn.execute(
             "DELETE FROM pgvigil.reference_snapshots WHERE (key, server_major) <> (%(key)s, %(major)s)", parameters
