@@ -64,7 +64,8 @@ DISASTERS = [
 
 def apply(conn: Any, script: str) -> None:
     """In the test's transaction, and with what would destroy data."""
-    conn.execute(re.sub("^-- (DROP|ALTER)", r"\1", script.replace(" CONCURRENTLY", ""), flags=re.MULTILINE))
+    script = re.sub("^(BEGIN|COMMIT);$", "", script.replace(" CONCURRENTLY", ""), flags=re.MULTILINE)
+    conn.execute(re.sub("^-- (DROP|ALTER)", r"\1", script, flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("disaster", DISASTERS)
@@ -83,7 +84,7 @@ def test_index_is_repaired_without_a_lock_against_writers(fresh: Any, reference:
         (finding,) = validate(conn, SPEC, "public", reference=reference).findings
         for statement in finding.fix.split(";\n"):
             conn.execute(statement)
-        assert finding.fix.startswith("DROP INDEX CONCURRENTLY idx_sessions_archived_at;\nCREATE INDEX CONCURRENTLY")
+        assert finding.fix == "REINDEX INDEX CONCURRENTLY idx_sessions_archived_at;"
         assert validate(conn, SPEC, "public", reference=reference).ok
 
 

@@ -73,10 +73,15 @@ class Server:
     schema_there: bool
     roles: list[str]
     powers: dict[str, list[str]]  # of the roles that were asked for
-    # Of new sessions, that bear on triggers: name, value, whether of this database only, role or None.
+    # Of new sessions, that bear on our work: name, value, whether of this database only, role or None, whether that role
+    # may write to the tables.
     settings: list[list[Any]]
+    own_settings: dict[str, str]  # those of ours that hold in the session that asks
+    shadows: list[str]  # other schemas with relations of the same names
+    members: list[list[str]]  # in our schemas, of extensions that live elsewhere: path, extension
     configured: bool  # session_replication_role is replica in the server's configuration
-    default_grants: list[list[str]]
+    # Schema or None, kind, whose objects, grantee, privilege, whether WITH GRANT OPTION, whether given or taken away.
+    default_grants: list[list[Any]]
 
     @property
     def major(self) -> int:
