@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pgvigil.validate.expected import Declaration, load_declaration
     from pgvigil.validate.formats import FORMATS, render
     from pgvigil.validate.load import load_spec
+    from pgvigil.validate.owners import require_owner_or_consent
     from pgvigil.validate.places import located
     from pgvigil.validate.reference import Reference, keep_reference
     from pgvigil.validate.repair import fix_sql
@@ -34,6 +35,7 @@ _WHERE = {
     "load_declaration": "expected",
     "load_spec": "load",
     "located": "places",
+    "require_owner_or_consent": "owners",
     "render": "formats",
     "self_test": "behaviour",
     "validate": "verdict",
@@ -54,6 +56,7 @@ __all__ = [
     "load_spec",
     "located",
     "render",
+    "require_owner_or_consent",
     "self_test",
     "validate",
 ]

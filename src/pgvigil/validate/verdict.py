@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from pgvigil.validate import printing, settings
-from pgvigil.validate.catalog import Connection, Snapshot, pinned, read_rows, snapshot
+from pgvigil.validate.catalog import PLAIN_TYPE, Connection, Snapshot, pinned, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.compare import TOLERATED, Comparison
 from pgvigil.validate.ddl import literal
@@ -105,7 +105,15 @@ def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
     if ACTIVE_TIME in declaration.objects:
         wanted.add(POLICIES)
     readable = [name for name in sorted(wanted) if found.details.get(f"table {name}", {}).get("readable")]
-    return read_rows(conn, readable, found.schema)
+    columns: dict[str, list[str]] = {name: [] for name in readable}
+    for path, attributes in found.objects.items():
+        if (
+            (root := found.roots[path]) in columns
+            and kind_of(path) == "column"
+            and PLAIN_TYPE.fullmatch(attributes["type"])
+        ):
+            columns[root].append(path.removeprefix(f"column {root}."))
+    return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema)
 
 
 def _proved(conn: Connection, collector: Collector, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
