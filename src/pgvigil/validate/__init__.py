@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pgvigil.validate.repair import fix_sql
     from pgvigil.validate.report import Finding, Report, Unchecked
     from pgvigil.validate.spec import Spec
-    from pgvigil.validate.verdict import check_application_tables, validate
+    from pgvigil.validate.verdict import check_application_tables, event_triggers, validate
 
 # Imported when asked for: what a verdict does not need, it does not wait for.
 _WHERE = {
@@ -30,6 +30,7 @@ _WHERE = {
     "Unchecked": "report",
     "check_application_tables": "verdict",
     "dump_spec": "dump",
+    "event_triggers": "verdict",
     "fix_sql": "repair",
     "keep_reference": "reference",
     "load_declaration": "expected",
@@ -50,6 +51,7 @@ __all__ = [
     "Unchecked",
     "check_application_tables",
     "dump_spec",
+    "event_triggers",
     "fix_sql",
     "keep_reference",
     "load_declaration",

@@ -68,6 +68,7 @@ class Scope:
     cut: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
+    declared: frozenset[str] = frozenset()  # paths whose owner is the usual one, whoever owns the rest
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
                 return answers | (aside.result() or _answers(conn, _ASIDE, parameters))
 
     idle = conn.info.transaction_status == TransactionStatus.IDLE
-    return _understood(again_if_changed(conn, together if idle else alone), schema)
+    return _understood(again_if_changed(conn, together if idle else alone), schema, scope.declared)
 
 
 def _aside(second: Future[Connection], schema: str, exported: str, parameters: dict[str, Any]) -> Answers | None:
@@ -282,7 +283,7 @@ def read_rows(conn: Connection, tables: dict[str, list[str]], schema: str) -> di
     return again_if_changed(conn, read) if tables else {}
 
 
-def _understood(answers: Answers, schema: str) -> Snapshot:
+def _understood(answers: Answers, schema: str, declared: frozenset[str]) -> Snapshot:
     found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
     orders: dict[str, list[str]] = {}
     for label, path, attributes, details in answers["relations"]:
@@ -323,14 +324,15 @@ def _understood(answers: Answers, schema: str) -> Snapshot:
     for label, order in orders.items():
         if (path := f"table {label}") in found.objects or (path := f"view {label}") in found.objects:
             found.objects[path]["order"] = order
-    _spell(found)
+    _spell(found, declared)
     return found
 
 
-def _spell(found: Snapshot) -> None:
+def _spell(found: Snapshot, declared: frozenset[str]) -> None:
     """One spelling where the server has several: the usual owner, the application's schema in settings, IN arguments."""
     spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words stand in quotes too
-    owners = Counter(a["owned_by"] for a in found.objects.values() if "owned_by" in a)
+    counted = [of for path, of in found.objects.items() if path in declared] or list(found.objects.values())
+    owners = Counter(a["owned_by"] for a in counted if "owned_by" in a)
     usual = min(owners, key=lambda name: (-owners[name], name), default=None)
     found.owners.extend([usual] if usual else [])
     for attributes in found.objects.values():

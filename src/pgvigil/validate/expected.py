@@ -124,6 +124,7 @@ class Declaration:
             tuple(self.patterns),
             tuple(path.partition(" ")[2] for path in self.objects if path.startswith("extension ")),
             self.roles,
+            frozenset() if self.complete else frozenset(self.objects),
         )
 
 

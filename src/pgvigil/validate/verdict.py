@@ -191,6 +191,22 @@ def _seen_as(found: Snapshot, path: str) -> str:
     return "partition" if "partition_of" in found.objects[path] else kind_of(path)
 
 
+def event_triggers(conn: Connection) -> str:
+    """A sentence that names those that act on what a migration makes, for when it fails. "" where there are none."""
+    rows = conn.execute(
+        """SELECT pg_catalog.quote_ident(t.evtname), t.evtfoid::pg_catalog.regproc::text, t.evtevent
+           FROM pg_catalog.pg_event_trigger t WHERE t.evtenabled OPERATOR(pg_catalog.<>) 'D'::"char" ORDER BY t.evtname"""
+    ).fetchall()
+    if not rows:
+        return ""
+    listed = ", ".join(f"{name} ({event}, {function})" for name, function, event in rows)
+    ways = " ".join(f"ALTER EVENT TRIGGER {name} DISABLE;" for name, *_ in rows)
+    return (
+        f"Event triggers of this database act on what is made and may have changed or refused it: {listed}. If that is so, have"
+        f" them leave pgvigil's objects alone, or as a superuser turn them off for the run ({ways}) and on again afterwards."
+    )
+
+
 def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[Finding]:
     """What the migrations need of the application, before the first one: its tables, their base columns, the types."""
     declaration = _declared(spec)
