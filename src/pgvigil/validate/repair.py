@@ -105,7 +105,7 @@ class Repairs:
         label = path.removeprefix(kind).strip()
         wanted, found = self.wanted[path], self.found.objects[path]
         keys = list(dict.fromkeys(keys))
-        if self._is_anothers(path) and set(keys) - {"owned_by", "order"}:
+        if self._is_anothers(path) and (set(keys) - {"owned_by", "order"} or not self._is_all_ours(path, root)):
             return ""  # whoever owns it may have made it: it is not made ours unless all else is as ours
         lines = [line for key in keys if (line := self._owner(path, root, wanted)) and key == "owned_by"]
         if lines:  # a right of whoever owned it meanwhile went into the ownership
@@ -127,6 +127,18 @@ class Repairs:
         there = self.found.objects.get(path)
         wanted = self.wanted.get(path, {}).get("owned_by", self.found.owner)
         return there is not None and there.get("owned_by", self.found.owner) != wanted
+
+    def _is_all_ours(self, path: str, root: str) -> bool:
+        """Whether what stands on a relation is what should stand there."""
+        if kind_of(path) not in ("table", "view"):
+            return True
+        there = {other for other in self.found.parts.get(root, ()) if kind_of(other) in _PARTS[:-3]}
+        wanted = {other for other, of in self.roots.items() if of == root and kind_of(other) in _PARTS[:-3]}
+        return there == wanted and all(
+            self.found.objects[other].get(key) == self.wanted[other].get(key)
+            for other in there
+            for key in ("type", "function", "timing", "identity")
+        )
 
     def _target(self, path: str, root: str) -> str:
         return ddl.target(path, root, self.found.objects.get(path, {}).get("kind", ""))
