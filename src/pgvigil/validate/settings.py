@@ -79,7 +79,7 @@ def _granularity(conn: Connection, value: str, least_active: float) -> str:
         return ""
     try:
         with conn.transaction():
-            row = conn.execute("SELECT extract(epoch FROM %s::interval)::float", (value,)).fetchone()
+            row = conn.execute("SELECT pg_catalog.date_part('epoch', %s::pg_catalog.interval)", (value,)).fetchone()
     except psycopg.DataError:
         return "this is no interval, and updates of sessions fail"
     seconds = row[0] if row else 0.0

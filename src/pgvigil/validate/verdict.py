@@ -128,7 +128,8 @@ def _proved(conn: Connection, collector: Collector, rows: list[dict[str, Any]]) 
         table, column, value = (str(row.get(key)) for key in ("table_name", "column_name", "value"))
         names = {"table_name": table, "column_name": column, "value": value}
         path = f"row {TOLERATED} ({', '.join(f'{key} = {text}' for key, text in names.items())})"
-        if (table, column) not in columns or f"column {table}.{column}" not in collector.found.objects:
+        type_ = collector.found.objects.get(f"column {table}.{column}", {}).get("type", "")
+        if (table, column) not in columns or not PLAIN_TYPE.fullmatch(type_):
             wrong = "no list of values of ours is that column's"
         elif not collector.found.details[f"table {table}"].get("readable"):
             collector.unreadable.add(table)
