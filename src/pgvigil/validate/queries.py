@@ -69,14 +69,19 @@ SELECT json_build_object(
                      WHERE t.relname = ANY (%(names)s) AND n.nspname <> %(schema)s AND t.relkind IN ('r', 'p', 'v', 'm', 'f')),
     'members', (SELECT coalesce(json_agg(json_build_array(coalesce(f.path, i.type || ' ' || i.identity), e.extname) ORDER BY 1), '[]')
                 FROM pg_extension e JOIN pg_namespace x ON x.oid = e.extnamespace
-                JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e',
-                     pg_identify_object(d.classid, d.objid, 0) i
+                JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+                JOIN (SELECT 'pg_proc'::regclass AS class, p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY (%(own)s)
+                      UNION ALL
+                      SELECT 'pg_type'::regclass, y.oid FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
+                      WHERE n.nspname = ANY (%(own)s) AND y.typcategory <> 'A'
+                        AND (y.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = y.typrelid AND c.relkind = 'c'))
+                      UNION ALL
+                      SELECT 'pg_class'::regclass, t.oid FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+                      WHERE n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s AND t.relname = ANY (%(names)s)) o ON o.class = d.classid AND o.oid = d.objid
+                CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) i
                 LEFT JOIN LATERAL (SELECT FUNCTION_PATH AS path FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                                    WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid) f ON true
-                WHERE x.nspname <> ALL (%(own)s)
-                  AND (i.schema = ANY (%(own)s) OR d.classid = 'pg_class'::regclass AND EXISTS (
-                       SELECT FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
-                       WHERE t.oid = d.objid AND n.nspname = %(schema)s AND t.relname = ANY (%(names)s)))),
+                WHERE x.nspname <> ALL (%(own)s)),
     'configured', CASE WHEN current_setting('session_replication_role') = 'replica'
                        THEN EXISTS (SELECT FROM pg_settings WHERE name = 'session_replication_role' AND source = 'configuration file')
                        ELSE false END,
