@@ -198,7 +198,9 @@ def test_without_any_reference_the_verdict_is_no_pass(fresh: Any) -> None:
         assert (report.findings, report.exit_code, report.ok) == ((), 3, False)
         (unchecked,) = report.unchecked
         assert unchecked.objects == WHAT
-        assert unchecked.reason.startswith("the role may not create databases. ")
+        assert unchecked.reason.startswith(
+            "the role may not create databases, and pgvigil.reference_snapshots holds no copy"
+        )
         conn.execute("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle")
         assert validate(conn, SPEC, "public", reference=begin(fresh, "pgvigil_reader")).exit_code == 1
 
