@@ -229,6 +229,11 @@ def parser(
         help="also exercise triggers and views, in a transaction that is rolled back",
     )
     validate.add_argument(
+        "--run-owner-code",
+        action="store_true",
+        help="with --self-test, as a superuser: run triggers and functions of owners who are none with a superuser's rights",
+    )
+    validate.add_argument(
         "--spec",
         type=Path,
         metavar="FILE",

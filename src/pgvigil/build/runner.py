@@ -23,7 +23,17 @@ from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
 from pgvigil.owner import owner_of
 from pgvigil.shipped import require_shipped
-from pgvigil.validate import Reference, Report, Spec, keep_reference, load_declaration, load_spec, render, validate
+from pgvigil.validate import (
+    Reference,
+    Report,
+    Spec,
+    event_triggers,
+    keep_reference,
+    load_declaration,
+    load_spec,
+    render,
+    validate,
+)
 
 
 @dataclass(frozen=True)
@@ -301,7 +311,8 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
                 if not report.ok:
                     raise MigrationError(
                         f"the result would not meet {project.SPEC.name}:\n{render(report, 'text')}",
-                        "Fix the migration or the spec, then run this again.",
+                        event_triggers(run.conn)
+                        or "Something in this database or a change of the files made it so. Undo that, then run this again.",
                     )
 
             try:
@@ -312,11 +323,20 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
                     "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
                 ) from error
             except (MigrationError, LockedError) as error:
+                if isinstance(error, MigrationError) and (named := _event_triggers(run.conn)) not in error.hint:
+                    error.hint = f"{error.hint} {named}".strip()
                 error.hint = f"{error.hint} {_what_stays(group, done)}"
                 raise
             tell(f"  done in {time.monotonic() - clock:.2f} s")
             done += group
     return done
+
+
+def _event_triggers(conn: psycopg.Connection) -> str:
+    try:
+        return event_triggers(conn)
+    except psycopg.Error:  # the connection, too, may be gone
+        return ""
 
 
 def _what_stays(group: list[Migration], done: list[Migration]) -> str:

@@ -16,7 +16,7 @@ from pgvigil.build.plan import Migration
 from pgvigil.build.runner import Options, Outcome
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PreconditionError
-from pgvigil.validate import self_test
+from pgvigil.validate import require_owner_or_consent, self_test
 
 
 def setup(target: Target, options: Options, wait: float, tell: Journal) -> Outcome:
@@ -40,6 +40,8 @@ def setup(target: Target, options: Options, wait: float, tell: Journal) -> Outco
             )
         tell("validating")
         report = runner.against_reference(conn, target, run.schema)
+        if not moved:  # else all that is there was made by this run
+            require_owner_or_consent(conn, run.schema, False)
         tell("testing every trigger and view in a transaction that is rolled back")
         report = replace(report, findings=(*report.findings, *self_test(conn, run.schema)))
     runner.require_valid(
