@@ -1033,6 +1033,11 @@ BEGIN
         NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
         RETURN NEW;
     END IF;
+    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
+        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
+    END IF;
     -- What is not activity is the same as above, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
@@ -1047,23 +1052,16 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.touch_session() IS
-    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity';
+    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity; refuses writes to an archived session';
 
--- Under a name that is ours alone: applications make triggers of the names that they know anew at each start, and what they put in
--- the place of the two above guards nothing.
-CREATE FUNCTION pgvigil.guard_archived_row() RETURNS trigger
+-- For a statement that names updated_at itself; touch_session has done it for every other.
+CREATE FUNCTION pgvigil.stamp_updated_at() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL
-       -- A migration gives this column a value in archived sessions too.
-       AND (OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration') IS NOT TRUE THEN
-        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
-    END IF;
+    NEW.updated_at := CURRENT_TIMESTAMP;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.guard_archived_row() IS 'Refuses writes to an archived session';
+COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
 
 -- SECURITY DEFINER: who may change a session need not be able to write its trail.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
@@ -1188,7 +1186,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '4690194ead089ad7ecda1c21fa824b36bfcddad260cd602dde5a4c71e3b4958b', '8f4779ac9887783e55fc7f6fce9aa2c50b14b5cba24c3608d5fd71c3b95ecc4e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '1eb6aa595b168e42471cc31fe0862accee214498eebbc8342604db270452b94c', 'fdcbb8dc8ed268e8ac8a277ce3e062458ff8eb61d527da0210f1f25115c34059', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -4525,18 +4523,20 @@ CALL pg_temp.pgvigil_run($run$ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT leg
 COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
 
 DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session}'::text[]) AS name; END $quietly$;
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session}'::text[]) AS name; END $quietly$;
 DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', name, 'guard_archived_session')
-FROM unnest('{sessions,context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
 
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_last_activity
     BEFORE UPDATE OF last_activity_at, status, is_dormant, archived_at, expires_at, retention_policy ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity()$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE UPDATE ON "{app}".sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_row()$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_session ON "{app}".sessions IS 'An archived session is read-only until it is reactivated'$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON "{app}".sessions
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE OF updated_at ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.stamp_updated_at()$run$);
+-- Under a name that is ours alone, and after the two above by its name: applications make triggers of the names that they know anew at
+-- each start, and what they put in the place of those guards nothing.
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER watch_session BEFORE UPDATE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session()$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER watch_session ON "{app}".sessions IS 'Moves updated_at and last_activity_at; guards archived sessions'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON "{app}".sessions
@@ -4552,7 +4552,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSER
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".handoff_requests
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session()$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_last_activity ON "{app}".sessions IS 'Changes of state move last_activity_at exactly; small explicit steps of it stay where they were'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at and last_activity_at'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at where a statement names it'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle ON "{app}".sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle_created ON "{app}".sessions IS 'The created events, once per statement'$run$);
@@ -4594,7 +4594,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'd676c7d69a646ac7d1050fd3cbb535066fcc1c86bd15943de06836488608418d', '91d543ee89ba68218efb08abc0338a203c06a6869664ab2a1c8e396bc8d05dda', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'e6cfcb45cf0fa99dc891fa85c41b5721a733fa85ebdf0ae17657f770f1e08e04', '13e9a7866add3f59e8f8b30bd89df20c379ab59a537dd2ffd2086fce1a927c0e', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none

@@ -61,6 +61,11 @@ BEGIN
         NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
         RETURN NEW;
     END IF;
+    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
+        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
+    END IF;
     -- What is not activity is the same as above, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
@@ -75,23 +80,16 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.touch_session() IS
-    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity';
+    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity; refuses writes to an archived session';
 
--- Under a name that is ours alone: applications make triggers of the names that they know anew at each start, and what they put in
--- the place of the two above guards nothing.
-CREATE FUNCTION pgvigil.guard_archived_row() RETURNS trigger
+-- For a statement that names updated_at itself; touch_session has done it for every other.
+CREATE FUNCTION pgvigil.stamp_updated_at() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL
-       -- A migration gives this column a value in archived sessions too.
-       AND (OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration') IS NOT TRUE THEN
-        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
-    END IF;
+    NEW.updated_at := CURRENT_TIMESTAMP;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.guard_archived_row() IS 'Refuses writes to an archived session';
+COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
 
 -- SECURITY DEFINER: who may change a session need not be able to write its trail.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be

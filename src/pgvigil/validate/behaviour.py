@@ -146,7 +146,7 @@ def _check(of: str, expected: str) -> Callable[[Check], Check]:
 
 
 LOG = "trigger sessions.log_session_lifecycle"
-TOUCH = "trigger sessions.update_sessions_updated_at"
+TOUCH = "trigger sessions.watch_session"
 
 
 @_check("trigger sessions.log_session_lifecycle_created", "a new session leaves one event: created")
@@ -217,7 +217,7 @@ def _archived_is_idle(life: Life) -> None:
     life.expect_idle()
 
 
-@_check("trigger sessions.guard_archived_session", "an archived session is read-only")
+@_check(TOUCH, "an archived session is read-only")
 def _archived_is_read_only(life: Life) -> None:
     life.update(archived_at=life.now)
     life.expect_refused("UPDATE sessions SET agent_to = 'other' WHERE id = %s", life.id)
