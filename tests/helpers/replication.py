@@ -54,15 +54,15 @@ def standby(of: Server) -> Iterator[Server]:
     settings = _PRIMARY | {"primary_conninfo": conninfo(of), "hot_standby_feedback": "on"}
     follower = Server(of.bindir, tcp=True, settings=settings, in_memory=True)
     try:
-        account = follower._account  # noqa: SLF001 - the one its server will run under
+        account = follower._account
         where = conninfo(of).removesuffix(" dbname=postgres")
         run(
             [program("pg_basebackup"), "-d", where, "-D", follower.data, "-X", "stream", "-c", "fast", "--no-sync"],
             account,
         )
-        signal = follower.data / "standby.signal"
-        signal.touch(0o600)
-        give(signal, account)
+        marker = follower.data / "standby.signal"
+        marker.touch(0o600)
+        give(marker, account)
         follower.password = of.password
         follower.start()
         caught_up(of, follower)
@@ -82,13 +82,18 @@ def caught_up(of: Server, follower: Server) -> None:
 
 def schema_only(source: Database, into: Database) -> None:
     """The source's schema without its rows, as a subscriber needs it."""
+    copy(source, into, "--schema-only", "--no-publications", "--no-subscriptions")
+
+
+def copy(source: Database, into: Database, *options: str) -> None:
+    """Dumps the source by its server's own pg_dump, or the newest there is, and restores that, here or on a newer server."""
+    own = source.server.bindir / "pg_dump"
     dump = subprocess.run(
-        [program("pg_dump"), "--schema-only", "--no-publications", "--no-subscriptions", "-d", source.url],
-        check=True, capture_output=True,
-    ).stdout  # fmt: skip
-    done = subprocess.run(
-        [program("psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-d", into.url], input=dump, capture_output=True, check=False
-    )
+        [own if own.exists() else program("pg_dump"), *options, "-d", source.url], check=True, capture_output=True
+    ).stdout
+    dump = dump.replace(b"SET transaction_timeout = 0;\n", b"")  # pg_dump 17 and later; servers before do not know it
+    restore = [program("psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-d", into.url]
+    done = subprocess.run(restore, input=dump, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -114,7 +119,7 @@ def subscription(
         subscriber.execute(f"ALTER SUBSCRIPTION {name} DISABLE")
         subscriber.execute(f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")
         subscriber.execute(f"DROP SUBSCRIPTION {name}")
-        active = "SELECT FROM pg_replication_slots WHERE slot_name = %s AND active"
+        active = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active"
         wait_until(lambda: not source.execute(active, (name,)))
         source.execute("SELECT pg_drop_replication_slot(%s)", (name,))
 
@@ -129,6 +134,10 @@ def synchronised(subscriber: Database) -> None:
 
 def applied(source: Database, name: str) -> None:
     """Waits until the subscriber has applied what the source has committed."""
-    [(lsn,)] = source.execute("SELECT pg_current_wal_lsn()::text")
-    reached = "SELECT FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn >= %s::pg_lsn"
+    with source.connect(
+        options="-c synchronous_commit=on"
+    ) as conn:  # what went before is on disk then, and so may be sent
+        conn.execute("SELECT pg_logical_emit_message(true, 'tests', '')")
+        [(lsn,)] = conn.execute("SELECT pg_current_wal_flush_lsn()::text").fetchall()
+    reached = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn >= %s::pg_lsn"
     wait_until(lambda: source.execute(reached, (name, lsn)))
