@@ -1063,11 +1063,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
 
--- SECURITY DEFINER: who may change a session need not be able to write its trail.
+-- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows are: a sequential
+-- scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at SERIALIZABLE every second writer failed.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
 -- compiled for every row, a twelfth of what a bulk update costs.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     event_id uuid;
     details  jsonb;
@@ -1113,7 +1114,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.log_session_change() IS 'Writes one session_lifecycle event for each change in a session''s state';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
     SELECT s.id, 'created', jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
@@ -1144,7 +1145,7 @@ COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
 
 -- SECURITY DEFINER: who may write children need not be able to read sessions.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.guard_archived_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     archived_id uuid;
 BEGIN
@@ -1186,7 +1187,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '1eb6aa595b168e42471cc31fe0862accee214498eebbc8342604db270452b94c', 'fdcbb8dc8ed268e8ac8a277ce3e062458ff8eb61d527da0210f1f25115c34059', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'd3687a64ca2f3f083bf43f728e05386b604e5c9ab2bf113b688e814f0529de38', '04a29ed1c0b24ac842c59b2e5f6635880ed88d4ce93ce7325ce9e1d9eab180f5', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1214,7 +1215,11 @@ CREATE TABLE pgvigil.session_counter_changes (
     session_id          uuid NOT NULL,
     context_count       bigint NOT NULL,
     total_tokens        bigint NOT NULL,
-    total_content_bytes bigint NOT NULL
+    total_content_bytes bigint NOT NULL,
+    change_id           uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- The key makes replication possible; behind the session, it is the index on that as well. No sequence: a subscription does not
+    -- bring its number, so after a switch to the subscriber the application's inserts would fail.
+    CONSTRAINT session_counter_changes_pkey PRIMARY KEY (session_id, change_id)
 );
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
@@ -1223,8 +1228,8 @@ COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
 COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
-CREATE INDEX session_counter_changes_session_id ON pgvigil.session_counter_changes (session_id);
-COMMENT ON INDEX pgvigil.session_counter_changes_session_id IS 'The changes of a session';
+COMMENT ON COLUMN pgvigil.session_counter_changes.change_id IS 'Tells changes of a session apart; no order';
+COMMENT ON CONSTRAINT session_counter_changes_pkey ON pgvigil.session_counter_changes IS 'The changes of a session; the replica identity';
 
 CREATE FUNCTION pgvigil.content_bytes(content_size_bytes integer, content text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -1443,7 +1448,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '715a645e52587cb2c5c1ee058d49f8c2cdf4d1dfbaa2be5d15b3db15d66008ef', 'c08b04aeb63e7043a9f172841a2442bd6ec633e833babe54d9eb5bc55b05211a', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'b969893dc855059b895182d4038ea7e4ca8035695a62c048102363e0667dd6fc', '68d8a974817c934571b3bb8e5f37fee42b8b25f457ffa564c5042a4cb513d09f', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -1968,6 +1973,28 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.release_job(bigint) IS 'Lets go of the lock that begin_job took; its run has been reported and committed by then';
 
+-- Where rows come by logical replication, their publisher does the jobs, and what those write comes with them. Done here as well, jobs
+-- would meet the publisher's rows (a duplicate key stops the subscription), and the rollup, which knows of local writers only, would
+-- pass rows that are still to come.
+CREATE FUNCTION pgvigil.require_no_subscription() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    came text;
+BEGIN
+    SELECT r.srrelid::regclass::text INTO came
+    FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY ('{pgvigil,instrumentation}')
+       OR c.oid IN (SELECT t.relid FROM unnest('{sessions,context_history,handoff_requests,codebase_snapshots,session_lifecycle,performance_logs,system_metrics,analytics_aggregations,query_executions}'::text[]) w (name),
+                    pg_partition_tree(pgvigil.application_table(w.name)) t)
+    ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'rows of % come by logical replication: jobs are done at the publisher', came
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'Run them there. After DROP SUBSCRIPTION they can be run here.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_no_subscription() IS 'Raises an error where a subscription brings rows of tables that jobs work on';
+
 -- One run of a job at a time, by the lock on its row until the caller commits; from then on by the advisory lock of the run. Another
 -- one's lock on a number that comes is passed over: nobody can keep a job from being run.
 CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
@@ -1980,6 +2007,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
     END IF;
+    PERFORM pgvigil.require_no_subscription();
     FOR other IN SELECT r.id, r.pid, r.actor FROM pgvigil.job_runs r WHERE r.job = job_name AND r.finished_at IS NULL LOOP
         IF pgvigil.is_alive(other.id, other.pid) THEN
             RAISE NOTICE 'job % is running already, in process % (%): nothing is done here', job_name, other.pid, other.actor;
@@ -2508,7 +2536,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'ffadffd68a8902c5ac90e411a92f7fa811ac7306c35414d43d030dd20c66eed2', '0dbf993b66afee3a388cbba0151c7da4c15cb6e075c48bb447ff1225fd390a88', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '504ea2658ddfd09366609e088196aa125d38630f8eafdbb261a8e316a76816be', '085c34350b06cda90604643baf8792687a04371e6ab73ebf09da87f927e08829', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3197,7 +3225,10 @@ COMMENT ON INDEX instrumentation.idx_kill_attempts_session_id IS 'Whether somebo
 CREATE FUNCTION instrumentation.guard() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF current_setting('pgvigil.instrumentation', true) IS DISTINCT FROM 'write' THEN
+    -- Rows that come by logical replication were let through where they were written. Its workers are known by the server's own
+    -- list of them, which any role may read and no client can get into; pg_stat_activity hides them from most roles.
+    IF current_setting('pgvigil.instrumentation', true) IS DISTINCT FROM 'write'
+       AND NOT EXISTS (SELECT FROM pg_stat_get_subscription(NULL) w WHERE w.pid = pg_backend_pid()) THEN
         RAISE EXCEPTION 'Cannot modify the instrumentation tables. They are read-only for client sessions.'
               USING ERRCODE = 'insufficient_privilege', HINT = 'Use the functions of schema instrumentation.';
     END IF;
@@ -3851,7 +3882,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'a46f23ab9d820c4fcba2d14904a32501c049919c45fb4a0a0b5de5d6f73257d3', '66cf58ce14a578b78fd770df812b2b14180c77e3224674caeb2d56be470c7518', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '638eadf87cb60d1a877a59ac6e5fadae923d7ba0149e9db9d58ec0c88a9c44f5', '6ad11e613ea392f29ffbcbcfcd6fd739cda0b9974a930f3634b644c15aa26fa5', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the

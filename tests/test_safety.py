@@ -206,6 +206,37 @@ def test_a_rehearsal_tells_the_locks_and_leaves_no_copy(
 
 
 @pytest.mark.client_side
+def test_each_lock_of_a_rehearsal_names_the_statement_of_a_migration_that_brought_it(
+    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["migrate", "--json", "--rehearse", "--database-url", existing.url, "--backup-dir", str(tmp_path)])
+    rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
+    assert len(rehearsal["locks"]) > 3
+    for lock in rehearsal["locks"]:
+        file, line, said = lock["statement"].split(":", 2)
+        text = (PROJECT / "scripts/migrations" / file).read_text().split("\n", int(line) - 1)[-1]
+        assert " ".join(text.split()).startswith(said.strip())
+        assert "pg_locks" not in said
+
+
+@pytest.mark.client_side
+def test_a_lock_on_a_partitioned_table_of_the_application_is_seen(
+    project_copy: Path, run: Run, migrated: Database
+) -> None:
+    migrated.execute('CREATE TABLE "Event log" (at date) PARTITION BY RANGE (at)')
+    migrated.execute('CREATE TABLE event_log_1 PARTITION OF "Event log" DEFAULT')
+    add_migration(
+        project_copy / "scripts/migrations",
+        'ALTER TABLE ONLY "Event log" ALTER COLUMN at SET STATISTICS 5;\nALTER TABLE "Event log" ADD later text;\n',
+        'ALTER TABLE "Event log" DROP later;\n',
+    )
+    done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
+    assert done.returncode == 0, done.stderr
+    said = r"_later\.sql:2: ALTER TABLE \"Event log\" ADD later text"
+    assert re.search(rf'"Event log": AccessExclusiveLock for \d+ ms, from: \d+{said}', done.stderr)
+
+
+@pytest.mark.client_side
 def test_a_lock_held_too_long_in_the_rehearsal_refuses_the_real_run(run: Run, existing: Database) -> None:
     before = catalog(existing)
     done = run(MIGRATE, "--database-url", existing.url, "--rehearse", "--max-lock-ms", "1")

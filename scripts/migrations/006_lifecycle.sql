@@ -520,6 +520,28 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.release_job(bigint) IS 'Lets go of the lock that begin_job took; its run has been reported and committed by then';
 
+-- Where rows come by logical replication, their publisher does the jobs, and what those write comes with them. Done here as well, jobs
+-- would meet the publisher's rows (a duplicate key stops the subscription), and the rollup, which knows of local writers only, would
+-- pass rows that are still to come.
+CREATE FUNCTION pgvigil.require_no_subscription() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    came text;
+BEGIN
+    SELECT r.srrelid::regclass::text INTO came
+    FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY ('{pgvigil,instrumentation}')
+       OR c.oid IN (SELECT t.relid FROM unnest('{sessions,context_history,handoff_requests,codebase_snapshots,session_lifecycle,performance_logs,system_metrics,analytics_aggregations,query_executions}'::text[]) w (name),
+                    pg_partition_tree(pgvigil.application_table(w.name)) t)
+    ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'rows of % come by logical replication: jobs are done at the publisher', came
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'Run them there. After DROP SUBSCRIPTION they can be run here.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_no_subscription() IS 'Raises an error where a subscription brings rows of tables that jobs work on';
+
 -- One run of a job at a time, by the lock on its row until the caller commits; from then on by the advisory lock of the run. Another
 -- one's lock on a number that comes is passed over: nobody can keep a job from being run.
 CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
@@ -532,6 +554,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
     END IF;
+    PERFORM pgvigil.require_no_subscription();
     FOR other IN SELECT r.id, r.pid, r.actor FROM pgvigil.job_runs r WHERE r.job = job_name AND r.finished_at IS NULL LOOP
         IF pgvigil.is_alive(other.id, other.pid) THEN
             RAISE NOTICE 'job % is running already, in process % (%): nothing is done here', job_name, other.pid, other.actor;

@@ -3,7 +3,7 @@ DROP PROCEDURE pgvigil.enforce_retention(bigint), pgvigil.cleanup_orphaned_sessi
 DROP FUNCTION pgvigil.job_retention(integer), pgvigil.job_partitions(integer), pgvigil.job_orphans(integer), pgvigil.job_counters(integer), pgvigil.job_archive(integer),
     pgvigil.job_dormancy(integer), pgvigil.job_expiry(integer), pgvigil.preview_jobs(), pgvigil.due_sessions(text), pgvigil.open_statuses(), pgvigil.ended_statuses(),
     pgvigil.stored_statuses(), pgvigil.seen_to(text),
-    pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint);
+    pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.require_no_subscription(), pgvigil.release_job(bigint);
 DROP VIEW pgvigil.partitions, pgvigil.job_status;
 DROP FUNCTION pgvigil.due_at(text), pgvigil.time_slot(interval, interval, timestamptz), pgvigil.is_running(text), pgvigil.is_alive(bigint, integer);
 DROP FUNCTION pgvigil.accept_job(text), pgvigil.require_backup(text), pgvigil.require_consent(text);

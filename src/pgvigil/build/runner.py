@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 
@@ -273,14 +273,15 @@ def _rehearse(run: Run, target: Target, archive: Backup | None, options: Options
         )
     silent = Journal()
 
-    def work(conn: psycopg.Connection) -> None:
+    def work(conn: psycopg.Connection) -> list[dict[str, Any]]:
         with locks.run_lock(conn, options.lock_wait):
             apply_pending(open_run(conn, options, silent), there, options, silent)
+        return cast("list[dict[str, Any]]", silent.document.get("statements", []))
 
     tell("rehearsing on a scratch copy")
     with copies.scratch(run.conn, target, Path(archive.archive), "pgvigil_rehearsal", tell.indented()) as there:
         rehearsal = rehearse.rehearse(there, work)
-    tell.document["rehearsal"] = asdict(rehearsal) | {"statements": silent.document["statements"]}
+    tell.document["rehearsal"] = asdict(rehearsal) | {"statements": silent.document.get("statements", [])}
     for lock in rehearsal.locks:
         tell(f"  {lock.table}: {lock.mode} for {lock.held_ms:.0f} ms, from: {lock.statement}")
     tell(f"  rewritten tables: {', '.join(rehearsal.rewritten) or 'none'}; took {rehearsal.seconds:.1f} s")
