@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -16,6 +18,7 @@ from importlib import import_module
 
 import psycopg
 
+from pgvigil import database
 from pgvigil.arguments import parser
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
@@ -26,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     try:
         if argv is None:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up as Ctrl-C does
+            _take_signals()
+        for library in ("psycopg", "sqlalchemy", "alembic"):  # what matters of a failure, we say
+            logging.getLogger(library).addHandler(logging.NullHandler())
         arguments = parser(_COMMANDS).parse_args(argv)
         if hidden := os.environ.pop("PGVIGIL_HIDDEN_URL", None):  # by __main__, from the process list
             arguments.database_url = hidden
@@ -35,17 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     except PgvigilError as error:
         return _fail(error)
-    except psycopg.errors.InsufficientPrivilege as error:
-        return _fail(
-            PreconditionError(f"a right is missing: {' '.join(str(error).split())}", "Use a role that has it.")
-        )
-    except psycopg.OperationalError as error:
-        return _fail(
-            ConnectError(
-                f"the connection was lost: {' '.join(str(error).split())}",
-                "Look at the server's log; then run this again.",
-            )
-        )
+    except psycopg.Error as error:
+        if failure := _of_server(error):
+            return _fail(failure)
+        return _defect()
     except UnicodeEncodeError:  # bytes of the call that are no text
         return _fail(UsageError("the call holds characters that are no UTF-8", "Type names in UTF-8."))
     except BrokenPipeError:  # `… | head`: the reader has seen enough
@@ -61,13 +59,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     except Exception:  # noqa: BLE001 - whatever it is, it must not pass for findings
-        traceback.print_exc()
-        print(
-            "error: this is a defect of pgvigil itself; no verdict was reached, and what ran in a transaction is rolled back\n"
-            "hint: Please report it with the lines above.",
-            file=sys.stderr,
+        return _defect()
+
+
+def _take_signals() -> None:
+    """`kill`, and a terminal that is closed, clean up as Ctrl-C does; under nohup a closed terminal goes unnoticed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def _of_server(error: psycopg.Error) -> PgvigilError | None:
+    """The server's or the network's failure in our own terms; None for what should not have been asked."""
+    words = " ".join(str(error).split())
+    if database.is_lost(error):
+        return database.lost(error)
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        if "row-level security" in words:
+            return ConnectError(
+                f"row security hides rows from this role, so nothing was concluded from the others: {words}",
+                "Use a role that sees every row: one with BYPASSRLS, or with a policy of its own USING (true).",
+            )
+        return PreconditionError(f"a right is missing: {words}", _grant(words))
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return PreconditionError(
+            f"this server can only be read: {words}",
+            "Connect to the primary, if this is a standby. Nothing was changed.",
         )
-        return DEFECT
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return ConnectError(f"the server cancelled a query of this command: {words}", "Run this again when it may run.")
+    if isinstance(error, psycopg.OperationalError):  # memory, disk, locks
+        return ConnectError(f"the server could not answer: {words}", "Look at the server's log; then run this again.")
+    return None
+
+
+def _grant(words: str) -> str:
+    """What gives the right that is missing."""
+    reads = re.search(r"permission denied for (?:schema|table|view|function|procedure|sequence) ", words)
+    return (
+        "To let a role read what pgvigil keeps: GRANT pgvigil_reader TO that role; to let it run jobs as well: GRANT pgvigil_admin TO it."
+        if reads
+        else "Use a role that has it."
+    )
+
+
+def _defect() -> int:
+    traceback.print_exc()
+    print(
+        "error: this is a defect of pgvigil itself; no verdict was reached, and what ran in a transaction is rolled back\n"
+        "hint: Please report it with the lines above.",
+        file=sys.stderr,
+    )
+    return DEFECT
 
 
 def _written(status: int) -> int:

@@ -84,6 +84,8 @@ def scratch(
             load(conn, pg_restore(conn, written_by), target.at(name), archive, tell)
             yield target.at(name)
     except psycopg.Error as error:
+        if database.is_lost(error):
+            raise database.lost(error, " while a scratch copy was made") from error
         raise RestoreError(
             f"the scratch database failed: {' '.join(str(error).split())}",
             "It takes a role that may create databases and owns, or is a member of the owners of, what is in this one; "
@@ -153,7 +155,7 @@ def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, te
         tell.progress(f"{row[0] / 1e6:.0f} MB restored" if row else "")
 
     pg_restore, version = tool
-    arguments = [str(pg_restore), "--no-password", "--no-subscriptions", f"--dbname={there.public_conninfo}", *options]
+    arguments = [str(pg_restore), "--no-password", "--no-subscriptions", f"--dbname={there.client_conninfo}", *options]
     # pg_restore 17 and newer sets a parameter that older servers do not have: that one error, and no other, is forgiven.
     foreign = int(version.split(".")[0]) >= 17 and admin.info.server_version < 170000
     tools.run(
@@ -229,7 +231,7 @@ def _schema(tool: Tool, there: Target) -> list[str]:
         "--no-password",
         "--schema-only",
         "--no-subscriptions",
-        f"--dbname={there.public_conninfo}",
+        f"--dbname={there.client_conninfo}",
     ]
     return _bare(tools.run(arguments, there, "the schema cannot be compared"))
 

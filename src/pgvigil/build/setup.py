@@ -62,7 +62,7 @@ def _connect_or_create(target: Target, wait: float, tell: Journal) -> psycopg.Co
         tell(f'creating database "{name}"')
         try:
             conn.execute(compose.SQL("CREATE DATABASE {}").format(compose.Identifier(name)))
-        except psycopg.errors.DuplicateDatabase:
+        except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
             pass  # another setup was quicker
         except psycopg.errors.InsufficientPrivilege as error:
             raise PreconditionError(

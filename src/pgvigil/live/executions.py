@@ -226,7 +226,7 @@ class ExecutionTracker:
         kept = connection is not None
         try:
             if connection is None:
-                connection = database.connect(self._recorder.target, "executions")
+                connection = database.open_connection(self._recorder.target, "executions")
             self._table = self._table or find_tables(connection)[rows.EXECUTION]
             statement = query.replace("{}", self._table).encode()
             found = connection.cursor(row_factory=dict_row).execute(statement, parameters).fetchall()

@@ -112,7 +112,7 @@ class Instance:
         connection: psycopg.Connection[Any] | None = None
         while not ended.wait(HEARTBEAT):
             try:
-                connection = connection or database.connect(self.recorder.target, "heartbeat")
+                connection = connection or database.open_connection(self.recorder.target, "heartbeat")
                 row = connection.execute("SELECT instrumentation.heartbeat(%s)", (self.id,)).fetchone()
                 if row and not row[0]:
                     self._register()

@@ -83,7 +83,7 @@ class Sampler:
 
     def _sample(self) -> int:
         if self._connection is None:
-            self._connection = database.connect(self._target, "sampler")
+            self._connection = database.open_connection(self._target, "sampler")
             self._connection.execute("SET statement_timeout = '10s'; SET lock_timeout = '1s'")
         row = None
         if self._instance:

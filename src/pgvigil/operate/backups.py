@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pgvigil import database
-from pgvigil.build import archives, backup, copies, ledger, manifest
+from pgvigil.build import archives, backup, copies, ledger, manifest, preflight
 from pgvigil.build.archives import Entry, Pruned
 from pgvigil.build.backup import Proof
 from pgvigil.build.journal import Journal
@@ -21,6 +21,7 @@ from pgvigil.errors import BackupError, RestoreError, UnequalError
 def create(target: Target, directory: Path | None, proof: Proof, tell: Journal) -> Backup:
     """A full backup, proved. Raises BackupError; nothing is left behind then."""
     with database.connect(target, "backup") as conn:
+        preflight.require_primary(conn)
         return backup.create(conn, target, directory, ledger.read(conn).revision, tell, proof=proof)
 
 
@@ -33,6 +34,7 @@ def verify(target: Target, archive: Path, tell: Journal) -> Backup:
     path = archive.with_suffix(".json")
     try:
         with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
+            preflight.require_primary(conn)
             tell(f"{archive.name}: intact, of {made.began_at}, revision {made.revision or 'base'}")
             objects = made.large_objects if made.kind == "full" else 0
             found = copies.prove(

@@ -13,9 +13,11 @@ from psycopg import errors
 from psycopg.rows import class_row
 
 from pgvigil import database
+from pgvigil.build import preflight
 from pgvigil.build.journal import Journal
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError
+from pgvigil.operate import maintain
 
 _SOUND = ("ok", "advice")
 _TOLD = 10  # repaired sessions in a report for people
@@ -87,9 +89,10 @@ def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool =
     Raises ConnectError, and PreconditionError for a database that is not migrated as far as this.
     """
     with database.connect(target, "health") as conn:
+        if repair:
+            preflight.require_primary(conn)
+        maintain.see_rows(conn)
         for setting in (
-            "statement_timeout = 0",
-            "default_transaction_isolation = 'read committed'",
             "client_min_messages = notice",
             "client_connection_check_interval = '1s'",  # nobody waits for the report of a caller who is gone
         ):
@@ -98,7 +101,6 @@ def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool =
         try:
             repaired = None
             if repair:
-                conn.execute("SET default_transaction_read_only = off")
                 tell.progress("recounting sessions")
                 repaired = tuple(_rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))
             query = f"SELECT * FROM pgvigil.integrity_report({'true' if deep else 'false'})"
