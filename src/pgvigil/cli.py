@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PgvigilError as error:
         return _fail(error)
     except psycopg.Error as error:
-        if failure := _of_server(error):
+        if failure := _of_server(error, arguments):
             return _fail(failure)
         return _defect()
     except UnicodeEncodeError:  # bytes of the call that are no text
@@ -69,9 +69,9 @@ def _take_signals() -> None:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
-def _of_server(error: psycopg.Error) -> PgvigilError | None:
+def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilError | None:
     """The server's or the network's failure in our own terms; None for what should not have been asked."""
-    words = " ".join(str(error).split())
+    words = error.diag.message_primary or " ".join(str(error).split())
     if database.is_lost(error):
         return database.lost(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
@@ -80,7 +80,7 @@ def _of_server(error: psycopg.Error) -> PgvigilError | None:
                 f"row security hides rows from this role, so nothing was concluded from the others: {words}",
                 "Use a role that sees every row: one with BYPASSRLS, or with a policy of its own USING (true).",
             )
-        return PreconditionError(f"a right is missing: {words}", _grant(words))
+        return PreconditionError(f"a right is missing: {words}", _grant(words, arguments))
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return PreconditionError(
             f"this server can only be read: {words}",
@@ -93,14 +93,15 @@ def _of_server(error: psycopg.Error) -> PgvigilError | None:
     return None
 
 
-def _grant(words: str) -> str:
+def _grant(words: str, arguments: argparse.Namespace) -> str:
     """What gives the right that is missing."""
-    reads = re.search(r"permission denied for (?:schema|table|view|function|procedure|sequence) ", words)
-    return (
-        "To let a role read what pgvigil keeps: GRANT pgvigil_reader TO that role; to let it run jobs as well: GRANT pgvigil_admin TO it."
-        if reads
-        else "Use a role that has it."
-    )
+    from pgvigil.commands import call
+
+    target = call.named(arguments)
+    if target is None or not re.search(r"permission denied for (?:schema|table|view|function|procedure) ", words):
+        return "Use a role that has it."
+    role = '"' + target.user.replace('"', '""') + '"'
+    return f"As the owner of pgvigil's schema: GRANT pgvigil_reader TO {role}; lets it read, GRANT pgvigil_admin TO {role}; run jobs too."
 
 
 def _defect() -> int:

@@ -68,8 +68,9 @@ _PIN = (
 )
 _WHO = "SELECT pg_catalog.pg_backend_pid()"
 
-# What pg_dump and pg_restore, who set most of these themselves, leave as they find it.
-_OF_CLIENTS = ("quote_all_identifiers", "idle_session_timeout", "default_transaction_read_only")
+_LIMITS = ("statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+# What pg_dump and pg_restore, who set most of these themselves, leave as they find it, or meet before that.
+_OF_CLIENTS = (*_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only")
 
 _BEGINS_WITHIN = 1.5  # seconds for another connection to begin a transaction; a pool of one session may never let it
 _ANSWERS_WITHIN = 2.0  # seconds for an idle connection to say which backend it has
@@ -114,9 +115,18 @@ class Target:
         """What to add to a command so that it means this database again, without the password."""
         return f" --database-url '{self.public_conninfo}'" if self.source == "--database-url" else ""
 
-    def __str__(self) -> str:
+    @property
+    def user(self) -> str:
+        """The role that connects."""
+        return self._known.get("user", "")
+
+    @property
+    def _known(self) -> dict[str, str]:
         defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val is not None}
-        known = {**defaults, **self.parameters}
+        return {**defaults, **self.parameters}
+
+    def __str__(self) -> str:
+        known = self._known
         if "service" in known and "dbname" not in self.parameters:
             return f"service {known['service']} ({self.source})"
         where = known.get("host") or known.get("hostaddr") or "local socket"
@@ -183,13 +193,27 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
     Raises PreconditionError where a pooler hands each transaction to another backend; then nothing was set in any of them.
     """
     conn = open_connection(target, purpose, wait=wait)
+    limits = _LIMITS if conn.info.server_version >= 170000 else _LIMITS[:-1]
+    options = " ".join([conn.info.options, *(f"-c {name}=0" for name in limits)])
     try:
-        pin_session(conn)
-    except BaseException as error:
+        return _pinned(conn)
+    except psycopg.OperationalError as error:
+        words = " ".join(str(error).split())
+        failure = ConnectError(f"cannot connect to {target}: {words}", _advice(words))
+        failure.__cause__ = error
+    # A limit of the role or the database may be shorter than the statement that takes it away. A pooler takes no such options: then
+    # it has let us in, and has no server to offer.
+    try:
+        return _pinned(open_connection(Target({**target.parameters, "options": options}, target.source), purpose))
+    except (psycopg.OperationalError, ConnectError):
+        raise failure from failure.__cause__
+
+
+def _pinned(conn: psycopg.Connection, within: float = 10.0) -> psycopg.Connection:
+    try:
+        pin_session(conn, within)
+    except BaseException:
         conn.close()
-        if isinstance(error, psycopg.OperationalError):  # a pooler lets us in before it has a server to offer
-            words = " ".join(str(error).split())
-            raise ConnectError(f"cannot connect to {target}: {words}", _advice(words)) from error
         raise
     return conn
 
@@ -228,7 +252,7 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
             ) from error
 
 
-def pin_session(conn: psycopg.Connection, within: float = 10.0) -> None:
+def pin_session(conn: psycopg.Connection, within: float) -> None:
     """Gives a session of a command or a job the settings that it counts on. Raises as `connect` does, and OperationalError when
     there is no answer in `within` seconds: a pooler has let us in, and has no server to give.
     """
@@ -340,13 +364,7 @@ def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Co
 
 def beside(conn: psycopg.Connection) -> psycopg.Connection:
     """Another connection like this one. Raises psycopg.OperationalError where the server has none left."""
-    other = psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None)
-    try:
-        pin_session(other, _BEGINS_WITHIN)
-    except BaseException:
-        other.close()
-        raise
-    return other
+    return _pinned(psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None), _BEGINS_WITHIN)
 
 
 def _again(conn: psycopg.Connection) -> str:
@@ -441,6 +459,8 @@ def _advice(words: str) -> str:
         return "Check the user name: it is part of the URL, or PGUSER."
     if "too many clients" in words or "remaining connection slots" in words:
         return "The server has no connection left: close some, or try again later."
+    if "pooler" in words:
+        return "Give the pool room for four sessions, or connect to the server itself."
     return "Is the server running, and are host and port right?"
 
 

@@ -58,14 +58,16 @@ def require_all_rows(conn: psycopg.Connection, schema: str) -> None:
         role = compose.Identifier(one.role).as_string(conn)
         if one.is_owner:
             ways.append(f"ALTER TABLE {one.table} NO FORCE ROW LEVEL SECURITY;")
-            ways.append(f"or  CREATE POLICY pgvigil_owner ON {one.table} TO {role} USING (true);")
+            ways.append(f"CREATE POLICY pgvigil_owner ON {one.table} TO {role} USING (true);  -- or this")
         else:
-            ways.append(f"connect as the owner of {one.table}, or  ALTER ROLE {role} BYPASSRLS;")
+            ways.append(
+                f"CREATE POLICY pgvigil_jobs ON {one.table} TO {role} USING (true);  -- or connect as the owner"
+            )
     raise PreconditionError(
         f"row security hides rows of {tables} from {' and '.join(map(repr_role, roles))}: rows that cannot be seen would be taken "
         "for rows that are not there",
-        "Policies for other roles stay as they are. Nothing was changed. For each table one of:\n  "
-        + "\n  ".join(ways),
+        "Policies of other roles, and what tenants see, stay as they are; a RESTRICTIVE policy must not hold for this role. "
+        "Nothing was changed.\n  " + "\n  ".join(ways),
     )
 
 
@@ -95,18 +97,19 @@ def require_rights(conn: psycopg.Connection, schema: str) -> None:
 
 # Each is a question about a table of the application, and why a table like that cannot be watched. `%s` is its name.
 _UNFIT = """
-    WITH t AS (SELECT c.*, format('%%I.%%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s))
-    SELECT format('table %%s is partitioned: the triggers and foreign keys of pgvigil stand on plain tables', name) FROM t WHERE relkind = 'p'
+    WITH others AS (SELECT c.*, n.nspname, format('%%I.%%I', n.nspname, c.relname) AS name
+                    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace),
+         t AS (SELECT * FROM others WHERE nspname = %(schema)s AND relname = ANY (%(tables)s))
+    SELECT format('table %%s is partitioned: pgvigil needs a plain table for its triggers and foreign keys', name) FROM t WHERE relkind = 'p'
     UNION ALL
     SELECT format('table %%s is UNLOGGED: its rows are gone after a crash, and what is kept about them would not be; ALTER TABLE %%s SET LOGGED', name, name)
     FROM t WHERE relpersistence = 'u'
     UNION ALL
-    SELECT format('table %%s inherits from %%s: rows of one table would be counted in another', name, i.inhparent::regclass)
-    FROM t JOIN pg_inherits i ON i.inhrelid = t.oid
+    SELECT format('table %%s inherits from %%s: rows of one table would be counted in another', t.name, o.name)
+    FROM t JOIN pg_inherits i ON i.inhrelid = t.oid JOIN others o ON o.oid = i.inhparent
     UNION ALL
-    SELECT format('table %%s has the child table %%s: its rows would show in %%s, and no trigger would see them', name, i.inhrelid::regclass, name)
-    FROM t JOIN pg_inherits i ON i.inhparent = t.oid WHERE t.relkind = 'r'
+    SELECT format('table %%s has the child table %%s: its rows would show in %%s, and no trigger would see them', t.name, o.name, t.name)
+    FROM t JOIN pg_inherits i ON i.inhparent = t.oid JOIN others o ON o.oid = i.inhrelid WHERE t.relkind = 'r'
     UNION ALL
     SELECT format('table %%s has the rule %%I, which changes what a statement does before any trigger sees it; DROP RULE %%I ON %%s, or make a trigger of it',
                   name, r.rulename, r.rulename, name)
@@ -141,8 +144,10 @@ def require_fit(conn: psycopg.Connection, schema: str) -> None:
         _UNFIT, {"schema": schema, "tables": list(apply.APPLICATION_TABLES), "written": _WRITTEN}
     ).fetchall()
     if rows:
+        lines = [row[0] for row in rows]
         raise PreconditionError(
-            f'schema "{schema}" cannot be migrated as it is:' + "".join(f"\n  {row[0]}" for row in rows),
+            f'schema "{schema}" cannot be migrated as it is: '
+            + "\n  ".join(lines if len(lines) == 1 else ["", *lines]),
             "Change that, then run this again. Nothing was changed.",
         )
 
@@ -211,12 +216,12 @@ def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
     if owner:
         found.append(
             f"the tables belong to {owner}, a superuser: whoever may change them can do everything on this server; give them to a role "
-            "that is none (ALTER TABLE … OWNER TO …)"
+            "without SUPERUSER (ALTER TABLE … OWNER TO …)"
         )
     if not one(conn, "SELECT pg_has_role('pg_read_all_stats', 'USAGE')"):
         role = compose.Identifier(conn.info.user).as_string(conn)
         found.append(
-            f"{role} cannot see the transactions of other roles: what would be in the way, and for how long, is not known beforehand; "
+            f"{role} cannot see the transactions of other roles: blockers and the age of their transactions cannot be checked beforehand; "
             f"GRANT pg_read_all_stats TO {role} shows it"
         )
     for name, column in conn.execute(

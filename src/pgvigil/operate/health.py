@@ -82,6 +82,19 @@ class Health:
         """No check and no setting is a warning or critical."""
         return all(level in _SOUND for level in self.levels)
 
+    @property
+    def complete(self) -> bool:
+        """Every check could look at all that it is about: row security hid nothing, no right was missing."""
+        return all(check.value is not None for check in self.checks)
+
+    @property
+    def exit_code(self) -> int:
+        """1 where something is wrong, 3 where nothing is as far as could be seen, and not all could."""
+        wrong = [check for check in self.checks if check.level not in _SOUND and check.value is not None]
+        if wrong or any(one.level not in _SOUND for one in self.settings):
+            return 1
+        return 0 if self.complete else 3
+
 
 def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool = False) -> Health:
     """All checks, after the counters have been put right if `repair`. Progress of the long parts goes to `tell`.

@@ -109,8 +109,6 @@ def _run(
     except psycopg.DatabaseError as error:
         if conn.closed:
             raise database.lost(error, f" during job {job.job}; what it had committed stays") from error
-        if isinstance(error, errors.InsufficientPrivilege) and "row-level security" not in str(error):
-            raise _lacks_right(conn, job.job, error) from error
         raise JobError(
             error.diag.message_primary or str(error),
             error.diag.message_hint or "See pgvigil maintain status.",
@@ -126,10 +124,7 @@ def _run_here(
         raise JobError(
             f"this pgvigil does not know how to do job {job}", "Use the version that migrated this database."
         )
-    try:
-        row = conn.execute("SELECT pgvigil.begin_job(%s, %s)", (job, only_if_due)).fetchone()
-    except errors.InsufficientPrivilege as error:
-        raise _lacks_right(conn, job, error) from error
+    row = conn.execute("SELECT pgvigil.begin_job(%s, %s)", (job, only_if_due)).fetchone()
     if row is None or row[0] is None:
         return None
     tell(f"job {job}")
@@ -151,15 +146,6 @@ def _run_here(
             run.end(f"interrupted ({type(error).__name__})")
         raise
     return run.end(None)
-
-
-def _lacks_right(conn: psycopg.Connection, job: str, error: psycopg.Error) -> PreconditionError:
-    """It would be the same for the next job."""
-    role = sql.Identifier(conn.info.user).as_string(conn)
-    return PreconditionError(
-        f"role {role} may not run job {job}: {error.diag.message_primary}",
-        f"Run jobs as the owner of the tables, or let it: GRANT pgvigil_admin TO {role};",
-    )
 
 
 def _jobs(conn: psycopg.Connection) -> list[Job]:
@@ -194,6 +180,12 @@ def see_rows(conn: psycopg.Connection) -> list[database.Hidden]:
 def _require_work(conn: psycopg.Connection) -> None:
     """Raises PreconditionError where a job could not do, or not see, what it is for."""
     preflight.require_primary(conn)
+    jobs = conn.execute("SELECT has_any_column_privilege(to_regclass('pgvigil.jobs'), 'UPDATE')").fetchone()
+    if jobs == (False,):  # the same would be missing for each of them
+        role = sql.Identifier(conn.info.user).as_string(conn)
+        raise PreconditionError(
+            f"role {role} may not run jobs", f"Run them as the owner of the tables, or GRANT pgvigil_admin TO {role};"
+        )
     if schema := ledger.read(conn).schema:
         preflight.require_all_rows(conn, schema)
 

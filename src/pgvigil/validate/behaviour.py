@@ -15,6 +15,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
+from pgvigil.database import see_all_rows
 from pgvigil.errors import PreconditionError
 from pgvigil.validate.catalog import Connection
 from pgvigil.validate.report import Finding
@@ -359,6 +360,7 @@ def self_test(conn: Connection, schema: str) -> list[Finding]:
     """What the triggers and views of `schema` did not do. Leaves nothing behind."""
     path = sql.SQL("SET LOCAL search_path = {}, pg_temp").format(sql.Identifier(schema))
     with conn.transaction(force_rollback=True):
+        see_all_rows(conn, [schema, "pgvigil", "instrumentation"])
         conn.execute(path)
         for name, value in _SETTINGS.items():
             conn.execute("SELECT set_config(%s, %s, true)", (name, value))
@@ -371,6 +373,8 @@ def self_test(conn: Connection, schema: str) -> list[Finding]:
                 "Run it on the primary server, as a role that may write sessions and read their trail.",
             ) from error
         except psycopg.DatabaseError as error:
+            if conn.closed:
+                raise
             return [_failed("table sessions", "a session can be made from the columns of the spec", error)]
         return [finding for of, expected, check in _CHECKS if (finding := _try(conn, of, expected, check))]
 
@@ -382,6 +386,8 @@ def _try(conn: Connection, of: str, expected: str, check: Check) -> Finding | No
     except _Unmet as unmet:
         return Finding("different", of, expected, str(unmet))
     except psycopg.DatabaseError as error:
+        if conn.closed:
+            raise
         return _failed(of, expected, error)
     return None
 
