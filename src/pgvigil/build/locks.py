@@ -158,7 +158,7 @@ class Watch:
 
     def _show_build(self) -> None:
         row = self._conn.execute(
-            """SELECT format('building %%s: %%s', coalesce(nullif(index_relid, 0)::regclass::text, 'an index'), phase),
+            """SELECT format('building %%s: %%s', coalesce((SELECT quote_ident(relname) FROM pg_class WHERE oid = index_relid), 'an index'), phase),
                       CASE WHEN phase LIKE 'waiting%%' THEN NULL
                            ELSE coalesce(nullif(blocks_done, 0)::float / nullif(blocks_total, 0),
                                          nullif(tuples_done, 0)::float / nullif(tuples_total, 0)) END
