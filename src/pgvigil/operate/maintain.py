@@ -180,8 +180,11 @@ def see_rows(conn: psycopg.Connection) -> list[database.Hidden]:
 def _require_work(conn: psycopg.Connection) -> None:
     """Raises PreconditionError where a job could not do, or not see, what it is for."""
     preflight.require_primary(conn)
-    jobs = conn.execute("SELECT has_any_column_privilege(to_regclass('pgvigil.jobs'), 'UPDATE')").fetchone()
-    if jobs == (False,):  # the same would be missing for each of them
+    # pgvigil_admin has the one; who has the other was given what a run needs by hand.
+    may = conn.execute(
+        "SELECT has_any_column_privilege(to_regclass('pgvigil.jobs'), 'UPDATE') OR has_any_column_privilege(to_regclass('pgvigil.job_runs'), 'INSERT')"
+    ).fetchone()
+    if may == (False,):  # the same would be missing for each of them
         role = sql.Identifier(conn.info.user).as_string(conn)
         raise PreconditionError(
             f"role {role} may not run jobs", f"Run them as the owner of the tables, or GRANT pgvigil_admin TO {role};"
