@@ -201,7 +201,7 @@ def test_a_rehearsal_tells_the_locks_and_leaves_no_copy(
     rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
     assert rehearsal["rewritten"] == []
     assert any(lock["table"] == "sessions" for s in rehearsal["statements"] for lock in s.get("locks", ()))
-    assert ("sessions", "AccessExclusiveLock") in [(lock["table"], lock["mode"]) for lock in rehearsal["locks"]]
+    assert ("public.sessions", "AccessExclusiveLock") in [(lock["table"], lock["mode"]) for lock in rehearsal["locks"]]
     assert existing.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil_rehearsal%'") == []
 
 
@@ -240,7 +240,7 @@ def test_a_lock_on_a_partitioned_table_of_the_application_is_seen(
 def test_a_lock_held_too_long_in_the_rehearsal_refuses_the_real_run(run: Run, existing: Database) -> None:
     before = catalog(existing)
     done = run(MIGRATE, "--database-url", existing.url, "--rehearse", "--max-lock-ms", "1")
-    refused(done, 4, r"in the rehearsal \w+ was locked against writers for \d+ ms, more than --max-lock-ms 1")
+    refused(done, 4, r"in the rehearsal public\.\w+ was locked against writers for \d+ ms, more than --max-lock-ms 1")
     assert catalog(existing) == before
 
 
@@ -255,7 +255,7 @@ def test_a_rewritten_table_is_told(project_copy: Path, run: Run, migrated: Datab
     migrated.execute("ALTER TABLE app_users ALTER COLUMN id DROP IDENTITY")
     done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
     assert done.returncode == 0, done.stderr
-    assert "rewritten tables: app_users" in done.stderr
+    assert "rewritten tables: public.app_users" in done.stderr
 
 
 # ── Checksums ─────────────────────────────────────────────────────────────────────────────────────────────────────────

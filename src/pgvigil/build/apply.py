@@ -191,11 +191,13 @@ def sqlalchemy_connection(conn: psycopg.Connection) -> Iterator[sqlalchemy.Conne
     try:
         yield connection
     finally:
-        if not conn.closed:
+        if conn.closed:
+            connection.invalidate()  # SQLAlchemy may not know yet, and would roll back
+        else:
             connection.rollback()
             conn.rollback()
             conn.autocommit = True
-        connection.detach()  # the psycopg connection is the caller's
+            connection.detach()  # the psycopg connection is the caller's
 
 
 def move(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -209,8 +210,10 @@ def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
                 "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh.",
             )
         apply.require_application(conn, run.schema)
+        preflight.require_fit(conn, run.schema)
     if run.pending:
         preflight.require_rights(conn, run.schema)
+        preflight.require_room(conn, run.schema, {m.name[4:] for m in run.applied})
         for warning in preflight.warnings(conn, run.schema):
             tell(f"warning: {warning}")
     plan_of = [("in", m) for m in run.pending] + [("out", m) for m in run.leaving]
@@ -240,6 +243,7 @@ def open_run(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
         )
     for warning in ledger.compare(state, migrations, options.accepted):
         tell(f"warning: {warning}")
+    preflight.require_all_rows(conn, schema)
     apply.pin(conn, schema)
     return Run(conn, schema, migrations, state, _position(migrations, options.to))
 
@@ -312,32 +316,35 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
                 if not report.ok:
                     raise MigrationError(
                         f"the result would not meet {project.SPEC.name}:\n{render(report, 'text')}",
-                        event_triggers(run.conn)
-                        or "Something in this database or a change of the files made it so. Undo that, then run this again.",
+                        "Something in this database or a change of the files made it so. Undo that, then run this again.",
                     )
 
-            try:
-                attempt(partial(apply.move, run.conn, group, before_commit=before_commit, try_on=try_on))
-            except psycopg.OperationalError as error:
-                raise MigrationError(
-                    f"the connection was lost during {names}: {' '.join(str(error).split())}",
-                    "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
-                ) from error
-            except (MigrationError, LockedError) as error:
-                if isinstance(error, MigrationError) and (named := _event_triggers(run.conn)) not in error.hint:
-                    error.hint = f"{error.hint} {named}".strip()
-                error.hint = f"{error.hint} {_what_stays(group, done)}"
-                raise
+            with _rolled_back_when_lost(run.conn, names):
+                try:
+                    attempt(partial(apply.move, run.conn, group, before_commit=before_commit, try_on=try_on))
+                except (MigrationError, LockedError) as error:
+                    if isinstance(error, MigrationError) and not run.conn.closed:
+                        error.hint = f"{error.hint} {event_triggers(run.conn)}".strip()
+                    error.hint = f"{error.hint} {_what_stays(group, done)}"
+                    raise
             tell(f"  done in {time.monotonic() - clock:.2f} s")
             done += group
     return done
 
 
-def _event_triggers(conn: psycopg.Connection) -> str:
+@contextmanager
+def _rolled_back_when_lost(conn: psycopg.Connection, names: str) -> Iterator[None]:
+    """Whatever a lost connection has led to, in psycopg or SQLAlchemy: raises MigrationError instead."""
     try:
-        return event_triggers(conn)
-    except psycopg.Error:  # the connection, too, may be gone
-        return ""
+        yield
+    except Exception as error:
+        if not conn.closed:
+            raise
+        reason = database.lost(error, f" during {names}")
+        raise MigrationError(
+            reason.message,
+            "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
+        ) from error
 
 
 def _what_stays(group: list[Migration], done: list[Migration]) -> str:
@@ -393,7 +400,8 @@ def revert(target: Target, to: str, options: Options, tell: Journal) -> Outcome:
         if leaving:
             archive = _backup(run, target, options, tell)
             tell(f"reverting {leaving[0].name} … {leaving[-1].name} in one transaction")
-            with _attempts(run, target, options, tell) as attempt:
+            names_of = f"the revert of {leaving[0].name} … {leaving[-1].name}"
+            with _attempts(run, target, options, tell) as attempt, _rolled_back_when_lost(conn, names_of):
                 attempt(partial(apply.move, conn, [], down_to=to, before_commit=lambda: locks.require_run_lock(conn)))
         start, end = run.state.revision, ledger.read(conn).revision
     names = [m.name for m in leaving]

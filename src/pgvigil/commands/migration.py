@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from pgvigil import database, project
 from pgvigil.commands import call
 from pgvigil.database import Target
@@ -63,11 +65,15 @@ def migrate(arguments: argparse.Namespace) -> int:
     try:
         with journal() as tell:
             outcome = runner.migrate(target, options, tell)
-    except PgvigilError as error:
-        if arguments.json:
+    except (PgvigilError, psycopg.Error) as failure:
+        is_lost = isinstance(failure, psycopg.Error) and database.is_lost(failure)
+        error = database.lost(failure) if is_lost else failure
+        if arguments.json and isinstance(error, PgvigilError):
             told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
             print(json.dumps(tell.document | told, indent=2))
-        raise
+        if error is failure:
+            raise
+        raise error from failure
     if arguments.json:
         told = {
             "exit_code": 0,

@@ -117,7 +117,7 @@ def health(arguments: argparse.Namespace) -> int:
     with journal() as tell:
         found = health.examine(target, tell, deep=arguments.deep, repair=arguments.repair)
     print(_json(health.document(found)) if arguments.json else health.text(found))
-    return 0 if found.healthy else 1
+    return found.exit_code
 
 
 def profile(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pgvigil import database
-from pgvigil.build import archives, backup, copies, ledger, manifest, owner_code
+from pgvigil.build import archives, backup, copies, ledger, manifest, owner_code, preflight
 from pgvigil.build.archives import Entry, Pruned
 from pgvigil.build.backup import Proof
 from pgvigil.build.journal import Journal
@@ -25,6 +25,7 @@ def create(
 ) -> Backup:
     """A full backup, proved. Raises BackupError; nothing is left behind then."""
     with database.connect(target, "backup") as conn:
+        preflight.require_primary(conn)
         revision = ledger.read(conn).revision
         return backup.create(conn, target, directory, revision, tell, proof=proof, run_owner_code=run_owner_code)
 
@@ -40,6 +41,7 @@ def verify(target: Target, archive: Path, tell: Journal, *, run_owner_code: bool
     path = archive.with_suffix(".json")
     try:
         with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
+            preflight.require_primary(conn)
             tell(f"{archive.name}: intact, of {made.began_at}, revision {made.revision or 'base'}")
             owner_code.require_roles(conn, made.roles)
             owner_code.require_consent(conn, made.owners, run_owner_code, system_identifier=made.system_identifier)

@@ -10,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.rows import class_row
 
 from pgvigil import database
+from pgvigil.build import ledger, preflight
 from pgvigil.build.journal import Journal
 from pgvigil.database import Target
-from pgvigil.errors import JobError, LockedError, PgvigilError, PreconditionError, UsageError
+from pgvigil.errors import ConnectError, JobError, LockedError, PgvigilError, PreconditionError, UsageError
 from pgvigil.operate import upkeep
 from pgvigil.operate.upkeep import Options
 from pgvigil.shipped import require_shipped
@@ -60,6 +61,7 @@ def run(target: Target, job: str, options: Options, tell: Journal) -> int:
     Raises LockedError when it is running elsewhere, JobError when it failed (what it did before that stays done).
     """
     with _connect(target) as conn:
+        _require_work(conn)
         known = {j.job: j for j in _jobs(conn)}
         if job not in known:
             raise UsageError(f"there is no job {job}", f"The jobs are: {', '.join(known)}.")
@@ -77,16 +79,21 @@ def run_due(target: Target, options: Options, tell: Journal) -> int:
     ran = 0
     failures: list[PgvigilError] = []
     with _connect(target) as conn:
+        _require_work(conn)
         for job in [job for job in _jobs(conn) if job.due]:
             try:
                 rows = _run(conn, target, job, options, tell, only_if_due=True)
-            except JobError as error:
+            except (JobError, ConnectError) as error:
                 failures.append(error)
                 tell(error.message)
+                if conn.closed:
+                    raise
                 continue
             if rows is not None:
                 ran += 1
                 tell(f"{job.job}: {rows} {unit(job.job)}")
+    if failures and all(isinstance(failure, ConnectError) for failure in failures):
+        raise failures[0]
     if failures:
         raise JobError("; ".join(e.message for e in failures), failures[0].hint)
     return ran
@@ -97,12 +104,13 @@ def _run(
 ) -> int | None:
     if job.needs_client:
         with _connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
+            see_rows(own)
             return _run_here(own, target, job.job, options, tell, only_if_due=only_if_due)
     try:
         row = conn.execute("CALL pgvigil.run_job(%s, %s)", (job.job, only_if_due)).fetchone()
     except psycopg.DatabaseError as error:
         if conn.closed:
-            raise
+            raise database.lost(error, f" during job {job.job}; what it had committed stays") from error
         raise JobError(
             error.diag.message_primary or str(error),
             error.diag.message_hint or "See pgvigil maintain status.",
@@ -130,6 +138,10 @@ def _run_here(
         hint = error.hint if isinstance(error, PgvigilError) else ""
         with suppress(psycopg.Error, LockedError):  # then the next run tells that this one died
             run.end(words)
+        if isinstance(error, ConnectError):
+            raise
+        if database.is_lost(error):
+            raise database.lost(error, f" during job {job}; what it had committed stays") from error
         raise JobError(f"job {job} failed: {words}", hint or "It goes on from there when it is run again.") from error
     except BaseException as error:
         with suppress(psycopg.Error, LockedError):
@@ -152,21 +164,40 @@ def _jobs(conn: psycopg.Connection) -> list[Job]:
 
 def _connect(target: Target) -> psycopg.Connection:
     conn = database.connect(target, "maintain")
-    for setting in (
-        "statement_timeout = 0",  # a job is one statement, of many transactions that are each short
-        "idle_session_timeout = 0",  # and while pg_dump runs, this session holds the lock and says nothing
-        "default_transaction_isolation = 'read committed'",
-        "default_transaction_read_only = off",
-        "client_connection_check_interval = '1s'",  # a runner that was killed must not leave its job running
-        "client_min_messages = warning",
-    ):
-        conn.execute(f"SET {setting}")
+    conn.execute(
+        "SET client_connection_check_interval = '1s'"
+    )  # a runner that was killed must not leave its job running
     try:
         require_shipped(conn)
     except BaseException:
         conn.close()
         raise
     return conn
+
+
+def see_rows(conn: psycopg.Connection) -> list[database.Hidden]:
+    """As `database.see_all_rows`, of the schemas that jobs and checks are about."""
+    try:
+        schema = ledger.read(conn).schema
+    except errors.InsufficientPrivilege:
+        schema = None
+    return database.see_all_rows(conn, [schema, "pgvigil", "instrumentation"] if schema else None)
+
+
+def _require_work(conn: psycopg.Connection) -> None:
+    """Raises PreconditionError where a job could not do, or not see, what it is for."""
+    preflight.require_primary(conn)
+    # pgvigil_admin has the one; who has the other was given what a run needs by hand.
+    may = conn.execute(
+        "SELECT has_any_column_privilege(to_regclass('pgvigil.jobs'), 'UPDATE') OR has_any_column_privilege(to_regclass('pgvigil.job_runs'), 'INSERT')"
+    ).fetchone()
+    if may == (False,):  # the same would be missing for each of them
+        role = sql.Identifier(conn.info.user).as_string(conn)
+        raise PreconditionError(
+            f"role {role} may not run jobs", f"Run them as the owner of the tables, or GRANT pgvigil_admin TO {role};"
+        )
+    if schema := ledger.read(conn).schema:
+        preflight.require_all_rows(conn, schema)
 
 
 # ── pg_cron ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -179,6 +210,7 @@ def install_pg_cron(target: Target) -> tuple[list[str], list[str]]:
     nothing. Raises PreconditionError where there is no pg_cron.
     """
     with _connect(target) as conn:
+        preflight.require_primary(conn)
         jobs = _jobs(conn)
         name = conn.info.dbname
         row = conn.execute("SELECT coalesce(current_setting('cron.database_name', true), 'postgres')").fetchone()

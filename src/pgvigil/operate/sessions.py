@@ -15,6 +15,7 @@ from psycopg import errors
 from psycopg.rows import class_row
 
 from pgvigil import database
+from pgvigil.build import preflight
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError, UsageError
 
@@ -88,6 +89,7 @@ def kill(target: Target, session: str, mode: str, grace: float) -> str:
     """
     identity = _identity(session)
     with _connect(target) as conn:
+        preflight.require_primary(conn)  # each attempt is written down
         row = conn.execute(
             "SELECT ok, reason FROM instrumentation.kill_session(%s, %s, make_interval(secs => %s))",
             (identity, mode, grace),

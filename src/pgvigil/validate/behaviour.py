@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
+from pgvigil.database import see_all_rows
 from pgvigil.errors import ConnectError, PreconditionError
 from pgvigil.validate.catalog import Connection
 from pgvigil.validate.report import Finding
@@ -361,6 +362,7 @@ def self_test(conn: Connection, schema: str) -> list[Finding]:
     """What the triggers and views of `schema` did not do. Leaves nothing behind."""
     path = sql.SQL("SET LOCAL search_path = {}, pg_temp").format(sql.Identifier(schema))
     with conn.transaction(force_rollback=True):
+        see_all_rows(conn, [schema, "pgvigil", "instrumentation"])
         conn.execute(path)
         for name, value in _SETTINGS.items():
             conn.execute("SELECT set_config(%s, %s, true)", (name, value))
