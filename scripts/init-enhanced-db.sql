@@ -144,6 +144,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.application_table(text) IS 'A table of the application''s schema; NULL if there is none of that name';
 
+-- Triggers of the application's own on its tables name their tables as they are used to. What writes there puts this path in force first,
+-- when all that is to be found out has been found out: the statement itself names schemas, and its operators fit those of pg_catalog exactly.
+CREATE FUNCTION pgvigil.use_application_path() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.format('pg_catalog, %I, pg_temp', pgvigil.application_schema()), true);
+END $$;
+COMMENT ON FUNCTION pgvigil.use_application_path() IS 'search_path of the rest of the calling function: pg_catalog, then the application''s schema';
+
 -- Used by the runner and by the init script alike. The markers wait for their table: 003 makes it.
 CREATE FUNCTION pgvigil.record_migration(revision text, name text, schema_name text, baselined boolean, sha256_bytes text, sha256_tokens text,
                                          duration_ms integer, tool_version text) RETURNS void
@@ -1171,23 +1180,28 @@ COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the c
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.reactivate_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was        record;
+    new_status text;
+    expiry     timestamptz;
 BEGIN
-    UPDATE "{app}".sessions
-    SET archived_at = NULL, is_dormant = false, status = CASE WHEN status IN ('archived', 'expired') THEN 'active' ELSE status END,
-        expires_at = CASE WHEN expires_at > now() THEN expires_at END  -- or it would be expired again at once
-    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status IN ('archived', 'expired'));
-    IF FOUND THEN
-        RETURN true;
-    END IF;
-    PERFORM FROM "{app}".sessions WHERE id = session;
+    SELECT s.status, s.expires_at, s.archived_at IS NOT NULL OR s.is_dormant OR s.status IN ('archived', 'expired') AS asleep INTO was
+    FROM "{app}".sessions s WHERE s.id = session FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
     END IF;
-    RETURN false;
+    IF was.asleep IS NOT TRUE THEN
+        RETURN false;
+    END IF;
+    new_status := CASE WHEN was.status IN ('archived', 'expired') THEN 'active' ELSE was.status END;
+    expiry := CASE WHEN was.expires_at > now() THEN was.expires_at END;  -- or it would be expired again at once
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = NULL, is_dormant = false, status = new_status, expires_at = expiry WHERE id = session;
+    RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'd3687a64ca2f3f083bf43f728e05386b604e5c9ab2bf113b688e814f0529de38', '04a29ed1c0b24ac842c59b2e5f6635880ed88d4ce93ce7325ce9e1d9eab180f5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '02a94e7bde3f34120b24b07ce3b1f323ac088f5d7b72d7fe6bc62a5105cdde91', '4a665408e824de1bdc0a05e704062c3a14452a21745c7e19627809cb82663727', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1672,11 +1686,13 @@ COMMENT ON FUNCTION pgvigil.require_session(uuid) IS 'Raises no_data_found if th
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.schedule_expiration(session uuid, at timestamptz) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET expires_at = at WHERE id = session AND expires_at IS DISTINCT FROM at;
+    PERFORM FROM "{app}".sessions WHERE id = session AND expires_at IS DISTINCT FROM at FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET expires_at = at WHERE id = session;
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
@@ -1685,12 +1701,13 @@ COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.expire_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET status = 'expired'
-    WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]);
+    PERFORM FROM "{app}".sessions WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]) FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET status = 'expired' WHERE id = session;
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now; false if it had ended already; an error if there is no such session';
@@ -1698,11 +1715,13 @@ COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.mark_session_dormant(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET is_dormant = true WHERE id = session AND NOT is_dormant;
+    PERFORM FROM "{app}".sessions WHERE id = session AND NOT is_dormant FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET is_dormant = true WHERE id = session;
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
@@ -1711,11 +1730,13 @@ COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET archived_at = now() WHERE id = session AND archived_at IS NULL;
+    PERFORM FROM "{app}".sessions WHERE id = session AND archived_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = session;
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.archive_session(uuid) IS
@@ -2254,39 +2275,57 @@ END $$;
 COMMENT ON FUNCTION pgvigil.preview_jobs() IS 'What each job would do now to how many sessions, by status and policy; oldest and newest by their last activity';
 
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
-CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
     PERFORM pgvigil.require_consent('expiry');
-    EXECUTE format('UPDATE %1$s SET status = ''expired'' WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET status = 'expired' WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
-END $$;
+END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
 
-CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
-    EXECUTE format('UPDATE %1$s SET is_dormant = true WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET is_dormant = true WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
-END $$;
+END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_dormancy(integer) IS 'One batch of job dormancy';
 
-CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
     PERFORM pgvigil.require_consent('archive');
-    EXECUTE format('UPDATE %1$s SET archived_at = now() WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
-END $$;
+END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
 
 -- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions.
@@ -2298,12 +2337,12 @@ BEGIN
     PERFORM pgvigil.require_consent('orphans'), set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('orphans')) INTO ids USING batch;
-    IF ids <> '{}' THEN
-        PERFORM pgvigil.require_backup('orphans');
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
-    END IF;
     done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.require_backup('orphans'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_orphans(integer) IS 'One batch of job orphans';
@@ -2434,10 +2473,10 @@ BEGIN
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('retention')) INTO ids USING greatest(batch / 10, 1);
     IF ids <> '{}' THEN
-        PERFORM pgvigil.require_backup('retention');
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
         done := cardinality(ids);
         more := true;
+        PERFORM pgvigil.require_backup('retention'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
         RETURN NEXT;
         RETURN;
     END IF;
@@ -2536,7 +2575,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '504ea2658ddfd09366609e088196aa125d38630f8eafdbb261a8e316a76816be', '085c34350b06cda90604643baf8792687a04371e6ab73ebf09da87f927e08829', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '14e8cce0140febd49077124ef85fe82b632a363e92ff45304a8f41269397c82a', '4029a9cea5cd92a0ddfcce2da901a94d65046a19593f10128ed5a6d48b22c347', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4457,6 +4496,7 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_se
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.settle_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    ids       uuid[];
     moved     bigint;
     validated boolean;
 BEGIN
@@ -4474,13 +4514,15 @@ BEGIN
     ELSE
         -- a granularity of 0, so that touch_session looks at every row
         PERFORM set_config('pgvigil.upkeep', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
-        UPDATE "{app}".sessions SET is_dormant = false
-        WHERE id IN (SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
-        GET DIAGNOSTICS moved = ROW_COUNT;
+        ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
+        moved := cardinality(ids);
         IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
             PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
         ELSIF moved = 0 THEN
             ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
+        ELSE
+            PERFORM pgvigil.use_application_path();
+            UPDATE "{app}".sessions SET is_dormant = false WHERE id = ANY (ids);
         END IF;
     END IF;
     RETURN state;
@@ -4625,7 +4667,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'e6cfcb45cf0fa99dc891fa85c41b5721a733fa85ebdf0ae17657f770f1e08e04', '13e9a7866add3f59e8f8b30bd89df20c379ab59a537dd2ffd2086fce1a927c0e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '862968f073a32aa2226b63dd623685e0fe53e873e0c916275dc611382f81890e', '60bfb67ac21483323494b9c54b9575d582c0ae44596f60d008de02fc8a3c3bee', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
@@ -4797,7 +4839,7 @@ DO $$
 DECLARE
     one record;
     for_everybody CONSTANT text[] := '{uuid_v7,uuid_v7_floor,uuid_v7_time,actor,content_bytes,time_slot,histogram_bin,histogram_value,histogram_unit,
-        histogram_rank,histogram_quantile,application_schema,application_table,require_session,schedule_expiration,expire_session,mark_session_dormant,
+        histogram_rank,histogram_quantile,application_schema,application_table,use_application_path,require_session,schedule_expiration,expire_session,mark_session_dormant,
         archive_session,reactivate_session,record_metric,record_performance,current_session,current_instance,set_session_tag,set_query_tag,kill_session,judge_kill,
         caller,may_read}';
 BEGIN

@@ -199,19 +199,24 @@ COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the c
 
 CREATE FUNCTION pgvigil.reactivate_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was        record;
+    new_status text;
+    expiry     timestamptz;
 BEGIN
-    UPDATE "{app}".sessions
-    SET archived_at = NULL, is_dormant = false, status = CASE WHEN status IN ('archived', 'expired') THEN 'active' ELSE status END,
-        expires_at = CASE WHEN expires_at > now() THEN expires_at END  -- or it would be expired again at once
-    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status IN ('archived', 'expired'));
-    IF FOUND THEN
-        RETURN true;
-    END IF;
-    PERFORM FROM "{app}".sessions WHERE id = session;
+    SELECT s.status, s.expires_at, s.archived_at IS NOT NULL OR s.is_dormant OR s.status IN ('archived', 'expired') AS asleep INTO was
+    FROM "{app}".sessions s WHERE s.id = session FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
     END IF;
-    RETURN false;
+    IF was.asleep IS NOT TRUE THEN
+        RETURN false;
+    END IF;
+    new_status := CASE WHEN was.status IN ('archived', 'expired') THEN 'active' ELSE was.status END;
+    expiry := CASE WHEN was.expires_at > now() THEN was.expires_at END;  -- or it would be expired again at once
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = NULL, is_dormant = false, status = new_status, expires_at = expiry WHERE id = session;
+    RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';

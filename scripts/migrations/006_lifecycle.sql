@@ -219,11 +219,13 @@ COMMENT ON FUNCTION pgvigil.require_session(uuid) IS 'Raises no_data_found if th
 CREATE FUNCTION pgvigil.schedule_expiration(session uuid, at timestamptz) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET expires_at = at WHERE id = session AND expires_at IS DISTINCT FROM at;
+    PERFORM FROM "{app}".sessions WHERE id = session AND expires_at IS DISTINCT FROM at FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET expires_at = at WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
@@ -232,12 +234,13 @@ COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
 CREATE FUNCTION pgvigil.expire_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET status = 'expired'
-    WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]);
+    PERFORM FROM "{app}".sessions WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]) FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET status = 'expired' WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now; false if it had ended already; an error if there is no such session';
@@ -245,11 +248,13 @@ COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now
 CREATE FUNCTION pgvigil.mark_session_dormant(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET is_dormant = true WHERE id = session AND NOT is_dormant;
+    PERFORM FROM "{app}".sessions WHERE id = session AND NOT is_dormant FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET is_dormant = true WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
@@ -258,11 +263,13 @@ COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
 CREATE FUNCTION pgvigil.archive_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET archived_at = now() WHERE id = session AND archived_at IS NULL;
+    PERFORM FROM "{app}".sessions WHERE id = session AND archived_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.archive_session(uuid) IS
@@ -803,35 +810,53 @@ COMMENT ON FUNCTION pgvigil.preview_jobs() IS 'What each job would do now to how
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
     PERFORM pgvigil.require_consent('expiry');
-    EXECUTE format('UPDATE %1$s SET status = ''expired'' WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET status = 'expired' WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
 
 CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
-    EXECUTE format('UPDATE %1$s SET is_dormant = true WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET is_dormant = true WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_dormancy(integer) IS 'One batch of job dormancy';
 
 CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
     PERFORM pgvigil.require_consent('archive');
-    EXECUTE format('UPDATE %1$s SET archived_at = now() WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
@@ -845,12 +870,12 @@ BEGIN
     PERFORM pgvigil.require_consent('orphans'), set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('orphans')) INTO ids USING batch;
-    IF ids <> '{}' THEN
-        PERFORM pgvigil.require_backup('orphans');
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
-    END IF;
     done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.require_backup('orphans'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_orphans(integer) IS 'One batch of job orphans';
@@ -981,10 +1006,10 @@ BEGIN
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('retention')) INTO ids USING greatest(batch / 10, 1);
     IF ids <> '{}' THEN
-        PERFORM pgvigil.require_backup('retention');
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
         done := cardinality(ids);
         more := true;
+        PERFORM pgvigil.require_backup('retention'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
         RETURN NEXT;
         RETURN;
     END IF;

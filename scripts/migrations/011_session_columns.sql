@@ -2,6 +2,7 @@
 CREATE FUNCTION pgvigil.settle_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    ids       uuid[];
     moved     bigint;
     validated boolean;
 BEGIN
@@ -19,13 +20,15 @@ BEGIN
     ELSE
         -- a granularity of 0, so that touch_session looks at every row
         PERFORM set_config('pgvigil.upkeep', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
-        UPDATE "{app}".sessions SET is_dormant = false
-        WHERE id IN (SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
-        GET DIAGNOSTICS moved = ROW_COUNT;
+        ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
+        moved := cardinality(ids);
         IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
             PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
         ELSIF moved = 0 THEN
             ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
+        ELSE
+            PERFORM pgvigil.use_application_path();
+            UPDATE "{app}".sessions SET is_dormant = false WHERE id = ANY (ids);
         END IF;
     END IF;
     RETURN state;

@@ -7,7 +7,7 @@ DO $$
 DECLARE
     one record;
     for_everybody CONSTANT text[] := '{uuid_v7,uuid_v7_floor,uuid_v7_time,actor,content_bytes,time_slot,histogram_bin,histogram_value,histogram_unit,
-        histogram_rank,histogram_quantile,application_schema,application_table,require_session,schedule_expiration,expire_session,mark_session_dormant,
+        histogram_rank,histogram_quantile,application_schema,application_table,use_application_path,require_session,schedule_expiration,expire_session,mark_session_dormant,
         archive_session,reactivate_session,record_metric,record_performance,current_session,current_instance,set_session_tag,set_query_tag,kill_session,judge_kill,
         caller,may_read}';
 BEGIN
