@@ -1825,10 +1825,10 @@ DECLARE
     latest timestamptz := (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp());
 BEGIN
     IF within IS NOT NULL AND (latest >= clock_timestamp() - within) IS NOT TRUE THEN
-        RAISE EXCEPTION 'job % deletes sessions only with a proved backup younger than %, and the last one is %', job_name, within,
-              coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = 'Take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT).';
+        -- The remedy is in the message, because that is what job_runs, health and the caller of run_job get to see.
+        RAISE EXCEPTION 'it deletes sessions only with a proved backup younger than %, and the last one is %: take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT)',
+              within, coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
+              USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.require_backup(text) IS 'Raises where a job wants a younger backup than there is';
@@ -2567,7 +2567,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '7e6b96c111eb1d8bfe7c86bf23d656f452ad470a33560144cc25f184b6b47163', 'dcffef08a9f7d285051323d027c77f6410db12331ab9c4df6cbc5ce363e2d88d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '65b4b6814c5c98515a06a05c98b4e2ca4700f3a295d0020004708e2680162d8d', '03a18318a73d39c9538220ff1ff049ed1801fd2106339b06e21c85958112ee1d', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

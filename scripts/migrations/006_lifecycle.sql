@@ -375,10 +375,10 @@ DECLARE
     latest timestamptz := (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp());
 BEGIN
     IF within IS NOT NULL AND (latest >= clock_timestamp() - within) IS NOT TRUE THEN
-        RAISE EXCEPTION 'job % deletes sessions only with a proved backup younger than %, and the last one is %', job_name, within,
-              coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = 'Take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT).';
+        -- The remedy is in the message, because that is what job_runs, health and the caller of run_job get to see.
+        RAISE EXCEPTION 'it deletes sessions only with a proved backup younger than %, and the last one is %: take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT)',
+              within, coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
+              USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.require_backup(text) IS 'Raises where a job wants a younger backup than there is';
