@@ -1459,10 +1459,11 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
+    SET CONSTRAINTS ALL IMMEDIATE;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'b969893dc855059b895182d4038ea7e4ca8035695a62c048102363e0667dd6fc', '68d8a974817c934571b3bb8e5f37fee42b8b25f457ffa564c5042a4cb513d09f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'eadb689ebaa8dbcd7ef8b2ae1944ee9b0c7232e5416299d82e8d5851ff5d9ca8', '4ec1e4095bb5a1367a2d72f49c947f9620b7f2ab1cc610547f12af35a16f747b', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -1849,10 +1850,10 @@ DECLARE
     latest timestamptz := (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp());
 BEGIN
     IF within IS NOT NULL AND (latest >= clock_timestamp() - within) IS NOT TRUE THEN
-        RAISE EXCEPTION 'job % deletes sessions only with a proved backup younger than %, and the last one is %', job_name, within,
-              coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = 'Take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT).';
+        -- The remedy is in the message, because that is what job_runs, health and the caller of run_job get to see.
+        RAISE EXCEPTION 'it deletes sessions only with a proved backup younger than %, and the last one is %: take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT)',
+              within, coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
+              USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.require_backup(text) IS 'Raises where a job wants a younger backup than there is';
@@ -1872,19 +1873,22 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.accept_job(text) IS 'The owner has seen what a job (or all) would do, and accepts it; returns the jobs that had waited for that';
 
--- A policy that has become shorter takes more than what was accepted.
+-- A policy that has become shorter takes more than what was accepted. Sessions with the name of a new policy followed standard so far, and were
+-- kept; those of a policy that is deleted follow standard from now on, and what only its days had kept goes.
 CREATE FUNCTION pgvigil.lapse_consent() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     lapsed text[] := CASE
-        WHEN TG_OP = 'INSERT' THEN '{retention,executions,orphans}'::text[]
-        WHEN TG_OP = 'DELETE' THEN '{archive,retention,executions,orphans}'::text[]
+        WHEN TG_OP = 'INSERT' THEN '{archive,orphans,retention}'::text[]
+        WHEN TG_OP = 'DELETE' THEN '{archive,executions,expiry,retention}'::text[]
+        WHEN NEW.policy <> OLD.policy THEN '{archive,executions,expiry,orphans,retention}'::text[]
         ELSE array_remove(ARRAY[
-            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours OR NEW.policy <> OLD.policy THEN 'archive' END,
+            CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
+            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
             CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
-                      OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
-            CASE WHEN NEW.logs_days < OLD.logs_days OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
-            CASE WHEN NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
+                      OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+            CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
 BEGIN
     UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
     RETURN NULL;
@@ -2058,6 +2062,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -2077,6 +2082,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -2186,18 +2192,33 @@ COMMENT ON TABLE pgvigil.final_statuses IS 'Statuses of sessions that have ended
 COMMENT ON COLUMN pgvigil.final_statuses.status IS 'The status';
 COMMENT ON CONSTRAINT final_statuses_pkey ON pgvigil.final_statuses IS 'One row a status';
 COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Whatever the case in which it is stored';
+
+-- One more status that ends sessions lets them be archived, one less lets them expire.
+CREATE FUNCTION pgvigil.lapse_consent_by_status() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL
+    WHERE j.job = ANY (CASE TG_OP WHEN 'INSERT' THEN '{archive}' WHEN 'DELETE' THEN '{expiry}' ELSE '{archive,expiry}' END::text[]) AND j.accepted_at IS NOT NULL;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.lapse_consent_by_status() IS 'Consent to a job lapses when another list of ended statuses lets it do more';
 INSERT INTO pgvigil.final_statuses (status) VALUES ('completed'), ('cancelled'), ('expired'), ('archived');
+-- After the rows above: nothing was accepted yet. By row and always, as for the policies.
+CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.final_statuses
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent_by_status();
+ALTER TABLE pgvigil.final_statuses ENABLE ALWAYS TRIGGER lapse_consent;
+COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS 'What was accepted is not more than what is done';
 
 -- From one status to the next in the index, so that many sessions of few statuses are a few looks.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    status "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
+    latest "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
 BEGIN
-    WHILE status IS NOT NULL LOOP
-        found := found || status::text;
-        status := (SELECT s.status FROM "{app}".sessions s WHERE s.status > status ORDER BY s.status LIMIT 1);
+    WHILE latest IS NOT NULL LOOP
+        found := found || latest::text;
+        latest := (SELECT s.status FROM "{app}".sessions s WHERE s.status > latest ORDER BY s.status LIMIT 1);
     END LOOP;
     RETURN found;
 END $$$run$);
@@ -2257,22 +2278,46 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.due_sessions(text) IS 'Which sessions a job works on now, as a condition; NULL: it works on none';
 
-CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, status text, policy text, sessions bigint, oldest timestamptz, newest timestamptz,
-                                                      waits_for_consent boolean)
+-- Rows of the partitioned table are read, not of the partition, on which a reader has no rights.
+CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, object text, rows bigint, status text, is_known boolean, policy text,
+                                                      oldest timestamptz, newest timestamptz, waits_for_consent boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    one record;
+    one    record;
+    slice  record;
+    within text;
+    in_use boolean;
+    cutoff timestamptz := (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
 BEGIN
     FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
                FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'), (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
                     v (place, job, action) JOIN pgvigil.jobs j ON j.job = v.job ORDER BY v.place LOOP
-        RETURN QUERY EXECUTE format('SELECT %L, %L, s.status::text, coalesce(s.retention_policy, ''standard'')::text, count(*),
+        RETURN QUERY EXECUTE format('SELECT %L, %L, %L, count(*), s.status::text, lower(s.status) = ANY (%L::text[]), coalesce(s.retention_policy, ''standard'')::text,
                                             min(coalesce(s.last_activity_at, s.updated_at, s.created_at)), max(coalesce(s.last_activity_at, s.updated_at, s.created_at)), %L::boolean
-                                     FROM %s s WHERE %s GROUP BY 3, 4 ORDER BY 5 DESC', one.job, one.action, one.waits, pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+                                     FROM %s s WHERE %s GROUP BY s.status, lower(s.status), 7 ORDER BY 4 DESC, 5, 7', one.job, one.action, 'sessions',
+                                    ARRAY(SELECT f.status FROM pgvigil.final_statuses f) || '{active,pending}'::text[], one.waits,
+                                    pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+    END LOOP;
+    FOR slice IN SELECT p.*, j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.due_partitions() p JOIN pgvigil.jobs j ON j.job = 'retention' LOOP
+        within := format('%s t WHERE t.%2$I >= %3$L AND t.%2$I < %4$L', pgvigil.partitioned_table(slice.parent_table),
+                         pgvigil.partition_key(pgvigil.partitioned_table(slice.parent_table)), pgvigil.uuid_v7_floor(slice.from_time), pgvigil.uuid_v7_floor(slice.to_time));
+        in_use := false;
+        IF slice.parent_table = 'session_lifecycle' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
+        ELSIF slice.parent_table = 'performance_logs' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h))', within) INTO in_use;
+        END IF;
+        CONTINUE WHEN in_use;
+        RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
+    END LOOP;
+    FOR one IN SELECT j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.jobs j WHERE j.job = 'executions' AND cutoff IS NOT NULL LOOP
+        RETURN QUERY EXECUTE format('SELECT ''executions'', ''delete'', ''query_executions'', count(*), NULL::text, NULL::boolean, NULL::text, min(e.started_at), max(e.started_at), $1
+                                     FROM %s e WHERE e.started_at < $2 HAVING count(*) > 0', pgvigil.application_table('query_executions')) USING one.waits, cutoff;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.preview_jobs() IS 'What each job would do now to how many sessions, by status and policy; oldest and newest by their last activity';
+COMMENT ON FUNCTION pgvigil.preview_jobs() IS
+    'What each job would do now to how many sessions, by status and policy (oldest and newest by their last activity; is_known: the status is an ended one, active or pending), query executions and partitions (rows by the planner''s estimate)';
 
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
@@ -2365,6 +2410,31 @@ FROM pgvigil.partition_policies p
 JOIN pg_inherits i ON i.inhparent = pgvigil.partitioned_table(p.parent_table)
 JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
+
+-- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold)
+    FROM pgvigil.retention_policies p
+    WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, and whether a policy under legal hold keeps them all';
+
+CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT p.* FROM pgvigil.partitions p CROSS JOIN pgvigil.days_kept() k
+    WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => k.logs)
+                                                  WHEN 'instrumentation.sql_statements' THEN make_interval(days => k.logs)
+                                                  WHEN 'system_metrics' THEN make_interval(days => k.metrics)
+                                                  WHEN 'session_lifecycle' THEN interval '1 day' END
+      AND (p.parent_table = 'session_lifecycle' OR NOT k.hold)
+    ORDER BY p.to_time;
+END $$;
+COMMENT ON FUNCTION pgvigil.due_partitions() IS 'Partitions past their time, the oldest first; those with rows of sessions that are kept stay all the same';
 
 -- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. What stands in the way of
 -- one partition is told in the end, and keeps none of the others from being made.
@@ -2462,7 +2532,6 @@ CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_retention(batch intege
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ids      uuid[];
-    kept     record;  -- days of logs and metrics: the longest of the policies that sessions have
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
@@ -2481,16 +2550,7 @@ BEGIN
         RETURN;
     END IF;
 
-    SELECT max(logs_days) AS logs, max(metrics_days) AS metrics, bool_or(legal_hold) AS hold INTO kept
-    FROM pgvigil.retention_policies p
-    WHERE policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
-    FOR slice IN SELECT * FROM pgvigil.partitions p
-                 WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => kept.logs)
-                                                               WHEN 'instrumentation.sql_statements' THEN make_interval(days => kept.logs)
-                                                               WHEN 'system_metrics' THEN make_interval(days => kept.metrics)
-                                                               WHEN 'session_lifecycle' THEN interval '1 day' END
-                   AND (p.parent_table = 'session_lifecycle' OR NOT kept.hold)
-                 ORDER BY p.to_time LOOP
+    FOR slice IN SELECT * FROM pgvigil.due_partitions() LOOP
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
             -- Trails live as long as their sessions: a partition goes when the last of them is gone.
@@ -2518,7 +2578,7 @@ BEGIN
             CONTINUE;
         END;
         done := greatest(slice.estimated_rows, 1);
-        note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
+        note := format('dropped %s (about %s rows, %s)', slice.partition, slice.estimated_rows, pg_size_pretty(slice.bytes));
         more := true;
         RETURN NEXT;
         RETURN;
@@ -2575,7 +2635,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '14e8cce0140febd49077124ef85fe82b632a363e92ff45304a8f41269397c82a', '4029a9cea5cd92a0ddfcce2da901a94d65046a19593f10128ed5a6d48b22c347', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '71d69fb5695a2d82c0ad24e2228021efe4ecf52ece2d0db717f6ec41783e3942', '34f24ccb436926932c002441cf8f80af3fbc35ea9430ab7501d75b5a646b66b7', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3078,9 +3138,7 @@ DECLARE
     kept record;
 BEGIN
     PERFORM pgvigil.require_consent('executions');
-    SELECT now() - make_interval(days => max(logs_days)) AS since, bool_or(legal_hold) AS hold INTO kept
-    FROM pgvigil.retention_policies p
-    WHERE policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+    SELECT now() - make_interval(days => k.logs) AS since, k.hold INTO kept FROM pgvigil.days_kept() k;
     done := 0;
     IF kept.hold THEN
         note := 'kept: a retention policy that sessions have is under legal hold';
@@ -3096,7 +3154,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'af6832ccfbbfc9f28f7e08644b061c74e8817e86550e21a9b5b018c6163be000', '16986bf055938e3f0ecaab9b6cb7447fc981b05133d93410cdba59f621d6bdfd', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '081c06a331dda89c6fbce0c4c72bbf4da86e9558ac04592f2b2604e9bd04b056', '28a9e7ca630a2bacfd7ae389ee1a7d5350bea6bd96761817c030ca124e635d1c', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3689,6 +3747,7 @@ BEGIN
     was_killed := target.status = 'killed';
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
+        SET CONSTRAINTS ALL IMMEDIATE;
     END IF;
     RETURN NEXT;
 END $$;
@@ -3782,6 +3841,7 @@ BEGIN
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
+    SET CONSTRAINTS ALL IMMEDIATE;
 END $$;
 COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session: marks what was ended, and records the attempt';
 
@@ -3921,7 +3981,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '638eadf87cb60d1a877a59ac6e5fadae923d7ba0149e9db9d58ec0c88a9c44f5', '6ad11e613ea392f29ffbcbcfcd6fd739cda0b9974a930f3634b644c15aa26fa5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '02bb29e30ad2541a85acac1e5e028edfee325608ece91bbe7327877e879d5b5c', 'e2496cffd43125c6aca9a8d3da5047a1052b3331aef59392a1a848e536222777', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
@@ -4738,7 +4798,8 @@ DECLARE
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
-        pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs()';
+        pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs(),
+        pgvigil.days_kept(), pgvigil.due_partitions()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
         pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
@@ -4793,7 +4854,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '8a9f2df780ef2dc57b20377dc097113a1d72a23d75c1416413270ab489bf50d9', '3cb93b00141cb4377f521bed8fa46860b5a0f36f3e62967d7750f95df716d54e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '9da355fdffc30e98e983dbdb48dce0b809d511ab16784c8335341260451388b3', '5287f108a0d8af6dfad5f0442b74acf19649fad7a1d1c3bf7b958789064a75a9', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction

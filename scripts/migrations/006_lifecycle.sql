@@ -382,10 +382,10 @@ DECLARE
     latest timestamptz := (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp());
 BEGIN
     IF within IS NOT NULL AND (latest >= clock_timestamp() - within) IS NOT TRUE THEN
-        RAISE EXCEPTION 'job % deletes sessions only with a proved backup younger than %, and the last one is %', job_name, within,
-              coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = 'Take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT).';
+        -- The remedy is in the message, because that is what job_runs, health and the caller of run_job get to see.
+        RAISE EXCEPTION 'it deletes sessions only with a proved backup younger than %, and the last one is %: take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT)',
+              within, coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
+              USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.require_backup(text) IS 'Raises where a job wants a younger backup than there is';
@@ -405,19 +405,22 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.accept_job(text) IS 'The owner has seen what a job (or all) would do, and accepts it; returns the jobs that had waited for that';
 
--- A policy that has become shorter takes more than what was accepted.
+-- A policy that has become shorter takes more than what was accepted. Sessions with the name of a new policy followed standard so far, and were
+-- kept; those of a policy that is deleted follow standard from now on, and what only its days had kept goes.
 CREATE FUNCTION pgvigil.lapse_consent() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     lapsed text[] := CASE
-        WHEN TG_OP = 'INSERT' THEN '{retention,executions,orphans}'::text[]
-        WHEN TG_OP = 'DELETE' THEN '{archive,retention,executions,orphans}'::text[]
+        WHEN TG_OP = 'INSERT' THEN '{archive,orphans,retention}'::text[]
+        WHEN TG_OP = 'DELETE' THEN '{archive,executions,expiry,retention}'::text[]
+        WHEN NEW.policy <> OLD.policy THEN '{archive,executions,expiry,orphans,retention}'::text[]
         ELSE array_remove(ARRAY[
-            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours OR NEW.policy <> OLD.policy THEN 'archive' END,
+            CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
+            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
             CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
-                      OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
-            CASE WHEN NEW.logs_days < OLD.logs_days OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
-            CASE WHEN NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
+                      OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+            CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
 BEGIN
     UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
     RETURN NULL;
@@ -591,6 +594,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -610,6 +614,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -719,18 +724,33 @@ COMMENT ON TABLE pgvigil.final_statuses IS 'Statuses of sessions that have ended
 COMMENT ON COLUMN pgvigil.final_statuses.status IS 'The status';
 COMMENT ON CONSTRAINT final_statuses_pkey ON pgvigil.final_statuses IS 'One row a status';
 COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Whatever the case in which it is stored';
+
+-- One more status that ends sessions lets them be archived, one less lets them expire.
+CREATE FUNCTION pgvigil.lapse_consent_by_status() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL
+    WHERE j.job = ANY (CASE TG_OP WHEN 'INSERT' THEN '{archive}' WHEN 'DELETE' THEN '{expiry}' ELSE '{archive,expiry}' END::text[]) AND j.accepted_at IS NOT NULL;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.lapse_consent_by_status() IS 'Consent to a job lapses when another list of ended statuses lets it do more';
 INSERT INTO pgvigil.final_statuses (status) VALUES ('completed'), ('cancelled'), ('expired'), ('archived');
+-- After the rows above: nothing was accepted yet. By row and always, as for the policies.
+CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.final_statuses
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent_by_status();
+ALTER TABLE pgvigil.final_statuses ENABLE ALWAYS TRIGGER lapse_consent;
+COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS 'What was accepted is not more than what is done';
 
 -- From one status to the next in the index, so that many sessions of few statuses are a few looks.
 CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    status "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
+    latest "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
 BEGIN
-    WHILE status IS NOT NULL LOOP
-        found := found || status::text;
-        status := (SELECT s.status FROM "{app}".sessions s WHERE s.status > status ORDER BY s.status LIMIT 1);
+    WHILE latest IS NOT NULL LOOP
+        found := found || latest::text;
+        latest := (SELECT s.status FROM "{app}".sessions s WHERE s.status > latest ORDER BY s.status LIMIT 1);
     END LOOP;
     RETURN found;
 END $$;
@@ -790,22 +810,46 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.due_sessions(text) IS 'Which sessions a job works on now, as a condition; NULL: it works on none';
 
-CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, status text, policy text, sessions bigint, oldest timestamptz, newest timestamptz,
-                                                      waits_for_consent boolean)
+-- Rows of the partitioned table are read, not of the partition, on which a reader has no rights.
+CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, object text, rows bigint, status text, is_known boolean, policy text,
+                                                      oldest timestamptz, newest timestamptz, waits_for_consent boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    one record;
+    one    record;
+    slice  record;
+    within text;
+    in_use boolean;
+    cutoff timestamptz := (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
 BEGIN
     FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
                FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'), (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
                     v (place, job, action) JOIN pgvigil.jobs j ON j.job = v.job ORDER BY v.place LOOP
-        RETURN QUERY EXECUTE format('SELECT %L, %L, s.status::text, coalesce(s.retention_policy, ''standard'')::text, count(*),
+        RETURN QUERY EXECUTE format('SELECT %L, %L, %L, count(*), s.status::text, lower(s.status) = ANY (%L::text[]), coalesce(s.retention_policy, ''standard'')::text,
                                             min(coalesce(s.last_activity_at, s.updated_at, s.created_at)), max(coalesce(s.last_activity_at, s.updated_at, s.created_at)), %L::boolean
-                                     FROM %s s WHERE %s GROUP BY 3, 4 ORDER BY 5 DESC', one.job, one.action, one.waits, pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+                                     FROM %s s WHERE %s GROUP BY s.status, lower(s.status), 7 ORDER BY 4 DESC, 5, 7', one.job, one.action, 'sessions',
+                                    ARRAY(SELECT f.status FROM pgvigil.final_statuses f) || '{active,pending}'::text[], one.waits,
+                                    pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+    END LOOP;
+    FOR slice IN SELECT p.*, j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.due_partitions() p JOIN pgvigil.jobs j ON j.job = 'retention' LOOP
+        within := format('%s t WHERE t.%2$I >= %3$L AND t.%2$I < %4$L', pgvigil.partitioned_table(slice.parent_table),
+                         pgvigil.partition_key(pgvigil.partitioned_table(slice.parent_table)), pgvigil.uuid_v7_floor(slice.from_time), pgvigil.uuid_v7_floor(slice.to_time));
+        in_use := false;
+        IF slice.parent_table = 'session_lifecycle' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
+        ELSIF slice.parent_table = 'performance_logs' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h))', within) INTO in_use;
+        END IF;
+        CONTINUE WHEN in_use;
+        RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
+    END LOOP;
+    FOR one IN SELECT j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.jobs j WHERE j.job = 'executions' AND cutoff IS NOT NULL LOOP
+        RETURN QUERY EXECUTE format('SELECT ''executions'', ''delete'', ''query_executions'', count(*), NULL::text, NULL::boolean, NULL::text, min(e.started_at), max(e.started_at), $1
+                                     FROM %s e WHERE e.started_at < $2 HAVING count(*) > 0', pgvigil.application_table('query_executions')) USING one.waits, cutoff;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.preview_jobs() IS 'What each job would do now to how many sessions, by status and policy; oldest and newest by their last activity';
+COMMENT ON FUNCTION pgvigil.preview_jobs() IS
+    'What each job would do now to how many sessions, by status and policy (oldest and newest by their last activity; is_known: the status is an ended one, active or pending), query executions and partitions (rows by the planner''s estimate)';
 
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
@@ -898,6 +942,31 @@ FROM pgvigil.partition_policies p
 JOIN pg_inherits i ON i.inhparent = pgvigil.partitioned_table(p.parent_table)
 JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
+
+-- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
+CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold)
+    FROM pgvigil.retention_policies p
+    WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+END $$;
+COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, and whether a policy under legal hold keeps them all';
+
+CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT p.* FROM pgvigil.partitions p CROSS JOIN pgvigil.days_kept() k
+    WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => k.logs)
+                                                  WHEN 'instrumentation.sql_statements' THEN make_interval(days => k.logs)
+                                                  WHEN 'system_metrics' THEN make_interval(days => k.metrics)
+                                                  WHEN 'session_lifecycle' THEN interval '1 day' END
+      AND (p.parent_table = 'session_lifecycle' OR NOT k.hold)
+    ORDER BY p.to_time;
+END $$;
+COMMENT ON FUNCTION pgvigil.due_partitions() IS 'Partitions past their time, the oldest first; those with rows of sessions that are kept stay all the same';
 
 -- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. What stands in the way of
 -- one partition is told in the end, and keeps none of the others from being made.
@@ -995,7 +1064,6 @@ CREATE FUNCTION pgvigil.job_retention(batch integer) RETURNS TABLE (done bigint,
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ids      uuid[];
-    kept     record;  -- days of logs and metrics: the longest of the policies that sessions have
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
@@ -1014,16 +1082,7 @@ BEGIN
         RETURN;
     END IF;
 
-    SELECT max(logs_days) AS logs, max(metrics_days) AS metrics, bool_or(legal_hold) AS hold INTO kept
-    FROM pgvigil.retention_policies p
-    WHERE policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
-    FOR slice IN SELECT * FROM pgvigil.partitions p
-                 WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => kept.logs)
-                                                               WHEN 'instrumentation.sql_statements' THEN make_interval(days => kept.logs)
-                                                               WHEN 'system_metrics' THEN make_interval(days => kept.metrics)
-                                                               WHEN 'session_lifecycle' THEN interval '1 day' END
-                   AND (p.parent_table = 'session_lifecycle' OR NOT kept.hold)
-                 ORDER BY p.to_time LOOP
+    FOR slice IN SELECT * FROM pgvigil.due_partitions() LOOP
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
             -- Trails live as long as their sessions: a partition goes when the last of them is gone.
@@ -1051,7 +1110,7 @@ BEGIN
             CONTINUE;
         END;
         done := greatest(slice.estimated_rows, 1);
-        note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
+        note := format('dropped %s (about %s rows, %s)', slice.partition, slice.estimated_rows, pg_size_pretty(slice.bytes));
         more := true;
         RETURN NEXT;
         RETURN;

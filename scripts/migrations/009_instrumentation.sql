@@ -588,6 +588,7 @@ BEGIN
     was_killed := target.status = 'killed';
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
+        SET CONSTRAINTS ALL IMMEDIATE;
     END IF;
     RETURN NEXT;
 END $$;
@@ -681,6 +682,7 @@ BEGIN
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
+    SET CONSTRAINTS ALL IMMEDIATE;
 END $$;
 COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session: marks what was ended, and records the attempt';
 

@@ -60,7 +60,8 @@ class Options:
 @dataclass(frozen=True)
 class Outcome:
     """What a run did, for the report. `moved` holds the names of the files that went in, or out if it `reverted`; `left`
-    is how many are not in at the end; `remarks` what the DBA should know of the rows that were there before.
+    is how many are not in at the end; `remarks` what the DBA should know of the rows that were there before; `waiting` the jobs that
+    wait for the owner's consent.
     """
 
     start: str | None
@@ -72,6 +73,7 @@ class Outcome:
     left: int
     reverted: bool = False
     schema: str = "public"
+    waiting: tuple[str, ...] = ()
 
 
 @dataclass
@@ -147,7 +149,8 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
         end = run.migrations[run.end - 1].revision if run.end else None
         names = [m.name for m in moved]
         took, left = time.monotonic() - clock, len(run.beyond)
-        outcome = Outcome(start, end, names, archive, _remarks(conn), took, left, schema=run.schema)
+        waiting = waiting_jobs(conn)
+        outcome = Outcome(start, end, names, archive, _remarks(conn), took, left, schema=run.schema, waiting=waiting)
         if run.beyond and run.beyond[0].transactional:
             return outcome  # what is not all in cannot meet the spec; that it leads there was seen before the commit
         tell("validating")
@@ -179,6 +182,14 @@ def against_reference(conn: psycopg.Connection, target: Target, schema: str) -> 
 def require_valid(report: Report, hint: str) -> None:
     if not report.ok:
         raise InvalidSchemaError(f"the schema does not meet {project.SPEC.name}:\n{render(report, 'text')}", hint)
+
+
+def waiting_jobs(conn: psycopg.Connection) -> tuple[str, ...]:
+    """The jobs that do nothing before the owner of the tables has accepted what they would do."""
+    if not preflight.one(conn, "SELECT to_regclass('pgvigil.jobs') IS NOT NULL"):
+        return ()
+    query = "SELECT job FROM pgvigil.jobs WHERE enabled AND needs_consent AND accepted_at IS NULL ORDER BY since, job"
+    return tuple(job for (job,) in conn.execute(query))
 
 
 def _remarks(conn: psycopg.Connection) -> list[str]:

@@ -46,6 +46,7 @@ def setup(target: Target, options: Options, wait: float, tell: Journal) -> Outco
             require_owner_or_consent(conn, run.schema, False)
         tell("testing every trigger and view in a transaction that is rolled back")
         report = replace(report, findings=(*report.findings, *self_test(conn, run.schema)))
+        waiting = runner.waiting_jobs(conn)
     runner.require_valid(
         report,
         "To see it again: " + project.command("validate", "--self-test", schema=run.schema, option=target.option),
@@ -59,6 +60,7 @@ def setup(target: Target, options: Options, wait: float, tell: Journal) -> Outco
         time.monotonic() - clock,
         0,
         schema=run.schema,
+        waiting=waiting,
     )
 
 

@@ -46,6 +46,7 @@ def setup(arguments: argparse.Namespace) -> int:
             "\nNext: point your application at this database. The verdict, any time:\n  "
             + project.command("validate", schema=outcome.schema, option=target.option)
         )
+    _tell_waiting(outcome, target)
     return 0
 
 
@@ -81,6 +82,7 @@ def migrate(arguments: argparse.Namespace) -> int:
             "to": outcome.end,
             "moved": outcome.moved,
             "remarks": outcome.remarks,
+            "waiting_for_consent": outcome.waiting,
         }
         told |= {"seconds": round(outcome.seconds, 2)}
         told |= {"undo": runner.undo_command(outcome, target)} if outcome.moved else {}
@@ -136,6 +138,18 @@ def _tell_outcome(outcome: Outcome, target: Target) -> None:
         print(f"  undo    {runner.undo_command(outcome, target)}")
     for remark in outcome.remarks:
         print(block(f"  note    {remark}"))
+    _tell_waiting(outcome, target)
+
+
+def _tell_waiting(outcome: Outcome, target: Target) -> None:
+    """The database was there before pgvigil: its jobs wait until their owner has seen what they would do."""
+    if outcome.waiting:
+        show, accept = (
+            project.command("maintain", *words, option=target.option) for words in (("preview",), ("accept", "all"))
+        )
+        print(
+            f"\nNext: {len(outcome.waiting)} jobs wait until you have seen what they would do, and accepted it:\n  {show}\n  {accept}"
+        )
 
 
 def restore(arguments: argparse.Namespace) -> int:
