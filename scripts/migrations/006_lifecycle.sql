@@ -571,6 +571,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
+    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -610,6 +611,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -726,11 +728,11 @@ CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    status "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
+    latest "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
 BEGIN
-    WHILE status IS NOT NULL LOOP
-        found := found || status::text;
-        status := (SELECT s.status FROM "{app}".sessions s WHERE s.status > status ORDER BY s.status LIMIT 1);
+    WHILE latest IS NOT NULL LOOP
+        found := found || latest::text;
+        latest := (SELECT s.status FROM "{app}".sessions s WHERE s.status > latest ORDER BY s.status LIMIT 1);
     END LOOP;
     RETURN found;
 END $$;
