@@ -47,6 +47,7 @@ class Job:
     needs_client: bool
     last_notes: list[str] | None
     next_due: datetime | None
+    waits_for_consent: bool
 
 
 def status(target: Target) -> list[Job]:
