@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from pgvigil import project
-
 from security.conftest import COUNTED, Installation
 
 pytestmark = pytest.mark.oldest_and_newest

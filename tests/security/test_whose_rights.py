@@ -68,7 +68,7 @@ def test_health_with_repair_springs_no_planted_trigger(mined: Installation) -> N
     mined.execute("UPDATE pgvigil.session_counters SET total_tokens = 7", user="x_owner")
     plant_on_application(mined)
     plant_triggers(mined, "pgvigil.session_counters", "pgvigil.session_counter_changes")
-    code, said = mined.pgvigil("health", "--repair")
+    _, said = mined.pgvigil("health", "--repair")
     assert "the counters of 5 sessions" in said
     assert not mined.turned
 
