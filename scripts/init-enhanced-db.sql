@@ -1459,11 +1459,11 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'eadb689ebaa8dbcd7ef8b2ae1944ee9b0c7232e5416299d82e8d5851ff5d9ca8', '4ec1e4095bb5a1367a2d72f49c947f9620b7f2ab1cc610547f12af35a16f747b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '560b7d7449bbe811130ab0017bf3247db7beac6a0417ccc49d39a87df35f5165', 'c903f8fe50bdc278cb4058ed2ec7e51b914b444f10b734efca44f8932d2fb2cc', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -2042,6 +2042,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
+    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -2078,7 +2079,7 @@ BEGIN
     SET rows = r.rows + did,
         notes = CASE WHEN note IS NULL OR note = ANY (r.notes) THEN r.notes
                      WHEN cardinality(r.notes) < 100 THEN r.notes || note
-                     WHEN cardinality(r.notes) = 100 THEN r.notes || '…'::text ELSE r.notes END,
+                     WHEN cardinality(r.notes) = 100 THEN r.notes || '...'::text ELSE r.notes END,
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
@@ -2635,7 +2636,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '71d69fb5695a2d82c0ad24e2228021efe4ecf52ece2d0db717f6ec41783e3942', '34f24ccb436926932c002441cf8f80af3fbc35ea9430ab7501d75b5a646b66b7', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'fd3d2e644e0cac87b4f72947cbae17ca5da0f27e33ee4204b8df643aca0e6102', 'cb04ac73b699c6fe86dd781ab770074f4b0223b7c2417ce0d9cd045944cd68db', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3738,8 +3739,8 @@ BEGIN
         WHEN target.backend_start IS NULL OR backend.backend_start IS NULL AND NOT is_super
             THEN format('Cannot tell whether process %s is still that of the session: %s needs pg_read_all_stats', target.backend_pid, current_user)
         WHEN backend.backend_start <> target.backend_start THEN format('Session has lost its server process: %s is another one now; reap_stale will close the session', target.backend_pid)
-        WHEN backend.datname IS DISTINCT FROM current_database() THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
         WHEN backend.backend_type <> 'client backend' THEN format('Process %s is a %s, not a client backend', target.backend_pid, backend.backend_type)
+        WHEN backend.datname IS DISTINCT FROM current_database() THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
         WHEN backend.rolsuper AND NOT is_super THEN format('Session belongs to superuser %s: only a superuser can kill it', backend.usename)
     END;
     target_pid := target.backend_pid;
@@ -3747,8 +3748,8 @@ BEGIN
     was_killed := target.status = 'killed';
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
-        SET CONSTRAINTS ALL IMMEDIATE;
     END IF;
+    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser may be asking: nothing of the owner's may be left for the COMMIT
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
@@ -3812,23 +3813,6 @@ END $$;
 COMMENT ON FUNCTION instrumentation.signal_process(integer, timestamptz, text, interval) IS
     'Used by kill_session: cancels or terminates a client of this server, and tells whether it is gone';
 
--- For admins, who need no right to signal others themselves: whether they may kill the session is asked again.
-CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval) RETURNS TABLE (ok boolean, reason text, gone boolean)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    verdict record;
-BEGIN
-    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
-    IF verdict.refusal IS NOT NULL OR verdict.was_killed THEN
-        ok := false;
-        reason := coalesce(verdict.refusal, 'already killed');
-    ELSE
-        SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
-    END IF;
-    RETURN NEXT;
-END $$;
-COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS 'Used by kill_session: signals with the owner''s rights';
-
 CREATE FUNCTION instrumentation.finish_kill(session uuid, mode text, ok boolean, reason text, gone boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -3843,14 +3827,34 @@ BEGIN
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
     SET CONSTRAINTS ALL IMMEDIATE;
 END $$;
-COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session: marks what was ended, and records the attempt';
+COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session and signal_session: marks what was ended, and records the attempt';
+
+-- For admins, who need no right to signal others themselves. Whether they may kill the session is asked again, and the attempt recorded
+-- here: whoever calls this by itself leaves the same trail, and nobody records what was not done.
+CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval) RETURNS TABLE (ok boolean, reason text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    verdict record;
+    gone    boolean;
+BEGIN
+    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
+    IF verdict.refusal IS NOT NULL OR verdict.was_killed THEN
+        ok := false;
+        reason := coalesce(verdict.refusal, 'already killed');
+    ELSE
+        SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+        PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS 'Used by kill_session: signals with the owner''s rights, and records it';
 
 -- A superuser ends sessions with his own rights; the owner of this function need not be able to.
 CREATE FUNCTION instrumentation.kill_session(session uuid, mode text DEFAULT 'terminate', grace interval DEFAULT '5 seconds') RETURNS TABLE (ok boolean, reason text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     verdict record;
-    gone    boolean := false;
+    gone    boolean;
 BEGIN
     SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
     ok := verdict.refusal IS NULL AND verdict.was_killed;
@@ -3858,12 +3862,10 @@ BEGIN
     IF reason IS NULL THEN
         IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
             SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+            PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
         ELSE
-            SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_session(session, mode, grace) s;
+            SELECT s.ok, s.reason INTO ok, reason FROM instrumentation.signal_session(session, mode, grace) s;
         END IF;
-    END IF;
-    IF verdict.refusal IS NULL THEN
-        PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
     END IF;
     RETURN NEXT;
 END $$;
@@ -3981,7 +3983,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '02bb29e30ad2541a85acac1e5e028edfee325608ece91bbe7327877e879d5b5c', 'e2496cffd43125c6aca9a8d3da5047a1052b3331aef59392a1a848e536222777', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '44a06e4b8ca9144bf047f844d12087948c78df906e3c663648bfe6ebe7612f9d', 'cdf6aaac228dee57dac9c1d78177899071c1128ae7cd485bdb1b553a9e4236d4', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
@@ -4848,13 +4850,13 @@ BEGIN
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
             pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.seen_to(text), pgvigil.recount_session_counters(uuid),
             pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid, text[], text[]), instrumentation.sampled_texts(uuid),
-            instrumentation.signal_session(uuid, text, interval), instrumentation.finish_kill(uuid, text, boolean, text, boolean)
+            instrumentation.signal_session(uuid, text, interval)
             TO pgvigil_admin;
         GRANT EXECUTE ON PROCEDURE pgvigil.run_job(text, boolean, bigint), pgvigil.expire_due_sessions(bigint), pgvigil.detect_dormant_sessions(bigint),
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '9da355fdffc30e98e983dbdb48dce0b809d511ab16784c8335341260451388b3', '5287f108a0d8af6dfad5f0442b74acf19649fad7a1d1c3bf7b958789064a75a9', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '5970b5a952fe6e5b8f541b6b2a9a391cc65d5fea5e9b6a60cab75cd333a50345', 'a90b026da84116cc90ccee56684eab91f7ef5ec34c8353db1e4c5167e47d0f64', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction

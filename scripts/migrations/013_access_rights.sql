@@ -62,7 +62,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
             pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.seen_to(text), pgvigil.recount_session_counters(uuid),
             pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid, text[], text[]), instrumentation.sampled_texts(uuid),
-            instrumentation.signal_session(uuid, text, interval), instrumentation.finish_kill(uuid, text, boolean, text, boolean)
+            instrumentation.signal_session(uuid, text, interval)
             TO pgvigil_admin;
         GRANT EXECUTE ON PROCEDURE pgvigil.run_job(text, boolean, bigint), pgvigil.expire_due_sessions(bigint), pgvigil.detect_dormant_sessions(bigint),
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;

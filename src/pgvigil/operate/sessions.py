@@ -18,6 +18,7 @@ from pgvigil import database
 from pgvigil.build import preflight
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError, UsageError
+from pgvigil.shipped import require_shipped
 
 _EVERY = 1.0  # seconds between two looks of follow()
 
@@ -129,6 +130,7 @@ def _identity(text: str) -> UUID:
 @contextmanager
 def _connect(target: Target) -> Iterator[psycopg.Connection]:
     with database.connect(target, "sessions") as conn:
+        require_shipped(conn)  # what is read are views, and they call functions with the rights of whoever reads
         try:
             yield conn
         except (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName) as error:

@@ -177,12 +177,12 @@ def _load(there: Connection, declaration: Declaration, ddl: Path, schema: str) -
         )
         there.execute("SELECT set_config('pgvigil.schema', %s, true)", (schema,))
         there.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
-        there.execute(_without_psql(ddl.read_text()))
+        there.execute(without_psql(ddl.read_text()))
         own = tuple(name for name in declaration.schemas if name != "{schema}")
         return snapshot(there, Scope((schema, *own), cut=tuple(declaration.patterns)), schema)
 
 
-def _without_psql(script: str) -> bytes:
+def without_psql(script: str) -> bytes:
     """The init script without its own transaction and what is meant for psql."""
     kept = (line for line in script.splitlines() if not line.startswith("\\") and line not in ("BEGIN;", "COMMIT;"))
     return "\n".join(kept).encode()
