@@ -616,7 +616,8 @@ BEGIN
         IF waiting AND batch IS NOT NULL AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
             RETURN -1;  -- there is more to copy: in the next transaction
         END IF;
-        IF parent = 'session_lifecycle' THEN  -- the foreign key of the new partition asks for this lock on the way
+        -- A foreign key of the new partition asks for this lock on the way.
+        IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = table_ AND c.contype = 'f' AND c.confrelid = pgvigil.application_table('sessions')) THEN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', pgvigil.application_table('sessions'));
         END IF;
         IF waiting THEN
@@ -698,7 +699,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '738256920c794658fcaf0f4ab7822efab6390c509b91dcb8de3b620445a8c634', '73397bd41c26a64ef8f94ba0ec66d1d20f31a489a45787a903845764337f9644', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '076b0d8ea327e4ad224fac1de85024f1517aadfdb2be9b82c2390af78420ebe6', '491c82bc3ea228359bc780d274ca046e3394c69d8580d6cb47d5c3a78ce20796', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
