@@ -616,7 +616,8 @@ BEGIN
         IF waiting AND batch IS NOT NULL AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
             RETURN -1;  -- there is more to copy: in the next transaction
         END IF;
-        IF parent = 'session_lifecycle' THEN  -- the foreign key of the new partition asks for this lock on the way
+        -- A foreign key of the new partition asks for this lock on the way.
+        IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = table_ AND c.contype = 'f' AND c.confrelid = pgvigil.application_table('sessions')) THEN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', pgvigil.application_table('sessions'));
         END IF;
         IF waiting THEN
@@ -698,7 +699,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '738256920c794658fcaf0f4ab7822efab6390c509b91dcb8de3b620445a8c634', '73397bd41c26a64ef8f94ba0ec66d1d20f31a489a45787a903845764337f9644', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '076b0d8ea327e4ad224fac1de85024f1517aadfdb2be9b82c2390af78420ebe6', '491c82bc3ea228359bc780d274ca046e3394c69d8580d6cb47d5c3a78ce20796', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -1459,11 +1460,11 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'eadb689ebaa8dbcd7ef8b2ae1944ee9b0c7232e5416299d82e8d5851ff5d9ca8', '4ec1e4095bb5a1367a2d72f49c947f9620b7f2ab1cc610547f12af35a16f747b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '560b7d7449bbe811130ab0017bf3247db7beac6a0417ccc49d39a87df35f5165', 'c903f8fe50bdc278cb4058ed2ec7e51b914b444f10b734efca44f8932d2fb2cc', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -3748,8 +3749,8 @@ BEGIN
     was_killed := target.status = 'killed';
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
-        SET CONSTRAINTS ALL IMMEDIATE;
     END IF;
+    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser may be asking: nothing of the owner's may be left for the COMMIT
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
@@ -3983,7 +3984,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '58f578563d1fbbe5a455ee5913098020d16a4c0d8ad8f392d670e88650b26fff', 'da5160ce44a96ebcb2cc19b5577bc220c7a4b5bfd1c4417665d59bdb4f43d20b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '44a06e4b8ca9144bf047f844d12087948c78df906e3c663648bfe6ebe7612f9d', 'cdf6aaac228dee57dac9c1d78177899071c1128ae7cd485bdb1b553a9e4236d4', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the

@@ -364,7 +364,8 @@ BEGIN
         IF waiting AND batch IS NOT NULL AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
             RETURN -1;  -- there is more to copy: in the next transaction
         END IF;
-        IF parent = 'session_lifecycle' THEN  -- the foreign key of the new partition asks for this lock on the way
+        -- A foreign key of the new partition asks for this lock on the way.
+        IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = table_ AND c.contype = 'f' AND c.confrelid = pgvigil.application_table('sessions')) THEN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', pgvigil.application_table('sessions'));
         END IF;
         IF waiting THEN

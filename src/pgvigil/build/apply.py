@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,7 @@ def _migrate(connection: sqlalchemy.Connection) -> None:
     changes = not context.get_context().opts.get("dont_mutate")  # `alembic current` must leave no ledger behind
     with context.begin_transaction():
         conn = _raw(connection)
+        _names.set(Names(schema := _schema(conn), owner_of(conn, schema)))
         if changes:
             _run_script(conn, project.MIGRATIONS / "prepare.sql", as_owner=False)
             if not _has_ledger(conn):
@@ -125,13 +128,22 @@ def _migrate(connection: sqlalchemy.Connection) -> None:
         if changes and not context.get_context().get_current_heads():
             _run_script(conn, project.MIGRATIONS / "revert" / "ledger.sql")
             _run_script(conn, project.MIGRATIONS / "revert" / "prepare.sql", as_owner=False)
-        elif changes:
-            _run_script(conn, project.MIGRATIONS / "closing.sql")
+
+
+@dataclass(frozen=True)
+class Names:
+    """What our files leave open, looked up once for all statements of a run."""
+
+    schema: str
+    owner: Owner
+
+
+_names: ContextVar[Names] = ContextVar("names")
 
 
 def _require_plain_ledger(conn: psycopg.Connection) -> None:
     """Alembic writes its own table with the rights of who is connected: nothing may be hung on it. Raises PreconditionError."""
-    if not owner_of(conn, _schema(conn)).is_other:
+    if not _names.get().owner.is_other:
         return
     conn.execute("LOCK TABLE pgvigil.alembic_version IN SHARE ROW EXCLUSIVE MODE")
     row = conn.execute(
@@ -152,7 +164,7 @@ def _require_plain_ledger(conn: psycopg.Connection) -> None:
 
 def _upgrade(migration: Migration) -> None:
     conn = _raw(op.get_bind())
-    schema = _schema(conn)
+    schema, owner = _names.get().schema, _names.get().owner
     started = time.monotonic()
     baselined = migration.revision == "000" and bool(application_tables(conn, schema))
     if baselined:
@@ -165,18 +177,19 @@ def _upgrade(migration: Migration) -> None:
             for statement in migration.statements:
                 _execute_healing(conn, migration, statement)
     pin(conn, schema)  # whatever the file has set
-    owner = owner_of(conn, schema)
     took = round((time.monotonic() - started) * 1000)
     ledger.record(conn, owner, migration, schema, baselined=baselined, duration_ms=took)
     if migration.revision == op.get_context().script.get_current_head() and not ledger.is_baselined(conn, "000"):  # type: ignore[union-attr]
         ledger.mark_initialized(conn, owner, migration.revision)
+    # After each file, so that not all of it is done while the last ones hold their locks.
+    _run_script(conn, project.MIGRATIONS / "closing.sql")
 
 
 def _downgrade(migration: Migration) -> None:
     conn = _raw(op.get_bind())
     if not ledger.is_baselined(conn, migration.revision):
         _run_script(conn, migration.revert_path)
-    ledger.forget(conn, owner_of(conn, _schema(conn)), migration)
+    ledger.forget(conn, _names.get().owner, migration)
 
 
 # ── The runner's side ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -248,9 +261,8 @@ def _run_script(conn: psycopg.Connection, path: Path, *, as_owner: bool = True) 
 
 
 def _execute(conn: psycopg.Connection, path: Path, statement: Statement, *, as_owner: bool = True) -> None:
-    schema = _schema(conn)
-    owner = owner_of(conn, schema)
-    text = bound(statement.text, schema, owner.name)
+    owner = _names.get().owner
+    text = bound(statement.text, _names.get().schema, owner.name)
     try:
         with trace.current.get(Trace()).statement(conn, path.name, statement):
             if as_owner and owner.is_other:
@@ -307,7 +319,7 @@ def _what_next(path: Path, sqlstate: str, error: psycopg.Error) -> str:
 
 def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: Statement) -> None:
     """Runs a statement that commits by itself, first clearing away what an interrupted run of it left behind."""
-    name = indexes.built_by(statement, _schema(conn))
+    name = indexes.built_by(statement, _names.get().schema)
     if name is None:
         validating = any(t.text.upper() == "VALIDATE" for t in statement.tokens)
         with indexes.patient(conn) if validating else nullcontext():
@@ -316,7 +328,7 @@ def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: 
     told = trace.current.get(Trace())
     try:
         with indexes.patient(conn):
-            if indexes.make_way(conn, migration.revision, _schema(conn), statement, name, told.patience):
+            if indexes.make_way(conn, migration.revision, _names.get().schema, statement, name, told.patience):
                 _execute(conn, migration.path, statement)
     except (MigrationError, psycopg.errors.QueryCanceled):
         if not conn.closed:
