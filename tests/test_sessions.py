@@ -616,9 +616,9 @@ CALLS = {
     "current_instance": "SELECT instrumentation.current_instance()",
     "set_session_tag": "SELECT instrumentation.set_session_tag('{}')",
     "record_statement": "SELECT instrumentation.record_statement('SELECT 1', 'executing', tag => '{}')",
-    "guard_appended require_speaker": """SELECT set_config('pgvigil.instrumentation', 'write', false);
+    "guard_appended require_speaker": """SELECT pg_catalog.set_config('pgvigil.instrumentation', 'write', false);
         INSERT INTO instrumentation.sql_statements (session_id) SELECT instrumentation.current_session();
-        SELECT set_config('pgvigil.instrumentation', '', false)""",
+        SELECT pg_catalog.set_config('pgvigil.instrumentation', '', false)""",
     "unknown_sessions": "SELECT instrumentation.unknown_sessions('{00000000-0000-7000-8000-000000000001}')",
     "heartbeat": "SELECT instrumentation.heartbeat('00000000-0000-7000-8000-000000000001')",
     "reap_stale": "SELECT * FROM instrumentation.reap_stale()",
