@@ -72,7 +72,7 @@ def accept(target: Target, job: str) -> list[str]:
         if job != consent.ALL:
             _named(jobs, job)
         would = {one.job: one for one in consent.preview(conn)}
-        accepted = consent.accept(conn, job, target.option)
+        accepted = consent.accept(conn, job)
     if accepted:
         return [
             f"accepted {name}: it would {would[name].would} now" for name in sorted(accepted, key=list(would).index)
@@ -104,7 +104,7 @@ def run(target: Target, job: str, options: Options, tell: Journal) -> str:
     with _connect(target) as conn:
         known = _named(_jobs(conn), job)
         if known.waits_for_consent:
-            raise consent.refusal(job, target.option)
+            raise consent.refusal(job)
         rows = _run(conn, target, known, options, tell, only_if_due=False)
         if rows is None:
             raise LockedError(
@@ -167,7 +167,7 @@ def _run(
         if conn.closed:
             raise
         if isinstance(error, errors.ObjectNotInPrerequisiteState):  # consent lapsed since we looked
-            raise consent.refusal(job.job, target.option) from error
+            raise consent.refusal(job.job) from error
         raise JobError(
             error.diag.message_primary or str(error),
             error.diag.message_hint or "See pgvigil maintain status.",
