@@ -2164,10 +2164,10 @@ CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.stored_statuses() RETURNS 
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    latest "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
+    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- no %TYPE: PL/pgSQL reads no name that is spelt U&"…"
 BEGIN
     WHILE latest IS NOT NULL LOOP
-        found := found || latest::text;
+        found := found || latest;
         latest := (SELECT s.status FROM "{app}".sessions s WHERE s.status > latest ORDER BY s.status LIMIT 1);
     END LOOP;
     RETURN found;
@@ -2567,7 +2567,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '65b4b6814c5c98515a06a05c98b4e2ca4700f3a295d0020004708e2680162d8d', '03a18318a73d39c9538220ff1ff049ed1801fd2106339b06e21c85958112ee1d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '6c40d42def805e485d0a8d9360608f04645860db8718e4e696d7f743fccc57f2', 'e1fca9598e8ed106ca9dd39e77b131220d6f69f9eb02cc6509445dcb7aa0fe5f', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
