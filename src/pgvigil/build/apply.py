@@ -32,6 +32,7 @@ from pgvigil.placeholders import bound
 from pgvigil.validate import check_application_tables, load_spec
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
+_LOCKS_SESSIONS = "011"  # from this file on the tables are locked: what can be done before is done before
 APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
 
 
@@ -128,6 +129,8 @@ def _migrate(connection: sqlalchemy.Connection) -> None:
         if changes and not context.get_context().get_current_heads():
             _run_script(conn, project.MIGRATIONS / "revert" / "ledger.sql")
             _run_script(conn, project.MIGRATIONS / "revert" / "prepare.sql", as_owner=False)
+        elif changes:
+            _run_script(conn, project.MIGRATIONS / "closing.sql")
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,8 @@ def _upgrade(migration: Migration) -> None:
     ledger.record(conn, owner, migration, schema, baselined=baselined, duration_ms=took)
     if migration.revision == op.get_context().script.get_current_head() and not ledger.is_baselined(conn, "000"):  # type: ignore[union-attr]
         ledger.mark_initialized(conn, owner, migration.revision)
-    # After each file, so that not all of it is done while the last ones hold their locks.
-    _run_script(conn, project.MIGRATIONS / "closing.sql")
+    if migration.revision < _LOCKS_SESSIONS:
+        _run_script(conn, project.MIGRATIONS / "closing.sql")
 
 
 def _downgrade(migration: Migration) -> None:
