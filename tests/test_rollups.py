@@ -172,7 +172,10 @@ def test_the_watermark_does_not_pass_a_row_that_is_not_committed(fresh: Database
 
 def test_who_may_not_see_when_a_writer_began_waits_for_its_end(fresh: Database) -> None:
     role = f"t_{fresh.name}"
-    fresh.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgvigil TO {role}")
+    fresh.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgvigil TO {role};"
+        f"GRANT EXECUTE ON FUNCTION pgvigil.settled_until(regclass) TO {role}"
+    )
     try:
         with fresh.connect(autocommit=False) as writer, fresh.connect() as other:
             writer.execute("INSERT INTO performance_logs (operation, duration_ms, success) VALUES ('o', 1, true)")
