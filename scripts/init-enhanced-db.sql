@@ -2029,7 +2029,7 @@ BEGIN
     SET rows = r.rows + did,
         notes = CASE WHEN note IS NULL OR note = ANY (r.notes) THEN r.notes
                      WHEN cardinality(r.notes) < 100 THEN r.notes || note
-                     WHEN cardinality(r.notes) = 100 THEN r.notes || '…'::text ELSE r.notes END,
+                     WHEN cardinality(r.notes) = 100 THEN r.notes || '...'::text ELSE r.notes END,
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
@@ -2164,7 +2164,7 @@ CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.stored_statuses() RETURNS 
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- no %TYPE: PL/pgSQL reads no name that is spelt U&"…"
+    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- no %TYPE: PL/pgSQL reads no name in Unicode escapes
 BEGIN
     WHILE latest IS NOT NULL LOOP
         found := found || latest;
@@ -2567,7 +2567,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '6c40d42def805e485d0a8d9360608f04645860db8718e4e696d7f743fccc57f2', 'e1fca9598e8ed106ca9dd39e77b131220d6f69f9eb02cc6509445dcb7aa0fe5f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '262a4265ad1d9bb6793c14d452c79bb34d42b934d8c5980e18bbc455b7174380', '6830d4504dff5a77582c194efc19f32c74c0a815ea1eebf59e85ccd943ceb0fa', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

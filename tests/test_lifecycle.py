@@ -493,7 +493,9 @@ def test_a_view_of_one_partition_keeps_no_other_from_going_and_is_told(fresh: Da
         "SELECT partition FROM pgvigil.partitions WHERE parent_table = 'performance_logs' ORDER BY from_time LIMIT 1"
     )[0][0]
     fresh.execute(f"CREATE VIEW of_one_day AS SELECT * FROM {oldest}")
-    with pytest.raises(errors.RaiseException, match=f"could not be dropped: {oldest} .view public.of_one_day depends on"):
+    with pytest.raises(
+        errors.RaiseException, match=f"could not be dropped: {oldest} .view public.of_one_day depends on"
+    ):
         run_job(fresh, "retention")
     assert rows_left(fresh) == (0, 1)
     fresh.execute("DROP VIEW of_one_day")

@@ -579,7 +579,7 @@ BEGIN
     SET rows = r.rows + did,
         notes = CASE WHEN note IS NULL OR note = ANY (r.notes) THEN r.notes
                      WHEN cardinality(r.notes) < 100 THEN r.notes || note
-                     WHEN cardinality(r.notes) = 100 THEN r.notes || '…'::text ELSE r.notes END,
+                     WHEN cardinality(r.notes) = 100 THEN r.notes || '...'::text ELSE r.notes END,
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
@@ -714,7 +714,7 @@ CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- no %TYPE: PL/pgSQL reads no name that is spelt U&"…"
+    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- no %TYPE: PL/pgSQL reads no name in Unicode escapes
 BEGIN
     WHILE latest IS NOT NULL LOOP
         found := found || latest;
