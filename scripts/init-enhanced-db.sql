@@ -2216,7 +2216,7 @@ CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.stored_statuses() RETURNS 
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- %TYPE takes no name that is written with escapes
+    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- no %TYPE: PL/pgSQL reads no name in Unicode escapes
 BEGIN
     WHILE latest IS NOT NULL LOOP
         found := found || latest;
@@ -2637,7 +2637,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '98837176e5d93b498b29bf28e48e50d53b2d3490a6a82ac895e36351803e784b', '7c3027135b926ded4e56e09b0f98405adbb0bf2eea82126dad0f0379bb3b2584', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'c805af95d387306ae7c9470177aaba5306fb83251e7494fa8f5f42f93cfc5860', '35b5a79907dcfdc96d25262c867f436f87737b04fc9b9ceef4f1e48c1618f2c1', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

@@ -747,7 +747,7 @@ CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- %TYPE takes no name that is written with escapes
+    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- no %TYPE: PL/pgSQL reads no name in Unicode escapes
 BEGIN
     WHILE latest IS NOT NULL LOOP
         found := found || latest;

@@ -26,7 +26,7 @@ _DONE = {
 }
 _PLURALS = {"index": "indexes"}
 _DROPPED = re.compile(r"dropped .* \(about (\d+) rows, [^()]*\)", re.DOTALL)
-_MORE = "…"  # what report_job puts at the end of notes that it cut
+_MORE = "..."  # what report_job puts at the end of notes that it cut
 
 
 def counted(number: int, thing: str) -> str:
