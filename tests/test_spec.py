@@ -149,10 +149,10 @@ FAULTS = [
         "on_delete must be NO ACTION or RESTRICT or ",
     ),
     (
-        "{a,b}'::text[])\"}",
-        "{a,b}'::text)\", tolerated_values: parent}",
-        14,
-        "tolerated_values needs a check with one array",
+        "children_pkey: {primary_key: [id]}",
+        "children_pkey: {primary_key: [id], tolerated_values: id}",
+        12,
+        "tolerated_values needs a check",
     ),
     (
         "function: pgvigil.watch()",

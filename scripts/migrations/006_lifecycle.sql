@@ -576,7 +576,7 @@ BEGIN
     SET rows = r.rows + did,
         notes = CASE WHEN note IS NULL OR note = ANY (r.notes) THEN r.notes
                      WHEN cardinality(r.notes) < 100 THEN r.notes || note
-                     WHEN cardinality(r.notes) = 100 THEN r.notes || '…'::text ELSE r.notes END,
+                     WHEN cardinality(r.notes) = 100 THEN r.notes || '...'::text ELSE r.notes END,
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;

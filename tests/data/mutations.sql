@@ -458,10 +458,6 @@ ALTER TABLE sessions DROP CONSTRAINT sessions_status_check, ADD CONSTRAINT sessi
 ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD CONSTRAINT handoff_requests_status_check
     CHECK (status::text = ANY ('{pending,accepted,rejected}'::text[]));
 
---- CHECK that lacks a tolerated value
----   different constraint sessions.sessions_status_check
-INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found) VALUES ('sessions', 'status', 'on hold', 1);
-
 --- CHECK of a value in another case
 ---   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
 ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_aggregation_type_check,
@@ -1390,18 +1386,6 @@ DELETE FROM pgvigil.migrations WHERE revision = '007';
 --- sequence nobody asked for
 ---   unexpected sequence pgvigil.extra
 CREATE SEQUENCE pgvigil.extra;
-
---- check of a domain that existing rows may break
----   different type pgvigil.event_type
-ALTER DOMAIN pgvigil.event_type ADD CONSTRAINT short CHECK (length(VALUE) < 40) NOT VALID;
-
---- check of a domain renamed
----   different type pgvigil.event_type
-ALTER DOMAIN pgvigil.event_type RENAME CONSTRAINT event_type_check TO kinds;
-
---- comment on the check of a domain
----   different type pgvigil.event_type
-COMMENT ON CONSTRAINT event_type_check ON DOMAIN pgvigil.event_type IS 'mine';
 
 --- cast of a type of ours
 ---   unexpected other cast (instrumentation.instance_status AS integer)

@@ -13,7 +13,7 @@ from typing import Any, cast
 from pgvigil.validate import ddl, partitions, printing, probe, settings
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.expected import Mark, canonical, kind_of, table_storage, with_tolerated, without_upkeep
+from pgvigil.validate.expected import Mark, canonical, kind_of, table_storage, without_upkeep
 from pgvigil.validate.names import quoted
 from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
@@ -22,6 +22,8 @@ from pgvigil.validate.strangers import Strangers
 from pgvigil.validate.wanted import Rows, join
 
 TOLERATED = "pgvigil.tolerated_values"
+LEDGER = "pgvigil.migrations"
+VALUES_OF = "The values of "  # pgvigil.value_check knows it by the same words
 
 # How an object is kept and tuned. On a table of the application this is its owner's business.
 _TUNING = {"with", "storage", "compression", "tablespace", "replica_identity", "access_method", "owned_by", "version"}
@@ -50,13 +52,23 @@ class Comparison:
         self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
         self.repairs = Repairs(self.wanted, self.roots, self.found, self.declaration.patterns)
 
-    def _tolerated(self, path: str, column: str) -> list[str]:
-        there = self.rows.get(TOLERATED, [])
-        return [
-            str(row.get("value"))
-            for row in there
-            if column and (row.get("table_name"), row.get("column_name")) == (self.roots[path], column)
-        ]
+    def _list_is_open(self, path: str, column: str) -> bool:
+        """On an install that was there before, or while values outside the list are stored. A ledger that may not be read says neither."""
+        ledger = self.rows.get(LEDGER)
+        baselined = ledger is None or any(row.get("revision") == "000" and row.get("baselined") for row in ledger)
+        return baselined or any(
+            (row.get("table_name"), row.get("column_name")) == (self.roots[path], column)
+            for row in self.rows.get(TOLERATED, [])
+        )
+
+    def _leave_open(self, path: str, column: str, wanted: Attributes, there: Attributes | None) -> bool:
+        """Then the list need not be closed, and a CHECK of the application's own is its own affair: ours is known by its comment."""
+        if not self._list_is_open(path, column) or (there and (there.get("comment") or "").startswith(VALUES_OF)):
+            return False
+        said = canonical("definition", wanted["definition"])
+        if there and canonical("definition", there["definition"]) != said:
+            self.collector.add("different", path, said, f"{there['definition']}, the application's own", "note")
+        return True
 
     # --- the comparison ----------------------------------------------------------------------------------------------
 
@@ -70,6 +82,8 @@ class Comparison:
             if there == wanted and path not in self.marks:
                 continue
             mark = self.marks.get(path)
+            if mark and mark.tolerated and self._leave_open(path, mark.tolerated, wanted, there):
+                continue
             if there is None and mark and (other := self._under_another_name(path, wanted, mark, taken)) is not None:
                 if other:
                     taken.add(other)
@@ -188,11 +202,6 @@ class Comparison:
             return self.repairs.change(path, keys)
 
         kind, root = kind_of(path), self.roots[path]
-        tolerated = self._tolerated(path, mark.tolerated) if mark else []
-        if tolerated:
-            bare = wanted
-            wanted = wanted | {"definition": with_tolerated(wanted["definition"], tolerated)}
-            self.wanted[path] = wanted  # the repair lets them pass as well
         tuning = _TUNING if root in self.declaration.application or kind == "extension" else _MACHINE
         declared = self.declaration.marks[path].spoken_of if mark and path in self.declaration.marks else ()
         plain: list[Part] = []
@@ -215,17 +224,13 @@ class Comparison:
             plain, tuned = [], [*tuned, *plain]
         self.collector.differ(path, plain, fix=fix)
         self.collector.differ(path, tuned, "finding" if self.collector.strict else "note", fix=fix)
-        if tolerated and not plain:
-            values = ", ".join(repr(value) for value in tolerated)
-            said = canonical("definition", bare["definition"])
-            self.collector.add("different", path, said, f"also allows {values}: {TOLERATED}", "note")
         self._comment(path, wanted, there, mark)
 
     def _differing(
         self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None
     ) -> Iterator[tuple[str, Any, Any]]:
         """What is not the same, nor the same spelt otherwise: key, wanted, found."""
-        kind, any_order = kind_of(path), bool(mark and mark.tolerated)
+        kind = kind_of(path)
         free = {"comment"}  # it has a finding of its own
         if not self.declaration.complete:
             free.add("row_security")
@@ -237,7 +242,7 @@ class Comparison:
             a, b = wanted.get(key), there.get(key)
             if a == b or key in free or (mark and key not in mark.spoken_of):
                 continue
-            if canonical(key, a, any_order=any_order) == canonical(key, b, any_order=any_order):
+            if canonical(key, a) == canonical(key, b):
                 continue
             if key == "order":
                 a, b = _shared(a, b), _shared(b, a)

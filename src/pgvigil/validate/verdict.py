@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pgvigil.validate import printing
 from pgvigil.validate.catalog import Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.compare import TOLERATED, Comparison
+from pgvigil.validate.compare import LEDGER, TOLERATED, Comparison
 from pgvigil.validate.expected import PLACEHOLDER, Declaration, kind_of
 from pgvigil.validate.names import quoted
 from pgvigil.validate.places import located
@@ -87,10 +87,10 @@ def _declared(spec: Spec | Declaration) -> Declaration:
 
 
 def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
-    """The rows that a spec needs. Values outside a list that were there before its CHECK came are allowed."""
+    """The rows that a spec needs: among them those that say whether a list of values may be open."""
     wanted = set(declaration.rows)
     if any(mark.tolerated for mark in declaration.marks.values()):
-        wanted.add(TOLERATED)
+        wanted |= {LEDGER, TOLERATED}
     if ACTIVE_TIME in declaration.objects:
         wanted.add(POLICIES)
     readable = [name for name in sorted(wanted) if found.details.get(f"table {name}", {}).get("readable")]
