@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pgvigil.validate import printing
+from pgvigil.validate import printing, replaced
 from pgvigil.validate.catalog import Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.compare import LEDGER, TOLERATED, Comparison
@@ -44,6 +44,8 @@ def validate(
     collector = Collector(declaration, found, strict)
     Comparison(collector, made, rows).run()
     findings = collector.settled(conn)
+    if not (declaration.complete or strict):
+        findings = replaced.as_one_note(found, findings)
     collector.unchecked += unchecked
     to_come = [
         pattern
