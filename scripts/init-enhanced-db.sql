@@ -4206,6 +4206,7 @@ COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not
 -- ours calls a function of ours, and both views stand on something in schema pgvigil.
 CREATE FUNCTION pgvigil.replaced_objects() RETURNS TABLE (kind text, name text, of_table text, found text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
 BEGIN
     RETURN QUERY
     SELECT 'trigger', t.name, t.of_table, CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
@@ -4514,7 +4515,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '52e76262f58c5f22806b2ad04695b8aa8426a92e72bc6bbf1ffb47c2d9b00569', 'd3e15f6193754af51eb50d606cf60c83222afdb36be47a6ee9e8bffb62354e4b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '3a694643d818a5e67d0575fa341d6c11db80a7bdfd110d01c57b015aa7d05f54', 'e10ad4a2a5189fe52fe3608f465757dda0db6d09a8fe57b29cf5d4acda6d541c', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.

@@ -11,6 +11,7 @@ import pytest
 from conftest import DATA, EXISTING_INSTALL, Database, Run
 from pgvigil import project
 from pgvigil.build import sql
+from pgvigil.embedded import Server
 from pgvigil.operate import remake
 
 STARTUP = (DATA / "original_startup.sql").read_text()
@@ -59,7 +60,7 @@ def verdict(call: Run, url: str) -> dict[str, list[str]]:
 
 
 @pytest.fixture(params=["migrated", "fresh"])
-def installed(request: pytest.FixtureRequest) -> Database:
+def installed(request: pytest.FixtureRequest, pg: Server) -> Database:
     database: Database = request.getfixturevalue(request.param)
     return database
 
@@ -286,11 +287,11 @@ def test_each_trigger_and_view_that_can_be_replaced_can_be_made_again(fresh: Dat
 
 # ── The databases that it made ────────────────────────────────────────────────────────────────────────────────────────
 
-ROWS = """INSERT INTO sessions (session_key, agent_from, status) SELECT 's' || n, 'a', 'active' FROM generate_series(1, 50) n;
-    INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT id, 1, 'message', 'x' FROM sessions;
-    UPDATE sessions SET status = 'completed' WHERE session_key LIKE '%1';
+ROWS = """INSERT INTO sessions (session_key, agent_from, status) SELECT 's' || n, 'a', 'active' FROM generate_series(10, 59) n;
+    INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT id, 1, 'message', 'x' FROM sessions WHERE session_key LIKE 's__';
+    UPDATE sessions SET status = 'completed' WHERE session_key LIKE 's_1';
     INSERT INTO system_metrics (metric_name, metric_value, metric_type) SELECT 'm', n, 'gauge' FROM generate_series(1, 30) n;
-    INSERT INTO performance_logs (operation, duration_ms, success, session_id) SELECT 'op', 5, true, id FROM sessions;
+    INSERT INTO performance_logs (operation, duration_ms, success, session_id) SELECT 'op', 5, true, id FROM sessions WHERE session_key LIKE 's__';
     INSERT INTO analytics_aggregations (aggregation_type, time_bucket, aggregation_data)
     SELECT t, date_trunc('hour', now()), '{}' FROM unnest('{session_stats,hourly_session_stats,hourly_session_stats}'::text[]) t"""
 # What its migration does with an application's database that is there: the columns first; its tables come with the start-up.
@@ -341,3 +342,15 @@ def test_a_database_that_the_enhanced_original_left_half_done_migrates(call: Run
     adopted(call, database)
     start(database)
     assert verdict(call, database.url)["findings"] == []
+
+
+def test_debug(call: Run, fresh: Database) -> None:
+    from pgvigil.validate import catalog, load_declaration
+    start(fresh)
+    d = load_declaration(project.SPEC)
+    with fresh.connect() as conn:
+        s = catalog.snapshot(conn, d.scope("public"), "public")
+    print({k: v for k, v in s.objects.items() if "log_session" in k and k.startswith("trigger")})
+    print(s.objects["view session_monitoring_view"].keys())
+    print(call("pgvigil", "validate", "--database-url", fresh.url).stdout)
+    assert 0

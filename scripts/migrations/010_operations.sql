@@ -324,6 +324,7 @@ COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not
 -- ours calls a function of ours, and both views stand on something in schema pgvigil.
 CREATE FUNCTION pgvigil.replaced_objects() RETURNS TABLE (kind text, name text, of_table text, found text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
 BEGIN
     RETURN QUERY
     SELECT 'trigger', t.name, t.of_table, CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
