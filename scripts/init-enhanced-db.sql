@@ -144,6 +144,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.application_table(text) IS 'A table of the application''s schema; NULL if there is none of that name';
 
+-- Triggers of the application's own on its tables name their tables as they are used to. What writes there puts this path in force first,
+-- when all that is to be found out has been found out: the statement itself names schemas, and its operators fit those of pg_catalog exactly.
+CREATE FUNCTION pgvigil.use_application_path() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.format('pg_catalog, %I, pg_temp', pgvigil.application_schema()), true);
+END $$;
+COMMENT ON FUNCTION pgvigil.use_application_path() IS 'search_path of the rest of the calling function: pg_catalog, then the application''s schema';
+
 -- Used by the runner and by the init script alike. The markers wait for their table: 003 makes it.
 CREATE FUNCTION pgvigil.record_migration(revision text, name text, schema_name text, baselined boolean, sha256_bytes text, sha256_tokens text,
                                          duration_ms integer, tool_version text) RETURNS void
@@ -436,11 +445,15 @@ COMMENT ON FUNCTION pgvigil.value_check(text, text) IS 'The constraint <table>_<
 CREATE FUNCTION pgvigil.add_value_check(of_table text, of_column text, allowed text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000')
-       AND NOT EXISTS (SELECT FROM pgvigil.value_check(of_table, of_column))
-       AND NOT EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
-        PERFORM pgvigil.put_value_check(of_table, of_column, allowed, validated => true);
+    IF (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000') THEN
+        RETURN;
+    ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
+        RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
+              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+               FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
+              USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
+    PERFORM pgvigil.put_value_check(of_table, of_column, allowed, validated => true);
 END $$;
 COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text[]) IS
     'Used by migrations: closes the list of values of a column of a new install; leaves one that was there before open';
@@ -637,7 +650,8 @@ BEGIN
         IF waiting AND batch IS NOT NULL AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
             RETURN -1;  -- there is more to copy: in the next transaction
         END IF;
-        IF parent = 'session_lifecycle' THEN  -- the foreign key of the new partition asks for this lock on the way
+        -- A foreign key of the new partition asks for this lock on the way.
+        IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = table_ AND c.contype = 'f' AND c.confrelid = pgvigil.application_table('sessions')) THEN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', pgvigil.application_table('sessions'));
         END IF;
         IF waiting THEN
@@ -719,7 +733,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '10d0d895cd9f8f2cbd1921b3b82b6e7eb0f2b61af96fcf0e591fa0c0a6187e23', '39fb598e904eed2cca4ebc6239cd38f8fc49931c32b9c3a12e9c756799c42492', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '0488f5b3b3611531f1e0cdc4e8d309be9c5daa901e6484707daa827ff8e79518', '265fb2c3c05c3a06ab703402a67014496133fb4b3330e5b331a30e2578b92906', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -1057,6 +1071,11 @@ BEGIN
         NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
         RETURN NEW;
     END IF;
+    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
+        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
+    END IF;
     -- What is not activity is the same as above, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
@@ -1071,29 +1090,23 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.touch_session() IS
-    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity';
+    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity; refuses writes to an archived session';
 
--- Under a name that is ours alone: applications make triggers of the names that they know anew at each start, and what they put in
--- the place of the two above guards nothing.
-CREATE FUNCTION pgvigil.guard_archived_row() RETURNS trigger
+-- For a statement that names updated_at itself; touch_session has done it for every other.
+CREATE FUNCTION pgvigil.stamp_updated_at() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL
-       -- A migration gives this column a value in archived sessions too.
-       AND (OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration') IS NOT TRUE THEN
-        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
-    END IF;
+    NEW.updated_at := CURRENT_TIMESTAMP;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.guard_archived_row() IS 'Refuses writes to an archived session';
+COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
 
--- SECURITY DEFINER: who may change a session need not be able to write its trail.
+-- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows are: a sequential
+-- scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at SERIALIZABLE every second writer failed.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
 -- compiled for every row, a twelfth of what a bulk update costs.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     event_id uuid;
     details  jsonb;
@@ -1139,7 +1152,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.log_session_change() IS 'Writes one session_lifecycle event for each change in a session''s state';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
     SELECT s.id, 'created', jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
@@ -1170,7 +1183,7 @@ COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
 
 -- SECURITY DEFINER: who may write children need not be able to read sessions.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.guard_archived_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     archived_id uuid;
 BEGIN
@@ -1196,23 +1209,28 @@ COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the c
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.reactivate_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was        record;
+    new_status text;
+    expiry     timestamptz;
 BEGIN
-    UPDATE "{app}".sessions
-    SET archived_at = NULL, is_dormant = false, status = CASE WHEN status IN ('archived', 'expired') THEN 'active' ELSE status END,
-        expires_at = CASE WHEN expires_at > now() THEN expires_at END  -- or it would be expired again at once
-    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status IN ('archived', 'expired'));
-    IF FOUND THEN
-        RETURN true;
-    END IF;
-    PERFORM FROM "{app}".sessions WHERE id = session;
+    SELECT s.status, s.expires_at, s.archived_at IS NOT NULL OR s.is_dormant OR s.status IN ('archived', 'expired') AS asleep INTO was
+    FROM "{app}".sessions s WHERE s.id = session FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
     END IF;
-    RETURN false;
+    IF was.asleep IS NOT TRUE THEN
+        RETURN false;
+    END IF;
+    new_status := CASE WHEN was.status IN ('archived', 'expired') THEN 'active' ELSE was.status END;
+    expiry := CASE WHEN was.expires_at > now() THEN was.expires_at END;  -- or it would be expired again at once
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = NULL, is_dormant = false, status = new_status, expires_at = expiry WHERE id = session;
+    RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '4690194ead089ad7ecda1c21fa824b36bfcddad260cd602dde5a4c71e3b4958b', '8f4779ac9887783e55fc7f6fce9aa2c50b14b5cba24c3608d5fd71c3b95ecc4e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '02a94e7bde3f34120b24b07ce3b1f323ac088f5d7b72d7fe6bc62a5105cdde91', '4a665408e824de1bdc0a05e704062c3a14452a21745c7e19627809cb82663727', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1240,7 +1258,11 @@ CREATE TABLE pgvigil.session_counter_changes (
     session_id          uuid NOT NULL,
     context_count       bigint NOT NULL,
     total_tokens        bigint NOT NULL,
-    total_content_bytes bigint NOT NULL
+    total_content_bytes bigint NOT NULL,
+    change_id           uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- The key makes replication possible; behind the session, it is the index on that as well. No sequence: a subscription does not
+    -- bring its number, so after a switch to the subscriber the application's inserts would fail.
+    CONSTRAINT session_counter_changes_pkey PRIMARY KEY (session_id, change_id)
 );
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
@@ -1249,8 +1271,8 @@ COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
 COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
-CREATE INDEX session_counter_changes_session_id ON pgvigil.session_counter_changes (session_id);
-COMMENT ON INDEX pgvigil.session_counter_changes_session_id IS 'The changes of a session';
+COMMENT ON COLUMN pgvigil.session_counter_changes.change_id IS 'Tells changes of a session apart; no order';
+COMMENT ON CONSTRAINT session_counter_changes_pkey ON pgvigil.session_counter_changes IS 'The changes of a session; the replica identity';
 
 CREATE FUNCTION pgvigil.content_bytes(content_size_bytes integer, content text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -1466,10 +1488,11 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
+    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '715a645e52587cb2c5c1ee058d49f8c2cdf4d1dfbaa2be5d15b3db15d66008ef', 'c08b04aeb63e7043a9f172841a2442bd6ec633e833babe54d9eb5bc55b05211a', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '560b7d7449bbe811130ab0017bf3247db7beac6a0417ccc49d39a87df35f5165', 'c903f8fe50bdc278cb4058ed2ec7e51b914b444f10b734efca44f8932d2fb2cc', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -1693,11 +1716,13 @@ COMMENT ON FUNCTION pgvigil.require_session(uuid) IS 'Raises no_data_found if th
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.schedule_expiration(session uuid, at timestamptz) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET expires_at = at WHERE id = session AND expires_at IS DISTINCT FROM at;
+    PERFORM FROM "{app}".sessions WHERE id = session AND expires_at IS DISTINCT FROM at FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET expires_at = at WHERE id = session;
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
@@ -1706,12 +1731,13 @@ COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.expire_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET status = 'expired'
-    WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]);
+    PERFORM FROM "{app}".sessions WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]) FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET status = 'expired' WHERE id = session;
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now; false if it had ended already; an error if there is no such session';
@@ -1719,11 +1745,13 @@ COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.mark_session_dormant(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET is_dormant = true WHERE id = session AND NOT is_dormant;
+    PERFORM FROM "{app}".sessions WHERE id = session AND NOT is_dormant FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET is_dormant = true WHERE id = session;
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
@@ -1732,11 +1760,13 @@ COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET archived_at = now() WHERE id = session AND archived_at IS NULL;
+    PERFORM FROM "{app}".sessions WHERE id = session AND archived_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = session;
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.archive_session(uuid) IS
@@ -1849,10 +1879,10 @@ DECLARE
     latest timestamptz := (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp());
 BEGIN
     IF within IS NOT NULL AND (latest >= clock_timestamp() - within) IS NOT TRUE THEN
-        RAISE EXCEPTION 'job % deletes sessions only with a proved backup younger than %, and the last one is %', job_name, within,
-              coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = 'Take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT).';
+        -- The remedy is in the message, because that is what job_runs, health and the caller of run_job get to see.
+        RAISE EXCEPTION 'it deletes sessions only with a proved backup younger than %, and the last one is %: take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT)',
+              within, coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
+              USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.require_backup(text) IS 'Raises where a job wants a younger backup than there is';
@@ -1872,19 +1902,22 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.accept_job(text) IS 'The owner has seen what a job (or all) would do, and accepts it; returns the jobs that had waited for that';
 
--- A policy that has become shorter takes more than what was accepted.
+-- A policy that has become shorter takes more than what was accepted. Sessions with the name of a new policy followed standard so far, and were
+-- kept; those of a policy that is deleted follow standard from now on, and what only its days had kept goes.
 CREATE FUNCTION pgvigil.lapse_consent() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     lapsed text[] := CASE
-        WHEN TG_OP = 'INSERT' THEN '{retention,executions,orphans}'::text[]
-        WHEN TG_OP = 'DELETE' THEN '{archive,retention,executions,orphans}'::text[]
+        WHEN TG_OP = 'INSERT' THEN '{archive,orphans,retention}'::text[]
+        WHEN TG_OP = 'DELETE' THEN '{archive,executions,expiry,retention}'::text[]
+        WHEN NEW.policy <> OLD.policy THEN '{archive,executions,expiry,orphans,retention}'::text[]
         ELSE array_remove(ARRAY[
-            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours OR NEW.policy <> OLD.policy THEN 'archive' END,
+            CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
+            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
             CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
-                      OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
-            CASE WHEN NEW.logs_days < OLD.logs_days OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
-            CASE WHEN NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
+                      OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+            CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
 BEGIN
     UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
     RETURN NULL;
@@ -1994,6 +2027,28 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.release_job(bigint) IS 'Lets go of the lock that begin_job took; its run has been reported and committed by then';
 
+-- Where rows come by logical replication, their publisher does the jobs, and what those write comes with them. Done here as well, jobs
+-- would meet the publisher's rows (a duplicate key stops the subscription), and the rollup, which knows of local writers only, would
+-- pass rows that are still to come.
+CREATE FUNCTION pgvigil.require_no_subscription() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    came text;
+BEGIN
+    SELECT r.srrelid::regclass::text INTO came
+    FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY ('{pgvigil,instrumentation}')
+       OR c.oid IN (SELECT t.relid FROM unnest('{sessions,context_history,handoff_requests,codebase_snapshots,session_lifecycle,performance_logs,system_metrics,analytics_aggregations,query_executions}'::text[]) w (name),
+                    pg_partition_tree(pgvigil.application_table(w.name)) t)
+    ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'rows of % come by logical replication: jobs are done at the publisher', came
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'Run them there. After DROP SUBSCRIPTION they can be run here.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_no_subscription() IS 'Raises an error where a subscription brings rows of tables that jobs work on';
+
 -- One run of a job at a time, by the lock on its row until the caller commits; from then on by the advisory lock of the run. Another
 -- one's lock on a number that comes is passed over: nobody can keep a job from being run.
 CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
@@ -2006,6 +2061,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
     END IF;
+    PERFORM pgvigil.require_no_subscription();
     FOR other IN SELECT r.id, r.pid, r.actor FROM pgvigil.job_runs r WHERE r.job = job_name AND r.finished_at IS NULL LOOP
         IF pgvigil.is_alive(other.id, other.pid) THEN
             RAISE NOTICE 'job % is running already, in process % (%): nothing is done here', job_name, other.pid, other.actor;
@@ -2015,6 +2071,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
+    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -2035,6 +2092,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -2054,6 +2112,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -2163,18 +2222,33 @@ COMMENT ON TABLE pgvigil.final_statuses IS 'Statuses of sessions that have ended
 COMMENT ON COLUMN pgvigil.final_statuses.status IS 'The status';
 COMMENT ON CONSTRAINT final_statuses_pkey ON pgvigil.final_statuses IS 'One row a status';
 COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Whatever the case in which it is stored';
+
+-- One more status that ends sessions lets them be archived, one less lets them expire.
+CREATE FUNCTION pgvigil.lapse_consent_by_status() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL
+    WHERE j.job = ANY (CASE TG_OP WHEN 'INSERT' THEN '{archive}' WHEN 'DELETE' THEN '{expiry}' ELSE '{archive,expiry}' END::text[]) AND j.accepted_at IS NOT NULL;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.lapse_consent_by_status() IS 'Consent to a job lapses when another list of ended statuses lets it do more';
 INSERT INTO pgvigil.final_statuses (status) VALUES ('completed'), ('cancelled'), ('expired'), ('archived');
+-- After the rows above: nothing was accepted yet. By row and always, as for the policies.
+CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.final_statuses
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent_by_status();
+ALTER TABLE pgvigil.final_statuses ENABLE ALWAYS TRIGGER lapse_consent;
+COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS 'What was accepted is not more than what is done';
 
 -- From one status to the next in the index, so that many sessions of few statuses are a few looks.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    status "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
+    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- %TYPE takes no name that is written with escapes
 BEGIN
-    WHILE status IS NOT NULL LOOP
-        found := found || status::text;
-        status := (SELECT s.status FROM "{app}".sessions s WHERE s.status > status ORDER BY s.status LIMIT 1);
+    WHILE latest IS NOT NULL LOOP
+        found := found || latest;
+        latest := (SELECT s.status FROM "{app}".sessions s WHERE s.status > latest ORDER BY s.status LIMIT 1);
     END LOOP;
     RETURN found;
 END $$$run$);
@@ -2234,57 +2308,99 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.due_sessions(text) IS 'Which sessions a job works on now, as a condition; NULL: it works on none';
 
-CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, status text, policy text, sessions bigint, oldest timestamptz, newest timestamptz,
-                                                      waits_for_consent boolean)
+-- Rows of the partitioned table are read, not of the partition, on which a reader has no rights.
+CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, object text, rows bigint, status text, is_known boolean, policy text,
+                                                      oldest timestamptz, newest timestamptz, waits_for_consent boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    one record;
+    one    record;
+    slice  record;
+    within text;
+    in_use boolean;
+    cutoff timestamptz := (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
 BEGIN
     FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
                FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'), (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
                     v (place, job, action) JOIN pgvigil.jobs j ON j.job = v.job ORDER BY v.place LOOP
-        RETURN QUERY EXECUTE format('SELECT %L, %L, s.status::text, coalesce(s.retention_policy, ''standard'')::text, count(*),
+        RETURN QUERY EXECUTE format('SELECT %L, %L, %L, count(*), s.status::text, lower(s.status) = ANY (%L::text[]), coalesce(s.retention_policy, ''standard'')::text,
                                             min(coalesce(s.last_activity_at, s.updated_at, s.created_at)), max(coalesce(s.last_activity_at, s.updated_at, s.created_at)), %L::boolean
-                                     FROM %s s WHERE %s GROUP BY 3, 4 ORDER BY 5 DESC', one.job, one.action, one.waits, pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+                                     FROM %s s WHERE %s GROUP BY s.status, lower(s.status), 7 ORDER BY 4 DESC, 5, 7', one.job, one.action, 'sessions',
+                                    ARRAY(SELECT f.status FROM pgvigil.final_statuses f) || '{active,pending}'::text[], one.waits,
+                                    pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+    END LOOP;
+    FOR slice IN SELECT p.*, j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.due_partitions() p JOIN pgvigil.jobs j ON j.job = 'retention' LOOP
+        within := format('%s t WHERE t.%2$I >= %3$L AND t.%2$I < %4$L', pgvigil.partitioned_table(slice.parent_table),
+                         pgvigil.partition_key(pgvigil.partitioned_table(slice.parent_table)), pgvigil.uuid_v7_floor(slice.from_time), pgvigil.uuid_v7_floor(slice.to_time));
+        in_use := false;
+        IF slice.parent_table = 'session_lifecycle' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
+        ELSIF slice.parent_table = 'performance_logs' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h))', within) INTO in_use;
+        END IF;
+        CONTINUE WHEN in_use;
+        RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
+    END LOOP;
+    FOR one IN SELECT j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.jobs j WHERE j.job = 'executions' AND cutoff IS NOT NULL LOOP
+        RETURN QUERY EXECUTE format('SELECT ''executions'', ''delete'', ''query_executions'', count(*), NULL::text, NULL::boolean, NULL::text, min(e.started_at), max(e.started_at), $1
+                                     FROM %s e WHERE e.started_at < $2 HAVING count(*) > 0', pgvigil.application_table('query_executions')) USING one.waits, cutoff;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.preview_jobs() IS 'What each job would do now to how many sessions, by status and policy; oldest and newest by their last activity';
+COMMENT ON FUNCTION pgvigil.preview_jobs() IS
+    'What each job would do now to how many sessions, by status and policy (oldest and newest by their last activity; is_known: the status is an ended one, active or pending), query executions and partitions (rows by the planner''s estimate)';
 
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
-CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
     PERFORM pgvigil.require_consent('expiry');
-    EXECUTE format('UPDATE %1$s SET status = ''expired'' WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET status = 'expired' WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
-END $$;
+END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
 
-CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
-    EXECUTE format('UPDATE %1$s SET is_dormant = true WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET is_dormant = true WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
-END $$;
+END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_dormancy(integer) IS 'One batch of job dormancy';
 
-CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
     PERFORM pgvigil.require_consent('archive');
-    EXECUTE format('UPDATE %1$s SET archived_at = now() WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
-END $$;
+END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
 
 -- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions.
@@ -2296,12 +2412,12 @@ BEGIN
     PERFORM pgvigil.require_consent('orphans'), set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('orphans')) INTO ids USING batch;
-    IF ids <> '{}' THEN
-        PERFORM pgvigil.require_backup('orphans');
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
-    END IF;
     done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.require_backup('orphans'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_orphans(integer) IS 'One batch of job orphans';
@@ -2324,6 +2440,31 @@ FROM pgvigil.partition_policies p
 JOIN pg_inherits i ON i.inhparent = pgvigil.partitioned_table(p.parent_table)
 JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
+
+-- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold)
+    FROM pgvigil.retention_policies p
+    WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, and whether a policy under legal hold keeps them all';
+
+CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT p.* FROM pgvigil.partitions p CROSS JOIN pgvigil.days_kept() k
+    WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => k.logs)
+                                                  WHEN 'instrumentation.sql_statements' THEN make_interval(days => k.logs)
+                                                  WHEN 'system_metrics' THEN make_interval(days => k.metrics)
+                                                  WHEN 'session_lifecycle' THEN interval '1 day' END
+      AND (p.parent_table = 'session_lifecycle' OR NOT k.hold)
+    ORDER BY p.to_time;
+END $$;
+COMMENT ON FUNCTION pgvigil.due_partitions() IS 'Partitions past their time, the oldest first; those with rows of sessions that are kept stay all the same';
 
 -- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. What stands in the way of
 -- one partition is told in the end, and keeps none of the others from being made.
@@ -2421,7 +2562,6 @@ CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_retention(batch intege
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ids      uuid[];
-    kept     record;  -- days of logs and metrics: the longest of the policies that sessions have
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
@@ -2432,24 +2572,15 @@ BEGIN
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('retention')) INTO ids USING greatest(batch / 10, 1);
     IF ids <> '{}' THEN
-        PERFORM pgvigil.require_backup('retention');
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
         done := cardinality(ids);
         more := true;
+        PERFORM pgvigil.require_backup('retention'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
         RETURN NEXT;
         RETURN;
     END IF;
 
-    SELECT max(logs_days) AS logs, max(metrics_days) AS metrics, bool_or(legal_hold) AS hold INTO kept
-    FROM pgvigil.retention_policies p
-    WHERE policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
-    FOR slice IN SELECT * FROM pgvigil.partitions p
-                 WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => kept.logs)
-                                                               WHEN 'instrumentation.sql_statements' THEN make_interval(days => kept.logs)
-                                                               WHEN 'system_metrics' THEN make_interval(days => kept.metrics)
-                                                               WHEN 'session_lifecycle' THEN interval '1 day' END
-                   AND (p.parent_table = 'session_lifecycle' OR NOT kept.hold)
-                 ORDER BY p.to_time LOOP
+    FOR slice IN SELECT * FROM pgvigil.due_partitions() LOOP
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
             -- Trails live as long as their sessions: a partition goes when the last of them is gone.
@@ -2477,7 +2608,7 @@ BEGIN
             CONTINUE;
         END;
         done := greatest(slice.estimated_rows, 1);
-        note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
+        note := format('dropped %s (about %s rows, %s)', slice.partition, slice.estimated_rows, pg_size_pretty(slice.bytes));
         more := true;
         RETURN NEXT;
         RETURN;
@@ -2534,7 +2665,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'cf2b8b1b6c0cce9b06f930bed85f5fd63b3fba812c40d8c7bc9a5a70e92465ec', 'c0eb66ee096e10b8727ce0096b46c99834d884e2f3cba7455cbfe3a6f53fbbf7', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '98837176e5d93b498b29bf28e48e50d53b2d3490a6a82ac895e36351803e784b', '7c3027135b926ded4e56e09b0f98405adbb0bf2eea82126dad0f0379bb3b2584', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3037,9 +3168,7 @@ DECLARE
     kept record;
 BEGIN
     PERFORM pgvigil.require_consent('executions');
-    SELECT now() - make_interval(days => max(logs_days)) AS since, bool_or(legal_hold) AS hold INTO kept
-    FROM pgvigil.retention_policies p
-    WHERE policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+    SELECT now() - make_interval(days => k.logs) AS since, k.hold INTO kept FROM pgvigil.days_kept() k;
     done := 0;
     IF kept.hold THEN
         note := 'kept: a retention policy that sessions have is under legal hold';
@@ -3055,7 +3184,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'af6832ccfbbfc9f28f7e08644b061c74e8817e86550e21a9b5b018c6163be000', '16986bf055938e3f0ecaab9b6cb7447fc981b05133d93410cdba59f621d6bdfd', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '081c06a331dda89c6fbce0c4c72bbf4da86e9558ac04592f2b2604e9bd04b056', '28a9e7ca630a2bacfd7ae389ee1a7d5350bea6bd96761817c030ca124e635d1c', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3223,7 +3352,10 @@ COMMENT ON INDEX instrumentation.idx_kill_attempts_session_id IS 'Whether somebo
 CREATE FUNCTION instrumentation.guard() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF current_setting('pgvigil.instrumentation', true) IS DISTINCT FROM 'write' THEN
+    -- Rows that come by logical replication were let through where they were written. Its workers are known by the server's own
+    -- list of them, which any role may read and no client can get into; pg_stat_activity hides them from most roles.
+    IF current_setting('pgvigil.instrumentation', true) IS DISTINCT FROM 'write'
+       AND NOT EXISTS (SELECT FROM pg_stat_get_subscription(NULL) w WHERE w.pid = pg_backend_pid()) THEN
         RAISE EXCEPTION 'Cannot modify the instrumentation tables. They are read-only for client sessions.'
               USING ERRCODE = 'insufficient_privilege', HINT = 'Use the functions of schema instrumentation.';
     END IF;
@@ -3636,8 +3768,8 @@ BEGIN
         WHEN target.backend_start IS NULL OR backend.backend_start IS NULL AND NOT is_super
             THEN format('Cannot tell whether process %s is still that of the session: %s needs pg_read_all_stats', target.backend_pid, current_user)
         WHEN backend.backend_start <> target.backend_start THEN format('Session has lost its server process: %s is another one now; reap_stale will close the session', target.backend_pid)
-        WHEN backend.datname IS DISTINCT FROM current_database() THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
         WHEN backend.backend_type <> 'client backend' THEN format('Process %s is a %s, not a client backend', target.backend_pid, backend.backend_type)
+        WHEN backend.datname IS DISTINCT FROM current_database() THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
         WHEN backend.rolsuper AND NOT is_super THEN format('Session belongs to superuser %s: only a superuser can kill it', backend.usename)
     END;
     target_pid := target.backend_pid;
@@ -3646,6 +3778,7 @@ BEGIN
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
     END IF;
+    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser may be asking: nothing of the owner's may be left for the COMMIT
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
@@ -3709,23 +3842,6 @@ END $$;
 COMMENT ON FUNCTION instrumentation.signal_process(integer, timestamptz, text, interval) IS
     'Used by kill_session: cancels or terminates a client of this server, and tells whether it is gone';
 
--- For admins, who need no right to signal others themselves: whether they may kill the session is asked again.
-CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval) RETURNS TABLE (ok boolean, reason text, gone boolean)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    verdict record;
-BEGIN
-    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
-    IF verdict.refusal IS NOT NULL OR verdict.was_killed THEN
-        ok := false;
-        reason := coalesce(verdict.refusal, 'already killed');
-    ELSE
-        SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
-    END IF;
-    RETURN NEXT;
-END $$;
-COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS 'Used by kill_session: signals with the owner''s rights';
-
 CREATE FUNCTION instrumentation.finish_kill(session uuid, mode text, ok boolean, reason text, gone boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -3738,15 +3854,36 @@ BEGIN
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
+    SET CONSTRAINTS ALL IMMEDIATE;
 END $$;
-COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session: marks what was ended, and records the attempt';
+COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session and signal_session: marks what was ended, and records the attempt';
+
+-- For admins, who need no right to signal others themselves. Whether they may kill the session is asked again, and the attempt recorded
+-- here: whoever calls this by itself leaves the same trail, and nobody records what was not done.
+CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval) RETURNS TABLE (ok boolean, reason text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    verdict record;
+    gone    boolean;
+BEGIN
+    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
+    IF verdict.refusal IS NOT NULL OR verdict.was_killed THEN
+        ok := false;
+        reason := coalesce(verdict.refusal, 'already killed');
+    ELSE
+        SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+        PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS 'Used by kill_session: signals with the owner''s rights, and records it';
 
 -- A superuser ends sessions with his own rights; the owner of this function need not be able to.
 CREATE FUNCTION instrumentation.kill_session(session uuid, mode text DEFAULT 'terminate', grace interval DEFAULT '5 seconds') RETURNS TABLE (ok boolean, reason text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     verdict record;
-    gone    boolean := false;
+    gone    boolean;
 BEGIN
     SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
     ok := verdict.refusal IS NULL AND verdict.was_killed;
@@ -3754,12 +3891,10 @@ BEGIN
     IF reason IS NULL THEN
         IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
             SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+            PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
         ELSE
-            SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_session(session, mode, grace) s;
+            SELECT s.ok, s.reason INTO ok, reason FROM instrumentation.signal_session(session, mode, grace) s;
         END IF;
-    END IF;
-    IF verdict.refusal IS NULL THEN
-        PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
     END IF;
     RETURN NEXT;
 END $$;
@@ -3877,7 +4012,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'a46f23ab9d820c4fcba2d14904a32501c049919c45fb4a0a0b5de5d6f73257d3', '66cf58ce14a578b78fd770df812b2b14180c77e3224674caeb2d56be470c7518', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '44a06e4b8ca9144bf047f844d12087948c78df906e3c663648bfe6ebe7612f9d', 'cdf6aaac228dee57dac9c1d78177899071c1128ae7cd485bdb1b553a9e4236d4', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
@@ -4522,6 +4657,7 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_se
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.settle_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    ids       uuid[];
     moved     bigint;
     validated boolean;
 BEGIN
@@ -4539,13 +4675,15 @@ BEGIN
     ELSE
         -- a granularity of 0, so that touch_session looks at every row
         PERFORM set_config('pgvigil.upkeep', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
-        UPDATE "{app}".sessions SET is_dormant = false
-        WHERE id IN (SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
-        GET DIAGNOSTICS moved = ROW_COUNT;
+        ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
+        moved := cardinality(ids);
         IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
             PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
         ELSIF moved = 0 THEN
             ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
+        ELSE
+            PERFORM pgvigil.use_application_path();
+            UPDATE "{app}".sessions SET is_dormant = false WHERE id = ANY (ids);
         END IF;
     END IF;
     RETURN state;
@@ -4617,18 +4755,20 @@ CALL pg_temp.pgvigil_run($run$ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT leg
 COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
 
 DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session}'::text[]) AS name; END $quietly$;
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session}'::text[]) AS name; END $quietly$;
 DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', name, 'guard_archived_session')
-FROM unnest('{sessions,context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
 
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_last_activity
     BEFORE UPDATE OF last_activity_at, status, is_dormant, archived_at, expires_at, retention_policy ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity()$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE UPDATE ON "{app}".sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_row()$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_session ON "{app}".sessions IS 'An archived session is read-only until it is reactivated'$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON "{app}".sessions
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE OF updated_at ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.stamp_updated_at()$run$);
+-- Under a name that is ours alone, and after the two above by its name: applications make triggers of the names that they know anew at
+-- each start, and what they put in the place of those guards nothing.
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER watch_session BEFORE UPDATE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session()$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER watch_session ON "{app}".sessions IS 'Moves updated_at and last_activity_at; guards archived sessions'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON "{app}".sessions
@@ -4644,7 +4784,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSER
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".handoff_requests
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session()$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_last_activity ON "{app}".sessions IS 'Changes of state move last_activity_at exactly; small explicit steps of it stay where they were'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at and last_activity_at'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at where a statement names it'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle ON "{app}".sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle_created ON "{app}".sessions IS 'The created events, once per statement'$run$);
@@ -4686,7 +4826,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '7edc1d4b26acad6b50a6e07a2fb883a68ca1f3f7ba03d831febda6e31198b36e', 'becf64052114fb9a1903127bb9a865babf0f5e5de21006da4b08b00274868f10', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'a49a7d425e944af5da8c65b8a28a219edf525dcb96b6691f523dc3af9a1798da', '75b4ad6fd7da0d864b94dfd7acabd8c106ec24f97a96f22b65ede000a4e0864d', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
@@ -4757,7 +4897,8 @@ DECLARE
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
-        pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs()';
+        pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs(),
+        pgvigil.days_kept(), pgvigil.due_partitions()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
         pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
@@ -4806,13 +4947,13 @@ BEGIN
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
             pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.seen_to(text), pgvigil.recount_session_counters(uuid),
             pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid, text[], text[]), instrumentation.sampled_texts(uuid),
-            instrumentation.signal_session(uuid, text, interval), instrumentation.finish_kill(uuid, text, boolean, text, boolean)
+            instrumentation.signal_session(uuid, text, interval)
             TO pgvigil_admin;
         GRANT EXECUTE ON PROCEDURE pgvigil.run_job(text, boolean, bigint), pgvigil.expire_due_sessions(bigint), pgvigil.detect_dormant_sessions(bigint),
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '6bc92884694af41dc92b29c2e2349e7f463699d77bd2f8891e475809c63a1532', 'bf18331cc83c563acb161d036575955b74ad4903e3f7578563d944acc0920070', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'fa742771b9ed70557656b848721bab0a575d7cd599cbf6393f391760a44d03f6', 'ac78c150645e1dbf3c6ec4cce67831ab79edeabd5cfc95b23fc4d18aa43e91e6', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
@@ -4855,7 +4996,7 @@ DO $$
 DECLARE
     one record;
     for_everybody CONSTANT text[] := '{uuid_v7,uuid_v7_floor,uuid_v7_time,actor,content_bytes,time_slot,histogram_bin,histogram_value,histogram_unit,
-        histogram_rank,histogram_quantile,application_schema,application_table,require_session,schedule_expiration,expire_session,mark_session_dormant,
+        histogram_rank,histogram_quantile,application_schema,application_table,use_application_path,require_session,schedule_expiration,expire_session,mark_session_dormant,
         archive_session,reactivate_session,record_metric,record_performance,current_session,current_instance,set_session_tag,set_query_tag,kill_session,judge_kill,
         caller,may_read}';
 BEGIN
@@ -4875,8 +5016,9 @@ END $$;
 -- rights must never have a superuser's, because the row types that its triggers meet may bring code along.
 DO $$
 DECLARE
-    owner_is_superuser boolean := (SELECT r.rolsuper FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
-                                   WHERE c.oid = to_regclass(format('%I.sessions', pgvigil.application_schema())));
+    -- The first time it is a superuser's; then, file by file, the role's that this gives it to.
+    nobody_s_own boolean := (SELECT r.rolsuper OR r.rolname = 'pgvigil_owner' FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+                             WHERE c.oid = to_regclass(format('%I.sessions', pgvigil.application_schema())));
     is_new boolean := coalesce((SELECT NOT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000'), true);
     tables text[] := '{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,query_executions,session_monitoring_view,performance_monitoring_view,session_content_view,execution_analytics,user_recent_executions}';
     ours   oid[] := ARRAY(SELECT n.oid FROM pg_namespace n WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]));
@@ -4884,7 +5026,7 @@ DECLARE
     to_role oid := (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'pgvigil_owner');
     one    record;
 BEGIN
-    IF owner_is_superuser IS NOT TRUE OR NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+    IF nobody_s_own IS NOT TRUE OR NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
         RETURN;
     END IF;
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO pgvigil_owner', pgvigil.application_schema());

@@ -643,7 +643,8 @@ def uncommitted(shared: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     with shared.connect(autocommit=False, prepare_threshold=None) as connection:
         connect = connections.connect
         left_open: Any = contextlib.nullcontext(connection)
-        left_open.info = connection.info
+        left_open.info, left_open.execute = connection.info, connection.execute
+        left_open.transaction = connection.transaction
 
         def connect_here(target: connections.Target, purpose: str, **options: Any) -> Any:
             here = purpose == "validate" and target.parameters["dbname"] == shared.name

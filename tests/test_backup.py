@@ -20,7 +20,7 @@ from pgvigil import scratch_databases
 from pgvigil.build import archives, backup, contents, copies, manifest, tools
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
-from pgvigil.errors import BackupError
+from pgvigil.errors import BackupError, ConnectError
 from pgvigil.text import quoted
 
 pytestmark = pytest.mark.client_side
@@ -269,7 +269,7 @@ def test_a_snapshot_connection_that_is_lost_ends_the_dump(
         raise psycopg.OperationalError("server closed the connection")
 
     monkeypatch.setattr(contents, "contents", lost)
-    with pytest.raises(BackupError, match="server closed the connection"):
+    with pytest.raises(ConnectError, match="the connection was lost during the backup: server closed the connection"):
         take()
     assert nothing_left(existing, tmp_path)
 

@@ -141,13 +141,15 @@ def test_a_new_install_has_its_lists_closed_and_validated(fresh: Database) -> No
     assert fresh.execute("SELECT count(*) FROM pg_constraint WHERE NOT convalidated") == [(0,)]
 
 
-def test_a_new_install_that_was_reverted_and_holds_other_values_migrates_again(call: Run, fresh: Database) -> None:
+def test_a_new_install_that_was_reverted_and_holds_other_values_is_told_which(call: Run, fresh: Database) -> None:
     assert call("pgvigil", "revert", "--to", "000", "--database-url", fresh.url).returncode == 0
     fresh.execute("INSERT INTO sessions (session_key, agent_from, status) VALUES ('odd', 'a', 'on hold')")
-    again = migrate(call, fresh)
-    assert again.returncode == 0, again.stderr
-    assert "sessions.status holds 'on hold'" in again.stdout
-    assert fresh.execute(CHECKS) == [("context_history_context_type_check",), ("handoff_requests_status_check",)]
+    refused = migrate(call, fresh)
+    assert refused.returncode == 7
+    assert "sessions.status holds values outside its list: 'on hold' (1 rows)" in refused.stderr
+    fresh.execute("UPDATE sessions SET status = 'active'")
+    assert migrate(call, fresh).returncode == 0
+    assert len(fresh.execute(CHECKS)) == 3
 
 
 @pytest.mark.oldest_and_newest

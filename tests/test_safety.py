@@ -201,15 +201,46 @@ def test_a_rehearsal_tells_the_locks_and_leaves_no_copy(
     rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
     assert rehearsal["rewritten"] == []
     assert any(lock["table"] == "sessions" for s in rehearsal["statements"] for lock in s.get("locks", ()))
-    assert ("sessions", "AccessExclusiveLock") in [(lock["table"], lock["mode"]) for lock in rehearsal["locks"]]
+    assert ("public.sessions", "AccessExclusiveLock") in [(lock["table"], lock["mode"]) for lock in rehearsal["locks"]]
     assert existing.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil_rehearsal%'") == []
+
+
+@pytest.mark.client_side
+def test_each_lock_of_a_rehearsal_names_the_statement_of_a_migration_that_brought_it(
+    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["migrate", "--json", "--rehearse", "--database-url", existing.url, "--backup-dir", str(tmp_path)])
+    rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
+    assert len(rehearsal["locks"]) > 3
+    for lock in rehearsal["locks"]:
+        file, line, said = lock["statement"].split(":", 2)
+        text = (PROJECT / "scripts/migrations" / file).read_text().split("\n", int(line) - 1)[-1]
+        assert " ".join(text.split()).startswith(said.strip())
+        assert "pg_locks" not in said
+
+
+@pytest.mark.client_side
+def test_a_lock_on_a_partitioned_table_of_the_application_is_seen(
+    project_copy: Path, run: Run, migrated: Database
+) -> None:
+    migrated.execute('CREATE TABLE "Event log" (at date) PARTITION BY RANGE (at)')
+    migrated.execute('CREATE TABLE event_log_1 PARTITION OF "Event log" DEFAULT')
+    add_migration(
+        project_copy / "scripts/migrations",
+        'ALTER TABLE ONLY "Event log" ALTER COLUMN at SET STATISTICS 5;\nALTER TABLE "Event log" ADD later text;\n',
+        'ALTER TABLE "Event log" DROP later;\n',
+    )
+    done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
+    assert done.returncode == 0, done.stderr
+    said = r"_later\.sql:2: ALTER TABLE \"Event log\" ADD later text"
+    assert re.search(rf'"Event log": AccessExclusiveLock for \d+ ms, from: \d+{said}', done.stderr)
 
 
 @pytest.mark.client_side
 def test_a_lock_held_too_long_in_the_rehearsal_refuses_the_real_run(run: Run, existing: Database) -> None:
     before = catalog(existing)
     done = run(MIGRATE, "--database-url", existing.url, "--rehearse", "--max-lock-ms", "1")
-    refused(done, 4, r"in the rehearsal \w+ was locked against writers for \d+ ms, more than --max-lock-ms 1")
+    refused(done, 4, r"in the rehearsal public\.\w+ was locked against writers for \d+ ms, more than --max-lock-ms 1")
     assert catalog(existing) == before
 
 
@@ -224,7 +255,7 @@ def test_a_rewritten_table_is_told(project_copy: Path, run: Run, migrated: Datab
     migrated.execute("ALTER TABLE app_users ALTER COLUMN id DROP IDENTITY")
     done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
     assert done.returncode == 0, done.stderr
-    assert "rewritten tables: app_users" in done.stderr
+    assert "rewritten tables: public.app_users" in done.stderr
 
 
 # ── Checksums ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,6 +22,7 @@ from pgvigil import project
 from pgvigil.database import parse_url
 from pgvigil.live import Sampler
 from pgvigil.operate import sessions
+from pgvigil.validate.reference import without_psql
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -252,13 +253,31 @@ def test_each_attempt_is_recorded_with_who_made_it_and_why_it_failed(world: Worl
     ]
 
 
+def test_an_admin_who_goes_round_kill_session_leaves_the_same_trail(world: World) -> None:
+    target = world.client()
+    with world.connect("s_admin") as admin:
+        admin.execute("SELECT * FROM instrumentation.signal_session(%s, 'terminate', '5 s')", (target.session,))
+    assert world.session(target.session) == ("killed", "killed by s_admin")
+    assert world.database.execute("SELECT actor, ok, reason FROM instrumentation.kill_attempts") == [
+        ("s_admin", True, "terminated")
+    ]
+
+
+def test_nobody_records_as_ended_what_he_has_not_ended(world: World) -> None:
+    target = world.client()
+    with world.connect("s_admin") as admin, pytest.raises(errors.InsufficientPrivilege):
+        admin.execute(
+            "SELECT instrumentation.finish_kill(%s, 'terminate', true, 'terminated', true)", (target.session,)
+        )
+
+
 def test_an_owner_who_may_not_signal_says_what_he_lacks(database: Database) -> None:
     database.execute("CREATE ROLE s_owner LOGIN")
     database.execute(f"ALTER DATABASE {database.name} OWNER TO s_owner")
     with database.connect(user="s_owner") as owner:
         owner.execute("SET ROLE s_owner")
         database.execute("ALTER SCHEMA public OWNER TO s_owner")
-        owner.execute(project.INIT_SQL.read_text())
+        owner.execute(without_psql(project.INIT_SQL.read_text()))
     world = World(database)
     with world.opened:
         target = world.client()
@@ -270,7 +289,8 @@ def test_an_owner_who_may_not_signal_says_what_he_lacks(database: Database) -> N
         target = world.client()
         assert world.kill(target.session) == (
             False,
-            "s_owner may not signal the session's process: it needs pg_signal_backend",
+            "s_owner may not signal the session's process: it needs pg_signal_backend (GRANT pg_signal_backend TO s_owner: "
+            "it may then end the sessions of everybody but superusers)",
         )
         database.execute("GRANT pg_signal_backend TO s_owner")
         assert world.kill(target.session) == (True, "terminated")
@@ -461,7 +481,7 @@ def test_the_sampler_stores_no_secret(world: World, cut: str) -> None:
     running.join(10)
     texts = world.database.execute("SELECT sql_text FROM instrumentation.sql_statements")
     assert "hunter2" not in str(texts)
-    assert "ALTER ROLE nobody PASSWORD '***" in str(texts)
+    assert "ALTER ROLE nobody PASSWORD ***" in str(texts)
 
 
 # ── Rights ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -470,12 +490,15 @@ ADMINS = {"s_admin"}
 READERS = {"s_admin", "s_reader"}
 WRITERS = {"s_admin", "s_writer"}
 EVERYBODY = {"s_admin", "s_writer", "s_reader", "s_none"}
+NOBODY: set[str] = set()
 FUNCTIONS = {
     **dict.fromkeys(("current_session", "current_instance", "caller", "may_read", "kill_session"), EVERYBODY),
-    **dict.fromkeys(("set_session_tag", "set_query_tag", "guard"), EVERYBODY),
+    **dict.fromkeys(("set_session_tag", "set_query_tag", "judge_kill"), EVERYBODY),
     **dict.fromkeys(("register_instance", "register_session", "close_session", "stop_instance"), WRITERS),
     **dict.fromkeys(("record_statement", "unknown_sessions", "heartbeat"), WRITERS),
-    **dict.fromkeys(("reap_stale", "sampled_texts", "sample_activity"), ADMINS),
+    **dict.fromkeys(("reap_stale", "sampled_texts", "sample_activity", "signal_session"), ADMINS),
+    **dict.fromkeys(("guard", "guard_appended", "speaks_for", "require_speaker"), NOBODY),
+    **dict.fromkeys(("record_kill", "signal_process", "finish_kill"), NOBODY),
 }
 READABLE = {
     **dict.fromkeys(("instances", "sessions", "active_sessions", "session_stats", "session_activity"), READERS),
@@ -485,11 +508,12 @@ READABLE = {
 
 def test_each_role_may_call_what_it_is_for_and_nothing_else(bystander: World) -> None:
     rows = bystander.database.execute(
-        """SELECT p.proname, r.rolname FROM pg_proc p CROSS JOIN pg_roles r
-           WHERE p.pronamespace = 'instrumentation'::regnamespace AND r.rolname = ANY (%s) AND has_function_privilege(r.oid, p.oid, 'EXECUTE')""",
+        """SELECT p.proname, array_agg(r.rolname) FILTER (WHERE has_function_privilege(r.oid, p.oid, 'EXECUTE'))
+           FROM pg_proc p CROSS JOIN pg_roles r
+           WHERE p.pronamespace = 'instrumentation'::regnamespace AND r.rolname = ANY (%s) GROUP BY p.proname""",
         (list(EVERYBODY),),
     )
-    assert {name: {role for of, role in rows if of == name} for name, _ in rows} == FUNCTIONS
+    assert {name: set(roles or []) for name, roles in rows} == FUNCTIONS
 
 
 def test_each_role_may_read_what_it_is_for_and_nothing_else(bystander: World) -> None:
@@ -592,24 +616,36 @@ CALLS = {
     "current_instance": "SELECT instrumentation.current_instance()",
     "set_session_tag": "SELECT instrumentation.set_session_tag('{}')",
     "record_statement": "SELECT instrumentation.record_statement('SELECT 1', 'executing', tag => '{}')",
+    "guard_appended require_speaker": """SELECT set_config('pgvigil.instrumentation', 'write', false);
+        INSERT INTO instrumentation.sql_statements (session_id) SELECT instrumentation.current_session();
+        SELECT set_config('pgvigil.instrumentation', '', false)""",
     "unknown_sessions": "SELECT instrumentation.unknown_sessions('{00000000-0000-7000-8000-000000000001}')",
     "heartbeat": "SELECT instrumentation.heartbeat('00000000-0000-7000-8000-000000000001')",
-    "reap_stale": "SELECT instrumentation.heartbeat('00000000-0000-7000-8000-000000000001')",
+    "reap_stale": "SELECT * FROM instrumentation.reap_stale()",
     "sampled_texts": "SELECT instrumentation.sampled_texts('00000000-0000-7000-8000-000000000001')",
     "sample_activity": "SELECT instrumentation.sample_activity('00000000-0000-7000-8000-000000000001', '{}', '{}')",
-    "kill_session": "SELECT * FROM instrumentation.kill_session(instrumentation.current_session())",
+    "judge_kill": "SELECT * FROM instrumentation.kill_session(instrumentation.current_session())",
+    "signal_session": "SELECT * FROM instrumentation.signal_session(instrumentation.current_session(), 'terminate', '1 s')",
+    "finish_kill": "SELECT instrumentation.finish_kill(instrumentation.current_session(), 'cancel', true, 'x', false)",
     "close_session": "SELECT instrumentation.close_session()",
     "stop_instance": "SELECT instrumentation.stop_instance('00000000-0000-7000-8000-000000000001')",
     "log_session_created give_expiry": "INSERT INTO public.sessions (session_key, agent_from) VALUES ('a', 'x'), ('b', 'x')",
     "log_session_change": "UPDATE public.sessions SET status = 'completed'",
     "guard_archived_session count_added_context": """INSERT INTO public.context_history (session_id, sequence_number, context_type, content)
                                                      SELECT id, 1, 'message', 'x' FROM public.sessions""",
+    "guard_policy_hold": "UPDATE public.sessions SET retention_policy = 'short'",
     "count_changed_context": "UPDATE public.context_history SET content = 'longer'",
     "count_removed_context": "DELETE FROM public.context_history",
     "clear_session_counters guard_archived_children": "TRUNCATE public.context_history",
     "keep_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
-    "follow_retention_policies": "UPDATE pgvigil.retention_policies SET active_hours = 1",
+    "lapse_consent_by_status": "DELETE FROM pgvigil.final_statuses",
+    "follow_retention_policies lapse_consent": "UPDATE pgvigil.retention_policies SET active_hours = 1",
     "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
+    "begin_job job_step report_job": "CALL pgvigil.run_job('counters')",
+    "recount_session_counters": "SELECT * FROM pgvigil.recount_session_counters()",
+    "settle_session_counters_step": "SELECT pgvigil.settle_session_counters_step('{}')",
+    "adopt_leftovers_step": "SELECT pgvigil.adopt_leftovers_step('{}')",
+    "keep_truncated_sessions guard_legal_holds": "TRUNCATE public.sessions CASCADE",
 }
 
 
@@ -622,17 +658,16 @@ def ambush(world: World) -> Connection:
 
 def test_no_function_with_its_owners_rights_is_turned_by_path_settings_or_temporary_objects(world: World) -> None:
     world.database.execute(
-        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON sessions, context_history TO s_application;"
-        "GRANT USAGE ON SCHEMA pgvigil TO s_application; GRANT EXECUTE ON FUNCTION pgvigil.waiting_rows() TO s_application;"
-        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA instrumentation TO s_application;"
-        "GRANT UPDATE ON pgvigil.retention_policies TO s_application"
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public, pgvigil TO s_application;"
+        "GRANT USAGE ON SCHEMA pgvigil TO s_application; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgvigil, instrumentation TO s_application"
     )
     ours = world.database.execute(
         "SELECT proname FROM pg_proc WHERE pronamespace = ANY ('{pgvigil,instrumentation}'::regnamespace[]) AND prosecdef"
     )
     assert {name for (name,) in ours} == {name for names in CALLS for name in names.split()}
+    jobs = [job for (job,) in world.database.execute("SELECT job FROM pgvigil.jobs WHERE NOT needs_client")]
     with ambush(world) as attacker:
-        for statement in CALLS.values():
+        for statement in (*CALLS.values(), *(f"CALL pgvigil.run_job('{job}')" for job in jobs)):
             attacker.execute(statement.encode())
     assert world.database.execute("SELECT status::text, username FROM instrumentation.sessions ORDER BY 2") == [
         ("closed", "s_application")
@@ -680,7 +715,7 @@ def test_the_list_shows_who_is_connected_and_what_they_run(call: Run, world: Wor
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert line.startswith(str(target.session))
-    assert line.endswith("SELECT  [31mred")
+    assert line.endswith("SELECT \\x1b[31mred")
 
 
 def test_the_list_is_there_as_json(call: Run, world: World) -> None:

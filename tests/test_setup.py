@@ -26,7 +26,7 @@ MARKERS = "SELECT metric_name, metric_value, metric_type, labels - '{completed_a
 def psql(database: Database) -> subprocess.CompletedProcess[str]:
     tool, _ = tools.find_tool("psql", database.server.major)
     return subprocess.run(
-        [tool, "-X", "-1", "-v", "ON_ERROR_STOP=1", "-f", project.INIT_SQL, database.url],
+        [tool, "-X", "-f", project.INIT_SQL, database.url],
         capture_output=True,
         text=True,
         check=False,

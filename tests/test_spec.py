@@ -150,9 +150,9 @@ FAULTS = [
     ),
     (
         "children_pkey: {primary_key: [id]}",
-        "children_pkey: {primary_key: [id], tolerated_values: id}",
+        "children_pkey: {primary_key: [id], unless_baselined: true}",
         12,
-        "tolerated_values needs a check",
+        "unless_baselined belongs to a check",
     ),
     (
         "function: pgvigil.watch()",
@@ -197,7 +197,6 @@ FAULTS = [
         "references table grandparents, which is not declared",
     ),
     ("references: parents (id)", "references: parents (ident)", 13, "references parents.ident, which is not declared"),
-    ("{a,b}'::text[])\"}", "{a,b}'::text[])\", tolerated_values: age}", 14, "tolerates values of age, no such column"),
     ("keys: [parent DESC]", "keys: [age DESC]", 16, "index idx_children names column age, which is not declared"),
     (
         "keys: [parent DESC]",

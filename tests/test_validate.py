@@ -63,7 +63,9 @@ def test_a_list_that_was_closed_must_be_the_list(migrated: Any) -> None:
         """ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD CONSTRAINT handoff_requests_status_check CHECK (status <> 'x');
            COMMENT ON CONSTRAINT handoff_requests_status_check ON handoff_requests IS 'The values of status'"""
     )
-    assert named(look(migrated).findings) == [("different", "constraint handoff_requests.handoff_requests_status_check")]
+    assert named(look(migrated).findings) == [
+        ("different", "constraint handoff_requests.handoff_requests_status_check")
+    ]
 
 
 def test_edited_policies_are_no_drift(fresh: Any) -> None:
@@ -220,7 +222,8 @@ def test_what_a_role_may_not_read_does_not_pass(fresh: Any) -> None:
         conn.execute("REVOKE SELECT ON pgvigil.partition_policies FROM pgvigil_reader")
         conn.execute("SET ROLE pgvigil_reader")
         report = validate(conn, SPEC, "public")
-    assert report.unchecked == (Unchecked("rows of pgvigil.partition_policies", "pgvigil_reader may not read it"),)
+    said = "pgvigil_reader may not read them: GRANT SELECT ON pgvigil.partition_policies TO pgvigil_reader;"
+    assert report.unchecked == (Unchecked("rows of pgvigil.partition_policies", said),)
     assert report.exit_code == 3
 
 

@@ -193,11 +193,15 @@ COMMENT ON FUNCTION pgvigil.value_check(text, text) IS 'The constraint <table>_<
 CREATE FUNCTION pgvigil.add_value_check(of_table text, of_column text, allowed text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000')
-       AND NOT EXISTS (SELECT FROM pgvigil.value_check(of_table, of_column))
-       AND NOT EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
-        PERFORM pgvigil.put_value_check(of_table, of_column, allowed, validated => true);
+    IF (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000') THEN
+        RETURN;
+    ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
+        RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
+              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+               FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
+              USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
+    PERFORM pgvigil.put_value_check(of_table, of_column, allowed, validated => true);
 END $$;
 COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text[]) IS
     'Used by migrations: closes the list of values of a column of a new install; leaves one that was there before open';
@@ -394,7 +398,8 @@ BEGIN
         IF waiting AND batch IS NOT NULL AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
             RETURN -1;  -- there is more to copy: in the next transaction
         END IF;
-        IF parent = 'session_lifecycle' THEN  -- the foreign key of the new partition asks for this lock on the way
+        -- A foreign key of the new partition asks for this lock on the way.
+        IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = table_ AND c.contype = 'f' AND c.confrelid = pgvigil.application_table('sessions')) THEN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', pgvigil.application_table('sessions'));
         END IF;
         IF waiting THEN

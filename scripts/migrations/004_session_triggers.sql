@@ -61,6 +61,11 @@ BEGIN
         NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
         RETURN NEW;
     END IF;
+    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
+        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
+    END IF;
     -- What is not activity is the same as above, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
@@ -75,29 +80,23 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.touch_session() IS
-    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity';
+    'Moves updated_at, and last_activity_at to pgvigil.activity_granularity; refuses writes to an archived session';
 
--- Under a name that is ours alone: applications make triggers of the names that they know anew at each start, and what they put in
--- the place of the two above guards nothing.
-CREATE FUNCTION pgvigil.guard_archived_row() RETURNS trigger
+-- For a statement that names updated_at itself; touch_session has done it for every other.
+CREATE FUNCTION pgvigil.stamp_updated_at() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL
-       -- A migration gives this column a value in archived sessions too.
-       AND (OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration') IS NOT TRUE THEN
-        RAISE EXCEPTION 'session % is archived and read-only', OLD.id
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
-    END IF;
+    NEW.updated_at := CURRENT_TIMESTAMP;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.guard_archived_row() IS 'Refuses writes to an archived session';
+COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
 
--- SECURITY DEFINER: who may change a session need not be able to write its trail.
+-- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows are: a sequential
+-- scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at SERIALIZABLE every second writer failed.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
 -- compiled for every row, a twelfth of what a bulk update costs.
 CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     event_id uuid;
     details  jsonb;
@@ -143,7 +142,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.log_session_change() IS 'Writes one session_lifecycle event for each change in a session''s state';
 
 CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
     SELECT s.id, 'created', jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
@@ -174,7 +173,7 @@ COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
 
 -- SECURITY DEFINER: who may write children need not be able to read sessions.
 CREATE FUNCTION pgvigil.guard_archived_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     archived_id uuid;
 BEGIN
@@ -200,19 +199,24 @@ COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the c
 
 CREATE FUNCTION pgvigil.reactivate_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was        record;
+    new_status text;
+    expiry     timestamptz;
 BEGIN
-    UPDATE "{app}".sessions
-    SET archived_at = NULL, is_dormant = false, status = CASE WHEN status IN ('archived', 'expired') THEN 'active' ELSE status END,
-        expires_at = CASE WHEN expires_at > now() THEN expires_at END  -- or it would be expired again at once
-    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status IN ('archived', 'expired'));
-    IF FOUND THEN
-        RETURN true;
-    END IF;
-    PERFORM FROM "{app}".sessions WHERE id = session;
+    SELECT s.status, s.expires_at, s.archived_at IS NOT NULL OR s.is_dormant OR s.status IN ('archived', 'expired') AS asleep INTO was
+    FROM "{app}".sessions s WHERE s.id = session FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
     END IF;
-    RETURN false;
+    IF was.asleep IS NOT TRUE THEN
+        RETURN false;
+    END IF;
+    new_status := CASE WHEN was.status IN ('archived', 'expired') THEN 'active' ELSE was.status END;
+    expiry := CASE WHEN was.expires_at > now() THEN was.expires_at END;  -- or it would be expired again at once
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = NULL, is_dormant = false, status = new_status, expires_at = expiry WHERE id = session;
+    RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';

@@ -23,7 +23,11 @@ CREATE TABLE pgvigil.session_counter_changes (
     session_id          uuid NOT NULL,
     context_count       bigint NOT NULL,
     total_tokens        bigint NOT NULL,
-    total_content_bytes bigint NOT NULL
+    total_content_bytes bigint NOT NULL,
+    change_id           uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- The key makes replication possible; behind the session, it is the index on that as well. No sequence: a subscription does not
+    -- bring its number, so after a switch to the subscriber the application's inserts would fail.
+    CONSTRAINT session_counter_changes_pkey PRIMARY KEY (session_id, change_id)
 );
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
@@ -32,8 +36,8 @@ COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
 COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
-CREATE INDEX session_counter_changes_session_id ON pgvigil.session_counter_changes (session_id);
-COMMENT ON INDEX pgvigil.session_counter_changes_session_id IS 'The changes of a session';
+COMMENT ON COLUMN pgvigil.session_counter_changes.change_id IS 'Tells changes of a session apart; no order';
+COMMENT ON CONSTRAINT session_counter_changes_pkey ON pgvigil.session_counter_changes IS 'The changes of a session; the replica identity';
 
 CREATE FUNCTION pgvigil.content_bytes(content_size_bytes integer, content text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -249,6 +253,7 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
+    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
 END $$;
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';

@@ -219,11 +219,13 @@ COMMENT ON FUNCTION pgvigil.require_session(uuid) IS 'Raises no_data_found if th
 CREATE FUNCTION pgvigil.schedule_expiration(session uuid, at timestamptz) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET expires_at = at WHERE id = session AND expires_at IS DISTINCT FROM at;
+    PERFORM FROM "{app}".sessions WHERE id = session AND expires_at IS DISTINCT FROM at FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET expires_at = at WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
@@ -232,12 +234,13 @@ COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
 CREATE FUNCTION pgvigil.expire_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET status = 'expired'
-    WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]);
+    PERFORM FROM "{app}".sessions WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]) FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET status = 'expired' WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now; false if it had ended already; an error if there is no such session';
@@ -245,11 +248,13 @@ COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now
 CREATE FUNCTION pgvigil.mark_session_dormant(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET is_dormant = true WHERE id = session AND NOT is_dormant;
+    PERFORM FROM "{app}".sessions WHERE id = session AND NOT is_dormant FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET is_dormant = true WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
@@ -258,11 +263,13 @@ COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
 CREATE FUNCTION pgvigil.archive_session(session uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE "{app}".sessions SET archived_at = now() WHERE id = session AND archived_at IS NULL;
+    PERFORM FROM "{app}".sessions WHERE id = session AND archived_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.archive_session(uuid) IS
@@ -375,10 +382,10 @@ DECLARE
     latest timestamptz := (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp());
 BEGIN
     IF within IS NOT NULL AND (latest >= clock_timestamp() - within) IS NOT TRUE THEN
-        RAISE EXCEPTION 'job % deletes sessions only with a proved backup younger than %, and the last one is %', job_name, within,
-              coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = 'Take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT).';
+        -- The remedy is in the message, because that is what job_runs, health and the caller of run_job get to see.
+        RAISE EXCEPTION 'it deletes sessions only with a proved backup younger than %, and the last one is %: take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT)',
+              within, coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
+              USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.require_backup(text) IS 'Raises where a job wants a younger backup than there is';
@@ -398,19 +405,22 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.accept_job(text) IS 'The owner has seen what a job (or all) would do, and accepts it; returns the jobs that had waited for that';
 
--- A policy that has become shorter takes more than what was accepted.
+-- A policy that has become shorter takes more than what was accepted. Sessions with the name of a new policy followed standard so far, and were
+-- kept; those of a policy that is deleted follow standard from now on, and what only its days had kept goes.
 CREATE FUNCTION pgvigil.lapse_consent() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     lapsed text[] := CASE
-        WHEN TG_OP = 'INSERT' THEN '{retention,executions,orphans}'::text[]
-        WHEN TG_OP = 'DELETE' THEN '{archive,retention,executions,orphans}'::text[]
+        WHEN TG_OP = 'INSERT' THEN '{archive,orphans,retention}'::text[]
+        WHEN TG_OP = 'DELETE' THEN '{archive,executions,expiry,retention}'::text[]
+        WHEN NEW.policy <> OLD.policy THEN '{archive,executions,expiry,orphans,retention}'::text[]
         ELSE array_remove(ARRAY[
-            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours OR NEW.policy <> OLD.policy THEN 'archive' END,
+            CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
+            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
             CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
-                      OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
-            CASE WHEN NEW.logs_days < OLD.logs_days OR NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
-            CASE WHEN NEW.policy <> OLD.policy OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
+                      OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+            CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
 BEGIN
     UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
     RETURN NULL;
@@ -520,6 +530,28 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.release_job(bigint) IS 'Lets go of the lock that begin_job took; its run has been reported and committed by then';
 
+-- Where rows come by logical replication, their publisher does the jobs, and what those write comes with them. Done here as well, jobs
+-- would meet the publisher's rows (a duplicate key stops the subscription), and the rollup, which knows of local writers only, would
+-- pass rows that are still to come.
+CREATE FUNCTION pgvigil.require_no_subscription() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    came text;
+BEGIN
+    SELECT r.srrelid::regclass::text INTO came
+    FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY ('{pgvigil,instrumentation}')
+       OR c.oid IN (SELECT t.relid FROM unnest('{sessions,context_history,handoff_requests,codebase_snapshots,session_lifecycle,performance_logs,system_metrics,analytics_aggregations,query_executions}'::text[]) w (name),
+                    pg_partition_tree(pgvigil.application_table(w.name)) t)
+    ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'rows of % come by logical replication: jobs are done at the publisher', came
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'Run them there. After DROP SUBSCRIPTION they can be run here.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_no_subscription() IS 'Raises an error where a subscription brings rows of tables that jobs work on';
+
 -- One run of a job at a time, by the lock on its row until the caller commits; from then on by the advisory lock of the run. Another
 -- one's lock on a number that comes is passed over: nobody can keep a job from being run.
 CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
@@ -532,6 +564,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
     END IF;
+    PERFORM pgvigil.require_no_subscription();
     FOR other IN SELECT r.id, r.pid, r.actor FROM pgvigil.job_runs r WHERE r.job = job_name AND r.finished_at IS NULL LOOP
         IF pgvigil.is_alive(other.id, other.pid) THEN
             RAISE NOTICE 'job % is running already, in process % (%): nothing is done here', job_name, other.pid, other.actor;
@@ -541,6 +574,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
+    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -561,6 +595,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -580,6 +615,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -689,18 +725,33 @@ COMMENT ON TABLE pgvigil.final_statuses IS 'Statuses of sessions that have ended
 COMMENT ON COLUMN pgvigil.final_statuses.status IS 'The status';
 COMMENT ON CONSTRAINT final_statuses_pkey ON pgvigil.final_statuses IS 'One row a status';
 COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Whatever the case in which it is stored';
+
+-- One more status that ends sessions lets them be archived, one less lets them expire.
+CREATE FUNCTION pgvigil.lapse_consent_by_status() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL
+    WHERE j.job = ANY (CASE TG_OP WHEN 'INSERT' THEN '{archive}' WHEN 'DELETE' THEN '{expiry}' ELSE '{archive,expiry}' END::text[]) AND j.accepted_at IS NOT NULL;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.lapse_consent_by_status() IS 'Consent to a job lapses when another list of ended statuses lets it do more';
 INSERT INTO pgvigil.final_statuses (status) VALUES ('completed'), ('cancelled'), ('expired'), ('archived');
+-- After the rows above: nothing was accepted yet. By row and always, as for the policies.
+CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.final_statuses
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent_by_status();
+ALTER TABLE pgvigil.final_statuses ENABLE ALWAYS TRIGGER lapse_consent;
+COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS 'What was accepted is not more than what is done';
 
 -- From one status to the next in the index, so that many sessions of few statuses are a few looks.
 CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    status "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
+    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- %TYPE takes no name that is written with escapes
 BEGIN
-    WHILE status IS NOT NULL LOOP
-        found := found || status::text;
-        status := (SELECT s.status FROM "{app}".sessions s WHERE s.status > status ORDER BY s.status LIMIT 1);
+    WHILE latest IS NOT NULL LOOP
+        found := found || latest;
+        latest := (SELECT s.status FROM "{app}".sessions s WHERE s.status > latest ORDER BY s.status LIMIT 1);
     END LOOP;
     RETURN found;
 END $$;
@@ -760,55 +811,97 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.due_sessions(text) IS 'Which sessions a job works on now, as a condition; NULL: it works on none';
 
-CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, status text, policy text, sessions bigint, oldest timestamptz, newest timestamptz,
-                                                      waits_for_consent boolean)
+-- Rows of the partitioned table are read, not of the partition, on which a reader has no rights.
+CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, object text, rows bigint, status text, is_known boolean, policy text,
+                                                      oldest timestamptz, newest timestamptz, waits_for_consent boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    one record;
+    one    record;
+    slice  record;
+    within text;
+    in_use boolean;
+    cutoff timestamptz := (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
 BEGIN
     FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
                FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'), (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
                     v (place, job, action) JOIN pgvigil.jobs j ON j.job = v.job ORDER BY v.place LOOP
-        RETURN QUERY EXECUTE format('SELECT %L, %L, s.status::text, coalesce(s.retention_policy, ''standard'')::text, count(*),
+        RETURN QUERY EXECUTE format('SELECT %L, %L, %L, count(*), s.status::text, lower(s.status) = ANY (%L::text[]), coalesce(s.retention_policy, ''standard'')::text,
                                             min(coalesce(s.last_activity_at, s.updated_at, s.created_at)), max(coalesce(s.last_activity_at, s.updated_at, s.created_at)), %L::boolean
-                                     FROM %s s WHERE %s GROUP BY 3, 4 ORDER BY 5 DESC', one.job, one.action, one.waits, pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+                                     FROM %s s WHERE %s GROUP BY s.status, lower(s.status), 7 ORDER BY 4 DESC, 5, 7', one.job, one.action, 'sessions',
+                                    ARRAY(SELECT f.status FROM pgvigil.final_statuses f) || '{active,pending}'::text[], one.waits,
+                                    pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+    END LOOP;
+    FOR slice IN SELECT p.*, j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.due_partitions() p JOIN pgvigil.jobs j ON j.job = 'retention' LOOP
+        within := format('%s t WHERE t.%2$I >= %3$L AND t.%2$I < %4$L', pgvigil.partitioned_table(slice.parent_table),
+                         pgvigil.partition_key(pgvigil.partitioned_table(slice.parent_table)), pgvigil.uuid_v7_floor(slice.from_time), pgvigil.uuid_v7_floor(slice.to_time));
+        in_use := false;
+        IF slice.parent_table = 'session_lifecycle' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
+        ELSIF slice.parent_table = 'performance_logs' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h))', within) INTO in_use;
+        END IF;
+        CONTINUE WHEN in_use;
+        RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
+    END LOOP;
+    FOR one IN SELECT j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.jobs j WHERE j.job = 'executions' AND cutoff IS NOT NULL LOOP
+        RETURN QUERY EXECUTE format('SELECT ''executions'', ''delete'', ''query_executions'', count(*), NULL::text, NULL::boolean, NULL::text, min(e.started_at), max(e.started_at), $1
+                                     FROM %s e WHERE e.started_at < $2 HAVING count(*) > 0', pgvigil.application_table('query_executions')) USING one.waits, cutoff;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.preview_jobs() IS 'What each job would do now to how many sessions, by status and policy; oldest and newest by their last activity';
+COMMENT ON FUNCTION pgvigil.preview_jobs() IS
+    'What each job would do now to how many sessions, by status and policy (oldest and newest by their last activity; is_known: the status is an ended one, active or pending), query executions and partitions (rows by the planner''s estimate)';
 
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
     PERFORM pgvigil.require_consent('expiry');
-    EXECUTE format('UPDATE %1$s SET status = ''expired'' WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET status = 'expired' WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
 
 CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
-    EXECUTE format('UPDATE %1$s SET is_dormant = true WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET is_dormant = true WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_dormancy(integer) IS 'One batch of job dormancy';
 
 CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[];
 BEGIN
     PERFORM pgvigil.require_consent('archive');
-    EXECUTE format('UPDATE %1$s SET archived_at = now() WHERE id = ANY (ARRAY(SELECT s.id FROM %1$s s WHERE %2$s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) USING batch;
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
@@ -822,12 +915,12 @@ BEGIN
     PERFORM pgvigil.require_consent('orphans'), set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('orphans')) INTO ids USING batch;
-    IF ids <> '{}' THEN
-        PERFORM pgvigil.require_backup('orphans');
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
-    END IF;
     done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.require_backup('orphans'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_orphans(integer) IS 'One batch of job orphans';
@@ -850,6 +943,31 @@ FROM pgvigil.partition_policies p
 JOIN pg_inherits i ON i.inhparent = pgvigil.partitioned_table(p.parent_table)
 JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
+
+-- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
+CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold)
+    FROM pgvigil.retention_policies p
+    WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+END $$;
+COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, and whether a policy under legal hold keeps them all';
+
+CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT p.* FROM pgvigil.partitions p CROSS JOIN pgvigil.days_kept() k
+    WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => k.logs)
+                                                  WHEN 'instrumentation.sql_statements' THEN make_interval(days => k.logs)
+                                                  WHEN 'system_metrics' THEN make_interval(days => k.metrics)
+                                                  WHEN 'session_lifecycle' THEN interval '1 day' END
+      AND (p.parent_table = 'session_lifecycle' OR NOT k.hold)
+    ORDER BY p.to_time;
+END $$;
+COMMENT ON FUNCTION pgvigil.due_partitions() IS 'Partitions past their time, the oldest first; those with rows of sessions that are kept stay all the same';
 
 -- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. What stands in the way of
 -- one partition is told in the end, and keeps none of the others from being made.
@@ -947,7 +1065,6 @@ CREATE FUNCTION pgvigil.job_retention(batch integer) RETURNS TABLE (done bigint,
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ids      uuid[];
-    kept     record;  -- days of logs and metrics: the longest of the policies that sessions have
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
@@ -958,24 +1075,15 @@ BEGIN
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('retention')) INTO ids USING greatest(batch / 10, 1);
     IF ids <> '{}' THEN
-        PERFORM pgvigil.require_backup('retention');
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
         done := cardinality(ids);
         more := true;
+        PERFORM pgvigil.require_backup('retention'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
         RETURN NEXT;
         RETURN;
     END IF;
 
-    SELECT max(logs_days) AS logs, max(metrics_days) AS metrics, bool_or(legal_hold) AS hold INTO kept
-    FROM pgvigil.retention_policies p
-    WHERE policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
-    FOR slice IN SELECT * FROM pgvigil.partitions p
-                 WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => kept.logs)
-                                                               WHEN 'instrumentation.sql_statements' THEN make_interval(days => kept.logs)
-                                                               WHEN 'system_metrics' THEN make_interval(days => kept.metrics)
-                                                               WHEN 'session_lifecycle' THEN interval '1 day' END
-                   AND (p.parent_table = 'session_lifecycle' OR NOT kept.hold)
-                 ORDER BY p.to_time LOOP
+    FOR slice IN SELECT * FROM pgvigil.due_partitions() LOOP
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
             -- Trails live as long as their sessions: a partition goes when the last of them is gone.
@@ -1003,7 +1111,7 @@ BEGIN
             CONTINUE;
         END;
         done := greatest(slice.estimated_rows, 1);
-        note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
+        note := format('dropped %s (about %s rows, %s)', slice.partition, slice.estimated_rows, pg_size_pretty(slice.bytes));
         more := true;
         RETURN NEXT;
         RETURN;

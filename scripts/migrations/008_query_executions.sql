@@ -115,9 +115,7 @@ DECLARE
     kept record;
 BEGIN
     PERFORM pgvigil.require_consent('executions');
-    SELECT now() - make_interval(days => max(logs_days)) AS since, bool_or(legal_hold) AS hold INTO kept
-    FROM pgvigil.retention_policies p
-    WHERE policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+    SELECT now() - make_interval(days => k.logs) AS since, k.hold INTO kept FROM pgvigil.days_kept() k;
     done := 0;
     IF kept.hold THEN
         note := 'kept: a retention policy that sessions have is under legal hold';

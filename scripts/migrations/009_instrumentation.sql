@@ -163,7 +163,10 @@ COMMENT ON INDEX instrumentation.idx_kill_attempts_session_id IS 'Whether somebo
 CREATE FUNCTION instrumentation.guard() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF current_setting('pgvigil.instrumentation', true) IS DISTINCT FROM 'write' THEN
+    -- Rows that come by logical replication were let through where they were written. Its workers are known by the server's own
+    -- list of them, which any role may read and no client can get into; pg_stat_activity hides them from most roles.
+    IF current_setting('pgvigil.instrumentation', true) IS DISTINCT FROM 'write'
+       AND NOT EXISTS (SELECT FROM pg_stat_get_subscription(NULL) w WHERE w.pid = pg_backend_pid()) THEN
         RAISE EXCEPTION 'Cannot modify the instrumentation tables. They are read-only for client sessions.'
               USING ERRCODE = 'insufficient_privilege', HINT = 'Use the functions of schema instrumentation.';
     END IF;
@@ -576,8 +579,8 @@ BEGIN
         WHEN target.backend_start IS NULL OR backend.backend_start IS NULL AND NOT is_super
             THEN format('Cannot tell whether process %s is still that of the session: %s needs pg_read_all_stats', target.backend_pid, current_user)
         WHEN backend.backend_start <> target.backend_start THEN format('Session has lost its server process: %s is another one now; reap_stale will close the session', target.backend_pid)
-        WHEN backend.datname IS DISTINCT FROM current_database() THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
         WHEN backend.backend_type <> 'client backend' THEN format('Process %s is a %s, not a client backend', target.backend_pid, backend.backend_type)
+        WHEN backend.datname IS DISTINCT FROM current_database() THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
         WHEN backend.rolsuper AND NOT is_super THEN format('Session belongs to superuser %s: only a superuser can kill it', backend.usename)
     END;
     target_pid := target.backend_pid;
@@ -586,6 +589,7 @@ BEGIN
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
     END IF;
+    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser may be asking: nothing of the owner's may be left for the COMMIT
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
@@ -649,23 +653,6 @@ END $$;
 COMMENT ON FUNCTION instrumentation.signal_process(integer, timestamptz, text, interval) IS
     'Used by kill_session: cancels or terminates a client of this server, and tells whether it is gone';
 
--- For admins, who need no right to signal others themselves: whether they may kill the session is asked again.
-CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval) RETURNS TABLE (ok boolean, reason text, gone boolean)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    verdict record;
-BEGIN
-    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
-    IF verdict.refusal IS NOT NULL OR verdict.was_killed THEN
-        ok := false;
-        reason := coalesce(verdict.refusal, 'already killed');
-    ELSE
-        SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
-    END IF;
-    RETURN NEXT;
-END $$;
-COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS 'Used by kill_session: signals with the owner''s rights';
-
 CREATE FUNCTION instrumentation.finish_kill(session uuid, mode text, ok boolean, reason text, gone boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -678,15 +665,36 @@ BEGIN
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
+    SET CONSTRAINTS ALL IMMEDIATE;
 END $$;
-COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session: marks what was ended, and records the attempt';
+COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session and signal_session: marks what was ended, and records the attempt';
+
+-- For admins, who need no right to signal others themselves. Whether they may kill the session is asked again, and the attempt recorded
+-- here: whoever calls this by itself leaves the same trail, and nobody records what was not done.
+CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval) RETURNS TABLE (ok boolean, reason text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    verdict record;
+    gone    boolean;
+BEGIN
+    SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
+    IF verdict.refusal IS NOT NULL OR verdict.was_killed THEN
+        ok := false;
+        reason := coalesce(verdict.refusal, 'already killed');
+    ELSE
+        SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+        PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS 'Used by kill_session: signals with the owner''s rights, and records it';
 
 -- A superuser ends sessions with his own rights; the owner of this function need not be able to.
 CREATE FUNCTION instrumentation.kill_session(session uuid, mode text DEFAULT 'terminate', grace interval DEFAULT '5 seconds') RETURNS TABLE (ok boolean, reason text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     verdict record;
-    gone    boolean := false;
+    gone    boolean;
 BEGIN
     SELECT * INTO verdict FROM instrumentation.judge_kill(session, mode);
     ok := verdict.refusal IS NULL AND verdict.was_killed;
@@ -694,12 +702,10 @@ BEGIN
     IF reason IS NULL THEN
         IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
             SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+            PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
         ELSE
-            SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_session(session, mode, grace) s;
+            SELECT s.ok, s.reason INTO ok, reason FROM instrumentation.signal_session(session, mode, grace) s;
         END IF;
-    END IF;
-    IF verdict.refusal IS NULL THEN
-        PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
     END IF;
     RETURN NEXT;
 END $$;

@@ -2,6 +2,7 @@
 CREATE FUNCTION pgvigil.settle_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    ids       uuid[];
     moved     bigint;
     validated boolean;
 BEGIN
@@ -19,13 +20,15 @@ BEGIN
     ELSE
         -- a granularity of 0, so that touch_session looks at every row
         PERFORM set_config('pgvigil.upkeep', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
-        UPDATE "{app}".sessions SET is_dormant = false
-        WHERE id IN (SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
-        GET DIAGNOSTICS moved = ROW_COUNT;
+        ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
+        moved := cardinality(ids);
         IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
             PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
         ELSIF moved = 0 THEN
             ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
+        ELSE
+            PERFORM pgvigil.use_application_path();
+            UPDATE "{app}".sessions SET is_dormant = false WHERE id = ANY (ids);
         END IF;
     END IF;
     RETURN state;
@@ -97,18 +100,20 @@ ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREI
 COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
 
 SELECT pgvigil.clear_trigger('011', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session}'::text[]) AS name;
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session}'::text[]) AS name;
 SELECT pgvigil.clear_trigger('011', name, 'guard_archived_session')
-FROM unnest('{sessions,context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
 
 CREATE TRIGGER update_sessions_last_activity
     BEFORE UPDATE OF last_activity_at, status, is_dormant, archived_at, expires_at, retention_policy ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity();
-CREATE TRIGGER guard_archived_session BEFORE UPDATE ON "{app}".sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_row();
-COMMENT ON TRIGGER guard_archived_session ON "{app}".sessions IS 'An archived session is read-only until it is reactivated';
-CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE ON "{app}".sessions
+CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE OF updated_at ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.stamp_updated_at();
+-- Under a name that is ours alone, and after the two above by its name: applications make triggers of the names that they know anew at
+-- each start, and what they put in the place of those guards nothing.
+CREATE TRIGGER watch_session BEFORE UPDATE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session();
+COMMENT ON TRIGGER watch_session ON "{app}".sessions IS 'Moves updated_at and last_activity_at; guards archived sessions';
 CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
 CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON "{app}".sessions
@@ -124,7 +129,7 @@ CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app
 CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".handoff_requests
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
 COMMENT ON TRIGGER update_sessions_last_activity ON "{app}".sessions IS 'Changes of state move last_activity_at exactly; small explicit steps of it stay where they were';
-COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at and last_activity_at';
+COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at where a statement names it';
 COMMENT ON TRIGGER log_session_lifecycle ON "{app}".sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes';
 COMMENT ON TRIGGER log_session_lifecycle_created ON "{app}".sessions IS 'The created events, once per statement';

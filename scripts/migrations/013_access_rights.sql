@@ -12,7 +12,8 @@ DECLARE
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
-        pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs()';
+        pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs(),
+        pgvigil.days_kept(), pgvigil.due_partitions()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
         pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
@@ -61,7 +62,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
             pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.seen_to(text), pgvigil.recount_session_counters(uuid),
             pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid, text[], text[]), instrumentation.sampled_texts(uuid),
-            instrumentation.signal_session(uuid, text, interval), instrumentation.finish_kill(uuid, text, boolean, text, boolean)
+            instrumentation.signal_session(uuid, text, interval)
             TO pgvigil_admin;
         GRANT EXECUTE ON PROCEDURE pgvigil.run_job(text, boolean, bigint), pgvigil.expire_due_sessions(bigint), pgvigil.detect_dormant_sessions(bigint),
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;

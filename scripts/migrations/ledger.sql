@@ -54,6 +54,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.application_table(text) IS 'A table of the application''s schema; NULL if there is none of that name';
 
+-- Triggers of the application's own on its tables name their tables as they are used to. What writes there puts this path in force first,
+-- when all that is to be found out has been found out: the statement itself names schemas, and its operators fit those of pg_catalog exactly.
+CREATE FUNCTION pgvigil.use_application_path() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.format('pg_catalog, %I, pg_temp', pgvigil.application_schema()), true);
+END $$;
+COMMENT ON FUNCTION pgvigil.use_application_path() IS 'search_path of the rest of the calling function: pg_catalog, then the application''s schema';
+
 -- Used by the runner and by the init script alike. The markers wait for their table: 003 makes it.
 CREATE FUNCTION pgvigil.record_migration(revision text, name text, schema_name text, baselined boolean, sha256_bytes text, sha256_tokens text,
                                          duration_ms integer, tool_version text) RETURNS void

@@ -229,6 +229,11 @@ def parser(
         help="also exercise triggers and views, in a transaction that is rolled back",
     )
     validate.add_argument(
+        "--run-owner-code",
+        action="store_true",
+        help="with --self-test, as a superuser: run triggers and functions of owners who are none with a superuser's rights",
+    )
+    validate.add_argument(
         "--spec",
         type=Path,
         metavar="FILE",
@@ -267,7 +272,7 @@ def parser(
     add("tests", "print pgTAP tests of what a spec declares", of_spec, schema, to=actions)
     keys = add("schema", "print a JSON Schema of specs, by which editors complete and check", to=actions)
     keys.add_argument("--write", action="store_true", help=f"write {project.SPEC_SCHEMA.name} instead")
-    backup = add("backup", "backups that are proved: create, list, verify, prune")
+    backup = add("backup", "backups that are proved: create, list, verify, prune, record")
     actions = backup.add_subparsers(required=True, metavar="ACTION", dest="action")
     add("create", "take a full backup and prove it", where, shelf, proof, owner_code, machine, to=actions)
     add("list", "what backups there are and which are proved; asks no server", shelf, machine, to=actions)
@@ -288,10 +293,15 @@ def parser(
         help="a .dump, or its name in the list (default: the newest full one of the database)",
     )
     add("prune", "let old backups go, and what killed runs left; asks no server", shelf, keep, machine, to=actions)
-    maintain = add("maintain", "the regular jobs: run one now, run what is due, their status")
+    record = add("record", "record that a backup was taken by other means, for jobs that want one", where, to=actions)
+    record.add_argument(
+        "--external", required=True, metavar="TEXT", help="where it is, or what took it; it counts as taken now"
+    )
+    maintain = add("maintain", "the regular jobs: preview and accept them, run one now, run what is due, their status")
     actions = maintain.add_subparsers(required=True, metavar="ACTION", dest="action")
     one = add("run", "run a job now, due or not", where, patient, shelf, proof, owner_code, keep, to=actions)
     one.add_argument("job", metavar="JOB", help="the job's name, see status")
+    one.add_argument("--dry-run", action="store_true", help="say what it would do, change nothing")
     add(
         "run-due",
         "run what is due: for cron or a systemd timer",
@@ -303,6 +313,19 @@ def parser(
         keep,
         to=actions,
     )
+    preview = add(
+        "preview",
+        "what jobs would expire, archive and delete now: how many sessions, of which status",
+        where,
+        to=actions,
+    )
+    preview.add_argument(
+        "--format", choices=("text", "json"), default="text", help="form of the report (default %(default)s)"
+    )
+    accept = add(
+        "accept", "accept what a job would do, as the owner of the tables; until then it waits", where, to=actions
+    )
+    accept.add_argument("job", metavar="JOB", help='the job\'s name, or "all"')
     add("status", "each job's last run and next time; 1 when one is overdue", where, machine, to=actions)
     install = add("install", "let the server run the jobs that need no client", where, to=actions)
     install.add_argument("--pg-cron", action="store_true", required=True, help="by pg_cron, which has to be there")

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,9 +25,10 @@ from urllib.parse import unquote
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq.abc import PGresult
 
 from pgvigil import dot_env
-from pgvigil.errors import ConnectError, PgvigilError, UsageError
+from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 from pgvigil.text import one_line, quoted
 
 # Any of these names a database to libpq. PGPASSWORD, PGSSLMODE and the like only say how.
@@ -53,6 +55,55 @@ _OF_OTHERS = {
     "timeout": "libpq's word is connect_timeout.",
 }
 
+# A session of a command or a job, whatever the role, the database or the server sets. A server that does not know a setting is
+# not given it. Commands that need another value (a lock_timeout, a search_path) set it themselves, after this.
+_SESSION = {
+    "search_path": "pg_catalog, pg_temp",
+    "row_security": "off",  # rows that a policy hides raise an error: they are never taken for rows that are not there
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "xmloption": "content",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "plpgsql.extra_errors": "none",
+    "plpgsql.extra_warnings": "none",
+    "check_function_bodies": "on",
+    "restrict_nonsystem_relation_kind": "",
+    "default_table_access_method": "heap",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",  # 17
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "client_min_messages": "warning",
+    "jit": "off",
+}
+# One statement, which sets nothing where the backend is not the one that the connection began with. Every name is qualified,
+# because the search_path is still that of the role or the database; and no array, because array_nulls is theirs too.
+_PIN = (
+    "SELECT pg_catalog.set_config(s.name, s.value, false) FROM (VALUES "
+    + ", ".join(f"('{name}', ${place}::pg_catalog.text)" for place, name in enumerate(_SESSION, 1))
+    + f") AS s (name, value) WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ${len(_SESSION) + 1}::pg_catalog.int4"
+    " AND pg_catalog.current_setting(s.name, true) IS NOT NULL"
+)
+_WHO = "SELECT pg_catalog.pg_backend_pid()"
+
+_LIMITS = ("statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+# What pg_dump and pg_restore, who set most of these themselves, leave as they find it, or meet before that.
+_OF_CLIENTS = (*_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only")
+
+_BEGINS_WITHIN = 1.5  # seconds for another connection to begin a transaction; a pool of one session may never let it
+_ANSWERS_WITHIN = 2.0  # seconds for an idle connection to say which backend it has
+_LOOKS = 4  # a pool that hands its backends out in turn gives the same one again, but not every time
+
 
 @dataclass(frozen=True)
 class Target:
@@ -71,6 +122,11 @@ class Target:
         return make_conninfo("", **{k: v for k, v in self.parameters.items() if k not in SECRETS})
 
     @property
+    def client_conninfo(self) -> str:
+        """`public_conninfo` for pg_dump and its kin, who get the session options by `client_options`."""
+        return Target({k: v for k, v in self.parameters.items() if k != "options"}, self.source).public_conninfo
+
+    @property
     def client_environment(self) -> dict[str, str]:
         """Environment for pg_dump and its kin; secrets travel here and never in their arguments."""
         environment = dict(os.environ)
@@ -83,13 +139,28 @@ class Target:
         return environment
 
     @property
+    def client_options(self) -> str:
+        """PGOPTIONS for pg_dump and its kin, whose sessions we cannot pin ourselves."""
+        given = self.parameters.get("options", os.environ.get("PGOPTIONS", ""))
+        return " ".join([given, *(f"-c {name}={_SESSION[name]}" for name in _OF_CLIENTS)]).strip()
+
+    @property
     def option(self) -> str:
         """What to add to a command so that it means this database again, without its secrets."""
         return f" --database-url {quoted(self.public_conninfo)}" if self.source == "--database-url" else ""
 
-    def __str__(self) -> str:
+    @property
+    def user(self) -> str:
+        """The role that connects."""
+        return self._known.get("user", "")
+
+    @property
+    def _known(self) -> dict[str, str]:
         defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val is not None}
-        known = {**defaults, **self.parameters}
+        return {**defaults, **self.parameters}
+
+    def __str__(self) -> str:
+        known = self._known
         if "service" in known and "dbname" not in self.parameters:
             return one_line(f"service {known['service']} ({self.source})")
         where = known.get("host") or known.get("hostaddr") or "local socket"
@@ -250,9 +321,41 @@ def _from_dotenv(path: Path) -> Target | None:
 
 
 def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
-    """An autocommit connection named `pgvigil <purpose>`; tries for `wait` seconds while no server answers.
+    """Opens a connection of a command or a job: as `open_connection`, with the session pinned to `_SESSION`.
 
-    Raises ConnectError with libpq's words and what to do about them.
+    Raises PreconditionError where a pooler hands each transaction to another backend; then nothing was set in any of them.
+    """
+    conn = open_connection(target, purpose, wait=wait)
+    limits = _LIMITS if conn.info.server_version >= 170000 else _LIMITS[:-1]
+    options = " ".join([conn.info.options, *(f"-c {name}=0" for name in limits)])
+    try:
+        return _pinned(conn)
+    except psycopg.OperationalError as error:
+        words = " ".join(str(error).split())
+        failure = ConnectError(f"cannot connect to {target}: {words}", _advice(words, target))
+        failure.__cause__ = error
+    # A limit of the role or the database may be shorter than the statement that takes it away. A pooler takes no such options: then
+    # it has let us in, and has no server to offer.
+    try:
+        return _pinned(open_connection(Target({**target.parameters, "options": options}, target.source), purpose))
+    except (psycopg.OperationalError, ConnectError):
+        raise failure from failure.__cause__
+
+
+def _pinned(conn: psycopg.Connection, within: float = 10.0) -> psycopg.Connection:
+    try:
+        pin_session(conn, within)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
+    """Opens an autocommit connection named `pgvigil <purpose>`; tries for `wait` seconds while no server answers.
+
+    Nothing is set in its session, so it may go through any pooler: it is for the application's side. Raises ConnectError with
+    libpq's words and what to do about them.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -280,6 +383,90 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
                 f"the database address given by {target.source} cannot be used: {error}",
                 "Fix it; nothing was asked of any server.",
             ) from error
+
+
+def pin_session(conn: psycopg.Connection, within: float) -> None:
+    """Gives a session of a command or a job the settings that it counts on. Raises as `connect` does, and OperationalError when
+    there is no answer in `within` seconds: a pooler has let us in, and has no server to give.
+    """
+    pinned = _answer(conn, _PIN, within, *_SESSION.values(), str(conn.info.backend_pid))
+    if pinned is None:
+        raise psycopg.OperationalError(f"there is no answer after {within:g} s; a pooler in between may be full")
+    _raise_refusal(pinned, conn)
+    if not pinned.ntuples:
+        _require_session(conn)
+        again = _answer(conn, _PIN, within, *_SESSION.values(), str(_backend(conn, _WHO, within)))
+        _raise_refusal(again, conn)
+
+
+def _require_session(conn: psycopg.Connection) -> None:
+    """Something stands between us and the server: it named another process than the one that answers. Raises
+    PreconditionError unless the connection keeps its backend from one transaction to the next.
+
+    A pool that is idle gives its only client the same backend each time, so a second connection begins a transaction: where
+    backends are shared it takes ours, and the first is given another one, or has to wait.
+    """
+    ours = _backend(conn, _WHO, _ANSWERS_WITHIN)
+    try:
+        other = psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None)
+    except psycopg.OperationalError as error:
+        raise ConnectError(
+            "a connection pooler stands between pgvigil and the server, and lets no second connection in to find out of which "
+            f"kind it is: {' '.join(str(error).split())}",
+            "Connect to the server itself, or free a connection of the pooler.",
+        ) from error
+    shared = ours is None
+    with suppress(psycopg.Error), other:
+        for _ in range(_LOOKS):
+            theirs = _backend(other, f"BEGIN; {_WHO}", _BEGINS_WITHIN)
+            # 0: statement pools refuse a BEGIN. None: it waits, perhaps because the first connection keeps its backend.
+            shared = shared or theirs in (0, ours) or _backend(conn, _WHO, _ANSWERS_WITHIN) != ours
+            if shared or theirs is None:
+                break
+            _backend(other, "ROLLBACK", _ANSWERS_WITHIN)
+        other.close()  # also where it still waits: the pooler takes it out of its queue
+    if shared:
+        raise PreconditionError(
+            "a connection pooler stands between pgvigil and the server: session settings do not survive a transaction",
+            "Connect to the server itself, or to a pool in session mode. Nothing was changed.",
+        )
+
+
+def _backend(conn: psycopg.Connection, query: str, seconds: float) -> int | None:
+    """The backend that answers `query`; 0 when it refuses or hangs up, None when there is no answer in time."""
+    try:
+        result = _answer(conn, query, seconds)
+    except psycopg.OperationalError:
+        return 0
+    if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+        return None if result is None else 0
+    return int(result.get_value(0, 0) or 0)
+
+
+def _answer(conn: psycopg.Connection, query: str, seconds: float, *parameters: str) -> PGresult | None:
+    """The last result of a query, which is one statement if it has parameters; None when it is not there in time."""
+    pgconn = conn.pgconn
+    if parameters:
+        pgconn.send_query_params(query.encode(), [parameter.encode() for parameter in parameters])
+    else:
+        pgconn.send_query(query.encode())
+    answers = select.poll()
+    answers.register(pgconn.socket, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while pgconn.flush() or pgconn.is_busy():
+        if not answers.poll(max(deadline - time.monotonic(), 0) * 1000):
+            return None
+        pgconn.consume_input()
+    last = None
+    while (result := pgconn.get_result()) is not None:
+        last = result
+    return last
+
+
+def _raise_refusal(result: PGresult | None, conn: psycopg.Connection) -> None:
+    if result is not None and result.status != pq.ExecStatus.TUPLES_OK:
+        words = result.error_message.decode(conn.info.encoding, "replace").strip()
+        raise psycopg.OperationalError(words or "the connection was closed")
 
 
 @contextmanager
@@ -310,11 +497,90 @@ def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Co
 
 def beside(conn: psycopg.Connection) -> psycopg.Connection:
     """Another connection like this one. Raises psycopg.OperationalError where the server has none left."""
-    return psycopg.connect(
-        make_conninfo("", **conn.info.get_parameters(), password=conn.info.password),
-        autocommit=True,
-        prepare_threshold=None,
+    return _pinned(psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None), _BEGINS_WITHIN)
+
+
+def _again(conn: psycopg.Connection) -> str:
+    return make_conninfo("", **conn.info.get_parameters(), password=conn.info.password)
+
+
+# ── Lost connections ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+# The server ended the session: shutdown, crash, an administrator, a timeout that ends sessions, a database that is dropped.
+_ENDED = ("57P", "25P03", "25P04", "08")
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a connection that was lost, and not an answer of the server."""
+    while error is not None:
+        if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(_ENDED):
+            return True
+        if isinstance(error, psycopg.InterfaceError):  # psycopg's word for the use of a connection that is closed
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def lost(error: BaseException, meanwhile: str = "") -> ConnectError:
+    """The error to raise for one of which `is_lost` is true."""
+    said = next((one for one in _causes(error) if isinstance(one, psycopg.Error) and one.sqlstate), None)
+    words = " ".join(str(said or error).split())
+    return ConnectError(
+        f"the connection was lost{meanwhile}: {words}", "Look at the server's log; then run this again."
     )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+# ── Rows that a policy hides ──────────────────────────────────────────────────────────────────────────────────────────
+
+# Of the one who is connected, and of each table's owner, as whom functions of ours run. A role sees everything where, for every
+# command, a permissive policy for it is `true` and no restrictive one is anything else.
+_ROW_SECURITY = """
+    SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, r.rolname, pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE') AS owns,
+           pg_catalog.bool_and(p.shows_all) AS sees_all
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_roles r ON r.rolname = current_user OR r.oid = c.relowner
+    CROSS JOIN LATERAL (
+        SELECT coalesce(bool_or(q.is_true) FILTER (WHERE q.polpermissive), false)
+               AND coalesce(bool_and(q.is_true) FILTER (WHERE NOT q.polpermissive), true) AS shows_all
+        FROM unnest('{r,a,w,d}'::"char"[]) command
+        LEFT JOIN LATERAL (
+            SELECT p.polpermissive, coalesce(pg_get_expr(p.polqual, c.oid), 'true') = 'true'
+                                    AND coalesce(pg_get_expr(p.polwithcheck, c.oid), 'true') = 'true' AS is_true
+            FROM pg_policy p
+            WHERE p.polrelid = c.oid AND p.polcmd IN ('*', command)
+              AND (0 = ANY (p.polroles) OR EXISTS (SELECT FROM unnest(p.polroles) o WHERE pg_has_role(r.oid, o, 'USAGE')))
+        ) q ON true
+        GROUP BY command
+    ) p
+    WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY (%(schemas)s))
+      AND NOT r.rolsuper AND NOT r.rolbypassrls AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
+    GROUP BY c.oid, n.nspname, c.relname, c.relowner, r.oid, r.rolname
+    ORDER BY 1, 2"""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A table, by its qualified name, of which policies may hide rows from a role; whether that role owns it."""
+
+    table: str
+    role: str
+    is_owner: bool
+
+
+def see_all_rows(conn: psycopg.Connection, schemas: Sequence[str] | None = None) -> list[Hidden]:
+    """Lets policies act in this session where all they do, in these schemas, is to show every row: else whatever reads such a
+    table raises an error. Returns of which tables, and from whom, rows may be hidden.
+    """
+    rows = conn.execute(_ROW_SECURITY, {"schemas": None if schemas is None else list(schemas)}).fetchall()
+    hidden = [Hidden(table, role, owns) for table, role, owns, sees_all in rows if not sees_all]
+    conn.execute(f"SET row_security = {'on' if rows and not hidden else 'off'}")
+    return hidden
 
 
 def _advice(words: str, target: Target) -> str:
@@ -328,6 +594,8 @@ def _advice(words: str, target: Target) -> str:
         return "Check the user name: it is part of the URL, or PGUSER."
     if "too many clients" in words or "remaining connection slots" in words:
         return "The server has no connection left: close some, or try again later."
+    if "pooler" in words:
+        return "Give the pool room for four sessions, or connect to the server itself."
     return "Is the server running, and are host and port right?"
 
 

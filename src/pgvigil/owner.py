@@ -81,3 +81,14 @@ def owner_of(conn: psycopg.Connection[Any], schema: str) -> Owner:
     if owner is None or owned_by_superuser:
         return Owner(OWN_ROLE if superuser else user, is_other=False)
     return Owner(owner, is_other=owner != user and is_member)
+
+
+def owner_of_table(conn: psycopg.Connection[Any], table: str) -> Owner | None:
+    """Who owns a table of ours, or None where it is not there."""
+    row = conn.execute(
+        """SELECT r.rolname::text, r.rolname OPERATOR(pg_catalog.<>) current_user AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER')
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) c.relowner
+           WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s) AND c.relkind OPERATOR(pg_catalog.=) 'r'""",
+        (table,),
+    ).fetchone()
+    return None if row is None else Owner(row[0], is_other=row[1])

@@ -111,7 +111,8 @@ _OWN_TABLES = (
     "pgvigil.alembic_version", "pgvigil.migrations", "pgvigil.jobs", "pgvigil.job_runs", "pgvigil.partition_policies", "pgvigil.retention_policies",
     "pgvigil.deleted_sessions", "pgvigil.tolerated_values", "pgvigil.leftovers", "pgvigil.found_before", "pgvigil.reference_snapshots",
     "pgvigil.session_counters", "pgvigil.session_counter_changes", "pgvigil.legal_holds", "pgvigil.performance_rollups", "pgvigil.rollup_progress",
-    "pgvigil.alert_thresholds", "instrumentation.instances", "instrumentation.sessions", "instrumentation.sql_statements", "instrumentation.kill_attempts",
+    "pgvigil.alert_thresholds", "pgvigil.backup_proofs", "pgvigil.final_statuses",
+    "instrumentation.instances", "instrumentation.sessions", "instrumentation.sql_statements", "instrumentation.kill_attempts",
 )  # fmt: skip
 _OWN_VIEWS = (
     "pgvigil.job_status", "pgvigil.partitions", "instrumentation.active_sessions", "instrumentation.session_stats", "instrumentation.session_activity",

@@ -1,4 +1,4 @@
-DROP FUNCTION pgvigil.guard_archived_row();
+DROP FUNCTION pgvigil.stamp_updated_at();
 DROP FUNCTION pgvigil.reactivate_session(uuid);
 DROP FUNCTION pgvigil.guard_archived_session();
 DROP FUNCTION pgvigil.keep_deleted_session();

@@ -16,7 +16,7 @@ DROP TRIGGER guard_archived_session ON "{app}".context_history;
 DROP TRIGGER "Keep_deleted_session" ON "{app}".sessions;
 DROP TRIGGER log_session_lifecycle_created ON "{app}".sessions;
 DROP TRIGGER log_session_lifecycle ON "{app}".sessions;
-DROP TRIGGER guard_archived_session ON "{app}".sessions;
+DROP TRIGGER watch_session ON "{app}".sessions;
 DROP TRIGGER update_sessions_updated_at ON "{app}".sessions;
 DROP TRIGGER update_sessions_last_activity ON "{app}".sessions;
 ALTER TABLE pgvigil.legal_holds DROP CONSTRAINT legal_holds_session_id_fkey;

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from pgvigil.placeholders import bound
 from pgvigil.validate import check_application_tables, load_spec
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
+_LOCKS_SESSIONS = "011"  # from this file on the tables are locked: what can be done before is done before
 APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
 
 
@@ -116,6 +119,7 @@ def _migrate(connection: sqlalchemy.Connection) -> None:
     changes = not context.get_context().opts.get("dont_mutate")  # `alembic current` must leave no ledger behind
     with context.begin_transaction():
         conn = _raw(connection)
+        _names.set(Names(schema := _schema(conn), owner_of(conn, schema)))
         if changes:
             _run_script(conn, project.MIGRATIONS / "prepare.sql", as_owner=False)
             if not _has_ledger(conn):
@@ -129,9 +133,20 @@ def _migrate(connection: sqlalchemy.Connection) -> None:
             _run_script(conn, project.MIGRATIONS / "closing.sql")
 
 
+@dataclass(frozen=True)
+class Names:
+    """What our files leave open, looked up once for all statements of a run."""
+
+    schema: str
+    owner: Owner
+
+
+_names: ContextVar[Names] = ContextVar("names")
+
+
 def _require_plain_ledger(conn: psycopg.Connection) -> None:
     """Alembic writes its own table with the rights of who is connected: nothing may be hung on it. Raises PreconditionError."""
-    if not owner_of(conn, _schema(conn)).is_other:
+    if not _names.get().owner.is_other:
         return
     conn.execute("LOCK TABLE pgvigil.alembic_version IN SHARE ROW EXCLUSIVE MODE")
     row = conn.execute(
@@ -152,7 +167,7 @@ def _require_plain_ledger(conn: psycopg.Connection) -> None:
 
 def _upgrade(migration: Migration) -> None:
     conn = _raw(op.get_bind())
-    schema = _schema(conn)
+    schema, owner = _names.get().schema, _names.get().owner
     started = time.monotonic()
     baselined = migration.revision == "000" and bool(application_tables(conn, schema))
     if baselined:
@@ -165,18 +180,19 @@ def _upgrade(migration: Migration) -> None:
             for statement in migration.statements:
                 _execute_healing(conn, migration, statement)
     pin(conn, schema)  # whatever the file has set
-    owner = owner_of(conn, schema)
     took = round((time.monotonic() - started) * 1000)
     ledger.record(conn, owner, migration, schema, baselined=baselined, duration_ms=took)
     if migration.revision == op.get_context().script.get_current_head() and not ledger.is_baselined(conn, "000"):  # type: ignore[union-attr]
         ledger.mark_initialized(conn, owner, migration.revision)
+    if migration.revision < _LOCKS_SESSIONS:
+        _run_script(conn, project.MIGRATIONS / "closing.sql")
 
 
 def _downgrade(migration: Migration) -> None:
     conn = _raw(op.get_bind())
     if not ledger.is_baselined(conn, migration.revision):
         _run_script(conn, migration.revert_path)
-    ledger.forget(conn, owner_of(conn, _schema(conn)), migration)
+    ledger.forget(conn, _names.get().owner, migration)
 
 
 # ── The runner's side ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,11 +207,13 @@ def sqlalchemy_connection(conn: psycopg.Connection) -> Iterator[sqlalchemy.Conne
     try:
         yield connection
     finally:
-        if not conn.closed:
+        if conn.closed:
+            connection.invalidate()  # SQLAlchemy may not know yet, and would roll back
+        else:
             connection.rollback()
             conn.rollback()
             conn.autocommit = True
-        connection.detach()  # the psycopg connection is the caller's
+            connection.detach()  # the psycopg connection is the caller's
 
 
 def move(
@@ -246,9 +264,8 @@ def _run_script(conn: psycopg.Connection, path: Path, *, as_owner: bool = True) 
 
 
 def _execute(conn: psycopg.Connection, path: Path, statement: Statement, *, as_owner: bool = True) -> None:
-    schema = _schema(conn)
-    owner = owner_of(conn, schema)
-    text = bound(statement.text, schema, owner.name)
+    owner = _names.get().owner
+    text = bound(statement.text, _names.get().schema, owner.name)
     try:
         with trace.current.get(Trace()).statement(conn, path.name, statement):
             if as_owner and owner.is_other:
@@ -305,7 +322,7 @@ def _what_next(path: Path, sqlstate: str, error: psycopg.Error) -> str:
 
 def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: Statement) -> None:
     """Runs a statement that commits by itself, first clearing away what an interrupted run of it left behind."""
-    name = indexes.built_by(statement, _schema(conn))
+    name = indexes.built_by(statement, _names.get().schema)
     if name is None:
         validating = any(t.text.upper() == "VALIDATE" for t in statement.tokens)
         with indexes.patient(conn) if validating else nullcontext():
@@ -314,7 +331,7 @@ def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: 
     told = trace.current.get(Trace())
     try:
         with indexes.patient(conn):
-            if indexes.make_way(conn, migration.revision, _schema(conn), statement, name, told.patience):
+            if indexes.make_way(conn, migration.revision, _names.get().schema, statement, name, told.patience):
                 _execute(conn, migration.path, statement)
     except (MigrationError, psycopg.errors.QueryCanceled):
         if not conn.closed:

@@ -174,6 +174,8 @@ def take(
         except OSError as error:
             raise BackupError(f"the backup in {directory} failed: {error.strerror}", tools.ELSEWHERE) from error
         except psycopg.Error as error:
+            if database.is_lost(error):
+                raise database.lost(error, " during the backup") from error
             raise BackupError(f"the backup failed: {' '.join(str(error).split())}", "Nothing was changed.") from error
     return backup
 
@@ -187,7 +189,7 @@ def _dump(
         raise BackupError(f"there is no pg_restore beside {pg_dump}: the backup could not be read back", tools.INSTALL)
     schema = part.with_suffix(".schema.part")
     what = f"pg_dump could not back the database up to {part.parent}"
-    connection = ["--no-password", f"--dbname={target.public_conninfo}", "--format=custom"]
+    connection = ["--no-password", f"--dbname={target.client_conninfo}", "--format=custom"]
     try:
         with _snapshot(target) as (reader, facts), _aside(conn, reader) as aside:
             connection.append(f"--snapshot={facts.pop('exported')}")
@@ -201,6 +203,8 @@ def _dump(
                     counting.result()  # what it could not read, pg_dump need not go on writing
 
             only = ["--schema-only"] if kind == "schema" else []
+            if _one(reader, "SELECT current_setting('row_security')") == "on":  # where policies show every row
+                connection.append("--enable-row-security")
             try:
                 tools.run([str(pg_dump), *connection, *only, f"--file={part}"], target, what, tick=tick)
             except BackupError:
@@ -305,7 +309,8 @@ def _snapshot(target: Target) -> Iterator[tuple[psycopg.Connection, dict[str, ob
             },
         )
         if not reader.closed:
-            reader.execute("COMMIT")
+            with suppress(psycopg.OperationalError):  # it has read what it was for
+                reader.execute("COMMIT")
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
+from pgvigil import database
+
 
 @dataclass(frozen=True)
 class Table:
@@ -32,17 +34,13 @@ class Extension:
 
 
 def pin(conn: psycopg.Connection) -> None:
-    """Settings under which the same values print as the same text, in any database, no time limit cuts in, and a killed
-    process leaves no query behind that goes on reading.
+    """What a session of ours needs besides, so that the same values print as the same text in any database and a killed process
+    leaves no query behind that goes on reading. Rows that policies hide raise an error.
     """
     conn.execute(
-        """SET search_path = ''; SET datestyle = 'ISO, YMD'; SET timezone = 'UTC'; SET intervalstyle = 'postgres';
-           SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET quote_all_identifiers = off;
-           SET row_security = off; SET statement_timeout = 0; SET lock_timeout = 0;
-           SET idle_in_transaction_session_timeout = 0; SET client_connection_check_interval = '1s'"""
+        "SET search_path = ''; SET extra_float_digits = 3; SET lc_monetary = 'C'; SET client_connection_check_interval = '1s'"
     )
-    if conn.info.server_version >= 170000:
-        conn.execute("SET transaction_timeout = 0")
+    database.see_all_rows(conn)
 
 
 def tables(conn: psycopg.Connection) -> dict[str, tuple[bool, list[str]]]:

@@ -90,6 +90,8 @@ def scratch(
             load(conn, pg_restore(conn, written_by), target.at(name), archive, tell)
             yield target.at(name)
     except psycopg.Error as error:
+        if database.is_lost(error):
+            raise database.lost(error, " while a scratch copy was made") from error
         raise RestoreError(
             f"the scratch database failed: {' '.join(str(error).split())}",
             "It takes a role that may create databases and owns, or is a member of the owners of, what is in this one; "
@@ -190,7 +192,7 @@ def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, te
 
     pg_restore, version = tool
     what = "the backup cannot be restored"
-    arguments = [str(pg_restore), "--no-password", "--no-subscriptions", f"--dbname={there.public_conninfo}", *options]
+    arguments = [str(pg_restore), "--no-password", "--no-subscriptions", f"--dbname={there.client_conninfo}", *options]
     closed = False
     if admin.info.server_version < 150000:
         with database.connect(there, "restore") as conn:
@@ -328,7 +330,7 @@ def _schema(tool: Tool, there: Target) -> list[str]:
         "--no-password",
         "--schema-only",
         "--no-subscriptions",
-        f"--dbname={there.public_conninfo}",
+        f"--dbname={there.client_conninfo}",
     ]
     return _bare(tools.run(arguments, there, "the schema cannot be compared"))
 

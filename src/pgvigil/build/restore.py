@@ -118,6 +118,8 @@ def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, t
     except BackupError as error:  # a client program is missing, or said no
         raise RestoreError(error.message, _TRY_AGAIN) from error
     except psycopg.Error as error:
+        if database.is_lost(error):
+            raise database.lost(error, " during the restore; the database is as it was") from error
         raise RestoreError(f"the restore failed: {' '.join(str(error).split())}", _TRY_AGAIN) from error
     seconds = time.monotonic() - clock
     return RestoreOutcome(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 
@@ -23,7 +24,17 @@ from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
 from pgvigil.owner import owner_of
 from pgvigil.shipped import require_shipped
-from pgvigil.validate import Reference, Report, Spec, keep_reference, load_declaration, load_spec, render, validate
+from pgvigil.validate import (
+    Reference,
+    Report,
+    Spec,
+    event_triggers,
+    keep_reference,
+    load_declaration,
+    load_spec,
+    render,
+    validate,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,8 @@ class Options:
 @dataclass(frozen=True)
 class Outcome:
     """What a run did, for the report. `moved` holds the names of the files that went in, or out if it `reverted`; `left`
-    is how many are not in at the end; `remarks` what the DBA should know of the rows that were there before.
+    is how many are not in at the end; `remarks` what the DBA should know of the rows that were there before; `waiting` the jobs that
+    wait for the owner's consent.
     """
 
     start: str | None
@@ -61,6 +73,7 @@ class Outcome:
     left: int
     reverted: bool = False
     schema: str = "public"
+    waiting: tuple[str, ...] = ()
 
 
 @dataclass
@@ -136,7 +149,8 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
         end = run.migrations[run.end - 1].revision if run.end else None
         names = [m.name for m in moved]
         took, left = time.monotonic() - clock, len(run.beyond)
-        outcome = Outcome(start, end, names, archive, _remarks(conn), took, left, schema=run.schema)
+        waiting = waiting_jobs(conn)
+        outcome = Outcome(start, end, names, archive, _remarks(conn), took, left, schema=run.schema, waiting=waiting)
         if run.beyond and run.beyond[0].transactional:
             return outcome  # what is not all in cannot meet the spec; that it leads there was seen before the commit
         tell("validating")
@@ -170,6 +184,14 @@ def require_valid(report: Report, hint: str) -> None:
         raise InvalidSchemaError(f"the schema does not meet {project.SPEC.name}:\n{render(report, 'text')}", hint)
 
 
+def waiting_jobs(conn: psycopg.Connection) -> tuple[str, ...]:
+    """The jobs that do nothing before the owner of the tables has accepted what they would do."""
+    if not preflight.one(conn, "SELECT to_regclass('pgvigil.jobs') IS NOT NULL"):
+        return ()
+    query = "SELECT job FROM pgvigil.jobs WHERE enabled AND needs_consent AND accepted_at IS NULL ORDER BY since, job"
+    return tuple(job for (job,) in conn.execute(query))
+
+
 def _remarks(conn: psycopg.Connection) -> list[str]:
     rows = conn.execute(
         """SELECT format('%s.%s holds %L, which is not in its list (%s rows): the list stays open until the rows are changed and CALL pgvigil.tighten_value_checks() is run',
@@ -199,8 +221,10 @@ def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
                 "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh.",
             )
         apply.require_application(conn, run.schema)
+        preflight.require_fit(conn, run.schema)
     if run.pending:
         preflight.require_rights(conn, run.schema)
+        preflight.require_room(conn, run.schema, {m.name[4:] for m in run.applied})
         for warning in preflight.warnings(conn, run.schema):
             tell(f"warning: {warning}")
     plan_of = [("in", m) for m in run.pending] + [("out", m) for m in run.leaving]
@@ -230,6 +254,7 @@ def open_run(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
         )
     for warning in ledger.compare(state, migrations, options.accepted):
         tell(f"warning: {warning}")
+    preflight.require_all_rows(conn, schema)
     apply.pin(conn, schema)
     return Run(conn, schema, migrations, state, _position(migrations, options.to))
 
@@ -263,14 +288,15 @@ def _rehearse(run: Run, target: Target, archive: Backup | None, options: Options
         )
     silent = Journal()
 
-    def work(conn: psycopg.Connection) -> None:
+    def work(conn: psycopg.Connection) -> list[dict[str, Any]]:
         with locks.run_lock(conn, options.lock_wait):
             apply_pending(open_run(conn, options, silent), there, options, silent)
+        return cast("list[dict[str, Any]]", silent.document.get("statements", []))
 
     tell("rehearsing on a scratch copy")
     with copies.scratch(run.conn, target, Path(archive.archive), "pgvigil_rehearsal", tell.indented()) as there:
         rehearsal = rehearse.rehearse(there, work)
-    tell.document["rehearsal"] = asdict(rehearsal) | {"statements": silent.document["statements"]}
+    tell.document["rehearsal"] = asdict(rehearsal) | {"statements": silent.document.get("statements", [])}
     for lock in rehearsal.locks:
         tell(f"  {lock.table}: {lock.mode} for {lock.held_ms:.0f} ms, from: {lock.statement}")
     tell(f"  rewritten tables: {', '.join(rehearsal.rewritten) or 'none'}; took {rehearsal.seconds:.1f} s")
@@ -301,22 +327,35 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
                 if not report.ok:
                     raise MigrationError(
                         f"the result would not meet {project.SPEC.name}:\n{render(report, 'text')}",
-                        "Fix the migration or the spec, then run this again.",
+                        "Something in this database or a change of the files made it so. Undo that, then run this again.",
                     )
 
-            try:
-                attempt(partial(apply.move, run.conn, group, before_commit=before_commit, try_on=try_on))
-            except psycopg.OperationalError as error:
-                raise MigrationError(
-                    f"the connection was lost during {names}: {' '.join(str(error).split())}",
-                    "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
-                ) from error
-            except (MigrationError, LockedError) as error:
-                error.hint = f"{error.hint} {_what_stays(group, done)}"
-                raise
+            with _rolled_back_when_lost(run.conn, names):
+                try:
+                    attempt(partial(apply.move, run.conn, group, before_commit=before_commit, try_on=try_on))
+                except (MigrationError, LockedError) as error:
+                    if isinstance(error, MigrationError) and not run.conn.closed:
+                        error.hint = f"{error.hint} {event_triggers(run.conn)}".strip()
+                    error.hint = f"{error.hint} {_what_stays(group, done)}"
+                    raise
             tell(f"  done in {time.monotonic() - clock:.2f} s")
             done += group
     return done
+
+
+@contextmanager
+def _rolled_back_when_lost(conn: psycopg.Connection, names: str) -> Iterator[None]:
+    """Whatever a lost connection has led to, in psycopg or SQLAlchemy: raises MigrationError instead."""
+    try:
+        yield
+    except Exception as error:
+        if not conn.closed:
+            raise
+        reason = database.lost(error, f" during {names}")
+        raise MigrationError(
+            reason.message,
+            "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
+        ) from error
 
 
 def _what_stays(group: list[Migration], done: list[Migration]) -> str:
@@ -372,7 +411,8 @@ def revert(target: Target, to: str, options: Options, tell: Journal) -> Outcome:
         if leaving:
             archive = _backup(run, target, options, tell)
             tell(f"reverting {leaving[0].name} … {leaving[-1].name} in one transaction")
-            with _attempts(run, target, options, tell) as attempt:
+            names_of = f"the revert of {leaving[0].name} … {leaving[-1].name}"
+            with _attempts(run, target, options, tell) as attempt, _rolled_back_when_lost(conn, names_of):
                 attempt(partial(apply.move, conn, [], down_to=to, before_commit=lambda: locks.require_run_lock(conn)))
         start, end = run.state.revision, ledger.read(conn).revision
     names = [m.name for m in leaving]

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from pgvigil import database, project
 from pgvigil.commands import call
 from pgvigil.database import Target
@@ -44,6 +46,7 @@ def setup(arguments: argparse.Namespace) -> int:
             "\nNext: point your application at this database. The verdict, any time:\n  "
             + project.command("validate", schema=outcome.schema, option=target.option)
         )
+    _tell_waiting(outcome, target)
     return 0
 
 
@@ -63,11 +66,15 @@ def migrate(arguments: argparse.Namespace) -> int:
     try:
         with journal() as tell:
             outcome = runner.migrate(target, options, tell)
-    except PgvigilError as error:
-        if arguments.json:
+    except (PgvigilError, psycopg.Error) as failure:
+        is_lost = isinstance(failure, psycopg.Error) and database.is_lost(failure)
+        error = database.lost(failure) if is_lost else failure
+        if arguments.json and isinstance(error, PgvigilError):
             told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
             print(json.dumps(tell.document | told, indent=2))
-        raise
+        if error is failure:
+            raise
+        raise error from failure
     if arguments.json:
         told = {
             "exit_code": 0,
@@ -75,6 +82,7 @@ def migrate(arguments: argparse.Namespace) -> int:
             "to": outcome.end,
             "moved": outcome.moved,
             "remarks": outcome.remarks,
+            "waiting_for_consent": outcome.waiting,
         }
         told |= {"seconds": round(outcome.seconds, 2)}
         told |= {"undo": runner.undo_command(outcome, target)} if outcome.moved else {}
@@ -130,6 +138,18 @@ def _tell_outcome(outcome: Outcome, target: Target) -> None:
         print(f"  undo    {runner.undo_command(outcome, target)}")
     for remark in outcome.remarks:
         print(block(f"  note    {remark}"))
+    _tell_waiting(outcome, target)
+
+
+def _tell_waiting(outcome: Outcome, target: Target) -> None:
+    """The database was there before pgvigil: its jobs wait until their owner has seen what they would do."""
+    if outcome.waiting:
+        show, accept = (
+            project.command("maintain", *words, option=target.option) for words in (("preview",), ("accept", "all"))
+        )
+        print(
+            f"\nNext: {len(outcome.waiting)} jobs wait until you have seen what they would do, and accepted it:\n  {show}\n  {accept}"
+        )
 
 
 def restore(arguments: argparse.Namespace) -> int:

@@ -12,13 +12,15 @@ import psycopg
 
 from pgvigil import database, project
 from pgvigil.commands import call, output
-from pgvigil.errors import ConnectError, UsageError
+from pgvigil.errors import ConnectError, PreconditionError, UsageError
 from pgvigil.text import print_script, trusted
 
 
 def validate(arguments: argparse.Namespace) -> int:
     if arguments.offline:
         return _validate_offline(arguments)
+    if arguments.run_owner_code and not arguments.self_test:
+        raise UsageError("--run-owner-code says what the self-test may run", "Add --self-test, or leave it out.")
     if arguments.fix_sql and arguments.format != "text":
         raise UsageError("--fix-sql prints a script, not a report", "Leave out --fix-sql or --format.")
     path = arguments.spec or project.SPEC
@@ -44,7 +46,14 @@ def validate(arguments: argparse.Namespace) -> int:
             if reference:
                 reference.begun.wait()
             with connected() as conn:
-                schema = schema_of(conn)
+                schema = arguments.schema or spec.schema
+                if not arguments.spec:
+                    schema = _schema_of(conn, arguments.schema)
+                if arguments.self_test:
+                    from pgvigil.validate import require_owner_or_consent
+
+                    require_owner_or_consent(conn, schema or "public", arguments.run_owner_code)
+                schema = schema or "public"
                 report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
                 if arguments.self_test:
                     from pgvigil.validate import located, self_test
@@ -61,6 +70,21 @@ def validate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
+
+
+def _schema_of(conn: psycopg.Connection, asked: str | None) -> str:
+    try:
+        there = _ledger_schema(conn)
+    except ConnectError:
+        if not asked:
+            raise
+        there = None  # it may not be read
+    if asked and there and asked != there:
+        raise PreconditionError(
+            f'pgvigil watches schema "{there}" in this database, not "{asked}"',
+            "Leave --schema out; another schema is compared with a spec of its own: see spec dump, and --spec.",
+        )
+    return asked or there or "public"
 
 
 def _ledger_schema(conn: psycopg.Connection) -> str | None:
@@ -87,6 +111,7 @@ def _validate_offline(arguments: argparse.Namespace) -> int:
 
     of_database = {
         "--self-test": arguments.self_test,
+        "--run-owner-code": arguments.run_owner_code,
         "--fix-sql": arguments.fix_sql,
         "--strict": arguments.strict,
         "--spec": arguments.spec,

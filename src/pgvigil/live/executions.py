@@ -235,7 +235,7 @@ class ExecutionTracker:
         kept = connection is not None
         try:
             if connection is None:
-                connection = database.connect(self._recorder.target, "executions")
+                connection = database.open_connection(self._recorder.target, "executions")
             self._table = self._table or find_tables(connection, writing=writing)[rows.EXECUTION]
             statement = query.replace("{}", in_query(self._table)).encode()
             try:

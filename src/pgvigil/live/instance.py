@@ -122,7 +122,7 @@ class Instance:
             with suppress(Exception):  # the next one may succeed; without, others see that this one is missed
                 # A connection for each: one that is idle for so long may be ended, and then every second would be missed.
                 with (
-                    closing(database.connect(self.recorder.target, "heartbeat")) as connection,
+                    closing(database.open_connection(self.recorder.target, "heartbeat")) as connection,
                     own_transaction(connection, lock_timeout="5s"),
                 ):
                     row = connection.execute("SELECT instrumentation.heartbeat(%s)", (self.id,)).fetchone()

@@ -91,7 +91,7 @@ class Sampler:
 
     def _sample(self) -> int:
         if self._connection is None:
-            self._connection = database.connect(self._target, "sampler")
+            self._connection = database.open_connection(self._target, "sampler")
             self._check(self._connection)
         connection = self._connection
         with own_transaction(connection, statement_timeout="10s", lock_timeout="1s"):

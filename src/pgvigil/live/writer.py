@@ -176,7 +176,7 @@ class Writer:
     def connect(self) -> None:
         """Raises Unavailable with the words of libpq or the server."""
         try:
-            connection = database.connect(self._target, "recorder")
+            connection = database.open_connection(self._target, "recorder")
             try:
                 self._tables = find_tables(connection)
             except BaseException:

@@ -9,15 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from psycopg import errors
+
 from pgvigil import database
-from pgvigil.build import archives, backup, copies, ledger, manifest, owner_code
+from pgvigil.build import archives, backup, backup_proofs, copies, ledger, manifest, owner_code, preflight
 from pgvigil.build.archives import Entry, Pruned
 from pgvigil.build.backup import Proof
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
 from pgvigil.database import Target
-from pgvigil.errors import BackupError, RestoreError, UnequalError
-from pgvigil.text import page, quoted
+from pgvigil.errors import BackupError, PreconditionError, RestoreError, UnequalError, UsageError
+from pgvigil.shipped import require_shipped
+from pgvigil.text import one_line, page, quoted
 
 
 def create(
@@ -25,8 +28,11 @@ def create(
 ) -> Backup:
     """A full backup, proved. Raises BackupError; nothing is left behind then."""
     with database.connect(target, "backup") as conn:
+        preflight.require_primary(conn)
         revision = ledger.read(conn).revision
-        return backup.create(conn, target, directory, revision, tell, proof=proof, run_owner_code=run_owner_code)
+        made = backup.create(conn, target, directory, revision, tell, proof=proof, run_owner_code=run_owner_code)
+        _tell_unrecorded(backup_proofs.record_made(conn, made), tell)
+        return made
 
 
 def verify(target: Target, archive: Path, tell: Journal, *, run_owner_code: bool = False) -> Backup:
@@ -40,6 +46,7 @@ def verify(target: Target, archive: Path, tell: Journal, *, run_owner_code: bool
     path = archive.with_suffix(".json")
     try:
         with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
+            preflight.require_primary(conn)
             tell(f"{archive.name}: intact, of {made.began_at}, revision {made.revision or 'base'}")
             owner_code.require_roles(conn, made.roles)
             owner_code.require_consent(conn, made.owners, run_owner_code, system_identifier=made.system_identifier)
@@ -51,6 +58,8 @@ def verify(target: Target, archive: Path, tell: Journal, *, run_owner_code: bool
                 extensions=made.extensions, written_by=made.pg_dump_version,
             )  # fmt: skip
             made = _recorded(replace(made, left_out=found.left_out), "restore", found.verified, found.findings)
+            if made.origin == backup.origin(conn):
+                _tell_unrecorded(backup_proofs.record_made(conn, made), tell)
     except UnequalError as error:
         _recorded(manifest.read(path), "failed", f"failed: {error.message}", [])
         raise BackupError(f"this is no backup: {error.message}", "Use another one: pgvigil backup list.") from error
@@ -66,6 +75,33 @@ def _recorded(made: Backup, proof: str, verified: str, findings: list[str]) -> B
     made = replace(made, proof=proof, verified=verified, verified_at=now, findings=findings)
     manifest.write(made)
     return made
+
+
+def _tell_unrecorded(warning: str | None, tell: Journal) -> None:
+    if warning:
+        tell(f"warning: {warning}")
+
+
+def record(target: Target, text: str) -> str:
+    """Records in the database that a backup was taken now by other means; returns what to say of it.
+
+    Raises PreconditionError unless who is connected may do what the owner of the tables may.
+    """
+    if not text.strip():
+        raise UsageError(
+            "nothing is said of the external backup",
+            "Say where it is, or what took it: --external 'pgBackRest 20261121-010002F'.",
+        )
+    with database.connect(target, "backup (record)") as conn:
+        require_shipped(conn)
+        try:
+            backup_proofs.record(conn, None, "external", text)
+        except errors.InsufficientPrivilege as error:
+            raise PreconditionError(
+                f"role {quoted(conn.info.user)} may not vouch for a backup: only the owner of the tables or a superuser may",
+                "Connect as one of these, and run this again.",
+            ) from error
+    return f"recorded, as taken now: {one_line(text)}"
 
 
 def newest(target: Target, directory: Path) -> Path:

@@ -13,9 +13,11 @@ from psycopg import errors
 from psycopg.rows import class_row
 
 from pgvigil import database
+from pgvigil.build import preflight
 from pgvigil.build.journal import Journal
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError
+from pgvigil.operate import maintain
 from pgvigil.operate.remake import remake
 from pgvigil.shipped import require_shipped
 from pgvigil.text import page
@@ -84,6 +86,19 @@ class Health:
         """No check and no setting is a warning or critical."""
         return all(level in _SOUND for level in self.levels)
 
+    @property
+    def complete(self) -> bool:
+        """Every check could look at all that it is about: row security hid nothing, no right was missing."""
+        return all(check.value is not None for check in self.checks)
+
+    @property
+    def exit_code(self) -> int:
+        """1 where something is wrong, 3 where nothing is as far as could be seen, and not all could."""
+        wrong = [check for check in self.checks if check.level not in _SOUND and check.value is not None]
+        if wrong or any(one.level not in _SOUND for one in self.settings):
+            return 1
+        return 0 if self.complete else 3
+
 
 def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool = False) -> Health:
     """All checks; if `repair`, after counters are corrected and replaced triggers and views made again. Progress goes to `tell`.
@@ -91,10 +106,11 @@ def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool =
     Raises ConnectError, PreconditionError for a database that is not migrated as far as this, and what remake() raises.
     """
     with database.connect(target, "health") as conn:
+        if repair:
+            preflight.require_primary(conn)
         require_shipped(conn)
+        maintain.see_rows(conn)
         for setting in (
-            "statement_timeout = 0",
-            "default_transaction_isolation = 'read committed'",
             "client_min_messages = notice",
             "client_connection_check_interval = '1s'",  # nobody waits for the report of a caller who is gone
         ):
@@ -103,7 +119,6 @@ def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool =
         try:
             repaired = remade = None
             if repair:
-                conn.execute("SET default_transaction_read_only = off")
                 remade = remake(conn, tell)
                 tell.progress("recounting sessions")
                 repaired = tuple(_rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))

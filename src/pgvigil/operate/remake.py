@@ -19,7 +19,9 @@ from pgvigil.placeholders import bound
 
 _TRIGGER = re.compile(r'CREATE TRIGGER "?(?P<name>\w+)"?\s.*?\sON "\{app\}"\.(?P<table>\w+)\s', re.DOTALL)
 _VIEW = re.compile(r'CREATE VIEW "\{app\}"\.(?P<name>\w+) AS\s', re.DOTALL)
-_COMMENT = re.compile(r'COMMENT ON (?:TRIGGER "?(?P<trigger>\w+)"? ON|VIEW) "\{app\}"\.(?P<relation>\w+) IS\s', re.DOTALL)
+_COMMENT = re.compile(
+    r'COMMENT ON (?:TRIGGER "?(?P<trigger>\w+)"? ON|VIEW) "\{app\}"\.(?P<relation>\w+) IS\s', re.DOTALL
+)
 _LOCK_TIMEOUT = "2s"  # all writers of sessions queue behind a lock that is waited for
 
 Object = tuple[str, str, str]  # kind, name, and the table of a trigger
@@ -49,7 +51,8 @@ def remake(conn: psycopg.Connection[Any], tell: Journal) -> tuple[str, ...]:
                     owner.execute(conn, bound(statement, row[0]))
     except errors.LockNotAvailable as error:
         raise LockedError(
-            f"a lock did not come free within {_LOCK_TIMEOUT}: {' '.join(str(error).split())}", "Nothing was changed. Try again."
+            f"a lock did not come free within {_LOCK_TIMEOUT}: {' '.join(str(error).split())}",
+            "Nothing was changed. Try again.",
         ) from error
     except errors.InsufficientPrivilege as error:
         raise PreconditionError(
@@ -79,7 +82,11 @@ def definitions(directory: Path, *, has_invoker: bool) -> dict[Object, list[str]
             invoker = "WITH (security_invoker = true) " if has_invoker else ""
             made["view", match["name"], ""] = [f"{head}{invoker}AS\n{statement[match.end() :]}"]
         elif match := _COMMENT.match(statement):
-            of = ("trigger", match["trigger"], match["relation"]) if match["trigger"] else ("view", match["relation"], "")
+            of = (
+                ("trigger", match["trigger"], match["relation"])
+                if match["trigger"]
+                else ("view", match["relation"], "")
+            )
             if of in made:
                 made[of].append(statement)
     return made

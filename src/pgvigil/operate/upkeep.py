@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from pgvigil.build import archives, attempts, backup, indexes, ledger, locks
+from pgvigil.build import archives, attempts, backup, backup_proofs, indexes, ledger, locks
 from pgvigil.build.attempts import Attempts
 from pgvigil.build.backup import Proof
 from pgvigil.build.journal import Journal
@@ -81,6 +81,8 @@ def _backup(run: Run) -> None:
         run.did(note=f"the database is not sound: {finding}")
     for left in made.left_out:
         run.did(note=f"not in the backup: {left}")
+    if warning := backup_proofs.record_made(run.conn, made):
+        run.did(note=warning)
     try:
         gone = archives.prune(directory, options.keep_days, of=made.origin).removed
     except BackupError as error:  # there is a backup all the same, and to take another would not help

@@ -10,18 +10,18 @@ import json
 from collections.abc import Iterator
 from typing import Any, cast
 
-from pgvigil.validate import ddl, partitions, printing, probe, settings
+from pgvigil.validate import ddl, partitions, printing, probe
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.expected import Mark, canonical, kind_of, table_storage, without_upkeep
-from pgvigil.validate.names import quoted
+from pgvigil.validate.defaults import explained, object_of, owner_of
+from pgvigil.validate.expected import GRANT, Mark, canonical, kind_of, table_storage, without_upkeep
+from pgvigil.validate.names import quoted, unquoted
 from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
-from pgvigil.validate.report import Kind, Unchecked
+from pgvigil.validate.report import Kind
 from pgvigil.validate.strangers import Strangers
 from pgvigil.validate.wanted import Rows, join
 
-TOLERATED = "pgvigil.tolerated_values"
 LEDGER = "pgvigil.migrations"
 VALUES_OF = "The values of "  # pgvigil.value_check knows it by the same words
 
@@ -39,6 +39,7 @@ _STATES: dict[tuple[str, str], Kind] = {
     ("rule", "enabled"): "disabled",
     ("event trigger", "enabled"): "disabled",
 }
+_CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
 _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
 
 
@@ -52,18 +53,14 @@ class Comparison:
         self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
         self.repairs = Repairs(self.wanted, self.roots, self.found, self.declaration.patterns)
 
-    def _list_is_open(self, path: str, column: str) -> bool:
-        """On an install that was there before, or while values outside the list are stored. A ledger that may not be read says neither."""
+    def _leave_open(self, path: str, wanted: Attributes, there: Attributes | None) -> bool:
+        """Where tables were there before, their lists need not be closed, and a CHECK of the application's own is its own affair."""
         ledger = self.rows.get(LEDGER)
-        baselined = ledger is None or any(row.get("revision") == "000" and row.get("baselined") for row in ledger)
-        return baselined or any(
-            (row.get("table_name"), row.get("column_name")) == (self.roots[path], column)
-            for row in self.rows.get(TOLERATED, [])
-        )
-
-    def _leave_open(self, path: str, column: str, wanted: Attributes, there: Attributes | None) -> bool:
-        """Then the list need not be closed, and a CHECK of the application's own is its own affair: ours is known by its comment."""
-        if not self._list_is_open(path, column) or (there and (there.get("comment") or "").startswith(VALUES_OF)):
+        if ledger is None and f"table {LEDGER}" in self.found.objects and there is None:
+            self.collector.unreadable.add(LEDGER)
+        elif not any(row.get("revision") == "000" and row.get("baselined") for row in ledger or ()):
+            return False
+        if there and (there.get("comment") or "").startswith(VALUES_OF):  # ours is known by its comment
             return False
         said = canonical("definition", wanted["definition"])
         if there and canonical("definition", there["definition"]) != said:
@@ -76,20 +73,23 @@ class Comparison:
         objects, compared = self.found.objects, self.collector.compared
         taken: set[str] = set()
         self._schema_and_roles()
+        hidden = self._members()
         for path, wanted in self.wanted.items():
             there = objects.get(path)
             compared[kind_of(path)] += 1
             if there == wanted and path not in self.marks:
                 continue
             mark = self.marks.get(path)
-            if mark and mark.tolerated and self._leave_open(path, mark.tolerated, wanted, there):
+            if mark and mark.unless_baselined and self._leave_open(path, wanted, there):
                 continue
             if there is None and mark and (other := self._under_another_name(path, wanted, mark, taken)) is not None:
                 if other:
                     taken.add(other)
                     self._compare(path, wanted, objects[other], mark)
             elif there is None:
-                if not self._part_of_missing(path):
+                if extension := hidden.pop(path, ""):
+                    self._member(path, extension, "different")
+                elif not self._part_of_missing(path):
                     self._missing(path, wanted, mark)
             elif (
                 mark
@@ -102,11 +102,34 @@ class Comparison:
         cared_for: set[str] = set()
         for name, pattern in self.declaration.patterns.items():
             if objects.get(f"table {name}", {}).get("kind") == "partitioned table":
-                cared_for |= partitions.compare(self.collector, name, pattern)
+                cared_for |= partitions.compare(self.collector, name, pattern, self._owner(f"table {name}"))
         self._rows()
+        for path, extension in hidden.items():
+            self._member(path, extension, "unexpected")
         Strangers(self.collector, self.wanted, self.repairs, of_reference=self.reference is not None).tell(
             taken, cared_for
         )
+
+    def _owner(self, path: str) -> str:
+        return str(self.wanted.get(path, {}).get("owned_by", self.found.owner))
+
+    def _members(self) -> dict[str, str]:
+        """What has been made a member of an extension that lies elsewhere, which hides it from all else: with which one."""
+        if self.declaration.complete or self.found.server is None:
+            return {}
+        here = f" {quoted(self.found.schema)}."
+        return {
+            path.removeprefix("materialized ").removeprefix("composite ").replace(here, " ", 1): extension
+            for path, extension in self.found.server.members
+        }
+
+    def _member(self, path: str, extension: str, kind: Kind) -> None:
+        what = f"{kind_of(path).upper()} {path.removeprefix(kind_of(path)).strip()}"
+        fix = f"ALTER EXTENSION {quoted(extension)} DROP {what};"
+        if kind == "unexpected":
+            fix += f"\nDROP {what};" if kind_of(path) in ("function", "procedure", "view") else ""
+        said = f"a member of extension {extension}: what it does is hidden, and DROP EXTENSION takes it away"
+        self.collector.add(kind, path, "a member of no extension" if kind == "different" else "", said, fix=fix)
 
     def _schema_and_roles(self) -> None:
         server = self.found.server
@@ -141,8 +164,6 @@ class Comparison:
                     ", ".join(powers),
                     fix="\n".join(taken),
                 )
-        if not self.declaration.complete:
-            settings.compare(self.collector, server)
 
     def _under_another_name(self, path: str, wanted: Attributes, mark: Mark, taken: set[str]) -> str | None:
         """An application names its constraints as it likes, and may make its unique key as an index. "": such an index."""
@@ -183,6 +204,11 @@ class Comparison:
         if mark and mark.optional:
             return
         kind, label, root = kind_of(path), path.partition(" ")[2], self.roots[path]
+        if kind == "grant" and self.found.server and not self._is_role(path):
+            return  # told by itself
+        if kind == "revocation" and path.startswith(_CALLS) and path.endswith(" from PUBLIC"):
+            self._open_to_all(path, wanted)
+            return
         for other in ("view", "table"):
             if kind in ("table", "view") and other != kind and f"{other} {label}" in self.found.objects:
                 found = self.found.objects[f"{other} {label}"]
@@ -197,6 +223,23 @@ class Comparison:
             path, said or printing.whole(path, wanted), wanted, root, fix=lambda: self.repairs.make(path)
         )
 
+    def _is_role(self, path: str) -> bool:
+        match = GRANT.fullmatch(path.removeprefix("grant "))
+        roles = self.found.server.roles if self.found.server else []
+        return match is None or match[3] == "PUBLIC" or unquoted(match[3]) in roles
+
+    def _open_to_all(self, path: str, wanted: Attributes) -> None:
+        function = self.found.objects.get(object_of(path), {})
+        definer = function.get("security") == "DEFINER"
+        rights = (
+            f"with the rights of {owner_of(self.found, object_of(path))} (SECURITY DEFINER)"
+            if definer
+            else "as they are"
+        )
+        said = f"open EXECUTE: whoever can connect may call it, {rights}"
+        fix = ddl.create(path, "", wanted)
+        self.collector.add("missing", path, "EXECUTE for those alone to whom it is granted", said, fix=fix)
+
     def _compare(self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None) -> None:
         def fix(keys: list[str]) -> str:
             return self.repairs.change(path, keys)
@@ -207,6 +250,8 @@ class Comparison:
         plain: list[Part] = []
         tuned: list[Part] = []
         for key, a, b in self._differing(path, wanted, there, mark):
+            if kind == "grant" and key == "privileges" and self._by_default(path, a, b):
+                continue
             part = self._part(path, root, key, {**wanted, key: a}, {**there, key: b})
             state = _STATES.get((kind, key))
             if state and (key != "enabled" or b in ("DISABLED", "REPLICA")):
@@ -225,6 +270,14 @@ class Comparison:
         self.collector.differ(path, plain, fix=fix)
         self.collector.differ(path, tuned, "finding" if self.collector.strict else "note", fix=fix)
         self._comment(path, wanted, there, mark)
+
+    def _by_default(self, path: str, wanted: list[str], there: list[str]) -> bool:
+        """Whether a grant has all it should have, and the rest is the doing of the owner's own default privileges."""
+        more = [privilege for privilege in there if privilege not in wanted]
+        default = explained(self.found, path, {"privileges": more}) if more and set(wanted) <= set(there) else ""
+        if default:
+            self.collector.add("different", path, ", ".join(wanted), f"{', '.join(there)}, by {default}", "note")
+        return bool(default)
 
     def _differing(
         self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None
@@ -326,13 +379,12 @@ class Comparison:
             self.collector.add("unexpected", f"comment on {path}", "", found, fix=fix)
 
     def _rows(self) -> None:
-        role = self.found.server.role if self.found.server else ""
         for name, rows in self.declaration.rows.items():
             details = self.found.details.get(f"table {name}")
             if details is None:
                 continue
             if not details.get("readable"):
-                self.collector.unchecked.append(Unchecked(f"rows of {name}", f"{role} may not read it"))
+                self.collector.unreadable.add(name)
                 continue
             for wanted in rows:
                 self.collector.compared["row"] += 1

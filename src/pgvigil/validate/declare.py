@@ -53,10 +53,10 @@ _NO_ATTRIBUTES: dict[type, set[str]] = {
         "on_delete",
         "on_update",
         "check",
-        "tolerated_values",
+        "unless_baselined",
         "added",
     },
-    Function: {"or_body"},
+    Function: {"or_body", "execute"},
     Index: {"keys", "method", "include", "where", "unique", "optional"},
 }
 
@@ -80,6 +80,11 @@ def declare(spec: Spec) -> Declaration:
         {name: table.rows for name, table in spec.tables.items() if table.rows},
         {name: view.reads for name, view in spec.views.items() if view.reads is not None},
         {f"{function.kind} {name}": function.or_body for name, function in spec.functions.items() if function.or_body},
+        for_all=frozenset(
+            f"{function.kind} {name}"
+            for name, function in spec.functions.items()
+            if "PUBLIC" in (function.execute or ())
+        ),
     )
 
     def add(
@@ -89,7 +94,7 @@ def declare(spec: Spec) -> Declaration:
         *,
         ours: bool = True,
         optional: bool = False,
-        tolerated: str = "",
+        unless_baselined: bool = False,
         line: int = 0,
     ) -> None:
         made.objects[path], made.roots[path] = attributes, root
@@ -100,7 +105,7 @@ def declare(spec: Spec) -> Declaration:
             spoken = (_SPOKEN_OF.get(kind_of(path), set()) | attributes.keys()) - open_
             for key in open_:
                 del attributes[key]
-            made.marks[path] = Mark(frozenset(spoken), ours, optional, tolerated)
+            made.marks[path] = Mark(frozenset(spoken), ours, optional, unless_baselined)
 
     for name in document.schemas:
         if detail := document.details.get(name):
@@ -113,6 +118,7 @@ def declare(spec: Spec) -> Declaration:
         _view(add, name, view, complete)
     for name, function in spec.functions.items():
         add(f"{function.kind} {name}", _function(function), line=function.line)
+        _execute(add, f"{function.kind} {name}", function)
     sections: dict[str, dict[str, Any]] = {
         "type": document.types, "sequence": document.sequences, "policy": document.policies, "rule": document.rules,
         "extension": document.extensions, "event trigger": document.event_triggers, "collation": document.collations,
@@ -190,7 +196,7 @@ def _table(add: Any, name: str, table: Table, complete: bool) -> None:
             attributes,
             name,
             ours=table.ours or constraint.added,
-            tolerated=constraint.tolerated_values,
+            unless_baselined=constraint.unless_baselined,
             line=constraint.line,
         )
     _indexes_and_triggers(add, name, table)
@@ -216,6 +222,15 @@ def _view(add: Any, name: str, view: View, complete: bool) -> None:
         more = _attributes(view.attributes[key]) if key in view.attributes else {}
         add(f"column {name}.{key}", {"type": type_} | from_query | more, name, ours=False, line=view.line)
     _indexes_and_triggers(add, name, view)
+
+
+def _execute(add: Any, path: str, function: Function) -> None:
+    """Who may call it. PUBLIC may, of a new function, unless that is revoked."""
+    if function.execute is None or "PUBLIC" in function.execute:
+        return
+    add(f"revocation on {path} from PUBLIC", {"privileges": ["EXECUTE"]}, line=function.line)
+    for role in function.execute:
+        add(f"grant on {path} to {role}", {"privileges": ["EXECUTE"]}, line=function.line)
 
 
 def _function(function: Function) -> Attributes:

@@ -60,7 +60,7 @@ class Mark:
     spoken_of: frozenset[str]  # attributes that are compared
     ours: bool = True  # so that it must have a comment, and be as in the reference
     optional: bool = False
-    tolerated: str = ""  # column whose list of values a CHECK closes, on a new install
+    unless_baselined: bool = False  # not required where the tables were there before
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,13 @@ class Declaration:
     reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
     bodies: dict[str, str] = field(default_factory=dict)  # that a function may have instead
     lines: dict[str, int] = field(default_factory=dict)  # of the spec's file
+    for_all: frozenset[str] = frozenset()  # functions that PUBLIC may call
 
     def to_json(self) -> str:
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        plain["application"] = sorted(self.application)
+        plain["application"], plain["for_all"] = sorted(self.application), sorted(self.for_all)
         plain["marks"] = {
-            path: [sorted(mark.spoken_of), mark.ours, mark.optional, mark.tolerated]
+            path: [sorted(mark.spoken_of), mark.ours, mark.optional, mark.unless_baselined]
             for path, mark in self.marks.items()
         }
         plain["patterns"] = {name: dataclasses.asdict(pattern) for name, pattern in self.patterns.items()}
@@ -98,7 +99,7 @@ class Declaration:
     @classmethod
     def from_json(cls, text: str) -> Declaration:
         plain = json.loads(text)
-        plain["application"] = frozenset(plain["application"])
+        plain |= {key: frozenset(plain[key]) for key in ("application", "for_all")}
         plain["marks"] = {path: Mark(frozenset(spoken), *rest) for path, (spoken, *rest) in plain["marks"].items()}
         plain["patterns"] = {name: Partitions(**pattern) for name, pattern in plain["patterns"].items()}
         return cls(**plain)
@@ -118,6 +119,7 @@ class Declaration:
             tuple(self.patterns),
             tuple(path.partition(" ")[2] for path in self.objects if path.startswith("extension ")),
             self.roles,
+            frozenset() if self.complete else frozenset(self.objects),
         )
 
 

@@ -234,12 +234,10 @@ class _Writer:
                 where += f" AND pg_temp.holds({text(root)}, conname)"
             yield f"ok(EXISTS (SELECT FROM pg_constraint WHERE {where}), {text(said)})"
             return
-        if mark.tolerated:  # the list may be open where the tables were there before
-            values = f"table_name = {text(root)} AND column_name = {text(mark.tolerated)}"
+        if mark.unless_baselined:
             yield (
                 f"ok(pg_temp.holds({text(root)}, {text(name)}) IS TRUE OR NOT EXISTS (SELECT FROM pg_constraint WHERE {where})"
-                " AND (EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '000' AND baselined)"
-                f" OR EXISTS (SELECT FROM pgvigil.tolerated_values WHERE {values})), {text(said)})"
+                f" AND EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '000' AND baselined), {text(said)})"
             )
             return
         if definition.startswith(_EXPRESSION):

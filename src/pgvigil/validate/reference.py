@@ -25,6 +25,7 @@ from pgvigil.scratch_databases import Log, Scratch
 from pgvigil.validate import cache
 from pgvigil.validate.catalog import Connection, Scope, Snapshot, snapshot
 from pgvigil.validate.expected import Declaration
+from pgvigil.validate.names import quoted
 from pgvigil.validate.queries import QUERIES
 from pgvigil.validate.report import Unchecked
 
@@ -36,6 +37,20 @@ WHAT = "bodies, definitions, comments, rights and storage of our objects"
 def key_of(ddl: Path, schema: str) -> str:
     """Changes with the DDL, the schema it is for, and with what is read of a catalog."""
     return hashlib.sha256(ddl.read_bytes() + repr((schema, QUERIES)).encode()).hexdigest()
+
+
+def _cached_as(conn: Connection, key: str) -> str:
+    """The name in the cache. A server answers for itself alone: not for another one that says that it is the same."""
+    try:
+        with conn.transaction():
+            row = conn.execute(
+                "SELECT system_identifier::text, pg_catalog.version() FROM pg_catalog.pg_control_system()"
+            ).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return ""
+    info = conn.info
+    what = [key, *(row or ()), info.host, info.hostaddr, info.port]
+    return f"reference-{hashlib.sha256(repr(what).encode()).hexdigest()}.json"
 
 
 class Reference:
@@ -72,10 +87,7 @@ class Reference:
     def outcome(self) -> tuple[Snapshot | None, tuple[Unchecked, ...]]:
         """The reference, or why there is none."""
         made, reason = self._made.result()
-        if made:
-            return made, ()
-        hint = "Migrate with a role that may create databases: it then lies in pgvigil.reference_snapshots"
-        return None, (Unchecked(WHAT, f"{reason}. {hint}"),)
+        return (made, ()) if made else (None, (Unchecked(WHAT, reason),))
 
     def _tell(self, made: Snapshot | None, reason: str = "") -> None:
         if not self._made.done():  # what goes wrong after it is told takes nothing back
@@ -95,8 +107,8 @@ class Reference:
     def _make(self, conn: Connection) -> None:
         schema = self.schema(conn)
         key = key_of(self.ddl, schema)
-        name = f"reference-{key}-{conn.info.server_version}.json"
-        if text := cache.read(name):
+        name = _cached_as(conn, key)
+        if name and (text := cache.read(name)):
             with suppress(ValueError):
                 self._tell(Snapshot.from_json(text, schema))
                 return
@@ -110,7 +122,7 @@ class Reference:
                 declaration = self.declaration()
                 made = _load(there, declaration, self.ddl, schema)
                 self._tell(made)
-            if set(declaration.roles) <= set(made.grantees.values()):
+            if name and set(declaration.roles) <= set(made.grantees.values()):
                 cache.write(name, made.to_json())  # else some role was missing and could not be made
         except (psycopg.Error, PgvigilError) as error:
             with database.connect(self.target, "reference") as other:
@@ -119,11 +131,15 @@ class Reference:
                 )
 
     def _tell_kept(self, conn: Connection, key: str, schema: str, reason: str) -> None:
-        text = _kept(conn, key)
+        text, doubt = _kept(conn, key)
         try:
-            self._tell(Snapshot.from_json(text, schema) if text else None, reason)
+            if text and not doubt:
+                self._tell(Snapshot.from_json(text, schema))
         except ValueError:
-            self._tell(None, f"{reason}, and what lies in pgvigil.reference_snapshots cannot be read")
+            doubt = "and what lies in pgvigil.reference_snapshots cannot be read"
+        self._tell(
+            None, f"{reason}, {doubt or 'and pgvigil.reference_snapshots holds no copy of this version'}. {_WAYS}"
+        )
 
 
 def _hindrance(conn: Connection) -> str:
@@ -161,12 +177,12 @@ def _load(there: Connection, declaration: Declaration, ddl: Path, schema: str) -
         )
         there.execute("SELECT set_config('pgvigil.schema', %s, true)", (schema,))
         there.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
-        there.execute(_without_psql(ddl.read_text()))
+        there.execute(without_psql(ddl.read_text()))
         own = tuple(name for name in declaration.schemas if name != "{schema}")
         return snapshot(there, Scope((schema, *own), cut=tuple(declaration.patterns)), schema)
 
 
-def _without_psql(script: str) -> bytes:
+def without_psql(script: str) -> bytes:
     """The init script without its own transaction and what is meant for psql."""
     kept = (line for line in script.splitlines() if not line.startswith("\\") and line not in ("BEGIN;", "COMMIT;"))
     return "\n".join(kept).encode()
@@ -175,16 +191,46 @@ def _without_psql(script: str) -> bytes:
 # --- kept in the database --------------------------------------------------------------------------------------------
 
 
-def _kept(conn: Connection, key: str) -> str | None:
+# Whoever may write the copy says what the objects should be like, and what a repair makes of them. A role that nobody can
+# be but a superuser is as good as one.
+_WRITERS = """
+WITH holder AS (
+    SELECT pg_catalog.unnest(ARRAY[c.relowner, n.nspowner, 'pg_write_all_data'::regrole::oid]) AS oid
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgvigil.reference_snapshots')::oid
+    UNION
+    SELECT a.grantee FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+    WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgvigil.reference_snapshots')::oid
+      AND a.privilege_type OPERATOR(pg_catalog.=) ANY ('{INSERT,UPDATE,DELETE,TRUNCATE,TRIGGER}'::text[])
+)
+SELECT r.rolname::text FROM pg_catalog.pg_roles r
+WHERE r.rolcanlogin AND NOT r.rolsuper AND EXISTS (
+    SELECT FROM holder h WHERE CASE WHEN h.oid OPERATOR(pg_catalog.=) 0::oid THEN true ELSE pg_catalog.pg_has_role(r.oid, h.oid, 'MEMBER') END)
+ORDER BY NOT EXISTS (SELECT FROM holder h WHERE h.oid OPERATOR(pg_catalog.=) r.oid), 1"""
+
+_WAYS = (
+    "Run this as a role that may create databases (ALTER ROLE … CREATEDB), on the primary server; a copy in the database is"
+    " taken where only superusers could have written it"
+)
+
+
+def _kept(conn: Connection, key: str) -> tuple[str | None, str]:
+    """The copy that lies in the database, and why it is not to be taken."""
     with suppress(
         psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege
     ):
         row = conn.execute(
-            "SELECT snapshot FROM pgvigil.reference_snapshots WHERE key = %s AND server_major = %s",
+            "SELECT snapshot, pg_catalog.to_char(made_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') FROM pgvigil.reference_snapshots"
+            " WHERE key::text = %s::text AND server_major::integer = %s::integer",
             (key, conn.info.server_version // 10000),
         ).fetchone()
-        return str(row[0]) if row else None
-    return None
+        if row is None:
+            return None, ""
+        writers = [quoted(writer) for (writer,) in conn.execute(_WRITERS)]
+        names = ", ".join(writers[:3]) + (" and others" if len(writers) > 3 else "")
+        doubt = f"and the copy in pgvigil.reference_snapshots, of {row[1]} UTC, could have been written by {names}"
+        return str(row[0]), doubt if writers else ""
+    return None, ""
 
 
 def keep_reference(conn: Connection, made: Snapshot, ddl: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.expected import last_name
-from pgvigil.validate.names import quoted
 from pgvigil.validate.report import Finding
 
 _TRIGGERS = {
@@ -45,7 +44,14 @@ _VIEWS = {
         "it reads the logs of a day in each reading",
     ),
 }  # fmt: skip
-_USUAL = {"timing", "events", "level", "function", "enabled", "comment"}  # of a trigger without WHEN, columns, arguments and transition tables
+_USUAL = {
+    "timing",
+    "events",
+    "level",
+    "function",
+    "enabled",
+    "comment",
+}  # of a trigger without WHEN, columns, arguments and transition tables
 
 
 def as_one_note(found: Snapshot, findings: Iterable[Finding]) -> list[Finding]:
@@ -82,11 +88,13 @@ def _consequence(found: Snapshot, finding: Finding) -> str:
     if kind == "trigger" and label == f"sessions.{name}" and name in _TRIGGERS:
         timing, events, function, consequence = _TRIGGERS[name]
         shape = (there.get("timing"), set(there.get("events", ())), there.get("level"), there.get("function"))
-        wanted = (timing, events, "ROW", f"{quoted(found.schema)}.{function}")
+        wanted = (timing, events, "ROW", function)
         return consequence if shape == wanted and set(there) <= _USUAL and _is_enabled(there) else ""
     if kind == "view" and label in _VIEWS:
         columns, consequence = _VIEWS[label]
-        if dict(_columns(found, label, there)) != columns or "security_invoker" not in (there.get("with") or {}) and _reads_past_policies(found):
+        if dict(_columns(found, label, there)) != columns or (
+            "security_invoker" not in (there.get("with") or {}) and _reads_past_policies(found)
+        ):
             return ""
         return consequence
     return ""

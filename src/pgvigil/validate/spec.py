@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from pgvigil.validate.expected import Partitions
+from pgvigil.validate.rules import covers
 
 ANY = "any"  # not compared
 
@@ -77,7 +77,7 @@ class Constraint:
     on_update: Action = "NO ACTION"
     check: str = ""  # expression, without CHECK and the parentheses around it
     definition: str = ""  # whole, as pg_get_constraintdef prints it: the long form of all others
-    tolerated_values: str = ""  # column whose list of values it closes: not required where the tables were there before pgvigil
+    unless_baselined: bool = False  # a list of values: it need not be closed where the tables were there before
     validated: bool | Literal["any"] = True  # false: declared NOT VALID; `any`: not compared
     valid: bool = True  # false: the index under it is not
     enforced: bool = True  # false: the triggers of a foreign key are disabled
@@ -103,8 +103,8 @@ class Constraint:
             raise ValueError(f"references must read `table (column, …)`, not {self.references!r}")
         if not self.foreign_key and (self.on_delete, self.on_update) != ("NO ACTION", "NO ACTION"):
             raise ValueError("on_delete and on_update belong to a foreign_key")
-        if self.tolerated_values and not self.check:
-            raise ValueError("tolerated_values needs a check")
+        if self.unless_baselined and not self.check:
+            raise ValueError("unless_baselined belongs to a check")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -263,6 +263,9 @@ class Function:
     atomic: bool = False  # body is one of BEGIN ATOMIC or RETURN
     library: str = ""  # object file of a C function
     aggregate: dict[str, str] = field(default_factory=dict)  # parameters of CREATE AGGREGATE
+    execute: tuple[str, ...] | None = (
+        None  # roles besides its owner that may call it, PUBLIC for everybody; in a spec by hand
+    )
     owned_by: str = ""
     depends_on: tuple[str, ...] = ()  # extensions: DEPENDS ON EXTENSION
     comment: str = ""
@@ -404,7 +407,7 @@ class Ignore:
     line: int
 
     def covers(self, path: str) -> bool:
-        return fnmatchcase(path, self.objects)
+        return covers(self.objects, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,7 +419,7 @@ class Later:
     line: int
 
     def covers(self, path: str) -> bool:
-        return any(fnmatchcase(path, pattern) for pattern in self.objects)
+        return any(covers(pattern, path) for pattern in self.objects)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pgvigil.validate import printing, replaced
-from pgvigil.validate.catalog import Connection, Snapshot, read_rows, snapshot
+from pgvigil.validate import printing, replaced, settings
+from pgvigil.validate.catalog import PLAIN_TYPE, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.compare import LEDGER, TOLERATED, Comparison
+from pgvigil.validate.compare import LEDGER, Comparison
 from pgvigil.validate.expected import PLACEHOLDER, Declaration, kind_of
 from pgvigil.validate.names import quoted
 from pgvigil.validate.places import located
-from pgvigil.validate.report import Finding, Report
+from pgvigil.validate.report import Finding, Report, Unchecked
+from pgvigil.validate.rules import covers
 from pgvigil.validate.wanted import ACTIVE_TIME, POLICIES, Rows
 
 if TYPE_CHECKING:
@@ -43,10 +44,15 @@ def validate(
     made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
     collector = Collector(declaration, found, strict)
     Comparison(collector, made, rows).run()
+    if not declaration.complete and found.server:
+        hours = [float(row["active_hours"]) for row in rows.get(POLICIES, []) if row.get("active_hours")]
+        settings.compare(collector, found.server, conn, min(hours, default=1.0))
     findings = collector.settled(conn)
     if not (declaration.complete or strict):
         findings = replaced.as_one_note(found, findings)
     collector.unchecked += unchecked
+    if collector.unreadable:
+        collector.unchecked.append(_unreadable(conn, schema, collector.unreadable))
     to_come = [
         pattern
         for revision, patterns in declaration.later
@@ -56,7 +62,7 @@ def validate(
     findings = [
         replace(f, object=PLACEHOLDER.sub(lambda match: f"{match[1]} {quoted(schema)}", f.object))
         for f in findings
-        if not any(fnmatchcase(f.object, pattern) for pattern in to_come)
+        if not any(covers(pattern, f.object) for pattern in to_come)
     ]
     findings = list(located(declaration, findings))
     notes = [finding for finding in findings if finding.severity == "note"]
@@ -89,18 +95,61 @@ def _declared(spec: Spec | Declaration) -> Declaration:
 
 
 def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
-    """The rows that a spec needs: among them those that say whether a list of values may be open."""
+    """The rows that a spec needs: among them the one that says whether lists of values may be open."""
     wanted = set(declaration.rows)
-    if any(mark.tolerated for mark in declaration.marks.values()):
-        wanted |= {LEDGER, TOLERATED}
+    if any(mark.unless_baselined for mark in declaration.marks.values()):
+        wanted.add(LEDGER)
     if ACTIVE_TIME in declaration.objects:
         wanted.add(POLICIES)
     readable = [name for name in sorted(wanted) if found.details.get(f"table {name}", {}).get("readable")]
-    return read_rows(conn, readable, found.schema)
+    columns: dict[str, list[str]] = {name: [] for name in readable}
+    for path, attributes in found.objects.items():
+        if (
+            (root := found.roots[path]) in columns
+            and kind_of(path) == "column"
+            and PLAIN_TYPE.fullmatch(attributes["type"])
+        ):
+            columns[root].append(path.removeprefix(f"column {root}."))
+    return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema)
+
+
+def _unreadable(conn: Connection, schema: str, tables: Collection[str]) -> Unchecked:
+    """Told once, with what to type."""
+    listed = ", ".join(sorted(tables))
+    role, is_reader, hidden = conn.execute(
+        """SELECT quote_ident(current_user),
+                  coalesce((SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = 'pgvigil_reader'), true),
+                  (SELECT bool_or(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE CASE WHEN n.nspname = %s THEN '' ELSE n.nspname || '.' END || c.relname = ANY (%s))""",
+        (schema, list(tables)),
+    ).fetchone() or ("", True, False)
+    if hidden:
+        return Unchecked(
+            f"rows of {listed}", f"row security hides rows from {role}: ask as a role that it does not bind"
+        )
+    give = f"GRANT SELECT ON {listed} TO {role};" if is_reader else f"GRANT pgvigil_reader TO {role};"
+    return Unchecked(f"rows of {listed}", f"{role} may not read them: {give}")
 
 
 def _seen_as(found: Snapshot, path: str) -> str:
     return "partition" if "partition_of" in found.objects[path] else kind_of(path)
+
+
+def event_triggers(conn: Connection) -> str:
+    """A sentence that names those that act on what a migration makes, for when it fails. "" where there are none."""
+    rows = conn.execute(
+        """SELECT pg_catalog.quote_ident(t.evtname), t.evtfoid::pg_catalog.regproc::text, t.evtevent
+           FROM pg_catalog.pg_event_trigger t WHERE t.evtenabled OPERATOR(pg_catalog.<>) 'D'::"char" ORDER BY t.evtname"""
+    ).fetchall()
+    if not rows:
+        return ""
+    listed = ", ".join(f"{name} ({event}, {function})" for name, function, event in rows)
+    ways = " ".join(f"ALTER EVENT TRIGGER {name} DISABLE;" for name, *_ in rows)
+    return (
+        f"Event triggers of this database act on what is made and may have changed or refused it: {listed}. If that is so, have"
+        f" them leave pgvigil's objects alone, or as a superuser turn them off for the run ({ways}) and on again afterwards."
+    )
 
 
 def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[Finding]:
