@@ -4345,7 +4345,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     SELECT 'trigger', t.name, t.of_table, CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
-    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,guard_archived_session,give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) name
+    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session,give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) name
           UNION ALL
           SELECT 'context_history', name FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) name
           UNION ALL
@@ -4650,7 +4650,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '3a694643d818a5e67d0575fa341d6c11db80a7bdfd110d01c57b015aa7d05f54', 'e10ad4a2a5189fe52fe3608f465757dda0db6d09a8fe57b29cf5d4acda6d541c', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '778332a6a35fe2bd36d872aabfe206f50cdb2a32d6dc1f64dfaac3918c7ac8aa', 'e9bb3586eb1b4dbda1943b375c59510ffe5675943612ead6ad5838d43be0770c', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.

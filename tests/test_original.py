@@ -98,7 +98,9 @@ def test_it_starts_twice_and_runs_as_the_owner_of_the_tables(owned: Database) ->
             conn.execute(statement)
 
 
-def test_it_starts_and_runs_as_a_member_of_the_role_that_owns_a_new_install_of_a_superuser(fresh: Database) -> None:
+def test_it_starts_and_runs_as_a_member_of_the_role_that_owns_a_new_install_of_a_superuser(
+    call: Run, fresh: Database
+) -> None:
     fresh.execute(
         """DO $$ BEGIN CREATE ROLE original_app LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
            GRANT pgvigil_owner TO original_app"""
@@ -109,8 +111,46 @@ def test_it_starts_and_runs_as_a_member_of_the_role_that_owns_a_new_install_of_a
         with psycopg.connect(fresh.url, user="original_app", autocommit=True) as conn:
             for statement in RUN_TIME:
                 conn.execute(statement)
+        assert verdict(call, fresh.url)["findings"] == []
+        assert (
+            len(
+                json.loads(call("pgvigil", "health", "--repair", "--json", "--database-url", fresh.url).stdout)[
+                    "remade"
+                ]
+            )
+            == 5
+        )
     finally:
         fresh.execute("REVOKE pgvigil_owner FROM original_app")
+
+
+def test_it_runs_with_its_start_up_switched_off_as_a_role_that_owns_nothing(call: Run, fresh: Database) -> None:
+    fresh.execute(
+        """DO $$ BEGIN CREATE ROLE original_user LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+           GRANT USAGE ON SCHEMA public TO original_user;
+           GRANT SELECT, INSERT, UPDATE, DELETE ON sessions, context_history, codebase_snapshots, handoff_requests TO original_user;
+           GRANT pgvigil_reader, pgvigil_writer TO original_user;
+           GRANT INSERT ON session_lifecycle, analytics_aggregations TO original_user"""
+    )
+    assert verdict(call, fresh.url)["findings"] == [
+        "unexpected grant on table analytics_aggregations to original_user",
+        "unexpected grant on table session_lifecycle to original_user",
+    ]
+    with psycopg.connect(fresh.url, user="original_user", autocommit=True) as conn:
+        for statement in RUN_TIME:
+            conn.execute(statement)
+
+
+@pytest.mark.parametrize("job", ["expiry", "dormancy", "archive", "retention"])
+def test_jobs_work_while_its_triggers_stand_in_for_ours(fresh: Database, job: str) -> None:
+    start(fresh)
+    fresh.execute(
+        """INSERT INTO sessions (session_key, agent_from, status, expires_at) VALUES ('due', 'a', 'active', now() - interval '1 hour');
+           INSERT INTO sessions (session_key, agent_from, status, archived_at) VALUES ('old', 'a', 'archived', now() - interval '2 years');
+           INSERT INTO sessions (session_key, agent_from, status, last_activity_at) VALUES ('idle', 'a', 'active', now() - interval '9 hours');
+           INSERT INTO sessions (session_key, agent_from, status, last_activity_at) VALUES ('done', 'a', 'completed', now() - interval '9 hours')"""
+    )
+    assert fresh.execute("CALL pgvigil.run_job(%s)", (job,)) == [(1,)]
 
 
 def test_a_session_that_is_only_half_unarchived_is_told_the_statement_that_does(installed: Database) -> None:

@@ -328,7 +328,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     SELECT 'trigger', t.name, t.of_table, CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
-    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,guard_archived_session,give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) name
+    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session,give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) name
           UNION ALL
           SELECT 'context_history', name FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) name
           UNION ALL
