@@ -376,8 +376,18 @@ END $$;
 COMMENT ON FUNCTION pgvigil.clear_trigger(text, text, text) IS
     'Used by migrations: a trigger that stands under a name of ours is remembered, then dropped';
 
--- Values an application had stored outside a column's list before the watch began. They stay allowed: a CHECK that knew
--- only the list would make every later update of such a row fail, even one that leaves the column alone.
+-- Lists of values, for columns of the application. What it may store tomorrow is not ours to refuse: on an install that was there
+-- before pgvigil no list is closed until its owner asks for it. A new install has them closed.
+CREATE FUNCTION pgvigil.value_lists() RETURNS TABLE (place integer, table_name text, column_name text, allowed text[])
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT l.place, l.table_name, l.column_name, l.allowed
+    FROM (VALUES (1, 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'::text[]),
+                 (2, 'context_history', 'context_type', '{message,file,tool_call,system}'),
+                 (3, 'handoff_requests', 'status', '{pending,accepted,rejected,completed}')) l (place, table_name, column_name, allowed);
+END;
+COMMENT ON FUNCTION pgvigil.value_lists() IS 'The values that columns of the application are meant to hold';
+
 CREATE TABLE pgvigil.tolerated_values (
     table_name  text NOT NULL,
     column_name text NOT NULL,
@@ -387,87 +397,111 @@ CREATE TABLE pgvigil.tolerated_values (
     CONSTRAINT tolerated_values_pkey PRIMARY KEY (table_name, column_name, value)
 );
 COMMENT ON TABLE pgvigil.tolerated_values IS
-    'Stored values outside a column''s list that were there before its CHECK: allowed until tighten_value_checks() finds them gone';
+    'Values outside a column''s list that were stored when it was last read: by the migration, or by tighten_value_checks()';
 COMMENT ON COLUMN pgvigil.tolerated_values.table_name IS 'Table of the application';
 COMMENT ON COLUMN pgvigil.tolerated_values.column_name IS 'Its column with a list of values';
 COMMENT ON COLUMN pgvigil.tolerated_values.value IS 'The value outside the list';
 COMMENT ON COLUMN pgvigil.tolerated_values.rows_found IS 'How many rows held it when it was found';
 COMMENT ON COLUMN pgvigil.tolerated_values.found_at IS 'When it was found';
-COMMENT ON CONSTRAINT tolerated_values_pkey ON pgvigil.tolerated_values IS 'A value is tolerated once per column';
+COMMENT ON CONSTRAINT tolerated_values_pkey ON pgvigil.tolerated_values IS 'One row for each value of a column';
 
-CREATE FUNCTION pgvigil.find_tolerated_values(of_table text, of_column text, allowed text[]) RETURNS void
+CREATE FUNCTION pgvigil.find_tolerated_values(of_table text, of_column text, allowed text[]) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_values bigint;
 BEGIN
     DELETE FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column;
     EXECUTE format('INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found)
                     SELECT $1, $2, %1$I, count(*) FROM %2$s WHERE %1$I <> ALL ($3) GROUP BY %1$I', of_column, pgvigil.application_table(of_table))
     USING of_table, of_column, allowed;
+    GET DIAGNOSTICS found_values = ROW_COUNT;
+    RETURN found_values;
 END $$;
 COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
-    'Reads a table for values outside a list (no strong lock) and keeps them in tolerated_values';
+    'Reads a table for values outside a list (no strong lock), keeps them in tolerated_values, and returns how many there are';
 
--- One constant array: `IN (...)` over a varchar casts every member anew in each statement and made an update 1.6 times as dear.
-CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[]) RETURNS void
+-- One constant array: `IN (...)` over a varchar casts every member in each statement and made an update 1.6 times as dear.
+CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[], validated boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     check_name text := format('%s_%s_check', of_table, of_column);
 BEGIN
-    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %2$I CHECK (%I::text = ANY (%L::text[])) NOT VALID',
-                   pgvigil.application_table(of_table), check_name, of_column, allowed);
-    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', check_name, pgvigil.application_table(of_table),
-                   'The values of ' || of_column || ', and those in pgvigil.tolerated_values');
+    EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (%I::text = ANY (%L::text[]))%s',
+                   pgvigil.application_table(of_table), check_name, of_column, allowed, CASE WHEN NOT validated THEN ' NOT VALID' END);
+    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', check_name, pgvigil.application_table(of_table), 'The values of ' || of_column);
 END $$;
-COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[]) IS
-    'Makes or replaces <table>_<column>_check, NOT VALID, for these values';
+COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[], boolean) IS 'Makes <table>_<column>_check for these values';
 
-CREATE FUNCTION pgvigil.add_value_check(of_revision text, of_table text, of_column text, allowed text[]) RETURNS void
+-- A CHECK of that name which the application has made itself stays as it is. Ours is known by its comment.
+CREATE FUNCTION pgvigil.value_check(of_table text, of_column text) RETURNS TABLE (name name, ours boolean, validated boolean, definition text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT c.conname, coalesce(obj_description(c.oid, 'pg_constraint') = 'The values of ' || of_column, false), c.convalidated, pg_get_constraintdef(c.oid)
+    FROM pg_constraint c WHERE c.conrelid = pgvigil.application_table(of_table) AND c.conname = format('%s_%s_check', of_table, of_column);
+END $$;
+COMMENT ON FUNCTION pgvigil.value_check(text, text) IS 'The constraint <table>_<column>_check, if there is one, and whether put_value_check made it';
+
+CREATE FUNCTION pgvigil.add_value_check(of_table text, of_column text, allowed text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO pgvigil.found_before (revision, object, restore_sql)
-    SELECT of_revision, format('constraint %s on %s', conname, of_table),
-           format('ALTER TABLE %s ADD CONSTRAINT %I %s', pgvigil.application_table(of_table), conname, pg_get_constraintdef(oid))
-    FROM pg_constraint WHERE conrelid = pgvigil.application_table(of_table) AND conname = format('%s_%s_check', of_table, of_column);
-    PERFORM pgvigil.put_value_check(of_table, of_column, allowed || ARRAY(
-        SELECT value FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column ORDER BY value));
+    IF (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000') THEN
+        RETURN;
+    ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
+        RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
+              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+               FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
+              USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
+    END IF;
+    PERFORM pgvigil.put_value_check(of_table, of_column, allowed, validated => true);
 END $$;
-COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text, text[]) IS
-    'Used by migrations: a CHECK for a list of values and the tolerated ones; one that is there is remembered and replaced';
+COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text[]) IS
+    'Used by migrations: closes the list of values of a column of a new install; leaves one that was there before open';
 
--- A value that is stored no longer leaves its CHECK, and in the next step that is validated. No rights but the caller's, who has to own the
--- table: that alters it.
+CREATE FUNCTION pgvigil.drop_value_check(of_table text, of_column text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT v.ours FROM pgvigil.value_check(of_table, of_column) v) THEN
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', pgvigil.application_table(of_table), format('%s_%s_check', of_table, of_column));
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.drop_value_check(text, text) IS 'Drops a CHECK that put_value_check made; one of the application''s own stays';
+
+-- A list is closed in two steps, a transaction each: NOT VALID, so that nothing else gets in; then what is stored is read, which
+-- blocks no writer. No rights but the caller's, who has to own the table: that alters it.
 CREATE FUNCTION pgvigil.tighten_value_checks_step(state jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tolerated pgvigil.tolerated_values;
-    listed    text;
-    allowed   text[];
-    still     bigint;
+    list record;
+    made record;
 BEGIN
-    IF state ? 'validate' THEN
-        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(state ->> 'table'), state ->> 'validate');
-        RETURN state - 'validate';
-    END IF;
-    SELECT * INTO tolerated FROM pgvigil.tolerated_values t
-    WHERE (t.table_name, t.column_name, t.value) > (coalesce(state ->> 'table', ''), coalesce(state ->> 'column', ''), coalesce(state ->> 'value', ''))
-    ORDER BY t.table_name, t.column_name, t.value LIMIT 1;
+    SELECT * INTO list FROM pgvigil.value_lists() l WHERE l.place > coalesce((state ->> 'done')::integer, 0) ORDER BY l.place LIMIT 1;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    state := jsonb_build_object('table', tolerated.table_name, 'column', tolerated.column_name, 'value', tolerated.value);
-    EXECUTE format('SELECT count(*) FROM %s WHERE %I = $1', pgvigil.application_table(tolerated.table_name), tolerated.column_name) INTO still USING tolerated.value;
-    IF still > 0 THEN
-        UPDATE pgvigil.tolerated_values t SET rows_found = still
-        WHERE t.table_name = tolerated.table_name AND t.column_name = tolerated.column_name AND t.value = tolerated.value;
-        RETURN state;
+    SELECT * INTO made FROM pgvigil.value_check(list.table_name, list.column_name);
+    IF NOT FOUND THEN
+        IF pgvigil.find_tolerated_values(list.table_name, list.column_name, list.allowed) = 0 THEN
+            PERFORM pgvigil.put_value_check(list.table_name, list.column_name, list.allowed, validated => false);
+            RETURN state;  -- the next step validates it
+        END IF;
+    ELSIF NOT made.ours THEN
+        RAISE NOTICE '%.% has a constraint % of the application''s own, which stays as it is: %', list.table_name, list.column_name, made.name, made.definition;
+    ELSIF NOT made.validated THEN
+        BEGIN
+            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(list.table_name), made.name);
+        EXCEPTION WHEN check_violation THEN  -- stored between the reading and the CHECK, under which such a row could not be updated
+            PERFORM pgvigil.drop_value_check(list.table_name, list.column_name);
+            PERFORM pgvigil.find_tolerated_values(list.table_name, list.column_name, list.allowed);
+        END;
     END IF;
-    SELECT substring(pg_get_constraintdef(c.oid) FROM 'ANY \((.*::text\[\])\)') INTO STRICT listed
-    FROM pg_constraint c WHERE c.conrelid = pgvigil.application_table(tolerated.table_name)
-                           AND c.conname = format('%s_%s_check', tolerated.table_name, tolerated.column_name);
-    EXECUTE 'SELECT array_remove(' || listed || ', $1)' INTO allowed USING tolerated.value;
-    PERFORM pgvigil.put_value_check(tolerated.table_name, tolerated.column_name, allowed);
-    DELETE FROM pgvigil.tolerated_values t
-    WHERE t.table_name = tolerated.table_name AND t.column_name = tolerated.column_name AND t.value = tolerated.value;
-    RETURN state || jsonb_build_object('validate', format('%s_%s_check', tolerated.table_name, tolerated.column_name));
+    IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
+        RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
+              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+               FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
+              USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
+    END IF;
+    RETURN state || jsonb_build_object('done', list.place);
 END $$;
 COMMENT ON FUNCTION pgvigil.tighten_value_checks_step(jsonb) IS 'One step of tighten_value_checks, from one state to the next; NULL: all is done';
 
@@ -482,7 +516,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.tighten_value_checks() IS
-    'After a clean-up: values no longer stored are no longer tolerated, and the CHECKs say so';
+    'Closes the lists of values of an install that was there before pgvigil; a list outside of which values are stored stays open, with a notice';
 
 CREATE TABLE pgvigil.partition_policies (
     parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY CONSTRAINT partition_policies_parent_table_check
@@ -699,7 +733,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '076b0d8ea327e4ad224fac1de85024f1517aadfdb2be9b82c2390af78420ebe6', '491c82bc3ea228359bc780d274ca046e3394c69d8580d6cb47d5c3a78ce20796', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '0488f5b3b3611531f1e0cdc4e8d309be9c5daa901e6484707daa827ff8e79518', '265fb2c3c05c3a06ab703402a67014496133fb4b3330e5b331a30e2578b92906', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -727,9 +761,7 @@ BEGIN
     END LOOP;
 END $$;
 
-DO $quietly$ BEGIN PERFORM pgvigil.find_tolerated_values('sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.find_tolerated_values('context_history', 'context_type', '{message,file,tool_call,system}'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.find_tolerated_values('handoff_requests', 'status', '{pending,accepted,rejected,completed}'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.find_tolerated_values(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place; END $quietly$;
 
 -- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same new
 -- id, so copying again after an interruption copies nothing twice.
@@ -850,22 +882,17 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '73cf7d52b6648828c0ee0ada54c8faeebcde59fbf0712f9f1f09d50a331d0671', 'd3be6837de46e9ee8709eb9abca24403ce3bf18a3b14c7ff2db3d74bd10244f4', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '87b836452a9054514e02b750e8a81e0de97e0422f3c0fc7ecf098ff3b8c13289', '9e0ca645b904b4a3eb8c5f25e31c002c645442744dd017698f44c435ec6553c1', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
 -- each partition is a slice of time, and an insert touches only the small indexes of the newest one.
--- A domain, because a CHECK of the table is read and compiled anew by every statement that inserts an event, and was an eighth
--- of what a change of status costs; the one of a domain is kept ready. To clients the column is a varchar(50).
-CREATE DOMAIN pgvigil.event_type AS varchar(50) CONSTRAINT event_type_check CHECK (value::text = ANY
-    ('{created,expired,archived,dormant,reactivated,status_changed,expiration_scheduled,deleted}'::text[]));
-COMMENT ON DOMAIN pgvigil.event_type IS 'What can happen to a session';
-COMMENT ON CONSTRAINT event_type_check ON DOMAIN pgvigil.event_type IS 'The kinds of event there are';
-
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".session_lifecycle (
     id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT session_lifecycle_pkey PRIMARY KEY,
     session_id uuid NOT NULL,  -- 004 adds the foreign key, together with everything else that locks sessions
-    event_type pgvigil.event_type NOT NULL,
+    -- No domain, though that would cost an eighth less of a change of status: a view that an application makes itself shows this column.
+    event_type varchar(50) NOT NULL CONSTRAINT session_lifecycle_event_type_check CHECK (event_type::text = ANY
+               ('{created,expired,archived,dormant,reactivated,status_changed,expiration_scheduled,deleted}'::text[])),
     event_data jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) PARTITION BY RANGE (id)$run$);
@@ -875,6 +902,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.sessio
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.event_type IS 'What happened'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.event_data IS 'Its details, and the actor'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.created_at IS 'When it happened (wall clock, not start of the transaction)'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_event_type_check ON "{app}".session_lifecycle IS 'The kinds of event there are'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_pkey ON "{app}".session_lifecycle IS 'True primary key, because the table is partitioned by it'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_session_lifecycle_session_id ON "{app}".session_lifecycle (session_id, id DESC) INCLUDE (event_type)$run$);
@@ -977,7 +1005,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".performance_logs_default 
 -- Half of all the work: left out by the validator, which loads this only to read it back.
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, '6a28bf7f06bd28ebdb57c7212f4b726046ef6e819ef8acd7d69ef16bf4642caf', '2b1c1efa09a3e2f85e0605b87aae68ab7ebad36c78ac2a7f450efcca277f157c', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'f4ec03e50c3e3625e5d80bcf87abd163b03f19e55c7c708ffd83bd45941dc258', '5b7f47ad6a99cb07cd14cef967c9aca880f33d2211d31aadd3f0ce90c61ef1ea', 0, '0.1.0'); END $$;
 
 -- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
@@ -4021,6 +4049,9 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser: a row of somebody''s making can bring code along that runs as him'),
     ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built: rows are not found, duplicates get in'),
     ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
+    ('replaced_objects', 1, NULL, 'triggers and views of pgvigil that somebody has put others in the place of, as some applications do at each start: what these do is done no longer'),
+    ('duplicate_events', 1, NULL, 'events of the last day that are there twice, once by the application: by hand, or by a trigger of its own'),
+    ('views_past_row_security', 1, 1, 'views that read with the rights of their owner while row security is on for sessions: everybody sees the rows of all'),
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
     ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
@@ -4306,6 +4337,72 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not enforced, invalid indexes, and triggers of pgvigil that are disabled; deep changes nothing';
 
+-- What applications know by name they make anew, in their own way; health --repair makes ours again, from the files. A trigger of
+-- ours calls a function of ours, and both views stand on something in schema pgvigil.
+CREATE FUNCTION pgvigil.replaced_objects() RETURNS TABLE (kind text, name text, of_table text, found text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT 'trigger', t.name, t.of_table, CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
+    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session,give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) name
+          UNION ALL
+          SELECT 'context_history', name FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) name
+          UNION ALL
+          SELECT child, name FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) child,
+                                  unnest('{guard_archived_session,guard_archived_children}'::text[]) name) t (of_table, name)
+    LEFT JOIN pg_trigger g ON g.tgrelid = pgvigil.application_table(t.of_table) AND g.tgname = t.name
+    LEFT JOIN pg_proc p ON p.oid = g.tgfoid
+    WHERE EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '011')  -- which makes them
+      AND p.pronamespace IS DISTINCT FROM (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'pgvigil')
+    UNION ALL
+    SELECT 'view', c.relname::text, NULL, 'reads nothing of pgvigil'
+    FROM pg_class c
+    WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'), pgvigil.application_table('performance_monitoring_view'))
+      AND NOT EXISTS (
+          SELECT FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+          LEFT JOIN pg_class t ON d.refclassid = 'pg_class'::regclass AND t.oid = d.refobjid
+          LEFT JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+          WHERE r.ev_class = c.oid
+            AND coalesce(t.relnamespace, f.pronamespace) = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'pgvigil'))
+    ORDER BY 1, 3, 2;
+END $$;
+COMMENT ON FUNCTION pgvigil.replaced_objects() IS 'Triggers of ours on tables of the application, and the monitoring views, that are missing or somebody else''s';
+
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.check_replaced(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    check_name := 'replaced_objects';
+    SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
+    mend := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    RETURN NEXT;
+
+    -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
+    check_name := 'duplicate_events';
+    SELECT count(*), string_agg(DISTINCT e.event_type::text, ', ') INTO value, detail
+    FROM (SELECT l.event_type, l.created_at, l.event_data, lag(l.created_at) OVER one AS before, lag(l.event_data) OVER one AS data_before
+          FROM (SELECT * FROM "{app}".session_lifecycle n WHERE n.created_at > now() - interval '1 day' LIMIT CASE WHEN NOT deep THEN 10000 END) l
+          WINDOW one AS (PARTITION BY l.session_id, l.event_type ORDER BY l.created_at, l.id)) e
+    WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
+      AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
+    detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
+    mend := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    RETURN NEXT;
+
+    check_name := 'views_past_row_security';
+    SELECT count(*), string_agg(c.oid::regclass::text, ', '), string_agg(format('ALTER VIEW %s SET (security_invoker = true);', c.oid::regclass), ' ')
+    INTO value, detail, mend
+    FROM pg_class c
+    WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'), pgvigil.application_table('session_content_view'), pgvigil.application_table('performance_monitoring_view'))
+      AND c.relkind = 'v' AND current_setting('server_version_num')::integer >= 150000  -- before, no view reads otherwise
+      AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+      AND EXISTS (SELECT FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+                  JOIN pg_class t ON t.oid = d.refobjid WHERE r.ev_class = c.oid AND t.relrowsecurity);
+    RETURN NEXT;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.check_replaced(boolean) IS
+    'What applications have put in the place of our triggers and views, and events that are there twice since; deep looks at all events of the last day';
+
 -- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which tables are
 -- looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
 CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bigint)
@@ -4415,7 +4512,7 @@ DECLARE
     found  jsonb := '[]';
     failed jsonb := '{}';
 BEGIN
-    FOREACH checks IN ARRAY '{check_objects,check_jobs,check_load,check_orphans,check_counters,check_storage}'::text[] LOOP
+    FOREACH checks IN ARRAY '{check_objects,check_replaced,check_jobs,check_load,check_orphans,check_counters,check_storage}'::text[] LOOP
         BEGIN
             EXECUTE format('SELECT jsonb_agg(to_jsonb(c)) FROM pgvigil.%I($1) c', checks) INTO STRICT one USING deep;
             found := found || one;
@@ -4430,6 +4527,7 @@ BEGIN
     FROM pgvigil.alert_thresholds t
     LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, mend text) USING (check_name)
     LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,disabled_triggers}'::text[]),
+                      ('check_replaced', '{replaced_objects,duplicate_events,views_past_row_security}'),
                       ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
                       ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
                       ('check_orphans', '{orphaned_messages}'), ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),
@@ -4552,7 +4650,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '35dc4ebc0e72ae17ea9ab89da9d1cfd53363d1b84585d64b4c5f66ba48e486af', 'c5dfd299a121b8e1e08eabfaf4d0cb3a84507c8411de31d04afa76f78c2d1845', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '778332a6a35fe2bd36d872aabfe206f50cdb2a32d6dc1f64dfaac3918c7ac8aa', 'e9bb3586eb1b4dbda1943b375c59510ffe5675943612ead6ad5838d43be0770c', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -4643,9 +4741,7 @@ SELECT '011', 'fillfactor of sessions',
 FROM pg_class c WHERE c.oid = pgvigil.application_table('sessions');
 CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".sessions SET (fillfactor = 90)$run$);
 
-DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('011', 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('011', 'context_history', 'context_type', '{message,file,tool_call,system}'); END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.add_value_check('011', 'handoff_requests', 'status', '{pending,accepted,rejected,completed}'); END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.add_value_check(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place; END $quietly$;
 
 CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".session_lifecycle ADD CONSTRAINT session_lifecycle_session_id_fkey
     FOREIGN KEY (session_id) REFERENCES "{app}".sessions (id) ON DELETE CASCADE$run$);
@@ -4730,7 +4826,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '862968f073a32aa2226b63dd623685e0fe53e873e0c916275dc611382f81890e', '60bfb67ac21483323494b9c54b9575d582c0ae44596f60d008de02fc8a3c3bee', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'a49a7d425e944af5da8c65b8a28a219edf525dcb96b6691f523dc3af9a1798da', '75b4ad6fd7da0d864b94dfd7acabd8c106ec24f97a96f22b65ede000a4e0864d', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
@@ -4748,7 +4844,7 @@ SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.
                  + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
             ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_entries,
        (SELECT count(*) FROM "{app}".handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
-       (SELECT l.event_type::varchar(50) FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
+       (SELECT l.event_type FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
 FROM "{app}".sessions s$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_monitoring_view IS
     'One row a session: how long it has been idle, what it holds, what last happened to it. Before its first activity under watch, updated_at stands for last_activity_at'$run$);
@@ -4784,7 +4880,7 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, '093fcec87c87d682fa4af859c92f6eab3953e85a674c914c9264d1670ebbfa94', '0808f3e1bc7e32e7711d6eb11d640d1229ac7681261ff848029bb01192fb8a20', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'bc4d2e3eee413c34c911c0c6ede54ad61db7c4260f2666d1a6bfdbc2c747717f', 'ece3a85836cf9ac7d28d2a0a750b32017f95b85fd46909b645b8db7e79eba666', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
 -- Who may do what. The roles are made by prepare.sql where whoever migrates may make them; a grant to one that is not there is left
@@ -4797,7 +4893,7 @@ DECLARE
     looks     CONSTANT text := 'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), pgvigil.partitioned_table(text),
         pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.waiting_rows(), pgvigil.performance_window(interval),
         pgvigil.bin_logs(uuid, uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.kept_counters(uuid), pgvigil.integrity_report(boolean),
-        pgvigil.settings_report(), pgvigil.kept_settings(), pgvigil.watched_schemas(), pgvigil.is_small(regclass[]), pgvigil.check_objects(boolean),
+        pgvigil.settings_report(), pgvigil.kept_settings(), pgvigil.watched_schemas(), pgvigil.is_small(regclass[]), pgvigil.check_objects(boolean), pgvigil.check_replaced(boolean), pgvigil.replaced_objects(),
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
@@ -4857,7 +4953,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '5970b5a952fe6e5b8f541b6b2a9a391cc65d5fea5e9b6a60cab75cd333a50345', 'a90b026da84116cc90ccee56684eab91f7ef5ec34c8353db1e4c5167e47d0f64', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'fa742771b9ed70557656b848721bab0a575d7cd599cbf6393f391760a44d03f6', 'ac78c150645e1dbf3c6ec4cce67831ab79edeabd5cfc95b23fc4d18aa43e91e6', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
@@ -4884,10 +4980,7 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', curre
 -- ---------- 015_settle_existing_rows.sql ------------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- What has to read or write many rows of an existing install, in steps that block nobody and go on where they stopped.
-CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_status_check$run$);
-CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".context_history VALIDATE CONSTRAINT context_history_context_type_check$run$);
-CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".handoff_requests VALIDATE CONSTRAINT handoff_requests_status_check$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, 'c412d9704d9b47d7aac66cde79cf0bf17dc7531ce44b791c03efeeb0de5f0201', '0b372e4558f3e7467ab244cadff9bbf24f07783146471aa661c063dbdb109f1b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, '27962a295847c98fcb35f51ecbb9896434da38b6985d7da6a777f33b1e577c5b', '9256b317b497ad8dcf19b1a052bf86fd8a3d8aa9e3056836960b619e0d991052', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('015'); END $$;
 

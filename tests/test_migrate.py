@@ -58,22 +58,98 @@ def test_the_application_s_own_objects_are_untouched(migrated: Database) -> None
     assert "now()" in migrated.execute("SELECT prosrc FROM pg_proc WHERE proname = 'update_updated_at_column'")[0][0]
 
 
-def test_values_outside_the_lists_stay_and_their_rows_stay_writable(migrated: Database) -> None:
-    with migrated.connect() as conn:
-        touched = conn.execute("UPDATE sessions SET metadata = '{}' WHERE status = 'in-progress'").rowcount
-        assert touched == 20
-        with pytest.raises(psycopg.errors.CheckViolation):
-            conn.execute("UPDATE sessions SET status = 'nonsense' WHERE status = 'in-progress'")
+CHECKS = "SELECT conname::text FROM pg_constraint WHERE contype = 'c' AND conname LIKE '%\\_check' AND conrelid = ANY ('{sessions,context_history,handoff_requests}'::regclass[]) ORDER BY 1"
 
 
-def test_after_a_clean_up_the_check_knows_the_list_only(migrated: Database) -> None:
+def test_an_install_that_was_there_before_may_write_what_it_likes_tomorrow(migrated: Database) -> None:
+    assert migrated.execute(CHECKS) == []
+    migrated.execute("UPDATE sessions SET status = 'on hold' WHERE session_key = 'session-7'")
+    migrated.execute("UPDATE context_history SET context_type = 'gossip' WHERE sequence_number = 1")
+    migrated.execute("UPDATE handoff_requests SET status = 'perhaps'")
+    assert cli.main(["validate", "--database-url", migrated.url]) == 0
+
+
+def test_lists_are_closed_when_the_owner_asks_for_it_but_for_those_with_stray_values(
+    migrated: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
     with migrated.connect() as conn:
+        conn.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
         conn.execute("UPDATE sessions SET status = 'active' WHERE status = 'in-progress'")
         conn.execute("CALL pgvigil.tighten_value_checks()")
-        assert conn.execute("SELECT value FROM pgvigil.tolerated_values").fetchall() == [("Archived",)]
+        assert conn.execute("SELECT value, rows_found FROM pgvigil.tolerated_values").fetchall() == [("Archived", 40)]
+        assert told == ["the list of sessions.status stays open, it holds 'Archived' (40 rows)"]
+        assert conn.execute(CHECKS).fetchall() == [
+            ("context_history_context_type_check",),
+            ("handoff_requests_status_check",),
+        ]
+        with pytest.raises(psycopg.errors.CheckViolation):
+            conn.execute("UPDATE handoff_requests SET status = 'perhaps'")
+        conn.execute("UPDATE sessions SET status = 'archived' WHERE status = 'Archived'")
+        conn.execute("CALL pgvigil.tighten_value_checks()")
         with pytest.raises(psycopg.errors.CheckViolation):
             conn.execute("UPDATE sessions SET status = 'in-progress' WHERE session_key = 'session-7'")
+    assert migrated.execute("SELECT count(*) FROM pg_constraint WHERE NOT convalidated") == [(0,)]
     assert cli.main(["validate", "--database-url", migrated.url]) == 0
+    assert "_check" not in capsys.readouterr().out
+
+
+def test_a_value_stored_while_its_list_is_being_closed_leaves_it_open(migrated: Database) -> None:
+    with migrated.connect() as conn:
+        conn.execute("UPDATE sessions SET status = 'active' WHERE status IN ('in-progress', 'Archived')")
+        conn.execute("SELECT pgvigil.tighten_value_checks_step('{}')")
+        # As if the value had come between the reading and the CHECK.
+        conn.execute("ALTER TABLE sessions DROP CONSTRAINT sessions_status_check")
+        conn.execute("UPDATE sessions SET status = 'on hold' WHERE session_key = 'session-7'")
+        conn.execute("SELECT pgvigil.put_value_check('sessions', 'status', '{active}', false)")
+        conn.execute("SELECT pgvigil.tighten_value_checks_step('{}')")
+    assert migrated.execute(CHECKS) == []
+    assert ("on hold", 1) in migrated.execute("SELECT value, rows_found FROM pgvigil.tolerated_values")
+
+
+def test_a_check_of_the_application_s_own_under_a_name_of_ours_stays_as_it_is(
+    call: Run, existing: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    existing.execute(
+        """ALTER TABLE sessions ADD CONSTRAINT sessions_status_check CHECK (status <> 'nonsense');
+           ALTER TABLE handoff_requests ADD CONSTRAINT handoff_requests_status_check
+               CHECK (status::text = ANY ('{pending,accepted,rejected,completed}'::text[])) NOT VALID"""
+    )
+    checks = "SELECT conname::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE conname IN ('sessions_status_check', 'handoff_requests_status_check') ORDER BY 1"
+    before = existing.execute(checks)
+    assert migrate(call, existing).returncode == 0
+    existing.execute("CALL pgvigil.tighten_value_checks()")
+    assert existing.execute(checks) == before
+    assert cli.main(["validate", "--database-url", existing.url]) == 0
+    assert "the application's own" in capsys.readouterr().out
+    assert call("pgvigil", "revert", "--to", "base", "--database-url", existing.url).returncode == 0
+    assert existing.execute(checks) == before
+
+
+def test_a_revert_takes_lists_that_were_closed_out_again(call: Run, existing: Database) -> None:
+    existing.execute("UPDATE sessions SET status = 'active' WHERE status IN ('in-progress', 'Archived')")
+    before = catalog(existing)
+    assert migrate(call, existing).returncode == 0
+    existing.execute("CALL pgvigil.tighten_value_checks()")
+    assert len(existing.execute(CHECKS)) == 3
+    assert call("pgvigil", "revert", "--to", "base", "--database-url", existing.url).returncode == 0
+    assert catalog(existing) == before
+
+
+def test_a_new_install_has_its_lists_closed_and_validated(fresh: Database) -> None:
+    assert len(fresh.execute(CHECKS)) == 3
+    assert fresh.execute("SELECT count(*) FROM pg_constraint WHERE NOT convalidated") == [(0,)]
+
+
+def test_a_new_install_that_was_reverted_and_holds_other_values_is_told_which(call: Run, fresh: Database) -> None:
+    assert call("pgvigil", "revert", "--to", "000", "--database-url", fresh.url).returncode == 0
+    fresh.execute("INSERT INTO sessions (session_key, agent_from, status) VALUES ('odd', 'a', 'on hold')")
+    refused = migrate(call, fresh)
+    assert refused.returncode == 7
+    assert "sessions.status holds values outside its list: 'on hold' (1 rows)" in refused.stderr
+    fresh.execute("UPDATE sessions SET status = 'active'")
+    assert migrate(call, fresh).returncode == 0
+    assert len(fresh.execute(CHECKS)) == 3
 
 
 @pytest.mark.oldest_and_newest

@@ -149,10 +149,10 @@ FAULTS = [
         "on_delete must be NO ACTION or RESTRICT or ",
     ),
     (
-        "{a,b}'::text[])\"}",
-        "{a,b}'::text)\", tolerated_values: parent}",
-        14,
-        "tolerated_values needs a check with one array",
+        "children_pkey: {primary_key: [id]}",
+        "children_pkey: {primary_key: [id], unless_baselined: true}",
+        12,
+        "unless_baselined belongs to a check",
     ),
     (
         "function: pgvigil.watch()",
@@ -197,7 +197,6 @@ FAULTS = [
         "references table grandparents, which is not declared",
     ),
     ("references: parents (id)", "references: parents (ident)", 13, "references parents.ident, which is not declared"),
-    ("{a,b}'::text[])\"}", "{a,b}'::text[])\", tolerated_values: age}", 14, "tolerates values of age, no such column"),
     ("keys: [parent DESC]", "keys: [age DESC]", 16, "index idx_children names column age, which is not declared"),
     (
         "keys: [parent DESC]",

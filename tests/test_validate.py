@@ -53,8 +53,19 @@ def test_migrated_install_is_valid_and_the_application_s_own_is_told(migrated: A
     report = look(migrated)
     assert named(report.findings) == []
     assert ("unexpected", "index sessions.app_sessions_agent") in named(report.notes)
-    (tolerated,) = [note for note in report.notes if note.object == "constraint sessions.sessions_status_check"]
-    assert tolerated.found == "also allows 'Archived', 'in-progress': pgvigil.tolerated_values"
+
+
+def test_a_list_that_was_closed_must_be_the_list(migrated: Any) -> None:
+    migrated.execute(
+        """CALL pgvigil.tighten_value_checks()""",
+    )
+    migrated.execute(
+        """ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD CONSTRAINT handoff_requests_status_check CHECK (status <> 'x');
+           COMMENT ON CONSTRAINT handoff_requests_status_check ON handoff_requests IS 'The values of status'"""
+    )
+    assert named(look(migrated).findings) == [
+        ("different", "constraint handoff_requests.handoff_requests_status_check")
+    ]
 
 
 def test_edited_policies_are_no_drift(fresh: Any) -> None:

@@ -124,8 +124,18 @@ END $$;
 COMMENT ON FUNCTION pgvigil.clear_trigger(text, text, text) IS
     'Used by migrations: a trigger that stands under a name of ours is remembered, then dropped';
 
--- Values an application had stored outside a column's list before the watch began. They stay allowed: a CHECK that knew
--- only the list would make every later update of such a row fail, even one that leaves the column alone.
+-- Lists of values, for columns of the application. What it may store tomorrow is not ours to refuse: on an install that was there
+-- before pgvigil no list is closed until its owner asks for it. A new install has them closed.
+CREATE FUNCTION pgvigil.value_lists() RETURNS TABLE (place integer, table_name text, column_name text, allowed text[])
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT l.place, l.table_name, l.column_name, l.allowed
+    FROM (VALUES (1, 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'::text[]),
+                 (2, 'context_history', 'context_type', '{message,file,tool_call,system}'),
+                 (3, 'handoff_requests', 'status', '{pending,accepted,rejected,completed}')) l (place, table_name, column_name, allowed);
+END;
+COMMENT ON FUNCTION pgvigil.value_lists() IS 'The values that columns of the application are meant to hold';
+
 CREATE TABLE pgvigil.tolerated_values (
     table_name  text NOT NULL,
     column_name text NOT NULL,
@@ -135,87 +145,111 @@ CREATE TABLE pgvigil.tolerated_values (
     CONSTRAINT tolerated_values_pkey PRIMARY KEY (table_name, column_name, value)
 );
 COMMENT ON TABLE pgvigil.tolerated_values IS
-    'Stored values outside a column''s list that were there before its CHECK: allowed until tighten_value_checks() finds them gone';
+    'Values outside a column''s list that were stored when it was last read: by the migration, or by tighten_value_checks()';
 COMMENT ON COLUMN pgvigil.tolerated_values.table_name IS 'Table of the application';
 COMMENT ON COLUMN pgvigil.tolerated_values.column_name IS 'Its column with a list of values';
 COMMENT ON COLUMN pgvigil.tolerated_values.value IS 'The value outside the list';
 COMMENT ON COLUMN pgvigil.tolerated_values.rows_found IS 'How many rows held it when it was found';
 COMMENT ON COLUMN pgvigil.tolerated_values.found_at IS 'When it was found';
-COMMENT ON CONSTRAINT tolerated_values_pkey ON pgvigil.tolerated_values IS 'A value is tolerated once per column';
+COMMENT ON CONSTRAINT tolerated_values_pkey ON pgvigil.tolerated_values IS 'One row for each value of a column';
 
-CREATE FUNCTION pgvigil.find_tolerated_values(of_table text, of_column text, allowed text[]) RETURNS void
+CREATE FUNCTION pgvigil.find_tolerated_values(of_table text, of_column text, allowed text[]) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_values bigint;
 BEGIN
     DELETE FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column;
     EXECUTE format('INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found)
                     SELECT $1, $2, %1$I, count(*) FROM %2$s WHERE %1$I <> ALL ($3) GROUP BY %1$I', of_column, pgvigil.application_table(of_table))
     USING of_table, of_column, allowed;
+    GET DIAGNOSTICS found_values = ROW_COUNT;
+    RETURN found_values;
 END $$;
 COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
-    'Reads a table for values outside a list (no strong lock) and keeps them in tolerated_values';
+    'Reads a table for values outside a list (no strong lock), keeps them in tolerated_values, and returns how many there are';
 
--- One constant array: `IN (...)` over a varchar casts every member anew in each statement and made an update 1.6 times as dear.
-CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[]) RETURNS void
+-- One constant array: `IN (...)` over a varchar casts every member in each statement and made an update 1.6 times as dear.
+CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[], validated boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     check_name text := format('%s_%s_check', of_table, of_column);
 BEGIN
-    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %2$I CHECK (%I::text = ANY (%L::text[])) NOT VALID',
-                   pgvigil.application_table(of_table), check_name, of_column, allowed);
-    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', check_name, pgvigil.application_table(of_table),
-                   'The values of ' || of_column || ', and those in pgvigil.tolerated_values');
+    EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (%I::text = ANY (%L::text[]))%s',
+                   pgvigil.application_table(of_table), check_name, of_column, allowed, CASE WHEN NOT validated THEN ' NOT VALID' END);
+    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', check_name, pgvigil.application_table(of_table), 'The values of ' || of_column);
 END $$;
-COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[]) IS
-    'Makes or replaces <table>_<column>_check, NOT VALID, for these values';
+COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[], boolean) IS 'Makes <table>_<column>_check for these values';
 
-CREATE FUNCTION pgvigil.add_value_check(of_revision text, of_table text, of_column text, allowed text[]) RETURNS void
+-- A CHECK of that name which the application has made itself stays as it is. Ours is known by its comment.
+CREATE FUNCTION pgvigil.value_check(of_table text, of_column text) RETURNS TABLE (name name, ours boolean, validated boolean, definition text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT c.conname, coalesce(obj_description(c.oid, 'pg_constraint') = 'The values of ' || of_column, false), c.convalidated, pg_get_constraintdef(c.oid)
+    FROM pg_constraint c WHERE c.conrelid = pgvigil.application_table(of_table) AND c.conname = format('%s_%s_check', of_table, of_column);
+END $$;
+COMMENT ON FUNCTION pgvigil.value_check(text, text) IS 'The constraint <table>_<column>_check, if there is one, and whether put_value_check made it';
+
+CREATE FUNCTION pgvigil.add_value_check(of_table text, of_column text, allowed text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO pgvigil.found_before (revision, object, restore_sql)
-    SELECT of_revision, format('constraint %s on %s', conname, of_table),
-           format('ALTER TABLE %s ADD CONSTRAINT %I %s', pgvigil.application_table(of_table), conname, pg_get_constraintdef(oid))
-    FROM pg_constraint WHERE conrelid = pgvigil.application_table(of_table) AND conname = format('%s_%s_check', of_table, of_column);
-    PERFORM pgvigil.put_value_check(of_table, of_column, allowed || ARRAY(
-        SELECT value FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column ORDER BY value));
+    IF (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000') THEN
+        RETURN;
+    ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
+        RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
+              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+               FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
+              USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
+    END IF;
+    PERFORM pgvigil.put_value_check(of_table, of_column, allowed, validated => true);
 END $$;
-COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text, text[]) IS
-    'Used by migrations: a CHECK for a list of values and the tolerated ones; one that is there is remembered and replaced';
+COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text[]) IS
+    'Used by migrations: closes the list of values of a column of a new install; leaves one that was there before open';
 
--- A value that is stored no longer leaves its CHECK, and in the next step that is validated. No rights but the caller's, who has to own the
--- table: that alters it.
+CREATE FUNCTION pgvigil.drop_value_check(of_table text, of_column text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT v.ours FROM pgvigil.value_check(of_table, of_column) v) THEN
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', pgvigil.application_table(of_table), format('%s_%s_check', of_table, of_column));
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.drop_value_check(text, text) IS 'Drops a CHECK that put_value_check made; one of the application''s own stays';
+
+-- A list is closed in two steps, a transaction each: NOT VALID, so that nothing else gets in; then what is stored is read, which
+-- blocks no writer. No rights but the caller's, who has to own the table: that alters it.
 CREATE FUNCTION pgvigil.tighten_value_checks_step(state jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tolerated pgvigil.tolerated_values;
-    listed    text;
-    allowed   text[];
-    still     bigint;
+    list record;
+    made record;
 BEGIN
-    IF state ? 'validate' THEN
-        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(state ->> 'table'), state ->> 'validate');
-        RETURN state - 'validate';
-    END IF;
-    SELECT * INTO tolerated FROM pgvigil.tolerated_values t
-    WHERE (t.table_name, t.column_name, t.value) > (coalesce(state ->> 'table', ''), coalesce(state ->> 'column', ''), coalesce(state ->> 'value', ''))
-    ORDER BY t.table_name, t.column_name, t.value LIMIT 1;
+    SELECT * INTO list FROM pgvigil.value_lists() l WHERE l.place > coalesce((state ->> 'done')::integer, 0) ORDER BY l.place LIMIT 1;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    state := jsonb_build_object('table', tolerated.table_name, 'column', tolerated.column_name, 'value', tolerated.value);
-    EXECUTE format('SELECT count(*) FROM %s WHERE %I = $1', pgvigil.application_table(tolerated.table_name), tolerated.column_name) INTO still USING tolerated.value;
-    IF still > 0 THEN
-        UPDATE pgvigil.tolerated_values t SET rows_found = still
-        WHERE t.table_name = tolerated.table_name AND t.column_name = tolerated.column_name AND t.value = tolerated.value;
-        RETURN state;
+    SELECT * INTO made FROM pgvigil.value_check(list.table_name, list.column_name);
+    IF NOT FOUND THEN
+        IF pgvigil.find_tolerated_values(list.table_name, list.column_name, list.allowed) = 0 THEN
+            PERFORM pgvigil.put_value_check(list.table_name, list.column_name, list.allowed, validated => false);
+            RETURN state;  -- the next step validates it
+        END IF;
+    ELSIF NOT made.ours THEN
+        RAISE NOTICE '%.% has a constraint % of the application''s own, which stays as it is: %', list.table_name, list.column_name, made.name, made.definition;
+    ELSIF NOT made.validated THEN
+        BEGIN
+            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(list.table_name), made.name);
+        EXCEPTION WHEN check_violation THEN  -- stored between the reading and the CHECK, under which such a row could not be updated
+            PERFORM pgvigil.drop_value_check(list.table_name, list.column_name);
+            PERFORM pgvigil.find_tolerated_values(list.table_name, list.column_name, list.allowed);
+        END;
     END IF;
-    SELECT substring(pg_get_constraintdef(c.oid) FROM 'ANY \((.*::text\[\])\)') INTO STRICT listed
-    FROM pg_constraint c WHERE c.conrelid = pgvigil.application_table(tolerated.table_name)
-                           AND c.conname = format('%s_%s_check', tolerated.table_name, tolerated.column_name);
-    EXECUTE 'SELECT array_remove(' || listed || ', $1)' INTO allowed USING tolerated.value;
-    PERFORM pgvigil.put_value_check(tolerated.table_name, tolerated.column_name, allowed);
-    DELETE FROM pgvigil.tolerated_values t
-    WHERE t.table_name = tolerated.table_name AND t.column_name = tolerated.column_name AND t.value = tolerated.value;
-    RETURN state || jsonb_build_object('validate', format('%s_%s_check', tolerated.table_name, tolerated.column_name));
+    IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
+        RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
+              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+               FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
+              USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
+    END IF;
+    RETURN state || jsonb_build_object('done', list.place);
 END $$;
 COMMENT ON FUNCTION pgvigil.tighten_value_checks_step(jsonb) IS 'One step of tighten_value_checks, from one state to the next; NULL: all is done';
 
@@ -230,7 +264,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.tighten_value_checks() IS
-    'After a clean-up: values no longer stored are no longer tolerated, and the CHECKs say so';
+    'Closes the lists of values of an install that was there before pgvigil; a list outside of which values are stored stays open, with a notice';
 
 CREATE TABLE pgvigil.partition_policies (
     parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY CONSTRAINT partition_policies_parent_table_check

@@ -23,9 +23,7 @@ BEGIN
     END LOOP;
 END $$;
 
-SELECT pgvigil.find_tolerated_values('sessions', 'status', '{active,pending,completed,expired,cancelled,archived}');
-SELECT pgvigil.find_tolerated_values('context_history', 'context_type', '{message,file,tool_call,system}');
-SELECT pgvigil.find_tolerated_values('handoff_requests', 'status', '{pending,accepted,rejected,completed}');
+SELECT pgvigil.find_tolerated_values(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place;
 
 -- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same new
 -- id, so copying again after an interruption copies nothing twice.

@@ -32,6 +32,9 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser: a row of somebody''s making can bring code along that runs as him'),
     ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built: rows are not found, duplicates get in'),
     ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
+    ('replaced_objects', 1, NULL, 'triggers and views of pgvigil that somebody has put others in the place of, as some applications do at each start: what these do is done no longer'),
+    ('duplicate_events', 1, NULL, 'events of the last day that are there twice, once by the application: by hand, or by a trigger of its own'),
+    ('views_past_row_security', 1, 1, 'views that read with the rights of their owner while row security is on for sessions: everybody sees the rows of all'),
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
     ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
@@ -317,6 +320,72 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not enforced, invalid indexes, and triggers of pgvigil that are disabled; deep changes nothing';
 
+-- What applications know by name they make anew, in their own way; health --repair makes ours again, from the files. A trigger of
+-- ours calls a function of ours, and both views stand on something in schema pgvigil.
+CREATE FUNCTION pgvigil.replaced_objects() RETURNS TABLE (kind text, name text, of_table text, found text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT 'trigger', t.name, t.of_table, CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
+    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session,give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) name
+          UNION ALL
+          SELECT 'context_history', name FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) name
+          UNION ALL
+          SELECT child, name FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) child,
+                                  unnest('{guard_archived_session,guard_archived_children}'::text[]) name) t (of_table, name)
+    LEFT JOIN pg_trigger g ON g.tgrelid = pgvigil.application_table(t.of_table) AND g.tgname = t.name
+    LEFT JOIN pg_proc p ON p.oid = g.tgfoid
+    WHERE EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '011')  -- which makes them
+      AND p.pronamespace IS DISTINCT FROM (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'pgvigil')
+    UNION ALL
+    SELECT 'view', c.relname::text, NULL, 'reads nothing of pgvigil'
+    FROM pg_class c
+    WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'), pgvigil.application_table('performance_monitoring_view'))
+      AND NOT EXISTS (
+          SELECT FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+          LEFT JOIN pg_class t ON d.refclassid = 'pg_class'::regclass AND t.oid = d.refobjid
+          LEFT JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+          WHERE r.ev_class = c.oid
+            AND coalesce(t.relnamespace, f.pronamespace) = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'pgvigil'))
+    ORDER BY 1, 3, 2;
+END $$;
+COMMENT ON FUNCTION pgvigil.replaced_objects() IS 'Triggers of ours on tables of the application, and the monitoring views, that are missing or somebody else''s';
+
+CREATE FUNCTION pgvigil.check_replaced(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    check_name := 'replaced_objects';
+    SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
+    mend := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    RETURN NEXT;
+
+    -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
+    check_name := 'duplicate_events';
+    SELECT count(*), string_agg(DISTINCT e.event_type::text, ', ') INTO value, detail
+    FROM (SELECT l.event_type, l.created_at, l.event_data, lag(l.created_at) OVER one AS before, lag(l.event_data) OVER one AS data_before
+          FROM (SELECT * FROM "{app}".session_lifecycle n WHERE n.created_at > now() - interval '1 day' LIMIT CASE WHEN NOT deep THEN 10000 END) l
+          WINDOW one AS (PARTITION BY l.session_id, l.event_type ORDER BY l.created_at, l.id)) e
+    WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
+      AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
+    detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
+    mend := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    RETURN NEXT;
+
+    check_name := 'views_past_row_security';
+    SELECT count(*), string_agg(c.oid::regclass::text, ', '), string_agg(format('ALTER VIEW %s SET (security_invoker = true);', c.oid::regclass), ' ')
+    INTO value, detail, mend
+    FROM pg_class c
+    WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'), pgvigil.application_table('session_content_view'), pgvigil.application_table('performance_monitoring_view'))
+      AND c.relkind = 'v' AND current_setting('server_version_num')::integer >= 150000  -- before, no view reads otherwise
+      AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+      AND EXISTS (SELECT FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+                  JOIN pg_class t ON t.oid = d.refobjid WHERE r.ev_class = c.oid AND t.relrowsecurity);
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.check_replaced(boolean) IS
+    'What applications have put in the place of our triggers and views, and events that are there twice since; deep looks at all events of the last day';
+
 -- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which tables are
 -- looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
 CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bigint)
@@ -426,7 +495,7 @@ DECLARE
     found  jsonb := '[]';
     failed jsonb := '{}';
 BEGIN
-    FOREACH checks IN ARRAY '{check_objects,check_jobs,check_load,check_orphans,check_counters,check_storage}'::text[] LOOP
+    FOREACH checks IN ARRAY '{check_objects,check_replaced,check_jobs,check_load,check_orphans,check_counters,check_storage}'::text[] LOOP
         BEGIN
             EXECUTE format('SELECT jsonb_agg(to_jsonb(c)) FROM pgvigil.%I($1) c', checks) INTO STRICT one USING deep;
             found := found || one;
@@ -441,6 +510,7 @@ BEGIN
     FROM pgvigil.alert_thresholds t
     LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, mend text) USING (check_name)
     LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,disabled_triggers}'::text[]),
+                      ('check_replaced', '{replaced_objects,duplicate_events,views_past_row_security}'),
                       ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
                       ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
                       ('check_orphans', '{orphaned_messages}'), ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),

@@ -86,9 +86,7 @@ SELECT '011', 'fillfactor of sessions',
 FROM pg_class c WHERE c.oid = pgvigil.application_table('sessions');
 ALTER TABLE "{app}".sessions SET (fillfactor = 90);
 
-SELECT pgvigil.add_value_check('011', 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}');
-SELECT pgvigil.add_value_check('011', 'context_history', 'context_type', '{message,file,tool_call,system}');
-SELECT pgvigil.add_value_check('011', 'handoff_requests', 'status', '{pending,accepted,rejected,completed}');
+SELECT pgvigil.add_value_check(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place;
 
 ALTER TABLE "{app}".session_lifecycle ADD CONSTRAINT session_lifecycle_session_id_fkey
     FOREIGN KEY (session_id) REFERENCES "{app}".sessions (id) ON DELETE CASCADE;

@@ -13,7 +13,7 @@ SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.
                  + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
             ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_entries,
        (SELECT count(*) FROM "{app}".handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
-       (SELECT l.event_type::varchar(50) FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
+       (SELECT l.event_type FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
 FROM "{app}".sessions s;
 COMMENT ON VIEW "{app}".session_monitoring_view IS
     'One row a session: how long it has been idle, what it holds, what last happened to it. Before its first activity under watch, updated_at stands for last_activity_at';

@@ -8,7 +8,7 @@ DECLARE
     looks     CONSTANT text := 'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), pgvigil.partitioned_table(text),
         pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.waiting_rows(), pgvigil.performance_window(interval),
         pgvigil.bin_logs(uuid, uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.kept_counters(uuid), pgvigil.integrity_report(boolean),
-        pgvigil.settings_report(), pgvigil.kept_settings(), pgvigil.watched_schemas(), pgvigil.is_small(regclass[]), pgvigil.check_objects(boolean),
+        pgvigil.settings_report(), pgvigil.kept_settings(), pgvigil.watched_schemas(), pgvigil.is_small(regclass[]), pgvigil.check_objects(boolean), pgvigil.check_replaced(boolean), pgvigil.replaced_objects(),
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),

@@ -352,7 +352,9 @@ def parser(
         "--deep", action="store_true", help="read every table: all orphans, all counters recounted, amcheck where it is"
     )
     health.add_argument(
-        "--repair", action="store_true", help="first put the counters of sessions right, and tell what was changed"
+        "--repair",
+        action="store_true",
+        help="first make replaced triggers and views of pgvigil again, correct the counters of sessions, and list what was changed",
     )
     profile = add(
         "profile", "run a statement some times, each rolled back, and tell how long it took", where, statement

@@ -458,38 +458,6 @@ ALTER TABLE sessions DROP CONSTRAINT sessions_status_check, ADD CONSTRAINT sessi
 ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD CONSTRAINT handoff_requests_status_check
     CHECK (status::text = ANY ('{pending,accepted,rejected}'::text[]));
 
---- CHECK that lacks a tolerated value
----   different constraint sessions.sessions_status_check
-ALTER TABLE sessions DROP CONSTRAINT sessions_status_check;
-INSERT INTO sessions (session_key, agent_from, status) VALUES ('old', 'a', 'on hold');
-ALTER TABLE sessions ADD CONSTRAINT sessions_status_check
-    CHECK ((status)::text = ANY ('{active,pending,completed,expired,cancelled,archived,late}'::text[])) NOT VALID;
-UPDATE pg_constraint SET convalidated = true WHERE conname = 'sessions_status_check';
-COMMENT ON CONSTRAINT sessions_status_check ON sessions IS 'The values of status, and those in pgvigil.tolerated_values';
-INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found, found_at) VALUES ('sessions', 'status', 'on hold', 1, '2020-01-01');
-
---- tolerated value that no row holds
----   unexpected row pgvigil.tolerated_values (table_name = sessions, column_name = status, value = on hold)
-INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found, found_at) VALUES ('sessions', 'status', 'on hold', 1, '2020-01-01');
-
---- tolerated value put down after the migration
----   unexpected row pgvigil.tolerated_values (table_name = handoff_requests, column_name = status, value = accepted)
-INSERT INTO sessions (session_key, agent_from) VALUES ('one', 'a');
-INSERT INTO handoff_requests (session_id, requesting_agent, status) SELECT id, 'a', 'accepted' FROM sessions WHERE session_key = 'one';
-INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found) VALUES ('handoff_requests', 'status', 'accepted', 1);
-
---- list of values opened by a tolerated value that no row holds
----   unexpected row pgvigil.tolerated_values (table_name = sessions, column_name = status, value = x)
----   different constraint sessions.sessions_status_check
-INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found, found_at) VALUES ('sessions', 'status', 'x', 1, '2020-01-01');
-ALTER TABLE sessions DROP CONSTRAINT sessions_status_check,
-    ADD CONSTRAINT sessions_status_check CHECK ((status)::text = ANY ('{active,pending,completed,expired,cancelled,archived,x}'::text[]));
-COMMENT ON CONSTRAINT sessions_status_check ON sessions IS 'The values of status, and those in pgvigil.tolerated_values';
-
---- tolerated value of a column without a list
----   unexpected row pgvigil.tolerated_values (table_name = sessions, column_name = metadata, value = {})
-INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found, found_at) VALUES ('sessions', 'metadata', '{}', 1, '2020-01-01');
-
 --- CHECK of a value in another case
 ---   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
 ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_aggregation_type_check,
@@ -1418,18 +1386,6 @@ DELETE FROM pgvigil.migrations WHERE revision = '007';
 --- sequence nobody asked for
 ---   unexpected sequence pgvigil.extra
 CREATE SEQUENCE pgvigil.extra;
-
---- check of a domain that existing rows may break
----   different type pgvigil.event_type
-ALTER DOMAIN pgvigil.event_type ADD CONSTRAINT short CHECK (length(VALUE) < 40) NOT VALID;
-
---- check of a domain renamed
----   different type pgvigil.event_type
-ALTER DOMAIN pgvigil.event_type RENAME CONSTRAINT event_type_check TO kinds;
-
---- comment on the check of a domain
----   different type pgvigil.event_type
-COMMENT ON CONSTRAINT event_type_check ON DOMAIN pgvigil.event_type IS 'mine';
 
 --- cast of a type of ours
 ---   unexpected other cast (instrumentation.instance_status AS integer)

@@ -3,9 +3,12 @@ DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz, integer)
     pgvigil.partition_key(regclass), pgvigil.default_partition(regclass), pgvigil.partitioned_table(text);
 DROP PROCEDURE pgvigil.tighten_value_checks();
 DROP FUNCTION pgvigil.tighten_value_checks_step(jsonb);
-DROP FUNCTION pgvigil.add_value_check(text, text, text, text[]);
-DROP FUNCTION pgvigil.put_value_check(text, text, text[]);
+DROP FUNCTION pgvigil.add_value_check(text, text, text[]);
+DROP FUNCTION pgvigil.drop_value_check(text, text);
+DROP FUNCTION pgvigil.put_value_check(text, text, text[], boolean);
+DROP FUNCTION pgvigil.value_check(text, text);
 DROP FUNCTION pgvigil.find_tolerated_values(text, text, text[]);
+DROP FUNCTION pgvigil.value_lists();
 DROP FUNCTION pgvigil.clear_trigger(text, text, text);
 DROP FUNCTION pgvigil.drop_added_column(text, text, text);
 DROP FUNCTION pgvigil.add_column(text, text, text, text);

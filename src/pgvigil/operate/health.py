@@ -18,6 +18,7 @@ from pgvigil.build.journal import Journal
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError
 from pgvigil.operate import maintain
+from pgvigil.operate.remake import remake
 from pgvigil.shipped import require_shipped
 from pgvigil.text import page
 
@@ -73,6 +74,7 @@ class Health:
     checks: tuple[Check, ...]
     settings: tuple[Setting, ...]
     repaired: tuple[Repair, ...] | None
+    remade: tuple[str, ...] | None
 
     @property
     def levels(self) -> list[str]:
@@ -99,9 +101,9 @@ class Health:
 
 
 def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool = False) -> Health:
-    """All checks, after the counters have been put right if `repair`. Progress of the long parts goes to `tell`.
+    """All checks; if `repair`, after counters are corrected and replaced triggers and views made again. Progress goes to `tell`.
 
-    Raises ConnectError, and PreconditionError for a database that is not migrated as far as this.
+    Raises ConnectError, PreconditionError for a database that is not migrated as far as this, and what remake() raises.
     """
     with database.connect(target, "health") as conn:
         if repair:
@@ -115,8 +117,9 @@ def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool =
             conn.execute(f"SET {setting}")
         conn.add_notice_handler(lambda notice: _progress(tell, notice.message_primary or ""))
         try:
-            repaired = None
+            repaired = remade = None
             if repair:
+                remade = remake(conn, tell)
                 tell.progress("recounting sessions")
                 repaired = tuple(_rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))
             query = f"SELECT * FROM pgvigil.integrity_report({'true' if deep else 'false'})"
@@ -127,7 +130,7 @@ def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool =
                 "this database has no integrity report: it is not migrated, or not as far as this pgvigil is",
                 "See pgvigil status; then pgvigil migrate.",
             ) from error
-        return Health(conn.info.dbname, deep, checks, settings, repaired)
+        return Health(conn.info.dbname, deep, checks, settings, repaired, remade)
 
 
 def _rows(conn: psycopg.Connection, kind: type[Any], query: str) -> list[Any]:
@@ -162,6 +165,7 @@ def text(health: Health) -> str:
     lines = [f'database "{health.database}" is {verdict}' + f" ({', '.join(counts)})" * bool(counts)]
     if health.repaired is not None:
         lines += ["", *_repairs(health.repaired)]
+    lines += [f"made again  {one}" for one in health.remade or ()]
     for check in health.checks:
         if check.level not in _SOUND:
             limit = check.critical if check.level == "critical" else check.warning

@@ -14,7 +14,7 @@ from pgvigil.validate import ddl, partitions, printing, probe
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.defaults import explained, object_of, owner_of
-from pgvigil.validate.expected import GRANT, Mark, canonical, kind_of, table_storage, with_tolerated, without_upkeep
+from pgvigil.validate.expected import GRANT, Mark, canonical, kind_of, table_storage, without_upkeep
 from pgvigil.validate.names import quoted, unquoted
 from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
@@ -22,7 +22,8 @@ from pgvigil.validate.report import Kind
 from pgvigil.validate.strangers import Strangers
 from pgvigil.validate.wanted import Rows, join
 
-TOLERATED = "pgvigil.tolerated_values"
+LEDGER = "pgvigil.migrations"
+VALUES_OF = "The values of "  # pgvigil.value_check knows it by the same words
 
 # How an object is kept and tuned. On a table of the application this is its owner's business.
 _TUNING = {"with", "storage", "compression", "tablespace", "replica_identity", "access_method", "owned_by", "version"}
@@ -52,13 +53,19 @@ class Comparison:
         self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
         self.repairs = Repairs(self.wanted, self.roots, self.found, self.declaration.patterns)
 
-    def _tolerated(self, path: str, column: str) -> list[str]:
-        there = self.rows.get(TOLERATED, [])
-        return [
-            str(row.get("value"))
-            for row in there
-            if column and (row.get("table_name"), row.get("column_name")) == (self.roots[path], column)
-        ]
+    def _leave_open(self, path: str, wanted: Attributes, there: Attributes | None) -> bool:
+        """Where tables were there before, their lists need not be closed, and a CHECK of the application's own is its own affair."""
+        ledger = self.rows.get(LEDGER)
+        if ledger is None and f"table {LEDGER}" in self.found.objects and there is None:
+            self.collector.unreadable.add(LEDGER)
+        elif not any(row.get("revision") == "000" and row.get("baselined") for row in ledger or ()):
+            return False
+        if there and (there.get("comment") or "").startswith(VALUES_OF):  # ours is known by its comment
+            return False
+        said = canonical("definition", wanted["definition"])
+        if there and canonical("definition", there["definition"]) != said:
+            self.collector.add("different", path, said, f"{there['definition']}, the application's own", "note")
+        return True
 
     # --- the comparison ----------------------------------------------------------------------------------------------
 
@@ -73,6 +80,8 @@ class Comparison:
             if there == wanted and path not in self.marks:
                 continue
             mark = self.marks.get(path)
+            if mark and mark.unless_baselined and self._leave_open(path, wanted, there):
+                continue
             if there is None and mark and (other := self._under_another_name(path, wanted, mark, taken)) is not None:
                 if other:
                     taken.add(other)
@@ -236,19 +245,11 @@ class Comparison:
             return self.repairs.change(path, keys)
 
         kind, root = kind_of(path), self.roots[path]
-        tolerated = self._tolerated(path, mark.tolerated) if mark else []
-        unsure = self._unsure(wanted, there, mark)
-        if tolerated:
-            bare = wanted
-            wanted = wanted | {"definition": with_tolerated(wanted["definition"], tolerated)}
-            self.wanted[path] = wanted  # the repair lets them pass as well
         tuning = _TUNING if root in self.declaration.application or kind == "extension" else _MACHINE
         declared = self.declaration.marks[path].spoken_of if mark and path in self.declaration.marks else ()
         plain: list[Part] = []
         tuned: list[Part] = []
         for key, a, b in self._differing(path, wanted, there, mark):
-            if key == "definition" and unsure:
-                continue
             if kind == "grant" and key == "privileges" and self._by_default(path, a, b):
                 continue
             part = self._part(path, root, key, {**wanted, key: a}, {**there, key: b})
@@ -268,21 +269,7 @@ class Comparison:
             plain, tuned = [], [*tuned, *plain]
         self.collector.differ(path, plain, fix=fix)
         self.collector.differ(path, tuned, "finding" if self.collector.strict else "note", fix=fix)
-        if tolerated and not plain:
-            values = ", ".join(repr(value) for value in tolerated)
-            said = canonical("definition", bare["definition"])
-            self.collector.add("different", path, said, f"also allows {values}: {TOLERATED}", "note")
         self._comment(path, wanted, there, mark)
-
-    def _unsure(self, wanted: Attributes, there: Attributes, mark: Mark | None) -> bool:
-        """Whether a list of values cannot be compared, because who asks may not read which of them are tolerated."""
-        details = self.found.details.get(f"table {TOLERATED}")
-        if not (mark and mark.tolerated and details and not details.get("readable")):
-            return False
-        a, b = (canonical("definition", of.get("definition"), any_order=True) for of in (wanted, there))
-        if a != b:
-            self.collector.unreadable.add(TOLERATED)
-        return bool(a != b)
 
     def _by_default(self, path: str, wanted: list[str], there: list[str]) -> bool:
         """Whether a grant has all it should have, and the rest is the doing of the owner's own default privileges."""
@@ -296,7 +283,7 @@ class Comparison:
         self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None
     ) -> Iterator[tuple[str, Any, Any]]:
         """What is not the same, nor the same spelt otherwise: key, wanted, found."""
-        kind, any_order = kind_of(path), bool(mark and mark.tolerated)
+        kind = kind_of(path)
         free = {"comment"}  # it has a finding of its own
         if not self.declaration.complete:
             free.add("row_security")
@@ -308,7 +295,7 @@ class Comparison:
             a, b = wanted.get(key), there.get(key)
             if a == b or key in free or (mark and key not in mark.spoken_of):
                 continue
-            if canonical(key, a, any_order=any_order) == canonical(key, b, any_order=any_order):
+            if canonical(key, a) == canonical(key, b):
                 continue
             if key == "order":
                 a, b = _shared(a, b), _shared(b, a)

@@ -53,7 +53,7 @@ _NO_ATTRIBUTES: dict[type, set[str]] = {
         "on_delete",
         "on_update",
         "check",
-        "tolerated_values",
+        "unless_baselined",
         "added",
     },
     Function: {"or_body", "execute"},
@@ -94,7 +94,7 @@ def declare(spec: Spec) -> Declaration:
         *,
         ours: bool = True,
         optional: bool = False,
-        tolerated: str = "",
+        unless_baselined: bool = False,
         line: int = 0,
     ) -> None:
         made.objects[path], made.roots[path] = attributes, root
@@ -105,7 +105,7 @@ def declare(spec: Spec) -> Declaration:
             spoken = (_SPOKEN_OF.get(kind_of(path), set()) | attributes.keys()) - open_
             for key in open_:
                 del attributes[key]
-            made.marks[path] = Mark(frozenset(spoken), ours, optional, tolerated)
+            made.marks[path] = Mark(frozenset(spoken), ours, optional, unless_baselined)
 
     for name in document.schemas:
         if detail := document.details.get(name):
@@ -196,7 +196,7 @@ def _table(add: Any, name: str, table: Table, complete: bool) -> None:
             attributes,
             name,
             ours=table.ours or constraint.added,
-            tolerated=constraint.tolerated_values,
+            unless_baselined=constraint.unless_baselined,
             line=constraint.line,
         )
     _indexes_and_triggers(add, name, table)

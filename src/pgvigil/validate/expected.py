@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,6 @@ from pgvigil.validate.names import unquoted
 PLACEHOLDER = re.compile(r"^((?:(?:default )?(?:grant|revocation) (?:in|on) |comment on )?schema) [{]schema[}](?![^ ])")
 # "on" kind, what, and whom, of a grant or a revocation.
 GRANT = re.compile(r'on (\w+) (.*) (?:to|from) ("(?:[^"]|"")*"|\S+)', re.DOTALL)
-_PLAIN_ELEMENT = re.compile(r"[^\s\"\\{},']+")
-_ELEMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+', re.DOTALL)
-ARRAY_END = "}'::text[]"
-_ARRAY = re.compile(r"'\{(.*)\}'::text\[\]", re.DOTALL)
 
 # Storage parameters that are true or false, each with what it is where nobody says anything.
 _SWITCHES = {
@@ -65,7 +60,7 @@ class Mark:
     spoken_of: frozenset[str]  # attributes that are compared
     ours: bool = True  # so that it must have a comment, and be as in the reference
     optional: bool = False
-    tolerated: str = ""  # column whose tolerated values are appended to the array of a CHECK
+    unless_baselined: bool = False  # not required where the tables were there before
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ class Declaration:
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         plain["application"], plain["for_all"] = sorted(self.application), sorted(self.for_all)
         plain["marks"] = {
-            path: [sorted(mark.spoken_of), mark.ours, mark.optional, mark.tolerated]
+            path: [sorted(mark.spoken_of), mark.ours, mark.optional, mark.unless_baselined]
             for path, mark in self.marks.items()
         }
         plain["patterns"] = {name: dataclasses.asdict(pattern) for name, pattern in self.patterns.items()}
@@ -163,7 +158,7 @@ def last_name(label: str) -> str:
 # --- one spelling ----------------------------------------------------------------------------------------------------
 
 
-def canonical(key: str, value: Any, *, any_order: bool = False) -> Any:
+def canonical(key: str, value: Any) -> Any:
     """A value in the one spelling of those that plainly mean the same. What this cannot tell, the server is asked."""
     if key == "update_of":
         return sorted(value or [])
@@ -183,7 +178,6 @@ def canonical(key: str, value: Any, *, any_order: bool = False) -> Any:
         else:
             head, where, predicate = value.partition(" WHERE ")
             value = f"{head}{where}{bare(predicate)}"
-        return _ARRAY.sub(lambda match: ",".join(sorted(_ELEMENT.findall(match[1]))), value) if any_order else value
     return value
 
 
@@ -221,14 +215,3 @@ def _closes_at_end(text: str) -> bool:
             if depth == 0:
                 return position == len(text) - 1
     return False
-
-
-def with_tolerated(check: str, values: Iterable[str]) -> str:
-    return check.replace(ARRAY_END, "".join(f",{_element(value)}" for value in values) + ARRAY_END)
-
-
-def _element(value: str) -> str:
-    """A text as an element of an array literal within a string literal."""
-    if not _PLAIN_ELEMENT.fullmatch(value) or value.upper() == "NULL":
-        value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return value.replace("'", "''")

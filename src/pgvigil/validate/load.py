@@ -81,8 +81,6 @@ def _table_misfits(table: Table, document: Document, functions: set[str]) -> Ite
     for key, constraint in table.constraints.items():
         if column := unknown(constraint.columns):
             yield constraint.line, f"constraint {key} names column {column}, which is not declared"
-        if constraint.tolerated_values and unknown((constraint.tolerated_values,)):
-            yield constraint.line, f"constraint {key} tolerates values of {constraint.tolerated_values}, no such column"
         target, columns = constraint.target
         if target and target not in document.tables:
             yield constraint.line, f"constraint {key} references table {target}, which is not declared"

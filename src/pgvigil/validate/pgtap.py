@@ -234,9 +234,13 @@ class _Writer:
                 where += f" AND pg_temp.holds({text(root)}, conname)"
             yield f"ok(EXISTS (SELECT FROM pg_constraint WHERE {where}), {text(said)})"
             return
-        if mark.tolerated:
-            yield f"ok(EXISTS (SELECT FROM pg_constraint WHERE {where} AND contype = 'c'), {text(said)})"
-        elif definition.startswith(_EXPRESSION):
+        if mark.unless_baselined:
+            yield (
+                f"ok(pg_temp.holds({text(root)}, {text(name)}) IS TRUE OR NOT EXISTS (SELECT FROM pg_constraint WHERE {where})"
+                f" AND EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '000' AND baselined), {text(said)})"
+            )
+            return
+        if definition.startswith(_EXPRESSION):
             yield self._means(
                 f"(SELECT {shown} FROM pg_constraint WHERE {where})", definition, root, "constraint", said
             )

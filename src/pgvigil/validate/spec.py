@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pgvigil.validate.expected import ARRAY_END, Partitions
+from pgvigil.validate.expected import Partitions
 from pgvigil.validate.rules import covers
 
 ANY = "any"  # not compared
@@ -77,7 +77,7 @@ class Constraint:
     on_update: Action = "NO ACTION"
     check: str = ""  # expression, without CHECK and the parentheses around it
     definition: str = ""  # whole, as pg_get_constraintdef prints it: the long form of all others
-    tolerated_values: str = ""  # column whose values in pgvigil.tolerated_values are appended to the array of the check
+    unless_baselined: bool = False  # a list of values: it need not be closed where the tables were there before
     validated: bool | Literal["any"] = True  # false: declared NOT VALID; `any`: not compared
     valid: bool = True  # false: the index under it is not
     enforced: bool = True  # false: the triggers of a foreign key are disabled
@@ -103,8 +103,8 @@ class Constraint:
             raise ValueError(f"references must read `table (column, …)`, not {self.references!r}")
         if not self.foreign_key and (self.on_delete, self.on_update) != ("NO ACTION", "NO ACTION"):
             raise ValueError("on_delete and on_update belong to a foreign_key")
-        if self.tolerated_values and self.check.count(ARRAY_END) != 1:
-            raise ValueError(f"tolerated_values needs a check with one array that ends in {ARRAY_END}")
+        if self.unless_baselined and not self.check:
+            raise ValueError("unless_baselined belongs to a check")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from psycopg import sql
-
-from pgvigil.validate import printing, settings
-from pgvigil.validate.catalog import PLAIN_TYPE, Connection, Snapshot, pinned, read_rows, snapshot
+from pgvigil.validate import printing, replaced, settings
+from pgvigil.validate.catalog import PLAIN_TYPE, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.compare import TOLERATED, Comparison
-from pgvigil.validate.ddl import literal
+from pgvigil.validate.compare import LEDGER, Comparison
 from pgvigil.validate.expected import PLACEHOLDER, Declaration, kind_of
 from pgvigil.validate.names import quoted
 from pgvigil.validate.places import located
@@ -46,13 +43,13 @@ def validate(
     rows = _rows(conn, declaration, found)
     made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
     collector = Collector(declaration, found, strict)
-    if TOLERATED in rows:
-        rows[TOLERATED] = _proved(conn, collector, rows[TOLERATED])
     Comparison(collector, made, rows).run()
     if not declaration.complete and found.server:
         hours = [float(row["active_hours"]) for row in rows.get(POLICIES, []) if row.get("active_hours")]
         settings.compare(collector, found.server, conn, min(hours, default=1.0))
     findings = collector.settled(conn)
+    if not (declaration.complete or strict):
+        findings = replaced.as_one_note(found, findings)
     collector.unchecked += unchecked
     if collector.unreadable:
         collector.unchecked.append(_unreadable(conn, schema, collector.unreadable))
@@ -98,10 +95,10 @@ def _declared(spec: Spec | Declaration) -> Declaration:
 
 
 def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
-    """The rows that a spec needs. Values outside a list that were there before its CHECK came are allowed."""
+    """The rows that a spec needs: among them the one that says whether lists of values may be open."""
     wanted = set(declaration.rows)
-    if any(mark.tolerated for mark in declaration.marks.values()):
-        wanted.add(TOLERATED)
+    if any(mark.unless_baselined for mark in declaration.marks.values()):
+        wanted.add(LEDGER)
     if ACTIVE_TIME in declaration.objects:
         wanted.add(POLICIES)
     readable = [name for name in sorted(wanted) if found.details.get(f"table {name}", {}).get("readable")]
@@ -114,59 +111,6 @@ def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
         ):
             columns[root].append(path.removeprefix(f"column {root}."))
     return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema)
-
-
-def _proved(conn: Connection, collector: Collector, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The tolerated values of which a row is there, and which the migration found: others would open a list to anything."""
-    proved = []
-    columns = {
-        (collector.declaration.roots[path], mark.tolerated)
-        for path, mark in collector.declaration.marks.items()
-        if mark.tolerated
-    }
-    for row in rows:
-        table, column, value = (str(row.get(key)) for key in ("table_name", "column_name", "value"))
-        names = {"table_name": table, "column_name": column, "value": value}
-        path = f"row {TOLERATED} ({', '.join(f'{key} = {text}' for key, text in names.items())})"
-        type_ = collector.found.objects.get(f"column {table}.{column}", {}).get("type", "")
-        if (table, column) not in columns or not PLAIN_TYPE.fullmatch(type_):
-            wrong = "no list of values of ours is that column's"
-        elif not collector.found.details[f"table {table}"].get("readable"):
-            collector.unreadable.add(table)
-            wrong = ""
-        else:
-            wrong = _unproved(conn, collector.found.schema, table, column, value, row.get("found_at"))
-        if wrong:
-            where = " AND ".join(f"{key} = {literal(text)}" for key, text in names.items())
-            fix = f"DELETE FROM {TOLERATED} WHERE {where};"
-            collector.add("unexpected", path, "", f"tolerated without proof: {wrong}", fix=fix)
-        else:
-            proved.append(row)
-    return proved
-
-
-def _unproved(conn: Connection, schema: str, table: str, column: str, value: str, found_at: object) -> str:
-    there = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {}::text = {})").format(
-        sql.SQL(table), sql.SQL(column), sql.Literal(value)
-    )
-    with pinned(conn, schema, read_only=True):
-        present = conn.execute(there)
-        ledger = conn.execute(
-            "SELECT to_regclass('pgvigil.migrations') IS NOT NULL AND has_table_privilege(to_regclass('pgvigil.migrations'), 'SELECT')"
-        )
-        row = present.fetchone()
-        readable = ledger.fetchone()
-        late = None
-        if readable and readable[0]:
-            late = conn.execute(
-                "SELECT applied_at FROM pgvigil.migrations WHERE revision = '002' AND applied_at < %s::timestamptz",
-                (found_at,),
-            ).fetchone()
-    if not (row and row[0]):
-        return f"no row of {table} holds it"
-    return (
-        f"it was put down after the migration that looked for such values, of {late[0]:%Y-%m-%d %H:%M}" if late else ""
-    )
 
 
 def _unreadable(conn: Connection, schema: str, tables: Collection[str]) -> Unchecked:

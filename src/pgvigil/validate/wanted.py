@@ -54,7 +54,7 @@ def _joined(mark: Mark, declared: Attributes, made: Attributes | None, found: At
     both = {key: value for key, value in made.items() if key not in mark.spoken_of} | declared
     if "with" in declared and "with" in made:
         both["with"] = made["with"] | declared["with"]
-    return both, Mark(frozenset({*mark.spoken_of, *made, *found}), True, mark.optional, mark.tolerated)
+    return both, Mark(frozenset({*mark.spoken_of, *made, *found}), True, mark.optional, mark.unless_baselined)
 
 
 def _add_undeclared(
