@@ -61,6 +61,7 @@ class Scope:
     cut: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
+    everywhere: bool = False  # other schemas too, and what belongs to none
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,10 @@ def pinned(conn: Connection, schema: str, *, read_only: bool, snapshot: str = ""
                     " UNION ALL SELECT set_config('search_path', quote_ident(%s) || ', pg_temp', true)",
                     (list(_PINNED), list(_PINNED.values()), schema),
                 )
+                if idle and not read_only:  # the database may have a default that says otherwise
+                    conn.execute(
+                        "SELECT set_config('transaction_read_only', 'off', true) WHERE NOT pg_is_in_recovery()"
+                    )
                 yield
             except psycopg.Error:
                 with suppress(psycopg.Error):
@@ -180,6 +185,7 @@ def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
         "extensions": list(scope.extensions),
         "roles": list(scope.roles),
         "reserved": list(RESERVED),
+        "everywhere": scope.everywhere,
     }
 
     def alone() -> Answers:
@@ -235,8 +241,11 @@ def read_rows(conn: Connection, tables: Collection[str], schema: str) -> dict[st
 def _understood(answers: Answers, schema: str) -> Snapshot:
     found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
     orders: dict[str, list[str]] = {}
+    feeding = _feeding(answers["relations"])
     for label, path, attributes, details in answers["relations"]:
-        if column := details.get("of_column"):
+        if (column := details.get("of_column")) and feeding[column] != label:
+            attributes["of"] = column
+        elif column:
             path = f"sequence of {column}"
             details["name"] = label
             if (name := _last(label)) != quoted(usual_sequence(column)):
@@ -263,6 +272,8 @@ def _understood(answers: Answers, schema: str) -> Snapshot:
     for name in ("triggers", "functions", "types", "others"):
         for label, path, attributes in answers[name]:
             found.objects[path], found.roots[path] = attributes, label
+            if attributes.pop("hidden", False):
+                found.details[path] = {"hidden": True}
     # Few depend on an extension: one question for all kinds, instead of one more in the query of each.
     for path in [path for path in found.objects if path.startswith("dependent ")]:
         if (of := path.removeprefix("dependent ")) in found.objects:
@@ -292,6 +303,16 @@ def _spell(found: Snapshot) -> None:
         if path := (attributes.get("set") or {}).get("search_path"):
             parts = re.findall(r'"(?:[^"]|"")*"|[^,\s]+', path)
             attributes["set"]["search_path"] = ", ".join("{schema}" if part in spellings else part for part in parts)
+
+
+def _feeding(relations: list[Any]) -> dict[str, str]:
+    """Column → the one of its sequences that goes by the column's name: that of its identity or default."""
+    owned: dict[str, list[tuple[bool, bool, str]]] = {}
+    for label, _, _, details in relations:
+        if column := details.get("of_column"):
+            usual = _last(label) == quoted(usual_sequence(column))
+            owned.setdefault(column, []).append((not details.get("fills"), not usual, label))
+    return {column: min(sequences)[2] for column, sequences in owned.items()}
 
 
 def usual_sequence(column: str) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
-from pgvigil.validate import ddl, partitions, printing, probe, settings
+from pgvigil.validate import ddl, dumped, partitions, printing, probe, settings
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.expected import Mark, canonical, kind_of, table_storage, with_tolerated, without_upkeep
+from pgvigil.validate.expected import Mark, canonical, kind_of, of_grant, table_storage, with_tolerated, without_upkeep
 from pgvigil.validate.names import quoted
 from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
@@ -37,6 +39,7 @@ _STATES: dict[tuple[str, str], Kind] = {
     ("rule", "enabled"): "disabled",
     ("event trigger", "enabled"): "disabled",
 }
+_INVALID = "INVALID, and declared so: the server does not use it"
 _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
 
 
@@ -64,10 +67,18 @@ class Comparison:
         objects, compared = self.found.objects, self.collector.compared
         taken: set[str] = set()
         self._schema_and_roles()
+        taken |= self._left_out_of_dumps()
         for path, wanted in self.wanted.items():
             there = objects.get(path)
             compared[kind_of(path)] += 1
-            if there == wanted and path not in self.marks:
+            if wanted.get("valid") is False and (there is None or "valid" in there):  # pg_dump leaves it out
+                there = there and {**there, "valid": False}
+                if there:
+                    self.collector.add("invalid", path, _INVALID, _INVALID, "note", fix=self.repairs.rebuilt(path))
+            if (there == wanted and path not in self.marks) or path in taken or (there is None and "valid" in wanted):
+                continue
+            if self.found.details.get(path, {}).get("hidden"):
+                self.collector.unchecked.append(Unchecked(f"options of {path}", "this role may not read them"))
                 continue
             mark = self.marks.get(path)
             if there is None and mark and (other := self._under_another_name(path, wanted, mark, taken)) is not None:
@@ -157,6 +168,8 @@ class Comparison:
         if root and path not in relations and not relations & self.found.objects.keys():
             return True
         kind = kind_of(path)
+        if (attached := self.wanted[path].get("attached")) and (parent := self._parent(path)) in self.wanted:
+            return parent not in self.found.objects and bool(attached)
         if path.startswith("sequence of "):  # of an identity that is not there either
             column = path.replace("sequence of ", "column ", 1)
             return "identity" in self.wanted.get(column, {}) and "identity" not in self.found.objects.get(column, {})
@@ -164,6 +177,38 @@ class Comparison:
         if kind == "grant" and (there := self.found.objects.get(of)):
             return path == f"grant on {of} to {quoted(there.get('owned_by', ''))}"  # whoever owns it has every right
         return kind in ("grant", "revocation") and of in self.wanted and of not in self.found.objects
+
+    def _parent(self, path: str) -> str:
+        """The index or key of the partitioned table that the one of a partition is part of."""
+        of = self.wanted.get(f"table {self.roots[path]}", {}).get("partition_of")
+        return f"{kind_of(path)} {of}.{self.wanted[path]['attached']}"
+
+    def _left_out_of_dumps(self) -> set[str]:
+        """What pg_dump does not carry is told and no finding. Returns the paths."""
+        told: set[str] = set()
+        objects = self.found.objects
+        if not any("constructor" in of for side in (self.wanted, objects) for of in side.values()):
+            return told
+        for path in [*self.wanted, *(path for path in objects if path not in self.wanted)]:
+            reason = dumped.left_out(of_grant(path) or path, self.wanted, objects)
+            wanted, there = self.wanted.get(path), objects.get(path)
+            if not reason or wanted == there or (there is None and path == of_grant(path)):
+                continue
+            of = of_grant(path)
+            if of and (of not in objects or of not in self.wanted):
+                continue  # it is told by itself
+            if not of and (wanted is None or there is None):
+                continue
+            told.add(path)
+            kind: Kind = "missing" if there is None else "unexpected" if wanted is None else "different"
+            said = [
+                printing.whole(path, one) if one and of else ABSENT if not one else "as it was"
+                for one in (wanted, there)
+            ]
+            self.collector.add(
+                kind, path, said[0] if of else reason, f"{said[1]}: {reason}" if of else "another", "note"
+            )
+        return told
 
     def _missing(self, path: str, wanted: Attributes, mark: Mark | None) -> None:
         if mark and mark.optional:
@@ -213,6 +258,8 @@ class Comparison:
             plain, tuned = [], plain
         if path == "schema {schema}" and self.collector.another_major:
             plain, tuned = [], [*tuned, *plain]
+        if [part.key for part in plain] == ["order"] and dumped.reorders(path, self.wanted, self.found.objects):
+            plain, tuned = [], [*tuned, replace(plain[0], expected=f"{plain[0].expected}: {dumped.ORDER}")]
         self.collector.differ(path, plain, fix=fix)
         self.collector.differ(path, tuned, "finding" if self.collector.strict else "note", fix=fix)
         if tolerated and not plain:
@@ -228,14 +275,18 @@ class Comparison:
         kind, any_order = kind_of(path), bool(mark and mark.tolerated)
         free = {"comment"}  # it has a finding of its own
         if not self.declaration.complete:
-            free.add("row_security")
+            free |= {"row_security", "not_null", "not_null_comment"}
             if kind == "sequence":
                 free.add("name")  # the server may have had to choose another
         if kind == "table" and mark:
             free.add("order")
+        if kind in ("column", "type") and self._without_named_not_null:
+            free |= {"not_null", "not_null_comment"}
+        if kind in ("index", "constraint") and "attached" in {**wanted, **there} and self._detached(path):
+            free.add("attached")  # it is with its partition
         for key in {**wanted, **there}:
             a, b = wanted.get(key), there.get(key)
-            if a == b or key in free or (mark and key not in mark.spoken_of):
+            if a == b or key in free or (key == "valid" and a is False) or (mark and key not in mark.spoken_of):
                 continue
             if canonical(key, a, any_order=any_order) == canonical(key, b, any_order=any_order):
                 continue
@@ -245,6 +296,17 @@ class Comparison:
                 a, b = self._storage(kind, a, b, subset=bool(mark and not mark.ours))
             if a != b:
                 yield key, a, b
+
+    @cached_property
+    def _without_named_not_null(self) -> bool:
+        """Before PostgreSQL 18 it had no name and no comment."""
+        server = self.found.server
+        return 0 < self.declaration.major < 18 or (server is not None and server.major < 18)
+
+    def _detached(self, path: str) -> bool:
+        table = f"table {self.roots[path]}"
+        wanted, there = (of.get(table, {}).get("partition_of") for of in (self.wanted, self.found.objects))
+        return bool(wanted != there)
 
     def _restored_from_14(self, path: str) -> bool:
         """14 knows no security_invoker: in a database restored from it no view has it."""
@@ -283,7 +345,11 @@ class Comparison:
         ):
             expected, found = printing.difference(a, b)
         question = None
-        if a and b and probe.possible(path, key) and (key != "body" or (wanted.get("atomic") and there.get("atomic"))):
+        if kind_of(path) == "collation" and key == "locale" and wanted.get("provider") == there.get("provider") == "i":
+            question = Probe(path, root, key, a or "", b or "", json.dumps(there))
+        elif (
+            a and b and probe.possible(path, key) and (key != "body" or (wanted.get("atomic") and there.get("atomic")))
+        ):
             a = self.declaration.bodies.get(path, a) if key == "body" else a
             texts = [json.dumps(text) if isinstance(text, dict) else str(text) for text in (a, b)]
             if not (

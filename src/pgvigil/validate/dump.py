@@ -24,12 +24,15 @@ _SECTIONS = {
     "grant": "grants",
     "revocation": "revocations",
     "default grant": "default_grants",
+    "default revocation": "default_revocations",
+    "setting": "settings",
     "schema": "details",
 }
 _ON_RELATIONS = {"constraint": "constraints", "index": "indexes", "trigger": "triggers"}
 _FIRST = (
     "spec",
     "complete",
+    "everything",
     "major",
     "schema",
     "schemas",
@@ -55,13 +58,13 @@ def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> st
             return [row[0] for row in conn.execute(_ALL).fetchall()]
 
     names = list(dict.fromkeys(schemas)) or again_if_changed(conn, all_of_them) or ["public"]
-    found = snapshot(conn, Scope(tuple(names)), names[0])
+    found = snapshot(conn, Scope(tuple(names), everywhere=not schemas), names[0])
     for at, name in enumerate(names):
         if f"schema {quoted(name) if at else '{schema}'}" not in found.objects:
             raise PreconditionError(
                 f'there is no schema "{name}" in this database', "See psql's \\dn for those there are."
             )
-    document = document_of(found, names)
+    document = document_of(found, names, everything=not schemas)
     if json:
         return json_module.dumps(document, indent=1) + "\n"
     import yaml
@@ -71,10 +74,11 @@ def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> st
     )
 
 
-def document_of(found: Snapshot, schemas: list[str]) -> Attributes:
+def document_of(found: Snapshot, schemas: list[str], *, everything: bool = False) -> Attributes:
     document: Attributes = {
         "spec": "1",
         "complete": True,
+        **({"everything": True} if everything else {}),
         "major": found.server.major if found.server else 0,
         "schema": schemas[0],
         "schemas": ["{schema}", *map(quoted, schemas[1:])],

@@ -89,6 +89,7 @@ class Declaration:
     reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
     bodies: dict[str, str] = field(default_factory=dict)  # that a function may have instead
     lines: dict[str, int] = field(default_factory=dict)  # of the spec's file
+    everything: bool = False  # there are no other schemas
 
     def to_json(self) -> str:
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
@@ -121,8 +122,9 @@ class Declaration:
             tuple(sorted(unquoted(name) for name in names if not name.startswith("of ") and "." not in name)),
             tuple(slices),
             tuple(self.patterns),
-            tuple(path.partition(" ")[2] for path in self.objects if path.startswith("extension ")),
+            tuple(unquoted(path.partition(" ")[2]) for path in self.objects if path.startswith("extension ")),
             self.roles,
+            self.everything,
         )
 
 
@@ -145,6 +147,12 @@ def load_declaration(path: Path) -> Declaration:
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
+
+
+def of_grant(path: str) -> str:
+    """The path of the object that a grant or a revocation is about; "" of anything else."""
+    kind, _, rest = path.partition(" on ")
+    return rest.rpartition(" to " if kind == "grant" else " from ")[0] if kind in ("grant", "revocation") else ""
 
 
 def kind_of(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from pgvigil.validate import ddl
 from pgvigil.validate.catalog import Connection, pinned
 from pgvigil.validate.expected import kind_of, last_name
 
+_FIELD = re.compile(r'\bEXTRACT\("?(\w+)"? FROM')
 _TABLE = "'pg_temp.probe'::regclass"
 _READ_BACK = {
     ("column", "default"): f"SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = {_TABLE}",
@@ -30,6 +32,10 @@ _READ_BACK = {
     ("function", "body"): "SELECT pg_get_function_sqlbody(oid) FROM pg_proc WHERE proname = 'probe' AND pronamespace = pg_my_temp_schema()",
     ("function", "arguments"): "SELECT pg_get_function_arguments(oid) FROM pg_proc WHERE proname = 'probe' AND pronamespace = pg_my_temp_schema()",
 }  # fmt: skip
+_READ_BACK["collation", "locale"] = (
+    "SELECT coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', c.collcollate)"
+    " FROM pg_collation c WHERE collname = 'probe' AND collnamespace = pg_my_temp_schema()"
+)
 _READ_BACK |= {("procedure", key): _READ_BACK["function", key] for key in ("body", "arguments")}
 
 
@@ -62,9 +68,16 @@ def _same(conn: Connection, schema: str, probe: Probe) -> bool | str:
     except psycopg.DatabaseError:
         return False  # what is there cannot even be read again
     try:
-        return _understood(conn, schema, probe, probe.expected) == found
+        expected = _understood(conn, schema, probe, probe.expected)
+        # What the server printed it does not always read as what it was: EXTRACT('YEAR' FROM x) it prints without quotes.
+        return _plain(expected) in (_plain(found), _plain(probe.found))
     except psycopg.DatabaseError:
         return False  # what is expected has no meaning here: a column it names is not there
+
+
+def _plain(text: object) -> object:
+    """Without the case of the field of EXTRACT, which means nothing and which versions print in their own way."""
+    return _FIELD.sub(lambda match: f"EXTRACT({match[1].lower()} FROM", text) if isinstance(text, str) else text
 
 
 def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> object:
@@ -106,6 +119,8 @@ def _statements(probe: Probe, text: str) -> list[str]:
         return [copy, text.rstrip(";").replace(f" TO {probe.root} ", f" TO {on} ", 1)]
     if kind == "view":
         return [f"CREATE TEMP VIEW probe AS {text.rstrip().rstrip(';')}"]
+    if kind == "collation":
+        return [ddl.collation("pg_temp.probe", attributes).rstrip(";")]
     if kind == "statistics":
         return [copy, f"CREATE STATISTICS pg_temp.probe ON {text.rpartition(' FROM ')[0]} FROM {on}"]
     if kind == "type":

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pgvigil.validate import ddl
 from pgvigil.validate.catalog import Attributes, Snapshot, usual_sequence
 from pgvigil.validate.expected import Partitions, kind_of, last_name
-from pgvigil.validate.names import quoted
+from pgvigil.validate.names import quoted, unquoted
 from pgvigil.validate.report import Report
 
 # What a DROP of these takes with it cannot be made again.
@@ -63,6 +63,7 @@ class Repairs:
             parts += [
                 ddl.comment(f"{start}{name}", label, of["comment"]) for name, of in columns.items() if "comment" in of
             ]
+            parts += [line for name, of in columns.items() for line in ddl.matview_column(label, name, of)]
         if pattern := self.patterns.get(label):
             parts += [f"CREATE TABLE {label}{pattern.default} PARTITION OF {label} DEFAULT;"] if pattern.default else []
             parts.append(pattern.repair.replace("{table}", label))
@@ -75,6 +76,11 @@ class Repairs:
 
     def _partitioned(self, root: str) -> bool:
         return self.found.objects.get(f"table {root}", {}).get("kind") == "partitioned table"
+
+    def rebuilt(self, path: str) -> str:
+        """An index that is INVALID, or the one under a constraint."""
+        root = self.roots.get(path, "")
+        return f"REINDEX INDEX {self._index_name(root, last_name(path))};" if not self._partitioned(root) else ""
 
     def drop(self, path: str) -> str:
         """Of what is not to be there: commented out where data go with it."""
@@ -137,7 +143,19 @@ class Repairs:
                 return "\n".join(self.found.details[path]["enable"])
             if keys == ["valid"]:
                 return f"REINDEX INDEX {self._index_name(root, name)};"
-            return again
+            if keys == ["with"]:
+                return _options("INDEX", self._index_name(root, name), wanted, found)
+            if keys == ["index_comment"]:
+                return ddl.comment(f"index {label}", root, wanted.get("index_comment"))
+            if keys == ["tablespace"]:
+                return f"ALTER INDEX {self._index_name(root, name)} SET TABLESPACE {wanted.get('tablespace', 'pg_default')};"
+            if "attached" not in keys:
+                return again
+        if kind in ("constraint", "index") and keys == ["attached"]:
+            parent = self.found.objects.get(f"table {root}", {}).get("partition_of")
+            if "attached" not in wanted or not parent:
+                return ""
+            return f"ALTER INDEX {self._index_name(parent, wanted['attached'])} ATTACH PARTITION {self._index_name(root, name)};"
         if kind == "index":
             if keys == ["with"]:
                 return _options("INDEX", self._index_name(root, name), wanted, found)
@@ -154,8 +172,18 @@ class Repairs:
             return f"ALTER EVENT TRIGGER {label} {ddl._ENABLE[wanted.get('enabled', 'ORIGIN')]};"
         if kind.split()[-1] in ("function", "procedure", "aggregate"):
             return self._function(kind, label, path, wanted, found, keys)
-        if kind == "default grant":
+        if kind in ("default grant", "default revocation"):
             return again
+        if kind == "setting":
+            return ddl.create(path, root, wanted)
+        if kind == "extension":
+            lines = [f"ALTER EXTENSION {label} SET SCHEMA {wanted['schema']};"] if "schema" in keys else []
+            return "\n".join(
+                lines + [f"ALTER EXTENSION {label} UPDATE TO {ddl.literal(wanted['version'])};"] * ("version" in keys)
+            )
+        if kind == "collation":
+            used = any(of.get("collation") == label for of in self.found.objects.values())
+            return "" if used else again
         if kind in ("grant", "revocation"):
             return _privileges(label, wanted, found, given=kind == "grant")
         if kind == "sequence":
@@ -163,13 +191,16 @@ class Repairs:
         if kind == "type":
             return _type(label, wanted, found, keys)
         if kind == "other":
-            return again if label.startswith("cast ") else ""
+            return _other(label, path, wanted, found, keys) or (
+                again if label.startswith(("cast ", "access_method ")) else ""
+            )
         return again if kind in ("trigger", "rule", "policy", "statistics", "event trigger", "operator") else ""
 
     def _sequence(self, path: str, name: str, wanted: Attributes, keys: list[str]) -> str:
         alter = f"ALTER SEQUENCE {name}"
         lines = [f"{alter} SET {wanted.get('persistence', 'LOGGED')};"] if "persistence" in keys else []
-        if set(keys) - {"persistence", "name"}:
+        lines += [f"{alter} OWNED BY {wanted.get('of', 'NONE')};"] if "of" in keys else []
+        if set(keys) - {"persistence", "name", "of"}:
             type_ = f" AS {wanted['type']}" if "type" in keys else ""
             lines.append(f"{alter}{type_} {ddl.sequence_options(wanted)};")
         if "name" in keys:
@@ -209,7 +240,9 @@ class Repairs:
 
     def _spelt(self, text: str) -> str:
         name = quoted(self.found.schema)
-        return re.sub(r"(SET search_path = [^;\n]*?|SCHEMA )\{schema\}", lambda match: match[1] + name, text)
+        database = quoted(self.found.server.database) if self.found.server else ""
+        text = re.sub(r"(SET search_path = [^;\n]*?|SCHEMA )\{schema\}", lambda match: match[1] + name, text)
+        return re.sub(r"\bDATABASE \{database\}", lambda _: f"DATABASE {database}", text)
 
 
 def alter_column(root: str, name: str, wanted: Attributes, found: Attributes, key: str) -> Iterable[str]:
@@ -238,6 +271,8 @@ def alter_column(root: str, name: str, wanted: Attributes, found: Attributes, ke
         yield f"{alter} SET STORAGE {wanted.get('storage') or _usual_storage(wanted['type'])};"
     elif key == "compression":
         yield f"{alter} SET COMPRESSION {wanted.get('compression', 'default')};"
+    elif key in ("not_null", "not_null_comment"):
+        yield from ddl.not_null(root, name, wanted, found)
     elif key in ("generated", "virtual"):
         if "generated" not in wanted:
             yield f"{alter} DROP EXPRESSION;"
@@ -274,7 +309,7 @@ def _foreign(wanted: Attributes, found: Attributes) -> str:
     words += [
         f"{'SET' if name in there else 'ADD'} {quoted(name)} {ddl.literal(text)}"
         for name, text in right.items()
-        if there.get(name) != text
+        if there.get(name) != text and text != ddl.UNTOLD
     ]
     return ", ".join(words)
 
@@ -301,15 +336,113 @@ def _privileges(label: str, wanted: Attributes, found: Attributes, *, given: boo
     return "\n".join(lines + ([ddl._grant(label, {"privileges": lacking}, given)] if lacking else []))
 
 
+def _other(label: str, path: str, wanted: Attributes, found: Attributes, keys: list[str]) -> str:
+    kind, _, name = label.partition(" ")
+    what = ddl.target(path, "")
+    lines = []
+    if kind in ("foreign_data_wrapper", "server", "user_mapping"):
+        if "options" in keys:
+            if changed := _foreign(wanted, found):
+                lines.append(f"ALTER {what} OPTIONS ({changed});")
+            hidden = [
+                key
+                for key, text in wanted.get("options", {}).items()
+                if text == ddl.UNTOLD and key not in found.get("options", {})
+            ]
+            lines += ddl._secrets(ddl._RARE[kind], name, hidden)
+        if "definition" in keys:
+            lines.append(_remade(kind, what, wanted.get("definition", ""), found.get("definition", "")))
+        return "\n".join(line for line in lines if line)
+    if kind in ("language", "transform"):
+        return ddl.other(label, wanted)
+    if kind == "ts_dict":
+        (template, right), (same, there) = (_dictionary(of.get("definition", "")) for of in (wanted, found))
+        if template != same:
+            return ""
+        put = [f"{key} = {text}" for key, text in right.items() if there.get(key) != text]
+        put += [key for key in there if key not in right]
+        return f"ALTER {what} ({', '.join(put)});" if put else ""
+    if kind == "ts_config":
+        (parser, right_), (other, there_) = (ddl.text_search(of.get("definition", "")) for of in (wanted, found))
+        if parser != other:
+            return ""
+        for token in dict.fromkeys([*there_, *right_]):
+            if right_.get(token) != there_.get(token):
+                lines += [f"ALTER {what} DROP MAPPING FOR {token};"] if token in there_ else []
+                lines += (
+                    [f"ALTER {what} ADD MAPPING FOR {token} WITH {', '.join(right_[token])};"]
+                    if token in right_
+                    else []
+                )
+    return "\n".join(lines)
+
+
+def _remade(kind: str, what: str, wanted: str, found: str) -> str:
+    """What of a wrapper or server can be changed: not of which kind a server is, nor its wrapper."""
+    if kind == "foreign_data_wrapper":
+        words = [
+            f"{word} {match[1]}" if (match := re.search(rf"\b{word} (\S+)", wanted)) else f"NO {word}"
+            for word in ("HANDLER", "VALIDATOR")
+        ]
+        return f"ALTER {what} {' '.join(words)};"
+    version = re.compile(r" ?VERSION ('(?:[^']|'')*')")
+    if (match := version.search(wanted)) and version.sub("", wanted) == version.sub("", found):
+        return f"ALTER {what} VERSION {match[1]};"
+    return ""
+
+
+def _dictionary(definition: str) -> tuple[str, dict[str, str]]:
+    template, _, options = definition.partition(", ")
+    return template, dict(_OPTION.findall(options))
+
+
+def _labels(label: str, wanted: list[str], found: list[str]) -> list[str]:
+    """A label in whose place another is has been renamed: rows hold it. What is only lacking is added."""
+    lines = []
+    there = list(found)
+    for position, one in enumerate(wanted):
+        at = position if position < len(there) else -1
+        if one in there or at < 0 or there[at] in wanted:
+            if one not in there:
+                place = (
+                    f" AFTER {ddl.literal(wanted[position - 1])}"
+                    if position
+                    else f" BEFORE {ddl.literal(there[0])}"
+                    if there
+                    else ""
+                )
+                lines.append(f"ALTER TYPE {label} ADD VALUE {ddl.literal(one)}{place};")
+                there.insert(position, one)
+            continue
+        lines.append(f"ALTER TYPE {label} RENAME VALUE {ddl.literal(there[at])} TO {ddl.literal(one)};")
+        there[at] = one
+    if there != wanted:
+        extra = [one for one in there if one not in wanted]
+        said = f"{', '.join(extra)} would have to go" if extra else "they stand in another order"
+        lines.append(ddl.remark(f"Labels of {label}: {said}, which no command does"))
+    return lines
+
+
 def _type(label: str, wanted: Attributes, found: Attributes, keys: list[str]) -> str:
     lines = []
     if "labels" in keys:
-        before = ""
-        for one in wanted.get("labels", []):
-            if one not in found.get("labels", []):
-                place = f" AFTER {ddl.literal(before)}" if before else ""
-                lines.append(f"ALTER TYPE {label} ADD VALUE {ddl.literal(one)}{place};")
-            before = one
+        lines += _labels(label, wanted.get("labels", []), found.get("labels", []))
+    if "base" in keys:
+        right, there = wanted.get("base", {}), found.get("base", {})
+        differing = [key for key in {**there, **right} if right.get(key) != there.get(key)]
+        if set(differing) <= set(_BASE):
+            put = ", ".join(f"{key} = {right.get(key, 'plain' if key == 'STORAGE' else 'NONE')}" for key in differing)
+            lines.append(f"ALTER TYPE {label} SET ({put});")
+    if "range" in keys:
+        ranges = [dict(of.get("range", {})) for of in (wanted, found)]
+        names = [of.pop("MULTIRANGE_TYPE_NAME", _multirange(label)) for of in ranges]
+        if ranges[0] == ranges[1]:
+            lines.append(f"ALTER TYPE {names[1]} RENAME TO {last_name(names[0])};")
+    if "not_null" in keys:
+        usual = quoted(f"{unquoted(last_name(label))}_not_null")
+        lines.append(
+            f"ALTER DOMAIN {label} RENAME CONSTRAINT {found.get('not_null', usual)} TO {wanted.get('not_null', usual)};"
+        )
     if "nullable" in keys:
         lines.append(f"ALTER DOMAIN {label} {'SET' if wanted.get('nullable') is False else 'DROP'} NOT NULL;")
     if "default" in keys:
@@ -337,6 +470,13 @@ def _type(label: str, wanted: Attributes, found: Attributes, keys: list[str]) ->
     return "\n".join(lines)
 
 
+def _multirange(label: str) -> str:
+    """The name that the server gives the multirange of a range."""
+    name = unquoted(last_name(label))
+    usual = name.replace("range", "multirange", 1) if "range" in name else f"{name}_multirange"
+    return label[: -len(last_name(label))] + quoted(usual)
+
+
 # --- one script ------------------------------------------------------------------------------------------------------
 
 _ORDER = (
@@ -354,6 +494,8 @@ _ORDER = (
     "view",
     "trigger",
 )
+_OPTION = re.compile(r"""("(?:[^"]|"")*"|\w+) = (E?'(?:[^']|'')*'|[^,]+)""")
+_BASE = ("RECEIVE", "SEND", "TYPMOD_IN", "TYPMOD_OUT", "ANALYZE", "SUBSCRIPT", "STORAGE")  # that ALTER TYPE can set
 
 
 def fix_sql(report: Report) -> str:

@@ -1,0 +1,40 @@
+"""A module that knows what pg_dump does not carry: a restored copy differs there, and nobody has changed anything."""
+
+from __future__ import annotations
+
+from pgvigil.validate.catalog import Attributes
+
+ORDER = "pg_dump writes inherited columns first, and no command moves a column"
+_CONSTRUCTOR = "pg_dump does not carry rights, owner or attributes of a range type's constructors"
+
+
+def left_out(path: str, wanted: dict[str, Attributes], found: dict[str, Attributes]) -> str:
+    """The reason why an object may differ after a restore, or "" where it may not."""
+    if wanted.get(path, {}).get("constructor") or found.get(path, {}).get("constructor"):
+        return _CONSTRUCTOR
+    return ""
+
+
+def reorders(path: str, wanted: dict[str, Attributes], found: dict[str, Attributes]) -> bool:
+    """Return whether a table's columns are those that are wanted, in the order that pg_dump gives them, or the other way round."""
+    label = path.partition(" ")[2]
+    orders = [of[path].get("order", []) for of in (wanted, found)]
+    return sorted(orders[0]) == sorted(orders[1]) and (
+        orders[1] == _restored(label, wanted) or orders[0] == _restored(label, found)
+    )
+
+
+def _restored(label: str, objects: dict[str, Attributes]) -> list[str]:
+    table = objects.get(f"table {label}", {})
+    columns: dict[str, None] = {}
+    for parent in table.get("inherits", []):
+        if f"table {parent}" in objects:
+            columns |= dict.fromkeys(_restored(parent, objects))
+        else:
+            columns |= {
+                name: None
+                for name in table.get("order", [])
+                if objects.get(f"column {label}.{name}", {}).get("inherited")
+            }
+    columns |= dict.fromkeys(table.get("order", []))
+    return list(columns)
