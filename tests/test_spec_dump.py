@@ -135,7 +135,7 @@ CHANGES = [
         'view "V 2"',
     ),
     ("DROP MATERIALIZED VIEW mv; CREATE MATERIALIZED VIEW mv AS SELECT id, 1::bigint AS c FROM base_t", "view mv"),
-    ('ALTER VIEW "V 2" RENAME n TO m', 'column "V 2".m'),
+    ('ALTER VIEW "V 2" RENAME n TO m', 'column "V 2".n'),
     ('DROP TRIGGER t_i ON "V 2"', 'trigger "V 2".t_i'),
     ("ALTER TABLE base_t ENABLE ALWAYS TRIGGER t_t", "trigger base_t.t_t"),
     (

@@ -37,6 +37,11 @@ _ASIDE = ("indexes", "constraints", "triggers", "functions", "others")
 # What an object dropped between the snapshot and its printing looks like: the server prints from a newer catalog.
 _CHANGED = (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable, errors.UndefinedFunction)
 
+_SCHEMAS = """
+SELECT nspname FROM pg_namespace n WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')
+ORDER BY nspname <> 'public', nspname"""
+
 _PINNED = {
     "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
@@ -174,10 +179,20 @@ def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:
     raise AssertionError
 
 
+def all_schemas(conn: Connection) -> list[str]:
+    """Those of the database itself: not of the system, of sessions, of extensions."""
+
+    def read() -> list[str]:
+        with pinned(conn, "pg_catalog", read_only=True):
+            return [row[0] for row in conn.execute(_SCHEMAS).fetchall()]
+
+    return again_if_changed(conn, read)
+
+
 def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
     """What is there, read over two connections at once where the server has another one to give."""
     parameters = {
-        "own": list(scope.own),
+        "own": list(dict.fromkeys([*scope.own, *(all_schemas(conn) if scope.everywhere else ())])),
         "schema": schema,
         "names": list(scope.names),
         "slices": list(scope.slices),

@@ -7,12 +7,13 @@ way, the server is asked to read both.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
-from pgvigil.validate import ddl, dumped, partitions, printing, probe, settings
+from pgvigil.validate import ddl, dumped, partitions, printing, probe, renames, settings
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.expected import Mark, canonical, kind_of, of_grant, table_storage, with_tolerated, without_upkeep
@@ -39,6 +40,7 @@ _STATES: dict[tuple[str, str], Kind] = {
     ("rule", "enabled"): "disabled",
     ("event trigger", "enabled"): "disabled",
 }
+_OF_SERVERS = re.compile("(^|grant on |revocation on )other (foreign_data_wrapper|server|user_mapping) ")
 _INVALID = "INVALID, and declared so: the server does not use it"
 _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
 
@@ -51,6 +53,8 @@ class Comparison:
         self.reference = reference
         self.rows = rows
         self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
+        self.renames = renames.follow(self.wanted, self.roots, self.marks, self.found)
+        self.found = collector.found = self.renames.found
         self.repairs = Repairs(self.wanted, self.roots, self.found, self.declaration.patterns)
 
     def _tolerated(self, path: str, column: str) -> list[str]:
@@ -68,6 +72,11 @@ class Comparison:
         taken: set[str] = set()
         self._schema_and_roles()
         taken |= self._left_out_of_dumps()
+        taken |= self._told_with_another(taken)
+        for rename in self.renames.list:
+            expected = rename.expected or printing.whole(rename.path, self.wanted[rename.path])
+            kind: Kind = "different" if rename.different else "missing"
+            self.collector.add(kind, rename.path, expected, rename.found, fix=rename.fix)
         for path, wanted in self.wanted.items():
             there = objects.get(path)
             compared[kind_of(path)] += 1
@@ -187,27 +196,40 @@ class Comparison:
         """What pg_dump does not carry is told and no finding. Returns the paths."""
         told: set[str] = set()
         objects = self.found.objects
-        if not any("constructor" in of for side in (self.wanted, objects) for of in side.values()):
+        server = self.found.server
+        copy = bool(server and self.declaration.database and server.database != self.declaration.database)
+        if not copy and not any("constructor" in of for side in (self.wanted, objects) for of in side.values()):
             return told
         for path in [*self.wanted, *(path for path in objects if path not in self.wanted)]:
-            reason = dumped.left_out(of_grant(path) or path, self.wanted, objects)
+            reason = dumped.left_out(path, self.wanted, objects, copy=copy)
             wanted, there = self.wanted.get(path), objects.get(path)
-            if not reason or wanted == there or (there is None and path == of_grant(path)):
-                continue
-            of = of_grant(path)
-            if of and (of not in objects or of not in self.wanted):
-                continue  # it is told by itself
-            if not of and (wanted is None or there is None):
+            of = of_grant(path) or path
+            if (
+                not reason
+                or wanted == there
+                or (kind_of(of) == "function" and not (of in objects and of in self.wanted))
+            ):
                 continue
             told.add(path)
             kind: Kind = "missing" if there is None else "unexpected" if wanted is None else "different"
-            said = [
-                printing.whole(path, one) if one and of else ABSENT if not one else "as it was"
-                for one in (wanted, there)
-            ]
-            self.collector.add(
-                kind, path, said[0] if of else reason, f"{said[1]}: {reason}" if of else "another", "note"
-            )
+            expected = printing.whole(path, wanted) if wanted else ABSENT
+            found = printing.whole(path, there) if there else ABSENT
+            self.collector.add(kind, path, f"{expected} ({reason})", found, "note")
+        return told
+
+    def _told_with_another(self, taken: set[str]) -> set[str]:
+        """What lies in a schema that nobody declared, and a partition's part of an index that nobody declared."""
+        objects, roots = self.found.objects, self.found.roots
+        undeclared = [path for path in objects if path not in self.wanted and path not in taken]
+        names = [path.partition(" ")[2] for path in undeclared if path.startswith("schema ")]
+        inside = re.compile(f" ({'|'.join(map(re.escape, names))})[. ]") if names else None
+        told = {path for path in undeclared if inside and (inside.search(path) or inside.search(f" {roots[path]}."))}
+        if not self.declaration.complete:  # it says nothing of servers
+            told |= {path for path in undeclared if _OF_SERVERS.search(path)}
+        for path in undeclared:
+            if attached := objects[path].get("attached"):
+                of = objects.get(f"table {roots[path]}", {}).get("partition_of")
+                told |= {path} if f"{kind_of(path)} {of}.{attached}" in undeclared else set()
         return told
 
     def _missing(self, path: str, wanted: Attributes, mark: Mark | None) -> None:
@@ -282,8 +304,8 @@ class Comparison:
             free.add("order")
         if kind in ("column", "type") and self._without_named_not_null:
             free |= {"not_null", "not_null_comment"}
-        if kind in ("index", "constraint") and "attached" in {**wanted, **there} and self._detached(path):
-            free.add("attached")  # it is with its partition
+        if kind in ("index", "constraint", "column") and self._detached(path):
+            free |= {"attached", "inherited", "not_null", "not_null_comment"}  # they are with its partition
         for key in {**wanted, **there}:
             a, b = wanted.get(key), there.get(key)
             if a == b or key in free or (key == "valid" and a is False) or (mark and key not in mark.spoken_of):
@@ -346,7 +368,7 @@ class Comparison:
             expected, found = printing.difference(a, b)
         question = None
         if kind_of(path) == "collation" and key == "locale" and wanted.get("provider") == there.get("provider") == "i":
-            question = Probe(path, root, key, a or "", b or "", json.dumps(there))
+            question = Probe(path, self.renames.real(root), key, a or "", b or "", json.dumps(there))
         elif (
             a and b and probe.possible(path, key) and (key != "body" or (wanted.get("atomic") and there.get("atomic")))
         ):
@@ -357,7 +379,7 @@ class Comparison:
                 and kind_of(path) == "constraint"
                 and not all("CHECK" in t or "EXCLUDE" in t for t in texts)
             ):
-                question = Probe(path, root, key, texts[0], texts[1], json.dumps(there))
+                question = Probe(path, self.renames.real(root), key, texts[0], texts[1], json.dumps(there))
         return Part(expected, found, question, key)
 
     def _reads(self, name: str, path: str) -> list[Part]:

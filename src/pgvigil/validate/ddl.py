@@ -97,6 +97,8 @@ def drop(path: str, root: str, attributes: Attributes) -> str:
         return _grant(label, attributes, kind == "revocation")
     if attributes.get("clone"):
         return enable("TRIGGER", root, last_name(label), "ORIGIN")
+    if kind == "schema":  # its contents are not listed
+        return f"DROP SCHEMA {label} CASCADE;"
     if kind in ("table", "view"):
         return f"DROP {attributes.get('kind', kind).upper().removeprefix('PARTITIONED ')} {label};"
     return f"DROP {target(path, root)};"
@@ -494,7 +496,7 @@ def sequence_options(attributes: Attributes) -> str:
 
 def function(kind: str, label: str, attributes: Attributes) -> str:
     """CREATE OR REPLACE, or "" where the body is not known."""
-    name = label[: _opening(label)]
+    name = label[: opening(label)]
     if kind == "aggregate":
         return (
             f"CREATE OR REPLACE AGGREGATE {name}({attributes.get('arguments') or '*'}) ({_definition(_aggregate(attributes))});"
@@ -517,12 +519,19 @@ def function(kind: str, label: str, attributes: Attributes) -> str:
     return f"{text} AS {tag}{attributes['body']}{tag};"
 
 
+def usual_multirange(label: str) -> str:
+    """The name that the server gives the multirange of a range."""
+    name = unquoted(last_name(label))
+    usual = name.replace("range", "multirange", 1) if "range" in name else f"{name}_multirange"
+    return label[: -len(last_name(label))] + quoted(usual)
+
+
 def _aggregate(attributes: Attributes) -> dict[str, str]:
     parallel = {"PARALLEL": attributes["parallel"]} if "parallel" in attributes else {}
     return {**attributes["aggregate"], **parallel}
 
 
-def _opening(label: str) -> int:
+def opening(label: str) -> int:
     quoted = False
     for at, character in enumerate(label):
         quoted ^= character == '"'
@@ -569,6 +578,25 @@ def _type(label: str, attributes: Attributes) -> str:
         made = [f"{text};", *(f"ALTER DOMAIN {label} ADD CONSTRAINT {name} {check};" for name, check in old.items())]
         return "\n".join(made + [comment_within(label, kind, *of) for of in attributes.get("comments", {}).items()])
     return ""
+
+
+def renamed_labels(wanted: list[str], found: list[str]) -> dict[str, str]:
+    """Labels of an enum in whose places others are: what they are → what they are to be."""
+    added = [one for one in wanted if one not in found]
+    gone = [one for one in found if one not in wanted]
+    there = [one for one in wanted if one in found]
+    if len(wanted) == len(found):
+        return {old: new for old, new in zip(found, wanted, strict=True) if old in gone and new in added}
+    pairs: dict[str, str] = {}
+    for after in [None, *there]:  # between two labels that both have
+        old, new = (_run(labels, after, one) for labels, one in ((found, gone), (wanted, added)))
+        pairs |= dict(zip(old, new, strict=False))
+    return pairs
+
+
+def _run(labels: list[str], after: str | None, some: list[str]) -> list[str]:
+    start = labels.index(after) + 1 if after is not None else 0
+    return list(itertools.takewhile(lambda one: one in some, labels[start:]))
 
 
 def comment_within(label: str, kind: str, name: str, text: str | None) -> str:

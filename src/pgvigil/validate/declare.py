@@ -81,6 +81,7 @@ def declare(spec: Spec) -> Declaration:
         {name: view.reads for name, view in spec.views.items() if view.reads is not None},
         {f"{function.kind} {name}": function.or_body for name, function in spec.functions.items() if function.or_body},
         everything=document.everything,
+        database=document.database,
     )
 
     def add(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pgvigil.validate.catalog import Attributes
+from pgvigil.validate.expected import kind_of, of_grant
 
 ORDER = "pg_dump writes inherited columns first, and no command moves a column"
 _CONSTRUCTOR = "pg_dump does not carry rights, owner or attributes of a range type's constructors"
+_DATABASE = "a database by another name: pg_dump carries settings and rights of a database only with --create"
 
 
-def left_out(path: str, wanted: dict[str, Attributes], found: dict[str, Attributes]) -> str:
-    """The reason why an object may differ after a restore, or "" where it may not."""
-    if wanted.get(path, {}).get("constructor") or found.get(path, {}).get("constructor"):
+def left_out(path: str, wanted: dict[str, Attributes], found: dict[str, Attributes], *, copy: bool) -> str:
+    """The reason why an object may differ after a restore, or "" where it may not.
+
+    `copy`: the database has another name than the one that the spec was dumped from.
+    """
+    of = of_grant(path) or path
+    if wanted.get(of, {}).get("constructor") or found.get(of, {}).get("constructor"):
         return _CONSTRUCTOR
-    return ""
+    return _DATABASE if copy and (kind_of(path) == "setting" or of == "database {database}") else ""
 
 
 def reorders(path: str, wanted: dict[str, Attributes], found: dict[str, Attributes]) -> bool:

@@ -90,6 +90,7 @@ class Declaration:
     bodies: dict[str, str] = field(default_factory=dict)  # that a function may have instead
     lines: dict[str, int] = field(default_factory=dict)  # of the spec's file
     everything: bool = False  # there are no other schemas
+    database: str = ""  # that it was dumped from
 
     def to_json(self) -> str:
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}

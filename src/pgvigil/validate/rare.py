@@ -8,8 +8,6 @@ from __future__ import annotations
 from pgvigil.validate.fragments import FUNCTION_PATH, label, no_member, operator, options_of, public, routine, spelt
 
 _NOT_BUILT_IN = 16384  # FirstNormalObjectId: what initdb makes lies below, and pg_dump leaves it out
-# Schemas that are the database's own business: not those of the system, of sessions, of extensions.
-_OF_THE_DATABASE = f"""%(everywhere)s AND n.nspname NOT LIKE 'pg\\_%%' AND n.nspname <> 'information_schema' AND {no_member("pg_namespace", "n.oid")}"""
 
 # Rights that an object has when nobody has said anything.
 _USUALLY = (
@@ -25,7 +23,7 @@ _MAY_READ_MAPPING = """CASE WHEN m.umuser = 0 THEN pg_has_role(s.srvowner, 'USAG
 OTHERS = f"""
 SELECT '', 'schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {spelt("n.nspname")} END,
     json_build_object('owned_by', pg_get_userbyid(n.nspowner), 'comment', obj_description(n.oid, 'pg_namespace'))
-FROM pg_namespace n WHERE n.nspname = ANY (%(own)s) OR {_OF_THE_DATABASE}
+FROM pg_namespace n WHERE n.nspname = ANY (%(own)s)
 UNION ALL
 SELECT t.label, 'policy ' || t.label || '.' || {spelt("p.polname")}, json_build_object(
     'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' END,

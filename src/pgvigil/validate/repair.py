@@ -86,6 +86,8 @@ class Repairs:
         """Of what is not to be there: commented out where data go with it."""
         name = f"sequence {self.found.details[path]['name']}" if path.startswith("sequence of ") else path
         text = ddl.drop(name, self.found.roots.get(path, ""), self.found.objects[path])
+        if kind_of(path) == "schema" and not any(f" {path.partition(' ')[2]}." in one for one in self.found.objects):
+            text = text.replace(" CASCADE", "")  # nothing lies in it, or what does is to be moved back first
         data = kind_of(path) in _HOLDS_DATA or self.found.objects[path].get("kind") == "materialized view"
         return self._spelt(ddl.remark(text) if data else text)
 
@@ -341,6 +343,8 @@ def _other(label: str, path: str, wanted: Attributes, found: Attributes, keys: l
     what = ddl.target(path, "")
     lines = []
     if kind in ("foreign_data_wrapper", "server", "user_mapping"):
+        if "definition" in keys:
+            lines.append(_remade(kind, what, wanted.get("definition", ""), found.get("definition", "")))
         if "options" in keys:
             if changed := _foreign(wanted, found):
                 lines.append(f"ALTER {what} OPTIONS ({changed});")
@@ -350,8 +354,6 @@ def _other(label: str, path: str, wanted: Attributes, found: Attributes, keys: l
                 if text == ddl.UNTOLD and key not in found.get("options", {})
             ]
             lines += ddl._secrets(ddl._RARE[kind], name, hidden)
-        if "definition" in keys:
-            lines.append(_remade(kind, what, wanted.get("definition", ""), found.get("definition", "")))
         return "\n".join(line for line in lines if line)
     if kind in ("language", "transform"):
         return ddl.other(label, wanted)
@@ -398,28 +400,20 @@ def _dictionary(definition: str) -> tuple[str, dict[str, str]]:
 
 def _labels(label: str, wanted: list[str], found: list[str]) -> list[str]:
     """A label in whose place another is has been renamed: rows hold it. What is only lacking is added."""
-    lines = []
-    there = list(found)
+    pairs = ddl.renamed_labels(wanted, found)
+    lines = [f"ALTER TYPE {label} RENAME VALUE {ddl.literal(old)} TO {ddl.literal(new)};" for old, new in pairs.items()]
+    there = [pairs.get(one, one) for one in found]
     for position, one in enumerate(wanted):
-        at = position if position < len(there) else -1
-        if one in there or at < 0 or there[at] in wanted:
-            if one not in there:
-                place = (
-                    f" AFTER {ddl.literal(wanted[position - 1])}"
-                    if position
-                    else f" BEFORE {ddl.literal(there[0])}"
-                    if there
-                    else ""
-                )
-                lines.append(f"ALTER TYPE {label} ADD VALUE {ddl.literal(one)}{place};")
-                there.insert(position, one)
+        if one in there:
             continue
-        lines.append(f"ALTER TYPE {label} RENAME VALUE {ddl.literal(there[at])} TO {ddl.literal(one)};")
-        there[at] = one
+        place = f" AFTER {ddl.literal(wanted[position - 1])}" if position else ""
+        place = place or (f" BEFORE {ddl.literal(there[0])}" if there else "")
+        lines.append(f"ALTER TYPE {label} ADD VALUE {ddl.literal(one)}{place};")
+        there.insert(there.index(wanted[position - 1]) + 1 if position else 0, one)
     if there != wanted:
         extra = [one for one in there if one not in wanted]
-        said = f"{', '.join(extra)} would have to go" if extra else "they stand in another order"
-        lines.append(ddl.remark(f"Labels of {label}: {said}, which no command does"))
+        said = f"no command drops {', '.join(extra)}" if extra else "no command moves a label"
+        lines.append(ddl.remark(f"Labels of {label}: {said}"))
     return lines
 
 
@@ -435,7 +429,7 @@ def _type(label: str, wanted: Attributes, found: Attributes, keys: list[str]) ->
             lines.append(f"ALTER TYPE {label} SET ({put});")
     if "range" in keys:
         ranges = [dict(of.get("range", {})) for of in (wanted, found)]
-        names = [of.pop("MULTIRANGE_TYPE_NAME", _multirange(label)) for of in ranges]
+        names = [of.pop("MULTIRANGE_TYPE_NAME", ddl.usual_multirange(label)) for of in ranges]
         if ranges[0] == ranges[1]:
             lines.append(f"ALTER TYPE {names[1]} RENAME TO {last_name(names[0])};")
     if "not_null" in keys:
@@ -470,13 +464,6 @@ def _type(label: str, wanted: Attributes, found: Attributes, keys: list[str]) ->
     return "\n".join(lines)
 
 
-def _multirange(label: str) -> str:
-    """The name that the server gives the multirange of a range."""
-    name = unquoted(last_name(label))
-    usual = name.replace("range", "multirange", 1) if "range" in name else f"{name}_multirange"
-    return label[: -len(last_name(label))] + quoted(usual)
-
-
 # --- one script ------------------------------------------------------------------------------------------------------
 
 _ORDER = (
@@ -494,6 +481,7 @@ _ORDER = (
     "view",
     "trigger",
 )
+_NEEDED = ("foreign_data_wrapper", "server", "language", "access_method")  # by tables, functions and one another
 _OPTION = re.compile(r"""("(?:[^"]|"")*"|\w+) = (E?'(?:[^']|'')*'|[^,]+)""")
 _BASE = ("RECEIVE", "SEND", "TYPMOD_IN", "TYPMOD_OUT", "ANALYZE", "SUBSCRIPT", "STORAGE")  # that ALTER TYPE can set
 
@@ -506,9 +494,15 @@ def fix_sql(report: Report) -> str:
         if f.object.startswith("view ") and f.fix.startswith("DROP ")
     ]
     repaired = [f for f in report.findings if f.fix and not any(_stands_on(f.object, label) for label in anew)]
-    blocks = ordered(
-        [(f.object, f"{ddl.remark(f'{f.kind}: {f.object}')}\n{f.fix}\n", f.kind == "unexpected") for f in repaired]
-    )
+    # All other repairs call objects as they are to be called.
+    groups = [[f for f in repaired if f.found.startswith("renamed? ") == first] for first in (True, False)]
+    blocks = [
+        block
+        for group in groups
+        for block in ordered(
+            [(f.object, f"{ddl.remark(f'{f.kind}: {f.object}')}\n{f.fix}\n", f.kind == "unexpected") for f in group]
+        )
+    ]
     without = [
         ddl.remark(f"{f.kind}: {f.object}: no SQL is known that repairs this") for f in report.findings if not f.fix
     ]
@@ -556,14 +550,19 @@ def _rank(path: str, *, removed: bool) -> tuple[int, int]:
     kind = kind_of(path.removeprefix("comment on "))
     late = path.startswith("comment on ") or kind in ("grant", "revocation")
     rank = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+    if kind == "other":
+        word = path.split(" ")[1]
+        rank = _ORDER.index("sequence") if word in _NEEDED else rank
     return (0, -rank) if removed else (2 if late else 1, rank)
 
 
 def _name(path: str) -> re.Pattern[str] | None:
     kind = kind_of(path)
-    if kind not in ("schema", "type", "sequence", "table", "column", "function", "procedure", "view"):
-        return None
     label = path.removeprefix(kind).strip().partition("(")[0]
+    if kind == "other" and label.partition(" ")[0] in _NEEDED:
+        label = label.partition(" ")[2]
+    elif kind not in ("schema", "type", "sequence", "table", "column", "function", "procedure", "view"):
+        return None
     word = r'(?<!["\w]){}(?!["\w])'
     if kind == "column":  # its name alone may be that of something else
         column = last_name(label)
