@@ -53,6 +53,8 @@ class Comparison:
         self.reference = reference
         self.rows = rows
         self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
+        if self.found.server and self.found.schema == "public":
+            self.wanted = dumped.carried(self.wanted, self.declaration.major, self.found.server.major)
         self.renames = renames.follow(self.wanted, self.roots, self.marks, self.found)
         self.found = collector.found = self.renames.found
         self.repairs = Repairs(self.wanted, self.roots, self.found, self.declaration.patterns)
@@ -308,6 +310,8 @@ class Comparison:
             free |= {"attached", "inherited", "not_null", "not_null_comment"}  # they are with its partition
         for key in {**wanted, **there}:
             a, b = wanted.get(key), there.get(key)
+            if key == "privileges" and dumped.all_of_them(a or [], b or [], self.declaration.major):
+                continue
             if a == b or key in free or (key == "valid" and a is False) or (mark and key not in mark.spoken_of):
                 continue
             if canonical(key, a, any_order=any_order) == canonical(key, b, any_order=any_order):

@@ -28,6 +28,10 @@ _ELEMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+', re.DOTALL)
 ARRAY_END = "}'::text[]"
 _ARRAY = re.compile(r"'\{(.*)\}'::text\[\]", re.DOTALL)
 
+_LITERALS = re.compile("('(?:[^']|'')*')")
+_FIELD = re.compile(r'\bEXTRACT\("?(\w+)"? FROM')
+_EXPRESSIONS = {"arguments", "check", "default", "definition", "generated", "partition_by", "using", "when"}
+
 # Storage parameters that are true or false, each with what it is where nobody says anything.
 _SWITCHES = {
     "autovacuum_enabled": "true",
@@ -179,6 +183,8 @@ def canonical(key: str, value: Any, *, any_order: bool = False) -> Any:
         return {name: text for name, text in said.items() if _SWITCHES.get(name) != text}
     if not isinstance(value, str):
         return value
+    if key in _EXPRESSIONS:
+        value = plain_fields(value)
     if key == "arguments":
         return re.sub(r"(^|, )IN ", r"\1", value)
     if key in ("default", "when", "using", "check"):
@@ -192,6 +198,15 @@ def canonical(key: str, value: Any, *, any_order: bool = False) -> Any:
             value = f"{head}{where}{bare(predicate)}"
         return _ARRAY.sub(lambda match: ",".join(sorted(_ELEMENT.findall(match[1]))), value) if any_order else value
     return value
+
+
+def plain_fields(text: str) -> str:
+    """Without the case and quotes of the field of EXTRACT: they mean nothing, and servers print them in their own ways."""
+    if "EXTRACT(" not in text:
+        return text
+    parts = _LITERALS.split(text)
+    parts[::2] = (_FIELD.sub(lambda match: f"EXTRACT({match[1].lower()} FROM", part) for part in parts[::2])
+    return "".join(parts)
 
 
 def _switch(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,9 +10,8 @@ import psycopg
 
 from pgvigil.validate import ddl
 from pgvigil.validate.catalog import Connection, pinned
-from pgvigil.validate.expected import kind_of, last_name
+from pgvigil.validate.expected import kind_of, last_name, plain_fields
 
-_FIELD = re.compile(r'\bEXTRACT\("?(\w+)"? FROM')
 _TABLE = "'pg_temp.probe'::regclass"
 _READ_BACK = {
     ("column", "default"): f"SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = {_TABLE}",
@@ -76,8 +74,7 @@ def _same(conn: Connection, schema: str, probe: Probe) -> bool | str:
 
 
 def _plain(text: object) -> object:
-    """Without the case of the field of EXTRACT, which means nothing and which versions print in their own way."""
-    return _FIELD.sub(lambda match: f"EXTRACT({match[1].lower()} FROM", text) if isinstance(text, str) else text
+    return plain_fields(text) if isinstance(text, str) else text
 
 
 def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> object:

@@ -28,7 +28,7 @@ UNION ALL
 SELECT t.label, 'policy ' || t.label || '.' || {spelt("p.polname")}, json_build_object(
     'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' END,
     'restrictive', CASE WHEN NOT p.polpermissive THEN true END,
-    'roles', CASE WHEN p.polroles <> '{{0}}' THEN (SELECT json_agg(CASE WHEN r = 0 THEN 'PUBLIC' ELSE {spelt("pg_get_userbyid(r)")} END ORDER BY 1) FROM unnest(p.polroles) r) END,
+    'roles', CASE WHEN p.polroles <> '{{0}}' THEN (SELECT json_agg(CASE WHEN r = 0 THEN 'PUBLIC' ELSE {spelt("pg_get_userbyid(r)")} END ORDER BY pg_get_userbyid(r) COLLATE "C") FROM unnest(p.polroles) r) END,
     'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid),
     'comment', obj_description(p.oid, 'pg_policy'))
 FROM target t JOIN pg_policy p ON p.polrelid = t.oid
