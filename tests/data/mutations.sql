@@ -2122,3 +2122,8 @@ DROP CONVERSION converted;
 ---   on any schema
 ---   missing operator ===(integer, integer)
 DROP OPERATOR === (integer, integer);
+
+--- function of any schema dropped, where default privileges take EXECUTE away
+---   on any schema
+---   missing function nothing()
+DROP FUNCTION nothing();

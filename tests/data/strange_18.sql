@@ -11,7 +11,7 @@ CREATE TABLE tp (id int4range, valid daterange, PRIMARY KEY (id, valid WITHOUT O
 CREATE TABLE ne (a int REFERENCES aa (id) NOT ENFORCED, b int, CONSTRAINT nec CHECK (b > 0) NOT ENFORCED, UNIQUE NULLS NOT DISTINCT (a)); ALTER TABLE ne ADD CONSTRAINT late FOREIGN KEY (b) REFERENCES aa (id) NOT VALID;
 CREATE VIEW iv WITH (security_invoker = true) AS SELECT * FROM aa;
 CREATE COLLATION bu (PROVIDER = builtin, LOCALE = 'C.UTF-8');
-DO $icu$ BEGIN IF EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i') THEN CREATE COLLATION ic_rules (PROVIDER = icu, LOCALE = 'de-u-co-phonebk', RULES = '& a < z'); END IF; END $icu$;
+DO $icu$ BEGIN IF EXISTS (SELECT FROM pg_collation WHERE collname = 'und-x-icu') THEN CREATE COLLATION ic_rules (PROVIDER = icu, LOCALE = 'de-u-co-phonebk', RULES = '& a < z'); END IF; END $icu$;
 CREATE TABLE like_a (LIKE aa INCLUDING ALL); CREATE TABLE ci (b text COLLATE bu);
 CREATE TABLE longlonglonglonglonglonglonglonglonglonglonglonglonglonglonglong (columnlonglonglonglonglonglonglonglonglonglonglonglonglong int NOT NULL, b serial);
 GRANT MAINTAIN ON aa TO strange_role; ALTER DEFAULT PRIVILEGES GRANT MAINTAIN ON TABLES TO strange_role; ALTER DEFAULT PRIVILEGES GRANT SELECT ON LARGE OBJECTS TO strange_role;

@@ -135,6 +135,8 @@ def pinned(conn: Connection, schema: str, *, read_only: bool, snapshot: str = ""
     try:
         with conn.transaction(force_rollback=True), conn.pipeline() as pipeline:
             try:
+                if idle and not read_only and _is_read_only_by_default(conn):
+                    conn.execute("SET TRANSACTION READ WRITE")
                 if idle and read_only:
                     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 if snapshot:
@@ -144,10 +146,6 @@ def pinned(conn: Connection, schema: str, *, read_only: bool, snapshot: str = ""
                     " UNION ALL SELECT set_config('search_path', quote_ident(%s) || ', pg_temp', true)",
                     (list(_PINNED), list(_PINNED.values()), schema),
                 )
-                if idle and not read_only:  # the database may have a default that says otherwise
-                    conn.execute(
-                        "SELECT set_config('transaction_read_only', 'off', true) WHERE NOT pg_is_in_recovery()"
-                    )
                 yield
             except psycopg.Error:
                 with suppress(psycopg.Error):
@@ -163,6 +161,12 @@ def pinned(conn: Connection, schema: str, *, read_only: bool, snapshot: str = ""
             f"A name or a comment in this database is no text in its encoding: {error.diag.message_primary}",
             "Find it with psql, as \\d and \\dd show it, and write it anew; nothing can be compared until then.",
         ) from error
+
+
+def _is_read_only_by_default(conn: Connection) -> bool:
+    """As the database or the role may be set; a replica cannot write whatever is said."""
+    status = conn.info.parameter_status
+    return status("default_transaction_read_only") == "on" and status("in_hot_standby") != "on"
 
 
 def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:

@@ -38,7 +38,7 @@ class Repairs:
             made = ddl.create(path, root, attributes)
             if kind == "index" and not self._partitioned(root):
                 made = made.replace("INDEX ", "INDEX CONCURRENTLY ", 1)
-            return self._spelt("\n".join([made, *self._of(path)]).strip())
+            return self._spelt("\n".join([made, *(self._by_default(path) if made else ()), *self._of(path)]).strip())
         label = path.partition(" ")[2]
         start = f"column {label}."
         columns = {
@@ -67,7 +67,31 @@ class Repairs:
         if pattern := self.patterns.get(label):
             parts += [f"CREATE TABLE {label}{pattern.default} PARTITION OF {label} DEFAULT;"] if pattern.default else []
             parts.append(pattern.repair.replace("{table}", label))
-        return self._spelt("\n".join([made, *(part for part in parts if part)]))
+        return self._spelt("\n".join([made, *self._by_default(path), *(part for part in parts if part)]))
+
+    def _by_default(self, path: str) -> list[str]:
+        """Take back what ALTER DEFAULT PRIVILEGES does to a new object of the role that runs the repairs."""
+        kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+        server = self.found.server
+        code, word, usual = _BY_DEFAULT.get(kind, ("", "", ""))
+        if server is None or not code or label.startswith("of "):
+            return []
+        at = ddl.opening(label)
+        schema = label[: at - len(last_name(label[:at]))].removesuffix(".")
+        given = [
+            (within, grantee)
+            for within, what, role, grantee, _ in server.default_grants
+            if (what, role) == (code, server.role)
+            and within in (None, unquoted(schema) if schema else self.found.schema)
+        ]
+        others = dict.fromkeys(grantee for _, grantee in given if grantee not in ("PUBLIC", server.role))
+        lines = [f"REVOKE ALL ON {word} {label} FROM {quoted(grantee)};" for grantee in others]
+        public = any(grantee == "PUBLIC" for _, grantee in given)
+        if usual and not public and any(within is None for within, _ in given):
+            lines.append(f"GRANT {usual} ON {word} {label} TO PUBLIC;")
+        if not usual and public:
+            lines.append(f"REVOKE ALL ON {word} {label} FROM PUBLIC;")
+        return lines
 
     def _of(self, path: str) -> list[str]:
         """Rights on an object that stands on no relation."""
@@ -225,7 +249,9 @@ class Repairs:
         made = ddl.create(path, "", wanted)
         if made:
             anew = {"returns", "arguments"} & set(keys)
-            return "\n".join([ddl.drop(path, "", found), made, *self._of(path)]) if anew else made
+            return (
+                "\n".join([ddl.drop(path, "", found), made, *self._by_default(path), *self._of(path)]) if anew else made
+            )
         word = kind.split()[-1].upper()
         options = {
             "volatility": wanted.get("volatility", "VOLATILE"),
@@ -483,6 +509,17 @@ _ORDER = (
 )
 _NEEDED = ("foreign_data_wrapper", "server", "language", "access_method")  # by tables, functions and one another
 _OPTION = re.compile(r"""("(?:[^"]|"")*"|\w+) = (E?'(?:[^']|'')*'|[^,]+)""")
+# Kind → its letter in pg_default_acl, its word in GRANT, what PUBLIC may do where nothing is said.
+_BY_DEFAULT = {
+    "table": ("r", "TABLE", ""),
+    "view": ("r", "TABLE", ""),
+    "sequence": ("S", "SEQUENCE", ""),
+    "function": ("f", "FUNCTION", "EXECUTE"),
+    "procedure": ("f", "PROCEDURE", "EXECUTE"),
+    "aggregate": ("f", "FUNCTION", "EXECUTE"),
+    "type": ("T", "TYPE", "USAGE"),
+    "schema": ("n", "SCHEMA", ""),
+}
 _BASE = ("RECEIVE", "SEND", "TYPMOD_IN", "TYPMOD_OUT", "ANALYZE", "SUBSCRIPT", "STORAGE")  # that ALTER TYPE can set
 
 
