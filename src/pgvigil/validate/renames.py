@@ -243,11 +243,19 @@ class _Search:
             ]:
                 self._move(part, part.replace(f" on {other} ", f" on {path} ", 1), self.found.roots[part])
             if kind == "column":
+                self._reorder(self.roots[path], last_name(there), last_name(label))
                 self._move_below(self.roots[path], last_name(there), last_name(label))
             if kind == "column" and (sequence := f"sequence of {there}") in self.found.objects:
                 self._move(sequence, f"sequence of {label}", self.roots[path])
         self._reread()
         self._usual_names(path)
+
+    def _reorder(self, root: str, old: str, new: str) -> None:
+        for path in (f"table {root}", f"view {root}"):
+            if order := self.found.objects.get(path, {}).get("order"):
+                self.found.objects[path] = self.found.objects[path] | {
+                    "order": [new if one == old else one for one in order]
+                }
 
     def _move_below(self, parent: str, old: str, new: str) -> None:
         """The column of a partition or of a table that inherits has the name of the parent's."""
@@ -256,6 +264,7 @@ class _Search:
                 child = path.partition(" ")[2]
                 if (column := f"column {child}.{old}") in self.found.objects and column not in self.wanted:
                     self._move(column, f"column {child}.{new}", child)
+                    self._reorder(child, old, new)
                     self._move_below(child, old, new)
 
     def _move(self, path: str, to: str, root: str) -> None:
