@@ -175,6 +175,19 @@ def test_options_that_a_role_may_not_read_are_not_taken_for_none(strange: Any, t
     assert (hidden, "this role may not read them") in [(item.objects, item.reason) for item in report.unchecked]
 
 
+def test_options_that_could_not_be_dumped_are_not_repaired_away(strange: Any, tmp_path: Path) -> None:
+    with strange.connect() as conn:
+        with conn.transaction(force_rollback=True):
+            conn.execute("SET LOCAL SESSION AUTHORIZATION strange_role")
+            spec = declared(conn, tmp_path)
+        report = validate(conn, spec, "public")
+    assert [finding.fix for finding in report.findings if "user_mapping" in finding.object] == []
+    hidden = 'options of other user_mapping FOR strange_role SERVER "No Where"'
+    assert (hidden, "the role that dumped the spec may not read them") in [
+        (item.objects, item.reason) for item in report.unchecked
+    ]
+
+
 def test_extension_moved_to_a_schema_that_is_not_covered_is_told_by_its_schema(database: Any, tmp_path: Path) -> None:
     with database.connect() as conn:
         available = conn.execute(

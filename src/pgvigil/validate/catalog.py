@@ -291,8 +291,6 @@ def _understood(answers: Answers, schema: str) -> Snapshot:
     for name in ("triggers", "functions", "types", "others"):
         for label, path, attributes in answers[name]:
             found.objects[path], found.roots[path] = attributes, label
-            if attributes.pop("hidden", False):
-                found.details[path] = {"hidden": True}
     # Few depend on an extension: one question for all kinds, instead of one more in the query of each.
     for path in [path for path in found.objects if path.startswith("dependent ")]:
         if (of := path.removeprefix("dependent ")) in found.objects:

@@ -82,14 +82,15 @@ class Comparison:
         for path, wanted in self.wanted.items():
             there = objects.get(path)
             compared[kind_of(path)] += 1
+            if there is not None and (hidden := [one for one in (wanted, there) if "hidden" in one]):
+                who = "this role" if there in hidden else "the role that dumped the spec"
+                self.collector.unchecked.append(Unchecked(f"options of {path}", f"{who} may not read them"))
+                continue
             if wanted.get("valid") is False and (there is None or "valid" in there):  # pg_dump leaves it out
                 there = there and {**there, "valid": False}
                 if there:
                     self.collector.add("invalid", path, _INVALID, _INVALID, "note", fix=self.repairs.rebuilt(path))
             if (there == wanted and path not in self.marks) or path in taken or (there is None and "valid" in wanted):
-                continue
-            if self.found.details.get(path, {}).get("hidden"):
-                self.collector.unchecked.append(Unchecked(f"options of {path}", "this role may not read them"))
                 continue
             mark = self.marks.get(path)
             if there is None and mark and (other := self._under_another_name(path, wanted, mark, taken)) is not None:

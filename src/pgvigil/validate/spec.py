@@ -220,10 +220,8 @@ class ViewColumn:
 
     default: str = ""  # of INSERT through the view
     collation: str = ""
-    storage: Literal["PLAIN", "MAIN", "EXTERNAL", "EXTENDED"] | None = (
-        None  # of a materialized view, where it is not that of the type
-    )
-    compression: Literal["pglz", "lz4"] | None = None  # of a materialized view, where it is not the server's usual one
+    storage: Literal["PLAIN", "MAIN", "EXTERNAL", "EXTENDED"] | None = None  # of a materialized view's column
+    compression: Literal["pglz", "lz4"] | None = None  # of a materialized view's column
     options: dict[str, str] = field(default_factory=dict)
     comment: str = ""
     line: int
@@ -400,6 +398,7 @@ class Other:
 
     definition: str = ""  # what it is made of
     options: dict[str, str] = field(default_factory=dict)
+    hidden: bool = False  # the role that dumped it may not read its options
     owned_by: str = ""
     comment: str = ""
     line: int
@@ -409,7 +408,7 @@ class Other:
 class Setting:
     """Of new sessions: ALTER DATABASE … SET, or ALTER ROLE … IN DATABASE … SET."""
 
-    value: str
+    value: str  # as pg_db_role_setting holds it
     line: int
 
 
