@@ -74,7 +74,7 @@ class Comparison:
         taken: set[str] = set()
         self._schema_and_roles()
         taken |= self._left_out_of_dumps()
-        taken |= self._told_with_another(taken)
+        taken |= self._noted_with_another(taken)
         for rename in self.renames.list:
             expected = rename.expected or printing.whole(rename.path, self.wanted[rename.path])
             kind: Kind = "different" if rename.different else "missing"
@@ -196,13 +196,13 @@ class Comparison:
         return f"{kind_of(path)} {of}.{self.wanted[path]['attached']}"
 
     def _left_out_of_dumps(self) -> set[str]:
-        """What pg_dump does not carry is told and no finding. Returns the paths."""
-        told: set[str] = set()
+        """Note what pg_dump does not carry, and return the paths."""
+        noted: set[str] = set()
         objects = self.found.objects
         server = self.found.server
         copy = bool(server and self.declaration.database and server.database != self.declaration.database)
         if not copy and not any("constructor" in of for side in (self.wanted, objects) for of in side.values()):
-            return told
+            return noted
         for path in [*self.wanted, *(path for path in objects if path not in self.wanted)]:
             reason = dumped.left_out(path, self.wanted, objects, copy=copy)
             wanted, there = self.wanted.get(path), objects.get(path)
@@ -213,27 +213,27 @@ class Comparison:
                 or (kind_of(of) == "function" and not (of in objects and of in self.wanted))
             ):
                 continue
-            told.add(path)
+            noted.add(path)
             kind: Kind = "missing" if there is None else "unexpected" if wanted is None else "different"
             expected = printing.whole(path, wanted) if wanted else ABSENT
             found = printing.whole(path, there) if there else ABSENT
             self.collector.add(kind, path, f"{expected} ({reason})", found, "note")
-        return told
+        return noted
 
-    def _told_with_another(self, taken: set[str]) -> set[str]:
-        """What lies in a schema that nobody declared, and a partition's part of an index that nobody declared."""
+    def _noted_with_another(self, taken: set[str]) -> set[str]:
+        """Return what is in an undeclared schema, and the parts that partitions have of an undeclared index."""
         objects, roots = self.found.objects, self.found.roots
         undeclared = [path for path in objects if path not in self.wanted and path not in taken]
         names = [path.partition(" ")[2] for path in undeclared if path.startswith("schema ")]
         inside = re.compile(f" ({'|'.join(map(re.escape, names))})[. ]") if names else None
-        told = {path for path in undeclared if inside and (inside.search(path) or inside.search(f" {roots[path]}."))}
+        noted = {path for path in undeclared if inside and (inside.search(path) or inside.search(f" {roots[path]}."))}
         if not self.declaration.complete:  # it says nothing of servers
-            told |= {path for path in undeclared if _OF_SERVERS.search(path)}
+            noted |= {path for path in undeclared if _OF_SERVERS.search(path)}
         for path in undeclared:
             if attached := objects[path].get("attached"):
                 of = objects.get(f"table {roots[path]}", {}).get("partition_of")
-                told |= {path} if f"{kind_of(path)} {of}.{attached}" in undeclared else set()
-        return told
+                noted |= {path} if f"{kind_of(path)} {of}.{attached}" in undeclared else set()
+        return noted
 
     def _missing(self, path: str, wanted: Attributes, mark: Mark | None) -> None:
         if mark and mark.optional:

@@ -247,7 +247,7 @@ def collation(label: str, attributes: Attributes) -> str:
 
 
 def other(label: str, attributes: Attributes) -> str:
-    """CREATE of what is rare, from the text that it is compared by. "" where that does not tell all it takes."""
+    """Return the CREATE of a rare kind, made from the text that it is compared by. "" where that text is not enough."""
     kind, _, name = label.partition(" ")
     what, text = _RARE[kind], attributes.get("definition", "")
     if kind == "cast":

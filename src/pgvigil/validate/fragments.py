@@ -25,7 +25,7 @@ def options_of(array: str, prefix: str = "", *, secrets: bool = True) -> str:
     return f"CASE WHEN {array} IS NOT NULL THEN (SELECT {pairs} FROM unnest({array}) o) END"
 
 
-# Names of options and settings whose values are not written down: a spec lies in a repository.
+# Names of options and settings whose values are not written down: a spec is kept in a repository.
 HIDDEN = "pass|pwd|secret|key|token|credential|auth|private|cookie|salt|sas$|jwt|^pin$"
 
 

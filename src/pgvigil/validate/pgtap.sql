@@ -20,7 +20,7 @@ EXCEPTION WHEN OTHERS THEN
     RETURN concat_ws(E'\n', fail(about || ': a test failed with an error'), diag(SQLERRM));
 END $$;
 
--- The role that owns most of what lies in some schemas, but for roles that own what they are named for.
+-- The role that owns most objects of some schemas, but for roles that a spec names as owners.
 CREATE FUNCTION pg_temp.usual_owner(schemas text[], named text[]) RETURNS text LANGUAGE sql AS $$
     WITH covered AS (SELECT oid FROM pg_namespace WHERE nspname = ANY (schemas))
     SELECT pg_get_userbyid(o.owner)::text FROM (

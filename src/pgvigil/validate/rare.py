@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pgvigil.validate.fragments import FUNCTION_PATH, label, no_member, operator, options_of, public, routine, spelt
 
-_NOT_BUILT_IN = 16384  # FirstNormalObjectId: what initdb makes lies below, and pg_dump leaves it out
+_NOT_BUILT_IN = 16384  # FirstNormalObjectId: objects of initdb have lower numbers, and pg_dump leaves them out
 
 # Rights that an object has when nobody has said anything.
 _USUALLY = (

@@ -426,7 +426,7 @@ def _statement(path: str, other: str, root: str, found: Snapshot) -> str:
     word = word.removeprefix("PARTITIONED ")
     if kind == "type" and attributes["kind"] == "domain":
         word = "DOMAIN"
-    # Routines and operators are told apart by their arguments, which stay.
+    # The arguments of a routine are part of its name, and stay.
     (name, arguments), (old, _) = _split(label), _split(there)
     schemas = [one[: -len(last_name(one))] for one in (name, old)]
     lines = []

@@ -111,7 +111,7 @@ class Repairs:
         name = f"sequence {self.found.details[path]['name']}" if path.startswith("sequence of ") else path
         text = ddl.drop(name, self.found.roots.get(path, ""), self.found.objects[path])
         if kind_of(path) == "schema" and not any(f" {path.partition(' ')[2]}." in one for one in self.found.objects):
-            text = text.replace(" CASCADE", "")  # nothing lies in it, or what does is to be moved back first
+            text = text.replace(" CASCADE", "")  # it is empty, or its tables are to be moved back first
         data = kind_of(path) in _HOLDS_DATA or self.found.objects[path].get("kind") == "materialized view"
         return self._spelt(ddl.remark(text) if data else text)
 

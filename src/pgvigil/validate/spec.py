@@ -452,7 +452,7 @@ class Document:
     schema: str = ""  # the application's, where no --schema is given
     complete: bool = False  # what is not said is as it is by default, and compared
     everything: bool = False  # there are no other schemas, and what belongs to no schema is compared
-    database: str = ""  # that it was dumped from: of a copy by another name, settings and rights on it are told only
+    database: str = ""  # that it was dumped from: of a copy by another name, settings and rights are notes
     major: int = 0  # of the server that printed a complete spec
     roles: tuple[str, ...] = ()  # of the whole server; a missing one is told, not failed
     ignore: tuple[Ignore, ...] = ()  # what may be there, and why
