@@ -133,7 +133,7 @@ def behind_a_reader(runs: Runs) -> None:
 def behind_a_snapshot(runs: Runs) -> None:
     def tables_migrated() -> str:
         url = runs.copy()
-        runs.start(url, "--backup", "none", "--to", "010").wait()
+        runs.start(url, "--backup", "none", "--to", "013").wait()
         return url
 
     def snapshot(url: str, seconds: float) -> AbstractContextManager[int]:

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -I
 """Compare a database with what it should be: pgvigil validate (--help lists the options)."""
 
 import os

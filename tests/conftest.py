@@ -9,9 +9,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 import zlib
@@ -230,6 +232,8 @@ class Templates:
                 _call("migrate", "--database-url", database.url, "--backup-dir", str(self.scratch))
             else:
                 _call("setup", "--database-url", database.url)
+            if state in ("migrated", "adopted", "fresh"):  # as a DBA does who wants sessions to be watched and ended
+                database.execute("GRANT pg_read_all_stats, pg_signal_backend TO pgvigil_owner")
             if state in ("migrated", "fresh"):
                 self._add_pgtap(database)
             self._made.add(name)
@@ -313,7 +317,7 @@ def reference(templates: Templates) -> Snapshot:
     target = connections.parse_url(Database(templates.server, templates.get("fresh")).url, "tests")
     with connections.connect(target, "tests") as conn:
         made, unchecked = Reference(
-            target, lambda: conn, lambda: load_declaration(project.SPEC), project.INIT_SQL
+            target, lambda: conn, lambda: load_declaration(project.SPEC), project.INIT_SQL, lambda _: "public"
         ).outcome()
     assert made is not None, unchecked
     return made
@@ -362,6 +366,137 @@ def mortal() -> Iterator[Mortal]:
     with Server(newest, settings={"synchronous_commit": "on", "restart_after_crash": "on"}) as server:
         assert cli.main(["setup", "--database-url", server.dsn()]) == 0
         yield Mortal(server)
+
+
+# --- what stands between an application and its server ------------------------------------------------------------------
+
+
+class Proxy:
+    """Between client and server. At the first COMMIT it cuts the connection: before the server hears of it, or before the client hears back."""
+
+    def __init__(self, port: int, *, commit_reaches_server: bool) -> None:
+        self._upstream = ("127.0.0.1", port)
+        self.commit_reaches_server = commit_reaches_server
+        self.lingering = False  # True: the server hears nothing of the end either
+        self.cut = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+
+    def _pass(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._upstream) as server, contextlib.suppress(OSError):
+            silenced = threading.Event()
+            answers = threading.Thread(target=self._answer, args=(server, client, silenced), daemon=True)
+            answers.start()
+            while data := client.recv(1 << 16):
+                if b"COMMIT\0" in data and not self.cut.is_set():
+                    silenced.set()
+                    self.cut.set()
+                    if self.commit_reaches_server:
+                        server.sendall(data)
+                        server.shutdown(socket.SHUT_WR)
+                        answers.join()  # until the server has done it and hung up
+                    elif not self.lingering:
+                        server.shutdown(socket.SHUT_RDWR)
+                    return
+                server.sendall(data)
+
+    def _answer(self, server: socket.socket, client: socket.socket, silenced: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                if not silenced.is_set():
+                    client.sendall(data)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+@dataclass(frozen=True)
+class Pooler:
+    """pgbouncer on a port of its own, in front of the server under test; whoever comes is the superuser there."""
+
+    mode: str
+    port: int
+
+    def url(self, database: Database) -> str:
+        return f"postgresql://somebody@127.0.0.1:{self.port}/{database.name}"
+
+
+@contextlib.contextmanager
+def pgbouncer(server: Server, mode: str, *, size: int) -> Iterator[Pooler]:
+    """In that pool_mode, with at most `size` connections to a database of the server."""
+    assert PGBOUNCER, "pgbouncer is missing: apt-get install pgbouncer"
+    directory = Path(tempfile.mkdtemp(prefix="pgvigil-pgbouncer-", dir="/tmp"))
+    directory.chmod(0o755)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    configuration = directory / "pgbouncer.ini"
+    where = psycopg.conninfo.conninfo_to_dict(server.dsn())
+    configuration.write_text(
+        f"[databases]\n* = host={where['host']} port={where['port']} user=postgres\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+        f"pool_mode = {mode}\ndefault_pool_size = {size}\nmax_client_conn = 200\n"
+    )
+    configuration.chmod(0o644)
+    as_whom = ["-u", "postgres"] if os.geteuid() == 0 else []  # it refuses to be root
+    log = (directory / "log").open("wb")
+    process = subprocess.Popen(
+        [PGBOUNCER, *as_whom, configuration], stdout=log, stderr=log, preexec_fn=embedded.die_with_parent()
+    )
+    pooler = Pooler(mode, port)
+    try:
+
+        def answers() -> bool:
+            assert process.poll() is None, (directory / "log").read_text()
+            with (
+                contextlib.suppress(psycopg.OperationalError),
+                psycopg.connect(f"postgresql://somebody@127.0.0.1:{port}/postgres", autocommit=True) as connection,
+            ):
+                # Nothing is sent to a port that is somebody else's.
+                row = connection.execute("SHOW data_directory").fetchone()
+                assert row == (str(server.data),), f"port {port} leads to another server: {row}"
+                return True
+            return False
+
+        wait_until(answers)
+        yield pooler
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(params=["session", "transaction"])
+def pooler(request: pytest.FixtureRequest, pg: Server) -> Iterator[Pooler]:
+    """A pooler that lets transactions through."""
+    skip_without_pgbouncer()
+    with pgbouncer(pg, request.param, size=1 if request.param == "transaction" else 20) as made:
+        yield made
+
+
+@pytest.fixture
+def statement_pooler(pg: Server) -> Iterator[Pooler]:
+    skip_without_pgbouncer()
+    with pgbouncer(pg, "statement", size=1) as made:
+        yield made
+
+
+def skip_without_pgbouncer() -> None:
+    """In CI it has to be there."""
+    if not PGBOUNCER:
+        refuse = pytest.fail if os.environ.get("REQUIRE_PGBOUNCER") else pytest.skip
+        refuse("no pgbouncer here: apt-get install pgbouncer")
 
 
 # --- an application and its recorder ---------------------------------------------------------------------------------
@@ -508,7 +643,8 @@ def uncommitted(shared: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     with shared.connect(autocommit=False, prepare_threshold=None) as connection:
         connect = connections.connect
         left_open: Any = contextlib.nullcontext(connection)
-        left_open.info = connection.info
+        left_open.info, left_open.execute = connection.info, connection.execute
+        left_open.transaction = connection.transaction
 
         def connect_here(target: connections.Target, purpose: str, **options: Any) -> Any:
             here = purpose == "validate" and target.parameters["dbname"] == shared.name

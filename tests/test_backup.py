@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,12 +14,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import Database, Run
+from conftest import Database, Run, wait_until
 from pgvigil import database as databases
-from pgvigil.build import archives, backup, contents, manifest, tools
+from pgvigil import scratch_databases
+from pgvigil.build import archives, backup, contents, copies, manifest, tools
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
-from pgvigil.errors import BackupError
+from pgvigil.errors import BackupError, ConnectError
+from pgvigil.text import quoted
 
 pytestmark = pytest.mark.client_side
 
@@ -265,7 +269,7 @@ def test_a_snapshot_connection_that_is_lost_ends_the_dump(
         raise psycopg.OperationalError("server closed the connection")
 
     monkeypatch.setattr(contents, "contents", lost)
-    with pytest.raises(BackupError, match="server closed the connection"):
+    with pytest.raises(ConnectError, match="the connection was lost during the backup: server closed the connection"):
         take()
     assert nothing_left(existing, tmp_path)
 
@@ -415,11 +419,14 @@ def test_a_backup_is_taken_listed_proved_and_pruned(call: Run, small: Database, 
     assert (told["state"], told["archive"], told["revision"]) == ("read", made.archive, None)
     assert (told["tables"], told["rows"]) == (1, 2)
     done = call("pgvigil", "backup", "verify", "--database-url", small.url)
-    assert done.stdout == f"{made.archive}\n  restored: schema, 1 tables with 2 rows equal\n"
+    assert done.stdout == f"{quoted(str(made.archive))}\n  restored: schema, 1 tables with 2 rows equal\n"
     line = call("pgvigil", "backup", "list").stdout.splitlines()[1]
     assert (line.split()[0], line.split()[-1]) == ("proved", Path(str(made.archive)).name)
     done = call("pgvigil", "backup", "prune", "--keep-days", "0")
-    assert done.stdout == f"nothing to remove\nkept    {made.archive}: the last one of its database, or being read\n"
+    assert (
+        done.stdout
+        == f"nothing to remove\nkept    {quoted(str(made.archive))}: the last one of its database, or being read\n"
+    )
 
 
 def test_a_backup_that_does_not_equal_its_manifest_is_known_to_have_failed(
@@ -454,17 +461,173 @@ def test_without_a_backup_of_this_database_there_is_nothing_to_verify(call: Run,
     assert (done.returncode, "holds no backup of this database" in done.stderr) == (5, True)
 
 
-def test_scratch_databases_of_killed_runs_are_dropped_and_those_in_use_are_not(
-    call: Run, small: Database, made: Backup
+def test_what_killed_runs_left_is_dropped_by_the_next_proof(call: Run, small: Database, made: Backup) -> None:
+    with databases.connect(databases.parse_url(small.url, "a test"), "test") as conn:
+        left = scratch_databases.make(conn, "pgvigil_verify_0123456789ab")
+        pid = conn.info.backend_pid
+    wait_until(lambda: not small.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)))
+    done = call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
+    assert f'dropped database "{left.name}", which a run that was killed had left' in done.stderr
+    assert small.execute(SCRATCH) == []
+
+
+# ── What pg_dump leaves out, and what it does not have to write ───────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def extended(small: Database) -> Database:
+    """An extension has taken one of its tables as its own: pg_dump writes nothing of it."""
+    small.execute("CREATE EXTENSION citext; CREATE TABLE orders AS SELECT generate_series(1, 10) AS n")
+    small.execute("ALTER EXTENSION citext ADD TABLE orders")
+    return small
+
+
+@pytest.mark.parametrize("proof", ["read", "restore"])
+def test_rows_that_pg_dump_leaves_out_are_named_by_the_backup(call: Run, extended: Database, proof: str) -> None:
+    done = call("pgvigil", "backup", "create", "--verify-backup", proof, "--database-url", extended.url)
+    assert done.returncode == 0
+    assert "not hold: table public.orders (10 rows), a member of extension citext" in done.stderr
+    assert "not in the backup: table public.orders (10 rows)" in call("pgvigil", "backup", "list").stdout
+
+
+def test_rows_that_create_extension_makes_are_not_left_out(call: Run, small: Database) -> None:
+    small.execute("CREATE EXTENSION citext")
+    done = call("pgvigil", "backup", "create", "--json", "--database-url", small.url)
+    assert json.loads(done.stdout)["left_out"] == []
+
+
+def test_a_function_that_became_an_extension_s_member_is_named(call: Run, small: Database) -> None:
+    small.execute(
+        """CREATE EXTENSION citext; CREATE FUNCTION guard() RETURNS int LANGUAGE sql AS 'SELECT 1';
+           ALTER EXTENSION citext ADD FUNCTION guard()"""
+    )
+    done = call("pgvigil", "backup", "create", "--json", "--database-url", small.url)
+    assert json.loads(done.stdout)["left_out"] == ["function public.guard(), a member of extension citext"]
+
+
+def test_a_schema_that_differs_is_found_by_reading_alone(
+    take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    abandoned, in_use = "pgvigil_verify_0123456789ab", "pgvigil_verify_ba9876543210"
-    with small.connect() as conn:
-        conn.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (int.from_bytes(b"pgvs", "big"), in_use))
-        for name in (abandoned, in_use):
-            conn.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
-        try:
-            call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
-            assert small.execute(SCRATCH) == [(in_use,)]
-        finally:
-            conn.execute(f"DROP DATABASE IF EXISTS {abandoned}")  # type: ignore[call-overload]
-            conn.execute(f"DROP DATABASE {in_use}")  # type: ignore[call-overload]
+    monkeypatch.setenv("BK_URL", existing.url)
+    monkeypatch.setenv("BK_DUMP", str(tools.find_tool("pg_dump", existing.server.major)[0]))
+    other = '"$BK_DUMP" -Fc -T handoff_requests -f "$archive" "$BK_URL"'
+    monkeypatch.setenv("PGVIGIL_PG_BIN", doctored(tmp_path / "tools", existing.server.major, other))
+    with pytest.raises(BackupError, match="the schema in it differs"):
+        take()
+    assert nothing_left(existing, tmp_path)
+
+
+def test_verify_sees_a_schema_that_is_not_the_one_of_the_backup(call: Run, small: Database, made: Backup) -> None:
+    manifest.write(replace(made, schema_digest="0" * 64))
+    done = call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
+    assert done.returncode == 5
+    assert "the schema in the archive is not the one that the database had" in done.stderr
+
+
+# The client of another minor version prints an option of a column that the server's own hides, with a value of its own each time.
+PRINTS_AN_OPTION = """#!/bin/sh
+"{real}" "$@" || exit
+case " $* " in *" --version "*) ;; *" --file=- "*|*{prints}*)
+    echo "ALTER TABLE ONLY public.t ALTER COLUMN n SET (pg_attver=$$);" ;; esac
+"""
+
+
+def test_an_option_that_another_minor_version_prints_makes_no_difference(
+    call: Run, small: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, _ = tools.find_tool("pg_dump", small.server.major)
+    (tmp_path / "tools").mkdir()
+    for name, prints in (("pg_dump", '" --schema-only --no-subscriptions "'), ("pg_restore", '" --file=- "')):
+        (tmp_path / "tools" / name).write_text(PRINTS_AN_OPTION.format(real=real.with_name(name), prints=prints))
+        (tmp_path / "tools" / name).chmod(0o755)
+    monkeypatch.setenv("PGVIGIL_PG_BIN", str(tmp_path / "tools"))
+    done = call("pgvigil", "backup", "create", "--json", "--database-url", small.url)
+    assert done.returncode == 0, done.stderr
+    done = call("pgvigil", "restore", json.loads(done.stdout)["archive"], "--database-url", small.url)
+    assert done.returncode == 0, done.stderr
+    small.execute("SELECT 1")
+
+
+def test_options_of_columns_that_every_version_prints_are_compared() -> None:
+    line = "ALTER TABLE ONLY public.t ALTER COLUMN n SET (n_distinct=5, pg_attver=7);"
+    assert copies._bare(line) == ["ALTER TABLE ONLY public.t ALTER COLUMN n SET (n_distinct=5);"]
+    assert copies._bare(line.replace("n_distinct=5, ", "")) == []
+
+
+# ── Files that are damaged, or somebody else's ────────────────────────────────────────────────────────────────────────
+
+DAMAGE = {
+    "deep": lambda _: "[" * 200_000,
+    "deep inside": lambda text: text.replace('"findings": []', '"findings": ' + "[" * 200_000 + "]" * 200_000),
+    "cut": lambda text: text[:100],
+    "a list": lambda _: "[]",
+    "a number": lambda _: "1",
+    "no text": lambda _: "\udcff",
+    "no time": lambda text: text.replace('"began_at": "', '"began_at": "x'),
+    "a time without zone": lambda text: json.dumps(json.loads(text) | {"began_at": "2026-01-01T00:00:00"}),
+    "a name that is no text": lambda text: json.dumps(json.loads(text) | {"database": {}}),
+    "rows that are no number": lambda text: json.dumps(
+        json.loads(text) | {"tables": {"t": {"rows": "x", "digest": "", "columns": []}}}
+    ),
+    "no size": lambda text: json.dumps(json.loads(text) | {"size": None}),
+    "a kind that is none": lambda text: json.dumps(json.loads(text) | {"kind": "odd"}),
+    "infinite": lambda text: text.replace('"size": 1,', '"size": Infinity,'),
+    "a huge number": lambda text: text.replace('"size": 1,', f'"size": {"9" * 5000},'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_manifest_does_not_end_the_list(
+    put: Put, call: Run, tmp_path: Path, damage: Callable[[str], str]
+) -> None:
+    put("good", 1)
+    path = put("bad", 2).with_suffix(".json")
+    path.write_text(damage(path.read_text()), errors="surrogateescape")
+    done = call("pgvigil", "backup", "list", "--backup-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert states(tmp_path) == {"good": "read", "bad": "no manifest"}
+    assert call("pgvigil", "backup", "list", "--json", "--backup-dir", tmp_path).returncode == 0
+    assert call("pgvigil", "backup", "prune", "--keep-days", "0", "--backup-dir", tmp_path).returncode == 0
+    assert left(tmp_path) == "bad good"
+
+
+def test_a_fifo_or_a_link_in_the_place_of_a_manifest_is_not_read(put: Put, tmp_path: Path) -> None:
+    fifo, link = put("fifo", 1).with_suffix(".json"), put("link", 1).with_suffix(".json")
+    for path in (fifo, link):
+        path.unlink()
+    os.mkfifo(fifo)
+    link.symlink_to("/etc/passwd")
+    assert states(tmp_path) == {"fifo": "foreign", "link": "foreign"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize("ending", [".json", ".dump"])
+def test_what_another_user_owns_is_neither_believed_nor_removed(put: Put, tmp_path: Path, ending: str) -> None:
+    put("old", 90, proof="restore")
+    newer = put("newer", 1, proof="restore").with_suffix(ending)
+    os.chown(newer, 65534, 65534)
+    assert states(tmp_path) == {"old": "proved", "newer": "foreign"}
+    archives.prune(tmp_path, 0)
+    assert left(tmp_path) == "newer old"  # the foreign one does not count as the last proved
+
+
+@pytest.mark.parametrize("ending", [".json", ".dump"])
+def test_what_others_may_write_to_is_not_restored(call: Run, small: Database, made: Backup, ending: str) -> None:
+    path = Path(str(made.archive)).with_suffix(ending)
+    path.chmod(0o666)
+    done = call("pgvigil", "restore", str(made.archive), "--database-url", small.url)
+    assert done.returncode == 9
+    assert f"{path} may be written by others" in done.stderr
+    assert f"chmod 600 {shlex.quote(str(path))}" in done.stderr
+
+
+def test_a_directory_that_everybody_may_write_to_takes_no_backup(call: Run, small: Database, tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    done = call("pgvigil", "backup", "create", "--backup-dir", tmp_path / "open", "--database-url", small.url)
+    assert (done.returncode, "may be written by others" in done.stderr) == (5, True)
+
+
+def test_an_archive_is_restored_by_a_link_to_it(call: Run, small: Database, made: Backup, tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to(str(made.archive))
+    assert call("pgvigil", "backup", "verify", tmp_path / "latest", "--database-url", small.url).returncode == 0

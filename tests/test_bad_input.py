@@ -201,13 +201,13 @@ def test_a_role_without_the_rights_is_4(run: Run, existing: Database) -> None:
 
 
 def test_an_edited_migration_is_4(run: Run, project_copy: Path, migrated: Database) -> None:
-    edited = project_copy / "scripts/migrations/009_monitoring_views.sql"
+    edited = project_copy / "scripts/migrations/012_monitoring_views.sql"
     edited.write_text(edited.read_text().replace("'24 hours'", "'48 hours'"))
     before = catalog(migrated)
     refused(
         run(project_copy / MIGRATE, "--database-url", migrated.url),
         4,
-        r"009_monitoring_views\.sql was edited after it went into",
+        r"012_monitoring_views\.sql was edited after it went into",
     )
     assert catalog(migrated) == before
 
@@ -215,7 +215,7 @@ def test_an_edited_migration_is_4(run: Run, project_copy: Path, migrated: Databa
 def test_a_migration_with_other_comments_only_is_told_and_accepted(
     run: Run, project_copy: Path, migrated: Database
 ) -> None:
-    edited = project_copy / "scripts/migrations/009_monitoring_views.sql"
+    edited = project_copy / "scripts/migrations/012_monitoring_views.sql"
     edited.write_text("-- a word more\n" + edited.read_text().replace("\n", "\r\n"))
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
     assert done.returncode == 0, done.stderr

@@ -14,14 +14,17 @@ pytestmark = pytest.mark.client_side
 
 FAKE_PYTHON = """\
 #!/bin/sh
+[ "$1" = -I ] && echo "$PWD ${PYTHONPATH-none}" >>"$FAKE/places"
 case "$*" in
-*version_info\\ *) [ ! -e "$FAKE/old" ] ;;
+*version_info\\ *|*"version_info <"*) [ ! -e "$FAKE/old" ] ;;
 *"import ensurepip"*) [ ! -e "$FAKE/no-ensurepip" ] ;;
 *"print("*) echo python3.99-venv ;;
 -V) echo Python 3.6.1 ;;
-"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-"-m pip --version") ;;
-"-m pip install "*) echo "$*" >>"$FAKE/installs" && [ ! -e "$FAKE/no-network" ] || { echo no route to host; exit 1; } ;;
+"-I -m venv --without-pip "*) mkdir -p "$5/bin" && cp "$0" "$5/bin/python" ;;
+"-I -m ensurepip") touch "${0%/*}/pip" ;;
+"-I -m pip --version") [ -e "${0%/*}/pip" ] ;;
+"-I -m pip install "*) echo "$*" >>"$FAKE/installs" && [ ! -e "$FAKE/no-network" ] || { echo no route to host; exit 1; } ;;
+"-I -m pip uninstall "*) rm "${0%/*}/pip" ;;
 *) echo "ran $*" ;;
 esac
 """
@@ -103,6 +106,7 @@ def test_an_environment_that_a_person_made_is_never_thrown_away(bootstrap: Boots
     (own / "bin").mkdir(parents=True)
     (own / "bin" / "python").write_text(FAKE_PYTHON)
     (own / "bin" / "python").chmod(0o755)
+    (own / "bin" / "pip").touch()
 
     assert bootstrap("run").returncode == 0
     (own / "pgvigil-run").unlink()
@@ -110,6 +114,7 @@ def test_an_environment_that_a_person_made_is_never_thrown_away(bootstrap: Boots
     assert bootstrap("run").returncode == 0
 
     assert (own / "mine").exists()
+    assert (own / "bin" / "pip").exists()
 
 
 def test_two_at_once_install_once(fake: Path, project_copy: Path, environment: dict[str, str]) -> None:
@@ -150,6 +155,112 @@ def test_without_ensurepip_root_gets_the_package_installed(bootstrap: Bootstrap,
 
     assert bootstrap("run").stdout == "ran -P program\n"
     assert (fake / "apt").read_text().endswith("install --no-install-recommends python3.99-venv\n")
+
+
+def test_pip_is_gone_when_it_has_installed(bootstrap: Bootstrap, project_copy: Path) -> None:
+    bootstrap("run")
+    assert not (project_copy / ".venv" / "bin" / "pip").exists()
+
+
+def test_only_wheels_with_the_locked_hashes_are_installed(bootstrap: Bootstrap, fake: Path) -> None:
+    bootstrap("run")
+    assert "--require-hashes --only-binary :all:" in (fake / "installs").read_text()
+
+
+def test_a_venv_without_pip_that_a_person_made_gets_one_and_is_kept(bootstrap: Bootstrap, project_copy: Path) -> None:
+    own = project_copy / ".venv"
+    (own / "bin").mkdir(parents=True)
+    (own / "bin" / "python").write_text(FAKE_PYTHON)
+    (own / "bin" / "python").chmod(0o755)
+    (own / "mine").touch()
+
+    assert bootstrap("run").returncode == 0
+    assert (own / "mine").exists()
+
+
+def test_nothing_of_the_callers_directory_or_variables_is_run(
+    run: Run, fake: Path, project_copy: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Of the fakes: none runs with -I elsewhere than in /, and the caller's PYTHONPATH reaches none of them."""
+    theirs = {"PYTHONPATH": f":{tmp_path}", "PYTHONSTARTUP": str(tmp_path / "x.py"), "CDPATH": f"{tmp_path}:."}
+    done = run(project_copy / "scripts" / "bootstrap.sh", "run", "program", cwd=tmp_path, env=environment | theirs)
+
+    assert done.returncode == 0, done.stderr
+    assert {line.split()[-1] for line in (fake / "places").read_text().splitlines()} == {"none"}
+
+
+def test_a_first_run_imports_nothing_from_the_directory_it_stands_in(
+    run: Run, project_copy: Path, tmp_path: Path
+) -> None:
+    """With the real interpreter, as far as a run gets without the network."""
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    for module in ("ensurepip", "venv", "pip", "site", "sitecustomize", "usercustomize", "runpy", "psycopg", "pgvigil"):
+        (evil / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    environment = {"PGVIGIL_PYTHON": "", "PYTHONPATH": "", "PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_RETRIES": "0"}
+
+    done = run(project_copy / "scripts" / "pgvigil", "--version", cwd=evil, env=environment)
+
+    assert done.returncode == 2
+    assert "this failed: " in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("argument", [
+    "--database-url=postgresql://u:s3cret@h/db", "postgresql://u:s3cret@h/db?sslmode=require", "host=h password=s3cret",
+    "postgresql://h/db?user=u&PASSWORD=s3cret", "postgresql://h/db?pass%77ord=s3cret", "host=h sslpassword = 's3cret'",
+    "postgresql://u:s3cret:x/@y@h/db", "postgresql://h/db?oauth_client_secret=s3cret", "scram_client_key=s3cret",
+])  # fmt: skip
+def test_a_secret_is_in_no_process_list_while_packages_are_installed(
+    run: Run, fake: Path, project_copy: Path, environment: dict[str, str], argument: str
+) -> None:
+    seen = fake / "seen"
+    python = FAKE_PYTHON.replace(
+        'echo "$*" >>"$FAKE/installs"', f"cat /proc/[0-9]*/cmdline 2>/dev/null >{seen}; env >>{seen}"
+    )
+    (fake / "python3").write_text(python)
+    (project_copy / "src" / "pgvigil" / "__main__.py").write_text("")
+
+    done = run(project_copy / "scripts" / "bootstrap.sh", "run", "first", argument, "last", env=environment)
+
+    assert done.returncode == 0, done.stderr
+    assert b"bootstrap.sh" in seen.read_bytes()
+    assert b"s3cret" not in seen.read_bytes()
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("argument", ["--database-url=postgresql://u:s3cret@h/db", "it's a 'password=\n s3cret'"])
+def test_the_program_gets_its_arguments_as_they_were_given(
+    run: Run, project_copy: Path, argument: str, tmp_path: Path
+) -> None:
+    (project_copy / "src/pgvigil/__main__.py").write_text(
+        "import sys; from pgvigil import argv; print(sys.argv[1:], argv.restore(sys.argv[1:]), sep='|')"
+    )
+    done = run(project_copy / "scripts/pgvigil", "a b", argument, "", cwd=tmp_path)
+    shown, _, given = done.stdout.strip().partition("|")
+    assert given == repr(["a b", argument, ""])
+    assert "s3cret" not in shown
+
+
+def test_a_venv_of_another_user_is_not_run(bootstrap: Bootstrap, fake: Path, project_copy: Path) -> None:
+    bootstrap("run")
+    (fake / "stat").write_text('#!/bin/sh\ncase "$*" in *.venv*) echo 4242 ;; *) exec /usr/bin/stat "$@" ;; esac\n')
+    (fake / "stat").chmod(0o755)
+
+    refused = bootstrap("run")
+
+    assert refused.returncode == 2
+    assert f"{project_copy}/.venv belongs to another user (uid 4242): nothing in it is run." in refused.stderr
+
+
+def test_a_venv_that_every_user_can_write_to_is_not_run(bootstrap: Bootstrap, project_copy: Path) -> None:
+    bootstrap("run")
+    (project_copy / ".venv").chmod(0o777)
+
+    refused = bootstrap("run")
+
+    assert refused.returncode == 2
+    assert "every user can write to" in refused.stderr
 
 
 @pytest.mark.parametrize("script", ["run-migration.sh", "setup-enhanced-db.sh", "validate-schema.py"])

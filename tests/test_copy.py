@@ -36,5 +36,5 @@ def test_copied_context_is_counted(fresh: Database) -> None:
         for n in range(300):
             copy.write_row((ids[n % 3 // 2], n, "message", "words", 2))
     assert fresh.execute(
-        "SELECT session_key, context_count, total_tokens, total_content_bytes FROM session_monitoring_view ORDER BY 1"
+        "SELECT session_key, context_count, total_tokens, total_content_bytes FROM session_content_view v JOIN sessions s ON s.id = v.session_id ORDER BY 1"
     ) == [("a", 200, 400, 1000), ("b", 100, 200, 500)]

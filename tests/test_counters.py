@@ -198,7 +198,7 @@ def unsettled(existing: Database, call: Run) -> Database:
     """`existing` as it is between the migration that makes the counters and the one that counts what was there."""
     existing.execute("CREATE SEQUENCE numbers START 1000000")
     assert call("pgvigil", "migrate", "--backup", "none", "--database-url", existing.url).returncode == 0
-    existing.execute("DELETE FROM pgvigil.migrations WHERE revision = '012'")
+    existing.execute("DELETE FROM pgvigil.migrations WHERE revision = '015'")
     existing.execute("TRUNCATE pgvigil.session_counters")
     return existing
 
@@ -221,7 +221,7 @@ def test_the_backfill_is_exact_while_eight_write(unsettled: Database) -> None:
     writers.finish()
     unsettled.execute(  # from now on the view believes the counters
         "INSERT INTO pgvigil.migrations (revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version)"
-        " VALUES ('012', '', '', false, '', '', 0, '')"
+        " VALUES ('015', '', '', false, '', '', 0, '')"
     )
     assert unsettled.execute(WRONG) == []
     assert unsettled.execute("SELECT * FROM pgvigil.recount_session_counters()") == []

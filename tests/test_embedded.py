@@ -270,6 +270,15 @@ def test_a_home_too_deep_for_a_socket_gets_a_private_directory_under_tmp(home: P
         shutil.rmtree((deep / "socket-dir").read_text(), ignore_errors=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another group")
+def test_a_home_that_another_group_may_write_to_is_refused(home: Path) -> None:
+    home.mkdir()
+    os.chown(home, -1, 65534)
+    home.chmod(0o770)
+    with pytest.raises(UsageError, match="group 65534 may write to it"):
+        KeptServer(home)
+
+
 def test_a_home_that_others_may_write_to_is_refused(home: Path) -> None:
     home.mkdir()
     home.chmod(0o777)

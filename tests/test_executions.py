@@ -501,7 +501,7 @@ def test_table_of_an_earlier_system_is_kept_aside_and_put_back(existing: Databas
     migrated = call("pgvigil", "migrate", "--backup", "none", "--database-url", existing.url)
     assert migrated.returncode == 0, migrated.stderr
     assert existing.execute("SELECT * FROM pgvigil.legacy_query_executions") == [(1, "old")]
-    reverted = call("pgvigil", "revert", "--to", "012", "--backup", "none", "--database-url", existing.url)
+    reverted = call("pgvigil", "revert", "--to", "007", "--backup", "none", "--database-url", existing.url)
     assert reverted.returncode == 0, reverted.stderr
     assert existing.execute("SELECT * FROM query_executions") == [(1, "old")]
     assert existing.execute("SELECT * FROM execution_analytics") == [(1,)]

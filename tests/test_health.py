@@ -13,6 +13,7 @@ from conftest import Connection, Database, Run, servers, wait_until
 from pgvigil import project
 from pgvigil.embedded import Server
 from pgvigil.operate import sizes
+from pgvigil.validate.reference import without_psql
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -314,7 +315,7 @@ def test_settings_that_endanger_data_are_found_with_a_better_value_and_the_reaso
 ) -> None:
     with Server(servers()[max(servers())], settings=settings) as server:
         with psycopg.connect(server.dsn()) as conn:
-            conn.execute(project.INIT_SQL.read_text().encode())
+            conn.execute(without_psql(project.INIT_SQL.read_text()))
         done = call("pgvigil", "health", "--json", "--database-url", server.dsn())
     told = [one for one in json.loads(done.stdout)["settings"] if one["level"] != "ok"]
     assert {f"{one['level']} {one['setting']}" for one in told} - {"advice data_checksums"} == found

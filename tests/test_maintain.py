@@ -221,17 +221,17 @@ def test_a_table_that_is_locked_is_passed_over_and_the_others_are_vacuumed(call:
 
 def test_a_table_of_another_owner_is_not_told_as_vacuumed(call: Run, fresh: Database) -> None:
     fresh.execute(
-        """DO $$ BEGIN CREATE ROLE mt_upkeep LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-           GRANT USAGE ON SCHEMA pgvigil, public TO mt_upkeep; GRANT SELECT ON ALL TABLES IN SCHEMA pgvigil, public TO mt_upkeep;
-           GRANT UPDATE, INSERT, DELETE ON pgvigil.job_runs TO mt_upkeep; CREATE TABLE mine (n int); ALTER TABLE mine OWNER TO mt_upkeep"""
+        """DO $$ BEGIN CREATE ROLE mt_upkeep LOGIN IN ROLE pgvigil_admin; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+           CREATE TABLE mine (n int); ALTER TABLE mine OWNER TO mt_upkeep"""
     )
     url = fresh.url.replace("postgres@", "mt_upkeep@")
     assert call("pgvigil", "maintain", "run", "vacuum", "--database-url", url).returncode == 10
     [(rows, error, _)] = runs(fresh, "vacuum")
     assert rows == 1
     assert " were passed over: instrumentation.instances: " in error
-    assert call("pgvigil", "maintain", "run", "analyze", "--database-url", url).stdout == "analyze: 1 tables\n"
-    assert "passed over public.sessions, which belongs to postgres" in runs(fresh, "analyze")[0][2]
+    # What the server does itself it does with the rights of the owner of what is ours, whoever asks.
+    assert call("pgvigil", "maintain", "run", "analyze", "--database-url", url).returncode == 0
+    assert runs(fresh, "analyze")[0][2] == ["passed over public.mine, which belongs to mt_upkeep"]
 
 
 def test_analyze_passes_over_what_is_locked_and_says_so(call: Run, fresh: Database) -> None:
@@ -292,7 +292,8 @@ def test_a_stand_in_for_pg_cron_is_given_the_jobs_the_server_can_do_and_no_other
     for _ in range(2):
         done = call("pgvigil", "maintain", "install", "--pg-cron", "--database-url", fresh.url)
         assert done.returncode == 0, done.stderr
-    assert "leave them to `pgvigil maintain run-due`: backup, reindex, vacuum" in done.stdout
+    assert "leave them to `pgvigil maintain run-due --database-url " in done.stdout
+    assert done.stdout.endswith("`: backup, reindex, vacuum\n")
     commands = fresh.execute("SELECT jobname, command FROM cron.job")
     fresh.execute("UPDATE pgvigil.jobs SET since = now()")
     assert len(commands) == fresh.execute("SELECT count(*) FROM pgvigil.jobs WHERE NOT needs_client")[0][0]

@@ -116,7 +116,7 @@ def test_the_undo_command_of_the_report_undoes_the_run(call: Run, existing: Data
 
 @pytest.mark.client_side
 def test_each_step_back_can_be_taken_alone(call: Run, migrated: Database) -> None:
-    for revision in ("011", "005", "003", "000", "base"):
+    for revision in ("014", "005", "003", "000", "base"):
         done = call("pgvigil", "revert", "--to", revision, "--database-url", migrated.url)
         assert done.returncode == 0, done.stderr
     assert migrated.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
@@ -333,7 +333,7 @@ def test_a_revision_below_the_database_is_reached_by_taking_files_out(call: Run,
 def test_a_run_that_ends_early_is_held_against_the_spec_by_trying_the_rest(
     run: Run, project_copy: Path, existing: Database
 ) -> None:
-    views = project_copy / "scripts/migrations/009_monitoring_views.sql"
+    views = project_copy / "scripts/migrations/012_monitoring_views.sql"
     views.write_text(views.read_text().replace("AS hours_since_activity", "AS idle_hours"))
     before = catalog(existing)
     done = run(project_copy / "scripts/run-migration.sh", "--to", "005", "--database-url", existing.url)

@@ -57,7 +57,8 @@ END $$;
 
 def runnable(repair: str) -> str:
     """What is commented out, because data go with it, is run too; and all of it in one transaction."""
-    return re.sub("^-- (DROP|ALTER)", r"\1", repair.replace(" CONCURRENTLY", ""), flags=re.MULTILINE)
+    repair = re.sub("^(BEGIN|COMMIT);$", "", repair.replace(" CONCURRENTLY", ""), flags=re.MULTILINE)
+    return re.sub("^-- (DROP|ALTER)", r"\1", repair, flags=re.MULTILINE)
 
 
 def named(findings: list[dict[str, str]]) -> set[str]:

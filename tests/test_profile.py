@@ -39,6 +39,23 @@ INSERT INTO unseen SELECT generate_series(1, 5000);
 CREATE TABLE seen (id integer PRIMARY KEY);
 INSERT INTO seen SELECT generate_series(1, 5000);
 CREATE TABLE kept (n integer CHECK (n > 0));
+CREATE TABLE kinds AS SELECT * FROM big;
+CREATE INDEX kinds_k_of_word_0 ON kinds (k, n) WHERE word = 'word 0';
+CREATE INDEX kinds_l_hash ON kinds USING hash (l);
+CREATE INDEX kinds_filler ON kinds (filler);
+ANALYZE kinds;
+CREATE TABLE brand_new (id integer, n integer);
+CREATE TABLE never_analyzed (id integer, n integer) WITH (autovacuum_enabled = off);
+INSERT INTO never_analyzed SELECT i, 1 FROM generate_series(1, 20000) i;
+CREATE FUNCTION takes_time() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END';
+CREATE TABLE "Fired" (n integer) PARTITION BY LIST (n);
+CREATE TABLE fired_1 PARTITION OF "Fired" DEFAULT;
+INSERT INTO "Fired" SELECT generate_series(1, 20);
+CREATE TRIGGER before_row BEFORE UPDATE ON "Fired" FOR EACH ROW EXECUTE FUNCTION takes_time();
+CREATE TRIGGER before_all BEFORE UPDATE ON "Fired" FOR EACH STATEMENT EXECUTE FUNCTION takes_time();
+CREATE TRIGGER after_row AFTER UPDATE ON "Fired" FOR EACH ROW EXECUTE FUNCTION takes_time();
+CREATE VIEW seen_fired AS SELECT n FROM "Fired";
+CREATE TRIGGER instead INSTEAD OF DELETE ON seen_fired FOR EACH ROW EXECUTE FUNCTION takes_time();
 CREATE PROCEDURE commits() LANGUAGE plpgsql AS 'BEGIN INSERT INTO kept VALUES (1); COMMIT; END';
 """
 
@@ -162,7 +179,7 @@ def test_partitions_count_as_one_table(look: Callable[..., Explanation]) -> None
             "no bare column is equal to, below or above a value in (lower((big.word)::text) = 'word'::text)",
         ),
         ("n = 7 OR k = 700", "each alternative needs an index of its own in ((big.n = 7) OR (big.k = 700))"),
-        ("n + 0 = 7 AND word >= 'word 0'", "the planner did not take big_word btree (word)"),
+        ("n + 0 = 7 AND word >= 'word 0'", "the planner did not take public.big_word btree (word)"),
         ("n::text = '7'", "no bare column is equal to, below or above a value in ((big.n)::text = '7'::text)"),
         ("k IS NULL AND n = 1", "no index on n or k"),
         ("n = k AND l = 7 AND filler <> 'n = 3 AND n = 4'", "no index on l"),
@@ -194,6 +211,83 @@ def test_the_work_mem_that_would_do_does(
     assert int(enough) <= 64
     again = look(statement, **{**values, "work_mem": f"{enough}MB"})
     assert finding not in {found.finding for found in again.findings}
+
+
+def test_a_partial_index_that_cannot_serve_is_not_blamed(look: Callable[..., Explanation]) -> None:
+    found = only(look("SELECT * FROM kinds WHERE k = 7"), "sequential_scan")
+    assert ": no index on k; kinds_k_of_word_0 cannot serve this condition: btree (k, n) WHERE " in found.sentence
+    assert found.mend == "CREATE INDEX CONCURRENTLY ON public.kinds (k);"
+
+
+def test_a_partial_index_that_could_serve_is_the_one_that_was_not_taken(look: Callable[..., Explanation]) -> None:
+    costly = {"random_page_cost": 1000000, "seq_page_cost": 0}
+    found = only(look("SELECT * FROM kinds WHERE k = 7 AND word = 'word 0'", **costly), "sequential_scan")
+    assert ": the planner did not take kinds_k_of_word_0 btree (k, n) WHERE " in found.sentence
+
+
+def test_an_index_whose_kind_cannot_serve_is_not_blamed(look: Callable[..., Explanation]) -> None:
+    found = only(look("SELECT * FROM kinds WHERE l > 98"), "sequential_scan")
+    assert ": no index on l; kinds_l_hash cannot serve this condition: hash (l)" in found.sentence
+
+
+def test_an_index_of_another_collation_is_said_to_serve_nothing(look: Callable[..., Explanation]) -> None:
+    found = only(look("""SELECT * FROM kinds WHERE filler > 'y' COLLATE "POSIX" """), "sequential_scan")
+    assert "kinds_filler btree (filler) cannot serve " in found.sentence
+    assert "CREATE INDEX" not in (found.mend or "")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM brand_new",
+        "SELECT * FROM brand_new a JOIN brand_new b ON b.id = a.id",
+        "SELECT * FROM brand_new a JOIN big b ON b.word = a.id::text AND b.id > a.n",
+        "SELECT n, count(*) FROM brand_new GROUP BY n",
+        "SELECT * FROM generate_series(1, (SELECT 3)) i JOIN small ON id = i",
+        "SELECT * FROM big WHERE (SELECT count(*) FROM small) > 1000",
+    ],
+)
+def test_what_no_statistics_could_have_told_is_no_finding(look: Callable[..., Explanation], statement: str) -> None:
+    assert look(statement).sound
+
+
+def test_a_group_of_what_was_never_analyzed_is_cured_by_analyzing_that(look: Callable[..., Explanation]) -> None:
+    found = only(look("SELECT n FROM never_analyzed GROUP BY n", enable_sort="off"), "estimate_off")
+    assert (found.node, found.mend) == (
+        "Aggregate",
+        "The planner has no statistics on what it reads: ANALYZE public.never_analyzed;",
+    )
+
+
+def test_a_small_error_is_blamed_for_the_large_one_above_it(look: Callable[..., Explanation]) -> None:
+    inner = "SELECT id FROM small WHERE id < 60 AND id % 1 = 0 OFFSET 0"
+    found = only(look(f"SELECT count(*) FROM ({inner}) a JOIN parts b ON b.n = a.id", **HASHED), "estimate_off")
+    assert found.node == "Seq Scan on public.small"
+    assert found.sentence.startswith("Seq Scan on public.small: 1 rows expected, 59 came; and of Hash Join above it ")
+
+
+@pytest.mark.parametrize(
+    ("statement", "within"),
+    [
+        ('UPDATE "Fired" SET n = n', {"before_row", "before_all"}),
+        ("DELETE FROM seen_fired", {"instead"}),
+    ],
+)
+def test_the_time_of_a_trigger_within_a_node_counts_once(
+    look: Callable[..., Explanation], statement: str, within: set[str]
+) -> None:
+    explained = look(statement)
+    assert {trigger for _, trigger in explained.within} == within
+    lines = [line.split() for line in explaining.text(explained, bars=False).splitlines() if line[4:5] == "%"]
+    own = {" ".join(line[3:]): float(line[1].replace(",", "")) for line in lines}
+    assert sum(own.values()) <= explained.execution_ms + 0.5
+    assert max(took for label, took in own.items() if label.startswith("ModifyTable")) < 30
+
+
+@pytest.mark.parametrize("view", ["session_monitoring_view", "performance_monitoring_view", "instrumentation.session_stats",
+                                  "instrumentation.session_activity", "pgvigil.job_status", "pgvigil.partitions"])  # fmt: skip
+def test_our_own_views_are_sound_on_a_new_install(fresh: Database, view: str) -> None:
+    assert explaining.explain(settings(fresh), f"SELECT * FROM {view}", ()).sound
 
 
 def test_a_subplan_is_charged_to_whom_it_serves(look: Callable[..., Explanation]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import inspect
+import json
 import os
 import re
 import signal
@@ -24,9 +26,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from conftest import PROJECT, Database, Make, Mortal, adds_up, application, give, nobody, wait_until
+from conftest import PROJECT, Database, Make, Mortal, Proxy, adds_up, application, give, nobody, wait_until
 from pgvigil import cli
-from pgvigil.embedded import Server
 from pgvigil.live import ExecutionTracker, Recorder, Stats, rows
 from pgvigil.live import recorder as recorder_module
 from pgvigil.live.lines import Encoder
@@ -54,55 +55,9 @@ def record_all(recorder: Recorder, operations: list[str]) -> None:
 # --- a server to maltreat --------------------------------------------------------------------------------------------
 
 
-class Proxy:
-    """Between client and server. At the first COMMIT it cuts the connection: before the server hears of it, or before the client hears back."""
-
-    def __init__(self, server: Server, *, commit_reaches_server: bool) -> None:
-        self._upstream = ("127.0.0.1", server.port)
-        self.commit_reaches_server = commit_reaches_server
-        self.lingering = False  # True: the server hears nothing of the end either
-        self.cut = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._pass, args=(client,), daemon=True).start()
-
-    def _pass(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._upstream) as server, contextlib.suppress(OSError):
-            silenced = threading.Event()
-            answers = threading.Thread(target=self._answer, args=(server, client, silenced), daemon=True)
-            answers.start()
-            while data := client.recv(1 << 16):
-                if b"COMMIT\0" in data and not self.cut.is_set():
-                    silenced.set()
-                    self.cut.set()
-                    if self.commit_reaches_server:
-                        server.sendall(data)
-                        server.shutdown(socket.SHUT_WR)
-                        answers.join()  # until the server has done it and hung up
-                    elif not self.lingering:
-                        server.shutdown(socket.SHUT_RDWR)
-                    return
-                server.sendall(data)
-
-    def _answer(self, server: socket.socket, client: socket.socket, silenced: threading.Event) -> None:
-        with contextlib.suppress(OSError):
-            while data := server.recv(1 << 16):
-                if not silenced.is_set():
-                    client.sendall(data)
-
-    def close(self) -> None:
-        self._listener.close()
-
-
 @pytest.fixture(params=[True, False], ids=["done", "not done"])
 def proxy(fresh: Database, request: pytest.FixtureRequest) -> Iterator[Proxy]:
-    proxy = Proxy(fresh.server, commit_reaches_server=request.param)
+    proxy = Proxy(fresh.server.port, commit_reaches_server=request.param)
     yield proxy
     proxy.close()
 
@@ -227,6 +182,9 @@ def test_connection_is_named_and_prepares_nothing(fresh: Database, make: Make) -
         (("m", float("nan")), ValueError),
         (("m", float("inf")), ValueError),
         (("m", Decimal("NaN")), ValueError),
+        (("m", Decimal("-Infinity")), ValueError),
+        (("m", Decimal("1e131072")), ValueError),
+        (("m", Decimal("1e-16384")), ValueError),
         (("m", 1 << 5000), ValueError),
         (("m", True), TypeError),
         (("m", "1"), TypeError),
@@ -255,6 +213,15 @@ def test_bad_metric_is_refused_in_the_caller(
         ({"labels": []}, TypeError),
         ({"labels": {"a": float("nan")}}, ValueError),
         ({"labels": {"a": object()}}, TypeError),
+        ({"labels": {"a": "\0"}}, ValueError),
+        ({"labels": {"a\0": 1}}, ValueError),
+        ({"labels": {"a": ["deep", {"b": "\0"}]}}, ValueError),
+        ({"labels": {"a": "\\\0"}}, ValueError),
+        ({"labels": {"a": "\ud800"}}, ValueError),
+        ({"labels": {"\udfff": 1}}, ValueError),
+        ({"labels": {"a": [1, "\udc00\ud800"]}}, ValueError),
+        ({"labels": {"a": float("inf")}}, ValueError),
+        ({"labels": {"a": functools.reduce(lambda inner, _: [inner], range(900), [])}}, ValueError),
         ({"at": "yesterday"}, TypeError),
         ({"at": datetime(2020, 1, 1)}, ValueError),
     ],
@@ -290,6 +257,17 @@ def test_bad_operation_is_refused_in_the_caller(
     assert recorder.stats().accepted == 0
 
 
+def test_what_merely_looks_unstorable_is_stored(fresh: Database, make: Make) -> None:
+    labels = {"a": "\\u0000 \\ud800 \\\\u0000", "b": ["\U0001f600", "\U0010ffff", {"ключ": "\u00ff"}]}
+    recorder = make(fresh.url)
+    recorder.record_metric("m", Decimal("-9.9e131071"), labels=labels)
+    recorder.record_metric("m", Decimal("1e-16383"), labels={"wide": [[n] for n in range(500)]})
+    recorder.record_metric("m", 10**1000, labels={"a": 10**1000})
+    assert recorder.flush() == "written"
+    assert recorder.stats().quarantined == 0
+    assert fresh.execute("SELECT labels FROM system_metrics WHERE metric_name = 'm' ORDER BY id LIMIT 1") == [(labels,)]
+
+
 def test_labels_are_those_of_the_moment_of_the_call(fresh: Database, make: Make) -> None:
     recorder, labels = make(fresh.url), {"node": "a"}
     recorder.record_metric("m", 1, labels=labels)
@@ -298,21 +276,135 @@ def test_labels_are_those_of_the_moment_of_the_call(fresh: Database, make: Make)
     assert fresh.execute("SELECT labels FROM system_metrics WHERE metric_name = 'm'") == [({"node": "a"},)]
 
 
+def refuse(database: Database, name: str) -> None:
+    """The database takes no metric of that name."""
+    database.execute(f"ALTER TABLE system_metrics ADD CONSTRAINT not_that CHECK (metric_name <> '{name}')")
+
+
 def test_bad_row_is_set_aside_and_the_others_are_written(fresh: Database, make: Make, spill: Path) -> None:
+    refuse(fresh, "bad")
     recorder = make(fresh.url, linger=5)
     record_all(recorder, names(300))
-    recorder.record_metric("too large", Decimal("1e999999"))
+    recorder.record_metric("bad", 1, labels={"secret": "first"})
     record_all(recorder, names(300, "later"))
-    recorder.record_metric("unstorable", 1, labels={"secret": "\0"})
+    recorder.record_metric("bad", 2, labels={"secret": "second"})
     assert recorder.flush() == "written"
     assert operations(fresh) == names(300) + names(300, "later")
     stats = recorder.stats()
     assert (stats.quarantined, stats.written) == (2, 600)
     [file] = spill.glob("*-quarantine.jsonl")
-    assert "too large" in file.read_text()
-    assert "unstorable" in file.read_text()
+    assert "first" in file.read_text()
+    assert "second" in file.read_text()
     assert "secret" not in stats.last_error
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_huge_bad_row_does_not_break_the_bound_of_the_quarantine(fresh: Database, make: Make, spill: Path) -> None:
+    refuse(fresh, "bad")
+    recorder = make(fresh.url)
+    for n in range(3):
+        recorder.record_metric("bad", n, labels={"text": "x" * (20 << 20)})
+    assert recorder.flush(60) == "written"
+    assert recorder.stats().quarantined == 3
+    [file] = spill.glob("*-quarantine.jsonl")
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [entry["row"][:5] for entry in entries] == ["bad\t0", "bad\t1", "bad\t2"]
+    assert [entry["characters"] > 20 << 20 for entry in entries] == [True] * 3
+    assert file.stat().st_size < 4 << 20
+
+
+def test_full_quarantine_takes_nothing_more(
+    fresh: Database, make: Make, spill: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgvigil.live.delivery._QUARANTINE_BYTES", 1000)
+    refuse(fresh, "bad")
+    recorder = make(fresh.url)
+    for n in range(20):
+        recorder.record_metric("bad", n)
+    assert recorder.flush(60) == "written"
+    [file] = spill.glob("*-quarantine.jsonl")
+    assert 0 < file.stat().st_size <= 1000
+    assert recorder.stats().quarantined == 20
+
+
+def without_todays_partition(database: Database) -> list[str]:
+    """Drops it, and the default one; gives the statements that make them again."""
+    [(partition, since, until)] = database.execute(
+        "SELECT partition, pgvigil.uuid_v7_floor(from_time), pgvigil.uuid_v7_floor(to_time) FROM pgvigil.partitions"
+        " WHERE parent_table = 'performance_logs' AND from_time <= now() AND to_time > now()"
+    )
+    database.execute(f"DROP TABLE {partition}")
+    [(default,)] = database.execute(
+        "SELECT partdefid::regclass::text FROM pg_partitioned_table WHERE partrelid = 'performance_logs'::regclass"
+    )
+    return [default, f"CREATE TABLE {partition} (LIKE performance_logs INCLUDING ALL)",
+            f"ALTER TABLE performance_logs ATTACH PARTITION {partition} FOR VALUES FROM ('{since}') TO ('{until}')"]  # fmt: skip
+
+
+def test_record_for_which_there_is_no_partition_waits_for_one(fresh: Database, make: Make) -> None:
+    default, create, attach = without_todays_partition(fresh)
+    fresh.execute(f"DROP TABLE {default}")
+    recorder = make(fresh.url)
+    record_all(recorder, names(10, "secret"))
+    wait_until(lambda: recorder.stats().errors)
+    assert "no partition of relation" in recorder.stats().last_error
+    assert "secret" not in recorder.stats().last_error
+    fresh.execute(create)
+    fresh.execute(attach)
+    wait_until(lambda: recorder.stats().written == 10)
+    assert operations(fresh) == names(10, "secret")
+    assert recorder.stats().quarantined == 0
+
+
+def test_record_whose_partition_is_attached_while_it_waits_is_written(fresh: Database, make: Make) -> None:
+    """The server looked for its partition before the attaching was committed: it "violates partition constraint" then."""
+    _, create, attach = without_todays_partition(fresh)
+    recorder = make(fresh.url)
+    recorder.record_metric("m", 1)
+    recorder.flush()
+    with fresh.connect(autocommit=False) as other:
+        other.execute(create)
+        other.execute(attach)
+        recorder.record_performance("secret", 1)
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(lambda: fresh.execute(waiting))
+    wait_until(lambda: recorder.stats().written == 2)
+    assert "violates partition constraint" in recorder.stats().last_error
+    assert "secret" not in recorder.stats().last_error
+    assert (operations(fresh), recorder.stats().quarantined) == (["secret"], 0)
+
+
+def test_statement_that_a_function_of_the_server_refuses_does_not_hold_up_the_others(
+    fresh: Database, make: Make
+) -> None:
+    """As those of another role's instance."""
+    fresh.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'not an instance of yours' USING ERRCODE = 'insufficient_privilege'; END $$""")
+    fresh.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON instrumentation.sql_statements FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    [(session,)] = fresh.execute("SELECT instrumentation.register_session(instrumentation.register_instance('h'))")
+    recorder = make(fresh.url)
+    recorder.append(rows.statement(str(session), "SELECT 1", 1000, 1))
+    record_all(recorder, names(3))
+    assert recorder.flush() == "written"
+    assert (recorder.stats().quarantined, recorder.stats().written) == (1, 3)
+
+
+def test_missing_right_of_the_table_is_no_fault_of_a_row(fresh: Database, make: Make) -> None:
+    fresh.execute("DROP ROLE IF EXISTS t_appender")
+    fresh.execute("CREATE ROLE t_appender LOGIN PASSWORD 'x' IN ROLE pgvigil_writer")
+    fresh.execute("REVOKE INSERT ON performance_logs FROM pgvigil_writer")
+    try:
+        recorder = make(re.sub(r"//postgres:\w+@", "//t_appender:x@", fresh.tcp_url))
+        record_all(recorder, names(3))
+        assert recorder.flush() == "spilled"
+        fresh.execute("GRANT INSERT ON performance_logs TO pgvigil_writer")
+        wait_until(lambda: recorder.stats().written == 3)
+        recorder.close()
+    finally:
+        fresh.execute("DROP ROLE t_appender")
 
 
 # --- a database that is not there ------------------------------------------------------------------------------------
@@ -521,7 +613,7 @@ def test_newest_is_dropped_and_counted_when_neither_database_nor_disk_take_it(
     assert stats.dropped >= 890
     assert stats.queue_depth <= 110
     assert adds_up(stats)
-    assert recorder.close(1) == "timeout"
+    assert recorder.close(1) == "dropped"
     assert recorder.stats().dropped == 1000
 
 
@@ -779,6 +871,130 @@ def test_close_brings_the_spill_into_the_database(mortal: Mortal, make: Make) ->
     assert operations(mortal.url) == [*names(100), "last"]
 
 
+def test_close_tries_a_server_that_is_back_whatever_the_pause_was(
+    mortal: Mortal, make: Make, spill: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgvigil.live.delivery._LONGEST_PAUSE", 3600)
+    recorder = make(mortal.url, spill_after=0)
+    mortal.end(signal.SIGINT)
+    record_all(recorder, names(100))
+    assert recorder.flush() == "spilled"
+    recorder._delivery._pause = 3600
+    recorder.record_performance("last", 1)
+    wait_until(lambda: recorder._delivery.next_try > time.monotonic() + 100)
+    mortal.start()
+    assert recorder.close() == "written"
+    assert operations(mortal.url) == [*names(100), "last"]
+    assert list(spill.iterdir()) == []
+
+
+def test_close_waits_for_a_server_that_is_starting(
+    fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = threading.Event()
+    outage.set()
+    again, connect = bar_the_way(monkeypatch, outage), Writer.connect
+    tries = 0
+
+    def answer(self: Writer) -> None:
+        nonlocal tries
+        tries += 1
+        if tries > 5:
+            again.set()
+        try:
+            connect(self)
+        except Unavailable:
+            raise Unavailable("FATAL:  the database system is starting up") from None
+
+    monkeypatch.setattr(Writer, "connect", answer)
+    recorder = make(fresh.url)
+    record_all(recorder, names(10))
+    assert recorder.flush() == "spilled"
+    assert recorder.close(30) == "written"
+    assert operations(fresh) == names(10)
+
+
+def test_close_leaves_no_spill_of_which_all_is_written(fresh: Database, make: Make, spill: Path) -> None:
+    recorder = make(fresh.url, queue_size=1000, batch_size=100, on_full="wait")
+    record_all(recorder, names(20_000))
+    assert recorder.close(60) == "written"
+    assert recorder.stats().spilled > 0
+    assert list(spill.iterdir()) == []
+
+
+def test_close_leaves_no_empty_spill(make: Make, tmp_path: Path, spill: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr("pgvigil.live.spill.Segment.append", fail)
+    recorder = make(nobody(tmp_path))
+    record_all(recorder, names(10))
+    assert recorder.close(1) == "dropped"
+    assert list(spill.iterdir()) == []
+
+
+# --- more than the worker can take -----------------------------------------------------------------------------------
+
+
+def hold(delivery: Any) -> contextlib.AbstractContextManager[Any]:
+    """The worker does nothing meanwhile."""
+    return delivery.lock
+
+
+def test_what_a_burst_has_dropped_is_said_by_the_next_flush_and_by_close(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url, queue_size=100, batch_size=50)
+    with hold(recorder._delivery):
+        record_all(recorder, names(1000))
+    assert recorder.flush() == "dropped"
+    assert recorder.flush() == "written"
+    assert recorder.close() == "dropped"
+    stats = recorder.stats()
+    assert stats.written + stats.dropped == 1000
+    assert stats.dropped > 0
+
+
+def test_caller_that_chose_to_wait_loses_nothing_in_a_burst(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url, queue_size=100, batch_size=50, on_full="wait", max_wait=60)
+    record_all(recorder, names(5000))
+    assert recorder.close(60) == "written"
+    assert operations(fresh) == names(5000)
+
+
+def test_caller_that_waits_for_room_waits_no_longer_than_it_chose(make: Make, tmp_path: Path, spill: Path) -> None:
+    spill.write_text("a file where the directory should be")
+    recorder = make(nobody(tmp_path), queue_size=100, batch_size=10, on_full="wait", max_wait=0.05)
+    began = time.monotonic()
+    record_all(recorder, names(120))
+    assert time.monotonic() - began < 10
+    assert recorder.stats().dropped > 0
+    assert recorder.close(1) == "dropped"
+
+
+def test_what_watches_an_application_never_waits(make: Make, tmp_path: Path, spill: Path) -> None:
+    spill.write_text("a file where the directory should be")
+    recorder = make(nobody(tmp_path), queue_size=100, batch_size=10, on_full="wait", max_wait=3600)
+    for _ in range(200):
+        recorder.append(rows.statement("session", "SELECT 1", 1, 1))
+    assert recorder.stats().dropped > 0
+
+
+def test_caller_waits_for_no_room_in_a_recorder_that_is_closed(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url, on_full="wait", max_wait=3600)
+    recorder.close()
+    recorder.record_metric("m", 1)
+    assert recorder.stats().dropped == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"on_full": "block"}, {"max_wait": float("inf")}, {"linger": float("nan")}, {"spill_after": -1}],
+    ids=str,
+)
+def test_option_that_would_never_end_is_refused(tmp_path: Path, options: Any) -> None:
+    with pytest.raises(ValueError, match="it has to be"):
+        Recorder(nobody(tmp_path), **options)
+
+
 def test_server_that_hangs_amid_a_batch_is_given_up_when_the_queue_fills(
     fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -835,7 +1051,7 @@ def test_records_after_close_are_counted_as_dropped(fresh: Database, make: Make)
     recorder.record_metric("m", 1)
     assert recorder.close() == "written"
     recorder.record_metric("m", 2)
-    assert recorder.close() == "written"
+    assert recorder.close() == "dropped"
     assert (recorder.stats().written, recorder.stats().dropped) == (1, 1)
 
 

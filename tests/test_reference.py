@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from conftest import Mortal, Run
-from pgvigil import project
+from conftest import Mortal, Run, wait_until
+from pgvigil import project, scratch_databases
 from pgvigil.database import connect, parse_url
-from pgvigil.validate import Reference, fix_sql, keep_reference, load_declaration, validate
+from pgvigil.validate import Reference, cache, fix_sql, keep_reference, load_declaration, validate
 from pgvigil.validate.reference import WHAT
 
 SPEC = load_declaration(project.SPEC)
@@ -64,7 +65,8 @@ DISASTERS = [
 
 def apply(conn: Any, script: str) -> None:
     """In the test's transaction, and with what would destroy data."""
-    conn.execute(re.sub("^-- (DROP|ALTER)", r"\1", script.replace(" CONCURRENTLY", ""), flags=re.MULTILINE))
+    script = re.sub("^(BEGIN|COMMIT);$", "", script.replace(" CONCURRENTLY", ""), flags=re.MULTILINE)
+    conn.execute(re.sub("^-- (DROP|ALTER)", r"\1", script, flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("disaster", DISASTERS)
@@ -83,7 +85,7 @@ def test_index_is_repaired_without_a_lock_against_writers(fresh: Any, reference:
         (finding,) = validate(conn, SPEC, "public", reference=reference).findings
         for statement in finding.fix.split(";\n"):
             conn.execute(statement)
-        assert finding.fix.startswith("DROP INDEX CONCURRENTLY idx_sessions_archived_at;\nCREATE INDEX CONCURRENTLY")
+        assert finding.fix == "REINDEX INDEX CONCURRENTLY idx_sessions_archived_at;"
         assert validate(conn, SPEC, "public", reference=reference).ok
 
 
@@ -144,7 +146,7 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made_of(database: Any, ddl: Path, options: str = "") -> Reference:
     target = parse_url(database.url + options, "tests")
     with connect(target, "tests") as conn:
-        reference = Reference(target, lambda: conn, lambda: SPEC, ddl)
+        reference = Reference(target, lambda: conn, lambda: SPEC, ddl, lambda _: "public")
         reference.thread.join()
     return reference
 
@@ -167,10 +169,50 @@ def test_scratch_database_is_gone_and_its_reading_kept(fresh: Any, no_cache: Pat
 
 
 @pytest.mark.usefixtures("no_cache")
-def test_scratch_database_that_a_killed_run_left_is_dropped(fresh: Any) -> None:
-    fresh.execute("CREATE DATABASE pgvigil_reference_5f5e1000_aaaa")
+def test_scratch_database_that_a_killed_run_left_is_dropped_and_told(
+    fresh: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with connect(parse_url(fresh.url, "tests"), "tests") as conn:
+        left = scratch_databases.make(conn, "pgvigil_reference_5f5e1000_aaaaaaaa")
+        pid = conn.info.backend_pid
+    wait_until(lambda: not fresh.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)))
     assert begin(fresh).outcome()[0] is not None
     assert fresh.execute(SCRATCH) == []
+    assert f'dropped database "{left.name}"' in capsys.readouterr().err
+
+
+@pytest.mark.client_side
+def test_cache_that_others_can_write_to_is_neither_read_nor_filled(no_cache: Path) -> None:
+    cache.write("spec-a.json", "kept")
+    assert cache.read("spec-a.json") == "kept"
+    (no_cache / "spec-a.json").chmod(0o666)
+    assert cache.read("spec-a.json") is None
+    (no_cache / "spec-a.json").chmod(0o600)
+    no_cache.chmod(0o777)
+    assert cache.read("spec-a.json") is None
+    cache.write("spec-b.json", "kept")
+    assert not (no_cache / "spec-b.json").exists()
+
+
+@pytest.mark.client_side
+def test_link_or_fifo_in_the_cache_is_not_read(no_cache: Path) -> None:
+    cache.write("spec-a.json", "kept")
+    (no_cache / "spec-b.json").symlink_to(no_cache / "spec-a.json")
+    os.mkfifo(no_cache / "spec-c.json")
+    assert (cache.read("spec-b.json"), cache.read("spec-c.json")) == (None, None)
+
+
+@pytest.mark.client_side
+def test_files_of_others_in_the_cache_directory_are_not_removed(no_cache: Path) -> None:
+    no_cache.mkdir(parents=True, mode=0o700)
+    for number in range(cache.KEPT + 10):
+        (no_cache / f"letter {number}.txt").touch()
+    (no_cache / "a directory").mkdir()
+    for number in range(cache.KEPT + 10):
+        cache.write(f"spec-{number}.json", "kept")
+    names = [path.name for path in no_cache.iterdir()]
+    assert sum(name.startswith("letter") for name in names) == cache.KEPT + 10
+    assert sum(name.startswith("spec-") for name in names) == cache.KEPT
 
 
 @pytest.mark.usefixtures("no_cache")
@@ -197,7 +239,9 @@ def test_without_any_reference_the_verdict_is_no_pass(fresh: Any) -> None:
         assert (report.findings, report.exit_code, report.ok) == ((), 3, False)
         (unchecked,) = report.unchecked
         assert unchecked.objects == WHAT
-        assert unchecked.reason.startswith("the role may not create databases. ")
+        assert unchecked.reason.startswith(
+            "the role may not create databases, and pgvigil.reference_snapshots holds no copy"
+        )
         conn.execute("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle")
         assert validate(conn, SPEC, "public", reference=begin(fresh, "pgvigil_reader")).exit_code == 1
 

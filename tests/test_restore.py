@@ -10,15 +10,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from conftest import PROJECT, Database, wait_until
-from pgvigil import cli
+from pgvigil import cli, scratch_databases
 from pgvigil import database as databases
-from pgvigil.build import backup, copies, restore, swap
+from pgvigil.build import backup, copies, restore, swap, tools
 from pgvigil.build.journal import Journal
 from pgvigil.build.restore import RestoreOutcome
 from pgvigil.database import Target
@@ -185,7 +187,7 @@ def test_a_migrated_database_is_proved_and_comes_back(migrated: Database, tmp_pa
     """Partitions, triggers and CHECKs that are spelt another way after a dump."""
     target = databases.parse_url(migrated.tcp_url, "--database-url")
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", "012", Journal(), proof="restore")
+        made = backup.take(conn, target, tmp_path / "backups", "015", Journal(), proof="restore")
     done = restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
     maintenance(migrated, f'DROP DATABASE "{done.kept}"')
     assert cli.main(["validate", "--self-test", "--database-url", migrated.url]) == 0
@@ -439,11 +441,79 @@ restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, tell=Journal()
 
 
 def test_what_a_killed_restore_left_is_dropped_by_the_next(existing: Database, put_back: Restore) -> None:
-    left, other = f"{existing.name}_pgvigil_restore_20261121T010203", f"{existing.name}_pgvigil_restore_mine"
-    for name in (left, other):
-        maintenance(existing, f'CREATE DATABASE "{name}"')
+    left, other = f"{existing.name}_pgvigil_restore_20261121T010203", f"{existing.name}_pgvigil_restore_20261121T040506"
+    with databases.connect(databases.parse_url(existing.server.dsn(), "a test"), "test") as conn:
+        scratch_databases.make(conn, left)
+        pid = conn.info.backend_pid
+    wait_until(lambda: not maintenance(existing, f"SELECT FROM pg_stat_activity WHERE pid = {pid}"))
+    maintenance(existing, f'CREATE DATABASE "{other}"')  # not marked: somebody's own
     done = put_back()
     assert family(existing) == sorted([existing.name, other, done.kept])
+
+
+def test_a_name_that_somebody_has_taken_does_not_stop_the_restore(
+    existing: Database, put_back: Restore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2026, 11, 21, 5, 27, 46, tzinfo=tz)
+
+    monkeypatch.setattr(restore, "datetime", Clock)
+    taken = [f"{existing.name}_{what}_20261121T052746" for what in ("pre_restore", "pgvigil_restore")]
+    for name in taken:
+        maintenance(existing, f'CREATE DATABASE "{name}"')
+    done = put_back()
+    assert re.fullmatch(rf"{taken[0]}_[0-9a-f]{{8}}", done.kept)
+    assert family(existing) == sorted([existing.name, *taken, done.kept])
+    assert existing.execute("SELECT count(*) FROM sessions") == [(20000,)]
+
+
+def test_rights_and_comment_come_with_the_swap_and_not_before(
+    existing: Database, put_back: Restore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maintenance(existing, f"GRANT CREATE ON DATABASE {existing.name} TO PUBLIC")
+    seen: list[tuple[object, ...]] = []
+
+    def look(_: psycopg.Connection, __: str, new: str) -> None:
+        seen.extend(maintenance(existing, f"SELECT datacl::text[] FROM pg_database WHERE datname = '{new}'"))
+
+    monkeypatch.setattr(swap, "carry_over", look)
+    put_back()
+    assert seen == [(["postgres=CTc/postgres"],)]
+    facts = f"SELECT datacl::text[], shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{existing.name}'"
+    assert maintenance(existing, facts) == [(["=CTc/postgres", "postgres=CTc/postgres"], None)]
+
+
+# ── What pg_dump leaves out ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_pg_dump_has_left_out_is_not_lost_unasked(existing: Database, target: Target, tmp_path: Path) -> None:
+    existing.execute("CREATE EXTENSION citext; CREATE TABLE orders AS SELECT generate_series(1, 10) AS n")
+    existing.execute("ALTER EXTENSION citext ADD TABLE orders")
+    with databases.connect(target, "test") as conn:
+        made = backup.take(conn, target, tmp_path / "backups", None, Journal())
+    with pytest.raises(RestoreError, match=r"left out of the archive.*table public\.orders \(10 rows\)") as caught:
+        restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
+    assert "--accept-left-out" in caught.value.hint
+    assert family(existing) == [existing.name]
+    done = restore.restore(target, Path(str(made.archive)), overwrite_newer=False, accept_left_out=True, tell=Journal())
+    with psycopg.connect(existing.server.dsn(done.kept)) as conn:
+        assert conn.execute("SELECT count(*) FROM orders").fetchone() == (10,)
+
+
+def test_a_parameter_that_the_server_does_not_know_is_the_reason_that_is_given(
+    existing: Database, put_back: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tools").mkdir()
+    fails = 'case " $* " in *" --dbname="*) echo \'ERROR:  unrecognized parameter "pg_attver"\' >&2; exit 1;; esac'
+    real = tools.find_tool("pg_restore", existing.server.major)[0]
+    for name, script in (("pg_dump", ""), ("pg_restore", fails)):
+        (tmp_path / "tools" / name).write_text(f'#!/bin/sh\n{script}\nexec "{real.with_name(name)}" "$@"\n')
+        (tmp_path / "tools" / name).chmod(0o755)
+    monkeypatch.setenv("PGVIGIL_PG_BIN", str(tmp_path / "tools"))
+    error = refused(put_back, existing, 'the archive sets "pg_attver", which PostgreSQL .* does not know')
+    assert "PGVIGIL_PG_BIN" in error.hint
 
 
 def test_a_role_that_may_not_swap_is_told_before_anything_is_begun(existing: Database, archive: Path) -> None:

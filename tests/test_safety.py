@@ -107,7 +107,7 @@ def test_a_session_whose_triggers_do_not_fire_is_4(run: Run, existing: Database)
 
 @pytest.mark.client_side
 def test_a_result_that_does_not_meet_the_spec_is_rolled_back(run: Run, project_copy: Path, existing: Database) -> None:
-    triggers = project_copy / "scripts/migrations/008_session_columns.sql"
+    triggers = project_copy / "scripts/migrations/011_session_columns.sql"
     triggers.write_text(triggers.read_text() + "\nALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;\n")
     before = catalog(existing)
     done = run(project_copy / MIGRATE, "--database-url", existing.url)
@@ -118,7 +118,7 @@ def test_a_result_that_does_not_meet_the_spec_is_rolled_back(run: Run, project_c
 
 @pytest.mark.client_side
 def test_a_file_that_lets_go_of_the_run_lock_is_rolled_back(run: Run, project_copy: Path, existing: Database) -> None:
-    views = project_copy / "scripts/migrations/009_monitoring_views.sql"
+    views = project_copy / "scripts/migrations/012_monitoring_views.sql"
     views.write_text(views.read_text() + "\nSELECT pg_advisory_unlock_all();\n")
     before = catalog(existing)
     refused(run(project_copy / MIGRATE, "--database-url", existing.url), 6, "the run lock was lost before the commit")
@@ -134,7 +134,7 @@ def test_json_is_one_document_with_plan_backup_statements_and_verdict(
     assert (told["exit_code"], told["from"], told["to"], told["validation"]["valid"]) == (0, None, REVISIONS[-1], True)
     assert [p["name"] for p in told["plan"]] == told["moved"]
     assert (len(told["backup"]["sha256"]), Path(told["backup"]["archive"]).is_file()) == (64, True)
-    assert {"ledger.sql", "004_session_triggers.sql", "011_session_indexes.sql"} <= {
+    assert {"ledger.sql", "004_session_triggers.sql", "014_session_indexes.sql"} <= {
         s["file"] for s in told["statements"]
     }
     assert "revert --to base" in told["undo"]
@@ -146,7 +146,7 @@ def test_json_of_a_dry_run_is_the_plan(existing: Database, capfd: pytest.Capture
     plan = json.loads(capfd.readouterr().out)["plan"]
     assert (len(plan), plan[11]) == (
         len(REVISIONS),
-        {"name": "011_session_indexes", "transactional": False, "goes": "in"},
+        {"name": "014_session_indexes", "transactional": False, "goes": "in"},
     )
 
 
@@ -201,15 +201,46 @@ def test_a_rehearsal_tells_the_locks_and_leaves_no_copy(
     rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
     assert rehearsal["rewritten"] == []
     assert any(lock["table"] == "sessions" for s in rehearsal["statements"] for lock in s.get("locks", ()))
-    assert ("sessions", "AccessExclusiveLock") in [(lock["table"], lock["mode"]) for lock in rehearsal["locks"]]
+    assert ("public.sessions", "AccessExclusiveLock") in [(lock["table"], lock["mode"]) for lock in rehearsal["locks"]]
     assert existing.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil_rehearsal%'") == []
+
+
+@pytest.mark.client_side
+def test_each_lock_of_a_rehearsal_names_the_statement_of_a_migration_that_brought_it(
+    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["migrate", "--json", "--rehearse", "--database-url", existing.url, "--backup-dir", str(tmp_path)])
+    rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
+    assert len(rehearsal["locks"]) > 3
+    for lock in rehearsal["locks"]:
+        file, line, said = lock["statement"].split(":", 2)
+        text = (PROJECT / "scripts/migrations" / file).read_text().split("\n", int(line) - 1)[-1]
+        assert " ".join(text.split()).startswith(said.strip())
+        assert "pg_locks" not in said
+
+
+@pytest.mark.client_side
+def test_a_lock_on_a_partitioned_table_of_the_application_is_seen(
+    project_copy: Path, run: Run, migrated: Database
+) -> None:
+    migrated.execute('CREATE TABLE "Event log" (at date) PARTITION BY RANGE (at)')
+    migrated.execute('CREATE TABLE event_log_1 PARTITION OF "Event log" DEFAULT')
+    add_migration(
+        project_copy / "scripts/migrations",
+        'ALTER TABLE ONLY "Event log" ALTER COLUMN at SET STATISTICS 5;\nALTER TABLE "Event log" ADD later text;\n',
+        'ALTER TABLE "Event log" DROP later;\n',
+    )
+    done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
+    assert done.returncode == 0, done.stderr
+    said = r"_later\.sql:2: ALTER TABLE \"Event log\" ADD later text"
+    assert re.search(rf'"Event log": AccessExclusiveLock for \d+ ms, from: \d+{said}', done.stderr)
 
 
 @pytest.mark.client_side
 def test_a_lock_held_too_long_in_the_rehearsal_refuses_the_real_run(run: Run, existing: Database) -> None:
     before = catalog(existing)
     done = run(MIGRATE, "--database-url", existing.url, "--rehearse", "--max-lock-ms", "1")
-    refused(done, 4, r"in the rehearsal \w+ was locked against writers for \d+ ms, more than --max-lock-ms 1")
+    refused(done, 4, r"in the rehearsal public\.\w+ was locked against writers for \d+ ms, more than --max-lock-ms 1")
     assert catalog(existing) == before
 
 
@@ -224,7 +255,7 @@ def test_a_rewritten_table_is_told(project_copy: Path, run: Run, migrated: Datab
     migrated.execute("ALTER TABLE app_users ALTER COLUMN id DROP IDENTITY")
     done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
     assert done.returncode == 0, done.stderr
-    assert "rewritten tables: app_users" in done.stderr
+    assert "rewritten tables: public.app_users" in done.stderr
 
 
 # ── Checksums ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -316,7 +347,7 @@ def test_index_builds_wait_for_an_old_snapshot_and_name_it(existing: Database, t
     out, _ = migration.communicate(timeout=60)
     assert migration.returncode == 0, out
     waited = [s["file"] for s in json.loads(out)["statements"] if pid in [b["pid"] for b in s["blockers"]]]
-    assert waited == ["011_session_indexes.sql"]
+    assert waited == ["014_session_indexes.sql"]
     assert all(valid for _, valid in existing.execute(INDEXES))
 
 
@@ -373,7 +404,7 @@ def test_a_valid_index_or_one_of_the_application_keeps_its_strange_name(call: Ru
 def test_a_build_that_still_runs_is_waited_for_and_its_index_kept(existing: Database, tmp_path: Path) -> None:
     """The orphan here is no run of ours, so nothing ends it; it waits for a snapshot, as a killed build would."""
     build = "CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON sessions (last_activity_at)"
-    assert cli.main(["migrate", "--backup", "none", "--to", "010", "--database-url", existing.url]) == 0
+    assert cli.main(["migrate", "--backup", "none", "--to", "013", "--database-url", existing.url]) == 0
     with existing.connect(autocommit=False) as snapshot, existing.connect(application_name="orphan") as orphan:
         snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         snapshot.execute("SELECT count(*) FROM app_users")
@@ -407,7 +438,7 @@ def test_a_build_that_waits_too_long_is_given_up_named_and_leaves_no_carcass(
         assert cli.main(call) == 6
         told = json.loads(capfd.readouterr().out)
         assert told["waits"][-1]["blockers"][0]["pid"] == snapshot.info.backend_pid
-    assert (told["waits"][-1]["file"], "for ever" in told["error"]) == ("011_session_indexes.sql", True)
+    assert (told["waits"][-1]["file"], "for ever" in told["error"]) == ("014_session_indexes.sql", True)
     assert existing.execute("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
 
 
@@ -418,7 +449,7 @@ def test_json_tells_of_each_statement_its_locks_and_how_long_they_were_held(
     assert cli.main(["migrate", "--json", "--database-url", existing.url, "--backup-dir", str(tmp_path)]) == 0
     statements = json.loads(capfd.readouterr().out)["statements"]
     locks = [(s["file"], lock["table"], lock["mode"]) for s in statements for lock in s.get("locks", ())]
-    assert ("008_session_columns.sql", "sessions", "AccessExclusiveLock") in locks
+    assert ("011_session_columns.sql", "sessions", "AccessExclusiveLock") in locks
     assert all(lock["held_ms"] >= s["ms"] for s in statements for lock in s.get("locks", ()))
 
 
@@ -432,7 +463,7 @@ def test_json_tells_which_statement_waited_how_often_and_for_whom(existing: Data
         wait_until(lambda: "waiting for a table lock" in (migration.stderr or sys.stdin).readline())
     out, _ = migration.communicate(timeout=60)
     (waited,) = [s for s in json.loads(out)["statements"] if s["tries"] > 1]
-    assert (waited["file"], waited["blockers"][0]["pid"]) == ("008_session_columns.sql", pid)
+    assert (waited["file"], waited["blockers"][0]["pid"]) == ("011_session_columns.sql", pid)
 
 
 @pytest.mark.client_side

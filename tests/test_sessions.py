@@ -22,6 +22,7 @@ from pgvigil import project
 from pgvigil.database import parse_url
 from pgvigil.live import Sampler
 from pgvigil.operate import sessions
+from pgvigil.validate.reference import without_psql
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -252,13 +253,31 @@ def test_each_attempt_is_recorded_with_who_made_it_and_why_it_failed(world: Worl
     ]
 
 
+def test_an_admin_who_goes_round_kill_session_leaves_the_same_trail(world: World) -> None:
+    target = world.client()
+    with world.connect("s_admin") as admin:
+        admin.execute("SELECT * FROM instrumentation.signal_session(%s, 'terminate', '5 s')", (target.session,))
+    assert world.session(target.session) == ("killed", "killed by s_admin")
+    assert world.database.execute("SELECT actor, ok, reason FROM instrumentation.kill_attempts") == [
+        ("s_admin", True, "terminated")
+    ]
+
+
+def test_nobody_records_as_ended_what_he_has_not_ended(world: World) -> None:
+    target = world.client()
+    with world.connect("s_admin") as admin, pytest.raises(errors.InsufficientPrivilege):
+        admin.execute(
+            "SELECT instrumentation.finish_kill(%s, 'terminate', true, 'terminated', true)", (target.session,)
+        )
+
+
 def test_an_owner_who_may_not_signal_says_what_he_lacks(database: Database) -> None:
     database.execute("CREATE ROLE s_owner LOGIN")
     database.execute(f"ALTER DATABASE {database.name} OWNER TO s_owner")
     with database.connect(user="s_owner") as owner:
         owner.execute("SET ROLE s_owner")
         database.execute("ALTER SCHEMA public OWNER TO s_owner")
-        owner.execute(project.INIT_SQL.read_text())
+        owner.execute(without_psql(project.INIT_SQL.read_text()))
     world = World(database)
     with world.opened:
         target = world.client()
@@ -270,7 +289,8 @@ def test_an_owner_who_may_not_signal_says_what_he_lacks(database: Database) -> N
         target = world.client()
         assert world.kill(target.session) == (
             False,
-            "s_owner may not signal the session's process: it needs pg_signal_backend",
+            "s_owner may not signal the session's process: it needs pg_signal_backend (GRANT pg_signal_backend TO s_owner: "
+            "it may then end the sessions of everybody but superusers)",
         )
         database.execute("GRANT pg_signal_backend TO s_owner")
         assert world.kill(target.session) == (True, "terminated")
@@ -391,7 +411,9 @@ def test_a_statement_that_waited_in_the_default_partition_gets_one_of_its_time(w
 
 
 def sample(sampler: Client) -> Any:
-    return sampler.connection.execute("SELECT instrumentation.sample_activity(%s)", (sampler.instance,)).fetchone()
+    [texts] = sampler.connection.execute("SELECT instrumentation.sampled_texts(%s)", (sampler.instance,)).fetchone()
+    query = "SELECT instrumentation.sample_activity(%s, %s, %s)"
+    return sampler.connection.execute(query, (sampler.instance, texts, texts)).fetchone()
 
 
 SAMPLED = """SELECT t.status::text, t.sql_text, t.source FROM instrumentation.sql_statements t
@@ -399,7 +421,7 @@ SAMPLED = """SELECT t.status::text, t.sql_text, t.source FROM instrumentation.sq
 
 
 def test_a_sampled_statement_is_one_row_from_its_beginning_to_its_end(world: World) -> None:
-    sampler, other = world.client(), world.connect("s_none")
+    sampler, other = world.client("s_admin"), world.connect("s_none")
     running = Client(other, uuid4(), uuid4()).run("SELECT pg_sleep(60) AS seen")
     wait_until(lambda: world.is_running(other.info.backend_pid, "seen"))
     sample(sampler)
@@ -416,10 +438,50 @@ def test_a_sampled_statement_is_one_row_from_its_beginning_to_its_end(world: Wor
 
 
 def test_who_instruments_himself_is_not_sampled(world: World) -> None:
-    sampler, target = world.client(), world.client()
+    sampler, target = world.client("s_admin"), world.client()
     target.connection.execute("SELECT 'mine'")
     sample(sampler)
     assert world.database.execute(SAMPLED, (target.pid,)) == []
+
+
+def test_a_name_like_that_of_pgvigil_hides_nobody_from_the_sampler(world: World) -> None:
+    sampler, other = world.client("s_admin"), world.connect("s_none", application_name="pgvigil recorder")
+    other.execute("SELECT 'hidden'")
+    sample(sampler)
+    assert world.database.execute(SAMPLED, (other.info.backend_pid,)) == [("success", "SELECT 'hidden'", "sampler")]
+
+
+def test_a_process_that_was_registered_twice_is_sampled_once(world: World) -> None:
+    sampler, other = world.client("s_admin"), world.connect("s_none")
+    other.execute("SELECT 'once'")
+    sample(sampler)
+    world.database.execute(
+        "SELECT instrumentation.register_session(%s, gen_random_uuid(), %s)", (sampler.instance, other.info.backend_pid)
+    )
+    other.execute("SELECT 'twice'")
+    sample(sampler)
+    assert len(world.database.execute(SAMPLED, (other.info.backend_pid,))) == 2
+
+
+def test_a_statement_whose_text_did_not_come_back_is_left_to_the_next_sample(world: World) -> None:
+    sampler, other = world.client("s_admin"), world.connect("s_none")
+    other.execute("SELECT 'verbatim'")
+    sampler.connection.execute("SELECT instrumentation.sample_activity(%s, '{}', '{}')", (sampler.instance,))
+    assert world.database.execute(SAMPLED, (other.info.backend_pid,)) == []
+
+
+@pytest.mark.parametrize("cut", ["", "'"], ids=["cut off", "whole"])
+def test_the_sampler_stores_no_secret(world: World, cut: str) -> None:
+    other = world.connect("s_none")
+    running = Client(other, uuid4(), uuid4()).run(f"SELECT pg_sleep(60) -- ALTER ROLE nobody PASSWORD 'hunter2{cut}")
+    with Sampler(world.database.url, every=0.02) as sampler:
+        wait_until(lambda: world.database.execute(SAMPLED, (other.info.backend_pid,)))
+        assert sampler.stats().errors == 0, sampler.stats()
+    other.cancel()
+    running.join(10)
+    texts = world.database.execute("SELECT sql_text FROM instrumentation.sql_statements")
+    assert "hunter2" not in str(texts)
+    assert "ALTER ROLE nobody PASSWORD '***" in str(texts)
 
 
 # ── Rights ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -428,12 +490,15 @@ ADMINS = {"s_admin"}
 READERS = {"s_admin", "s_reader"}
 WRITERS = {"s_admin", "s_writer"}
 EVERYBODY = {"s_admin", "s_writer", "s_reader", "s_none"}
+NOBODY: set[str] = set()
 FUNCTIONS = {
     **dict.fromkeys(("current_session", "current_instance", "caller", "may_read", "kill_session"), EVERYBODY),
-    **dict.fromkeys(("set_session_tag", "set_query_tag", "guard"), EVERYBODY),
+    **dict.fromkeys(("set_session_tag", "set_query_tag", "judge_kill"), EVERYBODY),
     **dict.fromkeys(("register_instance", "register_session", "close_session", "stop_instance"), WRITERS),
-    **dict.fromkeys(("record_statement", "unknown_sessions", "heartbeat", "sample_activity"), WRITERS),
-    "reap_stale": ADMINS,
+    **dict.fromkeys(("record_statement", "unknown_sessions", "heartbeat"), WRITERS),
+    **dict.fromkeys(("reap_stale", "sampled_texts", "sample_activity", "signal_session"), ADMINS),
+    **dict.fromkeys(("guard", "guard_appended", "speaks_for", "require_speaker"), NOBODY),
+    **dict.fromkeys(("record_kill", "signal_process", "finish_kill"), NOBODY),
 }
 READABLE = {
     **dict.fromkeys(("instances", "sessions", "active_sessions", "session_stats", "session_activity"), READERS),
@@ -443,11 +508,12 @@ READABLE = {
 
 def test_each_role_may_call_what_it_is_for_and_nothing_else(bystander: World) -> None:
     rows = bystander.database.execute(
-        """SELECT p.proname, r.rolname FROM pg_proc p CROSS JOIN pg_roles r
-           WHERE p.pronamespace = 'instrumentation'::regnamespace AND r.rolname = ANY (%s) AND has_function_privilege(r.oid, p.oid, 'EXECUTE')""",
+        """SELECT p.proname, array_agg(r.rolname) FILTER (WHERE has_function_privilege(r.oid, p.oid, 'EXECUTE'))
+           FROM pg_proc p CROSS JOIN pg_roles r
+           WHERE p.pronamespace = 'instrumentation'::regnamespace AND r.rolname = ANY (%s) GROUP BY p.proname""",
         (list(EVERYBODY),),
     )
-    assert {name: {role for of, role in rows if of == name} for name, _ in rows} == FUNCTIONS
+    assert {name: set(roles or []) for name, roles in rows} == FUNCTIONS
 
 
 def test_each_role_may_read_what_it_is_for_and_nothing_else(bystander: World) -> None:
@@ -550,23 +616,35 @@ CALLS = {
     "current_instance": "SELECT instrumentation.current_instance()",
     "set_session_tag": "SELECT instrumentation.set_session_tag('{}')",
     "record_statement": "SELECT instrumentation.record_statement('SELECT 1', 'executing', tag => '{}')",
+    "guard_appended require_speaker": """SELECT set_config('pgvigil.instrumentation', 'write', false);
+        INSERT INTO instrumentation.sql_statements (session_id) SELECT instrumentation.current_session();
+        SELECT set_config('pgvigil.instrumentation', '', false)""",
     "unknown_sessions": "SELECT instrumentation.unknown_sessions('{00000000-0000-7000-8000-000000000001}')",
     "heartbeat": "SELECT instrumentation.heartbeat('00000000-0000-7000-8000-000000000001')",
-    "reap_stale": "SELECT instrumentation.heartbeat('00000000-0000-7000-8000-000000000001')",
-    "sample_activity": "SELECT instrumentation.sample_activity('00000000-0000-7000-8000-000000000001')",
-    "kill_session": "SELECT * FROM instrumentation.kill_session(instrumentation.current_session())",
+    "reap_stale": "SELECT * FROM instrumentation.reap_stale()",
+    "sampled_texts": "SELECT instrumentation.sampled_texts('00000000-0000-7000-8000-000000000001')",
+    "sample_activity": "SELECT instrumentation.sample_activity('00000000-0000-7000-8000-000000000001', '{}', '{}')",
+    "judge_kill": "SELECT * FROM instrumentation.kill_session(instrumentation.current_session())",
+    "signal_session": "SELECT * FROM instrumentation.signal_session(instrumentation.current_session(), 'terminate', '1 s')",
+    "finish_kill": "SELECT instrumentation.finish_kill(instrumentation.current_session(), 'cancel', true, 'x', false)",
     "close_session": "SELECT instrumentation.close_session()",
     "stop_instance": "SELECT instrumentation.stop_instance('00000000-0000-7000-8000-000000000001')",
     "log_session_created give_expiry": "INSERT INTO public.sessions (session_key, agent_from) VALUES ('a', 'x'), ('b', 'x')",
     "log_session_change": "UPDATE public.sessions SET status = 'completed'",
     "guard_archived_session count_added_context": """INSERT INTO public.context_history (session_id, sequence_number, context_type, content)
                                                      SELECT id, 1, 'message', 'x' FROM public.sessions""",
+    "guard_policy_hold": "UPDATE public.sessions SET retention_policy = 'short'",
     "count_changed_context": "UPDATE public.context_history SET content = 'longer'",
     "count_removed_context": "DELETE FROM public.context_history",
     "clear_session_counters guard_archived_children": "TRUNCATE public.context_history",
     "keep_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
     "follow_retention_policies": "UPDATE pgvigil.retention_policies SET active_hours = 1",
     "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
+    "begin_job job_step report_job": "CALL pgvigil.run_job('counters')",
+    "recount_session_counters": "SELECT * FROM pgvigil.recount_session_counters()",
+    "settle_session_counters_step": "SELECT pgvigil.settle_session_counters_step('{}')",
+    "adopt_leftovers_step": "SELECT pgvigil.adopt_leftovers_step('{}')",
+    "keep_truncated_sessions guard_legal_holds": "TRUNCATE public.sessions CASCADE",
 }
 
 
@@ -579,16 +657,16 @@ def ambush(world: World) -> Connection:
 
 def test_no_function_with_its_owners_rights_is_turned_by_path_settings_or_temporary_objects(world: World) -> None:
     world.database.execute(
-        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON sessions, context_history TO s_application;"
-        "GRANT USAGE ON SCHEMA pgvigil TO s_application; GRANT EXECUTE ON FUNCTION pgvigil.waiting_rows() TO s_application;"
-        "GRANT UPDATE ON pgvigil.retention_policies TO s_application"
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public, pgvigil TO s_application;"
+        "GRANT USAGE ON SCHEMA pgvigil TO s_application; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgvigil, instrumentation TO s_application"
     )
     ours = world.database.execute(
         "SELECT proname FROM pg_proc WHERE pronamespace = ANY ('{pgvigil,instrumentation}'::regnamespace[]) AND prosecdef"
     )
     assert {name for (name,) in ours} == {name for names in CALLS for name in names.split()}
+    jobs = [job for (job,) in world.database.execute("SELECT job FROM pgvigil.jobs WHERE NOT needs_client")]
     with ambush(world) as attacker:
-        for statement in CALLS.values():
+        for statement in (*CALLS.values(), *(f"CALL pgvigil.run_job('{job}')" for job in jobs)):
             attacker.execute(statement.encode())
     assert world.database.execute("SELECT status::text, username FROM instrumentation.sessions ORDER BY 2") == [
         ("closed", "s_application")
@@ -714,7 +792,7 @@ def test_the_sampler_sees_what_an_application_runs_that_knows_nothing_of_it(worl
     other = world.connect("s_none")
     pid = other.info.backend_pid
     running = Client(other, uuid4(), uuid4()).run("SELECT pg_sleep(60)")
-    with Sampler(world.database.url.replace("postgres@", "s_writer@"), every=0.02) as sampler:
+    with Sampler(world.database.url.replace("postgres@", "s_admin@"), every=0.02) as sampler:
         wait_until(lambda: world.database.execute(SAMPLED, (pid,)))
         assert sampler.stats().errors == 0, sampler.stats()
     assert world.database.execute(SAMPLED, (pid,)) == [("cancelled", "SELECT pg_sleep(60)", "sampler")]

@@ -26,7 +26,7 @@ MARKERS = "SELECT metric_name, metric_value, metric_type, labels - '{completed_a
 def psql(database: Database) -> subprocess.CompletedProcess[str]:
     tool, _ = tools.find_tool("psql", database.server.major)
     return subprocess.run(
-        [tool, "-X", "-1", "-v", "ON_ERROR_STOP=1", "-f", project.INIT_SQL, database.url],
+        [tool, "-X", "-f", project.INIT_SQL, database.url],
         capture_output=True,
         text=True,
         check=False,
@@ -197,27 +197,27 @@ def test_offline_the_project_is_in_order(call: Run) -> None:
     ("path", "old", "new", "code", "words"),
     [
         (
-            "migrations/009_monitoring_views.sql",
+            "migrations/012_monitoring_views.sql",
             "24 hours",
             "48 hours",
             1,
-            r"checksums differ for 009_monitoring_views\.sql",
+            r"checksums differ for 012_monitoring_views\.sql",
         ),
         (
-            "migrations/revert/009_monitoring_views.sql",
+            "migrations/revert/012_monitoring_views.sql",
             "DROP",
             "-- \N{HORIZONTAL ELLIPSIS}\nDROP",
             1,
             "is not all ASCII",
         ),
         ("init-enhanced-db.sql", "'24 hours'", "'48 hours'", 1, "its text was edited"),
-        ("migrations/009_monitoring_views.sql", "$$;", "$;", 2, r"009_monitoring_views\.sql:\d+: .*never closed"),
+        ("migrations/012_monitoring_views.sql", "$$;", "$;", 2, r"012_monitoring_views\.sql:\d+: .*never closed"),
         (
-            "migrations/revert/009_monitoring_views.sql",
+            "migrations/revert/012_monitoring_views.sql",
             "DROP",
             "'",
             2,
-            r"revert/009_monitoring_views\.sql:1: .*never closed",
+            r"revert/012_monitoring_views\.sql:1: .*never closed",
         ),
         ("schema-spec.yaml", "tables:", "tabels:", 2, r"schema-spec\.yaml:\d+: "),
     ],
@@ -234,10 +234,10 @@ def test_offline_a_file_that_does_not_fit_is_found(
 
 
 @pytest.mark.parametrize(
-    "missing", ["revert/009_monitoring_views.sql", "versions/009_monitoring_views.py", "009_monitoring_views.sql"]
+    "missing", ["revert/012_monitoring_views.sql", "versions/012_monitoring_views.py", "012_monitoring_views.sql"]
 )
 def test_offline_a_missing_file_is_found(run: Run, project_copy: Path, missing: str) -> None:
     (project_copy / "scripts/migrations" / missing).unlink()
     done = run(project_copy / "scripts/validate-schema.py", "--offline")
     assert done.returncode == 2
-    assert "009" in done.stderr or "without gap" in done.stderr
+    assert "012" in done.stderr or "without gap" in done.stderr

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgvigil.live import spill
-from pgvigil.live.spill import START, Segment, Spill, SpillFull, decode, encode
+from pgvigil.live import Recorder, spill
+from pgvigil.live.spill import START, Segment, Spill, SpillFull, decode, encode, open_private
 
 pytestmark = pytest.mark.client_side
 
@@ -246,3 +246,99 @@ def test_file_of_a_process_that_died_while_making_it_is_removed(tmp_path: Path, 
     spilled.adopt()
     assert contents(spilled) == []
     assert list(tmp_path.iterdir()) == []
+
+
+# --- files and directories of other users ------------------------------------------------------------------------------
+
+
+def as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, what is ours is another user's."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+
+def test_directory_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_somebody_else(monkeypatch)
+    spill = Spill(tmp_path, "tag", 1 << 20)
+    with pytest.raises(PermissionError, match="belongs to uid"):
+        spill.append([(0, b"row\n")], None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_directory_that_others_may_write_to_is_not_used(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(PermissionError, match="chmod go-w"):
+        Spill(tmp_path, "tag", 1 << 20).append([(0, b"row\n")], None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def left(directory: Path) -> Path:
+    """The file of a process that is no more."""
+    dead = Spill(directory, "tag", 1 << 20)
+    dead.append([(0, b"row\n")], None)
+    dead.close()
+    [path] = directory.glob("*.spill")
+    return path
+
+
+def adopted(directory: Path) -> bool:
+    spill = Spill(directory, "tag", 1 << 20)
+    spill.adopt()
+    try:
+        return bool(spill)
+    finally:
+        spill.close()
+
+
+def test_file_of_this_user_is_taken_over(tmp_path: Path) -> None:
+    left(tmp_path)
+    assert adopted(tmp_path)
+
+
+def test_file_of_another_user_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, fstat = left(tmp_path), os.fstat
+
+    def of_another(handle: int) -> os.stat_result:
+        found = list(fstat(handle))
+        found[stat.ST_UID] += 1
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", of_another)
+    assert not adopted(tmp_path)
+    assert path.exists()
+
+
+def test_file_that_others_may_write_to_is_not_taken_over(tmp_path: Path) -> None:
+    left(tmp_path).chmod(0o622)
+    assert not adopted(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["symlink", "hard link", "pipe", "directory"])
+def test_what_is_no_file_of_its_own_is_not_taken_over(tmp_path: Path, way: str) -> None:
+    path = left(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    if way == "symlink":
+        path.symlink_to(elsewhere)
+    elif way == "hard link":
+        path.hardlink_to(elsewhere)
+    elif way == "pipe":
+        os.mkfifo(path, 0o600)
+    else:
+        path.mkdir(mode=0o700)
+    assert not adopted(tmp_path)
+
+
+def test_recorder_says_at_once_that_its_directory_is_of_no_use(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(0o777)
+    Recorder("postgresql:///d", spill_directory=tmp_path).close()
+    assert "writable for other users" in caplog.text
+
+
+def test_quarantine_of_another_user_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "q").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="q"):
+        open_private(tmp_path / "q", os.O_WRONLY | os.O_CREAT)
+    assert not (tmp_path / "elsewhere").exists()

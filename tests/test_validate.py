@@ -211,7 +211,8 @@ def test_what_a_role_may_not_read_does_not_pass(fresh: Any) -> None:
         conn.execute("REVOKE SELECT ON pgvigil.partition_policies FROM pgvigil_reader")
         conn.execute("SET ROLE pgvigil_reader")
         report = validate(conn, SPEC, "public")
-    assert report.unchecked == (Unchecked("rows of pgvigil.partition_policies", "pgvigil_reader may not read it"),)
+    said = "pgvigil_reader may not read them: GRANT SELECT ON pgvigil.partition_policies TO pgvigil_reader;"
+    assert report.unchecked == (Unchecked("rows of pgvigil.partition_policies", said),)
     assert report.exit_code == 3
 
 

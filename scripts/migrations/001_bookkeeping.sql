@@ -39,14 +39,6 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
--- A procedure that commits can have no SET clause: it pins its search_path itself, in each of its transactions.
-CREATE FUNCTION pgvigil.pin_search_path() RETURNS void
-LANGUAGE sql VOLATILE
-BEGIN ATOMIC
-    SELECT set_config('search_path', quote_ident(schema_name) || ', pg_temp', true) FROM pgvigil.migrations WHERE revision = '000';
-END;
-COMMENT ON FUNCTION pgvigil.pin_search_path() IS 'search_path of this transaction := the application''s schema';
-
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
 CREATE TABLE pgvigil.found_before (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT found_before_pkey PRIMARY KEY,
@@ -64,7 +56,7 @@ COMMENT ON COLUMN pgvigil.found_before.found_at IS 'When it was found';
 COMMENT ON CONSTRAINT found_before_pkey ON pgvigil.found_before IS 'One row per object found';
 
 CREATE FUNCTION pgvigil.put_back(of_revision text) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found pgvigil.found_before;
 BEGIN
@@ -76,44 +68,45 @@ END $$;
 COMMENT ON FUNCTION pgvigil.put_back(text) IS 'Used by reverts: what the migration had found in its place is made as it was';
 
 CREATE FUNCTION pgvigil.add_column(of_revision text, of_table text, of_column text, definition text) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     was record;
 BEGIN
     SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_value, col_description(a.attrelid, a.attnum) AS comment INTO was
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    WHERE a.attrelid = to_regclass(of_table) AND a.attname = of_column AND NOT a.attisdropped;
+    WHERE a.attrelid = pgvigil.application_table(of_table) AND a.attname = of_column AND NOT a.attisdropped;
     IF FOUND THEN
         INSERT INTO pgvigil.found_before (revision, object, restore_sql)
         VALUES (of_revision, format('column %s.%s', of_table, of_column),
-                format('ALTER TABLE %1$I ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s; COMMENT ON COLUMN %1$I.%2$I IS %5$L',
-                       of_table, of_column, coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
+                format('ALTER TABLE %1$s ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s; COMMENT ON COLUMN %1$s.%2$I IS %5$L',
+                       pgvigil.application_table(of_table), of_column, coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
                        CASE WHEN was.attnotnull THEN 'SET NOT NULL' ELSE 'DROP NOT NULL' END, was.comment));
     ELSE
-        EXECUTE format('ALTER TABLE %I ADD COLUMN %I %s', of_table, of_column, definition);
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', pgvigil.application_table(of_table), of_column, definition);
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.add_column(text, text, text, text) IS
     'Used by migrations: adds a column, or remembers how the one already there is declared';
 
 CREATE FUNCTION pgvigil.drop_added_column(of_revision text, of_table text, of_column text) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pgvigil.found_before
                    WHERE revision = of_revision AND object = format('column %s.%s', of_table, of_column)) THEN
-        EXECUTE format('ALTER TABLE %I DROP COLUMN %I', of_table, of_column);
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', pgvigil.application_table(of_table), of_column);
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.drop_added_column(text, text, text) IS
     'Used by reverts: drops a column that add_column added; one that it found stays';
 
 CREATE FUNCTION pgvigil.clear_trigger(of_revision text, of_table text, of_trigger text) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    target regclass := pgvigil.application_table(of_table);
     was record;
 BEGIN
     SELECT pg_get_triggerdef(oid) AS definition, tgenabled, obj_description(oid, 'pg_trigger') AS comment INTO was
-    FROM pg_trigger WHERE tgrelid = to_regclass(of_table) AND tgname = of_trigger;
+    FROM pg_trigger WHERE tgrelid = target AND tgname = of_trigger;
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -121,12 +114,12 @@ BEGIN
     VALUES (of_revision, format('trigger %s on %s', of_trigger, of_table),
             was.definition
             || CASE was.tgenabled
-                   WHEN 'D' THEN format('; ALTER TABLE %I DISABLE TRIGGER %I', of_table, of_trigger)
-                   WHEN 'R' THEN format('; ALTER TABLE %I ENABLE REPLICA TRIGGER %I', of_table, of_trigger)
-                   WHEN 'A' THEN format('; ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', of_table, of_trigger)
+                   WHEN 'D' THEN format('; ALTER TABLE %s DISABLE TRIGGER %I', target, of_trigger)
+                   WHEN 'R' THEN format('; ALTER TABLE %s ENABLE REPLICA TRIGGER %I', target, of_trigger)
+                   WHEN 'A' THEN format('; ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', target, of_trigger)
                    ELSE '' END
-            || CASE WHEN was.comment IS NULL THEN '' ELSE format('; COMMENT ON TRIGGER %I ON %I IS %L', of_trigger, of_table, was.comment) END);
-    EXECUTE format('DROP TRIGGER %I ON %I', of_trigger, of_table);
+            || CASE WHEN was.comment IS NULL THEN '' ELSE format('; COMMENT ON TRIGGER %I ON %s IS %L', of_trigger, target, was.comment) END);
+    EXECUTE format('DROP TRIGGER %I ON %s', of_trigger, target);
 END $$;
 COMMENT ON FUNCTION pgvigil.clear_trigger(text, text, text) IS
     'Used by migrations: a trigger that stands under a name of ours is remembered, then dropped';
@@ -151,11 +144,11 @@ COMMENT ON COLUMN pgvigil.tolerated_values.found_at IS 'When it was found';
 COMMENT ON CONSTRAINT tolerated_values_pkey ON pgvigil.tolerated_values IS 'A value is tolerated once per column';
 
 CREATE FUNCTION pgvigil.find_tolerated_values(of_table text, of_column text, allowed text[]) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column;
     EXECUTE format('INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found)
-                    SELECT $1, $2, %1$I, count(*) FROM %2$I WHERE %1$I <> ALL ($3) GROUP BY %1$I', of_column, of_table)
+                    SELECT $1, $2, %1$I, count(*) FROM %2$s WHERE %1$I <> ALL ($3) GROUP BY %1$I', of_column, pgvigil.application_table(of_table))
     USING of_table, of_column, allowed;
 END $$;
 COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
@@ -163,59 +156,76 @@ COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
 
 -- One constant array: `IN (...)` over a varchar casts every member anew in each statement and made an update 1.6 times as dear.
 CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[]) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     check_name text := format('%s_%s_check', of_table, of_column);
 BEGIN
-    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %2$I CHECK (%I::text = ANY (%L::text[])) NOT VALID',
-                   of_table, check_name, of_column, allowed);
-    EXECUTE format('COMMENT ON CONSTRAINT %I ON %I IS %L', check_name, of_table,
+    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %2$I CHECK (%I::text = ANY (%L::text[])) NOT VALID',
+                   pgvigil.application_table(of_table), check_name, of_column, allowed);
+    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', check_name, pgvigil.application_table(of_table),
                    'The values of ' || of_column || ', and those in pgvigil.tolerated_values');
 END $$;
 COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[]) IS
     'Makes or replaces <table>_<column>_check, NOT VALID, for these values';
 
 CREATE FUNCTION pgvigil.add_value_check(of_revision text, of_table text, of_column text, allowed text[]) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO pgvigil.found_before (revision, object, restore_sql)
     SELECT of_revision, format('constraint %s on %s', conname, of_table),
-           format('ALTER TABLE %I ADD CONSTRAINT %I %s', of_table, conname, pg_get_constraintdef(oid))
-    FROM pg_constraint WHERE conrelid = to_regclass(of_table) AND conname = format('%s_%s_check', of_table, of_column);
+           format('ALTER TABLE %s ADD CONSTRAINT %I %s', pgvigil.application_table(of_table), conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE conrelid = pgvigil.application_table(of_table) AND conname = format('%s_%s_check', of_table, of_column);
     PERFORM pgvigil.put_value_check(of_table, of_column, allowed || ARRAY(
         SELECT value FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column ORDER BY value));
 END $$;
 COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text, text[]) IS
     'Used by migrations: a CHECK for a list of values and the tolerated ones; one that is there is remembered and replaced';
 
+-- A value that is stored no longer leaves its CHECK, and in the next step that is validated. No rights but the caller's, who has to own the
+-- table: that alters it.
+CREATE FUNCTION pgvigil.tighten_value_checks_step(state jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    tolerated pgvigil.tolerated_values;
+    listed    text;
+    allowed   text[];
+    still     bigint;
+BEGIN
+    IF state ? 'validate' THEN
+        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(state ->> 'table'), state ->> 'validate');
+        RETURN state - 'validate';
+    END IF;
+    SELECT * INTO tolerated FROM pgvigil.tolerated_values t
+    WHERE (t.table_name, t.column_name, t.value) > (coalesce(state ->> 'table', ''), coalesce(state ->> 'column', ''), coalesce(state ->> 'value', ''))
+    ORDER BY t.table_name, t.column_name, t.value LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    state := jsonb_build_object('table', tolerated.table_name, 'column', tolerated.column_name, 'value', tolerated.value);
+    EXECUTE format('SELECT count(*) FROM %s WHERE %I = $1', pgvigil.application_table(tolerated.table_name), tolerated.column_name) INTO still USING tolerated.value;
+    IF still > 0 THEN
+        UPDATE pgvigil.tolerated_values t SET rows_found = still
+        WHERE t.table_name = tolerated.table_name AND t.column_name = tolerated.column_name AND t.value = tolerated.value;
+        RETURN state;
+    END IF;
+    SELECT substring(pg_get_constraintdef(c.oid) FROM 'ANY \((.*::text\[\])\)') INTO STRICT listed
+    FROM pg_constraint c WHERE c.conrelid = pgvigil.application_table(tolerated.table_name)
+                           AND c.conname = format('%s_%s_check', tolerated.table_name, tolerated.column_name);
+    EXECUTE 'SELECT array_remove(' || listed || ', $1)' INTO allowed USING tolerated.value;
+    PERFORM pgvigil.put_value_check(tolerated.table_name, tolerated.column_name, allowed);
+    DELETE FROM pgvigil.tolerated_values t
+    WHERE t.table_name = tolerated.table_name AND t.column_name = tolerated.column_name AND t.value = tolerated.value;
+    RETURN state || jsonb_build_object('validate', format('%s_%s_check', tolerated.table_name, tolerated.column_name));
+END $$;
+COMMENT ON FUNCTION pgvigil.tighten_value_checks_step(jsonb) IS 'One step of tighten_value_checks, from one state to the next; NULL: all is done';
+
 CREATE PROCEDURE pgvigil.tighten_value_checks()
 LANGUAGE plpgsql AS $$
 DECLARE
-    tolerated pgvigil.tolerated_values;
-    check_name text;
-    listed text;
-    allowed text[];
-    still bigint;
+    state jsonb := '{}';
 BEGIN
-    FOR tolerated IN SELECT * FROM pgvigil.tolerated_values LOOP
-        PERFORM pgvigil.pin_search_path();
-        EXECUTE format('SELECT count(*) FROM %I WHERE %I = $1', tolerated.table_name, tolerated.column_name) INTO still USING tolerated.value;
-        IF still > 0 THEN
-            UPDATE pgvigil.tolerated_values SET rows_found = still
-            WHERE (table_name, column_name, value) = (tolerated.table_name, tolerated.column_name, tolerated.value);
-            COMMIT;
-            CONTINUE;
-        END IF;
-        check_name := format('%s_%s_check', tolerated.table_name, tolerated.column_name);
-        SELECT substring(pg_get_constraintdef(oid) FROM 'ANY \((.*::text\[\])\)') INTO STRICT listed
-        FROM pg_constraint WHERE conrelid = to_regclass(tolerated.table_name) AND conname = check_name;
-        EXECUTE 'SELECT array_remove(' || listed || ', $1)' INTO allowed USING tolerated.value;
-        PERFORM pgvigil.put_value_check(tolerated.table_name, tolerated.column_name, allowed);
-        DELETE FROM pgvigil.tolerated_values
-        WHERE (table_name, column_name, value) = (tolerated.table_name, tolerated.column_name, tolerated.value);
-        COMMIT;
-        PERFORM pgvigil.pin_search_path();
-        EXECUTE format('ALTER TABLE %I VALIDATE CONSTRAINT %I', tolerated.table_name, check_name);
+    WHILE state IS NOT NULL LOOP
+        state := pgvigil.tighten_value_checks_step(state);
         COMMIT;
     END LOOP;
 END $$;
@@ -223,7 +233,8 @@ COMMENT ON PROCEDURE pgvigil.tighten_value_checks() IS
     'After a clean-up: values no longer stored are no longer tolerated, and the CHECKs say so';
 
 CREATE TABLE pgvigil.partition_policies (
-    parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY,
+    parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY CONSTRAINT partition_policies_parent_table_check
+                 CHECK (parent_table = ANY ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements}'::text[])),
     step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{day,month}'::text[])),
     make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
@@ -232,46 +243,82 @@ COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned ta
 COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: day or month, in UTC';
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
 COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
+COMMENT ON CONSTRAINT partition_policies_parent_table_check ON pgvigil.partition_policies IS 'The tables of ours that are cut: no job works on another';
 COMMENT ON CONSTRAINT partition_policies_step_check ON pgvigil.partition_policies IS 'Widths that ensure_partitions knows';
 COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS 'There is always a next partition, and no run makes them for ever';
 INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead)
 VALUES ('session_lifecycle', 'month', 3), ('system_metrics', 'month', 3), ('performance_logs', 'day', 14);
 
--- In the application's schema, but for those of schema instrumentation.
-CREATE FUNCTION pgvigil.quoted_name(of_table text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN starts_with(of_table, 'instrumentation.') THEN 'instrumentation.' || quote_ident(substr(of_table, 17)) ELSE quote_ident(of_table) END;
-COMMENT ON FUNCTION pgvigil.quoted_name(text) IS 'A table''s name, as partition_policies has it, fit for SQL';
+-- A name that somebody may edit never becomes the name of a table: who is asked for one of these is given that one.
+CREATE FUNCTION pgvigil.partitioned_table(parent text) RETURNS regclass
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN CASE parent WHEN 'session_lifecycle' THEN pgvigil.application_table('session_lifecycle')
+                       WHEN 'system_metrics' THEN pgvigil.application_table('system_metrics')
+                       WHEN 'performance_logs' THEN pgvigil.application_table('performance_logs')
+                       WHEN 'instrumentation.sql_statements' THEN to_regclass('instrumentation.sql_statements') END;
+END $$;
+COMMENT ON FUNCTION pgvigil.partitioned_table(text) IS 'The table that partition_policies calls so';
 
-CREATE FUNCTION pgvigil.partition_key(of_table text) RETURNS name
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+CREATE FUNCTION pgvigil.default_partition(of_table regclass) RETURNS regclass
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT p.partdefid::regclass FROM pg_partitioned_table p WHERE p.partrelid = of_table AND p.partdefid <> 0);
+END $$;
+COMMENT ON FUNCTION pgvigil.default_partition(regclass) IS 'Its default partition, by the catalog and never by a name; NULL if it has none';
+
+CREATE FUNCTION pgvigil.partition_key(of_table regclass) RETURNS name
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (SELECT a.attname FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
-            WHERE p.partrelid = to_regclass(pgvigil.quoted_name(of_table)));
+            WHERE p.partrelid = of_table);
 END $$;
-COMMENT ON FUNCTION pgvigil.partition_key(text) IS 'The column of time-ordered ids by which a table is partitioned';
+COMMENT ON FUNCTION pgvigil.partition_key(regclass) IS 'The column of time-ordered ids by which a table is partitioned';
 
--- CREATE and ATTACH, because PARTITION OF would take ACCESS EXCLUSIVE on the parent and stop its writers.
-CREATE FUNCTION pgvigil.ensure_partitions(parent text, since timestamptz DEFAULT now(), until timestamptz DEFAULT NULL) RETURNS integer
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- A step of copying what waits in the default partition into one that is not attached yet. Readers see the rows where they
+-- were, all the time; what changes meanwhile is seen to under the lock, before the new partition is attached.
+CREATE FUNCTION pgvigil.fill_partition(waits regclass, slice regclass, key name, first_id uuid, end_id uuid, batch integer) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    policy  pgvigil.partition_policies;
-    key     name := pgvigil.partition_key(parent);
-    width   interval;
-    lower_  timestamp;  -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
-    upper_  timestamp;
-    last_   timestamp;
-    table_  text := pgvigil.quoted_name(parent);
-    slice   text;
-    waits   text := pgvigil.quoted_name(parent || '_default');
+    from_id uuid;
+    copied  bigint;
+BEGIN
+    EXECUTE format('SELECT %2$I FROM %1$s ORDER BY %2$I DESC LIMIT 1', slice, key) INTO from_id;
+    EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s WHERE %3$I >= $1 AND %3$I < $2 AND ($3 IS NULL OR %3$I > $3) ORDER BY %3$I LIMIT $4', waits, slice, key)
+    USING first_id, end_id, from_id, batch;
+    GET DIAGNOSTICS copied = ROW_COUNT;
+    RETURN copied;
+END $$;
+COMMENT ON FUNCTION pgvigil.fill_partition(regclass, regclass, name, uuid, uuid, integer) IS
+    'Used by ensure_partitions: copies a batch of the rows that wait into their partition to be; returns how many';
+
+-- CREATE and ATTACH, because PARTITION OF would take ACCESS EXCLUSIVE on the parent and stop its writers. Where rows wait in the
+-- default partition, that lock is what keeps a writer from having chosen the default one just before: without it, an INSERT that
+-- waited would fail. Locks are taken in the order in which writers take them, so nobody waits for us and we for him.
+CREATE FUNCTION pgvigil.ensure_partitions(parent text, since timestamptz DEFAULT now(), until timestamptz DEFAULT NULL, batch integer DEFAULT NULL) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    policy   pgvigil.partition_policies;
+    table_   regclass := pgvigil.partitioned_table(parent);
+    waits    regclass := pgvigil.default_partition(table_);
+    key      name := pgvigil.partition_key(table_);
+    schema_  name;
+    stem     name;
+    owner_   name;
+    width    interval;
+    lower_   timestamp;  -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
+    upper_   timestamp;
+    last_    timestamp;
+    name_    text;
+    slice    regclass;
     first_id uuid;
-    end_id  uuid;
-    waiting boolean;
-    owner_  name := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass(table_));
-    made    integer := 0;
+    end_id   uuid;
+    waiting  boolean;
+    made     integer := 0;
+    being_filled CONSTANT text := 'pgvigil: rows of the default partition are being copied here; job partitions attaches it';
 BEGIN
     SELECT * INTO policy FROM pgvigil.partition_policies WHERE parent_table = parent;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR table_ IS NULL THEN
         RAISE EXCEPTION 'table % is not one that is cut into partitions here', parent
               USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.partition_policies;';
     END IF;
@@ -279,47 +326,75 @@ BEGIN
         RAISE EXCEPTION 'there are no partitions from % to %', since, coalesce(until, since)
               USING ERRCODE = 'invalid_parameter_value', HINT = 'Time-ordered ids tell times from 1970 to 9999.';
     END IF;
+    SELECT n.nspname, c.relname, pg_get_userbyid(c.relowner) INTO schema_, stem, owner_
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = table_;
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
     last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
     WHILE lower_ <= last_ LOOP
         upper_ := lower_ + width;
-        slice := pgvigil.quoted_name(parent || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
-        IF to_regclass(slice) IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
+        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+        slice := to_regclass(name_);
+        IF slice IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
             LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
+            slice := to_regclass(name_);
         END IF;
-        IF to_regclass(slice) IS NULL THEN
-            first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
-            end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
-            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', slice, table_);
+        IF slice IS NOT NULL AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = slice AND i.inhparent = table_) THEN
+            lower_ := upper_;
+            CONTINUE;
+        END IF;
+        IF slice IS NOT NULL AND obj_description(slice, 'pg_class') IS DISTINCT FROM being_filled THEN
+            RAISE EXCEPTION 'the name % is taken by something that is no partition of %', name_, table_
+                  USING ERRCODE = 'duplicate_table', HINT = format('Rename it, or attach it: ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L);', table_, name_,
+                      pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC'), pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC'));
+        END IF;
+        first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
+        end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
+        IF slice IS NULL THEN
+            -- Indexes before rows, for the copying; without rows they come with the ATTACH.
+            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE%s)', name_, table_,
+                           CASE WHEN waiting THEN ' INCLUDING INDEXES' ELSE '' END);
+            slice := to_regclass(name_);
             IF owner_ <> current_user THEN  -- else its owner could not drop it
                 EXECUTE format('ALTER TABLE %s OWNER TO %I', slice, owner_);
             END IF;
-            -- Rows that came before their partition wait in the default one: they move in, its other writers held off meanwhile.
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
-            IF waiting THEN
-                EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', waits);
-                PERFORM set_config('pgvigil.instrumentation', 'write', true);
-                EXECUTE format('WITH moved AS (DELETE FROM %s WHERE %I >= $1 AND %2$I < $2 RETURNING *) INSERT INTO %s SELECT * FROM moved',
-                               waits, key, slice) USING first_id, end_id;
-                PERFORM set_config('pgvigil.instrumentation', '', true);
-            END IF;
-            EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-            EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, 'YYYY-MM-DD'), to_char(upper_, 'YYYY-MM-DD')));
-            made := made + 1;
+            EXECUTE format('COMMENT ON TABLE %s IS %L', slice, being_filled);
         END IF;
+        IF waiting AND batch IS NOT NULL AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
+            RETURN -1;  -- there is more to copy: in the next transaction
+        END IF;
+        -- A foreign key of the new partition asks for this lock on the way.
+        IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = table_ AND c.contype = 'f' AND c.confrelid = pgvigil.application_table('sessions')) THEN
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', pgvigil.application_table('sessions'));
+        END IF;
+        IF waiting THEN
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', table_);
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', waits);
+            -- What was copied and has changed or gone since; then what has come since.
+            EXECUTE format('DELETE FROM %2$s s WHERE NOT EXISTS (SELECT FROM %1$s w WHERE w.%3$I = s.%3$I AND ROW(w.*) IS NOT DISTINCT FROM ROW(s.*))', waits, slice, key);
+            EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s w WHERE w.%3$I >= $1 AND w.%3$I < $2 AND NOT EXISTS (SELECT FROM %2$s s WHERE s.%3$I = w.%3$I)', waits, slice, key)
+            USING first_id, end_id;
+            PERFORM set_config('pgvigil.instrumentation', 'write', true);
+            EXECUTE format('DELETE FROM %1$s WHERE %2$I >= $1 AND %2$I < $2', waits, key) USING first_id, end_id;
+            PERFORM set_config('pgvigil.instrumentation', '', true);
+        END IF;
+        EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
+        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, 'YYYY-MM-DD'), to_char(upper_, 'YYYY-MM-DD')));
+        made := made + 1;
         lower_ := upper_;
     END LOOP;
     RETURN made;
 END $$;
-COMMENT ON FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz) IS
-    'Makes the missing partitions of a table from one time to another (to the end of its make_ahead if not given); returns how many';
+COMMENT ON FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz, integer) IS
+    'Makes the missing partitions of a table from one time to another (to the end of its make_ahead if not given); returns how many. With a batch, copies at most that many waiting rows and returns -1 while there are more';
 
 CREATE TABLE pgvigil.deleted_sessions (
     session_id       uuid NOT NULL,
     session_key      varchar(255) NOT NULL,
     deleted_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     actor            text NOT NULL,
+    "session_user"   text NOT NULL DEFAULT session_user,
     reason           text,
     retention_policy varchar(50),
     last_row         jsonb NOT NULL,
@@ -331,6 +406,7 @@ COMMENT ON COLUMN pgvigil.deleted_sessions.session_id IS 'Its id';
 COMMENT ON COLUMN pgvigil.deleted_sessions.session_key IS 'Its key';
 COMMENT ON COLUMN pgvigil.deleted_sessions.deleted_at IS 'When it was deleted';
 COMMENT ON COLUMN pgvigil.deleted_sessions.actor IS 'Who deleted it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.deleted_sessions."session_user" IS 'The login role, whatever the actor is said to be';
 COMMENT ON COLUMN pgvigil.deleted_sessions.reason IS 'Why: the setting pgvigil.reason, if set';
 COMMENT ON COLUMN pgvigil.deleted_sessions.retention_policy IS 'Its retention policy at the end';
 COMMENT ON COLUMN pgvigil.deleted_sessions.last_row IS 'The row as it was deleted';
@@ -360,6 +436,7 @@ CREATE TABLE pgvigil.reference_snapshots (
     server_major integer NOT NULL,
     snapshot     text NOT NULL,
     made_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    made_by      text NOT NULL DEFAULT session_user,
     CONSTRAINT reference_snapshots_pkey PRIMARY KEY (key, server_major)
 );
 COMMENT ON TABLE pgvigil.reference_snapshots IS
@@ -368,4 +445,5 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.key IS 'SHA-256 of the DDL and of 
 COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of the server that printed it';
 COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
+COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';

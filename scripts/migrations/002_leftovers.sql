@@ -1,5 +1,5 @@
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
--- instant, to pgvigil.legacy_<name>; 012 copies its rows into ours. Values outside the lists are looked up here too,
+-- instant, to pgvigil.legacy_<name>; 015 copies its rows into ours. Values outside the lists are looked up here too,
 -- before any file takes a strong lock.
 DO $$
 DECLARE
@@ -7,16 +7,16 @@ DECLARE
 BEGIN
     FOR leftover IN
         SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
-        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
-          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,performance_monitoring_view}'::name[])
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = pgvigil.application_schema())
+          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,session_content_view,performance_monitoring_view}'::name[])
         ORDER BY c.relkind IN ('v', 'm') DESC, c.relname  -- views first: none of ours is made while its tables are on the way
     LOOP
-        EXECUTE format('ALTER TABLE %I SET SCHEMA pgvigil', leftover.name);
+        EXECUTE format('ALTER TABLE %I.%I SET SCHEMA pgvigil', pgvigil.application_schema(), leftover.name);
         EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', leftover.name, 'legacy_' || leftover.name);
         INSERT INTO pgvigil.found_before (revision, object, restore_sql)
         VALUES ('002', 'relation ' || leftover.name,
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
-                       leftover.name, 'legacy_' || leftover.name, current_schema()));
+                       leftover.name, 'legacy_' || leftover.name, pgvigil.application_schema()));
         IF NOT leftover.is_view THEN
             INSERT INTO pgvigil.leftovers (table_name) VALUES (leftover.name);
         END IF;
@@ -30,31 +30,35 @@ SELECT pgvigil.find_tolerated_values('handoff_requests', 'status', '{pending,acc
 -- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same new
 -- id, so copying again after an interruption copies nothing twice.
 CREATE FUNCTION pgvigil.adopt_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' ELSE 'created_at' END;
+    row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END;
     insert_sql text;
     adopted bigint;
     one tid;
     done bigint := 0;
 BEGIN
     -- Columns by name, through JSON, so that an old table's other types and missing columns are no obstacle; cast without
-    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it.
-    SELECT format('INSERT INTO %I (id, %s) SELECT overlay(overlay(pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
-                       PLACING substr(r.hash, 1, 3) FROM 16 FOR 3) PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid, %s
+    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it. An id that
+    -- is counted up is given anew.
+    SELECT format('INSERT INTO %s (%s) SELECT %s
                    FROM (SELECT doc, overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')), ''hex'')
                                              PLACING ''-'' FROM 7 FOR 0) AS hash
                          FROM (SELECT to_jsonb(o) AS doc, o.ctid AS old_ctid FROM pgvigil.%I o
                                WHERE o.ctid >= $1 AND o.ctid < $2 OFFSET 0) d) r
                    ON CONFLICT DO NOTHING',
-                  target, string_agg(quote_ident(attname), ', '), row_time,
-                  string_agg(CASE WHEN default_value IS NULL THEN format('(r.doc ->> %L)::%s', attname, type)
+                  pgvigil.application_table(target), string_agg(quote_ident(attname), ', '),
+                  string_agg(CASE WHEN attname = 'id'
+                                  THEN format('overlay(overlay(pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
+                                               PLACING substr(r.hash, 1, 3) FROM 16 FOR 3) PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid', row_time)
+                                  WHEN default_value IS NULL THEN format('(r.doc ->> %L)::%s', attname, type)
                                   ELSE format('coalesce((r.doc ->> %L)::%s, %s)', attname, type, default_value) END, ', '),
                   'legacy_' || target)
     INTO insert_sql
     FROM (SELECT a.attname, format_type(a.atttypid, NULL) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_value
           FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-          WHERE a.attrelid = to_regclass(target) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'id' ORDER BY a.attnum) columns;
+          WHERE a.attrelid = pgvigil.application_table(target) AND a.attnum > 0 AND NOT a.attisdropped
+            AND NOT (a.attname = 'id' AND a.attidentity <> '') ORDER BY a.attnum) columns;
     BEGIN
         EXECUTE insert_sql USING format('(%s,0)', from_block)::tid, format('(%s,0)', to_block)::tid;
         GET DIAGNOSTICS done = ROW_COUNT;
@@ -75,48 +79,68 @@ END $$;
 COMMENT ON FUNCTION pgvigil.adopt_rows(text, bigint, bigint) IS
     'Used by adopt_leftovers: copies the rows of some blocks of a leftover table into ours; returns how many went in';
 
+-- One step of the procedure below: counting, a partition, or some blocks; NULL when there is nothing left to do. How far it has come
+-- stands in pgvigil.leftovers.
+CREATE FUNCTION pgvigil.adopt_leftovers_step(state jsonb, blocks integer DEFAULT 128) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    leftover   pgvigil.leftovers;
+    old_table  regclass;
+    oldest     timestamptz;
+    last_block bigint;
+    found_rows bigint;
+    slice      timestamptz;
+BEGIN
+    SELECT * INTO leftover FROM pgvigil.leftovers l
+    WHERE l.finished_at IS NULL AND (SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass('pgvigil.legacy_' || l.table_name)) = 'r'
+    ORDER BY l.table_name LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    old_table := to_regclass('pgvigil.legacy_' || leftover.table_name);
+    IF leftover.rows_found IS NULL THEN
+        BEGIN
+            EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM %s o',
+                           CASE leftover.table_name WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END, old_table) INTO oldest;
+        EXCEPTION WHEN data_exception THEN
+            oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
+        END;
+        -- Partitions for three years of months or three months of days; what is older lies well in the default one.
+        -- One a transaction: a partition of session_lifecycle locks sessions against writers until the end of it.
+        FOR slice IN SELECT start AT TIME ZONE 'UTC'
+                     FROM pgvigil.partition_policies, generate_series(
+                         date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END) AT TIME ZONE 'UTC'),
+                         now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
+                     WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
+            IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
+                SET CONSTRAINTS ALL IMMEDIATE;
+                RETURN state;
+            END IF;
+        END LOOP;
+        EXECUTE format('SELECT count(*) FROM %s', old_table) INTO found_rows;
+        UPDATE pgvigil.leftovers SET rows_found = found_rows WHERE table_name = leftover.table_name;
+    ELSE
+        last_block := pg_relation_size(old_table) / current_setting('block_size')::bigint;
+        IF leftover.next_block <= last_block THEN
+            UPDATE pgvigil.leftovers
+            SET rows_adopted = rows_adopted + pgvigil.adopt_rows(table_name, next_block, next_block + blocks), next_block = next_block + blocks
+            WHERE table_name = leftover.table_name;
+        ELSE
+            UPDATE pgvigil.leftovers SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
+        END IF;
+    END IF;
+    SET CONSTRAINTS ALL IMMEDIATE;
+    RETURN state;
+END $$;
+COMMENT ON FUNCTION pgvigil.adopt_leftovers_step(jsonb, integer) IS 'One step of adopt_leftovers; NULL: all is done';
+
 CREATE PROCEDURE pgvigil.adopt_leftovers(blocks integer DEFAULT 128)
 LANGUAGE plpgsql AS $$
 DECLARE
-    leftover pgvigil.leftovers;
-    oldest timestamptz;
-    last_block bigint;
-    found_rows bigint;
-    slice timestamptz;
+    state jsonb := '{}';
 BEGIN
-    FOR leftover IN SELECT * FROM pgvigil.leftovers WHERE finished_at IS NULL ORDER BY table_name LOOP
-        PERFORM pgvigil.pin_search_path();
-        CONTINUE WHEN (SELECT relkind FROM pg_class WHERE oid = to_regclass('pgvigil.legacy_' || leftover.table_name)) IS DISTINCT FROM 'r';
-        IF leftover.rows_found IS NULL THEN
-            EXECUTE format('SELECT count(*) FROM pgvigil.%I', 'legacy_' || leftover.table_name) INTO found_rows;
-            BEGIN
-                EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM pgvigil.%I o',
-                               CASE leftover.table_name WHEN 'system_metrics' THEN 'recorded_at' ELSE 'created_at' END,
-                               'legacy_' || leftover.table_name) INTO oldest;
-            EXCEPTION WHEN data_exception THEN
-                oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
-            END;
-            -- Partitions for three years of months or three months of days; what is older lies well in the default one.
-            FOR slice IN SELECT start AT TIME ZONE 'UTC'
-                         FROM pgvigil.partition_policies, generate_series(
-                             date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END) AT TIME ZONE 'UTC'),
-                             now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
-                         WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
-                PERFORM pgvigil.pin_search_path(), pgvigil.ensure_partitions(leftover.table_name, slice, slice);
-                COMMIT;  -- a partition of session_lifecycle locks sessions against writers until then
-            END LOOP;
-            UPDATE pgvigil.leftovers SET rows_found = found_rows WHERE table_name = leftover.table_name;
-            COMMIT;
-        END IF;
-        last_block := pg_relation_size('pgvigil.legacy_' || leftover.table_name) / current_setting('block_size')::bigint;
-        WHILE leftover.next_block <= last_block LOOP
-            PERFORM pgvigil.pin_search_path();
-            UPDATE pgvigil.leftovers
-            SET rows_adopted = rows_adopted + pgvigil.adopt_rows(table_name, next_block, next_block + blocks), next_block = next_block + blocks
-            WHERE table_name = leftover.table_name RETURNING * INTO leftover;
-            COMMIT;
-        END LOOP;
-        UPDATE pgvigil.leftovers SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
+    WHILE state IS NOT NULL LOOP
+        state := pgvigil.adopt_leftovers_step(state, blocks);
         COMMIT;
     END LOOP;
 END $$;

@@ -1,17 +1,19 @@
--- Four BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
+-- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
 -- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to anew
 -- in every transaction, so what seldom decides stands in an IF of its own, further down.
 
 -- Fires before touch_session, and only where a statement names one of its columns: an ordinary update compares none of them.
--- No SET search_path here, which would cost every update: operators are qualified instead. No helper functions either: who
--- may write sessions need not have USAGE on schema pgvigil.
+-- No SET search_path here, which would cost every update: operators and functions are qualified instead, and nothing is used that
+-- looks up an operator by itself (NULLIF, IN, IS DISTINCT FROM). No helper functions either: who may write sessions need not have
+-- USAGE on schema pgvigil.
 CREATE FUNCTION pgvigil.move_last_activity() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
-                   coalesce(nullif(pg_catalog.current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute')) THEN
+                   coalesce(CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
+                                 THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END, interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
         ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
             RETURN NEW;  -- a value that the statement chose stands
@@ -49,7 +51,8 @@ LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
     IF NEW.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
-           coalesce(nullif(pg_catalog.current_setting('pgvigil.activity_granularity', true), '')::interval, interval '1 minute'))
+           coalesce(CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
+                                 THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END, interval '1 minute'))
        AND NEW.archived_at IS NULL THEN
         RETURN NEW;
     END IF;
@@ -61,7 +64,7 @@ BEGIN
     IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
         RAISE EXCEPTION 'session % is archived and read-only', OLD.id
               USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
+                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
     END IF;
     -- What is not activity is the same as above, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
@@ -79,11 +82,21 @@ END $$;
 COMMENT ON FUNCTION pgvigil.touch_session() IS
     'Moves updated_at, and last_activity_at to pgvigil.activity_granularity; refuses writes to an archived session';
 
--- SECURITY DEFINER: who may change a session need not be able to write its trail.
+-- For a statement that names updated_at itself; touch_session has done it for every other.
+CREATE FUNCTION pgvigil.stamp_updated_at() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.updated_at := CURRENT_TIMESTAMP;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
+
+-- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows are: a sequential
+-- scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at SERIALIZABLE every second writer failed.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
 -- compiled for every row, a twelfth of what a bulk update costs.
 CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     event_id uuid;
     details  jsonb;
@@ -92,11 +105,11 @@ BEGIN
         event_id := pgvigil.uuid_v7();
         IF NEW.status = 'expired' THEN
             details := jsonb_build_object('previous_status', OLD.status, 'expired_at', now(),
-                                          'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor());
-            INSERT INTO session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expired', details);
+                                          'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
+            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expired', details);
         ELSE
-            details := jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor()]);
-            INSERT INTO session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
+            details := jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
+            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
         END IF;
     END IF;
     IF NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND NEW.is_dormant = OLD.is_dormant
@@ -105,42 +118,42 @@ BEGIN
     END IF;
     IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('expires_at', NEW.expires_at, 'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor());
-        INSERT INTO session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expiration_scheduled', details);
+        details := jsonb_build_object('expires_at', NEW.expires_at, 'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expiration_scheduled', details);
     END IF;
     IF (NEW.is_dormant IS TRUE) <> (OLD.is_dormant IS TRUE) THEN
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor());
-        INSERT INTO session_lifecycle (id, session_id, event_type, event_data)
+        details := jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor(), 'session_user', session_user);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
         VALUES (event_id, NEW.id, CASE WHEN NEW.is_dormant THEN 'dormant' ELSE 'reactivated' END, details);
     END IF;
     IF NEW.archived_at IS NOT NULL AND OLD.archived_at IS NULL THEN
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status, 'actor', pgvigil.actor());
-        INSERT INTO session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'archived', details);
+        details := jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'archived', details);
     ELSIF NEW.archived_at IS NULL AND OLD.archived_at IS NOT NULL
           AND (NEW.is_dormant IS TRUE) = (OLD.is_dormant IS TRUE) THEN  -- else the event above has said so
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('previous_state', OLD.is_dormant, 'unarchived_from', OLD.archived_at, 'actor', pgvigil.actor());
-        INSERT INTO session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'reactivated', details);
+        details := jsonb_build_object('previous_state', OLD.is_dormant, 'unarchived_from', OLD.archived_at, 'actor', pgvigil.actor(), 'session_user', session_user);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'reactivated', details);
     END IF;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.log_session_change() IS 'Writes one session_lifecycle event for each change in a session''s state';
 
 CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
-    INSERT INTO session_lifecycle (session_id, event_type, event_data)
+    INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
     SELECT s.id, 'created', jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
-           'retention_policy', s.retention_policy, 'actor', pgvigil.actor()])
+           'retention_policy', s.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user])
     FROM new_sessions s;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
 CREATE FUNCTION pgvigil.keep_deleted_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
     gone_at timestamptz := clock_timestamp();
@@ -151,8 +164,8 @@ BEGIN
                                                  'created_at', l.created_at) ORDER BY l.id), '[]')
            || jsonb_build_object('id', pgvigil.uuid_v7(), 'event_type', 'deleted', 'created_at', gone_at,
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
-                                                   'reason', why, 'actor', pgvigil.actor()))
-    FROM session_lifecycle l WHERE l.session_id = OLD.id;
+                                                   'reason', why, 'actor', pgvigil.actor(), 'session_user', session_user))
+    FROM "{app}".session_lifecycle l WHERE l.session_id = OLD.id;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
@@ -160,17 +173,17 @@ COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
 
 -- SECURITY DEFINER: who may write children need not be able to read sessions.
 CREATE FUNCTION pgvigil.guard_archived_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     archived_id uuid;
 BEGIN
     -- In a cascade the session itself is gone already, so its children may follow.
     IF TG_OP = 'INSERT' THEN
-        SELECT id INTO archived_id FROM sessions WHERE id = NEW.session_id AND archived_at IS NOT NULL;
+        SELECT id INTO archived_id FROM "{app}".sessions WHERE id = NEW.session_id AND archived_at IS NOT NULL;
     ELSIF TG_OP = 'DELETE' THEN
-        SELECT id INTO archived_id FROM sessions WHERE id = OLD.session_id AND archived_at IS NOT NULL;
+        SELECT id INTO archived_id FROM "{app}".sessions WHERE id = OLD.session_id AND archived_at IS NOT NULL;
     ELSE
-        SELECT id INTO archived_id FROM sessions WHERE id IN (OLD.session_id, NEW.session_id) AND archived_at IS NOT NULL LIMIT 1;
+        SELECT id INTO archived_id FROM "{app}".sessions WHERE id IN (OLD.session_id, NEW.session_id) AND archived_at IS NOT NULL LIMIT 1;
     END IF;
     IF archived_id IS NOT NULL THEN
         RAISE EXCEPTION 'session % is archived and read-only', archived_id
@@ -185,20 +198,25 @@ END $$;
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 
 CREATE FUNCTION pgvigil.reactivate_session(session uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was        record;
+    new_status text;
+    expiry     timestamptz;
 BEGIN
-    UPDATE sessions
-    SET archived_at = NULL, is_dormant = false, status = CASE WHEN status IN ('archived', 'expired') THEN 'active' ELSE status END,
-        expires_at = CASE WHEN expires_at > now() THEN expires_at END  -- or it would be expired again at once
-    WHERE id = session AND (archived_at IS NOT NULL OR is_dormant OR status IN ('archived', 'expired'));
-    IF FOUND THEN
-        RETURN true;
-    END IF;
-    PERFORM FROM sessions WHERE id = session;
+    SELECT s.status, s.expires_at, s.archived_at IS NOT NULL OR s.is_dormant OR s.status IN ('archived', 'expired') AS asleep INTO was
+    FROM "{app}".sessions s WHERE s.id = session FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
     END IF;
-    RETURN false;
+    IF was.asleep IS NOT TRUE THEN
+        RETURN false;
+    END IF;
+    new_status := CASE WHEN was.status IN ('archived', 'expired') THEN 'active' ELSE was.status END;
+    expiry := CASE WHEN was.expires_at > now() THEN was.expires_at END;  -- or it would be expired again at once
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = NULL, is_dormant = false, status = new_status, expires_at = expiry WHERE id = session;
+    RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';

@@ -8,10 +8,10 @@ CREATE TABLE pgvigil.session_counters (
     session_id          uuid NOT NULL CONSTRAINT session_counters_pkey PRIMARY KEY,
     context_count       bigint NOT NULL,
     total_tokens        bigint NOT NULL,
-    total_content_bytes bigint NOT NULL  -- 008 adds the foreign key
+    total_content_bytes bigint NOT NULL  -- 011 adds the foreign key
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.session_counters IS
-    'What a session holds, but for what session_counter_changes adds. A session without a row: 0 from migration 012 on, not yet counted before';
+    'What a session holds, but for what session_counter_changes adds. A session without a row: 0 from migration 015 on, not yet counted before';
 COMMENT ON COLUMN pgvigil.session_counters.session_id IS 'The session';
 COMMENT ON COLUMN pgvigil.session_counters.context_count IS 'Rows in context_history';
 COMMENT ON COLUMN pgvigil.session_counters.total_tokens IS 'Sum of their tokens_used, where given';
@@ -23,7 +23,11 @@ CREATE TABLE pgvigil.session_counter_changes (
     session_id          uuid NOT NULL,
     context_count       bigint NOT NULL,
     total_tokens        bigint NOT NULL,
-    total_content_bytes bigint NOT NULL
+    total_content_bytes bigint NOT NULL,
+    change_id           uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- The key makes replication possible; behind the session, it is the index on that as well. No sequence: a subscription does not
+    -- bring its number, so after a switch to the subscriber the application's inserts would fail.
+    CONSTRAINT session_counter_changes_pkey PRIMARY KEY (session_id, change_id)
 );
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
@@ -32,8 +36,8 @@ COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
 COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
-CREATE INDEX session_counter_changes_session_id ON pgvigil.session_counter_changes (session_id);
-COMMENT ON INDEX pgvigil.session_counter_changes_session_id IS 'The changes of a session';
+COMMENT ON COLUMN pgvigil.session_counter_changes.change_id IS 'Tells changes of a session apart; no order';
+COMMENT ON CONSTRAINT session_counter_changes_pkey ON pgvigil.session_counter_changes IS 'The changes of a session; the replica identity';
 
 CREATE FUNCTION pgvigil.content_bytes(content_size_bytes integer, content text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -43,13 +47,13 @@ COMMENT ON FUNCTION pgvigil.content_bytes(integer, text) IS 'How the bytes of a 
 -- plpgsql, so that the application may still alter the columns it reads.
 CREATE FUNCTION pgvigil.count_context(VARIADIC sessions uuid[])
 RETURNS TABLE (session_id uuid, context_count bigint, total_tokens bigint, total_content_bytes bigint)
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     SELECT s.id, h.* FROM unnest(sessions) s (id) CROSS JOIN LATERAL (
         SELECT count(*), coalesce(sum(c.tokens_used), 0)::bigint,
                coalesce(sum(pgvigil.content_bytes(c.content_size_bytes, c.content)), 0)::bigint
-        FROM context_history c WHERE c.session_id = s.id) h;
+        FROM "{app}".context_history c WHERE c.session_id = s.id) h;
 END $$;
 COMMENT ON FUNCTION pgvigil.count_context(uuid[]) IS 'What each of these sessions holds, counted from context_history itself';
 
@@ -85,7 +89,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.count_added_context() IS 'Counts the rows that a statement added to context_history';
 
 CREATE FUNCTION pgvigil.count_changed_context() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     SELECT session_id, sum(one), sum(tokens), sum(bytes)
@@ -100,7 +104,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.count_changed_context() IS 'Counts what a statement changed in rows of context_history, and rows it moved between sessions';
 
 CREATE FUNCTION pgvigil.count_removed_context() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     SELECT o.session_id, -count(*), -coalesce(sum(o.tokens_used), 0), -sum(pgvigil.content_bytes(o.content_size_bytes, o.content))
@@ -120,7 +124,7 @@ COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the en
 -- Of a session that is deleted, so that what it held and the rows that go with it cancel out: in any order, and also where
 -- the same statement puts the session back.
 CREATE FUNCTION pgvigil.keep_removed_counters() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     VALUES (OLD.session_id, OLD.context_count, OLD.total_tokens, OLD.total_content_bytes);
@@ -131,7 +135,7 @@ CREATE TRIGGER keep_removed_counters AFTER DELETE ON pgvigil.session_counters FO
 COMMENT ON TRIGGER keep_removed_counters ON pgvigil.session_counters IS 'Counters that go with their session leave no difference';
 
 CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- Who is just folding would put back what is gone. No TRUNCATE: that of sessions takes the counters along, and has them
     -- in hand when this comes.
@@ -144,35 +148,51 @@ COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is
 
 -- What a session held before its first change was counted is the same at any moment, and each snapshot shows it: what it
 -- holds now, less what its changes say. So no writer is waited for, and none is counted twice.
+-- A procedure that commits has a function of its name for each of its transactions. Where a function runs with rights that its
+-- caller does not share, the runner calls that one instead: from an empty state to the next, until there is none.
+CREATE FUNCTION pgvigil.settle_session_counters_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    from_id  uuid := CASE WHEN state ? 'from' THEN state ->> 'from' ELSE '00000000-0000-0000-0000-000000000000' END;
+    left_out uuid[] := ARRAY(SELECT e::uuid FROM jsonb_array_elements_text(coalesce(state -> 'left_out', '[]')) e);
+    ids      uuid[];
+BEGIN
+    PERFORM pgvigil.lock_session_counters();
+    ids := ARRAY(SELECT id FROM "{app}".sessions WHERE id >= from_id ORDER BY id LIMIT batch + 1);
+    from_id := ids[batch + 1];  -- no more: NULL, and the next look finds none
+    IF ids = '{}' THEN
+        IF left_out = '{}' THEN
+            RETURN NULL;
+        END IF;
+        ids := left_out;
+        left_out := '{}';
+        PERFORM pg_sleep(0.05);
+    END IF;
+    -- From an array, so that no plan reads whole tables. A session that is just being deleted is looked at again in the end.
+    WITH uncounted AS MATERIALIZED (
+        SELECT s.id FROM unnest(ids) i (id) JOIN "{app}".sessions s USING (id)
+        WHERE NOT EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = i.id)),
+    mine AS MATERIALIZED (
+        SELECT s.id FROM unnest(ARRAY(SELECT id FROM uncounted)) i (id) JOIN "{app}".sessions s USING (id) FOR KEY SHARE OF s SKIP LOCKED),
+    counted AS (
+        INSERT INTO pgvigil.session_counters (session_id, context_count, total_tokens, total_content_bytes)
+        SELECT h.session_id, h.context_count - k.context_count, h.total_tokens - k.total_tokens, h.total_content_bytes - k.total_content_bytes
+        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k
+        WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
+    SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
+    SET CONSTRAINTS ALL IMMEDIATE;
+    RETURN jsonb_build_object('from', from_id, 'left_out', to_jsonb(left_out));
+END $$;
+COMMENT ON FUNCTION pgvigil.settle_session_counters_step(jsonb, integer) IS
+    'One batch of settle_session_counters, from one state to the next; NULL: all is done';
+
 CREATE PROCEDURE pgvigil.settle_session_counters(batch integer DEFAULT 1000)
 LANGUAGE plpgsql AS $$
 DECLARE
-    from_id uuid := '00000000-0000-0000-0000-000000000000';
-    ids uuid[];
-    left_out uuid[] := '{}';
+    state jsonb := '{}';
 BEGIN
-    LOOP
-        PERFORM pgvigil.pin_search_path(), pgvigil.lock_session_counters();
-        ids := ARRAY(SELECT id FROM sessions WHERE id >= from_id ORDER BY id LIMIT batch + 1);
-        from_id := ids[batch + 1];  -- no more: NULL, and the next look finds none
-        IF ids = '{}' THEN
-            EXIT WHEN left_out = '{}';
-            ids := left_out;
-            left_out := '{}';
-            PERFORM pg_sleep(0.05);
-        END IF;
-        -- From an array, so that no plan reads whole tables. A session that is just being deleted is looked at again in the end.
-        WITH uncounted AS MATERIALIZED (
-            SELECT s.id FROM unnest(ids) i (id) JOIN sessions s USING (id)
-            WHERE NOT EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = i.id)),
-        mine AS MATERIALIZED (
-            SELECT s.id FROM unnest(ARRAY(SELECT id FROM uncounted)) i (id) JOIN sessions s USING (id) FOR KEY SHARE OF s SKIP LOCKED),
-        counted AS (
-            INSERT INTO pgvigil.session_counters (session_id, context_count, total_tokens, total_content_bytes)
-            SELECT h.session_id, h.context_count - k.context_count, h.total_tokens - k.total_tokens, h.total_content_bytes - k.total_content_bytes
-            FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k
-            WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
-        SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
+    WHILE state IS NOT NULL LOOP
+        state := pgvigil.settle_session_counters_step(state, batch);
         COMMIT;
     END LOOP;
 END $$;
@@ -180,18 +200,18 @@ COMMENT ON PROCEDURE pgvigil.settle_session_counters(integer) IS
     'Used by migrations: counts what each session held before its changes were counted, in batches that commit; goes on where it stopped';
 
 CREATE FUNCTION pgvigil.fold_session_counters(batch integer DEFAULT 10000) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     folded bigint;
 BEGIN
     PERFORM pgvigil.lock_session_counters();
-    -- Before 012 a session without a row is one not yet counted, and must stay one.
-    IF NOT EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '012') THEN
+    -- Before 015 a session without a row is one not yet counted, and must stay one.
+    IF NOT EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '015') THEN
         RETURN 0;
     END IF;
-    DELETE FROM pgvigil.session_counter_changes d WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = d.session_id);
+    DELETE FROM pgvigil.session_counter_changes d WHERE NOT EXISTS (SELECT FROM "{app}".sessions s WHERE s.id = d.session_id);
     WITH mine AS MATERIALIZED (
-        SELECT s.id FROM sessions s
+        SELECT s.id FROM "{app}".sessions s
         WHERE s.id IN (SELECT d.session_id FROM pgvigil.session_counter_changes d LIMIT batch)
         FOR KEY SHARE SKIP LOCKED),
     gone AS (
@@ -212,7 +232,7 @@ COMMENT ON FUNCTION pgvigil.fold_session_counters(integer) IS
 CREATE FUNCTION pgvigil.recount_session_counters(session uuid DEFAULT NULL)
 RETURNS TABLE (session_id uuid, context_count_was bigint, context_count bigint, total_tokens_was bigint, total_tokens bigint,
                total_content_bytes_was bigint, total_content_bytes bigint)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -224,15 +244,16 @@ BEGIN
     WITH wrong AS MATERIALIZED (
         SELECT h.session_id AS id, k.context_count AS contexts_was, h.context_count AS contexts, k.total_tokens AS tokens_was, h.total_tokens AS tokens,
                k.total_content_bytes AS bytes_was, h.total_content_bytes AS bytes
-        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT s.id FROM sessions s WHERE session IS NULL OR s.id = session)) h
+        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT s.id FROM "{app}".sessions s WHERE session IS NULL OR s.id = session)) h
         CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes)
           AND (EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = h.session_id)
-               OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '012'))),
+               OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015'))),
     put_right AS (
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
+    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
 END $$;
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';

@@ -29,7 +29,7 @@ INSERT INTO pgvigil.retention_policies (policy, active_hours, dormant_after_hour
 VALUES ('standard', 24, 2, 30, 7, 30), ('extended', 72, 6, 90, 30, 90), ('short', 4, 1, 7, 3, 7);
 
 CREATE FUNCTION pgvigil.keep_standard_policy() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'the retention policy standard is what sessions without a policy follow'
           USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Change its values; it cannot be removed or renamed.';
@@ -49,7 +49,7 @@ COMMENT ON TRIGGER keep_standard_policy_rows ON pgvigil.retention_policies IS 'T
 -- that the planner puts in place of its call, which PostgreSQL lets every session know of when it is replaced.
 -- Operators are qualified, because it runs under the search_path of whoever makes a session.
 CREATE FUNCTION pgvigil.write_active_time() RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     body text;
 BEGIN
@@ -68,7 +68,7 @@ COMMENT ON FUNCTION pgvigil.active_time(text) IS
 
 -- SECURITY DEFINER: who may edit policies need not own the function.
 CREATE FUNCTION pgvigil.follow_retention_policies() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         -- It does not see what others have committed since it began, and would write a function without that.
@@ -88,7 +88,7 @@ COMMENT ON TRIGGER follow_retention_policies ON pgvigil.retention_policies IS 'N
 
 -- The foreign key is the hold: it also stops a plain DELETE, and one that runs while the hold is being placed.
 CREATE TABLE pgvigil.legal_holds (
-    session_id uuid NOT NULL,  -- 008 adds the foreign key
+    session_id uuid NOT NULL,  -- 011 adds the foreign key
     reason     text NOT NULL,
     placed_by  text NOT NULL DEFAULT pgvigil.actor(),
     placed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -103,9 +103,10 @@ COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS 'A session may 
 
 -- SECURITY DEFINER: who may delete a session need not be able to read holds and policies.
 CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    why text;
+    why  text;
+    held boolean;
 BEGIN
     SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
     IF why IS NOT NULL THEN
@@ -113,8 +114,10 @@ BEGIN
               USING ERRCODE = 'object_not_in_prerequisite_state',
                     HINT = format('When the hold is lifted: DELETE FROM pgvigil.legal_holds WHERE session_id = %L;', OLD.id);
     END IF;
-    PERFORM FROM pgvigil.retention_policies WHERE policy = coalesce(OLD.retention_policy, 'standard') AND legal_hold;
-    IF FOUND THEN
+    -- The lock makes who places a hold on the policy wait for this deletion, and this deletion for him; at REPEATABLE READ it fails
+    -- where the policy has been edited since its snapshot, instead of not seeing that.
+    SELECT p.legal_hold INTO held FROM pgvigil.retention_policies p WHERE p.policy = coalesce(OLD.retention_policy, 'standard') FOR SHARE;
+    IF held THEN
         RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, coalesce(OLD.retention_policy, 'standard')
               USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
     END IF;
@@ -122,9 +125,27 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_legal_hold() IS 'Refuses to delete a session under legal hold, by itself or by its policy';
 
+-- Or the hold of a policy could be got round: off the policy, then deleted.
+CREATE FUNCTION pgvigil.guard_policy_hold() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held boolean;
+BEGIN
+    IF NEW.retention_policy IS DISTINCT FROM OLD.retention_policy THEN
+        SELECT p.legal_hold INTO held FROM pgvigil.retention_policies p WHERE p.policy = coalesce(OLD.retention_policy, 'standard') FOR SHARE;
+        IF held AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
+            RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id, coalesce(OLD.retention_policy, 'standard'),
+                  coalesce(NEW.retention_policy, 'standard')
+                  USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
+        END IF;
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS 'Refuses to move a session from a policy under legal hold to one that is not';
+
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM pgvigil.legal_holds) THEN
         RAISE EXCEPTION 'there are sessions under legal hold' USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -138,32 +159,32 @@ COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under le
 
 -- Nor does it fire those that keep a deleted session and guard an archived one: these stand in for them.
 CREATE FUNCTION pgvigil.keep_truncated_sessions() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
 BEGIN
-    IF EXISTS (SELECT FROM sessions s JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard') WHERE p.legal_hold) THEN
+    PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
+    IF EXISTS (SELECT FROM "{app}".sessions s JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard') WHERE p.legal_hold) THEN
         RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is' USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';
     END IF;
     INSERT INTO pgvigil.deleted_sessions (session_id, session_key, actor, reason, retention_policy, last_row, events)
     SELECT s.id, s.session_key, pgvigil.actor(), why, s.retention_policy, to_jsonb(s),
            coalesce(l.events, '[]') || jsonb_build_object('id', pgvigil.uuid_v7(), 'event_type', 'deleted', 'created_at', clock_timestamp(),
-               'event_data', jsonb_build_object('final_status', s.status, 'retention_policy', s.retention_policy, 'reason', why, 'actor', pgvigil.actor()))
-    FROM sessions s LEFT JOIN (
+               'event_data', jsonb_build_object('final_status', s.status, 'retention_policy', s.retention_policy, 'reason', why, 'actor', pgvigil.actor(), 'session_user', session_user))
+    FROM "{app}".sessions s LEFT JOIN (
         SELECT e.session_id, jsonb_agg(jsonb_build_object('id', e.id, 'event_type', e.event_type, 'event_data', e.event_data, 'created_at', e.created_at) ORDER BY e.id) AS events
-        FROM session_lifecycle e GROUP BY e.session_id) l ON l.session_id = s.id;
+        FROM "{app}".session_lifecycle e GROUP BY e.session_id) l ON l.session_id = s.id;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.keep_truncated_sessions() IS
     'Keeps all sessions and their trails in pgvigil.deleted_sessions before they are truncated; refuses if the policy of one is under legal hold';
 
+-- After the TRUNCATE, when it shows whether the sessions have gone as well.
 CREATE FUNCTION pgvigil.guard_archived_children() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Whoever truncates sessions too holds it alone.
-    IF EXISTS (SELECT FROM sessions WHERE archived_at IS NOT NULL)
-       AND NOT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'sessions'::regclass AND mode = 'AccessExclusiveLock') THEN
+    IF EXISTS (SELECT FROM "{app}".sessions WHERE archived_at IS NOT NULL) THEN
         RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only' USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE what the other sessions hold, or TRUNCATE sessions CASCADE.';
     END IF;
@@ -186,9 +207,9 @@ COMMENT ON FUNCTION pgvigil.give_expiry() IS 'A new session without expires_at g
 -- One session at a time, for the application ---------------------------------------------------------------------------
 
 CREATE FUNCTION pgvigil.require_session(session uuid) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM FROM sessions WHERE id = session;
+    PERFORM FROM "{app}".sessions WHERE id = session;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
     END IF;
@@ -196,67 +217,74 @@ END $$;
 COMMENT ON FUNCTION pgvigil.require_session(uuid) IS 'Raises no_data_found if there is no such session';
 
 CREATE FUNCTION pgvigil.schedule_expiration(session uuid, at timestamptz) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE sessions SET expires_at = at WHERE id = session AND expires_at IS DISTINCT FROM at;
+    PERFORM FROM "{app}".sessions WHERE id = session AND expires_at IS DISTINCT FROM at FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET expires_at = at WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
     'When a session expires; NULL: never by itself. False if that was so already; an error if there is no such session';
 
 CREATE FUNCTION pgvigil.expire_session(session uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE sessions SET status = 'expired'
-    WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]);
+    PERFORM FROM "{app}".sessions WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]) FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET status = 'expired' WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now; false if it had ended already; an error if there is no such session';
 
 CREATE FUNCTION pgvigil.mark_session_dormant(session uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE sessions SET is_dormant = true WHERE id = session AND NOT is_dormant;
+    PERFORM FROM "{app}".sessions WHERE id = session AND NOT is_dormant FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET is_dormant = true WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
     'Marks a session dormant, which is not activity; false if it was; an error if there is no such session';
 
 CREATE FUNCTION pgvigil.archive_session(session uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE sessions SET archived_at = now() WHERE id = session AND archived_at IS NULL;
+    PERFORM FROM "{app}".sessions WHERE id = session AND archived_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
     END IF;
+    PERFORM pgvigil.use_application_path();
+    UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.archive_session(uuid) IS
     'Archives a session: from now on it and its children are read-only; its status stays. False if it was archived; an error if there is none';
 
 CREATE FUNCTION pgvigil.record_metric(name text, value numeric, type text DEFAULT 'gauge', labels jsonb DEFAULT '{}') RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels) VALUES (name, value, type, labels);
+    INSERT INTO "{app}".system_metrics (metric_name, metric_value, metric_type, labels) VALUES (name, value, type, labels);
 END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, numeric, text, jsonb) IS 'Appends a metric: counter, gauge or histogram';
 
 -- What drivers send for a float has no implicit cast to numeric. By way of text, so that 0.1 is stored as 0.1 and no digit is lost.
 CREATE FUNCTION pgvigil.record_metric(name text, value double precision, type text DEFAULT 'gauge', labels jsonb DEFAULT '{}') RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pgvigil.record_metric(name, value::text::numeric, type, labels);
 END $$;
@@ -264,16 +292,16 @@ COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) I
 
 CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
+    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
 END $$;
 COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
 
 -- Jobs -----------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE pgvigil.jobs (
-    job          text NOT NULL CONSTRAINT jobs_pkey PRIMARY KEY,
+    job          text NOT NULL CONSTRAINT jobs_pkey PRIMARY KEY CONSTRAINT jobs_job_check CHECK (job ~ '^[a-z_]{1,40}$'),
     every        interval NOT NULL CONSTRAINT jobs_every_check
                  CHECK (every >= interval '1 minute' AND every <= interval '28 days' AND date_part('month', every) = 0
                         OR every = interval '1 month' AND date_part('month', every) = 1),
@@ -282,6 +310,10 @@ CREATE TABLE pgvigil.jobs (
     since        timestamptz NOT NULL DEFAULT clock_timestamp(),
     at           interval NOT NULL DEFAULT '0',
     needs_client boolean NOT NULL DEFAULT false,
+    needs_consent boolean NOT NULL DEFAULT false,
+    accepted_at  timestamptz,
+    accepted_by  text,
+    backup_within interval CONSTRAINT jobs_backup_within_check CHECK (backup_within > interval '0'),
     CONSTRAINT jobs_at_check CHECK (at >= interval '0' AND at < every)
 );
 COMMENT ON TABLE pgvigil.jobs IS 'What is done regularly, by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
@@ -292,7 +324,13 @@ COMMENT ON COLUMN pgvigil.jobs.purpose IS 'What it does';
 COMMENT ON COLUMN pgvigil.jobs.since IS 'From when on its absence counts as overdue';
 COMMENT ON COLUMN pgvigil.jobs.at IS 'How far into each stretch of time it is due: 02:00 of a day; one with a time of its own does not begin before that time has come';
 COMMENT ON COLUMN pgvigil.jobs.needs_client IS 'True: a function cannot do it, and `pgvigil maintain` does';
+COMMENT ON COLUMN pgvigil.jobs.needs_consent IS 'True: it ends, archives or deletes what was there before pgvigil, and does nothing until the owner has accepted that';
+COMMENT ON COLUMN pgvigil.jobs.accepted_at IS 'When the owner accepted what it would do; NULL: not yet, or a policy has become shorter since';
+COMMENT ON COLUMN pgvigil.jobs.accepted_by IS 'Who accepted it';
+COMMENT ON COLUMN pgvigil.jobs.backup_within IS 'It deletes sessions only with a proved backup younger than this; NULL: without one too';
+COMMENT ON CONSTRAINT jobs_backup_within_check ON pgvigil.jobs IS 'A stretch of time';
 COMMENT ON CONSTRAINT jobs_pkey ON pgvigil.jobs IS 'One row a job';
+COMMENT ON CONSTRAINT jobs_job_check ON pgvigil.jobs IS 'A name that is the same in SQL, in a shell and in a schedule';
 COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'A length that is always the same, or one month of the calendar';
 COMMENT ON CONSTRAINT jobs_at_check ON pgvigil.jobs IS 'A time within the stretch';
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
@@ -303,6 +341,95 @@ INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('counters', '10 minutes', 'adds up what changed in the counters of sessions'),
     ('orphans', '1 day', 'deletes sessions that never held anything and are idle for a week'),
     ('retention', '1 day', 'deletes archived sessions and drops partitions past their time');
+-- Of an install that had sessions before, nothing is ended, archived or deleted that its owner has not been shown.
+UPDATE pgvigil.jobs SET needs_consent = (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000')
+WHERE job = ANY ('{expiry,archive,orphans,retention}'::text[]);
+UPDATE pgvigil.jobs SET backup_within = interval '26 hours' WHERE needs_consent AND job = ANY ('{orphans,retention}'::text[]);
+
+-- What was proved of a backup. Written by those who take it, with the owner's rights; admins only read it.
+CREATE TABLE pgvigil.backup_proofs (
+    id         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT backup_proofs_pkey PRIMARY KEY,
+    proved_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    taken_at   timestamptz NOT NULL,
+    proof      text NOT NULL,
+    detail     text NOT NULL,
+    written_by text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE pgvigil.backup_proofs IS 'Backups of this database that were proved, or that somebody vouches for: jobs that delete sessions may want a young one';
+COMMENT ON COLUMN pgvigil.backup_proofs.id IS 'Order in which they were written';
+COMMENT ON COLUMN pgvigil.backup_proofs.proved_at IS 'When it was proved';
+COMMENT ON COLUMN pgvigil.backup_proofs.taken_at IS 'When the backup was begun: how old what it holds is';
+COMMENT ON COLUMN pgvigil.backup_proofs.proof IS 'read, restore, or external';
+COMMENT ON COLUMN pgvigil.backup_proofs.detail IS 'The archive, or what somebody says of an external backup';
+COMMENT ON COLUMN pgvigil.backup_proofs.written_by IS 'The login role';
+COMMENT ON CONSTRAINT backup_proofs_pkey ON pgvigil.backup_proofs IS 'One row a proof';
+
+CREATE FUNCTION pgvigil.require_consent(job_name text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pgvigil.jobs j WHERE j.job = job_name AND j.needs_consent AND j.accepted_at IS NULL) THEN
+        RAISE EXCEPTION 'job % waits for the consent of the owner: it would end, archive or delete what was there before', job_name
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = format('See what it would do: SELECT * FROM pgvigil.preview_jobs(); then, as the owner of the tables: SELECT pgvigil.accept_job(%L);', job_name);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_consent(text) IS 'Raises where a job may do nothing yet';
+
+CREATE FUNCTION pgvigil.require_backup(job_name text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    within interval := (SELECT j.backup_within FROM pgvigil.jobs j WHERE j.job = job_name);
+    latest timestamptz := (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp());
+BEGIN
+    IF within IS NOT NULL AND (latest >= clock_timestamp() - within) IS NOT TRUE THEN
+        -- The remedy is in the message, because that is what job_runs, health and the caller of run_job get to see.
+        RAISE EXCEPTION 'it deletes sessions only with a proved backup younger than %, and the last one is %: take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT)',
+              within, coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
+              USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_backup(text) IS 'Raises where a job wants a younger backup than there is';
+
+-- No rights but the caller's: the owner of the tables accepts, and nobody who may only edit times.
+CREATE FUNCTION pgvigil.accept_job(job_name text) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY UPDATE pgvigil.jobs j SET accepted_at = clock_timestamp(), accepted_by = session_user
+                 WHERE j.needs_consent AND j.accepted_at IS NULL AND (j.job = job_name OR job_name = 'all') RETURNING j.job;
+    IF NOT FOUND AND job_name <> 'all' THEN
+        PERFORM FROM pgvigil.jobs j WHERE j.job = job_name;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
+        END IF;
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.accept_job(text) IS 'The owner has seen what a job (or all) would do, and accepts it; returns the jobs that had waited for that';
+
+-- A policy that has become shorter takes more than what was accepted. Sessions with the name of a new policy followed standard so far, and were
+-- kept; those of a policy that is deleted follow standard from now on, and what only its days had kept goes.
+CREATE FUNCTION pgvigil.lapse_consent() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lapsed text[] := CASE
+        WHEN TG_OP = 'INSERT' THEN '{archive,orphans,retention}'::text[]
+        WHEN TG_OP = 'DELETE' THEN '{archive,executions,expiry,retention}'::text[]
+        WHEN NEW.policy <> OLD.policy THEN '{archive,executions,expiry,orphans,retention}'::text[]
+        ELSE array_remove(ARRAY[
+            CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
+            CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
+            CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
+                      OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+            CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
+BEGIN
+    UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.lapse_consent() IS 'Consent to a job lapses when a policy lets it do more';
+CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent();
+ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER lapse_consent;
+COMMENT ON TRIGGER lapse_consent ON pgvigil.retention_policies IS 'What was accepted is not more than what is done';
 
 CREATE TABLE pgvigil.job_runs (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT job_runs_pkey PRIMARY KEY,
@@ -335,12 +462,20 @@ COMMENT ON CONSTRAINT job_runs_job_fkey ON pgvigil.job_runs IS 'The runs of a jo
 CREATE INDEX idx_job_runs_job_started_at ON pgvigil.job_runs (job, started_at);
 COMMENT ON INDEX pgvigil.idx_job_runs_job_started_at IS 'The last runs of a job';
 
--- Who holds a job's advisory lock is running it: "pgvg" in ASCII, and a hash of its name. A dead backend holds none.
-CREATE FUNCTION pgvigil.is_running(job text) RETURNS boolean
+-- A run is alive while the process that began it holds its advisory lock: "pgvg" in ASCII, and the number of the run. A dead backend
+-- holds none, and what others lock says nothing.
+CREATE FUNCTION pgvigil.is_alive(run_id bigint, pid integer) RETURNS boolean
 LANGUAGE sql STABLE
 RETURN EXISTS (SELECT FROM pg_locks l
-               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = 1885828711 AND l.objid::bigint = hashtext(job)::bigint & 4294967295
+               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = 1885828711 AND l.objid::bigint = run_id & 2147483647 AND l.pid = is_alive.pid
                  AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
+COMMENT ON FUNCTION pgvigil.is_alive(bigint, integer) IS 'Whether the session that began a run of a job is still at it';
+
+CREATE FUNCTION pgvigil.is_running(job_name text) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT EXISTS (SELECT FROM pgvigil.job_runs r WHERE r.job = job_name AND r.finished_at IS NULL AND pgvigil.is_alive(r.id, r.pid));
+END;
 COMMENT ON FUNCTION pgvigil.is_running(text) IS 'Whether a job is running in some session';
 
 -- Reckoned in UTC: with the session's time zone, a day would sometimes have 23 hours. 2001 began on a Monday.
@@ -362,11 +497,12 @@ BEGIN ATOMIC
     FROM pgvigil.jobs j CROSS JOIN LATERAL pgvigil.time_slot(j.every, j.at, clock_timestamp()) t (slot)
     CROSS JOIN LATERAL (SELECT max(started_at) FILTER (WHERE error IS NULL) AS success,
                                max(finished_at) FILTER (WHERE error NOT LIKE 'died: %') AS failure
-                        FROM pgvigil.job_runs WHERE job = j.job AND finished_at IS NOT NULL) r
-    WHERE j.job = job_name AND j.enabled;
+                        -- What is dated later than now was dated by a clock that was ahead: it says nothing.
+                        FROM pgvigil.job_runs WHERE job = j.job AND finished_at <= clock_timestamp() AND started_at <= clock_timestamp()) r
+    WHERE j.job = job_name AND j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL);
 END;
 COMMENT ON FUNCTION pgvigil.due_at(text) IS
-    'When a job was or will be due, NULL if it is off: one that never ran at once, or from its own time on if it has one; after a failure an hour later, or a twelfth of `every` if that is less';
+    'When a job was or will be due, NULL if it is off or waits for consent: one that never ran at once, or from its own time on if it has one; after a failure an hour later, or a twelfth of `every` if that is less';
 
 CREATE VIEW pgvigil.job_status AS
 SELECT j.job, j.every, j.enabled, j.purpose,
@@ -377,66 +513,109 @@ SELECT j.job, j.every, j.enabled, j.purpose,
             ELSE 'done' END AS state,
        r.started_at AS last_started, r.finished_at AS last_finished, r.rows AS last_rows, r.error AS last_error, s.started_at AS last_success,
        coalesce(d.next_due <= clock_timestamp(), false) AND NOT pgvigil.is_running(j.job) AS due,
-       j.enabled AND coalesce(s.started_at, j.since) < clock_timestamp() - 2 * j.every AS overdue,
-       j.at, j.needs_client, r.notes AS last_notes, d.next_due
+       j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL) AND coalesce(s.started_at, greatest(j.since, j.accepted_at)) < clock_timestamp() - 2 * j.every AS overdue,
+       j.at, j.needs_client, r.notes AS last_notes, d.next_due, j.needs_consent AND j.accepted_at IS NULL AS waits_for_consent
 FROM pgvigil.jobs j
-LEFT JOIN LATERAL (SELECT * FROM pgvigil.job_runs r WHERE r.job = j.job ORDER BY r.started_at DESC LIMIT 1) r ON true
+LEFT JOIN LATERAL (SELECT * FROM pgvigil.job_runs r WHERE r.job = j.job ORDER BY r.id DESC LIMIT 1) r ON true
 LEFT JOIN LATERAL (SELECT max(r.started_at) AS started_at FROM pgvigil.job_runs r
-                   WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL) s ON true
+                   WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL AND r.started_at <= clock_timestamp()) s ON true
 CROSS JOIN LATERAL pgvigil.due_at(j.job) d (next_due);
 COMMENT ON VIEW pgvigil.job_status IS
     'Each job: its last run, whether and since when it is due or when it will be, and whether two of its times have gone by without success';
 
-CREATE FUNCTION pgvigil.release_job(job_name text) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+CREATE FUNCTION pgvigil.release_job(run_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM pg_advisory_unlock(1885828711, hashtext(job_name));
+    PERFORM pg_advisory_unlock(1885828711, (run_id & 2147483647)::integer);
 END $$;
-COMMENT ON FUNCTION pgvigil.release_job(text) IS 'Lets go of the lock that begin_job took; its run has been reported and committed by then';
+COMMENT ON FUNCTION pgvigil.release_job(bigint) IS 'Lets go of the lock that begin_job took; its run has been reported and committed by then';
 
-CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+-- Where rows come by logical replication, their publisher does the jobs, and what those write comes with them. Done here as well, jobs
+-- would meet the publisher's rows (a duplicate key stops the subscription), and the rollup, which knows of local writers only, would
+-- pass rows that are still to come.
+CREATE FUNCTION pgvigil.require_no_subscription() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    came text;
+BEGIN
+    SELECT r.srrelid::regclass::text INTO came
+    FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY ('{pgvigil,instrumentation}')
+       OR c.oid IN (SELECT t.relid FROM unnest('{sessions,context_history,handoff_requests,codebase_snapshots,session_lifecycle,performance_logs,system_metrics,analytics_aggregations,query_executions}'::text[]) w (name),
+                    pg_partition_tree(pgvigil.application_table(w.name)) t)
+    ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'rows of % come by logical replication: jobs are done at the publisher', came
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'Run them there. After DROP SUBSCRIPTION they can be run here.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_no_subscription() IS 'Raises an error where a subscription brings rows of tables that jobs work on';
+
+-- One run of a job at a time, by the lock on its row until the caller commits; from then on by the advisory lock of the run. Another
+-- one's lock on a number that comes is passed over: nobody can keep a job from being run.
+CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    other  record;
     run_id bigint;
 BEGIN
-    PERFORM FROM pgvigil.jobs WHERE job = job_name;
+    PERFORM FROM pgvigil.jobs j WHERE j.job = job_name FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
     END IF;
-    IF NOT pg_try_advisory_lock(1885828711, hashtext(job_name)) THEN
-        RAISE NOTICE 'job % is running already: nothing is done here', job_name;
-        RETURN NULL;
-    END IF;
-    BEGIN
-        -- The lock is ours, so whoever began and did not finish is gone.
-        UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', pid)
-        WHERE job = job_name AND finished_at IS NULL;
-        DELETE FROM pgvigil.job_runs WHERE job = job_name AND started_at < now() - interval '90 days';
-        -- Not job_status, which sees our lock and calls it running.
-        IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
-            PERFORM pgvigil.release_job(job_name);
+    PERFORM pgvigil.require_no_subscription();
+    FOR other IN SELECT r.id, r.pid, r.actor FROM pgvigil.job_runs r WHERE r.job = job_name AND r.finished_at IS NULL LOOP
+        IF pgvigil.is_alive(other.id, other.pid) THEN
+            RAISE NOTICE 'job % is running already, in process % (%): nothing is done here', job_name, other.pid, other.actor;
             RETURN NULL;
         END IF;
-        INSERT INTO pgvigil.job_runs (job) VALUES (job_name) RETURNING id INTO run_id;
+    END LOOP;
+    UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
+    WHERE r.job = job_name AND r.finished_at IS NULL;
+    DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
+    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
+    IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
+        RETURN NULL;
+    END IF;
+    PERFORM pgvigil.require_consent(job_name);
+    FOR attempt IN 1 .. 1000 LOOP
+        run_id := nextval('pgvigil.job_runs_id_seq');
+        EXIT WHEN pg_try_advisory_lock(1885828711, (run_id & 2147483647)::integer);
+        IF attempt = 1000 THEN
+            SELECT l.pid, a.usename INTO other FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+            WHERE l.locktype = 'advisory' AND l.classid = 1885828711 AND l.objid::bigint = run_id & 2147483647 AND l.granted LIMIT 1;
+            RAISE EXCEPTION 'job % cannot begin: process % of role % holds the locks that its runs need', job_name, other.pid, other.usename
+                  USING ERRCODE = 'lock_not_available', HINT = format('SELECT pg_terminate_backend(%s);', other.pid);
+        END IF;
+    END LOOP;
+    BEGIN
+        INSERT INTO pgvigil.job_runs (id, job) OVERRIDING SYSTEM VALUE VALUES (run_id, job_name);
     EXCEPTION WHEN query_canceled OR OTHERS THEN
-        -- No rollback lets go of it: a session that may not write would keep the job from everybody until it ends.
-        PERFORM pgvigil.release_job(job_name);
+        PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
-    'Takes a job''s lock, for the session, tells of runs that died, opens a row in job_runs; NULL: another is running it, or it is not due';
+    'Opens a row in job_runs and takes the lock of that run, for the session; tells of runs that died; NULL: another is running it, or it is not due';
 
 CREATE FUNCTION pgvigil.report_job(run_id bigint, did bigint, note text, failure text, over boolean, object text DEFAULT NULL) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     total bigint;
 BEGIN
+    -- What was said is not said again, and nobody reads more than a hundred of them.
     UPDATE pgvigil.job_runs r
-    SET rows = r.rows + did, notes = array_remove(r.notes || note, NULL), objects = array_remove(r.objects || object, NULL), error = failure,
+    SET rows = r.rows + did,
+        notes = CASE WHEN note IS NULL OR note = ANY (r.notes) THEN r.notes
+                     WHEN cardinality(r.notes) < 100 THEN r.notes || note
+                     WHEN cardinality(r.notes) = 100 THEN r.notes || '...'::text ELSE r.notes END,
+        objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -444,77 +623,93 @@ COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text
 
 -- A run that succeeded ends the list: the next one begins anew.
 CREATE FUNCTION pgvigil.seen_to(job_name text) RETURNS text[]
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN ARRAY(SELECT o.name FROM pgvigil.jobs j JOIN pgvigil.job_runs r USING (job) CROSS JOIN LATERAL unnest(r.objects) o (name)
                  WHERE j.job = job_name AND r.started_at >= pgvigil.time_slot(j.every, j.at, clock_timestamp())
-                   AND r.started_at > coalesce((SELECT max(s.started_at) FROM pgvigil.job_runs s
-                                                WHERE s.job = j.job AND s.finished_at IS NOT NULL AND s.error IS NULL), '-infinity'));
+                   AND r.id > coalesce((SELECT max(s.id) FROM pgvigil.job_runs s
+                                        WHERE s.job = j.job AND s.finished_at IS NOT NULL AND s.error IS NULL), 0));
 END $$;
 COMMENT ON FUNCTION pgvigil.seen_to(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
+-- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
+-- and SET CONSTRAINTS leaves nothing deferred for the COMMIT, which the caller's rights would meet.
+CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer) RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    run  pgvigil.job_runs;
+    done bigint;
+    note text;
+BEGIN
+    SELECT * INTO STRICT run FROM pgvigil.job_runs r WHERE r.id = run_id;
+    -- 50 ms: whoever queues behind a lock that we wait for waits no longer than that.
+    PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.upkeep', 'job', true),
+            set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || run.job), true);
+    refused_now := 0;
+    BEGIN
+        IF refused > 0 THEN
+            PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
+        END IF;
+        EXECUTE format('SELECT s.done, s.more, s.note FROM pgvigil.%I(1000) s', 'job_' || run.job) INTO STRICT done, more, note;
+        SET CONSTRAINTS ALL IMMEDIATE;
+        -- A step that can do nothing would be taken again for ever.
+        IF more AND done = 0 AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
+            failure := concat_ws(': ', 'a step could do nothing of what is left', note);
+            more := false;
+        END IF;
+    EXCEPTION
+        WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+            refused_now := refused + 1;
+            failure := CASE WHEN refused_now > 20 THEN SQLERRM || ' (after 20 more attempts)' END;
+            done := 0;
+            more := failure IS NULL;
+            note := NULL;
+        WHEN query_canceled OR OTHERS THEN
+            failure := SQLERRM;
+            done := 0;
+            more := false;
+            note := NULL;
+    END;
+    total := pgvigil.report_job(run_id, done, note, failure, NOT more);
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_step(bigint, integer) IS
+    'One step of a run that begin_job began: how much it has done in all, whether there is more, why it failed, and how often a lock was refused';
+
+-- What commits can have neither a SET clause nor rights of its owner, so operators and functions are qualified here.
 CREATE PROCEDURE pgvigil.run_job(job_name text, only_if_due boolean DEFAULT false, INOUT rows bigint DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
     run_id  bigint;
-    done    bigint;
-    more    boolean;
-    note    text;
+    more    boolean := true;
     failure text;
-    refused integer;
+    refused integer := 0;
 BEGIN
-    PERFORM pgvigil.pin_search_path();
-    IF EXISTS (SELECT FROM pgvigil.jobs WHERE job = job_name AND needs_client) THEN
+    IF EXISTS (SELECT FROM pgvigil.jobs j WHERE j.job OPERATOR(pg_catalog.=) job_name AND j.needs_client) THEN
         RAISE EXCEPTION 'job % is nothing that a procedure can do', job_name
-              USING ERRCODE = 'feature_not_supported', HINT = format('From a shell: pgvigil maintain run %s', job_name);
+              USING ERRCODE = 'feature_not_supported', HINT = pg_catalog.format('From a shell: pgvigil maintain run %s', job_name);
     END IF;
     -- Tried before anything is locked. In this block it never succeeds; what it says tells why.
     BEGIN
         COMMIT;
     EXCEPTION WHEN invalid_transaction_termination THEN
-        IF SQLERRM = 'invalid transaction termination' THEN
+        IF SQLERRM OPERATOR(pg_catalog.=) 'invalid transaction termination' THEN
             RAISE EXCEPTION 'job % commits after each of its batches: it cannot run inside a transaction block or a function', job_name
                   USING ERRCODE = 'invalid_transaction_termination', HINT = 'CALL it as a statement of its own.';
         END IF;
     END;
     COMMIT;
-    PERFORM pgvigil.pin_search_path();
-    refused := 0;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
     COMMIT;
     IF run_id IS NULL THEN
         RETURN;
     END IF;
-    LOOP
-        PERFORM pgvigil.pin_search_path();
-        -- 50 ms: whoever queues behind a lock that we wait for waits no longer than that.
-        PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.upkeep', 'job', true),
-                set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || job_name), true);
-        BEGIN
-            IF refused > 0 THEN
-                PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
-            END IF;
-            EXECUTE format('SELECT done, more, note FROM pgvigil.%I(1000)', 'job_' || job_name) INTO STRICT done, more, note;
-            refused := 0;
-        EXCEPTION
-            WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
-                refused := refused + 1;
-                failure := CASE WHEN refused > 20 THEN SQLERRM || ' (after 20 more attempts)' END;
-                done := 0;
-                more := failure IS NULL;
-                note := NULL;
-            WHEN query_canceled OR OTHERS THEN
-                failure := SQLERRM;
-                done := 0;
-                more := false;
-                note := NULL;
-        END;
-        rows := pgvigil.report_job(run_id, done, note, failure, NOT more);
+    WHILE more LOOP
+        SELECT s.total, s.more, s.failure, s.refused_now INTO rows, more, failure, refused FROM pgvigil.job_step(run_id, refused) s;
         COMMIT;
-        EXIT WHEN NOT more;
     END LOOP;
-    PERFORM pgvigil.release_job(job_name);
+    PERFORM pgvigil.release_job(run_id);
     IF failure IS NOT NULL THEN
         RAISE EXCEPTION 'job % failed: %', job_name, failure USING HINT = 'It goes on from there when it is run again. See pgvigil.job_runs.';
     END IF;
@@ -522,108 +717,216 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.run_job(text, boolean, bigint) IS
     'Runs a job to its end, a transaction per batch; returns the rows it changed, NULL if another is running it or (only_if_due) it is not due';
 
--- A tolerated status has ended if it is another spelling of one that has ('Archived'); of any other nobody knows that.
+-- Statuses that end a session, to be edited; in another spelling ('Archived') too. Whatever else an application writes is open.
+CREATE TABLE pgvigil.final_statuses (
+    status text NOT NULL CONSTRAINT final_statuses_pkey PRIMARY KEY CONSTRAINT final_statuses_status_check CHECK (status = lower(status))
+);
+COMMENT ON TABLE pgvigil.final_statuses IS 'Statuses of sessions that have ended, in lower case; to be edited: every other one is open';
+COMMENT ON COLUMN pgvigil.final_statuses.status IS 'The status';
+COMMENT ON CONSTRAINT final_statuses_pkey ON pgvigil.final_statuses IS 'One row a status';
+COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Whatever the case in which it is stored';
+
+-- One more status that ends sessions lets them be archived, one less lets them expire.
+CREATE FUNCTION pgvigil.lapse_consent_by_status() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL
+    WHERE j.job = ANY (CASE TG_OP WHEN 'INSERT' THEN '{archive}' WHEN 'DELETE' THEN '{expiry}' ELSE '{archive,expiry}' END::text[]) AND j.accepted_at IS NOT NULL;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.lapse_consent_by_status() IS 'Consent to a job lapses when another list of ended statuses lets it do more';
+INSERT INTO pgvigil.final_statuses (status) VALUES ('completed'), ('cancelled'), ('expired'), ('archived');
+-- After the rows above: nothing was accepted yet. By row and always, as for the policies.
+CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.final_statuses
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent_by_status();
+ALTER TABLE pgvigil.final_statuses ENABLE ALWAYS TRIGGER lapse_consent;
+COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS 'What was accepted is not more than what is done';
+
+-- From one status to the next in the index, so that many sessions of few statuses are a few looks.
+CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found  text[] := '{}';
+    latest "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
+BEGIN
+    WHILE latest IS NOT NULL LOOP
+        found := found || latest::text;
+        latest := (SELECT s.status FROM "{app}".sessions s WHERE s.status > latest ORDER BY s.status LIMIT 1);
+    END LOOP;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION pgvigil.stored_statuses() IS 'Statuses that sessions have';
+
 CREATE FUNCTION pgvigil.ended_statuses() RETURNS text[]
-LANGUAGE sql STABLE
-RETURN '{completed,cancelled,expired,archived}'::text[]
-    || ARRAY(SELECT value FROM pgvigil.tolerated_values
-             WHERE table_name = 'sessions' AND column_name = 'status' AND lower(value) = ANY ('{completed,cancelled,expired,archived}'::text[]));
-COMMENT ON FUNCTION pgvigil.ended_statuses() IS 'Statuses of sessions that have ended';
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(SELECT s FROM unnest(pgvigil.stored_statuses()) s WHERE EXISTS (SELECT FROM pgvigil.final_statuses f WHERE f.status = lower(s)));
+END $$;
+COMMENT ON FUNCTION pgvigil.ended_statuses() IS 'Statuses of sessions that have ended, as they are stored';
 
 CREATE FUNCTION pgvigil.open_statuses() RETURNS text[]
-LANGUAGE sql STABLE
-RETURN '{active,pending}'::text[]
-    || ARRAY(SELECT value FROM pgvigil.tolerated_values
-             WHERE table_name = 'sessions' AND column_name = 'status' AND value <> ALL (pgvigil.ended_statuses()));
-COMMENT ON FUNCTION pgvigil.open_statuses() IS 'Statuses of sessions that have not ended';
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(SELECT s FROM unnest(pgvigil.stored_statuses()) s WHERE NOT EXISTS (SELECT FROM pgvigil.final_statuses f WHERE f.status = lower(s)));
+END $$;
+COMMENT ON FUNCTION pgvigil.open_statuses() IS 'Statuses of sessions that have not ended, as they are stored';
+
+-- Which sessions a job works on: a condition on "{app}".sessions s, with the values of this moment in it. Said once, for the job and for
+-- the preview of it.
+CREATE FUNCTION pgvigil.due_sessions(job_name text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    policies text[];
+    cutoffs  timestamptz[];
+    latest   timestamptz;
+BEGIN
+    IF job_name = 'expiry' THEN
+        RETURN format('s.status = ANY (%L::text[]) AND s.expires_at <= %L::timestamptz AND s.archived_at IS NULL', pgvigil.open_statuses(), now());
+    ELSIF job_name = ANY ('{dormancy,archive}'::text[]) THEN
+        -- Cut-off of each policy, standard's first: that is the one of unknown policies.
+        SELECT array_agg(p.policy ORDER BY p.policy <> 'standard'), array_agg(p.cutoff ORDER BY p.policy <> 'standard'), max(p.cutoff) INTO policies, cutoffs, latest
+        FROM (SELECT r.policy, now() - make_interval(hours => r.dormant_after_hours) AS cutoff FROM pgvigil.retention_policies r) p;
+        RETURN format('s.status = ANY (%L::text[]) AND s.archived_at IS NULL AND (s.last_activity_at < %L::timestamptz OR s.last_activity_at IS NULL)
+                       AND coalesce(s.last_activity_at, s.updated_at, s.created_at) < (%L::timestamptz[])[coalesce(array_position(%L::text[], s.retention_policy::text), 1)]',
+                      CASE job_name WHEN 'dormancy' THEN pgvigil.open_statuses() ELSE pgvigil.ended_statuses() END, latest, cutoffs, policies)
+               || CASE job_name WHEN 'dormancy' THEN ' AND NOT s.is_dormant' ELSE '' END;
+    ELSIF job_name = 'orphans' THEN
+        -- Policies that let go of a session; an unknown one may be a misspelt one that does not. A session with anything in it is no orphan:
+        -- that would not be kept.
+        RETURN format('coalesce(s.last_activity_at, s.updated_at, s.created_at) < %1$L::timestamptz AND (s.last_activity_at < %1$L::timestamptz OR s.last_activity_at IS NULL)
+                       AND lower(s.status) <> ALL (''{completed,archived}''::text[]) AND s.archived_at IS NULL
+                       AND coalesce(s.retention_policy, ''standard'') = ANY (%2$L::text[])
+                       AND NOT EXISTS (SELECT FROM %3$s c WHERE c.session_id = s.id) AND NOT EXISTS (SELECT FROM %4$s c WHERE c.session_id = s.id)
+                       AND NOT EXISTS (SELECT FROM %5$s h WHERE h.session_id = s.id) AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)',
+                      now() - interval '7 days', ARRAY(SELECT p.policy FROM pgvigil.retention_policies p WHERE NOT p.legal_hold),
+                      pgvigil.application_table('context_history'), pgvigil.application_table('codebase_snapshots'), pgvigil.application_table('handoff_requests'));
+    ELSIF job_name = 'retention' THEN
+        -- An unknown policy may be a misspelt longer one: such a session is kept.
+        SELECT array_agg(p.policy), array_agg(p.cutoff), max(p.cutoff) INTO policies, cutoffs, latest
+        FROM (SELECT r.policy, now() - make_interval(days => r.archived_days) AS cutoff FROM pgvigil.retention_policies r WHERE NOT r.legal_hold) p;
+        RETURN format('s.archived_at <= %L::timestamptz AND s.archived_at <= (%L::timestamptz[])[array_position(%L::text[], coalesce(s.retention_policy, ''standard'')::text)]
+                       AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)', latest, cutoffs, policies);
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.due_sessions(text) IS 'Which sessions a job works on now, as a condition; NULL: it works on none';
+
+-- Rows of the partitioned table are read, not of the partition, on which a reader has no rights.
+CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, object text, rows bigint, status text, is_known boolean, policy text,
+                                                      oldest timestamptz, newest timestamptz, waits_for_consent boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    one    record;
+    slice  record;
+    within text;
+    in_use boolean;
+    cutoff timestamptz := (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
+BEGIN
+    FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
+               FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'), (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
+                    v (place, job, action) JOIN pgvigil.jobs j ON j.job = v.job ORDER BY v.place LOOP
+        RETURN QUERY EXECUTE format('SELECT %L, %L, %L, count(*), s.status::text, lower(s.status) = ANY (%L::text[]), coalesce(s.retention_policy, ''standard'')::text,
+                                            min(coalesce(s.last_activity_at, s.updated_at, s.created_at)), max(coalesce(s.last_activity_at, s.updated_at, s.created_at)), %L::boolean
+                                     FROM %s s WHERE %s GROUP BY s.status, lower(s.status), 7 ORDER BY 4 DESC, 5, 7', one.job, one.action, 'sessions',
+                                    ARRAY(SELECT f.status FROM pgvigil.final_statuses f) || '{active,pending}'::text[], one.waits,
+                                    pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+    END LOOP;
+    FOR slice IN SELECT p.*, j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.due_partitions() p JOIN pgvigil.jobs j ON j.job = 'retention' LOOP
+        within := format('%s t WHERE t.%2$I >= %3$L AND t.%2$I < %4$L', pgvigil.partitioned_table(slice.parent_table),
+                         pgvigil.partition_key(pgvigil.partitioned_table(slice.parent_table)), pgvigil.uuid_v7_floor(slice.from_time), pgvigil.uuid_v7_floor(slice.to_time));
+        in_use := false;
+        IF slice.parent_table = 'session_lifecycle' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
+        ELSIF slice.parent_table = 'performance_logs' THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h))', within) INTO in_use;
+        END IF;
+        CONTINUE WHEN in_use;
+        RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
+    END LOOP;
+    FOR one IN SELECT j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.jobs j WHERE j.job = 'executions' AND cutoff IS NOT NULL LOOP
+        RETURN QUERY EXECUTE format('SELECT ''executions'', ''delete'', ''query_executions'', count(*), NULL::text, NULL::boolean, NULL::text, min(e.started_at), max(e.started_at), $1
+                                     FROM %s e WHERE e.started_at < $2 HAVING count(*) > 0', pgvigil.application_table('query_executions')) USING one.waits, cutoff;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgvigil.preview_jobs() IS
+    'What each job would do now to how many sessions, by status and policy (oldest and newest by their last activity; is_known: the status is an ended one, active or pending), query executions and partitions (rows by the planner''s estimate)';
 
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    open text[] := pgvigil.open_statuses();
+    ids uuid[];
 BEGIN
-    UPDATE sessions SET status = 'expired'
-    WHERE id = ANY (ARRAY(SELECT id FROM sessions
-                          WHERE status = ANY (open) AND expires_at <= now() AND archived_at IS NULL
-                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
-    GET DIAGNOSTICS done = ROW_COUNT;
+    PERFORM pgvigil.require_consent('expiry');
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET status = 'expired' WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
 
 CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    open     text[] := pgvigil.open_statuses();
-    policies text[];
-    idle     timestamptz[];  -- cut-off of each policy, standard's first
-    latest   timestamptz;
+    ids uuid[];
 BEGIN
-    SELECT array_agg(policy ORDER BY policy <> 'standard'), array_agg(cutoff ORDER BY policy <> 'standard'), max(cutoff) INTO policies, idle, latest
-    FROM (SELECT policy, now() - make_interval(hours => dormant_after_hours) AS cutoff FROM pgvigil.retention_policies) p;
-    UPDATE sessions SET is_dormant = true
-    WHERE id = ANY (ARRAY(SELECT id FROM sessions
-                          WHERE status = ANY (open) AND NOT is_dormant AND archived_at IS NULL
-                            AND (last_activity_at < latest OR last_activity_at IS NULL)
-                            AND coalesce(last_activity_at, updated_at, created_at) < idle[coalesce(array_position(policies, retention_policy::text), 1)]
-                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
-    GET DIAGNOSTICS done = ROW_COUNT;
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET is_dormant = true WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_dormancy(integer) IS 'One batch of job dormancy';
 
 CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    ended    text[] := pgvigil.ended_statuses();
-    policies text[];
-    idle     timestamptz[];
+    ids uuid[];
 BEGIN
-    SELECT array_agg(policy ORDER BY policy <> 'standard'), array_agg(now() - make_interval(hours => dormant_after_hours) ORDER BY policy <> 'standard')
-    INTO policies, idle FROM pgvigil.retention_policies;
-    UPDATE sessions SET archived_at = now()
-    WHERE id = ANY (ARRAY(SELECT id FROM sessions
-                          WHERE status = ANY (ended) AND archived_at IS NULL
-                            AND coalesce(last_activity_at, updated_at, created_at) < idle[coalesce(array_position(policies, retention_policy::text), 1)]
-                          LIMIT batch FOR NO KEY UPDATE SKIP LOCKED));
-    GET DIAGNOSTICS done = ROW_COUNT;
+    PERFORM pgvigil.require_consent('archive');
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.use_application_path();
+        UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
 
--- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions. A session with anything in it is no orphan:
--- that would not be kept.
+-- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions.
 CREATE FUNCTION pgvigil.job_orphans(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- Those that let go of a session. An unknown one may be a misspelt one that does not.
-    policies text[] := ARRAY(SELECT policy FROM pgvigil.retention_policies WHERE NOT legal_hold);
-    week    timestamptz := now() - interval '7 days';
+    ids uuid[];
 BEGIN
-    PERFORM set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
-    DELETE FROM sessions
-    WHERE id = ANY (ARRAY(SELECT s.id FROM sessions s
-                          WHERE coalesce(s.last_activity_at, s.updated_at, s.created_at) < week
-                            AND (s.last_activity_at < week OR s.last_activity_at IS NULL)
-                            AND lower(s.status) <> ALL ('{completed,archived}'::text[]) AND s.archived_at IS NULL
-                            AND coalesce(s.retention_policy, 'standard') = ANY (policies)
-                            AND NOT EXISTS (SELECT FROM context_history c WHERE c.session_id = s.id)
-                            AND NOT EXISTS (SELECT FROM codebase_snapshots c WHERE c.session_id = s.id)
-                            AND NOT EXISTS (SELECT FROM handoff_requests h WHERE h.session_id = s.id)
-                            AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)
-                          LIMIT batch FOR UPDATE OF s SKIP LOCKED));
-    GET DIAGNOSTICS done = ROW_COUNT;
+    PERFORM pgvigil.require_consent('orphans'), set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('orphans')) INTO ids USING batch;
+    done := cardinality(ids);
     more := done = batch;
+    IF done > 0 THEN
+        PERFORM pgvigil.require_backup('orphans'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+    END IF;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_orphans(integer) IS 'One batch of job orphans';
 
 CREATE FUNCTION pgvigil.job_counters(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     done := pgvigil.fold_session_counters(batch);
     more := done >= batch;
@@ -635,70 +938,122 @@ CREATE VIEW pgvigil.partitions AS
 SELECT p.parent_table, CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN 'instrumentation.' || c.relname ELSE c.relname::text END AS partition,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AS from_time,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AS to_time,
-       greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes
+       greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes, c.oid AS partition_oid
 FROM pgvigil.partition_policies p
-JOIN pgvigil.migrations m ON m.revision = '000'
-JOIN pg_class t ON t.relname = CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN substr(p.parent_table, 17) ELSE p.parent_table END
-               AND t.relnamespace = (SELECT n.oid FROM pg_namespace n
-                                     WHERE n.nspname = CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN 'instrumentation' ELSE m.schema_name END)
-JOIN pg_inherits i ON i.inhparent = t.oid
+JOIN pg_inherits i ON i.inhparent = pgvigil.partitioned_table(p.parent_table)
 JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
 
--- One step: a missing partition, or a stretch of rows out of a default one, whichever comes first.
-CREATE FUNCTION pgvigil.job_partitions(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-    policy  pgvigil.partition_policies;
-    slice   timestamptz;
-    begins  timestamp;  -- UTC: a step of a month must not bend with the session's time zone
-    one     uuid;
-    key     name;
-    columns text;
+-- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
+CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    RETURN QUERY
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold)
+    FROM pgvigil.retention_policies p
+    WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+END $$;
+COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, and whether a policy under legal hold keeps them all';
+
+CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    SELECT p.* FROM pgvigil.partitions p CROSS JOIN pgvigil.days_kept() k
+    WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => k.logs)
+                                                  WHEN 'instrumentation.sql_statements' THEN make_interval(days => k.logs)
+                                                  WHEN 'system_metrics' THEN make_interval(days => k.metrics)
+                                                  WHEN 'session_lifecycle' THEN interval '1 day' END
+      AND (p.parent_table = 'session_lifecycle' OR NOT k.hold)
+    ORDER BY p.to_time;
+END $$;
+COMMENT ON FUNCTION pgvigil.due_partitions() IS 'Partitions past their time, the oldest first; those with rows of sessions that are kept stay all the same';
+
+-- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. What stands in the way of
+-- one partition is told in the end, and keeps none of the others from being made.
+CREATE FUNCTION pgvigil.job_partitions(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    policy   pgvigil.partition_policies;
+    table_   regclass;
+    waits    regclass;
+    slice    timestamptz;
+    begins   timestamp;  -- UTC: a step of a month must not bend with the session's time zone
+    width    interval;
+    from_id  uuid;
+    end_id   uuid;
+    one      uuid;
+    key      name;
+    columns  text;
+    problems text[] := '{}';
+BEGIN
+    more := true;
     FOR policy IN SELECT * FROM pgvigil.partition_policies ORDER BY parent_table LOOP
+        CONTINUE WHEN pgvigil.partitioned_table(policy.parent_table) IS NULL;
         FOR begins IN SELECT date_trunc(policy.step, now() AT TIME ZONE 'UTC') + n * ('1 ' || policy.step)::interval
                       FROM generate_series(0, policy.make_ahead) n LOOP
             slice := begins AT TIME ZONE 'UTC';
-            IF pgvigil.ensure_partitions(policy.parent_table, slice, slice) > 0 THEN
-                done := 1;
-                more := true;
-                RETURN NEXT;
-                RETURN;
-            END IF;
+            BEGIN
+                done := pgvigil.ensure_partitions(policy.parent_table, slice, slice, 10 * batch);
+                IF done <> 0 THEN
+                    done := CASE WHEN done < 0 THEN 10 * batch ELSE done END;
+                    RETURN NEXT;
+                    RETURN;
+                END IF;
+            EXCEPTION WHEN duplicate_table THEN
+                problems := problems || SQLERRM;
+            END;
         END LOOP;
     END LOOP;
     FOR policy IN SELECT * FROM pgvigil.partition_policies ORDER BY parent_table LOOP
-        key := pgvigil.partition_key(policy.parent_table);
+        table_ := pgvigil.partitioned_table(policy.parent_table);
+        waits := pgvigil.default_partition(table_);
+        CONTINUE WHEN waits IS NULL;
+        key := pgvigil.partition_key(table_);
+        width := ('1 ' || policy.step)::interval;
         -- A time-ordered id of a time at most 100 partitions ago belongs into a partition of its own.
-        EXECUTE format('SELECT %2$I FROM %1$s WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7'' LIMIT 1',
-                       pgvigil.quoted_name(policy.parent_table || '_default'), key)
-        INTO one USING pgvigil.uuid_v7_floor(now() - 100 * ('1 ' || policy.step)::interval), pgvigil.uuid_v7_floor(now());
-        IF one IS NOT NULL THEN
+        from_id := pgvigil.uuid_v7_floor(now() - 100 * width);
+        end_id := pgvigil.uuid_v7_floor(now());
+        LOOP
+            EXECUTE format('SELECT %2$I FROM %1$s WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7'' ORDER BY %2$I LIMIT 1', waits, key)
+            INTO one USING from_id, end_id;
+            EXIT WHEN one IS NULL;
             slice := pgvigil.uuid_v7_time(one);
-            done := pgvigil.ensure_partitions(policy.parent_table, slice, slice);
-            note := format('made room in %s for rows of %s that had waited in the default partition', policy.parent_table,
-                           to_char(slice AT TIME ZONE 'UTC', 'YYYY-MM-DD'));
-            more := true;
-            RETURN NEXT;
-            RETURN;
-        END IF;
+            BEGIN
+                done := pgvigil.ensure_partitions(policy.parent_table, slice, slice, 10 * batch);
+                IF done <> 0 THEN
+                    note := CASE WHEN done > 0 THEN format('made room in %s for rows of %s that had waited in the default partition', policy.parent_table,
+                                                           to_char(slice AT TIME ZONE 'UTC', 'YYYY-MM-DD')) END;
+                    done := CASE WHEN done < 0 THEN 10 * batch ELSE done END;
+                    RETURN NEXT;
+                    RETURN;
+                END IF;
+                EXIT;  -- there is a partition, and still a row of its time waits: PostgreSQL allows no such thing
+            EXCEPTION WHEN duplicate_table THEN
+                problems := problems || SQLERRM;
+                from_id := pgvigil.uuid_v7_floor((date_trunc(policy.step, slice AT TIME ZONE 'UTC') + width) AT TIME ZONE 'UTC');
+            END;
+        END LOOP;
         -- Any other id tells no time: its row gets one of now, when it is first seen in order; its own time column stays.
         SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_attribute
-        WHERE attrelid = to_regclass(pgvigil.quoted_name(policy.parent_table)) AND attnum > 0 AND NOT attisdropped AND attname <> key;
+        WHERE attrelid = table_ AND attnum > 0 AND NOT attisdropped AND attname <> key;
         PERFORM set_config('pgvigil.instrumentation', 'write', true);
-        EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %4$I = ANY (ARRAY(SELECT %4$I FROM %1$s LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
-                        INSERT INTO %2$s (%4$I, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved',
-                       pgvigil.quoted_name(policy.parent_table || '_default'), pgvigil.quoted_name(policy.parent_table), columns, key) USING batch;
+        EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %4$I = ANY (ARRAY(
+                            SELECT %4$I FROM %1$s WHERE NOT (%4$I >= $2 AND %4$I < $3 AND substr(%4$I::text, 15, 1) = ''7'') LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
+                        INSERT INTO %2$s (%4$I, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved', waits, table_, columns, key)
+        USING batch, pgvigil.uuid_v7_floor(now() - 100 * width), end_id;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM set_config('pgvigil.instrumentation', '', true);
         IF done > 0 THEN
-            note := format('gave %s rows of %s time-ordered ids', done, policy.parent_table);
-            more := true;
+            note := format('gave rows of %s time-ordered ids', policy.parent_table);
             RETURN NEXT;
             RETURN;
         END IF;
     END LOOP;
+    IF problems <> '{}' THEN
+        RAISE EXCEPTION '%', array_to_string(ARRAY(SELECT DISTINCT p FROM unnest(problems) p ORDER BY 1), '; ') USING ERRCODE = 'duplicate_table';
+    END IF;
+    done := 0;
     more := false;
     RETURN NEXT;
 END $$;
@@ -707,52 +1062,35 @@ COMMENT ON FUNCTION pgvigil.job_partitions(integer) IS 'One step of job partitio
 -- Sessions first, then one partition at a time. DROP, not DETACH CONCURRENTLY, which PostgreSQL refuses where there is a
 -- default partition: it holds its lock for a millisecond, and the file goes after that.
 CREATE FUNCTION pgvigil.job_retention(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    policies text[];  -- those that let go of a session
-    archived timestamptz[];
-    latest   timestamptz;
-    kept     record;  -- days of logs and metrics: the longest of the policies that sessions have
+    ids      uuid[];
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
     used     text[] := '{}';
     detail   text;
 BEGIN
-    SELECT array_agg(policy), array_agg(cutoff), max(cutoff) INTO policies, archived, latest
-    FROM (SELECT policy, now() - make_interval(days => archived_days) AS cutoff FROM pgvigil.retention_policies WHERE NOT legal_hold) p;
-    PERFORM set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
-    DELETE FROM sessions
-    WHERE id = ANY (ARRAY(SELECT s.id FROM sessions s
-                          WHERE s.archived_at <= latest
-                            -- An unknown policy may be a misspelt longer one: such a session is kept.
-                            AND s.archived_at <= archived[array_position(policies, coalesce(s.retention_policy, 'standard')::text)]
-                            AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)
-                          LIMIT greatest(batch / 10, 1) FOR UPDATE OF s SKIP LOCKED));
-    GET DIAGNOSTICS done = ROW_COUNT;
-    IF done > 0 THEN
+    PERFORM pgvigil.require_consent('retention'), set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
+    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('retention')) INTO ids USING greatest(batch / 10, 1);
+    IF ids <> '{}' THEN
+        done := cardinality(ids);
         more := true;
+        PERFORM pgvigil.require_backup('retention'), pgvigil.use_application_path();
+        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
         RETURN NEXT;
         RETURN;
     END IF;
 
-    SELECT max(logs_days) AS logs, max(metrics_days) AS metrics, bool_or(legal_hold) AS hold INTO kept
-    FROM pgvigil.retention_policies p
-    WHERE policy = 'standard' OR EXISTS (SELECT FROM sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
-    FOR slice IN SELECT * FROM pgvigil.partitions p
-                 WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => kept.logs)
-                                                               WHEN 'instrumentation.sql_statements' THEN make_interval(days => kept.logs)
-                                                               WHEN 'system_metrics' THEN make_interval(days => kept.metrics)
-                                                               ELSE interval '1 day' END
-                   AND (p.parent_table = 'session_lifecycle' OR NOT kept.hold)
-                 ORDER BY p.to_time LOOP
+    FOR slice IN SELECT * FROM pgvigil.due_partitions() LOOP
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
             -- Trails live as long as their sessions: a partition goes when the last of them is gone.
-            EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', slice.partition);
-            EXECUTE format('SELECT EXISTS (SELECT FROM %I)', slice.partition) INTO in_use;
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', slice.partition_oid::regclass) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM pgvigil.legal_holds h JOIN %I p USING (session_id))', slice.partition) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT FROM pgvigil.legal_holds h JOIN %s p USING (session_id))', slice.partition_oid::regclass) INTO in_use;
             IF in_use THEN
                 held := held || slice.partition;
             END IF;
@@ -761,18 +1099,19 @@ BEGIN
         BEGIN
             IF slice.parent_table = 'system_metrics' THEN
                 -- The markers of installs and migrations are written once: they move on.
-                EXECUTE format('INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels, recorded_at)
-                                SELECT metric_name, metric_value, metric_type, labels, recorded_at FROM %I
-                                WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id', slice.partition);
+                EXECUTE format('INSERT INTO %s (metric_name, metric_value, metric_type, labels, recorded_at)
+                                SELECT metric_name, metric_value, metric_type, labels, recorded_at FROM %s
+                                WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id',
+                               pgvigil.application_table('system_metrics'), slice.partition_oid::regclass);
             END IF;
-            EXECUTE format('DROP TABLE %s', pgvigil.quoted_name(slice.partition));
+            EXECUTE format('DROP TABLE %s', slice.partition_oid::regclass);
         EXCEPTION WHEN dependent_objects_still_exist THEN  -- somebody's view: the others go all the same
             GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
             used := used || format('%s (%s)', slice.partition, detail);
             CONTINUE;
         END;
         done := greatest(slice.estimated_rows, 1);
-        note := format('dropped %s (%s)', slice.partition, pg_size_pretty(slice.bytes));
+        note := format('dropped %s (about %s rows, %s)', slice.partition, slice.estimated_rows, pg_size_pretty(slice.bytes));
         more := true;
         RETURN NEXT;
         RETURN;
@@ -821,13 +1160,11 @@ COMMENT ON PROCEDURE pgvigil.cleanup_orphaned_sessions(bigint) IS 'Runs job orph
 CREATE PROCEDURE pgvigil.enforce_retention(INOUT rows bigint DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
-    name text;
     gone bigint;
 BEGIN
-    FOREACH name IN ARRAY ARRAY(SELECT job FROM pgvigil.jobs WHERE job = ANY ('{retention,executions}'::text[]) ORDER BY job DESC) LOOP
-        CALL pgvigil.run_job(name, false, gone);
-        rows := coalesce(rows + gone, rows, gone);
-    END LOOP;
+    CALL pgvigil.run_job('retention', false, rows);
+    CALL pgvigil.run_job('executions', false, gone);
+    rows := coalesce(rows OPERATOR(pg_catalog.+) gone, rows, gone);
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';

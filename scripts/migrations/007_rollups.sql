@@ -23,7 +23,7 @@ COMMENT ON FUNCTION pgvigil.histogram_unit(integer) IS 'A histogram with one cal
 -- By halving: the sum of a number's digits in base 10^12 is its remainder by 10^12 - 1, so the calls in the lower half are
 -- one division by a short number, and each step works on half of what the step before did.
 CREATE FUNCTION pgvigil.histogram_rank(histogram numeric, rank bigint) RETURNS TABLE (bin integer, longer bigint)
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rest   numeric := histogram;
     bins   integer := 1088;  -- the longest integer of milliseconds is in bin 1075
@@ -58,7 +58,7 @@ COMMENT ON FUNCTION pgvigil.histogram_rank(numeric, bigint) IS
 
 -- As percentile_cont: linear between the two neighbouring ranks, each of which is within 1 %.
 CREATE FUNCTION pgvigil.histogram_quantile(histogram numeric, calls bigint, fraction double precision) RETURNS double precision
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     place double precision := fraction * (calls - 1);
     low   double precision;
@@ -119,7 +119,7 @@ INSERT INTO pgvigil.rollup_progress (source, next_id) VALUES ('performance_logs'
 -- Planned for the very ids it is given: then it reads the partitions of those, by their keys.
 CREATE FUNCTION pgvigil.bin_logs(from_id uuid, to_id uuid, from_time timestamptz DEFAULT '-infinity')
 RETURNS TABLE (time_bucket timestamptz, operation varchar, calls bigint, successful bigint, total_ms bigint, min_ms integer, max_ms integer, histogram numeric)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     RETURN QUERY
     SELECT b.time_bucket, b.operation, sum(b.calls)::bigint, sum(b.successful)::bigint, sum(b.total_ms)::bigint, min(b.min_ms), max(b.max_ms),
@@ -127,7 +127,7 @@ BEGIN
     FROM (SELECT date_bin('1 minute', l.created_at, timestamptz '2001-01-01 00:00:00+00') AS time_bucket, l.operation,
                  pgvigil.histogram_bin(l.duration_ms) AS bin, count(*) AS calls, count(*) FILTER (WHERE l.success) AS successful,
                  sum(l.duration_ms) AS total_ms, min(l.duration_ms) AS min_ms, max(l.duration_ms) AS max_ms
-          FROM performance_logs l
+          FROM "{app}".performance_logs l
           WHERE l.id >= from_id AND l.id < to_id AND l.created_at >= from_time
           GROUP BY 1, 2, 3) b
     GROUP BY b.time_bucket, b.operation;
@@ -136,8 +136,8 @@ COMMENT ON FUNCTION pgvigil.bin_logs(uuid, uuid, timestamptz) IS 'Rows of perfor
 
 -- Ids are made after their transaction has the lock for writing. So whoever may yet commit an id from before this moment is
 -- among those who hold that lock now: when the last of them is gone, all ids up to this moment are visible or void.
-CREATE FUNCTION pgvigil.settled_until(of_table text) RETURNS timestamptz
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+CREATE FUNCTION pgvigil.settled_until(of_table regclass) RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- A second for a clock that is set back; rows since then are counted from the table meanwhile.
     moment  timestamptz := clock_timestamp() - interval '1 second';
@@ -150,7 +150,7 @@ BEGIN
         WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
           AND l.mode = ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
           AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-          AND l.relation IN (SELECT relid FROM pg_partition_tree(to_regclass(of_table)))
+          AND l.relation IN (SELECT relid FROM pg_partition_tree(of_table))
           AND (writers IS NULL OR l.virtualtransaction = ANY (writers));
         EXIT WHEN writers IS NULL OR attempt = 100;
         PERFORM pg_sleep(0.01);
@@ -158,11 +158,11 @@ BEGIN
     -- Whoever still writes began at some time; to see that of other roles' sessions takes the right to read pg_stat_activity.
     RETURN least(moment, oldest);
 END $$;
-COMMENT ON FUNCTION pgvigil.settled_until(text) IS
+COMMENT ON FUNCTION pgvigil.settled_until(regclass) IS
     'All rows of a table with ids made before this time are visible to the next statement, or will never be; waits a second for writers';
 
 CREATE FUNCTION pgvigil.job_rollup(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     from_id uuid;
     to_id   uuid;
@@ -174,12 +174,12 @@ BEGIN
               HINT = 'SET default_transaction_isolation = ''read committed'';';
     END IF;
     SELECT next_id INTO STRICT from_id FROM pgvigil.rollup_progress FOR UPDATE;
-    settled := pgvigil.settled_until('performance_logs');
+    settled := pgvigil.settled_until(pgvigil.application_table('performance_logs'));
     done := 0;
     more := false;
     IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_id THEN
         to_id := pgvigil.uuid_v7_floor(settled);
-        SELECT id INTO first FROM performance_logs WHERE id >= from_id AND id < to_id ORDER BY id LIMIT 1;
+        SELECT id INTO first FROM "{app}".performance_logs WHERE id >= from_id AND id < to_id ORDER BY id LIMIT 1;
         IF FOUND THEN
             -- An hour at a time, so that a long table is rolled up in many transactions.
             more := pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour') < to_id;
@@ -215,7 +215,7 @@ COMMENT ON FUNCTION pgvigil.job_rollup(integer) IS 'One step of job rollup: at m
 CREATE FUNCTION pgvigil.performance_window(stretch interval)
 RETURNS TABLE (operation varchar, total_calls bigint, avg_duration_ms numeric, min_duration_ms integer, max_duration_ms integer,
                p95_duration_ms double precision, successful_calls bigint, failed_calls bigint, success_rate_percent numeric)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
     first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
@@ -251,18 +251,18 @@ COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
 -- No standard SQL bodies: those would stop the application from altering columns of its own tables.
 CREATE FUNCTION pgvigil.session_stats(width interval, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     WITH made AS MATERIALIZED (
         SELECT date_bin(width, s.created_at, timestamptz '2001-01-01 00:00:00+00') AS bucket, s.status, s.agent_from,
                CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at)) AND isfinite(s.created_at)
                     THEN greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at) - s.created_at), 0) END AS seconds,
-               (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS entries,
+               (SELECT count(*) FROM "{app}".context_history c WHERE c.session_id = s.id) AS entries,
                (SELECT count(DISTINCT a.agent)
-                FROM (SELECT s.agent_from UNION ALL SELECT s.agent_to UNION ALL SELECT h.requesting_agent FROM handoff_requests h WHERE h.session_id = s.id
-                      UNION ALL SELECT h.target_agent FROM handoff_requests h WHERE h.session_id = s.id) a (agent)) AS agents
-        FROM sessions s WHERE s.created_at >= from_time AND s.created_at < to_time
+                FROM (SELECT s.agent_from UNION ALL SELECT s.agent_to UNION ALL SELECT h.requesting_agent FROM "{app}".handoff_requests h WHERE h.session_id = s.id
+                      UNION ALL SELECT h.target_agent FROM "{app}".handoff_requests h WHERE h.session_id = s.id) a (agent)) AS agents
+        FROM "{app}".sessions s WHERE s.created_at >= from_time AND s.created_at < to_time
     )
     SELECT t.bucket, jsonb_build_object('total_sessions', t.sessions, 'sessions_by_status', st.counts, 'sessions_by_agent', ag.counts,
                'avg_duration', round(t.seconds, 3), 'avg_context_volume', round(t.entries, 3), 'avg_participants', round(t.agents, 3))
@@ -278,7 +278,7 @@ COMMENT ON FUNCTION pgvigil.session_stats(interval, timestamptz, timestamptz) IS
 
 CREATE FUNCTION pgvigil.handoff_stats(width interval, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     WITH routes AS MATERIALIZED (
@@ -288,7 +288,7 @@ BEGIN
                count(*) FILTER (WHERE h.status = 'rejected') AS failed,
                sum(greatest(extract(epoch FROM h.completed_at - h.created_at), 0)) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS seconds,
                count(*) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS ended
-        FROM handoff_requests h WHERE h.created_at >= from_time AND h.created_at < to_time GROUP BY 1, 2
+        FROM "{app}".handoff_requests h WHERE h.created_at >= from_time AND h.created_at < to_time GROUP BY 1, 2
     )
     SELECT r.bucket, jsonb_build_object('total', sum(r.requests), 'successful', sum(r.successful), 'failed', sum(r.failed),
                'success_rate', round(sum(r.successful) * 100 / sum(r.requests), 2),
@@ -301,7 +301,7 @@ COMMENT ON FUNCTION pgvigil.handoff_stats(interval, timestamptz, timestamptz) IS
 
 CREATE FUNCTION pgvigil.performance_trends(width interval, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     tail uuid;
 BEGIN
@@ -328,7 +328,7 @@ COMMENT ON FUNCTION pgvigil.performance_trends(interval, timestamptz, timestampt
 
 -- Documents are computed anew from what is there, so doing it twice, or with late rows, does no harm.
 CREATE FUNCTION pgvigil.aggregate_analytics(type text, from_time timestamptz, to_time timestamptz) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     origin  CONSTANT timestamptz := '2001-01-01 00:00:00+00';
     width   interval;
@@ -340,11 +340,11 @@ BEGIN
               HINT = 'It is session_stats, handoff_stats or performance_trends.';
     END IF;
     FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP
-        EXECUTE format('INSERT INTO analytics_aggregations AS a (aggregation_type, bucket_width, time_bucket, aggregation_data)
-                        SELECT $1, $2, d.time_bucket, d.aggregation_data FROM pgvigil.%I($3, $4, $5) d
-                        ON CONFLICT (aggregation_type, time_bucket, bucket_width) DO UPDATE
+        EXECUTE format('INSERT INTO %s AS a (aggregation_type, bucket_width, time_bucket, aggregation_data, origin)
+                        SELECT $1, $2, d.time_bucket, d.aggregation_data, ''pgvigil'' FROM pgvigil.%I($3, $4, $5) d
+                        ON CONFLICT (aggregation_type, time_bucket, bucket_width) WHERE origin = ''pgvigil'' DO UPDATE
                         SET aggregation_data = excluded.aggregation_data, created_at = now()
-                        WHERE a.aggregation_data IS DISTINCT FROM excluded.aggregation_data', type)
+                        WHERE a.aggregation_data IS DISTINCT FROM excluded.aggregation_data', pgvigil.application_table('analytics_aggregations'), type)
         USING type, CASE width WHEN interval '1 day' THEN 'day' ELSE 'hour' END, width,
               date_bin(width, from_time, origin), date_bin(width, to_time - interval '1 microsecond', origin) + width;
         GET DIAGNOSTICS written = ROW_COUNT;
@@ -356,7 +356,7 @@ COMMENT ON FUNCTION pgvigil.aggregate_analytics(text, timestamptz, timestamptz) 
     'Writes the hours and days between two times into analytics_aggregations; returns how many documents are new or other than before';
 
 CREATE FUNCTION pgvigil.job_aggregation(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     last_time timestamptz;
     -- Hours before the present one are done again: what came late belongs to them. Two days for sessions that go on.

@@ -1,7 +1,5 @@
 -- The ledger: made before the first migration is recorded, dropped when the last one is reverted.
 -- alembic_version is Alembic's own table, in the shape Alembic gives it; migrations says how each file went in.
-CREATE SCHEMA pgvigil;
-COMMENT ON SCHEMA pgvigil IS 'pgvigil''s bookkeeping: ledger, helper functions, partition settings, kept trails';
 
 CREATE TABLE pgvigil.alembic_version (
     version_num varchar(32) NOT NULL,
@@ -40,30 +38,61 @@ COMMENT ON COLUMN pgvigil.migrations.accepted_at IS 'When an edit of the file af
 COMMENT ON COLUMN pgvigil.migrations.accepted_by IS 'The role that accepted it';
 COMMENT ON CONSTRAINT migrations_pkey ON pgvigil.migrations IS 'A file goes in once';
 
+-- The application's schema is stored in the ledger, and nowhere else. A SQL function that is bound when it is made: no
+-- search_path of a caller bends it.
+CREATE FUNCTION pgvigil.application_schema() RETURNS name
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT m.schema_name::name FROM pgvigil.migrations m WHERE m.revision = '000';
+END;
+COMMENT ON FUNCTION pgvigil.application_schema() IS 'The schema that holds the application''s tables';
+
+CREATE FUNCTION pgvigil.application_table(name text) RETURNS regclass
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN to_regclass(format('%I.%I', pgvigil.application_schema(), name));
+END $$;
+COMMENT ON FUNCTION pgvigil.application_table(text) IS 'A table of the application''s schema; NULL if there is none of that name';
+
+-- Triggers of the application's own on its tables name their tables as they are used to. What writes there puts this path in force first,
+-- when all that is to be found out has been found out: the statement itself names schemas, and its operators fit those of pg_catalog exactly.
+CREATE FUNCTION pgvigil.use_application_path() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.format('pg_catalog, %I, pg_temp', pgvigil.application_schema()), true);
+END $$;
+COMMENT ON FUNCTION pgvigil.use_application_path() IS 'search_path of the rest of the calling function: pg_catalog, then the application''s schema';
+
 -- Used by the runner and by the init script alike. The markers wait for their table: 003 makes it.
-CREATE FUNCTION pgvigil.record_migration(revision text, name text, baselined boolean, sha256_bytes text, sha256_tokens text,
+CREATE FUNCTION pgvigil.record_migration(revision text, name text, schema_name text, baselined boolean, sha256_bytes text, sha256_tokens text,
                                          duration_ms integer, tool_version text) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    metrics regclass;
 BEGIN
     INSERT INTO pgvigil.migrations (revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version)
-    VALUES (revision, name, current_schema(), baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version);
-    IF (SELECT relkind FROM pg_class WHERE oid = to_regclass('system_metrics')) = 'p' THEN
-        INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels)
-        SELECT 'migration_completed', 1, 'counter', jsonb_build_object('migration_name', m.name, 'completed_at', m.applied_at)
-        FROM pgvigil.migrations m
-        WHERE NOT EXISTS (SELECT FROM system_metrics s
-                          WHERE s.metric_name = 'migration_completed' AND s.labels ->> 'migration_name' = m.name)
-        ORDER BY m.revision;
+    VALUES (revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version);
+    metrics := pgvigil.application_table('system_metrics');
+    IF (SELECT c.relkind FROM pg_class c WHERE c.oid = metrics) = 'p' THEN
+        EXECUTE format($marker$
+            INSERT INTO %1$s (metric_name, metric_value, metric_type, labels)
+            SELECT 'migration_completed', 1, 'counter', jsonb_build_object('migration_name', m.name, 'completed_at', m.applied_at)
+            FROM pgvigil.migrations m
+            WHERE NOT EXISTS (SELECT FROM %1$s s
+                              WHERE s.metric_name = 'migration_completed' AND s.labels ->> 'migration_name' = m.name)
+            ORDER BY m.revision$marker$, metrics);
     END IF;
 END $$;
-COMMENT ON FUNCTION pgvigil.record_migration(text, text, boolean, text, text, integer, text) IS
+COMMENT ON FUNCTION pgvigil.record_migration(text, text, text, boolean, text, text, integer, text) IS
     'Writes the ledger row of a migration, and the markers that are not yet in system_metrics';
 
 CREATE FUNCTION pgvigil.mark_initialized(schema_version text) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels)
-    SELECT 'schema_initialized', 1, 'counter', jsonb_build_object('schema_version', schema_version, 'initialized_at', clock_timestamp())
-    WHERE NOT EXISTS (SELECT FROM system_metrics s WHERE s.metric_name = 'schema_initialized');
+    EXECUTE format($marker$
+        INSERT INTO %1$s (metric_name, metric_value, metric_type, labels)
+        SELECT 'schema_initialized', 1, 'counter', jsonb_build_object('schema_version', $1, 'initialized_at', clock_timestamp())
+        WHERE NOT EXISTS (SELECT FROM %1$s s WHERE s.metric_name = 'schema_initialized')$marker$,
+        pgvigil.application_table('system_metrics')) USING schema_version;
 END $$;
 COMMENT ON FUNCTION pgvigil.mark_initialized(text) IS 'Writes the marker of a new install, once';

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     _prepare_streams()
-    _hide_password()
+    _hide_secrets()
     if sys.argv[1:2] == ["validate"]:
         gc.disable()  # its process ends before there is garbage; to look for it was a fifth of the time with 1,000 tables
     from pgvigil.cli import main
@@ -33,22 +32,15 @@ def _prepare_streams() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def _hide_password() -> None:
-    """A password in --database-url stands in the process list: start over with the address in the environment."""
-    words = sys.argv[1:]
-    for at, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        if option == "--database-url" and (equals or at + 1 < len(words)):
-            url = value if equals else words[at + 1]
-            # What else there is of it may be seen: it tells one run from another.
-            shown = "hidden" if "password" in url else re.sub(r"//([^:@/]*):.*@", r"//\1@", url)
-            if shown != url:
-                words[at : at + (1 if equals else 2)] = [option, shown]
-                os.execve(  # noqa: S606 - ourselves
-                    sys.executable,
-                    [sys.executable, "-P", "-m", "pgvigil", *words],
-                    {**os.environ, "PGVIGIL_HIDDEN_URL": url},
-                )
+def _hide_secrets() -> None:
+    """Secrets among the arguments stand in the process list: start over with them in the environment."""
+    from pgvigil import argv
+
+    words, given = argv.hide(sys.argv[1:])
+    if given:
+        os.execve(  # noqa: S606 - ourselves
+            sys.executable, [sys.executable, "-P", "-m", "pgvigil", *words], {**os.environ, **given}
+        )
 
 
 def _leave(status: int) -> NoReturn:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
-from pgvigil import __version__, project
+from pgvigil import __version__, argv, project
 
 EXIT_CODES = """\
 exit codes:
@@ -24,12 +24,25 @@ The database is named by --database-url, else DATABASE_URL, else PG* variables a
 """
 
 
-Actions: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
+Actions: TypeAlias = "argparse._SubParsersAction[Any]"  # argparse has no public name for it
 
 
-def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
-    """Each command by name, and the function that runs it as `run` of what is parsed."""
-    whole = argparse.ArgumentParser(
+def parser(
+    runs: Mapping[str, Callable[[argparse.Namespace], int]], words: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """Each command by name, and the function that runs it as `run` of what is parsed.
+
+    Of `words`, which are to be parsed, no secret is repeated in an error.
+    """
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            for word in sorted(words, key=len, reverse=True):
+                for spelt in (word, repr(word)[1:-1]):
+                    message = message.replace(spelt, argv.shown(word)) if argv.shown(word) != word else message
+            super().error(message)
+
+    whole = Parser(
         prog="pgvigil", description="Brings a session database to a schema that watches it, and keeps it there.",
         epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
@@ -72,6 +85,12 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         metavar="DIR",
         help="where backups are (environment: PGVIGIL_BACKUP_DIR; default: the user's state directory)",
     )
+    owner_code = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    owner_code.add_argument(
+        "--run-owner-code",
+        action="store_true",
+        help="as a superuser: run code of owners who are not superusers (a restored archive runs what is in it)",
+    )
     proof = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     proof.add_argument(
         "--verify-backup",
@@ -89,7 +108,7 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     )
     machine = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     machine.add_argument("--json", action="store_true", help="one JSON document instead of the report")
-    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[shelf])
+    kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[shelf, owner_code])
     kept.add_argument(
         "--backup",
         choices=("full", "schema", "none", "command"),
@@ -119,7 +138,7 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     )
 
     def add(name: str, text: str, *parents: argparse.ArgumentParser, to: Actions = commands) -> argparse.ArgumentParser:
-        command = to.add_parser(
+        command: argparse.ArgumentParser = to.add_parser(
             name, help=text, description=text, parents=list(parents), epilog=EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
@@ -175,9 +194,21 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     migrate.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
     revert = add("revert", "take migrations out again, after a backup", where, schema, careful, kept)
     revert.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
-    restore = add("restore", "put a backup in the database's place, which is kept under another name", where)
-    restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="a .dump that pgvigil took, its .json beside it")
+    restore = add(
+        "restore", "put a backup in the database's place, which is kept under another name", where, shelf, owner_code
+    )
+    restore.add_argument(
+        "archive",
+        type=Path,
+        metavar="ARCHIVE",
+        help="a .dump that pgvigil took, its .json beside it; or its name in the list of backups",
+    )
     restore.add_argument("--overwrite-newer", action="store_true", help="also when rows were written after the backup")
+    restore.add_argument(
+        "--accept-left-out",
+        action="store_true",
+        help="also when pg_dump has left something out of the archive: rows of tables that extensions own",
+    )
     add("status", "list the migrations and which are in the database", where)
     validate = add("validate", "hold the live schema against the spec", where, schema)
     validate.add_argument(
@@ -196,6 +227,11 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         "--self-test",
         action="store_true",
         help="also exercise triggers and views, in a transaction that is rolled back",
+    )
+    validate.add_argument(
+        "--run-owner-code",
+        action="store_true",
+        help="with --self-test, as a superuser: run triggers and functions of owners who are none with a superuser's rights",
     )
     validate.add_argument(
         "--spec",
@@ -236,15 +272,16 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
     add("tests", "print pgTAP tests of what a spec declares", of_spec, schema, to=actions)
     keys = add("schema", "print a JSON Schema of specs, by which editors complete and check", to=actions)
     keys.add_argument("--write", action="store_true", help=f"write {project.SPEC_SCHEMA.name} instead")
-    backup = add("backup", "backups that are proved: create, list, verify, prune")
+    backup = add("backup", "backups that are proved: create, list, verify, prune, record")
     actions = backup.add_subparsers(required=True, metavar="ACTION", dest="action")
-    add("create", "take a full backup and prove it", where, shelf, proof, machine, to=actions)
+    add("create", "take a full backup and prove it", where, shelf, proof, owner_code, machine, to=actions)
     add("list", "what backups there are and which are proved; asks no server", shelf, machine, to=actions)
     verify = add(
         "verify",
         "prove a backup: restore it into a scratch database, compare, and write the outcome into its manifest",
         where,
         shelf,
+        owner_code,
         machine,
         to=actions,
     )
@@ -253,14 +290,42 @@ def parser(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.
         nargs="?",
         type=Path,
         metavar="ARCHIVE",
-        help="a .dump (default: the newest full one of the database)",
+        help="a .dump, or its name in the list (default: the newest full one of the database)",
     )
     add("prune", "let old backups go, and what killed runs left; asks no server", shelf, keep, machine, to=actions)
-    maintain = add("maintain", "the regular jobs: run one now, run what is due, their status")
+    record = add("record", "record that a backup was taken by other means, for jobs that want one", where, to=actions)
+    record.add_argument(
+        "--external", required=True, metavar="TEXT", help="where it is, or what took it; it counts as taken now"
+    )
+    maintain = add("maintain", "the regular jobs: preview and accept them, run one now, run what is due, their status")
     actions = maintain.add_subparsers(required=True, metavar="ACTION", dest="action")
-    one = add("run", "run a job now, due or not", where, patient, shelf, proof, keep, to=actions)
+    one = add("run", "run a job now, due or not", where, patient, shelf, proof, owner_code, keep, to=actions)
     one.add_argument("job", metavar="JOB", help="the job's name, see status")
-    add("run-due", "run what is due: for cron or a systemd timer", where, patient, shelf, proof, keep, to=actions)
+    one.add_argument("--dry-run", action="store_true", help="say what it would do, change nothing")
+    add(
+        "run-due",
+        "run what is due: for cron or a systemd timer",
+        where,
+        patient,
+        shelf,
+        proof,
+        owner_code,
+        keep,
+        to=actions,
+    )
+    preview = add(
+        "preview",
+        "what jobs would expire, archive and delete now: how many sessions, of which status",
+        where,
+        to=actions,
+    )
+    preview.add_argument(
+        "--format", choices=("text", "json"), default="text", help="form of the report (default %(default)s)"
+    )
+    accept = add(
+        "accept", "accept what a job would do, as the owner of the tables; until then it waits", where, to=actions
+    )
+    accept.add_argument("job", metavar="JOB", help='the job\'s name, or "all"')
     add("status", "each job's last run and next time; 1 when one is overdue", where, machine, to=actions)
     install = add("install", "let the server run the jobs that need no client", where, to=actions)
     install.add_argument("--pg-cron", action="store_true", required=True, help="by pg_cron, which has to be there")

@@ -7,53 +7,58 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 
 import psycopg
 
+from pgvigil import database, project, text
 from pgvigil.arguments import parser
+from pgvigil.argv import restore
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Runs one command; returns its exit code. What it prints goes through `text.Guarded`."""
+    with text.guarded():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    arguments = None
     try:
         if argv is None:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up as Ctrl-C does
-        arguments = parser(_COMMANDS).parse_args(argv)
-        if hidden := os.environ.pop("PGVIGIL_HIDDEN_URL", None):  # by __main__, from the process list
-            arguments.database_url = hidden
+            _take_signals()
+            argv = restore(sys.argv[1:])
+        for library in ("psycopg", "sqlalchemy", "alembic"):  # what matters of a failure, we say
+            logging.getLogger(library).addHandler(logging.NullHandler())
+        arguments = parser(_COMMANDS, argv).parse_args(argv)
         return _written(int(arguments.run(arguments)))
     except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
         return stop.code if isinstance(stop.code, int) else 2
     except PgvigilError as error:
-        return _fail(error)
-    except psycopg.errors.InsufficientPrivilege as error:
-        return _fail(
-            PreconditionError(f"a right is missing: {' '.join(str(error).split())}", "Use a role that has it.")
-        )
-    except psycopg.OperationalError as error:
-        return _fail(
-            ConnectError(
-                f"the connection was lost: {' '.join(str(error).split())}",
-                "Look at the server's log; then run this again.",
-            )
-        )
+        return _fail(error, arguments)
+    except psycopg.Error as error:
+        if arguments is not None and (failure := _of_server(error, arguments)):
+            return _fail(failure, arguments)
+        return _defect()
     except UnicodeEncodeError:  # bytes of the call that are no text
-        return _fail(UsageError("the call holds characters that are no UTF-8", "Type names in UTF-8."))
+        return _fail(UsageError("the call holds characters that are no UTF-8", "Type names in UTF-8."), arguments)
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         hint = "Make room, then run this again." if error.errno == errno.ENOSPC else ""
-        return _fail(UsageError(f"{error.filename or 'the output'}: {error.strerror}", hint))
+        return _fail(UsageError(f"{error.filename or 'the output'}: {error.strerror}", hint), arguments)
     except KeyboardInterrupt:
         print(
             "\ninterrupted: what ran in a transaction is rolled back; running this again goes on from there",
@@ -61,13 +66,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     except Exception:  # noqa: BLE001 - whatever it is, it must not pass for findings
-        traceback.print_exc()
-        print(
-            "error: this is a defect of pgvigil itself; no verdict was reached, and what ran in a transaction is rolled back\n"
-            "hint: Please report it with the lines above.",
-            file=sys.stderr,
+        return _defect()
+
+
+def _take_signals() -> None:
+    """`kill`, and a terminal that is closed, clean up as Ctrl-C does; under nohup a closed terminal goes unnoticed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilError | None:
+    """The server's or the network's failure in our own terms; None for what should not have been asked."""
+    words = error.diag.message_primary or " ".join(str(error).split())
+    if database.is_lost(error):
+        return database.lost(error)
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        if "row-level security" in words:
+            return ConnectError(
+                f"row security hides rows from this role, so nothing was concluded from the others: {words}",
+                "Use a role that sees every row: one with BYPASSRLS, or with a policy of its own USING (true).",
+            )
+        return PreconditionError(f"a right is missing: {words}", _grant(words, arguments))
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return PreconditionError(
+            f"this server can only be read: {words}",
+            "Connect to the primary, if this is a standby. Nothing was changed.",
         )
-        return DEFECT
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return ConnectError(f"the server cancelled a query of this command: {words}", "Run this again when it may run.")
+    if isinstance(error, psycopg.OperationalError):  # memory, disk, locks
+        return ConnectError(f"the server could not answer: {words}", "Look at the server's log; then run this again.")
+    return None
+
+
+def _grant(words: str, arguments: argparse.Namespace) -> str:
+    """What gives the right that is missing."""
+    from pgvigil.commands import call
+
+    target = call.named(arguments)
+    if target is None or not re.search(r"permission denied for (?:schema|table|view|function|procedure) ", words):
+        return "Use a role that has it."
+    role = '"' + target.user.replace('"', '""') + '"'
+    return f"As the owner of pgvigil's schema: GRANT pgvigil_reader TO {role}; lets it read, GRANT pgvigil_admin TO {role}; run jobs too."
+
+
+def _defect() -> int:
+    from pgvigil.live.scrub import hide_secrets  # here, because hardly any call needs it
+
+    print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
+    print(
+        "error: this is a defect of pgvigil itself; no verdict was reached, and what ran in a transaction is rolled back\n"
+        "hint: Please report it with the lines above.",
+        file=sys.stderr,
+    )
+    return DEFECT
 
 
 def _written(status: int) -> int:
@@ -75,11 +128,33 @@ def _written(status: int) -> int:
     return status
 
 
-def _fail(error: PgvigilError) -> int:
-    print(f"error: {error.message}", file=sys.stderr)
+def _fail(error: PgvigilError, arguments: argparse.Namespace | None) -> int:
+    print(f"error: {text.indented(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        print(f"hint: {text.indented(_as_called(error.hint, arguments))}", file=sys.stderr)
     return error.exit_code
+
+
+_NAMED = re.compile(r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|sessions|server|spec) )?[a-z][a-z-]*)(?![\w.:])")
+_SCRIPT = re.compile(r"(?<![\w/.-])scripts/((?:run-migration|setup-enhanced-db)\.sh)")
+_WITHOUT_DATABASE = ("init-sql", "server", "backup list", "backup prune", "spec schema", "spec tests")
+
+
+def _as_called(hint: str, arguments: argparse.Namespace | None) -> str:
+    """With each command in it as it can be pasted: this program, and the database that this call named."""
+    option = ""
+    if url := getattr(arguments, "database_url", None):
+        with suppress(PgvigilError):
+            option = database.parse_url(url, "--database-url").option
+
+    def spelt(found: re.Match[str]) -> str:
+        words = found[1].split()
+        if words[0] not in _COMMANDS:
+            return found[0]
+        is_whole = hint.startswith(" --", found.end())  # it has its options already
+        return project.command(*words, option="" if is_whole or found[1].startswith(_WITHOUT_DATABASE) else option)
+
+    return _NAMED.sub(spelt, _SCRIPT.sub(lambda found: project.script(found[1]), hint))
 
 
 def _command(name: str, module: str) -> Callable[[argparse.Namespace], int]:

@@ -1,29 +1,108 @@
 """Finding the database and connecting to it. The only module that opens connections.
 
 A database is named by, in this order: `--database-url`; `DATABASE_URL`; libpq's own `PG*` variables and service files;
-a `.env` file (in the current directory, else in the project) holding either of these. One layer is used, never a mixture.
+a `.env` file (in the current directory, else in the project) holding either of these. One of these is used, never a mixture:
+host, port, user, database and service come from one source. To what the call or its environment names, PGPASSWORD, PGSSLMODE
+and the like of the same environment apply, and the user's own ~/.pgpass; to what a `.env` file names, only credentials of
+that file.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import select
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from threading import Thread
+from urllib.parse import unquote
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq.abc import PGresult
 
-from pgvigil.errors import ConnectError, PgvigilError, UsageError
+from pgvigil import dot_env
+from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
+from pgvigil.text import one_line, quoted
 
 # Any of these names a database to libpq. PGPASSWORD, PGSSLMODE and the like only say how.
 _NAMING = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+# With these we would prove to a server who we are.
+_CREDENTIALS = ("PGPASSWORD", "PGPASSFILE", "PGSSLCERT", "PGSSLKEY", "PGGSSDELEGATION", "PGKRBSRVNAME")
+_NO_FILE = "/dev/null/none"  # as a password file: there is none, and libpq says nothing of it
+# Never in an argument and never printed. libpq marks some of them itself, and not all are known to each libpq.
+SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
+# Parameters that other tools read in such an address, and what to do instead.
+_OF_OTHERS = {
+    "schema": "Name the schema by --schema.",
+    "search_path": "Name the schema by --schema.",
+    "currentschema": "Name the schema by --schema.",
+    "ssl": "libpq's word is sslmode=require.",
+    "sslaccept": "libpq's word is sslmode=require.",
+    "username": "libpq's word is user.",
+    "user id": "libpq's word is user.",
+    "uid": "libpq's word is user.",
+    "pwd": "libpq's word is password.",
+    "server": "libpq's word is host.",
+    "data source": "libpq's word is host.",
+    "database": "libpq's word is dbname.",
+    "timeout": "libpq's word is connect_timeout.",
+}
+
+# A session of a command or a job, whatever the role, the database or the server sets. A server that does not know a setting is
+# not given it. Commands that need another value (a lock_timeout, a search_path) set it themselves, after this.
+_SESSION = {
+    "search_path": "pg_catalog, pg_temp",
+    "row_security": "off",  # rows that a policy hides raise an error: they are never taken for rows that are not there
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "xmloption": "content",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "plpgsql.extra_errors": "none",
+    "plpgsql.extra_warnings": "none",
+    "check_function_bodies": "on",
+    "restrict_nonsystem_relation_kind": "",
+    "default_table_access_method": "heap",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",  # 17
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "client_min_messages": "warning",
+    "jit": "off",
+}
+# One statement, which sets nothing where the backend is not the one that the connection began with. Every name is qualified,
+# because the search_path is still that of the role or the database; and no array, because array_nulls is theirs too.
+_PIN = (
+    "SELECT pg_catalog.set_config(s.name, s.value, false) FROM (VALUES "
+    + ", ".join(f"('{name}', ${place}::pg_catalog.text)" for place, name in enumerate(_SESSION, 1))
+    + f") AS s (name, value) WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ${len(_SESSION) + 1}::pg_catalog.int4"
+    " AND pg_catalog.current_setting(s.name, true) IS NOT NULL"
+)
+_WHO = "SELECT pg_catalog.pg_backend_pid()"
+
+_LIMITS = ("statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+# What pg_dump and pg_restore, who set most of these themselves, leave as they find it, or meet before that.
+_OF_CLIENTS = (*_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only")
+
+_BEGINS_WITHIN = 1.5  # seconds for another connection to begin a transaction; a pool of one session may never let it
+_ANSWERS_WITHIN = 2.0  # seconds for an idle connection to say which backend it has
+_LOOKS = 4  # a pool that hands its backends out in turn gives the same one again, but not every time
 
 
 @dataclass(frozen=True)
@@ -39,30 +118,64 @@ class Target:
 
     @property
     def public_conninfo(self) -> str:
-        """The parameters as a libpq string without the password: fit for a process list."""
-        return make_conninfo("", **{k: v for k, v in self.parameters.items() if k not in ("password", "sslpassword")})
+        """The parameters as a libpq string without any secret: fit for a process list."""
+        return make_conninfo("", **{k: v for k, v in self.parameters.items() if k not in SECRETS})
+
+    @property
+    def client_conninfo(self) -> str:
+        """`public_conninfo` for pg_dump and its kin, who get the session options by `client_options`."""
+        return Target({k: v for k, v in self.parameters.items() if k != "options"}, self.source).public_conninfo
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """Environment for pg_dump and its kin; the password travels here and never in their arguments."""
-        secret = self.parameters.get("password")
-        return {**os.environ, **({"PGPASSWORD": secret} if secret else {})}
+        """Environment for pg_dump and its kin; secrets travel here and never in their arguments."""
+        environment = dict(os.environ)
+        if password := self.parameters.get("password"):
+            environment["PGPASSWORD"] = password
+        others = {k: v for k, v in self.parameters.items() if k in SECRETS and k != "password" and "\n" not in v}
+        if others and "service" not in self.parameters and "PGSERVICE" not in os.environ:
+            # These have no variable of their own, but may stand in a service file.
+            environment |= {"PGSERVICE": "pgvigil", "PGSERVICEFILE": _service_file(tuple(sorted(others.items())))}
+        return environment
+
+    @property
+    def client_options(self) -> str:
+        """PGOPTIONS for pg_dump and its kin, whose sessions we cannot pin ourselves."""
+        given = self.parameters.get("options", os.environ.get("PGOPTIONS", ""))
+        return " ".join([given, *(f"-c {name}={_SESSION[name]}" for name in _OF_CLIENTS)]).strip()
 
     @property
     def option(self) -> str:
-        """What to add to a command so that it means this database again, without the password."""
-        return f" --database-url '{self.public_conninfo}'" if self.source == "--database-url" else ""
+        """What to add to a command so that it means this database again, without its secrets."""
+        return f" --database-url {quoted(self.public_conninfo)}" if self.source == "--database-url" else ""
+
+    @property
+    def user(self) -> str:
+        """The role that connects."""
+        return self._known.get("user", "")
+
+    @property
+    def _known(self) -> dict[str, str]:
+        defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val is not None}
+        return {**defaults, **self.parameters}
 
     def __str__(self) -> str:
-        defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val is not None}
-        known = {**defaults, **self.parameters}
+        known = self._known
         if "service" in known and "dbname" not in self.parameters:
-            return f"service {known['service']} ({self.source})"
+            return one_line(f"service {known['service']} ({self.source})")
         where = known.get("host") or known.get("hostaddr") or "local socket"
         user = known.get("user", "")
-        return (
+        return one_line(
             f'database "{known.get("dbname", user)}" on {where}:{known.get("port", "5432")} as {user} ({self.source})'
         )
+
+
+@cache
+def _service_file(settings: tuple[tuple[str, str], ...]) -> str:
+    """A service file in memory, for as long as this process lasts and for its own user only."""
+    descriptor = os.memfd_create("pgvigil", os.MFD_CLOEXEC)
+    os.write(descriptor, "".join(["[pgvigil]\n", *(f"{k}={v}\n" for k, v in settings)]).encode())
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def parse_url(url: str, source: str) -> Target:
@@ -71,6 +184,11 @@ def parse_url(url: str, source: str) -> Target:
     Raises UsageError, which never repeats the text: it may hold a password.
     """
     plain = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url.strip())
+    if not plain:
+        raise UsageError(
+            f"the database address given by {source} is empty",
+            "Give it one, or leave it out: then the next source is used (see README.md, Naming the database).",
+        )
     unreadable = UsageError(
         f"the database address given by {source} cannot be read",
         "Write it as postgresql://user:password@host:port/database; characters such as @ / : # % in the password "
@@ -79,47 +197,165 @@ def parse_url(url: str, source: str) -> Target:
     try:
         parameters = conninfo_to_dict(plain)
     except psycopg.ProgrammingError as error:
-        raise unreadable from error
-    if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))):  # libpq would look it up as a service name
+        raise _of_another_tool(plain, source) or unreadable from error
+    # libpq would look such a port up as a service name, and take a piece of a password for a host or a database.
+    if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))) or _has_bare_at(plain):
         raise unreadable
+    if any(re.search(r";\s*[A-Za-z][A-Za-z ]*=", str(parameters.get(name, ""))) for name in ("host", "user", "dbname")):
+        raise UsageError(
+            f"the database address given by {source} has semicolons between its parameters, as other tools write it",
+            "libpq's forms are postgresql://user:password@host:port/database, and host=… user=… with blanks between.",
+        )
     return Target({k: str(v) for k, v in parameters.items() if v is not None}, source)
 
 
+def _has_bare_at(address: str) -> bool:
+    """Whether a URL has an @ where libpq reads host and database: then the password before it was cut into pieces."""
+    if not address.startswith("postgresql://"):
+        return False
+    rest = address.removeprefix("postgresql://")
+    if user := re.match(r"[^@/]*@", rest):
+        rest = rest[user.end() :]
+    return "@" in rest.partition("?")[0]
+
+
+def _of_another_tool(address: str, source: str) -> UsageError | None:
+    """The error that names what libpq does not know; None where that could be a piece of a password."""
+    what = f"the database address given by {source}"
+    if found := re.match(
+        r"(?:(jdbc|r2dbc|prisma\+?|cockroachdb|postgis|ecto|pgsql|psql|pg|cloudsql|postgres(?:ql)?):)+(//)?", address
+    ):
+        if found[0] != "postgresql://":
+            return UsageError(
+                f"{what} begins with {found[0]}, as other tools write it",
+                "libpq's form is postgresql://user:password@host:port/database.",
+            )
+    elif found := re.match(r"([A-Za-z][A-Za-z0-9+.-]{0,30})://", address):
+        return UsageError(
+            f"{what} is of the kind {found[1]}://, and not of PostgreSQL",
+            "Write it as postgresql://user:password@host:port/database.",
+        )
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    if address.startswith("postgresql://"):
+        query = address.partition("?")[2]
+        if "@" in query:
+            return None
+        pairs = [pair.partition("=") for pair in query.split("&") if pair]
+        names = [unquote(name) for name, _, value in pairs if name not in known and (name, value) != ("ssl", "true")]
+    else:
+        # Between blanks or semicolons a piece of a password looks like a name: only those of other tools are told.
+        names = [name for name in re.findall(r"(?:^|[;\s,])\s*([A-Za-z]+(?: [A-Za-z]+)?)\s*=", address)
+                 if name.lower() in _OF_OTHERS]  # fmt: skip
+    names = list(dict.fromkeys(names))
+    if not names or not all(re.fullmatch(r"[A-Za-z][\w. -]{0,40}", name) for name in names):
+        return None
+    instead = list(dict.fromkeys(_OF_OTHERS[name.lower()] for name in names if name.lower() in _OF_OTHERS))
+    plural = "s" * (len(names) > 1)
+    return UsageError(
+        f"{what} holds what other tools read: libpq knows no parameter{plural} {', '.join(names)}",
+        " ".join([f"Take {'them' if plural else 'it'} out.", *instead]),
+    )
+
+
 def resolve(url: str | None, dotenv_directories: list[Path]) -> Target | None:
-    """The database this call is about, or None when nothing names one."""
-    if url:
-        return parse_url(url, "--database-url")
-    if os.environ.get("DATABASE_URL"):
-        return parse_url(os.environ["DATABASE_URL"], "DATABASE_URL")
-    if any(os.environ.get(name) for name in _NAMING):
+    """The database this call is about, or None when nothing names one.
+
+    What other sources say is taken out of the environment, for libpq would fill gaps with it, here and in children. Raises
+    UsageError for a source that should name a database and does not: none is passed over for the next.
+    """
+    if url is not None:
+        target = parse_url(url, "--database-url")
+    elif "DATABASE_URL" in os.environ:
+        target = parse_url(os.environ["DATABASE_URL"], "DATABASE_URL")
+    elif given := [name for name in _NAMING if name in os.environ]:
+        if not any(os.environ[name] for name in given):
+            raise UsageError(
+                f"{given[0]} is set, and empty: it names no database", f"Give it a value, or unset {given[0]}."
+            )
         return Target({}, "PG* environment")
-    for directory in dotenv_directories:
-        path = directory / ".env"
-        if path.is_file():
-            return _from_dotenv(path)
-    return None
+    else:
+        for directory in dotenv_directories:
+            if found := _from_dotenv(directory / ".env"):
+                return found
+        return None
+    _forget(_NAMING)
+    return target
+
+
+def _forget(names: Iterable[str]) -> None:
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def _from_dotenv(path: Path) -> Target | None:
-    from dotenv import dotenv_values  # here, because most calls have no .env
-
-    try:
-        values = dotenv_values(path, interpolate=False, encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    values = dot_env.read(path)
+    if values is None:
+        return None
+    naming = [name for name in ("DATABASE_URL", *_NAMING) if name in values]
+    if not naming:
+        return None
+    given = {name: value for name, (value, _) in values.items() if value and "\n" not in value}
+    first = f"{path}:{values[naming[0]][1]}"
+    if "DATABASE_URL" in naming and "DATABASE_URL" not in given:
+        raise UsageError(f"{first}: DATABASE_URL has no value", "Give it one line, or remove it.")
+    if not any(name in given for name in naming):
         raise UsageError(
-            f"{path} cannot be read: {error}", "Make it readable UTF-8 text, or use DATABASE_URL."
-        ) from error
-    if values.get("DATABASE_URL"):
-        return parse_url(str(values["DATABASE_URL"]), str(path))
+            f"{first}: {naming[0]} has no value, and nothing else names a database", "Give it one, or remove it."
+        )
     keywords = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
-    parameters = {keywords[k]: v for k, v in values.items() if k in keywords and v}
-    return Target(parameters, str(path)) if any(values.get(name) for name in _NAMING) else None
+    parameters = {keywords[k]: v for k, v in given.items() if k in keywords}
+    if "DATABASE_URL" in given:
+        url = parse_url(given["DATABASE_URL"], first).parameters
+        parameters = {k: v for k, v in parameters.items() if k not in {keywords[name] for name in _NAMING}} | dict(url)
+    if "service" in parameters and parameters.keys() & {"host", "hostaddr", "port"}:
+        raise UsageError(
+            f"{first}: a service and a host are named, and the service's password would go to that host",
+            "Name either the service or the host.",
+        )
+    if "service" not in parameters:
+        parameters.setdefault("passfile", _NO_FILE)  # for credentials of other sources are for other servers
+    _forget((*_NAMING, *_CREDENTIALS))
+    if "PGSERVICEFILE" in given:
+        os.environ["PGSERVICEFILE"] = given["PGSERVICEFILE"]
+    return Target(parameters, str(path))
 
 
 def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
-    """An autocommit connection named `pgvigil <purpose>`; tries for `wait` seconds while no server answers.
+    """Opens a connection of a command or a job: as `open_connection`, with the session pinned to `_SESSION`.
 
-    Raises ConnectError with libpq's words and what to do about them.
+    Raises PreconditionError where a pooler hands each transaction to another backend; then nothing was set in any of them.
+    """
+    conn = open_connection(target, purpose, wait=wait)
+    limits = _LIMITS if conn.info.server_version >= 170000 else _LIMITS[:-1]
+    options = " ".join([conn.info.options, *(f"-c {name}=0" for name in limits)])
+    try:
+        return _pinned(conn)
+    except psycopg.OperationalError as error:
+        words = " ".join(str(error).split())
+        failure = ConnectError(f"cannot connect to {target}: {words}", _advice(words, target))
+        failure.__cause__ = error
+    # A limit of the role or the database may be shorter than the statement that takes it away. A pooler takes no such options: then
+    # it has let us in, and has no server to offer.
+    try:
+        return _pinned(open_connection(Target({**target.parameters, "options": options}, target.source), purpose))
+    except (psycopg.OperationalError, ConnectError):
+        raise failure from failure.__cause__
+
+
+def _pinned(conn: psycopg.Connection, within: float = 10.0) -> psycopg.Connection:
+    try:
+        pin_session(conn, within)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
+    """Opens an autocommit connection named `pgvigil <purpose>`; tries for `wait` seconds while no server answers.
+
+    Nothing is set in its session, so it may go through any pooler: it is for the application's side. Raises ConnectError with
+    libpq's words and what to do about them.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -136,17 +372,101 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
             if re.search(r"\binvalid (integer|port|\w+ value)", words):  # libpq looks at some options only now
                 raise UsageError(
                     f"the database address given by {target.source} cannot be used: {words}",
-                    "Mend it; nothing was asked of any server.",
+                    "Fix it; nothing was asked of any server.",
                 ) from error
             refused = any(sign in words for sign in ("authentication failed", "no password supplied", "does not exist"))
             if refused or time.monotonic() >= deadline:
-                raise ConnectError(f"cannot connect to {target}: {words}", _advice(words)) from error
+                raise ConnectError(f"cannot connect to {target}: {words}", _advice(words, target)) from error
             time.sleep(0.2)
         except psycopg.ProgrammingError as error:  # an option libpq does not know
             raise UsageError(
                 f"the database address given by {target.source} cannot be used: {error}",
-                "Mend it; nothing was asked of any server.",
+                "Fix it; nothing was asked of any server.",
             ) from error
+
+
+def pin_session(conn: psycopg.Connection, within: float) -> None:
+    """Gives a session of a command or a job the settings that it counts on. Raises as `connect` does, and OperationalError when
+    there is no answer in `within` seconds: a pooler has let us in, and has no server to give.
+    """
+    pinned = _answer(conn, _PIN, within, *_SESSION.values(), str(conn.info.backend_pid))
+    if pinned is None:
+        raise psycopg.OperationalError(f"there is no answer after {within:g} s; a pooler in between may be full")
+    _raise_refusal(pinned, conn)
+    if not pinned.ntuples:
+        _require_session(conn)
+        again = _answer(conn, _PIN, within, *_SESSION.values(), str(_backend(conn, _WHO, within)))
+        _raise_refusal(again, conn)
+
+
+def _require_session(conn: psycopg.Connection) -> None:
+    """Something stands between us and the server: it named another process than the one that answers. Raises
+    PreconditionError unless the connection keeps its backend from one transaction to the next.
+
+    A pool that is idle gives its only client the same backend each time, so a second connection begins a transaction: where
+    backends are shared it takes ours, and the first is given another one, or has to wait.
+    """
+    ours = _backend(conn, _WHO, _ANSWERS_WITHIN)
+    try:
+        other = psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None)
+    except psycopg.OperationalError as error:
+        raise ConnectError(
+            "a connection pooler stands between pgvigil and the server, and lets no second connection in to find out of which "
+            f"kind it is: {' '.join(str(error).split())}",
+            "Connect to the server itself, or free a connection of the pooler.",
+        ) from error
+    shared = ours is None
+    with suppress(psycopg.Error), other:
+        for _ in range(_LOOKS):
+            theirs = _backend(other, f"BEGIN; {_WHO}", _BEGINS_WITHIN)
+            # 0: statement pools refuse a BEGIN. None: it waits, perhaps because the first connection keeps its backend.
+            shared = shared or theirs in (0, ours) or _backend(conn, _WHO, _ANSWERS_WITHIN) != ours
+            if shared or theirs is None:
+                break
+            _backend(other, "ROLLBACK", _ANSWERS_WITHIN)
+        other.close()  # also where it still waits: the pooler takes it out of its queue
+    if shared:
+        raise PreconditionError(
+            "a connection pooler stands between pgvigil and the server: session settings do not survive a transaction",
+            "Connect to the server itself, or to a pool in session mode. Nothing was changed.",
+        )
+
+
+def _backend(conn: psycopg.Connection, query: str, seconds: float) -> int | None:
+    """The backend that answers `query`; 0 when it refuses or hangs up, None when there is no answer in time."""
+    try:
+        result = _answer(conn, query, seconds)
+    except psycopg.OperationalError:
+        return 0
+    if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+        return None if result is None else 0
+    return int(result.get_value(0, 0) or 0)
+
+
+def _answer(conn: psycopg.Connection, query: str, seconds: float, *parameters: str) -> PGresult | None:
+    """The last result of a query, which is one statement if it has parameters; None when it is not there in time."""
+    pgconn = conn.pgconn
+    if parameters:
+        pgconn.send_query_params(query.encode(), [parameter.encode() for parameter in parameters])
+    else:
+        pgconn.send_query(query.encode())
+    answers = select.poll()
+    answers.register(pgconn.socket, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while pgconn.flush() or pgconn.is_busy():
+        if not answers.poll(max(deadline - time.monotonic(), 0) * 1000):
+            return None
+        pgconn.consume_input()
+    last = None
+    while (result := pgconn.get_result()) is not None:
+        last = result
+    return last
+
+
+def _raise_refusal(result: PGresult | None, conn: psycopg.Connection) -> None:
+    if result is not None and result.status != pq.ExecStatus.TUPLES_OK:
+        words = result.error_message.decode(conn.info.encoding, "replace").strip()
+        raise psycopg.OperationalError(words or "the connection was closed")
 
 
 @contextmanager
@@ -177,14 +497,95 @@ def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Co
 
 def beside(conn: psycopg.Connection) -> psycopg.Connection:
     """Another connection like this one. Raises psycopg.OperationalError where the server has none left."""
-    return psycopg.connect(
-        make_conninfo("", **conn.info.get_parameters(), password=conn.info.password),
-        autocommit=True,
-        prepare_threshold=None,
+    return _pinned(psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None), _BEGINS_WITHIN)
+
+
+def _again(conn: psycopg.Connection) -> str:
+    return make_conninfo("", **conn.info.get_parameters(), password=conn.info.password)
+
+
+# ── Lost connections ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+# The server ended the session: shutdown, crash, an administrator, a timeout that ends sessions, a database that is dropped.
+_ENDED = ("57P", "25P03", "25P04", "08")
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a connection that was lost, and not an answer of the server."""
+    while error is not None:
+        if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(_ENDED):
+            return True
+        if isinstance(error, psycopg.InterfaceError):  # psycopg's word for the use of a connection that is closed
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def lost(error: BaseException, meanwhile: str = "") -> ConnectError:
+    """The error to raise for one of which `is_lost` is true."""
+    said = next((one for one in _causes(error) if isinstance(one, psycopg.Error) and one.sqlstate), None)
+    words = " ".join(str(said or error).split())
+    return ConnectError(
+        f"the connection was lost{meanwhile}: {words}", "Look at the server's log; then run this again."
     )
 
 
-def _advice(words: str) -> str:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+# ── Rows that a policy hides ──────────────────────────────────────────────────────────────────────────────────────────
+
+# Of the one who is connected, and of each table's owner, as whom functions of ours run. A role sees everything where, for every
+# command, a permissive policy for it is `true` and no restrictive one is anything else.
+_ROW_SECURITY = """
+    SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, r.rolname, pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE') AS owns,
+           pg_catalog.bool_and(p.shows_all) AS sees_all
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_roles r ON r.rolname = current_user OR r.oid = c.relowner
+    CROSS JOIN LATERAL (
+        SELECT coalesce(bool_or(q.is_true) FILTER (WHERE q.polpermissive), false)
+               AND coalesce(bool_and(q.is_true) FILTER (WHERE NOT q.polpermissive), true) AS shows_all
+        FROM unnest('{r,a,w,d}'::"char"[]) command
+        LEFT JOIN LATERAL (
+            SELECT p.polpermissive, coalesce(pg_get_expr(p.polqual, c.oid), 'true') = 'true'
+                                    AND coalesce(pg_get_expr(p.polwithcheck, c.oid), 'true') = 'true' AS is_true
+            FROM pg_policy p
+            WHERE p.polrelid = c.oid AND p.polcmd IN ('*', command)
+              AND (0 = ANY (p.polroles) OR EXISTS (SELECT FROM unnest(p.polroles) o WHERE pg_has_role(r.oid, o, 'USAGE')))
+        ) q ON true
+        GROUP BY command
+    ) p
+    WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY (%(schemas)s))
+      AND NOT r.rolsuper AND NOT r.rolbypassrls AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
+    GROUP BY c.oid, n.nspname, c.relname, c.relowner, r.oid, r.rolname
+    ORDER BY 1, 2"""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A table, by its qualified name, of which policies may hide rows from a role; whether that role owns it."""
+
+    table: str
+    role: str
+    is_owner: bool
+
+
+def see_all_rows(conn: psycopg.Connection, schemas: Sequence[str] | None = None) -> list[Hidden]:
+    """Lets policies act in this session where all they do, in these schemas, is to show every row: else whatever reads such a
+    table raises an error. Returns of which tables, and from whom, rows may be hidden.
+    """
+    rows = conn.execute(_ROW_SECURITY, {"schemas": None if schemas is None else list(schemas)}).fetchall()
+    hidden = [Hidden(table, role, owns) for table, role, owns, sees_all in rows if not sees_all]
+    conn.execute(f"SET row_security = {'on' if rows and not hidden else 'off'}")
+    return hidden
+
+
+def _advice(words: str, target: Target) -> str:
+    if "password" in words and target.source.endswith(".env"):
+        return f"Check user and password in {target.source}: to a host that it names, no password of another source is sent."
     if "password" in words:
         return "Check user and password: DATABASE_URL, PGPASSWORD, or a line in ~/.pgpass (mode 0600)."
     if re.search(r'database ".*" does not exist', words):
@@ -193,6 +594,8 @@ def _advice(words: str) -> str:
         return "Check the user name: it is part of the URL, or PGUSER."
     if "too many clients" in words or "remaining connection slots" in words:
         return "The server has no connection left: close some, or try again later."
+    if "pooler" in words:
+        return "Give the pool room for four sessions, or connect to the server itself."
     return "Is the server running, and are host and port right?"
 
 

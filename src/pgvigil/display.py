@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pgvigil import text
 from pgvigil.build.journal import Journal
 
 _TELL_EVERY = 5.0  # seconds between plain lines about one step
@@ -26,11 +27,11 @@ def _plain() -> Iterator[Journal]:
     def speak(line: str) -> None:
         nonlocal spoken
         spoken = time.monotonic()
-        print(f"{spoken - begin:6.1f} s  {line}", file=sys.stderr, flush=True)
+        print(text.block(f"{spoken - begin:6.1f} s  {line}"), file=sys.stderr, flush=True)
 
-    def show(text: str, fraction: float | None) -> None:
+    def show(step: str, fraction: float | None) -> None:
         if time.monotonic() - spoken >= _TELL_EVERY:
-            speak(text if fraction is None else f"{text} ({fraction:.0%})")
+            speak(step if fraction is None else f"{step} ({fraction:.0%})")
 
     yield Journal(speak, show)
 
@@ -43,7 +44,7 @@ def _live() -> Iterator[Journal]:
 
     begin = time.monotonic()
     # rich itself honours NO_COLOR and TERM=dumb.
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = Console(file=text.trusted(sys.stderr), highlight=False, markup=False, soft_wrap=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
@@ -54,12 +55,15 @@ def _live() -> Iterator[Journal]:
         task = shown.add_task("", total=None)
 
         def speak(line: str) -> None:
-            console.print(f"{time.monotonic() - begin:6.1f} s  {line}")
-            shown.reset(task, total=None, description=line.strip())
+            console.print(text.block(f"{time.monotonic() - begin:6.1f} s  {line}"))
+            shown.reset(task, total=None, description=text.one_line(line.strip()))
 
-        def show(text: str, fraction: float | None) -> None:
+        def show(step: str, fraction: float | None) -> None:
             shown.update(
-                task, description=text.strip(), total=None if fraction is None else 1.0, completed=fraction or 0
+                task,
+                description=text.one_line(step.strip()),
+                total=None if fraction is None else 1.0,
+                completed=fraction or 0,
             )
 
         yield Journal(speak, show)

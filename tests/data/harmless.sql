@@ -216,6 +216,35 @@ REVOKE SELECT (labels) ON system_metrics FROM a_stranger;
 GRANT ALL ON analytics_aggregations TO CURRENT_USER;
 GRANT EXECUTE ON FUNCTION pgvigil.actor() TO CURRENT_USER;
 
+--- right to call that fewer have
+REVOKE EXECUTE ON FUNCTION pgvigil.reactivate_session(uuid) FROM PUBLIC;
+
+--- rights that the owner's own default privileges gave and took
+ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO a_stranger;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT INSERT, UPDATE ON TABLES TO a_stranger WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+GRANT SELECT ON session_lifecycle, pgvigil.jobs TO a_stranger;
+GRANT INSERT, UPDATE ON system_metrics TO a_stranger WITH GRANT OPTION;
+REVOKE EXECUTE ON FUNCTION pgvigil.uuid_v7() FROM PUBLIC;
+SELECT pgvigil.ensure_partitions('performance_logs', now() + interval '20 days', now() + interval '30 days');
+
+--- right of a role of ours that the owner's own default privileges widened
+ALTER DEFAULT PRIVILEGES GRANT UPDATE ON TABLES TO pgvigil_reader;
+GRANT UPDATE ON session_lifecycle TO pgvigil_reader;
+
+--- forced row security with a policy for everybody
+CREATE POLICY tenants ON sessions USING (true);
+ALTER TABLE sessions ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+
+--- triggers of the application on its own tables
+CREATE FUNCTION app_stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.metadata := ''{}''; RETURN NEW; END';
+CREATE TRIGGER a_first BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION app_stamp();
+
+--- settings of a role that names itself, and a granularity in use
+ALTER ROLE a_stranger SET pgvigil.actor = 'billing';
+ALTER ROLE ALL SET pgvigil.activity_granularity = '5 minutes';
+ALTER ROLE pgvigil_reader SET pgvigil.activity_granularity = '0';
+
 --- role given to somebody
 GRANT pgvigil_reader TO a_stranger;
 GRANT pgvigil_admin TO a_stranger WITH ADMIN OPTION;

@@ -454,7 +454,35 @@ ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD 
 
 --- CHECK that lacks a tolerated value
 ---   different constraint sessions.sessions_status_check
-INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found) VALUES ('sessions', 'status', 'on hold', 1);
+ALTER TABLE sessions DROP CONSTRAINT sessions_status_check;
+INSERT INTO sessions (session_key, agent_from, status) VALUES ('old', 'a', 'on hold');
+ALTER TABLE sessions ADD CONSTRAINT sessions_status_check
+    CHECK ((status)::text = ANY ('{active,pending,completed,expired,cancelled,archived,late}'::text[])) NOT VALID;
+UPDATE pg_constraint SET convalidated = true WHERE conname = 'sessions_status_check';
+COMMENT ON CONSTRAINT sessions_status_check ON sessions IS 'The values of status, and those in pgvigil.tolerated_values';
+INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found, found_at) VALUES ('sessions', 'status', 'on hold', 1, '2020-01-01');
+
+--- tolerated value that no row holds
+---   unexpected row pgvigil.tolerated_values (table_name = sessions, column_name = status, value = on hold)
+INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found, found_at) VALUES ('sessions', 'status', 'on hold', 1, '2020-01-01');
+
+--- tolerated value put down after the migration
+---   unexpected row pgvigil.tolerated_values (table_name = handoff_requests, column_name = status, value = accepted)
+INSERT INTO sessions (session_key, agent_from) VALUES ('one', 'a');
+INSERT INTO handoff_requests (session_id, requesting_agent, status) SELECT id, 'a', 'accepted' FROM sessions WHERE session_key = 'one';
+INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found) VALUES ('handoff_requests', 'status', 'accepted', 1);
+
+--- list of values opened by a tolerated value that no row holds
+---   unexpected row pgvigil.tolerated_values (table_name = sessions, column_name = status, value = x)
+---   different constraint sessions.sessions_status_check
+INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found, found_at) VALUES ('sessions', 'status', 'x', 1, '2020-01-01');
+ALTER TABLE sessions DROP CONSTRAINT sessions_status_check,
+    ADD CONSTRAINT sessions_status_check CHECK ((status)::text = ANY ('{active,pending,completed,expired,cancelled,archived,x}'::text[]));
+COMMENT ON CONSTRAINT sessions_status_check ON sessions IS 'The values of status, and those in pgvigil.tolerated_values';
+
+--- tolerated value of a column without a list
+---   unexpected row pgvigil.tolerated_values (table_name = sessions, column_name = metadata, value = {})
+INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found, found_at) VALUES ('sessions', 'metadata', '{}', 1, '2020-01-01');
 
 --- CHECK of a value in another case
 ---   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
@@ -1554,10 +1582,6 @@ GRANT CREATE ON SCHEMA pgvigil TO pgvigil_writer;
 ---   missing grant on schema public to pgvigil_writer
 REVOKE USAGE ON SCHEMA public FROM pgvigil_writer;
 
---- right to call revoked
----   unexpected revocation on function pgvigil.reactivate_session(uuid) from PUBLIC
-REVOKE EXECUTE ON FUNCTION pgvigil.reactivate_session(uuid) FROM PUBLIC;
-
 --- right to call to a stranger
 ---   unexpected grant on function pgvigil.actor() to a_stranger
 GRANT EXECUTE ON FUNCTION pgvigil.actor() TO a_stranger;
@@ -1637,6 +1661,117 @@ ALTER ROLE ALL SET session_replication_role = replica;
 --- upkeep by everybody
 ---   different setting pgvigil.upkeep
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET pgvigil.upkeep = off', current_database()); END $$;
+
+--- role that may write sessions, and whose triggers do not fire
+---   disabled setting session_replication_role of role a_stranger
+GRANT INSERT ON sessions TO a_stranger;
+ALTER ROLE a_stranger SET session_replication_role = replica;
+
+--- guards of the instrumentation taken off for everybody
+---   different setting pgvigil.instrumentation
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET pgvigil.instrumentation = write', current_database()); END $$;
+
+--- guards of the instrumentation taken off for a role
+---   different setting pgvigil.instrumentation of role a_stranger
+ALTER ROLE a_stranger SET pgvigil.instrumentation = write;
+
+--- upkeep for a role
+---   different setting pgvigil.upkeep of role a_stranger
+ALTER ROLE a_stranger SET pgvigil.upkeep = x;
+
+--- granularity that is no interval
+---   different setting pgvigil.activity_granularity
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET pgvigil.activity_granularity = ''often''', current_database()); END $$;
+
+--- granularity below 0
+---   different setting pgvigil.activity_granularity
+ALTER ROLE ALL SET pgvigil.activity_granularity = '-1 day';
+
+--- granularity beyond the time of a policy
+---   different setting pgvigil.activity_granularity of role a_stranger
+ALTER ROLE a_stranger SET pgvigil.activity_granularity = '40 years';
+
+--- path to other tables of the same names
+---   different setting search_path
+CREATE SCHEMA other;
+CREATE TABLE other.sessions (LIKE sessions);
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = other, public', current_database()); END $$;
+
+-- ── Hidden, shut and swallowed ──────────────────────────────────────────────────────────────────────────────────────────
+
+--- function of ours made a member of an extension
+---   different function pgvigil.reactivate_session(uuid)
+ALTER EXTENSION plpgsql ADD FUNCTION pgvigil.reactivate_session(uuid);
+
+--- function nobody asked for made a member of an extension
+---   unexpected function pgvigil.extra(integer, text)
+CREATE FUNCTION pgvigil.extra(integer, text) RETURNS integer LANGUAGE sql RETURN 1;
+ALTER EXTENSION plpgsql ADD FUNCTION pgvigil.extra(integer, text);
+
+--- table of ours made a member of an extension
+---   different table pgvigil.leftovers
+ALTER EXTENSION plpgsql ADD TABLE pgvigil.leftovers;
+
+--- view made a member of an extension
+---   different view performance_monitoring_view
+ALTER EXTENSION plpgsql ADD VIEW performance_monitoring_view;
+
+--- forced row security without a policy
+---   unexpected row security of sessions
+ALTER TABLE sessions ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+
+--- forced row security with policies for others alone
+---   unexpected row security of context_history
+CREATE POLICY tenants ON context_history TO a_stranger USING (true);
+ALTER TABLE context_history ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+
+--- child of sessions that takes inserts
+---   unexpected table app_sessions
+CREATE TABLE app_sessions () INHERITS (sessions);
+
+--- child of sessions under the name of a leftover
+---   unexpected table pgvigil.legacy_sessions
+CREATE TABLE pgvigil.legacy_sessions () INHERITS (sessions);
+
+--- trigger called like something that a rule covers
+---   unexpected trigger session_lifecycle."table pgvigil.legacy_x"
+CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER "table pgvigil.legacy_x" BEFORE INSERT ON session_lifecycle FOR EACH ROW EXECUTE FUNCTION swallow();
+
+--- policy called like something that a rule covers
+---   unexpected policy system_metrics."a table pgvigil.legacy_x"
+CREATE POLICY "a table pgvigil.legacy_x" ON system_metrics USING (false);
+
+--- function whose argument is called like something that a rule covers
+---   unexpected function pgvigil.extra("table pgvigil.legacy_x")
+CREATE TYPE public."table pgvigil.legacy_x" AS ENUM ();
+CREATE FUNCTION pgvigil.extra("table pgvigil.legacy_x") RETURNS integer LANGUAGE sql RETURN 1;
+
+--- right given to a role called like something that a rule covers
+---   unexpected grant on table system_metrics to "table pgvigil.legacy_x"
+CREATE ROLE "table pgvigil.legacy_x";
+GRANT SELECT ON system_metrics TO "table pgvigil.legacy_x";
+
+--- rule that swallows rows
+---   unexpected rule session_lifecycle.quiet
+CREATE RULE quiet AS ON INSERT TO session_lifecycle DO INSTEAD NOTHING;
+
+--- right that the default privileges of somebody else would give
+---   unexpected grant on table system_metrics to a_stranger
+CREATE ROLE another;
+ALTER DEFAULT PRIVILEGES FOR ROLE another GRANT SELECT ON TABLES TO a_stranger;
+GRANT SELECT ON system_metrics TO a_stranger;
+
+--- right to give on, which the default privileges do not give
+---   unexpected grant on table system_metrics to a_stranger
+ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO a_stranger;
+GRANT SELECT ON system_metrics TO a_stranger WITH GRANT OPTION;
+
+--- table of another owner under the name of a partition
+---   by hand
+---   different partition performance_logs_p203101
+CREATE TABLE performance_logs_p203101 (LIKE performance_logs);
+ALTER TABLE performance_logs_p203101 OWNER TO a_stranger;
 
 -- ── Any schema ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 -- "---   on any schema": applied to tests/data/any_schema.sql, against a spec dumped from that.

@@ -12,7 +12,7 @@ $$;
 
 INSERT INTO sessions (session_key, agent_from, agent_to, expires_at) VALUES ('a', 'x', 'y', now() + interval '1 day');
 SELECT is(pg_temp.events('a'), 'created', 'an insert leaves one event, created');
-SELECT is(pg_temp.last_event('a'), '{"agent_from": "x", "agent_to": "y", "retention_policy": "standard", "actor": "tester"}'::jsonb,
+SELECT is(pg_temp.last_event('a'), '{"agent_from": "x", "agent_to": "y", "retention_policy": "standard", "actor": "tester"}'::jsonb || jsonb_build_object('session_user', session_user),
           'created carries agents, policy and actor');
 INSERT INTO sessions (session_key, agent_from) VALUES ('b', 'x'), ('c', 'x'), ('d', 'x');
 SELECT is(pg_temp.events('c'), 'created', 'a multi-row insert leaves one created event a row');
@@ -25,18 +25,18 @@ SELECT is(pg_temp.events('b'), 'created', 'a status set to what it was leaves no
 
 UPDATE sessions SET status = 'pending' WHERE session_key = 'b';
 SELECT is(pg_temp.events('b'), 'created status_changed', 'a status change leaves one event');
-SELECT is(pg_temp.last_event('b'), '{"old_status": "active", "new_status": "pending", "actor": "tester"}'::jsonb, 'it carries both states');
+SELECT is(pg_temp.last_event('b'), '{"old_status": "active", "new_status": "pending", "actor": "tester"}'::jsonb || jsonb_build_object('session_user', session_user), 'it carries both states');
 
 UPDATE sessions SET is_dormant = true WHERE session_key = 'b';
 SELECT is(pg_temp.events('b'), 'created status_changed dormant', 'marking dormant leaves one event');
-SELECT is(pg_temp.last_event('b'), '{"previous_state": false, "actor": "tester"}'::jsonb, 'dormant carries the previous state');
+SELECT is(pg_temp.last_event('b'), '{"previous_state": false, "actor": "tester"}'::jsonb || jsonb_build_object('session_user', session_user), 'dormant carries the previous state');
 UPDATE sessions SET is_dormant = false WHERE session_key = 'b';
 SELECT is(pg_temp.events('b'), 'created status_changed dormant reactivated', 'unmarking leaves one event');
-SELECT is(pg_temp.last_event('b'), '{"previous_state": true, "actor": "tester"}'::jsonb, 'reactivated carries the previous state');
+SELECT is(pg_temp.last_event('b'), '{"previous_state": true, "actor": "tester"}'::jsonb || jsonb_build_object('session_user', session_user), 'reactivated carries the previous state');
 
 UPDATE sessions SET status = 'expired' WHERE session_key = 'c';
 SELECT is(pg_temp.events('c'), 'created expired', 'expiring leaves one event, expired, and no status_changed');
-SELECT is(pg_temp.last_event('c') - 'expired_at', '{"previous_status": "active", "retention_policy": "standard", "actor": "tester"}'::jsonb,
+SELECT is(pg_temp.last_event('c') - 'expired_at', '{"previous_status": "active", "retention_policy": "standard", "actor": "tester"}'::jsonb || jsonb_build_object('session_user', session_user),
           'expired carries the previous status and the policy');
 SELECT is((pg_temp.last_event('c') ->> 'expired_at')::timestamptz, now(), 'expired carries when');
 

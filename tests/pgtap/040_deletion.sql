@@ -16,7 +16,7 @@ SELECT is((SELECT last_row -> 'metadata' FROM pgvigil.deleted_sessions), '{"k": 
 SELECT is((SELECT jsonb_path_query_array(events, '$[*].event_type') FROM pgvigil.deleted_sessions), '["created", "status_changed", "deleted"]'::jsonb,
           'with the whole trail, and the deletion at its end');
 SELECT is((SELECT events -> -1 -> 'event_data' FROM pgvigil.deleted_sessions),
-          '{"final_status": "completed", "retention_policy": "standard", "reason": "policy standard, 30 days", "actor": "retention"}'::jsonb,
+          '{"final_status": "completed", "retention_policy": "standard", "reason": "policy standard, 30 days", "actor": "retention"}'::jsonb || jsonb_build_object('session_user', session_user),
           'deleted carries final status, policy, reason and actor');
 SELECT is((SELECT count(*) FROM session_lifecycle WHERE session_id = '00000000-0000-4000-8000-000000000001'), 0::bigint, 'no event dangles');
 SELECT is((SELECT count(*) FROM session_lifecycle), 1::bigint, 'other trails stay');

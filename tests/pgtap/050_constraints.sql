@@ -15,9 +15,10 @@ SELECT throws_ok($$INSERT INTO system_metrics (metric_name, metric_value, metric
 SELECT throws_ok($$INSERT INTO performance_logs (operation, duration_ms, success) VALUES ('o', -5, true)$$, '23514', NULL, 'a duration below zero');
 SELECT throws_ok($$INSERT INTO session_lifecycle (session_id, event_type) VALUES ('00000000-0000-4000-8000-000000000001', 'abducted')$$, '23514', NULL, 'event type abducted');
 SELECT throws_ok($$INSERT INTO session_lifecycle (session_id, event_type) VALUES ('00000000-0000-4000-8000-00000000000f', 'created')$$, '23503', NULL, 'an event of no session');
-SELECT throws_ok($$INSERT INTO analytics_aggregations (aggregation_type, time_bucket, aggregation_data) VALUES ('horoscope', now(), '{}')$$, '23514', NULL, 'aggregation type horoscope');
-SELECT throws_ok($$INSERT INTO analytics_aggregations (aggregation_type, time_bucket, aggregation_data)
-                   SELECT 'session_stats', now(), '{}' FROM generate_series(1, 2)$$, '23505', NULL, 'a bucket twice');
+SELECT lives_ok($$INSERT INTO analytics_aggregations (aggregation_type, time_bucket, aggregation_data)
+                  SELECT 'horoscope', now(), '{}' FROM generate_series(1, 2)$$, 'an application aggregates what it likes');
+SELECT throws_ok($$INSERT INTO analytics_aggregations (aggregation_type, time_bucket, aggregation_data, origin)
+                   SELECT 'session_stats', now(), '{}', 'pgvigil' FROM generate_series(1, 2)$$, '23505', NULL, 'a bucket of ours twice');
 
 SELECT lives_ok(format($$UPDATE sessions SET status = %L$$, s), 'status ' || s)
 FROM unnest('{pending,completed,cancelled,archived}'::text[]) s;

@@ -4,7 +4,7 @@ SELECT plan(38);
 INSERT INTO sessions (id, session_key, agent_from) VALUES
     ('00000000-0000-4000-8000-000000000001', 'a', 'x'), ('00000000-0000-4000-8000-000000000002', 'b', 'x'), ('00000000-0000-4000-8000-000000000003', 'c', 'x');
 CREATE FUNCTION pg_temp.held(key text) RETURNS text LANGUAGE sql AS $$
-    SELECT format('%s/%s/%s', context_count, total_tokens, total_content_bytes) FROM session_monitoring_view WHERE session_key = key
+    SELECT format('%s/%s/%s', context_count, total_tokens, total_content_bytes) FROM session_content_view v JOIN sessions s ON s.id = v.session_id WHERE session_key = key
 $$;
 CREATE FUNCTION pg_temp.id(key text) RETURNS uuid LANGUAGE sql AS $$ SELECT id FROM sessions WHERE session_key = key $$;
 CREATE FUNCTION pg_temp.drift() RETURNS bigint LANGUAGE sql AS $$

@@ -2,10 +2,10 @@
 -- go only while they are empty: no undo may take an application's rows with it.
 DO $$
 BEGIN
-    IF EXISTS (SELECT FROM sessions) THEN
+    IF EXISTS (SELECT FROM "{app}".sessions) THEN
         RAISE EXCEPTION 'the table sessions holds rows, and reverting 000 would drop it'
               USING ERRCODE = 'dependent_objects_still_exist',
                     HINT = 'Stop at 001 (revert --to 000), or empty the table first if the sessions may go.';
     END IF;
 END $$;
-DROP TABLE handoff_requests, codebase_snapshots, context_history, sessions;
+DROP TABLE "{app}".handoff_requests, "{app}".codebase_snapshots, "{app}".context_history, "{app}".sessions;

@@ -1,6 +1,8 @@
 DROP TABLE pgvigil.reference_snapshots, pgvigil.leftovers, pgvigil.deleted_sessions, pgvigil.partition_policies, pgvigil.tolerated_values;
-DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz), pgvigil.partition_key(text), pgvigil.quoted_name(text);
+DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz, integer), pgvigil.fill_partition(regclass, regclass, name, uuid, uuid, integer),
+    pgvigil.partition_key(regclass), pgvigil.default_partition(regclass), pgvigil.partitioned_table(text);
 DROP PROCEDURE pgvigil.tighten_value_checks();
+DROP FUNCTION pgvigil.tighten_value_checks_step(jsonb);
 DROP FUNCTION pgvigil.add_value_check(text, text, text, text[]);
 DROP FUNCTION pgvigil.put_value_check(text, text, text[]);
 DROP FUNCTION pgvigil.find_tolerated_values(text, text, text[]);
@@ -9,7 +11,6 @@ DROP FUNCTION pgvigil.drop_added_column(text, text, text);
 DROP FUNCTION pgvigil.add_column(text, text, text, text);
 DROP FUNCTION pgvigil.put_back(text);
 DROP TABLE pgvigil.found_before;
-DROP FUNCTION pgvigil.pin_search_path();
 DROP FUNCTION pgvigil.actor();
 DROP FUNCTION pgvigil.uuid_v7_time(uuid);
 DROP FUNCTION pgvigil.uuid_v7_floor(timestamptz);

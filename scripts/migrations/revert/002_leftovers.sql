@@ -4,4 +4,5 @@ SELECT pgvigil.put_back('002');
 DELETE FROM pgvigil.leftovers;
 DELETE FROM pgvigil.tolerated_values;
 DROP PROCEDURE pgvigil.adopt_leftovers(integer);
+DROP FUNCTION pgvigil.adopt_leftovers_step(jsonb, integer);
 DROP FUNCTION pgvigil.adopt_rows(text, bigint, bigint);

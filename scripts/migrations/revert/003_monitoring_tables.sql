@@ -1,2 +1,2 @@
-DROP TABLE analytics_aggregations, performance_logs, system_metrics, session_lifecycle;
+DROP TABLE "{app}".analytics_aggregations, "{app}".performance_logs, "{app}".system_metrics, "{app}".session_lifecycle;
 DROP DOMAIN pgvigil.event_type;

@@ -1,3 +1,4 @@
+DROP FUNCTION pgvigil.stamp_updated_at();
 DROP FUNCTION pgvigil.reactivate_session(uuid);
 DROP FUNCTION pgvigil.guard_archived_session();
 DROP FUNCTION pgvigil.keep_deleted_session();

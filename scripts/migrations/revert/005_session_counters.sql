@@ -1,6 +1,7 @@
 DROP FUNCTION pgvigil.recount_session_counters(uuid);
 DROP FUNCTION pgvigil.fold_session_counters(integer);
 DROP PROCEDURE pgvigil.settle_session_counters(integer);
+DROP FUNCTION pgvigil.settle_session_counters_step(jsonb, integer);
 DROP FUNCTION pgvigil.lock_session_counters();
 DROP FUNCTION pgvigil.clear_session_counters();
 DROP FUNCTION pgvigil.count_removed_context();

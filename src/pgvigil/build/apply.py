@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,21 @@ from pgvigil.build.plan import Migration
 from pgvigil.build.sql import Statement
 from pgvigil.build.trace import Trace
 from pgvigil.errors import MigrationError, PreconditionError, UsageError
+from pgvigil.owner import Owner, owner_of
+from pgvigil.placeholders import bound
 from pgvigil.validate import check_application_tables, load_spec
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
+_LOCKS_SESSIONS = "011"  # from this file on the tables are locked: what can be done before is done before
 APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
 
 
 def pin(conn: psycopg.Connection, schema: str) -> None:
-    """Session settings every migration may count on, whatever the role or the database sets."""
-    conn.execute(compose.SQL("SET search_path = {}, pg_temp").format(compose.Identifier(schema)))
+    """Session settings every migration may count on, whatever the role or the database sets. The application's schema is not on the path:
+    a name, or an operator, that somebody has put there would be taken for the server's own. Files name it.
+    """
+    conn.execute("SET search_path = pg_catalog, pg_temp")
+    conn.execute(compose.SQL("SET pgvigil.schema = {}").format(schema))
     for setting in (
         f"lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'",
         "statement_timeout = 0",
@@ -100,7 +108,8 @@ def run_environment() -> None:
     if target is None:
         raise UsageError("no database is named", "Set DATABASE_URL or PG*, or pass -x database-url=URL.")
     with database.connect(target, "alembic") as conn:
-        pin(conn, options.get("schema") or ledger.read(conn).schema or "public")
+        schema = ledger.read(conn).schema or options.get("schema") or "public"
+        pin(conn, schema)
         with locks.run_lock(conn, wait=0), sqlalchemy_connection(conn) as connection:
             _migrate(connection)
 
@@ -110,16 +119,55 @@ def _migrate(connection: sqlalchemy.Connection) -> None:
     changes = not context.get_context().opts.get("dont_mutate")  # `alembic current` must leave no ledger behind
     with context.begin_transaction():
         conn = _raw(connection)
-        if changes and not _has_ledger(conn):
-            _run_script(conn, project.MIGRATIONS / "ledger.sql")
+        _names.set(Names(schema := _schema(conn), owner_of(conn, schema)))
+        if changes:
+            _run_script(conn, project.MIGRATIONS / "prepare.sql", as_owner=False)
+            if not _has_ledger(conn):
+                _run_script(conn, project.MIGRATIONS / "ledger.sql")
+            _require_plain_ledger(conn)
         context.run_migrations()
         if changes and not context.get_context().get_current_heads():
             _run_script(conn, project.MIGRATIONS / "revert" / "ledger.sql")
+            _run_script(conn, project.MIGRATIONS / "revert" / "prepare.sql", as_owner=False)
+        elif changes:
+            _run_script(conn, project.MIGRATIONS / "closing.sql")
+
+
+@dataclass(frozen=True)
+class Names:
+    """What our files leave open, looked up once for all statements of a run."""
+
+    schema: str
+    owner: Owner
+
+
+_names: ContextVar[Names] = ContextVar("names")
+
+
+def _require_plain_ledger(conn: psycopg.Connection) -> None:
+    """Alembic writes its own table with the rights of who is connected: nothing may be hung on it. Raises PreconditionError."""
+    if not _names.get().owner.is_other:
+        return
+    conn.execute("LOCK TABLE pgvigil.alembic_version IN SHARE ROW EXCLUSIVE MODE")
+    row = conn.execute(
+        """SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = t.oid) OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = t.oid)
+                  OR EXISTS (SELECT FROM pg_attrdef WHERE adrelid = t.oid) OR EXISTS (SELECT FROM pg_policy WHERE polrelid = t.oid)
+                  OR EXISTS (SELECT FROM pg_inherits WHERE t.oid IN (inhrelid, inhparent)) OR t.relkind <> 'r'
+                  OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = t.oid AND contype NOT IN ('p', 'n'))
+                  OR (SELECT count(*) FROM pg_index WHERE indrelid = t.oid) > 1
+                  OR (SELECT array_agg(atttypid) FROM pg_attribute WHERE attrelid = t.oid AND attnum > 0 AND NOT attisdropped) <> ARRAY['varchar'::regtype]::oid[]
+           FROM pg_class t WHERE t.oid = 'pgvigil.alembic_version'::regclass"""
+    ).fetchone()
+    if row is None or row[0]:
+        raise PreconditionError(
+            "pgvigil.alembic_version has triggers, rules or constraints that pgvigil did not make",
+            "They would run with the rights of whoever migrates. Drop them, or migrate as the owner of the tables. Nothing was changed.",
+        )
 
 
 def _upgrade(migration: Migration) -> None:
     conn = _raw(op.get_bind())
-    schema = _schema(conn)
+    schema, owner = _names.get().schema, _names.get().owner
     started = time.monotonic()
     baselined = migration.revision == "000" and bool(application_tables(conn, schema))
     if baselined:
@@ -132,16 +180,19 @@ def _upgrade(migration: Migration) -> None:
             for statement in migration.statements:
                 _execute_healing(conn, migration, statement)
     pin(conn, schema)  # whatever the file has set
-    ledger.record(conn, migration, baselined=baselined, duration_ms=round((time.monotonic() - started) * 1000))
+    took = round((time.monotonic() - started) * 1000)
+    ledger.record(conn, owner, migration, schema, baselined=baselined, duration_ms=took)
     if migration.revision == op.get_context().script.get_current_head() and not ledger.is_baselined(conn, "000"):  # type: ignore[union-attr]
-        conn.execute("SELECT pgvigil.mark_initialized(%s)", (migration.revision,))
+        ledger.mark_initialized(conn, owner, migration.revision)
+    if migration.revision < _LOCKS_SESSIONS:
+        _run_script(conn, project.MIGRATIONS / "closing.sql")
 
 
 def _downgrade(migration: Migration) -> None:
     conn = _raw(op.get_bind())
     if not ledger.is_baselined(conn, migration.revision):
         _run_script(conn, migration.revert_path)
-    conn.execute("DELETE FROM pgvigil.migrations WHERE revision = %s", (migration.revision,))
+    ledger.forget(conn, _names.get().owner, migration)
 
 
 # ── The runner's side ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,11 +207,13 @@ def sqlalchemy_connection(conn: psycopg.Connection) -> Iterator[sqlalchemy.Conne
     try:
         yield connection
     finally:
-        if not conn.closed:
+        if conn.closed:
+            connection.invalidate()  # SQLAlchemy may not know yet, and would roll back
+        else:
             connection.rollback()
             conn.rollback()
             conn.autocommit = True
-        connection.detach()  # the psycopg connection is the caller's
+            connection.detach()  # the psycopg connection is the caller's
 
 
 def move(
@@ -205,27 +258,63 @@ def move(
     told.end()
 
 
-def _run_script(conn: psycopg.Connection, path: Path) -> None:
+def _run_script(conn: psycopg.Connection, path: Path, *, as_owner: bool = True) -> None:
     for statement in plan.read_statements(path, path.read_text(), transactional=True):
-        _execute(conn, path, statement)
+        _execute(conn, path, statement, as_owner=as_owner)
 
 
-def _execute(conn: psycopg.Connection, path: Path, statement: Statement) -> None:
+def _execute(conn: psycopg.Connection, path: Path, statement: Statement, *, as_owner: bool = True) -> None:
+    owner = _names.get().owner
+    text = bound(statement.text, _names.get().schema, owner.name)
     try:
         with trace.current.get(Trace()).statement(conn, path.name, statement):
-            conn.execute(statement.text.encode())
+            if as_owner and owner.is_other:
+                _execute_as(conn, owner, text, statement)
+            else:
+                conn.execute(text.encode())
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled):
         raise
     except psycopg.Error as error:
         diagnosis = error.diag
         line = statement.line
-        if diagnosis.statement_position:
-            line += statement.text.count("\n", 0, int(diagnosis.statement_position) - 1)
+        position = diagnosis.internal_position if diagnosis.internal_query == text else diagnosis.statement_position
+        if position:
+            line += text.count("\n", 0, int(position) - 1)
         words = [diagnosis.message_primary or str(error), diagnosis.message_detail, diagnosis.context]
         raise MigrationError(
             f"{path}:{line}: " + "\n  ".join(word for word in words if word),
-            diagnosis.message_hint or "Mend the file or the data it stumbled over, then run this again.",
+            diagnosis.message_hint or _what_next(path, diagnosis.sqlstate or "", error),
         ) from error
+
+
+def _execute_as(conn: psycopg.Connection, owner: Owner, text: str, statement: Statement) -> None:
+    """With the owner's rights. A procedure that commits cannot be called so: its steps are."""
+    words = [t.text.upper() for t in statement.tokens]
+    if words[0] == "CALL":
+        state: str | None = "{}"
+        step = "".join(t.text for t in statement.tokens[1:4])
+        while state is not None:
+            state = owner.scalar(conn, f"SELECT {step}_step({compose.quote(state)}::jsonb)")
+    elif "CONCURRENTLY" in words:
+        conn.execute(
+            text.encode()
+        )  # the server itself builds an index with the rights of its table's owner, and nothing else runs
+    else:
+        owner.execute(conn, text)
+
+
+def _what_next(path: Path, sqlstate: str, error: psycopg.Error) -> str:
+    if sqlstate == "58P01" or "could not load library" in str(error):
+        return "The server runs other files than are installed, as after an upgrade: restart the server, then run this again."
+    if sqlstate == "42501":
+        return "Use a role that has this right, then run this again."
+    if sqlstate[:2] == "53":
+        return "Make room on the server, then run this again."
+    if sqlstate[:2] in ("22", "23"):
+        return "Rows that are there break it: fix them, then run this again."
+    if not plan.is_shipped(path):
+        return "Fix the file, then run this again."
+    return "Something in this database or its server makes it fail: change that, then run this again."
 
 
 # ── Steps outside a transaction: each one can be run again after an interruption ──────────────────────────────────────
@@ -233,7 +322,7 @@ def _execute(conn: psycopg.Connection, path: Path, statement: Statement) -> None
 
 def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: Statement) -> None:
     """Runs a statement that commits by itself, first clearing away what an interrupted run of it left behind."""
-    name = indexes.built_by(statement)
+    name = indexes.built_by(statement, _names.get().schema)
     if name is None:
         validating = any(t.text.upper() == "VALIDATE" for t in statement.tokens)
         with indexes.patient(conn) if validating else nullcontext():
@@ -242,7 +331,7 @@ def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: 
     told = trace.current.get(Trace())
     try:
         with indexes.patient(conn):
-            if indexes.make_way(conn, migration.revision, statement, name, told.patience):
+            if indexes.make_way(conn, migration.revision, _names.get().schema, statement, name, told.patience):
                 _execute(conn, migration.path, statement)
     except (MigrationError, psycopg.errors.QueryCanceled):
         if not conn.closed:
@@ -256,11 +345,9 @@ def _has_ledger(conn: psycopg.Connection) -> bool:
 
 
 def _schema(conn: psycopg.Connection) -> str:
-    row = conn.execute("SELECT current_schema()").fetchone()
-    if row is None or row[0] is None:
-        raise PreconditionError(
-            "the schema given does not exist", "Create it, or give the schema of the application's tables."
-        )
+    """As pin() has set it."""
+    row = conn.execute("SELECT current_setting('pgvigil.schema')").fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has a row
     return str(row[0])
 
 

@@ -18,7 +18,7 @@ from pgvigil.build.manifest import Backup
 from pgvigil.errors import BackupError, RestoreError
 
 State = Literal[
-    "proved", "read", "unproved", "failed", "damaged", "missing", "being made", "abandoned", "no manifest"
+    "proved", "read", "unproved", "failed", "damaged", "missing", "being made", "abandoned", "no manifest", "foreign"
 ]  # fmt: skip
 
 
@@ -27,7 +27,8 @@ class Entry:
     """A backup, or what there is of one. `size` is in bytes, on disk; `backup` is None where no manifest tells of it.
 
     proved: restored and compared; read: decoded to its end; unproved: somebody else's command made it; failed: a verification
-    found it wanting; damaged: not of the size it had; missing: its archive is gone; abandoned: its maker was killed.
+    found it wanting; damaged: not of the size it had; missing: its archive is gone; abandoned: its maker was killed;
+    foreign: it belongs to another user, or others may write to it, so nothing in it is believed and nothing of it is removed.
     """
 
     archive: Path
@@ -63,6 +64,10 @@ def listing(directory: Path) -> list[Entry]:
 
 def _entry(archive: Path) -> Entry | None:
     part = archive.with_suffix(".part")
+    for path in (part, archive):
+        if not manifest.is_ours(path):
+            with suppress(OSError):
+                return Entry(archive, "foreign", path.lstat().st_size, None)
     try:
         backup = manifest.read(archive.with_suffix(".json"))
     except RestoreError:
@@ -77,7 +82,8 @@ def _entry(archive: Path) -> Entry | None:
             return None  # somebody else's .json
         return Entry(archive, "missing" if backup.archive else "unproved", 0, backup)
     if backup is None:
-        return Entry(archive, "no manifest", size, None)
+        ours = manifest.is_ours(archive.with_suffix(".json"))
+        return Entry(archive, "no manifest" if ours else "foreign", size, None)
     if size != backup.size:
         return Entry(archive, "damaged", size, backup)
     states: dict[str, State] = {"restore": "proved", "read": "read"}
@@ -112,7 +118,9 @@ def prune(directory: Path, keep_days: float, *, of: tuple[str, str] | None = Non
             if entry.state == "abandoned" or (entry.backup and entry.state != "being made" and entry.taken < before):
                 (removed if entry not in last and _remove(entry) else spared).append(entry)
     except OSError as error:
-        raise BackupError(f"{error.filename or directory} cannot be removed: {error.strerror}", "Mend that.") from error
+        raise BackupError(
+            f"{error.filename or directory} cannot be removed: {error.strerror}", "Fix that, then run this again."
+        ) from error
     return Pruned(removed, spared)
 
 

@@ -23,20 +23,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, LiteralString
+from typing import Any, Literal, LiteralString, TypeAlias
 
 import psycopg
 from psycopg import pq
 
 from pgvigil import __version__, database
-from pgvigil.build import contents, copies, manifest, tools
-from pgvigil.build.contents import Table
+from pgvigil.build import contents, copies, manifest, owner_code, tools
+from pgvigil.build.contents import Extension, Table
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup, Kind
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError
 
 Proof = Literal["read", "restore"]
+_Held: TypeAlias = "tuple[dict[str, Table], dict[str, Extension]]"
 KINDS = ("full", "schema", "none", "command")
 PROOFS = ("read", "restore")
 
@@ -87,13 +88,19 @@ def create(
     kind: Kind = "full",
     proof: Proof = "read",
     command: str | None = None,
+    run_owner_code: bool = False,
 ) -> Backup:
     """Makes a backup, tells where and what proved it, and puts its manifest into the journal's document."""
     directory = directory or default_directory()
     tell(f"backing up to {directory}")
-    made = take(conn, target, directory, revision, tell.indented(), kind=kind, proof=proof, command=command)
+    made = take(
+        conn, target, directory, revision, tell.indented(),
+        kind=kind, proof=proof, command=command, run_owner_code=run_owner_code,
+    )  # fmt: skip
     what = f"{made.archive} ({made.size / 1e6:.1f} MB, sha256 {made.sha256[:16]}…)" if made.archive else made.manifest
     tell(f"  proved: {what}; {made.verified}")
+    if made.left_out:
+        tell(f"warning: pg_dump leaves out, and so the backup does not hold: {'; '.join(made.left_out)}")
     tell.document["backup"] = asdict(made)
     return made
 
@@ -108,11 +115,17 @@ def take(
     kind: Kind = "full",
     proof: Proof = "read",
     command: str | None = None,
+    run_owner_code: bool = False,
 ) -> Backup:
     """Makes the backup in `directory` (mode 0600), proves it, writes its manifest beside it.
 
-    Raises BackupError; then neither archive nor manifest nor scratch database is left behind.
+    Raises BackupError; then neither archive nor manifest nor scratch database is left behind. Raises PreconditionError where
+    the proof would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
+    if proof == "restore" and kind != "command":
+        owner_code.require_consent_for(
+            conn, run_owner_code, otherwise="prove it with --verify-backup read, which runs none of it"
+        )
     began = datetime.now(UTC)
     clock = time.monotonic()
     name = re.sub(r"[^\w.-]", "_", conn.info.dbname)
@@ -122,9 +135,12 @@ def take(
     with ExitStack() as made:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            manifest.require_our_directory(directory)
             made.enter_context(manifest.making(part))
         except OSError as error:
             raise BackupError(f"no backup can be written to {directory}: {error.strerror}", tools.ELSEWHERE) from error
+        except RestoreError as error:
+            raise BackupError(error.message, error.hint) from error
         made.callback(part.unlink, missing_ok=True)
         try:
             require_space(conn, directory, kind)
@@ -158,6 +174,8 @@ def take(
         except OSError as error:
             raise BackupError(f"the backup in {directory} failed: {error.strerror}", tools.ELSEWHERE) from error
         except psycopg.Error as error:
+            if database.is_lost(error):
+                raise database.lost(error, " during the backup") from error
             raise BackupError(f"the backup failed: {' '.join(str(error).split())}", "Nothing was changed.") from error
     return backup
 
@@ -171,11 +189,13 @@ def _dump(
         raise BackupError(f"there is no pg_restore beside {pg_dump}: the backup could not be read back", tools.INSTALL)
     schema = part.with_suffix(".schema.part")
     what = f"pg_dump could not back the database up to {part.parent}"
-    connection = ["--no-password", f"--dbname={target.public_conninfo}", "--format=custom"]
+    connection = ["--no-password", f"--dbname={target.client_conninfo}", "--format=custom"]
     try:
         with _snapshot(target) as (reader, facts), _aside(conn, reader) as aside:
             connection.append(f"--snapshot={facts.pop('exported')}")
-            counting = aside(lambda: contents.contents(reader)) if kind == "full" else None
+            counting = (
+                aside(lambda: (contents.contents(reader), contents.extensions(reader))) if kind == "full" else None
+            )
 
             def tick() -> None:
                 tell.progress(f"{part.stat().st_size / 1e6:.1f} MB written")
@@ -183,31 +203,43 @@ def _dump(
                     counting.result()  # what it could not read, pg_dump need not go on writing
 
             only = ["--schema-only"] if kind == "schema" else []
+            if _one(reader, "SELECT current_setting('row_security')") == "on":  # where policies show every row
+                connection.append("--enable-row-security")
             try:
                 tools.run([str(pg_dump), *connection, *only, f"--file={part}"], target, what, tick=tick)
             except BackupError:
                 if counting and counting.done():
                     counting.result()  # its failure ends the snapshot, and is the reason then
                 raise
-            if proof == "restore":
-                schema.touch(mode=0o600)
-                tools.run([str(pg_dump), *connection, "--schema-only", f"--file={schema}"], target, what)
+            schema.touch(mode=0o600)
+            tools.run([str(pg_dump), *connection, "--schema-only", f"--file={schema}"], target, what)
             if counting and not counting.done():
                 tell("counting the rows of every table")
-            tables = counting.result() if counting else {}
+            tables, extensions = counting.result() if counting else ({}, {})
         tell(f"{part.stat().st_size / 1e6:.1f} MB written, reading it back")
         # A listing would accept an archive that is cut off; only decoding every block proves it.
         tools.run([str(pg_restore), f"--file={os.devnull}", str(part)], target, "the backup cannot be read back")
-        facts |= {"verified": "read: every block decoded", "findings": []}
+        wanted = copies.definitions(pg_restore, target, schema)
+        left_out = copies.may_be_left_out(extensions)
+        but = f"; not in it, because pg_dump leaves it out: {', '.join(left_out)}" if left_out else ""
+        facts |= {
+            "verified": f"read: every block decoded{but}", "findings": [], "schema_digest": copies.digest(wanted),
+            "extensions": extensions, "left_out": left_out,
+        }  # fmt: skip
+        if proof == "read" and (found := copies.definitions(pg_restore, target, part)) != wanted:
+            raise BackupError(
+                f"the backup is no copy of the database: the schema in it differs: {copies.first_difference(wanted, found)}",
+                "Nothing was changed.",
+            )
         if proof == "restore":
             objects = int(str(facts["large_objects"])) if kind == "full" else 0
             try:
-                found = copies.prove(conn, target, part, schema, tables, objects, tell)
+                proved = copies.prove(conn, target, part, schema, tables, objects, tell, extensions=extensions)
             except RestoreError as error:
                 raise BackupError(
                     f"the backup is no copy of the database: {error.message}", error.hint or "Nothing was changed."
                 ) from error
-            facts |= {"verified": found.verified, "findings": found.findings}
+            facts |= {"verified": proved.verified, "findings": proved.findings, "left_out": proved.left_out}
         return {**facts, "tables": tables, "proof": proof, "pg_dump_version": version}
     finally:
         schema.unlink(missing_ok=True)
@@ -267,15 +299,24 @@ def _snapshot(target: Target) -> Iterator[tuple[psycopg.Connection, dict[str, ob
         ).fetchone()
         assert row is not None  # noqa: S101 - it is no query of a table
         names = ("exported", "wal_lsn", "snapshot", "snapshot_at", "public_schema", "database_size")
-        yield reader, {**dict(zip(names, row, strict=True)), "large_objects": contents.large_objects(reader)}
+        yield (
+            reader,
+            {
+                **dict(zip(names, row, strict=True)),
+                "large_objects": contents.large_objects(reader),
+                "roles": contents.roles(reader),
+                "owners": contents.owners(reader),
+            },
+        )
         if not reader.closed:
-            reader.execute("COMMIT")
+            with suppress(psycopg.OperationalError):  # it has read what it was for
+                reader.execute("COMMIT")
 
 
 @contextmanager
 def _aside(
     conn: psycopg.Connection, reader: psycopg.Connection
-) -> Iterator[Callable[[Callable[[], dict[str, Table]]], Future[dict[str, Table]]]]:
+) -> Iterator[Callable[[Callable[[], _Held]], Future[_Held]]]:
     """Lets the reader count while pg_dump writes; whatever goes wrong with the one ends the other."""
     with ThreadPoolExecutor(1) as pool:
         try:

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 
 from pgvigil.build import locks
 from pgvigil.build.plan import Migration
 from pgvigil.build.sql import Statement
 from pgvigil.errors import LockedError
+from pgvigil.owner import owner_of
 
 _POLL = 0.2  # seconds between looks at a build that somebody else is at
 _DISCARD_TRIES = 5
@@ -26,15 +28,22 @@ class Patience:
     tell: Callable[[str], None] = lambda _: None
 
 
-def built_by(statement: Statement) -> str | None:
-    """The name of the index that a statement builds concurrently."""
+def quoted(name: str) -> str:
+    """A name as the server prints it in `schema.index`, always in quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def built_by(statement: Statement, schema: str) -> str | None:
+    """The name of the index that a statement builds concurrently on a table of the application's, with its schema."""
     words = [t.text.upper() for t in statement.tokens]
     if words[:1] == ["CREATE"] and words[1:3] != ["OR", "REPLACE"] and "CONCURRENTLY" in words[2:4]:
-        return statement.tokens[words.index("CONCURRENTLY") + 1].text
+        return f"{quoted(schema)}.{statement.tokens[words.index('CONCURRENTLY') + 1].text}"
     return None
 
 
-def make_way(conn: psycopg.Connection, revision: str, statement: Statement, name: str, patience: Patience) -> bool:
+def make_way(
+    conn: psycopg.Connection, revision: str, schema: str, statement: Statement, name: str, patience: Patience
+) -> bool:
     """Whether the index has to be built: False when a valid one with this very definition is there already.
 
     One with another definition is remembered in pgvigil.found_before and dropped.
@@ -49,9 +58,9 @@ def make_way(conn: psycopg.Connection, revision: str, statement: Statement, name
     definition, table = found
     if _shape(definition) == _shape(_wanted_definition(conn, statement, table)):
         return False
-    conn.execute(
-        "INSERT INTO pgvigil.found_before (revision, object, restore_sql) VALUES (%s, %s, %s)",
-        (revision, f"index {name}", definition),
+    values = ", ".join(sql.quote(value) for value in (revision, f"index {name}", definition))
+    owner_of(conn, schema).execute(
+        conn, f"INSERT INTO pgvigil.found_before (revision, object, restore_sql) VALUES ({values})"
     )
     conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
     return True
@@ -133,10 +142,10 @@ def rebuild(conn: psycopg.Connection, name: str, tell: Callable[[str], None]) ->
         raise
 
 
-def unfinished(conn: psycopg.Connection, migrations: Collection[Migration]) -> list[str]:
+def unfinished(conn: psycopg.Connection, migrations: Collection[Migration], schema: str) -> list[str]:
     """The indexes of migrations that are in and that are INVALID."""
     statements = [s for migration in migrations if not migration.transactional for s in migration.statements]
-    names = [name for statement in statements if (name := built_by(statement))]
+    names = [name for statement in statements if (name := built_by(statement, schema))]
     return [name for name in names if (state := _state(conn, name)) and not state.valid]
 
 
@@ -149,7 +158,7 @@ def carcasses(conn: psycopg.Connection, names: Collection[str], tables: Collecti
             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
             LEFT JOIN pg_inherits h ON h.inhrelid = i.indrelid
             WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)\d*$'
-              AND (i.indrelid IN (SELECT indrelid FROM pg_index WHERE indexrelid = to_regclass(regexp_replace(c.relname, '_cc(new|old)\d*$', '')))
+              AND (i.indrelid IN (SELECT indrelid FROM pg_index WHERE indexrelid = to_regclass(format('%%I.%%I', n.nspname, regexp_replace(c.relname, '_cc(new|old)\d*$', ''))))
                    AND regexp_replace(c.relname, '_cc(new|old)\d*$', '') = ANY (%(names)s)
                    OR ARRAY[h.inhparent, i.indrelid] && ARRAY(SELECT to_regclass(t)::oid FROM unnest(%(tables)s::text[]) t))
             ORDER BY 1""",
@@ -187,16 +196,18 @@ def _state(conn: psycopg.Connection, name: str) -> _State | None:
 def _wanted_definition(conn: psycopg.Connection, statement: Statement, table: str) -> str:
     """The definition as this server prints it, from building the index on an empty copy of the table."""
     with conn.transaction(force_rollback=True):
-        conn.execute(f"CREATE TEMP TABLE pgvigil_copy (LIKE {table})".encode())
+        conn.execute(
+            f"CREATE TEMP TABLE pgvigil_copy (LIKE {table})".encode()
+        )  # no defaults, no CHECKs: nothing of theirs runs
         script = statement.text
         origin = statement.tokens[0].start
         words = [t.text.upper() for t in statement.tokens]
         for at, text in (
-            (words.index("ON") + 1, "pg_temp.pgvigil_copy"),
-            (words.index("CONCURRENTLY"), ""),
+            (slice(words.index("ON") + 1, words.index("ON") + 4), "pg_temp.pgvigil_copy"),
+            (slice(words.index("CONCURRENTLY"), words.index("CONCURRENTLY") + 1), ""),
         ):  # from the end
-            start = statement.tokens[at].start - origin
-            script = script[:start] + text + script[start + len(words[at]) :]
+            first, last = statement.tokens[at][0], statement.tokens[at][-1]
+            script = script[: first.start - origin] + text + script[last.start - origin + len(last.text) :]
         conn.execute(script.encode())
         row = conn.execute(
             "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.pgvigil_copy'::regclass"

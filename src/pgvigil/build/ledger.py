@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row
 
 from pgvigil import __version__
@@ -14,6 +15,7 @@ from pgvigil.errors import PreconditionError
 
 if TYPE_CHECKING:
     from pgvigil.build.plan import Migration
+    from pgvigil.owner import Owner
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ def read(conn: psycopg.Connection) -> State:
         conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"
     ):
         return State()
+    # A view in its place would be somebody's code, run with the rights of whoever asks.
+    if _scalar(
+        conn,
+        "SELECT bool_or(relkind <> 'r') FROM pg_class WHERE oid IN (to_regclass('pgvigil.migrations'), to_regclass('pgvigil.alembic_version'))",
+    ):
+        raise PreconditionError(
+            "pgvigil.migrations or pgvigil.alembic_version is no table: something else stands in its place",
+            "Look at it with \\d+ pgvigil.migrations in psql, as the owner of the tables; nothing was read.",
+        )
     with conn.cursor(row_factory=class_row(Entry)) as cursor:
         entries = cursor.execute(
             "SELECT revision, name, schema_name, baselined, sha256_bytes, sha256_tokens FROM pgvigil.migrations ORDER BY revision"
@@ -91,24 +102,31 @@ def compare(state: State, migrations: list[Migration], accepted: Collection[str]
     return warnings
 
 
-def accept(conn: psycopg.Connection, migrations: list[Migration], accepted: Collection[str]) -> None:
+def accept(conn: psycopg.Connection, owner: Owner, migrations: list[Migration], accepted: Collection[str]) -> None:
     """Records the files as they are now as those that went in, and who said so."""
     for migration in migrations:
         if migration.revision in accepted:
-            conn.execute(
-                "UPDATE pgvigil.migrations SET sha256_bytes = %s, sha256_tokens = %s, accepted_at = now(), accepted_by = session_user"
-                " WHERE revision = %s AND sha256_tokens <> %s",
-                (migration.sha256_bytes, migration.sha256_tokens, migration.revision, migration.sha256_tokens),
+            raw, tokens, revision = map(
+                sql.quote, (migration.sha256_bytes, migration.sha256_tokens, migration.revision)
+            )
+            owner.execute(
+                conn,
+                f"UPDATE pgvigil.migrations SET sha256_bytes = {raw}, sha256_tokens = {tokens}, accepted_at = now(), accepted_by = session_user"
+                f" WHERE revision = {revision} AND sha256_tokens <> {tokens}",
             )
 
 
-def record(conn: psycopg.Connection, migration: Migration, *, baselined: bool, duration_ms: int) -> None:
+def record(
+    conn: psycopg.Connection, owner: Owner, migration: Migration, schema: str, *, baselined: bool, duration_ms: int
+) -> None:
     """Writes the row of a migration, in the transaction of the migration."""
-    conn.execute(
-        "SELECT pgvigil.record_migration(%s, %s, %s, %s, %s, %s, %s)",
-        (
+    owner.execute(
+        conn,
+        _call(
+            "record_migration",
             migration.revision,
             migration.name,
+            schema,
             baselined,
             migration.sha256_bytes,
             migration.sha256_tokens,
@@ -116,6 +134,20 @@ def record(conn: psycopg.Connection, migration: Migration, *, baselined: bool, d
             __version__,
         ),
     )
+
+
+def mark_initialized(conn: psycopg.Connection, owner: Owner, revision: str) -> None:
+    """Writes the marker of a new install."""
+    owner.execute(conn, _call("mark_initialized", revision))
+
+
+def forget(conn: psycopg.Connection, owner: Owner, migration: Migration) -> None:
+    """Takes out the row of a migration that was reverted."""
+    owner.execute(conn, f"DELETE FROM pgvigil.migrations WHERE revision = {sql.quote(migration.revision)}")
+
+
+def _call(function: str, *values: object) -> str:
+    return f"SELECT pgvigil.{function}({', '.join(sql.quote(value) for value in values)})"
 
 
 def is_baselined(conn: psycopg.Connection, revision: str) -> bool:

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
@@ -56,7 +56,8 @@ def run_lock(conn: psycopg.Connection, wait: float) -> Iterator[None]:
         yield
     finally:
         if not conn.closed:
-            conn.execute(f"SELECT pg_advisory_unlock({_RUN_LOCK})")
+            with suppress(psycopg.OperationalError):  # who loses the connection loses the lock
+                conn.execute(f"SELECT pg_advisory_unlock({_RUN_LOCK})")
 
 
 def require_run_lock(conn: psycopg.Connection) -> None:
@@ -69,8 +70,9 @@ def require_run_lock(conn: psycopg.Connection) -> None:
 
 def _holder(conn: psycopg.Connection) -> str:
     row = conn.execute(
-        f"""SELECT format('pid %s, %s, user %s from %s, connected since %s', a.pid, a.application_name, a.usename,
-                          coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'))
+        f"""SELECT CASE WHEN a.backend_start IS NULL THEN format('pid %s, user %s', a.pid, a.usename)
+                        ELSE format('pid %s, %s, user %s from %s, connected since %s', a.pid, a.application_name, a.usename,
+                                    coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ')) END
             FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE {_RUN_LOCK_HELD}"""
     ).fetchone()
     return row[0] if row else "it ended just now"
@@ -78,19 +80,23 @@ def _holder(conn: psycopg.Connection) -> str:
 
 @dataclass(frozen=True)
 class Blocker:
-    """A session that ours waits for. `age` is that of its transaction, in seconds; pid 0 is a prepared transaction."""
+    """A session that ours waits for. `age` is that of its transaction, in seconds, None where this role may not see it; pid 0 is
+    a prepared transaction.
+    """
 
     pid: int
     user: str
     application: str
     state: str
-    age: float
+    age: float | None
     query: str
 
     def __str__(self) -> str:
         if not self.pid:
             return "a prepared transaction (SELECT * FROM pg_prepared_xacts)"
         who = ", ".join(filter(None, (self.user, self.application, self.state)))
+        if self.age is None:
+            return f"pid {self.pid} ({who}), whose transaction only a role with pg_read_all_stats can see"
         return f"pid {self.pid} ({who}), in a transaction for {self.age:.0f} s: {self.query}"
 
 
@@ -140,7 +146,7 @@ class Watch:
                 if clock - shown >= _SHOW_EVERY:
                     self._show_build()
                     shown = clock
-            except psycopg.OperationalError:  # who is in the way stays unknown; the run itself goes on
+            except psycopg.Error:  # who is in the way stays unknown; the run itself goes on
                 return
             self._seen |= now_there
             looked = clock
@@ -152,7 +158,7 @@ class Watch:
 
     def _show_build(self) -> None:
         row = self._conn.execute(
-            """SELECT format('building %%s: %%s', coalesce(nullif(index_relid, 0)::regclass::text, 'an index'), phase),
+            """SELECT format('building %%s: %%s', coalesce((SELECT quote_ident(relname) FROM pg_class WHERE oid = index_relid), 'an index'), phase),
                       CASE WHEN phase LIKE 'waiting%%' THEN NULL
                            ELSE coalesce(nullif(blocks_done, 0)::float / nullif(blocks_total, 0),
                                          nullif(tuples_done, 0)::float / nullif(tuples_total, 0)) END
@@ -166,7 +172,7 @@ class Watch:
         with self._conn.cursor(row_factory=class_row(Blocker)) as cursor:
             return cursor.execute(
                 """SELECT b.pid, coalesce(a.usename, '') AS user, coalesce(a.application_name, '') AS application,
-                          coalesce(a.state, '') AS state, coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float AS age,
+                          coalesce(a.state, '') AS state, extract(epoch FROM clock_timestamp() - a.xact_start)::float AS age,
                           left(regexp_replace(coalesce(a.query, ''), '\\s+', ' ', 'g'), 80) AS query
                    FROM unnest(pg_blocking_pids(%s)) b (pid) LEFT JOIN pg_stat_activity a USING (pid)""",
                 (self._pid,),

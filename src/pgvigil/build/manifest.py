@@ -13,17 +13,22 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal, get_args
 
-from pgvigil.build.contents import Table
+from pgvigil.build.contents import Extension, Table
 from pgvigil.errors import RestoreError, UnequalError
 
 Kind = Literal["full", "schema", "command"]
 
+_LARGEST = 64_000_000  # bytes of a manifest: a million tables and extension members
 _KEEP = "Keep archive and manifest together, under the names they were given."
 
 
@@ -34,7 +39,9 @@ class Backup:
     `proof` is "read", "restore", "exit status" (of a command), or "failed" where a later verification found it wanting;
     `verified` says so in words. `findings` are what the integrity report of the restored copy told.
     `archive`, `sha256` and `size` are None, "" and 0 for kind "command". `tables` is filled for kind "full".
-    `wal_lsn`, `snapshot` and `snapshot_at` (the server's clock) say which moment the archive shows.
+    `wal_lsn`, `snapshot` and `snapshot_at` (the server's clock) say which moment the archive shows. `schema_digest` is of the
+    definitions as pg_dump wrote them in an archive of their own. `roles` are those that the archive names, `owners` those that
+    own something in it that can hold code (None: not known). `extensions` is what they had; `left_out` says in words what of it is not in the archive.
     """
 
     kind: Kind
@@ -61,6 +68,11 @@ class Backup:
     large_objects: int
     findings: list[str] = field(default_factory=list)
     tables: dict[str, Table] = field(default_factory=dict)
+    schema_digest: str = ""
+    roles: list[str] = field(default_factory=list)
+    owners: list[str] | None = None
+    extensions: dict[str, Extension] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -74,18 +86,126 @@ class Backup:
 
 
 def read(path: Path) -> Backup:
-    """A manifest, its paths as they are now. Raises RestoreError."""
+    """A manifest, its paths as they are now. Raises RestoreError, whatever is in the file."""
     path = path.absolute()
+    damaged = f"{path} is no manifest of this version of pgvigil"
     try:
-        values = json.loads(path.read_text())
-        values["tables"] = {name: Table(**table) for name, table in values["tables"].items()}
+        with _open(path) as file:
+            text = file.read(_LARGEST + 1)
+        values = dict(json.loads(text if len(text) <= _LARGEST else b""))
+        values["tables"] = _tables(values["tables"])
+        values["extensions"] = {
+            name: Extension(**{**its, "tables": _tables(its["tables"])})
+            for name, its in values.get("extensions", {}).items()
+        }
         values["manifest"] = str(path)
         values["archive"] = values["archive"] and str(path.with_suffix(".dump"))
-        return Backup(**{f.name: values[f.name] for f in fields(Backup)})
+        made = Backup(**{f.name: values[f.name] for f in fields(Backup) if f.name in values})
+        _check(made)
     except OSError as error:
         raise RestoreError(f"{path} cannot be read: {error.strerror}", _KEEP) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RestoreError(f"{path} is no manifest of this version of pgvigil", _KEEP) from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise RestoreError(damaged, _KEEP) from error
+    return made
+
+
+def _tables(values: dict[str, Any]) -> dict[str, Table]:
+    return {name: Table(**table) for name, table in values.items()}
+
+
+_LISTS_OF_TEXT = ("findings", "roles", "owners", "left_out")
+_NUMBERS = ("size", "database_size", "large_objects", "seconds")
+_MAY_BE_NONE = ("archive", "revision", "pg_dump_version", "owners")
+
+
+def _check(made: Backup) -> None:
+    """Raises ValueError or TypeError unless every field is of its kind: who reads one later must not stumble over it."""
+    for each in fields(Backup):
+        value = getattr(made, each.name)
+        if value is None:
+            fits = each.name in _MAY_BE_NONE
+        elif each.name in _LISTS_OF_TEXT:
+            fits = isinstance(value, list) and all(isinstance(text, str) for text in value)
+        elif each.name in _NUMBERS:
+            fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63
+        elif each.name == "public_schema":
+            fits = isinstance(value, bool)
+        elif each.name in ("tables", "extensions"):
+            continue
+        else:
+            fits = isinstance(value, str)
+        if not fits:
+            raise TypeError(each.name)
+    held = [*made.tables.values(), *(table for its in made.extensions.values() for table in its.tables.values())]
+    lists = [*(table.columns for table in held), *(its.members for its in made.extensions.values())]
+    if made.kind not in get_args(Kind) or (made.kind == "command") != (made.archive is None):
+        raise ValueError("kind")
+    if not all(type(table.rows) is int and isinstance(table.digest, str) for table in held):
+        raise TypeError("tables")
+    if not all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists):
+        raise TypeError("tables")
+    for moment in (made.began_at, made.verified_at):
+        if datetime.fromisoformat(moment).tzinfo is None:
+            raise ValueError(moment)
+
+
+def _open(path: Path) -> BufferedReader:
+    """A regular file that only its owner and root can have written, and not by way of a link. Raises OSError, RestoreError.
+
+    Not one of another user either: what is in it is believed, and what is in an archive is run.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        require_ours(path, os.fstat(file.fileno()))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def require_ours(path: Path, found: os.stat_result) -> None:
+    """Raises RestoreError for a file that somebody else owns or may write to."""
+    reason = ""
+    if not stat.S_ISREG(found.st_mode):
+        reason = "is not a regular file"
+    elif found.st_uid not in (os.geteuid(), 0):
+        reason = f"belongs to another user (uid {found.st_uid})"
+    elif found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()):
+        reason = "may be written by others"
+    if reason:
+        quoted = shlex.quote(str(path))
+        raise RestoreError(
+            f"{path} {reason}: what is in it could be anybody's",
+            f"Run this as its owner, or, if you trust what is in it, make it yours alone: chown $(id -u) {quoted} && chmod 600 {quoted}",
+        )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file, if it is there, is one that `read` and `opened` take."""
+    try:
+        require_ours(path, path.lstat())
+    except FileNotFoundError:
+        return True
+    except (OSError, RestoreError):
+        return False
+    return True
+
+
+def require_our_directory(directory: Path) -> None:
+    """Raises RestoreError for a directory in which another user could exchange a file between two looks at it, and OSError."""
+    found = directory.stat()
+    reason = ""
+    if found.st_uid not in (os.geteuid(), 0):
+        reason = f"belongs to another user (uid {found.st_uid})"
+    elif not found.st_mode & stat.S_ISVTX and (
+        found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid not in (os.getegid(), 0))
+    ):
+        reason = "may be written by others"
+    if reason:
+        raise RestoreError(
+            f"{directory} {reason}, who could exchange a backup in it",
+            "Run this as its owner, or use a directory of your own.",
+        )
 
 
 @contextmanager
@@ -94,9 +214,10 @@ def opened(archive: Path) -> Iterator[Backup]:
 
     Raises RestoreError, and UnequalError for an archive that is not the one described.
     """
-    backup = read(archive.with_suffix(".json"))
     try:
-        file = archive.open("rb")
+        require_our_directory(archive.absolute().parent)
+        backup = read(archive.with_suffix(".json"))
+        file = _open(archive)
     except OSError as error:
         raise RestoreError(f"{archive} cannot be read: {error.strerror}", _KEEP) from error
     with file:

@@ -9,7 +9,9 @@ from pgvigil import project
 from pgvigil.build import docs, init_sql, plan
 from pgvigil.validate import json_schema, load_spec
 
-_RECORDED = re.compile(r"record_migration\('(\d{3})', '(\w+)', false, '(\w{64})', '(\w{64})'")
+_RECORDED = re.compile(
+    r"record_migration\('(\d{3})', '(\w+)', current_setting\('pgvigil.schema'\), false, '(\w{64})', '(\w{64})'"
+)
 
 
 def check() -> list[str]:

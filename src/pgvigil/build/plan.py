@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
+from pgvigil import project
 from pgvigil.build import sql
 from pgvigil.errors import UsageError
 
@@ -59,12 +60,24 @@ class Migration:
         return read_statements(self.path, self.script, transactional=self.transactional)
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether a migration is as the init script was generated from it; of its revert file that tells as much."""
+    forward = project.MIGRATIONS / path.name
+    try:
+        raw, generated = forward.read_bytes(), project.INIT_SQL.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return (
+        hashlib.sha256(raw).hexdigest() in generated or raw.decode(errors="replace") in generated
+    )  # ledger.sql itself
+
+
 def read_statements(path: Path, script: str, *, transactional: bool) -> list[sql.Statement]:
     """The statements of a migration or revert file. Raises UsageError with file and line for what cannot be one."""
     try:
         found = sql.statements(script)
     except sql.SqlError as error:
-        raise UsageError(f"{path}:{error.line}: {error}", "Mend the file; no database was asked.") from error
+        raise UsageError(f"{path}:{error.line}: {error}", "Fix the file; no database was asked.") from error
     for statement in found:
         if transactional and statement.tokens[0].text.upper() in _TRANSACTION_CONTROL:
             raise UsageError(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 
@@ -21,13 +21,15 @@ _STOPS_WRITERS = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "Access
 
 _TABLES = """
     SELECT c.oid, c.oid::regclass::text, pg_relation_filenode(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgvigil')
+    WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgvigil')
 """
 
 
 @dataclass(frozen=True)
 class Lock:
-    """The longest time a table of the application was locked in a mode that stops writers, in milliseconds."""
+    """The longest time a table of the application was locked in a mode that stops writers, in milliseconds, and the statement that
+    brought the lock, with its file and line where it is one of a migration.
+    """
 
     table: str
     mode: str
@@ -48,21 +50,43 @@ class Rehearsal:
         return max((lock.held_ms for lock in self.locks), default=0.0)
 
 
-def rehearse(there: Target, work: Callable[[psycopg.Connection], None]) -> Rehearsal:
-    """Runs `work` on the scratch database and watches its locks on the tables that were there before."""
+def rehearse(there: Target, work: Callable[[psycopg.Connection], list[dict[str, Any]]]) -> Rehearsal:
+    """Runs `work` on the scratch database and watches its locks on the tables that were there before.
+
+    `work` returns its statements as `trace.Trace` has them. They say which one brought a lock: whoever watches from outside is too
+    late to see it, and the connection may be at something else by then.
+    """
     clock = time.monotonic()
     with database.connect(there, "rehearsal") as conn:
         before = {oid: (name, file) for oid, name, file in conn.execute(_TABLES).fetchall()}
-        with _LockTrace(database.connect(there, "rehearsal (watch)"), conn.info.backend_pid, list(before)) as trace:
-            work(conn)
-        after = {oid: file for oid, _, file in conn.execute(_TABLES).fetchall()}
-    rewritten = [name for oid, (name, file) in before.items() if oid in after and after[oid] != file]
-    locks = [
-        Lock(before[oid][0], mode, round(held * 1000, 1), said) for (oid, mode), (held, said) in trace.longest.items()
-    ]
+        with _LockTrace(database.connect(there, "rehearsal (watch)"), conn.info.backend_pid, list(before)) as watch:
+            statements = work(conn)
+        after = {oid: (name, file) for oid, name, file in conn.execute(_TABLES).fetchall()}
+    if watch.error:
+        raise watch.error
+    rewritten = [name for oid, (name, file) in before.items() if oid in after and after[oid][1] != file]
+    # As the statements call them: the search_path is that of the migrations now.
+    names = {oid: name for oid, (name, _) in {**before, **after}.items() if oid in before}
     return Rehearsal(
-        sorted(locks, key=lambda lock: -lock.held_ms), sorted(rewritten), round(time.monotonic() - clock, 2)
+        sorted(_locks(watch.longest, names, statements), key=lambda lock: -lock.held_ms),
+        sorted(rewritten),
+        round(time.monotonic() - clock, 2),
     )
+
+
+def _locks(
+    seen: dict[tuple[int, str], tuple[float, str]], names: dict[int, str], statements: list[dict[str, Any]]
+) -> list[Lock]:
+    """Those that were seen from outside, and those that were too short for that."""
+    brought: dict[tuple[str, str], tuple[float, str]] = {}
+    for statement in statements:
+        for lock in statement.get("locks", ()):
+            key = lock["table"], lock["mode"]
+            if lock["mode"] in _STOPS_WRITERS and lock["held_ms"] >= brought.get(key, (0.0, ""))[0]:
+                brought[key] = lock["held_ms"], f"{statement['file']}:{statement['line']}: {statement['statement']}"
+    held = {(names[oid], mode): (seconds * 1000, query) for (oid, mode), (seconds, query) in seen.items()}
+    found = {key: value for key, value in brought.items() if key[0] in names.values()} | held
+    return [Lock(*key, round(ms, 1), brought.get(key, (ms, said))[1]) for key, (ms, said) in found.items()]
 
 
 class _LockTrace:
@@ -70,6 +94,7 @@ class _LockTrace:
 
     def __init__(self, conn: psycopg.Connection, pid: int, tables: list[int]) -> None:
         self.longest: dict[tuple[int, str], tuple[float, str]] = {}
+        self.error: psycopg.Error | None = None
         self._conn = conn
         self._pid = pid
         self._tables = tables
@@ -86,6 +111,12 @@ class _LockTrace:
         self._conn.close()
 
     def _look(self) -> None:
+        try:
+            self._look_until_stopped()
+        except psycopg.Error as error:  # what was not seen must not pass for what was not there
+            self.error = error
+
+    def _look_until_stopped(self) -> None:
         began: dict[tuple[int, str], tuple[float, str]] = {}
         while not self._stop.wait(_LOOK_EVERY):
             rows = self._conn.execute(

@@ -9,8 +9,7 @@ committed by half, so a crash at any point leaves a database under the name, one
 from __future__ import annotations
 
 import os
-import re
-import shlex
+import secrets
 import shutil
 import time
 from contextlib import suppress
@@ -21,14 +20,14 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from pgvigil import database
-from pgvigil.build import contents, copies, locks, manifest, swap
+from pgvigil import database, project
+from pgvigil.build import contents, copies, locks, manifest, owner_code, swap
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError
 
-_TRY_AGAIN = "The database is as it was. Mend this and run the restore again."
+_TRY_AGAIN = "The database is as it was. Fix this and run the restore again."
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,35 @@ class RestoreOutcome:
 # ── The whole road ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def restore(target: Target, archive: Path, *, overwrite_newer: bool, tell: Journal) -> RestoreOutcome:
+def restore(
+    target: Target,
+    archive: Path,
+    *,
+    overwrite_newer: bool,
+    tell: Journal,
+    run_owner_code: bool = False,
+    accept_left_out: bool = False,
+) -> RestoreOutcome:
     """Puts the backup in the place of the database it is called on, which is kept under another name.
 
     Rows that were written after the backup are looked for before anything else and once more, with the tables locked
-    against writing, before the swap; unless `overwrite_newer`, they stop the restore.
+    against writing, before the swap; unless `overwrite_newer`, they stop the restore. So does what pg_dump has left out, unless
+    `accept_left_out`; and, for a superuser, code that belongs to other roles, unless `run_owner_code` (PreconditionError).
     """
+    archive = Path(os.path.realpath(archive))  # a link is followed once, and never fails by itself
     with manifest.opened(archive) as backup:
-        return _restore(target, archive, backup, overwrite_newer, tell)
+        consent = _Consent(overwrite_newer, run_owner_code, accept_left_out)
+        return _restore(target, archive, backup, consent, tell)
 
 
-def _restore(target: Target, archive: Path, backup: Backup, overwrite_newer: bool, tell: Journal) -> RestoreOutcome:
+@dataclass(frozen=True)
+class _Consent:
+    overwrite_newer: bool
+    run_owner_code: bool
+    accept_left_out: bool
+
+
+def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, tell: Journal) -> RestoreOutcome:
     clock = time.monotonic()
     if backup.kind != "full":
         raise RestoreError(
@@ -70,24 +87,30 @@ def _restore(target: Target, archive: Path, backup: Backup, overwrite_newer: boo
         with database.connect(target, "restore") as live, locks.run_lock(live, swap.LOCK_WAIT):
             name = live.info.dbname
             maintenance = target.at("postgres" if name != "postgres" else "template1")
-            new, kept = _named(name, f"_pgvigil_restore_{now}"), _named(name, f"_pre_restore_{now}")
+            new = _free(live, name, f"_pgvigil_restore_{now}")
             contents.pin(live)
             _require(live, name, backup)
+            owner_code.require_roles(live, backup.roles)
+            owner_code.require_consent(
+                live, backup.owners, consent.run_owner_code, system_identifier=backup.system_identifier
+            )
             tell(f"{archive.name}: intact, of {backup.began_at}, revision {backup.revision or 'base'}")
             if backup.database != name:
                 tell(f'warning: it was taken of database "{backup.database}" and goes into "{name}"')
-            if not overwrite_newer:
+            if not consent.overwrite_newer:
                 tell("looking for rows written after the backup")
                 _refuse_newer(live, backup, archive, target)
-            # The run lock is ours: a copy of this database that stands here is of a restore that was killed.
-            copies.drop_leftovers(live, f"^{re.escape(new.removesuffix(now))}\\d{{8}}T\\d{{6}}$", tell)
-            with database.connect(maintenance, "restore") as admin, copies.new_database(admin, target, name, new):
-                findings = _fill(admin, target.at(new), archive, backup, tell)
+            copies.drop_restores(live, _named(name, f"_pgvigil_restore_{now}").removesuffix(now), tell)
+            with (
+                database.connect(maintenance, "restore") as admin,
+                copies.new_database(admin, target, name, new, tell, to_keep=True),
+            ):
+                findings = _fill(admin, target.at(new), archive, backup, consent, tell)
                 swap.carry_over(admin, name, new)
                 tell("swapping")
-                took = swap.swap(
-                    admin, maintenance, live, name, new, kept,
-                    None if overwrite_newer else lambda: _refuse_newer(live, backup, archive, target),
+                kept, took = swap.swap(
+                    admin, maintenance, live, name, new, _named(name, f"_pre_restore_{now}"),
+                    None if consent.overwrite_newer else lambda: _refuse_newer(live, backup, archive, target),
                 )  # fmt: skip
     except RestoreError as error:
         error.hint = error.hint or _TRY_AGAIN
@@ -95,6 +118,8 @@ def _restore(target: Target, archive: Path, backup: Backup, overwrite_newer: boo
     except BackupError as error:  # a client program is missing, or said no
         raise RestoreError(error.message, _TRY_AGAIN) from error
     except psycopg.Error as error:
+        if database.is_lost(error):
+            raise database.lost(error, " during the restore; the database is as it was") from error
         raise RestoreError(f"the restore failed: {' '.join(str(error).split())}", _TRY_AGAIN) from error
     seconds = time.monotonic() - clock
     return RestoreOutcome(
@@ -143,11 +168,11 @@ def _require(live: psycopg.Connection, name: str, backup: Backup) -> None:
 def _refuse_newer(live: psycopg.Connection, backup: Backup, archive: Path, target: Target) -> None:
     newer = _newer(live, backup)
     if newer:
-        program = os.environ.get("PGVIGIL_PROGRAM", "pgvigil")
+        again = project.command("restore", str(archive.absolute()), "--overwrite-newer", option=target.option)
         raise RestoreError(
             "the database holds what the backup does not: " + "; ".join(newer),
             "The database would be kept under another name, but its application would go on without these rows. If that is "
-            f"what you want: {program} restore {shlex.quote(str(archive))} --overwrite-newer{target.option}",
+            f"what you want: {again}",
         )
 
 
@@ -182,19 +207,43 @@ def _newer(live: psycopg.Connection, backup: Backup) -> list[str]:
 # ── The new database ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _fill(admin: psycopg.Connection, new: Target, archive: Path, backup: Backup, tell: Journal) -> list[str]:
-    """Returns what its integrity report tells."""
+def _fill(
+    admin: psycopg.Connection, new: Target, archive: Path, backup: Backup, consent: _Consent, tell: Journal
+) -> list[str]:
+    """Returns what its integrity report says."""
     tool = copies.pg_restore(admin, backup.pg_dump_version)
+    copies.require_definitions(tool, new, archive, backup.schema_digest, backup.pg_dump_version)
     tell(f'restoring into "{new.parameters["dbname"]}"')
     copies.load(admin, tool, new, archive, tell.indented())
     with database.connect(new, "restore") as conn:
         if not backup.public_schema:  # template0 has one
             conn.execute("DROP SCHEMA IF EXISTS public")
     tell("comparing it with the manifest")
-    copies.compare(new, tool, archive, backup.tables, backup.large_objects)
+    copies.compare(new, tool, archive, backup.tables, backup.large_objects, tell)
+    if left_out := copies.not_in(new, backup.extensions):
+        _refuse_left_out(left_out, consent.accept_left_out, tell)
     with database.connect(new, "restore") as conn:
         conn.execute("ANALYZE")  # else the first queries would be planned blindly
     return copies.integrity(new, tell)
+
+
+def _refuse_left_out(left_out: list[str], accepted: bool, tell: Journal) -> None:
+    words = f"pg_dump has left out of the archive, and the restored database would not have: {'; '.join(left_out)}"
+    if not accepted:
+        raise RestoreError(
+            words,
+            "Copy that by hand afterwards and add --accept-left-out now: the database that is replaced is kept and has it. Or "
+            "release it (ALTER EXTENSION … DROP TABLE …) and take another backup. The database is as it was.",
+        )
+    tell(f"warning: {words}")
+
+
+def _free(conn: psycopg.Connection, database_name: str, ending: str) -> str:
+    """A name that no database has: somebody may have taken the one that everybody can foresee."""
+    name = _named(database_name, ending)
+    while conn.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone() is not None:
+        name = _named(database_name, f"{ending}_{secrets.token_hex(4)}")
+    return name
 
 
 def _named(database_name: str, ending: str) -> str:

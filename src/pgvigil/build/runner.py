@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 
 from pgvigil import database, project
-from pgvigil.build import apply, attempts, backup, copies, indexes, ledger, locks, plan, preflight, rehearse
+from pgvigil.build import apply, attempts, backup, copies, indexes, ledger, locks, owner_code, plan, preflight, rehearse
 from pgvigil.build.attempts import Attempts
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup, Kind
@@ -22,7 +22,19 @@ from pgvigil.build.plan import Migration
 from pgvigil.build.trace import Trace
 from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
-from pgvigil.validate import Reference, Report, Spec, keep_reference, load_declaration, load_spec, render, validate
+from pgvigil.owner import owner_of
+from pgvigil.shipped import require_shipped
+from pgvigil.validate import (
+    Reference,
+    Report,
+    Spec,
+    event_triggers,
+    keep_reference,
+    load_declaration,
+    load_spec,
+    render,
+    validate,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Options:
     backup_command: str | None = None
     rehearse: bool = False
     max_lock_ms: float | None = None
+    run_owner_code: bool = False
     to: str | None = None  # a revision, or "base"; None is the newest
     build_wait: float = 3600
 
@@ -47,7 +60,8 @@ class Options:
 @dataclass(frozen=True)
 class Outcome:
     """What a run did, for the report. `moved` holds the names of the files that went in, or out if it `reverted`; `left`
-    is how many are not in at the end; `remarks` what the DBA should know of the rows that were there before.
+    is how many are not in at the end; `remarks` what the DBA should know of the rows that were there before; `waiting` the jobs that
+    wait for the owner's consent.
     """
 
     start: str | None
@@ -58,6 +72,8 @@ class Outcome:
     seconds: float
     left: int
     reverted: bool = False
+    schema: str = "public"
+    waiting: tuple[str, ...] = ()
 
 
 @dataclass
@@ -88,11 +104,6 @@ class Run:
     def beyond(self) -> list[Migration]:
         """What is on disk beyond the end of the run."""
         return self.migrations[self.end :]
-
-
-def program() -> str:
-    """How the user calls us, for commands we print: the scripts say so, else it is the installed command."""
-    return os.environ.get("PGVIGIL_PROGRAM", "pgvigil")
 
 
 # ── migrate ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,10 +145,12 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
                         _rehearse(run, target, archive, options, tell)
                     moved = apply_pending(run, target, options, tell)
                 _heal(replace(run, state=ledger.read(conn)), spec, target, options, tell)
-        ledger.accept(conn, run.migrations, options.accepted)
+        ledger.accept(conn, owner_of(conn, run.schema), run.migrations, options.accepted)
         end = run.migrations[run.end - 1].revision if run.end else None
         names = [m.name for m in moved]
-        outcome = Outcome(start, end, names, archive, _remarks(conn), time.monotonic() - clock, len(run.beyond))
+        took, left = time.monotonic() - clock, len(run.beyond)
+        waiting = waiting_jobs(conn)
+        outcome = Outcome(start, end, names, archive, _remarks(conn), took, left, schema=run.schema, waiting=waiting)
         if run.beyond and run.beyond[0].transactional:
             return outcome  # what is not all in cannot meet the spec; that it leads there was seen before the commit
         tell("validating")
@@ -151,7 +164,8 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
     else:
         require_valid(
             report,
-            f"Every migration is in; the schema was changed since. To see this again: {program()} validate{target.option}",
+            "Every migration is in; the schema was changed since. To see this again: "
+            + project.command("validate", schema=run.schema, option=target.option),
         )
     return outcome
 
@@ -159,7 +173,7 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
 def against_reference(conn: psycopg.Connection, target: Target, schema: str) -> Report:
     """The verdict, also of what the spec does not spell out; the reference is kept for those who may only read."""
     declared = load_declaration(project.SPEC)
-    reference, _ = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL).outcome()
+    reference, _ = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL, lambda _: schema).outcome()
     if reference:
         keep_reference(conn, reference, project.INIT_SQL)
     return validate(conn, declared, schema, reference=reference)
@@ -168,6 +182,14 @@ def against_reference(conn: psycopg.Connection, target: Target, schema: str) -> 
 def require_valid(report: Report, hint: str) -> None:
     if not report.ok:
         raise InvalidSchemaError(f"the schema does not meet {project.SPEC.name}:\n{render(report, 'text')}", hint)
+
+
+def waiting_jobs(conn: psycopg.Connection) -> tuple[str, ...]:
+    """The jobs that do nothing before the owner of the tables has accepted what they would do."""
+    if not preflight.one(conn, "SELECT to_regclass('pgvigil.jobs') IS NOT NULL"):
+        return ()
+    query = "SELECT job FROM pgvigil.jobs WHERE enabled AND needs_consent AND accepted_at IS NULL ORDER BY since, job"
+    return tuple(job for (job,) in conn.execute(query))
 
 
 def _remarks(conn: psycopg.Connection) -> list[str]:
@@ -185,7 +207,8 @@ def _remarks(conn: psycopg.Connection) -> list[str]:
 
 def undo_command(outcome: Outcome, target: Target) -> str:
     """What brings the schema back to where the run found it."""
-    return f"{program()} {'migrate' if outcome.reverted else 'revert'} --to {outcome.start or 'base'}{target.option}"
+    verb, start = "migrate" if outcome.reverted else "revert", outcome.start or "base"
+    return project.command(verb, "--to", start, schema=outcome.schema, option=target.option)
 
 
 def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
@@ -198,8 +221,10 @@ def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
                 "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh.",
             )
         apply.require_application(conn, run.schema)
+        preflight.require_fit(conn, run.schema)
     if run.pending:
         preflight.require_rights(conn, run.schema)
+        preflight.require_room(conn, run.schema, {m.name[4:] for m in run.applied})
         for warning in preflight.warnings(conn, run.schema):
             tell(f"warning: {warning}")
     plan_of = [("in", m) for m in run.pending] + [("out", m) for m in run.leaving]
@@ -213,6 +238,7 @@ def open_run(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
     migrations = plan.load(project.MIGRATIONS)
     for migration in migrations:
         _ = migration.statements  # a file that is no SQL is found before anything is begun
+    require_shipped(conn)
     state = ledger.read(conn)
     schema = state.schema or options.schema or "public"
     if options.schema and options.schema != schema:
@@ -228,6 +254,7 @@ def open_run(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
         )
     for warning in ledger.compare(state, migrations, options.accepted):
         tell(f"warning: {warning}")
+    preflight.require_all_rows(conn, schema)
     apply.pin(conn, schema)
     return Run(conn, schema, migrations, state, _position(migrations, options.to))
 
@@ -241,12 +268,15 @@ def _position(migrations: list[Migration], to: str | None) -> int:
 
 
 def _backup(run: Run, target: Target, options: Options, tell: Journal) -> Backup | None:
+    if options.rehearse:
+        owner_code.require_consent_for(run.conn, options.run_owner_code, otherwise="leave --rehearse out")
     if options.backup_kind == "none":
         tell("warning: no backup is taken, as you said")
         return None
     return backup.create(
         run.conn, target, options.backup_directory, run.state.revision, tell,
         kind=cast("Kind", options.backup_kind), proof=options.backup_proof, command=options.backup_command,
+        run_owner_code=options.run_owner_code,
     )  # fmt: skip
 
 
@@ -258,14 +288,15 @@ def _rehearse(run: Run, target: Target, archive: Backup | None, options: Options
         )
     silent = Journal()
 
-    def work(conn: psycopg.Connection) -> None:
+    def work(conn: psycopg.Connection) -> list[dict[str, Any]]:
         with locks.run_lock(conn, options.lock_wait):
             apply_pending(open_run(conn, options, silent), there, options, silent)
+        return cast("list[dict[str, Any]]", silent.document.get("statements", []))
 
     tell("rehearsing on a scratch copy")
     with copies.scratch(run.conn, target, Path(archive.archive), "pgvigil_rehearsal", tell.indented()) as there:
         rehearsal = rehearse.rehearse(there, work)
-    tell.document["rehearsal"] = asdict(rehearsal) | {"statements": silent.document["statements"]}
+    tell.document["rehearsal"] = asdict(rehearsal) | {"statements": silent.document.get("statements", [])}
     for lock in rehearsal.locks:
         tell(f"  {lock.table}: {lock.mode} for {lock.held_ms:.0f} ms, from: {lock.statement}")
     tell(f"  rewritten tables: {', '.join(rehearsal.rewritten) or 'none'}; took {rehearsal.seconds:.1f} s")
@@ -296,22 +327,35 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
                 if not report.ok:
                     raise MigrationError(
                         f"the result would not meet {project.SPEC.name}:\n{render(report, 'text')}",
-                        "Mend the migration or the spec, then run this again.",
+                        "Something in this database or a change of the files made it so. Undo that, then run this again.",
                     )
 
-            try:
-                attempt(partial(apply.move, run.conn, group, before_commit=before_commit, try_on=try_on))
-            except psycopg.OperationalError as error:
-                raise MigrationError(
-                    f"the connection was lost during {names}: {' '.join(str(error).split())}",
-                    "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
-                ) from error
-            except (MigrationError, LockedError) as error:
-                error.hint = f"{error.hint} {_what_stays(group, done)}"
-                raise
+            with _rolled_back_when_lost(run.conn, names):
+                try:
+                    attempt(partial(apply.move, run.conn, group, before_commit=before_commit, try_on=try_on))
+                except (MigrationError, LockedError) as error:
+                    if isinstance(error, MigrationError) and not run.conn.closed:
+                        error.hint = f"{error.hint} {event_triggers(run.conn)}".strip()
+                    error.hint = f"{error.hint} {_what_stays(group, done)}"
+                    raise
             tell(f"  done in {time.monotonic() - clock:.2f} s")
             done += group
     return done
+
+
+@contextmanager
+def _rolled_back_when_lost(conn: psycopg.Connection, names: str) -> Iterator[None]:
+    """Whatever a lost connection has led to, in psycopg or SQLAlchemy: raises MigrationError instead."""
+    try:
+        yield
+    except Exception as error:
+        if not conn.closed:
+            raise
+        reason = database.lost(error, f" during {names}")
+        raise MigrationError(
+            reason.message,
+            "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
+        ) from error
 
 
 def _what_stays(group: list[Migration], done: list[Migration]) -> str:
@@ -331,10 +375,14 @@ def _attempts(run: Run, target: Target, options: Options, tell: Journal) -> Atte
 def _remains(run: Run, spec: Spec) -> Sequence[tuple[str, Callable[[Trace], None]]]:
     """What to do about each index that is INVALID: ours is built again, what a REINDEX left beside ours is dropped."""
     names = [index for table in spec.tables.values() for index in (*table.indexes, *table.constraints)]
-    ours = [name for name, table in spec.tables.items() if table.ours]
+    ours = [
+        name if "." in name else f"{indexes.quoted(run.schema)}.{name}"
+        for name, table in spec.tables.items()
+        if table.ours
+    ]
     return [
         (f"building {index} again, which was INVALID", partial(attempts.build_again, run.conn, index))
-        for index in indexes.unfinished(run.conn, run.applied)
+        for index in indexes.unfinished(run.conn, run.applied, run.schema)
     ] + [
         (f"dropping {index}, which a REINDEX that did not finish left", partial(attempts.clear_away, run.conn, index))
         for index in indexes.carcasses(run.conn, names, ours)
@@ -363,9 +411,10 @@ def revert(target: Target, to: str, options: Options, tell: Journal) -> Outcome:
         if leaving:
             archive = _backup(run, target, options, tell)
             tell(f"reverting {leaving[0].name} … {leaving[-1].name} in one transaction")
-            with _attempts(run, target, options, tell) as attempt:
+            names_of = f"the revert of {leaving[0].name} … {leaving[-1].name}"
+            with _attempts(run, target, options, tell) as attempt, _rolled_back_when_lost(conn, names_of):
                 attempt(partial(apply.move, conn, [], down_to=to, before_commit=lambda: locks.require_run_lock(conn)))
         start, end = run.state.revision, ledger.read(conn).revision
     names = [m.name for m in leaving]
     left = len(run.migrations) - run.end
-    return Outcome(start, end, names, archive, [], time.monotonic() - clock, left, reverted=True)
+    return Outcome(start, end, names, archive, [], time.monotonic() - clock, left, reverted=True, schema=run.schema)

@@ -9,14 +9,14 @@ from dataclasses import replace
 import psycopg
 from psycopg import sql as compose
 
-from pgvigil import database
+from pgvigil import database, project
 from pgvigil.build import apply, locks, preflight, runner
 from pgvigil.build.journal import Journal
 from pgvigil.build.plan import Migration
-from pgvigil.build.runner import Options, Outcome, program
+from pgvigil.build.runner import Options, Outcome
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PreconditionError
-from pgvigil.validate import self_test
+from pgvigil.validate import require_owner_or_consent, self_test
 
 
 def setup(target: Target, options: Options, wait: float, tell: Journal) -> Outcome:
@@ -24,26 +24,44 @@ def setup(target: Target, options: Options, wait: float, tell: Journal) -> Outco
     clock = time.monotonic()
     with _connect_or_create(target, wait, tell) as conn:
         tell(f"connected to {target}, PostgreSQL {conn.info.parameter_status('server_version')}")
-        run = runner.open_run(conn, options, tell)
-        start = run.state.revision
         moved: list[Migration] = []
-        if not run.state.entries:
-            _require_empty(conn, run.schema)
-            preflight.require_rights(conn, run.schema)
-            with locks.run_lock(conn, options.lock_wait):
-                run = runner.open_run(conn, options, tell)
-                moved = runner.apply_pending(run, target, options, tell) if not run.state.entries else []
-        elif run.pending:
-            raise PreconditionError(
-                f"this database is set up, but {len(run.pending)} migrations behind: {run.pending[0].name} is the next",
-                "Bring it up to date with scripts/run-migration.sh, which takes a backup first.",
-            )
+        with locks.run_lock(
+            conn, options.lock_wait
+        ):  # before looking: what another setup has half built is neither new nor old
+            run = runner.open_run(conn, options, tell)
+            start = run.state.revision
+            if not run.state.entries:
+                _require_empty(conn, run.schema)
+                preflight.require_rights(conn, run.schema)
+                preflight.require_room(conn, run.schema, [])
+                moved = runner.apply_pending(run, target, options, tell)
+            elif run.pending:
+                raise PreconditionError(
+                    f"this database is set up, but {len(run.pending)} migrations behind: {run.pending[0].name} is the next",
+                    "Bring it up to date with scripts/run-migration.sh, which takes a backup first.",
+                )
         tell("validating")
         report = runner.against_reference(conn, target, run.schema)
+        if not moved:  # else all that is there was made by this run
+            require_owner_or_consent(conn, run.schema, False)
         tell("testing every trigger and view in a transaction that is rolled back")
         report = replace(report, findings=(*report.findings, *self_test(conn, run.schema)))
-    runner.require_valid(report, f"To see it again: {program()} validate --self-test{target.option}")
-    return Outcome(start, run.migrations[-1].revision, [m.name for m in moved], None, [], time.monotonic() - clock, 0)
+        waiting = runner.waiting_jobs(conn)
+    runner.require_valid(
+        report,
+        "To see it again: " + project.command("validate", "--self-test", schema=run.schema, option=target.option),
+    )
+    return Outcome(
+        start,
+        run.migrations[-1].revision,
+        [m.name for m in moved],
+        None,
+        [],
+        time.monotonic() - clock,
+        0,
+        schema=run.schema,
+        waiting=waiting,
+    )
 
 
 def _connect_or_create(target: Target, wait: float, tell: Journal) -> psycopg.Connection:
@@ -62,7 +80,7 @@ def _connect_or_create(target: Target, wait: float, tell: Journal) -> psycopg.Co
         tell(f'creating database "{name}"')
         try:
             conn.execute(compose.SQL("CREATE DATABASE {}").format(compose.Identifier(name)))
-        except psycopg.errors.DuplicateDatabase:
+        except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
             pass  # another setup was quicker
         except psycopg.errors.InsufficientPrivilege as error:
             raise PreconditionError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ LOCK_WAIT = 10.0  # seconds for another run to finish, and for writers to let go
 
 
 def carry_over(admin: psycopg.Connection, old: str, new: str) -> None:
-    """What belongs to the database and is in no dump of it: settings, rights, comment, connection limit."""
+    """What belongs to the database and is in no dump of it: settings and connection limit. The rest is for `_open`."""
     target = sql.Identifier(new)
     settings = admin.execute(
         """SELECT r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
@@ -34,31 +35,45 @@ def carry_over(admin: psycopg.Connection, old: str, new: str) -> None:
                 whose, sql.Identifier(*parameter.split(".")), _value(parameter, value)
             )
         )
+    row = admin.execute("SELECT datconnlimit FROM pg_database WHERE datname = %s", (old,)).fetchone()
+    if row and row[0] != -1:
+        admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(target, sql.Literal(row[0])))
+
+
+def _open(admin: psycopg.Connection, old: str, new: str) -> None:
+    """Owner, comment and rights: what opens the new database to others, and so comes last, in the transaction of the swap.
+
+    Its comment was our mark: from here on it is nothing that we would drop.
+    """
+    target = sql.Identifier(new)
     row = admin.execute(
-        """SELECT datconnlimit, shobj_description(oid, 'pg_database'), datacl IS NOT NULL, pg_get_userbyid(datdba)
-           FROM pg_database WHERE datname = %s""",
-        (old,),
+        """SELECT shobj_description(d.oid, 'pg_database'), pg_get_userbyid(d.datdba)::text, pg_get_userbyid(n.datdba)::text,
+                  ARRAY(SELECT DISTINCT pg_get_userbyid(a.grantee)::text
+                        FROM aclexplode(coalesce(n.datacl, acldefault('d', n.datdba))) a WHERE a.grantee <> 0)
+           FROM pg_database d, pg_database n WHERE d.datname = %s AND n.datname = %s""",
+        (old, new),
     ).fetchone()
-    assert row is not None  # noqa: S101 - we are connected to it
-    limit, comment, has_acl, owner = row
-    if limit != -1:
-        admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(target, sql.Literal(limit)))
-    if comment:
-        admin.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(target, sql.Literal(comment)))
-    if has_acl:
-        admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}").format(target, sql.Identifier(owner)))
-        grants = admin.execute(
-            """SELECT a.privilege_type, CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.is_grantable
-               FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = %s""",
-            (old,),
-        ).fetchall()
-        for privilege, grantee, grantable in grants:
-            admin.execute(
-                sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
-                    sql.SQL(privilege), target, sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC"),
-                    sql.SQL(" WITH GRANT OPTION" if grantable else ""),
-                )
-            )  # fmt: skip
+    assert row is not None  # noqa: S101 - both are there
+    comment, owner, maker, grantees = row
+    if owner != maker:
+        admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(target, sql.Identifier(owner)))
+        grantees = [owner if name == maker else name for name in grantees]
+    admin.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(target, sql.Literal(comment)))
+    for name in {*grantees, owner}:
+        admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(target, sql.Identifier(name)))
+    admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(target))
+    grants = admin.execute(
+        """SELECT a.privilege_type, CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.is_grantable
+           FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE d.datname = %s""",
+        (old,),
+    ).fetchall()
+    for privilege, grantee, grantable in grants:
+        admin.execute(
+            sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                sql.SQL(privilege), target, sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC"),
+                sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+            )
+        )  # fmt: skip
 
 
 def _database(name: sql.Identifier) -> sql.Composed:
@@ -85,10 +100,11 @@ def swap(
     new: str,
     kept: str,
     refuse_newer: Callable[[], None] | None,
-) -> float:
-    """Renames the live database to `kept` and the new one into its place, in one transaction. Returns the seconds it took.
+) -> tuple[str, float]:
+    """Renames the live database to `kept` and the new one into its place, in one transaction. Returns the name that the replaced
+    one has now, which is `kept` unless somebody has taken that name, and the seconds it took.
 
-    Given `refuse_newer`, the tables are locked against writing while they are held against the backup a last time, and stay so
+    Given `refuse_newer`, the tables are locked against writing while they are compared with the backup a last time, and stay so
     until everybody else is out: no row can come in between.
     """
     with database.connect(maintenance, "restore (swap)") as helper:
@@ -109,10 +125,26 @@ def swap(
                 live.rollback()
                 raise
         clock = time.monotonic()
+        aside = f"pgvigil_replaced_{secrets.token_hex(12)}"  # nobody can have taken it, as anybody can that of `kept`
         with admin.transaction():
-            _rename(admin, helper, name, kept, live)
+            _rename(admin, helper, name, aside, live)
+            _open(admin, aside, new)
             _rename(admin, helper, new, name, None)
-        return time.monotonic() - clock
+            kept = _keep(admin, aside, kept)
+        return kept, time.monotonic() - clock
+
+
+def _keep(admin: psycopg.Connection, aside: str, kept: str) -> str:
+    wanted = kept
+    while True:
+        statement = sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(aside), sql.Identifier(wanted))
+        try:
+            with admin.transaction():  # a savepoint
+                admin.execute(statement)
+        except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+            wanted = kept.encode()[:54].decode(errors="ignore") + f"_{secrets.token_hex(4)}"
+        else:
+            return wanted
 
 
 def _rename(

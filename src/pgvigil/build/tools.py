@@ -9,13 +9,18 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 from pgvigil import embedded
 from pgvigil.database import Target
-from pgvigil.errors import BackupError
+from pgvigil.errors import BackupError, ConnectError
 
 _LOOK_EVERY = 0.5  # seconds
+_LOST = re.compile(
+    "terminating connection|closed the connection unexpectedly|connection to server was lost|could not receive data from server"
+    "|SSL SYSCALL error|no connection to the server"
+)
 INSTALL = (
     "Install the PostgreSQL client programs of the server's version or newer (Debian: apt-get install postgresql-client), "
     "or point PGVIGIL_PG_BIN at their directory. Nothing was changed."
@@ -67,6 +72,15 @@ def _version(tool: Path) -> str:
         raise BackupError(f"{tool} does not run or does not tell its version", INSTALL) from error
 
 
+class _Program(subprocess.Popen[bytes]):
+    """Ended when its block fails: with Ctrl-C a dump must not go on without us, also if it comes before the block's first line."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind:
+            self.terminate()
+        super().__exit__(kind, error, tb)
+
+
 def run(
     arguments: list[str],
     target: Target,
@@ -74,38 +88,43 @@ def run(
     *,
     tick: Callable[[], None] | None = None,
     forgiven: Callable[[str, int | None], bool] | None = None,
+    pinned: bool = True,
 ) -> str:
     """Runs a client program and returns what it printed; its own words become the error.
 
     `tick` is called now and then while it runs, and `forgiven` with what it said so far and its status, None while it runs: False
-    ends it.
+    ends it. Its session is as those of ours are, if `pinned`: poolers in session mode refuse that, and get it without.
     """
+    options = {"PGOPTIONS": target.client_options} if pinned else {}
     try:
         with (
             tempfile.TemporaryFile() as said,
             tempfile.TemporaryFile() as printed,
-            subprocess.Popen(
+            _Program(
                 arguments, stdin=subprocess.DEVNULL, stdout=printed, stderr=said,
-                env={**target.client_environment, "LC_ALL": "C"},  # its words are read by us, too
+                env={**target.client_environment, **options, "LC_ALL": "C"},  # its words are read by us, too
                 preexec_fn=embedded.die_with_parent(),  # a dump that outlives a killed runner holds its locks for hours
             ) as process,
         ):  # fmt: skip
-            try:
+            status = _wait(process)
+            while status is None:
+                if tick:
+                    tick()
+                if forgiven and not forgiven(_text(said), None):
+                    process.terminate()
                 status = _wait(process)
-                while status is None:
-                    if tick:
-                        tick()
-                    if forgiven and not forgiven(_text(said), None):
-                        process.terminate()
-                    status = _wait(process)
-            except BaseException:
-                process.terminate()  # Ctrl-C: the dump must not go on without us
-                raise
             words, output = _text(said), _text(printed)
     except OSError as error:
         raise BackupError(f"{what}: {error}", INSTALL) from error
     if status and not (forgiven and forgiven(words, status)):
+        if pinned and "unsupported startup parameter" in words:
+            return run(arguments, target, what, tick=tick, forgiven=forgiven, pinned=False)
         words = words.strip() or f"it ended with status {status}"
+        if _LOST.search(words):
+            raise ConnectError(
+                f"{what}, because its connection was lost:\n  " + words.replace("\n", "\n  "),
+                "Look at the server's log; then run this again. Nothing was changed.",
+            )
         raise BackupError(
             f"{what}:\n  " + words.replace("\n", "\n  "), ELSEWHERE if "space" in words else "Nothing was changed."
         )

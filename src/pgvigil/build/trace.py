@@ -20,6 +20,7 @@ from pgvigil.build.sql import Statement
 _TABLES: LiteralString = """
     SELECT c.oid::bigint, c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"""
+_SHOWN = 80  # characters of a statement
 _OWN_LOCKS: LiteralString = """
     SELECT l.relation::bigint, l.mode FROM pg_locks l
     WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = ANY (%s::oid[])
@@ -33,7 +34,7 @@ _LOCKS_NOTHING = re.compile(r"COMMENT|GRANT|REVOKE|INSERT|CREATE (OR REPLACE )?(
 class Trace:
     """What a caller of move() is told of the statements, and how patient it is with other builds of an index.
 
-    `statements` are those that ran: {file, line, ms, locks: [{table, mode, held_ms}], blockers} each; blockers are what `met`
+    `statements` are those that ran: {file, line, statement, ms, locks: [{table, mode, held_ms}], blockers} each; blockers are what `met`
     returns after it, whom it waited for. `at` is the one at work.
     Locks are those that make others wait, on tables that were there before; outside a transaction none are told, because
     they are gone when the statement is done.
@@ -67,6 +68,7 @@ class Trace:
         entry: dict[str, Any] = {
             "file": file,
             "line": statement.line,
+            "statement": " ".join(statement.text.split())[:_SHOWN],
             "ms": round((time.monotonic() - began) * 1000, 1),
         }
         entry["blockers"] = [asdict(blocker) for blocker in self.met()]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
-from pgvigil import database, project
+from pgvigil import database, project, text
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, UsageError
 
@@ -34,15 +35,15 @@ def required(arguments: argparse.Namespace) -> Target:
     )
 
 
-def one_line(text: str) -> str:
-    """What others have written is not to steer the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).rstrip()
+def one_line(words: str) -> str:
+    """What others have written, such as a statement, on one line."""
+    return text.visible(re.sub(r"\s", " ", words)).rstrip()
 
 
-def generated(text: str, path: Path | None) -> int:
+def generated(written: str, path: Path | None) -> int:
     if path:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(written, encoding="utf-8")
         print(f"wrote {path}", file=sys.stderr)
     else:
-        print(text, end="")
+        text.print_script(written, sys.stdout, end="")
     return 0

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
+
+import psycopg
 
 from pgvigil import database, project
 from pgvigil.commands import call
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError, PreconditionError, UsageError
+from pgvigil.text import block, one_line, print_script, quoted
 
 if TYPE_CHECKING:
     from pgvigil.build.runner import Options, Outcome, Run
 
 
 def setup(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import runner, setup
+    from pgvigil.build import setup
     from pgvigil.display import journal
     from pgvigil.embedded import KeptServer
 
@@ -32,15 +36,17 @@ def setup(arguments: argparse.Namespace) -> int:
     done = f"built, at revision {outcome.end}" if outcome.moved else f"already set up, at revision {outcome.end}"
     print(f"{done}; the schema meets {project.SPEC.name} and every trigger and view works ({outcome.seconds:.1f} s)")
     if embedded:
-        program = runner.program()
+        program = project.program()
         print(f'\nNext:\n  export DATABASE_URL="$({program} server url)"     where your application connects')
         print(
             f"  {program} validate                            the verdict, any time\n  {program} server stop                         (start, status)"
         )
     else:
         print(
-            f"\nNext: point your application at this database; {runner.program()} validate{target.option} gives the verdict, any time."
+            "\nNext: point your application at this database. The verdict, any time:\n  "
+            + project.command("validate", schema=outcome.schema, option=target.option)
         )
+    _tell_waiting(outcome, target)
     return 0
 
 
@@ -52,16 +58,23 @@ def migrate(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         with journal() as tell:
             run = runner.plan_only(target, options, tell)
-        print(json.dumps(tell.document | {"exit_code": 0}, indent=2) if arguments.json else _plan_as_sql(run))
+        if arguments.json:
+            print(json.dumps(tell.document | {"exit_code": 0}, indent=2))
+        else:
+            print_script(_plan_as_sql(run), sys.stdout)
         return 0
     try:
         with journal() as tell:
             outcome = runner.migrate(target, options, tell)
-    except PgvigilError as error:
-        if arguments.json:
+    except (PgvigilError, psycopg.Error) as failure:
+        is_lost = isinstance(failure, psycopg.Error) and database.is_lost(failure)
+        error = database.lost(failure) if is_lost else failure
+        if arguments.json and isinstance(error, PgvigilError):
             told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
             print(json.dumps(tell.document | told, indent=2))
-        raise
+        if error is failure:
+            raise
+        raise error from failure
     if arguments.json:
         told = {
             "exit_code": 0,
@@ -69,6 +82,7 @@ def migrate(arguments: argparse.Namespace) -> int:
             "to": outcome.end,
             "moved": outcome.moved,
             "remarks": outcome.remarks,
+            "waiting_for_consent": outcome.waiting,
         }
         told |= {"seconds": round(outcome.seconds, 2)}
         told |= {"undo": runner.undo_command(outcome, target)} if outcome.moved else {}
@@ -120,25 +134,42 @@ def _tell_outcome(outcome: Outcome, target: Target) -> None:
         done = "reverted" if outcome.reverted else "migrated"
         print(f"{done} from {start} to {end} in {outcome.seconds:.1f} s{verdict}")
         if outcome.archive:
-            print(f"  backup  {outcome.archive.archive or outcome.archive.manifest}")
+            print(f"  backup  {quoted(str(outcome.archive.archive or outcome.archive.manifest))}")
         print(f"  undo    {runner.undo_command(outcome, target)}")
     for remark in outcome.remarks:
-        print(f"  note    {remark}")
+        print(block(f"  note    {remark}"))
+    _tell_waiting(outcome, target)
+
+
+def _tell_waiting(outcome: Outcome, target: Target) -> None:
+    """The database was there before pgvigil: its jobs wait until their owner has seen what they would do."""
+    if outcome.waiting:
+        show, accept = (
+            project.command("maintain", *words, option=target.option) for words in (("preview",), ("accept", "all"))
+        )
+        print(
+            f"\nNext: {len(outcome.waiting)} jobs wait until you have seen what they would do, and accepted it:\n  {show}\n  {accept}"
+        )
 
 
 def restore(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import restore
+    from pgvigil.build import backup, restore
     from pgvigil.display import journal
+    from pgvigil.operate import backups
 
     target = call.required(arguments)
+    archive = backups.named(arguments.archive, arguments.backup_dir or backup.default_directory())
     with journal() as tell:
-        done = restore.restore(target, arguments.archive, overwrite_newer=arguments.overwrite_newer, tell=tell)
+        done = restore.restore(
+            target, archive, overwrite_newer=arguments.overwrite_newer, tell=tell,
+            run_owner_code=arguments.run_owner_code, accept_left_out=arguments.accept_left_out,
+        )  # fmt: skip
     print(
-        f'restored "{done.database}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
+        f'restored "{one_line(done.database)}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
     )
-    print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{done.kept}"')
+    print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{one_line(done.kept)}"')
     for finding in done.findings:
-        print(f"  note    as in the backup: {finding}")
+        print(block(f"  note    as in the backup: {finding}"))
     return 0
 
 
@@ -175,6 +206,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         backup_command=getattr(arguments, "backup_command", None),
         rehearse=getattr(arguments, "rehearse", False),
         max_lock_ms=getattr(arguments, "max_lock_ms", None),
+        run_owner_code=getattr(arguments, "run_owner_code", False),
         to=getattr(arguments, "to", None),
         build_wait=arguments.build_wait,
     )

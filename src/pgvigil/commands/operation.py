@@ -8,8 +8,10 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 
+from pgvigil import project
 from pgvigil.commands import call
 from pgvigil.errors import UsageError
+from pgvigil.text import one_line, page, quoted
 
 
 def backup(arguments: argparse.Namespace) -> int:
@@ -17,49 +19,70 @@ def backup(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
     from pgvigil.operate import backups
 
-    directory = arguments.backup_dir or backup.default_directory()
+    directory = getattr(arguments, "backup_dir", None) or backup.default_directory()
     if arguments.action == "list":
         entries = archives.listing(directory)
         print(_json(backups.document(entries)) if arguments.json else backups.text(entries, directory))
     elif arguments.action == "prune":
         pruned = archives.prune(directory, arguments.keep_days)
         print(_json(backups.pruned_document(pruned)) if arguments.json else backups.pruned_text(pruned))
+    elif arguments.action == "record":
+        print(backups.record(call.required(arguments), arguments.external))
     else:
         target = call.required(arguments)
         with journal() as tell:
             if arguments.action == "create":
-                made = backups.create(target, directory, arguments.verify_backup, tell)
+                made = backups.create(
+                    target, directory, arguments.verify_backup, tell, run_owner_code=arguments.run_owner_code
+                )
             else:
-                made = backups.verify(target, arguments.archive or backups.newest(target, directory), tell)
-        print(_json(asdict(made)) if arguments.json else f"{made.archive}\n  {made.verified}")
+                archive = (
+                    backups.named(arguments.archive, directory)
+                    if arguments.archive
+                    else backups.newest(target, directory)
+                )
+                made = backups.verify(target, archive, tell, run_owner_code=arguments.run_owner_code)
+        print(_json(asdict(made)) if arguments.json else page([quoted(str(made.archive)), f"  {made.verified}"]))
     return 0
 
 
 def maintain(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
-    from pgvigil.operate import maintain
+    from pgvigil.operate import consent, maintain
     from pgvigil.operate.upkeep import Options
+    from pgvigil.operate.words import counted
 
     target = call.required(arguments)
     if arguments.action == "status":
         jobs = maintain.status(target)
-        print(_json(maintain.document(jobs)) if arguments.json else maintain.text(jobs))
+        print(_json(maintain.document(jobs)) if arguments.json else maintain.text(jobs, target.option))
         return 1 if any(job.overdue for job in jobs) else 0
+    if arguments.action == "preview":
+        shown = maintain.preview(target)
+        print(_json(consent.document(shown)) if arguments.format == "json" else consent.text(shown, target.option))
+        return 0
+    if arguments.action == "accept":
+        print(page(maintain.accept(target, arguments.job)))
+        return 0
+    if arguments.action == "run" and arguments.dry_run:
+        print(maintain.dry_run(target, arguments.job))
+        return 0
     if arguments.action == "install":
         registered, others = maintain.install_pg_cron(target)
-        print(f"pg_cron looks every five minutes for: {', '.join(registered)}")
-        print(f"not within its power, leave them to `pgvigil maintain run-due`: {', '.join(others)}")
+        print(f"pg_cron looks every five minutes for: {one_line(', '.join(registered))}")
+        run_due = project.command("maintain", "run-due", option=target.option)
+        print(f"not within its power, leave them to `{run_due}`: {one_line(', '.join(others))}")
         return 0
     options = Options(
-        arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait
-    )
+        arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait,
+        arguments.run_owner_code,
+    )  # fmt: skip
     with journal() as tell:
         if arguments.action == "run":
-            done = maintain.run(target, arguments.job, options, tell)
-            said = f"{arguments.job}: {done} {maintain.unit(arguments.job)}"
+            said = f"{arguments.job}: {maintain.run(target, arguments.job, options, tell)}"
         else:
             ran = maintain.run_due(target, options, tell)
-            said = f"{ran} jobs ran" if ran else "no job is due"
+            said = f"{counted(ran, 'job')} ran" if ran else "no job is due"
     print(said)
     return 0
 
@@ -106,7 +129,7 @@ def health(arguments: argparse.Namespace) -> int:
     with journal() as tell:
         found = health.examine(target, tell, deep=arguments.deep, repair=arguments.repair)
     print(_json(health.document(found)) if arguments.json else health.text(found))
-    return 0 if found.healthy else 1
+    return found.exit_code
 
 
 def profile(arguments: argparse.Namespace) -> int:
@@ -127,7 +150,7 @@ def explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(_json(explain.document(done)))
     else:
-        print("\n".join(map(call.one_line, explain.text(done, bars=sys.stdout.isatty()).split("\n"))))
+        print(explain.text(done, bars=sys.stdout.isatty()))
     return 0 if done.sound else 1
 
 

@@ -12,12 +12,15 @@ import psycopg
 
 from pgvigil import database, project
 from pgvigil.commands import call, output
-from pgvigil.errors import ConnectError, UsageError
+from pgvigil.errors import ConnectError, PreconditionError, UsageError
+from pgvigil.text import print_script, trusted
 
 
 def validate(arguments: argparse.Namespace) -> int:
     if arguments.offline:
         return _validate_offline(arguments)
+    if arguments.run_owner_code and not arguments.self_test:
+        raise UsageError("--run-owner-code says what the self-test may run", "Add --self-test, or leave it out.")
     if arguments.fix_sql and arguments.format != "text":
         raise UsageError("--fix-sql prints a script, not a report", "Leave out --fix-sql or --format.")
     path = arguments.spec or project.SPEC
@@ -30,8 +33,12 @@ def validate(arguments: argparse.Namespace) -> int:
 
             reading = aside.submit(load_declaration, path)
             reference = None
+
+            def schema_of(conn: psycopg.Connection) -> str:
+                return arguments.schema or reading.result().schema or _ledger_schema(conn) or "public"
+
             if not arguments.spec:
-                reference = Reference(target, connected, reading.result, project.INIT_SQL)
+                reference = Reference(target, connected, reading.result, project.INIT_SQL, schema_of)
             from pgvigil.validate import validate
             from pgvigil.validate.formats import render, wants_colour
 
@@ -39,7 +46,14 @@ def validate(arguments: argparse.Namespace) -> int:
             if reference:
                 reference.begun.wait()
             with connected() as conn:
-                schema = arguments.schema or spec.schema or _ledger_schema(conn) or "public"
+                schema = arguments.schema or spec.schema
+                if not arguments.spec:
+                    schema = _schema_of(conn, arguments.schema)
+                if arguments.self_test:
+                    from pgvigil.validate import require_owner_or_consent
+
+                    require_owner_or_consent(conn, schema or "public", arguments.run_owner_code)
+                schema = schema or "public"
                 report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
                 if arguments.self_test:
                     from pgvigil.validate import located, self_test
@@ -48,12 +62,29 @@ def validate(arguments: argparse.Namespace) -> int:
         if arguments.fix_sql:
             from pgvigil.validate import fix_sql
 
-            print(fix_sql(report), file=out)
+            print_script(fix_sql(report), out)
         else:
-            print(render(report, arguments.format, spec=path, colour=wants_colour(out)), file=out)
+            told = render(report, arguments.format, spec=path, colour=wants_colour(out))
+            # These two make visible what others wrote, and have colours or commands of their own.
+            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
+
+
+def _schema_of(conn: psycopg.Connection, asked: str | None) -> str:
+    try:
+        there = _ledger_schema(conn)
+    except ConnectError:
+        if not asked:
+            raise
+        there = None  # it may not be read
+    if asked and there and asked != there:
+        raise PreconditionError(
+            f'pgvigil watches schema "{there}" in this database, not "{asked}"',
+            "Leave --schema out; another schema is compared with a spec of its own: see spec dump, and --spec.",
+        )
+    return asked or there or "public"
 
 
 def _ledger_schema(conn: psycopg.Connection) -> str | None:
@@ -80,6 +111,7 @@ def _validate_offline(arguments: argparse.Namespace) -> int:
 
     of_database = {
         "--self-test": arguments.self_test,
+        "--run-owner-code": arguments.run_owner_code,
         "--fix-sql": arguments.fix_sql,
         "--strict": arguments.strict,
         "--spec": arguments.spec,
@@ -114,7 +146,7 @@ def _spec_dump(arguments: argparse.Namespace) -> int:
 
     with database.connect(call.required(arguments), "spec dump") as conn:
         text = dump_spec(conn, arguments.schema, json=arguments.format == "json")
-    print(text, end="")
+    print_script(text, sys.stdout, end="")
     return 0
 
 

@@ -141,9 +141,12 @@ class KeptServer:
         except OSError as error:
             reason = error.strerror
         else:
-            if found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH:
+            # Who may write there can put another `data` in its place, whose configuration the server obeys.
+            group = found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()
+            if found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH and not group:
                 return
-            reason = "everybody may write to it" if found.st_uid == os.geteuid() else "it belongs to somebody else"
+            writers = "everybody" if found.st_mode & stat.S_IWOTH else f"group {found.st_gid}"
+            reason = f"{writers} may write to it" if found.st_uid == os.geteuid() else "it belongs to somebody else"
         raise UsageError(
             f"{self.home} cannot hold a server of yours: {reason}.",
             "Run this as its owner, or set PGVIGIL_HOME to a directory of your own (it need not exist yet).",

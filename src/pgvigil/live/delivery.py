@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +25,17 @@ from pgvigil import database
 from pgvigil.live.counters import Counters
 from pgvigil.live.lines import Encoder, Row
 from pgvigil.live.rows import REGISTRY, TABLES, Item
-from pgvigil.live.spill import Record, Segment, Spill, SpillFull
-from pgvigil.live.writer import BadRow, Batch, Probe, Unavailable, Uncertain, UnknownSession, Writer
+from pgvigil.live.spill import Record, Segment, Spill, SpillFull, open_private
+from pgvigil.live.writer import BadRow, Batch, Ended, Probe, Unavailable, Uncertain, UnknownSession, Writer
 
 LOOK: Final = 60.0  # seconds between two looks for what dead processes have left
 _LONGEST_PAUSE: Final = 5.0  # seconds between two attempts to reach the database
 _PIECE: Final = 500  # lines made in one go
 _QUARANTINE_BYTES: Final = 16 << 20
+_LONGEST_QUARANTINED: Final = 1 << 20  # characters of a row: of a longer one the beginning is kept, and how long it was
+_LONGEST_DETAILS: Final = 10_000
+_RECONNECTIONS: Final = 3  # at once and in a row, before the server counts as lost
+_STARTING: Final = re.compile(r"the database system is (?:starting up|in recovery|not yet accepting)")
 
 
 class _Unencodable(Exception):
@@ -150,6 +155,11 @@ class Delivery:
         self._hand: list[_Part] = []  # the first one last
         self._pause = 0.0
         self._next_look = 0.0
+        self._reconnections = 0
+        self.failures = 0  # ever: attempts to connect or to write
+        self.server_starts = (
+            False  # whether the last of them was answered by a server that is about to take connections
+        )
         self.began: float | None = None  # when the present transaction did
         self.lost_at: float | None = None  # when the database was; None: it is there, as far as known
         self.next_try = 0.0
@@ -204,6 +214,8 @@ class Delivery:
                 else:
                     take()
             self._empty_hand()
+        except Ended as error:
+            self.reconnect(error)
         except Unavailable as error:
             self.fail(error)
         finally:
@@ -239,9 +251,19 @@ class Delivery:
             self._counters.lock.notify_all()
         return True
 
+    def reconnect(self, error: Ended) -> None:
+        """A server or a pooler may end what is idle, so that is no failure yet: the next step connects at once."""
+        self._reconnections += 1
+        if self._reconnections > _RECONNECTIONS:
+            self.fail(error)
+        else:
+            self._put_back()
+
     def fail(self, error: Exception) -> None:
         """The database did not take the hand: try again later, and meanwhile think of the spill."""
         self._counters.error(error)
+        self.failures += 1
+        self.server_starts = bool(_STARTING.search(str(error)))
         now = time.monotonic()
         self.lost_at = now if self.lost_at is None else self.lost_at
         self._pause = min(max(2 * self._pause, 0.1), _LONGEST_PAUSE)
@@ -255,6 +277,7 @@ class Delivery:
         move()
         self._hand.clear()
         self._writer.close()
+        self._spill.remove_empty()
         self._spill.close()
 
     def disown(self) -> None:
@@ -295,6 +318,11 @@ class Delivery:
             same = next((n for n, record in enumerate(chunk) if record.probe != first), len(chunk))
             self._hand.append(_Part.of_records(chunk[:same], segment))
         else:
+            self._finish(segment)
+
+    def _finish_if_done(self, segment: Segment) -> None:
+        """At once: a process that ends now leaves no file of which all is written."""
+        if not segment.read():
             self._finish(segment)
 
     def _finish(self, segment: Segment) -> None:
@@ -347,6 +375,7 @@ class Delivery:
         self._database_is_there()
         if part.segment:
             part.segment.done, part.segment.uncertain = part.places[-1], None
+            self._finish_if_done(part.segment)
         if seconds is not None:
             self._counters.batch(seconds)
         self._count(part, len(part), "written")
@@ -360,6 +389,8 @@ class Delivery:
             self._hand.append(rest)
         else:
             part.mark(None)
+            if part.segment:
+                self._finish_if_done(part.segment)
         self._count(part, len(places), "quarantined")
 
     def _drop(self, part: _Part, error: Exception) -> None:
@@ -368,7 +399,7 @@ class Delivery:
         self._count(part, len(part), "dropped")
 
     def _database_is_there(self) -> None:
-        self._pause, self.lost_at = 0.0, None
+        self._pause, self.lost_at, self._reconnections = 0.0, None, 0
 
     def _count(self, part: _Part, records: int, outcome: str) -> None:
         with self._counters.lock:
@@ -384,19 +415,26 @@ class Delivery:
 
     def _quarantine(self, rows: Sequence[Row], error: BadRow) -> None:
         at = datetime.now(UTC).isoformat()
-        entries = [
-            json.dumps({"at": at, "table": TABLES[kind], "error": error.details, "row": line}) + "\n"
-            for kind, line in rows
-        ]
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self._directory / f"{self._tag}-quarantine.jsonl"
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             with os.fdopen(handle, "a", encoding="utf-8") as file:
                 room = _QUARANTINE_BYTES - os.fstat(handle).st_size
-                for entry in entries:
-                    if room > 0:
-                        room -= file.write(entry)
+                for kind, line in rows:
+                    entry: dict[str, str | int] = {
+                        "at": at,
+                        "table": TABLES[kind],
+                        "error": error.details[:_LONGEST_DETAILS],
+                    }
+                    entry["row"] = line[:_LONGEST_QUARANTINED]
+                    if len(line) > _LONGEST_QUARANTINED:
+                        entry["characters"] = len(line)
+                    text = json.dumps(entry) + "\n"  # in ASCII: as many bytes as characters
+                    room -= len(text)
+                    if room < 0:
+                        break
+                    file.write(text)
         except OSError as failure:
             self._counters.error(failure)
         self._counters.error(error)

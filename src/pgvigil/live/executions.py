@@ -23,11 +23,15 @@ from psycopg.rows import dict_row
 from pgvigil import database
 from pgvigil.live import rows, scrub
 from pgvigil.live.lines import Encoder
+from pgvigil.live.own_transaction import find_tables, in_query, own_transaction, refuse_standby
 from pgvigil.live.recorder import Recorder
-from pgvigil.live.writer import adding_executions, find_tables
+from pgvigil.live.writer import adding_executions
 
 _log = logging.getLogger("pgvigil")
+_EQUALS: Final = "OPERATOR(pg_catalog.=)"  # whatever the search_path has
 _IDLE: Final = 4  # connections kept for the next call
+_CANNOT_WRITE: Final = (psycopg.errors.FeatureNotSupported, psycopg.errors.ReadOnlySqlTransaction)
+_LOST: Final = ("08", "57")  # classes of SQLSTATE: the connection was ended, by the server or by a pooler
 _STATUSES: Final = ("success", "failed", "timeout", "error")
 _ENGINE_ERRORS: Final = frozenset(
     {"DatabaseError", "InterfaceError"}
@@ -72,8 +76,8 @@ class ExecutionTracker:
 
     normalize_literals  store queries and error messages with ? for their strings and numbers
 
-    The reading functions and log_execution raise ConnectError or psycopg.Error, whatever the database says, and ValueError for
-    arguments. The reading functions block: in async code, `await asyncio.to_thread(tracker.get_execution_stats, "ada")`.
+    The reading functions and log_execution raise ConnectError, PreconditionError or psycopg.Error, whatever the database says, and
+    ValueError for arguments. Times come in UTC. The reading functions block: in async code, `await asyncio.to_thread(tracker.get_execution_stats, "ada")`.
     """
 
     def __init__(self, recorder: Recorder, *, normalize_literals: bool = False) -> None:
@@ -103,11 +107,11 @@ class ExecutionTracker:
 
     def _add(self, line: str) -> int:
         statement, columns = adding_executions([line])
-        found = self._ask(f"{statement} RETURNING id", columns)
+        found = self._ask(f"{statement} RETURNING id", columns, writing=True)
         if (
             not found
         ):  # not in one statement: a row that another session has just committed would be seen by neither half
-            found = self._ask("SELECT id FROM {} WHERE execution_id = %s", columns[0])
+            found = self._ask("SELECT id FROM {} WHERE execution_id OPERATOR(pg_catalog.=) %s", columns[0])
         return int(found[0]["id"])
 
     def log_execution_background(
@@ -163,20 +167,20 @@ class ExecutionTracker:
         """
         _between("limit", limit, 1, 1000)
         _between("offset", offset, 0, 2**31 - 1)
-        conditions, values = ["user_id = %s"], [user_id]
+        conditions, values = [f"user_id {_EQUALS} %s"], [user_id]
         parameters: list[Any] = values
         if status is not None:
             if status not in _STATUSES:
                 raise ValueError(f"status is {status!r}: it has to be one of {', '.join(_STATUSES)}")
-            conditions.append("status = %s")
+            conditions.append(f"status {_EQUALS} %s")
             parameters.append(status)
         if database_type is not None:
-            conditions.append("database_type = %s")
+            conditions.append(f"database_type {_EQUALS} %s")
             parameters.append(database_type)
         if cursor is not None:
             if offset:
                 raise ValueError("offset and cursor are two ways to the next page: give one of them")
-            conditions.append("(started_at, id) < (%s, %s)")
+            conditions.append("(started_at, id) OPERATOR(pg_catalog.<) (%s, %s)")
             parameters += _decoded(cursor)
         found = self._ask(
             f"SELECT * FROM {{}} WHERE {' AND '.join(conditions)} ORDER BY started_at DESC, id DESC LIMIT %s OFFSET %s",
@@ -193,15 +197,18 @@ class ExecutionTracker:
         _between("days", days, 1, 365)
         condition, parameters = _of_user(user_id)
         [stats] = self._ask(
-            "SELECT %s::integer AS period_days, count(*) AS total_executions,"
-            " count(*) FILTER (WHERE status = 'success') AS success_count,"
-            " count(*) FILTER (WHERE status = 'failed') AS failed_count,"
-            " count(*) FILTER (WHERE status = 'error') AS error_count,"
-            " count(*) FILTER (WHERE status = 'timeout') AS timeout_count,"
-            " round(100.0 * count(*) FILTER (WHERE status = 'success') / nullif(count(*), 0), 2)::double precision AS success_rate,"
-            " avg(execution_time) AS avg_execution_time, max(execution_time) AS max_execution_time,"
-            " coalesce(sum(total_rows), 0)::bigint AS total_rows_processed"
-            f" FROM {{}} WHERE {condition} AND started_at >= now() - make_interval(hours => 24 * %s)",
+            "SELECT %s::integer AS period_days, pg_catalog.count(*) AS total_executions,"
+            + "".join(
+                f" pg_catalog.count(*) FILTER (WHERE status {_EQUALS} '{status}') AS {status}_count,"
+                for status in _STATUSES
+            )
+            + f" pg_catalog.round(100.0 OPERATOR(pg_catalog.*) pg_catalog.count(*) FILTER (WHERE status {_EQUALS} 'success')::numeric"
+            " OPERATOR(pg_catalog./) CASE pg_catalog.count(*) WHEN 0 THEN NULL ELSE pg_catalog.count(*) END::numeric, 2)::double precision"
+            " AS success_rate,"
+            " pg_catalog.avg(execution_time) AS avg_execution_time, pg_catalog.max(execution_time) AS max_execution_time,"
+            " COALESCE(pg_catalog.sum(total_rows), 0)::bigint AS total_rows_processed"
+            f" FROM {{}} WHERE {condition}"
+            " AND started_at OPERATOR(pg_catalog.>=) (pg_catalog.now() OPERATOR(pg_catalog.-) pg_catalog.make_interval(hours => 24 OPERATOR(pg_catalog.*) %s))",
             [days, *parameters, days],
         )
         return stats
@@ -212,29 +219,36 @@ class ExecutionTracker:
         """
         condition, parameters = _of_user(user_id)
         return self._ask(
-            "SELECT database_type, count(*) AS execution_count, count(*) FILTER (WHERE status = 'success') AS success_count,"
-            " count(*) FILTER (WHERE status = 'failed') AS failed_count, avg(execution_time) AS avg_execution_time"
+            "SELECT database_type, pg_catalog.count(*) AS execution_count,"
+            f" pg_catalog.count(*) FILTER (WHERE status {_EQUALS} 'success') AS success_count,"
+            f" pg_catalog.count(*) FILTER (WHERE status {_EQUALS} 'failed') AS failed_count,"
+            " pg_catalog.avg(execution_time) AS avg_execution_time"
             f" FROM {{}} WHERE {condition} GROUP BY database_type ORDER BY execution_count DESC, database_type",
             parameters,
         )
 
     # --- its connections ---------------------------------------------------------------------------------------------
 
-    def _ask(self, query: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
-        """Every query here can be run twice: one that meets a connection the server has ended gets a new one."""
+    def _ask(self, query: str, parameters: Sequence[Any], *, writing: bool = False) -> list[dict[str, Any]]:
+        """Every query here can be run twice: one that meets a connection that has been ended gets a new one."""
         connection = _take(self._idle)
         kept = connection is not None
         try:
             if connection is None:
-                connection = database.connect(self._recorder.target, "executions")
-            self._table = self._table or find_tables(connection)[rows.EXECUTION]
-            statement = query.replace("{}", self._table).encode()
-            found = connection.cursor(row_factory=dict_row).execute(statement, parameters).fetchall()
+                connection = database.open_connection(self._recorder.target, "executions")
+            self._table = self._table or find_tables(connection, writing=writing)[rows.EXECUTION]
+            statement = query.replace("{}", in_query(self._table)).encode()
+            try:
+                with own_transaction(connection, read_only=not writing):
+                    found = connection.cursor(row_factory=dict_row).execute(statement, parameters).fetchall()
+            except _CANNOT_WRITE:
+                refuse_standby(connection)
+                raise
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            if kept and isinstance(error, psycopg.OperationalError) and error.sqlstate in (None, "57P01", "57P02"):
-                return self._ask(query, parameters)
+            if kept and isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in _LOST:
+                return self._ask(query, parameters, writing=writing)
             raise
         if len(self._idle) < _IDLE:
             self._idle.append((os.getpid(), connection))
@@ -385,7 +399,7 @@ def _between(what: str, value: int, smallest: int, largest: int) -> None:
 
 
 def _of_user(user_id: str | None) -> tuple[str, list[Any]]:
-    return ("true", []) if user_id is None else ("user_id = %s", [user_id])
+    return ("true", []) if user_id is None else (f"user_id {_EQUALS} %s", [user_id])
 
 
 def _encoded(row: dict[str, Any]) -> str:

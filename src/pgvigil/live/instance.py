@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import weakref
+from contextlib import closing, suppress
 from typing import Any, Final
 
 import psycopg
@@ -17,31 +18,39 @@ from psycopg import generators, pq
 
 from pgvigil import __version__, database
 from pgvigil.live import rows
+from pgvigil.live.own_transaction import own_transaction
 from pgvigil.live.recorder import Recorder
 
 HEARTBEAT: Final = 20.0  # seconds; an instance counts as dead after a minute
-_ME: Final = b"SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"
+# The start in ISO format, which whoever reads it understands whatever his DateStyle and TimeZone are.
+_ME: Final = (
+    b"SELECT a.pid, pg_catalog.to_char(pg_catalog.timezone('UTC', a.backend_start), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00\"')"
+    b" FROM pg_catalog.pg_stat_activity a WHERE a.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
+)
 
-# The pid and the start of a connection's server process; of one behind a transaction pooler, neither.
+# The pid and the start of a connection's server process; of one behind a pooler, neither: it may be somebody else's the next moment.
 Backend = tuple[int | None, str | None]
 POOLED: Final[Backend] = (None, None)
 
 
 def backend_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Backend:
     """Asks the server, beneath psycopg, which would begin a transaction: one round trip. Raises psycopg.Error."""
-    return _backend(connection.pgconn.exec_(_ME))
+    return _backend(connection, connection.pgconn.exec_(_ME))
 
 
 async def async_backend_of(connection: psycopg.AsyncConnection[Any]) -> Backend:
     """The same, without holding up the event loop."""
     connection.pgconn.send_query(_ME)
-    return _backend((await connection.wait(generators.execute(connection.pgconn)))[-1])
+    return _backend(connection, (await connection.wait(generators.execute(connection.pgconn)))[-1])
 
 
-def _backend(answer: Any) -> Backend:
+def _backend(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], answer: Any) -> Backend:
     if answer.status != pq.ExecStatus.TUPLES_OK or answer.ntuples != 1:
         raise psycopg.InterfaceError("the server does not tell which process a connection has")
-    return int(answer.get_value(0, 0)), (answer.get_value(0, 1) or b"").decode() or None
+    pid = int(answer.get_value(0, 0))
+    if pid != connection.pgconn.backend_pid:  # what the server says at the start; a pooler says something of its own
+        return POOLED
+    return pid, (answer.get_value(0, 1) or b"").decode() or None
 
 
 class Instance:
@@ -109,19 +118,16 @@ class Instance:
         )
 
     def _beat(self, ended: threading.Event) -> None:
-        connection: psycopg.Connection[Any] | None = None
         while not ended.wait(HEARTBEAT):
-            try:
-                connection = connection or database.connect(self.recorder.target, "heartbeat")
-                row = connection.execute("SELECT instrumentation.heartbeat(%s)", (self.id,)).fetchone()
+            with suppress(Exception):  # the next one may succeed; without, others see that this one is missed
+                # A connection for each: one that is idle for so long may be ended, and then every second would be missed.
+                with (
+                    closing(database.open_connection(self.recorder.target, "heartbeat")) as connection,
+                    own_transaction(connection, lock_timeout="5s"),
+                ):
+                    row = connection.execute("SELECT instrumentation.heartbeat(%s)", (self.id,)).fetchone()
                 if row and not row[0]:
                     self._register()
-            except Exception:  # noqa: BLE001 - the next one may succeed; without, others see that this one is missed
-                if connection:
-                    connection.close()
-                connection = None
-        if connection:
-            connection.close()
 
     def _stop(self, reason: str) -> None:
         if self._registered is self.process:

@@ -7,7 +7,6 @@ that is changed on the one engine, pool or connection that was given, and put ba
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg import pq, sql
 
-from pgvigil.live import rows
+from pgvigil.live import rows, scrub
 from pgvigil.live.executions import classify
 from pgvigil.live.instance import POOLED, Backend, Instance, async_backend_of, backend_of, instance_of
 from pgvigil.live.recorder import Recorder
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-_PER_TRANSACTION: Final = "SELECT set_config('pgvigil.session_id', %s, true)"
+_PER_TRANSACTION: Final = "SELECT pg_catalog.set_config('pgvigil.session_id', %s, true)"
 _ENDED_BY_OTHERS: Final = frozenset({"57P01", "57P02", "57P03"})
 _BETWEEN_STATEMENTS: Final = frozenset({pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS})
 
@@ -84,7 +83,7 @@ def _failed(session: str, text: str, began: int, error: BaseException, tag: str 
         status = "cancelled"
     else:
         status = "timeout" if how == "timeout" else "error"
-    return rows.statement(session, text, nanoseconds, -1, status, message, sqlstate, tag)
+    return rows.statement(session, text, nanoseconds, -1, status, scrub.hide_values(message, sqlstate), sqlstate, tag)
 
 
 def _replace(target: Any, name: str, replacement: Any) -> Undo:
@@ -225,7 +224,7 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
 def _tag(options: Any) -> str | None:
     with suppress(TypeError, ValueError):
         tag = options.get("pgvigil_tag")
-        return None if tag is None else json.dumps(tag, allow_nan=False)
+        return None if tag is None else rows.checked_json("the tag", tag)
     return None
 
 

@@ -125,8 +125,13 @@ class Encoder:
         return self._documents.get(document) or _remember(self._documents, document, _escaped(to_json(dict(document))))
 
     def _text(self, text: str) -> str:
-        shown = _escaped(scrub.hide_secrets_of_query(scrub.storable(text[:LONGEST_QUERY])))
+        shown = _escaped(shown_query(text))
         return _remember(self._texts, text, shown) if len(text) <= _LONGEST_REMEMBERED else shown
+
+
+def shown_query(text: str) -> str:
+    """A statement as it is stored."""
+    return scrub.hide_secrets_of_query(scrub.storable(text[:LONGEST_QUERY]))
 
 
 def _remember(known: dict[Any, str], key: Any, value: str) -> str:

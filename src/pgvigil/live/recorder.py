@@ -7,6 +7,7 @@ more, when the spill has to take what the database does not, and how all of it e
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 import os
 import socket
@@ -27,11 +28,17 @@ from pgvigil import database
 from pgvigil.live import rows
 from pgvigil.live.counters import RISING, Counters, Stats
 from pgvigil.live.delivery import LOOK, Delivery
+from pgvigil.live.spill import check_private
+from pgvigil.live.writer import Ended
+
+_log = logging.getLogger("pgvigil")
 
 # Where a flush or a close leaves what was accepted before it.
-Outcome = Literal["written", "spilled", "timeout"]
+Outcome = Literal["written", "spilled", "dropped", "timeout"]
+OnFull = Literal["drop", "wait"]
 
 _STUCK: Final = 30.0  # seconds after which a batch that does not end is given up, once the queue fills
+_POLL: Final = 0.002  # seconds between two looks for room of a caller that waits for it
 _GRACE: Final = 2.0  # seconds that close() grants beyond its timeout for what is left to go to the spill
 
 
@@ -41,6 +48,9 @@ class Recorder:
     queue_size       records in memory at most; half of it is where records go to the spill, the rest is for while they do
     batch_size       records in one transaction at most
     linger           seconds that a record may wait for others to share its transaction
+    on_full          what record_metric and record_performance do when queue_size records are in memory: "drop" the record and
+                     count that, or "wait" for room. What instrument and ExecutionTracker record never waits
+    max_wait         seconds that such a call waits at most; then its record is dropped and counted
     spill_directory  default ~/.local/state/pgvigil/spill; made with mode 0700, files with 0600
     spill_limit      bytes in it
     spill_after      seconds without the database after which records go to the spill as they come
@@ -57,6 +67,8 @@ class Recorder:
         queue_size: int = 100_000,
         batch_size: int = 5_000,
         linger: float = 0.2,
+        on_full: OnFull = "drop",
+        max_wait: float = 5.0,
         spill_directory: Path | str | None = None,
         spill_limit: int = 1 << 30,
         spill_after: float = 2.0,
@@ -65,17 +77,30 @@ class Recorder:
     ) -> None:
         if not 1 <= batch_size <= queue_size // 2:
             raise ValueError(f"batch_size={batch_size}: 1 to half of queue_size ({queue_size}) is possible")
+        if on_full not in ("drop", "wait"):
+            raise ValueError(f"on_full={on_full!r}: it has to be drop or wait")
+        for name, seconds in (
+            ("linger", linger), ("max_wait", max_wait), ("spill_after", spill_after), ("metrics_interval", metrics_interval),
+        ):  # fmt: skip
+            if not (0 <= seconds < math.inf):
+                raise ValueError(f"{name}={seconds}: it has to be a finite number of seconds, 0 or more")
         self._target = url if isinstance(url, database.Target) else database.parse_url(url, "the recorder's URL")
         self._limit = queue_size
         self._high = queue_size // 2
         self._batch_size = batch_size
         self._linger = linger
+        self._max_wait = max_wait if on_full == "wait" else 0.0
         self._directory = Path(spill_directory) if spill_directory else _default_directory()
         self._spill_limit = spill_limit
         self._spill_after = spill_after
         self._interval = metrics_interval
         self._instance = instance or socket.gethostname()
         self.before_close: list[Callable[[], None]] = []  # those who have a last word to record
+        with suppress(FileNotFoundError):
+            try:
+                check_private(self._directory, self._directory.stat())
+            except PermissionError as error:  # said now: in an outage it would be too late
+                _log.warning("nothing can be spilled: %s", error)
         self._reset()
         _recorders.add(self)
         atexit.register(self.close)
@@ -90,6 +115,8 @@ class Recorder:
         self._delivery = Delivery(self._target, self._directory, self._spill_limit, self._batch_size, self._counters)
         self._thread: threading.Thread | None = None
         self._closing = self._closed = self._abandoned = False
+        self._told_dropped = 0  # how many a flush has spoken of
+        self._failures_before_close = 0
         self._hurry = 0  # up to this position in the stream of records somebody waits in flush()
         self._next_report = time.monotonic() + (self._interval or math.inf)
         self._reported: list[int] = []
@@ -105,10 +132,10 @@ class Recorder:
         labels: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to system_metrics. Never blocks; raises ValueError or TypeError only, for arguments it cannot hold."""
+        """Append one row to system_metrics. Never blocks, unless on_full says so; raises ValueError or TypeError only, for arguments it cannot hold."""
         self._queue.append(rows.metric(name, value, type, labels, at))  # not by append: this is what a call costs
         if len(self._queue) > self._alert:
-            self._alarm()
+            self._alarm(self._max_wait)
 
     def record_performance(
         self,
@@ -120,13 +147,15 @@ class Recorder:
         metadata: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to performance_logs. Never blocks; raises ValueError or TypeError only, for arguments it cannot hold."""
+        """Append one row to performance_logs. Never blocks, unless on_full says so; raises ValueError or TypeError only, for arguments it cannot hold."""
         self._queue.append(rows.performance(operation, duration_ms, success, session_id, metadata, at))
         if len(self._queue) > self._alert:
-            self._alarm()
+            self._alarm(self._max_wait)
 
     def append(self, item: rows.Item) -> None:
-        """Append what a function of pgvigil.live.rows has made. Never blocks or raises."""
+        """Append what a function of pgvigil.live.rows has made. Never raises or blocks, whatever on_full says: this is what watches
+        an application's statements.
+        """
         self._queue.append(item)
         if len(self._queue) > self._alert:
             self._alarm()
@@ -136,20 +165,31 @@ class Recorder:
         """The database it records into."""
         return self._target
 
-    def _alarm(self) -> None:
+    def _alarm(self, max_wait: float = 0.0) -> None:
         """The caller's part of what is not ordinary: dropping, waking the worker, starting it."""
         began = self._delivery.began
         if began is not None and time.monotonic() - began > _STUCK:
             self._delivery.abort()
         if self._thread is None:
             self._start()
-        if self._closed or len(self._queue) > self._limit:
+        if self._closed or (len(self._queue) > self._limit and not self._room_comes(max_wait)):
             with self._counters.lock, suppress(IndexError):
                 self._queue.pop()
                 self._counters.refused += 1
                 self._counters.count["dropped"] += 1
         else:
             self._wake_up()
+
+    def _room_comes(self, max_wait: float) -> bool:
+        """Whether there is room in the queue again within the time that this caller may wait."""
+        deadline = time.monotonic() + max_wait
+        # Not by the condition of the counters: to wait on it would release a lock that a signal handler's thread may hold.
+        while len(self._queue) > self._limit:
+            if self._closed or time.monotonic() >= deadline:
+                return False
+            self._wake_up()
+            time.sleep(_POLL)
+        return True
 
     def _wake_up(self) -> None:
         if self._wake.locked():
@@ -170,8 +210,8 @@ class Recorder:
     def flush(self, timeout: float = 10.0) -> Outcome:
         """Wait until all that was accepted before this call is settled: in the database, in the spill, or counted as lost.
 
-        "written": nothing of this process is in the spill. "spilled": something is, and goes to the database later.
-        "timeout": some of it is still in memory. Blocks: in async code call it by asyncio.to_thread.
+        "written": nothing of this process is in the spill. "spilled": something is, and goes to the database later. "dropped":
+        since the flush before, records were lost (stats().dropped). "timeout": some of it is still in memory. Blocks: in async code call it by asyncio.to_thread.
         """
         counters = self._counters
         deadline = time.monotonic() + timeout
@@ -185,13 +225,22 @@ class Recorder:
             while counters.taken - counters.in_hand < target:
                 if self._closed or not counters.lock.wait(deadline - time.monotonic()):
                     return "timeout"
-            return "spilled" if counters.count["spill_pending"] else "written"
+            return self._outcome(since=self._told_dropped)
+
+    def _outcome(self, *, since: int) -> Outcome:
+        """Called with the lock of the counters held, when nothing is left in memory."""
+        count = self._counters.count
+        self._told_dropped = count["dropped"]
+        if count["dropped"] > since:
+            return "dropped"
+        return "spilled" if count["spill_pending"] else "written"
 
     def close(self, timeout: float = 10.0) -> Outcome:
         """Settle everything and end the worker; later records are counted as dropped. Calling it again does nothing.
 
-        When `timeout` seconds have passed, or the database does not answer, what is left goes to the spill; if that fails
-        within two more seconds, it is dropped and counted, and the outcome is "timeout".
+        A database that was lost is tried once more, and for as long as it answers that it is starting. When `timeout` seconds have
+        passed, or the database does not answer, what is left goes to the spill; if that fails within two more seconds, it is
+        dropped and counted. The outcome is "dropped" if any record of this process ever was, else "spilled" or "written".
         """
         atexit.unregister(self.close)
         while self.before_close:
@@ -199,6 +248,8 @@ class Recorder:
         _recorders.discard(self)
         deadline = time.monotonic() + timeout
         with self._counters.lock:
+            self._failures_before_close = self._delivery.failures
+            self._delivery.next_try = 0.0  # it may be back: whatever the pause after the last failure is
             self._closing = True
         self._wake_up()
         thread = self._thread
@@ -225,7 +276,7 @@ class Recorder:
             counters.in_hand = 0
             self._queue.clear()
             counters.lock.notify_all()
-            return "timeout" if lost else "spilled" if counters.count["spill_pending"] else "written"
+            return self._outcome(since=0)
 
     def __enter__(self) -> Recorder:
         return self
@@ -266,6 +317,8 @@ class Recorder:
         if self._waited_for():
             if stalled:
                 self._sleep(self._limit, 0.1)
+            elif self._closing and not (self._queue or delivery.holding):
+                self._sleep(self._limit, min(delivery.next_try - now, 0.1))
             return
         if not (self._queue or delivery.holding or (delivery.spilled and delivery.lost_at is None)):
             wanted = min(delivery.next_look, self._next_report) if delivery.connected else now + LOOK
@@ -295,8 +348,10 @@ class Recorder:
     def _may_go_on(self) -> bool:
         """Whether close() has something to wait for: records in memory, or what the database can take from our own spill."""
         delivery = self._delivery
-        pending = delivery.lost_at is None and self._counters.count["spill_pending"]
-        return bool(self._queue or delivery.holding or pending)
+        may_take = (
+            delivery.lost_at is None or delivery.failures == self._failures_before_close or delivery.server_starts
+        )
+        return bool(self._queue or delivery.holding or (may_take and self._counters.count["spill_pending"]))
 
     def _may_connect(self) -> bool:
         delivery = self._delivery
@@ -313,7 +368,11 @@ class Recorder:
             now = time.monotonic()
             if delivery.connected and now >= max(delivery.next_try, self._next_report):
                 self._next_report = now + self._interval
-                self._report()
+                try:
+                    self._report()
+                except Ended as error:
+                    self._next_report, self._reported = now, []
+                    delivery.reconnect(error)
         if self._must_spill():
             self._move_to_spill()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -35,6 +36,13 @@ _TYPES = {"counter": "counter", "gauge": "gauge", "histogram": "histogram"}
 _LONGEST_NAME = 100
 _LONGEST_DURATION = 2**31 - 1
 _LARGEST_BITS = 4096  # of an integer: Python refuses to print much more
+# PostgreSQL's numeric: digits before the point, and behind it.
+_LARGEST_EXPONENT = 131_071
+_SMALLEST_EXPONENT = -16_383
+_DEEPEST = 200  # levels of a document: PostgreSQL's parser needs stack for each
+_UNSTORABLE = re.compile(
+    r"(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])"
+)  # in JSON: NUL, or half a surrogate pair, or a whole one
 _BIG = 2**63
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
@@ -60,6 +68,11 @@ def metric(name: str, value: float | Decimal, type: str, labels: dict[str, Any] 
         if not value.is_finite():
             raise ValueError(f"metric {name!r} has the value {value}: it has to be a finite number")
         value = Decimal(value)
+        if value.adjusted() > _LARGEST_EXPONENT or int(value.as_tuple().exponent) < _SMALLEST_EXPONENT:
+            raise ValueError(
+                f"metric {name!r} has a value of 10 to the {value.adjusted()}: a numeric of PostgreSQL holds"
+                f" {_LARGEST_EXPONENT + 1} digits before the point and {-_SMALLEST_EXPONENT} behind it"
+            )
     elif value.__class__ is not int:
         raise TypeError(
             f"metric {name!r} has a value of type {value.__class__.__name__}: give an int, float or Decimal"
@@ -239,7 +252,13 @@ def _document(what: str, document: dict[str, Any] | None) -> Document:
     if document.__class__ is dict and document:
         for key, value in document.items():
             kind = value.__class__
-            if key.__class__ is not str or not (kind is str or (kind is int and -_BIG < value < _BIG)):
+            # Neither NUL nor half a surrogate pair is printable; of other texts the JSON is looked at.
+            if key.__class__ is not str or not (key.isprintable() or (key.isascii() and "\0" not in key)):
+                break
+            if kind is str:
+                if not (value.isprintable() or (value.isascii() and "\0" not in value)):
+                    break
+            elif not (kind is int and -_BIG < value < _BIG):
                 break
         else:
             return tuple(document.items())
@@ -247,10 +266,34 @@ def _document(what: str, document: dict[str, Any] | None) -> Document:
         return "{}"
     if not isinstance(document, dict):
         raise TypeError(f"{what} has to be a dict, not {type(document).__name__}")
+    return checked_json(what, document)
+
+
+def checked_json(what: str, document: Any) -> str:
+    """As jsonb takes it. Raises ValueError or TypeError for what it would not take."""
     try:
-        return to_json(document)
+        text = to_json(document)
     except RecursionError:
         raise ValueError(f"{what} is nested too deeply") from None
+    if text.count("[") + text.count("{") > _DEEPEST and _depth(json.loads(text)) > _DEEPEST:
+        raise ValueError(f"{what} is nested too deeply: {_DEEPEST} levels fit")
+    if "\\u" in text and _UNSTORABLE.search(text):
+        if any(found.endswith("0000") for found in _UNSTORABLE.findall(text)):
+            raise ValueError(f"{what} has a NUL character in it, which PostgreSQL cannot store")
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{what} has half of a surrogate pair in it, which PostgreSQL cannot store") from None
+    return text
+
+
+def _depth(document: Any) -> int:
+    """Levels of lists and dicts, counted level by level."""
+    level, depth = [document], 0
+    while level := [value for value in level if isinstance(value, list | dict)]:
+        depth += 1
+        level = [value for held in level for value in (held.values() if isinstance(held, dict) else held)]
+    return depth
 
 
 def _nanoseconds(at: datetime | None) -> int:

@@ -1,6 +1,6 @@
 """For applications that cannot be changed: what pg_stat_activity shows of them, every few seconds.
 
-The work is the server's: instrumentation.sample_activity() writes what is new in one go. What begins and ends between two
+The work is the server's: instrumentation.sample_activity() writes what is new in one go; secrets are taken out of the texts here. What begins and ends between two
 samples is not seen, and whether a statement succeeded cannot be.
 """
 
@@ -17,9 +17,16 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from pgvigil import __version__, database
-from pgvigil.errors import PgvigilError
+from pgvigil.errors import PgvigilError, PreconditionError
+from pgvigil.live.lines import shown_query
+from pgvigil.live.own_transaction import own_transaction, refuse_standby
 
 _LONGEST: Final = 30.0  # seconds: a sample is a heartbeat too, and whoever misses two of these is taken for dead
+_TEXTS: Final = "SELECT instrumentation.sampled_texts(%s)"
+_SAMPLE: Final = "SELECT instrumentation.sample_activity(%s, %s::pg_catalog.text[], %s::pg_catalog.text[])"
+_MAY_SAMPLE: Final = """
+    SELECT pg_catalog.pg_has_role(r.oid, 'USAGE'), pg_catalog.quote_ident(CURRENT_USER)
+    FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) 'pgvigil_admin'"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class SamplerStats:
 class Sampler:
     """Samples the database of `url` every `every` seconds, in a thread of its own, until `close()`.
 
-    The login role needs pgvigil_writer. Raises ValueError for an interval of more than 30 seconds, UsageError for a URL that
+    The login role needs pgvigil_admin: it sees what everybody runs. Raises ValueError for an interval of more than 30 seconds, UsageError for a URL that
     cannot be read; afterwards nothing: what goes wrong is counted, and tried again.
     """
 
@@ -78,31 +85,49 @@ class Sampler:
             found = self._stop() if ending else self._sample()
             self._stats = SamplerStats(was.samples + (not ending), was.statements + found, was.errors, was.last_error)
         except (psycopg.Error, PgvigilError) as error:
-            self._stats = SamplerStats(was.samples, was.statements, was.errors + 1, " ".join(str(error).split()))
+            words = f"{error.message}. {error.hint}" if isinstance(error, PgvigilError) else str(error)
+            self._stats = SamplerStats(was.samples, was.statements, was.errors + 1, " ".join(words.split()))
             self._disconnect()
 
     def _sample(self) -> int:
         if self._connection is None:
-            self._connection = database.connect(self._target, "sampler")
-            self._connection.execute("SET statement_timeout = '10s'; SET lock_timeout = '1s'")
-        row = None
-        if self._instance:
-            row = self._connection.execute("SELECT instrumentation.sample_activity(%s)", (self._instance,)).fetchone()
-        if row is None or row[0] is None:  # the first one, or it had been stopped
-            self._instance = None
-            made = self._connection.execute(
-                "SELECT instrumentation.register_instance(%s, %s, %s)",
-                (socket.gethostname(), __version__, Jsonb({"sampler": True, "every": self._every})),
-            ).fetchone()
-            self._instance = made[0] if made else None
-            row = self._connection.execute("SELECT instrumentation.sample_activity(%s)", (self._instance,)).fetchone()
-        return int(row[0] or 0) if row else 0
+            self._connection = database.open_connection(self._target, "sampler")
+            self._check(self._connection)
+        connection = self._connection
+        with own_transaction(connection, statement_timeout="10s", lock_timeout="1s"):
+            written = _written(connection, self._instance) if self._instance else None
+            if written is None:  # the first one, or it had been stopped
+                self._instance = None
+                made = connection.execute(
+                    "SELECT instrumentation.register_instance(%s, %s, %s)",
+                    (socket.gethostname(), __version__, Jsonb({"sampler": True, "every": self._every})),
+                ).fetchone()
+                self._instance = made[0] if made else None
+                written = _written(connection, self._instance)
+        return written or 0
+
+    def _check(self, connection: psycopg.Connection) -> None:
+        """Raises PreconditionError where it can do nothing."""
+        with own_transaction(connection, read_only=True):
+            refuse_standby(connection)
+            row = connection.execute(_MAY_SAMPLE.encode()).fetchone()
+        if row is None:
+            raise PreconditionError(
+                "the database has no role pgvigil_admin, which the sampler needs",
+                "Run pgvigil migrate on it, or pgvigil setup.",
+            )
+        if not row[0]:
+            raise PreconditionError(
+                f"the sampler connects as {row[1]}, which is not a member of pgvigil_admin: it may not see what others run",
+                f"GRANT pgvigil_admin TO {row[1]};",
+            )
 
     def _stop(self) -> int:
         if self._connection and self._instance:
-            self._connection.execute(
-                "SELECT instrumentation.stop_instance(%s, 'the sampler was closed')", (self._instance,)
-            )
+            with own_transaction(self._connection, statement_timeout="10s", lock_timeout="1s"):
+                self._connection.execute(
+                    "SELECT instrumentation.stop_instance(%s, 'the sampler was closed')", (self._instance,)
+                )
         self._disconnect()
         return 0
 
@@ -110,3 +135,16 @@ class Sampler:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _written(connection: psycopg.Connection, instance: UUID | None) -> int | None:
+    """One sample; None if the instance has ended."""
+    asked = connection.execute(_TEXTS, (instance,)).fetchone()
+    texts: list[str] = asked[0] if asked else []
+    row = connection.execute(_SAMPLE, (instance, texts, list(map(_shown, texts)))).fetchone()
+    return None if row is None or row[0] is None else int(row[0])
+
+
+def _shown(text: str) -> str:
+    """Without secrets. The server cuts long statements off (track_activity_query_size), so the last literal may have no end."""
+    return shown_query(text + "'").removesuffix("'")

@@ -1,56 +1,403 @@
-"""What must not be stored: secrets in parameters, messages and queries, and, where that is wanted, the literals of queries.
+"""Redaction of what must not be stored: secrets in parameters, messages and queries, values in error messages and, where that
+is wanted, the literals of queries.
 
-Where it cannot be told what a text means, too much is hidden rather than too little. Each pattern takes time in proportion to
-the text: its parts begin where words begin, or are bounded.
+Where it cannot be known what a text means, too much is hidden rather than too little. Every function takes time in proportion
+to the text, whatever is in it: a text is cut into tokens from left to right, each pattern matches at a given place without
+giving anything back, and what was looked through for the end of a value is never looked through again.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 
 HIDDEN: Final = "***"
 _DEEPEST = 12
 _LARGEST_BITS = 4096  # of an integer: Python refuses to print much more
+_LONGEST_KEY = 200  # characters; longer words are no names
 
-# Of a key without its punctuation and capitals. A number under a key of tokens is how many there were.
-_SECRET_KEY = re.compile(
-    r"passw|passphrase|passcode|pwd|secret|credential|apikey|accesskey|privatekey|accountkey|encryptionkey|signature"
-    r"|authorization|cookie|^(?:pass|pw|auth|sig|jwt|bearer)$|(token)"
+# Of a name without its punctuation and capitals. A number under a key of tokens is how many there were.
+_NAMES = (
+    r"passw|passphrase|passcode|pwd|secret|credential|apikey|accesskey|privatekey|accountkey|encryptionkey|clientkey|serverkey"
+    r"|signature|authorization|cookie"
 )
-_NAMED = (
-    r"(?<![\w-])[\w-]*?(?:password|passwd|passphrase|passcode|pwd|secret|token|credentials?|signature|authorization|cookie"
-    r"|(?:api|access|private|account|encryption)[_-]?key)"
-)
-_PATTERNS = [
-    (
-        re.compile(r"(?<![\w+.-])([a-z][a-z0-9+.-]{0,30}://[^\s:/@]{0,200}:)\S{1,500}@", re.IGNORECASE),
-        r"\1" + HIDDEN + "@",
-    ),
-    (re.compile(rf"([?&]{_NAMED}=)[^&#\s]*", re.IGNORECASE), r"\1" + HIDDEN),
-    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), r"\1 " + HIDDEN),
-]
-_QUOTED = r"""'(?:[^'\\]|\\.|'')*'"""
-_IN_TEXT = re.compile(
-    rf"""(?<![?&])({_NAMED}["']?\s*[=:]\s*)(?:"[^"]*"|{_QUOTED}|[^;\n]{{0,500}}(?=;)|[^\s;]+)""", re.IGNORECASE
-)
-# A query may compare or set such a column; only what looks like a value is one.
-_IN_QUERY = re.compile(
-    rf"""({_NAMED}["'`]?\s*(?:=|:=|=>|:)?\s*|\bidentified\s+by\s+)(?:{_QUOTED})|({_NAMED}=)[^\s;'"$%:?@&().,]+""",
-    re.IGNORECASE,
-)
-# Whatever one of these patterns finds has one of these in it: looking for them takes a twentieth of the time.
-_SIGNS = (
-    "pass", "pwd", "secret", "token", "credential", "signature", "authorization", "cookie", "key", "bearer", "basic",
-    "identified", "://",
-)  # fmt: skip
+_SECRET_KEY = re.compile(rf"{_NAMES}|^(?:pass|pw|auth|sig|jwt|bearer)$|(token)")
+_SECRET_WORD = re.compile(rf"{_NAMES}|(token)")
 
-_BACKSLASH = r"(?:[^{q}\\]|\\.|{q}{q})*(?:{q}|\Z)"
-_PLAIN = r"(?:[^{q}]|{q}{q})*(?:{q}|\Z)"
-_COMMENT = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
-_NUMBER = r"(?<![\w$.])(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)(?![\w$])"
+Span = tuple[int, int, str]  # from, to, and what takes its place
+
+# What the functions below look for has one of these in it: looking for them takes a twentieth of the time.
+_SIGN = re.compile(
+    r"pass|pwd|secret|token|credential|signature|authorization|cookie|bearer|basic|identified|://"
+    r"|(?:api|access|private|account|encryption|client|server)[^a-z0-9]?key",
+)
+
+
+def storable(text: str) -> str:
+    """Without what PostgreSQL cannot store: NUL, and halves of surrogate pairs."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _is_harmless(text: str) -> bool:
+    # All need more than a word; and there are more letters than a to z that are taken for an s or a k.
+    return text.isalnum() or (text.isascii() and not _SIGN.search(text.lower()))
+
+
+# --- messages and connection strings ---------------------------------------------------------------------------------
+
+_WORD = re.compile(r"[\w-]++")
+_SPACES = re.compile(r"\s++")
+_IS_GIVEN = re.compile(r"""(?:\\*+["'`])?[\])]?\s*+(?:=>|:=|==?|:)\s*+""")  # between a name and its value
+_IS_QUOTED = re.compile(
+    r"""\s++(?=(?:[A-Za-z]&?)?\\*+["'`])"""
+)  # PASSWORD 's3cret', in a message that repeats a statement
+_OPENING = re.compile(r"""(?:[A-Za-z]&?)?(?P<quote>\\++["']|'++|"|`)""")
+_DOLLAR = re.compile(r"\$(?:[^\W\d]\w*+)?\$")
+_BARE = re.compile(r"[^\s;\\]*+(?:\\.?[^\s;\\]*+)*", re.DOTALL)
+_BARE_IN_URL = re.compile(r"[^&#\s]*+")
+_TO_SEMICOLON = re.compile(r"[^;\n]{0,500}+(?=;)")
+_REST_OF_LINE = re.compile(r"[^\n]*+")
+_FIRST_WORD = re.compile(r"\S*+")
+_NUMBER_ONLY = re.compile(r"[-+]?[\d.]++(?![\w.])")
+_USER = re.compile(r"://[^\s:/@]*+:")
+_BEARER = re.compile(r"\b(?:bearer|basic)\s++(?=([\w.~+/=-]++))", re.IGNORECASE)
+_BRACKET = re.compile(r"""[\[\](){}]|"[^"\\]*+(?:\\.?[^"\\]*+)*"?|'[^'\\]*+(?:\\.?[^'\\]*+)*'?""", re.DOTALL)
+_REST_OF = {
+    mark: re.compile(rf"[^{mark}\\]*+(?:(?:\\.?|{mark}{mark})[^{mark}\\]*+)*{mark}?", re.DOTALL) for mark in "\"'`"
+}
+
+
+def hide_secrets(text: str) -> str:
+    """A message or a connection string: passwords in URLs, `password=…`, `token: …`, bearer tokens become ***."""
+    if _is_harmless(text):
+        return text
+    return _replaced(text, [*_in_urls(text), *_bearers(text), *_in_text(text, 0, len(text))])
+
+
+def _replaced(text: str, spans: list[Span]) -> str:
+    pieces, at = [], 0
+    for begin, end, instead in sorted(spans):
+        if begin >= at:
+            pieces += [text[at:begin], instead]
+        at = max(at, end)
+    return "".join([*pieces, text[at:]]) if pieces else text
+
+
+def _in_urls(text: str) -> Iterator[Span]:
+    at = 0
+    while (at := text.find("://", at)) >= 0:
+        user = _USER.match(text, at) if at and (text[at - 1].isalnum() or text[at - 1] in "+.-") else None
+        at += 3
+        if user is None:
+            continue
+        run = _FIRST_WORD.match(text, user.end())
+        end = run.end() if run else user.end()
+        last = text.rfind("@", user.end(), end)
+        if last > user.end():
+            yield user.end(), last, HIDDEN
+        at = max(end if last < 0 else last, at)  # no @ follows in this run: for none of its addresses
+
+
+def _bearers(text: str) -> Iterator[Span]:
+    for found in _BEARER.finditer(text):
+        if len(found[1]) >= 8:
+            yield found.start(1), found.end(1), HIDDEN
+
+
+def _in_text(text: str, begin: int, end: int) -> Iterator[Span]:
+    """Values beside names such as `password`, between these places."""
+    at = begin
+    while word := _WORD.search(text, at, end):
+        at = word.end()
+        kind = _name_kind(word[0])
+        if kind is None:
+            continue
+        given = _IS_GIVEN.match(text, at, end) or _IS_QUOTED.match(text, at, end)
+        if given is None and word[0].startswith("-"):  # an option of a command, and its value as the next argument
+            given = _SPACES.match(text, at, end)
+        if given is None or given.end() >= end:
+            continue
+        at = given.end()
+        in_url = word.start() > begin and text[word.start() - 1] in "?&"
+        for span in _value(text, at, end, kind, word[0].casefold(), in_url=in_url):
+            yield span
+            at = max(at, span[1])
+
+
+def _value(text: str, at: int, end: int, kind: str, name: str, *, in_url: bool) -> Iterator[Span]:
+    if in_url:
+        yield at, _end(_BARE_IN_URL, text, at, end), HIDDEN
+    elif opening := _OPENING.match(text, at, end):
+        yield at, _closed(text, opening, end), HIDDEN
+    elif dollar := _DOLLAR.match(text, at, end):
+        close = text.find(dollar[0], dollar.end(), end)
+        yield at, end if close < 0 else close + len(dollar[0]), HIDDEN
+    elif text[at] in "[{(":
+        yield at, _balanced(text, at, end), HIDDEN
+    elif kind == "token" and _NUMBER_ONLY.match(text, at, end):
+        return  # how many there were
+    elif "authorization" in name:
+        scheme, line = _end(_FIRST_WORD, text, at, end), _end(_REST_OF_LINE, text, at, end)
+        yield at, scheme, HIDDEN
+        if text[scheme:line].strip():
+            yield scheme + 1, line, HIDDEN
+    elif "cookie" in name:
+        yield at, _end(_REST_OF_LINE, text, at, end), HIDDEN
+    elif semicolon := _TO_SEMICOLON.match(text, at, end):
+        yield at, semicolon.end(), HIDDEN
+    else:
+        yield at, _end(_BARE, text, at, end), HIDDEN
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int, end: int) -> int:
+    found = pattern.match(text, at, end)
+    return found.end() if found else at
+
+
+def _closed(text: str, opening: re.Match[str], end: int) -> int:
+    """Where a quoted value ends; it hides all the rest if it does not."""
+    quote, at = opening["quote"], opening.end()
+    if quote[0] == "\\":  # within another string: it ends with the same escape
+        close = re.compile(rf"(?<!\\){re.escape(quote)}").search(text, at, end)
+        return close.end() if close else end
+    if len(quote) % 2 == 0:  # within another string, where it is doubled; or it is empty
+        if at >= end or text[at] in " \t\r\n,;)]}":
+            return at
+        place = text.find(quote, at, end)
+        return end if place < 0 else place + len(quote)
+    return _end(_REST_OF[quote[0]], text, at, end)
+
+
+def _balanced(text: str, at: int, end: int) -> int:
+    depth = 0
+    for found in _BRACKET.finditer(text, at, end):
+        depth += {"[": 1, "(": 1, "{": 1, "]": -1, ")": -1, "}": -1}.get(found[0], 0)
+        if depth == 0:
+            return found.end()
+    return end
+
+
+# --- queries ---------------------------------------------------------------------------------------------------------
+
+# A string is read up to its end, or to that of the text. Nothing is given back, because all that follows may be missing.
+_PLAIN = r"[^{q}]*+(?:{q}{q}[^{q}]*+)*{q}?"
+_BACKSLASH = r"[^{q}\\]*+(?:(?:\\.?|{q}{q})[^{q}\\]*+)*{q}?"
+_COMMENT = r"--[^\n]*+|/\*[^*]*+(?:\*(?!/)[^*]*+)*(?:\*/)?"
+_TAG = r"\$(?:[^\W\d]\w*+)?\$"
+
+
+def _tokens(string: str) -> re.Pattern[str]:
+    escaped, double, string = _BACKSLASH.format(q="'"), _BACKSLASH.format(q='"'), string.format(q="'")
+    return re.compile(
+        rf"(?P<space>\s++)|(?P<comment>{_COMMENT})|(?P<string>[eE]'{escaped}|(?:[bBxXnN]|[uU]&)?'{string})"
+        rf'|(?P<dollar>{_TAG})|(?P<quoted>"{double}|`[^`]*+`?)|(?P<number>(?:\d|\.\d)[\w.]*+)|(?P<word>\w[\w$]*+)'
+        r"|(?P<bracket>[(){}\[\],;])|(?P<operator>[^\w\s'\"`$(){}\[\],;/-]++|.)",
+        re.DOTALL,
+    )
+
+
+_STANDARD_TOKENS, _BACKSLASH_TOKENS = _tokens(_PLAIN), _tokens(_BACKSLASH)
+_NESTED: Final = 3  # bodies within bodies that are looked through as queries; what is deeper, as text
+_COMPARED = frozenset(
+    ["like", "ilike", "in", "not", "any", "all", "some", "similar", "to", "is", "between", "rlike", "regexp", "glob"]
+)
+# With these words another part of a statement begins, and what follows is beside the name no more.
+_ELSEWHERE = frozenset(
+    [
+        "and",
+        "or",
+        "from",
+        "where",
+        "select",
+        "insert",
+        "update",
+        "delete",
+        "order",
+        "group",
+        "having",
+        "limit",
+        "offset",
+        "join",
+        "on",
+        "returning",
+        "then",
+        "when",
+        "else",
+        "end",
+        "set",
+        "values",
+        "as",
+        "valid",
+        "using",
+        "union",
+        "into",
+        "window",
+        "fetch",
+        "for",
+    ]
+)
+_BARE_IN_QUERY = re.compile(r"""[^\s;'"$%:?@&().,]++""")
+_NAME_ALONE = re.compile(r"""(?:[A-Za-z]&?)?["'`$][\w$.:-]*+["'`$]?""")
+
+
+def hide_secrets_of_query(query: str) -> str:
+    """Literals that stand by a name such as password, in strings and comments too, and passwords in URLs."""
+    if _is_harmless(query):
+        return query
+    spans = [*_in_urls(query), *_bearers(query), *_in_query(query, _STANDARD_TOKENS, 0, len(query))]
+    if "\\'" in query:  # where a string ends depends on the engine: what is a secret to either is hidden
+        spans += _in_query(query, _BACKSLASH_TOKENS, 0, len(query))
+    return _replaced(query, spans)
+
+
+def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: int = 0) -> list[Span]:
+    spans: list[Span] = []
+    depth = 0
+    beside: str | None = None  # the kind of name that literals are beside now, …
+    beside_depth = 0  # … within so many brackets, …
+    by_string = False  # … where a string was the name, and a comma may follow: set_config('app.password', 's3cret')
+    between = False
+    before: Span | None = None  # a literal, and then at most …
+    is_compared = False  # … an operator, and what qualifies a name: 's3cret' = t.password
+    listed = 0  # within so many brackets stands a name: (name, password)
+    is_row = in_row = False  # after those brackets, or within those of the values: = ('ada', 's3cret')
+    previous = ""  # the word or operator before
+    is_insert = has_secret_column = hides_all = False
+    while at < end and (found := tokens.match(query, at, end)):
+        begin, at, kind, piece = at, found.end(), found.lastgroup, found[0]
+        if kind == "space":
+            continue
+        if kind == "comment":
+            spans += _in_text(query, begin, at)
+        elif kind in ("string", "dollar", "quoted"):
+            inner = at, at
+            if kind == "dollar":
+                close = query.find(piece, at, end)
+                inner, at = (at, end if close < 0 else close), end if close < 0 else close + len(piece)
+            is_name = kind == "quoted" and (
+                piece[0] == "`" or not (hides_all or (beside and previous and previous not in (".", "as")))
+            )
+            quote = '"' if piece[0] == '"' else "'"
+            span = begin, at, f"{quote}{HIDDEN}{quote}"
+            named = None
+            if at - begin <= _LONGEST_KEY and _NAME_ALONE.fullmatch(query, begin, at):
+                named = _name_kind(query[begin:at])
+            if (beside or hides_all or is_row) and not is_name:
+                spans.append(span)
+                by_string = False
+            elif named:
+                if before and (is_compared or previous == "as"):
+                    spans.append(before)
+                listed = depth if kind == "quoted" else listed
+                beside, beside_depth, by_string, between = named, depth, kind != "quoted", False
+                has_secret_column = has_secret_column or (is_insert and kind == "quoted")
+            elif kind == "dollar" and nested < _NESTED:
+                spans += _in_query(query, tokens, *inner, nested + 1)
+            else:
+                spans += _in_text(query, begin, at)
+            before, previous, is_compared, is_row = (None if piece[0] == "`" else span), "", False, False
+        elif kind == "number":
+            span = begin, at, HIDDEN
+            if hides_all or beside == "secret":
+                spans.append(span)
+            before, previous, is_compared, is_row = span, "", False, False
+        elif kind == "word":
+            word = piece.casefold()
+            named = "secret" if word == "identified" else _name_kind(word)
+            if named:
+                if before and (is_compared or previous == "as"):
+                    spans.append(before)
+                beside, beside_depth, by_string, between, listed = named, depth, False, False, depth
+                has_secret_column = has_secret_column or is_insert
+                if query[at : at + 1] == "=" and (bare := _BARE_IN_QUERY.match(query, at + 1, end)):
+                    if not (named == "token" and _NUMBER_ONLY.fullmatch(bare[0])):
+                        spans.append((bare.start(), bare.end(), HIDDEN))
+                    at = bare.end()
+            elif word in ("insert", "merge", "replace") and depth == 0:
+                is_insert, has_secret_column, hides_all, beside = True, False, False, None
+            else:
+                if word in ("values", "select", "returning"):
+                    hides_all = is_insert and has_secret_column and word != "returning"
+                if beside and word in _ELSEWHERE and depth <= beside_depth:
+                    is_part = (
+                        (word == "and" and between)
+                        or (word == "from" and previous == "distinct")
+                        or (word == "for" and previous in ("password", "identified"))  # SET PASSWORD FOR ada = 's3cret'
+                    )
+                    beside, between = (beside if is_part else None), False
+                between = between or word == "between"
+            if _compares(word):
+                is_compared = True
+            elif word != "as" and query[at : at + 1] != ".":
+                before, is_compared = None, False
+            is_row = is_row and _compares(word)
+            previous = word
+        elif kind == "bracket":
+            if piece in "([{":
+                depth += 1
+                if is_row:
+                    beside, beside_depth, in_row = "secret", depth, True
+            elif piece in ")]}":
+                depth -= 1
+                if depth < beside_depth:
+                    beside, in_row = None, False
+            elif piece == ";":
+                depth, beside, is_insert, hides_all, in_row = 0, None, False, False, False
+            elif depth <= beside_depth and not in_row:  # a comma
+                beside, by_string = (beside if by_string else None), False
+            is_row = piece in ")]}" and 0 <= depth < listed
+            listed = 0 if is_row else listed
+            before, previous = (None if piece in ",;" else before), piece
+        else:
+            if piece[0] == "." and previous:  # what was taken for a name qualifies one
+                beside, listed = None, 0
+            elif _compares(piece):
+                is_compared = True
+            else:
+                is_row = False
+            previous = piece
+    return spans
+
+
+def _compares(word: str) -> bool:
+    return word in _COMPARED or (bool(word) and not word.strip("=<>!~*"))
+
+
+# --- values in error messages ----------------------------------------------------------------------------------------
+
+_QUOTES = {'"': '"', "'": "'", "»": "«", "„": "“", "«": "»", "“": "”", "`": "'", "「": "」", "『": "』"}
+_ANY_QUOTE = re.compile("[\"'»„«“`「『]")
+_BYTES = re.compile(r"\b0x[0-9a-fA-F]{2}(?:\s0x[0-9a-fA-F]{2})*+")
+# Conditions whose messages name objects only. All others may quote a value that was sent.
+_OF_OBJECTS = re.compile(r"0[89B-Z]|2[3-8D-F]|3[4-7BDF]|4[024]|5[3-8]|F0|HV")
+_SYNTAX_ERROR = "42601"
+_OF_SYNTAX = re.compile(r"[A-Za-z_]\w*|[^\w'$]{1,3}")
+
+
+def hide_values(message: str, sqlstate: str | None) -> str:
+    """The first line of an error's message, without the values that it repeats.
+
+    What the server adds (DETAIL, CONTEXT, the line of the query) is left out: most of it is values. Names in quotes are kept
+    where the condition is about objects; elsewhere, what is between the first quote and the last becomes ***.
+    """
+    first = message.partition("\n")[0]
+    if sqlstate and sqlstate != _SYNTAX_ERROR and _OF_OBJECTS.match(sqlstate):
+        return first
+    if opening := _ANY_QUOTE.search(first):
+        close = max(first.rfind(_QUOTES[opening[0]]), first.rfind(opening[0]))
+        end = close if close > opening.start() else len(first)
+        if not (sqlstate == _SYNTAX_ERROR and _OF_SYNTAX.fullmatch(first, opening.end(), end)):
+            first = f"{first[: opening.end()]}{HIDDEN}{first[end:] or opening[0]}"
+    return _BYTES.sub(HIDDEN, first)
+
+
+# --- literals --------------------------------------------------------------------------------------------------------
+
 # Where double quotes are about a name, and a backslash is no escape unless an E stands before the string.
 _STANDARD: Final = frozenset(
     [
@@ -71,66 +418,41 @@ _STANDARD: Final = frozenset(
         "presto",
     ]
 )
+_NUMBER = r"(?<![\w$.])(?:0[xX][0-9a-fA-F]++|(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)?)(?![\w$])"
+_NO_LITERAL = r"\w[\w$]*+"  # a word is taken whole, so that no part of it is looked at again
 _STANDARD_LITERALS = re.compile(
     rf"(?P<kept>{_COMMENT}|\"{_PLAIN.format(q=chr(34))})"
-    rf"|(?<!\w)[eE]'{_BACKSLASH.format(q=chr(39))}|(?:(?<!\w)(?:[bBxXnN]|[uU]&))?'{_PLAIN.format(q=chr(39))}"
-    rf"|(?<![\w$])\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z)|{_NUMBER}",
+    rf"|[eE]'{_BACKSLASH.format(q=chr(39))}|(?:[bBxXnN]|[uU]&)?'{_PLAIN.format(q=chr(39))}"
+    rf"|(?P<dollar>{_TAG})|{_NUMBER}|(?P<plain>{_NO_LITERAL})",
     re.DOTALL,
 )
 _OTHER_LITERALS = re.compile(
-    rf"(?P<kept>{_COMMENT}|`[^`]*(?:`|\Z))|'{_BACKSLASH.format(q=chr(39))}|\"{_BACKSLASH.format(q=chr(34))}|{_NUMBER}",
+    rf"(?P<kept>{_COMMENT}|`[^`]*+`?)|'{_BACKSLASH.format(q=chr(39))}|\"{_BACKSLASH.format(q=chr(34))}"
+    rf"|(?P<dollar>(?!))|{_NUMBER}|(?P<plain>{_NO_LITERAL})",
     re.DOTALL,
 )
-
-
-def storable(text: str) -> str:
-    """Without what PostgreSQL cannot store: NUL, and halves of surrogate pairs."""
-    if "\0" in text:
-        text = text.replace("\0", "\ufffd")
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _is_harmless(text: str) -> bool:
-    if text.isalnum():  # each pattern needs more than a word
-        return True
-    if not text.isascii():  # there are more letters that a pattern takes for an s or a k
-        return False
-    text = text.lower()
-    for sign in _SIGNS:  # noqa: SIM110 - any() of a generator takes twice as long
-        if sign in text:
-            return False
-    return True
-
-
-def hide_secrets(text: str) -> str:
-    """A message or a connection string: passwords in URLs, `password=…`, `token: …`, bearer tokens become ***."""
-    if _is_harmless(text):
-        return text
-    for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
-    return _IN_TEXT.sub(r"\1" + HIDDEN, text)
-
-
-def hide_secrets_of_query(query: str) -> str:
-    """Literals that stand by a name such as password, and passwords in URLs."""
-    if _is_harmless(query):
-        return query
-    for pattern, replacement in _PATTERNS:
-        query = pattern.sub(replacement, query)
-    return _IN_QUERY.sub(
-        lambda found: f"{found[1]}'{HIDDEN}'" if found[1] is not None else f"{found[2]}{HIDDEN}", query
-    )
 
 
 def normalize_literals(query: str, database_type: str) -> str:
     """Each string and number becomes ?, and comments go. A quote that is never closed hides all the rest."""
     pattern = _STANDARD_LITERALS if database_type.lower() in _STANDARD else _OTHER_LITERALS
+    pieces, at = [], 0
+    while found := pattern.search(query, at):
+        pieces.append(query[at : found.start()])
+        at = found.end()
+        if found["plain"] is not None:
+            pieces.append(found[0])
+        elif found["kept"] is not None:
+            pieces.append(" " if found[0].startswith(("--", "/*")) else found[0])
+        else:
+            if found["dollar"] is not None:
+                close = query.find(found[0], at)
+                at = len(query) if close < 0 else close + len(found[0])
+            pieces.append("?")
+    return "".join([*pieces, query[at:]])
 
-    def replaced(found: re.Match[str]) -> str:
-        kept: str | None = found["kept"]
-        return "?" if kept is None else " " if kept.startswith(("--", "/*")) else kept
 
-    return pattern.sub(replaced, query)
+# --- documents -------------------------------------------------------------------------------------------------------
 
 
 def document(value: Any, depth: int = 0) -> Any:
@@ -158,11 +480,24 @@ def document(value: Any, depth: int = 0) -> Any:
 
 
 def _is_secret(key: str, value: Any) -> bool:
-    found = _secret_kind(key)
+    found = _secret_kind(key) if len(key) <= _LONGEST_KEY else _kind(_SECRET_KEY, key)
     return found == "secret" or (found == "token" and not isinstance(value, int | float))
 
 
 @lru_cache(maxsize=1_000)
 def _secret_kind(key: str) -> str | None:
-    found = _SECRET_KEY.search(re.sub(r"[^a-z0-9]", "", key.lower()))
+    return _kind(_SECRET_KEY, key)
+
+
+def _name_kind(word: str) -> str | None:
+    return _word_kind(word) if len(word) <= _LONGEST_KEY else _kind(_SECRET_WORD, word)
+
+
+@lru_cache(maxsize=2_000)
+def _word_kind(word: str) -> str | None:
+    return _kind(_SECRET_WORD, word)
+
+
+def _kind(pattern: re.Pattern[str], name: str) -> str | None:
+    found = pattern.search(re.sub(r"[^a-z0-9]+", "", name.casefold()))
     return None if found is None else "token" if found[1] else "secret"

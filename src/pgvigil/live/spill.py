@@ -19,6 +19,8 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shlex
+import stat
 import struct
 import time
 from collections import deque
@@ -123,6 +125,38 @@ def _record_at(data: bytes, place: int) -> Record | None:
     return Record((table, content[_CONTENT.size :]), _unpack_probe(of_probe, id), place, begin + length)
 
 
+def check_private(path: Path, found: os.stat_result) -> None:
+    """Raises PermissionError for what another user owns or may write to: it could hold rows that this application never recorded."""
+    if found.st_uid != os.geteuid():
+        raise PermissionError(
+            f"{path} belongs to uid {found.st_uid} and this process runs as uid {os.geteuid()}, so it is not used:"
+            " give spill_directory a directory of this user's own"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(
+            f"{path} is writable for other users, so it is not used: chmod go-w {shlex.quote(str(path))}"
+        )
+
+
+def _check_file(path: Path, found: os.stat_result) -> None:
+    check_private(path, found)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise PermissionError(f"{path} is not a regular file with one name, so it is not used: remove it")
+
+
+def open_private(path: Path, flags: int) -> int:
+    """A regular file in a directory, both of this user alone. Raises OSError."""
+    check_private(path.parent, path.parent.stat())
+    # Without waiting: what has that name may be a pipe.
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        _check_file(path, os.fstat(handle))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
 class Segment:
     """One file, locked by us. Ours grow by `append`; complete ones are read, marked as their records go, and finished."""
 
@@ -139,7 +173,7 @@ class Segment:
 
     @classmethod
     def create(cls, path: Path) -> Segment:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        handle = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             segment = cls(path, handle, ours=True)
@@ -157,10 +191,10 @@ class Segment:
 
     @classmethod
     def adopt(cls, path: Path) -> Segment | None:
-        """The file of a process that is no more; None while it lives, or when somebody else was quicker."""
+        """The file of a process that is no more; None while it lives, when somebody else was quicker, or it is not this user's."""
         try:
-            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except (FileNotFoundError, PermissionError):  # or another user's
+            handle = open_private(path, os.O_RDWR)
+        except OSError:
             return None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -280,7 +314,7 @@ class Spill:
             self._others = 0
             for path in self._foreign():
                 with suppress(FileNotFoundError):  # its owner is done with it
-                    self._others += path.stat().st_size
+                    self._others += path.lstat().st_size
             self._check_room(rows)
             name = f"{self._tag}-{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}.spill"
             self._open = Segment.create(self._directory / name)
@@ -305,6 +339,12 @@ class Spill:
         """Its records are in the database."""
         segment.finish()
         self._segments.remove(segment)
+
+    def remove_empty(self) -> None:
+        """Files of ours to which nothing could be written."""
+        for segment in [segment for segment in self._segments if segment.ours and not segment.records_appended]:
+            self.finish(segment)
+        self._open = None
 
     def adopt(self) -> None:
         """Takes over what dead processes have left."""

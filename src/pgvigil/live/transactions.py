@@ -5,7 +5,6 @@ They are committed by themselves, unless the connection is in a transaction alre
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from psycopg.rows import tuple_row
 
 from pgvigil.errors import PreconditionError
 from pgvigil.live.executions import classify
+from pgvigil.live.own_transaction import unfit_pooler
+from pgvigil.live.rows import checked_json
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -27,13 +28,22 @@ if TYPE_CHECKING:
 
 _POOLS: Final = MappingProxyType({"cli": (1, 0, 3600), "web": (5, 10, 3600), "high": (20, 50, 1800)})
 _SESSION: Final = """
-INSERT INTO sessions (session_key, agent_from, agent_to, expires_at, retention_policy, metadata)
-VALUES (%(session_key)s, %(agent_from)s, %(agent_to)s, CAST(%(expires_at)s AS timestamptz), %(retention_policy)s, CAST(%(metadata)s AS jsonb))
+INSERT INTO {}sessions (session_key, agent_from, agent_to, expires_at, retention_policy, metadata)
+VALUES (%(session_key)s, %(agent_from)s, %(agent_to)s, CAST(%(expires_at)s AS timestamp with time zone), %(retention_policy)s, CAST(%(metadata)s AS pg_catalog.jsonb))
 RETURNING id"""
 _CONTEXT: Final = """
-INSERT INTO context_history (session_id, sequence_number, context_type, content, metadata, tokens_used, processing_time_ms)
-VALUES (CAST(%(session_id)s AS uuid), 1, %(context_type)s, %(content)s, CAST(%(metadata)s AS jsonb), %(tokens_used)s, %(processing_time_ms)s)
+INSERT INTO {}context_history (session_id, sequence_number, context_type, content, metadata, tokens_used, processing_time_ms)
+VALUES (CAST(%(session_id)s AS pg_catalog.uuid), 1, %(context_type)s, %(content)s, CAST(%(metadata)s AS pg_catalog.jsonb), %(tokens_used)s, %(processing_time_ms)s)
 RETURNING id"""
+_MAY_READ_LEDGER: Final = """
+SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+               WHERE n.nspname OPERATOR(pg_catalog.=) 'pgvigil' AND c.relname OPERATOR(pg_catalog.=) 'migrations'
+                 AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                 AND pg_catalog.has_column_privilege(c.oid, 'schema_name', 'SELECT')
+                 AND pg_catalog.has_column_privilege(c.oid, 'revision', 'SELECT'))"""
+_LEDGER: Final = """
+SELECT COALESCE(pg_catalog.max(pg_catalog.concat(pg_catalog.quote_ident(m.schema_name), '.')), '')
+FROM pgvigil.migrations m WHERE m.revision OPERATOR(pg_catalog.=) '000'"""
 _SERIALIZATION_FAILURE: Final = "40001"
 
 
@@ -85,29 +95,33 @@ def create_session(
     """A session with its first row of context (sequence_number 1): both or neither.
 
     Raises the driver's own errors, such as a unique violation for a key that is taken; ValueError for an expires_at without a
-    time zone; TypeError for a target that is no connection of psycopg, nor connection or engine of SQLAlchemy; PreconditionError
-    where a trigger of the application let nothing in.
+    time zone, and for metadata that jsonb cannot hold; TypeError for a target that is no connection of psycopg, nor connection or
+    engine of SQLAlchemy; PreconditionError where a trigger of the application let nothing in, or a pooler refuses transactions.
     """
     if expires_at is not None and expires_at.tzinfo is None:
         raise ValueError("expires_at has no time zone: datetime.now(UTC) has one, and a naive time may be off by hours")
+    documents = [checked_json("metadata", metadata or {}), checked_json("context_metadata", context_metadata or {})]
     with _transaction(target) as connection:
+        schema = _schema(connection)
         session_id = _insert(
             connection,
+            schema,
             _SESSION,
             session_key=session_key,
             agent_from=agent_from,
             agent_to=agent_to,
             expires_at=None if expires_at is None else expires_at.isoformat(),
             retention_policy=retention_policy,
-            metadata=json.dumps(metadata or {}),
+            metadata=documents[0],
         )
         context_id = _insert(
             connection,
+            schema,
             _CONTEXT,
             session_id=str(session_id),
             context_type=context_type,
             content=content,
-            metadata=json.dumps(context_metadata or {}),
+            metadata=documents[1],
             tokens_used=tokens_used,
             processing_time_ms=processing_time_ms,
         )
@@ -146,6 +160,17 @@ def batch(target: Target, operations: Iterable[tuple[str, Callable[[Any], object
 
 @contextmanager
 def _transaction(target: Any) -> Iterator[Any]:
+    try:
+        with _begun(target) as connection:
+            yield connection
+    except Exception as error:
+        if (reason := unfit_pooler(getattr(error, "orig", None) or error)) is not None:
+            raise reason from error
+        raise
+
+
+@contextmanager
+def _begun(target: Any) -> Iterator[Any]:
     if isinstance(target, psycopg.Connection):
         with target.transaction():
             yield target
@@ -172,13 +197,29 @@ def _command(connection: Any, command: str) -> None:
         connection.exec_driver_sql(command)
 
 
-def _insert(connection: Any, statement: str, **values: Any) -> UUID:
+def _schema(connection: Any) -> str:
+    """The schema of the application's tables, quoted and with its dot; empty where the role may not read it: then the search_path
+    finds them. Asked first whether it may, because an error would end the transaction.
+    """
+    [readable] = _row(connection, _MAY_READ_LEDGER)
+    return str(_row(connection, _LEDGER)[0]) if readable else ""
+
+
+def _row(connection: Any, query: str) -> Any:
     if isinstance(connection, psycopg.Connection):
-        row = connection.cursor(row_factory=tuple_row).execute(statement.encode(), values).fetchone()
+        return connection.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
+    return connection.exec_driver_sql(query).first()
+
+
+def _insert(connection: Any, schema: str, statement: str, **values: Any) -> UUID:
+    if isinstance(connection, psycopg.Connection):
+        query: Any = statement.format(schema.replace("%", "%%")).encode()
+        row = connection.cursor(row_factory=tuple_row).execute(query, values).fetchone()
     else:
         from sqlalchemy import text
 
-        row = connection.execute(text(re.sub(r"%\((\w+)\)s", r":\1", statement)), values).first()
+        query = re.sub(r"%\((\w+)\)s", r":\1", statement).format(schema.replace(":", r"\:"))
+        row = connection.execute(text(query), values).first()
     if not row:
         raise PreconditionError(
             "the row was neither stored nor refused: a trigger or rule of the application passes over it",

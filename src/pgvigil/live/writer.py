@@ -28,9 +28,10 @@ import psycopg
 from psycopg import errors, pq
 
 from pgvigil import database
-from pgvigil.errors import PgvigilError, PreconditionError
+from pgvigil.errors import PgvigilError
 from pgvigil.live.lines import COLUMNS, Ids, Row, fields
-from pgvigil.live.rows import EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMENT, TABLES
+from pgvigil.live.own_transaction import begin, find_tables, in_query, unfit_pooler
+from pgvigil.live.rows import EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMENT
 
 # A table and an id that its batch was sent with.
 Probe = tuple[int, UUID]
@@ -39,11 +40,10 @@ Batch = Mapping[int, Iterable[Sequence[str]]]
 
 # A lock that does not come free is like a server that does not answer. And should the client vanish before its COMMIT, the
 # server must not keep the rows pending until TCP gives up: no probe could tell meanwhile what becomes of them.
+_LOCK_TIMEOUT = "5s"
 _GUARD = b"SET LOCAL pgvigil.instrumentation = 'write'"  # what the guards of schema instrumentation want to see
-_BEGIN = (
-    b"BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '10s';" + _GUARD + b";"
-    b"SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-)
+# Not `* 1000000`: an operator is looked up by the search_path, which is not ours.
+_CLOCK = b"SELECT pg_catalog.int8(EXTRACT(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000::pg_catalog.numeric)"
 _PROBES = {
     METRIC: "INSERT INTO {} (id, metric_name, metric_value, metric_type) VALUES (%s, 'probe', 0, 'gauge') ON CONFLICT DO NOTHING",
     PERFORMANCE: "INSERT INTO {} (id, operation, duration_ms, success) VALUES (%s, 'probe', 0, true) ON CONFLICT DO NOTHING",
@@ -63,27 +63,17 @@ CALLS = {
 _LONGEST_STATEMENT = (
     16 << 20
 )  # characters; a message to the server is at most a gigabyte, and it holds all of it at once
-# Which schema is watched, every role may know: the server's own functions look there first.
-_TABLES = """
-    SELECT c.relname, format('%%I.%%I', n.nspname, c.relname)
-    FROM pg_proc p JOIN pg_namespace f ON f.oid = p.pronamespace CROSS JOIN unnest(p.proconfig) setting
-    JOIN pg_namespace n ON n.nspname = (parse_ident(split_part(substring(setting FROM '^search_path=(.*)'), ', ', 1)))[1]
-    JOIN pg_class c ON c.relnamespace = n.oid
-    WHERE f.nspname = 'pgvigil' AND p.proname = 'record_metric' AND c.relname = ANY (%s)
-    UNION ALL
-    SELECT 'instrumentation.' || c.relname, 'instrumentation.' || c.relname
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'instrumentation'"""
 _TYPES = {
     "execution_time": "double precision",
     "total_rows": "bigint",
     "returned_rows": "bigint",
     "page": "integer",
     "page_size": "integer",
-    "started_at": "timestamptz",
-    "completed_at": "timestamptz",
-    "connection_params": "jsonb",
-    "request_metadata": "jsonb",
-    "response_metadata": "jsonb",
+    "started_at": "timestamp with time zone",
+    "completed_at": "timestamp with time zone",
+    "connection_params": "pg_catalog.jsonb",
+    "request_metadata": "pg_catalog.jsonb",
+    "response_metadata": "pg_catalog.jsonb",
 }
 _ROW_FAULTS = (
     "22",
@@ -92,8 +82,15 @@ _ROW_FAULTS = (
 )  # data exception, integrity constraint, program limit: the row's fault, not the server's
 
 
+_RAISED = "exec_stmt_raise"  # where in the server an error comes from that a function of PL/pgSQL raises
+
+
 class Unavailable(Exception):
     """The server cannot take rows now; none of this batch were written."""
+
+
+class Ended(Unavailable):
+    """The connection had ended while nothing was asked of it: a new one may do. Nothing was sent."""
 
 
 class Uncertain(Unavailable):
@@ -128,25 +125,21 @@ def _one_line(error: psycopg.Error) -> str:
     return " ".join(str(error).split())
 
 
-def find_tables(connection: psycopg.Connection[Any]) -> dict[int, str]:
-    """The tables that are recorded into, by their numbers, with their schema. Raises PreconditionError if they are not there."""
-    found = dict(connection.execute(_TABLES, (list(TABLES),)).fetchall())
-    if missing := [table for table in TABLES if table not in found]:
-        raise PreconditionError(
-            f"the database has no table {missing[0]} of pgvigil to record into",
-            "Run pgvigil migrate on it, or pgvigil setup.",
-        )
-    return {kind: found[table] for kind, table in enumerate(TABLES)}
+def _public(error: psycopg.Error) -> str:
+    """Without DETAIL and CONTEXT, which show values of rows."""
+    said = [words for words in (error.diag.message_primary, error.diag.message_hint) if words]
+    return " ".join(" ".join(said).split()) or _one_line(error)
 
 
 def adding_executions(lines: Sequence[str]) -> tuple[str, list[list[str | None]]]:
     """A statement that adds those that are not there yet to the table {}, and its parameters."""
     names = COLUMNS[EXECUTION].split(", ")
-    values = ", ".join(f"{name}::{_TYPES.get(name, 'text')}" for name in names)
-    arrays = ", ".join(["%s::text[]"] * len(names))
+    values = ", ".join(f"{name}::{_TYPES.get(name, 'pg_catalog.text')}" for name in names)
+    # As a list of functions: that of several arrays goes by its unqualified name only.
+    arrays = ", ".join(["pg_catalog.unnest(%s::pg_catalog.text[])"] * len(names))
     # No conflict target: that would need the right to read.
     statement = (
-        f"INSERT INTO {{}} ({COLUMNS[EXECUTION]}) SELECT {values} FROM unnest({arrays}) AS n ({COLUMNS[EXECUTION]})"
+        f"INSERT INTO {{}} ({COLUMNS[EXECUTION]}) SELECT {values} FROM ROWS FROM ({arrays}) AS n ({COLUMNS[EXECUTION]})"
         " ON CONFLICT DO NOTHING"
     )
     return statement, [list(column) for column in zip(*map(fields, lines), strict=True)]
@@ -183,7 +176,7 @@ class Writer:
     def connect(self) -> None:
         """Raises Unavailable with the words of libpq or the server."""
         try:
-            connection = database.connect(self._target, "recorder")
+            connection = database.open_connection(self._target, "recorder")
             try:
                 self._tables = find_tables(connection)
             except BaseException:
@@ -192,7 +185,7 @@ class Writer:
         except PgvigilError as error:
             raise Unavailable(f"{error.message}. {error.hint}") from error
         except psycopg.Error as error:
-            raise Unavailable(_one_line(error)) from error
+            raise Unavailable(_public(error)) from error
         self._connection = connection
 
     def write(self, make: Callable[[], Batch], before_commit: Callable[[Probe], None] | None = None) -> None:
@@ -216,7 +209,7 @@ class Writer:
                 if kind == EXECUTION and add:
                     for part in _pieces(pieces):
                         statement, columns = adding_executions(part)
-                        connection.execute(statement.format(table).encode(), columns)
+                        connection.execute(statement.format(in_query(table)).encode(), columns)
                     continue
                 with connection.cursor().copy(f"COPY {table} ({COLUMNS[kind]}) FROM STDIN".encode()) as copy:
                     for piece in pieces:
@@ -234,7 +227,7 @@ class Writer:
             words = _one_line(error)
             broken = self._undo(connection)
             if place == "COMMIT" and broken and probe:
-                raise Uncertain(words, probe) from error
+                raise Uncertain(_public(error), probe) from error
             if (
                 not broken
                 and isinstance(error, errors.UniqueViolation)
@@ -254,7 +247,7 @@ class Writer:
         asked = list({session for session in sessions if session is not None})
         try:
             self._begin(connection, [[line for kind, line in rows if kind == REGISTRY]])
-            found = connection.execute("SELECT instrumentation.unknown_sessions(%s::uuid[])", (asked,))
+            found = connection.execute("SELECT instrumentation.unknown_sessions(%s::pg_catalog.uuid[])", (asked,))
             unknown = {str(session) for row in found for session in row[0]}
         except psycopg.Error as error:
             words = _one_line(error)
@@ -264,10 +257,7 @@ class Writer:
 
     def _begin(self, connection: psycopg.Connection[Any], calls: Iterable[Sequence[str]]) -> int:
         """A transaction, in which the calls have been made; returns how far the server's clock is ahead of the monotonic one."""
-        cursor = connection.execute(_BEGIN)
-        while cursor.nextset():
-            pass
-        answer = cursor.fetchone()
+        answer = self._send(connection, b"; ".join([begin(connection, lock_timeout=_LOCK_TIMEOUT), _GUARD, _CLOCK]))
         ahead = answer[0] * 1000 - time.monotonic_ns() if answer else 0
         guarded = False
         for line in chain.from_iterable(calls):  # before the statements of those sessions
@@ -278,26 +268,50 @@ class Writer:
             connection.execute(_GUARD)  # which those functions have unset
         return ahead
 
+    def _send(self, connection: psycopg.Connection[Any], beginning: bytes) -> tuple[Any, ...] | None:
+        """What begins a transaction; the row of its last statement. Raises Ended or Unavailable."""
+        try:
+            cursor = connection.execute(beginning)
+        except psycopg.Error as error:
+            broken = self._undo(connection)
+            if (reason := unfit_pooler(error)) is not None:
+                raise Unavailable(f"{reason.message}. {reason.hint}") from error
+            raise (Ended if broken else Unavailable)(_public(error)) from error
+        while cursor.nextset():
+            pass
+        return cursor.fetchone() if cursor.description else None
+
     def _told(self, error: psycopg.Error, words: str, *, broken: bool, place: str) -> Exception:
         message = error.diag.message_primary or words
-        if broken or (error.sqlstate or "")[:2] not in _ROW_FAULTS:
-            return Unavailable(words)
+        if broken or not self._is_fault_of_row(error, place):
+            return Unavailable(_public(error))
         if isinstance(error, errors.ForeignKeyViolation) and place == self._tables[STATEMENT]:
             return UnknownSession(message, words)
         return BadRow(message, words)
+
+    def _is_fault_of_row(self, error: psycopg.Error, place: str) -> bool:
+        """Whether it would be refused again; else it is tried again."""
+        if isinstance(error, errors.CheckViolation) and error.diag.table_name and not error.diag.constraint_name:
+            return (
+                False  # of no CHECK: there is no partition for the row at the moment, or not the one that was looked up
+            )
+        if isinstance(error, errors.InsufficientPrivilege):
+            # That of the table itself can be granted. A session of another role's instance stays one: a function says so.
+            return place in ("", "BEGIN", self._tables[STATEMENT]) and error.diag.source_function == _RAISED
+        return (error.sqlstate or "")[:2] in _ROW_FAULTS
 
     def committed(self, probe: Probe) -> bool:
         """Whether the batch that was sent with this id is in the database. Raises Unavailable."""
         connection = self._get()
         kind, id = probe
+        self._send(connection, b"; ".join([begin(connection, lock_timeout=_LOCK_TIMEOUT), _GUARD]))
         try:
-            connection.execute("BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL pgvigil.instrumentation = 'write'")
-            found = connection.execute(_PROBES[kind].format(self._tables[kind]).encode(), (id,)).rowcount == 0
+            found = connection.execute(_PROBES[kind].format(in_query(self._tables[kind])).encode(), (id,)).rowcount == 0
         except errors.ForeignKeyViolation:
             found = False
         except psycopg.Error as error:
             self._undo(connection)
-            raise Unavailable(_one_line(error)) from error
+            raise Unavailable(_public(error)) from error
         self._undo(connection)
         return found
 

@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from psycopg import errors
+
 from pgvigil import database
-from pgvigil.build import archives, backup, copies, ledger, manifest
+from pgvigil.build import archives, backup, backup_proofs, copies, ledger, manifest, owner_code, preflight
 from pgvigil.build.archives import Entry, Pruned
 from pgvigil.build.backup import Proof
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
 from pgvigil.database import Target
-from pgvigil.errors import BackupError, RestoreError, UnequalError
+from pgvigil.errors import BackupError, PreconditionError, RestoreError, UnequalError, UsageError
+from pgvigil.shipped import require_shipped
+from pgvigil.text import one_line, page, quoted
 
 
-def create(target: Target, directory: Path | None, proof: Proof, tell: Journal) -> Backup:
+def create(
+    target: Target, directory: Path | None, proof: Proof, tell: Journal, *, run_owner_code: bool = False
+) -> Backup:
     """A full backup, proved. Raises BackupError; nothing is left behind then."""
     with database.connect(target, "backup") as conn:
-        return backup.create(conn, target, directory, ledger.read(conn).revision, tell, proof=proof)
+        preflight.require_primary(conn)
+        revision = ledger.read(conn).revision
+        made = backup.create(conn, target, directory, revision, tell, proof=proof, run_owner_code=run_owner_code)
+        _tell_unrecorded(backup_proofs.record_made(conn, made), tell)
+        return made
 
 
-def verify(target: Target, archive: Path, tell: Journal) -> Backup:
+def verify(target: Target, archive: Path, tell: Journal, *, run_owner_code: bool = False) -> Backup:
     """Restores an archive into a scratch database on the server of `target`, compares it with its manifest, and writes into
     that what came out.
 
-    Raises BackupError: if the backup is found wanting, that is in the manifest too; if it could not be tried, it is not.
+    Raises BackupError: if the backup is found wanting, that is in the manifest too; if it could not be tried, it is not. Raises
+    PreconditionError where that would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
+    archive = Path(os.path.realpath(archive))  # a link is followed once, and never fails by itself
     path = archive.with_suffix(".json")
     try:
         with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
+            preflight.require_primary(conn)
             tell(f"{archive.name}: intact, of {made.began_at}, revision {made.revision or 'base'}")
+            owner_code.require_roles(conn, made.roles)
+            owner_code.require_consent(conn, made.owners, run_owner_code, system_identifier=made.system_identifier)
+            tool = copies.pg_restore(conn, made.pg_dump_version)
+            copies.require_definitions(tool, target, archive, made.schema_digest, made.pg_dump_version)
             objects = made.large_objects if made.kind == "full" else 0
             found = copies.prove(
-                conn, target, archive, archive, made.tables, objects, tell, written_by=made.pg_dump_version
-            )
-            made = _recorded(made, "restore", found.verified, found.findings)
+                conn, target, archive, archive, made.tables, objects, tell,
+                extensions=made.extensions, written_by=made.pg_dump_version,
+            )  # fmt: skip
+            made = _recorded(replace(made, left_out=found.left_out), "restore", found.verified, found.findings)
+            if made.origin == backup.origin(conn):
+                _tell_unrecorded(backup_proofs.record_made(conn, made), tell)
     except UnequalError as error:
         _recorded(manifest.read(path), "failed", f"failed: {error.message}", [])
         raise BackupError(f"this is no backup: {error.message}", "Use another one: pgvigil backup list.") from error
@@ -56,6 +77,33 @@ def _recorded(made: Backup, proof: str, verified: str, findings: list[str]) -> B
     return made
 
 
+def _tell_unrecorded(warning: str | None, tell: Journal) -> None:
+    if warning:
+        tell(f"warning: {warning}")
+
+
+def record(target: Target, text: str) -> str:
+    """Records in the database that a backup was taken now by other means; returns what to say of it.
+
+    Raises PreconditionError unless who is connected may do what the owner of the tables may.
+    """
+    if not text.strip():
+        raise UsageError(
+            "nothing is said of the external backup",
+            "Say where it is, or what took it: --external 'pgBackRest 20261121-010002F'.",
+        )
+    with database.connect(target, "backup (record)") as conn:
+        require_shipped(conn)
+        try:
+            backup_proofs.record(conn, None, "external", text)
+        except errors.InsufficientPrivilege as error:
+            raise PreconditionError(
+                f"role {quoted(conn.info.user)} may not vouch for a backup: only the owner of the tables or a superuser may",
+                "Run this as one of these.",
+            ) from error
+    return f"recorded, as taken now: {one_line(text)}"
+
+
 def newest(target: Target, directory: Path) -> Path:
     """The archive of the newest full backup of this database. Raises BackupError where there is none."""
     with database.connect(target, "backup (list)") as conn:
@@ -67,12 +115,19 @@ def newest(target: Target, directory: Path) -> Path:
     raise BackupError(f"{directory} holds no backup of this database", "Take one: pgvigil backup create.")
 
 
+def named(archive: Path, directory: Path) -> Path:
+    """An archive as a command was given it: a path, or a name as the list has it, which is looked for in the directory."""
+    in_directory = directory / archive
+    return in_directory if archive.name == str(archive) and not archive.exists() and in_directory.exists() else archive
+
+
 def document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """For machines: the manifests without their tables, what is on disk, and the state."""
+    """For machines: the manifests without their tables and extensions, what is on disk, and the state."""
     plain = []
     for entry in entries:
         described = asdict(entry.backup) if entry.backup else {}
         tables = described.pop("tables", {})
+        described.pop("extensions", None)
         rows = entry.backup.rows if entry.backup else None
         at_hand = {"state": entry.state, "archive": str(entry.archive), "size_on_disk": entry.size}
         plain.append(described | at_hand | {"tables": len(tables), "rows": rows})
@@ -86,9 +141,9 @@ def pruned_document(pruned: Pruned) -> dict[str, Any]:
 
 def pruned_text(pruned: Pruned) -> str:
     """For people."""
-    lines = [f"removed {entry.archive}" for entry in pruned.removed] or ["nothing to remove"]
+    lines = [f"removed {quoted(str(entry.archive))}" for entry in pruned.removed] or ["nothing to remove"]
     why = "the last one of its database, or being read"
-    return "\n".join(lines + [f"kept    {entry.archive}: {why}" for entry in pruned.spared])
+    return page(lines + [f"kept    {quoted(str(entry.archive))}: {why}" for entry in pruned.spared])
 
 
 def text(entries: list[Entry], directory: Path) -> str:
@@ -106,13 +161,16 @@ def text(entries: list[Entry], directory: Path) -> str:
     for entry in entries:
         made, size = entry.backup, f"{entry.size / 1e6:.1f}"
         if made is None:
-            lines.append(row(entry.state, "", "", "", "", size, "", "", entry.archive.name))
+            lines.append(row(entry.state, "", "", "", "", size, "", "", quoted(entry.archive.name)))
             continue
         at, rows = made.revision or "base", f"{made.rows:,}"
         taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
-        lines.append(row(entry.state, taken, made.database, at, made.kind, size, rows, checked, entry.archive.name))
+        lines.append(
+            row(entry.state, taken, made.database, at, made.kind, size, rows, checked, quoted(entry.archive.name))
+        )
         lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
-    return "\n".join(lines)
+        lines += [f"{'':<12}not in the backup: {left}" for left in made.left_out]
+    return page(lines)
 
 
 def _moment(moment: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -14,10 +14,14 @@ from pgvigil.database import Target
 from pgvigil.errors import UsageError
 from pgvigil.operate import relations, trial
 from pgvigil.operate.findings import Finding, Plan, findings
-from pgvigil.operate.tree import Node, tree
+from pgvigil.operate.relations import Named
+from pgvigil.operate.tree import Node, index_scans, tree
+from pgvigil.text import page
 
 # VERBOSE, because only then schemas are told, and each column with its table.
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) "
+# The same statement where every index that serves it is better than reading the whole table. It is not run.
+_WITHOUT_SEQUENTIAL_SCANS = "EXPLAIN (VERBOSE, FORMAT JSON) "
 _SETTINGS = """
 SELECT pg_size_bytes(current_setting('work_mem')), current_setting('hash_mem_multiplier')::float, current_setting('block_size')::integer,
        current_setting('server_version_num')::integer
@@ -27,13 +31,17 @@ _BAR = 12  # characters of a node that takes all the time
 
 @dataclass(frozen=True)
 class Explanation:
-    """`row_count` is that of the plan's top node; `plan` is what EXPLAIN printed. Times are milliseconds."""
+    """`row_count` is that of the plan's top node; `plan` is what EXPLAIN printed. Times are milliseconds.
+
+    `within`: the triggers (table, trigger) whose time is also in that of the node that writes one of these tables.
+    """
 
     execution_ms: float
     planning_ms: float
     row_count: int
     findings: tuple[Finding, ...]
     plan: dict[str, Any]
+    within: dict[Named, set[Named]] = field(default_factory=dict, repr=False)
 
     @property
     def sound(self) -> bool:
@@ -51,12 +59,20 @@ def explain(target: Target, statement: str, parameters: Sequence[str]) -> Explan
                 "the server has no plan for this statement", "Explain its query; profile tells how long it takes."
             )
         plan = _surroundings(conn, tree(explained["Plan"]))
+        triggers = [(one["Relation"], one["Trigger Name"]) for one in explained.get("Triggers", ())]
+        within = relations.triggers_within(conn, triggers) if triggers else {}
+        if any(node.kind == "Seq Scan" and node.fields.get("Filter") for node in plan.nodes):
+            conn.execute("SET enable_seqscan = off")
+            result, _ = trial.attempt(conn, statement, parameters, _WITHOUT_SEQUENTIAL_SCANS)
+            others = json.loads(result.get_value(0, 0) or b"[]")
+            plan = replace(plan, taken=index_scans([Node(one["Plan"]) for one in others if "Plan" in one]))
     return Explanation(
         execution_ms=explained["Execution Time"],
         planning_ms=explained["Planning Time"],
         row_count=plan.top.rows,
         findings=tuple(findings(plan)),
         plan=explained,
+        within=within,
     )
 
 
@@ -72,7 +88,7 @@ def _surroundings(conn: psycopg.Connection, top: Node) -> Plan:
 
 def document(explanation: Explanation) -> dict[str, Any]:
     """For machines."""
-    return asdict(explanation)
+    return {name: value for name, value in asdict(explanation).items() if name != "within"}
 
 
 def text(explanation: Explanation, *, bars: bool) -> str:
@@ -85,12 +101,25 @@ def text(explanation: Explanation, *, bars: bool) -> str:
         lines += [f"{'':<10}mend: {finding.mend}"] if finding.mend else []
     lines += ["", f"{'time':>5}{' ' * (_BAR + 2) * bars}{'own ms':>12}{'rows':>14}"]
     top = tree(explanation.plan["Plan"])
+    _charge_triggers(top, explanation)
     lines += [_line(node, depth, explanation.execution_ms, bars) for node, depth in _with_depth(top)]
     for trigger in explanation.plan.get("Triggers", ()):
         took, calls = trigger["Time"], trigger["Calls"]
         label = f"trigger {trigger['Trigger Name']} on {trigger['Relation']}"
         lines.append(_columns(took, calls, label, explanation.execution_ms, bars))
-    return "\n".join(lines)
+    return page(lines)
+
+
+def _charge_triggers(top: Node, explanation: Explanation) -> None:
+    """Takes the time of triggers that fire within a node out of the node's own, because they have lines of their own."""
+    for trigger in explanation.plan.get("Triggers", ()):
+        tables = explanation.within.get((trigger["Relation"], trigger["Trigger Name"]), set())
+        left = float(trigger["Time"])
+        for node in top.walk():
+            if node.kind == "ModifyTable" and node.relation in tables:
+                took = min(left, node.own_ms)
+                node.triggers_ms += took
+                left -= took
 
 
 def _with_depth(node: Node, depth: int = 0) -> list[tuple[Node, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ _MANY_LOOPS: Final = 10_000
 _FACTOR: Final = 10  # between rows expected and rows that came
 _FEW: Final = 100  # rows: an estimate that is off by less than these does no harm
 _HEAP_FETCHES: Final = 1_000
+_SMALL_ERROR: Final = 3  # in what a node reads, all together: then it is no cause
+_ROWS_OF_A_FUNCTION: Final = 1_000  # the planner's own guess
+_CONDITIONS: Final = ("Filter", "Index Cond", "Recheck Cond")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan that was run, and what is known of its surroundings. `tables` and `index_roots` lack what the statement made itself."""
+    """A plan that was run, and what is known of its surroundings. `tables` and `index_roots` lack what the statement made itself.
+
+    `taken`: of each table the indexes that the planner takes where it avoids sequential scans, and whether one is searched by a
+    condition on that table alone.
+    """
 
     top: Node
     tables: dict[Named, Table]
@@ -41,6 +49,7 @@ class Plan:
     hash_mem_multiplier: float
     block_size: int
     server_version: int
+    taken: dict[Named, dict[str, bool]] = field(default_factory=dict)
     nodes: list[Node] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +116,16 @@ def _why_sequential(plan: Plan, name: str, node: Node) -> tuple[str, str | None]
     alias = str(node.fields.get("Alias", ""))
     equal, bounded = compared(condition, alias, table)
     columns = equal + bounded
+    taken = plan.taken.get((table.schema, table.name), {})
+    serving = [one for one in table.indexes if taken.get(one.name) or (one.name in taken and one.predicate)]
+    if serving:
+        stale = max(node.fields["Plan Rows"], 1) > _FACTOR * max(node.fields["Actual Rows"], 1)
+        return (
+            f"the planner did not take {', '.join(f'{one.quoted} {one.definition}' for one in serving)}",
+            f"ANALYZE {name};"
+            if stale
+            else "It expects the index to cost more: where the table is in memory, a lower random_page_cost says so.",
+        )
     if not columns and has_alternatives(condition):
         return f"each alternative needs an index of its own in {condition}", None
     if not columns:
@@ -114,15 +133,16 @@ def _why_sequential(plan: Plan, name: str, node: Node) -> tuple[str, str | None]
             f"no bare column is equal to, below or above a value in {condition}",
             "Compare the bare column; or make an index on the expression, or for the operator.",
         )
-    there = [f"{key[0]} {key[2]}" for key in table.keys if key[1] in columns]
-    if there:
+    useless = [one for one in table.indexes if one.first_key in columns]
+    if whole := [one for one in useless if not one.predicate and one.definition.startswith("btree")]:
         return (
-            f"the planner did not take {', '.join(there)}",
-            f"ANALYZE {name}; and see whether the index covers the rows that are asked for.",
+            f"{', '.join(f'{one.quoted} {one.definition}' for one in whole)} cannot serve {condition}",
+            "Compare with a value of the column's own type and collation, or make an index with those of the comparison.",
         )
+    but = "".join(f"; {one.quoted} cannot serve this condition: {one.definition}" for one in useless)
     wanted = ", ".join(equal + bounded[:1])  # behind a bounded column an index finds nothing more
     concurrently = "" if table.is_partition else "CONCURRENTLY "  # a partitioned table can have no index this way
-    return f"no index on {' or '.join(columns)}", f"CREATE INDEX {concurrently}ON {name} ({wanted});"
+    return f"no index on {' or '.join(columns)}{but}", f"CREATE INDEX {concurrently}ON {name} ({wanted});"
 
 
 def _filters(plan: Plan) -> Iterator[Finding]:
@@ -263,43 +283,116 @@ def _temporary_files(plan: Plan) -> Iterator[Finding]:
 # --- what the planner believed, and what came of it ------------------------------------------------------------------
 
 
+@dataclass
+class _Misjudged:
+    """A node whose rows were not what was expected, while those it reads were: the error begins here.
+
+    `top` is the one above it that inherits the most of it, or itself. `told`: it does harm, and can be cured.
+    """
+
+    node: Node
+    factor: float
+    top: Node
+    told: bool
+
+    @property
+    def weight(self) -> float:
+        expected, came = _expected_and_came(self.top)
+        return max(expected, came) * self.top.loops
+
+
 def _estimates(plan: Plan) -> Iterator[Finding]:
     """The deepest nodes only: those above them inherit the error. Of partitions, the one that is furthest off."""
     worst: dict[tuple[str, str], tuple[float, Finding]] = {}
-    for node, factor in _misjudged(plan.top):
-        expected, came = node.fields["Plan Rows"], node.fields["Actual Rows"]
-        each = " each time" if node.loops > node.processes else ""
-        sentence = f"{plan.label(node)}: {expected:,} rows expected, {came:,.0f} came{each}"
-        if node.relation:
-            mend = f"ANALYZE {plan.name(node)}; and where columns of its condition depend on each other, CREATE STATISTICS."
-        else:
-            mend = "What it reads was estimated well: the planner lacks statistics on its own condition."
-        key = node.kind, plan.name(node)
-        if key not in worst or worst[key][0] < factor:
-            worst[key] = factor, Finding("estimate_off", "warning", plan.label(node), sentence, mend)
+    for one in _misjudged(plan, plan.top):
+        if not one.told or one.weight < _FEW:
+            continue
+        node, key = one.node, (one.node.kind, plan.name(one.node))
+        sentence = f"{plan.label(node)}: {_in_rows(node)}"
+        if one.top is not node:
+            sentence += f"; and of {plan.label(one.top)} above it {_in_rows(one.top)}"
+        if key not in worst or worst[key][0] < one.factor:
+            mend = _statistics(plan, node)
+            worst[key] = one.factor, Finding("estimate_off", "warning", plan.label(node), sentence, mend)
     yield from (finding for _, finding in worst.values())
 
 
-def _misjudged(node: Node) -> Iterator[tuple[Node, float]]:
-    below = [one for child in node.children for one in _misjudged(child)]
-    yield from below
+def _in_rows(node: Node) -> str:
+    each = " each time" if node.loops > node.processes else ""
+    return f"{node.fields['Plan Rows']:,} rows expected, {node.fields['Actual Rows']:,.0f} came{each}"
+
+
+def _expected_and_came(node: Node) -> tuple[float, float]:
     expected, came = (max(float(node.fields.get(name, 0)), 1) for name in ("Plan Rows", "Actual Rows"))
+    return expected, came
+
+
+def _statistics(plan: Plan, node: Node) -> str:
+    """What gives the planner a better estimate of this node."""
+    if node.relation:
+        table, condition = plan.table(node), " ".join(str(node.fields.get(key, "")) for key in _CONDITIONS)
+        mend = f"ANALYZE {plan.name(node)};"
+        columns = (
+            [one for one in table.columns if re.search(rf"\.{re.escape(one)}(?![\w$])", condition)] if table else []
+        )
+        if len(columns) > 1:
+            mend += " and where columns of its condition depend on each other, CREATE STATISTICS."
+        elif condition.strip():
+            mend += " and where that does not help, a larger ALTER TABLE … ALTER COLUMN … SET STATISTICS, or CREATE STATISTICS on the expression."
+        return mend
+    if node.kind in ("Function Scan", "ProjectSet"):
+        return "The planner takes the number that the function declares: ALTER FUNCTION … ROWS."
+    unknown = sorted({plan.name(scan) for scan in node.walk() if (table := plan.table(scan)) and not table.analyzed})
+    if unknown:
+        return "The planner has no statistics on what it reads: " + " ".join(f"ANALYZE {name};" for name in unknown)
+    errors = 1.0
+    for child in node.children:
+        expected, came = _expected_and_came(child)
+        errors *= max(expected / came, came / expected)
+    if errors > _SMALL_ERROR:
+        scans = sorted({plan.name(scan) for scan in node.walk() if scan.relation and scan.loops})
+        return "Small errors in what it reads multiply: " + " ".join(f"ANALYZE {name};" for name in scans)
+    if node.fields.get("Group Key"):
+        return "What it reads was estimated well, its groups were not: where their columns depend on each other, CREATE STATISTICS (ndistinct)."
+    return "What it reads was estimated well: the planner lacks statistics on its own condition."
+
+
+def _misjudged(plan: Plan, node: Node) -> list[_Misjudged]:
+    below: list[_Misjudged] = []
+    apart: list[_Misjudged] = []  # how many rows a subquery gives says nothing of how many there are above it
+    for child in node.children:
+        side = child.fields.get("Parent Relationship")
+        (apart if side in ("InitPlan", "SubPlan") else below).extend(_misjudged(plan, child))
+    expected, came = _expected_and_came(node)
     factor = max(expected / came, came / expected)
     counted = node.loops and node.kind not in ("ModifyTable", "BitmapAnd", "BitmapOr", "Bitmap Index Scan")
-    if (
-        not below
-        and counted
-        and factor > _FACTOR
-        and max(expected, came) * node.loops >= _FEW
-        and not _excused(node, came < expected)
-    ):
-        yield node, factor
+    if not counted or factor <= _FACTOR:
+        return below + apart
+    if below:
+        for one in below:
+            if max(expected, came) * node.loops > one.weight:
+                one.top = node
+        return below + apart
+    fewer = came < expected
+    if _excused(node, fewer):
+        return apart
+    return [_Misjudged(node, factor, node, not (fewer and _follows(plan, node))), *apart]
+
+
+def _follows(plan: Plan, node: Node) -> bool:
+    """Fewer rows came, and no statistics would have said so, or it does no harm: what is above it is not to be blamed either."""
+    if "One-Time Filter" in node.fields or any(one.fields.get("Subplans Removed") for one in node.walk()):
+        return True
+    if any((table := plan.table(one)) and table.is_new for one in node.walk()):
+        return True
+    if node.kind == "Function Scan" and float(node.fields["Plan Rows"]) <= _ROWS_OF_A_FUNCTION:
+        return True
+    # By chance there was nothing to combine with.
+    return not node.rows and any(child.loops and not child.rows for child in node.children)
 
 
 def _excused(node: Node, fewer: bool) -> bool:
-    """It was stopped early, or read again, or cut down at run time: then the number of rows says nothing of the estimate."""
-    if any(one.fields.get("Subplans Removed") for one in node.walk()):
-        return True
+    """It was stopped early, or read again: then the number of rows says nothing of the estimate."""
     below = node
     for above in node.up():
         side = below.fields.get("Parent Relationship")

@@ -13,9 +13,13 @@ from psycopg import errors
 from psycopg.rows import class_row
 
 from pgvigil import database
+from pgvigil.build import preflight
 from pgvigil.build.journal import Journal
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError
+from pgvigil.operate import maintain
+from pgvigil.shipped import require_shipped
+from pgvigil.text import page
 
 _SOUND = ("ok", "advice")
 _TOLD = 10  # repaired sessions in a report for people
@@ -80,6 +84,19 @@ class Health:
         """No check and no setting is a warning or critical."""
         return all(level in _SOUND for level in self.levels)
 
+    @property
+    def complete(self) -> bool:
+        """Every check could look at all that it is about: row security hid nothing, no right was missing."""
+        return all(check.value is not None for check in self.checks)
+
+    @property
+    def exit_code(self) -> int:
+        """1 where something is wrong, 3 where nothing is as far as could be seen, and not all could."""
+        wrong = [check for check in self.checks if check.level not in _SOUND and check.value is not None]
+        if wrong or any(one.level not in _SOUND for one in self.settings):
+            return 1
+        return 0 if self.complete else 3
+
 
 def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool = False) -> Health:
     """All checks, after the counters have been put right if `repair`. Progress of the long parts goes to `tell`.
@@ -87,9 +104,11 @@ def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool =
     Raises ConnectError, and PreconditionError for a database that is not migrated as far as this.
     """
     with database.connect(target, "health") as conn:
+        if repair:
+            preflight.require_primary(conn)
+        require_shipped(conn)
+        maintain.see_rows(conn)
         for setting in (
-            "statement_timeout = 0",
-            "default_transaction_isolation = 'read committed'",
             "client_min_messages = notice",
             "client_connection_check_interval = '1s'",  # nobody waits for the report of a caller who is gone
         ):
@@ -98,7 +117,6 @@ def examine(target: Target, tell: Journal, *, deep: bool = False, repair: bool =
         try:
             repaired = None
             if repair:
-                conn.execute("SET default_transaction_read_only = off")
                 tell.progress("recounting sessions")
                 repaired = tuple(_rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))
             query = f"SELECT * FROM pgvigil.integrity_report({'true' if deep else 'false'})"
@@ -164,7 +182,7 @@ def text(health: Health) -> str:
     for one in health.settings:
         if one.level == "ok":
             lines.append(f"{'ok':<10}{one.setting:<28}{one.value:>12}")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _repairs(repaired: tuple[Repair, ...]) -> list[str]:

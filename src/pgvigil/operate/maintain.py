@@ -10,15 +10,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.rows import class_row
 
 from pgvigil import database
+from pgvigil.build import ledger, preflight
 from pgvigil.build.journal import Journal
 from pgvigil.database import Target
-from pgvigil.errors import JobError, LockedError, PgvigilError, PreconditionError, UsageError
-from pgvigil.operate import upkeep
+from pgvigil.errors import ConnectError, JobError, LockedError, PgvigilError, PreconditionError, UsageError
+from pgvigil.operate import consent, upkeep, words
 from pgvigil.operate.upkeep import Options
+from pgvigil.shipped import require_shipped
+from pgvigil.text import page
 
 _TOLD = 160  # characters of an error in a table for people
 _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -26,7 +29,7 @@ _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 @dataclass(frozen=True)
 class Job:
-    """A row of pgvigil.job_status. `next_due` lies in the past when it is due, and is None when it is switched off."""
+    """A row of pgvigil.job_status. `next_due` lies in the past when it is due, and is None when it is off or waits for consent."""
 
     job: str
     every: timedelta
@@ -44,6 +47,7 @@ class Job:
     needs_client: bool
     last_notes: list[str] | None
     next_due: datetime | None
+    waits_for_consent: bool
 
 
 def status(target: Target) -> list[Job]:
@@ -52,39 +56,107 @@ def status(target: Target) -> list[Job]:
         return _jobs(conn)
 
 
-def run(target: Target, job: str, options: Options, tell: Journal) -> int:
-    """Runs a job now, due or not; returns how much it did.
+def preview(target: Target) -> list[consent.Preview]:
+    """What the jobs that end, mark, archive or delete would do now."""
+    with _connect(target) as conn:
+        _jobs(conn)
+        return consent.preview(conn)
 
-    Raises LockedError when it is running elsewhere, JobError when it failed (what it did before that stays done).
+
+def accept(target: Target, job: str) -> list[str]:
+    """Accepts, for the owner of the tables, what a job (or "all") would do; returns a line about each that is accepted.
+
+    Raises PreconditionError for anybody else.
     """
     with _connect(target) as conn:
-        known = {j.job: j for j in _jobs(conn)}
-        if job not in known:
-            raise UsageError(f"there is no job {job}", f"The jobs are: {', '.join(known)}.")
-        rows = _run(conn, target, known[job], options, tell, only_if_due=False)
-    if rows is None:
-        raise LockedError(f"job {job} is running in another session", "See pgvigil maintain status; or wait for it.")
-    return rows
+        jobs = _jobs(conn)
+        if job != consent.ALL:
+            _named(jobs, job)
+        would = {one.job: one for one in consent.preview(conn)}
+        accepted = consent.accept(conn, job, target.option)
+    if accepted:
+        return [
+            f"accepted {name}: it would {would[name].would} now" for name in sorted(accepted, key=list(would).index)
+        ]
+    if job == consent.ALL:
+        return ["no job waits for consent"]
+    one = would.get(job)
+    if one and one.accepted_at:
+        return [f"{job} was accepted by {one.accepted_by} at {_moment(one.accepted_at)} UTC"]
+    return [f"{job} needs no consent"]
+
+
+def dry_run(target: Target, job: str) -> str:
+    """What a job would do now, in words; nothing is changed."""
+    with _connect(target) as conn:
+        known = _named(_jobs(conn), job)
+        shown = [one for one in consent.preview(conn) if one.job == job]
+    if shown:
+        return consent.text(shown, target.option) + "\n\nNothing was changed."
+    return f"{job}: {known.purpose}\nIt ends, archives and deletes no session. Nothing was changed."
+
+
+def run(target: Target, job: str, options: Options, tell: Journal) -> str:
+    """Runs a job now, due or not; returns what it did, in words.
+
+    Raises LockedError when it is running elsewhere, PreconditionError when it waits for consent, JobError when it failed (what it
+    did before that stays done).
+    """
+    with _connect(target) as conn:
+        _require_work(conn)
+        known = _named(_jobs(conn), job)
+        if known.waits_for_consent:
+            raise consent.refusal(job, target.option)
+        rows = _run(conn, target, known, options, tell, only_if_due=False)
+        if rows is None:
+            raise LockedError(
+                f"job {job} is running in another session", "See pgvigil maintain status; or wait for it."
+            )
+        return _done(conn, job, rows)
+
+
+def _named(jobs: list[Job], name: str) -> Job:
+    for job in jobs:
+        if job.job == name:
+            return job
+    raise UsageError(f"there is no job {name}", f"The jobs are: {', '.join(job.job for job in jobs)}.")
+
+
+def _done(conn: psycopg.Connection, job: str, rows: int) -> str:
+    row = conn.execute(
+        "SELECT notes FROM pgvigil.job_runs WHERE job = %s AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1", (job,)
+    ).fetchone()
+    return words.done(job, rows, row[0] if row else ())
 
 
 def run_due(target: Target, options: Options, tell: Journal) -> int:
-    """Runs each job that is due and is not running elsewhere; a failure does not keep the others from running.
+    """Runs each job that is due and is not running elsewhere; a failure does not keep the others from running. Tells which jobs wait
+    for consent.
 
     Returns how many ran. Raises JobError, after all of them, when some failed.
     """
     ran = 0
     failures: list[PgvigilError] = []
     with _connect(target) as conn:
-        for job in [job for job in _jobs(conn) if job.due]:
+        _require_work(conn)
+        jobs = _jobs(conn)
+        if waiting := [job.job for job in jobs if job.waits_for_consent and job.enabled]:
+            for line in consent.waiting(waiting, target.option):
+                tell(line)
+        for job in [job for job in jobs if job.due]:
             try:
                 rows = _run(conn, target, job, options, tell, only_if_due=True)
-            except JobError as error:
+            except (JobError, ConnectError) as error:
                 failures.append(error)
                 tell(error.message)
+                if conn.closed:
+                    raise
                 continue
             if rows is not None:
                 ran += 1
-                tell(f"{job.job}: {rows} {unit(job.job)}")
+                tell(f"{job.job}: {_done(conn, job.job, rows)}")
+    if failures and all(isinstance(failure, ConnectError) for failure in failures):
+        raise failures[0]
     if failures:
         raise JobError("; ".join(e.message for e in failures), failures[0].hint)
     return ran
@@ -95,12 +167,18 @@ def _run(
 ) -> int | None:
     if job.needs_client:
         with _connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
+            see_rows(own)
             return _run_here(own, target, job.job, options, tell, only_if_due=only_if_due)
     try:
         row = conn.execute("CALL pgvigil.run_job(%s, %s)", (job.job, only_if_due)).fetchone()
     except psycopg.DatabaseError as error:
         if conn.closed:
-            raise
+            raise database.lost(error, f" during job {job.job}; what it had committed stays") from error
+        if isinstance(error, errors.ObjectNotInPrerequisiteState):
+            words_of_server = error.diag.message_primary or str(error)
+            if "waits for the consent" in words_of_server:  # it lapsed since we looked
+                raise consent.refusal(job.job, target.option) from error
+            raise PreconditionError(words_of_server, error.diag.message_hint or "") from error
         raise JobError(
             error.diag.message_primary or str(error),
             error.diag.message_hint or "See pgvigil maintain status.",
@@ -124,11 +202,15 @@ def _run_here(
     try:
         work(run)
     except (PgvigilError, psycopg.Error) as error:
-        words = error.message if isinstance(error, PgvigilError) else " ".join(str(error).split())
+        said = error.message if isinstance(error, PgvigilError) else " ".join(str(error).split())
         hint = error.hint if isinstance(error, PgvigilError) else ""
         with suppress(psycopg.Error, LockedError):  # then the next run tells that this one died
-            run.end(words)
-        raise JobError(f"job {job} failed: {words}", hint or "It goes on from there when it is run again.") from error
+            run.end(said)
+        if isinstance(error, ConnectError):
+            raise
+        if database.is_lost(error):
+            raise database.lost(error, f" during job {job}; what it had committed stays") from error
+        raise JobError(f"job {job} failed: {said}", hint or "It goes on from there when it is run again.") from error
     except BaseException as error:
         with suppress(psycopg.Error, LockedError):
             run.end(f"interrupted ({type(error).__name__})")
@@ -150,16 +232,40 @@ def _jobs(conn: psycopg.Connection) -> list[Job]:
 
 def _connect(target: Target) -> psycopg.Connection:
     conn = database.connect(target, "maintain")
-    for setting in (
-        "statement_timeout = 0",  # a job is one statement, of many transactions that are each short
-        "idle_session_timeout = 0",  # and while pg_dump runs, this session holds the lock and says nothing
-        "default_transaction_isolation = 'read committed'",
-        "default_transaction_read_only = off",
-        "client_connection_check_interval = '1s'",  # a runner that was killed must not leave its job running
-        "client_min_messages = warning",
-    ):
-        conn.execute(f"SET {setting}")
+    conn.execute(
+        "SET client_connection_check_interval = '1s'"
+    )  # a runner that was killed must not leave its job running
+    try:
+        require_shipped(conn)
+    except BaseException:
+        conn.close()
+        raise
     return conn
+
+
+def see_rows(conn: psycopg.Connection) -> list[database.Hidden]:
+    """As `database.see_all_rows`, of the schemas that jobs and checks are about."""
+    try:
+        schema = ledger.read(conn).schema
+    except errors.InsufficientPrivilege:
+        schema = None
+    return database.see_all_rows(conn, [schema, "pgvigil", "instrumentation"] if schema else None)
+
+
+def _require_work(conn: psycopg.Connection) -> None:
+    """Raises PreconditionError where a job could not do, or not see, what it is for."""
+    preflight.require_primary(conn)
+    # pgvigil_admin has the one; who has the other was given what a run needs by hand.
+    may = conn.execute(
+        "SELECT has_any_column_privilege(to_regclass('pgvigil.jobs'), 'UPDATE') OR has_any_column_privilege(to_regclass('pgvigil.job_runs'), 'INSERT')"
+    ).fetchone()
+    if may == (False,):  # the same would be missing for each of them
+        role = sql.Identifier(conn.info.user).as_string(conn)
+        raise PreconditionError(
+            f"role {role} may not run jobs", f"Run them as the owner of the tables, or GRANT pgvigil_admin TO {role};"
+        )
+    if schema := ledger.read(conn).schema:
+        preflight.require_all_rows(conn, schema)
 
 
 # ── pg_cron ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,6 +278,7 @@ def install_pg_cron(target: Target) -> tuple[list[str], list[str]]:
     nothing. Raises PreconditionError where there is no pg_cron.
     """
     with _connect(target) as conn:
+        preflight.require_primary(conn)
         jobs = _jobs(conn)
         name = conn.info.dbname
         row = conn.execute("SELECT coalesce(current_setting('cron.database_name', true), 'postgres')").fetchone()
@@ -209,7 +316,7 @@ def document(jobs: list[Job]) -> list[dict[str, Any]]:
     return [asdict(job) | {"every": job.every.total_seconds(), "at": job.at.total_seconds()} for job in jobs]
 
 
-def text(jobs: list[Job]) -> str:
+def text(jobs: list[Job], option: str = "") -> str:
     """For people."""
     lines = [f"{'job':<13}{'every':<24}{'state':<11}{'last run (UTC)':<21}{'took':>9}  {'next due (UTC)':<30}did"]
     for job in jobs:
@@ -218,20 +325,19 @@ def text(jobs: list[Job]) -> str:
             if job.last_finished and job.last_started
             else ""
         )
-        next_due = "off" if job.next_due is None else _moment(job.next_due)
+        next_due = (
+            "waits for consent" if job.waits_for_consent else "off" if job.next_due is None else _moment(job.next_due)
+        )
         mark = " OVERDUE" if job.overdue else " now" if job.due else ""
-        did = f"{job.last_rows} {unit(job.job)}" if job.last_rows is not None else ""
+        did = words.done(job.job, job.last_rows, job.last_notes or ()) if job.last_rows is not None else ""
         lines.append(
             f"{job.job:<13}{_schedule(job):<24}{job.state:<11}{_moment(job.last_started):<21}{took:>9}  {next_due + mark:<30}{did}".rstrip()
         )
         if job.last_error:
             lines.append(f"{'':<13}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
-    return "\n".join(lines)
-
-
-def unit(job: str) -> str:
-    """What `rows` of its runs counts."""
-    return {"analyze": "tables", "vacuum": "tables", "reindex": "indexes", "health": "findings"}.get(job, "rows")
+    if waiting := [job.job for job in jobs if job.waits_for_consent]:
+        lines += ["", *consent.waiting(waiting, option)]
+    return page(lines)
 
 
 def _moment(moment: datetime | None) -> str:

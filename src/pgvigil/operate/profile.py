@@ -9,6 +9,7 @@ from typing import Any
 
 from pgvigil.database import Target
 from pgvigil.operate import trial
+from pgvigil.text import page
 
 _BAR = 40  # characters of the fullest bucket
 _BUCKETS = 8
@@ -61,7 +62,7 @@ def text(profile: Profile, *, bars: bool) -> str:
     ]
     if bars and profile.min_ms < profile.max_ms:
         lines += ["", *_histogram(profile)]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _histogram(profile: Profile) -> list[str]:

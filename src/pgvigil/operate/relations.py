@@ -16,9 +16,10 @@ SELECT n.nspname AS schema, c.relname AS name, format('%%I.%%I', rn.nspname, r.r
        ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
        ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
              WHERE a.attrelid = c.oid AND 'varchar'::regtype IN (t.oid, t.typbasetype)) AS varchars,
-       ARRAY(SELECT ARRAY[i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid, 1, true),
-                          regexp_replace(pg_get_indexdef(i.indexrelid), '^.*? USING ', '')]
-             FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid ORDER BY 1) AS keys
+       c.reltuples >= 0 AS analyzed, pg_relation_size(c.oid) AS bytes,
+       ARRAY(SELECT ARRAY[x.relname::text, quote_ident(x.relname), pg_get_indexdef(i.indexrelid, 1, true),
+                          regexp_replace(pg_get_indexdef(i.indexrelid), '^.*? USING ', ''), coalesce(pg_get_expr(i.indpred, i.indrelid), '')]
+             FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisvalid ORDER BY 1) AS keys
 FROM unnest(%s::text[], %s::text[]) w (schema, name)
 JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
 JOIN pg_class r ON r.oid = coalesce(pg_partition_root(c.oid), c.oid) JOIN pg_namespace rn ON rn.oid = r.relnamespace
@@ -29,16 +30,25 @@ FROM unnest(%s::text[], %s::text[]) w (schema, name)
 JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
 JOIN pg_class r ON r.oid = coalesce(pg_partition_root(c.oid), c.oid)
 """
+# BEFORE and INSTEAD OF triggers, with the table that a statement names when a trigger of one of its partitions fires.
+_TRIGGERS_WITHIN = """
+SELECT w.name, w.trigger, array_agg(DISTINCT ARRAY[rn.nspname::text, r.relname::text])
+FROM unnest(%s::text[], %s::text[]) w (name, trigger)
+JOIN pg_class c ON c.relname = w.name JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = w.trigger
+CROSS JOIN LATERAL (SELECT c.oid UNION ALL SELECT relid FROM pg_partition_ancestors(c.oid)) a (oid)
+JOIN pg_class r ON r.oid = a.oid JOIN pg_namespace rn ON rn.oid = r.relnamespace
+WHERE t.tgtype & 66 <> 0
+GROUP BY w.name, w.trigger
+"""
 _STRING = re.compile(r"'(?:[^']|'')*'")
+_PAGES_OF_A_NEW_TABLE = 10  # what the planner assumes until the first ANALYZE
+_PAGE = 8192
 _COMPARES = r" (?:=|<|>|<=|>=|= ANY) "
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `root` is the partitioned one it belongs to, else itself. `varchars` are those of its columns of that type.
-
-    `keys`: name, first key and definition of each valid index.
-    """
+    """A table; `root` is the partitioned one it belongs to, else itself. `varchars` are those of its columns of that type."""
 
     schema: str
     name: str
@@ -48,7 +58,30 @@ class Table:
     is_partition: bool
     columns: list[str]
     varchars: list[str]
+    analyzed: bool
+    bytes: int
     keys: list[list[str]]
+
+    @property
+    def is_new(self) -> bool:
+        """Never analyzed, and so small that the planner takes it for larger than it is."""
+        return not self.analyzed and self.bytes <= _PAGES_OF_A_NEW_TABLE * _PAGE
+
+    @property
+    def indexes(self) -> list[Index]:
+        """The valid ones."""
+        return [Index(*key) for key in self.keys]
+
+
+@dataclass(frozen=True)
+class Index:
+    """A valid index: its name as it is and as SQL writes it, its first key, its definition, and of a partial one its condition."""
+
+    name: str
+    quoted: str
+    first_key: str
+    definition: str
+    predicate: str
 
 
 Named = tuple[str, str]  # schema and name
@@ -66,6 +99,12 @@ def index_roots(conn: psycopg.Connection, indexes: Iterable[Named]) -> dict[Name
     return {(row[0], row[1]): row[2] for row in conn.execute(_INDEXES, _columns(indexes)).fetchall()}
 
 
+def triggers_within(conn: psycopg.Connection, triggers: Iterable[Named]) -> dict[Named, set[Named]]:
+    """Of each trigger (table, trigger) that fires within the node that writes, BEFORE or INSTEAD OF: the tables that node may name."""
+    rows = conn.execute(_TRIGGERS_WITHIN, _columns(triggers)).fetchall()
+    return {(name, trigger): {(schema, table) for schema, table in tables} for name, trigger, tables in rows}
+
+
 def _columns(names: Iterable[Named]) -> list[list[str]]:
     pairs = sorted(set(names))
     return [[schema for schema, _ in pairs], [name for _, name in pairs]]
@@ -81,7 +120,7 @@ def compared(condition: str, alias: str, table: Table) -> tuple[list[str], list[
     alias = rf'(?:{re.escape(alias)}|"{re.escape(quoted)}")'
     equal: list[str] = []
     bounded: list[str] = []
-    parts = _conjuncts(_STRING.sub("''", condition))
+    parts = conjuncts(_STRING.sub("''", condition))
     for column in table.columns:
         name = rf"{alias}\.{re.escape(column)}(?![\w$])"
         side = rf"(?:{name}|\({name}\)::text)" if column in table.varchars else name  # varchar as text is no conversion
@@ -106,7 +145,7 @@ def has_alternatives(condition: str) -> bool:
     return " OR " in _STRING.sub("", condition)
 
 
-def _conjuncts(condition: str) -> list[str]:
+def conjuncts(condition: str) -> list[str]:
     """The parts that all have to hold."""
     while condition.startswith("(") and _closing(condition) == len(condition) - 1:
         condition = condition[1:-1]
@@ -119,7 +158,7 @@ def _conjuncts(condition: str) -> list[str]:
             depth += {"(": 1, ")": -1}.get(match[0], 0)
     if not parts:
         return [condition]
-    return [one for part in [*parts, condition[begin:]] for one in _conjuncts(part)]
+    return [one for part in [*parts, condition[begin:]] for one in conjuncts(part)]
 
 
 def _closing(text: str) -> int:

@@ -15,8 +15,10 @@ from psycopg import errors
 from psycopg.rows import class_row
 
 from pgvigil import database
+from pgvigil.build import preflight
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError, UsageError
+from pgvigil.shipped import require_shipped
 
 _EVERY = 1.0  # seconds between two looks of follow()
 
@@ -88,6 +90,7 @@ def kill(target: Target, session: str, mode: str, grace: float) -> str:
     """
     identity = _identity(session)
     with _connect(target) as conn:
+        preflight.require_primary(conn)  # each attempt is written down
         row = conn.execute(
             "SELECT ok, reason FROM instrumentation.kill_session(%s, %s, make_interval(secs => %s))",
             (identity, mode, grace),
@@ -127,6 +130,7 @@ def _identity(text: str) -> UUID:
 @contextmanager
 def _connect(target: Target) -> Iterator[psycopg.Connection]:
     with database.connect(target, "sessions") as conn:
+        require_shipped(conn)  # what is read are views, and they call functions with the rights of whoever reads
         try:
             yield conn
         except (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName) as error:

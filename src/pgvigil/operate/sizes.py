@@ -9,6 +9,7 @@ from psycopg.rows import class_row
 
 from pgvigil import database
 from pgvigil.database import Target
+from pgvigil.text import page
 
 _BAR = 24  # characters of the largest table
 
@@ -80,4 +81,4 @@ def text(sizes: Sizes, *, bars: bool) -> str:
         mib = [f"{part / 2**20:>10.1f}" for part in (table.heap_bytes, table.index_bytes, table.toast_bytes)]
         bar = "  " + "█" * max(round(_BAR * table.total / largest), 1) if bars else ""
         lines.append(f"{table.table:<{width}}{''.join(mib)}{table.rows:>14,}{table.dead_rows:>12,}{bar}")
-    return "\n".join(lines)
+    return page(lines)

@@ -7,9 +7,11 @@ node that declares it, while another one runs it and is charged for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
+
+from pgvigil.operate.relations import Named, conjuncts
 
 
 class Node:
@@ -20,6 +22,7 @@ class Node:
         self.parent = parent
         self.children = [Node(child, self) for child in fields.get("Plans", ())]
         self.paid: list[Node] = []  # the subplans that are in its times and pages; told by `tree`
+        self.triggers_ms = 0.0  # of triggers that fire within it, which EXPLAIN lists too
 
     @property
     def kind(self) -> str:
@@ -79,8 +82,8 @@ class Node:
 
     @property
     def own_ms(self) -> float:
-        """Time on the clock without what is below it."""
-        return max(self.ms - sum(part.ms for part in self._parts), 0)
+        """Time on the clock without what is below it, and without the triggers that fire within it."""
+        return max(self.ms - sum(part.ms for part in self._parts) - self.triggers_ms, 0)
 
     def own_blocks(self, *fields: str) -> int:
         """Pages by those fields, without what is below it."""
@@ -114,3 +117,20 @@ def tree(plan: dict[str, Any]) -> Node:
             ]
             (payers[0] if payers else subplan.parent).paid.append(subplan)
     return top
+
+
+def index_scans(tops: Iterable[Node]) -> dict[Named, dict[str, bool]]:
+    """Of each table the indexes that the plans use, and whether one is searched by a condition on that table alone."""
+    used: dict[Named, dict[str, bool]] = {}
+    for top in tops:
+        aliases = {str(node.fields["Alias"]) for node in top.walk() if "Alias" in node.fields}
+        for node in top.walk():
+            scan = node if node.relation else next((above for above in node.up() if above.relation), None)
+            if scan and scan.relation and (index := node.fields.get("Index Name")):
+                others = [re.escape(alias) for alias in aliases - {scan.fields.get("Alias")}]
+                joins = re.compile(rf'(?<![\w$.])(?:"?(?:{"|".join(others)})"?)\.' if others else r"(?!)")
+                condition = str(node.fields.get("Index Cond", ""))
+                alone = bool(condition) and any(not joins.search(part) for part in conjuncts(condition))
+                scans = used.setdefault(scan.relation, {})
+                scans[index] = scans.get(index, False) or alone
+    return used

@@ -14,6 +14,7 @@ from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
 from pgvigil import database
+from pgvigil.build import ledger
 from pgvigil.database import Target
 from pgvigil.errors import LockedError, PgvigilError, PreconditionError, UsageError
 
@@ -72,16 +73,41 @@ def connect(target: Target, purpose: str) -> psycopg.Connection:
     return conn
 
 
+def path_of(conn: psycopg.Connection) -> str:
+    """The search_path for statements of the application: its schema, then what role, database and server say."""
+    try:
+        schema = ledger.read(conn).schema
+    except psycopg.errors.InsufficientPrivilege:
+        schema = None
+    row = conn.execute(
+        "SELECT pg_catalog.concat_ws(', ', pg_catalog.quote_ident(%s), NULLIF(reset_val, '')) FROM pg_catalog.pg_settings"
+        " WHERE name = 'search_path'",
+        (schema,),
+    ).fetchone()
+    return str(row[0]) if row else ""
+
+
+# A tenant's statement acts under its policies, and is compiled or not as it is for the application.
+_AS_FOR_THE_APPLICATION = """
+    SELECT pg_catalog.set_config('search_path', %s, true), pg_catalog.set_config('row_security', 'on', true),
+           (SELECT pg_catalog.count(pg_catalog.set_config(name, reset_val, true)) FROM pg_catalog.pg_settings
+            WHERE name = 'jit' OR name = ANY (%s))"""
+_LIMITS = ("statement_timeout", "lock_timeout")
+
+
 def attempt(
     conn: psycopg.Connection, statement: str, parameters: Sequence[str], prefix: str = ""
 ) -> tuple[PGresult, float]:
     """Runs one statement, its `$1`, `$2`, … from `parameters`, and rolls it back.
 
     Returns the whole result and the seconds until it was here. Raises UsageError when the server refuses it or it fails,
-    LockedError when it waited too long for a lock, PreconditionError when a right is missing.
+    LockedError when it waited too long for a lock, PreconditionError when a right is missing or the server takes no writes.
     """
     _require_undoable(statement)
+    path = path_of(conn)
     conn.execute("BEGIN")
+    limits = [name for name in _LIMITS if name in conn.info.options]  # the caller's own, by PGOPTIONS
+    conn.execute(_AS_FOR_THE_APPLICATION, (path, limits))
     # Not by a cursor: without parameters it would send what may be many statements. This way the server takes one only.
     values = [None if value == _NULL else value.encode(errors=_AS_GIVEN) for value in parameters]
     begin = time.perf_counter()
@@ -105,11 +131,18 @@ def _refusal(result: PGresult, conn: psycopg.Connection, statement: str, skipped
     code, words = field(DiagnosticField.SQLSTATE), field(DiagnosticField.MESSAGE_PRIMARY)
     if code == "42501":
         return PreconditionError(f"a right is missing: {words}", "Use a role that has it.")
+    if code == "25006":
+        return PreconditionError(
+            f"this server can only be read: {words}", "Connect to the primary, if this is a standby."
+        )
     if code == "55P03":
         return LockedError(f"the statement did not get a lock: {words}", "See who holds it: pgvigil sessions list.")
     hint = field(DiagnosticField.MESSAGE_HINT)
     if code == "57014":
-        hint = hint or "Give it more time: PGOPTIONS='-c statement_timeout=0'"
+        hint = (
+            hint
+            or "Give it more time in PGOPTIONS, if that has a statement_timeout; else another session cancelled it."
+        )
     elif code in ("25001", "2D000"):  # VACUUM and the like; a COMMIT within a procedure
         hint = hint or "It cannot be run in a transaction that is rolled back: profile what it is made of."
     elif code in ("42601", "42P02", "08P01"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from pgvigil.build import archives, attempts, backup, indexes, ledger, locks
+from pgvigil.build import archives, attempts, backup, backup_proofs, indexes, ledger, locks
 from pgvigil.build.attempts import Attempts
 from pgvigil.build.backup import Proof
 from pgvigil.build.journal import Journal
@@ -33,6 +33,7 @@ class Options:
     keep_days: float = 30
     lock_budget: float = 60
     build_wait: float = 3600
+    run_owner_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Run:
     def end(self, failure: str | None) -> int:
         """Closes the row and lets go of the lock; returns what was done in all."""
         total = self._report(0, None, failure, True, None)
-        self.conn.execute("SELECT pgvigil.release_job(%s)", (self.job,))
+        self.conn.execute("SELECT pgvigil.release_job(%s)", (self.run_id,))
         return total
 
     def _report(self, *values: object) -> int:
@@ -71,10 +72,17 @@ class Run:
 def _backup(run: Run) -> None:
     options, directory = run.options, run.options.backup_directory or backup.default_directory()
     revision = ledger.read(run.conn).revision
-    made = backup.create(run.conn, run.target, directory, revision, run.tell.indented(), proof=options.backup_proof)
+    made = backup.create(
+        run.conn, run.target, directory, revision, run.tell.indented(),
+        proof=options.backup_proof, run_owner_code=options.run_owner_code,
+    )  # fmt: skip
     run.did(made.rows, f"{made.archive}, {made.size / 1e6:.1f} MB, {made.verified}")
     for finding in made.findings:
         run.did(note=f"the database is not sound: {finding}")
+    for left in made.left_out:
+        run.did(note=f"not in the backup: {left}")
+    if warning := backup_proofs.record_made(run.conn, made):
+        run.did(note=warning)
     try:
         gone = archives.prune(directory, options.keep_days, of=made.origin).removed
     except BackupError as error:  # there is a backup all the same, and to take another would not help

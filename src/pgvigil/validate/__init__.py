@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from pgvigil.validate.expected import Declaration, load_declaration
     from pgvigil.validate.formats import FORMATS, render
     from pgvigil.validate.load import load_spec
+    from pgvigil.validate.owners import require_owner_or_consent
     from pgvigil.validate.places import located
     from pgvigil.validate.reference import Reference, keep_reference
     from pgvigil.validate.repair import fix_sql
     from pgvigil.validate.report import Finding, Report, Unchecked
     from pgvigil.validate.spec import Spec
-    from pgvigil.validate.verdict import check_application_tables, validate
+    from pgvigil.validate.verdict import check_application_tables, event_triggers, validate
 
 # Imported when asked for: what a verdict does not need, it does not wait for.
 _WHERE = {
@@ -29,11 +30,13 @@ _WHERE = {
     "Unchecked": "report",
     "check_application_tables": "verdict",
     "dump_spec": "dump",
+    "event_triggers": "verdict",
     "fix_sql": "repair",
     "keep_reference": "reference",
     "load_declaration": "expected",
     "load_spec": "load",
     "located": "places",
+    "require_owner_or_consent": "owners",
     "render": "formats",
     "self_test": "behaviour",
     "validate": "verdict",
@@ -48,12 +51,14 @@ __all__ = [
     "Unchecked",
     "check_application_tables",
     "dump_spec",
+    "event_triggers",
     "fix_sql",
     "keep_reference",
     "load_declaration",
     "load_spec",
     "located",
     "render",
+    "require_owner_or_consent",
     "self_test",
     "validate",
 ]

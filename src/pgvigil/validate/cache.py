@@ -1,13 +1,20 @@
-"""Files in the user's cache directory, found again by what they were made from. Losing them costs time, nothing else."""
+"""Files in the user's cache directory, found again by what they were made from. Losing them costs time, nothing else.
+
+What is read there is believed. So only a file is read that nobody else can have written: a regular file of ours, in a directory
+of ours, neither of them open to others.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 KEPT = 32  # files; the oldest go first
+_NAME = re.compile(r"(reference|spec)-[^/]*\.json|pgvigil-[a-z0-9_]*\.new")  # what we write there, and nothing else
 
 
 def directory() -> Path:
@@ -18,21 +25,42 @@ def directory() -> Path:
 
 def read(name: str) -> str | None:
     try:
-        path = directory() / name
-        owner = path.stat().st_uid
-        return path.read_text(encoding="utf-8") if owner in (os.getuid(), 0) else None
+        folder = directory()
+        if not _is_closed(folder.stat()):
+            return None
+        handle = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, encoding="utf-8") as file:
+            found = os.fstat(handle)
+            return file.read() if stat.S_ISREG(found.st_mode) and _is_closed(found) else None
     except (OSError, RuntimeError, UnicodeDecodeError):  # RuntimeError: a user without a home
         return None
 
 
 def write(name: str, text: str) -> None:
-    """Whole or not at all, and only for its owner; a directory that cannot be written to is no error."""
+    """Whole or not at all, and only for its owner; a directory that is not ours or cannot be written to is no error."""
     with suppress(OSError, RuntimeError):
         folder = directory()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, path = tempfile.mkstemp(dir=folder)
+        if not _is_closed(folder.stat()):
+            return
+        handle, path = tempfile.mkstemp(dir=folder, prefix="pgvigil-", suffix=".new")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         Path(path).replace(folder / name)
-        for old in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
-            old.unlink()
+        _prune(folder)
+
+
+def _prune(folder: Path) -> None:
+    """Removes the oldest files that we wrote; what else lies there is not ours to remove."""
+    ours = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process was quicker
+            found = path.lstat()
+            if _NAME.fullmatch(path.name) and stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+                ours.append((found.st_mtime, path))
+    for _, path in sorted(ours)[:-KEPT]:
+        path.unlink(missing_ok=True)
+
+
+def _is_closed(found: os.stat_result) -> bool:
+    return found.st_uid in (os.geteuid(), 0) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +30,13 @@ Connection = psycopg.Connection[Any]
 Attributes = dict[str, Any]
 Answers = dict[str, Any]
 T = TypeVar("T")
+
+# Types of pg_catalog as the server prints them. One of the application's schema has the same name only in quotes or with
+# its schema, because pg_catalog goes first.
+PLAIN_TYPE = re.compile(
+    r"(text|character varying|integer|bigint|smallint|boolean|uuid|numeric|interval|jsonb?|date|double precision"
+    r"|timestamp with(out)? time zone|name)(\(\d+(,\d+)?\))?(\[\])?"
+)
 
 # Half of the work. Indexes, constraints and triggers open every table: what one process has to open, the other need not.
 _ASIDE = ("indexes", "constraints", "triggers", "functions", "others")
@@ -67,6 +74,7 @@ class Scope:
     extensions: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     everywhere: bool = False  # other schemas too, and what belongs to none
+    declared: frozenset[str] = frozenset()  # paths whose owner is the usual one, whoever owns the rest
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,15 @@ class Server:
     schema_there: bool
     roles: list[str]
     powers: dict[str, list[str]]  # of the roles that were asked for
-    # Of new sessions, that bear on triggers: name, value, whether of this database only, role or None.
+    # Of new sessions, that bear on our work: name, value, whether of this database only, role or None, whether that role
+    # may write to the tables.
     settings: list[list[Any]]
+    own_settings: dict[str, str]  # those of ours that hold in the session that asks
+    shadows: list[str]  # other schemas with relations of the same names
+    members: list[list[str]]  # in our schemas, of extensions that live elsewhere: path, extension
     configured: bool  # session_replication_role is replica in the server's configuration
-    default_grants: list[list[str]]
+    # Schema or None, kind, whose objects, grantee, privilege, whether WITH GRANT OPTION, whether given or taken away.
+    default_grants: list[list[Any]]
 
     @property
     def major(self) -> int:
@@ -126,8 +139,12 @@ class Snapshot:
 
 
 @contextmanager
-def pinned(conn: Connection, schema: str, *, read_only: bool, snapshot: str = "") -> Iterator[None]:
+def pinned(
+    conn: Connection, schema: str, *, read_only: bool, snapshot: str = "", opened: bool = False
+) -> Iterator[None]:
     """A transaction, or a savepoint in one that is open already, with printing pinned; rolled back in any case.
+
+    `opened` leaves the path at pg_catalog: see `_answers`.
 
     In a transaction of its own it sees what the one sees that has exported `snapshot`.
     """
@@ -142,10 +159,13 @@ def pinned(conn: Connection, schema: str, *, read_only: bool, snapshot: str = ""
                 if snapshot:
                     conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
                 conn.execute(
-                    "SELECT set_config(n, v, true) FROM unnest(%s::text[], %s::text[]) AS s (n, v)"
-                    " UNION ALL SELECT set_config('search_path', quote_ident(%s) || ', pg_temp', true)",
-                    (list(_PINNED), list(_PINNED.values()), schema),
+                    "SELECT pg_catalog.set_config(n, v, true) FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) AS s (n, v)",
+                    (list(_PINNED), list(_PINNED.values())),
                 )
+                if opened:
+                    _only_catalog(conn)
+                else:
+                    _print_for(conn, schema)
                 yield
             except psycopg.Error:
                 with suppress(psycopg.Error):
@@ -167,6 +187,12 @@ def _is_read_only_by_default(conn: Connection) -> bool:
     """As the database or the role may be set; a replica cannot write whatever is said."""
     status = conn.info.parameter_status
     return status("default_transaction_read_only") == "on" and status("in_hot_standby") != "on"
+
+
+def _print_for(conn: Connection, schema: str) -> None:
+    conn.execute(
+        "SELECT pg_catalog.set_config('search_path', pg_catalog.quote_ident(%s) || ', pg_temp', true)", (schema,)
+    )
 
 
 def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:
@@ -208,20 +234,20 @@ def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
     }
 
     def alone() -> Answers:
-        with pinned(conn, schema, read_only=True):
+        with pinned(conn, schema, read_only=True, opened=True):
             return _answers(conn, QUERIES, parameters)
 
     def together() -> Answers:
         with ThreadPoolExecutor(1) as pool:
             second = pool.submit(beside, conn)
-            with pinned(conn, schema, read_only=True):
-                name = conn.execute("SELECT pg_export_snapshot()").fetchone()[0]  # type: ignore[index]
+            with pinned(conn, schema, read_only=True, opened=True):
+                name = conn.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()[0]  # type: ignore[index]
                 aside = pool.submit(_aside, second, schema, name, parameters)
                 answers = _answers(conn, [name for name in QUERIES if name not in _ASIDE], parameters)
                 return answers | (aside.result() or _answers(conn, _ASIDE, parameters))
 
     idle = conn.info.transaction_status == TransactionStatus.IDLE
-    return _understood(again_if_changed(conn, together if idle else alone), schema)
+    return _understood(again_if_changed(conn, together if idle else alone), schema, scope.declared)
 
 
 def _aside(second: Future[Connection], schema: str, exported: str, parameters: dict[str, Any]) -> Answers | None:
@@ -232,32 +258,57 @@ def _aside(second: Future[Connection], schema: str, exported: str, parameters: d
         return None
     with conn:
         try:
-            with pinned(conn, schema, read_only=True, snapshot=exported):
+            with pinned(conn, schema, read_only=True, snapshot=exported, opened=True):
                 return _answers(conn, _ASIDE, parameters)
         except (errors.UndefinedObject, errors.InvalidParameterValue, errors.FeatureNotSupported):
             return None
 
 
 def _answers(conn: Connection, names: Iterable[str], parameters: dict[str, Any]) -> Answers:
-    cursors = {name: conn.execute(QUERIES[name], parameters) for name in names}
+    """Each query is understood while pg_catalog alone is on the path, where nobody plants a function or an operator that
+    fits better than the server's, and runs when the path is the one to print for.
+    """
+    names = list(names)
+    for name in names:
+        conn.execute(f"DECLARE pgvigil_{name} NO SCROLL CURSOR FOR {QUERIES[name]}", parameters)
+    _print_for(conn, parameters["schema"])
+    cursors = {name: conn.execute(f"FETCH ALL FROM pgvigil_{name}") for name in names}
+    _only_catalog(conn)
     return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
 
 
-def read_rows(conn: Connection, tables: Collection[str], schema: str) -> dict[str, list[dict[str, Any]]]:
-    """All rows of some small tables, spelt as in a spec."""
+def _only_catalog(conn: Connection) -> None:
+    conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+
+
+def read_rows(conn: Connection, tables: dict[str, list[str]], schema: str) -> dict[str, list[dict[str, Any]]]:
+    """All rows of some small tables, spelt as in a spec, with these columns of each.
+
+    A column of a type that somebody made is left out: turning it into JSON may call a function of his.
+    """
 
     def read() -> dict[str, list[dict[str, Any]]]:
         with pinned(conn, schema, read_only=True):
             cursors = {
-                name: conn.execute(sql.SQL("SELECT coalesce(json_agg(t), '[]')::text FROM {} t").format(sql.SQL(name)))
-                for name in tables
+                name: conn.execute(
+                    sql.SQL(
+                        "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object({})), '[]')::text FROM ONLY {} t"
+                    ).format(
+                        sql.SQL(", ").join(
+                            sql.SQL("{}, t.{}").format(sql.Literal(unquoted(column)), sql.SQL(column))
+                            for column in columns
+                        ),
+                        sql.SQL(name),
+                    )
+                )
+                for name, columns in tables.items()
             }
             return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
 
     return again_if_changed(conn, read) if tables else {}
 
 
-def _understood(answers: Answers, schema: str) -> Snapshot:
+def _understood(answers: Answers, schema: str, declared: frozenset[str]) -> Snapshot:
     found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
     orders: dict[str, list[str]] = {}
     feeding = _feeding(answers["relations"])
@@ -301,14 +352,15 @@ def _understood(answers: Answers, schema: str) -> Snapshot:
     for label, order in orders.items():
         if (path := f"table {label}") in found.objects or (path := f"view {label}") in found.objects:
             found.objects[path]["order"] = order
-    _spell(found)
+    _spell(found, declared)
     return found
 
 
-def _spell(found: Snapshot) -> None:
+def _spell(found: Snapshot, declared: frozenset[str]) -> None:
     """One spelling where the server has several: the usual owner, the application's schema in settings, IN arguments."""
     spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words stand in quotes too
-    owners = Counter(a["owned_by"] for a in found.objects.values() if "owned_by" in a)
+    counted = [of for path, of in found.objects.items() if path in declared] or list(found.objects.values())
+    owners = Counter(a["owned_by"] for a in counted if "owned_by" in a)
     usual = min(owners, key=lambda name: (-owners[name], name), default=None)
     found.owners.extend([usual] if usual else [])
     for attributes in found.objects.values():

@@ -6,13 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
 from pgvigil.validate.catalog import Attributes, Connection, Snapshot
 from pgvigil.validate.expected import Declaration, kind_of, last_name
 from pgvigil.validate.probe import Probe, settle
 from pgvigil.validate.repair import ordered
 from pgvigil.validate.report import KINDS, Finding, Kind, Severity, Unchecked
+from pgvigil.validate.rules import covers
 
 ABSENT = "nothing"
 _RANK = {
@@ -48,6 +48,8 @@ class Collector:
     compared: Counter[str] = field(default_factory=Counter)
     used_rules: set[str] = field(default_factory=set)
     unchecked: list[Unchecked] = field(default_factory=list)
+    unreadable: set[str] = field(default_factory=set)  # tables whose rows were asked for
+    _in_force: set[str] = field(default_factory=set)  # what no rule covers
     _entries: list[_Entry] = field(default_factory=list)
     _missing: dict[str, tuple[Attributes, str]] = field(default_factory=dict)
 
@@ -67,8 +69,12 @@ class Collector:
         self._missing[path] = (attributes or {}, root)
         self._entries.append(_Entry(Finding("missing", path, expected, ABSENT), fix=(lambda _: fix()) if fix else None))
 
-    def unexpected(self, path: str, found: str, ours: bool, fix: str = "") -> None:
-        if rule := next((rule for rule in self.declaration.ignore if fnmatchcase(path, rule[0])), None):
+    def unexpected(self, path: str, found: str, ours: bool, fix: str = "", *, in_force: bool = False) -> None:
+        """`in_force`: it bears on objects of ours, so that no rule leaves it alone."""
+        if in_force:
+            self._in_force.add(path)
+        rules = () if in_force else self.declaration.ignore
+        if rule := next((rule for rule in rules if covers(rule[0], path)), None):
             self.used_rules.add(rule[0])
             self.add("unexpected", path, f"left alone: {rule[1]}", found, "note")
         else:
@@ -126,11 +132,12 @@ class Collector:
                 continue
             left = [part for part in left if part not in unsaid]
             also = followers.get(finding.object, []) if finding.kind == "missing" else []
-            fix = finding.fix
+            fix, steps = finding.fix, list(finding.steps)
             if entry.fix and finding.severity == "finding":
                 fix = entry.fix([part.key for part in left])
                 pieces = [(finding.object, fix), *((path, makers[path]([])) for path in also if path in makers)]
-                fix = "\n".join(ordered([(path, text, False) for path, text in pieces if text]))
+                steps = ordered([(path, text, False) for path, text in pieces if text])
+                fix = "\n".join(steps)
             findings.append(
                 replace(
                     finding,
@@ -138,6 +145,7 @@ class Collector:
                     found=finding.found or "; ".join(part.found for part in left),
                     also=tuple(also),
                     fix=fix,
+                    steps=tuple(steps),
                 )
             )
         ignored = [self._left_alone(finding) for finding in findings]
@@ -145,7 +153,11 @@ class Collector:
 
     def _left_alone(self, finding: Finding) -> Finding:
         for pattern, reason, _ in self.declaration.ignore:
-            if finding.severity == "finding" and fnmatchcase(finding.object, pattern):
+            if (
+                finding.severity == "finding"
+                and finding.object not in self._in_force
+                and covers(pattern, finding.object)
+            ):
                 self.used_rules.add(pattern)
                 return replace(finding, severity="note", expected=f"left alone: {reason}", fix="")
         return finding
@@ -259,7 +271,9 @@ def _without_echoes(findings: list[Finding]) -> Iterator[Finding]:
         comment = f"comment on {finding.object}"
         if finding.severity == "finding" and comment in at_fault:
             again = at_fault[comment].fix
-            fix = f"{finding.fix}\n{again}" if again and again not in finding.fix else finding.fix
-            yield replace(finding, also=(*finding.also, comment), fix=fix)
+            more = [again] if again and again not in finding.fix else []
+            steps = (*(finding.steps or (finding.fix,)), *more)
+            fix = "\n".join([finding.fix, *more])
+            yield replace(finding, also=(*finding.also, comment), fix=fix, steps=steps)
         elif finding.object.removeprefix("comment on ") not in at_fault.keys() - {finding.object}:
             yield finding

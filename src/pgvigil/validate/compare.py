@@ -13,11 +13,21 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
-from pgvigil.validate import ddl, dumped, partitions, printing, probe, renames, settings
+from pgvigil.validate import ddl, dumped, partitions, printing, probe, renames
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
-from pgvigil.validate.expected import Mark, canonical, kind_of, of_grant, table_storage, with_tolerated, without_upkeep
-from pgvigil.validate.names import quoted
+from pgvigil.validate.defaults import explained, object_of, owner_of
+from pgvigil.validate.expected import (
+    GRANT,
+    Mark,
+    canonical,
+    kind_of,
+    of_grant,
+    table_storage,
+    with_tolerated,
+    without_upkeep,
+)
+from pgvigil.validate.names import quoted, unquoted
 from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
 from pgvigil.validate.report import Kind, Unchecked
@@ -42,6 +52,7 @@ _STATES: dict[tuple[str, str], Kind] = {
 }
 _OF_SERVERS = re.compile("(^|grant on |revocation on )other (foreign_data_wrapper|server|user_mapping) ")
 _INVALID = "INVALID, and declared so: the server does not use it"
+_CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
 _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
 
 
@@ -79,6 +90,7 @@ class Comparison:
             expected = rename.expected or printing.whole(rename.path, self.wanted[rename.path])
             kind: Kind = "different" if rename.different else "missing"
             self.collector.add(kind, rename.path, expected, rename.found, fix=rename.fix)
+        members = self._members()
         for path, wanted in self.wanted.items():
             there = objects.get(path)
             compared[kind_of(path)] += 1
@@ -98,7 +110,9 @@ class Comparison:
                     taken.add(other)
                     self._compare(path, wanted, objects[other], mark)
             elif there is None:
-                if not self._part_of_missing(path):
+                if extension := members.pop(path, ""):
+                    self._member(path, extension, "different")
+                elif not self._part_of_missing(path):
                     self._missing(path, wanted, mark)
             elif (
                 mark
@@ -111,11 +125,34 @@ class Comparison:
         cared_for: set[str] = set()
         for name, pattern in self.declaration.patterns.items():
             if objects.get(f"table {name}", {}).get("kind") == "partitioned table":
-                cared_for |= partitions.compare(self.collector, name, pattern)
+                cared_for |= partitions.compare(self.collector, name, pattern, self._owner(f"table {name}"))
         self._rows()
+        for path, extension in members.items():
+            self._member(path, extension, "unexpected")
         Strangers(self.collector, self.wanted, self.repairs, of_reference=self.reference is not None).tell(
             taken, cared_for
         )
+
+    def _owner(self, path: str) -> str:
+        return str(self.wanted.get(path, {}).get("owned_by", self.found.owner))
+
+    def _members(self) -> dict[str, str]:
+        """What has been made a member of an extension that lies elsewhere, which hides it from all else: with which one."""
+        if self.declaration.complete or self.found.server is None:
+            return {}
+        here = f" {quoted(self.found.schema)}."
+        return {
+            path.removeprefix("materialized ").removeprefix("composite ").replace(here, " ", 1): extension
+            for path, extension in self.found.server.members
+        }
+
+    def _member(self, path: str, extension: str, kind: Kind) -> None:
+        what = f"{kind_of(path).upper()} {path.removeprefix(kind_of(path)).strip()}"
+        fix = f"ALTER EXTENSION {quoted(extension)} DROP {what};"
+        if kind == "unexpected":
+            fix += f"\nDROP {what};" if kind_of(path) in ("function", "procedure", "view") else ""
+        said = f"a member of extension {extension}: what it does is hidden, and DROP EXTENSION takes it away"
+        self.collector.add(kind, path, "a member of no extension" if kind == "different" else "", said, fix=fix)
 
     def _schema_and_roles(self) -> None:
         server = self.found.server
@@ -150,8 +187,6 @@ class Comparison:
                     ", ".join(powers),
                     fix="\n".join(taken),
                 )
-        if not self.declaration.complete:
-            settings.compare(self.collector, server)
 
     def _under_another_name(self, path: str, wanted: Attributes, mark: Mark, taken: set[str]) -> str | None:
         """An application names its constraints as it likes, and may make its unique key as an index. "": such an index."""
@@ -239,6 +274,11 @@ class Comparison:
         if mark and mark.optional:
             return
         kind, label, root = kind_of(path), path.partition(" ")[2], self.roots[path]
+        if kind == "grant" and self.found.server and not self._is_role(path):
+            return  # told by itself
+        if kind == "revocation" and path.startswith(_CALLS) and path.endswith(" from PUBLIC"):
+            self._open_to_all(path, wanted)
+            return
         for other in ("view", "table"):
             if kind in ("table", "view") and other != kind and f"{other} {label}" in self.found.objects:
                 found = self.found.objects[f"{other} {label}"]
@@ -253,12 +293,30 @@ class Comparison:
             path, said or printing.whole(path, wanted), wanted, root, fix=lambda: self.repairs.make(path)
         )
 
+    def _is_role(self, path: str) -> bool:
+        match = GRANT.fullmatch(path.removeprefix("grant "))
+        roles = self.found.server.roles if self.found.server else []
+        return match is None or match[3] == "PUBLIC" or unquoted(match[3]) in roles
+
+    def _open_to_all(self, path: str, wanted: Attributes) -> None:
+        function = self.found.objects.get(object_of(path), {})
+        definer = function.get("security") == "DEFINER"
+        rights = (
+            f"with the rights of {owner_of(self.found, object_of(path))} (SECURITY DEFINER)"
+            if definer
+            else "as they are"
+        )
+        said = f"open EXECUTE: whoever can connect may call it, {rights}"
+        fix = ddl.create(path, "", wanted)
+        self.collector.add("missing", path, "EXECUTE for those alone to whom it is granted", said, fix=fix)
+
     def _compare(self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None) -> None:
         def fix(keys: list[str]) -> str:
             return self.repairs.change(path, keys)
 
         kind, root = kind_of(path), self.roots[path]
         tolerated = self._tolerated(path, mark.tolerated) if mark else []
+        unsure = self._unsure(wanted, there, mark)
         if tolerated:
             bare = wanted
             wanted = wanted | {"definition": with_tolerated(wanted["definition"], tolerated)}
@@ -268,6 +326,10 @@ class Comparison:
         plain: list[Part] = []
         tuned: list[Part] = []
         for key, a, b in self._differing(path, wanted, there, mark):
+            if key == "definition" and unsure:
+                continue
+            if kind == "grant" and key == "privileges" and self._by_default(path, a, b):
+                continue
             part = self._part(path, root, key, {**wanted, key: a}, {**there, key: b})
             state = _STATES.get((kind, key))
             if state and (key != "enabled" or b in ("DISABLED", "REPLICA")):
@@ -292,6 +354,24 @@ class Comparison:
             said = canonical("definition", bare["definition"])
             self.collector.add("different", path, said, f"also allows {values}: {TOLERATED}", "note")
         self._comment(path, wanted, there, mark)
+
+    def _unsure(self, wanted: Attributes, there: Attributes, mark: Mark | None) -> bool:
+        """Whether a list of values cannot be compared, because who asks may not read which of them are tolerated."""
+        details = self.found.details.get(f"table {TOLERATED}")
+        if not (mark and mark.tolerated and details and not details.get("readable")):
+            return False
+        a, b = (canonical("definition", of.get("definition"), any_order=True) for of in (wanted, there))
+        if a != b:
+            self.collector.unreadable.add(TOLERATED)
+        return bool(a != b)
+
+    def _by_default(self, path: str, wanted: list[str], there: list[str]) -> bool:
+        """Whether a grant has all it should have, and the rest is the doing of the owner's own default privileges."""
+        more = [privilege for privilege in there if privilege not in wanted]
+        default = explained(self.found, path, {"privileges": more}) if more and set(wanted) <= set(there) else ""
+        if default:
+            self.collector.add("different", path, ", ".join(wanted), f"{', '.join(there)}, by {default}", "note")
+        return bool(default)
 
     def _differing(
         self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None
@@ -414,13 +494,12 @@ class Comparison:
             self.collector.add("unexpected", f"comment on {path}", "", found, fix=fix)
 
     def _rows(self) -> None:
-        role = self.found.server.role if self.found.server else ""
         for name, rows in self.declaration.rows.items():
             details = self.found.details.get(f"table {name}")
             if details is None:
                 continue
             if not details.get("readable"):
-                self.collector.unchecked.append(Unchecked(f"rows of {name}", f"{role} may not read it"))
+                self.collector.unreadable.add(name)
                 continue
             for wanted in rows:
                 self.collector.compared["row"] += 1

@@ -56,7 +56,7 @@ _NO_ATTRIBUTES: dict[type, set[str]] = {
         "tolerated_values",
         "added",
     },
-    Function: {"or_body"},
+    Function: {"or_body", "execute"},
     Index: {"keys", "method", "include", "where", "unique", "optional"},
 }
 
@@ -82,6 +82,11 @@ def declare(spec: Spec) -> Declaration:
         {f"{function.kind} {name}": function.or_body for name, function in spec.functions.items() if function.or_body},
         everything=document.everything,
         database=document.database,
+        for_all=frozenset(
+            f"{function.kind} {name}"
+            for name, function in spec.functions.items()
+            if "PUBLIC" in (function.execute or ())
+        ),
     )
 
     def add(
@@ -118,6 +123,7 @@ def declare(spec: Spec) -> Declaration:
         if complete and function.kind != "aggregate":
             attributes.setdefault("body", "")
         add(f"{function.kind} {name}", attributes, line=function.line)
+        _execute(add, f"{function.kind} {name}", function)
     sections: dict[str, dict[str, Any]] = {
         "type": document.types, "sequence": document.sequences, "policy": document.policies, "rule": document.rules,
         "extension": document.extensions, "event trigger": document.event_triggers, "collation": document.collations,
@@ -222,6 +228,15 @@ def _view(add: Any, name: str, view: View, complete: bool) -> None:
         more = _attributes(view.attributes[key]) if key in view.attributes else {}
         add(f"column {name}.{key}", {"type": type_} | from_query | more, name, ours=False, line=view.line)
     _indexes_and_triggers(add, name, view)
+
+
+def _execute(add: Any, path: str, function: Function) -> None:
+    """Who may call it. PUBLIC may, of a new function, unless that is revoked."""
+    if function.execute is None or "PUBLIC" in function.execute:
+        return
+    add(f"revocation on {path} from PUBLIC", {"privileges": ["EXECUTE"]}, line=function.line)
+    for role in function.execute:
+        add(f"grant on {path} to {role}", {"privileges": ["EXECUTE"]}, line=function.line)
 
 
 def _function(function: Function) -> Attributes:

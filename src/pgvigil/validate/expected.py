@@ -95,10 +95,11 @@ class Declaration:
     lines: dict[str, int] = field(default_factory=dict)  # of the spec's file
     everything: bool = False  # there are no other schemas
     database: str = ""  # that it was dumped from
+    for_all: frozenset[str] = frozenset()  # functions that PUBLIC may call
 
     def to_json(self) -> str:
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        plain["application"] = sorted(self.application)
+        plain["application"], plain["for_all"] = sorted(self.application), sorted(self.for_all)
         plain["marks"] = {
             path: [sorted(mark.spoken_of), mark.ours, mark.optional, mark.tolerated]
             for path, mark in self.marks.items()
@@ -109,7 +110,7 @@ class Declaration:
     @classmethod
     def from_json(cls, text: str) -> Declaration:
         plain = json.loads(text)
-        plain["application"] = frozenset(plain["application"])
+        plain |= {key: frozenset(plain[key]) for key in ("application", "for_all")}
         plain["marks"] = {path: Mark(frozenset(spoken), *rest) for path, (spoken, *rest) in plain["marks"].items()}
         plain["patterns"] = {name: Partitions(**pattern) for name, pattern in plain["patterns"].items()}
         return cls(**plain)
@@ -130,6 +131,7 @@ class Declaration:
             tuple(unquoted(path.partition(" ")[2]) for path in self.objects if path.startswith("extension ")),
             self.roles,
             self.everything,
+            frozenset() if self.complete else frozenset(self.objects),
         )
 
 

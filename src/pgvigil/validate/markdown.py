@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from pgvigil.text import one_line
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.expected import Declaration, kind_of, last_name
-from pgvigil.validate.formats.text import visible
 
 _HEAD = """\
 # Schema reference
@@ -420,7 +420,7 @@ def _listing(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator
 
 def _code(text: str) -> str:
     """As code that may stand in a table, whatever backquotes and bars are in it."""
-    text = visible(" ".join(text.split(" ")).strip())
+    text = one_line(" ".join(text.split(" ")).strip())
     if not text:
         return ""
     if "\\|" in text:  # in a table a backslash before a bar would be taken for its escape
@@ -433,7 +433,7 @@ def _code(text: str) -> str:
 
 def _cell(text: str) -> str:
     """Prose of somebody else as one line of text in which nothing is markup."""
-    return re.sub(r"([\\`*\[\]<>|#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", visible(" ".join(text.split())))
+    return re.sub(r"([\\`*\[\]<>|#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", one_line(" ".join(text.split())))
 
 
 def _fenced(language: str, text: str) -> Iterator[str]:
@@ -442,12 +442,12 @@ def _fenced(language: str, text: str) -> Iterator[str]:
 
 
 def _told(text: str) -> str:
-    return visible(text).replace('"', "'")
+    return one_line(text).replace('"', "'")
 
 
 def _plain(text: str) -> str:
     """Without the characters that end a name in a diagram."""
-    return visible(text).translate(_LOOKALIKES)
+    return one_line(text).translate(_LOOKALIKES)
 
 
 def _mermaid(text: str) -> str:

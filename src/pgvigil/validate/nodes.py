@@ -40,14 +40,14 @@ def load(path: Path, cls: type[T]) -> T:
     try:
         root = _json(text) if path.suffix == ".json" else yaml.compose(text, Loader=Loader)
     except json.JSONDecodeError as error:
-        binder.refuse(error.lineno, f"not valid JSON: {error.msg}", "Mend the JSON.")
+        binder.refuse(error.lineno, f"not valid JSON: {error.msg}", "Fix the JSON.")
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         binder.refuse(
-            mark.line + 1 if mark else 1, f"not valid YAML: {error.problem or error.context}", "Mend the YAML."
+            mark.line + 1 if mark else 1, f"not valid YAML: {error.problem or error.context}", "Fix the YAML."
         )
     except yaml.reader.ReaderError as error:
-        binder.refuse(text[: error.position].count("\n") + 1, f"not valid YAML: {error.reason}", "Mend the YAML.")
+        binder.refuse(text[: error.position].count("\n") + 1, f"not valid YAML: {error.reason}", "Fix the YAML.")
     if root is None:
         binder.refuse(1, "the file is empty", "")
     bound: T = binder.dataclass(root, cls, root.start_mark.line + 1, path.name)

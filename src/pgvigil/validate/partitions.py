@@ -8,25 +8,30 @@ from datetime import UTC, date, datetime
 from pgvigil.validate import ddl, printing
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector, Part
+from pgvigil.validate.defaults import explained, owner_of
 from pgvigil.validate.expected import Partitions, kind_of, last_name, without_upkeep
+from pgvigil.validate.names import quoted
 from pgvigil.validate.repair import alter_column
 
 _BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
 _TOKENS = {"YYYY": "(?P<year>[0-9]{4})", "MM": "(?P<month>0[1-9]|1[0-2])", "DD": "(?P<day>0[1-9]|[12][0-9]|3[01])"}
 
 
-def compare(collector: Collector, name: str, declared: Partitions) -> set[str]:
-    """Returns the relations it took care of."""
+def compare(collector: Collector, name: str, declared: Partitions, owner: str) -> set[str]:
+    """Compare with the pattern; `owner` is the one the table should have. Returns the relations it took care of."""
     found = collector.found
     tables = {path.removeprefix("table "): of for path, of in found.objects.items() if path.startswith("table ")}
     attached = {label: of for label, of in tables.items() if of.get("partition_of") == name}
     for label, partition in attached.items():
         collector.compared["partition"] += 1
-        _partition(collector, name, declared, label, partition)
+        _partition(collector, name, declared, label, partition, owner)
     stray = [label for label in tables if label not in attached and _is_named_after(name, declared, label)]
     for label in stray:
         repair = _attach(name, declared, label)
-        apart = Part(f"attached to {name}", "a table of its own, not attached")
+        said = "a table of its own, not attached"
+        if (whose := owner_of(found, f"table {label}")) != owner:
+            repair, said = "", f"{said}, which belongs to {whose}: no partition is made of it"
+        apart = Part(f"attached to {name}", said)
         collector.differ(f"partition {label}", [apart], fix=lambda _, repair=repair: repair)  # type: ignore[misc]
     if declared.default and not any(of.get("bound") == "DEFAULT" for of in attached.values()):
         label = f"{name}{declared.default}"
@@ -57,7 +62,9 @@ def _attach(name: str, declared: Partitions, label: str) -> str:
     return f"ALTER TABLE {name} ATTACH PARTITION {label} FOR VALUES FROM ('{start}') TO ('{end}');"
 
 
-def _partition(collector: Collector, name: str, declared: Partitions, label: str, partition: Attributes) -> None:
+def _partition(
+    collector: Collector, name: str, declared: Partitions, label: str, partition: Attributes, owner: str
+) -> None:
     path = f"table {label}"
     details = collector.found.details[path]
     bound = partition.get("bound", "")
@@ -79,8 +86,10 @@ def _partition(collector: Collector, name: str, declared: Partitions, label: str
     usual = {
         key: value
         for key, value in collector.found.objects[f"table {name}"].items()
-        if key not in ("row_security", "access_method")
+        if key not in ("row_security", "access_method", "owned_by")
     }
+    if owner != collector.found.owner:
+        usual["owned_by"] = owner
     parts += [
         Part(printing.phrase(path, key, usual), printing.phrase(path, key, partition), key=key)
         for key in ("row_security", "owned_by", "access_method", "replica_identity")
@@ -91,11 +100,13 @@ def _partition(collector: Collector, name: str, declared: Partitions, label: str
         parts.append(Part("no such storage parameter", said, key="with"))
 
     def fix(keys: list[str]) -> str:
+        if "owned_by" in keys and keys != ["owned_by"]:
+            return ""  # whoever owns it may have made it
         repairs = []
         if "bound" in keys and (attach := _attach(name, declared, label)):
             repairs += [f"ALTER TABLE {name} DETACH PARTITION {label};", attach]
         if "owned_by" in keys:
-            repairs.append(f"ALTER TABLE {label} OWNER TO {usual.get('owned_by', collector.found.owner)};")
+            repairs.append(f"ALTER TABLE {label} OWNER TO {quoted(owner)};")
         if "with" in keys:
             repairs.append(f"ALTER TABLE {label} RESET ({', '.join(options)});")
         repairs += [ddl.relation(label, key, usual if key != "persistence" else {}) for key in keys]
@@ -135,10 +146,11 @@ def _partition(collector: Collector, name: str, declared: Partitions, label: str
                 "INVALID: the server does not use it",
                 fix=f"REINDEX INDEX {index};",
             )
+        elif kind in ("grant", "revocation") and (default := explained(collector.found, other, attributes)):
+            collector.unexpected(other, f"{printing.whole(other, attributes)}, by {default}", ours=False)
         else:
-            collector.unexpected(
-                other, printing.whole(other, attributes), ours=True, fix=ddl.drop(other, label, attributes)
-            )
+            fix_ = "" if kind == "revocation" else ddl.drop(other, label, attributes)
+            collector.unexpected(other, printing.whole(other, attributes), ours=True, fix=fix_)
 
 
 def _by_index(key: str, table: Attributes) -> bool:

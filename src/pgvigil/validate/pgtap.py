@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+from pgvigil.text import one_line
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.expected import GRANT, Declaration, Mark, kind_of, last_name
-from pgvigil.validate.formats.text import visible
 
 _WHOLE = Mark(frozenset())  # of an object in a spec that speaks of everything
 _PART = re.compile(r'"(?:[^"]|"")*"|[^".]+')
@@ -48,7 +48,7 @@ def script(declared: Declaration, schema: str) -> str:
     tests = list(_Writer(declared, schema).sections())
     planned = sum(len(section) for _, section in tests)
     body = "".join(
-        f"-- {visible(title)}\n" + "".join(f"SELECT {_alone(title, test)};\n" for test in section) + "\n"
+        f"-- {one_line(title)}\n" + "".join(f"SELECT {_alone(title, test)};\n" for test in section) + "\n"
         for title, section in tests
     )
     head = _HEAD.read_text(encoding="utf-8").replace("{spec}", declared.name).replace("{schema}", text(_quoted(schema)))
@@ -62,7 +62,7 @@ def _alone(title: str, test: str) -> str:
         for tag in itertools.chain(["test"], map("test{}".format, itertools.count()))
         if f"${tag}$" not in test
     )
-    return f"pg_temp.alone({mark}{test}{mark}, {text(visible(title))})"
+    return f"pg_temp.alone({mark}{test}{mark}, {text(one_line(title))})"
 
 
 def text(value: str) -> str:
@@ -99,7 +99,7 @@ class _Writer:
         for label, rows in self.declared.rows.items():
             for row in rows:
                 wanted = " AND ".join(f"{column}::text = {text(value)}" for column, value in row.items())
-                said = text(visible(f"table {label} has the row {row}"))
+                said = text(one_line(f"table {label} has the row {row}"))
                 found.setdefault(label, []).append(f"ok(EXISTS (SELECT FROM {label} WHERE {wanted}), {said})")
         yield from found.items()
 
@@ -149,7 +149,7 @@ class _Writer:
             kind, f"oid = {key}({text(label)})"
         )
         found = f"(SELECT pg_get_userbyid({owner})::text FROM {catalog} WHERE {where})"
-        said = text(visible(f"owner of {path}"))
+        said = text(one_line(f"owner of {path}"))
         if role := attributes.get("owned_by"):
             yield self._if_role(role, f"is({found}, {text(role)}, {said})")
         else:
@@ -166,16 +166,16 @@ class _Writer:
     def _if_role(role: str, test: str) -> str:
         """Roles belong to the whole server, and one that is missing is no fault of this database."""
         there = f"EXISTS (SELECT FROM pg_roles WHERE rolname = {text(role)})"
-        return f"CASE WHEN {there} THEN {test} ELSE skip({text(visible(f'there is no role {role}'))}, 1) END"
+        return f"CASE WHEN {there} THEN {test} ELSE skip({text(one_line(f'there is no role {role}'))}, 1) END"
 
     # --- relations ---------------------------------------------------------------------------------------------------
 
     def _schema(self, path: str, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
         name = path.partition(" ")[2]
-        yield f"has_schema({text(self.schema if name == '{schema}' else self._bare(name))}, {text(visible(path))})"
+        yield f"has_schema({text(self.schema if name == '{schema}' else self._bare(name))}, {text(one_line(path))})"
 
     def _table(self, path: str, label: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
-        pair, said = self._pair(label), visible(path)
+        pair, said = self._pair(label), one_line(path)
         kind = attributes.get("kind", "table")
         yield f"{'has_foreign_table' if kind == 'foreign table' else 'has_table'}({pair}, {text(said)})"
         if kind == "partitioned table":
@@ -236,7 +236,7 @@ class _Writer:
         yield f"is({found}, {_texts(unlike)}, {text(f'identities, generated columns and collations of {said}')})"
 
     def _view(self, path: str, label: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        pair, said = self._pair(label), visible(path)
+        pair, said = self._pair(label), one_line(path)
         has = "has_materialized_view" if attributes.get("kind") == "materialized view" else "has_view"
         yield f"{has}({pair}, {text(said)})"
         yield f"columns_are({pair}, {_texts(self._listed(label, 'column'), 'name')}, {text(f'columns of {said}')})"
@@ -250,7 +250,7 @@ class _Writer:
 
     def _column(self, path: str, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
         quoted = path[len("column ") + len(root) + 1 :]
-        name, pair, said = self._bare(quoted), self._pair(root), visible(path)
+        name, pair, said = self._bare(quoted), self._pair(root), one_line(path)
         if root in self.declared.application:
             yield f"has_column({pair}, {text(name)}, {text(said)})"
         type_ = attributes["type"]
@@ -273,7 +273,7 @@ class _Writer:
     # --- what stands on relations ------------------------------------------------------------------------------------
 
     def _constraint(self, path: str, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
-        name, said, table = self._bare(path[len("constraint ") + len(root) + 1 :]), visible(path), self._oid(root)
+        name, said, table = self._bare(path[len("constraint ") + len(root) + 1 :]), one_line(path), self._oid(root)
         definition, where = attributes["definition"], f"conrelid = {table} AND conname = {text(name)}"
         shown = "replace(pg_get_constraintdef(oid), ' NOT VALID', '')"
         if not mark.ours and not definition.startswith(_EXPRESSION):  # the application may call it otherwise
@@ -298,7 +298,7 @@ class _Writer:
         quoted = path[len("index ") + len(root) + 1 :]
         schema, _ = self._names(root)
         index = f"to_regclass({text(f'{_quoted(schema)}.{quoted}')})"
-        said = visible(path)
+        said = one_line(path)
         yield f"has_index({self._pair(root)}, {text(self._bare(quoted))}, {text(said)})"
         yield self._means(
             f"pg_temp.index_shape({index})", attributes["definition"], root, "index", f"definition of {said}"
@@ -307,7 +307,7 @@ class _Writer:
             yield f"ok((SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = {index}), {text(f'{said} is valid')})"
 
     def _trigger(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        name, said = self._bare(path[len("trigger ") + len(root) + 1 :]), visible(path)
+        name, said = self._bare(path[len("trigger ") + len(root) + 1 :]), one_line(path)
         if attributes.get("clone"):
             return
         yield f"has_trigger({self._pair(root)}, {text(name)}, {text(said)})"
@@ -344,7 +344,7 @@ class _Writer:
             yield f"ok({condition} IS NULL, {text(f'{said} has no condition')})"
 
     def _policy(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        name, said = self._bare(path[len("policy ") + len(root) + 1 :]), visible(path)
+        name, said = self._bare(path[len("policy ") + len(root) + 1 :]), one_line(path)
         command = attributes.get("command") or "ALL"
         yield f"policy_cmd_is({self._pair(root)}, {text(name)}::name, {text(command)}, {text(f'command of {said}')})"
         where = f"polrelid = {self._oid(root)} AND polname = {text(name)}"
@@ -356,7 +356,7 @@ class _Writer:
                 yield f"ok({found} IS NULL, {text(f'{said} has no {key}')})"
 
     def _rule(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        name, said = self._bare(path[len("rule ") + len(root) + 1 :]), visible(path)
+        name, said = self._bare(path[len("rule ") + len(root) + 1 :]), one_line(path)
         yield f"has_rule({self._pair(root)}, {text(name)}, {text(said)})"
         enabled = {"ALWAYS": "A", "REPLICA": "R", "DISABLED": "D"}.get(attributes.get("enabled", ""), "O")
         found = (
@@ -370,7 +370,7 @@ class _Writer:
         signature = path[len(kind_of(path)) + 1 :]
         name, types = _called(signature)
         call = f"{self._pair(name)}, {_texts(_COMMA.split(types) if types else [], 'name')}"
-        said, kind = visible(path), kind_of(path)
+        said, kind = one_line(path), kind_of(path)
         yield f"has_function({call}, {text(said)})"
         if kind != "function":
             yield f"is_{kind.partition(' ')[0]}({call}, {text(f'{said} is of that kind')})"
@@ -418,7 +418,7 @@ class _Writer:
 
     def _type(self, path: str, _root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
         label = path[len("type ") :]
-        pair, said = self._pair(label), visible(path)
+        pair, said = self._pair(label), one_line(path)
         type_ = f"to_regtype({text(self._qualified(label))})"
         if attributes["kind"] == "enum":
             yield f"has_enum({pair}, {text(said)})"
@@ -437,7 +437,7 @@ class _Writer:
                     f"{base} {check}",
                     "",
                     "domain",
-                    f"check {visible(name)} of {said}",
+                    f"check {one_line(name)} of {said}",
                 )
             count = f"(SELECT count(*) FROM pg_constraint WHERE contypid = {type_} AND contype = 'c')"
             yield f"is({count}, {len(attributes.get('checks', {}))}::bigint, {text(f'number of checks of {said}')})"
@@ -453,7 +453,7 @@ class _Writer:
         return f"typname = {text(name)} AND typnamespace = to_regnamespace({text(_quoted(schema))})"
 
     def _sequence(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        label, said = path[len("sequence ") :], visible(path)
+        label, said = path[len("sequence ") :], one_line(path)
         if label.startswith("of "):
             column = self._bare(label[len("of ") + len(root) + 1 :])
             sequence = f"pg_get_serial_sequence({text(root)}, {text(column)})::regclass"
@@ -470,7 +470,7 @@ class _Writer:
         yield f"is({found}, {wanted}, {text(f'counting of {said}')})"
 
     def _extension(self, path: str, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        yield f"has_extension({text(self._bare(path[len('extension ') :]))}, {text(visible(path))})"
+        yield f"has_extension({text(self._bare(path[len('extension ') :]))}, {text(one_line(path))})"
 
     # --- rights ------------------------------------------------------------------------------------------------------
 
@@ -496,7 +496,7 @@ class _Writer:
         if kind_of(path) == "revocation":
             given.reverse()
         rights = f"(SELECT pg_temp.rights({', '.join(given)}, {text(role)}) FROM {catalog} WHERE {where})"
-        wanted, said = _texts(sorted(attributes["privileges"])), text(visible(path))
+        wanted, said = _texts(sorted(attributes["privileges"])), text(one_line(path))
         test = f"is({rights}, {wanted}, {said})"
         yield test if role == "PUBLIC" else self._if_role(role, test)
 
@@ -509,7 +509,7 @@ class _Writer:
         return f"to_regclass({text(label)})"
 
     def _of_class(self, label: str, what: str, expected: str, said: str) -> str:
-        return f"is((SELECT {what} FROM pg_class WHERE oid = {self._oid(label)}), {expected}, {text(visible(said))})"
+        return f"is((SELECT {what} FROM pg_class WHERE oid = {self._oid(label)}), {expected}, {text(one_line(said))})"
 
     def _of_column(self, root: str, name: str, what: str, expected: str, said: str) -> str:
         where = f"attrelid = {self._oid(root)} AND attname = {text(name)} AND NOT attisdropped"

@@ -65,18 +65,49 @@ SELECT json_build_object(
                    || ARRAY(SELECT 'member of ' || m.roleid::regrole FROM pg_auth_members m WHERE m.member = r.oid ORDER BY 1)), '{}')
                FROM pg_roles r WHERE r.rolname = ANY (%(roles)s)),
     'settings', (SELECT coalesce(json_agg(json_build_array(split_part(c, '=', 1), substr(c, strpos(c, '=') + 1), s.setdatabase <> 0,
-                                                           (SELECT rolname FROM pg_roles WHERE oid = s.setrole))), '[]')
-                 FROM pg_db_role_setting s, unnest(s.setconfig) c
+                                                           r.rolname,
+                                                           NOT r.rolsuper AND EXISTS (
+                                                               SELECT FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+                                                               WHERE n.nspname = %(schema)s AND t.relname = ANY (%(names)s) AND t.relkind IN ('r', 'p')
+                                                                 AND has_table_privilege(r.oid, t.oid, 'INSERT, UPDATE, DELETE')))), '[]')
+                 FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) c
                  WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-                   AND split_part(c, '=', 1) IN ('session_replication_role', 'pgvigil.upkeep')),
+                   AND (split_part(c, '=', 1) IN ('session_replication_role', 'search_path') OR starts_with(c, 'pgvigil.'))),
+    'own_settings', (SELECT coalesce(json_object_agg(name, value), '{}') FROM (
+                        SELECT name, current_setting(name, true) FROM unnest('{pgvigil.upkeep,pgvigil.instrumentation,pgvigil.only_to_read,pgvigil.skip_activity,pgvigil.activity_granularity}'::text[]) name
+                     ) s (name, value) WHERE value <> ''),
+    'shadows', ARRAY(SELECT DISTINCT n.nspname FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+                     WHERE t.relname = ANY (%(names)s) AND n.nspname <> %(schema)s AND t.relkind IN ('r', 'p', 'v', 'm', 'f')),
+    'members', (SELECT coalesce(json_agg(json_build_array(coalesce(f.path, i.type || ' ' || i.identity), e.extname) ORDER BY 1), '[]')
+                FROM pg_extension e JOIN pg_namespace x ON x.oid = e.extnamespace
+                JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+                JOIN (SELECT 'pg_proc'::regclass AS class, p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY (%(own)s)
+                      UNION ALL
+                      SELECT 'pg_type'::regclass, y.oid FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
+                      WHERE n.nspname = ANY (%(own)s) AND y.typcategory <> 'A'
+                        AND (y.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = y.typrelid AND c.relkind = 'c'))
+                      UNION ALL
+                      SELECT 'pg_class'::regclass, t.oid FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+                      WHERE n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s AND t.relname = ANY (%(names)s)) o ON o.class = d.classid AND o.oid = d.objid
+                CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) i
+                LEFT JOIN LATERAL (SELECT FUNCTION_PATH AS path FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                                   WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid) f ON true
+                WHERE x.nspname <> ALL (%(own)s)),
     'configured', CASE WHEN current_setting('session_replication_role') = 'replica'
                        THEN EXISTS (SELECT FROM pg_settings WHERE name = 'session_replication_role' AND source = 'configuration file')
                        ELSE false END,
     'default_grants', (SELECT coalesce(json_agg(json_build_array(n.nspname, d.defaclobjtype, r.rolname,
-                                                                coalesce(g.rolname, 'PUBLIC'), e.privilege_type)), '[]')
+                                                                coalesce(g.rolname, 'PUBLIC'), e.privilege_type, e.is_grantable, e.given)), '[]')
                        FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole
-                       CROSS JOIN LATERAL aclexplode(d.defaclacl) e
-                       LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace LEFT JOIN pg_roles g ON g.oid = e.grantee))"""
+                       CROSS JOIN LATERAL (
+                           SELECT grantee, privilege_type, is_grantable, true AS given FROM aclexplode(d.defaclacl)
+                           UNION ALL
+                           (SELECT grantee, privilege_type, is_grantable, false
+                            FROM aclexplode(acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)) WHERE d.defaclnamespace = 0
+                            EXCEPT SELECT grantee, privilege_type, is_grantable, false FROM aclexplode(d.defaclacl))) e
+                       LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace LEFT JOIN pg_roles g ON g.oid = e.grantee))""".replace(
+    "FUNCTION_PATH", FUNCTION_PATH
+)
 
 _RELATIONS = f"""
 SELECT t.label, t.kind || t.label, json_build_object(
@@ -111,7 +142,7 @@ SELECT t.label, t.kind || t.label, json_build_object(
         JOIN pg_class r ON d.refclassid = 'pg_class'::regclass AND r.oid = d.refobjid AND r.oid <> c.oid
         JOIN pg_namespace n ON n.oid = r.relnamespace
         WHERE w.ev_class = c.oid AND w.rulename = '_RETURN') END, 'detaching', p.detaching, 'of_column', o.label, 'fills', nullif(o.fills, false),
-    'readable', has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+    'readable', has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid))
 FROM target t JOIN pg_class c ON c.oid = t.oid
 {comment_of("pg_class", "c.oid")}
 LEFT JOIN pg_class s ON s.oid = c.reltoastrelid LEFT JOIN pg_sequence q ON q.seqrelid = c.oid

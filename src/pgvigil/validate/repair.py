@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterable
 
 from pgvigil.validate import ddl
 from pgvigil.validate.catalog import Attributes, Snapshot, usual_sequence
+from pgvigil.validate.defaults import object_of
 from pgvigil.validate.expected import Partitions, kind_of, last_name
 from pgvigil.validate.names import quoted, unquoted
-from pgvigil.validate.report import Report
+from pgvigil.validate.report import Finding, Report, outside_transactions
 
 # What a DROP of these takes with it cannot be made again.
 _HOLDS_DATA = ("table", "column", "schema", "sequence", "type", "extension")
@@ -32,6 +34,8 @@ class Repairs:
         root = self.roots.get(path, "")
         attributes = self.wanted[path]
         kind = kind_of(path)
+        if kind == "grant" and self._is_anothers(object_of(path)):
+            return ""
         if kind == "column" and (view := f"view {root}") in self.found.objects:
             return self.change(view, ["definition"]) if view in self.wanted else ""
         if kind not in ("table", "view"):
@@ -80,8 +84,9 @@ class Repairs:
         schema = label[: at - len(last_name(label[:at]))].removesuffix(".")
         given = [
             (within, grantee)
-            for within, what, role, grantee, _ in server.default_grants
-            if (what, role) == (code, server.role)
+            for within, what, role, grantee, _, _, gives in server.default_grants
+            if gives
+            and (what, role) == (code, server.role)
             and within in (None, unquoted(schema) if schema else self.found.schema)
         ]
         others = dict.fromkeys(grantee for _, grantee in given if grantee not in ("PUBLIC", server.role))
@@ -108,6 +113,11 @@ class Repairs:
 
     def drop(self, path: str) -> str:
         """Of what is not to be there: commented out where data go with it."""
+        if kind_of(path) == "revocation" and (
+            self._is_anothers(object_of(path))
+            or (path.endswith(" from PUBLIC") and "EXECUTE" in self.found.objects[path]["privileges"])
+        ):
+            return ""  # what would be given is another's, or would be everybody's
         name = f"sequence {self.found.details[path]['name']}" if path.startswith("sequence of ") else path
         text = ddl.drop(name, self.found.roots.get(path, ""), self.found.objects[path])
         if kind_of(path) == "schema" and not any(f" {path.partition(' ')[2]}." in one for one in self.found.objects):
@@ -128,6 +138,8 @@ class Repairs:
         label = path.removeprefix(kind).strip()
         wanted, found = self.wanted[path], self.found.objects[path]
         keys = list(dict.fromkeys(keys))
+        if self._is_anothers(path) and (set(keys) - {"owned_by", "order"} or not self._is_all_ours(path, root)):
+            return ""  # whoever owns it may have made it: it is not made ours unless all else is as ours
         lines = [line for key in keys if (line := self._owner(path, root, wanted)) and key == "owned_by"]
         if lines:  # a right of whoever owned it meanwhile went into the ownership
             given = f"grant on {path} to {quoted(found.get('owned_by', self.found.owner))}"
@@ -142,6 +154,24 @@ class Repairs:
     def _owner(self, path: str, root: str, wanted: Attributes) -> str:
         name = wanted.get("owned_by", self.found.owner)
         return f"ALTER {self._target(path, root)} OWNER TO {quoted(name)};" if name else ""
+
+    def _is_anothers(self, path: str) -> bool:
+        """Whether it is there, and its owner is not the one it should have."""
+        there = self.found.objects.get(path)
+        wanted = self.wanted.get(path, {}).get("owned_by", self.found.owner)
+        return there is not None and there.get("owned_by", self.found.owner) != wanted
+
+    def _is_all_ours(self, path: str, root: str) -> bool:
+        """Whether what stands on a relation is what should stand there."""
+        if kind_of(path) not in ("table", "view"):
+            return True
+        there = {other for other in self.found.parts.get(root, ()) if kind_of(other) in _PARTS[:-3]}
+        wanted = {other for other, of in self.roots.items() if of == root and kind_of(other) in _PARTS[:-3]}
+        return there == wanted and all(
+            self.found.objects[other].get(key) == self.wanted[other].get(key)
+            for other in there
+            for key in ("type", "function", "timing", "identity")
+        )
 
     def _target(self, path: str, root: str) -> str:
         return ddl.target(path, root, self.found.objects.get(path, {}).get("kind", ""))
@@ -176,22 +206,29 @@ class Repairs:
             if keys == ["tablespace"]:
                 return f"ALTER INDEX {self._index_name(root, name)} SET TABLESPACE {wanted.get('tablespace', 'pg_default')};"
             if "attached" not in keys:
-                return again
+                return again.replace(
+                    f";\nALTER TABLE {root} ADD CONSTRAINT ", ", ADD CONSTRAINT ", 1
+                )  # both or neither
         if kind in ("constraint", "index") and keys == ["attached"]:
             parent = self.found.objects.get(f"table {root}", {}).get("partition_of")
             if "attached" not in wanted or not parent:
                 return ""
             return f"ALTER INDEX {self._index_name(parent, wanted['attached'])} ATTACH PARTITION {self._index_name(root, name)};"
         if kind == "index":
+            if keys == ["valid"] and "valid" not in wanted and not self._partitioned(root):
+                return f"REINDEX INDEX CONCURRENTLY {self._index_name(root, name)};"
             if keys == ["with"]:
                 return _options("INDEX", self._index_name(root, name), wanted, found)
             concurrently = not self._partitioned(root)
             dropped = ddl.drop(path, root, found)
-            made = ddl.index(root, name, wanted, concurrently=concurrently)
             comment = ddl.comment(path, root, wanted["comment"]) if "comment" in wanted else ""
-            return "\n".join(
-                [dropped.replace("DROP INDEX", "DROP INDEX CONCURRENTLY") if concurrently else dropped, made, comment]
-            ).strip()
+            if not concurrently:
+                return "\n".join([dropped, ddl.index(root, name, wanted), comment]).strip()
+            new = quoted(f"{unquoted(name)[:50]}_{secrets.token_hex(3)}")  # beside the old one until it is ready
+            made = ddl.index(root, new, wanted, concurrently=True)
+            renamed = f"ALTER INDEX {self._index_name(root, new)} RENAME TO {name};"
+            dropped = dropped.replace("DROP INDEX", "DROP INDEX CONCURRENTLY")
+            return "\n".join([made, dropped, renamed, comment]).strip()
         if kind in ("trigger", "rule") and keys == ["enabled"]:
             return ddl.enable(kind.upper(), root, name, wanted.get("enabled", "ORIGIN"))
         if kind == "event trigger" and keys == ["enabled"]:
@@ -211,7 +248,9 @@ class Repairs:
             used = any(of.get("collation") == label for of in self.found.objects.values())
             return "" if used else again
         if kind in ("grant", "revocation"):
-            return _privileges(label, wanted, found, given=kind == "grant")
+            return _privileges(
+                label, wanted, found, given=kind == "grant", only_take=self._is_anothers(object_of(path))
+            )
         if kind == "sequence":
             return self._sequence(path, self.found.details[path].get("name", label), wanted, keys)
         if kind == "type":
@@ -357,11 +396,12 @@ def _options(word: str, label: str, wanted: Attributes, found: Attributes) -> st
     return "\n".join(lines)
 
 
-def _privileges(label: str, wanted: Attributes, found: Attributes, *, given: bool) -> str:
+def _privileges(label: str, wanted: Attributes, found: Attributes, *, given: bool, only_take: bool) -> str:
     lacking = [p for p in wanted["privileges"] if p not in found["privileges"]]
     extra = [p for p in found["privileges"] if p not in wanted["privileges"]]
-    lines = [ddl._grant(label, {"privileges": extra}, not given)] if extra else []
-    return "\n".join(lines + ([ddl._grant(label, {"privileges": lacking}, given)] if lacking else []))
+    lines = [ddl._grant(label, {"privileges": extra}, not given)] if extra and (given or not only_take) else []
+    lines += [ddl._grant(label, {"privileges": lacking}, given)] if lacking and not (given and only_take) else []
+    return "\n".join(lines)
 
 
 def _other(label: str, path: str, wanted: Attributes, found: Attributes, keys: list[str]) -> str:
@@ -523,8 +563,11 @@ _BY_DEFAULT = {
 _BASE = ("RECEIVE", "SEND", "TYPMOD_IN", "TYPMOD_OUT", "ANALYZE", "SUBSCRIPT", "STORAGE")  # that ALTER TYPE can set
 
 
+_NEW_LABEL = re.compile(r"^ALTER TYPE .* ADD VALUE ", re.MULTILINE)
+
+
 def fix_sql(report: Report) -> str:
-    """All repairs, what others need first. It is to be run by psql, which gives each statement a transaction of its own."""
+    """All repairs, what others need first: in one transaction, but for what refuses to run in one, which comes after it."""
     anew = [
         f.object.partition(" ")[2]
         for f in report.findings
@@ -532,14 +575,9 @@ def fix_sql(report: Report) -> str:
     ]
     repaired = [f for f in report.findings if f.fix and not any(_stands_on(f.object, label) for label in anew)]
     # All other repairs call objects as they are to be called.
-    groups = [[f for f in repaired if f.found.startswith("renamed? ") == first] for first in (True, False)]
-    blocks = [
-        block
-        for group in groups
-        for block in ordered(
-            [(f.object, f"{ddl.remark(f'{f.kind}: {f.object}')}\n{f.fix}\n", f.kind == "unexpected") for f in group]
-        )
-    ]
+    renames = [f for f in repaired if f.found.startswith("renamed? ")]
+    others = [f for f in repaired if f not in renames]
+    first, blocks, after = _blocks(renames), _blocks(others), _blocks(others, outside=True)
     without = [
         ddl.remark(f"{f.kind}: {f.object}: no SQL is known that repairs this") for f in report.findings if not f.fix
     ]
@@ -547,7 +585,26 @@ def fix_sql(report: Report) -> str:
         f"-- Read before you run it: psql -X -v ON_ERROR_STOP=1 -f FILE DATABASE\n"
         f"SET search_path = {quoted(report.schema)}, pg_temp;\nSET check_function_bodies = off;\n"
     )
-    return "\n".join([head, *blocks, *without])
+    before = [block for block in blocks if _NEW_LABEL.search(block)]  # not to be used in the transaction that adds it
+    blocks = [block for block in blocks if block not in before]
+    inside = [*_whole(first), *before, *_whole(blocks)] if before else _whole([*first, *blocks])
+    return "\n".join([head, *inside, *after, *without])
+
+
+def _whole(blocks: list[str]) -> list[str]:
+    return ["BEGIN;\n", *blocks, "COMMIT;\n"] if blocks else []
+
+
+def _blocks(findings: list[Finding], *, outside: bool = False) -> list[str]:
+    """What of these repairs goes into a transaction, or after it, in an order that works."""
+    pieces = [(f.object, _block(f, f.steps or (f.fix,), outside=outside), f.kind == "unexpected") for f in findings]
+    return [block for block in ordered(pieces) if block]
+
+
+def _block(finding: Finding, steps: Iterable[str], *, outside: bool) -> str:
+    """What of a repair goes into the transaction, or after it."""
+    chosen = [step for step in steps if outside_transactions(step) == outside]
+    return "\n".join([ddl.remark(f"{finding.kind}: {finding.object}"), *chosen, ""]) if chosen else ""
 
 
 def _stands_on(path: str, label: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Finding:
     also: tuple[str, ...] = ()
     fix: str = ""
     line: int | None = None
+    steps: tuple[str, ...] = ()  # the repair in its parts, where it has several
 
     @property
     def facts(self) -> Iterator[tuple[str, str]]:
@@ -45,10 +47,28 @@ class Finding:
             ("expected", self.expected),
             ("found", self.found),
             ("and so", ", ".join(self.also)),
-            ("fix", self.fix),
+            ("fix", in_one_transaction(self.fix)),
         ):
             if text:
                 yield label, text
+
+
+def in_one_transaction(fix: str) -> str:
+    """Statements of which the first takes away what a later one makes again: all of them, or none."""
+    takes = any(line.startswith(("DROP ", "ALTER TABLE ")) and _TAKES.search(line) for line in fix.splitlines())
+    several = fix.count(";\n") > 0
+    return f"BEGIN;\n{fix}\nCOMMIT;" if takes and several and not outside_transactions(fix) else fix
+
+
+def outside_transactions(fix: str) -> bool:
+    """Whether a statement in it refuses to run in a transaction."""
+    return bool(_OUTSIDE.search(fix))
+
+
+_TAKES = re.compile(r"^DROP |\b(DROP|DETACH|DISABLE)\b")
+_OUTSIDE = re.compile(
+    r"^(CREATE (UNIQUE )?INDEX CONCURRENTLY|DROP INDEX CONCURRENTLY|REINDEX INDEX|ALTER SYSTEM|CALL) ", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from pgvigil.validate.expected import ARRAY_END, Partitions
+from pgvigil.validate.rules import covers
 
 ANY = "any"  # not compared
 
@@ -271,6 +271,9 @@ class Function:
     library: str = ""  # object file of a C function
     aggregate: dict[str, str] = field(default_factory=dict)  # parameters of CREATE AGGREGATE
     constructor: bool = False  # it comes with a range type
+    execute: tuple[str, ...] | None = (
+        None  # roles besides its owner that may call it, PUBLIC for everybody; in a spec by hand
+    )
     owned_by: str = ""
     depends_on: tuple[str, ...] = ()  # extensions: DEPENDS ON EXTENSION
     comment: str = ""
@@ -428,7 +431,7 @@ class Ignore:
     line: int
 
     def covers(self, path: str) -> bool:
-        return fnmatchcase(path, self.objects)
+        return covers(self.objects, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,7 +443,7 @@ class Later:
     line: int
 
     def covers(self, path: str) -> bool:
-        return any(fnmatchcase(path, pattern) for pattern in self.objects)
+        return any(covers(pattern, path) for pattern in self.objects)
 
 
 @dataclass(frozen=True, kw_only=True)

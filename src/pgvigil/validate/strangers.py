@@ -5,10 +5,13 @@ from __future__ import annotations
 from pgvigil.validate import ddl, printing
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector
+from pgvigil.validate.defaults import explained, object_of, owner_of
 from pgvigil.validate.expected import PLACEHOLDER, kind_of, last_name
+from pgvigil.validate.names import quoted
 from pgvigil.validate.repair import Repairs
 
 _SILENT = {"grant", "revocation", "extension"}  # of the application: not even told
+_CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
 _ONLY_BY_REFERENCE = ("grant ", "revocation ", "sequence of ")  # a spec written by hand need not list these
 
 
@@ -67,11 +70,13 @@ class Strangers:
                     fix=f"ALTER TABLE {root} VALIDATE CONSTRAINT {last_name(path)};",
                 )
                 continue
+            said = self.collector.said(printing.whole(path, attributes)) + self._consequence(path, attributes)
+            family = [p for p in (*attributes.get("inherits", ()), attributes.get("partition_of")) if p]
+            fix = self.repairs.drop(path)
+            if family and kind == "table" and not self.declaration.complete:
+                fix = "\n".join(f"ALTER TABLE {root} NO INHERIT {parent};" for parent in attributes.get("inherits", ()))
             self.collector.unexpected(
-                path,
-                self.collector.said(printing.whole(path, attributes)),
-                self._blamed(path, kind, root, attributes),
-                self.repairs.drop(path),
+                path, said, self._blamed(path, kind, root, attributes), fix, in_force=bool(family)
             )
         if not self.declaration.complete:
             self._row_security()
@@ -111,35 +116,37 @@ class Strangers:
             attributes["function"].startswith(f"{schema}.") for schema in self.declaration.schemas
         ):
             return True
-        if kind == "grant" and self._by_default_privileges(path, attributes):
+        if kind in ("grant", "revocation") and explained(self.found, path, attributes):
             return False
+        if path.startswith(_CALLS) and path.endswith(" from PUBLIC"):
+            return object_of(path) in self.declaration.for_all  # fewer may call it than might
         if (
             kind == "table"
             and (parents := attributes.get("inherits"))
             and not any(root.startswith(f"{s}.") for s in self.declaration.schemas)
         ):
-            return any(parent not in self.declaration.application for parent in parents)
+            return any(parent not in self.declaration.application or self._is_logged(parent) for parent in parents)
         return not self._is_loose(path, root)
 
-    def _by_default_privileges(self, path: str, attributes: Attributes) -> bool:
-        """An ALTER DEFAULT PRIVILEGES of the DBA's gives rights on whatever is made, ours as well."""
-        role = self.found.grantees[path]
-        kinds = {
-            "table": "r",
-            "view": "r",
-            "sequence": "S",
-            "function": "f",
-            "procedure": "f",
-            "type": "T",
-            "schema": "n",
-        }
-        of = kinds.get(kind_of(path.removeprefix("grant on ")))
-        given = {
-            privilege
-            for _, kind, _, grantee, privilege in (self.found.server.default_grants if self.found.server else [])
-            if (kind, grantee) == (of, role)
-        }
-        return bool(given) and {name.removesuffix(" WITH GRANT OPTION") for name in attributes["privileges"]} <= given
+    def _is_logged(self, table: str) -> bool:
+        """Whether triggers of ours keep a log or a count of its rows, which they do not of a child's."""
+        return any(
+            path.startswith(f"trigger {table}.") and of.get("timing") == "AFTER"
+            for path, of in self.declaration.objects.items()
+        )
+
+    def _consequence(self, path: str, attributes: Attributes) -> str:
+        """Words on what an object does to ours."""
+        kind = kind_of(path)
+        if kind in ("grant", "revocation") and (default := explained(self.found, path, attributes)):
+            return f", by {default}"
+        if self.declaration.complete:
+            return ""
+        if kind == "table" and (parents := attributes.get("inherits")):
+            return f": its rows are read as rows of {', '.join(parents)}, and no trigger of ours fires for them"
+        if kind == "trigger" and (attributes["timing"], attributes["level"]) == ("BEFORE", "ROW"):
+            return ": it can change a row or keep it from being stored; what it changes by itself leaves no event"
+        return ""
 
     def _row_security(self) -> None:
         """Told as something that was added, not as a difference."""
@@ -151,9 +158,23 @@ class Strangers:
                 and "row_security" not in self.wanted.get(path, {})
                 and path in self.wanted
             ):
+                closed = attributes["row_security"] == "forced" and not self._lets_owner_in(path, root)
                 self.collector.unexpected(
                     f"row security of {root}",
-                    "enabled",
-                    root not in self.declaration.application,
-                    ddl.relation(root, "row_security", {}),
+                    "FORCE ROW LEVEL SECURITY, and no policy for its owner: our own functions see no row"
+                    if closed
+                    else "enabled",
+                    closed or root not in self.declaration.application,
+                    f"ALTER TABLE {root} NO FORCE ROW LEVEL SECURITY;"
+                    if closed and root in self.declaration.application
+                    else ddl.relation(root, "row_security", {}),
+                    in_force=closed,
                 )
+
+    def _lets_owner_in(self, path: str, root: str) -> bool:
+        owner = owner_of(self.found, path)
+        policies = [of for other, of in self.found.objects.items() if other.startswith(f"policy {root}.")]
+        return any(
+            not of.get("restrictive") and {"PUBLIC", owner, quoted(owner)} & set(of.get("roles", ["PUBLIC"]))
+            for of in policies
+        )

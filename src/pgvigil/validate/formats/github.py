@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pgvigil.text import one_line, visible
 from pgvigil.validate.report import Report
 
 
@@ -18,7 +19,7 @@ def _lines(report: Report, spec: str) -> Iterator[str]:
         yield _command(command, spec, finding.line, f"{finding.object}: {finding.kind}", message)
     for item in report.unchecked:
         yield _command("error", spec, None, f"{item.objects}: not compared", item.reason)
-    yield report.verdict
+    yield one_line(report.verdict)
 
 
 def _command(name: str, file: str, line: int | None, title: str, message: str) -> str:
@@ -27,8 +28,8 @@ def _command(name: str, file: str, line: int | None, title: str, message: str) -
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    return _data(one_line(text)).replace(":", "%3A").replace(",", "%2C")

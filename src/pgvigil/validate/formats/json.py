@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from pgvigil.validate.report import KINDS, Report
+from pgvigil.validate.report import KINDS, Finding, Report
 
 
 def render(report: Report, spec: str) -> str:
@@ -13,8 +13,8 @@ def render(report: Report, spec: str) -> str:
         "valid": report.ok,
         "exit_code": report.exit_code,
         "counts": {kind: report.counts.get(kind, 0) for kind in KINDS},
-        "findings": [asdict(finding) for finding in report.findings],
-        "notes": [asdict(note) for note in report.notes],
+        "findings": [_plain(finding) for finding in report.findings],
+        "notes": [_plain(note) for note in report.notes],
         "unchecked": [asdict(item) for item in report.unchecked],
         "seen": report.seen,
         "compared": report.compared,
@@ -24,3 +24,9 @@ def render(report: Report, spec: str) -> str:
         "spec": spec,
     }
     return json.dumps(document, indent=2)
+
+
+def _plain(finding: Finding) -> dict[str, object]:
+    plain = asdict(finding)
+    del plain["steps"]  # the same as the fix
+    return plain

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
+from pgvigil.text import one_line, visible
 from pgvigil.validate.report import Report, subject
 
-# What XML 1.0 (production Char) cannot hold, not even escaped; and the carriage return, which readers turn into a line's end.
-_FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What XML 1.0 (production Char) cannot hold, not even escaped, and `visible` leaves as it is.
+_FORBIDDEN = re.compile("[\ufffe\uffff]")
 
 
 def render(report: Report, spec: str) -> str:
@@ -29,21 +30,25 @@ def render(report: Report, spec: str) -> str:
     for finding in report.findings:
         case = _case(suite, subject(finding.object), f"{finding.object} {finding.kind}")
         place = f"{spec}:{finding.line}\n" if finding.line else ""
-        fault = ET.SubElement(case, "failure", type=finding.kind, message=_held(f"{finding.object}: {finding.kind}"))
+        fault = ET.SubElement(
+            case, "failure", type=finding.kind, message=_held(one_line(f"{finding.object}: {finding.kind}"))
+        )
         fault.text = _held(place + "\n".join(f"{label}: {text}" for label, text in finding.facts))
     for item in report.unchecked:
         case = _case(suite, subject(item.objects), f"{item.objects} not compared")
-        ET.SubElement(case, "error", type="not compared", message=_held(item.objects)).text = _held(item.reason)
-    notes = [f"note: {note.object}: {note.kind}" for note in report.notes]
+        ET.SubElement(case, "error", type="not compared", message=_held(one_line(item.objects))).text = _held(
+            item.reason
+        )
+    notes = [one_line(f"note: {note.object}: {note.kind}") for note in report.notes]
     ET.SubElement(suite, "system-out").text = _held("\n".join([*notes, report.coverage, report.verdict]))
     ET.indent(whole)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(whole, encoding="unicode")
 
 
 def _case(suite: ET.Element, kind: str, name: str) -> ET.Element:
-    return ET.SubElement(suite, "testcase", classname=f"pgvigil.validate.{kind}", name=_held(name), time="0")
+    return ET.SubElement(suite, "testcase", classname=f"pgvigil.validate.{kind}", name=_held(one_line(name)), time="0")
 
 
 def _held(text: str) -> str:
-    """Characters that XML cannot hold are spelt out."""
-    return _FORBIDDEN.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    """Characters that XML cannot hold, and those that a reader would obey, are spelt out."""
+    return _FORBIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), visible(text))

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pgvigil import __version__
+from pgvigil.text import visible
 from pgvigil.validate.report import MEANINGS, Finding, Report, Unchecked, subject
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -61,7 +62,7 @@ def _result(rule: str, level: str, path: str, message: str, spec: str, line: int
         "ruleId": rule,
         "ruleIndex": list(_RULES).index(rule),
         "level": level,
-        "message": {"text": message},
+        "message": {"text": visible(message)},
         "locations": [
             {
                 "physicalLocation": place,

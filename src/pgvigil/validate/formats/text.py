@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
+from pgvigil.text import BAR, one_line
 from pgvigil.validate.report import KINDS, Finding, Report
 
 _INDENT, _LABEL = " " * 6, 8
 _CODES = {"red": "1;31", "yellow": "1;33", "green": "1;32", "cyan": "36", "bold": "1", "dim": "2"}
 _OF_KIND = {"missing": "red", "different": "yellow", "invalid": "red", "disabled": "red", "unexpected": "yellow"}
-# Control characters, the separators at which some programs break a line, and those that turn the direction of writing.
-_UNSEEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def wants_colour(stream: TextIO) -> bool:
     """Colour is for terminals, unless NO_COLOR (no-color.org) or TERM=dumb ask for none."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def visible(text: str) -> str:
-    """On one line, and with nothing in it that a terminal would obey."""
-    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def render(report: Report, *, colour: bool = False) -> str:
@@ -39,13 +32,15 @@ class _Page:
     def lines(self) -> Iterator[str]:
         report = self.report
         server = report.server_version.split()[0]
-        yield visible(f"Database {report.database}, schema {report.schema}, PostgreSQL {server}, against {report.spec}")
+        yield one_line(
+            f"Database {report.database}, schema {report.schema}, PostgreSQL {server}, against {report.spec}"
+        )
         for kind in KINDS:
             yield from self._findings(kind.upper(), [f for f in report.findings if f.kind == kind], _OF_KIND[kind])
         if report.unchecked:
             yield from self._heading("NOT COMPARED", len(report.unchecked), "red")
             for item in report.unchecked:
-                yield f"  {self._paint(visible(item.objects), 'bold')}"
+                yield f"  {self._paint(one_line(item.objects), 'bold')}"
                 yield from _labelled("why", item.reason)
         yield from self._findings("NOTES", report.notes, "cyan", ", told but not failed")
         yield ""
@@ -58,7 +53,7 @@ class _Page:
         yield from self._heading(title, len(findings), colour, aside)
         for finding in findings:
             kind = f": {finding.kind}" if finding.severity == "note" else ""
-            yield f"  {self._paint(visible(finding.object), 'bold')}{kind}"
+            yield f"  {self._paint(one_line(finding.object), 'bold')}{kind}"
             yield from self._facts(finding)
             if finding.line and finding.kind != "unexpected":
                 yield from _labelled("declared", f"{self.report.spec}:{finding.line}")
@@ -81,7 +76,7 @@ class _Page:
         for line in difflib.unified_diff(
             expected.splitlines(), found.splitlines(), "expected", "found", lineterm="", n=2
         ):
-            yield self._paint(f"{_INDENT}| {visible(line)}", {"-": "green", "+": "red"}.get(line[0], "dim"))
+            yield self._paint(f"{_INDENT}{BAR}{one_line(line)}", {"-": "green", "+": "red"}.get(line[0], "dim"))
 
     def _paint(self, text: str, colour: str) -> str:
         return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if self.colour and text else text
@@ -89,7 +84,7 @@ class _Page:
 
 def _labelled(label: str, text: str) -> Iterator[str]:
     """A text beside its label. Further lines stand behind a bar: none can pass for a command to the CI system."""
-    first, *rest = text.splitlines() or [text]
-    yield f"{_INDENT}{label:<{_LABEL}}  {visible(first)}"
+    first, *rest = text.split("\n")
+    yield f"{_INDENT}{label:<{_LABEL}}  {one_line(first)}"
     for line in rest:
-        yield f"{_INDENT}{'':<{_LABEL}}| {visible(line)}"
+        yield f"{_INDENT}{'':<{_LABEL}}{BAR}{one_line(line)}"

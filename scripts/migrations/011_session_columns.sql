@@ -1,0 +1,175 @@
+-- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
+CREATE FUNCTION pgvigil.settle_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids       uuid[];
+    moved     bigint;
+    validated boolean;
+BEGIN
+    IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = pgvigil.application_table('sessions') AND attname = 'is_dormant') THEN
+        RETURN NULL;
+    END IF;
+    SELECT c.convalidated INTO validated FROM pg_constraint c
+    WHERE c.conrelid = pgvigil.application_table('sessions') AND c.conname = 'sessions_is_dormant_set';
+    IF validated IS NULL THEN
+        -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under its lock.
+        ALTER TABLE "{app}".sessions ADD CONSTRAINT sessions_is_dormant_set CHECK (is_dormant IS NOT NULL) NOT VALID;
+    ELSIF validated THEN
+        ALTER TABLE "{app}".sessions ALTER COLUMN is_dormant SET NOT NULL, DROP CONSTRAINT sessions_is_dormant_set;
+        RETURN NULL;
+    ELSE
+        -- a granularity of 0, so that touch_session looks at every row
+        PERFORM set_config('pgvigil.upkeep', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
+        ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
+        moved := cardinality(ids);
+        IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
+            PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
+        ELSIF moved = 0 THEN
+            ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
+        ELSE
+            PERFORM pgvigil.use_application_path();
+            UPDATE "{app}".sessions SET is_dormant = false WHERE id = ANY (ids);
+        END IF;
+    END IF;
+    RETURN state;
+END $$;
+COMMENT ON FUNCTION pgvigil.settle_dormancy_step(jsonb, integer) IS 'One step of settle_dormancy; NULL: all is done';
+
+CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)
+LANGUAGE plpgsql AS $$
+DECLARE
+    state jsonb := '{}';
+BEGIN
+    WHILE state IS NOT NULL LOOP
+        state := pgvigil.settle_dormancy_step(state, batch);
+        COMMIT;
+    END LOOP;
+END $$;
+COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
+    'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
+
+-- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
+-- No default is written into existing rows: last_activity_at stays NULL until a session is next active, and readers fall
+-- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
+-- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
+-- each of us would wait for the other.
+LOCK TABLE "{app}".codebase_snapshots IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE "{app}".context_history, "{app}".handoff_requests, "{app}".sessions IN ACCESS EXCLUSIVE MODE;
+
+SELECT pgvigil.add_column('011', 'sessions', 'last_activity_at', 'timestamptz');
+SELECT pgvigil.add_column('011', 'sessions', 'is_dormant', 'boolean NOT NULL DEFAULT false');
+SELECT pgvigil.add_column('011', 'sessions', 'archived_at', 'timestamptz');
+SELECT pgvigil.add_column('011', 'sessions', 'retention_policy', 'varchar(50) DEFAULT ''standard''');
+SELECT pgvigil.add_column('011', 'context_history', 'processing_time_ms', 'integer');
+SELECT pgvigil.add_column('011', 'context_history', 'content_size_bytes', 'integer');
+SELECT pgvigil.add_column('011', 'context_history', 'tokens_used', 'integer');
+
+ALTER TABLE "{app}".sessions
+    ALTER COLUMN last_activity_at SET DEFAULT now(),
+    ALTER COLUMN is_dormant SET DEFAULT false,
+    ALTER COLUMN archived_at DROP DEFAULT,
+    ALTER COLUMN retention_policy SET DEFAULT 'standard';
+COMMENT ON COLUMN "{app}".sessions.last_activity_at IS
+    'Last activity, to pgvigil.activity_granularity; NULL: none since the watch began, see updated_at';
+COMMENT ON COLUMN "{app}".sessions.is_dormant IS 'Marked as dormant; marking is not activity';
+COMMENT ON COLUMN "{app}".sessions.archived_at IS 'When it was archived: from then on the session and its children are read-only';
+COMMENT ON COLUMN "{app}".sessions.retention_policy IS 'Name of its retention policy';
+COMMENT ON COLUMN "{app}".context_history.processing_time_ms IS 'How long it took to process, in milliseconds';
+COMMENT ON COLUMN "{app}".context_history.content_size_bytes IS 'Size of the content in bytes';
+COMMENT ON COLUMN "{app}".context_history.tokens_used IS 'Tokens it used';
+
+-- Room on each page keeps ordinary updates HOT.
+INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+SELECT '011', 'fillfactor of sessions',
+       coalesce((SELECT format('ALTER TABLE %s SET (%s)', c.oid::regclass, option) FROM unnest(c.reloptions) AS option WHERE option LIKE 'fillfactor=%'),
+                format('ALTER TABLE %s RESET (fillfactor)', c.oid::regclass))
+FROM pg_class c WHERE c.oid = pgvigil.application_table('sessions');
+ALTER TABLE "{app}".sessions SET (fillfactor = 90);
+
+SELECT pgvigil.add_value_check('011', 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}');
+SELECT pgvigil.add_value_check('011', 'context_history', 'context_type', '{message,file,tool_call,system}');
+SELECT pgvigil.add_value_check('011', 'handoff_requests', 'status', '{pending,accepted,rejected,completed}');
+
+ALTER TABLE "{app}".session_lifecycle ADD CONSTRAINT session_lifecycle_session_id_fkey
+    FOREIGN KEY (session_id) REFERENCES "{app}".sessions (id) ON DELETE CASCADE;
+COMMENT ON CONSTRAINT session_lifecycle_session_id_fkey ON "{app}".session_lifecycle IS
+    'A trail belongs to a session; when that is deleted, pgvigil.deleted_sessions keeps the trail';
+
+ALTER TABLE pgvigil.session_counters ADD CONSTRAINT session_counters_session_id_fkey
+    FOREIGN KEY (session_id) REFERENCES "{app}".sessions (id) ON DELETE CASCADE;
+COMMENT ON CONSTRAINT session_counters_session_id_fkey ON pgvigil.session_counters IS 'Counters go with their session';
+ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREIGN KEY (session_id) REFERENCES "{app}".sessions (id);
+COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
+
+SELECT pgvigil.clear_trigger('011', 'sessions', name)
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session}'::text[]) AS name;
+SELECT pgvigil.clear_trigger('011', name, 'guard_archived_session')
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
+
+CREATE TRIGGER update_sessions_last_activity
+    BEFORE UPDATE OF last_activity_at, status, is_dormant, archived_at, expires_at, retention_policy ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity();
+CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE OF updated_at ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.stamp_updated_at();
+-- Under a name that is ours alone, and after the two above by its name: applications make triggers of the names that they know anew at
+-- each start, and what they put in the place of those guards nothing.
+CREATE TRIGGER watch_session BEFORE UPDATE ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session();
+COMMENT ON TRIGGER watch_session ON "{app}".sessions IS 'Moves updated_at and last_activity_at; guards archived sessions';
+CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
+CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON "{app}".sessions
+    REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
+-- AFTER, because what a later BEFORE trigger calls off (a soft delete) is no deletion. Triggers fire in the order of their
+-- names: this one, for its capital, before the foreign key's (RI_ConstraintTrigger...), which takes the trail away.
+CREATE TRIGGER "Keep_deleted_session" AFTER DELETE ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_deleted_session();
+CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".context_history
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
+CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".codebase_snapshots
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
+CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".handoff_requests
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
+COMMENT ON TRIGGER update_sessions_last_activity ON "{app}".sessions IS 'Changes of state move last_activity_at exactly; small explicit steps of it stay where they were';
+COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at where a statement names it';
+COMMENT ON TRIGGER log_session_lifecycle ON "{app}".sessions IS
+    'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes';
+COMMENT ON TRIGGER log_session_lifecycle_created ON "{app}".sessions IS 'The created events, once per statement';
+COMMENT ON TRIGGER "Keep_deleted_session" ON "{app}".sessions IS 'Deletion forgets nothing; by its name it comes before the foreign key that takes the trail away';
+COMMENT ON TRIGGER guard_archived_session ON "{app}".context_history IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_session ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_session ON "{app}".handoff_requests IS 'Children of an archived session are read-only';
+SELECT pgvigil.clear_trigger('011', 'context_history', name)
+FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) AS name;
+CREATE TRIGGER count_added_context AFTER INSERT ON "{app}".context_history
+    REFERENCING NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_added_context();
+CREATE TRIGGER count_changed_context AFTER UPDATE ON "{app}".context_history
+    REFERENCING OLD TABLE AS old_context NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_changed_context();
+CREATE TRIGGER count_removed_context AFTER DELETE ON "{app}".context_history
+    REFERENCING OLD TABLE AS old_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_removed_context();
+CREATE TRIGGER clear_session_counters AFTER TRUNCATE ON "{app}".context_history
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.clear_session_counters();
+COMMENT ON TRIGGER count_added_context ON "{app}".context_history IS 'Counters of a session, once per statement';
+COMMENT ON TRIGGER count_changed_context ON "{app}".context_history IS 'Counters of a session, once per statement; rows may move between sessions';
+COMMENT ON TRIGGER count_removed_context ON "{app}".context_history IS 'Counters of a session, once per statement';
+COMMENT ON TRIGGER clear_session_counters ON "{app}".context_history IS 'Counters of all sessions';
+SELECT pgvigil.clear_trigger('011', 'sessions', name) FROM unnest('{give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) AS name;
+CREATE TRIGGER give_expiry BEFORE INSERT ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.give_expiry();
+CREATE TRIGGER guard_legal_hold BEFORE DELETE ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_legal_hold();
+CREATE TRIGGER guard_policy_hold AFTER UPDATE OF retention_policy ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_policy_hold();
+COMMENT ON TRIGGER guard_policy_hold ON "{app}".sessions IS 'A policy under legal hold cannot be left for one that is not';
+COMMENT ON TRIGGER give_expiry ON "{app}".sessions IS 'expires_at by policy';
+COMMENT ON TRIGGER guard_legal_hold ON "{app}".sessions IS 'What is under legal hold stays';
+CREATE TRIGGER keep_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.keep_truncated_sessions();
+COMMENT ON TRIGGER keep_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either';
+SELECT pgvigil.clear_trigger('011', name, 'guard_archived_children')
+FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
+CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".context_history
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
+CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".codebase_snapshots
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
+CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".handoff_requests
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();
+COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only';
+COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only';

@@ -1,0 +1,48 @@
+-- Before every run, by whoever runs it: what takes rights that the owner of the tables need not have. Run again, it changes
+-- nothing. "{app}" is the application's schema, "{owner}" the role that everything of ours belongs to.
+-- Three roles without login, for the DBA to grant. Roles belong to the whole server: one that is there is used as it is,
+-- and a role that may not create them can still migrate.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOREACH role_name IN ARRAY '{pgvigil_admin,pgvigil_writer,pgvigil_reader}'::text[]
+            || CASE '"{owner}"' WHEN '"pgvigil_owner"' THEN '{pgvigil_owner}'::text[] ELSE '{}' END LOOP
+        BEGIN
+            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+                EXECUTE format('COMMENT ON ROLE %I IS %L', role_name, 'Made by pgvigil; shared by all databases of this server');
+            END IF;
+        EXCEPTION
+            WHEN insufficient_privilege THEN
+                RAISE NOTICE 'role % is not there and % may not create it: its grants are left out', role_name, current_user
+                      USING HINT = format('As a superuser: CREATE ROLE %I NOLOGIN; then revert and migrate 013 for its grants.', role_name);
+            WHEN duplicate_object OR unique_violation THEN NULL;  -- a migration of another database was quicker
+        END;
+    END LOOP;
+END $$;
+
+DO $$
+BEGIN
+    IF to_regnamespace('pgvigil') IS NULL THEN
+        CREATE SCHEMA pgvigil AUTHORIZATION "{owner}";
+        COMMENT ON SCHEMA pgvigil IS 'pgvigil''s bookkeeping: ledger, helper functions, partition settings, kept trails';
+    END IF;
+    -- Tables and functions have rights of their own; everybody may ask for his own session, and be told why he may not kill another's.
+    IF to_regnamespace('instrumentation') IS NULL THEN
+        CREATE SCHEMA instrumentation AUTHORIZATION "{owner}";
+        COMMENT ON SCHEMA instrumentation IS 'Who is connected, and what they run: application instances, sessions, SQL statements';
+    END IF;
+END $$;
+
+-- The application's schema need not be the owner's of its tables.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_admin,pgvigil_writer,pgvigil_reader}'::name[]) LOOP
+        IF NOT has_schema_privilege(role_name, (SELECT n.oid FROM pg_namespace n WHERE n.nspname = current_setting('pgvigil.schema')), 'USAGE') THEN
+            EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_setting('pgvigil.schema'), role_name);
+        END IF;
+    END LOOP;
+END $$;

@@ -1,1 +1,0 @@
-DROP VIEW performance_monitoring_view, session_monitoring_view;

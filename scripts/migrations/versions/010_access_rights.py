@@ -1,7 +1,0 @@
-"""Roles and grants"""
-
-from pgvigil.build.apply import sql_file
-
-revision = "010"
-down_revision = "009"
-upgrade, downgrade = sql_file(__file__)

@@ -1,0 +1,7 @@
+"""Columns, checks and the foreign key on the application's tables"""
+
+from pgvigil.build.apply import sql_file
+
+revision = "011"
+down_revision = "010"
+upgrade, downgrade = sql_file(__file__)

@@ -1,7 +1,0 @@
-"""Indexes on the application's tables, built concurrently"""
-
-from pgvigil.build.apply import sql_file
-
-revision = "011"
-down_revision = "010"
-upgrade, downgrade = sql_file(__file__)

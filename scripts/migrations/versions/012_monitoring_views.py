@@ -1,0 +1,7 @@
+"""session_monitoring_view and performance_monitoring_view"""
+
+from pgvigil.build.apply import sql_file
+
+revision = "012"
+down_revision = "011"
+upgrade, downgrade = sql_file(__file__)

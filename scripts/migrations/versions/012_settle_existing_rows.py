@@ -1,7 +1,0 @@
-"""Existing rows: checks validated, leftovers copied"""
-
-from pgvigil.build.apply import sql_file
-
-revision = "012"
-down_revision = "011"
-upgrade, downgrade = sql_file(__file__)

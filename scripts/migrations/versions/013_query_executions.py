@@ -1,7 +1,0 @@
-"""query_executions, its views and its retention"""
-
-from pgvigil.build.apply import sql_file
-
-revision = "013"
-down_revision = "012"
-upgrade, downgrade = sql_file(__file__)

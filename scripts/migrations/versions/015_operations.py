@@ -1,7 +1,0 @@
-"""Thresholds, integrity report, audit of settings"""
-
-from pgvigil.build.apply import sql_file
-
-revision = "015"
-down_revision = "014"
-upgrade, downgrade = sql_file(__file__)

@@ -1,0 +1,7 @@
+"""Existing rows: checks validated, leftovers copied"""
+
+from pgvigil.build.apply import sql_file
+
+revision = "015"
+down_revision = "014"
+upgrade, downgrade = sql_file(__file__)

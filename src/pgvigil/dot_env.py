@@ -1,0 +1,92 @@
+"""A `.env` file: read only where nobody else can have written it, and whole or not at all."""
+
+from __future__ import annotations
+
+import grp
+import io
+import os
+import pwd
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from pgvigil.errors import UsageError
+
+_INSTEAD = "Or leave it aside and name the database by --database-url, DATABASE_URL or PGHOST, PGDATABASE …"
+
+
+def read(path: Path) -> dict[str, tuple[str | None, int]] | None:
+    """Each value with the number of its line, or None where there is no such file.
+
+    Raises UsageError, which names file and line, for what cannot be read, and for what another user can have written.
+    """
+    try:
+        if not os.path.lexists(path):
+            return None
+        data = _bytes(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}", f"Make it a readable file, or remove it. {_INSTEAD}"
+        ) from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _broken(path, data.count(b"\n", 0, error.start) + 1, "is not UTF-8 text") from error
+    from dotenv.parser import parse_stream  # here, because most calls have no .env
+
+    values: dict[str, tuple[str | None, int]] = {}
+    for binding in parse_stream(io.StringIO(text)):
+        whole = binding.original.string
+        line = binding.original.line + whole[: len(whole) - len(whole.lstrip())].count("\n")
+        if binding.error or "\0" in whole:
+            raise _broken(path, line, "cannot be read as NAME=value; is a quote open?")
+        if binding.key is not None:
+            values[binding.key] = binding.value, line
+    return values
+
+
+def _broken(path: Path, line: int, what: str) -> UsageError:
+    return UsageError(f"{path}:{line} {what}", f"Fix that line. {_INSTEAD}")
+
+
+def _bytes(path: Path) -> bytes:
+    """What is checked is what is read: by one descriptor, and never from a pipe, which would be waited for."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 - a descriptor
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise UsageError(f"{path} is not a file", f"Remove it. {_INSTEAD}")
+        _require_own(path, found)
+        for directory in {path.absolute().parent, path.resolve().parent}:
+            _require_own(directory, directory.stat())
+        return file.read()
+
+
+def _require_own(path: Path, found: os.stat_result) -> None:
+    reason = None
+    if found.st_uid not in (os.geteuid(), 0):
+        reason = f"belongs to another user ({_name(found.st_uid)})"
+    elif found.st_mode & stat.S_IWOTH and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
+        reason = "can be written to by every user"
+    elif found.st_mode & stat.S_IWGRP and not _is_private(found):
+        reason = "can be written to by a group"
+    if reason:
+        what = "its .env is not read" if stat.S_ISDIR(found.st_mode) else "it is not read"
+        raise UsageError(
+            f"{path} {reason}: {what}, because who wrote it would decide where passwords go",
+            f"Make it yours, and closed to others (chown, chmod go-w). {_INSTEAD}",
+        )
+
+
+def _is_private(found: os.stat_result) -> bool:
+    """Whether the group is the owner's own and has no other members, as the groups that many systems give to each user."""
+    with suppress(KeyError):
+        owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+        return group.gr_gid == owner.pw_gid and group.gr_name == owner.pw_name and set(group.gr_mem) <= {owner.pw_name}
+    return False
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

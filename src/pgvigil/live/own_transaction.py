@@ -1,0 +1,147 @@
+"""Transactions on the live wing's own connections, which may go through a pooler: nothing outlives the transaction that sets it.
+
+No result depends on what a role, a database or the server sets: a transaction states its own isolation, and sets the rest by SET
+LOCAL. Every name is qualified, so the search_path may be anything; it stays as it is, because triggers of the application run
+in these transactions too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors
+
+from pgvigil.errors import PreconditionError
+from pgvigil.live.rows import TABLES
+
+# Timeouts first: they run already.
+_SET: Final = (
+    "SET LOCAL statement_timeout = {statement_timeout}; SET LOCAL lock_timeout = {lock_timeout};"
+    " SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL row_security = on"
+)
+_TRANSACTION_TIMEOUT_SINCE: Final = 170000
+_ATTEMPTS: Final = 3
+# What the driver parses, and prints, is not to depend on where it is asked.
+_READABLE: Final = b"; SET LOCAL DateStyle = 'ISO'; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1"
+_LEDGER: Final = "SELECT m.schema_name FROM pgvigil.migrations m WHERE m.revision OPERATOR(pg_catalog.=) '000'"
+# What a role without the right to read the ledger may know: the path of one of the server's own functions.
+_FUNCTION_PATH: Final = """
+    SELECT (pg_catalog.parse_ident(pg_catalog.split_part(pg_catalog.substr(setting, 13), ', ', 1)))[1]
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace f ON f.oid OPERATOR(pg_catalog.=) p.pronamespace
+    CROSS JOIN pg_catalog.unnest(p.proconfig) setting
+    WHERE f.nspname OPERATOR(pg_catalog.=) 'pgvigil' AND p.proname OPERATOR(pg_catalog.=) 'record_metric'
+      AND pg_catalog.starts_with(setting, 'search_path=')"""
+_TABLES: Final = """
+    SELECT CASE WHEN n.nspname OPERATOR(pg_catalog.=) 'instrumentation' THEN pg_catalog.concat('instrumentation.', c.relname) ELSE c.relname END,
+           pg_catalog.format('%%I.%%I', n.nspname, c.relname)
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE n.nspname OPERATOR(pg_catalog.=) %s::pg_catalog.name AND c.relname OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.name[])
+       OR n.nspname OPERATOR(pg_catalog.=) 'instrumentation'"""
+
+
+def begin(
+    connection: psycopg.Connection[Any],
+    *,
+    read_only: bool = False,
+    statement_timeout: str = "0",
+    lock_timeout: str = "0",
+) -> bytes:
+    """The statements that begin one, for one round trip."""
+    mode = "READ ONLY" if read_only else "READ WRITE"
+    settings = _SET.format(statement_timeout=f"'{statement_timeout}'", lock_timeout=f"'{lock_timeout}'")
+    if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+        settings = f"SET LOCAL transaction_timeout = 0; {settings}"
+    return f"BEGIN ISOLATION LEVEL READ COMMITTED, {mode}, NOT DEFERRABLE; {settings}".encode()
+
+
+@contextmanager
+def own_transaction(
+    connection: psycopg.Connection[Any],
+    *,
+    read_only: bool = False,
+    statement_timeout: str = "0",
+    lock_timeout: str = "0",
+) -> Iterator[None]:
+    """Committed at the end, rolled back by an exception. Rows are to be fetched within it."""
+    statements = begin(connection, read_only=read_only, statement_timeout=statement_timeout, lock_timeout=lock_timeout)
+    try:
+        _try_to_begin(connection, statements + _READABLE)
+        yield
+        connection.execute(b"COMMIT")
+    except BaseException as error:
+        with suppress(psycopg.Error):
+            connection.execute(b"ROLLBACK")
+        if (reason := unfit_pooler(error)) is not None:
+            raise reason from error
+        raise
+
+
+def _try_to_begin(connection: psycopg.Connection[Any], statements: bytes) -> None:
+    """On a busy server a timeout of a millisecond may hit before it is taken away."""
+    for _ in range(_ATTEMPTS):
+        with suppress(errors.QueryCanceled):
+            connection.execute(statements)
+            return
+        with suppress(psycopg.Error):
+            connection.execute(b"ROLLBACK")
+    connection.execute(statements)
+
+
+def unfit_pooler(error: BaseException) -> PreconditionError | None:
+    """What to say where a pooler lets no transaction through; None for any other error."""
+    if isinstance(error, psycopg.Error) and "statement pooling" in str(error):
+        return PreconditionError(
+            "a connection pooler in statement mode stands between this process and PostgreSQL, and refuses transactions",
+            "Set pool_mode = transaction or session for this database in the pooler, or give the address of the server itself.",
+        )
+    return None
+
+
+def application_schema(connection: psycopg.Connection[Any]) -> str | None:
+    """The schema of the application's tables, from the ledger; None if the role may not read that, or there is none. Not for use
+    within a transaction.
+    """
+    unreadable = (errors.InsufficientPrivilege, errors.UndefinedTable, errors.InvalidSchemaName)
+    with suppress(*unreadable), own_transaction(connection, read_only=True):
+        row = connection.execute(_LEDGER.encode()).fetchone()
+        return None if row is None else str(row[0])
+    return None
+
+
+def find_tables(connection: psycopg.Connection[Any], *, writing: bool = True) -> dict[int, str]:
+    """The tables that are recorded into, by their numbers, with their schema. Raises PreconditionError if they are not there, and
+    for `writing` on a standby.
+    """
+    schema = application_schema(connection)
+    with own_transaction(connection, read_only=True):
+        if writing:
+            refuse_standby(connection)
+        if schema is None:
+            row = connection.execute(_FUNCTION_PATH.encode()).fetchone()
+            schema = row[0] if row else None
+        found = dict(connection.execute(_TABLES, (schema, list(TABLES))).fetchall())
+    if missing := [table for table in TABLES if table not in found]:
+        where = f' in schema "{schema}"' if schema and not missing[0].startswith("instrumentation.") else ""
+        raise PreconditionError(
+            f"the database has no table {missing[0]} of pgvigil to record into{where}",
+            "Run pgvigil migrate on it, or pgvigil setup.",
+        )
+    return {kind: found[table] for kind, table in enumerate(TABLES)}
+
+
+def in_query(table: str) -> str:
+    """A quoted name as it is written into a query that has parameters."""
+    return table.replace("%", "%%")
+
+
+def refuse_standby(connection: psycopg.Connection[Any]) -> None:
+    """Raises PreconditionError where nothing can be written, until that server is promoted."""
+    row = connection.execute(b"SELECT pg_catalog.pg_is_in_recovery()").fetchone()
+    if row and row[0]:
+        raise PreconditionError(
+            "the server is a standby, which takes no writes",
+            "Give the primary's address: list both hosts in the URL and add target_session_attrs=read-write.",
+        )

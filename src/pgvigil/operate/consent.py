@@ -1,0 +1,197 @@
+"""What jobs that end, archive or delete would do, shown before they may. The owner of the tables accepts; the SQL that does the work
+asks for it (pgvigil.require_consent), so that pg_cron and a plain CALL obey, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.rows import class_row
+
+from pgvigil import project
+from pgvigil.errors import PreconditionError
+from pgvigil.operate.words import counted
+from pgvigil.owner import owner_of_table
+from pgvigil.text import page, quoted
+
+ALL = "all"
+_WOULD = {
+    "expire": "expire {}",
+    "mark dormant": "mark {} dormant",
+    "archive": "archive {}",
+    "delete": "delete {}",
+    "drop": "drop {}",
+}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A row of pgvigil.preview_jobs(): what a job would do to some of the rows it is about."""
+
+    job: str
+    action: str
+    object: str
+    rows: int
+    status: str | None
+    is_known: bool | None
+    policy: str | None
+    oldest: datetime | None
+    newest: datetime | None
+    waits_for_consent: bool
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a job would do now; `backup_within` and `latest_backup` where it wants a proved backup."""
+
+    job: str
+    waits_for_consent: bool
+    needs_consent: bool
+    accepted_at: datetime | None
+    accepted_by: str | None
+    backup_within: timedelta | None
+    latest_backup: datetime | None
+    effects: tuple[Effect, ...]
+
+    @property
+    def would(self) -> str:
+        """In words: "delete 1,178 sessions and drop 2 partitions (about 10,000 rows)"."""
+        sessions = [effect for effect in self.effects if effect.object == "sessions"]
+        partitions = [effect for effect in self.effects if effect.action == "drop"]
+        others = [effect for effect in self.effects if effect.object == "query_executions"]
+        parts = []
+        if sessions:
+            parts.append(_WOULD[sessions[0].action].format(counted(sum(e.rows for e in sessions), "session")))
+        if partitions:
+            about = counted(sum(e.rows for e in partitions), "row")
+            parts.append(f"drop {counted(len(partitions), 'partition')} (about {about})")
+        if others:
+            parts.append(f"delete {counted(sum(e.rows for e in others), 'query execution')}")
+        return " and ".join(parts) or "do nothing"
+
+    @property
+    def lacks_backup(self) -> bool:
+        """Whether it would be refused for want of a younger backup."""
+        if self.backup_within is None:
+            return False
+        return self.latest_backup is None or datetime.now(UTC) - self.latest_backup > self.backup_within
+
+
+def preview(conn: psycopg.Connection) -> list[Preview]:
+    """Of each job that ends, marks, archives or deletes, in the order in which they are run."""
+    with conn.cursor(row_factory=class_row(Effect)) as cursor:
+        effects = cursor.execute("SELECT * FROM pgvigil.preview_jobs()").fetchall()
+    jobs = conn.execute(
+        """SELECT j.job, j.needs_consent AND j.accepted_at IS NULL, j.needs_consent, j.accepted_at, j.accepted_by, j.backup_within,
+                  (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp())
+           FROM pgvigil.jobs j WHERE j.job = ANY ('{expiry,dormancy,archive,orphans,retention,executions}'::text[]) ORDER BY j.since, j.job"""
+    ).fetchall()
+    return [
+        Preview(
+            job, waits, needs, at, by, within, latest if within else None, tuple(e for e in effects if e.job == job)
+        )
+        for job, waits, needs, at, by, within, latest in jobs
+    ]
+
+
+def accept(conn: psycopg.Connection, job: str, option: str) -> list[str]:
+    """Accepts what a job, or all, would do; returns the jobs that had waited for it. Raises PreconditionError unless who is
+    connected may do what the owner of the tables may.
+    """
+    owner = owner_of_table(conn, "pgvigil.jobs")
+    if owner is None:
+        raise PreconditionError(
+            "this database has no jobs: it is not migrated", "See pgvigil status; then pgvigil migrate."
+        )
+    try:
+        accepted = owner.scalar(
+            conn, f"SELECT pg_catalog.string_agg(j, ' ') FROM pgvigil.accept_job({sql.quote(job)}) AS a (j)"
+        )
+    except errors.InsufficientPrivilege as error:
+        raise PreconditionError(
+            f"role {quoted(conn.info.user)} may not accept what jobs do: only {quoted(owner.name)}, the owner of the tables, or a superuser may",
+            f"As one of these: {project.command('maintain', 'accept', job, option=option)}",
+        ) from error
+    return (accepted or "").split()
+
+
+def refusal(job: str, option: str) -> PreconditionError:
+    """The error for a job that may do nothing yet."""
+    return PreconditionError(
+        f"job {job} waits for consent: it would end, archive or delete what was there before pgvigil, and nothing was done",
+        f"See what it would do:\n  {project.command('maintain', 'preview', option=option)}\n"
+        f"Then, as the owner of the tables:\n  {project.command('maintain', 'accept', job, option=option)}",
+    )
+
+
+def waiting(jobs: Sequence[str], option: str) -> list[str]:
+    """Lines on the jobs that wait, with the commands that show what they would do and accept it."""
+    verb = "waits" if len(jobs) == 1 else "wait"
+    return [
+        f"{', '.join(jobs)} {verb} for consent: see what would be done, then accept it",
+        *(f"  {project.command('maintain', *words, option=option)}" for words in (("preview",), ("accept", ALL))),
+    ]
+
+
+def document(previews: Iterable[Preview]) -> list[dict[str, Any]]:
+    """For machines: by job, what it would do; stretches of time are in seconds."""
+    return [
+        asdict(one)
+        | {
+            "would": one.would,
+            "lacks_backup": one.lacks_backup,
+            "backup_within": one.backup_within.total_seconds() if one.backup_within else None,
+        }
+        for one in previews
+    ]
+
+
+def text(previews: Sequence[Preview], option: str) -> str:
+    """For people: a line a job, then its sessions by status and policy."""
+    lines = []
+    for one in previews:
+        lines.append(f"{one.job}{' waits for consent:' if one.waits_for_consent else ':'} would {one.would}")
+        lines += map(_line, one.effects)
+        if one.backup_within is not None:
+            latest = f"of {one.latest_backup.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if one.latest_backup else "none"
+            hours = one.backup_within.total_seconds() / 3600
+            lines.append(
+                f"  deletes sessions only with a proved backup younger than {counted_hours(hours)}; the last one is {latest}"
+            )
+    if unknown := sorted(
+        {e.status.lower() for one in previews for e in one.effects if e.status and e.is_known is False}
+    ):
+        lines += ["", "An unknown status counts as open. If it ends a session, say so before you accept:"]
+        lines += [f"  INSERT INTO pgvigil.final_statuses VALUES ({sql.quote(status)});" for status in unknown]
+    if waits := [one.job for one in previews if one.waits_for_consent]:
+        names = [ALL] if len(waits) > 1 else waits
+        lines += [
+            "",
+            "Next, as the owner of the tables:",
+            f"  {project.command('maintain', 'accept', *names, option=option)}",
+        ]
+    return page(lines)
+
+
+def counted_hours(hours: float) -> str:
+    """ "1 hour", "26 hours", "0.5 hours"."""
+    return f"{hours:g} hour" + "s" * (hours != 1)
+
+
+def _line(effect: Effect) -> str:
+    times = f"{_day(effect.oldest)} to {_day(effect.newest)}"
+    if effect.object == "sessions":
+        mark = "" if effect.is_known else "   UNKNOWN STATUS"
+        return f"  {effect.rows:>12,}  {effect.status:<14} policy {effect.policy:<12} last active {times}{mark}"
+    if effect.action == "drop":
+        return f"  {effect.rows:>12,}  {effect.object}, {times}"
+    return f"  {effect.rows:>12,}  query executions, started {times}"
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d}" if moment else "?"

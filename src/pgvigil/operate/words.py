@@ -1,0 +1,48 @@
+"""What a run of a job did, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# What `rows` of its runs counts, and what was done with it.
+_DONE = {
+    "expiry": ("expired {}", "session"),
+    "dormancy": ("marked {} dormant", "session"),
+    "archive": ("archived {}", "session"),
+    "orphans": ("deleted {}", "session"),
+    "retention": ("deleted {}", "session"),
+    "executions": ("deleted {}", "query execution"),
+    "partitions": ("made partitions and moved rows: {}", "step"),
+    "counters": ("added up {}", "change"),
+    "rollup": ("counted {}", "log row"),
+    "aggregation": ("wrote {}", "aggregate"),
+    "reap": ("closed or deleted {} of dead applications", "row"),
+    "health": ("found {}", "finding"),
+    "backup": ("backed up {}", "row"),
+    "analyze": ("analyzed {}", "table"),
+    "vacuum": ("vacuumed {}", "table"),
+    "reindex": ("rebuilt {}", "index"),
+}
+_PLURALS = {"index": "indexes"}
+_DROPPED = re.compile(r"dropped .* \(about (\d+) rows, [^()]*\)", re.DOTALL)
+_MORE = "…"  # what report_job puts at the end of notes that it cut
+
+
+def counted(number: int, thing: str) -> str:
+    """ "1 session", "1,178 sessions"."""
+    return f"{number:,} {thing if number == 1 else _PLURALS.get(thing, thing + 's')}"
+
+
+def done(job: str, rows: int, notes: Iterable[str] = ()) -> str:
+    """What a run did: `rows` of its row in pgvigil.job_runs, and of job retention its notes, which tell of dropped partitions."""
+    phrase, thing = _DONE.get(job, ("changed {}", "row"))
+    notes = list(notes)
+    dropped = [int(found[1]) for note in notes if (found := _DROPPED.fullmatch(note))] if job == "retention" else []
+    if not dropped:
+        return phrase.format(counted(rows, thing))
+    if _MORE in notes:
+        return f"deleted sessions and dropped more than {counted(len(dropped), 'partition')}, about {counted(rows, 'row')} in all"
+    sessions = rows - sum(max(estimate, 1) for estimate in dropped)
+    partitions = f"dropped {counted(len(dropped), 'partition')} (about {counted(sum(dropped), 'row')})"
+    return f"deleted {counted(sessions, thing)}, {partitions}" if sessions > 0 else partitions

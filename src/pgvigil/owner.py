@@ -1,0 +1,94 @@
+"""Whose rights a statement of ours runs with. What belongs to the owner of the tables may hold code of his, in triggers, CHECKs and
+functions, and nobody who has more rights than he has may run that with them.
+
+SET ROLE is no boundary: a trigger may RESET ROLE, and a deferred one runs at COMMIT. A SECURITY DEFINER function is one: no SET ROLE is
+possible inside, and SET CONSTRAINTS leaves nothing for the COMMIT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+OWN_ROLE = "pgvigil_owner"  # without login; owns what a superuser makes where nobody else does
+
+# Made again before each call: what ran in the last one, in this very session, may have put something else in its place.
+_RUN = sql.SQL("""
+    CREATE OR REPLACE FUNCTION pg_temp.pgvigil_run_as_owner(statement text, wants_row boolean) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $run$
+    DECLARE
+        result text;
+    BEGIN
+        IF wants_row THEN
+            EXECUTE statement INTO result;
+        ELSE
+            EXECUTE statement;
+        END IF;
+        SET CONSTRAINTS ALL IMMEDIATE;
+        RETURN result;
+    END $run$;
+    ALTER FUNCTION pg_temp.pgvigil_run_as_owner(text, boolean) OWNER TO {owner}""")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The role that everything of ours belongs to in a database, and whether who is connected is another one who may do what it may."""
+
+    name: str
+    is_other: bool
+
+    def execute(self, conn: psycopg.Connection, statement: str) -> None:
+        """Runs one statement with the owner's rights."""
+        if self.is_other:
+            self._call(conn, statement, wants_row=False)
+        else:
+            conn.execute(statement.encode())
+
+    def scalar(self, conn: psycopg.Connection, statement: str) -> str | None:
+        """The first column of the first row of a query, as text."""
+        if self.is_other:
+            return self._call(conn, statement, wants_row=True)
+        row = conn.execute(statement.encode()).fetchone()
+        return None if row is None or row[0] is None else str(row[0])
+
+    def _call(self, conn: psycopg.Connection, statement: str, *, wants_row: bool) -> str | None:
+        conn.execute(_RUN.format(owner=sql.Identifier(self.name)))
+        row = conn.execute(
+            "SELECT pg_temp.pgvigil_run_as_owner(%s::text, %s::boolean)", (statement, wants_row)
+        ).fetchone()
+        return row[0] if row else None
+
+
+def owner_of(conn: psycopg.Connection[Any], schema: str) -> Owner:
+    """Who owns, or is to own, what is ours: the owner of the table sessions; where that is a superuser, or a superuser makes a new
+    install, a role without login. A superuser who works for either of these two runs no code but his own.
+    """
+    row = conn.execute(
+        """SELECT current_user::text, (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) current_user),
+                  o.rolname::text, o.rolsuper, pg_catalog.pg_has_role(current_user, o.oid, 'MEMBER')
+           FROM (SELECT) one LEFT JOIN (
+               SELECT r.oid, r.rolname, r.rolsuper FROM pg_catalog.pg_class c
+               JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+               JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) c.relowner
+               WHERE n.nspname OPERATOR(pg_catalog.=) %s::name AND c.relname OPERATOR(pg_catalog.=) 'sessions') o ON true""",
+        (schema,),
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has a row
+    user, superuser, owner, owned_by_superuser, is_member = row
+    if owner is None or owned_by_superuser:
+        return Owner(OWN_ROLE if superuser else user, is_other=False)
+    return Owner(owner, is_other=owner != user and is_member)
+
+
+def owner_of_table(conn: psycopg.Connection[Any], table: str) -> Owner | None:
+    """Who owns a table of ours, or None where it is not there."""
+    row = conn.execute(
+        """SELECT r.rolname::text, r.rolname OPERATOR(pg_catalog.<>) current_user AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER')
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) c.relowner
+           WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s) AND c.relkind OPERATOR(pg_catalog.=) 'r'""",
+        (table,),
+    ).fetchone()
+    return None if row is None else Owner(row[0], is_other=row[1])

@@ -1,0 +1,1 @@
+"""What several test modules use and what is no fixture."""

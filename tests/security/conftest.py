@@ -1,0 +1,155 @@
+"""An installation of each arrangement that people have, and an owner of its tables who means harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from conftest import Connection, Database, Run
+from pgvigil import project
+from pgvigil.placeholders import bound
+
+APPLICATION = project.MIGRATIONS / "000_session_application.sql"
+ROLES = """
+    DO $$
+    BEGIN
+        CREATE ROLE x_owner LOGIN;
+        CREATE ROLE x_nobody NOLOGIN;
+        CREATE ROLE x_stranger LOGIN;
+    EXCEPTION WHEN duplicate_object THEN NULL;
+    END $$;
+    ALTER ROLE x_owner NOSUPERUSER;
+    ALTER ROLE x_stranger NOSUPERUSER"""
+SESSIONS = """
+    INSERT INTO {app}.sessions (session_key, agent_from, expires_at, created_at, updated_at)
+    SELECT 'session-' || n, 'agent', now() - interval '1 day', now() - interval '20 days', now() - interval '20 days' FROM generate_series(1, 5) n;
+    INSERT INTO {app}.context_history (session_id, sequence_number, context_type, content) SELECT id, 1, 'message', 'x' FROM {app}.sessions"""
+
+# Counts calls with more rights than the owner's. A sequence remembers what is rolled back as well.
+COUNTED = """
+    CREATE SEQUENCE {app}.turned;
+    CREATE FUNCTION {app}.spring() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+    DECLARE
+        way text;
+    BEGIN
+        FOREACH way IN ARRAY ARRAY['SELECT', 'RESET ROLE', 'RESET SESSION AUTHORIZATION', 'SET ROLE postgres', 'SET SESSION AUTHORIZATION postgres'] LOOP
+            BEGIN
+                EXECUTE way;
+                IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+                    PERFORM nextval('{quoted}.turned');
+                    ALTER ROLE x_owner SUPERUSER;
+                END IF;
+            EXCEPTION WHEN insufficient_privilege OR invalid_parameter_value OR undefined_object OR object_in_use THEN NULL;
+            END;
+        END LOOP;
+        RETURN true;
+    END $f$"""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The session application in a database: whose its tables are, and as whom pgvigil is run."""
+
+    database: Database
+    call: Run
+    owner: str = "x_owner"
+    user: str = "postgres"
+    schema: str = "public"
+
+    @property
+    def url(self) -> str:
+        return self.database.url.replace("postgres@", f"{self.user}@")
+
+    def connect(self, user: str = "postgres") -> Connection:
+        """With nothing of the owner's on its path: what the test itself asks must not step into the owner's traps."""
+        return self.database.connect(user=user, options="-c search_path=pg_catalog")
+
+    def execute(self, statements: str, *, user: str = "postgres", role: str = "") -> list[tuple[Any, ...]]:
+        """Statements with {app} in the place of the schema's name, as somebody."""
+        app = sql.Identifier(self.schema)
+        with self.connect(user) as connection:
+            if role:
+                connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+            quoted = app.as_string(connection).replace("'", "''")
+            text = statements.replace("{app}", app.as_string(connection)).replace("{quoted}", quoted)
+            cursor = connection.execute(text.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def as_owner(self, statements: str) -> list[tuple[Any, ...]]:
+        return self.execute(statements, role=self.owner)
+
+    def build(self) -> None:
+        """Roles and the application's tables, as if they had been there for long."""
+        self.execute(ROLES)
+        self.execute("CREATE SCHEMA IF NOT EXISTS {app}; GRANT CREATE, USAGE ON SCHEMA {app} TO x_owner, x_nobody")
+        with self.connect() as connection:
+            connection.execute(
+                sql.SQL("GRANT CREATE ON DATABASE {} TO x_owner").format(sql.Identifier(self.database.name))
+            )
+        self.as_owner(bound(APPLICATION.read_text(), self.schema))
+        self.as_owner(SESSIONS)
+
+    def pgvigil(self, *words: str) -> tuple[int, str]:
+        """Exit code and all that was said."""
+        done = self.call("pgvigil", *words, "--database-url", self.url)
+        return done.returncode, done.stdout + done.stderr
+
+    def migrate(self) -> None:
+        """And the owner accepts what the jobs do."""
+        code, said = self.pgvigil("migrate", "--backup", "none", "--schema", self.schema)
+        assert code == 0, said
+        [(owner,)] = self.execute("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgvigil'")
+        self.execute("UPDATE pgvigil.jobs SET accepted_at = now(), backup_within = NULL", role=owner)
+
+    def run_all_jobs(self) -> None:
+        for (job,) in self.execute("SELECT job FROM pgvigil.jobs WHERE NOT needs_client ORDER BY job"):
+            code, said = self.pgvigil("maintain", "run", job)
+            assert code == 0, f"{job}: {said}"
+
+    @property
+    def turned(self) -> bool:
+        """Whether code of the owner's ran with more rights than the owner has."""
+        [(called, is_superuser)] = self.execute(
+            "SELECT t.is_called, r.rolsuper FROM {app}.turned t, pg_roles r WHERE r.rolname = 'x_owner'"
+        )
+        return bool(called or is_superuser)
+
+
+@pytest.fixture
+def installed(database: Database, call: Run) -> Iterator[Callable[..., Installation]]:
+    """Builds the application in an arrangement; nobody is left a superuser."""
+
+    def build(**arrangement: str) -> Installation:
+        installation = Installation(database, call, **arrangement)
+        installation.build()
+        return installation
+
+    yield build
+    with suppress(psycopg.errors.UndefinedObject), database.connect() as connection:
+        connection.execute("ALTER ROLE x_owner NOSUPERUSER; ALTER ROLE x_stranger NOSUPERUSER")
+
+
+@pytest.fixture
+def mined(installed: Callable[..., Installation]) -> Installation:
+    """A plain owner's tables, who has a counter for what runs with more rights; a superuser runs pgvigil."""
+    installation = installed()
+    installation.as_owner(COUNTED)
+    return installation
+
+
+@pytest.fixture
+def own(fresh: Database) -> Iterator[Database]:
+    """A new install by a superuser, and somebody who may log in."""
+    fresh.execute(ROLES)
+    yield fresh
+    fresh.execute("ALTER ROLE x_owner NOSUPERUSER; ALTER ROLE x_stranger NOSUPERUSER")
+
+
+def is_superuser(database: Database, role: LiteralString = "x_stranger") -> bool:
+    return database.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", (role,)) == [(True,)]

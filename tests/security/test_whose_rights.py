@@ -1,0 +1,276 @@
+"""Code of the owner of the tables runs with the owner's rights, whoever runs pgvigil."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from security.conftest import COUNTED, Installation
+
+pytestmark = pytest.mark.oldest_and_newest
+
+APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
+TRIGGERS = """
+    CREATE FUNCTION {app}.planted() RETURNS trigger LANGUAGE plpgsql AS $f$
+    BEGIN
+        PERFORM {app}.spring();
+        RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+    END $f$;
+    CREATE TRIGGER planted BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION {app}.planted();
+    CREATE TRIGGER planted_statement AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {app}.planted();
+    CREATE CONSTRAINT TRIGGER planted_later AFTER INSERT OR UPDATE OR DELETE ON {table} DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION {app}.planted()"""
+
+
+def plant_triggers(at: Installation, *tables: str) -> None:
+    for table in tables:
+        name = f"planted_{table.rpartition('.')[2]}"
+        at.as_owner(TRIGGERS.replace("{table}", table).replace(".planted()", f".{name}()"))
+
+
+def plant_on_application(at: Installation) -> None:
+    plant_triggers(at, *(f"{{app}}.{table}" for table in APPLICATION_TABLES))
+
+
+def test_planted_triggers_are_sprung_by_a_superuser_s_own_statement(mined: Installation) -> None:
+    """The other tests would see it."""
+    plant_on_application(mined)
+    mined.execute("UPDATE {app}.sessions SET agent_to = 'x'")
+    assert mined.turned
+
+
+def test_migrate_springs_no_planted_trigger(mined: Installation) -> None:
+    plant_on_application(mined)
+    mined.migrate()
+    assert not mined.turned
+
+
+def test_the_jobs_spring_no_planted_trigger(mined: Installation) -> None:
+    mined.migrate()
+    plant_on_application(mined)
+    plant_triggers(
+        mined,
+        "pgvigil.job_runs",
+        "pgvigil.jobs",
+        "pgvigil.session_counters",
+        "pgvigil.deleted_sessions",
+        "{app}.session_lifecycle",
+    )
+    mined.run_all_jobs()
+    assert mined.execute("SELECT count(*) FROM {app}.sessions WHERE status = 'expired'") == [(5,)]
+    assert not mined.turned
+
+
+def test_health_with_repair_springs_no_planted_trigger(mined: Installation) -> None:
+    mined.migrate()
+    mined.execute("UPDATE pgvigil.session_counters SET total_tokens = 7", user="x_owner")
+    plant_on_application(mined)
+    plant_triggers(mined, "pgvigil.session_counters", "pgvigil.session_counter_changes")
+    _, said = mined.pgvigil("health", "--repair")
+    assert "the counters of 5 sessions" in said
+    assert not mined.turned
+
+
+def test_a_kill_springs_no_planted_trigger(mined: Installation) -> None:
+    mined.migrate()
+    with mined.connect("x_owner") as target:
+        [session] = target.execute(
+            "SELECT instrumentation.register_session(instrumentation.register_instance('host'))"
+        ).fetchone() or [None]
+        plant_triggers(mined, "instrumentation.kill_attempts", "instrumentation.sessions")
+        for mode in ("cancel", "terminate", "terminate"):
+            code, said = mined.pgvigil("sessions", "kill", str(session), "--mode", mode)
+            assert code == 0, said
+        assert mined.pgvigil("sessions", "kill", "00000000-0000-7000-8000-000000000000")[0] == 4
+    assert not mined.turned
+
+
+def test_validate_springs_no_planted_trigger(mined: Installation) -> None:
+    mined.migrate()
+    plant_on_application(mined)
+    mined.pgvigil("validate")
+    assert not mined.turned
+
+
+def test_revert_springs_no_planted_trigger(mined: Installation) -> None:
+    mined.migrate()
+    plant_on_application(mined)
+    plant_triggers(mined, "pgvigil.migrations")
+    code, said = mined.pgvigil("revert", "--to", "base", "--backup", "none")
+    assert code == 0, said
+    assert not mined.turned
+
+
+def test_a_trigger_on_alembic_s_ledger_is_refused_before_it_fires(mined: Installation) -> None:
+    mined.migrate()
+    plant_triggers(mined, "pgvigil.alembic_version")
+    code, said = mined.pgvigil("revert", "--to", "base", "--backup", "none")
+    assert (code, "pgvigil.alembic_version has triggers" in said) == (4, True)
+    assert not mined.turned
+
+
+REPLACED = {
+    "job_step": """CREATE OR REPLACE FUNCTION pgvigil.job_step(run_id bigint, refused integer)
+        RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer) LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); END $$""",
+    "run_job": """CREATE OR REPLACE PROCEDURE pgvigil.run_job(job_name text, only_if_due boolean DEFAULT false, INOUT rows bigint DEFAULT NULL)
+        LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); END $$""",
+    "begin_job": """CREATE OR REPLACE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
+        LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); RETURN NULL; END $$""",
+    "integrity_report": """CREATE OR REPLACE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+        LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); END $$""",
+    "job_status": """CREATE FUNCTION {app}.state() RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); RETURN 'done'; END $$;
+        DROP VIEW pgvigil.job_status CASCADE;
+        CREATE VIEW pgvigil.job_status AS SELECT j.job, j.every, j.enabled, j.purpose, {app}.state() AS state, NULL::timestamptz AS last_started,
+            NULL::timestamptz AS last_finished, 0::bigint AS last_rows, ''::text AS last_error, NULL::timestamptz AS last_success, true AS due, true AS overdue,
+            j.at, j.needs_client, '{}'::text[] AS last_notes, now() AS next_due FROM pgvigil.jobs j""",
+    "a security barrier taken off": "ALTER FUNCTION pgvigil.job_step(bigint, integer) SECURITY INVOKER",
+    "a path taken off": "ALTER FUNCTION pgvigil.job_step(bigint, integer) RESET search_path",
+    "a table of ours as a view": """ALTER TABLE pgvigil.alert_thresholds RENAME TO elsewhere;
+        CREATE VIEW pgvigil.alert_thresholds AS SELECT e.* FROM pgvigil.elsewhere e WHERE {app}.spring()""",
+    "a type of a column of ours": """CREATE TYPE {app}.evil AS ENUM ('x');
+        CREATE FUNCTION {app}.evil_json({app}.evil) RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); RETURN '{"cast": true}'; END $$;
+        CREATE CAST ({app}.evil AS json) WITH FUNCTION {app}.evil_json({app}.evil);
+        ALTER TABLE pgvigil.jobs ADD COLUMN extra {app}.evil""",
+}
+
+
+@pytest.mark.parametrize("replaced", REPLACED)
+def test_what_the_owner_has_replaced_is_not_called_by_a_superuser(mined: Installation, replaced: str) -> None:
+    mined.migrate()
+    mined.as_owner(REPLACED[replaced])
+    for words in (("maintain", "run", "expiry"), ("maintain", "run-due"), ("maintain", "status"), ("health",)):
+        code, said = mined.pgvigil(*words)
+        assert (code, "not as pgvigil made them" in said) == (3, True), f"{words}: {said}"
+    assert mined.pgvigil("revert", "--to", "base", "--backup", "none")[0] in (3, 4)
+    mined.pgvigil("validate")
+    assert not mined.turned
+
+
+def test_the_owner_may_run_what_the_owner_has_replaced(mined: Installation) -> None:
+    mined.migrate()
+    mined.as_owner(REPLACED["run_job"])
+    done = mined.call(
+        "pgvigil", "maintain", "run", "expiry", "--database-url", mined.database.url.replace("postgres@", "x_owner@")
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_was_not_replaced_is_called(mined: Installation) -> None:
+    mined.migrate()
+    for words in (("maintain", "run", "expiry"), ("maintain", "status"), ("health",), ("sessions", "list")):
+        code, said = mined.pgvigil(*words)
+        assert code in (0, 1), said
+
+
+def test_a_replaced_view_of_sessions_is_not_read_by_a_superuser(mined: Installation) -> None:
+    mined.migrate()
+    mined.as_owner(
+        """CREATE OR REPLACE FUNCTION instrumentation.may_read(username text) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+           BEGIN PERFORM {app}.spring(); RETURN true; END $$"""
+    )
+    assert mined.pgvigil("sessions", "list")[0] == 3
+    assert not mined.turned
+
+
+def test_a_type_s_own_cast_to_json_runs_with_the_owner_s_rights_when_a_row_is_kept(mined: Installation) -> None:
+    mined.as_owner(
+        """CREATE TYPE {app}.evil AS ENUM ('x');
+           CREATE FUNCTION {app}.evil_json({app}.evil) RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); RETURN '{"cast": true}'; END $$;
+           CREATE CAST ({app}.evil AS json) WITH FUNCTION {app}.evil_json({app}.evil);
+           ALTER TABLE {app}.sessions ADD COLUMN extra {app}.evil DEFAULT 'x'"""
+    )
+    mined.migrate()
+    mined.execute("DELETE FROM {app}.sessions WHERE session_key = 'session-1'")
+    mined.run_all_jobs()
+    assert mined.execute("SELECT last_row ->> 'extra' FROM pgvigil.deleted_sessions") == [('{"cast": true}',)]
+    assert not mined.turned
+
+
+# ── Arrangements ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ARRANGEMENTS = {
+    "a superuser over a plain owner": {"owner": "x_owner", "user": "postgres"},
+    "a plain owner": {"owner": "x_owner", "user": "x_owner"},
+    "a superuser alone": {"owner": "postgres", "user": "postgres"},
+    "a superuser over an owner without login": {"owner": "x_nobody", "user": "postgres"},
+}
+
+
+@pytest.fixture(params=ARRANGEMENTS)
+def arranged(request: pytest.FixtureRequest, installed: Callable[..., Installation]) -> Installation:
+    return installed(**ARRANGEMENTS[request.param])
+
+
+def test_in_each_arrangement_everything_of_ours_belongs_to_the_owner_or_to_nobody(arranged: Installation) -> None:
+    arranged.migrate()
+    owners = arranged.execute(
+        """SELECT pg_get_userbyid(o) FROM (
+               SELECT proowner FROM pg_proc WHERE pronamespace IN ('pgvigil'::regnamespace, 'instrumentation'::regnamespace)
+               UNION SELECT relowner FROM pg_class WHERE relnamespace IN ('pgvigil'::regnamespace, 'instrumentation'::regnamespace)
+               UNION SELECT relowner FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'public')
+                   AND relname ~ '^(session_lifecycle|system_metrics|performance_logs|analytics_aggregations|query_executions|session_monitoring_view)'
+               UNION SELECT typowner FROM pg_type WHERE typnamespace IN ('pgvigil'::regnamespace, 'instrumentation'::regnamespace)
+               UNION SELECT nspowner FROM pg_namespace WHERE nspname IN ('pgvigil', 'instrumentation')) x (o)"""
+    )
+    assert owners == [("pgvigil_owner" if arranged.owner == "postgres" else arranged.owner,)]
+
+
+def test_in_each_arrangement_the_result_is_valid(
+    arranged: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arranged.migrate()
+    code, said = arranged.pgvigil("validate")
+    # Whoever may not create databases has no reference to compare with, and is told so.
+    assert (code, said.splitlines()[-1].split(":")[0]) == (
+        (3, "NOT PROVED") if arranged.user == "x_owner" else (0, "VALID")
+    ), said
+
+
+def test_in_each_arrangement_all_jobs_run_and_health_is_asked(arranged: Installation) -> None:
+    arranged.migrate()
+    arranged.run_all_jobs()
+    assert arranged.execute("SELECT count(*) FROM {app}.sessions WHERE status = 'expired'") == [(5,)]
+    assert arranged.pgvigil("health")[0] in (0, 1)
+
+
+def test_in_each_arrangement_a_session_s_life_is_recorded(arranged: Installation) -> None:
+    arranged.migrate()
+    arranged.execute(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON {app}.sessions, {app}.context_history TO x_stranger",
+        role=arranged.owner,
+    )
+    arranged.execute("GRANT USAGE ON SCHEMA {app} TO x_stranger")
+    arranged.execute(
+        """INSERT INTO {app}.sessions (session_key, agent_from) VALUES ('own', 'a');
+           INSERT INTO {app}.context_history (session_id, sequence_number, context_type, content) SELECT id, 1, 'message', 'x' FROM {app}.sessions WHERE session_key = 'own';
+           UPDATE {app}.sessions SET status = 'completed' WHERE session_key = 'own';
+           DELETE FROM {app}.sessions WHERE session_key = 'own'""",
+        user="x_stranger",
+    )
+    assert arranged.execute(
+        """SELECT "session_user", jsonb_path_query_array(events, '$[*].event_type') FROM pgvigil.deleted_sessions"""
+    ) == [("x_stranger", ["created", "status_changed", "deleted"])]
+
+
+def test_in_each_arrangement_all_of_it_can_be_reverted(arranged: Installation) -> None:
+    arranged.migrate()
+    code, said = arranged.pgvigil("revert", "--to", "base", "--backup", "none")
+    assert code == 0, said
+    assert arranged.execute("SELECT to_regnamespace('pgvigil'), count(*) FROM {app}.sessions") == [(None, 5)]
+
+
+def test_a_role_that_may_act_as_the_owner_is_no_owner_itself(installed: Callable[..., Installation]) -> None:
+    """Somebody in the role of an owner without login migrates, and everything is that owner's."""
+    at = installed(owner="x_nobody", user="x_owner")
+    at.execute("GRANT x_nobody TO x_owner")
+    try:
+        at.as_owner(COUNTED)
+        at.migrate()
+    finally:
+        at.execute("REVOKE x_nobody FROM x_owner")
+    assert at.execute(
+        "SELECT DISTINCT pg_get_userbyid(proowner) FROM pg_proc WHERE pronamespace IN ('pgvigil'::regnamespace, 'instrumentation'::regnamespace)"
+    ) == [("x_nobody",)]

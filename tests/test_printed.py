@@ -1,0 +1,145 @@
+"""Words of others reach a terminal or the log of a CI job as words: they steer neither, and forge no line of ours."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import Database, Run
+from pgvigil import cli, display
+from pgvigil.errors import UsageError
+from pgvigil.text import Guarded, block, guarded, one_line, page, print_script, trusted, visible
+
+pytestmark = pytest.mark.client_side
+
+UNSEEN = [
+    *map(chr, (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0))),
+    *"\xad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff",
+    "\U000e0041", "\ud800", "\udfff",
+]  # fmt: skip
+HOSTILE = "oops\x1b]0;title\x07\r\u202e\u200b\n::error file=a::forged\n  ::warning::forged\n##[error]forged\n##vso[task.x]y\ud800"
+SEEN = re.compile(r"[^\x20-\x7e\n\t]|^\s*::|##\[|##vso\[", re.MULTILINE)
+
+
+@pytest.mark.parametrize("letter", UNSEEN, ids=ascii)
+def test_what_cannot_be_seen_is_spelt_out(letter: str) -> None:
+    assert visible(f"a{letter}b") == f"a{letter.encode('unicode_escape', 'surrogatepass').decode()}b"
+
+
+def test_letters_of_all_kinds_and_lines_stay() -> None:
+    text = "Ωμέγα ✓ 🐘 é\tx\ny ## z [a]"
+    assert visible(text) == text
+    assert one_line("a\nb\tc") == r"a\nb\tc"
+
+
+def test_a_line_of_others_does_not_look_like_one_of_ours() -> None:
+    assert block("failed: x\nerror: y\n") == "failed: x\n| error: y"
+    assert page(["a\nb", "c"]) == "a\n| b\nc"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [HOSTILE],
+        HOSTILE.splitlines(keepends=True),
+        ["  ", "::", "error::x\n"],
+        ["a\n", "::error::x"],
+        ["a", "\n", " ", "::x"],
+    ],
+)
+def test_whatever_is_written_in_whatever_pieces_commands_nobody(pieces: list[str]) -> None:
+    stream = io.StringIO()
+    out = Guarded(stream)
+    for piece in pieces:
+        out.write(piece)
+    assert not SEEN.search(stream.getvalue())
+
+
+def test_printing_is_guarded_while_a_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout
+    with guarded():
+        print(HOSTILE)
+        print(HOSTILE, file=sys.stderr)
+        assert trusted(sys.stdout) is before
+    assert sys.stdout is before
+    said = capsys.readouterr()
+    assert not SEEN.search(said.out)
+    assert not SEEN.search(said.err)
+
+
+def test_errors_and_hints_are_indented(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> list[str]:
+        raise UsageError(HOSTILE, "hint\nerror: forged")
+
+    monkeypatch.setattr("pgvigil.build.offline.check", fails)
+    assert cli.main(["validate", "--offline"]) == 2
+    said = capsys.readouterr().err
+    assert not SEEN.search(said)
+    assert [line for line in said.splitlines() if line.startswith(("error: ", "hint: "))] == [
+        r"error: oops\x1b]0;title\x07\r\u202e\u200b",
+        "hint: hint",
+    ]
+
+
+def test_casts_in_a_script_stay_as_they_are(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    script = "SELECT x\n    ::text\n    ::jsonb::text\x1b;\n"
+    with guarded():
+        print_script(script, sys.stdout, end="")
+    assert capsys.readouterr().out == script.replace("\x1b", r"\x1b")
+    with (tmp_path / "file").open("w+") as file:
+        print_script(script, file, end="")
+        file.seek(0)
+        assert file.read() == script
+
+
+def test_a_defect_shows_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> list[str]:
+        raise RuntimeError("postgresql://u:s3cret@h/d")
+
+    monkeypatch.setattr("pgvigil.build.offline.check", fails)
+    assert cli.main(["validate", "--offline"]) == 70
+    assert "s3cret" not in capsys.readouterr().err
+
+
+def test_progress_is_guarded(capsys: pytest.CaptureFixture[str]) -> None:
+    with guarded(), display.journal() as tell:
+        tell(HOSTILE)
+    said = capsys.readouterr().err
+    assert not SEEN.search(said)
+    assert re.search(r"^\| ", said, re.MULTILINE)
+
+
+def test_words_of_the_database_are_printed_as_words_by_each_command(
+    run: Run, migrated: Database, tmp_path: Path
+) -> None:
+    """A trigger's exception in a job, as it fails and as it is told again; names of objects; a statement's error."""
+    text = HOSTILE.replace("\ud800", "").replace("\x00", "")
+    migrated.execute(
+        "CREATE FUNCTION veto() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '%', tg_argv[0]; END $$"
+    )
+    literal = "'" + text.replace("'", "''") + "'"
+    migrated.execute(f"CREATE TRIGGER veto BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION veto({literal})")
+    name = '"' + text[:40].replace('"', '""') + '"'
+    migrated.execute(f"CREATE TABLE pgvigil.{name} (id integer)")
+    migrated.execute(f"CREATE TABLE {name} (id integer)")
+    failed = 0
+    for words in (
+        ["maintain", "run", "expiry"], ["maintain", "run-due"], ["maintain", "status"], ["maintain", "status", "--json"], ["sizes"], ["sizes", "--json"],
+        ["health"], ["explain", "UPDATE sessions SET metadata = '{}'"], ["explain", f"SELECT * FROM {name}"], ["validate"],
+        ["validate", "--format", "json"], ["validate", "--format", "sarif"], ["validate", "--format", "junit"], ["migrate", "--backup", "none"],
+        ["spec", "docs", "--spec", str(tmp_path / f"{text[:9]}.yaml")], ["maintain", "run", text],
+    ):  # fmt: skip
+        done = run(
+            "pgvigil", *words, "--database-url", migrated.url, env={"PGVIGIL_BACKUP_DIR": str(tmp_path / "backups")}
+        )
+        assert done.returncode != 70, done.stderr
+        failed += done.returncode != 0
+        assert not SEEN.search(re.sub("[\u2026\u2013\u2014]", "", done.stdout + done.stderr)), words
+    github = run("pgvigil", "validate", "--format", "github", "--database-url", migrated.url).stdout
+    assert not re.search(r"[^\x20-\x7e\n]", github)
+    assert all(line.startswith(("::error file=", "::notice file=", "INVALID")) for line in github.splitlines())
+    assert failed > 5

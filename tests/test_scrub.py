@@ -1,0 +1,208 @@
+"""Redaction: no secret is left beside its name in whatever spelling, other words stay, and no text takes long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pgvigil.live import scrub
+
+pytestmark = pytest.mark.client_side
+
+# What is given, and what is stored of it.
+QUERIES = [
+    ("ALTER ROLE x PASSWORD E's3cr\\'et'", "ALTER ROLE x PASSWORD '***'"),
+    ("ALTER ROLE x PASSWORD U&'s3cret'", "ALTER ROLE x PASSWORD '***'"),
+    ('ALTER ROLE x PASSWORD $$s3cret$$', "ALTER ROLE x PASSWORD '***'"),
+    ("ALTER ROLE x PASSWORD $x$s3c'ret$x$", "ALTER ROLE x PASSWORD '***'"),
+    ("ALTER ROLE x PASSWORD /* c */ 's3cret'", "ALTER ROLE x PASSWORD /* c */ '***'"),
+    ("ALTER ROLE x PASSWORD -- c\n 's3cret'", "ALTER ROLE x PASSWORD -- c\n '***'"),
+    ("ALTER ROLE x PASSWORD /* it's */ 's3cret' VALID UNTIL 'tomorrow'", "ALTER ROLE x PASSWORD /* it's */ '***' VALID UNTIL 'tomorrow'"),
+    ('SELECT \'{"password": "s3cret x"}\'::jsonb', 'SELECT \'{"password": ***}\'::jsonb'),
+    ('SELECT \'{"a": {"password": ["s3cret", "s3cret"]}, "b": 1}\'', 'SELECT \'{"a": {"password": ***}, "b": 1}\''),
+    ("SELECT * FROM t WHERE password IN ('s3cret', E's3cret', $$s3cret$$) AND name = 'ada'", "SELECT * FROM t WHERE password IN ('***', '***', '***') AND name = 'ada'"),
+    ("SELECT * FROM t WHERE password NOT IN ('s3cret') OR 's3cret' = t.password AND 'ada' = name", "SELECT * FROM t WHERE password NOT IN ('***') OR '***' = t.password AND 'ada' = name"),
+    ("SELECT set_config('app.password', 's3cret', true), 'kept'", "SELECT set_config('app.password', '***', true), 'kept'"),
+    ("SELECT set_config('app.password', 'it''s s3cret', false)", "SELECT set_config('app.password', '***', false)"),
+    ("UPDATE t SET password = 'it''s s3cret', name = 'ada'", "UPDATE t SET password = '***', name = 'ada'"),
+    ("UPDATE t SET password = 'C:\\', other_secret = 's3cret'", "UPDATE t SET password = '***'"),
+    ("SELECT 'C:\\', password = 's3cret'", "SELECT 'C:\\', password = ***"),
+    ("INSERT INTO users (name, password) VALUES ('ada', 's3cret'), ('bob', 's3cret')", "INSERT INTO users (name, password) VALUES ('***', '***'), ('***', '***')"),
+    ('INSERT INTO users (name, "password") SELECT \'ada\', \'s3cret\'', 'INSERT INTO users (name, "password") SELECT \'***\', \'***\''),
+    ("SELECT dblink('host=h password=''s3cret x'' user=u')", "SELECT dblink('host=h password=*** user=u')"),
+    ("SELECT dblink('host=h password=s3cret')", "SELECT dblink('host=h password=***)"),
+    ("DO $$ BEGIN ALTER ROLE x PASSWORD 's3cret'; END $$", "DO $$ BEGIN ALTER ROLE x PASSWORD '***'; END $$"),
+    ("DO $a$ BEGIN EXECUTE 'ALTER ROLE x PASSWORD ''s3cret'''; END $a$", "DO $a$ BEGIN EXECUTE 'ALTER ROLE x PASSWORD ***'; END $a$"),
+    ('{"find": "users", "password": "s3cret", "name": "ada"}', '{"find": "users", "password": "***", "name": "ada"}'),
+    ('{"password": {"$in": ["s3cret", "s3cret"]}, "name": "ada"}', '{"password": {"***": ["***", "***"]}, "name": "ada"}'),
+    ("SET password = 's3cret'", "SET password = '***'"),
+    ("SET PASSWORD FOR 'u'@'h' = 's3cret'", "SET PASSWORD FOR '***'@'***' = '***'"),
+    ("CREATE USER x IDENTIFIED BY 's3cret'", "CREATE USER x IDENTIFIED BY '***'"),
+    ("CREATE USER x IDENTIFIED WITH plugin BY 's3cret'", "CREATE USER x IDENTIFIED WITH plugin BY '***'"),
+    ("SELECT crypt('x', gen_salt('bf')) WHERE password = crypt('s3cret', salt)", "SELECT crypt('x', gen_salt('bf')) WHERE password = crypt('***', salt)"),
+    ("SELECT password FROM t WHERE name = 'ada'", "SELECT password FROM t WHERE name = 'ada'"),
+    ("CREATE USER MAPPING FOR u SERVER s OPTIONS (user 'ada', password 's3cret')", "CREATE USER MAPPING FOR u SERVER s OPTIONS (user 'ada', password '***')"),
+    ("SELECT * FROM t WHERE api_key LIKE 's3cret%' LIMIT 5", "SELECT * FROM t WHERE api_key LIKE '***' LIMIT 5"),
+    ("SELECT * FROM tokens t WHERE t.id = 7 AND x = 'ada'", "SELECT * FROM tokens t WHERE t.id = 7 AND x = 'ada'"),
+    ("-- password = 's3cret'\nSELECT 1", '-- password = ***\nSELECT 1'),
+    ("SELECT 'x' /* password: s3cret */", "SELECT 'x' /* password: *** */"),
+    ("SELECT jsonb_build_object('password', 's3cret', 'name', 'ada')", "SELECT jsonb_build_object('password', '***', 'name', 'ada')"),
+    ('SELECT hstore(\'a=>1, password=>"s3cret"\')', "SELECT hstore('a=>1, password=>***')"),
+    ('SELECT password=s3cret', 'SELECT password=***'),
+    ("SELECT * FROM t WHERE password IS DISTINCT FROM 's3cret'", "SELECT * FROM t WHERE password IS DISTINCT FROM '***'"),
+    ("SELECT * FROM t WHERE password BETWEEN 's3cret' AND 's3cret' AND n='ada'", "SELECT * FROM t WHERE password BETWEEN '***' AND '***' AND n='ada'"),
+    ("UPDATE t SET password = lower('s3cret' || 's3cret') WHERE n = 'ada'", "UPDATE t SET password = lower('***' || '***') WHERE n = 'ada'"),
+    ("SELECT config->>'password' = 's3cret', 'kept'", "SELECT config->>'password' = '***', 'kept'"),
+    ("ALTER SUBSCRIPTION s CONNECTION 'postgresql://u:s3cret@h/d'", "ALTER SUBSCRIPTION s CONNECTION 'postgresql://u:***@h/d'"),
+    ('INSERT INTO t ("password") VALUES ("s3cret")', 'INSERT INTO t ("password") VALUES ("***")'),
+    ("SELECT * FROM t WHERE (password, name) = ('s3cret', 'x')", "SELECT * FROM t WHERE (password, name) = ('***', '***')"),
+    ("SELECT 'password', 's3cret'", "SELECT 'password', '***'"),
+    ("CREATE ROLE x ENCRYPTED PASSWORD 's3cret'", "CREATE ROLE x ENCRYPTED PASSWORD '***'"),
+    ('SELECT pg_catalog.set_config($$my.secret$$, $$s3cret$$, false)', "SELECT pg_catalog.set_config($$my.secret$$, '***', false)"),
+    ("COPY t TO PROGRAM 'curl -u x --password s3cret'", "COPY t TO PROGRAM 'curl -u x --password ***"),
+    ("SELECT x::text = 's3cret' AS secret", "SELECT x::text = '***' AS secret"),
+    ("MERGE INTO u USING v ON true WHEN NOT MATCHED THEN INSERT (n, password) VALUES ('a','s3cret')", "MERGE INTO u USING v ON true WHEN NOT MATCHED THEN INSERT (n, password) VALUES ('***','***')"),
+    ("select password ,'kept' from t", "select password ,'kept' from t"),
+    ("SELECT N's3cret' = password", "SELECT '***' = password"),
+    ("UPDATE t SET (name, password) = ('a', 's3cret')", "UPDATE t SET (name, password) = ('***', '***')"),
+    ("SELECT * FROM t WHERE password = ANY('{s3cret,s3cret}'::text[])", "SELECT * FROM t WHERE password = ANY('***'::text[])"),
+    ("SELECT * FROM t WHERE password = ANY(ARRAY['s3cret'])", "SELECT * FROM t WHERE password = ANY(ARRAY['***'])"),
+]  # fmt: skip
+MESSAGES = [
+    ("password=''s3cret x''", 'password=***'),
+    ('{\\"password\\": \\"s3cret x\\", \\"a\\": 1}', '{\\"password\\": ***, \\"a\\": 1}'),
+    ('token = $$s3cret$$', 'token = ***'),
+    ('Cookie: a=s3cret; b=s3cret\nnext', 'Cookie: ***\nnext'),
+    ('password = ["s3cret", "s3cret"] rest', 'password = *** rest'),
+    ("password='s3cr''et' x", 'password=*** x'),
+    ('--password s3cret x', '--password *** x'),
+    ("ERROR near PASSWORD 's3cret' x", 'ERROR near PASSWORD *** x'),
+    ('passwd: "s3cr\\"et" kept', 'passwd: *** kept'),
+    ('Authorization: Digest username="s3cret", response="s3cret"', 'Authorization: *** ***'),
+    ('sslpassword=s3cret scram_client_key=s3cret oauth_client_secret=s3cret', 'sslpassword=*** scram_client_key=*** oauth_client_secret=***'),
+    ('total_tokens=17 kept', 'total_tokens=17 kept'),
+    ('password authentication failed for user "ada"', 'password authentication failed for user "ada"'),
+    ("{'password': 's3cret', 'user': 'ada'}", "{'password': ***, 'user': 'ada'}"),
+    ('PGPASSWORD=s3cret psql', 'PGPASSWORD=*** psql'),
+    ('password=(s3cret x)', 'password=***'),
+    ("secret => 's3cret'", 'secret => ***'),
+    ('password==s3cret', 'password==***'),
+    ('password : s3cret', 'password : ***'),
+    ("postgresql://u:" + "s3cret" * 200 + "@h/db", "postgresql://u:***@h/db"),
+]  # fmt: skip
+VALUES = [
+    ('invalid input syntax for type integer: "s3cret"\nLINE 1: x', '22P02', 'invalid input syntax for type integer: "***"'),
+    ('duplicate key value violates unique constraint "u"\nDETAIL:  Key (x)=(s3cret) already exists.', '23505', 'duplicate key value violates unique constraint "u"'),
+    ('null value in column "a" of relation "t" violates not-null constraint\nDETAIL:  Failing row contains (s3cret, null).', '23502', 'null value in column "a" of relation "t" violates not-null constraint'),
+    ('ungültige Eingabesyntax für Typ integer: »s3cret«', '22P02', 'ungültige Eingabesyntax für Typ integer: »***«'),
+    ('value "s3cret" is out of range for type integer', '22003', 'value "***" is out of range for type integer'),
+    ('syntax error at or near "FROM"', '42601', 'syntax error at or near "FROM"'),
+    ('unterminated quoted string at or near "\'s3cret"', '42601', 'unterminated quoted string at or near "***"'),
+    ("could not convert string to float: 's3cret'", None, "could not convert string to float: '***'"),
+    ('relation "a" does not exist\nLINE 1: SELECT s3cret FROM a', '42P01', 'relation "a" does not exist'),
+    ('invalid byte sequence for encoding "UTF8": 0xff 0xfe', '22021', 'invalid byte sequence for encoding "***": ***'),
+    ('bad "s3cret', '22P02', 'bad "***"'),
+    ('no "s3"cret" here', 'P0001', 'no "***" here'),
+    ('division by zero', '22012', 'division by zero'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "stored"), QUERIES)
+def test_secrets_of_a_query_are_hidden_and_its_other_literals_kept(query: str, stored: str) -> None:
+    assert "s3cret" not in stored
+    assert scrub.hide_secrets_of_query(query) == stored
+
+
+@pytest.mark.parametrize(("message", "stored"), MESSAGES)
+def test_secrets_of_a_message_are_hidden(message: str, stored: str) -> None:
+    assert "s3cret" not in stored
+    assert scrub.hide_secrets(message) == stored
+
+
+@pytest.mark.parametrize(("message", "sqlstate", "stored"), VALUES)
+def test_values_that_an_error_repeats_are_hidden_and_names_kept(
+    message: str, sqlstate: str | None, stored: str
+) -> None:
+    assert "s3cret" not in stored
+    assert scrub.hide_values(message, sqlstate) == stored
+
+
+@pytest.mark.parametrize("key", [
+    "password", "DB-Pass-Word", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key", "apiKey", "Cookie",
+])  # fmt: skip
+def test_values_of_secret_keys_are_hidden_whatever_they_are(key: str) -> None:
+    assert scrub.document({"a": [{key: {"x": "s3cret"}}]}) == {"a": [{key: "***"}]}
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+PIECES = [
+    "password", "pwd", "token=", "password =", "?password=", "authorization: ", "cookie: ", "bearer ", "identified by ", "a://b:",
+    "a://b:c@", "://", "set_config('password',", "'password'", "password in (", "insert into t(password) values(", "between ",
+    "'", '"', "`", "\\", "\\'", '\\"', "''", "$", "$$", "$a$", "a$", "password $$", "password '", "password=\\", "(", ")", "[", "{",
+    "password=[", "--", "/*", "*/", "/*/", "-", "*", " ", "\n", ";", ",", ".", "1", "1.", "1e+", "0x", "E'", "U&'", "é", "\u017f", "_", "a", "=",
+    ":", "@",
+]  # fmt: skip
+BEGINNINGS = [
+    "password",
+    "password=",
+    "password='",
+    'password "',
+    "a://b:",
+    "bearer",
+    "'password'",
+    "password(",
+    "$a$",
+    "/*",
+    "E'",
+    "x",
+]
+REPEATED = [" ", "'", '"', "\\", "$", "(", "/*", "a", "=", "@", "$b$"]
+
+
+def _nested(length: int) -> str:
+    return "".join(f"password $t{number}$ " for number in range(length // 15))
+
+
+def _escapes(length: int) -> str:
+    return "".join("password=" + "\\" * number + '"' for number in range(int((2 * length) ** 0.5)))
+
+
+MAKERS: dict[str, Callable[[int], str]] = {
+    **{f"{piece!r} repeated": lambda length, piece=piece: piece * (length // len(piece)) for piece in PIECES},
+    **{
+        f"{first!r} and many {then!r}": lambda length, first=first, then=then: first + then * (length // len(then))
+        for first in BEGINNINGS
+        for then in REPEATED
+    },
+    "nested dollar quotes": _nested,
+    "ever longer escapes": _escapes,
+}
+FUNCTIONS: dict[str, Callable[[str], object]] = {
+    "hide_secrets": scrub.hide_secrets,
+    "hide_secrets_of_query": scrub.hide_secrets_of_query,
+    "normalize_literals, standard": lambda text: scrub.normalize_literals(text, "postgresql"),
+    "normalize_literals, other": lambda text: scrub.normalize_literals(text, "mysql"),
+    "hide_values": lambda text: scrub.hide_values(text, None),
+    "document": lambda text: scrub.document({text: text}),
+}
+
+
+@pytest.mark.parametrize("shape", MAKERS)
+def test_time_grows_as_the_text_does(shape: str) -> None:
+    """Eight times the text may take at most three times eight times as long; quadratic would be 64 times."""
+
+    def seconds(function: Callable[[str], object], length: int) -> float:
+        text = MAKERS[shape](length)
+        began = time.thread_time()
+        function(text)
+        return time.thread_time() - began
+
+    for name, function in FUNCTIONS.items():
+        # The least of some tries: what else the machine does is not to count.
+        grew = [seconds(function, 40_000) / max(seconds(function, 5_000), 0.002) for _ in range(2)]
+        while min(grew) > 24 and len(grew) < 6:
+            grew.append(seconds(function, 40_000) / max(seconds(function, 5_000), 0.002))
+        assert min(grew) <= 24, f"{name}: {grew}"
