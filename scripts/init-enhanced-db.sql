@@ -2216,10 +2216,10 @@ CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.stored_statuses() RETURNS 
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found  text[] := '{}';
-    latest "{app}".sessions.status%TYPE := (SELECT min(s.status) FROM "{app}".sessions s);
+    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- %TYPE takes no name that is written with escapes
 BEGIN
     WHILE latest IS NOT NULL LOOP
-        found := found || latest::text;
+        found := found || latest;
         latest := (SELECT s.status FROM "{app}".sessions s WHERE s.status > latest ORDER BY s.status LIMIT 1);
     END LOOP;
     RETURN found;
@@ -2637,7 +2637,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'fd3d2e644e0cac87b4f72947cbae17ca5da0f27e33ee4204b8df643aca0e6102', 'cb04ac73b699c6fe86dd781ab770074f4b0223b7c2417ce0d9cd045944cd68db', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '98837176e5d93b498b29bf28e48e50d53b2d3490a6a82ac895e36351803e784b', '7c3027135b926ded4e56e09b0f98405adbb0bf2eea82126dad0f0379bb3b2584', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4923,8 +4923,9 @@ END $$;
 -- rights must never have a superuser's, because the row types that its triggers meet may bring code along.
 DO $$
 DECLARE
-    owner_is_superuser boolean := (SELECT r.rolsuper FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
-                                   WHERE c.oid = to_regclass(format('%I.sessions', pgvigil.application_schema())));
+    -- The first time it is a superuser's; then, file by file, the role's that this gives it to.
+    nobody_s_own boolean := (SELECT r.rolsuper OR r.rolname = 'pgvigil_owner' FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+                             WHERE c.oid = to_regclass(format('%I.sessions', pgvigil.application_schema())));
     is_new boolean := coalesce((SELECT NOT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000'), true);
     tables text[] := '{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,query_executions,session_monitoring_view,performance_monitoring_view,session_content_view,execution_analytics,user_recent_executions}';
     ours   oid[] := ARRAY(SELECT n.oid FROM pg_namespace n WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]));
@@ -4932,7 +4933,7 @@ DECLARE
     to_role oid := (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'pgvigil_owner');
     one    record;
 BEGIN
-    IF owner_is_superuser IS NOT TRUE OR NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+    IF nobody_s_own IS NOT TRUE OR NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
         RETURN;
     END IF;
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO pgvigil_owner', pgvigil.application_schema());

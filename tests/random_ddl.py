@@ -702,6 +702,7 @@ class World:
 
     def odds_and_ends(self) -> None:
         name = self.name()
+        operator = "===" + "=" * sum("CREATE OPERATOR" in statement for statement in self.sql)
         statement, defect = self.pick(
             (
                 (
@@ -718,7 +719,7 @@ class World:
                 ),
                 (
                     f"CREATE FUNCTION {self.q(name)}(integer, integer) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN $1 = $2 * 2; "
-                    f"CREATE OPERATOR {ident(self.schema)}.=== (LEFTARG = integer, RIGHTARG = integer, FUNCTION = {self.q(name)})",
+                    f"CREATE OPERATOR {ident(self.schema)}.{operator} (LEFTARG = integer, RIGHTARG = integer, FUNCTION = {self.q(name)})",
                     f"DROP FUNCTION {self.q(name)} CASCADE",
                 ),
                 (

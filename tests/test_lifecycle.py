@@ -155,6 +155,7 @@ def test_a_status_tolerated_from_before_the_watch_is_an_open_one_unless_it_spell
     migrated.execute(
         "UPDATE sessions SET expires_at = now() - interval '1 hour' WHERE status IN ('in-progress', 'Archived')"
     )
+    migrated.execute("SELECT pgvigil.accept_job('expiry')")
     run_job(migrated, "expiry")
     assert migrated.execute(tolerated) == [("Archived", 40)]
 
@@ -492,7 +493,9 @@ def test_a_view_of_one_partition_keeps_no_other_from_going_and_is_told(fresh: Da
         "SELECT partition FROM pgvigil.partitions WHERE parent_table = 'performance_logs' ORDER BY from_time LIMIT 1"
     )[0][0]
     fresh.execute(f"CREATE VIEW of_one_day AS SELECT * FROM {oldest}")
-    with pytest.raises(errors.RaiseException, match=f"could not be dropped: {oldest} .view of_one_day depends on"):
+    with pytest.raises(
+        errors.RaiseException, match=f"could not be dropped: {oldest} .view public.of_one_day depends on"
+    ):
         run_job(fresh, "retention")
     assert rows_left(fresh) == (0, 1)
     fresh.execute("DROP VIEW of_one_day")
@@ -586,7 +589,7 @@ def test_a_job_that_fails_keeps_what_it_had_done_and_says_why(fresh: Database) -
     )
     fresh.execute(
         """CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
-               $$BEGIN IF (SELECT count(*) FROM sessions WHERE status = 'expired') >= 1000 THEN RAISE 'disk on fire'; END IF; RETURN NEW; END$$;
+               $$BEGIN IF (SELECT count(*) FROM public.sessions WHERE status = 'expired') >= 1000 THEN RAISE 'disk on fire'; END IF; RETURN NEW; END$$;
            CREATE TRIGGER fail BEFORE UPDATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION fail()"""
     )
     with pytest.raises(errors.RaiseException, match="job expiry failed: disk on fire"):
@@ -701,7 +704,7 @@ def test_one_failing_job_does_not_keep_the_others_from_running(call: Run, fresh:
 def test_a_job_can_be_run_by_name(call: Run, fresh: Database) -> None:
     put_session(fresh, "s", expires_at=ago(fresh, "1 hour"))
     done = call("pgvigil", "maintain", "run", "expiry", "--database-url", fresh.url)
-    assert (done.returncode, done.stdout) == (0, "expiry: 1 rows\n")
+    assert (done.returncode, done.stdout) == (0, "expiry: expired 1 session\n")
 
 
 def test_a_job_that_runs_elsewhere_is_exit_code_6(call: Run, fresh: Database) -> None:
@@ -781,7 +784,7 @@ def test_rows_are_moved_in_batches_and_the_move_goes_on_where_it_was_killed(brok
     broken.execute(
         """TRUNCATE performance_logs; UPDATE pgvigil.leftovers SET next_block = 0, rows_adopted = 0, finished_at = NULL WHERE table_name = 'performance_logs';
            CREATE FUNCTION stop_there() RETURNS trigger LANGUAGE plpgsql AS
-               $$BEGIN IF (SELECT count(*) FROM performance_logs) > 2500 THEN RAISE 'killed'; END IF; RETURN NULL; END$$;
+               $$BEGIN IF (SELECT count(*) FROM public.performance_logs) > 2500 THEN RAISE 'killed'; END IF; RETURN NULL; END$$;
            CREATE TRIGGER stop_there AFTER INSERT ON performance_logs FOR EACH STATEMENT EXECUTE FUNCTION stop_there()"""
     )
     with pytest.raises(errors.RaiseException):

@@ -94,7 +94,7 @@ def test_what_has_its_own_time_waits_for_it_after_an_install(call: Run, fresh: D
 def test_a_time_that_was_missed_is_made_up_for(call: Run, fresh: Database) -> None:
     make_due(fresh, "vacuum")
     done = call("pgvigil", "maintain", "run-due", "--database-url", fresh.url)
-    assert (done.returncode, done.stdout) == (0, "1 jobs ran\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 job ran\n"), done.stderr
     assert call("pgvigil", "maintain", "run-due", "--database-url", fresh.url).stdout == "no job is due\n"
 
 
@@ -182,7 +182,10 @@ def test_a_run_goes_on_behind_the_one_that_was_cut_short(call: Run, fresh: Datab
            SELECT 'vacuum', 'died', now(), array_agg(format('%I.%I', n.nspname, c.relname))
            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND c.relname <> 'sessions'"""
     )
-    assert call("pgvigil", "maintain", "run", "vacuum", "--database-url", fresh.url).stdout == "vacuum: 2 tables\n"
+    assert (
+        call("pgvigil", "maintain", "run", "vacuum", "--database-url", fresh.url).stdout
+        == "vacuum: vacuumed 2 tables\n"
+    )
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------
@@ -216,7 +219,9 @@ def test_a_table_that_is_locked_is_passed_over_and_the_others_are_vacuumed(call:
     )
     assert len(notes) == 1
     fresh.execute("UPDATE pgvigil.job_runs SET started_at = clock_timestamp()")
-    assert call("pgvigil", "maintain", "run", "vacuum", "--database-url", fresh.url).stdout == "vacuum: 1 tables\n"
+    assert (
+        call("pgvigil", "maintain", "run", "vacuum", "--database-url", fresh.url).stdout == "vacuum: vacuumed 1 table\n"
+    )
 
 
 def test_a_table_of_another_owner_is_not_told_as_vacuumed(call: Run, fresh: Database) -> None:

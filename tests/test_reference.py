@@ -102,7 +102,7 @@ def test_what_would_destroy_data_is_commented_out(fresh: Any, reference: Any) ->
 
 def test_rights_that_default_privileges_gave_are_told_not_failed(fresh: Any, reference: Any) -> None:
     with fresh.connect(autocommit=False) as conn:
-        conn.execute("ALTER DEFAULT PRIVILEGES GRANT TRIGGER ON TABLES TO PUBLIC")
+        conn.execute("ALTER DEFAULT PRIVILEGES FOR ROLE pgvigil_owner GRANT TRIGGER ON TABLES TO PUBLIC")
         conn.execute("GRANT TRIGGER ON system_metrics TO PUBLIC")
         report = validate(conn, SPEC, "public", reference=reference)
         assert named(report.findings) == []

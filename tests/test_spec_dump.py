@@ -373,7 +373,9 @@ def test_any_single_change_is_found_and_repaired_under_its_name(
                 report = validate(conn, spec, "public")
                 assert path in [finding.object for finding in report.findings]
                 if path not in NOT_REPAIRED:
-                    conn.execute(fix_sql(report).replace(" CONCURRENTLY", ""))
+                    conn.execute(
+                        re.sub("^(BEGIN|COMMIT);$", "", fix_sql(report).replace(" CONCURRENTLY", ""), flags=re.M)
+                    )
                     assert validate(conn, spec, "public").findings == ()
             conn.rollback()
 

@@ -27,8 +27,9 @@ END $$;
 -- rights must never have a superuser's, because the row types that its triggers meet may bring code along.
 DO $$
 DECLARE
-    owner_is_superuser boolean := (SELECT r.rolsuper FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
-                                   WHERE c.oid = to_regclass(format('%I.sessions', pgvigil.application_schema())));
+    -- The first time it is a superuser's; then, file by file, the role's that this gives it to.
+    nobody_s_own boolean := (SELECT r.rolsuper OR r.rolname = 'pgvigil_owner' FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+                             WHERE c.oid = to_regclass(format('%I.sessions', pgvigil.application_schema())));
     is_new boolean := coalesce((SELECT NOT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000'), true);
     tables text[] := '{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,query_executions,session_monitoring_view,performance_monitoring_view,session_content_view,execution_analytics,user_recent_executions}';
     ours   oid[] := ARRAY(SELECT n.oid FROM pg_namespace n WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]));
@@ -36,7 +37,7 @@ DECLARE
     to_role oid := (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'pgvigil_owner');
     one    record;
 BEGIN
-    IF owner_is_superuser IS NOT TRUE OR NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+    IF nobody_s_own IS NOT TRUE OR NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
         RETURN;
     END IF;
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO pgvigil_owner', pgvigil.application_schema());

@@ -25,7 +25,7 @@ CREATE FUNCTION pg_temp.plan_of(query text) RETURNS SETOF text LANGUAGE plpgsql 
 SET LOCAL enable_seqscan = off;  -- these tables are small: a plan that has no index to use reads them whole all the same
 SELECT ok((SELECT string_agg(line, ' ') FROM pg_temp.plan_of('SELECT * FROM session_monitoring_view WHERE session_key = ''idle''') line) ~ index,
           'one session by ' || index)
-FROM unnest('{sessions_session_key_key,session_counters_pkey,session_counter_changes_session_id}'::text[]) index;
+FROM unnest('{sessions_session_key_key,session_counters_pkey,session_counter_changes_pkey}'::text[]) index;
 RESET enable_seqscan;
 DO $$ BEGIN PERFORM pgvigil.ensure_partitions('performance_logs', now() - interval '9 days'); END $$;
 CREATE TEMP TABLE read_before AS SELECT relid, seq_scan + coalesce(idx_scan, 0) AS times FROM pg_stat_xact_user_tables;

@@ -115,7 +115,7 @@ REPLACED = {
     "job_step": """CREATE OR REPLACE FUNCTION pgvigil.job_step(run_id bigint, refused integer)
         RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer) LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); END $$""",
     "run_job": """CREATE OR REPLACE PROCEDURE pgvigil.run_job(job_name text, only_if_due boolean DEFAULT false, INOUT rows bigint DEFAULT NULL)
-        LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); END $$""",
+        LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); rows := 0; END $$""",
     "begin_job": """CREATE OR REPLACE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
         LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); RETURN NULL; END $$""",
     "integrity_report": """CREATE OR REPLACE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)

@@ -99,7 +99,7 @@ def record(target: Target, text: str) -> str:
         except errors.InsufficientPrivilege as error:
             raise PreconditionError(
                 f"role {quoted(conn.info.user)} may not vouch for a backup: only the owner of the tables or a superuser may",
-                "Run this as one of these.",
+                "Connect as one of these, and run this again.",
             ) from error
     return f"recorded, as taken now: {one_line(text)}"
 

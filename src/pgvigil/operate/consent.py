@@ -99,7 +99,7 @@ def preview(conn: psycopg.Connection) -> list[Preview]:
     ]
 
 
-def accept(conn: psycopg.Connection, job: str, option: str) -> list[str]:
+def accept(conn: psycopg.Connection, job: str) -> list[str]:
     """Accepts what a job, or all, would do; returns the jobs that had waited for it. Raises PreconditionError unless who is
     connected may do what the owner of the tables may.
     """
@@ -115,17 +115,16 @@ def accept(conn: psycopg.Connection, job: str, option: str) -> list[str]:
     except errors.InsufficientPrivilege as error:
         raise PreconditionError(
             f"role {quoted(conn.info.user)} may not accept what jobs do: only {quoted(owner.name)}, the owner of the tables, or a superuser may",
-            f"As one of these: {project.command('maintain', 'accept', job, option=option)}",
+            "Connect as one of these, and run this again.",
         ) from error
     return (accepted or "").split()
 
 
-def refusal(job: str, option: str) -> PreconditionError:
-    """The error for a job that may do nothing yet."""
+def refusal(job: str) -> PreconditionError:
+    """The error for a job that may do nothing yet. Its commands are completed where errors are printed."""
     return PreconditionError(
         f"job {job} waits for consent: it would end, archive or delete what was there before pgvigil, and nothing was done",
-        f"See what it would do:\n  {project.command('maintain', 'preview', option=option)}\n"
-        f"Then, as the owner of the tables:\n  {project.command('maintain', 'accept', job, option=option)}",
+        f"See what it would do:\n  pgvigil maintain preview\nThen, as the owner of the tables:\n  pgvigil maintain accept {job}",
     )
 
 

@@ -73,7 +73,7 @@ def accept(target: Target, job: str) -> list[str]:
         if job != consent.ALL:
             _named(jobs, job)
         would = {one.job: one for one in consent.preview(conn)}
-        accepted = consent.accept(conn, job, target.option)
+        accepted = consent.accept(conn, job)
     if accepted:
         return [
             f"accepted {name}: it would {would[name].would} now" for name in sorted(accepted, key=list(would).index)
@@ -106,7 +106,7 @@ def run(target: Target, job: str, options: Options, tell: Journal) -> str:
         _require_work(conn)
         known = _named(_jobs(conn), job)
         if known.waits_for_consent:
-            raise consent.refusal(job, target.option)
+            raise consent.refusal(job)
         rows = _run(conn, target, known, options, tell, only_if_due=False)
         if rows is None:
             raise LockedError(
@@ -177,7 +177,7 @@ def _run(
         if isinstance(error, errors.ObjectNotInPrerequisiteState):
             words_of_server = error.diag.message_primary or str(error)
             if "waits for the consent" in words_of_server:  # it lapsed since we looked
-                raise consent.refusal(job.job, target.option) from error
+                raise consent.refusal(job.job) from error
             raise PreconditionError(words_of_server, error.diag.message_hint or "") from error
         raise JobError(
             error.diag.message_primary or str(error),

@@ -15,6 +15,7 @@ from pgvigil.validate.report import Finding, Report, outside_transactions
 
 # What a DROP of these takes with it cannot be made again.
 _HOLDS_DATA = ("table", "column", "schema", "sequence", "type", "extension")
+_OWNED = ("function", "procedure", "type")  # and tables and views: what its owner has to be given
 _PARTS = ("column", "sequence", "constraint", "index", "trigger", "policy", "rule", "statistics", "grant", "revocation")
 
 
@@ -42,7 +43,11 @@ class Repairs:
             made = ddl.create(path, root, attributes)
             if kind == "index" and not self._partitioned(root):
                 made = made.replace("INDEX ", "INDEX CONCURRENTLY ", 1)
-            return self._spelt("\n".join([made, *(self._by_default(path) if made else ()), *self._of(path)]).strip())
+            if not made:
+                return self._spelt("\n".join(self._of(path)))
+            owner = self._owner(path, root, attributes) if kind in _OWNED else ""  # whoever runs this may be another
+            made = "\n".join(part for part in (made, *self._by_default(path), owner, *self._of(path)) if part)
+            return self._spelt(made.strip())
         label = path.partition(" ")[2]
         start = f"column {label}."
         columns = {
@@ -57,7 +62,10 @@ class Repairs:
         others.sort(
             key=lambda other: (_PARTS.index(kind_of(other)), "FOREIGN KEY" in self.wanted[other].get("definition", ""))
         )
-        parts = [ddl.create(other, label, self.wanted[other]) for other in others]
+        parts = [
+            self._owner(path, root, attributes),
+            *(ddl.create(other, label, self.wanted[other]) for other in others),
+        ]
         if kind == "view":
             parts += [
                 f"ALTER VIEW {label} ALTER {name} SET DEFAULT {of['default']};"
@@ -69,7 +77,9 @@ class Repairs:
             ]
             parts += [line for name, of in columns.items() for line in ddl.matview_column(label, name, of)]
         if pattern := self.patterns.get(label):
-            parts += [f"CREATE TABLE {label}{pattern.default} PARTITION OF {label} DEFAULT;"] if pattern.default else []
+            if pattern.default:
+                parts.append(f"CREATE TABLE {label}{pattern.default} PARTITION OF {label} DEFAULT;")
+                parts.append(self._owner(f"table {label}{pattern.default}", f"{label}{pattern.default}", attributes))
             parts.append(pattern.repair.replace("{table}", label))
         return self._spelt("\n".join([made, *self._by_default(path), *(part for part in parts if part)]))
 

@@ -97,6 +97,8 @@ class Strangers:
             return True
         if not self.of_reference and path.startswith(_ONLY_BY_REFERENCE):
             return True
+        if path == f"grant on schema {{schema}} to {quoted(self.found.owner)}":
+            return True  # whose objects lie there
         loose = self._is_loose(path, root)
         return loose and kind in _SILENT and not self.collector.strict
 

@@ -1,0 +1,211 @@
+"""What a legitimate role of the database, reader, admin or owner, tries to become or to get rid of."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from conftest import Database, Run
+from security.conftest import Installation, is_superuser
+
+pytestmark = pytest.mark.oldest_and_newest
+
+
+@pytest.fixture
+def as_reader(own: Database) -> psycopg.Connection:
+    own.execute("GRANT pgvigil_reader TO x_stranger")
+    return own.connect(user="x_stranger")
+
+
+@pytest.fixture
+def as_admin(own: Database) -> psycopg.Connection:
+    own.execute("GRANT pgvigil_admin TO x_stranger")
+    return own.connect(user="x_stranger")
+
+
+# ── Functions with their owner's rights serve nobody else's tables ────────────────────────────────────────────────────
+
+
+TRIGGER_FUNCTIONS = """SELECT p.oid::regprocedure::text FROM pg_proc p
+                       WHERE p.prorettype = 'trigger'::regtype AND p.pronamespace IN ('pgvigil'::regnamespace, 'instrumentation'::regnamespace)"""
+
+
+def test_a_reader_hangs_no_trigger_function_of_ours_on_a_table_of_his_own(
+    own: Database, as_reader: psycopg.Connection
+) -> None:
+    functions = [name for (name,) in own.execute(TRIGGER_FUNCTIONS)]
+    assert len(functions) > 20
+    with as_reader:
+        as_reader.execute("CREATE TEMP TABLE t (id uuid, agent_from text, agent_to text, retention_policy text)")
+        as_reader.commit()
+        for function in functions:
+            with pytest.raises(errors.InsufficientPrivilege):
+                as_reader.execute(
+                    f"CREATE TRIGGER x AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION {function}".encode()
+                )
+            as_reader.rollback()
+
+
+def test_a_reader_s_own_type_is_not_cast_with_our_owner_s_rights(own: Database, as_reader: psycopg.Connection) -> None:
+    with as_reader, pytest.raises(errors.InsufficientPrivilege, match="log_session_created"):
+        as_reader.execute(
+            """CREATE TYPE pg_temp.evil AS (x text);
+               CREATE FUNCTION pg_temp.evil_to_uuid(pg_temp.evil) RETURNS uuid LANGUAGE plpgsql AS $$
+               BEGIN EXECUTE format('ALTER ROLE %I SUPERUSER', session_user); RETURN NULL; END $$;
+               CREATE CAST (pg_temp.evil AS uuid) WITH FUNCTION pg_temp.evil_to_uuid(pg_temp.evil) AS ASSIGNMENT;
+               CREATE TEMP TABLE t (id pg_temp.evil, agent_from text, agent_to text, retention_policy text);
+               CREATE TRIGGER x AFTER INSERT ON t REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
+               INSERT INTO t VALUES (ROW('a'), 'a', 'b', 'c')"""
+        )
+    assert not is_superuser(own)
+
+
+# ── An admin's edits name no table ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE pgvigil.partition_policies SET parent_table = 'orders' WHERE parent_table = 'performance_logs'",
+        "INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead) VALUES ('orders', 'day', 1)",
+        "UPDATE pgvigil.jobs SET job = 'x' WHERE job = 'expiry'",
+        "INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('evil', '1 hour', '')",
+        "UPDATE pgvigil.leftovers SET table_name = 'orders'",
+        "UPDATE pgvigil.tolerated_values SET table_name = 'orders'",
+        "UPDATE pgvigil.found_before SET restore_sql = 'DROP TABLE orders'",
+        "DELETE FROM session_lifecycle",
+        "UPDATE session_lifecycle SET event_type = 'created'",
+        "DELETE FROM pgvigil.deleted_sessions",
+    ],
+)
+def test_an_admin_may_not_edit_what_work_is_done_on_or_what_was_recorded(
+    as_admin: psycopg.Connection, edit: str
+) -> None:
+    with as_admin, pytest.raises(errors.InsufficientPrivilege):
+        as_admin.execute(edit.encode())
+
+
+def test_not_even_the_owner_points_a_job_at_another_table(own: Database) -> None:
+    with pytest.raises(errors.CheckViolation, match="partition_policies_parent_table_check"):
+        own.execute(
+            "UPDATE pgvigil.partition_policies SET parent_table = 'orders' WHERE parent_table = 'performance_logs'"
+        )
+
+
+def test_a_view_beside_a_table_of_ours_is_not_counted_by_waiting_rows(
+    own: Database, as_admin: psycopg.Connection
+) -> None:
+    with as_admin:
+        as_admin.execute(
+            """CREATE FUNCTION pg_temp.f() RETURNS integer LANGUAGE plpgsql AS $$
+               BEGIN
+                   IF current_user <> session_user THEN RAISE EXCEPTION 'turned: %', current_user; END IF;
+                   RETURN 1;
+               END $$"""
+        )
+        for table in (
+            "performance_logs_default",
+            "performance_logs",
+            "system_metrics_default",
+            "sql_statements_default",
+        ):
+            as_admin.execute(f"CREATE TEMP VIEW {table} AS SELECT pg_temp.f() AS x WHERE pg_temp.f() = 1".encode())
+        assert as_admin.execute("SELECT count(*) FROM pgvigil.waiting_rows() WHERE waiting > 0").fetchone() == (0,)
+    assert not is_superuser(own)
+
+
+def test_an_owner_s_operator_is_not_called_by_the_triggers_that_a_superuser_made(mined: Installation) -> None:
+    mined.migrate()
+    mined.as_owner(
+        """CREATE FUNCTION {app}.ne(varchar, varchar) RETURNS boolean LANGUAGE plpgsql AS $$
+           BEGIN
+               IF current_user <> session_user THEN RAISE EXCEPTION 'turned: %', current_user; END IF;
+               RETURN $1::text OPERATOR(pg_catalog.<>) $2::text;
+           END $$;
+           CREATE OPERATOR {app}.<> (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = {app}.ne)"""
+    )
+    mined.execute(
+        "SET search_path = public, pg_catalog; UPDATE sessions SET status = 'completed', retention_policy = 'short'; DELETE FROM sessions",
+        user="x_owner",
+    )
+    assert mined.execute("SELECT count(*) FROM pgvigil.deleted_sessions") == [(5,)]
+
+
+# ── Holds and archives ────────────────────────────────────────────────────────────────────────────────────────────────
+
+HELD = """
+    INSERT INTO sessions (session_key, agent_from, retention_policy) VALUES ('held', 'x', 'extended');
+    INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT id, 1, 'message', 'x' FROM sessions;
+    UPDATE pgvigil.retention_policies SET legal_hold = true WHERE policy = 'extended'"""
+ROUNDS = {
+    "deleted": "DELETE FROM sessions",
+    "moved to another policy": "UPDATE sessions SET retention_policy = 'short'",
+    "moved to none": "UPDATE sessions SET retention_policy = NULL",
+    "moved to an unknown one": "UPDATE sessions SET retention_policy = 'nothing'",
+    "truncated": "TRUNCATE sessions CASCADE",
+    "moved by an upsert": """INSERT INTO sessions (session_key, agent_from) VALUES ('held', 'x')
+                            ON CONFLICT (session_key) DO UPDATE SET retention_policy = 'short'""",
+}
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_a_session_under_its_policy_s_hold_is_not(own: Database, round_: str) -> None:
+    own.execute(HELD)
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="legal hold"):
+        own.execute(ROUNDS[round_])
+    assert own.execute("SELECT retention_policy FROM sessions") == [("extended",)]
+
+
+def test_a_session_moves_from_a_held_policy_to_another_held_one(own: Database) -> None:
+    own.execute(HELD)
+    own.execute("UPDATE pgvigil.retention_policies SET legal_hold = true WHERE policy = 'short'")
+    own.execute("UPDATE sessions SET retention_policy = 'short'")
+
+
+@pytest.mark.parametrize("table", ["context_history", "codebase_snapshots", "handoff_requests"])
+@pytest.mark.parametrize(
+    "before", ["", "LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE;"], ids=["plainly", "behind_a_lock"]
+)
+def test_what_archived_sessions_hold_is_not_truncated(own: Database, table: str, before: str) -> None:
+    own.execute("INSERT INTO sessions (session_key, agent_from, archived_at) VALUES ('old', 'x', now())")
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="archived sessions"):
+        own.execute(f"BEGIN; {before} TRUNCATE {table}; COMMIT")
+
+
+# ── Jobs end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_job_that_can_do_nothing_says_so_once_and_ends(call: Run, own: Database) -> None:
+    """A partition that was detached keeps its name, and a late row waits for it."""
+    own.execute(
+        "SELECT pgvigil.ensure_partitions('performance_logs', now() - interval '3 days', now() - interval '3 days')"
+    )
+    [(name,)] = own.execute(
+        "SELECT 'performance_logs_p' || to_char((now() - interval '3 days') AT TIME ZONE 'UTC', 'YYYYMMDD')"
+    )
+    own.execute(f"ALTER TABLE performance_logs DETACH PARTITION {name}")
+    own.execute(
+        """INSERT INTO performance_logs (id, operation, duration_ms, success)
+           VALUES (pgvigil.uuid_v7_floor(now() - interval '3 days'), 'x', 1, true)"""
+    )
+    done = call("pgvigil", "maintain", "run", "partitions", "--database-url", own.url)
+    assert done.returncode == 10
+    [(error, notes)] = own.execute("SELECT error, cardinality(notes) FROM pgvigil.job_runs WHERE job = 'partitions'")
+    assert (f"{name} is taken by something that is no partition" in error, notes <= 1) == (True, True)
+    assert call("pgvigil", "maintain", "run", "expiry", "--database-url", own.url).returncode == 0
+
+
+def test_what_a_job_has_to_say_is_kept_a_hundred_times_and_once_each(own: Database) -> None:
+    own.execute("INSERT INTO pgvigil.job_runs (job) VALUES ('expiry')")
+    own.execute(
+        """SELECT pgvigil.report_job((SELECT max(id) FROM pgvigil.job_runs), 0, 'note ' || n / 2, NULL, false)
+           FROM generate_series(0, 999) n"""
+    )
+    assert own.execute("SELECT cardinality(notes) FROM pgvigil.job_runs") == [(101,)]
+
+
+def test_somebody_s_advisory_locks_keep_no_job_from_running(call: Run, own: Database) -> None:
+    with own.connect(user="x_stranger") as stranger:
+        stranger.execute("SELECT pg_advisory_lock(1885828711, n) FROM generate_series(1, 50) n")
+        assert call("pgvigil", "maintain", "run", "expiry", "--database-url", own.url).returncode == 0
