@@ -11,15 +11,21 @@ import pytest
 
 from cases import Case, load
 from conftest import Connection, Database, Run
+from pgvigil.validate import dump_spec, fix_sql, load_declaration, validate
 
-CASES = load(Path(__file__).parent / "data" / "mutations.sql")
+DATA = Path(__file__).parent / "data"
+ALL = load(DATA / "mutations.sql")
+CASES = [case for case in ALL if not case.remarked("on")]
+OF_ANY_SCHEMA = [case for case in ALL if case.remarked("on")]
 KINDS = ("missing", "different", "invalid", "disabled", "unexpected")
 
 # What a case calls, and what it would be laborious to write out: the definition as the server prints it, with a change.
-TOOLS = """
+STRANGER = """
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'a_stranger') THEN CREATE ROLE a_stranger; END IF;
 END $$;
+"""
+TOOLS = """
 CREATE SCHEMA mutate;
 CREATE FUNCTION mutate.changed(text, old text, new text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -49,6 +55,12 @@ END $$;
 """
 
 
+def runnable(repair: str) -> str:
+    """What is commented out, because data go with it, is run too; and all of it in one transaction."""
+    repair = re.sub("^(BEGIN|COMMIT);$", "", repair.replace(" CONCURRENTLY", ""), flags=re.MULTILINE)
+    return re.sub("^-- (DROP|ALTER)", r"\1", repair, flags=re.MULTILINE)
+
+
 def named(findings: list[dict[str, str]]) -> set[str]:
     return {f"{finding['kind']} {finding['object']}" for finding in findings}
 
@@ -59,7 +71,7 @@ def test_single_defect_is_found_under_its_name_and_repaired(
     case: Case, shared: Database, uncommitted: Connection, call: Run
 ) -> None:
     expected = {f"{kind} {path}" for kind in KINDS for path in case.remarked(kind)}
-    uncommitted.execute(TOOLS + case.sql)
+    uncommitted.execute(STRANGER + TOOLS + case.sql)
     found = call("pgvigil", "validate", "--format", "json", "--database-url", shared.url)
     assert found.stdout, found.stderr
     findings = json.loads(found.stdout)["findings"]
@@ -73,15 +85,42 @@ def test_single_defect_is_found_under_its_name_and_repaired(
         if len(findings) > 1:  # in an order that works
             repair = call("pgvigil", "validate", "--fix-sql", "--database-url", shared.url).stdout
         assert repair
-        repair = re.sub("^(BEGIN|COMMIT);$", "", repair.replace(" CONCURRENTLY", ""), flags=re.MULTILINE)
-        uncommitted.execute(re.sub("^-- (DROP|ALTER)", r"\1", repair, flags=re.MULTILINE))
+        uncommitted.execute(runnable(repair))
         again = call("pgvigil", "validate", "--format", "json", "--database-url", shared.url)
         assert named(json.loads(again.stdout)["findings"]) == set()
 
 
+@pytest.mark.oldest_and_newest
+def test_single_defect_of_any_schema_has_one_root_cause_and_its_repair_is_accepted(
+    database: Database, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    database.execute((DATA / "any_schema.sql").read_text())
+    path = tmp_path / "spec.yaml"
+    with database.connect(autocommit=False) as conn:
+        conn.execute(STRANGER)
+        path.write_text(dump_spec(conn, []))
+        spec = load_declaration(path)
+        conn.commit()
+        for case in OF_ANY_SCHEMA:
+            if case.since > database.server.major:
+                continue
+            with subtests.test(case=case.name):
+                conn.execute(case.sql.encode())
+                report = validate(conn, spec, "public")
+                expected = {f"{kind} {path}" for kind in KINDS for path in case.remarked(kind)}
+                found = {f"{finding.kind} {finding.object}" for finding in report.findings}
+                follows = case.remarked("perhaps")
+                assert {one for one in found if not any(fnmatchcase(one, of) for of in follows)} | expected == expected
+                assert expected <= found
+                if not case.remarked("by"):
+                    conn.execute(runnable(fix_sql(report)).encode())
+                    assert validate(conn, spec, "public").findings == ()
+            conn.rollback()
+
+
 def test_each_case_says_what_must_be_found() -> None:
-    for case in CASES:
+    for case in ALL:
         words = {word for word, _ in case.remarks}
-        assert words <= {"from", "perhaps", "by", *KINDS}, case.name
+        assert words <= {"from", "perhaps", "by", "on", *KINDS}, case.name
         assert words & set(KINDS), case.name
-    assert len({case.name for case in CASES}) == len(CASES)
+    assert len({case.name for case in ALL}) == len(ALL)

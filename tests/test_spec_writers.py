@@ -18,7 +18,7 @@ from conftest import Database, pgtap_script
 from pgvigil import project
 from pgvigil.build import docs, plan
 from pgvigil.errors import UsageError
-from pgvigil.validate import json_schema, load_declaration, load_spec, markdown, pgtap
+from pgvigil.validate import dump_spec, json_schema, load_declaration, load_spec, markdown, pgtap
 
 pytestmark = pytest.mark.client_side
 
@@ -345,7 +345,7 @@ DEFECTS = [
 def test_written_tests_fail_on_a_defect_and_name_it(tested: Any, tests: str, subtests: pytest.Subtests) -> None:
     for defect, named in DEFECTS:
         with subtests.test(msg=defect):
-            assert named in failed(tested, tests.replace("BEGIN;\n", f"BEGIN;\n{defect};\n", 1))
+            assert named in failed(tested, tests.replace("BEGIN READ WRITE;\n", f"BEGIN READ WRITE;\n{defect};\n", 1))
 
 
 def test_written_tests_hold_for_any_schema_name(database: Any, call: Any) -> None:
@@ -358,3 +358,163 @@ def test_written_tests_hold_for_any_schema_name(database: Any, call: Any) -> Non
         connection.execute(pgtap_script().read_text())  # type: ignore[union-attr]
     done = call("pgvigil", "spec", "tests", "--schema", "My App")
     assert failed(database, done.stdout) == []
+
+
+# What a database has by initdb, by an older version, or by accident; none of it is anybody's fault.
+CLEAN = """
+    GRANT ALL ON SCHEMA public TO PUBLIC;
+    CREATE TYPE hollow AS ();
+    CREATE TYPE to_come;
+    CREATE TABLE a (id int PRIMARY KEY, t text);
+    CREATE TABLE b (a int REFERENCES a, n int DEFAULT 3);
+    CREATE SEQUENCE s;
+    CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1';
+    CREATE TABLE parted (a int) PARTITION BY LIST (a);
+    CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+    CREATE INDEX not_valid ON ONLY parted (a);
+"""
+
+
+@pytest.fixture
+def any_schema(database: Database, tmp_path: Path) -> tuple[Database, str]:
+    """A database with pgTAP, and the tests that are written from its dumped spec."""
+    script = pgtap_script()
+    if script is None:
+        refuse = pytest.fail if os.environ.get("REQUIRE_PGTAP") else pytest.skip
+        refuse("pgTAP is not here: apt-get install postgresql-15-pgtap, or name its pgtap--X.Y.Z.sql in PGTAP_SQL")
+    with database.connect() as connection:
+        connection.execute(CLEAN)
+        (tmp_path / "spec.yaml").write_text(dump_spec(connection, []))
+        connection.execute("CREATE SCHEMA tap; SET search_path = tap")
+        connection.execute(script.read_text())  # type: ignore[union-attr]
+    return database, pgtap.script(load_declaration(tmp_path / "spec.yaml"), "public")
+
+
+def run_tests(database: Database, script: str) -> list[str]:
+    with database.connect() as connection:
+        found = tap.run(connection, script)
+    assert found.problems == []
+    return [assertion.description for assertion in found.assertions if not assertion.ok]
+
+
+def test_written_tests_pass_on_any_clean_database(any_schema: tuple[Database, str]) -> None:
+    assert run_tests(*any_schema) == []
+
+
+def test_written_tests_run_where_the_database_is_read_only_by_default(any_schema: tuple[Database, str]) -> None:
+    database, script = any_schema
+    database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    assert run_tests(database, script) == []
+
+
+def test_written_tests_cover_owners(any_schema: tuple[Database, str]) -> None:
+    database, script = any_schema
+    database.execute("ALTER TABLE b OWNER TO pg_monitor; ALTER FUNCTION twice(int) OWNER TO pg_monitor")
+    assert run_tests(database, script) == ["owner of table b", "owner of function twice(integer)"]
+
+
+def test_missing_table_hides_no_later_test(any_schema: tuple[Database, str]) -> None:
+    database, script = any_schema
+    database.execute("DROP TABLE a CASCADE; DROP TYPE hollow")
+    named = run_tests(database, script.replace("{spec}", "x"))
+    assert "table a" in named
+    assert "type hollow" in named
+    assert [name for name in named if "table b" in name] == ["constraints of table b"]
+
+
+def test_test_that_ends_in_an_error_is_one_failure(any_schema: tuple[Database, str]) -> None:
+    database, script = any_schema
+    broken = script.replace(
+        "SELECT pg_temp.alone($test$has_table('public', 'a'", "SELECT pg_temp.alone($test$1 / 0, ('public', 'a'", 1
+    )
+    assert broken != script
+    assert run_tests(database, broken) == ["a: a test failed with an error"]
+
+
+# --- diagrams --------------------------------------------------------------------------------------------------------
+
+
+def diagrams(declared: Any) -> list[str]:
+    return re.findall(r"```mermaid\n(.*?)```", markdown.page(declared, {}), re.DOTALL)
+
+
+def drawn(diagram: str) -> set[str]:
+    return set(re.findall(r'^    "([^"]+)" \{', diagram, re.MULTILINE)) | set(
+        re.findall(r'^    "([^"]+)" [|}o]', diagram, re.MULTILINE)
+    )
+
+
+def many(folder: Path, tables: dict[str, list[str]]) -> Any:
+    """A spec of tables, each with the tables that it references."""
+    written = {
+        name: {
+            "columns": {"id": {"type": "integer"}} | {f"r{at}": {"type": "integer"} for at in range(len(targets))},
+            "constraints": {"pk": {"definition": "PRIMARY KEY (id)"}}
+            | {
+                f"fk{at}": {"definition": f"FOREIGN KEY (r{at}) REFERENCES {target}(id)"}
+                for at, target in enumerate(targets)
+            },
+        }
+        for name, targets in tables.items()
+    }
+    text = json.dumps({"spec": "1", "complete": True, "schemas": ["{schema}", "other"], "tables": written})
+    return load_declaration(example(folder, text))
+
+
+def test_many_tables_are_drawn_in_diagrams_that_mermaid_takes(tmp_path: Path) -> None:
+    tables = {f"t{n}": [f"t{n // 3}"] if n else [] for n in range(130)} | {f"other.x{n}": ["t5"] for n in range(70)}
+    made = diagrams(many(tmp_path, tables))
+    assert all(len(drawn(diagram)) <= 40 and len(diagram) < 50_000 for diagram in made)
+    assert set().union(*map(drawn, made)) == set(tables)
+    lines = [line for diagram in made for line in diagram.splitlines() if "--" in line]
+    assert len(lines) == sum(map(len, tables.values()))
+
+
+def test_long_names_do_not_make_a_diagram_too_long(tmp_path: Path) -> None:
+    names = [f"{'n' * 55}{n:03}" for n in range(40)]
+    tables = dict.fromkeys(names, names[:20])
+    assert all(len(diagram) < 50_000 for diagram in diagrams(many(tmp_path, tables)))
+
+
+def test_partitions_are_not_drawn_as_tables(tmp_path: Path) -> None:
+    text = """
+spec: 1
+schemas: ["{schema}"]
+complete: true
+tables:
+  whole: {columns: {a: {type: integer}}, partition_by: LIST (a)}
+  part: {columns: {a: {type: integer, inherited: true}}, partition_of: whole, bound: DEFAULT}
+"""
+    declared = load_declaration(example(tmp_path, text))
+    assert [drawn(diagram) for diagram in diagrams(declared)] == [{"whole"}]
+    assert "### `part`" in markdown.page(declared, {})
+
+
+def test_diagram_takes_any_name(tmp_path: Path) -> None:
+    names = ['"a\\b"', '"a""b"', '"a\'b"', '"100%"', '"a\nb"', '"pk"', '"FK-x"', '"µ"', '"x y"', '"back\\|bar"']
+    columns = {name: {"type": "integer"} for name in names}
+    tables = {
+        name: {
+            "columns": columns,
+            "constraints": {
+                "k": {"definition": f"PRIMARY KEY ({', '.join(names)})"},
+                "f": {"definition": f"FOREIGN KEY ({name}) REFERENCES {name}({name})"},
+            },
+        }
+        for name in names
+    }
+    spec = json.dumps({"spec": "1", "complete": True, "schemas": ["{schema}"], "tables": tables})
+    declared = load_declaration(example(tmp_path, spec))
+    (diagram,) = diagrams(declared)
+    # As Mermaid's lexer has them: a name in quotes, and the words of a column.
+    entity = r'"[^"%\r\n\v\b\\]+"'
+    word = r"[*A-Za-z_\u00C0-\uFFFF][A-Za-z0-9\-_\[\]()\u00C0-\uFFFF*]*"
+    for line in diagram.splitlines()[1:]:
+        assert re.fullmatch(
+            rf'    (?:{entity} \{{|\}}|{entity} [|o]{{2}}--o[|{{] {entity} : "[^"]*")|        {word} {word} (?:PK|FK|UK)(?:, (?:PK|FK|UK))*',
+            line,
+        ), line
+        assert not re.match(r"        \S+ (?:pk|fk|uk)\b", line, re.IGNORECASE)
+    assert len(set(re.findall(rf"    ({entity}) \{{", diagram))) == len(names)
+    rows = [line for line in markdown.page(declared, {}).splitlines() if line.startswith("| ") and "integer" in line]
+    assert {len(re.findall(r"(?<!\\)\|", re.sub(r"\\\\", "", row))) for row in rows} == {3}

@@ -264,8 +264,8 @@ def test_expression_in_another_spelling_is_settled_by_the_server(fresh: Any, tmp
 
 def test_expression_that_could_not_be_settled_is_not_taken_for_a_pass(fresh: Any, tmp_path: Path) -> None:
     spec = _spec(tmp_path, RESPELT[0])
-    with fresh.connect() as conn:
-        conn.execute("SET default_transaction_read_only = on")
+    with fresh.connect() as conn, conn.transaction():
+        conn.execute("SET TRANSACTION READ ONLY")
         report = validate(conn, spec, "public")
     (unchecked,) = report.unchecked
     assert unchecked.objects.startswith("constraint performance_logs.performance_logs_duration_ms_check: ")
@@ -506,3 +506,12 @@ def test_verdict_imports_little() -> None:
         env={"PYTHONPATH": str(project.ROOT / "src")},
     )
     assert not {"alembic", "sqlalchemy", "dotenv", "mako", "pydantic", "click", "rich"} & set(python.stdout.split())
+
+
+def test_renamed_column_of_a_partitioned_table_is_one_finding_without_a_reference_too(fresh: Any) -> None:
+    with fresh.connect() as conn:
+        conn.execute("ALTER TABLE system_metrics RENAME metric_value TO value")
+        (finding,) = validate(conn, load_spec(project.SPEC), "public").findings
+    assert finding.object == "column system_metrics.metric_value"
+    assert finding.found == "renamed? column system_metrics.value has the same definition"
+    assert finding.fix == "ALTER TABLE system_metrics RENAME COLUMN value TO metric_value;"

@@ -35,7 +35,6 @@ ALTER TABLE analytics_aggregations SET SCHEMA elsewhere;
 
 --- table of ours moved into our schema
 ---   missing table analytics_aggregations
----   unexpected table pgvigil.analytics_aggregations
 ALTER TABLE analytics_aggregations SET SCHEMA pgvigil;
 
 --- table unlogged
@@ -215,16 +214,11 @@ ALTER TABLE sessions DROP COLUMN is_dormant CASCADE;
 ALTER TABLE handoff_requests DROP COLUMN target_agent;
 
 --- column renamed
----   by hand
 ---   missing column system_metrics.metric_value
----   unexpected column system_metrics.value
----   perhaps different constraint system_metrics.system_metrics_metric_value_check
 ALTER TABLE system_metrics RENAME metric_value TO value;
 
 --- column of bookkeeping renamed
----   by hand
 ---   missing column pgvigil.migrations.tool_version
----   unexpected column pgvigil.migrations.version
 ALTER TABLE pgvigil.migrations RENAME tool_version TO version;
 
 --- two columns swapped names
@@ -498,7 +492,6 @@ ALTER TABLE system_metrics DROP CONSTRAINT system_metrics_labels_check,
 
 --- CHECK renamed
 ---   missing constraint performance_logs.performance_logs_duration_ms_check
----   unexpected constraint performance_logs.positive
 ALTER TABLE performance_logs RENAME CONSTRAINT performance_logs_duration_ms_check TO positive;
 
 --- unique key dropped
@@ -680,7 +673,6 @@ ALTER INDEX idx_context_history_content_size RENAME TO content_size;
 
 --- index of a table of ours renamed
 ---   missing index system_metrics.idx_system_metrics_labels
----   unexpected index system_metrics.by_label
 ALTER INDEX idx_system_metrics_labels RENAME TO by_label;
 
 --- index invalid
@@ -846,7 +838,6 @@ DROP TRIGGER log_session_lifecycle ON sessions;
 
 --- trigger renamed
 ---   missing trigger sessions."Keep_deleted_session"
----   unexpected trigger sessions.zz_keep_deleted_session
 ALTER TRIGGER "Keep_deleted_session" ON sessions RENAME TO zz_keep_deleted_session;
 
 --- trigger disabled
@@ -995,7 +986,6 @@ DROP PROCEDURE pgvigil.tighten_value_checks();
 
 --- function renamed
 ---   missing function pgvigil.put_back(text)
----   unexpected function pgvigil.put_it_back(text)
 ALTER FUNCTION pgvigil.put_back(text) RENAME TO put_it_back;
 
 --- function moved
@@ -1211,8 +1201,6 @@ SELECT mutate.view('session_monitoring_view', 'FROM handoff_requests', 'FROM els
 
 --- column of a view renamed
 ---   missing column session_monitoring_view.hours_since_activity
----   unexpected column session_monitoring_view.hours_idle
----   perhaps different view session_monitoring_view
 ALTER VIEW session_monitoring_view RENAME COLUMN hours_since_activity TO hours_idle;
 
 --- column of a view added
@@ -1740,3 +1728,493 @@ GRANT SELECT ON system_metrics TO a_stranger WITH GRANT OPTION;
 ---   different partition performance_logs_p203101
 CREATE TABLE performance_logs_p203101 (LIKE performance_logs);
 ALTER TABLE performance_logs_p203101 OWNER TO a_stranger;
+
+-- ── Any schema ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+-- "---   on any schema": applied to tests/data/any_schema.sql, against a spec dumped from that.
+
+--- schema nobody declared
+---   on any schema
+---   unexpected schema fresh
+CREATE SCHEMA fresh;
+CREATE TABLE fresh.made (a integer);
+
+--- default privileges without a schema
+---   on any schema
+---   unexpected default grant on tables of postgres to PUBLIC
+ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC;
+
+--- default privileges without a schema given back
+---   on any schema
+---   missing default revocation on functions of postgres from PUBLIC
+ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC;
+
+--- option of a foreign data wrapper
+---   on any schema
+---   different other foreign_data_wrapper wrapped
+ALTER FOREIGN DATA WRAPPER wrapped OPTIONS (SET level '2', ADD more 'x');
+
+--- owner of a foreign data wrapper
+---   on any schema
+---   different other foreign_data_wrapper wrapped
+ALTER ROLE a_stranger SUPERUSER;
+ALTER FOREIGN DATA WRAPPER wrapped OWNER TO a_stranger;
+
+--- validator of a foreign data wrapper
+---   on any schema
+---   different other foreign_data_wrapper wrapped
+ALTER FOREIGN DATA WRAPPER wrapped VALIDATOR postgresql_fdw_validator OPTIONS (DROP level);
+
+--- foreign data wrapper nobody declared
+---   on any schema
+---   unexpected other foreign_data_wrapper another
+CREATE FOREIGN DATA WRAPPER another;
+
+--- option of a server
+---   on any schema
+---   different other server away
+ALTER SERVER away OPTIONS (SET host 'elsewhere', DROP port);
+
+--- version of a server
+---   on any schema
+---   different other server away
+ALTER SERVER away VERSION '2';
+
+--- owner of a server
+---   on any schema
+---   different other server away
+GRANT USAGE ON FOREIGN DATA WRAPPER wrapped TO a_stranger;
+REVOKE USAGE ON FOREIGN DATA WRAPPER wrapped FROM a_stranger;
+ALTER SERVER away OWNER TO a_stranger;
+
+--- server, and what stands on it, dropped
+---   on any schema
+---   by hand
+---   missing other server away
+DROP SERVER away CASCADE;
+
+--- right on a server
+---   on any schema
+---   unexpected grant on other server away to PUBLIC
+GRANT USAGE ON FOREIGN SERVER away TO PUBLIC;
+
+--- right on a server taken away
+---   on any schema
+---   missing grant on other server away to pg_monitor
+REVOKE USAGE ON FOREIGN SERVER away FROM pg_monitor;
+
+--- right on a foreign data wrapper
+---   on any schema
+---   unexpected grant on other foreign_data_wrapper wrapped to PUBLIC
+GRANT USAGE ON FOREIGN DATA WRAPPER wrapped TO PUBLIC;
+
+--- option of a user mapping
+---   on any schema
+---   different other user_mapping FOR PUBLIC SERVER away
+ALTER USER MAPPING FOR PUBLIC SERVER away OPTIONS (SET user_name 'host');
+
+--- user mapping nobody declared
+---   on any schema
+---   unexpected other user_mapping FOR a_stranger SERVER away
+CREATE USER MAPPING FOR a_stranger SERVER away;
+
+--- secret of a user mapping dropped
+---   on any schema
+---   by hand
+---   different other user_mapping FOR PUBLIC SERVER away
+ALTER USER MAPPING FOR PUBLIC SERVER away OPTIONS (DROP password);
+
+--- option of a foreign table
+---   on any schema
+---   different table remote
+ALTER FOREIGN TABLE remote OPTIONS (SET table_name 'y');
+
+--- storage parameter of a partition's index
+---   on any schema
+---   different index events_2020.events_2020_kind_idx
+ALTER INDEX events_2020_kind_idx SET (fillfactor = 60);
+
+--- partition's index renamed
+---   on any schema
+---   missing index events_2020.events_2020_kind_idx
+ALTER INDEX events_2020_kind_idx RENAME TO by_kind;
+
+--- comment on a partition's index
+---   on any schema
+---   unexpected comment on index events_2020.events_2020_kind_idx
+COMMENT ON INDEX events_2020_kind_idx IS 'x';
+
+--- index of a partitioned table dropped, of any schema
+---   on any schema
+---   missing index events.events_kind
+DROP INDEX events_kind;
+
+--- index of a partitioned table nobody declared
+---   on any schema
+---   unexpected index events.unlooked_for
+CREATE INDEX unlooked_for ON events (kind, day);
+
+--- storage parameter of a partition's key
+---   on any schema
+---   different constraint events_2020.events_2020_pkey
+ALTER INDEX events_2020_pkey SET (fillfactor = 60);
+
+--- partition's key renamed
+---   on any schema
+---   missing constraint events_2020.events_2020_pkey
+ALTER TABLE events_2020 RENAME CONSTRAINT events_2020_pkey TO key_2020;
+
+--- comment on a partition's key
+---   on any schema
+---   unexpected comment on constraint events_2020.events_2020_pkey
+COMMENT ON CONSTRAINT events_2020_pkey ON events_2020 IS 'x';
+
+--- key of a partitioned table dropped
+---   on any schema
+---   missing constraint events.events_pkey
+ALTER TABLE events DROP CONSTRAINT events_pkey;
+
+--- partition detached, of any schema
+---   on any schema
+---   different table events_2020
+ALTER TABLE events DETACH PARTITION events_2020;
+
+--- comment on the index of a key
+---   on any schema
+---   different constraint people.people_pkey
+COMMENT ON INDEX people_pkey IS 'x';
+
+--- collation with another lc_ctype
+---   on any schema
+---   different collation plain
+DROP COLLATION plain;
+CREATE COLLATION plain (PROVIDER = libc, LC_COLLATE = 'C', LC_CTYPE = 'POSIX');
+
+--- send function of a base type
+---   on any schema
+---   different type bulk
+ALTER TYPE bulk SET (SEND = NONE);
+
+--- receive function of a base type
+---   on any schema
+---   different type bulk
+ALTER TYPE bulk SET (RECEIVE = NONE);
+
+--- storage of a base type
+---   on any schema
+---   different type bulk
+ALTER TYPE bulk SET (STORAGE = extended);
+
+--- owner of an event trigger
+---   on any schema
+---   different event trigger watched
+ALTER ROLE a_stranger SUPERUSER;
+ALTER EVENT TRIGGER watched OWNER TO a_stranger;
+
+--- name of a NOT NULL constraint
+---   from 18
+---   on any schema
+---   different column people.name
+ALTER TABLE people RENAME CONSTRAINT people_name_not_null TO must_have_a_name;
+
+--- comment on a NOT NULL constraint
+---   from 18
+---   on any schema
+---   different column people.name
+COMMENT ON CONSTRAINT people_name_not_null ON people IS 'x';
+
+--- old sequence of a column beside its identity
+---   on any schema
+---   different column people.id
+---   perhaps different sequence *
+---   perhaps missing sequence *
+---   perhaps unexpected sequence *
+---   by hand
+ALTER TABLE people ALTER id DROP DEFAULT, ALTER id ADD GENERATED BY DEFAULT AS IDENTITY;
+
+--- cast between types of the system
+---   on any schema
+---   unexpected other cast (integer AS inet)
+CREATE CAST (integer AS inet) WITH INOUT;
+
+--- cast between types of the system dropped
+---   on any schema
+---   missing other cast (bigint AS inet)
+DROP CAST (bigint AS inet);
+
+--- USAGE on a language taken away
+---   on any schema
+---   unexpected revocation on other language plpgsql from PUBLIC
+REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC;
+
+--- language dropped, and a transform with it
+---   on any schema
+---   missing other language talk
+DROP LANGUAGE talk CASCADE;
+
+--- comment on a language
+---   on any schema
+---   unexpected comment on other language talk
+COMMENT ON LANGUAGE talk IS 'x';
+
+--- transform dropped
+---   on any schema
+---   missing other transform FOR integer LANGUAGE talk
+DROP TRANSFORM FOR integer LANGUAGE talk;
+
+--- access method dropped
+---   on any schema
+---   missing other access_method heaped
+DROP ACCESS METHOD heaped;
+
+--- setting of the database
+---   on any schema
+---   different setting work_mem
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = ''9MB''', current_database()); END $$;
+
+--- setting of the database nobody declared
+---   on any schema
+---   unexpected setting search_path
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_temp', current_database()); END $$;
+
+--- setting of a role in the database
+---   on any schema
+---   unexpected setting work_mem of role a_stranger
+DO $$ BEGIN EXECUTE format('ALTER ROLE a_stranger IN DATABASE %I SET work_mem = ''9MB''', current_database()); END $$;
+
+--- setting of the database taken back
+---   on any schema
+---   missing setting work_mem
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET ALL', current_database()); END $$;
+
+--- right to make schemas in the database
+---   on any schema
+---   unexpected grant on database {database} to a_stranger
+DO $$ BEGIN EXECUTE format('GRANT CREATE, CONNECT ON DATABASE %I TO a_stranger', current_database()); END $$;
+
+--- enum label renamed
+---   on any schema
+---   different type mood
+ALTER TYPE mood RENAME VALUE 'ok' TO 'fine';
+
+--- all enum labels renamed
+---   on any schema
+---   different type mood
+ALTER TYPE mood RENAME VALUE 'sad' TO 'Sad';
+ALTER TYPE mood RENAME VALUE 'ok' TO 'OK';
+ALTER TYPE mood RENAME VALUE 'happy' TO 'it''s';
+
+--- sequence of a column that nothing owns
+---   on any schema
+---   different sequence of people.id
+ALTER SEQUENCE people_id_seq OWNED BY NONE;
+
+--- sequence that a column owns
+---   on any schema
+---   different sequence spare
+ALTER SEQUENCE spare OWNED BY visits.person;
+
+--- second sequence that a column owns
+---   on any schema
+---   different sequence spare
+ALTER SEQUENCE spare OWNED BY people.id;
+
+--- sequence of a column that another owns
+---   on any schema
+---   different sequence of people.id
+ALTER SEQUENCE people_id_seq OWNED BY people.name;
+
+--- column renamed, of any schema
+---   on any schema
+---   missing column people.name
+ALTER TABLE people RENAME name TO called;
+
+--- column of a foreign key renamed
+---   on any schema
+---   missing column visits.person
+ALTER TABLE visits RENAME person TO who;
+
+--- column of a partitioned table renamed
+---   on any schema
+---   missing column events.kind
+ALTER TABLE events RENAME kind TO sort;
+
+--- column of a table that others inherit from renamed
+---   on any schema
+---   missing column base.x
+ALTER TABLE base RENAME x TO y;
+
+--- table that others inherit from renamed
+---   on any schema
+---   missing table base
+ALTER TABLE base RENAME TO bottom;
+
+--- schema renamed, of any schema
+---   on any schema
+---   missing schema "Side"
+ALTER SCHEMA "Side" RENAME TO aside;
+
+--- table renamed, of any schema
+---   on any schema
+---   missing table people
+ALTER TABLE people RENAME TO persons;
+
+--- table moved, of any schema
+---   on any schema
+---   missing table visits
+---   unexpected schema attic
+CREATE SCHEMA attic;
+ALTER TABLE visits SET SCHEMA attic;
+
+--- partition renamed, of any schema
+---   on any schema
+---   missing table events_2021
+ALTER TABLE events_2021 RENAME TO events_next;
+
+--- partitioned table renamed
+---   on any schema
+---   missing table events
+ALTER TABLE events RENAME TO happenings;
+
+--- foreign table renamed
+---   on any schema
+---   missing table remote
+ALTER FOREIGN TABLE remote RENAME TO "far";
+
+--- index renamed, of any schema
+---   on any schema
+---   missing index people.people_born
+ALTER INDEX people_born RENAME TO by_birth;
+
+--- constraint renamed
+---   on any schema
+---   missing constraint people.named
+ALTER TABLE people RENAME CONSTRAINT named TO "has a name";
+
+--- key renamed
+---   on any schema
+---   missing constraint people.people_pkey
+ALTER TABLE people RENAME CONSTRAINT people_pkey TO persons_pkey;
+
+--- trigger renamed, of any schema
+---   on any schema
+---   missing trigger people.touched
+ALTER TRIGGER touched ON people RENAME TO touches;
+
+--- policy renamed
+---   on any schema
+---   missing policy visits.own
+ALTER POLICY own ON visits RENAME TO theirs;
+
+--- enum renamed
+---   on any schema
+---   missing type mood
+ALTER TYPE mood RENAME TO temper;
+
+--- range renamed
+---   on any schema
+---   missing type span
+ALTER TYPE span RENAME TO stretch;
+
+--- multirange renamed
+---   on any schema
+---   different type span
+ALTER TYPE spans RENAME TO many_spans;
+
+--- domain renamed
+---   on any schema
+---   missing type percent
+ALTER DOMAIN percent RENAME TO per_cent;
+
+--- view renamed, of any schema
+---   on any schema
+---   missing view guests
+ALTER VIEW guests RENAME TO visitors;
+
+--- materialized view renamed
+---   on any schema
+---   missing view counted
+ALTER MATERIALIZED VIEW counted RENAME TO counts;
+
+--- column of a view renamed, of any schema
+---   on any schema
+---   missing column latest.born
+ALTER VIEW latest RENAME born TO birthday;
+
+--- sequence renamed
+---   on any schema
+---   missing sequence spare
+ALTER SEQUENCE spare RENAME TO "s p";
+
+--- function renamed, of any schema
+---   on any schema
+---   missing function twice(integer)
+ALTER FUNCTION twice(integer) RENAME TO doubled;
+
+--- function of a trigger renamed
+---   on any schema
+---   missing function touch()
+---   perhaps different trigger people.touched
+ALTER FUNCTION touch() RENAME TO touching;
+
+--- table and one of its columns renamed
+---   on any schema
+---   missing table visits
+---   missing column visits.place
+ALTER TABLE visits RENAME place TO location;
+ALTER TABLE visits RENAME TO calls;
+
+--- function of an aggregate overloaded
+---   on any schema
+---   unexpected function larger(text, text)
+CREATE FUNCTION larger(text, text) RETURNS text LANGUAGE sql AS 'SELECT greatest($1, $2)';
+
+--- view with one more column
+---   on any schema
+---   different view latest
+---   perhaps unexpected column latest.note
+CREATE OR REPLACE VIEW latest AS SELECT name, born, note FROM people;
+
+--- body where there was none
+---   on any schema
+---   different function nothing()
+CREATE OR REPLACE FUNCTION nothing() RETURNS void LANGUAGE sql AS 'SELECT';
+
+--- storage of a materialized view's column
+---   on any schema
+---   different column counted.label
+ALTER MATERIALIZED VIEW counted ALTER label SET STORAGE external;
+
+--- compression of a materialized view's column
+---   on any schema
+---   different column counted.label
+ALTER MATERIALIZED VIEW counted ALTER label SET COMPRESSION pglz;
+
+--- option of a dictionary
+---   on any schema
+---   different other ts_dict words
+ALTER TEXT SEARCH DICTIONARY words (ACCEPT = true);
+
+--- mapping of a text search configuration
+---   on any schema
+---   different other ts_config words
+ALTER TEXT SEARCH CONFIGURATION words ALTER MAPPING FOR email WITH simple;
+
+--- text search configuration dropped
+---   on any schema
+---   missing other ts_config words
+DROP TEXT SEARCH CONFIGURATION words;
+
+--- conversion dropped
+---   on any schema
+---   missing other conversion converted
+DROP CONVERSION converted;
+
+--- operator dropped
+---   on any schema
+---   missing operator ===(integer, integer)
+DROP OPERATOR === (integer, integer);
+
+--- function of any schema dropped, where default privileges take EXECUTE away
+---   on any schema
+---   missing function nothing()
+DROP FUNCTION nothing();

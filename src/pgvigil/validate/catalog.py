@@ -44,6 +44,11 @@ _ASIDE = ("indexes", "constraints", "triggers", "functions", "others")
 # What an object dropped between the snapshot and its printing looks like: the server prints from a newer catalog.
 _CHANGED = (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable, errors.UndefinedFunction)
 
+_SCHEMAS = """
+SELECT nspname FROM pg_namespace n WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')
+ORDER BY nspname <> 'public', nspname"""
+
 _PINNED = {
     "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
@@ -68,6 +73,7 @@ class Scope:
     cut: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
+    everywhere: bool = False  # other schemas too, and what belongs to none
     declared: frozenset[str] = frozenset()  # paths whose owner is the usual one, whoever owns the rest
 
 
@@ -146,6 +152,8 @@ def pinned(
     try:
         with conn.transaction(force_rollback=True), conn.pipeline() as pipeline:
             try:
+                if idle and not read_only and _is_read_only_by_default(conn):
+                    conn.execute("SET TRANSACTION READ WRITE")
                 if idle and read_only:
                     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 if snapshot:
@@ -175,6 +183,12 @@ def pinned(
         ) from error
 
 
+def _is_read_only_by_default(conn: Connection) -> bool:
+    """As the database or the role may be set; a replica cannot write whatever is said."""
+    status = conn.info.parameter_status
+    return status("default_transaction_read_only") == "on" and status("in_hot_standby") != "on"
+
+
 def _print_for(conn: Connection, schema: str) -> None:
     conn.execute(
         "SELECT pg_catalog.set_config('search_path', pg_catalog.quote_ident(%s) || ', pg_temp', true)", (schema,)
@@ -195,10 +209,20 @@ def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:
     raise AssertionError
 
 
+def all_schemas(conn: Connection) -> list[str]:
+    """Those of the database itself: not of the system, of sessions, of extensions."""
+
+    def read() -> list[str]:
+        with pinned(conn, "pg_catalog", read_only=True):
+            return [row[0] for row in conn.execute(_SCHEMAS).fetchall()]
+
+    return again_if_changed(conn, read)
+
+
 def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
     """What is there, read over two connections at once where the server has another one to give."""
     parameters = {
-        "own": list(scope.own),
+        "own": list(dict.fromkeys([*scope.own, *(all_schemas(conn) if scope.everywhere else ())])),
         "schema": schema,
         "names": list(scope.names),
         "slices": list(scope.slices),
@@ -206,6 +230,7 @@ def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
         "extensions": list(scope.extensions),
         "roles": list(scope.roles),
         "reserved": list(RESERVED),
+        "everywhere": scope.everywhere,
     }
 
     def alone() -> Answers:
@@ -286,8 +311,11 @@ def read_rows(conn: Connection, tables: dict[str, list[str]], schema: str) -> di
 def _understood(answers: Answers, schema: str, declared: frozenset[str]) -> Snapshot:
     found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
     orders: dict[str, list[str]] = {}
+    feeding = _feeding(answers["relations"])
     for label, path, attributes, details in answers["relations"]:
-        if column := details.get("of_column"):
+        if (column := details.get("of_column")) and feeding[column] != label:
+            attributes["of"] = column
+        elif column:
             path = f"sequence of {column}"
             details["name"] = label
             if (name := _last(label)) != quoted(usual_sequence(column)):
@@ -344,6 +372,16 @@ def _spell(found: Snapshot, declared: frozenset[str]) -> None:
         if path := (attributes.get("set") or {}).get("search_path"):
             parts = re.findall(r'"(?:[^"]|"")*"|[^,\s]+', path)
             attributes["set"]["search_path"] = ", ".join("{schema}" if part in spellings else part for part in parts)
+
+
+def _feeding(relations: list[Any]) -> dict[str, str]:
+    """Column → the one of its sequences that goes by the column's name: that of its identity or default."""
+    owned: dict[str, list[tuple[bool, bool, str]]] = {}
+    for label, _, _, details in relations:
+        if column := details.get("of_column"):
+            usual = _last(label) == quoted(usual_sequence(column))
+            owned.setdefault(column, []).append((not details.get("fills"), not usual, label))
+    return {column: min(sequences)[2] for column, sequences in owned.items()}
 
 
 def usual_sequence(column: str) -> str:

@@ -185,6 +185,8 @@ class Collector:
 
     def _follows(self, path: str, text: str, root: str, cause: str, name: re.Pattern[str], of: str) -> bool:
         kind, by = kind_of(path), kind_of(cause)
+        if by == "other":
+            return _stands_on_rare(path, self._missing[path][0], cause)
         if by in ("table", "view") and cause.partition(" ")[2] == root and path != cause:
             return True
         if by == "schema":
@@ -213,6 +215,26 @@ class Collector:
             and bool(name.search(text))
             and kind not in ("column",)
         ) or (by == "type" and kind == "column" and bool(name.search(text)))
+
+
+def _stands_on_rare(path: str, attributes: Attributes, cause: str) -> bool:
+    """A table needs its server, a server its wrapper, a transform or a function its language."""
+    _, kind, name = cause.split(" ", 2)
+    needs = {
+        "server": (
+            attributes.get("server") == name,
+            path.startswith("other user_mapping ") and path.endswith(f" SERVER {name}"),
+        ),
+        "foreign_data_wrapper": (
+            path.startswith("other server ") and attributes.get("definition", "").endswith(f" WRAPPER {name}"),
+        ),
+        "language": (
+            attributes.get("language") == name,
+            path.startswith("other transform ") and path.endswith(f" LANGUAGE {name}"),
+        ),
+        "access_method": (attributes.get("access_method") == name,),
+    }
+    return any(needs.get(kind, ()))
 
 
 def _top(path: str, cause_of: dict[str, str]) -> str:

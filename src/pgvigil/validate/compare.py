@@ -7,18 +7,21 @@ way, the server is asked to read both.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
-from pgvigil.validate import ddl, partitions, printing, probe
+from pgvigil.validate import ddl, dumped, partitions, printing, probe, renames
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.defaults import explained, object_of, owner_of
-from pgvigil.validate.expected import GRANT, Mark, canonical, kind_of, table_storage, without_upkeep
+from pgvigil.validate.expected import GRANT, Mark, canonical, kind_of, of_grant, table_storage, without_upkeep
 from pgvigil.validate.names import quoted, unquoted
 from pgvigil.validate.probe import Probe
 from pgvigil.validate.repair import Repairs
-from pgvigil.validate.report import Kind
+from pgvigil.validate.report import Kind, Unchecked
 from pgvigil.validate.strangers import Strangers
 from pgvigil.validate.wanted import Rows, join
 
@@ -39,6 +42,8 @@ _STATES: dict[tuple[str, str], Kind] = {
     ("rule", "enabled"): "disabled",
     ("event trigger", "enabled"): "disabled",
 }
+_OF_SERVERS = re.compile("(^|grant on |revocation on )other (foreign_data_wrapper|server|user_mapping) ")
+_INVALID = "INVALID, and declared so: the server does not use it"
 _CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
 _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
 
@@ -51,6 +56,10 @@ class Comparison:
         self.reference = reference
         self.rows = rows
         self.wanted, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
+        if self.found.server and self.found.schema == "public":
+            self.wanted = dumped.carried(self.wanted, self.declaration.major, self.found.server.major)
+        self.renames = renames.follow(self.wanted, self.roots, self.marks, self.found)
+        self.found = collector.found = self.renames.found
         self.repairs = Repairs(self.wanted, self.roots, self.found, self.declaration.patterns)
 
     def _leave_open(self, path: str, wanted: Attributes, there: Attributes | None) -> bool:
@@ -73,11 +82,25 @@ class Comparison:
         objects, compared = self.found.objects, self.collector.compared
         taken: set[str] = set()
         self._schema_and_roles()
-        hidden = self._members()
+        taken |= self._left_out_of_dumps()
+        taken |= self._noted_with_another(taken)
+        for rename in self.renames.list:
+            expected = rename.expected or printing.whole(rename.path, self.wanted[rename.path])
+            kind: Kind = "different" if rename.different else "missing"
+            self.collector.add(kind, rename.path, expected, rename.found, fix=rename.fix)
+        members = self._members()
         for path, wanted in self.wanted.items():
             there = objects.get(path)
             compared[kind_of(path)] += 1
-            if there == wanted and path not in self.marks:
+            if there is not None and (hidden := [one for one in (wanted, there) if "hidden" in one]):
+                who = "this role" if there in hidden else "the role that dumped the spec"
+                self.collector.unchecked.append(Unchecked(f"options of {path}", f"{who} may not read them"))
+                continue
+            if wanted.get("valid") is False and (there is None or "valid" in there):  # pg_dump leaves it out
+                there = there and {**there, "valid": False}
+                if there:
+                    self.collector.add("invalid", path, _INVALID, _INVALID, "note", fix=self.repairs.rebuilt(path))
+            if (there == wanted and path not in self.marks) or path in taken or (there is None and "valid" in wanted):
                 continue
             mark = self.marks.get(path)
             if mark and mark.unless_baselined and self._leave_open(path, wanted, there):
@@ -87,7 +110,7 @@ class Comparison:
                     taken.add(other)
                     self._compare(path, wanted, objects[other], mark)
             elif there is None:
-                if extension := hidden.pop(path, ""):
+                if extension := members.pop(path, ""):
                     self._member(path, extension, "different")
                 elif not self._part_of_missing(path):
                     self._missing(path, wanted, mark)
@@ -104,7 +127,7 @@ class Comparison:
             if objects.get(f"table {name}", {}).get("kind") == "partitioned table":
                 cared_for |= partitions.compare(self.collector, name, pattern, self._owner(f"table {name}"))
         self._rows()
-        for path, extension in hidden.items():
+        for path, extension in members.items():
             self._member(path, extension, "unexpected")
         Strangers(self.collector, self.wanted, self.repairs, of_reference=self.reference is not None).tell(
             taken, cared_for
@@ -192,6 +215,8 @@ class Comparison:
         if root and path not in relations and not relations & self.found.objects.keys():
             return True
         kind = kind_of(path)
+        if (attached := self.wanted[path].get("attached")) and (parent := self._parent(path)) in self.wanted:
+            return parent not in self.found.objects and bool(attached)
         if path.startswith("sequence of "):  # of an identity that is not there either
             column = path.replace("sequence of ", "column ", 1)
             return "identity" in self.wanted.get(column, {}) and "identity" not in self.found.objects.get(column, {})
@@ -199,6 +224,51 @@ class Comparison:
         if kind == "grant" and (there := self.found.objects.get(of)):
             return path == f"grant on {of} to {quoted(there.get('owned_by', ''))}"  # whoever owns it has every right
         return kind in ("grant", "revocation") and of in self.wanted and of not in self.found.objects
+
+    def _parent(self, path: str) -> str:
+        """The index or key of the partitioned table that the one of a partition is part of."""
+        of = self.wanted.get(f"table {self.roots[path]}", {}).get("partition_of")
+        return f"{kind_of(path)} {of}.{self.wanted[path]['attached']}"
+
+    def _left_out_of_dumps(self) -> set[str]:
+        """Note what pg_dump does not carry, and return the paths."""
+        noted: set[str] = set()
+        objects = self.found.objects
+        server = self.found.server
+        copy = bool(server and self.declaration.database and server.database != self.declaration.database)
+        if not copy and not any("constructor" in of for side in (self.wanted, objects) for of in side.values()):
+            return noted
+        for path in [*self.wanted, *(path for path in objects if path not in self.wanted)]:
+            reason = dumped.left_out(path, self.wanted, objects, copy=copy)
+            wanted, there = self.wanted.get(path), objects.get(path)
+            of = of_grant(path) or path
+            if (
+                not reason
+                or wanted == there
+                or (kind_of(of) == "function" and not (of in objects and of in self.wanted))
+            ):
+                continue
+            noted.add(path)
+            kind: Kind = "missing" if there is None else "unexpected" if wanted is None else "different"
+            expected = printing.whole(path, wanted) if wanted else ABSENT
+            found = printing.whole(path, there) if there else ABSENT
+            self.collector.add(kind, path, f"{expected} ({reason})", found, "note")
+        return noted
+
+    def _noted_with_another(self, taken: set[str]) -> set[str]:
+        """Return what is in an undeclared schema, and the parts that partitions have of an undeclared index."""
+        objects, roots = self.found.objects, self.found.roots
+        undeclared = [path for path in objects if path not in self.wanted and path not in taken]
+        names = [path.partition(" ")[2] for path in undeclared if path.startswith("schema ")]
+        inside = re.compile(f" ({'|'.join(map(re.escape, names))})[. ]") if names else None
+        noted = {path for path in undeclared if inside and (inside.search(path) or inside.search(f" {roots[path]}."))}
+        if not self.declaration.complete:  # it says nothing of servers
+            noted |= {path for path in undeclared if _OF_SERVERS.search(path)}
+        for path in undeclared:
+            if attached := objects[path].get("attached"):
+                of = objects.get(f"table {roots[path]}", {}).get("partition_of")
+                noted |= {path} if f"{kind_of(path)} {of}.{attached}" in undeclared else set()
+        return noted
 
     def _missing(self, path: str, wanted: Attributes, mark: Mark | None) -> None:
         if mark and mark.optional:
@@ -267,6 +337,8 @@ class Comparison:
             plain, tuned = [], plain
         if path == "schema {schema}" and self.collector.another_major:
             plain, tuned = [], [*tuned, *plain]
+        if [part.key for part in plain] == ["order"] and dumped.reorders(path, self.wanted, self.found.objects):
+            plain, tuned = [], [*tuned, replace(plain[0], expected=f"{plain[0].expected}: {dumped.ORDER}")]
         self.collector.differ(path, plain, fix=fix)
         self.collector.differ(path, tuned, "finding" if self.collector.strict else "note", fix=fix)
         self._comment(path, wanted, there, mark)
@@ -286,14 +358,20 @@ class Comparison:
         kind = kind_of(path)
         free = {"comment"}  # it has a finding of its own
         if not self.declaration.complete:
-            free.add("row_security")
+            free |= {"row_security", "not_null", "not_null_comment"}
             if kind == "sequence":
                 free.add("name")  # the server may have had to choose another
         if kind == "table" and mark:
             free.add("order")
+        if kind in ("column", "type") and self._without_named_not_null:
+            free |= {"not_null", "not_null_comment"}
+        if kind in ("index", "constraint", "column") and self._detached(path):
+            free |= {"attached", "inherited", "not_null", "not_null_comment"}  # they are with its partition
         for key in {**wanted, **there}:
             a, b = wanted.get(key), there.get(key)
-            if a == b or key in free or (mark and key not in mark.spoken_of):
+            if key == "privileges" and dumped.all_of_them(a or [], b or [], self.declaration.major):
+                continue
+            if a == b or key in free or (key == "valid" and a is False) or (mark and key not in mark.spoken_of):
                 continue
             if canonical(key, a) == canonical(key, b):
                 continue
@@ -303,6 +381,17 @@ class Comparison:
                 a, b = self._storage(kind, a, b, subset=bool(mark and not mark.ours))
             if a != b:
                 yield key, a, b
+
+    @cached_property
+    def _without_named_not_null(self) -> bool:
+        """Before PostgreSQL 18 it had no name and no comment."""
+        server = self.found.server
+        return 0 < self.declaration.major < 18 or (server is not None and server.major < 18)
+
+    def _detached(self, path: str) -> bool:
+        table = f"table {self.roots[path]}"
+        wanted, there = (of.get(table, {}).get("partition_of") for of in (self.wanted, self.found.objects))
+        return bool(wanted != there)
 
     def _restored_from_14(self, path: str) -> bool:
         """14 knows no security_invoker: in a database restored from it no view has it."""
@@ -341,7 +430,11 @@ class Comparison:
         ):
             expected, found = printing.difference(a, b)
         question = None
-        if a and b and probe.possible(path, key) and (key != "body" or (wanted.get("atomic") and there.get("atomic"))):
+        if kind_of(path) == "collation" and key == "locale" and wanted.get("provider") == there.get("provider") == "i":
+            question = Probe(path, self.renames.real(root), key, a or "", b or "", json.dumps(there))
+        elif (
+            a and b and probe.possible(path, key) and (key != "body" or (wanted.get("atomic") and there.get("atomic")))
+        ):
             a = self.declaration.bodies.get(path, a) if key == "body" else a
             texts = [json.dumps(text) if isinstance(text, dict) else str(text) for text in (a, b)]
             if not (
@@ -349,7 +442,7 @@ class Comparison:
                 and kind_of(path) == "constraint"
                 and not all("CHECK" in t or "EXCLUDE" in t for t in texts)
             ):
-                question = Probe(path, root, key, texts[0], texts[1], json.dumps(there))
+                question = Probe(path, self.renames.real(root), key, texts[0], texts[1], json.dumps(there))
         return Part(expected, found, question, key)
 
     def _reads(self, name: str, path: str) -> list[Part]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.expected import kind_of, last_name
-from pgvigil.validate.names import quoted
+from pgvigil.validate.names import quoted, unquoted
 
 _SUBOBJECTS = ("trigger", "rule", "policy")
 _ENABLE = {"ORIGIN": "ENABLE", "DISABLED": "DISABLE", "REPLICA": "ENABLE REPLICA", "ALWAYS": "ENABLE ALWAYS"}
@@ -25,6 +25,23 @@ _RARE = {
     "ts_parser": "TEXT SEARCH PARSER",
     "ts_template": "TEXT SEARCH TEMPLATE",
     "cast": "CAST",
+    "foreign_data_wrapper": "FOREIGN DATA WRAPPER",
+    "server": "SERVER",
+    "user_mapping": "USER MAPPING",
+    "language": "LANGUAGE",
+    "transform": "TRANSFORM",
+    "access_method": "ACCESS METHOD",
+}
+_PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
+UNTOLD = "(secret)"  # in place of a value that the spec does not hold
+# Settings whose value is a list of names: as one text in quotes it would be one name.
+_LISTS = {
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+    "unix_socket_directories",
 }
 
 
@@ -72,12 +89,16 @@ def drop(path: str, root: str, attributes: Attributes) -> str:
         return f"ALTER {_relation(attributes)} {root} DROP COLUMN {last_name(label)};"
     if kind == "constraint":
         return f"ALTER TABLE {root} DROP CONSTRAINT {last_name(label)};"
-    if kind == "default grant":
-        return default_grant(label, attributes, give=False)
+    if kind in ("default grant", "default revocation"):
+        return default_grant(label, attributes, give=kind == "default revocation")
+    if kind == "setting":
+        return setting(label, None)
     if kind in ("grant", "revocation"):
         return _grant(label, attributes, kind == "revocation")
     if attributes.get("clone"):
         return enable("TRIGGER", root, last_name(label), "ORIGIN")
+    if kind == "schema":  # its contents are not listed
+        return f"DROP SCHEMA {label} CASCADE;"
     if kind in ("table", "view"):
         return f"DROP {attributes.get('kind', kind).upper().removeprefix('PARTITIONED ')} {label};"
     return f"DROP {target(path, root)};"
@@ -98,6 +119,8 @@ def _grant(name: str, attributes: Attributes, give: bool) -> str:
             continue
         names = [p.removesuffix(" WITH GRANT OPTION") for p in some]
         place = f"{'TABLE' if kind in ('view', 'column') else kind.upper().replace('WINDOW ', '').replace('AGGREGATE', 'FUNCTION')} {label}"
+        if kind == "other":
+            place = ("FOREIGN " if label.startswith("server ") else "") + target(what, "")
         if kind == "column":
             column = last_name(label)
             names = [f"{privilege} ({column})" for privilege in names]
@@ -111,16 +134,38 @@ def _grant(name: str, attributes: Attributes, give: bool) -> str:
     return "\n".join(statements)
 
 
+_DEFAULT = re.compile(
+    r'(?:in schema (?P<schema>"(?:[^"]|"")*"|\S+) )?on (?P<what>large objects|\w+) of (?P<owner>"(?:[^"]|"")*"|\S+) (?:to|from) (?P<role>.*)',
+    re.DOTALL,
+)
+
+
 def default_grant(name: str, attributes: Attributes, *, give: bool) -> str:
     """From `in schema s on tables of owner to role` and its privileges."""
-    place, _, rest = name.partition(" on ")
-    what, _, roles = rest.partition(" of ")
-    owner, _, role = roles.rpartition(" to ")
-    option = " WITH GRANT OPTION"
-    names = ", ".join(privilege.removesuffix(option) for privilege in attributes["privileges"])
-    last = option * all(privilege.endswith(option) for privilege in attributes["privileges"])
-    right = f"GRANT {names} ON {what} TO {role}{last}" if give else f"REVOKE {names} ON {what} FROM {role}"
-    return f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} {place.replace('in schema', 'IN SCHEMA')} {right};"
+    match = _DEFAULT.fullmatch(name)
+    if match is None:
+        return ""
+    place = f" IN SCHEMA {match['schema']}" if match["schema"] else ""
+    start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {match['owner']}{place}"
+    lines = []
+    for option in ("", " WITH GRANT OPTION"):
+        some = [p for p in attributes["privileges"] if p.endswith(" WITH GRANT OPTION") == bool(option)]
+        if not some:
+            continue
+        names = ", ".join(privilege.removesuffix(option) for privilege in some)
+        what, role = match["what"].upper(), match["role"]
+        right = f"GRANT {names} ON {what} TO {role}{option}" if give else f"REVOKE {names} ON {what} FROM {role}"
+        lines.append(f"{start} {right};")
+    return "\n".join(lines)
+
+
+def setting(label: str, value: str | None) -> str:
+    """Of new sessions, from `work_mem` or `work_mem of role r`. "" for a value that the spec does not hold."""
+    name, _, role = label.partition(" of role ")
+    place = f"ROLE {role} IN DATABASE {{database}}" if role else "DATABASE {database}"
+    if value is None:
+        return f"ALTER {place} RESET {name};"
+    return "" if value == UNTOLD else f"ALTER {place} SET {name} = {value if name in _LISTS else literal(value)};"
 
 
 # --- CREATE ----------------------------------------------------------------------------------------------------------
@@ -152,9 +197,11 @@ def create(path: str, root: str, attributes: Attributes, columns: dict[str, Attr
         "event trigger": lambda: event_trigger(label, attributes),
         "grant": lambda: _grant(label, attributes, give=True),
         "default grant": lambda: default_grant(label, attributes, give=True),
+        "default revocation": lambda: default_grant(label, attributes, give=False),
+        "setting": lambda: setting(label, attributes["value"]),
         "revocation": lambda: _grant(label, attributes, give=False),
-        "collation": lambda: "",
-        "other": lambda: f"CREATE CAST {label[5:]} {attributes['definition']};" if label.startswith("cast ") else "",
+        "collation": lambda: collation(label, attributes),
+        "other": lambda: other(label, attributes),
         "operator": lambda: (
             f"CREATE OPERATOR {label.partition('(')[0]} ({_definition(attributes['definition'])}{_operands(label)});"
         ),
@@ -165,7 +212,91 @@ def create(path: str, root: str, attributes: Attributes, columns: dict[str, Attr
         made = makers[kind]() if kind in makers and not (kind == "sequence" and label.startswith("of ")) else ""
     if made and "comment" in attributes:
         made += "\n" + comment(path, root, attributes["comment"], attributes.get("kind", ""))
+    if made and kind == "column":
+        made += "".join(f"\n{line}" for line in not_null(root, last_name(label), attributes, {}))
+    if made and kind == "constraint" and "index_comment" in attributes:
+        made += f"\n{comment(f'index {label}', root, attributes['index_comment'])}"
+    if made and kind == "sequence" and "of" in attributes:
+        made += f"\nALTER SEQUENCE {label} OWNED BY {attributes['of']};"
     return made
+
+
+def not_null(root: str, name: str, wanted: Attributes, found: Attributes) -> Iterator[str]:
+    """Name of the NOT NULL constraint of a column, and the comment on it, as they are wanted (PostgreSQL 18)."""
+    usual = quoted(f"{unquoted(last_name(root))}_{unquoted(name)}_not_null")
+    right, there = wanted.get("not_null", usual), found.get("not_null", usual)
+    if right != there:
+        yield f"ALTER TABLE {root} RENAME CONSTRAINT {there} TO {right};"
+    if wanted.get("not_null_comment") != found.get("not_null_comment"):
+        yield comment(f"constraint {root}.{right}", root, wanted.get("not_null_comment"))
+
+
+def collation(label: str, attributes: Attributes) -> str:
+    if attributes["provider"] not in _PROVIDERS:
+        return ""
+    locale = literal(attributes.get("locale", ""))
+    words = [f"PROVIDER = {_PROVIDERS[attributes['provider']]}"]
+    words += (
+        [f"LC_COLLATE = {locale}", f"LC_CTYPE = {literal(attributes['ctype'])}"]
+        if "ctype" in attributes
+        else [f"LOCALE = {locale}"]
+    )
+    words += ["DETERMINISTIC = false"] if attributes.get("deterministic") is False else []
+    words += [f"RULES = {literal(attributes['rules'])}"] if "rules" in attributes else []
+    return f"CREATE COLLATION {label} ({', '.join(words)});"
+
+
+def other(label: str, attributes: Attributes) -> str:
+    """Return the CREATE of a rare kind, made from the text that it is compared by. "" where that text is not enough."""
+    kind, _, name = label.partition(" ")
+    what, text = _RARE[kind], attributes.get("definition", "")
+    if kind == "cast":
+        return f"CREATE CAST {name} {text};"
+    if kind in ("foreign_data_wrapper", "server", "user_mapping"):
+        given = {key: value for key, value in attributes.get("options", {}).items() if value != UNTOLD}
+        made = " ".join(filter(None, (f"CREATE {what} {name}", text, f"OPTIONS ({_fdw(given)})" if given else "")))
+        return "\n".join([f"{made};", *_secrets(what, name, attributes.get("options", {}).keys() - given.keys())])
+    if kind == "language":
+        return f"CREATE OR REPLACE {'TRUSTED ' * text.startswith('TRUSTED ')}LANGUAGE {name} {text.removeprefix('TRUSTED ')};"
+    if kind == "transform":
+        return f"CREATE OR REPLACE TRANSFORM {name} ({text});"
+    if kind == "access_method":
+        return f"CREATE ACCESS METHOD {name} {text};"
+    if kind in ("ts_parser", "ts_template"):
+        return f"CREATE {what} {name} ({text});"
+    if kind == "ts_dict":
+        return f"CREATE {what} {name} (TEMPLATE = {text.removeprefix('TEMPLATE ')});"
+    if kind == "ts_config":
+        parser, mappings = text_search(text)
+        made = f"CREATE {what} {name} (PARSER = {parser});"
+        return "\n".join(
+            [
+                made,
+                *(
+                    f"ALTER {what} {name} ADD MAPPING FOR {token} WITH {', '.join(to)};"
+                    for token, to in mappings.items()
+                ),
+            ]
+        )
+    if kind == "conversion" and (match := re.fullmatch(r"(DEFAULT )?(\S+) TO (\S+) FROM (.*)", text)):
+        return (
+            f"CREATE {match[1] or ''}CONVERSION {name} FOR {literal(match[2])} TO {literal(match[3])} FROM {match[4]};"
+        )
+    return ""
+
+
+def _secrets(what: str, name: str, names: Iterable[str]) -> Iterator[str]:
+    for one in sorted(names):
+        yield remark(f"The spec does not hold {one}: ALTER {what} {name} OPTIONS (ADD {quoted(one)} '…');")
+
+
+def text_search(definition: str) -> tuple[str, dict[str, list[str]]]:
+    """Parser of a text search configuration, and the dictionaries of each kind of token."""
+    parser, _, rest = definition.removeprefix("PARSER ").partition(", ")
+    mappings: dict[str, list[str]] = {}
+    for token, dictionary in re.findall(r'(\w+) ((?:"(?:[^"]|"")*"|[^",])+)(?:, |$)', rest):
+        mappings.setdefault(token, []).append(dictionary)
+    return parser, mappings
 
 
 def _operands(label: str) -> str:
@@ -203,6 +334,13 @@ def _fdw(options: dict[str, str]) -> str:
     return ", ".join(f"{quoted(name)} {literal(value)}" for name, value in options.items())
 
 
+def matview_column(label: str, name: str, attributes: Attributes) -> Iterator[str]:
+    """How a column of a materialized view is kept."""
+    for key in ("storage", "compression"):
+        if key in attributes:
+            yield f"ALTER MATERIALIZED VIEW {label} ALTER {name} SET {key.upper()} {attributes[key]};"
+
+
 def _table(label: str, attributes: Attributes, columns: dict[str, Attributes]) -> str:
     unlogged = f"{attributes['persistence']} " if "persistence" in attributes else ""
     foreign = "FOREIGN " if attributes.get("kind") == "foreign table" else ""
@@ -235,6 +373,7 @@ def _table(label: str, attributes: Attributes, columns: dict[str, Attributes]) -
         for name, of in columns.items()
         if "comment" in of
     ]
+    made += [line for name, of in columns.items() for line in not_null(label, name, of, {})]
     made += [
         alter
         for key in ("row_security", "replica_identity")
@@ -357,14 +496,14 @@ def sequence_options(attributes: Attributes) -> str:
 
 def function(kind: str, label: str, attributes: Attributes) -> str:
     """CREATE OR REPLACE, or "" where the body is not known."""
-    name = label[: _opening(label)]
+    name = label[: opening(label)]
     if kind == "aggregate":
         return (
             f"CREATE OR REPLACE AGGREGATE {name}({attributes.get('arguments') or '*'}) ({_definition(_aggregate(attributes))});"
             if "aggregate" in attributes
             else ""
         )
-    if "body" not in attributes:
+    if "body" not in attributes or "constructor" in attributes:
         return ""
     words = [f"CREATE OR REPLACE {kind.split()[-1].upper()} {name}({attributes.get('arguments', '')})"]
     if "returns" in attributes and kind != "procedure":
@@ -380,12 +519,19 @@ def function(kind: str, label: str, attributes: Attributes) -> str:
     return f"{text} AS {tag}{attributes['body']}{tag};"
 
 
+def usual_multirange(label: str) -> str:
+    """The name that the server gives the multirange of a range."""
+    name = unquoted(last_name(label))
+    usual = name.replace("range", "multirange", 1) if "range" in name else f"{name}_multirange"
+    return label[: -len(last_name(label))] + quoted(usual)
+
+
 def _aggregate(attributes: Attributes) -> dict[str, str]:
     parallel = {"PARALLEL": attributes["parallel"]} if "parallel" in attributes else {}
     return {**attributes["aggregate"], **parallel}
 
 
-def _opening(label: str) -> int:
+def opening(label: str) -> int:
     quoted = False
     for at, character in enumerate(label):
         quoted ^= character == '"'
@@ -407,7 +553,7 @@ def _function_options(kind: str, attributes: Attributes) -> Iterator[str]:
         yield f"SUPPORT {attributes['support']}" if "support" in attributes else ""
     yield f"SECURITY {attributes.get('security', 'INVOKER')}"
     for name, value in attributes.get("set", {}).items():
-        yield f"SET {name} = {value if name == 'search_path' else literal(value)}"
+        yield f"SET {name} = {value if name in _LISTS else literal(value)}"
 
 
 def _type(label: str, attributes: Attributes) -> str:
@@ -432,6 +578,25 @@ def _type(label: str, attributes: Attributes) -> str:
         made = [f"{text};", *(f"ALTER DOMAIN {label} ADD CONSTRAINT {name} {check};" for name, check in old.items())]
         return "\n".join(made + [comment_within(label, kind, *of) for of in attributes.get("comments", {}).items()])
     return ""
+
+
+def renamed_labels(wanted: list[str], found: list[str]) -> dict[str, str]:
+    """Labels of an enum in whose places others are: what they are → what they are to be."""
+    added = [one for one in wanted if one not in found]
+    gone = [one for one in found if one not in wanted]
+    there = [one for one in wanted if one in found]
+    if len(wanted) == len(found):
+        return {old: new for old, new in zip(found, wanted, strict=True) if old in gone and new in added}
+    pairs: dict[str, str] = {}
+    for after in [None, *there]:  # between two labels that both have
+        old, new = (_run(labels, after, one) for labels, one in ((found, gone), (wanted, added)))
+        pairs |= dict(zip(old, new, strict=False))
+    return pairs
+
+
+def _run(labels: list[str], after: str | None, some: list[str]) -> list[str]:
+    start = labels.index(after) + 1 if after is not None else 0
+    return list(itertools.takewhile(lambda one: one in some, labels[start:]))
 
 
 def comment_within(label: str, kind: str, name: str, text: str | None) -> str:

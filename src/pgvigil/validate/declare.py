@@ -80,6 +80,8 @@ def declare(spec: Spec) -> Declaration:
         {name: table.rows for name, table in spec.tables.items() if table.rows},
         {name: view.reads for name, view in spec.views.items() if view.reads is not None},
         {f"{function.kind} {name}": function.or_body for name, function in spec.functions.items() if function.or_body},
+        everything=document.everything,
+        database=document.database,
         for_all=frozenset(
             f"{function.kind} {name}"
             for name, function in spec.functions.items()
@@ -117,12 +119,15 @@ def declare(spec: Spec) -> Declaration:
     for name, view in spec.views.items():
         _view(add, name, view, complete)
     for name, function in spec.functions.items():
-        add(f"{function.kind} {name}", _function(function), line=function.line)
+        attributes = _function(function)
+        if complete and function.kind != "aggregate":
+            attributes.setdefault("body", "")
+        add(f"{function.kind} {name}", attributes, line=function.line)
         _execute(add, f"{function.kind} {name}", function)
     sections: dict[str, dict[str, Any]] = {
         "type": document.types, "sequence": document.sequences, "policy": document.policies, "rule": document.rules,
         "extension": document.extensions, "event trigger": document.event_triggers, "collation": document.collations,
-        "operator": document.operators, "other": document.others,
+        "operator": document.operators, "other": document.others, "setting": document.settings,
     }  # fmt: skip
     for kind, section in sections.items():
         for name, item in section.items():
@@ -138,8 +143,9 @@ def declare(spec: Spec) -> Declaration:
     for name, statistics in document.statistics.items():
         root = statistics.definition.rpartition(" FROM ")[2]
         add(f"statistics {name}", _attributes(statistics), root, line=statistics.line)
-    for name, privileges in document.default_grants.items():
-        add(f"default grant {name}", {"privileges": list(privileges)})
+    for word, granted in (("grant", document.default_grants), ("revocation", document.default_revocations)):
+        for name, privileges in granted.items():
+            add(f"default {word} {name}", {"privileges": list(privileges)})
     for word, granted in (("grant", document.grants), ("revocation", document.revocations)):
         for name, privileges in granted.items():
             add(f"{word} {name}", {"privileges": list(privileges)}, root_of_grant(name))

@@ -6,7 +6,7 @@ import json as json_module
 from typing import Any
 
 from pgvigil.errors import PreconditionError
-from pgvigil.validate.catalog import Attributes, Connection, Scope, Snapshot, again_if_changed, pinned, snapshot
+from pgvigil.validate.catalog import Attributes, Connection, Scope, Snapshot, all_schemas, snapshot
 from pgvigil.validate.expected import kind_of, last_name
 from pgvigil.validate.names import quoted
 
@@ -24,12 +24,16 @@ _SECTIONS = {
     "grant": "grants",
     "revocation": "revocations",
     "default grant": "default_grants",
+    "default revocation": "default_revocations",
+    "setting": "settings",
     "schema": "details",
 }
 _ON_RELATIONS = {"constraint": "constraints", "index": "indexes", "trigger": "triggers"}
 _FIRST = (
     "spec",
     "complete",
+    "everything",
+    "database",
     "major",
     "schema",
     "schemas",
@@ -41,27 +45,19 @@ _FIRST = (
     "views",
     "functions",
 )
-_ALL = """
-SELECT nspname FROM pg_namespace n WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')
-ORDER BY nspname <> 'public', nspname"""
 
 
 def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> str:
     """The first schema is the application's: what lies there is written without a schema. None named: all."""
 
-    def all_of_them() -> list[str]:
-        with pinned(conn, "pg_catalog", read_only=True):
-            return [row[0] for row in conn.execute(_ALL).fetchall()]
-
-    names = list(dict.fromkeys(schemas)) or again_if_changed(conn, all_of_them) or ["public"]
-    found = snapshot(conn, Scope(tuple(names)), names[0])
+    names = list(dict.fromkeys(schemas)) or all_schemas(conn) or ["public"]
+    found = snapshot(conn, Scope(tuple(names), everywhere=not schemas), names[0])
     for at, name in enumerate(names):
         if f"schema {quoted(name) if at else '{schema}'}" not in found.objects:
             raise PreconditionError(
                 f'there is no schema "{name}" in this database', "See psql's \\dn for those there are."
             )
-    document = document_of(found, names)
+    document = document_of(found, names, everything=not schemas)
     if json:
         return json_module.dumps(document, indent=1) + "\n"
     import yaml
@@ -71,10 +67,12 @@ def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> st
     )
 
 
-def document_of(found: Snapshot, schemas: list[str]) -> Attributes:
+def document_of(found: Snapshot, schemas: list[str], *, everything: bool = False) -> Attributes:
     document: Attributes = {
         "spec": "1",
         "complete": True,
+        **({"everything": True} if everything else {}),
+        **({"database": found.server.database} if everything and found.server else {}),
         "major": found.server.major if found.server else 0,
         "schema": schemas[0],
         "schemas": ["{schema}", *map(quoted, schemas[1:])],

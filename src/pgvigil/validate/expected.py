@@ -23,6 +23,10 @@ PLACEHOLDER = re.compile(r"^((?:(?:default )?(?:grant|revocation) (?:in|on) |com
 # "on" kind, what, and whom, of a grant or a revocation.
 GRANT = re.compile(r'on (\w+) (.*) (?:to|from) ("(?:[^"]|"")*"|\S+)', re.DOTALL)
 
+_LITERALS = re.compile("('(?:[^']|'')*')")
+_FIELD = re.compile(r'\bEXTRACT\("?(\w+)"? FROM')
+_EXPRESSIONS = {"arguments", "check", "default", "definition", "generated", "partition_by", "using", "when"}
+
 # Storage parameters that are true or false, each with what it is where nobody says anything.
 _SWITCHES = {
     "autovacuum_enabled": "true",
@@ -84,6 +88,8 @@ class Declaration:
     reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
     bodies: dict[str, str] = field(default_factory=dict)  # that a function may have instead
     lines: dict[str, int] = field(default_factory=dict)  # of the spec's file
+    everything: bool = False  # there are no other schemas
+    database: str = ""  # that it was dumped from
     for_all: frozenset[str] = frozenset()  # functions that PUBLIC may call
 
     def to_json(self) -> str:
@@ -117,8 +123,9 @@ class Declaration:
             tuple(sorted(unquoted(name) for name in names if not name.startswith("of ") and "." not in name)),
             tuple(slices),
             tuple(self.patterns),
-            tuple(path.partition(" ")[2] for path in self.objects if path.startswith("extension ")),
+            tuple(unquoted(path.partition(" ")[2]) for path in self.objects if path.startswith("extension ")),
             self.roles,
+            self.everything,
             frozenset() if self.complete else frozenset(self.objects),
         )
 
@@ -144,6 +151,12 @@ def load_declaration(path: Path) -> Declaration:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
+def of_grant(path: str) -> str:
+    """The path of the object that a grant or a revocation is about; "" of anything else."""
+    kind, _, rest = path.partition(" on ")
+    return rest.rpartition(" to " if kind == "grant" else " from ")[0] if kind in ("grant", "revocation") else ""
+
+
 def kind_of(path: str) -> str:
     """The first word of a path, or the first two of `event trigger`, `window function` and `default grant`."""
     first, _, rest = path.partition(" ")
@@ -167,6 +180,8 @@ def canonical(key: str, value: Any) -> Any:
         return {name: text for name, text in said.items() if _SWITCHES.get(name) != text}
     if not isinstance(value, str):
         return value
+    if key in _EXPRESSIONS:
+        value = plain_fields(value)
     if key == "arguments":
         return re.sub(r"(^|, )IN ", r"\1", value)
     if key in ("default", "when", "using", "check"):
@@ -179,6 +194,15 @@ def canonical(key: str, value: Any) -> Any:
             head, where, predicate = value.partition(" WHERE ")
             value = f"{head}{where}{bare(predicate)}"
     return value
+
+
+def plain_fields(text: str) -> str:
+    """Without the case and quotes of the field of EXTRACT: they mean nothing, and servers print them in their own ways."""
+    if "EXTRACT(" not in text:
+        return text
+    parts = _LITERALS.split(text)
+    parts[::2] = (_FIELD.sub(lambda match: f"EXTRACT({match[1].lower()} FROM", part) for part in parts[::2])
+    return "".join(parts)
 
 
 def _switch(text: str) -> str:

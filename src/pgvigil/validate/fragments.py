@@ -18,9 +18,20 @@ def no_member(catalog: str, oid: str) -> str:
     return f"""NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = '{catalog}'::regclass AND x.objid = {oid} AND x.deptype = 'e')"""
 
 
-def options_of(array: str, prefix: str = "") -> str:
-    pairs = f"json_object_agg('{prefix}' || split_part(o, '=', 1), substr(o, strpos(o, '=') + 1))"
+def options_of(array: str, prefix: str = "", *, secrets: bool = True) -> str:
+    value = "substr(o, strpos(o, '=') + 1)"
+    shown = value if secrets else public("split_part(o, '=', 1)", value)
+    pairs = f"json_object_agg('{prefix}' || split_part(o, '=', 1), {shown})"
     return f"CASE WHEN {array} IS NOT NULL THEN (SELECT {pairs} FROM unnest({array}) o) END"
+
+
+# Names of options and settings whose values are not written down: a spec is kept in a repository.
+HIDDEN = "pass|pwd|secret|key|token|credential|auth|private|cookie|salt|sas$|jwt|^pin$"
+
+
+def public(name: str, value: str) -> str:
+    """A value, or that there is one where its name says that it is a secret."""
+    return f"CASE WHEN {name} ~* '{HIDDEN}' THEN '(secret)' ELSE {value} END"
 
 
 def comment_of(catalog: str, oid: str, column: str = "0") -> str:
@@ -32,6 +43,25 @@ def names_of(numbers: str, relation: str) -> str:
     """Names of columns, in the order of their numbers in an int2vector or int2[]."""
     return f"""(SELECT json_agg({spelt("a.attname")} ORDER BY n.at) FROM unnest({numbers}::int2[]) WITH ORDINALITY n (number, at)
                JOIN pg_attribute a ON a.attrelid = {relation} AND a.attnum = n.number)"""
+
+
+def routine(oid: str) -> str:
+    """The name of a function. The server's own regproc prints it in another way as soon as another of that name is made."""
+    return f"""(SELECT {label("rn.nspname", "rp.proname")} FROM pg_proc rp JOIN pg_namespace rn ON rn.oid = rp.pronamespace
+               WHERE rp.oid = {oid})"""
+
+
+def operator(oid: str) -> str:
+    """The name of an operator as CREATE OPERATOR takes it."""
+    return f"""(SELECT CASE WHEN xn.nspname IN ('pg_catalog', %(schema)s) THEN xo.oprname::text
+                            ELSE 'OPERATOR(' || {spelt("xn.nspname")} || '.' || xo.oprname || ')' END
+               FROM pg_operator xo JOIN pg_namespace xn ON xn.oid = xo.oprnamespace WHERE xo.oid = {oid})"""
+
+
+def collation(oid: str) -> str:
+    """The name of a collation; one of the application's schema or of the system is without a schema."""
+    return f"""(SELECT CASE WHEN cn.nspname IN ('pg_catalog', %(schema)s) THEN '' ELSE quote_ident(cn.nspname) || '.' END || quote_ident(co.collname)
+               FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = {oid})"""
 
 
 FUNCTION_PATH = f"""CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' WHEN 'w' THEN 'window function ' ELSE 'function ' END

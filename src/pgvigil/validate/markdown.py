@@ -21,6 +21,9 @@ _FOREIGN_KEY = re.compile(r"FOREIGN KEY \((.*?)\) REFERENCES (.*?)\((.*?)\)")
 _SIGNS = {"PRIMARY KEY": "PK", "UNIQUE": "UK"}
 _KEYS = re.compile(r"(PRIMARY KEY|UNIQUE)(?: NULLS NOT DISTINCT)? \((.*?)\)")
 _SHORT = {"timestamp with time zone": "timestamptz", "character varying": "varchar"}
+_LOOKALIKES = str.maketrans({'"': "'", "\\": "\N{SET MINUS}", "%": "\N{FULLWIDTH PERCENT SIGN}"})
+# What a diagram holds: of more tables nobody sees anything, and Mermaid refuses a text of 50,000 characters.
+_TABLES, _CHARACTERS = 40, 45_000
 _NAME = r'"(?:[^"]|"")*"|[^",\s]+'
 
 
@@ -33,12 +36,16 @@ class _Page:
     def __init__(self, declared: Declaration, comments: Mapping[str, str]) -> None:
         self.declared = declared
         self.comments = comments
+        self.entities: dict[str, str] = {}  # label of a table → its name in diagrams
+        self.roots: dict[str, list[str]] = {}
+        for path, root in declared.roots.items():
+            self.roots.setdefault(root, []).append(path)
 
     def lines(self) -> Iterator[str]:
         yield _HEAD.replace("{name}", self.declared.name)
         tables, views = self._of_kind("table"), self._of_kind("view")
         if tables:
-            yield from self._diagram(tables)
+            yield from self._diagrams(tables)
             yield "## Tables\n"
             for path, attributes in tables.items():
                 yield from self._table(path, attributes)
@@ -59,13 +66,13 @@ class _Page:
     def _of_kind(self, *kinds: str) -> dict[str, Attributes]:
         return {path: found for path, found in self.declared.objects.items() if kind_of(path) in kinds}
 
-    def _on(self, root: str, kind: str) -> list[tuple[str, str, Attributes]]:
+    def on(self, root: str, kind: str) -> list[tuple[str, str, Attributes]]:
         """Path, name and attributes of what of a kind stands on a relation."""
         start = f"{kind} {root}."
         return [
-            (path, path[len(start) :], attributes)
-            for path, attributes in self.declared.objects.items()
-            if self.declared.roots[path] == root and path.startswith(start)
+            (path, path[len(start) :], self.declared.objects[path])
+            for path in self.roots.get(root, ())
+            if path.startswith(start)
         ]
 
     def _comment(self, path: str) -> str:
@@ -84,34 +91,31 @@ class _Page:
 
     # --- diagram -----------------------------------------------------------------------------------------------------
 
-    def _diagram(self, tables: Iterable[str]) -> Iterator[str]:
-        """Tables with the columns of their keys; foreign keys with what they allow: none, one or many."""
-        relations: list[str] = []
-        yield "```mermaid\nerDiagram"
-        for path in tables:
-            label = path.partition(" ")[2]
-            columns = {name: attributes for _, name, attributes in self._on(label, "column")}
-            definitions = [attributes["definition"] for _, _, attributes in self._on(label, "constraint")]
-            keys = [(match[1], _names(match[2])) for text in definitions if (match := _KEYS.match(text))]
-            foreign = [(_names(match[1]), match[2]) for text in definitions if (match := _FOREIGN_KEY.match(text))]
-            signs: dict[str, list[str]] = {}
-            for sign, names in [*keys, *(("FK", names) for names, _ in foreign)]:
-                for name in names:
-                    signs.setdefault(name, []).append(_SIGNS.get(sign, sign))
-            yield f"    {_entity(label)} {{"
-            for name in columns:
-                if name in signs:
-                    type_ = _mermaid(_short(columns[name]["type"]))
-                    yield f"        {type_} {_mermaid(name)} {', '.join(dict.fromkeys(signs[name]))}"
-            yield "    }"
-            for names, target in foreign:
-                one = (
-                    "||" if not any(columns[name].get("nullable", True) for name in names if name in columns) else "|o"
-                )
-                many = "o|" if names in [columns for _, columns in keys] else "o{"
-                relations.append(f'    {_entity(target)} {one}--{many} {_entity(label)} : "{_plain(", ".join(names))}"')
-        yield from relations
-        yield "```\n"
+    def _diagrams(self, tables: Mapping[str, Attributes]) -> Iterator[str]:
+        """One of all tables, or several: of each schema, of tables that reference one another. Partitions are not drawn."""
+        drawn = [path.partition(" ")[2] for path, of in tables.items() if not of.get("partition_of")]
+        parts = [_Drawing(self, label) for label in drawn]
+        if parts and _fits(parts):
+            yield from _drawn(parts)
+            return
+        schemas: dict[str, list[_Drawing]] = {}
+        for part in parts:
+            schemas.setdefault(part.label[: -len(last_name(part.label))], []).append(part)
+        for schema, members in schemas.items():
+            groups = list(_grouped(members))
+            where = f"schema {_code(schema.removesuffix('.'))}" if schema else "the application's schema"
+            for at, group in enumerate(groups, 1):
+                yield f"Tables of {where}" + (f", diagram {at} of {len(groups)}" if len(groups) > 1 else "") + ":\n"
+                yield from _drawn(group)
+
+    def entity(self, label: str) -> str:
+        """A name that the diagram's grammar takes, and that no other table has."""
+        if label not in self.entities:
+            name = _plain(label)
+            while name in self.entities.values():
+                name += "'"
+            self.entities[label] = name
+        return f'"{self.entities[label]}"'
 
     # --- relations ---------------------------------------------------------------------------------------------------
 
@@ -148,7 +152,7 @@ class _Page:
             ("Column", "Type", "Default", "Meaning"),
             (
                 (_code(name), _code(_short(column["type"])) + _nullness(column), _default(column), self._comment(at))
-                for at, name, column in self._on(label, "column")
+                for at, name, column in self.on(label, "column")
             ),
         )
         yield from self._standing_on(label)
@@ -162,13 +166,13 @@ class _Page:
             spelt = _trigger if kind == "trigger" else _definition
             yield from _listing(
                 (title, "Definition", "Meaning"),
-                ((_code(name), _code(spelt(found)), self._comment(at)) for at, name, found in self._on(label, kind)),
+                ((_code(name), _code(spelt(found)), self._comment(at)) for at, name, found in self.on(label, kind)),
             )
         for title, kind in (("Policy", "policy"), ("Rule", "rule")):
             spelt = _policy if kind == "policy" else _definition
             yield from _listing(
                 (title, "Definition", "Meaning"),
-                ((_code(name), _code(spelt(found)), self._comment(at)) for at, name, found in self._on(label, kind)),
+                ((_code(name), _code(spelt(found)), self._comment(at)) for at, name, found in self.on(label, kind)),
             )
 
     def _view(self, path: str, attributes: Attributes) -> Iterator[str]:
@@ -185,7 +189,7 @@ class _Page:
             ("Column", "Type", "Meaning"),
             (
                 (_code(name), _code(_short(column["type"])), self._comment(at))
-                for at, name, column in self._on(label, "column")
+                for at, name, column in self.on(label, "column")
             ),
         )
         yield from self._standing_on(label)
@@ -216,6 +220,102 @@ class _Page:
             (title.removesuffix("s"), "Definition", "Meaning"),
             ((_code(path[len(kind) + 1 :]), _code(_summary(a)), self._comment(path)) for path, a in found.items()),
         )
+
+
+# --- diagrams ------------------------------------------------------------------------------------------------------------
+
+
+class _Drawing:
+    """A table with the columns of its keys, and its foreign keys with what they allow: none, one or many."""
+
+    def __init__(self, page: _Page, label: str) -> None:
+        self.label = label
+        columns = {name: attributes for _, name, attributes in page.on(label, "column")}
+        definitions = [attributes["definition"] for _, _, attributes in page.on(label, "constraint")]
+        keys = [(match[1], _names(match[2])) for text in definitions if (match := _KEYS.match(text))]
+        foreign = [(_names(match[1]), match[2]) for text in definitions if (match := _FOREIGN_KEY.match(text))]
+        signs: dict[str, list[str]] = {}
+        for sign, names in [*keys, *(("FK", names) for names, _ in foreign)]:
+            for name in names:
+                signs.setdefault(name, []).append(_SIGNS.get(sign, sign))
+        rows = [
+            f"        {_mermaid(_short(columns[name]['type']))} {_mermaid(name)} {', '.join(dict.fromkeys(signs[name]))}"
+            for name in columns
+            if name in signs
+        ]
+        self.lines = [f"    {page.entity(label)} {{", *_within(rows), "    }"]
+        self.relations: list[tuple[str, str]] = []  # label of the other table, line
+        for names, target in foreign[: _TABLES - 1]:
+            one = "||" if not any(columns[name].get("nullable", True) for name in names if name in columns) else "|o"
+            many = "o|" if names in [columns for _, columns in keys] else "o{"
+            line = f'    {page.entity(target)} {one}--{many} {page.entity(label)} : "{_plain(", ".join(names))}"'
+            self.relations.append((target, line))
+        del self.relations[len(_within([line for _, line in self.relations])) :]
+
+    @property
+    def labels(self) -> set[str]:
+        return {self.label, *(target for target, _ in self.relations)}
+
+    @property
+    def length(self) -> int:
+        return sum(len(line) + 1 for line in (*self.lines, *(line for _, line in self.relations)))
+
+
+def _within(rows: list[str]) -> list[str]:
+    """The rows of one table that a diagram has room for."""
+    length, kept = 0, []
+    for row in rows:
+        length += len(row) + 1
+        if length > _CHARACTERS // 2:
+            break
+        kept.append(row)
+    return kept
+
+
+def _fits(parts: Iterable[_Drawing]) -> bool:
+    labels = set().union(*(part.labels for part in parts))
+    return len(labels) <= _TABLES and sum(part.length for part in parts) <= _CHARACTERS
+
+
+def _grouped(parts: list[_Drawing]) -> Iterator[list[_Drawing]]:
+    """As many in a diagram as it holds, neighbours together."""
+    group: list[_Drawing] = []
+    for part in _neighbours(parts):
+        if group and not _fits([*group, part]):
+            yield group
+            group = []
+        group.append(part)
+    if group:
+        yield group
+
+
+def _neighbours(parts: list[_Drawing]) -> Iterator[_Drawing]:
+    """What references one another stands together, in the order of a walk from table to table; what stands alone comes last."""
+    by_label = {part.label: part for part in parts}
+    beside: dict[str, list[str]] = {part.label: [] for part in parts}
+    for part in parts:
+        for target, _ in part.relations:
+            if target in by_label and target != part.label:
+                beside[part.label].append(target)
+                beside[target].append(part.label)
+    seen: set[str] = set()
+    for start in sorted(by_label, key=lambda label: not beside[label]):
+        waiting = [start]
+        while waiting:
+            label = waiting.pop(0)
+            if label not in seen:
+                seen.add(label)
+                yield by_label[label]
+                waiting += beside[label]
+
+
+def _drawn(parts: list[_Drawing]) -> Iterator[str]:
+    yield "```mermaid\nerDiagram"
+    for part in parts:
+        yield from part.lines
+    for part in parts:
+        yield from (line for _, line in part.relations)
+    yield "```\n"
 
 
 # --- spelling ------------------------------------------------------------------------------------------------------------
@@ -278,7 +378,7 @@ def _summary(attributes: Attributes) -> str:
     kind = attributes.get("kind", "")
     rest = {key: value for key, value in attributes.items() if key not in ("kind", "comment", "owned_by")}
     told = "; ".join(
-        f"{key} {_plain(', '.join(map(str, v)) if isinstance(v, list) else str(v))}" for key, v in rest.items()
+        f"{key} {_told(', '.join(map(str, v)) if isinstance(v, list) else str(v))}" for key, v in rest.items()
     )
     return f"{kind}: {told}" if kind and told else kind or told
 
@@ -320,9 +420,12 @@ def _listing(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator
 
 def _code(text: str) -> str:
     """As code that may stand in a table, whatever backquotes and bars are in it."""
-    text = one_line(" ".join(text.split(" ")).strip()).replace("|", "\\|")
+    text = one_line(" ".join(text.split(" ")).strip())
     if not text:
         return ""
+    if "\\|" in text:  # in a table a backslash before a bar would be taken for its escape
+        return f"<code>{re.sub('[^ 0-9A-Za-z]', lambda match: f'&#{ord(match[0])};', text)}</code>"
+    text = text.replace("|", "\\|")
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{pad}{text}{pad}{fence}"
@@ -338,15 +441,18 @@ def _fenced(language: str, text: str) -> Iterator[str]:
     yield f"{fence}{language}\n{text.strip()}\n{fence}\n"
 
 
-def _entity(label: str) -> str:
-    return f'"{_plain(label)}"'
+def _told(text: str) -> str:
+    return one_line(text).replace('"', "'")
 
 
 def _plain(text: str) -> str:
-    return one_line(text).replace('"', "'")
+    """Without the characters that end a name in a diagram."""
+    return one_line(text).translate(_LOOKALIKES)
 
 
 def _mermaid(text: str) -> str:
     """A word that the diagram's grammar takes as a type or a column."""
-    word = re.sub(r"[^\w()\[\],-]", "_", text).replace(",", "_")
+    word = re.sub(r"[^\w()\[\],-]|[\x80-\xbf]", "_", text).replace(",", "_")
+    if re.match(r"(pk|fk|uk)\b", word, re.IGNORECASE):  # a word of the grammar
+        return f"c_{word}"
     return word if re.match("[A-Za-z]", word) else f"_{word}" if word.startswith("_") else f"c_{word}"

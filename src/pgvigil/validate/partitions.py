@@ -167,7 +167,8 @@ def _columns(collector: Collector, name: str, label: str) -> None:
         keys = [
             key
             for key in {**usual, **there}
-            if key not in ("comment", "inherited", "default") and usual.get(key) != there.get(key)
+            if key not in ("comment", "inherited", "default", "not_null", "not_null_comment")
+            and usual.get(key) != there.get(key)
         ]
         parts = [Part(printing.phrase(path, key, usual), printing.phrase(path, key, there), key=key) for key in keys]
 

@@ -6,8 +6,10 @@ some of them anew. Where the texts differ, helpers of the script let the server 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 from pgvigil.text import one_line
@@ -21,6 +23,9 @@ _COMMA = re.compile(r',\s*(?=(?:[^"]*"[^"]*")*[^"]*$)')
 _PLAIN_TYPE = re.compile(r"[a-z][a-z ]*(\([\d,]+\))?[a-z ]*(\[\])*")
 _EXPRESSION = ("CHECK ", "EXCLUDE ")
 _INDEXED = ("PRIMARY KEY ", "UNIQUE ", "EXCLUDE ")
+
+# Whatever stands in the condition, and in the arguments behind it.
+_WHEN = r" FOR EACH (?:ROW|STATEMENT) WHEN (\(.*\)) EXECUTE FUNCTION [^']*\((?:E?'(?:[^']|'')*'(?:, )?)*\)$"
 
 _HEAD = Path(__file__).with_suffix(".sql")
 
@@ -43,10 +48,21 @@ def script(declared: Declaration, schema: str) -> str:
     tests = list(_Writer(declared, schema).sections())
     planned = sum(len(section) for _, section in tests)
     body = "".join(
-        f"-- {one_line(title)}\n" + "".join(f"SELECT {test};\n" for test in section) + "\n" for title, section in tests
+        f"-- {one_line(title)}\n" + "".join(f"SELECT {_alone(title, test)};\n" for test in section) + "\n"
+        for title, section in tests
     )
     head = _HEAD.read_text(encoding="utf-8").replace("{spec}", declared.name).replace("{schema}", text(_quoted(schema)))
     return f"{head}SELECT plan({planned});\n\n{body}SELECT * FROM finish();\nROLLBACK;\n"
+
+
+def _alone(title: str, test: str) -> str:
+    """A test in a savepoint of its own: what is missing may make it fail with an error, and not those behind it."""
+    mark = next(
+        f"${tag}$"
+        for tag in itertools.chain(["test"], map("test{}".format, itertools.count()))
+        if f"${tag}$" not in test
+    )
+    return f"pg_temp.alone({mark}{test}{mark}, {text(one_line(title))})"
 
 
 def text(value: str) -> str:
@@ -78,7 +94,7 @@ class _Writer:
                 continue
             root = self.declared.roots[path]
             title = root or path
-            for test in writer(path, root, attributes, mark):
+            for test in (*writer(path, root, attributes, mark), *self._owner(path, attributes, mark)):
                 found.setdefault(title, []).append(test)
         for label, rows in self.declared.rows.items():
             for row in rows:
@@ -119,6 +135,38 @@ class _Writer:
 
     def _listed(self, root: str, kind: str) -> list[str]:
         return [self._bare(name) for name, _ in self._on(root, kind)]
+
+    def _owner(self, path: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        """Whose it is: a role that is named, or the one that owns most."""
+        kind, label = kind_of(path).split()[-1], path[len(kind_of(path)) + 1 :]
+        if kind not in _RIGHTS or not self._speaks_of("owned_by", attributes, mark) or label.startswith("of "):
+            return
+        if kind == "column" or (kind == "schema" and label == "{schema}" and self.schema == "public"):
+            return  # a column has its table's, and public the one that a version of PostgreSQL gives it
+        catalog, _, _, owner, key = _RIGHTS[kind]
+        name = self.schema if label == "{schema}" else self._bare(label)
+        where = {"schema": f"nspname = {text(name)}", "type": self._type_is(label)}.get(
+            kind, f"oid = {key}({text(label)})"
+        )
+        found = f"(SELECT pg_get_userbyid({owner})::text FROM {catalog} WHERE {where})"
+        said = text(one_line(f"owner of {path}"))
+        if role := attributes.get("owned_by"):
+            yield self._if_role(role, f"is({found}, {text(role)}, {said})")
+        else:
+            yield f"is({found}, pg_temp.usual_owner({_texts(self._schemas())}, {_texts(self._owners)}), {said})"
+
+    @cached_property
+    def _owners(self) -> list[str]:
+        return sorted({of["owned_by"] for of in self.declared.objects.values() if of.get("owned_by")})
+
+    def _schemas(self) -> list[str]:
+        return [self.schema if name == "{schema}" else self._bare(name) for name in self.declared.schemas]
+
+    @staticmethod
+    def _if_role(role: str, test: str) -> str:
+        """Roles belong to the whole server, and one that is missing is no fault of this database."""
+        there = f"EXISTS (SELECT FROM pg_roles WHERE rolname = {text(role)})"
+        return f"CASE WHEN {there} THEN {test} ELSE skip({text(one_line(f'there is no role {role}'))}, 1) END"
 
     # --- relations ---------------------------------------------------------------------------------------------------
 
@@ -259,7 +307,8 @@ class _Writer:
         yield self._means(
             f"pg_temp.index_shape({index})", attributes["definition"], root, "index", f"definition of {said}"
         )
-        yield f"ok((SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = {index}), {text(f'{said} is valid')})"
+        if "valid" not in attributes:  # one that is declared INVALID may be either
+            yield f"ok((SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = {index}), {text(f'{said} is valid')})"
 
     def _trigger(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
         name, said = self._bare(path[len("trigger ") + len(root) + 1 :]), one_line(path)
@@ -287,7 +336,7 @@ class _Writer:
         shape = " ".join(part for part in parts if part)
         yield f"is(pg_temp.trigger_shape({self._oid(root)}, {text(name)}), {text(shape)}, {text(f'{said} fires as declared')})"
         condition = (
-            "(SELECT substring(pg_get_triggerdef(oid) FROM ' FOR EACH (?:ROW|STATEMENT) WHEN (\\(.*\\)) EXECUTE FUNCTION ')"
+            f"(SELECT substring(pg_get_triggerdef(oid) FROM {text(_WHEN)})"
             f" FROM pg_trigger WHERE tgrelid = {self._oid(root)} AND tgname = {text(name)} AND NOT tgisinternal)"
         )
         if when := attributes.get("when"):
@@ -400,7 +449,12 @@ class _Writer:
             yield f"has_composite({pair}, {text(said)})"
             yield f"is(pg_temp.attributes_of({type_}), {_texts(attributes.get('columns', []))}, {text(f'attributes of {said}')})"
         else:
-            yield f"ok({type_} IS NOT NULL, {text(said)})"  # has_type() knows no ranges
+            found = f"SELECT FROM pg_type WHERE {self._type_is(label)}"
+            yield f"ok(EXISTS ({found}), {text(said)})"  # has_type() knows no ranges, to_regtype() nothing of a shell
+
+    def _type_is(self, label: str) -> str:
+        schema, name = self._names(label)
+        return f"typname = {text(name)} AND typnamespace = to_regnamespace({text(_quoted(schema))})"
 
     def _sequence(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
         label, said = path[len("sequence ") :], one_line(path)
@@ -440,16 +494,15 @@ class _Writer:
         else:
             where = f"oid = {key}({text(self._qualified(label) if kind == 'type' else label)})"
         default = f"acldefault('{usual}', {owner})" if owner else "NULL"
+        if kind == "schema":  # initdb gives rights on public, in each version others
+            default = f"coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass AND objoid = oid), {default})"
         given = [f"coalesce({acl}, {default})", f"{default}::aclitem[]"]
         if kind_of(path) == "revocation":
             given.reverse()
         rights = f"(SELECT pg_temp.rights({', '.join(given)}, {text(role)}) FROM {catalog} WHERE {where})"
         wanted, said = _texts(sorted(attributes["privileges"])), text(one_line(path))
-        if role == "PUBLIC":
-            yield f"is({rights}, {wanted}, {said})"
-        else:  # roles belong to the whole server, and one that is missing is no fault of this database
-            there = f"EXISTS (SELECT FROM pg_roles WHERE rolname = {text(role)})"
-            yield f"CASE WHEN {there} THEN is({rights}, {wanted}, {said}) ELSE skip({text(one_line(f'there is no role {role}'))}, 1) END"
+        test = f"is({rights}, {wanted}, {said})"
+        yield test if role == "PUBLIC" else self._if_role(role, test)
 
     _revocation = _grant
 

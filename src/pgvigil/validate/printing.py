@@ -38,6 +38,11 @@ _WORDS = {
     ("procedure", "language"): ("LANGUAGE {}", ""),
     ("procedure", "security"): ("SECURITY {}", ""),
     ("trigger", "when"): ("WHEN ({})", "no WHEN"),
+    ("column", "not_null"): ("NOT NULL called {}", "NOT NULL of the usual name"),
+    ("setting", "value"): ("{}", "no value"),
+    ("sequence", "of"): ("owned by column {}", "owned by no column"),
+    ("index", "attached"): ("part of index {}", "part of no other index"),
+    ("constraint", "attached"): ("part of {}", "part of no other key"),
 }
 _FLAGS = {
     ("column", "nullable"): ("NOT NULL", "nullable"),
@@ -96,6 +101,10 @@ def whole(path: str, attributes: Attributes) -> str:
         return f"partitioned by {attributes['partition_by']}"
     if kind == "row security":
         return "enabled"
+    if kind == "setting":
+        return str(attributes["value"])
+    if kind == "other":
+        kind = path.split(" ")[1].replace("_", " ").replace("ts ", "text search ")
     word = attributes.get("kind") or kind
     return f"{'an' if word[0] in 'aeio' else 'a'} {word}"
 

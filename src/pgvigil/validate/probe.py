@@ -10,7 +10,7 @@ import psycopg
 
 from pgvigil.validate import ddl
 from pgvigil.validate.catalog import Connection, pinned
-from pgvigil.validate.expected import kind_of, last_name
+from pgvigil.validate.expected import kind_of, last_name, plain_fields
 
 _TABLE = "'pg_temp.probe'::regclass"
 _READ_BACK = {
@@ -30,6 +30,10 @@ _READ_BACK = {
     ("function", "body"): "SELECT pg_get_function_sqlbody(oid) FROM pg_proc WHERE proname = 'probe' AND pronamespace = pg_my_temp_schema()",
     ("function", "arguments"): "SELECT pg_get_function_arguments(oid) FROM pg_proc WHERE proname = 'probe' AND pronamespace = pg_my_temp_schema()",
 }  # fmt: skip
+_READ_BACK["collation", "locale"] = (
+    "SELECT coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', c.collcollate)"
+    " FROM pg_collation c WHERE collname = 'probe' AND collnamespace = pg_my_temp_schema()"
+)
 _READ_BACK |= {("procedure", key): _READ_BACK["function", key] for key in ("body", "arguments")}
 
 
@@ -62,9 +66,15 @@ def _same(conn: Connection, schema: str, probe: Probe) -> bool | str:
     except psycopg.DatabaseError:
         return False  # what is there cannot even be read again
     try:
-        return _understood(conn, schema, probe, probe.expected) == found
+        expected = _understood(conn, schema, probe, probe.expected)
+        # What the server printed it does not always read as what it was: EXTRACT('YEAR' FROM x) it prints without quotes.
+        return _plain(expected) in (_plain(found), _plain(probe.found))
     except psycopg.DatabaseError:
         return False  # what is expected has no meaning here: a column it names is not there
+
+
+def _plain(text: object) -> object:
+    return plain_fields(text) if isinstance(text, str) else text
 
 
 def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> object:
@@ -106,6 +116,8 @@ def _statements(probe: Probe, text: str) -> list[str]:
         return [copy, text.rstrip(";").replace(f" TO {probe.root} ", f" TO {on} ", 1)]
     if kind == "view":
         return [f"CREATE TEMP VIEW probe AS {text.rstrip().rstrip(';')}"]
+    if kind == "collation":
+        return [ddl.collation("pg_temp.probe", attributes).rstrip(";")]
     if kind == "statistics":
         return [copy, f"CREATE STATISTICS pg_temp.probe ON {text.rpartition(' FROM ')[0]} FROM {on}"]
     if kind == "type":

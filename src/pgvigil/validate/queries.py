@@ -7,8 +7,19 @@ spelt as in SQL; one in the application's schema is without its schema.
 
 from __future__ import annotations
 
-from pgvigil.validate.fragments import FUNCTION_PATH, comment_of, label, names_of, no_member, options_of, spelt
-from pgvigil.validate.rare import OTHERS
+from pgvigil.validate.fragments import (
+    FUNCTION_PATH,
+    collation,
+    comment_of,
+    label,
+    names_of,
+    no_member,
+    operator,
+    options_of,
+    routine,
+    spelt,
+)
+from pgvigil.validate.rare import OTHERS, SERVERS
 
 # Relations of the schemas that are covered whole, the named ones of the application's schema, whatever is named like a
 # partition of ours, all that inherits from these, and the sequences of their identities. `cut`: partition of a table whose
@@ -130,7 +141,7 @@ SELECT t.label, t.kind || t.label, json_build_object(
         FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
         JOIN pg_class r ON d.refclassid = 'pg_class'::regclass AND r.oid = d.refobjid AND r.oid <> c.oid
         JOIN pg_namespace n ON n.oid = r.relnamespace
-        WHERE w.ev_class = c.oid AND w.rulename = '_RETURN') END, 'detaching', p.detaching, 'of_column', o.label,
+        WHERE w.ev_class = c.oid AND w.rulename = '_RETURN') END, 'detaching', p.detaching, 'of_column', o.label, 'fills', nullif(o.fills, false),
     'readable', has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid))
 FROM target t JOIN pg_class c ON c.oid = t.oid
 {comment_of("pg_class", "c.oid")}
@@ -138,7 +149,10 @@ LEFT JOIN pg_class s ON s.oid = c.reltoastrelid LEFT JOIN pg_sequence q ON q.seq
 LEFT JOIN LATERAL (SELECT json_agg({label("n.nspname", "r.relname")} ORDER BY i.inhseqno) AS parents, bool_or(i.inhdetachpending) AS detaching
                    FROM pg_inherits i JOIN pg_class r ON r.oid = i.inhparent JOIN pg_namespace n ON n.oid = r.relnamespace
                    WHERE i.inhrelid = c.oid) p ON true
-LEFT JOIN LATERAL (SELECT {label("n.nspname", "r.relname")} || '.' || {spelt("a.attname")} AS label
+LEFT JOIN LATERAL (SELECT {label("n.nspname", "r.relname")} || '.' || {spelt("a.attname")} AS label,
+                          d.deptype = 'i' OR EXISTS (SELECT FROM pg_attrdef f JOIN pg_depend u ON u.classid = 'pg_attrdef'::regclass AND u.objid = f.oid
+                                                     WHERE f.adrelid = r.oid AND f.adnum = a.attnum
+                                                       AND u.refclassid = 'pg_class'::regclass AND u.refobjid = c.oid) AS fills
                    FROM pg_depend d JOIN pg_class r ON r.oid = d.refobjid JOIN pg_namespace n ON n.oid = r.relnamespace
                    JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = d.refobjsubid
                    WHERE c.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
@@ -152,22 +166,26 @@ SELECT t.label, 'column ' || t.label || '.' || {spelt("a.attname")}, json_build_
     'identity', CASE a.attidentity WHEN 'a' THEN 'ALWAYS' WHEN 'd' THEN 'BY DEFAULT' END,
     'generated', CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
     'virtual', CASE WHEN a.attgenerated = 'v' THEN true END,
-    'collation', CASE WHEN a.attcollation <> y.typcollation THEN (
-        SELECT CASE WHEN n.nspname IN ('pg_catalog', %(schema)s) THEN '' ELSE quote_ident(n.nspname) || '.' END || quote_ident(o.collname)
-        FROM pg_collation o JOIN pg_namespace n ON n.oid = o.collnamespace WHERE o.oid = a.attcollation) END,
+    'collation', CASE WHEN a.attcollation <> y.typcollation THEN {collation("a.attcollation")} END,
     'storage', CASE WHEN a.attstorage <> y.typstorage AND t.relkind NOT IN ('v', 'S')
                     THEN CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'm' THEN 'MAIN' WHEN 'e' THEN 'EXTERNAL' ELSE 'EXTENDED' END END,
     'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
     'options', {options_of("a.attfdwoptions")},
     'inherited', CASE WHEN NOT a.attislocal THEN true END,
+    'not_null', CASE WHEN nn.conname <> k.relname || '_' || a.attname || '_not_null' AND (octet_length(k.relname::text || a.attname) < 53 OR nn.conname !~ '_not_null\\d*$')
+                     THEN {spelt("nn.conname")} END,
+    'not_null_comment', nz.description,
     'comment', z.description)
-FROM target t JOIN pg_attribute a ON a.attrelid = t.oid JOIN pg_type y ON y.oid = a.atttypid
+FROM target t JOIN pg_class k ON k.oid = t.oid JOIN pg_attribute a ON a.attrelid = t.oid JOIN pg_type y ON y.oid = a.atttypid
+LEFT JOIN pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n' AND nn.conkey[1] = a.attnum AND nn.conislocal AND NOT nn.connoinherit
+                              AND nn.convalidated AND a.attnotnull
+LEFT JOIN pg_description nz ON nz.objoid = nn.oid AND nz.classoid = 'pg_constraint'::regclass AND nz.objsubid = 0
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 {comment_of("pg_class", "a.attrelid", "a.attnum")}
 WHERE a.attnum > 0 AND NOT a.attisdropped AND t.relkind <> 'S'
 ORDER BY a.attrelid, a.attnum"""
 
-# What a partition only inherits is left out. PostgreSQL 18 keeps NOT NULL here too: of those, only the ones that
+# Of what a partition only inherits, its keys count: their indexes are its own. PostgreSQL 18 keeps NOT NULL here too: of those, only the ones that
 # existing rows or children may break.
 _CONSTRAINTS = f"""
 SELECT t.label, 'constraint ' || t.label || '.' || {spelt("c.conname")}, json_build_object(
@@ -177,16 +195,19 @@ SELECT t.label, 'constraint ' || t.label || '.' || {spelt("c.conname")}, json_bu
     'enforced', CASE WHEN off.enable IS NOT NULL THEN false END,
     'with', {options_of("x.reloptions")},
     'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace) END,
-    'comment', z.description), off.enable
+    'attached', CASE WHEN c.contype IN ('p', 'u', 'x') THEN (SELECT {spelt("up.conname")} FROM pg_constraint up WHERE up.oid = nullif(c.conparentid, 0)) END,
+    'index_comment', xz.description, 'comment', z.description), off.enable
 FROM target t JOIN pg_constraint c ON c.conrelid = t.oid
 {comment_of("pg_constraint", "c.oid")}
 LEFT JOIN (SELECT g.tgconstraint, json_agg('ALTER TABLE ' || g.tgrelid::regclass || ' ENABLE TRIGGER ' || quote_ident(g.tgname) || ';' ORDER BY g.tgname) AS enable
            FROM pg_trigger g WHERE g.tgisinternal AND g.tgenabled IN ('D', 'R') GROUP BY 1) off ON off.tgconstraint = c.oid
 LEFT JOIN pg_index i ON i.indexrelid = c.conindid AND c.contype IN ('p', 'u', 'x')
 LEFT JOIN pg_class x ON x.oid = i.indexrelid
+LEFT JOIN pg_description xz ON xz.objoid = x.oid AND xz.classoid = 'pg_class'::regclass AND xz.objsubid = 0
 WHERE c.conparentid = 0 AND c.conislocal AND NOT (t.cut AND c.coninhcount > 0)
       AND (c.contype IN ('p', 'u', 'f', 'c', 'x') OR c.contype = 'n' AND (NOT c.convalidated OR c.connoinherit))
-   OR c.conparentid <> 0 AND (off.enable IS NOT NULL OR NOT (i.indisvalid AND i.indisready AND i.indislive))"""
+   OR c.conparentid <> 0 AND (off.enable IS NOT NULL OR NOT (i.indisvalid AND i.indisready AND i.indislive)
+                              OR NOT t.cut AND c.contype IN ('p', 'u', 'x'))"""
 
 _INDEXES = f"""
 SELECT t.label, 'index ' || t.label || '.' || {spelt("x.relname")}, json_build_object(
@@ -195,12 +216,13 @@ SELECT t.label, 'index ' || t.label || '.' || {spelt("x.relname")}, json_build_o
     'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
     'with', {options_of("x.reloptions")},
     'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace) END,
-    'comment', z.description),
+    'attached', {spelt("up.relname")}, 'comment', z.description),
   x.reloptions
 FROM target t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
 {comment_of("pg_class", "i.indexrelid")}
+LEFT JOIN pg_inherits ui ON x.relispartition AND ui.inhrelid = x.oid LEFT JOIN pg_class up ON up.oid = ui.inhparent
 CROSS JOIN LATERAL (SELECT pg_get_indexdef(i.indexrelid) AS text OFFSET 0) d  -- printed once
-WHERE NOT (x.relispartition AND i.indisvalid AND i.indisready AND i.indislive)
+WHERE NOT (x.relispartition AND t.cut AND i.indisvalid AND i.indisready AND i.indislive)
   AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.conrelid = i.indrelid AND c.contype IN ('p', 'u', 'x'))"""
 
 # A clone on a partition counts only where its state differs; the inner workings of a foreign key are the constraint's.
@@ -248,24 +270,26 @@ SELECT '', {FUNCTION_PATH},
     'leakproof', nullif(p.proleakproof, false),
     'cost', CASE WHEN p.prokind <> 'a' THEN nullif(p.procost, CASE WHEN l.lanname IN ('c', 'internal') THEN 1 ELSE 100 END)::text END,
     'rows', CASE WHEN p.proretset THEN nullif(p.prorows, 1000)::text END,
-    'support', CASE WHEN p.prosupport <> 0 THEN p.prosupport::regproc::text END,
+    'support', CASE WHEN p.prosupport <> 0 THEN {routine("p.prosupport")} END,
     'transforms', (SELECT json_agg(format_type(y, NULL)) FROM unnest(p.protrftypes) y),
     'set', {options_of("p.proconfig")},
     'body', CASE WHEN p.prokind <> 'a' THEN coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) END,
     'atomic', CASE WHEN p.prosqlbody IS NOT NULL THEN true END,
     'library', p.probin,
-    'aggregate', (SELECT json_strip_nulls(json_build_object('SFUNC', g.aggtransfn::regproc::text, 'STYPE', format_type(g.aggtranstype, NULL),
-                    'SSPACE', nullif(g.aggtransspace, 0), 'FINALFUNC', nullif(g.aggfinalfn::regproc::text, '-'),
+    'aggregate', (SELECT json_strip_nulls(json_build_object('SFUNC', {routine("g.aggtransfn")}, 'STYPE', format_type(g.aggtranstype, NULL),
+                    'SSPACE', nullif(g.aggtransspace, 0), 'FINALFUNC', {routine("g.aggfinalfn")},
                     'FINALFUNC_EXTRA', nullif(g.aggfinalextra, false), 'FINALFUNC_MODIFY', CASE g.aggfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
-                    'COMBINEFUNC', nullif(g.aggcombinefn::regproc::text, '-'), 'SERIALFUNC', nullif(g.aggserialfn::regproc::text, '-'),
-                    'DESERIALFUNC', nullif(g.aggdeserialfn::regproc::text, '-'), 'INITCOND', g.agginitval,
-                    'MSFUNC', nullif(g.aggmtransfn::regproc::text, '-'), 'MINVFUNC', nullif(g.aggminvtransfn::regproc::text, '-'),
+                    'COMBINEFUNC', {routine("g.aggcombinefn")}, 'SERIALFUNC', {routine("g.aggserialfn")},
+                    'DESERIALFUNC', {routine("g.aggdeserialfn")}, 'INITCOND', g.agginitval,
+                    'MSFUNC', {routine("g.aggmtransfn")}, 'MINVFUNC', {routine("g.aggminvtransfn")},
                     'MSTYPE', CASE WHEN g.aggmtranstype <> 0 THEN format_type(g.aggmtranstype, NULL) END,
-                    'MFINALFUNC', nullif(g.aggmfinalfn::regproc::text, '-'), 'MINITCOND', g.aggminitval,
-                    'SORTOP', CASE WHEN g.aggsortop <> 0 THEN (SELECT oprname FROM pg_operator WHERE oid = g.aggsortop) END,
+                    'MFINALFUNC', {routine("g.aggmfinalfn")}, 'MINITCOND', g.aggminitval,
+                    'SORTOP', CASE WHEN g.aggsortop <> 0 THEN {operator("g.aggsortop")} END,
                     'MSSPACE', nullif(g.aggmtransspace, 0),
                     'MFINALFUNC_EXTRA', nullif(g.aggmfinalextra, false), 'MFINALFUNC_MODIFY', CASE g.aggmfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
                     'HYPOTHETICAL', CASE WHEN g.aggkind = 'h' THEN true END)) FROM pg_aggregate g WHERE g.aggfnoid = p.oid),
+    'constructor', CASE WHEN p.prolang = 12 AND p.prosrc ~ '^(multi)?range_constructor' AND EXISTS (
+        SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'i') THEN true END,
     'owned_by', pg_get_userbyid(p.proowner), 'comment', obj_description(p.oid, 'pg_proc'))
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
 WHERE n.nspname = ANY (%(own)s) AND {no_member("pg_proc", "p.oid")}"""
@@ -277,12 +301,12 @@ SELECT '', 'type ' || {label("n.nspname", "y.typname")}, json_build_object(
     'type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) END,
     'nullable', CASE WHEN y.typnotnull THEN false END,
     'default', pg_get_expr(y.typdefaultbin, 0),
-    'collation', CASE WHEN y.typtype = 'd' AND y.typcollation <> b.typcollation THEN (SELECT quote_ident(collname) FROM pg_collation WHERE oid = y.typcollation) END,
+    'collation', CASE WHEN y.typtype = 'd' AND y.typcollation <> b.typcollation THEN {collation("y.typcollation")} END,
     'checks', (SELECT json_object_agg({spelt("c.conname")}, pg_get_constraintdef(c.oid) ORDER BY c.conname)
                FROM pg_constraint c WHERE c.contypid = y.oid AND c.contype = 'c'),
     'columns', CASE WHEN y.typtype = 'c' THEN (
         SELECT json_agg({spelt("a.attname")} || ' ' || format_type(a.atttypid, a.atttypmod)
-                        || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || (SELECT quote_ident(collname) FROM pg_collation WHERE oid = a.attcollation) ELSE '' END
+                        || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || {collation("a.attcollation")} ELSE '' END
                         ORDER BY a.attnum)
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END,
     'comments', CASE y.typtype WHEN 'd' THEN (
@@ -292,10 +316,21 @@ SELECT '', 'type ' || {label("n.nspname", "y.typname")}, json_build_object(
         SELECT json_object_agg({spelt("a.attname")}, z.description ORDER BY a.attname)
         FROM pg_attribute a {comment_of("pg_class", "a.attrelid", "a.attnum")} WHERE a.attrelid = y.typrelid AND z.description IS NOT NULL) END,
     'range', (SELECT json_strip_nulls(json_build_object('SUBTYPE', format_type(r.rngsubtype, NULL), 'SUBTYPE_OPCLASS', CASE WHEN NOT o.opcdefault THEN o.opcname END,
-                        'COLLATION', CASE WHEN r.rngcollation <> s.typcollation THEN (SELECT quote_ident(collname) FROM pg_collation WHERE oid = r.rngcollation) END,
-                        'CANONICAL', nullif(r.rngcanonical::regproc::text, '-'), 'SUBTYPE_DIFF', nullif(r.rngsubdiff::regproc::text, '-')))
-              FROM pg_range r JOIN pg_opclass o ON o.oid = r.rngsubopc JOIN pg_type s ON s.oid = r.rngsubtype WHERE r.rngtypid = y.oid),
-    'base', CASE WHEN y.typtype = 'b' AND y.typisdefined THEN json_build_object('INPUT', y.typinput::regproc::text, 'OUTPUT', y.typoutput::regproc::text, 'INTERNALLENGTH', y.typlen) END,
+                        'COLLATION', CASE WHEN r.rngcollation <> s.typcollation THEN {collation("r.rngcollation")} END,
+                        'CANONICAL', {routine("r.rngcanonical")}, 'SUBTYPE_DIFF', {routine("r.rngsubdiff")},
+                        'MULTIRANGE_TYPE_NAME', CASE WHEN mt.typnamespace <> y.typnamespace OR mt.typname::text <> CASE WHEN strpos(y.typname, 'range') > 0
+                            THEN overlay(y.typname::text PLACING 'multirange' FROM strpos(y.typname, 'range') FOR 5) ELSE y.typname || '_multirange' END
+                            THEN {label("mn.nspname", "mt.typname")} END))
+              FROM pg_range r JOIN pg_type mt ON mt.oid = r.rngmultitypid JOIN pg_namespace mn ON mn.oid = mt.typnamespace JOIN pg_opclass o ON o.oid = r.rngsubopc JOIN pg_type s ON s.oid = r.rngsubtype WHERE r.rngtypid = y.oid),
+    'base', CASE WHEN y.typtype = 'b' AND y.typisdefined THEN json_strip_nulls(json_build_object(
+        'INPUT', {routine("y.typinput")}, 'OUTPUT', {routine("y.typoutput")}, 'RECEIVE', {routine("y.typreceive")}, 'SEND', {routine("y.typsend")},
+        'TYPMOD_IN', {routine("y.typmodin")}, 'TYPMOD_OUT', {routine("y.typmodout")}, 'ANALYZE', {routine("y.typanalyze")},
+        'SUBSCRIPT', {routine("y.typsubscript")}, 'INTERNALLENGTH', CASE y.typlen WHEN -1 THEN 'VARIABLE' ELSE y.typlen::text END,
+        'PASSEDBYVALUE', nullif(y.typbyval, false), 'ALIGNMENT', CASE y.typalign WHEN 'c' THEN 'char' WHEN 's' THEN 'int2' WHEN 'd' THEN 'double' END,
+        'STORAGE', CASE y.typstorage WHEN 'e' THEN 'external' WHEN 'm' THEN 'main' WHEN 'x' THEN 'extended' END,
+        'CATEGORY', nullif(y.typcategory, 'U'), 'PREFERRED', nullif(y.typispreferred, false), 'DEFAULT', y.typdefault,
+        'ELEMENT', CASE WHEN y.typelem <> 0 THEN format_type(y.typelem, NULL) END, 'DELIMITER', nullif(y.typdelim, ','),
+        'COLLATABLE', nullif(y.typcollation <> 0, false))) END,
     'owned_by', pg_get_userbyid(y.typowner), 'comment', obj_description(y.oid, 'pg_type'))
 FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
 LEFT JOIN pg_type b ON b.oid = y.typbasetype LEFT JOIN pg_class c ON c.oid = y.typrelid
@@ -315,7 +350,7 @@ FROM (
     FROM target t JOIN pg_class c ON c.oid = t.oid WHERE c.relacl IS NOT NULL
     UNION ALL
     SELECT t.label, 'column ' || t.label || '.' || {spelt("a.attname")}, a.attacl, acldefault('c', c.relowner), c.relowner
-    FROM target t JOIN pg_class c ON c.oid = t.oid JOIN pg_attribute a ON a.attrelid = t.oid WHERE a.attacl IS NOT NULL
+    FROM target t JOIN pg_class c ON c.oid = t.oid JOIN pg_attribute a ON a.attrelid = t.oid WHERE a.attacl IS NOT NULL AND NOT a.attisdropped
     UNION ALL
     SELECT '', {FUNCTION_PATH},
            p.proacl, acldefault('f', p.proowner), p.proowner
@@ -330,6 +365,22 @@ FROM (
            coalesce((SELECT initprivs FROM pg_init_privs i WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0),
                     acldefault('n', n.nspowner)), n.nspowner
     FROM pg_namespace n WHERE (n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s) AND n.nspacl IS NOT NULL
+    UNION ALL
+    SELECT '', 'other foreign_data_wrapper ' || {spelt("w.fdwname")}, w.fdwacl, acldefault('F', w.fdwowner), w.fdwowner
+    FROM pg_foreign_data_wrapper w WHERE w.fdwacl IS NOT NULL AND {no_member("pg_foreign_data_wrapper", "w.oid")}
+      AND (%(everywhere)s OR EXISTS (SELECT FROM pg_foreign_server s WHERE s.srvfdw = w.oid AND s.oid IN ({SERVERS})))
+    UNION ALL
+    SELECT '', 'other server ' || {spelt("s.srvname")}, s.srvacl, acldefault('S', s.srvowner), s.srvowner
+    FROM pg_foreign_server s WHERE s.srvacl IS NOT NULL AND {no_member("pg_foreign_server", "s.oid")}
+      AND (%(everywhere)s OR s.oid IN ({SERVERS}))
+    UNION ALL
+    SELECT '', 'other language ' || {spelt("l.lanname")}, l.lanacl,
+           coalesce((SELECT initprivs FROM pg_init_privs i WHERE i.classoid = 'pg_language'::regclass AND i.objoid = l.oid AND i.objsubid = 0),
+                    acldefault('l', l.lanowner)), l.lanowner
+    FROM pg_language l WHERE %(everywhere)s AND l.lanacl IS NOT NULL
+    UNION ALL
+    SELECT '', 'database {{database}}', b.datacl, acldefault('d', b.datdba), b.datdba
+    FROM pg_database b WHERE %(everywhere)s AND b.datname = current_database() AND b.datacl IS NOT NULL
 ) o CROSS JOIN LATERAL (
     (SELECT true AS given, grantee, privilege_type, is_grantable FROM aclexplode(o.acl)
      EXCEPT SELECT true, grantee, privilege_type, is_grantable FROM aclexplode(o.usual))
@@ -338,7 +389,7 @@ FROM (
      WHERE NOT (u.grantee = o.owner AND u.privilege_type = 'MAINTAIN')
      EXCEPT SELECT false, grantee, privilege_type, is_grantable FROM aclexplode(o.acl))
 ) e LEFT JOIN pg_roles r ON r.oid = e.grantee
-WHERE NOT (e.grantee = o.owner AND e.privilege_type = 'MAINTAIN')
+WHERE NOT (e.grantee = o.owner AND e.privilege_type = 'MAINTAIN') AND e.privilege_type <> 'CONNECT'  -- who may come in is the server's business
 GROUP BY o.label, o.path, o.owner, e.given, e.grantee, r.rolname"""
 
 

@@ -43,10 +43,11 @@ class Repairs:
             made = ddl.create(path, root, attributes)
             if kind == "index" and not self._partitioned(root):
                 made = made.replace("INDEX ", "INDEX CONCURRENTLY ", 1)
-            owner = (
-                self._owner(path, root, attributes) if made and kind in _OWNED else ""
-            )  # whoever runs this need not be the owner
-            return self._spelt("\n".join(part for part in (made, owner, *self._of(path)) if part).strip())
+            if not made:
+                return self._spelt("\n".join(self._of(path)))
+            owner = self._owner(path, root, attributes) if kind in _OWNED else ""  # whoever runs this may be another
+            made = "\n".join(part for part in (made, *self._by_default(path), owner, *self._of(path)) if part)
+            return self._spelt(made.strip())
         label = path.partition(" ")[2]
         start = f"column {label}."
         columns = {
@@ -74,12 +75,38 @@ class Repairs:
             parts += [
                 ddl.comment(f"{start}{name}", label, of["comment"]) for name, of in columns.items() if "comment" in of
             ]
+            parts += [line for name, of in columns.items() for line in ddl.matview_column(label, name, of)]
         if pattern := self.patterns.get(label):
             if pattern.default:
                 parts.append(f"CREATE TABLE {label}{pattern.default} PARTITION OF {label} DEFAULT;")
                 parts.append(self._owner(f"table {label}{pattern.default}", f"{label}{pattern.default}", attributes))
             parts.append(pattern.repair.replace("{table}", label))
-        return self._spelt("\n".join([made, *(part for part in parts if part)]))
+        return self._spelt("\n".join([made, *self._by_default(path), *(part for part in parts if part)]))
+
+    def _by_default(self, path: str) -> list[str]:
+        """Take back what ALTER DEFAULT PRIVILEGES does to a new object of the role that runs the repairs."""
+        kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+        server = self.found.server
+        code, word, usual = _BY_DEFAULT.get(kind, ("", "", ""))
+        if server is None or not code or label.startswith("of "):
+            return []
+        at = ddl.opening(label)
+        schema = label[: at - len(last_name(label[:at]))].removesuffix(".")
+        given = [
+            (within, grantee)
+            for within, what, role, grantee, _, _, gives in server.default_grants
+            if gives
+            and (what, role) == (code, server.role)
+            and within in (None, unquoted(schema) if schema else self.found.schema)
+        ]
+        others = dict.fromkeys(grantee for _, grantee in given if grantee not in ("PUBLIC", server.role))
+        lines = [f"REVOKE ALL ON {word} {label} FROM {quoted(grantee)};" for grantee in others]
+        public = any(grantee == "PUBLIC" for _, grantee in given)
+        if usual and not public and any(within is None for within, _ in given):
+            lines.append(f"GRANT {usual} ON {word} {label} TO PUBLIC;")
+        if not usual and public:
+            lines.append(f"REVOKE ALL ON {word} {label} FROM PUBLIC;")
+        return lines
 
     def _of(self, path: str) -> list[str]:
         """Rights on an object that stands on no relation."""
@@ -88,6 +115,11 @@ class Repairs:
 
     def _partitioned(self, root: str) -> bool:
         return self.found.objects.get(f"table {root}", {}).get("kind") == "partitioned table"
+
+    def rebuilt(self, path: str) -> str:
+        """An index that is INVALID, or the one under a constraint."""
+        root = self.roots.get(path, "")
+        return f"REINDEX INDEX {self._index_name(root, last_name(path))};" if not self._partitioned(root) else ""
 
     def drop(self, path: str) -> str:
         """Of what is not to be there: commented out where data go with it."""
@@ -98,6 +130,8 @@ class Repairs:
             return ""  # what would be given is another's, or would be everybody's
         name = f"sequence {self.found.details[path]['name']}" if path.startswith("sequence of ") else path
         text = ddl.drop(name, self.found.roots.get(path, ""), self.found.objects[path])
+        if kind_of(path) == "schema" and not any(f" {path.partition(' ')[2]}." in one for one in self.found.objects):
+            text = text.replace(" CASCADE", "")  # it is empty, or its tables are to be moved back first
         data = kind_of(path) in _HOLDS_DATA or self.found.objects[path].get("kind") == "materialized view"
         return self._spelt(ddl.remark(text) if data else text)
 
@@ -175,7 +209,21 @@ class Repairs:
                 return "\n".join(self.found.details[path]["enable"])
             if keys == ["valid"]:
                 return f"REINDEX INDEX {self._index_name(root, name)};"
-            return again.replace(f";\nALTER TABLE {root} ADD CONSTRAINT ", ", ADD CONSTRAINT ", 1)  # both or neither
+            if keys == ["with"]:
+                return _options("INDEX", self._index_name(root, name), wanted, found)
+            if keys == ["index_comment"]:
+                return ddl.comment(f"index {label}", root, wanted.get("index_comment"))
+            if keys == ["tablespace"]:
+                return f"ALTER INDEX {self._index_name(root, name)} SET TABLESPACE {wanted.get('tablespace', 'pg_default')};"
+            if "attached" not in keys:
+                return again.replace(
+                    f";\nALTER TABLE {root} ADD CONSTRAINT ", ", ADD CONSTRAINT ", 1
+                )  # both or neither
+        if kind in ("constraint", "index") and keys == ["attached"]:
+            parent = self.found.objects.get(f"table {root}", {}).get("partition_of")
+            if "attached" not in wanted or not parent:
+                return ""
+            return f"ALTER INDEX {self._index_name(parent, wanted['attached'])} ATTACH PARTITION {self._index_name(root, name)};"
         if kind == "index":
             if keys == ["valid"] and "valid" not in wanted and not self._partitioned(root):
                 return f"REINDEX INDEX CONCURRENTLY {self._index_name(root, name)};"
@@ -197,8 +245,18 @@ class Repairs:
             return f"ALTER EVENT TRIGGER {label} {ddl._ENABLE[wanted.get('enabled', 'ORIGIN')]};"
         if kind.split()[-1] in ("function", "procedure", "aggregate"):
             return self._function(kind, label, path, wanted, found, keys)
-        if kind == "default grant":
+        if kind in ("default grant", "default revocation"):
             return again
+        if kind == "setting":
+            return ddl.create(path, root, wanted)
+        if kind == "extension":
+            lines = [f"ALTER EXTENSION {label} SET SCHEMA {wanted['schema']};"] if "schema" in keys else []
+            return "\n".join(
+                lines + [f"ALTER EXTENSION {label} UPDATE TO {ddl.literal(wanted['version'])};"] * ("version" in keys)
+            )
+        if kind == "collation":
+            used = any(of.get("collation") == label for of in self.found.objects.values())
+            return "" if used else again
         if kind in ("grant", "revocation"):
             return _privileges(
                 label, wanted, found, given=kind == "grant", only_take=self._is_anothers(object_of(path))
@@ -208,13 +266,16 @@ class Repairs:
         if kind == "type":
             return _type(label, wanted, found, keys)
         if kind == "other":
-            return again if label.startswith("cast ") else ""
+            return _other(label, path, wanted, found, keys) or (
+                again if label.startswith(("cast ", "access_method ")) else ""
+            )
         return again if kind in ("trigger", "rule", "policy", "statistics", "event trigger", "operator") else ""
 
     def _sequence(self, path: str, name: str, wanted: Attributes, keys: list[str]) -> str:
         alter = f"ALTER SEQUENCE {name}"
         lines = [f"{alter} SET {wanted.get('persistence', 'LOGGED')};"] if "persistence" in keys else []
-        if set(keys) - {"persistence", "name"}:
+        lines += [f"{alter} OWNED BY {wanted.get('of', 'NONE')};"] if "of" in keys else []
+        if set(keys) - {"persistence", "name", "of"}:
             type_ = f" AS {wanted['type']}" if "type" in keys else ""
             lines.append(f"{alter}{type_} {ddl.sequence_options(wanted)};")
         if "name" in keys:
@@ -237,7 +298,9 @@ class Repairs:
         made = ddl.create(path, "", wanted)
         if made:
             anew = {"returns", "arguments"} & set(keys)
-            return "\n".join([ddl.drop(path, "", found), made, *self._of(path)]) if anew else made
+            return (
+                "\n".join([ddl.drop(path, "", found), made, *self._by_default(path), *self._of(path)]) if anew else made
+            )
         word = kind.split()[-1].upper()
         options = {
             "volatility": wanted.get("volatility", "VOLATILE"),
@@ -254,7 +317,9 @@ class Repairs:
 
     def _spelt(self, text: str) -> str:
         name = quoted(self.found.schema)
-        return re.sub(r"(SET search_path = [^;\n]*?|SCHEMA )\{schema\}", lambda match: match[1] + name, text)
+        database = quoted(self.found.server.database) if self.found.server else ""
+        text = re.sub(r"(SET search_path = [^;\n]*?|SCHEMA )\{schema\}", lambda match: match[1] + name, text)
+        return re.sub(r"\bDATABASE \{database\}", lambda _: f"DATABASE {database}", text)
 
 
 def alter_column(root: str, name: str, wanted: Attributes, found: Attributes, key: str) -> Iterable[str]:
@@ -283,6 +348,8 @@ def alter_column(root: str, name: str, wanted: Attributes, found: Attributes, ke
         yield f"{alter} SET STORAGE {wanted.get('storage') or _usual_storage(wanted['type'])};"
     elif key == "compression":
         yield f"{alter} SET COMPRESSION {wanted.get('compression', 'default')};"
+    elif key in ("not_null", "not_null_comment"):
+        yield from ddl.not_null(root, name, wanted, found)
     elif key in ("generated", "virtual"):
         if "generated" not in wanted:
             yield f"{alter} DROP EXPRESSION;"
@@ -319,7 +386,7 @@ def _foreign(wanted: Attributes, found: Attributes) -> str:
     words += [
         f"{'SET' if name in there else 'ADD'} {quoted(name)} {ddl.literal(text)}"
         for name, text in right.items()
-        if there.get(name) != text
+        if there.get(name) != text and text != ddl.UNTOLD
     ]
     return ", ".join(words)
 
@@ -347,15 +414,105 @@ def _privileges(label: str, wanted: Attributes, found: Attributes, *, given: boo
     return "\n".join(lines)
 
 
+def _other(label: str, path: str, wanted: Attributes, found: Attributes, keys: list[str]) -> str:
+    kind, _, name = label.partition(" ")
+    what = ddl.target(path, "")
+    lines = []
+    if kind in ("foreign_data_wrapper", "server", "user_mapping"):
+        if "definition" in keys:
+            lines.append(_remade(kind, what, wanted.get("definition", ""), found.get("definition", "")))
+        if "options" in keys:
+            if changed := _foreign(wanted, found):
+                lines.append(f"ALTER {what} OPTIONS ({changed});")
+            hidden = [
+                key
+                for key, text in wanted.get("options", {}).items()
+                if text == ddl.UNTOLD and key not in found.get("options", {})
+            ]
+            lines += ddl._secrets(ddl._RARE[kind], name, hidden)
+        return "\n".join(line for line in lines if line)
+    if kind in ("language", "transform"):
+        return ddl.other(label, wanted)
+    if kind == "ts_dict":
+        (template, right), (same, there) = (_dictionary(of.get("definition", "")) for of in (wanted, found))
+        if template != same:
+            return ""
+        put = [f"{key} = {text}" for key, text in right.items() if there.get(key) != text]
+        put += [key for key in there if key not in right]
+        return f"ALTER {what} ({', '.join(put)});" if put else ""
+    if kind == "ts_config":
+        (parser, right_), (other, there_) = (ddl.text_search(of.get("definition", "")) for of in (wanted, found))
+        if parser != other:
+            return ""
+        for token in dict.fromkeys([*there_, *right_]):
+            if right_.get(token) != there_.get(token):
+                lines += [f"ALTER {what} DROP MAPPING FOR {token};"] if token in there_ else []
+                lines += (
+                    [f"ALTER {what} ADD MAPPING FOR {token} WITH {', '.join(right_[token])};"]
+                    if token in right_
+                    else []
+                )
+    return "\n".join(lines)
+
+
+def _remade(kind: str, what: str, wanted: str, found: str) -> str:
+    """What of a wrapper or server can be changed: not of which kind a server is, nor its wrapper."""
+    if kind == "foreign_data_wrapper":
+        words = [
+            f"{word} {match[1]}" if (match := re.search(rf"\b{word} (\S+)", wanted)) else f"NO {word}"
+            for word in ("HANDLER", "VALIDATOR")
+        ]
+        return f"ALTER {what} {' '.join(words)};"
+    version = re.compile(r" ?VERSION ('(?:[^']|'')*')")
+    if (match := version.search(wanted)) and version.sub("", wanted) == version.sub("", found):
+        return f"ALTER {what} VERSION {match[1]};"
+    return ""
+
+
+def _dictionary(definition: str) -> tuple[str, dict[str, str]]:
+    template, _, options = definition.partition(", ")
+    return template, dict(_OPTION.findall(options))
+
+
+def _labels(label: str, wanted: list[str], found: list[str]) -> list[str]:
+    """A label in whose place another is has been renamed: rows hold it. What is only lacking is added."""
+    pairs = ddl.renamed_labels(wanted, found)
+    lines = [f"ALTER TYPE {label} RENAME VALUE {ddl.literal(old)} TO {ddl.literal(new)};" for old, new in pairs.items()]
+    there = [pairs.get(one, one) for one in found]
+    for position, one in enumerate(wanted):
+        if one in there:
+            continue
+        place = f" AFTER {ddl.literal(wanted[position - 1])}" if position else ""
+        place = place or (f" BEFORE {ddl.literal(there[0])}" if there else "")
+        lines.append(f"ALTER TYPE {label} ADD VALUE {ddl.literal(one)}{place};")
+        there.insert(there.index(wanted[position - 1]) + 1 if position else 0, one)
+    if there != wanted:
+        extra = [one for one in there if one not in wanted]
+        said = f"no command drops {', '.join(extra)}" if extra else "no command moves a label"
+        lines.append(ddl.remark(f"Labels of {label}: {said}"))
+    return lines
+
+
 def _type(label: str, wanted: Attributes, found: Attributes, keys: list[str]) -> str:
     lines = []
     if "labels" in keys:
-        before = ""
-        for one in wanted.get("labels", []):
-            if one not in found.get("labels", []):
-                place = f" AFTER {ddl.literal(before)}" if before else ""
-                lines.append(f"ALTER TYPE {label} ADD VALUE {ddl.literal(one)}{place};")
-            before = one
+        lines += _labels(label, wanted.get("labels", []), found.get("labels", []))
+    if "base" in keys:
+        right, there = wanted.get("base", {}), found.get("base", {})
+        differing = [key for key in {**there, **right} if right.get(key) != there.get(key)]
+        if set(differing) <= set(_BASE):
+            put = ", ".join(f"{key} = {right.get(key, 'plain' if key == 'STORAGE' else 'NONE')}" for key in differing)
+            lines.append(f"ALTER TYPE {label} SET ({put});")
+    if "range" in keys:
+        ranges = [dict(of.get("range", {})) for of in (wanted, found)]
+        names = [of.pop("MULTIRANGE_TYPE_NAME", ddl.usual_multirange(label)) for of in ranges]
+        if ranges[0] == ranges[1]:
+            lines.append(f"ALTER TYPE {names[1]} RENAME TO {last_name(names[0])};")
+    if "not_null" in keys:
+        usual = quoted(f"{unquoted(last_name(label))}_not_null")
+        lines.append(
+            f"ALTER DOMAIN {label} RENAME CONSTRAINT {found.get('not_null', usual)} TO {wanted.get('not_null', usual)};"
+        )
     if "nullable" in keys:
         lines.append(f"ALTER DOMAIN {label} {'SET' if wanted.get('nullable') is False else 'DROP'} NOT NULL;")
     if "default" in keys:
@@ -400,6 +557,20 @@ _ORDER = (
     "view",
     "trigger",
 )
+_NEEDED = ("foreign_data_wrapper", "server", "language", "access_method")  # by tables, functions and one another
+_OPTION = re.compile(r"""("(?:[^"]|"")*"|\w+) = (E?'(?:[^']|'')*'|[^,]+)""")
+# Kind → its letter in pg_default_acl, its word in GRANT, what PUBLIC may do where nothing is said.
+_BY_DEFAULT = {
+    "table": ("r", "TABLE", ""),
+    "view": ("r", "TABLE", ""),
+    "sequence": ("S", "SEQUENCE", ""),
+    "function": ("f", "FUNCTION", "EXECUTE"),
+    "procedure": ("f", "PROCEDURE", "EXECUTE"),
+    "aggregate": ("f", "FUNCTION", "EXECUTE"),
+    "type": ("T", "TYPE", "USAGE"),
+    "schema": ("n", "SCHEMA", ""),
+}
+_BASE = ("RECEIVE", "SEND", "TYPMOD_IN", "TYPMOD_OUT", "ANALYZE", "SUBSCRIPT", "STORAGE")  # that ALTER TYPE can set
 
 
 _NEW_LABEL = re.compile(r"^ALTER TYPE .* ADD VALUE ", re.MULTILINE)
@@ -413,13 +584,10 @@ def fix_sql(report: Report) -> str:
         if f.object.startswith("view ") and f.fix.startswith("DROP ")
     ]
     repaired = [f for f in report.findings if f.fix and not any(_stands_on(f.object, label) for label in anew)]
-    blocks = ordered(
-        [(f.object, _block(f, f.steps or (f.fix,), outside=False), f.kind == "unexpected") for f in repaired]
-    )
-    after = ordered(
-        [(f.object, _block(f, f.steps or (f.fix,), outside=True), f.kind == "unexpected") for f in repaired]
-    )
-    blocks, after = ([block for block in some if block] for some in (blocks, after))
+    # All other repairs call objects as they are to be called.
+    renames = [f for f in repaired if f.found.startswith("renamed? ")]
+    others = [f for f in repaired if f not in renames]
+    first, blocks, after = _blocks(renames), _blocks(others), _blocks(others, outside=True)
     without = [
         ddl.remark(f"{f.kind}: {f.object}: no SQL is known that repairs this") for f in report.findings if not f.fix
     ]
@@ -429,8 +597,18 @@ def fix_sql(report: Report) -> str:
     )
     before = [block for block in blocks if _NEW_LABEL.search(block)]  # not to be used in the transaction that adds it
     blocks = [block for block in blocks if block not in before]
-    inside = ["BEGIN;\n", *blocks, "COMMIT;\n"] if blocks else []
-    return "\n".join([head, *before, *inside, *after, *without])
+    inside = [*_whole(first), *before, *_whole(blocks)] if before else _whole([*first, *blocks])
+    return "\n".join([head, *inside, *after, *without])
+
+
+def _whole(blocks: list[str]) -> list[str]:
+    return ["BEGIN;\n", *blocks, "COMMIT;\n"] if blocks else []
+
+
+def _blocks(findings: list[Finding], *, outside: bool = False) -> list[str]:
+    """What of these repairs goes into a transaction, or after it, in an order that works."""
+    pieces = [(f.object, _block(f, f.steps or (f.fix,), outside=outside), f.kind == "unexpected") for f in findings]
+    return [block for block in ordered(pieces) if block]
 
 
 def _block(finding: Finding, steps: Iterable[str], *, outside: bool) -> str:
@@ -476,14 +654,19 @@ def _rank(path: str, *, removed: bool) -> tuple[int, int]:
     kind = kind_of(path.removeprefix("comment on "))
     late = path.startswith("comment on ") or kind in ("grant", "revocation")
     rank = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+    if kind == "other":
+        word = path.split(" ")[1]
+        rank = _ORDER.index("sequence") if word in _NEEDED else rank
     return (0, -rank) if removed else (2 if late else 1, rank)
 
 
 def _name(path: str) -> re.Pattern[str] | None:
     kind = kind_of(path)
-    if kind not in ("schema", "type", "sequence", "table", "column", "function", "procedure", "view"):
-        return None
     label = path.removeprefix(kind).strip().partition("(")[0]
+    if kind == "other" and label.partition(" ")[0] in _NEEDED:
+        label = label.partition(" ")[2]
+    elif kind not in ("schema", "type", "sequence", "table", "column", "function", "procedure", "view"):
+        return None
     word = r'(?<!["\w]){}(?!["\w])'
     if kind == "column":  # its name alone may be that of something else
         column = last_name(label)

@@ -59,6 +59,8 @@ class Column:
     compression: Literal["pglz", "lz4"] | None = None  # where it is not the server's usual one
     options: dict[str, str] = field(default_factory=dict)
     inherited: bool = False  # not declared by the table itself
+    not_null: str = ""  # name of the NOT NULL constraint, where it is not the usual one (PostgreSQL 18)
+    not_null_comment: str = ""  # on the NOT NULL constraint (PostgreSQL 18)
     comment: str = ""
     added: bool = False  # to a table of the application by the migrations
     line: int
@@ -83,6 +85,8 @@ class Constraint:
     enforced: bool = True  # false: the triggers of a foreign key are disabled
     with_: dict[str, str] = field(default_factory=dict)
     tablespace: str = ""
+    attached: str = ""  # of a partition's key: the key of the partitioned table that it is part of
+    index_comment: str = ""  # on the index under it
     comment: str = ""
     added: bool = False  # to a table of the application by the migrations
     line: int
@@ -133,6 +137,7 @@ class Index:
     valid: bool = True  # false: neither valid nor ready
     tablespace: str = ""
     depends_on: tuple[str, ...] = ()  # extensions: DEPENDS ON EXTENSION
+    attached: str = ""  # of a partition's index: the index of the partitioned table that it is part of
     comment: str = ""
     optional: bool = False  # of the application: compared where it is there
     line: int
@@ -215,6 +220,8 @@ class ViewColumn:
 
     default: str = ""  # of INSERT through the view
     collation: str = ""
+    storage: Literal["PLAIN", "MAIN", "EXTERNAL", "EXTENDED"] | None = None  # of a materialized view's column
+    compression: Literal["pglz", "lz4"] | None = None  # of a materialized view's column
     options: dict[str, str] = field(default_factory=dict)
     comment: str = ""
     line: int
@@ -263,6 +270,7 @@ class Function:
     atomic: bool = False  # body is one of BEGIN ATOMIC or RETURN
     library: str = ""  # object file of a C function
     aggregate: dict[str, str] = field(default_factory=dict)  # parameters of CREATE AGGREGATE
+    constructor: bool = False  # it comes with a range type
     execute: tuple[str, ...] | None = (
         None  # roles besides its owner that may call it, PUBLIC for everybody; in a spec by hand
     )
@@ -288,6 +296,7 @@ class Type:
     nullable: bool = True  # of a domain
     default: str = ""  # of a domain: an expression
     collation: str = ""
+    not_null: str = ""  # of a domain: name of its NOT NULL, where it is not the usual one (PostgreSQL 18)
     checks: dict[str, str] = field(default_factory=dict)  # of a domain: definition by name
     columns: tuple[str, ...] = ()  # of a composite type: `name type`, in order
     range: dict[str, str] = field(default_factory=dict)  # parameters of CREATE TYPE … AS RANGE
@@ -314,6 +323,7 @@ class Sequence:
     cycle: bool = False  # starts again at its end
     name: str = ""  # of one that a column owns, where it is not the usual `table_column_seq`
     persistence: Literal["UNLOGGED", "TEMPORARY"] | None = None  # where it is not an ordinary, logged sequence
+    of: str = ""  # a column that owns it and is filled by another sequence
     owned_by: str = ""
     comment: str = ""
     line: int
@@ -358,6 +368,7 @@ class Schema:
 class Extension:
     schema: str = ""  # that it is in
     version: str = ""  # installed version
+    comment: str = ""
     line: int
 
 
@@ -367,6 +378,7 @@ class EventTrigger:
     tags: tuple[str, ...] = ()  # commands of WHEN TAG IN
     function: str  # `schema.name()`
     enabled: Enabled = "ORIGIN"
+    owned_by: str = ""
     comment: str = ""
     line: int
 
@@ -375,6 +387,8 @@ class EventTrigger:
 class Collation:
     provider: str  # its letter in pg_collation
     locale: str = ""  # as the provider calls it
+    ctype: str = ""  # of libc: LC_CTYPE, where it is not the same
+    rules: str = ""  # of ICU: RULES (PostgreSQL 16)
     deterministic: bool = True  # DETERMINISTIC
     owned_by: str = ""
     comment: str = ""
@@ -386,8 +400,18 @@ class Other:
     """Of a rare kind, keyed by kind and name."""
 
     definition: str = ""  # what it is made of
+    options: dict[str, str] = field(default_factory=dict)
+    hidden: bool = False  # the role that dumped it may not read its options
     owned_by: str = ""
     comment: str = ""
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Of new sessions: ALTER DATABASE … SET, or ALTER ROLE … IN DATABASE … SET."""
+
+    value: str  # as pg_db_role_setting holds it
     line: int
 
 
@@ -430,6 +454,8 @@ class Document:
     schemas: tuple[str, ...]  # covered whole; {schema} is the application's
     schema: str = ""  # the application's, where no --schema is given
     complete: bool = False  # what is not said is as it is by default, and compared
+    everything: bool = False  # there are no other schemas, and what belongs to no schema is compared
+    database: str = ""  # that it was dumped from: of a copy by another name, settings and rights are notes
     major: int = 0  # of the server that printed a complete spec
     roles: tuple[str, ...] = ()  # of the whole server; a missing one is told, not failed
     ignore: tuple[Ignore, ...] = ()  # what may be there, and why
@@ -450,7 +476,9 @@ class Document:
     details: dict[str, Schema] = field(default_factory=dict)  # of the schemas
     grants: dict[str, tuple[str, ...]] = field(default_factory=dict)  # `on table t to role`: privileges
     revocations: dict[str, tuple[str, ...]] = field(default_factory=dict)  # `on table t from role`: those taken away
-    default_grants: dict[str, tuple[str, ...]] = field(default_factory=dict)  # ALTER DEFAULT PRIVILEGES
+    default_grants: dict[str, tuple[str, ...]] = field(default_factory=dict)  # ALTER DEFAULT PRIVILEGES … GRANT
+    default_revocations: dict[str, tuple[str, ...]] = field(default_factory=dict)  # ALTER DEFAULT PRIVILEGES … REVOKE
+    settings: dict[str, Setting] = field(default_factory=dict)  # of the database, by name, or as `name of role r`
     line: int
 
 

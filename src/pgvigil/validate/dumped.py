@@ -1,0 +1,65 @@
+"""A module that knows what pg_dump does not carry: a restored copy differs there, and nobody has changed anything."""
+
+from __future__ import annotations
+
+from pgvigil.validate.catalog import Attributes
+from pgvigil.validate.expected import kind_of, of_grant
+
+ORDER = "pg_dump writes inherited columns first, and no command moves a column"
+_CONSTRUCTOR = "pg_dump does not carry rights, owner or attributes of a range type's constructors"
+_LANGUAGES = "a database by another name: pg_dump does not carry rights on the languages of the server itself"
+_DATABASE = "a database by another name: pg_dump carries settings and rights of a database only with --create"
+
+
+def left_out(path: str, wanted: dict[str, Attributes], found: dict[str, Attributes], *, copy: bool) -> str:
+    """The reason why an object may differ after a restore, or "" where it may not.
+
+    `copy`: the database has another name than the one that the spec was dumped from.
+    """
+    of = of_grant(path) or path
+    if wanted.get(of, {}).get("constructor") or found.get(of, {}).get("constructor"):
+        return _CONSTRUCTOR
+    if copy and (kind_of(path) == "setting" or of == "database {database}"):
+        return _DATABASE
+    return _LANGUAGES if copy and of in ("other language c", "other language internal", "other language sql") else ""
+
+
+def carried(wanted: dict[str, Attributes], major: int, server: int) -> dict[str, Attributes]:
+    """What is wanted, as a server of another major version has it: since PostgreSQL 15 PUBLIC may not CREATE in public."""
+    path = "revocation on schema {schema} from PUBLIC"
+    if path not in wanted or not 0 < major < 15 <= server:
+        return wanted
+    left = [one for one in wanted[path]["privileges"] if one != "CREATE"]
+    others = {one: of for one, of in wanted.items() if one != path}
+    return others | ({path: {"privileges": left}} if left else {})
+
+
+def all_of_them(wanted: list[str], found: list[str], major: int) -> bool:
+    """Whether GRANT ALL of a server before PostgreSQL 17 was read by a later one, where ALL is MAINTAIN too."""
+    more = {one.removesuffix(" WITH GRANT OPTION") for one in set(found or ()) - set(wanted or ())}
+    return 0 < major < 17 and more == {"MAINTAIN"} and len(wanted or ()) == 7 and set(wanted) < set(found)
+
+
+def reorders(path: str, wanted: dict[str, Attributes], found: dict[str, Attributes]) -> bool:
+    """Return whether a table's columns are those that are wanted, in the order that pg_dump gives them, or the other way round."""
+    label = path.partition(" ")[2]
+    orders = [of[path].get("order", []) for of in (wanted, found)]
+    return sorted(orders[0]) == sorted(orders[1]) and (
+        orders[1] == _restored(label, wanted) or orders[0] == _restored(label, found)
+    )
+
+
+def _restored(label: str, objects: dict[str, Attributes]) -> list[str]:
+    table = objects.get(f"table {label}", {})
+    columns: dict[str, None] = {}
+    for parent in table.get("inherits", []):
+        if f"table {parent}" in objects:
+            columns |= dict.fromkeys(_restored(parent, objects))
+        else:
+            columns |= {
+                name: None
+                for name in table.get("order", [])
+                if objects.get(f"column {label}.{name}", {}).get("inherited")
+            }
+    columns |= dict.fromkeys(table.get("order", []))
+    return list(columns)
