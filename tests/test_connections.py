@@ -515,7 +515,7 @@ def test_a_check_that_could_not_look_has_an_exit_code_of_its_own(values: list[in
         for value in values
         for level in ["ok" if value == 0 else "warning"]
     )
-    assert Health("a database", False, checks, (), None).exit_code == code
+    assert Health("a database", False, checks, (), None, None).exit_code == code
 
 
 @pytest.mark.client_side

@@ -172,7 +172,7 @@ def test_a_stranger_never_enters_the_reference(
     declared = load_declaration(project.SPEC)
     target = databases.parse_url(database.url, "a test")
     with databases.connect(target, "test") as conn:
-        made = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL)
+        made = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL, lambda _: "public")
         made.thread.join()
     assert made.outcome()[0] is not None
     assert seen == [(False, (False,))]

@@ -521,7 +521,7 @@ def test_pruning_leaves_what_is_not_ours(folder: Path) -> None:
 def made(url: str, role: str = "") -> Reference:
     target = parse_url(url + (f"&options=-c%20role%3D{role}" if role else ""), "tests")
     with connect(target, "tests") as conn:
-        reference = Reference(target, lambda: conn, lambda: SPEC, project.INIT_SQL)
+        reference = Reference(target, lambda: conn, lambda: SPEC, project.INIT_SQL, lambda _: "public")
         reference.thread.join()
     return reference
 
