@@ -57,7 +57,7 @@ def _joined(tokens: Iterable[Token]) -> str:
             if text[-1:].isalnum() and token.text[0].isalnum()
             else token.text
         )
-    return spelt(text)
+    return spelt(text.replace('"{app}".', ""))  # the application's schema goes without saying
 
 
 def _text(tokens: Iterable[Token]) -> str:
