@@ -644,7 +644,7 @@ def uncommitted(shared: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         connect = connections.connect
         left_open: Any = contextlib.nullcontext(connection)
         left_open.info, left_open.execute = connection.info, connection.execute
-        left_open.transaction = connection.transaction
+        left_open.transaction, left_open.cursor = connection.transaction, connection.cursor
 
         def connect_here(target: connections.Target, purpose: str, **options: Any) -> Any:
             here = purpose == "validate" and target.parameters["dbname"] == shared.name

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pgvigil import project
 from pgvigil.build.plan import Migration
 from pgvigil.build.sql import Statement, Token, statements
+from pgvigil.placeholders import APPLICATION_SCHEMA
 from pgvigil.validate import load_declaration, markdown
 from pgvigil.validate.spec import spelt
 
@@ -57,7 +58,7 @@ def _joined(tokens: Iterable[Token]) -> str:
             if text[-1:].isalnum() and token.text[0].isalnum()
             else token.text
         )
-    return spelt(text)
+    return spelt(text.replace(f"{APPLICATION_SCHEMA}.", ""))  # the application's schema goes without saying
 
 
 def _text(tokens: Iterable[Token]) -> str:

@@ -271,9 +271,7 @@ class Function:
     library: str = ""  # object file of a C function
     aggregate: dict[str, str] = field(default_factory=dict)  # parameters of CREATE AGGREGATE
     constructor: bool = False  # it comes with a range type
-    execute: tuple[str, ...] | None = (
-        None  # roles besides its owner that may call it, PUBLIC for everybody; in a spec by hand
-    )
+    execute: tuple[str, ...] | None = None  # by hand: roles besides the owner that may call it, PUBLIC for everybody
     owned_by: str = ""
     depends_on: tuple[str, ...] = ()  # extensions: DEPENDS ON EXTENSION
     comment: str = ""
