@@ -49,11 +49,7 @@ CORRELATED = """
            extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 AS hours_since_activity,
            (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS context_entries,
            (SELECT count(*) FROM handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
-           (SELECT l.event_type FROM session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event,
-           (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS context_count,
-           (SELECT coalesce(sum(c.tokens_used), 0) FROM context_history c WHERE c.session_id = s.id) AS total_tokens,
-           (SELECT coalesce(sum(coalesce(c.content_size_bytes, octet_length(c.content))), 0) FROM context_history c
-            WHERE c.session_id = s.id) AS total_content_bytes
+           (SELECT l.event_type FROM session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
     FROM sessions s
 """
 IDLE = "FROM {view} WHERE hours_since_activity > 24 AND is_dormant = false"
@@ -63,7 +59,6 @@ QUERIES = {
     "the longest idle 100": f"SELECT * {IDLE} ORDER BY last_activity_at LIMIT 100",
     "the same, counted": f"SELECT count(*) {IDLE}",
     "the same, entries added up": f"SELECT count(*), sum(context_entries) {IDLE}",
-    "the same, all counters added up": f"SELECT count(*), sum(context_entries), sum(total_tokens), sum(total_content_bytes) {IDLE}",
 }
 VIEWS = ("session_monitoring_view", "correlated")
 

@@ -357,7 +357,7 @@ def test_a_migration_that_fails_in_its_second_statement_is_7_and_leaves_nothing(
     run: Run, project_copy: Path, existing: Database
 ) -> None:
     broken = project_copy / "scripts/migrations/003_monitoring_tables.sql"
-    broken.write_text("CREATE TABLE first (a int);\nSELECT no_such_function();\n" + broken.read_text())
+    broken.write_text("CREATE TABLE public.first (a int);\nSELECT no_such_function();\n" + broken.read_text())
     before = catalog(existing)
     done = run(project_copy / MIGRATE, "--database-url", existing.url)
     refused(done, 7, r"003_monitoring_tables\.sql:2: function no_such_function\(\) does not exist")
@@ -370,8 +370,8 @@ def test_a_later_migration_that_fails_leaves_catalog_and_ledger(
 ) -> None:
     name = add_migration(
         project_copy / "scripts/migrations",
-        "CREATE TABLE first (a int);\n\nALTER TABLE sessions\n    ADD COLUMN x no_such_type;\n",
-        "DROP TABLE first;\n",
+        "CREATE TABLE public.first (a int);\n\nALTER TABLE public.sessions\n    ADD COLUMN x no_such_type;\n",
+        "DROP TABLE public.first;\n",
     )
     before = (
         catalog(migrated),

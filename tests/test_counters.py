@@ -19,12 +19,12 @@ pytestmark = pytest.mark.oldest_and_newest
 Writer = Callable[[psycopg.Connection[Any], random.Random], None]
 
 WRONG = """
-    SELECT s.id, h, v.context_entries, v.context_count, v.total_tokens, v.total_content_bytes
-    FROM sessions s JOIN session_monitoring_view v USING (id) CROSS JOIN LATERAL (
+    SELECT s.id, h, v.context_entries, c.context_count, c.total_tokens, c.total_content_bytes
+    FROM sessions s JOIN session_monitoring_view v USING (id) JOIN session_content_view c ON c.session_id = s.id CROSS JOIN LATERAL (
         SELECT count(*) AS rows, coalesce(sum(tokens_used), 0) AS tokens,
                coalesce(sum(coalesce(content_size_bytes, octet_length(content))), 0) AS bytes
-        FROM context_history c WHERE c.session_id = s.id) h
-    WHERE (v.context_entries, v.context_count, v.total_tokens, v.total_content_bytes) IS DISTINCT FROM (rows, rows, tokens, bytes)
+        FROM context_history r WHERE r.session_id = s.id) h
+    WHERE (v.context_entries, c.context_count, c.total_tokens, c.total_content_bytes) IS DISTINCT FROM (rows, rows, tokens, bytes)
 """
 ANY_ROW = "id = (SELECT id FROM context_history WHERE session_id = %(a)s ORDER BY random() LIMIT 1)"
 OPERATIONS = (

@@ -130,8 +130,7 @@ def one_by_one(connection: Connection, query: Query, ids: list[str]) -> list[tup
     else:
         for one in ids:
             held = "SELECT session_id, count(*), coalesce(sum(tokens_used), 0), sum(octet_length(content)) FROM context_history WHERE session_id = $1 GROUP BY 1"
-            event = "SELECT event_type FROM session_lifecycle WHERE session_id = $1 ORDER BY id DESC LIMIT 1"
-            rows.append(connection.execute(held, [one]).fetchall()[0] + connection.execute(event, [one]).fetchall()[0])
+            rows += connection.execute(held, [one]).fetchall()
     return rows
 
 
