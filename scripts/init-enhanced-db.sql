@@ -76,14 +76,19 @@ BEGIN
 END $$$run$);
 
 -- The application's schema need not be the owner's of its tables.
+-- PUBLIC's right is enough in public, where it comes with every database; elsewhere it can go any day.
 DO $$
 DECLARE
+    app       CONSTANT text := current_setting('pgvigil.schema');
     role_name text;
 BEGIN
-    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_admin,pgvigil_writer,pgvigil_reader}'::name[]) LOOP
-        IF NOT has_schema_privilege(role_name, (SELECT n.oid FROM pg_namespace n WHERE n.nspname = current_setting('pgvigil.schema')), 'USAGE') THEN
-            EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_setting('pgvigil.schema'), role_name);
-        END IF;
+    FOR role_name IN
+        SELECT r.rolname FROM pg_roles r, pg_namespace n
+        WHERE n.nspname = app AND r.rolname = ANY ('{pgvigil_admin,pgvigil_writer,pgvigil_reader}'::name[])
+          AND NOT EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee = r.oid AND a.privilege_type = 'USAGE')
+          AND (app <> 'public' OR NOT has_schema_privilege(r.oid, n.oid, 'USAGE'))
+    LOOP
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', app, role_name);
     END LOOP;
 END $$;
 
@@ -3418,12 +3423,13 @@ RETURN CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_s
 COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of SECURITY DEFINER functions';
 
 -- Whoever registered an instance speaks for it, and so do admins, the owner of the tables and superusers.
+-- Who is a member of a role may do all that the role does, and so may speak of its connections.
 CREATE FUNCTION instrumentation.speaks_for(registered_by text) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN coalesce(registered_by = session_user, false)
            OR (SELECT bool_or(pg_has_role(session_user, r.oid, 'MEMBER')) FROM pg_roles r
-               WHERE r.rolname = 'pgvigil_admin' OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'));
+               WHERE r.rolname IN (registered_by, 'pgvigil_admin') OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'));
 END $$;
 COMMENT ON FUNCTION instrumentation.speaks_for(text) IS 'Whether this login may write for an instance that this role registered';
 
@@ -3503,7 +3509,9 @@ BEGIN
     WHERE a.pid = register_session.pid AND coalesce(a.backend_start = register_session.backend_start, true);
     IF FOUND AND (backend.datname IS DISTINCT FROM current_database() OR NOT instrumentation.speaks_for(backend.username)) THEN
         RAISE EXCEPTION 'process % is a connection of % to database %: % registers only its own, to this database', pid, backend.username, backend.datname, session_user
-              USING ERRCODE = 'insufficient_privilege';
+              USING ERRCODE = 'insufficient_privilege', HINT = coalesce(
+                  'A recorder that logs in as another role than the application has to be a member of it: GRANT ' || quote_ident(backend.username) || ' TO ' || quote_ident(session_user) || '.',
+                  'It is a process of the server itself.');
     END IF;
     IF session IS NULL AND pid IS NOT NULL THEN
         SELECT s.session_id INTO session FROM instrumentation.sessions s
@@ -4012,7 +4020,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '44a06e4b8ca9144bf047f844d12087948c78df906e3c663648bfe6ebe7612f9d', 'cdf6aaac228dee57dac9c1d78177899071c1128ae7cd485bdb1b553a9e4236d4', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'ad1f4c3499349c78388d48bf8fd201c1ed7dbfd08af7cc7c9575bb02e6d0a594', 'e8b2eba0204f3a6421a881462ada907e7461b18f2765e4a1002c9f7c72507dd4', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the

@@ -410,9 +410,11 @@ def test_sessions_from_before_a_restart_of_the_server_are_closed_and_the_applica
     engine.dispose()
 
 
-def test_roles_need_nothing_but_that_of_the_recorder_to_write(fresh: Database, make: Make) -> None:
+def test_a_recorder_of_another_login_that_is_a_member_of_the_application_s_role_needs_nothing_but_to_write(
+    fresh: Database, make: Make
+) -> None:
     writer, user = f"t_{uuid4().hex[:8]}", f"t_{uuid4().hex[:8]}"
-    fresh.execute(f"CREATE ROLE {writer} LOGIN IN ROLE pgvigil_writer; CREATE ROLE {user} LOGIN")
+    fresh.execute(f"CREATE ROLE {user} LOGIN; CREATE ROLE {writer} LOGIN IN ROLE pgvigil_writer, {user}")
     try:
         recorder = make(fresh.url.replace("//postgres@", f"//{writer}@"))
         with psycopg.connect(fresh.url.replace("//postgres@", f"//{user}@")) as connection:

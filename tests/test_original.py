@@ -13,6 +13,8 @@ from pgvigil import project
 from pgvigil.build import sql
 from pgvigil.operate import remake
 
+pytestmark = pytest.mark.oldest_and_newest
+
 STARTUP = (DATA / "original_startup.sql").read_text()
 THEIRS = {"update_sessions_updated_at", "update_sessions_last_activity", "log_session_lifecycle"}
 VIEWS = {"session_monitoring_view", "performance_monitoring_view"}

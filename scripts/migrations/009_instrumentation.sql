@@ -229,12 +229,13 @@ RETURN CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_s
 COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of SECURITY DEFINER functions';
 
 -- Whoever registered an instance speaks for it, and so do admins, the owner of the tables and superusers.
+-- Who is a member of a role may do all that the role does, and so may speak of its connections.
 CREATE FUNCTION instrumentation.speaks_for(registered_by text) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN coalesce(registered_by = session_user, false)
            OR (SELECT bool_or(pg_has_role(session_user, r.oid, 'MEMBER')) FROM pg_roles r
-               WHERE r.rolname = 'pgvigil_admin' OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'));
+               WHERE r.rolname IN (registered_by, 'pgvigil_admin') OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'));
 END $$;
 COMMENT ON FUNCTION instrumentation.speaks_for(text) IS 'Whether this login may write for an instance that this role registered';
 
@@ -314,7 +315,9 @@ BEGIN
     WHERE a.pid = register_session.pid AND coalesce(a.backend_start = register_session.backend_start, true);
     IF FOUND AND (backend.datname IS DISTINCT FROM current_database() OR NOT instrumentation.speaks_for(backend.username)) THEN
         RAISE EXCEPTION 'process % is a connection of % to database %: % registers only its own, to this database', pid, backend.username, backend.datname, session_user
-              USING ERRCODE = 'insufficient_privilege';
+              USING ERRCODE = 'insufficient_privilege', HINT = coalesce(
+                  'A recorder that logs in as another role than the application has to be a member of it: GRANT ' || quote_ident(backend.username) || ' TO ' || quote_ident(session_user) || '.',
+                  'It is a process of the server itself.');
     END IF;
     IF session IS NULL AND pid IS NOT NULL THEN
         SELECT s.session_id INTO session FROM instrumentation.sessions s

@@ -36,13 +36,18 @@ BEGIN
 END $$;
 
 -- The application's schema need not be the owner's of its tables.
+-- PUBLIC's right is enough in public, where it comes with every database; elsewhere it can go any day.
 DO $$
 DECLARE
+    app       CONSTANT text := current_setting('pgvigil.schema');
     role_name text;
 BEGIN
-    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_admin,pgvigil_writer,pgvigil_reader}'::name[]) LOOP
-        IF NOT has_schema_privilege(role_name, (SELECT n.oid FROM pg_namespace n WHERE n.nspname = current_setting('pgvigil.schema')), 'USAGE') THEN
-            EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_setting('pgvigil.schema'), role_name);
-        END IF;
+    FOR role_name IN
+        SELECT r.rolname FROM pg_roles r, pg_namespace n
+        WHERE n.nspname = app AND r.rolname = ANY ('{pgvigil_admin,pgvigil_writer,pgvigil_reader}'::name[])
+          AND NOT EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee = r.oid AND a.privilege_type = 'USAGE')
+          AND (app <> 'public' OR NOT has_schema_privilege(r.oid, n.oid, 'USAGE'))
+    LOOP
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', app, role_name);
     END LOOP;
 END $$;

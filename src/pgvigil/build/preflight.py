@@ -176,7 +176,8 @@ _TAKEN = """
 def require_room(conn: psycopg.Connection, schema: str, applied: Collection[str]) -> None:
     """Raises PreconditionError where something that is not ours has a name that files which are not `applied` need."""
     taken = []
-    if "instrumentation" not in applied and one(conn, "SELECT to_regnamespace('instrumentation') IS NOT NULL"):
+    # prepare.sql makes it before the first file, and an earlier run may have ended before the file that fills it.
+    if not applied and one(conn, "SELECT to_regnamespace('instrumentation') IS NOT NULL"):
         taken.append("schema instrumentation")
     if "monitoring_tables" not in applied:
         spec = load_spec(project.SPEC)
