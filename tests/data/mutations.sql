@@ -457,11 +457,6 @@ ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD 
 ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_bucket_width_check,
     ADD CONSTRAINT analytics_aggregations_bucket_width_check CHECK (bucket_width = ANY ('{Hour,day}'::text[]));
 
----   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
-ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_aggregation_type_check,
-    ADD CONSTRAINT analytics_aggregations_aggregation_type_check
-    CHECK (aggregation_type::text = ANY ('{session_stats,handoff_stats,Performance_trends}'::text[]));
-
 --- CHECK on another column
 ---   different constraint pgvigil.partition_policies.partition_policies_make_ahead_check
 ALTER TABLE pgvigil.partition_policies DROP CONSTRAINT partition_policies_make_ahead_check,
@@ -479,17 +474,13 @@ ALTER TABLE system_metrics DROP CONSTRAINT system_metrics_labels_check,
 
 --- CHECK on the application's table not valid
 ---   invalid constraint context_history.context_history_context_type_check
+SELECT pgvigil.drop_value_check('context_history', 'context_type');
 SELECT pgvigil.put_value_check('context_history', 'context_type', '{message,file,tool_call,system}', false);
 
 --- CHECK not inherited
 ---   different constraint analytics_aggregations.analytics_aggregations_bucket_width_check
 ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_bucket_width_check,
     ADD CONSTRAINT analytics_aggregations_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])) NO INHERIT;
-
----   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
-ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_aggregation_type_check,
-    ADD CONSTRAINT analytics_aggregations_aggregation_type_check
-    CHECK (aggregation_type::text = ANY ('{session_stats,handoff_stats,performance_trends}'::text[])) NO INHERIT;
 
 --- CHECK not enforced
 ---   from 18
@@ -541,11 +532,6 @@ CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON analytics_agg
 ---   different constraint sessions.sessions_session_key_key
 ALTER TABLE sessions DROP CONSTRAINT sessions_session_key_key,
     ADD CONSTRAINT sessions_session_key_key UNIQUE (session_key) DEFERRABLE;
-
----   missing constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
----   perhaps unexpected index analytics_aggregations.idx_analytics_aggregations_type_time_bucket
-ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket;
-CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON analytics_aggregations (aggregation_type, time_bucket);
 
 --- primary key dropped, and foreign keys with it
 ---   missing constraint sessions.sessions_pkey
@@ -870,6 +856,8 @@ ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;
 ---   disabled trigger sessions.give_expiry
 ---   disabled trigger sessions.guard_legal_hold
 ---   disabled trigger sessions.keep_truncated_sessions
+---   disabled trigger sessions.guard_policy_hold
+---   disabled trigger sessions.watch_session
 ALTER TABLE sessions DISABLE TRIGGER USER;
 
 --- trigger on replicas only
