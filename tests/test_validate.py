@@ -374,12 +374,12 @@ BROKEN = [
     ),
     (
         f"CREATE OR REPLACE FUNCTION pgvigil.touch_session() RETURNS trigger {NO_OP}",
-        "trigger sessions.update_sessions_updated_at",
+        "trigger sessions.watch_session",
     ),
     (
         "CREATE OR REPLACE FUNCTION pgvigil.touch_session() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN NEW.updated_at := now(); NEW.last_activity_at := now(); RETURN NEW; END'",
-        "trigger sessions.update_sessions_updated_at",
+        "trigger sessions.watch_session",
     ),
     (f"CREATE OR REPLACE FUNCTION pgvigil.give_expiry() RETURNS trigger {NO_OP}", "trigger sessions.give_expiry"),
     ("DROP TRIGGER update_sessions_last_activity ON sessions", "trigger sessions.update_sessions_last_activity"),

@@ -331,7 +331,7 @@ def test_event_trigger_that_changes_our_tables_is_named(existing: Database, call
     )
     done = call("pgvigil", "migrate", "--backup", "none", "--database-url", existing.url)
     assert done.returncode == 7
-    assert "ensure_rls (ddl_command_end, auto_rls)" in done.stderr
+    assert "ensure_rls (ddl_command_end, public.auto_rls)" in done.stderr
     assert "ALTER EVENT TRIGGER ensure_rls DISABLE;" in done.stderr
     assert "sleeping" not in done.stderr
 
@@ -343,7 +343,7 @@ def test_event_trigger_that_refuses_a_statement_is_named(existing: Database, cal
     )
     done = call("pgvigil", "migrate", "--backup", "none", "--database-url", existing.url)
     assert done.returncode == 7
-    assert "no_views (ddl_command_start, no_views)" in done.stderr
+    assert "no_views (ddl_command_start, public.no_views)" in done.stderr
 
 
 # --- settings of the server ------------------------------------------------------------------------------------------
@@ -413,7 +413,10 @@ def test_index_of_another_definition_is_replaced_when_the_new_one_is_there(fresh
 
 
 def test_repair_as_people_read_it_is_all_or_nothing(fresh: Database, call: Run) -> None:
-    fresh.execute("DROP VIEW performance_monitoring_view; CREATE VIEW performance_monitoring_view AS SELECT 1 AS one")
+    fresh.execute(
+        """DROP VIEW performance_monitoring_view; CREATE VIEW performance_monitoring_view AS SELECT 1 AS one;
+           ALTER VIEW performance_monitoring_view OWNER TO pgvigil_owner"""
+    )
     told = call("pgvigil", "validate", "--database-url", fresh.url).stdout
     assert re.search(r"fix +BEGIN;\n +\| DROP VIEW performance_monitoring_view;", told)
     assert re.search(r"\| COMMIT;\n", told)
@@ -504,7 +507,7 @@ def test_cached_file_of_another_user_is_not_read(folder: Path) -> None:
 
 @pytest.mark.client_side
 def test_pruning_leaves_what_is_not_ours(folder: Path) -> None:
-    others = [folder / "notes.txt", folder / "reference-old.json", folder / "directory"]
+    others = [folder / "notes.txt", folder / "reference.json", folder / "directory"]
     others[0].write_text("mine")
     others[1].write_text("mine")
     others[2].mkdir()

@@ -453,10 +453,9 @@ ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD 
     CHECK (status::text = ANY ('{pending,accepted,rejected}'::text[]));
 
 --- CHECK of a value in another case
----   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
-ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_aggregation_type_check,
-    ADD CONSTRAINT analytics_aggregations_aggregation_type_check
-    CHECK (aggregation_type::text = ANY ('{session_stats,handoff_stats,Performance_trends}'::text[]));
+---   different constraint analytics_aggregations.analytics_aggregations_bucket_width_check
+ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_bucket_width_check,
+    ADD CONSTRAINT analytics_aggregations_bucket_width_check CHECK (bucket_width = ANY ('{Hour,day}'::text[]));
 
 --- CHECK on another column
 ---   different constraint pgvigil.partition_policies.partition_policies_make_ahead_check
@@ -475,13 +474,13 @@ ALTER TABLE system_metrics DROP CONSTRAINT system_metrics_labels_check,
 
 --- CHECK on the application's table not valid
 ---   invalid constraint context_history.context_history_context_type_check
-SELECT pgvigil.put_value_check('context_history', 'context_type', '{message,file,tool_call,system}');
+SELECT pgvigil.drop_value_check('context_history', 'context_type');
+SELECT pgvigil.put_value_check('context_history', 'context_type', '{message,file,tool_call,system}', false);
 
 --- CHECK not inherited
----   different constraint analytics_aggregations.analytics_aggregations_aggregation_type_check
-ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_aggregation_type_check,
-    ADD CONSTRAINT analytics_aggregations_aggregation_type_check
-    CHECK (aggregation_type::text = ANY ('{session_stats,handoff_stats,performance_trends}'::text[])) NO INHERIT;
+---   different constraint analytics_aggregations.analytics_aggregations_bucket_width_check
+ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_bucket_width_check,
+    ADD CONSTRAINT analytics_aggregations_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])) NO INHERIT;
 
 --- CHECK not enforced
 ---   from 18
@@ -498,37 +497,41 @@ ALTER TABLE performance_logs RENAME CONSTRAINT performance_logs_duration_ms_chec
 ---   missing constraint sessions.sessions_session_key_key
 ALTER TABLE sessions DROP CONSTRAINT sessions_session_key_key;
 
---- unique key on fewer columns
----   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
-ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
-    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (aggregation_type);
+--- unique index on fewer columns
+---   different index analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+DROP INDEX idx_analytics_aggregations_type_time_bucket;
+CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON analytics_aggregations
+    (aggregation_type) WHERE origin = 'pgvigil';
 
---- unique key with its columns in another order
----   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
-ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
-    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (time_bucket, aggregation_type);
+--- unique index with its columns in another order
+---   different index analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+DROP INDEX idx_analytics_aggregations_type_time_bucket;
+CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON analytics_aggregations
+    (time_bucket, aggregation_type, bucket_width) WHERE origin = 'pgvigil';
 
---- unique key with another column inside
----   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
-ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
-    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (aggregation_type, time_bucket) INCLUDE (created_at);
+--- unique index with another column inside
+---   different index analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+DROP INDEX idx_analytics_aggregations_type_time_bucket;
+CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON analytics_aggregations
+    (aggregation_type, time_bucket, bucket_width) INCLUDE (created_at) WHERE origin = 'pgvigil';
+
+--- unique index that takes NULLs for equal
+---   from 15
+---   different index analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+DROP INDEX idx_analytics_aggregations_type_time_bucket;
+CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON analytics_aggregations
+    (aggregation_type, time_bucket, bucket_width) NULLS NOT DISTINCT WHERE origin = 'pgvigil';
+
+--- unique index of other rows
+---   different index analytics_aggregations.idx_analytics_aggregations_type_time_bucket
+DROP INDEX idx_analytics_aggregations_type_time_bucket;
+CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON analytics_aggregations
+    (aggregation_type, time_bucket, bucket_width) WHERE origin <> 'pgvigil';
 
 --- unique key that can be deferred
----   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
-ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
-    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE (aggregation_type, time_bucket) DEFERRABLE;
-
---- unique key that takes NULLs for equal
----   from 15
----   different constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
-ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket,
-    ADD CONSTRAINT idx_analytics_aggregations_type_time_bucket UNIQUE NULLS NOT DISTINCT (aggregation_type, time_bucket);
-
---- unique key without a constraint
----   missing constraint analytics_aggregations.idx_analytics_aggregations_type_time_bucket
----   perhaps unexpected index analytics_aggregations.idx_analytics_aggregations_type_time_bucket
-ALTER TABLE analytics_aggregations DROP CONSTRAINT idx_analytics_aggregations_type_time_bucket;
-CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON analytics_aggregations (aggregation_type, time_bucket);
+---   different constraint sessions.sessions_session_key_key
+ALTER TABLE sessions DROP CONSTRAINT sessions_session_key_key,
+    ADD CONSTRAINT sessions_session_key_key UNIQUE (session_key) DEFERRABLE;
 
 --- primary key dropped, and foreign keys with it
 ---   missing constraint sessions.sessions_pkey
@@ -853,6 +856,8 @@ ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;
 ---   disabled trigger sessions.give_expiry
 ---   disabled trigger sessions.guard_legal_hold
 ---   disabled trigger sessions.keep_truncated_sessions
+---   disabled trigger sessions.guard_policy_hold
+---   disabled trigger sessions.watch_session
 ALTER TABLE sessions DISABLE TRIGGER USER;
 
 --- trigger on replicas only

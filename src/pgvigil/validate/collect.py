@@ -271,7 +271,7 @@ def _without_echoes(findings: list[Finding]) -> Iterator[Finding]:
         comment = f"comment on {finding.object}"
         if finding.severity == "finding" and comment in at_fault:
             again = at_fault[comment].fix
-            more = [again] if again and again not in finding.fix else []
+            more = [again] if again and finding.fix and again not in finding.fix else []
             steps = (*(finding.steps or (finding.fix,)), *more)
             fix = "\n".join([finding.fix, *more])
             yield replace(finding, also=(*finding.also, comment), fix=fix, steps=steps)

@@ -128,6 +128,8 @@ class Repairs:
             or (path.endswith(" from PUBLIC") and "EXECUTE" in self.found.objects[path]["privileges"])
         ):
             return ""  # what would be given is another's, or would be everybody's
+        if kind_of(path) == "column" and (view := f"view {self.found.roots.get(path)}") in self.found.objects:
+            return self.change(view, ["definition"]) if view in self.wanted else ""
         name = f"sequence {self.found.details[path]['name']}" if path.startswith("sequence of ") else path
         text = ddl.drop(name, self.found.roots.get(path, ""), self.found.objects[path])
         if kind_of(path) == "schema" and not any(f" {path.partition(' ')[2]}." in one for one in self.found.objects):
