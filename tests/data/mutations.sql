@@ -1011,7 +1011,7 @@ SELECT mutate.function('pgvigil.guard_archived_session()', 'archived_at IS NOT N
 
 --- body of a procedure changed
 ---   different procedure pgvigil.settle_dormancy(integer)
-SELECT mutate.function('pgvigil.settle_dormancy(integer)', '0.05', '0.06');
+SELECT mutate.function('pgvigil.settle_dormancy(integer)', 'COMMIT', 'ROLLBACK');
 
 --- body of an SQL function changed
 ---   different function pgvigil.actor()
@@ -1024,8 +1024,8 @@ UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'short';
 ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER follow_retention_policies;
 
 --- body of an SQL function in BEGIN ATOMIC changed
----   different function pgvigil.pin_search_path()
-SELECT mutate.function('pgvigil.pin_search_path()', '''000''', '''001''');
+---   different function pgvigil.value_lists()
+SELECT mutate.function('pgvigil.value_lists()', 'rejected', 'refused');
 
 --- body of an SQL function as a string
 ---   different function pgvigil.uuid_v7()
@@ -1064,8 +1064,8 @@ ALTER FUNCTION pgvigil.log_session_created() SET search_path = public;
 ALTER FUNCTION pgvigil.touch_session() SET work_mem = '1GB';
 
 --- another setting of a function that has one
----   different function pgvigil.ensure_partitions(text, timestamp with time zone, timestamp with time zone)
-ALTER FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz) SET lock_timeout = 0;
+---   different function pgvigil.ensure_partitions(text, timestamp with time zone, timestamp with time zone, integer)
+ALTER FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz, integer) SET lock_timeout = 0;
 
 --- volatility
 ---   different function pgvigil.actor()

@@ -94,7 +94,8 @@ class Server:
     shadows: list[str]  # other schemas with relations of the same names
     members: list[list[str]]  # in our schemas, of extensions that live elsewhere: path, extension
     configured: bool  # session_replication_role is replica in the server's configuration
-    # Schema or None, kind, whose objects, grantee, privilege, whether WITH GRANT OPTION, whether given or taken away.
+    # Schema or None, kind, whose objects, grantee, privilege, whether WITH GRANT OPTION, whether given or taken away,
+    # whether they are a superuser's.
     default_grants: list[list[Any]]
 
     @property

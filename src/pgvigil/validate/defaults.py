@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+from pgvigil.owner import OWN_ROLE
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.expected import kind_of
 from pgvigil.validate.names import quoted, unquoted
@@ -25,8 +28,8 @@ def owner_of(found: Snapshot, path: str) -> str:
 def explained(found: Snapshot, path: str, attributes: Attributes) -> str:
     """The statements whose doing the whole of this grant or revocation is. "" where there are none.
 
-    Only defaults of the object's owner come into it: those of others bear on what they make themselves. EXECUTE for PUBLIC
-    is never explained away.
+    Only defaults of the object's owner come into it: those of others bear on what they make themselves. What a superuser made and
+    gave to pgvigil_owner has the superuser's. EXECUTE for PUBLIC is never explained away.
     """
     given = kind_of(path) == "grant"
     what = object_of(path)
@@ -37,12 +40,15 @@ def explained(found: Snapshot, path: str, attributes: Attributes) -> str:
     names = parsed(what).names
     schema = None if of == "n" else names[0] if len(names) > 1 else found.schema
     owner = owner_of(found, what)
+    makers = [owner]
+    if owner == OWN_ROLE:
+        makers += sorted({whose for _, _, whose, *_, is_super in found.server.default_grants if is_super})
     left, statements = set(attributes["privileges"]), []
-    for place in (schema, None):  # the server adds up both
+    for maker, place in itertools.product(makers, (schema, None)):  # the server adds up both places
         said = {
             privilege + _OPTION * option
-            for where, kind, whose, grantee, privilege, option, gives in found.server.default_grants
-            if (where, kind, whose, grantee, gives) == (place, of, owner, role, given)
+            for where, kind, whose, grantee, privilege, option, gives, _ in found.server.default_grants
+            if (where, kind, whose, grantee, gives) == (place, of, maker, role, given)
         }
         said |= {privilege.removesuffix(_OPTION) for privilege in said}
         if here := left & said:
@@ -53,7 +59,7 @@ def explained(found: Snapshot, path: str, attributes: Attributes) -> str:
             to = role if role == "PUBLIC" else quoted(role)
             option = _OPTION if any(privilege.endswith(_OPTION) for privilege in here) else ""
             statements.append(
-                f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(owner)}{within} {verb} {listed} ON {_WORDS[of]} {way} {to}"
+                f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(maker)}{within} {verb} {listed} ON {_WORDS[of]} {way} {to}"
                 f"{option}"
             )
     return "" if left else " and ".join(statements)

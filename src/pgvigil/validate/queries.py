@@ -97,7 +97,7 @@ SELECT json_build_object(
                        THEN EXISTS (SELECT FROM pg_settings WHERE name = 'session_replication_role' AND source = 'configuration file')
                        ELSE false END,
     'default_grants', (SELECT coalesce(json_agg(json_build_array(n.nspname, d.defaclobjtype, r.rolname,
-                                                                coalesce(g.rolname, 'PUBLIC'), e.privilege_type, e.is_grantable, e.given)), '[]')
+                                                                coalesce(g.rolname, 'PUBLIC'), e.privilege_type, e.is_grantable, e.given, r.rolsuper)), '[]')
                        FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole
                        CROSS JOIN LATERAL (
                            SELECT grantee, privilege_type, is_grantable, true AS given FROM aclexplode(d.defaclacl)

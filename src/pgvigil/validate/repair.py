@@ -94,7 +94,7 @@ class Repairs:
         schema = label[: at - len(last_name(label[:at]))].removesuffix(".")
         given = [
             (within, grantee)
-            for within, what, role, grantee, _, _, gives in server.default_grants
+            for within, what, role, grantee, _, _, gives, _ in server.default_grants
             if gives
             and (what, role) == (code, server.role)
             and within in (None, unquoted(schema) if schema else self.found.schema)
