@@ -1,7 +1,7 @@
 """Folds what the session application puts in the place of ours at each of its starts into one note.
 
 Known by their shape, not by their bodies: triggers of three names that call the application's functions of three names, and two
-views with the documented columns. Anything else in those places stays a finding.
+views with the documented columns that read the documented tables. Anything else in those places stays a finding.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _VIEWS = {
             "retention_policy": f"{_TEXT}(50)", "expires_at": _TIME, "hours_since_activity": "numeric", "context_entries": "bigint",
             "handoff_requests": "bigint", "last_lifecycle_event": f"{_TEXT}(50)",
         },
+        {"sessions", "context_history", "handoff_requests", "session_lifecycle"},
         "it counts the rows of each session in each reading",
     ),
     "performance_monitoring_view": (
@@ -41,6 +42,7 @@ _VIEWS = {
             "max_duration_ms": "integer", "p95_duration_ms": "double precision", "successful_calls": "bigint", "failed_calls": "bigint",
             "success_rate_percent": "numeric",
         },
+        {"performance_logs"},
         "it reads the logs of a day in each reading",
     ),
 }  # fmt: skip
@@ -91,12 +93,16 @@ def _consequence(found: Snapshot, finding: Finding) -> str:
         wanted = (timing, events, "ROW", function)
         return consequence if shape == wanted and set(there) <= _USUAL and _is_enabled(there) else ""
     if kind == "view" and label in _VIEWS:
-        columns, consequence = _VIEWS[label]
-        if dict(_columns(found, label, there)) != columns or (
-            "security_invoker" not in (there.get("with") or {}) and _reads_past_policies(found)
-        ):
-            return ""
-        return consequence
+        columns, sources, consequence = _VIEWS[label]
+        options = there.get("with") or {}
+        reads = set(found.details[finding.object].get("reads") or ())  # ours reads what is in schema pgvigil
+        known = (
+            dict(_columns(found, label, there)) == columns
+            and reads == {f"{found.schema}.{source}" for source in sources}
+            and options.keys() <= {"security_invoker"}
+            and ("security_invoker" in options or not _reads_past_policies(found))
+        )
+        return consequence if known else ""
     return ""
 
 
