@@ -35,9 +35,19 @@ END $$;
 CREATE FUNCTION mutate.function(name regprocedure, old text, new text, anew boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     definition text := mutate.changed(pg_get_functiondef(name), old, new);
+    was record;
+    made oid;
 BEGIN
+    SELECT p.pronamespace, p.proname, p.proowner::regrole AS owner,
+           NOT EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0) AS closed INTO was
+    FROM pg_proc p WHERE p.oid = name;
     IF anew THEN EXECUTE format('DROP ROUTINE %s', name); END IF;
     EXECUTE definition;
+    IF anew THEN
+        SELECT p.oid INTO STRICT made FROM pg_proc p WHERE (p.pronamespace, p.proname) = (was.pronamespace, was.proname);
+        EXECUTE format('ALTER ROUTINE %s OWNER TO %s', made::regprocedure, was.owner);
+        IF was.closed THEN EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', made::regprocedure); END IF;
+    END IF;
 END $$;
 CREATE FUNCTION mutate.view(name regclass, old text, new text, anew boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -45,12 +55,13 @@ DECLARE
     definition text := mutate.changed(pg_get_viewdef(name), old, new);
     options text := (SELECT 'WITH (' || array_to_string(reloptions, ', ') || ')' FROM pg_class WHERE oid = name);
     rights text := (SELECT string_agg(format('GRANT SELECT ON %s TO %I', view, rolname), ';')
-                    FROM pg_class, aclexplode(relacl) a, pg_roles r WHERE pg_class.oid = name AND r.oid = a.grantee);
+                    FROM pg_class, aclexplode(relacl) a, pg_roles r WHERE pg_class.oid = name AND r.oid = a.grantee AND r.oid <> relowner);
+    owner text := (SELECT relowner::regrole FROM pg_class WHERE oid = name);
     comment text := obj_description(name, 'pg_class');
 BEGIN
     IF anew THEN EXECUTE format('DROP VIEW %s', view); END IF;
     EXECUTE format('CREATE OR REPLACE VIEW %s %s AS %s', view, options, definition);
-    IF anew THEN EXECUTE format('%s; COMMENT ON VIEW %s IS %L', rights, view, comment); END IF;
+    IF anew THEN EXECUTE format('ALTER VIEW %2$s OWNER TO %4$s; %1$s; COMMENT ON VIEW %2$s IS %3$L', rights, view, comment, owner); END IF;
 END $$;
 """
 

@@ -1131,6 +1131,8 @@ SELECT mutate.function('pgvigil.adopt_rows(text,bigint,bigint)', 'RETURNS bigint
 CREATE OR REPLACE FUNCTION pgvigil.nothing() RETURNS void LANGUAGE sql RETURN NULL;
 DROP FUNCTION pgvigil.nothing(), pgvigil.put_back(text);
 CREATE FUNCTION pgvigil.put_back(of_revision text) RETURNS SETOF void LANGUAGE plpgsql AS 'BEGIN RETURN; END';
+REVOKE EXECUTE ON FUNCTION pgvigil.put_back(text) FROM PUBLIC;
+ALTER FUNCTION pgvigil.put_back(text) OWNER TO pgvigil_owner;
 
 --- procedure instead of a function
 ---   missing function pgvigil.mark_initialized(text)
@@ -1264,6 +1266,7 @@ ALTER TABLE copy RENAME TO performance_monitoring_view;
 CREATE TABLE copy AS SELECT * FROM performance_monitoring_view;
 DROP VIEW performance_monitoring_view;
 CREATE MATERIALIZED VIEW performance_monitoring_view AS SELECT * FROM copy;
+ALTER MATERIALIZED VIEW performance_monitoring_view OWNER TO pgvigil_owner;
 
 --- view nobody asked for
 ---   unexpected view pgvigil.extra
@@ -1347,11 +1350,13 @@ UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'MONTH_pkey'::regclass
 ---   different partition system_metrics_p209901
 CREATE TABLE system_metrics_p209901 PARTITION OF system_metrics FOR VALUES FROM
     (pgvigil.uuid_v7_floor('2099-01-01 00:00+00')) TO (pgvigil.uuid_v7_floor('2099-01-15 00:00+00'));
+ALTER TABLE system_metrics_p209901 OWNER TO pgvigil_owner;
 
 --- partition cut in local time
 ---   different partition performance_logs_p20990101
 CREATE TABLE performance_logs_p20990101 PARTITION OF performance_logs FOR VALUES FROM
     (pgvigil.uuid_v7_floor('2099-01-01 00:00+01')) TO (pgvigil.uuid_v7_floor('2099-01-02 00:00+01'));
+ALTER TABLE performance_logs_p20990101 OWNER TO pgvigil_owner;
 
 --- partition that is partitioned
 ---   by hand
@@ -1401,7 +1406,9 @@ CREATE OPERATOR CLASS pgvigil.odd FOR TYPE integer USING btree AS OPERATOR 3 =, 
 
 --- sequence nobody asked for, owned by a column
 ---   unexpected sequence of pgvigil.jobs.job
-CREATE SEQUENCE pgvigil.extra OWNED BY pgvigil.jobs.job;
+CREATE SEQUENCE pgvigil.extra;
+ALTER SEQUENCE pgvigil.extra OWNER TO pgvigil_owner;
+ALTER SEQUENCE pgvigil.extra OWNED BY pgvigil.jobs.job;
 
 --- enum nobody asked for
 ---   unexpected type pgvigil.mood
@@ -1484,8 +1491,8 @@ REVOKE SELECT ON sessions FROM pgvigil_reader;
 REVOKE SELECT ON session_monitoring_view FROM pgvigil_reader;
 
 --- one right of several revoked
----   different grant on table session_lifecycle to pgvigil_admin
-REVOKE DELETE ON session_lifecycle FROM pgvigil_admin;
+---   different grant on table performance_logs to pgvigil_admin
+REVOKE DELETE ON performance_logs FROM pgvigil_admin;
 
 --- right of the writer revoked
 ---   missing grant on table performance_logs to pgvigil_writer
@@ -1516,8 +1523,8 @@ GRANT DELETE ON pgvigil.migrations TO pgvigil_reader;
 GRANT INSERT ON system_metrics TO pgvigil_writer WITH GRANT OPTION;
 
 --- right of the owner revoked
----   unexpected revocation on table pgvigil.deleted_sessions from postgres
-REVOKE INSERT ON pgvigil.deleted_sessions FROM CURRENT_USER;
+---   unexpected revocation on table pgvigil.deleted_sessions from pgvigil_owner
+REVOKE INSERT ON pgvigil.deleted_sessions FROM pgvigil_owner;
 
 --- right on a column
 ---   unexpected grant on column pgvigil.deleted_sessions.last_row to PUBLIC
@@ -1538,10 +1545,6 @@ GRANT CREATE ON SCHEMA pgvigil TO PUBLIC;
 --- right on the schema more
 ---   different grant on schema pgvigil to pgvigil_writer
 GRANT CREATE ON SCHEMA pgvigil TO pgvigil_writer;
-
---- right on the application's schema revoked
----   missing grant on schema public to pgvigil_writer
-REVOKE USAGE ON SCHEMA public FROM pgvigil_writer;
 
 --- right to call to a stranger
 ---   unexpected grant on function pgvigil.actor() to a_stranger

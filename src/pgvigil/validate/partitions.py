@@ -35,11 +35,13 @@ def compare(collector: Collector, name: str, declared: Partitions, owner: str) -
         collector.differ(f"partition {label}", [apart], fix=lambda _, repair=repair: repair)  # type: ignore[misc]
     if declared.default and not any(of.get("bound") == "DEFAULT" for of in attached.values()):
         label = f"{name}{declared.default}"
+        is_other = found.server is not None and found.server.role != owner
+        given = f"\nALTER TABLE {label} OWNER TO {quoted(owner)};" if is_other else ""
         if label not in stray:
             collector.miss(
                 f"partition {label}",
                 "a default partition: rows no other takes need a place",
-                fix=lambda: f"CREATE TABLE {label} PARTITION OF {name} DEFAULT;",
+                fix=lambda: f"CREATE TABLE {label} PARTITION OF {name} DEFAULT;{given}",
             )
     now = found.server.now if found.server else 0.0
     if declared.present and not any(_holds(of, now) for of in attached.values()):

@@ -165,7 +165,7 @@ class Repairs:
 
     def _owner(self, path: str, root: str, wanted: Attributes) -> str:
         name = wanted.get("owned_by", self.found.owner)
-        return f"ALTER {self._target(path, root)} OWNER TO {quoted(name)};" if name else ""
+        return f"ALTER {ddl.target(path, root, wanted.get('kind', ''))} OWNER TO {quoted(name)};" if name else ""
 
     def _is_anothers(self, path: str) -> bool:
         """Whether it is there, and its owner is not the one it should have."""
@@ -299,10 +299,16 @@ class Repairs:
     ) -> str:
         made = ddl.create(path, "", wanted)
         if made:
-            anew = {"returns", "arguments"} & set(keys)
-            return (
-                "\n".join([ddl.drop(path, "", found), made, *self._by_default(path), *self._of(path)]) if anew else made
-            )
+            if not {"returns", "arguments"} & set(keys):
+                return made
+            lines = [
+                ddl.drop(path, "", found),
+                made,
+                *self._by_default(path),
+                self._owner(path, "", wanted),
+                *self._of(path),
+            ]
+            return "\n".join(line for line in lines if line)
         word = kind.split()[-1].upper()
         options = {
             "volatility": wanted.get("volatility", "VOLATILE"),
