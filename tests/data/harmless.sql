@@ -133,9 +133,6 @@ CREATE DOMAIN positive AS integer CHECK (VALUE > 0);
 CREATE SEQUENCE app_numbers;
 CREATE COLLATION odd FROM "C";
 
---- child of a table of the application
-CREATE TABLE app_child () INHERITS (codebase_snapshots);
-
 --- same names in another schema
 CREATE SCHEMA other;
 CREATE TABLE other.sessions (id integer);
@@ -213,11 +210,8 @@ GRANT SELECT (labels) ON system_metrics TO a_stranger;
 REVOKE SELECT (labels) ON system_metrics FROM a_stranger;
 
 --- right the owner has anyway
-GRANT ALL ON analytics_aggregations TO CURRENT_USER;
-GRANT EXECUTE ON FUNCTION pgvigil.actor() TO CURRENT_USER;
-
---- right to call that fewer have
-REVOKE EXECUTE ON FUNCTION pgvigil.reactivate_session(uuid) FROM PUBLIC;
+GRANT ALL ON analytics_aggregations TO pgvigil_owner;
+GRANT EXECUTE ON FUNCTION pgvigil.actor() TO pgvigil_owner;
 
 --- rights that the owner's own default privileges gave and took
 ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO a_stranger;
@@ -394,6 +388,7 @@ DO $$ BEGIN
     EXECUTE format('ALTER TABLE system_metrics ATTACH PARTITION system_metrics_p209901 FOR VALUES FROM (%L) TO (%L)',
                    pgvigil.uuid_v7_floor('2099-01-01Z'), pgvigil.uuid_v7_floor('2099-02-01Z'));
 END $$;
+ALTER TABLE system_metrics_p209901 OWNER TO pgvigil_owner;
 
 --- default of a partition, which an insert through its parent does not use
 ALTER TABLE MONTH ALTER event_data DROP DEFAULT;

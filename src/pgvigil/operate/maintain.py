@@ -59,6 +59,7 @@ def status(target: Target) -> list[Job]:
 def preview(target: Target) -> list[consent.Preview]:
     """What the jobs that end, mark, archive or delete would do now."""
     with _connect(target) as conn:
+        see_rows(conn)
         _jobs(conn)
         return consent.preview(conn)
 
@@ -69,6 +70,7 @@ def accept(target: Target, job: str) -> list[str]:
     Raises PreconditionError for anybody else.
     """
     with _connect(target) as conn:
+        see_rows(conn)
         jobs = _jobs(conn)
         if job != consent.ALL:
             _named(jobs, job)
@@ -89,6 +91,7 @@ def accept(target: Target, job: str) -> list[str]:
 def dry_run(target: Target, job: str) -> str:
     """What a job would do now, in words; nothing is changed."""
     with _connect(target) as conn:
+        see_rows(conn)
         known = _named(_jobs(conn), job)
         shown = [one for one in consent.preview(conn) if one.job == job]
     if shown:
