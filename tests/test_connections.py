@@ -650,7 +650,10 @@ def test_event_triggers_are_named_when_they_change_or_refuse_what_a_migration_ma
     existing.execute(EVENT_TRIGGER.format(does))
     done = call(MIGRATE, "--backup", "none", "--database-url", existing.url)
     assert done.returncode == 7
-    assert 'act on what is made and may have changed or refused it: "ensure it" (ddl_command_end, public.auto)' in done.stderr
+    assert (
+        'act on what is made and may have changed or refused it: "ensure it" (ddl_command_end, public.auto)'
+        in done.stderr
+    )
     assert 'ALTER EVENT TRIGGER "ensure it" DISABLE;' in done.stderr
     assert "idle" not in done.stderr
 

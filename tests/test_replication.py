@@ -191,6 +191,9 @@ def test_a_subscription_of_a_plain_role_brings_the_rows_too(source: Database, su
                 conn.execute(f"ALTER TABLE {table} OWNER TO {role}".encode())
             conn.execute(f"GRANT ALL ON SCHEMA public, pgvigil, instrumentation TO {role}")
             conn.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public, pgvigil, instrumentation TO {role}")
+            ours = "SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.pronamespace IN ('pgvigil'::regnamespace, 'instrumentation'::regnamespace)"
+            for (routine,) in conn.execute(ours).fetchall():
+                conn.execute(f"ALTER ROUTINE {routine} OWNER TO {role}".encode())
         with replication.subscription(source, subscriber, via_root=True, wait=False) as name:
             subscriber.execute(f"ALTER SUBSCRIPTION {name} OWNER TO {role}")
             if subscriber.server.major >= 16:

@@ -108,7 +108,7 @@ def test_a_session_whose_triggers_do_not_fire_is_4(run: Run, existing: Database)
 @pytest.mark.client_side
 def test_a_result_that_does_not_meet_the_spec_is_rolled_back(run: Run, project_copy: Path, existing: Database) -> None:
     triggers = project_copy / "scripts/migrations/011_session_columns.sql"
-    triggers.write_text(triggers.read_text() + "\nALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle;\n")
+    triggers.write_text(triggers.read_text() + "\nALTER TABLE public.sessions DISABLE TRIGGER log_session_lifecycle;\n")
     before = catalog(existing)
     done = run(project_copy / MIGRATE, "--database-url", existing.url)
     refused(done, 7, r"would not meet schema-spec\.yaml")
@@ -144,7 +144,7 @@ def test_json_is_one_document_with_plan_backup_statements_and_verdict(
 def test_json_of_a_dry_run_is_the_plan(existing: Database, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["migrate", "--json", "--dry-run", "--database-url", existing.url]) == 0
     plan = json.loads(capfd.readouterr().out)["plan"]
-    assert (len(plan), plan[11]) == (
+    assert (len(plan), plan[14]) == (
         len(REVISIONS),
         {"name": "014_session_indexes", "transactional": False, "goes": "in"},
     )
@@ -200,7 +200,7 @@ def test_a_rehearsal_tells_the_locks_and_leaves_no_copy(
     )
     rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
     assert rehearsal["rewritten"] == []
-    assert any(lock["table"] == "sessions" for s in rehearsal["statements"] for lock in s.get("locks", ()))
+    assert any(lock["table"] == "public.sessions" for s in rehearsal["statements"] for lock in s.get("locks", ()))
     assert ("public.sessions", "AccessExclusiveLock") in [(lock["table"], lock["mode"]) for lock in rehearsal["locks"]]
     assert existing.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil_rehearsal%'") == []
 
@@ -227,12 +227,12 @@ def test_a_lock_on_a_partitioned_table_of_the_application_is_seen(
     migrated.execute('CREATE TABLE event_log_1 PARTITION OF "Event log" DEFAULT')
     add_migration(
         project_copy / "scripts/migrations",
-        'ALTER TABLE ONLY "Event log" ALTER COLUMN at SET STATISTICS 5;\nALTER TABLE "Event log" ADD later text;\n',
-        'ALTER TABLE "Event log" DROP later;\n',
+        'ALTER TABLE ONLY public."Event log" ALTER COLUMN at SET STATISTICS 5;\nALTER TABLE public."Event log" ADD later text;\n',
+        'ALTER TABLE public."Event log" DROP later;\n',
     )
     done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
     assert done.returncode == 0, done.stderr
-    said = r"_later\.sql:2: ALTER TABLE \"Event log\" ADD later text"
+    said = r"_later\.sql:2: ALTER TABLE public\.\"Event log\" ADD later text"
     assert re.search(rf'"Event log": AccessExclusiveLock for \d+ ms, from: \d+{said}', done.stderr)
 
 
@@ -249,8 +249,8 @@ def test_a_rewritten_table_is_told(project_copy: Path, run: Run, migrated: Datab
     migrations = project_copy / "scripts/migrations"
     add_migration(
         migrations,
-        "ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE numeric;\n",
-        "ALTER TABLE app_users ALTER COLUMN id SET DATA TYPE bigint;\n",
+        "ALTER TABLE public.app_users ALTER COLUMN id SET DATA TYPE numeric;\n",
+        "ALTER TABLE public.app_users ALTER COLUMN id SET DATA TYPE bigint;\n",
     )
     migrated.execute("ALTER TABLE app_users ALTER COLUMN id DROP IDENTITY")
     done = run(project_copy / MIGRATE, "--database-url", migrated.url, "--rehearse")
@@ -358,7 +358,7 @@ def test_a_unique_index_over_duplicates_is_7_and_leaves_no_carcass(
     migrations = project_copy / "scripts/migrations"
     name = add_migration(
         migrations,
-        "-- pgvigil: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY idx_later ON sessions (agent_from);\n",
+        "-- pgvigil: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY idx_later ON public.sessions (agent_from);\n",
         "DROP INDEX idx_later;\n",
     )
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
@@ -449,7 +449,7 @@ def test_json_tells_of_each_statement_its_locks_and_how_long_they_were_held(
     assert cli.main(["migrate", "--json", "--database-url", existing.url, "--backup-dir", str(tmp_path)]) == 0
     statements = json.loads(capfd.readouterr().out)["statements"]
     locks = [(s["file"], lock["table"], lock["mode"]) for s in statements for lock in s.get("locks", ())]
-    assert ("011_session_columns.sql", "sessions", "AccessExclusiveLock") in locks
+    assert ("011_session_columns.sql", "public.sessions", "AccessExclusiveLock") in locks
     assert all(lock["held_ms"] >= s["ms"] for s in statements for lock in s.get("locks", ()))
 
 

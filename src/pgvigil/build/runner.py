@@ -381,7 +381,10 @@ def _remains(run: Run, spec: Spec) -> Sequence[tuple[str, Callable[[Trace], None
         if table.ours
     ]
     return [
-        (f"building {index} again, which was INVALID", partial(attempts.build_again, run.conn, index))
+        (
+            f"building {index.rpartition('.')[2]} again, which was INVALID",
+            partial(attempts.build_again, run.conn, index),
+        )
         for index in indexes.unfinished(run.conn, run.applied, run.schema)
     ] + [
         (f"dropping {index}, which a REINDEX that did not finish left", partial(attempts.clear_away, run.conn, index))
