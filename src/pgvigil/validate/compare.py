@@ -344,7 +344,11 @@ class Comparison:
         self._comment(path, wanted, there, mark)
 
     def _by_default(self, path: str, wanted: list[str], there: list[str]) -> bool:
-        """Whether a grant has all it should have, and the rest is the doing of the owner's own default privileges."""
+        """Whether a grant has all it should have, and the rest is the doing of the owner's own default privileges, which a dumped
+        spec knows itself.
+        """
+        if self.declaration.complete:
+            return False
         more = [privilege for privilege in there if privilege not in wanted]
         default = explained(self.found, path, {"privileges": more}) if more and set(wanted) <= set(there) else ""
         if default:
