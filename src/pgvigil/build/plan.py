@@ -67,9 +67,13 @@ def is_shipped(path: Path) -> bool:
         raw, generated = forward.read_bytes(), project.INIT_SQL.read_text(encoding="utf-8")
     except OSError:
         return False
-    return (
-        hashlib.sha256(raw).hexdigest() in generated or raw.decode(errors="replace") in generated
-    )  # ledger.sql itself
+    if hashlib.sha256(raw).hexdigest() in generated:
+        return True
+    try:  # a file without a revision is in it statement by statement
+        found = sql.statements(raw.decode(errors="replace"))
+    except sql.SqlError:
+        return False
+    return bool(found) and all(statement.text in generated for statement in found)
 
 
 def read_statements(path: Path, script: str, *, transactional: bool) -> list[sql.Statement]:
