@@ -45,6 +45,13 @@ class Repairs:
                 made = made.replace("INDEX ", "INDEX CONCURRENTLY ", 1)
             if not made:
                 return self._spelt("\n".join(self._of(path)))
+            server = self.found.server
+            if (
+                server is not None
+                and server.major < 15
+                and made.strip() == f"CREATE {path.replace('type', 'TYPE', 1)};"
+            ):
+                return self._spelt(made.strip())  # before PostgreSQL 18 nothing can be done to a shell
             owner = self._owner(path, root, attributes) if kind in _OWNED else ""  # whoever runs this may be another
             made = "\n".join(part for part in (made, *self._by_default(path), owner, *self._of(path)) if part)
             return self._spelt(made.strip())
