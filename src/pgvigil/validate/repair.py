@@ -48,7 +48,7 @@ class Repairs:
             server = self.found.server
             if (
                 server is not None
-                and server.major < 15
+                and server.major < 18
                 and made.strip() == f"CREATE {path.replace('type', 'TYPE', 1)};"
             ):
                 return self._spelt(made.strip())  # before PostgreSQL 18 nothing can be done to a shell
