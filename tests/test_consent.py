@@ -339,7 +339,7 @@ def test_an_admin_can_neither_accept_nor_vouch_for_a_backup(call: Run, migrated:
     )
     done = call("pgvigil", "backup", "record", "--external", "x", "--database-url", url)
     assert done.returncode == 4
-    assert "error: role ct_admin may not vouch for a backup" in done.stderr
+    assert "error: role ct_admin may not record an external backup" in done.stderr
     with psycopg.connect(url, autocommit=True) as admin:
         for forgery in (
             "SELECT pgvigil.accept_job('all')",
