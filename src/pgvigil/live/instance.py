@@ -48,9 +48,7 @@ def _backend(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
     if answer.status != pq.ExecStatus.TUPLES_OK or answer.ntuples != 1:
         raise psycopg.InterfaceError("the server did not say which process serves this connection")
     pid = int(answer.get_value(0, 0))
-    if (
-        pid != connection.pgconn.backend_pid
-    ):  # the pid that the server reports at connection start; a pooler reports another one
+    if pid != connection.pgconn.backend_pid:  # the pid reported at connection start; a pooler reports another one
         return POOLED
     return pid, (answer.get_value(0, 1) or b"").decode() or None
 
@@ -121,9 +119,7 @@ class Instance:
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(HEARTBEAT):
-            with suppress(
-                Exception
-            ):  # the next one may succeed; if not, other processes see that heartbeats are missing
+            with suppress(Exception):  # the next one may succeed; if not, others see that heartbeats are missing
                 # A new connection each time: one that idles this long may be ended, and then every second heartbeat would be missed.
                 with (
                     closing(database.open_connection(self.recorder.target, "heartbeat")) as connection,

@@ -133,9 +133,7 @@ class Recorder:
         at: datetime | None = None,
     ) -> None:
         """Append one row to system_metrics. Never blocks, unless on_full is "wait". Raises only ValueError or TypeError, for bad arguments."""
-        self._queue.append(
-            rows.metric(name, value, type, labels, at)
-        )  # not by calling append: this line is what a call costs
+        self._queue.append(rows.metric(name, value, type, labels, at))  # not self.append: this is what a call costs
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)
 

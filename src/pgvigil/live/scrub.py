@@ -260,9 +260,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
     depth = 0
     beside: str | None = None  # the kind of name that literals are beside now, …
     beside_depth = 0  # … within so many brackets, …
-    by_string = (
-        False  # … and true if a string was the name and a comma may follow: set_config('app.password', 's3cret')
-    )
+    by_string = False  # … and true if that name was a string, before a comma: set_config('app.password', 's3cret')
     between = False
     before: Span | None = None  # a literal, followed by at most …
     is_compared = False  # … an operator, and the qualifier of a name: 's3cret' = t.password
