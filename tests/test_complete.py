@@ -45,12 +45,12 @@ def test_each_format_of_a_report_is_documented_and_tested(name: str) -> None:
 
 
 @pytest.mark.client_side
-def test_each_exit_code_is_in_the_help_and_in_readme() -> None:
+def test_each_exit_code_is_in_the_help_and_on_its_page() -> None:
     codes = {error.exit_code for error in vars(errors).values() if isinstance(error, type)} | {0, 1, 70, 130}
-    table = (project.ROOT / "README.md").read_text()
+    table = (DOCS / "exit-codes.md").read_text()
     for code in sorted(codes):
         assert re.search(rf"(?:^|\s\s){code} [a-z]", EXIT_CODES, re.M), f"--help does not list exit code {code}"
-        assert re.search(rf"\| {code} \| \S", table), f"README does not list exit code {code}"
+        assert re.search(rf"\| {code} \| \S", table), f"docs/exit-codes.md does not list exit code {code}"
 
 
 def test_each_check_of_health_is_documented_declared_and_tested(fresh: Database) -> None:
@@ -82,3 +82,20 @@ def test_each_event_type_is_documented_and_tested(fresh: Database) -> None:
     assert types <= documented
     for event in types:
         assert re.search(rf"['\"]{event}['\"]", TESTED), f"no test speaks of {event}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for place, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), f"{page.name} links to {place}, which is not there"
+        if anchor:
+            assert anchor in _anchors(target), f"{page.name} links to {place}#{anchor}, and there is no such heading"
