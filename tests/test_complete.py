@@ -45,12 +45,12 @@ def test_each_format_of_a_report_is_documented_and_tested(name: str) -> None:
 
 
 @pytest.mark.client_side
-def test_each_exit_code_is_in_the_help_and_in_readme() -> None:
+def test_each_exit_code_is_in_the_help_and_on_its_page() -> None:
     codes = {error.exit_code for error in vars(errors).values() if isinstance(error, type)} | {0, 1, 70, 130}
-    table = (project.ROOT / "README.md").read_text()
+    table = (DOCS / "exit-codes.md").read_text()
     for code in sorted(codes):
         assert re.search(rf"(?:^|\s\s){code} [a-z]", EXIT_CODES, re.M), f"--help does not list exit code {code}"
-        assert re.search(rf"\| {code} \| \S", table), f"README does not list exit code {code}"
+        assert re.search(rf"\| {code} \| \S", table), f"docs/exit-codes.md does not list exit code {code}"
 
 
 def test_each_check_of_health_is_documented_declared_and_tested(fresh: Database) -> None:
@@ -82,3 +82,43 @@ def test_each_event_type_is_documented_and_tested(fresh: Database) -> None:
     assert types <= documented
     for event in types:
         assert re.search(rf"['\"]{event}['\"]", TESTED), f"no test speaks of {event}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def _lead_nowhere(links: list[str], page: Path) -> list[str]:
+    """The links of this page to a page that is not there, or to a heading that it does not have."""
+    found = []
+    for link in links:
+        place, _, anchor = link.partition("#")
+        target = page.parent / place if place else page
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            found.append(link)
+    return found
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("page", [*PAGES, project.ROOT / "SECURITY.md"], ids=lambda page: page.name)
+def test_each_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text())
+    assert _lead_nowhere(links, page) == []
+
+
+@pytest.mark.client_side
+def test_each_page_that_the_code_names_is_there() -> None:
+    for file in [*project.ROOT.glob("src/**/*.py"), *project.ROOT.glob("scripts/**/*.sql")]:
+        pages = re.findall(r"\bdocs/[\w-]+\.md(?:#[\w-]+)?", file.read_text())
+        assert _lead_nowhere(pages, project.ROOT / "README.md") == [], file
+
+
+@pytest.mark.client_side
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# First\n\n## An archive is code: `x`\n\n```sh\n# no heading\n```\n")
+    links = ["page.md", "#first", "page.md#an-archive-is-code-x", "other.md", "#second", "#no-heading"]
+    assert _lead_nowhere(links, page) == ["other.md", "#second", "#no-heading"]
