@@ -294,7 +294,10 @@ def _compare_schema(conn: psycopg.Connection, tool: Tool, there: Target, schema:
 
 
 def definitions(pg_restore: Path, target: Target, archive: Path) -> list[str]:
-    """Return the schema in an archive as pg_dump wrote it, without pg_restore's own settings, which count materialized views' rows as schema."""
+    """Return the schema in an archive as pg_dump wrote it, without pg_restore's own settings.
+
+    pg_restore counts the contents of materialized views as schema: they are left out too.
+    """
     return [line for line in _bare(_printed(pg_restore, target, archive)) if not _NO_DEFINITION.match(line)]
 
 

@@ -41,7 +41,8 @@ class Backup:
     `archive`, `sha256` and `size` are None, "" and 0 for kind "command". `tables` is filled for kind "full".
     `wal_lsn`, `snapshot` and `snapshot_at` (the server's clock) identify the moment that the archive shows. `schema_digest` is of the
     definitions as pg_dump wrote them in a separate archive. `roles` are those that the archive names, `owners` those that own
-    objects in it that can hold code (None: not known). `extensions` describes their contents; `left_out` describes what of them is not in the archive.
+    objects in it that can hold code (None: not known). `extensions` describes their contents; `left_out` describes what of them
+    is not in the archive.
     """
 
     kind: Kind

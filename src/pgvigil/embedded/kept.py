@@ -69,7 +69,7 @@ class KeptServer:
         return os.path.lexists(self.data / "PG_VERSION")
 
     def is_running(self) -> bool:
-        """Return true if the server answers: after a kill -9 postmaster.pid still says `ready`, and a stopping server accepts connections."""
+        """Return true if the server answers. After a kill -9 postmaster.pid still says `ready`; a stopping server still connects."""
         place = self._socket_dir()
         if place is None or state(self.data) != "ready":
             return False

@@ -77,7 +77,8 @@ class ExecutionTracker:
     normalize_literals  store queries and error messages with ? instead of their strings and numbers
 
     The reading functions and log_execution raise ConnectError, PreconditionError or psycopg.Error for database errors, and
-    ValueError for bad arguments. Times are in UTC. The reading functions block: in async code, `await asyncio.to_thread(tracker.get_execution_stats, "ada")`.
+    ValueError for bad arguments. Times are in UTC. The reading functions block: in async code, use
+    `await asyncio.to_thread(tracker.get_execution_stats, "ada")`.
     """
 
     def __init__(self, recorder: Recorder, *, normalize_literals: bool = False) -> None:

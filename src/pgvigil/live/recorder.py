@@ -132,7 +132,7 @@ class Recorder:
         labels: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to system_metrics. Never blocks, unless on_full is "wait". Raises only ValueError or TypeError, for bad arguments."""
+        """Append one row to system_metrics. Blocks only if on_full is "wait". Raises only ValueError or TypeError, for bad values."""
         self._queue.append(rows.metric(name, value, type, labels, at))  # not self.append: this is what a call costs
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)
@@ -147,7 +147,7 @@ class Recorder:
         metadata: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to performance_logs. Never blocks, unless on_full is "wait". Raises only ValueError or TypeError, for bad arguments."""
+        """Append one row to performance_logs. Blocks only if on_full is "wait". Raises only ValueError or TypeError, for bad values."""
         self._queue.append(rows.performance(operation, duration_ms, success, session_id, metadata, at))
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)
@@ -212,7 +212,8 @@ class Recorder:
         """Wait until every record accepted before this call is in the database, in the spill, or counted as lost.
 
         "written": no record of this process is in the spill. "spilled": some are, and go to the database later. "dropped":
-        since the previous flush, records were lost (stats().dropped). "timeout": some are still in memory. Blocks: in async code call it by asyncio.to_thread.
+        since the previous flush, records were lost (stats().dropped). "timeout": some are still in memory. Blocks: in async code
+        call it by asyncio.to_thread.
         """
         counters = self._counters
         deadline = time.monotonic() + timeout

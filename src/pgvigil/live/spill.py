@@ -191,7 +191,7 @@ class Segment:
 
     @classmethod
     def adopt(cls, path: Path) -> Segment | None:
-        """Open the file of a process that has ended. Return None if it lives, another process was quicker, or the file is another user's."""
+        """Open the file of an ended process. Return None if it lives, another one was quicker, or the file is another user's."""
         try:
             handle = open_private(path, os.O_RDWR)
         except OSError:

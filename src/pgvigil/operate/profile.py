@@ -17,7 +17,7 @@ _BUCKETS = 8
 
 @dataclass(frozen=True)
 class Profile:
-    """A result of profile. Milliseconds from sending the statement to receiving its result. `row_count`: rows returned or changed by the last run."""
+    """A result of profile: milliseconds until the whole result arrived. `row_count`: rows that the last run returned, else changed."""
 
     iterations: int
     row_count: int
