@@ -484,7 +484,7 @@ def extended(small: Database) -> Database:
 def test_rows_that_pg_dump_leaves_out_are_named_by_the_backup(call: Run, extended: Database, proof: str) -> None:
     done = call("pgvigil", "backup", "create", "--verify-backup", proof, "--database-url", extended.url)
     assert done.returncode == 0
-    assert "not hold: table public.orders (10 rows), a member of extension citext" in done.stderr
+    assert "pg_dump leaves out: table public.orders (10 rows), a member of extension citext" in done.stderr
     assert "not in the backup: table public.orders (10 rows)" in call("pgvigil", "backup", "list").stdout
 
 

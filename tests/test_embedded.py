@@ -259,7 +259,7 @@ def test_a_home_too_deep_for_a_socket_gets_a_private_directory_under_tmp(home: P
 
         server.stop()
         sockets.chmod(0o777)  # as if somebody had made it anew after a reboot had emptied /tmp
-        with pytest.raises(ConnectError, match="has not been started"):
+        with pytest.raises(ConnectError, match="is not running"):
             server.url()
         server.start()
         assert Path((deep / "socket-dir").read_text()) != sockets

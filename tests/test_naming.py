@@ -73,7 +73,7 @@ def test_an_empty_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -
 def test_an_empty_pg_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PGDATABASE", "")
     write(tmp_path, "DATABASE_URL=postgresql://u@h/other\n")
-    refused(tmp_path, "PGDATABASE is set, and empty")
+    refused(tmp_path, "PGDATABASE is set but empty")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ _TRY_AGAIN = "The database is as it was. Fix this, then run the restore again."
 
 @dataclass(frozen=True)
 class RestoreOutcome:
-    """The result of a restore. `kept` is the name the replaced database has now; `swap_seconds` how long connections were refused."""
+    """A result of a restore. `kept` is the name the replaced database has now; `swap_seconds` how long connections were refused."""
 
     database: str
     archive: str

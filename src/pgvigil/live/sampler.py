@@ -31,7 +31,7 @@ _MAY_SAMPLE: Final = """
 
 @dataclass(frozen=True)
 class SamplerStats:
-    """Counters since the sampler was made."""
+    """A snapshot of the counters since the sampler was made."""
 
     samples: int
     statements: int  # begun or ended, as seen by the samples
