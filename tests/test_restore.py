@@ -199,7 +199,7 @@ def test_a_migrated_database_is_proved_and_comes_back(migrated: Database, tmp_pa
 @pytest.mark.parametrize(
     ("write", "words"),
     [
-        (NEW_ROW, r"public\.sessions has 20001 rows, 20000 in the backup"),
+        (NEW_ROW, r"public\.sessions has 20001 rows that differ from the 20000 in the backup"),
         (
             "UPDATE sessions SET metadata = '{\"n\": 1}' WHERE session_key = 'session-7'",
             r"public\.sessions has 20000 rows",
