@@ -263,7 +263,7 @@ def test_a_connection_of_somebody_else_is_not_ended_to_drop_a_scratch_database(r
     with psycopg.connect(roles.server.dsn(left.name), application_name="a person", autocommit=True) as person:
         scratch_databases.drop(roles.target("postgres"), left, said.append)
         assert person.execute("SELECT 1").fetchone() == (1,)
-    assert f'warning: scratch database "{left.name}" is left' in said[0]
+    assert f'warning: scratch database "{left.name}" could not be dropped' in said[0]
     assert roles.administer(MADE) == [(left.name,)]
 
 
