@@ -14,7 +14,20 @@ from typing import Any, cast
 import psycopg
 
 from pgvigil import database, project
-from pgvigil.build import apply, attempts, backup, copies, indexes, ledger, locks, owner_code, plan, preflight, rehearse
+from pgvigil.build import (
+    apply,
+    attempts,
+    backup,
+    backup_proofs,
+    copies,
+    indexes,
+    ledger,
+    locks,
+    owner_code,
+    plan,
+    preflight,
+    rehearse,
+)
 from pgvigil.build.attempts import Attempts
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup, Kind
@@ -32,6 +45,7 @@ from pgvigil.validate import (
     keep_reference,
     load_declaration,
     load_spec,
+    read_early,
     render,
     validate,
 )
@@ -141,9 +155,10 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
                 if run.pending:
                     preflight.require_nobody_in_the_way(conn, run.schema, options.blocker_wait, tell)
                     archive = _backup(run, target, options, tell)
-                    if options.rehearse:
-                        _rehearse(run, target, archive, options, tell)
-                    moved = apply_pending(run, target, options, tell)
+                    with backup_proofs.recorded(conn, archive, tell):
+                        if options.rehearse:
+                            _rehearse(run, target, archive, options, tell)
+                        moved = apply_pending(run, target, options, tell)
                 _heal(replace(run, state=ledger.read(conn)), spec, target, options, tell)
         ledger.accept(conn, owner_of(conn, run.schema), run.migrations, options.accepted)
         end = run.migrations[run.end - 1].revision if run.end else None
@@ -321,9 +336,15 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
             try_on = follow.pop(0) if follow and group[0].transactional and follow[0][0].transactional else None
             unmet = follow[0][0].revision if follow else None
 
-            def before_commit(unmet: str | None = unmet) -> None:
+            early: dict[str, Any] = {}
+
+            def before_lock(early: dict[str, Any] = early) -> None:
+                early.clear()  # another attempt at it may have come this far
+                early.update(read_early(run.conn, declared.scope(run.schema), run.schema))
+
+            def before_commit(unmet: str | None = unmet, early: dict[str, Any] = early) -> None:
                 locks.require_run_lock(run.conn)
-                report = validate(run.conn, declared, run.schema, before=unmet)
+                report = validate(run.conn, declared, run.schema, before=unmet, early=early)
                 if not report.ok:
                     raise MigrationError(
                         f"the result would not meet {project.SPEC.name}:\n{render(report, 'text')}",
@@ -332,7 +353,8 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
 
             with _rolled_back_when_lost(run.conn, names):
                 try:
-                    attempt(partial(apply.move, run.conn, group, before_commit=before_commit, try_on=try_on))
+                    step = partial(apply.move, run.conn, group, before_lock=before_lock, before_commit=before_commit)
+                    attempt(partial(step, try_on=try_on))
                 except (MigrationError, LockedError) as error:
                     if isinstance(error, MigrationError) and not run.conn.closed:
                         error.hint = f"{error.hint} {event_triggers(run.conn)}".strip()
@@ -415,7 +437,11 @@ def revert(target: Target, to: str, options: Options, tell: Journal) -> Outcome:
             archive = _backup(run, target, options, tell)
             tell(f"reverting {leaving[0].name} … {leaving[-1].name} in one transaction")
             names_of = f"the revert of {leaving[0].name} … {leaving[-1].name}"
-            with _attempts(run, target, options, tell) as attempt, _rolled_back_when_lost(conn, names_of):
+            with (
+                backup_proofs.recorded(conn, archive, tell),
+                _attempts(run, target, options, tell) as attempt,
+                _rolled_back_when_lost(conn, names_of),
+            ):
                 attempt(partial(apply.move, conn, [], down_to=to, before_commit=lambda: locks.require_run_lock(conn)))
         start, end = run.state.revision, ledger.read(conn).revision
     names = [m.name for m in leaving]
