@@ -12,6 +12,7 @@ from conftest import DATA, EXISTING_INSTALL, Database, Run, Templates, _new_data
 from pgvigil import project
 from pgvigil.build import sql
 from pgvigil.operate import remake
+from pgvigil.validate import self_test
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -141,6 +142,44 @@ def test_it_runs_with_its_start_up_switched_off_as_a_role_that_owns_nothing(call
     with psycopg.connect(fresh.url, user="original_user", autocommit=True) as conn:
         for statement in RUN_TIME:
             conn.execute(statement)
+
+
+SELF_TEST = ("pgvigil", "validate", "--self-test", "--run-owner-code")
+
+
+def test_the_self_test_tells_in_a_note_what_its_triggers_do_not_do(call: Run, installed: Database) -> None:
+    start(installed)
+    done = call(*SELF_TEST, "--format", "json", "--database-url", installed.url)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["findings"]) == (0, [])
+    assert [note for note in told["notes"] if "a new session leaves one event: created" in note["found"]]
+    assert call(*SELF_TEST, "--strict", "--database-url", installed.url).returncode == 1
+
+
+def test_setup_runs_again_where_it_has_started(call: Run, fresh: Database) -> None:
+    start(fresh)
+    done = call("scripts/setup-enhanced-db.sh", "--database-url", fresh.url)
+    assert done.returncode == 0, done.stderr
+    assert "warning: the application has put its own in the place of trigger" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("function", "of"),
+    [
+        ("keep_deleted_session()", 'trigger sessions."Keep_deleted_session"'),
+        ("touch_session()", "trigger sessions.watch_session"),
+        ("guard_archived_session()", "trigger context_history.guard_archived_session"),
+        ("give_expiry()", "trigger sessions.give_expiry"),
+    ],
+)
+def test_the_self_test_finds_what_does_not_work_beside_its_triggers(fresh: Database, function: str, of: str) -> None:
+    start(fresh)
+    fresh.execute(
+        f"CREATE OR REPLACE FUNCTION pgvigil.{function} RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN coalesce(NEW, OLD); END $$"
+    )
+    with fresh.connect() as conn:
+        found = self_test(conn, "public", frozenset(f"trigger sessions.{name}" for name in THEIRS))
+    assert of in {finding.object for finding in found if finding.severity == "finding"}
 
 
 @pytest.mark.parametrize("job", ["expiry", "dormancy", "archive", "retention"])

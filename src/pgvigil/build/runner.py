@@ -353,8 +353,16 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
 
             with _rolled_back_when_lost(run.conn, names):
                 try:
-                    step = partial(apply.move, run.conn, group, before_lock=before_lock, before_commit=before_commit)
-                    attempt(partial(step, try_on=try_on))
+                    attempt(
+                        partial(
+                            apply.move,
+                            run.conn,
+                            group,
+                            before_lock=before_lock,
+                            before_commit=before_commit,
+                            try_on=try_on,
+                        )
+                    )
                 except (MigrationError, LockedError) as error:
                     if isinstance(error, MigrationError) and not run.conn.closed:
                         error.hint = f"{error.hint} {event_triggers(run.conn)}".strip()

@@ -93,8 +93,10 @@ class Trace:
     def _has_all(self, statement: Statement) -> bool:
         """Whether all the tables that a statement names are locked against everybody already. One that names none may lock any."""
         names = set(_WORD.findall(statement.text)) & self._named.keys()
-        return bool(names) and not statement.starts_with("DO") and all(
-            (oid, "AccessExclusiveLock") in self._held for name in names for oid in self._named[name]
+        return (
+            bool(names)
+            and not statement.starts_with("DO")
+            and all((oid, "AccessExclusiveLock") in self._held for name in names for oid in self._named[name])
         )
 
     def end(self) -> None:

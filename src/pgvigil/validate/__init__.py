@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgvigil.validate.behaviour import self_test
+    from pgvigil.validate.catalog import read_early
     from pgvigil.validate.dump import dump_spec
     from pgvigil.validate.expected import Declaration, load_declaration
     from pgvigil.validate.formats import FORMATS, render

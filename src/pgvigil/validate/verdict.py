@@ -49,8 +49,9 @@ def validate(
         hours = [float(row["active_hours"]) for row in rows.get(POLICIES, []) if row.get("active_hours")]
         settings.compare(collector, found.server, conn, min(hours, default=1.0))
     findings = collector.settled(conn)
+    known: frozenset[str] = frozenset()
     if not (declaration.complete or strict):
-        findings = replaced.as_one_note(found, findings)
+        findings, known = replaced.as_one_note(found, findings)
     collector.unchecked += unchecked
     if collector.unreadable:
         collector.unchecked.append(_unreadable(conn, schema, collector.unreadable))
@@ -84,6 +85,7 @@ def validate(
         dict(sorted(Counter(_seen_as(found, path) for path in found.objects).items())),
         dict(sorted(collector.compared.items())),
         tuple(collector.unchecked),
+        known,
     )
 
 
