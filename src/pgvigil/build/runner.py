@@ -37,7 +37,7 @@ from pgvigil.build.plan_report import Plan
 from pgvigil.build.trace import Trace
 from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
-from pgvigil.owner import owner_of
+from pgvigil.owner import OWN_ROLE, owner_of
 from pgvigil.shipped import require_shipped
 from pgvigil.validate import (
     Reference,
@@ -466,6 +466,27 @@ def revert(target: Target, to: str, options: Options, tell: Journal) -> Outcome:
             ):
                 attempt(partial(apply.move, conn, [], down_to=to, before_commit=lambda: locks.require_run_lock(conn)))
         start, end = run.state.revision, ledger.read(conn).revision
+        remarks = _given_to_our_role(conn, run.schema) if leaving and end is None else []
     names = [m.name for m in leaving]
     left = len(run.migrations) - run.end
-    return Outcome(start, end, names, archive, [], time.monotonic() - clock, left, reverted=True, schema=run.schema)
+    return Outcome(
+        start, end, names, archive, remarks, time.monotonic() - clock, left, reverted=True, schema=run.schema
+    )
+
+
+def _given_to_our_role(conn: psycopg.Connection, schema: str) -> list[str]:
+    """What a superuser had under names of ours, and pgvigil_owner has now. It is not given back by us: whoever had the rights of that role
+    may have hung code on it, in an index or a rule, which would run as the superuser from then on.
+    """
+    rows = conn.execute(
+        """SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), (SELECT pg_catalog.quote_ident(r.rolname) FROM pg_catalog.pg_roles r WHERE r.oid = 10)
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition AND c.relowner = pg_catalog.to_regrole(%s)
+           ORDER BY 1""",
+        (schema, OWN_ROLE),
+    ).fetchall()
+    return [
+        f"{name} belongs to {OWN_ROLE}: where a superuser had it, look at what hangs on it (\\d+ {name}), then as one:"
+        f" ALTER TABLE {name} OWNER TO {superuser};"
+        for name, superuser in rows
+    ]
