@@ -177,7 +177,10 @@ def _upgrade(migration: Migration) -> None:
     if baselined:
         require_application(conn, schema)
     elif migration.transactional:
-        for statement in _comments_at_once(migration.statements):
+        statements = migration.statements
+        if plan.is_shipped(migration.path):  # an error in a comment of another file is reported with its own line
+            statements = list(_comments_at_once(statements))
+        for statement in statements:
             _execute(conn, migration.path, statement)
     else:
         with op.get_context().autocommit_block():
@@ -266,22 +269,18 @@ def move(
 
 
 def _run_script(conn: psycopg.Connection, path: Path, *, as_owner: bool = True) -> None:
-    for statement in _comments_at_once(plan.read_statements(path, path.read_text(), transactional=True)):
+    for statement in plan.read_statements(path, path.read_text(), transactional=True):
         _execute(conn, path, statement, as_owner=as_owner)
 
 
 def _comments_at_once(statements: list[Statement]) -> Iterator[Statement]:
-    """Consecutive comments as one statement, on the same lines: each by itself is a round trip more while tables are locked."""
+    """Join consecutive comments into one statement: each by itself is a round trip more while tables are locked."""
     for are_comments, run in groupby(statements, key=lambda s: s.tokens[0].text.upper() == "COMMENT"):
         first, *rest = run
         if not are_comments:
             yield from (first, *rest)
             continue
-        text = first.text
-        for statement in rest:
-            lines = statement.line - first.line - text.count("\n")
-            text += f";{chr(10) * lines or ' '}{statement.text}"
-        yield first._replace(text=text)
+        yield first._replace(text="; ".join(statement.text for statement in (first, *rest)))
 
 
 def _execute(conn: psycopg.Connection, path: Path, statement: Statement, *, as_owner: bool = True) -> None:
