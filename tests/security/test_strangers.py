@@ -9,7 +9,7 @@ from psycopg import errors
 from conftest import Database, Run
 from security.conftest import Installation, is_superuser
 
-pytestmark = pytest.mark.oldest_and_newest
+pytestmark = pytest.mark.in_full
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ TRIGGER_FUNCTIONS = """SELECT p.oid::regprocedure::text FROM pg_proc p
                        WHERE p.prorettype = 'trigger'::regtype AND p.pronamespace IN ('pgvigil'::regnamespace, 'instrumentation'::regnamespace)"""
 
 
+@pytest.mark.in_short
 def test_a_reader_hangs_no_trigger_function_of_ours_on_a_table_of_his_own(
     own: Database, as_reader: psycopg.Connection
 ) -> None:
@@ -86,6 +87,7 @@ def test_an_admin_may_not_edit_what_work_is_done_on_or_what_was_recorded(
         as_admin.execute(edit.encode())
 
 
+@pytest.mark.in_short
 def test_not_even_the_owner_points_a_job_at_another_table(own: Database) -> None:
     with pytest.raises(errors.CheckViolation, match="partition_policies_parent_table_check"):
         own.execute(
@@ -149,6 +151,7 @@ ROUNDS = {
 }
 
 
+@pytest.mark.in_short
 @pytest.mark.parametrize("round_", ROUNDS)
 def test_a_session_under_its_policy_s_hold_is_not(own: Database, round_: str) -> None:
     own.execute(HELD)
