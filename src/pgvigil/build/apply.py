@@ -30,6 +30,7 @@ from pgvigil.build.trace import Trace
 from pgvigil.errors import MigrationError, PreconditionError, UsageError
 from pgvigil.owner import Owner, owner_of
 from pgvigil.placeholders import bound
+from pgvigil.shipped import require_shipped
 from pgvigil.validate import check_application_tables, load_spec
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
@@ -108,8 +109,16 @@ def run_environment() -> None:
     target = database.resolve(options.get("database-url"), [Path.cwd(), project.ROOT])
     if target is None:
         raise UsageError("no database is named", "Set DATABASE_URL or PG*, or pass -x database-url=URL.")
+    from pgvigil.build import preflight  # it asks this module what the application's tables are
+
     with database.connect(target, "alembic") as conn:
-        schema = ledger.read(conn).schema or options.get("schema") or "public"
+        preflight.require_usable_server(conn)
+        require_shipped(conn)
+        state = ledger.read(conn)
+        schema = state.schema or options.get("schema") or "public"
+        preflight.require_all_rows(conn, schema)
+        if not state.entries and application_tables(conn, schema):
+            preflight.require_fit(conn, schema)
         pin(conn, schema)
         with locks.run_lock(conn, wait=0), sqlalchemy_connection(conn) as connection:
             _migrate(connection)

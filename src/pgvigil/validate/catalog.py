@@ -91,6 +91,7 @@ class Server:
     # may write to the tables.
     settings: list[list[Any]]
     own_settings: dict[str, str]  # those of ours that hold in the session that asks
+    without_usage: list[str]  # owner of sessions, or role of the spec, that may not use the application's schema
     shadows: list[str]  # other schemas with relations of the same names
     members: list[list[str]]  # in our schemas, of extensions that live elsewhere: path, extension
     configured: bool  # session_replication_role is replica in the server's configuration

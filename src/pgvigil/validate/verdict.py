@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pgvigil.validate import printing, replaced, settings
+from pgvigil.validate import printing, replaced, schema_access, settings
 from pgvigil.validate.catalog import PLAIN_TYPE, Answers, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.compare import LEDGER, Comparison
@@ -48,6 +48,7 @@ def validate(
     if not declaration.complete and found.server:
         hours = [float(row["active_hours"]) for row in rows.get(POLICIES, []) if row.get("active_hours")]
         settings.compare(collector, found.server, conn, min(hours, default=1.0))
+        schema_access.compare(collector, schema, found.server.without_usage)
     findings = collector.settled(conn)
     known: frozenset[str] = frozenset()
     if not (declaration.complete or strict):
