@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from pgvigil.validate.catalog import Attributes, Connection, Snapshot
 from pgvigil.validate.expected import Declaration, kind_of, last_name
+from pgvigil.validate.fix_script import ordered
 from pgvigil.validate.probe import Probe, settle
-from pgvigil.validate.repair import ordered
 from pgvigil.validate.report import KINDS, Finding, Kind, Severity, Unchecked
 from pgvigil.validate.rules import covers
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
-from pgvigil.validate import ddl, dumped, partitions, printing, probe, renames
+from pgvigil.validate import ddl, dumped, partitions, printing, probe, renames, sql_text
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.defaults import explained, object_of, owner_of
@@ -489,8 +489,8 @@ class Comparison:
                 if not any(
                     all(str(row.get(key)) == value for key, value in wanted.items()) for row in self.rows.get(name, [])
                 ):
-                    names, values = ", ".join(wanted), ", ".join(map(ddl.literal, wanted.values()))
-                    insert = ddl.remark(f"INSERT INTO {name} ({names}, …) VALUES ({values}, …);")
+                    names, values = ", ".join(wanted), ", ".join(map(sql_text.literal, wanted.values()))
+                    insert = sql_text.remark(f"INSERT INTO {name} ({names}, …) VALUES ({values}, …);")
                     self.collector.miss(path, "a row", {}, name, fix=lambda insert=insert: insert)  # type: ignore[misc]
 
 

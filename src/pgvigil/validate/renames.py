@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgvigil.validate import ddl
+from pgvigil.validate import ddl_routines, sql_text
 from pgvigil.validate.catalog import Attributes, Snapshot, usual_sequence
 from pgvigil.validate.expected import Mark, canonical, kind_of, last_name
 from pgvigil.validate.names import quoted, unquoted
@@ -139,9 +139,9 @@ class _Search:
             there = self.found.objects.get(path)
             if path.startswith("type ") and there and wanted.get("labels") != there.get("labels"):
                 label = re.escape(path.partition(" ")[2])
-                for old, new in ddl.renamed_labels(wanted.get("labels", []), there.get("labels", [])).items():
-                    word = re.compile(rf"{re.escape(ddl.literal(old))}(?=::{label}(?![\w\"]))")
-                    self.words.append((word, ddl.literal(new), None, ""))
+                for old, new in ddl_routines.renamed_labels(wanted.get("labels", []), there.get("labels", [])).items():
+                    word = re.compile(rf"{re.escape(sql_text.literal(old))}(?=::{label}(?![\w\"]))")
+                    self.words.append((word, sql_text.literal(new), None, ""))
         self._reread()
 
     def _schemas(self) -> None:
@@ -347,7 +347,7 @@ class _Search:
         if "range" in self.wanted[path]:
             there = self.found.objects[path]
             name = there.get("range", {}).get("MULTIRANGE_TYPE_NAME")
-            if name == ddl.usual_multirange(label):
+            if name == ddl_routines.usual_multirange(label):
                 kept = {key: value for key, value in there["range"].items() if key != "MULTIRANGE_TYPE_NAME"}
                 self.found.objects[path] = there | {"range": kept}
 
@@ -440,5 +440,5 @@ def _statement(path: str, other: str, root: str, found: Snapshot) -> str:
 
 def _split(label: str) -> tuple[str, str]:
     """A name, and the types in parentheses behind it."""
-    at = ddl.opening(label)
+    at = sql_text.opening(label)
     return label[:at], label[at:]

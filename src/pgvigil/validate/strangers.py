@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgvigil.validate import ddl, printing
+from pgvigil.validate import ddl_relations, printing
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector
 from pgvigil.validate.defaults import explained, object_of, owner_of
@@ -169,7 +169,7 @@ class Strangers:
                     closed or root not in self.declaration.application,
                     f"ALTER TABLE {root} NO FORCE ROW LEVEL SECURITY;"
                     if closed and root in self.declaration.application
-                    else ddl.relation(root, "row_security", {}),
+                    else ddl_relations.relation(root, "row_security", {}),
                     in_force=closed,
                 )
 
