@@ -26,7 +26,7 @@ CREATE TABLE events (id integer, day date NOT NULL, kind text, CONSTRAINT events
 CREATE TABLE events_2020 PARTITION OF events FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
 CREATE TABLE events_2021 PARTITION OF events FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
 CREATE INDEX events_kind ON events (kind);
-CREATE TABLE base (x integer NOT NULL, CONSTRAINT small CHECK (x < 9));
+CREATE TABLE base (x integer NOT NULL, memo text, CONSTRAINT small CHECK (x < 9));
 CREATE TABLE child (own text) INHERITS (base);
 CREATE SCHEMA "Side";
 CREATE TYPE "Side"."It" AS ENUM ('a');
@@ -37,6 +37,7 @@ CREATE COLLATION plain (PROVIDER = libc, LC_COLLATE = 'C', LC_CTYPE = 'C');
 CREATE FUNCTION twice(integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1';
 CREATE FUNCTION larger(integer, integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT greatest($1, $2)';
 CREATE AGGREGATE largest (integer) (SFUNC = larger, STYPE = integer);
+CREATE OPERATOR CLASS "some ops" FOR TYPE integer USING btree AS OPERATOR 1 <, OPERATOR 3 =, OPERATOR 5 >, FUNCTION 1 btint4cmp(integer, integer);
 CREATE FUNCTION nothing() RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION json_of(internal) RETURNS internal LANGUAGE internal IMMUTABLE AS 'textin';
 CREATE FUNCTION talk_handler() RETURNS language_handler LANGUAGE c AS '$libdir/plpgsql', 'plpgsql_call_handler';
@@ -49,6 +50,8 @@ CREATE SERVER away TYPE 'file' VERSION '1' FOREIGN DATA WRAPPER wrapped OPTIONS 
 CREATE USER MAPPING FOR PUBLIC SERVER away OPTIONS (user_name 'guest', password 'not in the spec');
 CREATE FOREIGN TABLE remote (a integer OPTIONS (column_name 'A'), b text) SERVER away OPTIONS (table_name 'x');
 GRANT USAGE ON FOREIGN SERVER away TO pg_monitor;
+CREATE SERVER "Other, server" FOREIGN DATA WRAPPER wrapped;
+CREATE FOREIGN TABLE other_remote (a integer) SERVER "Other, server";
 CREATE ACCESS METHOD heaped TYPE TABLE HANDLER heap_tableam_handler;
 CREATE LANGUAGE talk HANDLER talk_handler;
 CREATE TRANSFORM FOR integer LANGUAGE talk (FROM SQL WITH FUNCTION json_of(internal));

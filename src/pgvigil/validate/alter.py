@@ -66,7 +66,7 @@ def alter_relation(word: str, label: str, key: str, wanted: Attributes, found: A
     if key == "of_type":
         return f"ALTER {word} {label} {f'OF {wanted[key]}' if key in wanted else 'NOT OF'};"
     if key == "partition_of" and key in wanted and key not in found:
-        return f"ALTER TABLE {wanted[key]} ATTACH PARTITION {label} {wanted['bound']};"
+        return ddl_relations.attach(label, wanted)
     if key == "partition_of" and key in found and key not in wanted:
         return f"ALTER TABLE {found[key]} DETACH PARTITION {label};"
     return ddl_relations.relation(label, key, wanted)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
-from pgvigil.validate import ddl, dumped, partitions, printing, probe, renames, sql_text
+from pgvigil.validate import ddl, dumped, inherited, partitions, printing, probe, renames, sql_text
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.defaults import explained, object_of, owner_of
@@ -84,6 +84,7 @@ class Comparison:
         self._schema_and_roles()
         taken |= self._left_out_of_dumps()
         taken |= self._noted_with_another(taken)
+        taken |= self._of_another_owner()
         for rename in self.renames.list:
             expected = rename.expected or printing.whole(rename.path, self.wanted[rename.path])
             kind: Kind = "different" if rename.different else "missing"
@@ -209,8 +210,10 @@ class Comparison:
         return None
 
     def _part_of_missing(self, path: str) -> bool:
-        """What stands on a missing relation, and rights on a missing object, are told with it."""
+        """What stands on a missing relation, rights on a missing object, and what children inherit are told with it."""
         root = self.roots[path]
+        if kind_of(path) == "column" and inherited.is_of_parent(path, root, self.wanted, self.found.objects):
+            return True
         relations = {f"{kind} {root}" for kind in ("table", "view", "sequence")}
         if root and path not in relations and not relations & self.found.objects.keys():
             return True
@@ -254,6 +257,20 @@ class Comparison:
             found = printing.whole(path, there) if there else ABSENT
             self.collector.add(kind, path, f"{expected} ({reason})", found, "note")
         return noted
+
+    def _of_another_owner(self) -> set[str]:
+        """Return the rights that come and go with an owner: ALTER … OWNER gives them to the one that is wanted."""
+        told: set[str] = set()
+        for path, wanted in self.wanted.items():
+            there = self.found.objects.get(path)
+            if there is None or wanted.get("owned_by") == there.get("owned_by"):
+                continue
+            right, wrong = (quoted(of.get("owned_by", self.found.owner)) for of in (wanted, there))
+            mine, others = (f"revocation on {path} from {one}" for one in (right, wrong))
+            told |= {one for one in (f"grant on {path} to {wrong}", mine) if one not in self.wanted}
+            if self.wanted.get(mine) == self.found.objects.get(others):
+                told |= {mine, others}
+        return told
 
     def _noted_with_another(self, taken: set[str]) -> set[str]:
         """Return what is in an undeclared schema, and the parts that partitions have of an undeclared index."""
@@ -367,6 +384,8 @@ class Comparison:
                 free.add("name")  # the server may have had to choose another
         if kind == "table" and mark:
             free.add("order")
+        if kind == "sequence" and (path.startswith("sequence of ") or ("of" in wanted and "of" in there)):
+            free.add("owned_by")  # the server keeps it the owner of the table
         if kind in ("column", "type") and self._without_named_not_null:
             free |= {"not_null", "not_null_comment"}
         if kind in ("index", "constraint", "column") and self._detached(path):
@@ -377,6 +396,12 @@ class Comparison:
                 continue
             if a == b or key in free or (key == "valid" and a is False) or (mark and key not in mark.spoken_of):
                 continue
+            if kind == "column" and key == "default" and b is None and self._reads_missing_sequence(path, a):
+                continue  # the repair of the sequence sets it
+            if kind == "column" and inherited.is_parents_change(
+                path, self.roots[path], key, (a, b), self.wanted, self.found.objects
+            ):
+                continue
             if canonical(key, a) == canonical(key, b):
                 continue
             if key == "order":
@@ -385,6 +410,15 @@ class Comparison:
                 a, b = self._storage(kind, a, b, subset=bool(mark and not mark.ours))
             if a != b:
                 yield key, a, b
+
+    def _reads_missing_sequence(self, path: str, default: Any) -> bool:
+        sequence = path.replace("column ", "sequence of ", 1)
+        return (
+            self.declaration.complete
+            and sequence in self.wanted
+            and sequence not in self.found.objects
+            and str(default).startswith("nextval(")
+        )
 
     @cached_property
     def _without_named_not_null(self) -> bool:

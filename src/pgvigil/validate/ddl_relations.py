@@ -34,19 +34,18 @@ def matview_column(label: str, name: str, attributes: Attributes) -> Iterator[st
 
 
 def create_table(label: str, attributes: Attributes, columns: dict[str, Attributes]) -> str:
+    """A partition is made as a table of its own, to be attached when its keys and indexes have the names that are wanted."""
     unlogged = f"{attributes['persistence']} " if "persistence" in attributes else ""
     foreign = "FOREIGN " if attributes.get("kind") == "foreign table" else ""
-    inherited = attributes.get("partition_of") or attributes.get("of_type")
+    partition = "partition_of" in attributes
+    if partition:  # an identity is the parent's
+        columns = {name: {key: of[key] for key in of if key != "identity"} for name, of in columns.items()}
     own = ",\n".join(
-        f"    {name} {column(of)}" for name, of in columns.items() if not of.get("inherited") and not inherited
+        f"    {name} {column(of)}"
+        for name, of in columns.items()
+        if partition or not (of.get("inherited") or attributes.get("of_type"))
     )
-    tail = ""
-    if "partition_of" in attributes:
-        tail += f" PARTITION OF {attributes['partition_of']} {attributes['bound']}"
-    elif "of_type" in attributes:
-        tail += f" OF {attributes['of_type']}"
-    else:
-        tail += f" (\n{own}\n)"
+    tail = f" OF {attributes['of_type']}" if "of_type" in attributes else f" (\n{own}\n)"
     tail += f" INHERITS ({', '.join(attributes['inherits'])})" if "inherits" in attributes else ""
     tail += f" PARTITION BY {attributes['partition_by']}" if "partition_by" in attributes else ""
     tail += f" USING {attributes['access_method']}" if "access_method" in attributes else ""
@@ -73,6 +72,10 @@ def create_table(label: str, attributes: Attributes, columns: dict[str, Attribut
         for alter in [relation(label, key, attributes)]
     ]
     return "\n".join(made)
+
+
+def attach(label: str, attributes: Attributes) -> str:
+    return f"ALTER TABLE {attributes['partition_of']} ATTACH PARTITION {label} {attributes['bound']};"
 
 
 def relation(label: str, key: str, attributes: Attributes) -> str:

@@ -67,6 +67,14 @@ def definition_list(parts: dict[str, str]) -> str:
     return ", ".join(words)
 
 
+def base_list(parts: dict[str, str]) -> str:
+    """As definition_list(), with the values that are texts in quotes."""
+    said = {
+        name: literal(text) if name in ("DELIMITER", "DEFAULT", "CATEGORY") else text for name, text in parts.items()
+    }
+    return definition_list(said)
+
+
 def usual_multirange(label: str) -> str:
     """The name that the server gives the multirange of a range."""
     name = unquoted(last_name(label))
@@ -83,6 +91,8 @@ def create_type(label: str, attributes: Attributes) -> str:
     if kind == "composite":
         made = [f"CREATE TYPE {label} AS ({', '.join(attributes.get('columns', []))});"]
         return "\n".join(made + [comment_within(label, kind, *of) for of in attributes.get("comments", {}).items()])
+    if kind == "base":
+        return f"CREATE TYPE {label} ({base_list(attributes['base'])});"
     if kind == "range":
         return f"CREATE TYPE {label} AS RANGE ({definition_list(attributes['range'])});"
     if kind == "domain":

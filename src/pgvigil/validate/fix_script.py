@@ -25,7 +25,17 @@ _ORDER = (
     "view",
     "trigger",
 )
-_NEEDED = ("foreign_data_wrapper", "server", "language", "access_method")  # by tables, functions and one another
+# By tables, functions and one another.
+_NEEDED = (
+    "foreign_data_wrapper",
+    "server",
+    "language",
+    "access_method",
+    "ts_template",
+    "ts_parser",
+    "ts_dict",
+    "opfamily",
+)
 
 
 _NEW_LABEL = re.compile(r"^ALTER TYPE .* ADD VALUE ", re.MULTILINE)
@@ -121,7 +131,7 @@ def _name(path: str) -> re.Pattern[str] | None:
     kind = kind_of(path)
     label = path.removeprefix(kind).strip().partition("(")[0]
     if kind == "other" and label.partition(" ")[0] in _NEEDED:
-        label = label.partition(" ")[2]
+        label = label.partition(" ")[2].partition(" USING ")[0]
     elif kind not in ("schema", "type", "sequence", "table", "column", "function", "procedure", "view"):
         return None
     word = r'(?<!["\w]){}(?!["\w])'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pgvigil.validate import alter, ddl, ddl_relations, sql_text
 from pgvigil.validate.catalog import Attributes, Snapshot, usual_sequence
@@ -52,6 +52,10 @@ class Repairs:
             return self.change(view, ["definition"]) if view in self.wanted else ""
         if kind not in ("table", "view"):
             made = ddl.create(path, root, attributes)
+            if path.startswith("sequence of "):
+                made = self._sequence_of(path, attributes)
+            if attributes.get("kind") == "base":
+                made = "\n".join([*self._base_type(path.partition(" ")[2], attributes), made])
             if kind == "index" and not self._partitioned(root):
                 made = made.replace("INDEX ", "INDEX CONCURRENTLY ", 1)
             if not made:
@@ -80,10 +84,15 @@ class Repairs:
         others.sort(
             key=lambda other: (_PARTS.index(kind_of(other)), "FOREIGN KEY" in self.wanted[other].get("definition", ""))
         )
-        parts = [
-            self._owner(path, root, attributes),
-            *(ddl.create(other, label, self.wanted[other]) for other in others),
-        ]
+        parts = [self._owner(path, root, attributes)]
+        before = others
+        if "partition_of" in attributes:
+            before = [other for other in others if kind_of(other) in ("constraint", "index")]
+            parts += self._inherited_checks(label, attributes)
+        parts += [ddl.create(other, label, self.wanted[other]) for other in before]
+        if "partition_of" in attributes:
+            parts.append(ddl_relations.attach(label, attributes))
+            parts += [ddl.create(other, label, self.wanted[other]) for other in others if other not in before]
         if kind == "view":
             parts += [
                 f"ALTER VIEW {label} ALTER {name} SET DEFAULT {of['default']};"
@@ -102,6 +111,47 @@ class Repairs:
                 parts.append(self._owner(f"table {label}{pattern.default}", f"{label}{pattern.default}", attributes))
             parts.append(pattern.repair.replace("{table}", label))
         return self._spelt("\n".join([made, *self._by_default(path), *(part for part in parts if part)]))
+
+    def _sequence_of(self, path: str, attributes: Attributes) -> str:
+        """The sequence that a column's default reads, with the default; it goes on after the rows there are."""
+        column = path.removeprefix("sequence of ")
+        wanted = self.wanted.get(f"column {column}", {})
+        if "identity" in wanted or not str(wanted.get("default")).startswith("nextval("):
+            return ""
+        name = last_name(column)
+        table = column[: -len(name) - 1]
+        label = table[: -len(last_name(table))] + str(attributes.get("name") or quoted(usual_sequence(column)))
+        made = ddl.create(f"sequence {label}", "", attributes | {"of": column})
+        default = f"ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT {wanted['default']};"
+        goes_on = (
+            f"SELECT setval({sql_text.literal(label)}, coalesce(max({name}), {attributes['start']}), "
+            f"max({name}) IS NOT NULL) FROM {table};"
+        )
+        return "\n".join([made, self._owner(f"sequence {label}", "", attributes), default, goes_on])
+
+    def _inherited_checks(self, label: str, attributes: Attributes) -> Iterator[str]:
+        """What a table must have before it can be a partition."""
+        while parent := attributes.get("partition_of"):
+            attributes = self.wanted.get(f"table {parent}", {})
+            for path, of in self.wanted.items():
+                if (
+                    self.roots.get(path) == parent
+                    and of.get("definition", "").startswith("CHECK ")
+                    and not of["definition"].endswith(" NO INHERIT")
+                ):
+                    yield ddl_relations.add_constraint(label, last_name(path), of)
+
+    def _base_type(self, label: str, attributes: Attributes) -> Iterator[str]:
+        """A type and the functions that it reads and writes by need each other: the type comes as a shell first."""
+        functions = [
+            path
+            for path, of in self.wanted.items()
+            if kind_of(path) == "function"
+            and path.partition(" ")[2].partition("(")[0] in attributes["base"].values()
+            and re.search(rf'(?<![\w".]){re.escape(label)}(?![\w"])', f"{path.partition('(')[2]} {of.get('returns')}")
+        ]
+        yield f"CREATE TYPE {label};"
+        yield from (ddl.create(path, "", self.wanted[path]) for path in functions)
 
     def _by_default(self, path: str) -> list[str]:
         """Take back what ALTER DEFAULT PRIVILEGES does to a new object of the role that runs the repairs."""

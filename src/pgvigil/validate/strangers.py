@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgvigil.validate import ddl_relations, printing
+from pgvigil.validate import ddl_relations, inherited, printing
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector
 from pgvigil.validate.defaults import explained, object_of, owner_of
@@ -43,6 +43,10 @@ class Strangers:
             if (root in not_ours and kind not in ("table", "view")) or (
                 not self.declaration.complete and self._is_silent(path, root)
             ):
+                continue
+            if path.startswith("sequence of ") and self._is_identity(path):
+                continue
+            if kind == "column" and inherited.is_of_parent(path, root, objects, self.wanted):
                 continue
             if (
                 kind in ("grant", "revocation")
