@@ -44,6 +44,7 @@ _STATES: dict[tuple[str, str], Kind] = {
 }
 _OF_SERVERS = re.compile("(^|grant on |revocation on )other (foreign_data_wrapper|server|user_mapping) ")
 _INVALID = "INVALID, and declared so: the server does not use it"
+_UNENFORCED = "its internal triggers are disabled, and declared so: it is not enforced"
 _CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
 _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
 
@@ -101,7 +102,10 @@ class Comparison:
                 there = there and {**there, "valid": False}
                 if there:
                     self.collector.add("invalid", path, _INVALID, _INVALID, "note", fix=self.repairs.rebuilt(path))
-            if (there == wanted and path not in self.marks) or path in taken or (there is None and "valid" in wanted):
+            if wanted.get("enforced") is False and there and "enforced" in there:  # pg_dump leaves that out, too
+                self.collector.add("disabled", path, _UNENFORCED, _UNENFORCED, "note")
+            unwanted = "valid" in wanted or ("enforced" in wanted and "inherited" in wanted)
+            if (there == wanted and path not in self.marks) or path in taken or (there is None and unwanted):
                 continue
             mark = self.marks.get(path)
             if mark and mark.unless_baselined and self._leave_open(path, wanted, there):
@@ -341,6 +345,10 @@ class Comparison:
                 continue
             part = self._part(path, root, key, {**wanted, key: a}, {**there, key: b})
             state = _STATES.get((kind, key))
+            if kind == "index" and key == "valid" and dumped.has_foreign_partition(root, self.found.objects):
+                said = f"{part.expected} ({dumped.FOREIGN_PARTITION})"
+                self.collector.differ(path, [replace(part, expected=said)], "note", kind="invalid")
+                continue
             if state and (key != "enabled" or b in ("DISABLED", "REPLICA")):
                 self.collector.differ(path, [part], kind=state, fix=fix)
             else:
@@ -394,7 +402,18 @@ class Comparison:
             a, b = wanted.get(key), there.get(key)
             if key == "privileges" and dumped.all_of_them(a or [], b or [], self.declaration.major):
                 continue
-            if a == b or key in free or (key == "valid" and a is False) or (mark and key not in mark.spoken_of):
+            if (
+                a == b
+                or key in free
+                or (key in ("valid", "enforced") and a is False)
+                or (mark and key not in mark.spoken_of)
+            ):
+                continue
+            if (
+                key == "identity"
+                and a is None
+                and dumped.is_identity_of_parent(path, self.roots[path], self.found.objects, self.declaration.major)
+            ):
                 continue
             if kind == "column" and key == "default" and b is None and self._reads_missing_sequence(path, a):
                 continue  # the repair of the sequence sets it

@@ -194,6 +194,7 @@ SELECT t.label, 'constraint ' || t.label || '.' || {spelt("c.conname")}, json_bu
     'validated', nullif(c.convalidated, true),
     'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
     'enforced', CASE WHEN off.enable IS NOT NULL THEN false END,
+    'inherited', CASE WHEN c.conparentid <> 0 AND c.contype = 'f' THEN true END,
     'with', {options_of("x.reloptions")},
     'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT {spelt("spcname")} FROM pg_tablespace WHERE oid = x.reltablespace) END,
     'attached', CASE WHEN c.contype IN ('p', 'u', 'x') THEN (SELECT {spelt("up.conname")} FROM pg_constraint up WHERE up.oid = nullif(c.conparentid, 0)) END,
@@ -380,6 +381,12 @@ FROM (
     LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = 0
     WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND c.relkind IN ('r', 'v')
       AND c.relacl IS DISTINCT FROM i.initprivs AND c.relacl IS NOT NULL AND {no_member("pg_class", "c.oid")}
+    UNION ALL
+    SELECT '', 'column ' || {label("n.nspname", "c.relname")} || '.' || {spelt("a.attname")}, a.attacl, coalesce(i.initprivs, acldefault('c', c.relowner)), c.relowner
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = a.attnum
+    WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND a.attacl IS DISTINCT FROM i.initprivs AND a.attacl IS NOT NULL
+      AND {no_member("pg_class", "c.oid")}
     UNION ALL
     SELECT '', 'schema ' || n.nspname, n.nspacl, coalesce(i.initprivs, acldefault('n', n.nspowner)), n.nspowner
     FROM pg_namespace n LEFT JOIN pg_init_privs i ON i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0

@@ -74,6 +74,11 @@ class Strangers:
                     fix=f"ALTER TABLE {root} VALIDATE CONSTRAINT {last_name(path)};",
                 )
                 continue
+            if kind == "constraint" and "enforced" in attributes and "inherited" in attributes:
+                enable = "\n".join(self.found.details[path]["enable"])
+                said = printing.phrase(path, "enforced", attributes)
+                self.collector.add("disabled", path, printing.phrase(path, "enforced", {}), said, fix=enable)
+                continue
             said = self.collector.said(printing.whole(path, attributes)) + self._consequence(path, attributes)
             family = [p for p in (*attributes.get("inherits", ()), attributes.get("partition_of")) if p]
             fix = self.repairs.drop(path)
