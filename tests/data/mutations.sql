@@ -2427,3 +2427,23 @@ GRANT SELECT ON pg_authid TO a_stranger;
 ---   on any schema
 ---   unexpected grant on schema information_schema to a_stranger
 GRANT CREATE ON SCHEMA information_schema TO a_stranger;
+
+--- partition detached, which keeps the parent's CHECK
+---   on any schema
+---   different table events_2021
+ALTER TABLE events DETACH PARTITION events_2021;
+
+--- table with a serial dropped, and what stands on it
+---   on any schema
+---   missing table people
+DROP TABLE people CASCADE;
+
+--- table with an identity of its own options dropped
+---   on any schema
+---   missing table numbered
+DROP TABLE numbered;
+
+--- index of a partitioned table dropped, whose parts have names of their own
+---   on any schema
+---   missing index events.events_both
+DROP INDEX events_both;

@@ -32,7 +32,7 @@ def alter_column(root: str, name: str, wanted: Attributes, found: Attributes, ke
         elif "identity" in found:
             yield f"{alter} SET GENERATED {wanted['identity']};"
         else:
-            yield f"{alter} ADD GENERATED {wanted['identity']} AS IDENTITY;"
+            yield f"{alter} ADD{ddl_relations.identity(wanted)};"
             yield f"SELECT setval(pg_get_serial_sequence('{root}', '{name}'), coalesce(max({name}), 1), max({name}) IS NOT NULL) FROM {root};"
     elif key == "options":
         yield f"ALTER FOREIGN TABLE {root} ALTER COLUMN {name} OPTIONS ({alter_options(wanted, found)});"

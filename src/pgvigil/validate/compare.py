@@ -364,6 +364,11 @@ class Comparison:
             plain, tuned = [], [*tuned, *plain]
         if [part.key for part in plain] == ["order"] and dumped.reorders(path, self.wanted, self.found.objects):
             plain, tuned = [], [*tuned, replace(plain[0], expected=f"{plain[0].expected}: {dumped.ORDER}")]
+        if path.startswith("sequence of ") and dumped.retypes(path, [part.key for part in plain], self.wanted):
+            plain, tuned = (
+                [],
+                [*tuned, *(replace(part, expected=f"{part.expected}: {dumped.IDENTITY}") for part in plain)],
+            )
         self.collector.differ(path, plain, fix=fix)
         self.collector.differ(path, tuned, "finding" if self.collector.strict else "note", fix=fix)
         self._comment(path, wanted, there, mark)

@@ -20,10 +20,16 @@ def column(attributes: Attributes) -> str:
             f" GENERATED ALWAYS AS ({attributes['generated']}) {'VIRTUAL' if attributes.get('virtual') else 'STORED'}"
         )
     elif "identity" in attributes:
-        text += f" GENERATED {attributes['identity']} AS IDENTITY"
+        text += identity(attributes)
     elif "default" in attributes:
         text += f" DEFAULT {attributes['default']}"
     return text + " NOT NULL" * (attributes.get("nullable") is False)
+
+
+def identity(attributes: Attributes) -> str:
+    """`identity_options`: those of its sequence, where somebody has put them in."""
+    options = f" ({attributes['identity_options']})" if "identity_options" in attributes else ""
+    return f" GENERATED {attributes['identity']} AS IDENTITY{options}"
 
 
 def matview_column(label: str, name: str, attributes: Attributes) -> Iterator[str]:

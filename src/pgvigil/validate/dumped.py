@@ -11,6 +11,7 @@ from pgvigil.validate.expected import kind_of, of_grant
 FOREIGN_PARTITION = (
     "pg_dump makes it ON ONLY the partitioned table, where it stays INVALID: a partition is a foreign table"
 )
+IDENTITY = "pg_dump does not carry the type of an identity's sequence, where it is not that of the column"
 ORDER = "pg_dump writes inherited columns first, and no command moves a column"
 _CONSTRUCTOR = "pg_dump does not carry rights, owner or attributes of a range type's constructors"
 _MULTIRANGE = "pg_dump does not carry rights of a multirange; since PostgreSQL 17 it has those of its range"
@@ -73,6 +74,13 @@ def is_identity_of_parent(path: str, root: str, found: dict[str, Attributes], ma
     parent = found.get(f"table {root}", {}).get("partition_of")
     column = path.removeprefix(f"column {root}.")
     return 0 < major < 17 and bool(parent) and "identity" in found.get(f"column {parent}.{column}", {})
+
+
+def retypes(path: str, keys: list[str], wanted: dict[str, Attributes]) -> bool:
+    """Return whether the sequence of an identity has another type than its column, and differs in that and its limits alone."""
+    column = wanted.get(path.replace("sequence of ", "column ", 1), {})
+    other = wanted[path].get("type") != column.get("type")
+    return other and "identity" in column and set(keys) <= {"type", "maximum", "minimum"}
 
 
 def reorders(path: str, wanted: dict[str, Attributes], found: dict[str, Attributes]) -> bool:

@@ -40,3 +40,17 @@ def is_of_parent(path: str, root: str, here: Mapping[str, Attributes], there: Ma
     return bool(here[path].get("inherited")) and any(
         parent in here and parent not in there for parent in from_parent(path, root, here)
     )
+
+
+def is_left_by_parent(path: str, root: str, wanted: Mapping[str, Attributes], found: Mapping[str, Attributes]) -> bool:
+    """Whether a constraint became a partition's own when that was detached: to be attached again, it needs it."""
+    table = wanted.get(f"table {root}", {})
+    if kind_of(path) != "constraint" or "partition_of" not in table or "partition_of" in found.get(f"table {root}", {}):
+        return False
+    name = path.removeprefix(f"constraint {root}.")
+    while parent := table.get("partition_of"):
+        of = wanted.get(f"constraint {parent}.{name}", {})
+        if of.get("definition") == found[path]["definition"]:
+            return True
+        table = wanted.get(f"table {parent}", {})
+    return False

@@ -51,7 +51,16 @@ class Repairs:
         if kind == "column" and (view := f"view {root}") in self.found.objects:
             return self.change(view, ["definition"]) if view in self.wanted else ""
         if kind not in ("table", "view"):
-            made = ddl.create(path, root, attributes)
+            made = ddl.create(path, root, self._with_identity(path))
+            if kind in ("index", "constraint") and (parts := self._attached(path, root)):
+                made = "\n".join(
+                    [
+                        made.replace(f" ON {root} ", f" ON ONLY {root} ", 1).replace(
+                            f"ALTER TABLE {root} ADD ", f"ALTER TABLE ONLY {root} ADD ", 1
+                        ),
+                        *parts,
+                    ]
+                )
             if path.startswith("sequence of "):
                 made = self._sequence_of(path, attributes)
             if attributes.get("kind") == "base":
@@ -73,13 +82,15 @@ class Repairs:
         label = path.partition(" ")[2]
         start = f"column {label}."
         columns = {
-            other.removeprefix(start): of
+            other.removeprefix(start): self._with_identity(other)
             for other, of in self.wanted.items()
             if self.roots.get(other) == label and other.startswith(start)
         }
         made = ddl.create(path, root, attributes, columns)
         if not made:
             return ""
+        serial = [one for name in columns if (one := self._serial(f"{label}.{name}")) is not None]
+        made = "\n".join([*(one for one, _ in serial), made, *(one for _, one in serial)])
         others = [other for other in self.wanted if self.roots.get(other) == label and kind_of(other) in _PARTS[2:]]
         others.sort(
             key=lambda other: (_PARTS.index(kind_of(other)), "FOREIGN KEY" in self.wanted[other].get("definition", ""))
@@ -112,22 +123,64 @@ class Repairs:
             parts.append(pattern.repair.replace("{table}", label))
         return self._spelt("\n".join([made, *self._by_default(path), *(part for part in parts if part)]))
 
+    def _with_identity(self, path: str) -> Attributes:
+        """A column with the options of the sequence that its identity has."""
+        attributes = self.wanted[path]
+        sequence = self.wanted.get(path.replace("column ", "sequence of ", 1))
+        if kind_of(path) != "column" or "identity" not in attributes or sequence is None:
+            return attributes
+        name = f"SEQUENCE NAME {self._beside(path.removeprefix('column '), sequence)} " if "name" in sequence else ""
+        return attributes | {"identity_options": f"{name}{ddl.sequence_options(sequence)}"}
+
+    @staticmethod
+    def _beside(column: str, sequence: Attributes) -> str:
+        """The name of the sequence of a column, in the schema of its table."""
+        table = column[: -len(last_name(column)) - 1]
+        return table[: -len(last_name(table))] + str(sequence.get("name") or quoted(usual_sequence(column)))
+
+    def _serial(self, column: str) -> tuple[str, str] | None:
+        """What makes the sequence that a column's default reads, and what gives it to the column."""
+        sequence = self.wanted.get(f"sequence of {column}")
+        default = str(self.wanted.get(f"column {column}", {}).get("default"))
+        if sequence is None or not default.startswith("nextval("):
+            return None
+        label = self._beside(column, sequence)
+        return (
+            ddl.create(f"sequence {label}", "", sequence),
+            f"{self._owner(f'sequence {label}', '', sequence)}\nALTER SEQUENCE {label} OWNED BY {column};",
+        )
+
     def _sequence_of(self, path: str, attributes: Attributes) -> str:
         """The sequence that a column's default reads, with the default; it goes on after the rows there are."""
         column = path.removeprefix("sequence of ")
-        wanted = self.wanted.get(f"column {column}", {})
-        if "identity" in wanted or not str(wanted.get("default")).startswith("nextval("):
+        serial = self._serial(column)
+        if serial is None:
             return ""
         name = last_name(column)
         table = column[: -len(name) - 1]
-        label = table[: -len(last_name(table))] + str(attributes.get("name") or quoted(usual_sequence(column)))
-        made = ddl.create(f"sequence {label}", "", attributes | {"of": column})
-        default = f"ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT {wanted['default']};"
+        default = f"ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT {self.wanted[f'column {column}']['default']};"
         goes_on = (
-            f"SELECT setval({sql_text.literal(label)}, coalesce(max({name}), {attributes['start']}), "
+            f"SELECT setval({sql_text.literal(self._beside(column, attributes))}, coalesce(max({name}), {attributes['start']}), "
             f"max({name}) IS NOT NULL) FROM {table};"
         )
-        return "\n".join([made, self._owner(f"sequence {label}", "", attributes), default, goes_on])
+        return "\n".join([*serial, default, goes_on])
+
+    def _attached(self, path: str, root: str) -> list[str]:
+        """The indexes or keys of partitions under their own names, each attached to that of the partitioned table."""
+        lines = []
+        for other, of in self.wanted.items():
+            part = self.roots.get(other, "")
+            table = self.wanted.get(f"table {part}", {})
+            if (
+                kind_of(other) != kind_of(path)
+                or of.get("attached") != last_name(path)
+                or table.get("partition_of") != root
+            ):
+                continue
+            lines += [] if other in self.found.objects else [self.make(other).replace(" CONCURRENTLY", "", 1)]
+            names = [self._index_name(root, last_name(path)), self._index_name(part, last_name(other))]
+            lines.append(f"ALTER INDEX {names[0]} ATTACH PARTITION {names[1]};")
+        return lines
 
     def _inherited_checks(self, label: str, attributes: Attributes) -> Iterator[str]:
         """What a table must have before it can be a partition."""
@@ -267,7 +320,10 @@ class Repairs:
         again = f"{ddl.drop(path, root, found)}\n{ddl.create(path, root, wanted)}"
         if kind == "column":
             return "\n".join(
-                line for key in keys for line in alter.alter_column(root, name, wanted, found, key) if line
+                line
+                for key in keys
+                for line in alter.alter_column(root, name, self._with_identity(path), found, key)
+                if line
             )
         if kind in ("table", "view") and (kind == "table" or keys == ["with"]):
             word = found.get("kind", kind).upper().removeprefix("PARTITIONED ")

@@ -48,6 +48,8 @@ class Strangers:
                 continue
             if kind == "column" and inherited.is_of_parent(path, root, objects, self.wanted):
                 continue
+            if inherited.is_left_by_parent(path, root, self.wanted, objects):
+                continue
             if (
                 kind in ("grant", "revocation")
                 and path.removeprefix(f"{kind} on ").rpartition(" to " if kind == "grant" else " from ")[0]
