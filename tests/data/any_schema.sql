@@ -22,7 +22,7 @@ CREATE VIEW guests AS SELECT p.id, p.name, v.at FROM people p JOIN visits v ON v
 CREATE VIEW latest AS SELECT people.name, people.born FROM people;
 CREATE MATERIALIZED VIEW counted AS SELECT place, count(*) AS n, place || '' AS label FROM visits GROUP BY place;
 CREATE POLICY own ON visits USING (person > 0);
-CREATE TABLE events (id integer, day date NOT NULL, kind text, note text, CONSTRAINT events_pkey PRIMARY KEY (id, day),
+CREATE TABLE events (id integer, day date NOT NULL, note text, kind text, CONSTRAINT events_pkey PRIMARY KEY (id, day),
     CONSTRAINT kinds CHECK (kind <> '')) PARTITION BY RANGE (day);
 CREATE TABLE events_2020 PARTITION OF events FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
 CREATE TABLE events_2021 PARTITION OF events FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
