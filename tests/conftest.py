@@ -230,6 +230,7 @@ class Templates:
                 database.execute((DATA / "broken_install.sql").read_text())
             elif state in ("migrated", "adopted"):
                 _call("migrate", "--database-url", database.url, "--backup-dir", str(self.scratch))
+                database.execute("TRUNCATE pgvigil.backup_proofs")  # a template is older than a backup may be
             else:
                 _call("setup", "--database-url", database.url)
             if state in ("migrated", "adopted", "fresh"):  # as a DBA does who wants sessions to be watched and ended

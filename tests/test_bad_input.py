@@ -365,6 +365,16 @@ def test_a_migration_that_fails_in_its_second_statement_is_7_and_leaves_nothing(
     assert catalog(existing) == before
 
 
+def test_a_comment_that_fails_is_reported_with_its_own_line(run: Run, project_copy: Path, migrated: Database) -> None:
+    name = add_migration(
+        project_copy / "scripts/migrations",
+        "CREATE TABLE public.first (a int);\nCOMMENT ON TABLE public.first IS 'x';\n\nCOMMENT ON TABLE public.nowhere IS 'x';\n",
+        "DROP TABLE public.first;\n",
+    )
+    done = run(project_copy / MIGRATE, "--backup", "none", "--database-url", migrated.url)
+    refused(done, 7, rf'{name}\.sql:4: relation "public.nowhere" does not exist')
+
+
 def test_a_later_migration_that_fails_leaves_catalog_and_ledger(
     run: Run, project_copy: Path, migrated: Database
 ) -> None:
