@@ -662,7 +662,7 @@ def uncommitted(shared: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 
 
 @pytest.fixture
-def projectcopy_database(tmp_path: Path) -> Path:
+def project_copy(tmp_path: Path) -> Path:
     """A checkout to break, in a path with a space: run(project_copy / "scripts" / …) runs the copy's own code."""
     copy = tmp_path / "a copy"
     copy.mkdir()
