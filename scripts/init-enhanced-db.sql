@@ -1087,10 +1087,12 @@ BEGIN
        OR NEW.archived_at IS NOT NULL
        OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
-        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
+        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.last_activity_at, OLD.updated_at, OLD.created_at, CURRENT_TIMESTAMP);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
+    ELSIF NEW.last_activity_at IS NULL THEN
+        NEW.last_activity_at := OLD.last_activity_at;  -- the column is NOT NULL, and an application may not know
     END IF;
     RETURN NEW;
 END $$;
@@ -1235,7 +1237,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '02a94e7bde3f34120b24b07ce3b1f323ac088f5d7b72d7fe6bc62a5105cdde91', '4a665408e824de1bdc0a05e704062c3a14452a21745c7e19627809cb82663727', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '95d281cb5795c7f221c1db281fdaeda99f96f0315b43cda1d1944ba422f05f88', '546bd79bb99ee4e968f7020594b05f590f861c811cc14bb534fcd356011bbbae', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1702,9 +1704,13 @@ BEGIN
     IF NEW.expires_at IS NULL THEN
         NEW.expires_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy);
     END IF;
+    IF NEW.last_activity_at IS NULL THEN  -- written as NULL: the column has a default
+        NEW.last_activity_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP);
+    END IF;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.give_expiry() IS 'A new session without expires_at gets one by its retention policy';
+COMMENT ON FUNCTION pgvigil.give_expiry() IS
+    'A new session without expires_at gets one by its retention policy; one without last_activity_at was last active when it was created';
 
 -- One session at a time, for the application ---------------------------------------------------------------------------
 
@@ -2670,7 +2676,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'c805af95d387306ae7c9470177aaba5306fb83251e7494fa8f5f42f93cfc5860', '35b5a79907dcfdc96d25262c867f436f87737b04fc9b9ceef4f1e48c1618f2c1', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '6f27c35088b91b09b398fe5fb37aa8d6a02d958ead4c43fb02ba55b3017c7a60', 'e26f0e339917cddcb199b4b20a06e0edaafae88e9b0707f9b887e6fdbe454afc', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4711,9 +4717,76 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
 
+-- One transaction of the procedure below, with the rights of its caller, who has to own the table. No other session sees the triggers
+-- disabled: the change of their state commits together with the change back. The lock admits readers and lets a writer wait for
+-- one batch. Rows are found before it is taken, in the order of the file: each page is read and written once.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.settle_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_indexscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    target     regclass := pgvigil.application_table('sessions');
+    first_page bigint := coalesce((state ->> 'page')::bigint, 0);
+    from_row   tid := format('(%s,0)', first_page)::tid;
+    places     tid[];
+    validated  boolean;
+    off_       text;
+    on_        text;
+BEGIN
+    IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = target AND attname = 'last_activity_at') THEN
+        RETURN NULL;
+    END IF;
+    PERFORM set_config('lock_timeout', '200ms', true);
+    SELECT c.convalidated INTO validated FROM pg_constraint c WHERE c.conrelid = target AND c.conname = 'sessions_last_activity_at_set';
+    IF validated IS NULL THEN
+        -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under its lock.
+        ALTER TABLE "{app}".sessions ADD CONSTRAINT sessions_last_activity_at_set CHECK (last_activity_at IS NOT NULL) NOT VALID;
+        RETURN state;
+    ELSIF validated THEN
+        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at SET NOT NULL, DROP CONSTRAINT sessions_last_activity_at_set;
+        RETURN NULL;
+    END IF;
+    places := ARRAY(SELECT s.ctid FROM "{app}".sessions s WHERE s.ctid >= from_row AND s.last_activity_at IS NULL LIMIT batch);
+    IF places = '{}' AND first_page > 0 THEN
+        PERFORM pg_sleep(0.01);
+        RETURN state - 'page';  -- rows that somebody had locked are still to do
+    ELSIF places = '{}' THEN
+        ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_last_activity_at_set;
+        RETURN state;
+    END IF;
+    SELECT string_agg(format('DISABLE TRIGGER %I', t.tgname), ', '),
+           string_agg(format(CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS TRIGGER %I' ELSE 'ENABLE TRIGGER %I' END, t.tgname), ', ')
+    INTO off_, on_
+    FROM pg_trigger t WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 > 0;
+    LOCK TABLE "{app}".sessions IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM pgvigil.use_application_path();
+    IF off_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, off_);
+    END IF;
+    UPDATE "{app}".sessions u SET last_activity_at = coalesce(u.updated_at, u.created_at, CURRENT_TIMESTAMP)
+    WHERE u.ctid = ANY (ARRAY(SELECT s.ctid FROM "{app}".sessions s
+                              WHERE s.ctid = ANY (places) AND s.last_activity_at IS NULL FOR NO KEY UPDATE SKIP LOCKED));
+    IF on_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, on_);
+    END IF;
+    RETURN jsonb_build_object('page', split_part(trim('()' FROM places[cardinality(places)]::text), ',', 1)::bigint);
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.settle_last_activity_step(jsonb, integer) IS 'One step of settle_last_activity; NULL: all is done';
+
+CREATE PROCEDURE pgvigil.settle_last_activity(batch integer DEFAULT 2000)
+LANGUAGE plpgsql AS $$
+DECLARE
+    state jsonb := '{}';
+BEGIN
+    WHILE state IS NOT NULL LOOP
+        state := pgvigil.settle_last_activity_step(state, batch);
+        COMMIT;
+    END LOOP;
+END $$;
+COMMENT ON PROCEDURE pgvigil.settle_last_activity(integer) IS
+    'Used by migrations: sessions from before get updated_at as their last_activity_at, in batches; then the column is NOT NULL';
+
 -- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
--- No default is written into existing rows: last_activity_at stays NULL until a session is next active, and readers fall
--- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
+-- No default is written into existing rows: 015 gives them their updated_at, in batches. A default of now() would have declared every
+-- idle session active at the time of the migration.
 -- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
 -- each of us would wait for the other.
 CALL pg_temp.pgvigil_run($run$LOCK TABLE "{app}".codebase_snapshots IN SHARE ROW EXCLUSIVE MODE$run$);
@@ -4733,7 +4806,7 @@ CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".sessions
     ALTER COLUMN archived_at DROP DEFAULT,
     ALTER COLUMN retention_policy SET DEFAULT 'standard'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.last_activity_at IS
-    'Last activity, to pgvigil.activity_granularity; NULL: none since the watch began, see updated_at'$run$);
+    'Last activity, to pgvigil.activity_granularity; before the first one under watch, updated_at'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.is_dormant IS 'Marked as dormant; marking is not activity'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.archived_at IS 'When it was archived: from then on the session and its children are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.retention_policy IS 'Name of its retention policy'$run$);
@@ -4834,19 +4907,18 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'a49a7d425e944af5da8c65b8a28a219edf525dcb96b6691f523dc3af9a1798da', '75b4ad6fd7da0d864b94dfd7acabd8c106ec24f97a96f22b65ede000a4e0864d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'c777e83563274f32d9c53d9652f4debf3ca2f83a9902692de9eb30e8d88ae33c', 'e9d4a5261fbd216bf40e3f99bca642d54fb289a632b068eb7a76eae22431b8a5', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
--- can be added. Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets
--- through, and only the columns that are asked for. A session of an existing install is counted from its rows until 015 has come
--- to it.
+-- can be added. last_activity_at is the column itself, so that its indexes give the order. Counts and the last event are correlated on
+-- the session, so they are computed only for rows that a filter lets through, and only the columns that are asked for. A session of an
+-- existing install is counted from its rows until 015 has come to it.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_monitoring_view AS
-SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at,
-       coalesce(s.last_activity_at, s.updated_at, s.created_at) AS last_activity_at,
+SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at, s.last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
-       CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at))  -- one infinite time would fail the view up to 16
-            THEN extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 END AS hours_since_activity,
+       CASE WHEN isfinite(s.last_activity_at)  -- one infinite time would fail the view up to 16
+            THEN round(extract(epoch FROM now() - s.last_activity_at) / 3600, 2) END AS hours_since_activity,
        CASE WHEN EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015')
             THEN coalesce((SELECT c.context_count FROM pgvigil.session_counters c WHERE c.session_id = s.id), 0)
                  + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
@@ -4855,7 +4927,7 @@ SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.
        (SELECT l.event_type FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
 FROM "{app}".sessions s$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_monitoring_view IS
-    'One row a session: how long it has been idle, what it holds, what last happened to it. Before its first activity under watch, updated_at stands for last_activity_at'$run$);
+    'One row a session: how long it has been idle, what it holds, what last happened to it'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_content_view AS
 SELECT s.id AS session_id, counted.context_count, counted.total_tokens, counted.total_content_bytes
@@ -4888,7 +4960,7 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'bc4d2e3eee413c34c911c0c6ede54ad61db7c4260f2666d1a6bfdbc2c747717f', 'ece3a85836cf9ac7d28d2a0a750b32017f95b85fd46909b645b8db7e79eba666', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, '267a11c9dca01f4aa936606b5049a4f874d58dd7a6657170fb23fe2975bd88ff', 'fdcd3d66ec43a122b377508358d2459f6265c8388f1527e308b7feea6fe9731e', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
 -- Who may do what. The roles are made by prepare.sql where whoever migrates may make them; a grant to one that is not there is left
@@ -4988,7 +5060,7 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', curre
 -- ---------- 015_settle_existing_rows.sql ------------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- What has to read or write many rows of an existing install, in steps that block nobody and go on where they stopped.
-DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, '27962a295847c98fcb35f51ecbb9896434da38b6985d7da6a777f33b1e577c5b', '9256b317b497ad8dcf19b1a052bf86fd8a3d8aa9e3056836960b619e0d991052', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, 'ab805cd9a035de70284178a2304b5376d5c819162bbffdc2522c405cc704ae37', 'b5a8672affd89e118b950ccf0c356908e9c66454b4b7f782626b162a010d1337', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('015'); END $$;
 

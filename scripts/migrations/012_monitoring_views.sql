@@ -1,13 +1,12 @@
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
--- can be added. Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets
--- through, and only the columns that are asked for. A session of an existing install is counted from its rows until 015 has come
--- to it.
+-- can be added. last_activity_at is the column itself, so that its indexes give the order. Counts and the last event are correlated on
+-- the session, so they are computed only for rows that a filter lets through, and only the columns that are asked for. A session of an
+-- existing install is counted from its rows until 015 has come to it.
 CREATE VIEW "{app}".session_monitoring_view AS
-SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at,
-       coalesce(s.last_activity_at, s.updated_at, s.created_at) AS last_activity_at,
+SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at, s.last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
-       CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at))  -- one infinite time would fail the view up to 16
-            THEN extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 END AS hours_since_activity,
+       CASE WHEN isfinite(s.last_activity_at)  -- one infinite time would fail the view up to 16
+            THEN round(extract(epoch FROM now() - s.last_activity_at) / 3600, 2) END AS hours_since_activity,
        CASE WHEN EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015')
             THEN coalesce((SELECT c.context_count FROM pgvigil.session_counters c WHERE c.session_id = s.id), 0)
                  + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
@@ -16,7 +15,7 @@ SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.
        (SELECT l.event_type FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
 FROM "{app}".sessions s;
 COMMENT ON VIEW "{app}".session_monitoring_view IS
-    'One row a session: how long it has been idle, what it holds, what last happened to it. Before its first activity under watch, updated_at stands for last_activity_at';
+    'One row a session: how long it has been idle, what it holds, what last happened to it';
 
 CREATE VIEW "{app}".session_content_view AS
 SELECT s.id AS session_id, counted.context_count, counted.total_tokens, counted.total_content_bytes
