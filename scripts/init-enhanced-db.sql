@@ -2893,10 +2893,11 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_rollup(integer) IS 'One step of job rollup: at most an hour of performance_logs';
 
-CREATE FUNCTION pgvigil.performance_window(stretch interval)
+-- Planned for the tail as it is now. By hashing: to sort all rows of a long tail takes several times as long.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.performance_window(stretch interval)
 RETURNS TABLE (operation varchar, total_calls bigint, avg_duration_ms numeric, min_duration_ms integer, max_duration_ms integer,
                p95_duration_ms double precision, successful_calls bigint, failed_calls bigint, success_rate_percent numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan SET enable_sort = off AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
     first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
@@ -2910,21 +2911,48 @@ BEGIN
     END IF;
     SELECT greatest(next_id, pgvigil.uuid_v7_floor(first_minute)) INTO STRICT tail FROM pgvigil.rollup_progress;
     RETURN QUERY
-    SELECT w.operation, w.calls, w.total_ms / w.calls, w.min_ms, w.max_ms,
-           least(w.max_ms, greatest(w.min_ms, pgvigil.histogram_quantile(w.histogram, w.calls, 0.95))),
-           w.successful, w.calls - w.successful, w.successful * 100.0 / w.calls
-    FROM (SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
-                 min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
-          FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
-                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
-                UNION ALL
-                SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
-                WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour
-                UNION ALL
-                SELECT b.operation, b.calls, b.successful, b.total_ms, b.min_ms, b.max_ms, b.histogram
-                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b WHERE b.time_bucket < end_) p
-          GROUP BY p.operation) w;
-END $$;
+    WITH rolled AS MATERIALIZED (
+        SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
+               min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
+        FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+              WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
+              UNION ALL
+              SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+              WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour) p
+        GROUP BY p.operation
+    ), durations AS MATERIALIZED (  -- the only step that meets every row: two counts in a hash table
+        SELECT l.operation, l.duration_ms, count(*) AS calls, count(*) FILTER (WHERE l.success) AS successful
+        FROM "{app}".performance_logs l
+        WHERE l.id >= tail AND l.created_at >= first_minute AND l.created_at < end_ GROUP BY l.operation, l.duration_ms
+    ), fresh AS MATERIALIZED (
+        SELECT d.operation, sum(d.calls)::bigint AS calls, sum(d.successful)::bigint AS successful, sum(d.calls * d.duration_ms) AS total_ms,
+               min(d.duration_ms) AS min_ms, max(d.duration_ms) AS max_ms
+        FROM durations d GROUP BY d.operation
+    ), exact AS (  -- of what no rollup holds: as percentile_cont
+        SELECT o.operation, o.low + (o.place - floor(o.place)) * (o.high - o.low) AS p95
+        FROM (SELECT c.operation, c.place, min(c.duration_ms) FILTER (WHERE c.upto > floor(c.place)) AS low,
+                     min(c.duration_ms) FILTER (WHERE c.upto > ceil(c.place)) AS high
+              FROM (SELECT d.operation, d.duration_ms, 0.95::double precision * (f.calls - 1) AS place,
+                           sum(d.calls) OVER (PARTITION BY d.operation ORDER BY d.duration_ms) AS upto
+                    FROM durations d JOIN fresh f ON f.operation = d.operation
+                    WHERE NOT EXISTS (SELECT FROM rolled r WHERE r.operation = d.operation)) c
+              GROUP BY c.operation, c.place) o
+    ), merged AS (  -- of what a rollup holds already
+        SELECT b.operation, sum(b.calls * pgvigil.histogram_unit(b.bin)) AS histogram
+        FROM (SELECT d.operation, pgvigil.histogram_bin(d.duration_ms) AS bin, sum(d.calls) AS calls
+              FROM durations d WHERE EXISTS (SELECT FROM rolled r WHERE r.operation = d.operation) GROUP BY 1, 2) b
+        GROUP BY b.operation
+    )
+    SELECT w.operation, w.calls, round(w.total_ms / w.calls, 3), w.min_ms, w.max_ms,
+           round(coalesce(w.p95, least(w.max_ms, greatest(w.min_ms, pgvigil.histogram_quantile(w.histogram, w.calls, 0.95))))::numeric, 3)::double precision,
+           w.successful, w.calls - w.successful, round(w.successful * 100.0 / w.calls, 2)
+    FROM (SELECT coalesce(r.operation, f.operation) AS operation, coalesce(r.calls, 0) + coalesce(f.calls, 0) AS calls,
+                 coalesce(r.successful, 0) + coalesce(f.successful, 0) AS successful, coalesce(r.total_ms, 0) + coalesce(f.total_ms, 0) AS total_ms,
+                 least(r.min_ms, f.min_ms) AS min_ms, greatest(r.max_ms, f.max_ms) AS max_ms, e.p95,
+                 r.histogram + coalesce(m.histogram, 0) AS histogram
+          FROM rolled r FULL JOIN fresh f ON f.operation = r.operation
+          LEFT JOIN exact e ON e.operation = f.operation LEFT JOIN merged m ON m.operation = r.operation) w;
+END $$$run$);
 COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
     'Calls, durations (milliseconds) and success of each operation over a stretch of at most 26 hours up to now, begun minutes whole';
 
@@ -3059,7 +3087,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'bbf2e9db49e49f4f54f78c0f25fd10fc372664373e89e5f23c527c7a9537979d', '59097bdfefd1eda07e3c55f7b3e57025bc38df5a077f147c6a8874ae5dcb56f3', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'a7ffac8c5edf2d6db867011061477671b47eeea0181093d2f4aa8416641cc046', '7a09ce2a9acb2daea0eaa722070349f9da2d4be3965edf6ec2199c8bdb411f78', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
@@ -4929,18 +4957,21 @@ FROM "{app}".sessions s$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_monitoring_view IS
     'One row a session: how long it has been idle, what it holds, what last happened to it'$run$);
 
+-- All three counters come from one look at the changes, which is made only for rows that are asked for.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_content_view AS
-SELECT s.id AS session_id, counted.context_count, counted.total_tokens, counted.total_content_bytes
+SELECT s.id AS session_id,
+       CASE WHEN settled.known THEN coalesce(c.context_count, 0) + d.context_count
+            ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
+       CASE WHEN settled.known THEN coalesce(c.total_tokens, 0) + d.total_tokens
+            ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
+       CASE WHEN settled.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
+            ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
 FROM "{app}".sessions s LEFT JOIN pgvigil.session_counters c ON c.session_id = s.id
+CROSS JOIN LATERAL (SELECT c.session_id IS NOT NULL OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN known THEN coalesce(c.context_count, 0) + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
-                ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
-           CASE WHEN known THEN coalesce(c.total_tokens, 0) + coalesce((SELECT sum(d.total_tokens) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
-                ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
-           CASE WHEN known THEN coalesce(c.total_content_bytes, 0) + coalesce((SELECT sum(d.total_content_bytes) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
-                ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
-    FROM (SELECT c.session_id IS NOT NULL OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
-) counted$run$);
+    SELECT coalesce(sum(n.context_count), 0)::bigint AS context_count, coalesce(sum(n.total_tokens), 0)::bigint AS total_tokens,
+           coalesce(sum(n.total_content_bytes), 0)::bigint AS total_content_bytes
+    FROM pgvigil.session_counter_changes n WHERE n.session_id = s.id) d$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_content_view IS 'What each session holds: entries of its context, their tokens and bytes'$run$);
 
 -- From the rollups, and from the rows that are not yet in them.
@@ -4949,7 +4980,7 @@ SELECT w.operation::varchar(100) AS operation, w.total_calls, w.avg_duration_ms,
        w.successful_calls, w.failed_calls, w.success_rate_percent
 FROM pgvigil.performance_window(interval '24 hours') w$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".performance_monitoring_view IS
-    'Calls, durations (milliseconds; p95 within 1 %) and success of each operation over the last 24 hours, begun minutes whole'$run$);
+    'Calls, durations (milliseconds; p95 exact until rollups hold an operation, then within 1 %) and success of each operation over the last 24 hours, begun minutes whole'$run$);
 
 -- Where the server can (15 and later), a view reads with the rights of its reader.
 CALL pg_temp.pgvigil_run($run$DO $$
@@ -4960,7 +4991,7 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, '267a11c9dca01f4aa936606b5049a4f874d58dd7a6657170fb23fe2975bd88ff', 'fdcd3d66ec43a122b377508358d2459f6265c8388f1527e308b7feea6fe9731e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, '4a3d55b89d554cc68dc4a2fcd1119d9190c424d0c799a472734f96dc06ec6d21', '4e930ab75595d3f3d4bae6683ea133679ae00de7013f93cc22b50ea6a608d9e3', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
 -- Who may do what. The roles are made by prepare.sql where whoever migrates may make them; a grant to one that is not there is left

@@ -17,18 +17,21 @@ FROM "{app}".sessions s;
 COMMENT ON VIEW "{app}".session_monitoring_view IS
     'One row a session: how long it has been idle, what it holds, what last happened to it';
 
+-- All three counters come from one look at the changes, which is made only for rows that are asked for.
 CREATE VIEW "{app}".session_content_view AS
-SELECT s.id AS session_id, counted.context_count, counted.total_tokens, counted.total_content_bytes
+SELECT s.id AS session_id,
+       CASE WHEN settled.known THEN coalesce(c.context_count, 0) + d.context_count
+            ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
+       CASE WHEN settled.known THEN coalesce(c.total_tokens, 0) + d.total_tokens
+            ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
+       CASE WHEN settled.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
+            ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
 FROM "{app}".sessions s LEFT JOIN pgvigil.session_counters c ON c.session_id = s.id
+CROSS JOIN LATERAL (SELECT c.session_id IS NOT NULL OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN known THEN coalesce(c.context_count, 0) + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
-                ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
-           CASE WHEN known THEN coalesce(c.total_tokens, 0) + coalesce((SELECT sum(d.total_tokens) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
-                ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
-           CASE WHEN known THEN coalesce(c.total_content_bytes, 0) + coalesce((SELECT sum(d.total_content_bytes) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
-                ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
-    FROM (SELECT c.session_id IS NOT NULL OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
-) counted;
+    SELECT coalesce(sum(n.context_count), 0)::bigint AS context_count, coalesce(sum(n.total_tokens), 0)::bigint AS total_tokens,
+           coalesce(sum(n.total_content_bytes), 0)::bigint AS total_content_bytes
+    FROM pgvigil.session_counter_changes n WHERE n.session_id = s.id) d;
 COMMENT ON VIEW "{app}".session_content_view IS 'What each session holds: entries of its context, their tokens and bytes';
 
 -- From the rollups, and from the rows that are not yet in them.
@@ -37,7 +40,7 @@ SELECT w.operation::varchar(100) AS operation, w.total_calls, w.avg_duration_ms,
        w.successful_calls, w.failed_calls, w.success_rate_percent
 FROM pgvigil.performance_window(interval '24 hours') w;
 COMMENT ON VIEW "{app}".performance_monitoring_view IS
-    'Calls, durations (milliseconds; p95 within 1 %) and success of each operation over the last 24 hours, begun minutes whole';
+    'Calls, durations (milliseconds; p95 exact until rollups hold an operation, then within 1 %) and success of each operation over the last 24 hours, begun minutes whole';
 
 -- Where the server can (15 and later), a view reads with the rights of its reader.
 DO $$
