@@ -4813,7 +4813,7 @@ COMMENT ON PROCEDURE pgvigil.settle_last_activity(integer) IS
     'Used by migrations: sessions from before get updated_at as their last_activity_at, in batches; then the column is NOT NULL';
 
 -- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
--- No default is written into existing rows: 015 gives them their updated_at, in batches. A default of now() would have declared every
+-- No default is written into existing rows: 014 gives them their updated_at, in batches. A default of now() would have declared every
 -- idle session active at the time of the migration.
 -- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
 -- each of us would wait for the other.
@@ -4935,7 +4935,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'c777e83563274f32d9c53d9652f4debf3ca2f83a9902692de9eb30e8d88ae33c', 'e9d4a5261fbd216bf40e3f99bca642d54fb289a632b068eb7a76eae22431b8a5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'c4ba8894d324fe15c05686f7164067582f68e81eea423b8e8cf726ef697d941a', 'e9d4a5261fbd216bf40e3f99bca642d54fb289a632b068eb7a76eae22431b8a5', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
@@ -5071,6 +5071,7 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
+-- Before last_activity_at has indexes: settling its rows then writes no entry into them.
 -- Built while the application writes. An index that an interrupted build left INVALID is dropped and built anew; one that
 -- stands under the name with another definition is remembered and replaced.
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_last_activity_at ON "{app}".sessions (last_activity_at)$run$);
@@ -5089,12 +5090,12 @@ CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_processing_time O
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_context_history_processing_time IS 'Slow entries; rows from before the watch are left out'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_content_size ON "{app}".context_history (content_size_bytes) WHERE content_size_bytes IS NOT NULL$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_context_history_content_size IS 'Large entries; rows from before the watch are left out'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, '7aede02f94f8f5e1f97104a495c840e2d086409da2429cda18a10a861821702f', 'a4a13ca09fcd7baf564b748fdbc0bd8a25e83d54d93bd6eea32f871fe6d08553', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, 'c76a36b394d9d8e7bde96ae1eee87d32bf0b7c2a9e695f1c2ebf7dc8efab85ba', '382ce3fa7ab5f9b124e95afd3b0c9671ffd4185898caea5fc33803a495703390', 0, '0.1.0'); END $$;
 
 -- ---------- 015_settle_existing_rows.sql ------------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- What has to read or write many rows of an existing install, in steps that block nobody and go on where they stopped.
-DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, 'ab805cd9a035de70284178a2304b5376d5c819162bbffdc2522c405cc704ae37', 'b5a8672affd89e118b950ccf0c356908e9c66454b4b7f782626b162a010d1337', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, '27962a295847c98fcb35f51ecbb9896434da38b6985d7da6a777f33b1e577c5b', '9256b317b497ad8dcf19b1a052bf86fd8a3d8aa9e3056836960b619e0d991052', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('015'); END $$;
 

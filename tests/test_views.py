@@ -30,7 +30,7 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def begin_settling(call: Run, existing: Database) -> None:
-    done = call("pgvigil", "migrate", "--to", "014", "--backup", "none", "--database-url", existing.url)
+    done = call("pgvigil", "migrate", "--to", "013", "--backup", "none", "--database-url", existing.url)
     assert done.returncode == 0, done.stderr
     for _ in range(2):  # the CHECK, then one batch
         existing.execute("SELECT pgvigil.settle_last_activity_step('{}', 100)")
@@ -118,7 +118,7 @@ def test_settling_waits_for_a_row_that_somebody_holds_and_lets_others_write(call
 
 def test_a_revert_makes_last_activity_at_nullable_again_and_keeps_its_values(call: Run, migrated: Database) -> None:
     before = migrated.execute("SELECT id, last_activity_at FROM sessions ORDER BY id")
-    done = call("pgvigil", "revert", "--to", "014", "--backup", "none", "--database-url", migrated.url)
+    done = call("pgvigil", "revert", "--to", "013", "--backup", "none", "--database-url", migrated.url)
     assert done.returncode == 0, done.stderr
     assert migrated.execute(
         "SELECT attnotnull FROM pg_attribute WHERE attrelid = 'sessions'::regclass AND attname = 'last_activity_at'"

@@ -116,7 +116,7 @@ COMMENT ON PROCEDURE pgvigil.settle_last_activity(integer) IS
     'Used by migrations: sessions from before get updated_at as their last_activity_at, in batches; then the column is NOT NULL';
 
 -- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
--- No default is written into existing rows: 015 gives them their updated_at, in batches. A default of now() would have declared every
+-- No default is written into existing rows: 014 gives them their updated_at, in batches. A default of now() would have declared every
 -- idle session active at the time of the migration.
 -- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
 -- each of us would wait for the other.
