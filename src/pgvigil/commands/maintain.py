@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pgvigil import project
@@ -121,8 +122,6 @@ def _watch(target: Target, options: Options, *, every: float, as_json: bool) -> 
         words = f"{entry['at']} {line.job or 'watch'} {'ok' if line.ok else 'FAILED'}: {line.said}"
         print(json.dumps(entry) if as_json else one_line(words), flush=True)
 
-    try:
+    with suppress(KeyboardInterrupt):  # SIGTERM as well: to be stopped is how a watch ends
         watch.watch(target, options, say, every=every)
-    except KeyboardInterrupt:  # SIGTERM as well: to be stopped is how a watch ends
-        pass
     return 0
