@@ -2917,11 +2917,11 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_rollup(integer) IS 'One step of job rollup: at most an hour of performance_logs';
 
--- Planned for the tail as it is now. By hashing: to sort all rows of a long tail takes several times as long.
+-- Planned for the tail as it is now.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.performance_window(stretch interval)
 RETURNS TABLE (operation varchar, total_calls bigint, avg_duration_ms numeric, min_duration_ms integer, max_duration_ms integer,
                p95_duration_ms double precision, successful_calls bigint, failed_calls bigint, success_rate_percent numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan SET enable_sort = off AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
     first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
@@ -3111,7 +3111,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'a7ffac8c5edf2d6db867011061477671b47eeea0181093d2f4aa8416641cc046', '7a09ce2a9acb2daea0eaa722070349f9da2d4be3965edf6ec2199c8bdb411f78', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '6e0bb8ea49e707ce498a10977f15d7fe32cd360f313c50617a68aed8d648a299', '3811a3e2e595f025adff8ca18bd3a41ed2be59fea23149864a9c2b85e60bdd36', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
@@ -4876,6 +4876,13 @@ CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".sessions
     ALTER COLUMN is_dormant SET DEFAULT false,
     ALTER COLUMN archived_at DROP DEFAULT,
     ALTER COLUMN retention_policy SET DEFAULT 'standard'$run$);
+-- Without rows there is nothing to settle, and the init script, which can call no procedure that commits, ends where migrations do.
+CALL pg_temp.pgvigil_run($run$DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM "{app}".sessions) THEN
+        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at SET NOT NULL;
+    END IF;
+END $$$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.last_activity_at IS
     'Last activity, to pgvigil.activity_granularity; before the first one under watch, updated_at'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.is_dormant IS 'Marked as dormant; marking is not activity'$run$);
@@ -4978,7 +4985,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'c4ba8894d324fe15c05686f7164067582f68e81eea423b8e8cf726ef697d941a', 'e9d4a5261fbd216bf40e3f99bca642d54fb289a632b068eb7a76eae22431b8a5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '6f2fbc7979668a38dddb38953283583d7a49a21dea08d8d621a5a85a7ae670fd', '10a43c71b5d022a55a0fff0a424571d32a3c6089c7ee9af405e7eb536d68f57b', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none

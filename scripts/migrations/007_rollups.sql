@@ -212,11 +212,11 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.job_rollup(integer) IS 'One step of job rollup: at most an hour of performance_logs';
 
--- Planned for the tail as it is now. By hashing: to sort all rows of a long tail takes several times as long.
+-- Planned for the tail as it is now.
 CREATE FUNCTION pgvigil.performance_window(stretch interval)
 RETURNS TABLE (operation varchar, total_calls bigint, avg_duration_ms numeric, min_duration_ms integer, max_duration_ms integer,
                p95_duration_ms double precision, successful_calls bigint, failed_calls bigint, success_rate_percent numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan SET enable_sort = off AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
     first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';

@@ -136,6 +136,13 @@ ALTER TABLE "{app}".sessions
     ALTER COLUMN is_dormant SET DEFAULT false,
     ALTER COLUMN archived_at DROP DEFAULT,
     ALTER COLUMN retention_policy SET DEFAULT 'standard';
+-- Without rows there is nothing to settle, and the init script, which can call no procedure that commits, ends where migrations do.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM "{app}".sessions) THEN
+        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at SET NOT NULL;
+    END IF;
+END $$;
 COMMENT ON COLUMN "{app}".sessions.last_activity_at IS
     'Last activity, to pgvigil.activity_granularity; before the first one under watch, updated_at';
 COMMENT ON COLUMN "{app}".sessions.is_dormant IS 'Marked as dormant; marking is not activity';
