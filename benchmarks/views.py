@@ -1,9 +1,11 @@
-"""session_monitoring_view over many sessions: ours, with kept counters, against correlated subqueries over the rows.
+"""The monitoring views beside those that anyone would write: plain columns, correlated subqueries, percentile_cont.
 
-    scripts/bootstrap.sh test benchmarks/views.py [--bindir DIR …] [--sessions 1000000] [--contexts 10] [--rounds 5]
+    scripts/bootstrap.sh test benchmarks/views.py [--bindir DIR …] [--sessions 1000000] [--contexts 10] [--logs 1000000] [--rounds 5]
 
-Both views stand in one database and have the same columns. In each round every query goes to one view right after the other.
-Prints the median milliseconds, and the ratio as the median of each round's ratio with the least and the greatest.
+All views of a kind are in one database and have the same columns. Each query goes to one view right after the other, in each round:
+before any job has run, right after the jobs, and after an hour of writes since (one session in twenty gets a context row, and one
+log in twenty-four is new). Prints the median milliseconds, and the ratio as the median of each round's ratio with the least and the
+greatest: ours divided by the naive view, so 1.0 is as fast and 0.1 is ten times as fast.
 """
 
 from __future__ import annotations
@@ -38,29 +40,59 @@ FILL = """
     INSERT INTO handoff_requests (session_id, requesting_agent) SELECT id, 'agent-a' FROM sessions WHERE session_key::integer %% 2 = 0;
     INSERT INTO context_history (session_id, sequence_number, context_type, content, tokens_used)
     SELECT id, n, 'message', 'some words of context that somebody said', n FROM generate_series(1, %(contexts)s) n, sessions;
-    INSERT INTO pgvigil.session_counters
-    SELECT session_id, count(*), sum(tokens_used), sum(octet_length(content)) FROM context_history GROUP BY session_id;
+    INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+    SELECT session_id, 1, tokens_used, octet_length(content) FROM context_history;
+    INSERT INTO performance_logs (operation, duration_ms, success)
+    SELECT 'operation-' || n %% 20, exp(random() * 3 + random() * 3 + 1)::integer, n %% 50 > 0 FROM generate_series(1, %(logs)s) n;
 """
-CORRELATED = """
-    CREATE VIEW correlated AS
-    SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at,
-           coalesce(s.last_activity_at, s.updated_at, s.created_at) AS last_activity_at,
+NAIVE = """
+    CREATE VIEW naive_sessions AS
+    SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at, s.last_activity_at,
            s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
-           extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 AS hours_since_activity,
+           extract(epoch FROM now() - s.last_activity_at) / 3600 AS hours_since_activity,
            (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS context_entries,
            (SELECT count(*) FROM handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
            (SELECT l.event_type FROM session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
-    FROM sessions s
+    FROM sessions s;
+    CREATE VIEW naive_content AS
+    SELECT s.id AS session_id, (SELECT count(*) FROM context_history c WHERE c.session_id = s.id) AS context_count,
+           (SELECT coalesce(sum(c.tokens_used), 0) FROM context_history c WHERE c.session_id = s.id) AS total_tokens,
+           (SELECT coalesce(sum(octet_length(c.content)), 0) FROM context_history c WHERE c.session_id = s.id) AS total_content_bytes
+    FROM sessions s;
+    CREATE VIEW naive_performance AS
+    SELECT operation, count(*) AS total_calls, avg(duration_ms) AS avg_duration_ms, min(duration_ms) AS min_duration_ms,
+           max(duration_ms) AS max_duration_ms, percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_duration_ms,
+           count(*) FILTER (WHERE success) AS successful_calls, count(*) FILTER (WHERE NOT success) AS failed_calls,
+           count(*) FILTER (WHERE success) * 100.0 / count(*) AS success_rate_percent
+    FROM performance_logs WHERE created_at > now() - interval '24 hours' GROUP BY operation;
 """
-IDLE = "FROM {view} WHERE hours_since_activity > 24 AND is_dormant = false"
+# The sums make the server compute every column of a view that is read whole, and keep the network out of it.
+WHOLE = "SELECT count(id), sum(hours_since_activity), sum(context_entries), sum(handoff_requests), max(last_lifecycle_event) FROM {view}"
+SESSIONS, CONTENT, PERFORMANCE = (
+    ("session_monitoring_view", "naive_sessions"),
+    ("session_content_view", "naive_content"),
+    ("performance_monitoring_view", "naive_performance"),
+)
 QUERIES = {
-    "one session": "SELECT * FROM {view} WHERE session_key = '4711'",
-    "idle and not dormant, LIMIT 100": f"SELECT * {IDLE} LIMIT 100",
-    "the longest idle 100": f"SELECT * {IDLE} ORDER BY last_activity_at LIMIT 100",
-    "the same, counted": f"SELECT count(*) {IDLE}",
-    "the same, entries added up": f"SELECT count(*), sum(context_entries) {IDLE}",
-}
-VIEWS = ("session_monitoring_view", "correlated")
+    "newest 50": (SESSIONS, "SELECT * FROM {view} ORDER BY last_activity_at DESC LIMIT 50"),
+    "longest idle 50": (SESSIONS, "SELECT * FROM {view} ORDER BY last_activity_at LIMIT 50"),
+    "newest 50 of a status": (SESSIONS, "SELECT * FROM {view} WHERE status = 'active' ORDER BY last_activity_at DESC LIMIT 50"),
+    "one session by key": (SESSIONS, "SELECT * FROM {view} WHERE session_key = '4711'"),
+    "a filter that keeps 1 %": (SESSIONS, "SELECT * FROM {view} WHERE hours_since_activity > 712 AND is_dormant = false"),
+    "session_monitoring_view whole": (SESSIONS, WHOLE),
+    "all counters of all sessions": (
+        CONTENT, "SELECT count(*), sum(context_count), sum(total_tokens), sum(total_content_bytes) FROM {view}",
+    ),
+    "performance view": (PERFORMANCE, "SELECT * FROM {view}"),
+}  # fmt: skip
+# As the jobs do it, in fewer steps; folding stops when there is nothing left.
+JOBS = ("CALL pgvigil.run_job('counters', false)", "CALL pgvigil.run_job('rollup', false)", "VACUUM ANALYZE")
+WRITES = (
+    """INSERT INTO context_history (session_id, sequence_number, context_type, content, tokens_used)
+       SELECT id, 1000, 'message', 'some words of context', 7 FROM sessions WHERE session_key::integer % 20 = 0""",
+    """INSERT INTO performance_logs (operation, duration_ms, success)
+       SELECT operation, duration_ms, success FROM performance_logs WHERE duration_ms % 24 = 0""",
+)
 
 
 def milliseconds(conn: psycopg.Connection[Any], query: str) -> float:
@@ -69,16 +101,14 @@ def milliseconds(conn: psycopg.Connection[Any], query: str) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def measure(dsn: str, rounds: int) -> str:
-    lines = ["| query | session_monitoring_view ms | correlated subqueries ms | times faster |", "|---|---|---|---|"]
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        for name, query in QUERIES.items():
-            for view in VIEWS:
-                conn.execute(query.format(view=view).encode())  # into the cache
-            runs = [[milliseconds(conn, query.format(view=view)) for view in VIEWS] for _ in range(rounds)]
-            ours, theirs = (statistics.median(run[n] for run in runs) for n in (0, 1))
-            times = [run[1] / run[0] for run in runs]
-            lines.append(f"| {name} | {ours:,.2f} | {theirs:,.2f} | {spread(times, 1)} |")
+def measure(conn: psycopg.Connection[Any], state: str, rounds: int) -> str:
+    lines = [f"| {state} | ours ms | naive ms | ours / naive |", "|---|---|---|---|"]
+    for name, (views, query) in QUERIES.items():
+        for view in views:
+            conn.execute(query.format(view=view).encode())  # into the cache
+        runs = [[milliseconds(conn, query.format(view=view)) for view in views] for _ in range(rounds)]
+        ours, theirs = (statistics.median(run[n] for run in runs) for n in (0, 1))
+        lines.append(f"| {name} | {ours:,.2f} | {theirs:,.2f} | {spread([run[0] / run[1] for run in runs], 2)} |")
     return "\n".join(lines)
 
 
@@ -89,6 +119,7 @@ def main() -> None:
     )
     parser.add_argument("--sessions", type=int, default=1_000_000)
     parser.add_argument("--contexts", type=int, default=10, help="context rows of each session")
+    parser.add_argument("--logs", type=int, default=1_000_000, help="rows of performance_logs")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     settings = {"shared_buffers": "1GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h", "jit": "off"}
@@ -99,12 +130,27 @@ def main() -> None:
                 conn.execute("CREATE DATABASE views")
             environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
             subprocess.run(setup, check=True, capture_output=True, env=environment)
+            sizes = {"sessions": arguments.sessions, "contexts": arguments.contexts, "logs": arguments.logs}
+            head = (
+                f"{arguments.sessions:,} sessions with {arguments.contexts} context rows each, {arguments.logs:,} logs"
+            )
+            print(f"\n### PostgreSQL {server.major}, {head}", flush=True)
             with psycopg.connect(server.dsn("views"), autocommit=True) as conn:
-                conn.execute((FILL % {"sessions": arguments.sessions, "contexts": arguments.contexts}).encode())
-                conn.execute(CORRELATED)
+                conn.prepare_threshold = (
+                    None  # a plan kept from when a table was empty would be measured in the states after that
+                )
+                conn.execute((FILL % sizes).encode())
+                conn.execute("SET session_replication_role = origin")
+                conn.execute(NAIVE)
                 conn.execute("VACUUM ANALYZE")
-            head = f"PostgreSQL {server.major}, {arguments.sessions:,} sessions with {arguments.contexts} context rows each"
-            print(f"\n### {head}\n\n{measure(server.dsn('views'), arguments.rounds)}", flush=True)
+                for state, before in (
+                    ("jobs never run", ()),
+                    ("jobs just run", JOBS),
+                    ("an hour of writes since", WRITES),
+                ):
+                    for statement in before:
+                        conn.execute(statement.encode())
+                    print(f"\n{measure(conn, state, arguments.rounds)}", flush=True)
 
 
 if __name__ == "__main__":

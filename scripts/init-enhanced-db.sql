@@ -1094,10 +1094,12 @@ BEGIN
        OR NEW.archived_at IS NOT NULL
        OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
-        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
+        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.last_activity_at, OLD.updated_at, OLD.created_at, CURRENT_TIMESTAMP);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
+    ELSIF NEW.last_activity_at IS NULL THEN
+        NEW.last_activity_at := OLD.last_activity_at;  -- the column is NOT NULL, and an application may not know
     END IF;
     RETURN NEW;
 END $$;
@@ -1260,7 +1262,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'a17c58007f02ccbf45967e42be8d24cf2a3594215ccc61a157917b61b49d70c1', 'e48c2e6b53dd2e0bd26ce525833e8db8d4e9d4a35c2bc488a99a23f6e97e618f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'd502994461e2290bcb8e4065d7a11b9c543bcebabb0b126818c0c5abde0a3dba', '0ddc5a8003d178dc1504a5d6f6008a8af77c32f076241f4c749a40aa97a66ff6', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1726,9 +1728,13 @@ LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
                                                    OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy));
+    IF NEW.last_activity_at IS NULL THEN  -- written as NULL: the column has a default
+        NEW.last_activity_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP);
+    END IF;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.give_expiry() IS 'A new session without expires_at gets one by its retention policy';
+COMMENT ON FUNCTION pgvigil.give_expiry() IS
+    'A new session without expires_at gets one by its retention policy; one without last_activity_at was last active when it was created';
 
 -- One session at a time, for the application ---------------------------------------------------------------------------
 
@@ -2694,7 +2700,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'a69f5bf76d76c246d183b5aee63d18e572416f663f542117d4640acc2e17866b', 'c3ca694ac0408c63e990be0f31ec7fe0dab3426bdf33982fbfe2373a162a2083', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '745eda030f916b8248baa24c6caece52b6cfb3047a6af9540e86694b85fd4d6a', 'c58f7d516aab1541ef16dcca293b0a64c02c96d8b65a60420a390d19819ecd71', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -2911,10 +2917,11 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_rollup(integer) IS 'One step of job rollup: at most an hour of performance_logs';
 
-CREATE FUNCTION pgvigil.performance_window(stretch interval)
+-- Planned for the tail as it is now.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.performance_window(stretch interval)
 RETURNS TABLE (operation varchar, total_calls bigint, avg_duration_ms numeric, min_duration_ms integer, max_duration_ms integer,
                p95_duration_ms double precision, successful_calls bigint, failed_calls bigint, success_rate_percent numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
     first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
@@ -2928,21 +2935,50 @@ BEGIN
     END IF;
     SELECT greatest(next_id, pgvigil.uuid_v7_floor(first_minute)) INTO STRICT tail FROM pgvigil.rollup_progress;
     RETURN QUERY
-    SELECT w.operation, w.calls, w.total_ms / w.calls, w.min_ms, w.max_ms,
-           least(w.max_ms, greatest(w.min_ms, pgvigil.histogram_quantile(w.histogram, w.calls, 0.95))),
-           w.successful, w.calls - w.successful, w.successful * 100.0 / w.calls
-    FROM (SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
-                 min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
-          FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
-                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
-                UNION ALL
-                SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
-                WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour
-                UNION ALL
-                SELECT b.operation, b.calls, b.successful, b.total_ms, b.min_ms, b.max_ms, b.histogram
-                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b WHERE b.time_bucket < end_) p
-          GROUP BY p.operation) w;
-END $$;
+    WITH rolled AS MATERIALIZED (
+        SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
+               min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
+        FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+              WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
+              UNION ALL
+              SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+              WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour) p
+        GROUP BY p.operation
+    ), durations AS MATERIALIZED (  -- the only step that meets every row: two counts in a hash table
+        SELECT l.operation, l.duration_ms, count(*) AS calls, count(*) FILTER (WHERE l.success) AS successful
+        FROM "{app}".performance_logs l
+        -- With both ends of the range, which holds every later id, the planner takes the index where there are no statistics.
+        WHERE l.id >= tail AND l.id < 'ffffffff-ffff-ffff-ffff-ffffffffffff' AND l.created_at >= first_minute AND l.created_at < end_
+        GROUP BY l.operation, l.duration_ms
+    ), fresh AS MATERIALIZED (
+        SELECT d.operation, sum(d.calls)::bigint AS calls, sum(d.successful)::bigint AS successful, sum(d.calls * d.duration_ms) AS total_ms,
+               min(d.duration_ms) AS min_ms, max(d.duration_ms) AS max_ms
+        FROM durations d GROUP BY d.operation
+    ), exact AS (  -- of what no rollup holds: as percentile_cont
+        SELECT o.operation, o.low + (o.place - floor(o.place)) * (o.high - o.low) AS p95
+        FROM (SELECT c.operation, c.place, min(c.duration_ms) FILTER (WHERE c.upto > floor(c.place)) AS low,
+                     min(c.duration_ms) FILTER (WHERE c.upto > ceil(c.place)) AS high
+              FROM (SELECT d.operation, d.duration_ms, 0.95::double precision * (f.calls - 1) AS place,
+                           sum(d.calls) OVER (PARTITION BY d.operation ORDER BY d.duration_ms) AS upto
+                    FROM durations d JOIN fresh f ON f.operation = d.operation
+                    WHERE NOT EXISTS (SELECT FROM rolled r WHERE r.operation = d.operation)) c
+              GROUP BY c.operation, c.place) o
+    ), merged AS (  -- of what a rollup holds already
+        SELECT b.operation, sum(b.calls * pgvigil.histogram_unit(b.bin)) AS histogram
+        FROM (SELECT d.operation, pgvigil.histogram_bin(d.duration_ms) AS bin, sum(d.calls) AS calls
+              FROM durations d WHERE EXISTS (SELECT FROM rolled r WHERE r.operation = d.operation) GROUP BY 1, 2) b
+        GROUP BY b.operation
+    )
+    SELECT w.operation, w.calls, round(w.total_ms / w.calls, 3), w.min_ms, w.max_ms,
+           round(coalesce(w.p95, least(w.max_ms, greatest(w.min_ms, pgvigil.histogram_quantile(w.histogram, w.calls, 0.95))))::numeric, 3)::double precision,
+           w.successful, w.calls - w.successful, round(w.successful * 100.0 / w.calls, 2)
+    FROM (SELECT coalesce(r.operation, f.operation) AS operation, coalesce(r.calls, 0) + coalesce(f.calls, 0) AS calls,
+                 coalesce(r.successful, 0) + coalesce(f.successful, 0) AS successful, coalesce(r.total_ms, 0) + coalesce(f.total_ms, 0) AS total_ms,
+                 least(r.min_ms, f.min_ms) AS min_ms, greatest(r.max_ms, f.max_ms) AS max_ms, e.p95,
+                 r.histogram + coalesce(m.histogram, 0) AS histogram
+          FROM rolled r FULL JOIN fresh f ON f.operation = r.operation
+          LEFT JOIN exact e ON e.operation = f.operation LEFT JOIN merged m ON m.operation = r.operation) w;
+END $$$run$);
 COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
     'Calls, durations (milliseconds) and success of each operation over a stretch of at most 26 hours up to now, begun minutes whole';
 
@@ -3077,7 +3113,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'bbf2e9db49e49f4f54f78c0f25fd10fc372664373e89e5f23c527c7a9537979d', '59097bdfefd1eda07e3c55f7b3e57025bc38df5a077f147c6a8874ae5dcb56f3', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '76d9d8e6edb8e5587b4c5b6154281c5878adf71b3dff917522978a37be4169de', '3aa0112e37f1d8c107d54a52e722a60c8091e95d26ced845f7b17084528c6c8d', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
@@ -4754,9 +4790,76 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
 
+-- One transaction of the procedure below, with the rights of its caller, who has to own the table. No other session sees the triggers
+-- disabled: the change of their state commits together with the change back. The lock admits readers and lets a writer wait for
+-- one batch. Rows are found before it is taken, in the order of the file: each page is read and written once.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.settle_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_indexscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    target     regclass := pgvigil.application_table('sessions');
+    first_page bigint := coalesce((state ->> 'page')::bigint, 0);
+    from_row   tid := format('(%s,0)', first_page)::tid;
+    places     tid[];
+    validated  boolean;
+    off_       text;
+    on_        text;
+BEGIN
+    IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = target AND attname = 'last_activity_at') THEN
+        RETURN NULL;
+    END IF;
+    PERFORM set_config('lock_timeout', '200ms', true);
+    SELECT c.convalidated INTO validated FROM pg_constraint c WHERE c.conrelid = target AND c.conname = 'sessions_last_activity_at_set';
+    IF validated IS NULL THEN
+        -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under its lock.
+        ALTER TABLE "{app}".sessions ADD CONSTRAINT sessions_last_activity_at_set CHECK (last_activity_at IS NOT NULL) NOT VALID;
+        RETURN state;
+    ELSIF validated THEN
+        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at SET NOT NULL, DROP CONSTRAINT sessions_last_activity_at_set;
+        RETURN NULL;
+    END IF;
+    places := ARRAY(SELECT s.ctid FROM "{app}".sessions s WHERE s.ctid >= from_row AND s.last_activity_at IS NULL LIMIT batch);
+    IF places = '{}' AND first_page > 0 THEN
+        PERFORM pg_sleep(0.01);
+        RETURN state - 'page';  -- rows that somebody had locked are still to do
+    ELSIF places = '{}' THEN
+        ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_last_activity_at_set;
+        RETURN state;
+    END IF;
+    SELECT string_agg(format('DISABLE TRIGGER %I', t.tgname), ', '),
+           string_agg(format(CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS TRIGGER %I' ELSE 'ENABLE TRIGGER %I' END, t.tgname), ', ')
+    INTO off_, on_
+    FROM pg_trigger t WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 > 0;
+    LOCK TABLE "{app}".sessions IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM pgvigil.use_application_path();
+    IF off_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, off_);
+    END IF;
+    UPDATE "{app}".sessions u SET last_activity_at = coalesce(u.updated_at, u.created_at, CURRENT_TIMESTAMP)
+    WHERE u.ctid = ANY (ARRAY(SELECT s.ctid FROM "{app}".sessions s
+                              WHERE s.ctid = ANY (places) AND s.last_activity_at IS NULL FOR NO KEY UPDATE SKIP LOCKED));
+    IF on_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, on_);
+    END IF;
+    RETURN jsonb_build_object('page', split_part(trim('()' FROM places[cardinality(places)]::text), ',', 1)::bigint);
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.settle_last_activity_step(jsonb, integer) IS 'One step of settle_last_activity; NULL: all is done';
+
+CREATE PROCEDURE pgvigil.settle_last_activity(batch integer DEFAULT 2000)
+LANGUAGE plpgsql AS $$
+DECLARE
+    state jsonb := '{}';
+BEGIN
+    WHILE state IS NOT NULL LOOP
+        state := pgvigil.settle_last_activity_step(state, batch);
+        COMMIT;
+    END LOOP;
+END $$;
+COMMENT ON PROCEDURE pgvigil.settle_last_activity(integer) IS
+    'Used by migrations: sessions from before get updated_at as their last_activity_at, in batches; then the column is NOT NULL';
+
 -- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
--- No default is written into existing rows: last_activity_at stays NULL until a session is next active, and readers fall
--- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
+-- No default is written into existing rows: 014 gives them their updated_at, in batches. A default of now() would have declared every
+-- idle session active at the time of the migration.
 -- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
 -- each of us would wait for the other.
 CALL pg_temp.pgvigil_run($run$LOCK TABLE "{app}".codebase_snapshots IN SHARE ROW EXCLUSIVE MODE$run$);
@@ -4775,8 +4878,15 @@ CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".sessions
     ALTER COLUMN is_dormant SET DEFAULT false,
     ALTER COLUMN archived_at DROP DEFAULT,
     ALTER COLUMN retention_policy SET DEFAULT 'standard'$run$);
+-- Without rows there is nothing to settle, and the init script, which can call no procedure that commits, ends where migrations do.
+CALL pg_temp.pgvigil_run($run$DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM "{app}".sessions) THEN
+        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at SET NOT NULL;
+    END IF;
+END $$$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.last_activity_at IS
-    'Last activity, to pgvigil.activity_granularity; NULL: none since the watch began, see updated_at'$run$);
+    'Last activity, to pgvigil.activity_granularity; before the first one under watch, updated_at'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.is_dormant IS 'Marked as dormant; marking is not activity'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.archived_at IS 'When it was archived: from then on the session and its children are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.retention_policy IS 'Name of its retention policy'$run$);
@@ -4877,41 +4987,46 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'a49a7d425e944af5da8c65b8a28a219edf525dcb96b6691f523dc3af9a1798da', '75b4ad6fd7da0d864b94dfd7acabd8c106ec24f97a96f22b65ede000a4e0864d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '6f2fbc7979668a38dddb38953283583d7a49a21dea08d8d621a5a85a7ae670fd', '10a43c71b5d022a55a0fff0a424571d32a3c6089c7ee9af405e7eb536d68f57b', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
--- can be added. Counts and the last event are correlated on the session, so they are computed only for rows that a filter lets
--- through, and only the columns that are asked for. A session of an existing install is counted from its rows until 015 has come
--- to it.
+-- can be added. last_activity_at is the column itself, so that its indexes give the order. Counts and the last event are correlated on
+-- the session, so they are computed only for rows that a filter lets through, and only the columns that are asked for. A session of an
+-- existing install is counted from its rows until 015 has come to it. The range of change_id holds every change: a table that was empty
+-- when it was last analyzed has no statistics, and with this condition the planner uses the index all the same.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_monitoring_view AS
-SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at,
-       coalesce(s.last_activity_at, s.updated_at, s.created_at) AS last_activity_at,
+SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at, s.last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
-       CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at))  -- one infinite time would fail the view up to 16
-            THEN extract(epoch FROM now() - coalesce(s.last_activity_at, s.updated_at, s.created_at)) / 3600 END AS hours_since_activity,
+       CASE WHEN isfinite(s.last_activity_at)  -- one infinite time would fail the view up to 16
+            THEN round(extract(epoch FROM now() - s.last_activity_at) / 3600, 2) END AS hours_since_activity,
        CASE WHEN EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015')
             THEN coalesce((SELECT c.context_count FROM pgvigil.session_counters c WHERE c.session_id = s.id), 0)
-                 + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
+                 + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id
+                              AND d.change_id BETWEEN '00000000-0000-0000-0000-000000000000' AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'), 0)::bigint
             ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_entries,
        (SELECT count(*) FROM "{app}".handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
        (SELECT l.event_type FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
 FROM "{app}".sessions s$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_monitoring_view IS
-    'One row a session: how long it has been idle, what it holds, what last happened to it. Before its first activity under watch, updated_at stands for last_activity_at'$run$);
+    'One row a session: how long it has been idle, what it holds, what last happened to it'$run$);
 
+-- All three counters come from one look at the changes, which is made only for rows that are asked for.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_content_view AS
-SELECT s.id AS session_id, counted.context_count, counted.total_tokens, counted.total_content_bytes
+SELECT s.id AS session_id,
+       CASE WHEN settled.known THEN coalesce(c.context_count, 0) + d.context_count
+            ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
+       CASE WHEN settled.known THEN coalesce(c.total_tokens, 0) + d.total_tokens
+            ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
+       CASE WHEN settled.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
+            ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
 FROM "{app}".sessions s LEFT JOIN pgvigil.session_counters c ON c.session_id = s.id
+CROSS JOIN LATERAL (SELECT c.session_id IS NOT NULL OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN known THEN coalesce(c.context_count, 0) + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
-                ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
-           CASE WHEN known THEN coalesce(c.total_tokens, 0) + coalesce((SELECT sum(d.total_tokens) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
-                ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
-           CASE WHEN known THEN coalesce(c.total_content_bytes, 0) + coalesce((SELECT sum(d.total_content_bytes) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id), 0)::bigint
-                ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
-    FROM (SELECT c.session_id IS NOT NULL OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
-) counted$run$);
+    SELECT coalesce(sum(n.context_count), 0)::bigint AS context_count, coalesce(sum(n.total_tokens), 0)::bigint AS total_tokens,
+           coalesce(sum(n.total_content_bytes), 0)::bigint AS total_content_bytes
+    FROM pgvigil.session_counter_changes n WHERE n.session_id = s.id
+      AND n.change_id BETWEEN '00000000-0000-0000-0000-000000000000' AND 'ffffffff-ffff-ffff-ffff-ffffffffffff') d$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_content_view IS 'What each session holds: entries of its context, their tokens and bytes'$run$);
 
 -- From the rollups, and from the rows that are not yet in them.
@@ -4920,7 +5035,7 @@ SELECT w.operation::varchar(100) AS operation, w.total_calls, w.avg_duration_ms,
        w.successful_calls, w.failed_calls, w.success_rate_percent
 FROM pgvigil.performance_window(interval '24 hours') w$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".performance_monitoring_view IS
-    'Calls, durations (milliseconds; p95 within 1 %) and success of each operation over the last 24 hours, begun minutes whole'$run$);
+    'Calls, durations (milliseconds; p95 exact until rollups hold an operation, then within 1 %) and success of each operation over the last 24 hours, begun minutes whole'$run$);
 
 -- Where the server can (15 and later), a view reads with the rights of its reader.
 CALL pg_temp.pgvigil_run($run$DO $$
@@ -4931,7 +5046,7 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'bc4d2e3eee413c34c911c0c6ede54ad61db7c4260f2666d1a6bfdbc2c747717f', 'ece3a85836cf9ac7d28d2a0a750b32017f95b85fd46909b645b8db7e79eba666', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, '882bfeef7426eb0b1ef86cd92d87201dc1c248f883073d93e321e6e513d611a8', '924d94e186e12cd151c8e1a889939938181f06f2d3e4820288a50a4cf40a126e', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
 -- Who may do what. The roles are made by prepare.sql where whoever migrates may make them; a grant to one that is not there is left
@@ -5008,6 +5123,7 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
+-- Before last_activity_at has indexes: settling its rows then writes no entry into them.
 -- Built while the application writes. An index that an interrupted build left INVALID is dropped and built anew; one that
 -- stands under the name with another definition is remembered and replaced.
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_last_activity_at ON "{app}".sessions (last_activity_at)$run$);
@@ -5026,7 +5142,7 @@ CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_processing_time O
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_context_history_processing_time IS 'Slow entries; rows from before the watch are left out'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_content_size ON "{app}".context_history (content_size_bytes) WHERE content_size_bytes IS NOT NULL$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_context_history_content_size IS 'Large entries; rows from before the watch are left out'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, '7aede02f94f8f5e1f97104a495c840e2d086409da2429cda18a10a861821702f', 'a4a13ca09fcd7baf564b748fdbc0bd8a25e83d54d93bd6eea32f871fe6d08553', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, 'c76a36b394d9d8e7bde96ae1eee87d32bf0b7c2a9e695f1c2ebf7dc8efab85ba', '382ce3fa7ab5f9b124e95afd3b0c9671ffd4185898caea5fc33803a495703390', 0, '0.1.0'); END $$;
 
 -- ---------- 015_settle_existing_rows.sql ------------------------------------------------------------------------
 -- pgvigil: no-transaction

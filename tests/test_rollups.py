@@ -17,10 +17,10 @@ from conftest import Database, wait_until
 pytestmark = pytest.mark.oldest_and_newest
 
 # What the view says, and what the rows say: the same columns, p95 aside, from one snapshot.
-WINDOW = """SELECT operation, total_calls, min_duration_ms, max_duration_ms, successful_calls, failed_calls, round(avg_duration_ms, 6)
+WINDOW = """SELECT operation, total_calls, min_duration_ms, max_duration_ms, successful_calls, failed_calls, avg_duration_ms
             FROM pgvigil.performance_window('24 hours')"""
 RECOUNT = """SELECT operation, count(*), min(duration_ms), max(duration_ms), count(*) FILTER (WHERE success), count(*) FILTER (WHERE NOT success),
-                    round(avg(duration_ms), 6)
+                    round(avg(duration_ms), 3)
              FROM performance_logs WHERE created_at >= date_trunc('minute', now() - interval '24 hours') GROUP BY 1"""
 DIFFERENCE = f"({WINDOW} EXCEPT {RECOUNT}) UNION ALL ({RECOUNT} EXCEPT {WINDOW})"
 # What lies in the rollups, and the same recounted from the rows they are to hold.

@@ -79,10 +79,12 @@ BEGIN
        OR NEW.archived_at IS NOT NULL
        OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
-        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.updated_at, OLD.created_at);
+        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.last_activity_at, OLD.updated_at, OLD.created_at, CURRENT_TIMESTAMP);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
+    ELSIF NEW.last_activity_at IS NULL THEN
+        NEW.last_activity_at := OLD.last_activity_at;  -- the column is NOT NULL, and an application may not know
     END IF;
     RETURN NEW;
 END $$;

@@ -199,9 +199,13 @@ LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
                                                    OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy));
+    IF NEW.last_activity_at IS NULL THEN  -- written as NULL: the column has a default
+        NEW.last_activity_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP);
+    END IF;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.give_expiry() IS 'A new session without expires_at gets one by its retention policy';
+COMMENT ON FUNCTION pgvigil.give_expiry() IS
+    'A new session without expires_at gets one by its retention policy; one without last_activity_at was last active when it was created';
 
 -- One session at a time, for the application ---------------------------------------------------------------------------
 

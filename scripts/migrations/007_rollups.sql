@@ -212,10 +212,11 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.job_rollup(integer) IS 'One step of job rollup: at most an hour of performance_logs';
 
+-- Planned for the tail as it is now.
 CREATE FUNCTION pgvigil.performance_window(stretch interval)
 RETURNS TABLE (operation varchar, total_calls bigint, avg_duration_ms numeric, min_duration_ms integer, max_duration_ms integer,
                p95_duration_ms double precision, successful_calls bigint, failed_calls bigint, success_rate_percent numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
     first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
@@ -229,20 +230,49 @@ BEGIN
     END IF;
     SELECT greatest(next_id, pgvigil.uuid_v7_floor(first_minute)) INTO STRICT tail FROM pgvigil.rollup_progress;
     RETURN QUERY
-    SELECT w.operation, w.calls, w.total_ms / w.calls, w.min_ms, w.max_ms,
-           least(w.max_ms, greatest(w.min_ms, pgvigil.histogram_quantile(w.histogram, w.calls, 0.95))),
-           w.successful, w.calls - w.successful, w.successful * 100.0 / w.calls
-    FROM (SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
-                 min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
-          FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
-                WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
-                UNION ALL
-                SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
-                WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour
-                UNION ALL
-                SELECT b.operation, b.calls, b.successful, b.total_ms, b.min_ms, b.max_ms, b.histogram
-                FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', first_minute) b WHERE b.time_bucket < end_) p
-          GROUP BY p.operation) w;
+    WITH rolled AS MATERIALIZED (
+        SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
+               min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
+        FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+              WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
+              UNION ALL
+              SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+              WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour) p
+        GROUP BY p.operation
+    ), durations AS MATERIALIZED (  -- the only step that meets every row: two counts in a hash table
+        SELECT l.operation, l.duration_ms, count(*) AS calls, count(*) FILTER (WHERE l.success) AS successful
+        FROM "{app}".performance_logs l
+        -- With both ends of the range, which holds every later id, the planner takes the index where there are no statistics.
+        WHERE l.id >= tail AND l.id < 'ffffffff-ffff-ffff-ffff-ffffffffffff' AND l.created_at >= first_minute AND l.created_at < end_
+        GROUP BY l.operation, l.duration_ms
+    ), fresh AS MATERIALIZED (
+        SELECT d.operation, sum(d.calls)::bigint AS calls, sum(d.successful)::bigint AS successful, sum(d.calls * d.duration_ms) AS total_ms,
+               min(d.duration_ms) AS min_ms, max(d.duration_ms) AS max_ms
+        FROM durations d GROUP BY d.operation
+    ), exact AS (  -- of what no rollup holds: as percentile_cont
+        SELECT o.operation, o.low + (o.place - floor(o.place)) * (o.high - o.low) AS p95
+        FROM (SELECT c.operation, c.place, min(c.duration_ms) FILTER (WHERE c.upto > floor(c.place)) AS low,
+                     min(c.duration_ms) FILTER (WHERE c.upto > ceil(c.place)) AS high
+              FROM (SELECT d.operation, d.duration_ms, 0.95::double precision * (f.calls - 1) AS place,
+                           sum(d.calls) OVER (PARTITION BY d.operation ORDER BY d.duration_ms) AS upto
+                    FROM durations d JOIN fresh f ON f.operation = d.operation
+                    WHERE NOT EXISTS (SELECT FROM rolled r WHERE r.operation = d.operation)) c
+              GROUP BY c.operation, c.place) o
+    ), merged AS (  -- of what a rollup holds already
+        SELECT b.operation, sum(b.calls * pgvigil.histogram_unit(b.bin)) AS histogram
+        FROM (SELECT d.operation, pgvigil.histogram_bin(d.duration_ms) AS bin, sum(d.calls) AS calls
+              FROM durations d WHERE EXISTS (SELECT FROM rolled r WHERE r.operation = d.operation) GROUP BY 1, 2) b
+        GROUP BY b.operation
+    )
+    SELECT w.operation, w.calls, round(w.total_ms / w.calls, 3), w.min_ms, w.max_ms,
+           round(coalesce(w.p95, least(w.max_ms, greatest(w.min_ms, pgvigil.histogram_quantile(w.histogram, w.calls, 0.95))))::numeric, 3)::double precision,
+           w.successful, w.calls - w.successful, round(w.successful * 100.0 / w.calls, 2)
+    FROM (SELECT coalesce(r.operation, f.operation) AS operation, coalesce(r.calls, 0) + coalesce(f.calls, 0) AS calls,
+                 coalesce(r.successful, 0) + coalesce(f.successful, 0) AS successful, coalesce(r.total_ms, 0) + coalesce(f.total_ms, 0) AS total_ms,
+                 least(r.min_ms, f.min_ms) AS min_ms, greatest(r.max_ms, f.max_ms) AS max_ms, e.p95,
+                 r.histogram + coalesce(m.histogram, 0) AS histogram
+          FROM rolled r FULL JOIN fresh f ON f.operation = r.operation
+          LEFT JOIN exact e ON e.operation = f.operation LEFT JOIN merged m ON m.operation = r.operation) w;
 END $$;
 COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
     'Calls, durations (milliseconds) and success of each operation over a stretch of at most 26 hours up to now, begun minutes whole';

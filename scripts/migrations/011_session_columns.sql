@@ -48,9 +48,76 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
 
+-- One transaction of the procedure below, with the rights of its caller, who has to own the table. No other session sees the triggers
+-- disabled: the change of their state commits together with the change back. The lock admits readers and lets a writer wait for
+-- one batch. Rows are found before it is taken, in the order of the file: each page is read and written once.
+CREATE FUNCTION pgvigil.settle_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_indexscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    target     regclass := pgvigil.application_table('sessions');
+    first_page bigint := coalesce((state ->> 'page')::bigint, 0);
+    from_row   tid := format('(%s,0)', first_page)::tid;
+    places     tid[];
+    validated  boolean;
+    off_       text;
+    on_        text;
+BEGIN
+    IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = target AND attname = 'last_activity_at') THEN
+        RETURN NULL;
+    END IF;
+    PERFORM set_config('lock_timeout', '200ms', true);
+    SELECT c.convalidated INTO validated FROM pg_constraint c WHERE c.conrelid = target AND c.conname = 'sessions_last_activity_at_set';
+    IF validated IS NULL THEN
+        -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under its lock.
+        ALTER TABLE "{app}".sessions ADD CONSTRAINT sessions_last_activity_at_set CHECK (last_activity_at IS NOT NULL) NOT VALID;
+        RETURN state;
+    ELSIF validated THEN
+        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at SET NOT NULL, DROP CONSTRAINT sessions_last_activity_at_set;
+        RETURN NULL;
+    END IF;
+    places := ARRAY(SELECT s.ctid FROM "{app}".sessions s WHERE s.ctid >= from_row AND s.last_activity_at IS NULL LIMIT batch);
+    IF places = '{}' AND first_page > 0 THEN
+        PERFORM pg_sleep(0.01);
+        RETURN state - 'page';  -- rows that somebody had locked are still to do
+    ELSIF places = '{}' THEN
+        ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_last_activity_at_set;
+        RETURN state;
+    END IF;
+    SELECT string_agg(format('DISABLE TRIGGER %I', t.tgname), ', '),
+           string_agg(format(CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS TRIGGER %I' ELSE 'ENABLE TRIGGER %I' END, t.tgname), ', ')
+    INTO off_, on_
+    FROM pg_trigger t WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 > 0;
+    LOCK TABLE "{app}".sessions IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM pgvigil.use_application_path();
+    IF off_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, off_);
+    END IF;
+    UPDATE "{app}".sessions u SET last_activity_at = coalesce(u.updated_at, u.created_at, CURRENT_TIMESTAMP)
+    WHERE u.ctid = ANY (ARRAY(SELECT s.ctid FROM "{app}".sessions s
+                              WHERE s.ctid = ANY (places) AND s.last_activity_at IS NULL FOR NO KEY UPDATE SKIP LOCKED));
+    IF on_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, on_);
+    END IF;
+    RETURN jsonb_build_object('page', split_part(trim('()' FROM places[cardinality(places)]::text), ',', 1)::bigint);
+END $$;
+COMMENT ON FUNCTION pgvigil.settle_last_activity_step(jsonb, integer) IS 'One step of settle_last_activity; NULL: all is done';
+
+CREATE PROCEDURE pgvigil.settle_last_activity(batch integer DEFAULT 2000)
+LANGUAGE plpgsql AS $$
+DECLARE
+    state jsonb := '{}';
+BEGIN
+    WHILE state IS NOT NULL LOOP
+        state := pgvigil.settle_last_activity_step(state, batch);
+        COMMIT;
+    END LOOP;
+END $$;
+COMMENT ON PROCEDURE pgvigil.settle_last_activity(integer) IS
+    'Used by migrations: sessions from before get updated_at as their last_activity_at, in batches; then the column is NOT NULL';
+
 -- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
--- No default is written into existing rows: last_activity_at stays NULL until a session is next active, and readers fall
--- back to updated_at. A default of now() would have declared every idle session active at the time of the migration.
+-- No default is written into existing rows: 014 gives them their updated_at, in batches. A default of now() would have declared every
+-- idle session active at the time of the migration.
 -- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
 -- each of us would wait for the other.
 LOCK TABLE "{app}".codebase_snapshots IN SHARE ROW EXCLUSIVE MODE;
@@ -69,8 +136,15 @@ ALTER TABLE "{app}".sessions
     ALTER COLUMN is_dormant SET DEFAULT false,
     ALTER COLUMN archived_at DROP DEFAULT,
     ALTER COLUMN retention_policy SET DEFAULT 'standard';
+-- Without rows there is nothing to settle, and the init script, which can call no procedure that commits, ends where migrations do.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM "{app}".sessions) THEN
+        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at SET NOT NULL;
+    END IF;
+END $$;
 COMMENT ON COLUMN "{app}".sessions.last_activity_at IS
-    'Last activity, to pgvigil.activity_granularity; NULL: none since the watch began, see updated_at';
+    'Last activity, to pgvigil.activity_granularity; before the first one under watch, updated_at';
 COMMENT ON COLUMN "{app}".sessions.is_dormant IS 'Marked as dormant; marking is not activity';
 COMMENT ON COLUMN "{app}".sessions.archived_at IS 'When it was archived: from then on the session and its children are read-only';
 COMMENT ON COLUMN "{app}".sessions.retention_policy IS 'Name of its retention policy';

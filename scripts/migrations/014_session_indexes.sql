@@ -1,4 +1,6 @@
 -- pgvigil: no-transaction
+-- Before last_activity_at has indexes: settling its rows then writes no entry into them.
+CALL pgvigil.settle_last_activity();
 -- Built while the application writes. An index that an interrupted build left INVALID is dropped and built anew; one that
 -- stands under the name with another definition is remembered and replaced.
 CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON "{app}".sessions (last_activity_at);

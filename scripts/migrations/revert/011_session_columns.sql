@@ -22,6 +22,8 @@ DROP TRIGGER update_sessions_last_activity ON "{app}".sessions;
 ALTER TABLE pgvigil.legal_holds DROP CONSTRAINT legal_holds_session_id_fkey;
 ALTER TABLE pgvigil.session_counters DROP CONSTRAINT session_counters_session_id_fkey;
 ALTER TABLE "{app}".session_lifecycle DROP CONSTRAINT session_lifecycle_session_id_fkey;
+-- Of a run that did not finish.
+ALTER TABLE "{app}".sessions DROP CONSTRAINT IF EXISTS sessions_is_dormant_set, DROP CONSTRAINT IF EXISTS sessions_last_activity_at_set;
 SELECT pgvigil.drop_value_check(l.table_name, l.column_name) FROM pgvigil.value_lists() l ORDER BY l.place DESC;
 SELECT pgvigil.drop_added_column('011', 'context_history', 'tokens_used');
 SELECT pgvigil.drop_added_column('011', 'context_history', 'content_size_bytes');
@@ -33,3 +35,5 @@ SELECT pgvigil.drop_added_column('011', 'sessions', 'last_activity_at');
 SELECT pgvigil.put_back('011');
 DROP PROCEDURE pgvigil.settle_dormancy(integer);
 DROP FUNCTION pgvigil.settle_dormancy_step(jsonb, integer);
+DROP PROCEDURE pgvigil.settle_last_activity(integer);
+DROP FUNCTION pgvigil.settle_last_activity_step(jsonb, integer);

@@ -2,3 +2,11 @@ DROP INDEX "{app}".idx_sessions_last_activity_at, "{app}".idx_sessions_is_dorman
     "{app}".idx_sessions_status_last_activity, "{app}".idx_sessions_dormant_last_activity, "{app}".idx_context_history_processing_time,
     "{app}".idx_context_history_content_size;
 SELECT pgvigil.put_back('014');
+-- last_activity_at is nullable again, unless it was NOT NULL before pgvigil. Its values stay.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pgvigil.found_before
+                   WHERE revision = '011' AND object = 'column sessions.last_activity_at' AND restore_sql LIKE '%SET NOT NULL;%') THEN
+        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at DROP NOT NULL;
+    END IF;
+END $$;

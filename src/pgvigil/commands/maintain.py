@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from pgvigil import project
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import counted, one_line, page
 
-SUMMARY = "the regular jobs: preview and accept them, run one now, run what is due, their status"
+if TYPE_CHECKING:
+    from pgvigil.database import Target
+    from pgvigil.operate.upkeep import Options
+
+SUMMARY = "the regular jobs: preview and accept them, run one now, run what is due, watch, their status"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -18,7 +25,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     one.add_argument("job", metavar="JOB", help="the job's name, see status")
     one.add_argument("--dry-run", action="store_true", help="print what it would do, change nothing")
     due = options.add_action(actions, "run-due", "run the jobs that are due: for cron or a systemd timer")
-    for action in (one, due):
+    watch = options.add_action(
+        actions, "watch", "run due jobs until stopped (SIGTERM, Ctrl-C), one line a run: for a container or a service"
+    )
+    watch.add_argument(
+        "--every", type=options.seconds, default=60.0, metavar="SECONDS", help="look for due jobs so often (default 60)"
+    )
+    options.add_json(watch, "print one JSON document per line")
+    for action in (one, due, watch):
         options.add_database(action)
         options.add_locks(action)
         options.add_job_backup(action)
@@ -37,9 +51,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     status = options.add_action(actions, "status", "each job's last run and next time; exit 1 when one is overdue")
     options.add_database(status)
     options.add_json(status)
-    install = options.add_action(actions, "install", "let the server run the jobs that need no client")
+    install = options.add_action(actions, "install", "let a scheduler run the jobs")
     options.add_database(install)
-    install.add_argument("--pg-cron", action="store_true", required=True, help="by pg_cron, which must be installed")
+    scheduler = install.add_mutually_exclusive_group(required=True)
+    scheduler.add_argument("--systemd", action="store_true", help="print a systemd unit that runs `maintain watch`")
+    scheduler.add_argument("--cron", action="store_true", help="print a crontab line that runs `maintain run-due`")
+    scheduler.add_argument(
+        "--pg-cron",
+        action="store_true",
+        help="register the jobs that need no client with pg_cron, which must be installed",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,6 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "run" and arguments.dry_run:
         print(maintain.dry_run(target, arguments.job))
         return 0
+    if arguments.action == "install" and not arguments.pg_cron:
+        from pgvigil.operate import watch
+
+        print(watch.systemd_unit(target.option) if arguments.systemd else watch.cron_line(target.option))
+        return 0
     if arguments.action == "install":
         registered, others, of_superusers = pg_cron.install(target)
         print(f"pg_cron looks every five minutes for: {one_line(', '.join(registered))}")
@@ -76,15 +102,30 @@ def run(arguments: argparse.Namespace) -> int:
                 f"registered earlier, and run as a superuser, which cron.unschedule ends: {one_line(', '.join(of_superusers))}"
             )
         return 0
-    options = Options(
+    how = Options(
         arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait,
         arguments.run_owner_code,
     )  # fmt: skip
+    if arguments.action == "watch":
+        return _watch(target, how, every=arguments.every, as_json=arguments.json)
     with journal() as tell:
         if arguments.action == "run":
-            said = f"{arguments.job}: {maintain.run(target, arguments.job, options, tell)}"
+            said = f"{arguments.job}: {maintain.run(target, arguments.job, how, tell)}"
         else:
-            ran = maintain.run_due(target, options, tell)
+            ran = maintain.run_due(target, how, tell)
             said = f"{counted(ran, 'job')} ran" if ran else "no job is due"
     print(said)
+    return 0
+
+
+def _watch(target: Target, options: Options, *, every: float, as_json: bool) -> int:
+    from pgvigil.operate import watch
+
+    def say(line: watch.Line) -> None:
+        entry = {"at": line.at.isoformat(timespec="seconds"), "job": line.job, "ok": line.ok, "said": line.said}
+        words = f"{entry['at']} {line.job or 'watch'} {'ok' if line.ok else 'FAILED'}: {line.said}"
+        print(json.dumps(entry) if as_json else one_line(words), flush=True)
+
+    with suppress(KeyboardInterrupt):  # SIGTERM as well: to be stopped is how a watch ends
+        watch.watch(target, options, say, every=every)
     return 0

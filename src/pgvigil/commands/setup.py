@@ -47,4 +47,5 @@ def run(arguments: argparse.Namespace) -> int:
             + project.command("validate", schema=outcome.schema, option=target.option)
         )
     runs.print_waiting(outcome, target)
+    runs.print_jobs(target)
     return 0

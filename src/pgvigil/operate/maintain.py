@@ -4,6 +4,7 @@ pgvigil.run_job; what needs a client is in upkeep, under the same lock and in th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -132,9 +133,11 @@ def _done(conn: psycopg.Connection, job: str, rows: int) -> str:
     return words.done(job, rows, row[0] if row else ())
 
 
-def run_due(target: Target, options: Options, tell: Journal) -> int:
+def run_due(
+    target: Target, options: Options, tell: Journal, report: Callable[[str, str, bool], None] = lambda *_: None
+) -> int:
     """Runs each job that is due and is not running elsewhere; a failure does not keep the others from running. Tells which jobs wait
-    for consent.
+    for consent. `report` is given the name of each job that ran, what it did or why it failed, and whether it succeeded.
 
     Returns how many ran. Raises JobError, after all of them, when some failed.
     """
@@ -152,12 +155,15 @@ def run_due(target: Target, options: Options, tell: Journal) -> int:
             except (JobError, ConnectError) as error:
                 failures.append(error)
                 tell(error.message)
+                report(job.job, error.message, False)
                 if conn.closed:
                     raise
                 continue
             if rows is not None:
                 ran += 1
-                tell(f"{job.job}: {_done(conn, job.job, rows)}")
+                said = _done(conn, job.job, rows)
+                tell(f"{job.job}: {said}")
+                report(job.job, said, True)
     if failures and all(isinstance(failure, ConnectError) for failure in failures):
         raise failures[0]
     if failures:

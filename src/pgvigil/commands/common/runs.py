@@ -39,6 +39,16 @@ def print_outcome(outcome: Outcome, target: Target) -> None:
     for remark in outcome.remarks:
         print(block(f"  note    {remark}"))
     print_waiting(outcome, target)
+    if outcome.moved and not outcome.reverted and not outcome.left:
+        print_jobs(target)
+
+
+def print_jobs(target: Target) -> None:
+    """No job runs by itself."""
+    watch, install = (
+        project.command("maintain", *words, option=target.option) for words in (("watch",), ("install", "--systemd"))
+    )
+    print(f"\nNext: let the regular jobs run, by this command or by systemd, cron or pg_cron:\n  {watch}\n  {install}")
 
 
 def print_waiting(outcome: Outcome, target: Target) -> None:
