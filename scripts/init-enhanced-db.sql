@@ -2777,6 +2777,21 @@ COMMENT ON COLUMN pgvigil.performance_rollups.changed_at IS 'When rows were last
 COMMENT ON CONSTRAINT performance_rollups_pkey ON pgvigil.performance_rollups IS 'One row per operation and stretch of time';
 COMMENT ON CONSTRAINT performance_rollups_bucket_width_check ON pgvigil.performance_rollups IS 'Days are merged from hours';
 
+CREATE TABLE pgvigil.operation_totals (
+    operation  varchar(100) NOT NULL CONSTRAINT operation_totals_pkey PRIMARY KEY,
+    calls      bigint NOT NULL,
+    successful bigint NOT NULL,
+    total_ms   bigint NOT NULL,
+    histogram  numeric NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls';
+COMMENT ON COLUMN pgvigil.operation_totals.operation IS 'The operation';
+COMMENT ON COLUMN pgvigil.operation_totals.calls IS 'Rows counted';
+COMMENT ON COLUMN pgvigil.operation_totals.successful IS 'Those that succeeded';
+COMMENT ON COLUMN pgvigil.operation_totals.total_ms IS 'Sum of their durations, in milliseconds';
+COMMENT ON COLUMN pgvigil.operation_totals.histogram IS 'Their durations, as in performance_rollups';
+COMMENT ON CONSTRAINT operation_totals_pkey ON pgvigil.operation_totals IS 'One row per operation';
+
 CREATE TABLE pgvigil.rollup_progress (
     source       text NOT NULL CONSTRAINT rollup_progress_pkey PRIMARY KEY,
     next_id      uuid NOT NULL,
@@ -2872,6 +2887,12 @@ BEGIN
                 SET calls = r.calls + excluded.calls, successful = r.successful + excluded.successful, total_ms = r.total_ms + excluded.total_ms,
                     min_ms = least(r.min_ms, excluded.min_ms), max_ms = greatest(r.max_ms, excluded.max_ms),
                     histogram = r.histogram + excluded.histogram, changed_at = excluded.changed_at
+            ), totals AS (
+                INSERT INTO pgvigil.operation_totals AS t (operation, calls, successful, total_ms, histogram)
+                SELECT m.operation, sum(m.calls), sum(m.successful), sum(m.total_ms), sum(m.histogram) FROM minutes m GROUP BY m.operation ORDER BY m.operation
+                ON CONFLICT ON CONSTRAINT operation_totals_pkey DO UPDATE
+                SET calls = t.calls + excluded.calls, successful = t.successful + excluded.successful, total_ms = t.total_ms + excluded.total_ms,
+                    histogram = t.histogram + excluded.histogram
             )
             SELECT coalesce(sum(calls), 0) INTO done FROM minutes;
         END IF;
@@ -3053,7 +3074,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'bbf2e9db49e49f4f54f78c0f25fd10fc372664373e89e5f23c527c7a9537979d', '59097bdfefd1eda07e3c55f7b3e57025bc38df5a077f147c6a8874ae5dcb56f3', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'c790e03b5f862a9f76bc3b404333e7a35491056433d9d7bd919636216d7ca674', 'c2798c275dfc35943d51ca5928e55f0b8f7a74fa7f879326fc0617485b9b97ba', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
@@ -3138,9 +3159,9 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_status_chec
 CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_execution_time_check ON "{app}".query_executions IS 'Time does not run backwards, and one NaN would poison every average'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_query_executions_user_started_at ON "{app}".query_executions (user_id, started_at DESC, id DESC)$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_query_executions_started_at ON "{app}".query_executions (started_at)$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_query_executions_started_at ON "{app}".query_executions (started_at DESC, id DESC)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_query_executions_user_started_at IS 'The executions of a user, newest first, page by page'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_query_executions_started_at IS 'The last days of all users, and what is past its time'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_query_executions_started_at IS 'All users, newest first, page by page; and what is past its time'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".execution_analytics AS
 SELECT e.user_id, e.database_type, e.status, (e.started_at AT TIME ZONE 'UTC')::date AS execution_date,
@@ -3189,7 +3210,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '081c06a331dda89c6fbce0c4c72bbf4da86e9558ac04592f2b2604e9bd04b056', '28a9e7ca630a2bacfd7ae389ee1a7d5350bea6bd96761817c030ca124e635d1c', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'd6df50da96db575c984c73fb7af32275c93d0cd0fb0dbdc88e0ca2f9e873e3d9', '5908758b046cac697bb729f876b74ad1c34d6e479ffdd40d68854eac9fe6d632', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3334,6 +3355,7 @@ CREATE TABLE instrumentation.kill_attempts (
     actor        text NOT NULL,
     "session_user" text NOT NULL DEFAULT session_user,
     peer         inet DEFAULT inet_client_addr(),
+    on_behalf_of text,
     attempted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE instrumentation.kill_attempts IS 'Every call of kill_session, refused ones too; those of the last 90 days are kept';
@@ -3345,6 +3367,7 @@ COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'What was done, or why
 COMMENT ON COLUMN instrumentation.kill_attempts.actor IS 'The login role, and the role it had taken';
 COMMENT ON COLUMN instrumentation.kill_attempts."session_user" IS 'The login role';
 COMMENT ON COLUMN instrumentation.kill_attempts.peer IS 'From where; NULL: over a local socket';
+COMMENT ON COLUMN instrumentation.kill_attempts.on_behalf_of IS 'For whom, as the caller claims (setting pgvigil.actor): the person behind a web application';
 COMMENT ON COLUMN instrumentation.kill_attempts.attempted_at IS 'When';
 COMMENT ON CONSTRAINT kill_attempts_pkey ON instrumentation.kill_attempts IS 'One row an attempt';
 CREATE INDEX idx_kill_attempts_session_id ON instrumentation.kill_attempts (session_id);
@@ -3798,9 +3821,9 @@ DECLARE
     caller name := instrumentation.caller();
 BEGIN
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, actor)
+    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, on_behalf_of, actor)
     SELECT session, left(record_kill.mode, 20), record_kill.ok, left(record_kill.reason, 500),
-           CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
+           left(nullif(current_setting('pgvigil.actor', true), ''), 200), CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
     WHERE record_kill.ok OR (SELECT count(*) FROM instrumentation.kill_attempts k
                              WHERE k.attempt_id >= pgvigil.uuid_v7_floor(now() - interval '1 hour') AND k."session_user" = session_user AND NOT k.ok) < 100;
     PERFORM set_config('pgvigil.instrumentation', '', true);
@@ -4020,7 +4043,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'ad1f4c3499349c78388d48bf8fd201c1ed7dbfd08af7cc7c9575bb02e6d0a594', 'e8b2eba0204f3a6421a881462ada907e7461b18f2765e4a1002c9f7c72507dd4', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '500ce71d4f4a2ac7b57cd1f52df882cf7ce8e70e13dc4537a5718dc384243172', 'd9756a01614bd8b820d721dcc5448093d7c98193b9317d6475c0b276f29b8b5c', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
@@ -4910,7 +4933,7 @@ DECLARE
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
         pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
-        pgvigil.performance_rollups, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
+        pgvigil.performance_rollups, pgvigil.operation_totals, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
         instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
     appends   CONSTANT text := 'instrumentation.register_instance(text, text, jsonb, uuid),
         instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
@@ -4961,7 +4984,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'fa742771b9ed70557656b848721bab0a575d7cd599cbf6393f391760a44d03f6', 'ac78c150645e1dbf3c6ec4cce67831ab79edeabd5cfc95b23fc4d18aa43e91e6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'cd4b07f0683fefea88fe69bcba638960c212b43115b44ca3f81733a7afe7fbd0', '87d93329905d40bd8a66f19d732083f7ff1746f280a8c99d194e0c21f33b9ca2', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
@@ -5240,9 +5263,242 @@ BEGIN
 END $$;
 DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, '5bff2fe958cefeefe560e125a6880ff3f14ec238e695b0de5767580d0d5fee7b', '45c60491874b09cac5995196b14445bb3d22bcea977b3ba7f5820587028b4735', 0, '0.1.0'); END $$;
 
-DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('016'); END $$;
+-- ---------- 017_web.sql -----------------------------------------------------------------------------------------
+-- What the web application reads at once: query executions by hour, engine and status, and counts that never fall, for Prometheus.
+-- Both are kept by job totals, which counts each row once, when it has come; rows that retention deletes later stay counted.
 
-DO $$ BEGIN PERFORM pgvigil.mark_initialized('016'); END $$;
+CREATE TABLE pgvigil.execution_rollups (
+    bucket        timestamptz NOT NULL,
+    database_type varchar(50) NOT NULL,
+    status        varchar(20) NOT NULL,
+    executions    bigint NOT NULL,
+    timed         bigint NOT NULL,
+    seconds       double precision NOT NULL,
+    longest       double precision,
+    total_rows    numeric NOT NULL,
+    CONSTRAINT execution_rollups_pkey PRIMARY KEY (bucket, database_type, status)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.execution_rollups IS 'query_executions by hour, engine and status, for 400 days, up to totals_progress';
+COMMENT ON COLUMN pgvigil.execution_rollups.bucket IS 'The hour (UTC) in which they began';
+COMMENT ON COLUMN pgvigil.execution_rollups.database_type IS 'The engine';
+COMMENT ON COLUMN pgvigil.execution_rollups.status IS 'success, failed, timeout or error';
+COMMENT ON COLUMN pgvigil.execution_rollups.executions IS 'Rows counted';
+COMMENT ON COLUMN pgvigil.execution_rollups.timed IS 'Those with an execution_time';
+COMMENT ON COLUMN pgvigil.execution_rollups.seconds IS 'Sum of their execution_time';
+COMMENT ON COLUMN pgvigil.execution_rollups.longest IS 'The longest of them; NULL: none is known';
+COMMENT ON COLUMN pgvigil.execution_rollups.total_rows IS 'Sum of total_rows';
+COMMENT ON CONSTRAINT execution_rollups_pkey ON pgvigil.execution_rollups IS 'One row per hour, engine and status';
+
+-- By user it would be as long as the table itself. Bounds are those of pgvigil.execution_bounds().
+CREATE TABLE pgvigil.execution_totals (
+    database_type varchar(50) NOT NULL,
+    status        varchar(20) NOT NULL,
+    executions    bigint NOT NULL,
+    seconds       double precision NOT NULL,
+    bins          bigint[] NOT NULL,
+    CONSTRAINT execution_totals_pkey PRIMARY KEY (database_type, status)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.execution_totals IS 'query_executions counted since the beginning, by engine and status; never falls';
+COMMENT ON COLUMN pgvigil.execution_totals.database_type IS 'The engine';
+COMMENT ON COLUMN pgvigil.execution_totals.status IS 'success, failed, timeout or error';
+COMMENT ON COLUMN pgvigil.execution_totals.executions IS 'Rows counted';
+COMMENT ON COLUMN pgvigil.execution_totals.seconds IS 'Sum of execution_time';
+COMMENT ON COLUMN pgvigil.execution_totals.bins IS 'How many took up to each of execution_bounds(), then how many took longer; not cumulative';
+COMMENT ON CONSTRAINT execution_totals_pkey ON pgvigil.execution_totals IS 'One row per engine and status';
+
+CREATE TABLE pgvigil.event_totals (
+    event_type varchar(50) NOT NULL CONSTRAINT event_totals_pkey PRIMARY KEY,
+    events     bigint NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.event_totals IS 'Events of session_lifecycle counted since the beginning; never falls';
+COMMENT ON COLUMN pgvigil.event_totals.event_type IS 'The type of event';
+COMMENT ON COLUMN pgvigil.event_totals.events IS 'Rows counted';
+COMMENT ON CONSTRAINT event_totals_pkey ON pgvigil.event_totals IS 'One row per type';
+
+CREATE TABLE pgvigil.totals_progress (
+    source     text NOT NULL CONSTRAINT totals_progress_pkey PRIMARY KEY,
+    next_id    bigint,
+    next_event uuid,
+    counted_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE pgvigil.totals_progress IS 'How far job totals has come';
+COMMENT ON COLUMN pgvigil.totals_progress.source IS 'The table that is counted: query_executions or session_lifecycle';
+COMMENT ON COLUMN pgvigil.totals_progress.next_id IS 'Rows of query_executions with a smaller id are counted, the others are not';
+COMMENT ON COLUMN pgvigil.totals_progress.next_event IS 'Rows of session_lifecycle with a smaller id are counted, the others are not';
+COMMENT ON COLUMN pgvigil.totals_progress.counted_at IS 'When that was last moved';
+COMMENT ON CONSTRAINT totals_progress_pkey ON pgvigil.totals_progress IS 'One row a table';
+INSERT INTO pgvigil.totals_progress (source, next_id, next_event) VALUES
+    ('query_executions', 0, NULL), ('session_lifecycle', NULL, '00000000-0000-0000-0000-000000000000');
+
+CREATE FUNCTION pgvigil.execution_bounds() RETURNS double precision[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10,30,60}'::double precision[];
+COMMENT ON FUNCTION pgvigil.execution_bounds() IS 'Upper bounds of the bins of execution_totals, in seconds';
+
+-- Whoever may yet commit an id up to `last` holds the lock for writing now: ids are made after it is taken.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.executions_until() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last    bigint := (SELECT max(id) FROM "{app}".query_executions);
+    writers text[];
+BEGIN
+    FOR attempt IN 1 .. 100 LOOP
+        SELECT array_agg(l.virtualtransaction) INTO writers
+        FROM pg_locks l
+        WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND l.mode = ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+          AND l.relation = '"{app}".query_executions'::regclass
+          AND (writers IS NULL OR l.virtualtransaction = ANY (writers));
+        IF writers IS NULL THEN
+            RETURN coalesce(last, 0);
+        END IF;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RETURN NULL;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.executions_until() IS
+    'All rows of query_executions up to this id are visible to the next statement, or will never be; waits a second for writers, then it is NULL';
+
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_totals(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+    from_id    bigint;
+    to_id      bigint;
+    from_event uuid;
+    to_event   uuid;
+    settled    timestamptz;
+    first      uuid;
+    events     bigint := 0;
+    more_ids   boolean := false;
+    waits      text[] := '{}';
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the totals have to see what others have committed meanwhile' USING ERRCODE = 'invalid_transaction_state',
+              HINT = 'SET default_transaction_isolation = ''read committed'';';
+    END IF;
+    done := 0;
+    more := false;
+    SELECT p.next_id INTO STRICT from_id FROM pgvigil.totals_progress p WHERE p.source = 'query_executions' FOR UPDATE;
+    to_id := pgvigil.executions_until();
+    IF to_id IS NULL THEN
+        waits := waits || 'query_executions'::text;
+    ELSIF to_id >= from_id THEN
+        -- The next rows by the primary key, so that a gap in the ids costs nothing.
+        SELECT max(n.id) INTO to_id FROM (SELECT e.id FROM "{app}".query_executions e WHERE e.id >= from_id AND e.id <= to_id ORDER BY e.id LIMIT batch * 50) n;
+        WITH found AS MATERIALIZED (
+            SELECT date_trunc('hour', e.started_at, 'UTC') AS bucket, e.database_type, e.status,
+                   width_bucket(e.execution_time, pgvigil.execution_bounds()) AS place, e.execution_time = ANY (pgvigil.execution_bounds()) AS is_bound,
+                   e.execution_time, e.total_rows
+            FROM "{app}".query_executions e WHERE e.id >= from_id AND e.id <= to_id
+        ), hours AS (
+            INSERT INTO pgvigil.execution_rollups AS r (bucket, database_type, status, executions, timed, seconds, longest, total_rows)
+            SELECT f.bucket, f.database_type, f.status, count(*), count(f.execution_time), coalesce(sum(f.execution_time), 0), max(f.execution_time), coalesce(sum(f.total_rows), 0)
+            FROM found f WHERE f.bucket >= now() - interval '400 days' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+            ON CONFLICT ON CONSTRAINT execution_rollups_pkey DO UPDATE
+            SET executions = r.executions + excluded.executions, timed = r.timed + excluded.timed, seconds = r.seconds + excluded.seconds,
+                longest = greatest(r.longest, excluded.longest), total_rows = r.total_rows + excluded.total_rows
+        ), bins AS (
+            -- A bound belongs to the bin below it, as in Prometheus: le.
+            SELECT f.database_type, f.status, f.place + 1 - f.is_bound::integer AS bin, count(*) AS executions
+            FROM found f WHERE f.execution_time IS NOT NULL GROUP BY 1, 2, 3
+        ), totals AS (
+            INSERT INTO pgvigil.execution_totals AS t (database_type, status, executions, seconds, bins)
+            SELECT f.database_type, f.status, count(*), coalesce(sum(f.execution_time), 0),
+                   ARRAY(SELECT coalesce(b.executions, 0) FROM generate_series(1, cardinality(pgvigil.execution_bounds()) + 1) p
+                         LEFT JOIN bins b ON b.database_type = f.database_type AND b.status = f.status AND b.bin = p ORDER BY p)
+            FROM found f GROUP BY f.database_type, f.status ORDER BY 1, 2
+            ON CONFLICT ON CONSTRAINT execution_totals_pkey DO UPDATE
+            SET executions = t.executions + excluded.executions, seconds = t.seconds + excluded.seconds,
+                bins = ARRAY(SELECT a.n + b.n FROM unnest(t.bins) WITH ORDINALITY a (n, place) JOIN unnest(excluded.bins) WITH ORDINALITY b (n, place) USING (place) ORDER BY place)
+        )
+        SELECT count(*) INTO done FROM found;
+        IF done > 0 THEN
+            more_ids := done = batch * 50;
+            UPDATE pgvigil.totals_progress p SET next_id = to_id + 1, counted_at = clock_timestamp() WHERE p.source = 'query_executions';
+        END IF;
+    END IF;
+
+    SELECT p.next_event INTO STRICT from_event FROM pgvigil.totals_progress p WHERE p.source = 'session_lifecycle' FOR UPDATE;
+    settled := pgvigil.settled_until(pgvigil.application_table('session_lifecycle'));
+    IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_event THEN
+        to_event := pgvigil.uuid_v7_floor(settled);
+        SELECT l.id INTO first FROM "{app}".session_lifecycle l WHERE l.id >= from_event AND l.id < to_event ORDER BY l.id LIMIT 1;
+        IF FOUND THEN
+            -- A day at a time, so that a long trail is counted in many transactions.
+            more := pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 day') < to_event;
+            to_event := least(to_event, pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 day'));
+            WITH found AS (
+                INSERT INTO pgvigil.event_totals AS t (event_type, events)
+                SELECT l.event_type, count(*) FROM "{app}".session_lifecycle l WHERE l.id >= from_event AND l.id < to_event GROUP BY 1 ORDER BY 1
+                ON CONFLICT ON CONSTRAINT event_totals_pkey DO UPDATE SET events = t.events + excluded.events
+                RETURNING 1
+            )
+            SELECT count(*) INTO events FROM found;
+        END IF;
+        UPDATE pgvigil.totals_progress p SET next_event = to_event, counted_at = clock_timestamp() WHERE p.source = 'session_lifecycle';
+    ELSE
+        waits := waits || 'session_lifecycle'::text;
+    END IF;
+    done := done + events;
+    more := more OR more_ids;
+    IF waits <> '{}' THEN
+        note := format('waits for a long transaction that writes to %s', array_to_string(waits, ' and '));
+    END IF;
+    IF NOT more THEN
+        DELETE FROM pgvigil.execution_rollups r WHERE r.bucket < now() - interval '400 days';
+    END IF;
+    RETURN NEXT;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.job_totals(integer) IS 'One step of job totals: a batch of query executions, and a day of session events';
+
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new query executions and session events');
+
+-- Whole hours from the rollups, the first and broken one from the table, and from the table too what is not counted yet: the numbers are those of
+-- a sum over the table, as long as nothing was deleted from it.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.execution_window(stretch interval)
+RETURNS TABLE (database_type varchar, status varchar, executions bigint, timed bigint, seconds double precision, longest double precision, total_rows numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    from_time  timestamptz := coalesce(now() - stretch, '-infinity');
+    first_hour timestamptz := date_trunc('hour', from_time + interval '1 hour' - interval '1 microsecond', 'UTC');
+    tail       bigint;
+BEGIN
+    IF stretch <= interval '0' OR stretch > interval '366 days' THEN
+        RAISE EXCEPTION 'execution_window() looks back 366 days at most, not %', stretch
+              USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL is all that is kept.';
+    END IF;
+    SELECT p.next_id INTO STRICT tail FROM pgvigil.totals_progress p WHERE p.source = 'query_executions';
+    RETURN QUERY
+    SELECT w.database_type, w.status, sum(w.executions)::bigint, sum(w.timed)::bigint, sum(w.seconds), max(w.longest), sum(w.total_rows)
+    FROM (SELECT r.database_type, r.status, r.executions, r.timed, r.seconds, r.longest, r.total_rows
+          FROM pgvigil.execution_rollups r WHERE r.bucket >= first_hour
+          UNION ALL
+          SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0), max(e.execution_time), coalesce(sum(e.total_rows), 0)
+          FROM "{app}".query_executions e WHERE e.started_at >= from_time AND e.started_at < first_hour AND e.id < tail GROUP BY 1, 2
+          UNION ALL
+          SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0), max(e.execution_time), coalesce(sum(e.total_rows), 0)
+          FROM "{app}".query_executions e WHERE e.id >= tail AND e.started_at >= from_time GROUP BY 1, 2) w
+    GROUP BY w.database_type, w.status;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.execution_window(interval) IS
+    'Query executions of the last stretch of time, at most 366 days (NULL: of all that is kept), by engine and status; times in seconds';
+
+-- Who may do what. A role that is not there is left out, as in 013.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.totals_progress TO %I', role_name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
+    END LOOP;
+END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '79b24d43e53959681881808dee970e04ad4f1cf5ca63d78b7d22df4c5bd0d9dd', '17a2dd4ba3ccc21d951be48611c199799ea1db9a97f7c0d9721a47bea74b4ad1', 0, '0.1.0'); END $$;
+
+DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
+
+DO $$ BEGIN PERFORM pgvigil.mark_initialized('017'); END $$;
 
 -- ---------- closing.sql -----------------------------------------------------------------------------------------
 -- After each run: what no file can say of the objects of all files. "{app}" is the application's schema. Run again, it changes nothing.

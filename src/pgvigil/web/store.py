@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
-from pgvigil.live.own_transaction import find_tables, own_transaction
+from pgvigil.live.own_transaction import find_tables, in_query, own_transaction
 from pgvigil.live.rows import EXECUTION
 from pgvigil.web import deadline, problems
 from pgvigil.web.problems import Problem
@@ -81,6 +81,7 @@ class Store:
         self._trying = False
         self._tables: dict[int, str] = {}
         self._threads: dict[int, anyio.CapacityLimiter] = {}
+        self._answers: dict[str, tuple[Any, float, Any]] = {}
         self._closed = False
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -91,6 +92,27 @@ class Store:
         if self._asking >= self._most:
             raise problems.busy()
         return await anyio.to_thread.run_sync(lambda: self.call(question, began=began, **options), limiter=self._limiter())
+
+    async def shared(self, key: str, seconds: float, question: Callable[[Connection], T]) -> T:
+        """As `ask`; an answer serves all who ask within `seconds`, and those who ask meanwhile wait for the same one."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        known = self._answers.get(key)
+        if known and known[0] is loop:
+            _, expires, task = known
+            if not task.done() or (time.monotonic() < expires and not task.cancelled() and not task.exception()):
+                return cast("T", await asyncio.shield(task))
+
+        async def answer() -> T:
+            result = await self.ask(question)
+            self._answers[key] = (loop, time.monotonic() + seconds, task)
+            return result
+
+        task: asyncio.Task[T] = loop.create_task(answer())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting any more
+        self._answers[key] = (loop, 0.0, task)
+        return await asyncio.shield(task)
 
     def _limiter(self) -> anyio.CapacityLimiter:
         import asyncio
@@ -168,6 +190,8 @@ class Store:
     def _in_transaction(
         self, connection: Connection, question: Callable[[Connection], T], until: float, *, writing: bool
     ) -> T:
+        if not self._tables:
+            self._tables = find_tables(connection, writing=False)
         left = max(0.05, min(self._statement_timeout, (until - time.monotonic()) * 0.8))
         if writing:
             left = max(0.05, (until - time.monotonic()) * 0.8)
@@ -245,10 +269,7 @@ class Store:
         self._closed = True
         self._drop_idle()
 
-    # --- where things are --------------------------------------------------------------------------------------------
-
-    def table_of_executions(self, connection: Connection) -> str:
-        """Its qualified name; to be called before the transaction's first query."""
-        if not self._tables:
-            self._tables = find_tables(connection, writing=False)
-        return self._tables[EXECUTION]
+    @property
+    def executions(self) -> str:
+        """The qualified name of the table of executions, as it is written into a query; known within a question."""
+        return in_query(self._tables[EXECUTION])
