@@ -30,7 +30,8 @@ def page(
     offset: int,
 ) -> Query:
     """Executions, the newest first, and one more than `limit` where there are more. Raises ValueError for a cursor."""
-    conditions, values = [], []
+    conditions: list[str] = []
+    values: list[Any] = []
     for condition, value in (
         (f"user_id {EQUALS} %s", user_id),
         (f"status {EQUALS} %s", status),

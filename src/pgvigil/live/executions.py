@@ -170,11 +170,19 @@ class ExecutionTracker:
             raise ValueError("offset and cursor are two ways to the next page: give one of them")
         found = self._ask(
             *queries.page(
-                "*", user_id=user_id, status=status, database_type=database_type, cursor=cursor, limit=limit, offset=offset
+                "*",
+                user_id=user_id,
+                status=status,
+                database_type=database_type,
+                cursor=cursor,
+                limit=limit,
+                offset=offset,
             )
         )
         page = found[:limit]
-        return ExecutionPage(page, queries.encoded(page[-1]["started_at"], page[-1]["id"]) if len(found) > limit else None)
+        return ExecutionPage(
+            page, queries.encoded(page[-1]["started_at"], page[-1]["id"]) if len(found) > limit else None
+        )
 
     def get_execution_stats(self, user_id: str | None = None, days: int = 7) -> dict[str, Any]:
         """The last `days` (1 to 365) times 24 hours of a user, or of all: period_days, total_executions, success_count,

@@ -48,7 +48,7 @@ class Principal:
             raise ValueError("name has to be 1 to 100 printable characters")
 
 
-Authorize = Callable[[Request], "Principal | None | Awaitable[Principal | None]"]
+Authorize = Callable[[Request], "Principal | Awaitable[Principal | None] | None"]
 
 
 # --- ways to name a principal ----------------------------------------------------------------------------------------
@@ -58,7 +58,8 @@ def new_token(path: Path, name: str, role: Role) -> str:
     """Adds a token to the file, which is made if it is not there, and returns it: only its digest is kept."""
     if not name or len(name) > 100 or any(c.isspace() or not c.isprintable() or c == "#" for c in name):
         raise UsageError(
-            "the name of a token has to be 1 to 100 printable characters without blanks and without #", "Choose another name."
+            "the name of a token has to be 1 to 100 printable characters without blanks and without #",
+            "Choose another name.",
         )
     if path.exists():
         _lines(path)
@@ -78,7 +79,9 @@ def _lines(path: Path) -> list[tuple[Principal, bytes]]:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         words = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"{path}: the token file cannot be read: {words}", "Make one: pgvigil token create NAME.") from error
+        raise UsageError(
+            f"{path}: the token file cannot be read: {words}", "Make one: pgvigil token create NAME."
+        ) from error
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -86,14 +89,18 @@ def _lines(path: Path) -> list[tuple[Principal, bytes]]:
         words_of_line = line.split()
         try:
             name, role, digest = words_of_line
-            found.append((Principal(name, role), bytes.fromhex(digest)))  # type: ignore[arg-type]
-            if len(found[-1][1]) != 32:
-                raise ValueError
+            found.append((Principal(name, role), _digest(digest)))  # type: ignore[arg-type]
         except ValueError:
             raise UsageError(
                 f"{path}:{number}: this is no token", "A line is: NAME ROLE SHA256, the role being viewer or admin."
             ) from None
     return found
+
+
+def _digest(text: str) -> bytes:
+    if len(digest := bytes.fromhex(text)) != 32:
+        raise ValueError("a SHA-256 has 32 bytes")
+    return digest
 
 
 def tokens(path: Path | str) -> Authorize:
@@ -132,7 +139,9 @@ def trusted_proxy(networks: Iterable[str], header: str, admins: Iterable[str] = 
         except ValueError as error:
             raise UsageError(f"{network} is no network", "Write it as 10.0.0.0/8 or 127.0.0.1/32.") from error
     if not trusted or not header:
-        raise UsageError("a trusted proxy needs a network and a header", "Give --trust-proxy CIDR and --user-header NAME.")
+        raise UsageError(
+            "a trusted proxy needs a network and a header", "Give --trust-proxy CIDR and --user-header NAME."
+        )
     admin_names = frozenset(admins)
 
     async def authorize(request: Request) -> Principal | None:
@@ -180,12 +189,12 @@ class Access:
         offered = "authorization" in request.headers
         if offered and not self._limiter.test(self._failures, "failures", peer):
             raise self._too_many(request, self._failures, "failures", peer)
+        found: Principal | None
         if inspect.iscoroutinefunction(self._authorize):
             found = await self._authorize(request)
         else:  # it may ask a database of its own
-            found = await anyio.to_thread.run_sync(self._authorize, request)
-            if inspect.isawaitable(found):
-                found = await found
+            answer = await anyio.to_thread.run_sync(self._authorize, request)
+            found = await answer if inspect.isawaitable(answer) else answer
         if found is not None and not isinstance(found, Principal):
             raise TypeError("authorize() has to return a Principal or None")
         if found is None and offered:

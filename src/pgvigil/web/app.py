@@ -107,6 +107,8 @@ def document(app: FastAPI) -> dict[str, Any]:
         template = "#/components/schemas/{model}"
         schema = problems.ProblemDocument.model_json_schema(ref_template=template)
         schemas |= schema.pop("$defs", {}) | {"ProblemDocument": schema}
+        batch = executions.NewExecutions.model_json_schema(ref_template=template)
+        schemas |= batch.pop("$defs", {}) | {"NewExecutions": batch}
         made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         app.openapi_schema = made
     return app.openapi_schema

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 
 import psycopg
 from psycopg import pq
@@ -84,21 +85,9 @@ def connect(conninfo: str, deadline: float) -> psycopg.Connection:
 
     Not by psycopg.connect: its shortest timeout is two seconds.
     """
-    from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
-
     pgconn = pq.PGconn.connect_start(conninfo.encode())
     try:
-        status = pq.PollingStatus.WRITING
-        while True:
-            if pgconn.status == pq.ConnStatus.BAD or status == pq.PollingStatus.FAILED:
-                raise psycopg.OperationalError(pgconn.get_error_message())
-            if status == pq.PollingStatus.OK:
-                break
-            with DefaultSelector() as selector:  # the socket may be another one after each step
-                selector.register(pgconn.socket, EVENT_READ if status == pq.PollingStatus.READING else EVENT_WRITE)
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise psycopg.OperationalError("the server does not answer")
-            status = pgconn.connect_poll()
+        _complete(pgconn, deadline)
         pgconn.nonblocking = 1
         connection: psycopg.Connection = psycopg.Connection(pgconn)
     except BaseException:
@@ -107,3 +96,15 @@ def connect(conninfo: str, deadline: float) -> psycopg.Connection:
     connection.autocommit = True
     connection.prepare_threshold = None  # a pooler in between must not meet prepared statements
     return connection
+
+
+def _complete(pgconn: pq.abc.PGconn, deadline: float) -> None:
+    status: int = pq.PollingStatus.WRITING
+    while status != pq.PollingStatus.OK:
+        if pgconn.status == pq.ConnStatus.BAD or status == pq.PollingStatus.FAILED:
+            raise psycopg.OperationalError(pgconn.get_error_message())
+        with DefaultSelector() as selector:  # the socket may be another one after each step
+            selector.register(pgconn.socket, EVENT_READ if status == pq.PollingStatus.READING else EVENT_WRITE)
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise psycopg.OperationalError("the server does not answer")
+        status = pgconn.connect_poll()

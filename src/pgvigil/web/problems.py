@@ -173,7 +173,7 @@ class Guard:
         except Exception:  # whatever it is, its text goes into the log only
             from pgvigil.live.scrub import hide_secrets
 
-            _log.error("a request failed by a defect of pgvigil: %s", hide_secrets(traceback.format_exc()))  # noqa: TRY400
+            _log.error("a request failed by a defect of pgvigil: %s", hide_secrets(traceback.format_exc()))
             if started:
                 raise
             await Problem(500, "defect", "This is a defect of pgvigil").response()(scope, receive, send)

@@ -21,7 +21,7 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
 from pgvigil.database import Target
-from pgvigil.errors import PgvigilError
+from pgvigil.errors import PgvigilError, PreconditionError
 from pgvigil.live.own_transaction import find_tables, in_query, own_transaction
 from pgvigil.live.rows import EXECUTION
 from pgvigil.web import deadline, problems
@@ -31,7 +31,12 @@ _log = logging.getLogger("pgvigil.web")
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 
-_NOT_MIGRATED: Final = (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedColumn, errors.InvalidSchemaName)
+_NOT_MIGRATED: Final = (
+    errors.UndefinedTable,
+    errors.UndefinedFunction,
+    errors.UndefinedColumn,
+    errors.InvalidSchemaName,
+)
 _TOO_SLOW: Final = (errors.QueryCanceled, errors.LockNotAvailable)
 _inherited: list[Connection] = []  # a forked child leaves its parent's connections alone, and open
 
@@ -91,7 +96,9 @@ class Store:
         began = time.monotonic()
         if self._asking >= self._most:
             raise problems.busy()
-        return await anyio.to_thread.run_sync(lambda: self.call(question, began=began, **options), limiter=self._limiter())
+        return await anyio.to_thread.run_sync(
+            lambda: self.call(question, began=began, **options), limiter=self._limiter()
+        )
 
     async def shared(self, key: str, seconds: float, question: Callable[[Connection], T]) -> T:
         """As `ask`; an answer serves all who ask within `seconds`, and those who ask meanwhile wait for the same one."""
@@ -100,9 +107,9 @@ class Store:
         loop = asyncio.get_running_loop()
         known = self._answers.get(key)
         if known and known[0] is loop:
-            _, expires, task = known
-            if not task.done() or (time.monotonic() < expires and not task.cancelled() and not task.exception()):
-                return cast("T", await asyncio.shield(task))
+            _, expires, asked = known
+            if not asked.done() or (time.monotonic() < expires and not asked.cancelled() and not asked.exception()):
+                return cast("T", await asyncio.shield(asked))
 
         async def answer() -> T:
             result = await self.ask(question)
@@ -191,7 +198,11 @@ class Store:
         self, connection: Connection, question: Callable[[Connection], T], until: float, *, writing: bool
     ) -> T:
         if not self._tables:
-            self._tables = find_tables(connection, writing=False)
+            try:
+                self._tables = find_tables(connection, writing=False)
+            except PreconditionError:
+                connection.execute(b"SELECT FROM pgvigil.migrations LIMIT 0")  # whether it is a right that is missing
+                raise
         left = max(0.05, min(self._statement_timeout, (until - time.monotonic()) * 0.8))
         if writing:
             left = max(0.05, (until - time.monotonic()) * 0.8)

@@ -1,0 +1,60 @@
+"""How answers are written, and how bodies are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from pgvigil.web.problems import of_status
+
+NO_NUL: Final = r"^[^\x00]+$"  # PostgreSQL stores none
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def as_json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Rows: nobody keeps them on the way."""
+    headers = {"Cache-Control": "private, no-store"} | (headers or {})
+    return Response(json.dumps(document, default=_plain), status, headers, "application/json")
+
+
+def fresh(request: Request, document: Any) -> Response:
+    """State and aggregates: whoever has the same already gets 304."""
+    body = json.dumps(document, default=_plain)
+    tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
+    headers = {"Cache-Control": "private, no-cache", "ETag": tag}
+    asked = request.headers.get("if-none-match", "")
+    if asked.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in asked.split(",")]:
+        return Response(None, 304, headers)
+    return Response(body, 200, headers, "application/json")
+
+
+async def bounded_body(request: Request, most: int) -> bytes:
+    """The body, never more of it in memory than that. Raises Problem."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > most:
+        raise of_status(413)
+    body = bytearray()
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > most:
+                raise of_status(413)
+    except ClientDisconnect:
+        raise of_status(400) from None
+    return bytes(body)
