@@ -107,7 +107,8 @@ CREATE TABLE pgvigil.operation_totals (
     calls      bigint NOT NULL,
     successful bigint NOT NULL,
     total_ms   bigint NOT NULL,
-    histogram  numeric NOT NULL
+    histogram  numeric NOT NULL,
+    since      timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls';
 COMMENT ON COLUMN pgvigil.operation_totals.operation IS 'The operation';
@@ -115,6 +116,7 @@ COMMENT ON COLUMN pgvigil.operation_totals.calls IS 'Rows counted';
 COMMENT ON COLUMN pgvigil.operation_totals.successful IS 'Those that succeeded';
 COMMENT ON COLUMN pgvigil.operation_totals.total_ms IS 'Sum of their durations, in milliseconds';
 COMMENT ON COLUMN pgvigil.operation_totals.histogram IS 'Their durations, as in performance_rollups';
+COMMENT ON COLUMN pgvigil.operation_totals.since IS 'When it was first counted: of many operations, /metrics names the first';
 COMMENT ON CONSTRAINT operation_totals_pkey ON pgvigil.operation_totals IS 'One row per operation';
 
 CREATE TABLE pgvigil.rollup_progress (

@@ -30,6 +30,7 @@ CREATE TABLE pgvigil.execution_totals (
     executions    bigint NOT NULL,
     seconds       double precision NOT NULL,
     bins          bigint[] NOT NULL,
+    since         timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT execution_totals_pkey PRIMARY KEY (database_type, status)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.execution_totals IS 'query_executions counted since the beginning, by engine and status; never falls';
@@ -38,6 +39,7 @@ COMMENT ON COLUMN pgvigil.execution_totals.status IS 'success, failed, timeout o
 COMMENT ON COLUMN pgvigil.execution_totals.executions IS 'Rows counted';
 COMMENT ON COLUMN pgvigil.execution_totals.seconds IS 'Sum of execution_time';
 COMMENT ON COLUMN pgvigil.execution_totals.bins IS 'How many took up to each of execution_bounds(), then how many took longer; not cumulative';
+COMMENT ON COLUMN pgvigil.execution_totals.since IS 'When it was first counted: of many engines, /metrics names the first';
 COMMENT ON CONSTRAINT execution_totals_pkey ON pgvigil.execution_totals IS 'One row per engine and status';
 
 CREATE TABLE pgvigil.event_totals (

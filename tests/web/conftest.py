@@ -17,7 +17,7 @@ from pgvigil.live import Recorder
 
 MANY = "1000000/minute"
 NOW = datetime.now(UTC).replace(microsecond=0)
-SECRET = "hunter2-must-not-show"
+SECRET = "hunter2-must-not-show"  # noqa: S105 - planted
 SCRIPT = "<script>alert(1)</script>"
 ESCAPE = "\x1b[31mred"
 

@@ -22,6 +22,7 @@ PATH = "/api/v1/executions"
 
 # What an answer is to nobody, a viewer, an admin. 422 and 404 are those of somebody who was let in, for what these tests send.
 OPEN, READ, WRITE = (200, 200, 200), (401, 200, 200), (401, 403, 422)
+NO_WORKER = (401, 503, 503)  # it was let in: there is nothing to tell
 ROUTES = {
     ("GET", "/livez"): OPEN,
     ("GET", "/readyz"): OPEN,
@@ -33,6 +34,13 @@ ROUTES = {
     ("GET", "/api/v1/executions/{user_id}/database-stats"): READ,
     ("GET", "/api/v1/executions/stats/global"): READ,
     ("GET", "/api/v1/executions/database-stats/global"): READ,
+    ("GET", "/admin/session-monitoring/status"): NO_WORKER,
+    ("GET", "/admin/session-monitoring/metrics"): NO_WORKER,
+    ("GET", "/admin/session-monitoring/summary"): NO_WORKER,
+    ("GET", "/admin/session-monitoring/alerts"): NO_WORKER,
+    ("GET", "/admin/session-monitoring/health"): (503, 503, 503),
+    ("GET", "/performance/{what}"): (308, 308, 308),
+    ("GET", "/metrics"): READ,
 }
 ROLES = (None, "viewer", "admin")
 
@@ -62,8 +70,8 @@ def test_each_route_lets_in_whom_it_should(
     serve: Serve, executions: Database, method: str, path: str, role: str | None
 ) -> None:
     client = serve(executions.url, role, records=True)
-    where = path.replace("{user_id}", "ada")
-    answer = client.request(method, where, json={} if method == "POST" else None)
+    where = path.replace("{user_id}", "ada").replace("{what}", "status")
+    answer = client.request(method, where, json={} if method == "POST" else None, follow_redirects=False)
     assert answer.status_code == ROUTES[method, path][ROLES.index(role)], answer.text
     if answer.status_code == 401:
         assert problem(answer) == "login-needed"

@@ -121,7 +121,7 @@ def test_where_there_is_no_execution_rate_and_times_are_null(admin: TestClient) 
     assert (found["total_executions"], found["success_rate"], found["avg_execution_time"]) == (0, None, None)
 
 
-def test_a_viewer_sees_no_text_and_no_document(viewer: TestClient, executions: Database) -> None:
+def test_a_viewer_sees_no_text_and_no_document(viewer: TestClient) -> None:
     [row] = viewer.get("/api/v1/executions?limit=1").json()["executions"]
     hidden = ("query", "error_message", "connection_params", "request_metadata", "response_metadata")
     assert [row[name] for name in hidden] == [None] * 5
@@ -234,7 +234,7 @@ def test_without_a_recorder_there_is_no_way_to_post(admin: TestClient) -> None:
     assert problem(admin.post(POST, json={"executions": []})) == "method-not-allowed"
 
 
-def test_an_answer_takes_one_question_besides_its_transaction(admin: TestClient, executions: Database) -> None:
+def test_an_answer_takes_one_question_besides_its_transaction(admin: TestClient) -> None:
     from pgvigil.web.store import Store
 
     asked: list[int] = []

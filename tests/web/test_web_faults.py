@@ -28,7 +28,7 @@ SLACK = 1.0  # of a loaded machine; a server that is waited for would take far l
 
 
 @pytest.fixture(scope="module")
-def server(pg: Server) -> Iterator[Mortal]:
+def server(pg: Server) -> Iterator[Mortal]:  # noqa: ARG001 - that this runs once
     """A server to stop and freeze, which all tests here share."""
     with Server(servers()[max(servers())], settings={"restart_after_crash": "on"}, in_memory=True) as server:
         assert cli.main(["setup", "--database-url", server.dsn()]) == 0
@@ -171,7 +171,7 @@ def test_an_older_revision_is_503_not_migrated(serve: Serve, fresh: Database) ->
 
 
 def test_a_wrong_password_is_503_and_in_no_answer_and_no_log(
-    serve: Serve, server: Mortal, pg: Server, caplog: pytest.LogCaptureFixture
+    serve: Serve, pg: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = pg.tcp_dsn("postgres")
     password = url.partition("@")[0].rpartition(":")[2]

@@ -307,7 +307,11 @@ _PROBLEM: Final[dict[str, Any]] = {
 
 def _require_one_segment(request: Request) -> None:
     """A user `a/stats` must not be answered with the statistics of a user `a`."""
-    if b"%2f" in request.scope.get("raw_path", b"").lower():
+    environ = request.scope.get("wsgi_environ", {})  # below Flask
+    raw = (
+        request.scope.get("raw_path", b"").decode("latin-1") or environ.get("REQUEST_URI") or environ.get("RAW_URI", "")
+    )
+    if "%2f" in raw.partition("?")[0].lower():
         raise problems.bad_parameter("path", "user_id", "A user with a slash: GET /api/v1/executions?user_id=…")
 
 

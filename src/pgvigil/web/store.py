@@ -100,7 +100,7 @@ class Store:
             lambda: self.call(question, began=began, **options), limiter=self._limiter()
         )
 
-    async def shared(self, key: str, seconds: float, question: Callable[[Connection], T]) -> T:
+    async def shared(self, key: str, seconds: float, question: Callable[[Connection], T], **options: Any) -> T:
         """As `ask`; an answer serves all who ask within `seconds`, and those who ask meanwhile wait for the same one."""
         import asyncio
 
@@ -112,7 +112,7 @@ class Store:
                 return cast("T", await asyncio.shield(asked))
 
         async def answer() -> T:
-            result = await self.ask(question)
+            result = await self.ask(question, **options)
             self._answers[key] = (loop, time.monotonic() + seconds, task)
             return result
 
@@ -280,7 +280,12 @@ class Store:
         self._closed = True
         self._drop_idle()
 
+    def table(self, name: str) -> str:
+        """A table of the application's schema, with that, as it is written into a query; known within a question."""
+        schema = self._tables[EXECUTION].rpartition(".")[0]
+        return in_query(f"{schema}.{name}")
+
     @property
     def executions(self) -> str:
-        """The qualified name of the table of executions, as it is written into a query; known within a question."""
-        return in_query(self._tables[EXECUTION])
+        """The table of executions."""
+        return self.table("query_executions")
