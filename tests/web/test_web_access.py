@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from fastapi.routing import APIRoute
@@ -41,6 +42,16 @@ ROUTES = {
     ("GET", "/admin/session-monitoring/health"): (503, 503, 503),
     ("GET", "/performance/{what}"): (308, 308, 308),
     ("GET", "/metrics"): READ,
+    ("GET", "/api/v1/sessions"): READ,
+    ("GET", "/api/v1/sessions/{id}"): (401, 404, 404),
+    ("GET", "/api/v1/sessions/{id}/timeline"): (401, 404, 404),
+    ("GET", "/api/v1/connections"): READ,
+    ("GET", "/api/v1/operations"): READ,
+    ("GET", "/api/v1/jobs"): READ,
+    ("GET", "/api/v1/health"): READ,
+    ("POST", "/api/v1/connections/{id}/kill"): (401, 403, 409),
+    ("POST", "/api/v1/sessions/{id}/archive"): (401, 403, 404),
+    ("POST", "/api/v1/sessions/{id}/reactivate"): (401, 403, 404),
 }
 ROLES = (None, "viewer", "admin")
 
@@ -70,7 +81,7 @@ def test_each_route_lets_in_whom_it_should(
     serve: Serve, executions: Database, method: str, path: str, role: str | None
 ) -> None:
     client = serve(executions.url, role, records=True)
-    where = path.replace("{user_id}", "ada").replace("{what}", "status")
+    where = path.replace("{user_id}", "ada").replace("{what}", "status").replace("{id}", str(UUID(int=1)))
     answer = client.request(method, where, json={} if method == "POST" else None, follow_redirects=False)
     assert answer.status_code == ROUTES[method, path][ROLES.index(role)], answer.text
     if answer.status_code == 401:

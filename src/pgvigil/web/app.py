@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgvigil import __version__, database
-from pgvigil.web import executions, metrics, problems, session_monitoring
+from pgvigil.web import dashboard_reads, executions, metrics, problems, session_monitoring
 from pgvigil.web.access import Access, Authorize
 from pgvigil.web.store import Store
 
@@ -62,6 +62,7 @@ def application(
     app.state.recorder = recorder
     app.include_router(_health(app))
     app.include_router(executions.router(app))
+    app.include_router(dashboard_reads.router(app))
     app.include_router(session_monitoring.router(app))
     app.include_router(metrics.router(app))
     app.add_exception_handler(problems.Problem, _problem)
