@@ -2782,7 +2782,8 @@ CREATE TABLE pgvigil.operation_totals (
     calls      bigint NOT NULL,
     successful bigint NOT NULL,
     total_ms   bigint NOT NULL,
-    histogram  numeric NOT NULL
+    histogram  numeric NOT NULL,
+    since      timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls';
 COMMENT ON COLUMN pgvigil.operation_totals.operation IS 'The operation';
@@ -2790,6 +2791,7 @@ COMMENT ON COLUMN pgvigil.operation_totals.calls IS 'Rows counted';
 COMMENT ON COLUMN pgvigil.operation_totals.successful IS 'Those that succeeded';
 COMMENT ON COLUMN pgvigil.operation_totals.total_ms IS 'Sum of their durations, in milliseconds';
 COMMENT ON COLUMN pgvigil.operation_totals.histogram IS 'Their durations, as in performance_rollups';
+COMMENT ON COLUMN pgvigil.operation_totals.since IS 'When it was first counted: of many operations, /metrics names the first';
 COMMENT ON CONSTRAINT operation_totals_pkey ON pgvigil.operation_totals IS 'One row per operation';
 
 CREATE TABLE pgvigil.rollup_progress (
@@ -3074,7 +3076,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'c790e03b5f862a9f76bc3b404333e7a35491056433d9d7bd919636216d7ca674', 'c2798c275dfc35943d51ca5928e55f0b8f7a74fa7f879326fc0617485b9b97ba', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '980d64b748bc429c15db7c4643a5310abd5e4e7405e006d321d08a3e65357120', 'dd2929e6cbd7db3201d348d050dfbf79e5320557354e1be09a557e7a77a9ef0e', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
@@ -5272,10 +5274,11 @@ END $$;
 DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, 'ed4055b02a97fb8ff41513fa2bf7f3ded16015cfeee1fe8f82403ac43c7013f8', '45eb2a21e4818f5c88af33e0cb75cdeb04b534759525b4f2f21a80073e6c7160', 0, '0.1.0'); END $$;
 
 -- ---------- 017_web.sql -----------------------------------------------------------------------------------------
--- What the web application reads at once: query executions by hour, engine and status, and counts that never fall, for Prometheus.
+-- What the web application reads at once: query executions by hour and day, engine and status, and counts that never fall, for Prometheus.
 -- Both are kept by job totals, which counts each row once, when it has come; rows that retention deletes later stay counted.
 
 CREATE TABLE pgvigil.execution_rollups (
+    bucket_width  text NOT NULL CONSTRAINT execution_rollups_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])),
     bucket        timestamptz NOT NULL,
     database_type varchar(50) NOT NULL,
     status        varchar(20) NOT NULL,
@@ -5284,10 +5287,11 @@ CREATE TABLE pgvigil.execution_rollups (
     seconds       double precision NOT NULL,
     longest       double precision,
     total_rows    numeric NOT NULL,
-    CONSTRAINT execution_rollups_pkey PRIMARY KEY (bucket, database_type, status)
+    CONSTRAINT execution_rollups_pkey PRIMARY KEY (bucket_width, bucket, database_type, status)
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE pgvigil.execution_rollups IS 'query_executions by hour, engine and status, for 400 days, up to totals_progress';
-COMMENT ON COLUMN pgvigil.execution_rollups.bucket IS 'The hour (UTC) in which they began';
+COMMENT ON TABLE pgvigil.execution_rollups IS 'query_executions by hour and by day (UTC), engine and status, for 400 days, up to totals_progress';
+COMMENT ON COLUMN pgvigil.execution_rollups.bucket_width IS 'hour or day';
+COMMENT ON COLUMN pgvigil.execution_rollups.bucket IS 'Where the hour or day begins: started_at of the rows counted';
 COMMENT ON COLUMN pgvigil.execution_rollups.database_type IS 'The engine';
 COMMENT ON COLUMN pgvigil.execution_rollups.status IS 'success, failed, timeout or error';
 COMMENT ON COLUMN pgvigil.execution_rollups.executions IS 'Rows counted';
@@ -5295,7 +5299,8 @@ COMMENT ON COLUMN pgvigil.execution_rollups.timed IS 'Those with an execution_ti
 COMMENT ON COLUMN pgvigil.execution_rollups.seconds IS 'Sum of their execution_time';
 COMMENT ON COLUMN pgvigil.execution_rollups.longest IS 'The longest of them; NULL: none is known';
 COMMENT ON COLUMN pgvigil.execution_rollups.total_rows IS 'Sum of total_rows';
-COMMENT ON CONSTRAINT execution_rollups_pkey ON pgvigil.execution_rollups IS 'One row per hour, engine and status';
+COMMENT ON CONSTRAINT execution_rollups_pkey ON pgvigil.execution_rollups IS 'One row per hour or day, engine and status';
+COMMENT ON CONSTRAINT execution_rollups_bucket_width_check ON pgvigil.execution_rollups IS 'A year is read as days, what is left of one as hours';
 
 -- By user it would be as long as the table itself. Bounds are those of pgvigil.execution_bounds().
 CREATE TABLE pgvigil.execution_totals (
@@ -5304,6 +5309,7 @@ CREATE TABLE pgvigil.execution_totals (
     executions    bigint NOT NULL,
     seconds       double precision NOT NULL,
     bins          bigint[] NOT NULL,
+    since         timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT execution_totals_pkey PRIMARY KEY (database_type, status)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.execution_totals IS 'query_executions counted since the beginning, by engine and status; never falls';
@@ -5312,6 +5318,7 @@ COMMENT ON COLUMN pgvigil.execution_totals.status IS 'success, failed, timeout o
 COMMENT ON COLUMN pgvigil.execution_totals.executions IS 'Rows counted';
 COMMENT ON COLUMN pgvigil.execution_totals.seconds IS 'Sum of execution_time';
 COMMENT ON COLUMN pgvigil.execution_totals.bins IS 'How many took up to each of execution_bounds(), then how many took longer; not cumulative';
+COMMENT ON COLUMN pgvigil.execution_totals.since IS 'When it was first counted: of many engines, /metrics names the first';
 COMMENT ON CONSTRAINT execution_totals_pkey ON pgvigil.execution_totals IS 'One row per engine and status';
 
 CREATE TABLE pgvigil.event_totals (
@@ -5399,10 +5406,16 @@ BEGIN
                    width_bucket(e.execution_time, pgvigil.execution_bounds()) AS place, e.execution_time = ANY (pgvigil.execution_bounds()) AS is_bound,
                    e.execution_time, e.total_rows
             FROM "{app}".query_executions e WHERE e.id >= from_id AND e.id <= to_id
-        ), hours AS (
-            INSERT INTO pgvigil.execution_rollups AS r (bucket, database_type, status, executions, timed, seconds, longest, total_rows)
-            SELECT f.bucket, f.database_type, f.status, count(*), count(f.execution_time), coalesce(sum(f.execution_time), 0), max(f.execution_time), coalesce(sum(f.total_rows), 0)
-            FROM found f WHERE f.bucket >= now() - interval '400 days' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        ), hours AS MATERIALIZED (
+            SELECT f.bucket, f.database_type, f.status, count(*) AS executions, count(f.execution_time) AS timed,
+                   coalesce(sum(f.execution_time), 0) AS seconds, max(f.execution_time) AS longest, coalesce(sum(f.total_rows), 0) AS total_rows
+            FROM found f WHERE f.bucket >= now() - interval '400 days' GROUP BY 1, 2, 3
+        ), rollups AS (
+            INSERT INTO pgvigil.execution_rollups AS r (bucket_width, bucket, database_type, status, executions, timed, seconds, longest, total_rows)
+            SELECT 'day', date_trunc('day', h.bucket, 'UTC'), h.database_type, h.status, sum(h.executions), sum(h.timed), sum(h.seconds), max(h.longest), sum(h.total_rows)
+            FROM hours h GROUP BY 2, 3, 4
+            UNION ALL
+            SELECT 'hour', h.* FROM hours h ORDER BY 1, 2, 3, 4
             ON CONFLICT ON CONSTRAINT execution_rollups_pkey DO UPDATE
             SET executions = r.executions + excluded.executions, timed = r.timed + excluded.timed, seconds = r.seconds + excluded.seconds,
                 longest = greatest(r.longest, excluded.longest), total_rows = r.total_rows + excluded.total_rows
@@ -5462,7 +5475,7 @@ COMMENT ON FUNCTION pgvigil.job_totals(integer) IS 'One step of job totals: a ba
 
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new query executions and session events');
 
--- Whole hours from the rollups, the first and broken one from the table, and from the table too what is not counted yet: the numbers are those of
+-- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not counted yet: the numbers are those of
 -- a sum over the table, as long as nothing was deleted from it.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.execution_window(stretch interval)
 RETURNS TABLE (database_type varchar, status varchar, executions bigint, timed bigint, seconds double precision, longest double precision, total_rows numeric)
@@ -5470,6 +5483,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET 
 DECLARE
     from_time  timestamptz := coalesce(now() - stretch, '-infinity');
     first_hour timestamptz := date_trunc('hour', from_time + interval '1 hour' - interval '1 microsecond', 'UTC');
+    first_day  timestamptz := date_trunc('day', first_hour + interval '24 hours' - interval '1 microsecond', 'UTC');
     tail       bigint;
 BEGIN
     IF stretch <= interval '0' OR stretch > interval '366 days' THEN
@@ -5480,7 +5494,10 @@ BEGIN
     RETURN QUERY
     SELECT w.database_type, w.status, sum(w.executions)::bigint, sum(w.timed)::bigint, sum(w.seconds), max(w.longest), sum(w.total_rows)
     FROM (SELECT r.database_type, r.status, r.executions, r.timed, r.seconds, r.longest, r.total_rows
-          FROM pgvigil.execution_rollups r WHERE r.bucket >= first_hour
+          FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'day' AND r.bucket >= first_day
+          UNION ALL
+          SELECT r.database_type, r.status, r.executions, r.timed, r.seconds, r.longest, r.total_rows
+          FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'hour' AND r.bucket >= first_hour AND r.bucket < first_day
           UNION ALL
           SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0), max(e.execution_time), coalesce(sum(e.total_rows), 0)
           FROM "{app}".query_executions e WHERE e.started_at >= from_time AND e.started_at < first_hour AND e.id < tail GROUP BY 1, 2
@@ -5502,7 +5519,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '79b24d43e53959681881808dee970e04ad4f1cf5ca63d78b7d22df4c5bd0d9dd', '17a2dd4ba3ccc21d951be48611c199799ea1db9a97f7c0d9721a47bea74b4ad1', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '7a347975a185d5847b9d0e0f73a15eb56938b28d6c52f56937dbd57d92074d3e', '4a11130e5854161fc264344e52395fc1324cbc9bab25473740ff0dda30488729', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
 

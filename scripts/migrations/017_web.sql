@@ -1,7 +1,8 @@
--- What the web application reads at once: query executions by hour, engine and status, and counts that never fall, for Prometheus.
+-- What the web application reads at once: query executions by hour and day, engine and status, and counts that never fall, for Prometheus.
 -- Both are kept by job totals, which counts each row once, when it has come; rows that retention deletes later stay counted.
 
 CREATE TABLE pgvigil.execution_rollups (
+    bucket_width  text NOT NULL CONSTRAINT execution_rollups_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])),
     bucket        timestamptz NOT NULL,
     database_type varchar(50) NOT NULL,
     status        varchar(20) NOT NULL,
@@ -10,10 +11,11 @@ CREATE TABLE pgvigil.execution_rollups (
     seconds       double precision NOT NULL,
     longest       double precision,
     total_rows    numeric NOT NULL,
-    CONSTRAINT execution_rollups_pkey PRIMARY KEY (bucket, database_type, status)
+    CONSTRAINT execution_rollups_pkey PRIMARY KEY (bucket_width, bucket, database_type, status)
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE pgvigil.execution_rollups IS 'query_executions by hour, engine and status, for 400 days, up to totals_progress';
-COMMENT ON COLUMN pgvigil.execution_rollups.bucket IS 'The hour (UTC) in which they began';
+COMMENT ON TABLE pgvigil.execution_rollups IS 'query_executions by hour and by day (UTC), engine and status, for 400 days, up to totals_progress';
+COMMENT ON COLUMN pgvigil.execution_rollups.bucket_width IS 'hour or day';
+COMMENT ON COLUMN pgvigil.execution_rollups.bucket IS 'Where the hour or day begins: started_at of the rows counted';
 COMMENT ON COLUMN pgvigil.execution_rollups.database_type IS 'The engine';
 COMMENT ON COLUMN pgvigil.execution_rollups.status IS 'success, failed, timeout or error';
 COMMENT ON COLUMN pgvigil.execution_rollups.executions IS 'Rows counted';
@@ -21,7 +23,8 @@ COMMENT ON COLUMN pgvigil.execution_rollups.timed IS 'Those with an execution_ti
 COMMENT ON COLUMN pgvigil.execution_rollups.seconds IS 'Sum of their execution_time';
 COMMENT ON COLUMN pgvigil.execution_rollups.longest IS 'The longest of them; NULL: none is known';
 COMMENT ON COLUMN pgvigil.execution_rollups.total_rows IS 'Sum of total_rows';
-COMMENT ON CONSTRAINT execution_rollups_pkey ON pgvigil.execution_rollups IS 'One row per hour, engine and status';
+COMMENT ON CONSTRAINT execution_rollups_pkey ON pgvigil.execution_rollups IS 'One row per hour or day, engine and status';
+COMMENT ON CONSTRAINT execution_rollups_bucket_width_check ON pgvigil.execution_rollups IS 'A year is read as days, what is left of one as hours';
 
 -- By user it would be as long as the table itself. Bounds are those of pgvigil.execution_bounds().
 CREATE TABLE pgvigil.execution_totals (
@@ -127,10 +130,16 @@ BEGIN
                    width_bucket(e.execution_time, pgvigil.execution_bounds()) AS place, e.execution_time = ANY (pgvigil.execution_bounds()) AS is_bound,
                    e.execution_time, e.total_rows
             FROM "{app}".query_executions e WHERE e.id >= from_id AND e.id <= to_id
-        ), hours AS (
-            INSERT INTO pgvigil.execution_rollups AS r (bucket, database_type, status, executions, timed, seconds, longest, total_rows)
-            SELECT f.bucket, f.database_type, f.status, count(*), count(f.execution_time), coalesce(sum(f.execution_time), 0), max(f.execution_time), coalesce(sum(f.total_rows), 0)
-            FROM found f WHERE f.bucket >= now() - interval '400 days' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        ), hours AS MATERIALIZED (
+            SELECT f.bucket, f.database_type, f.status, count(*) AS executions, count(f.execution_time) AS timed,
+                   coalesce(sum(f.execution_time), 0) AS seconds, max(f.execution_time) AS longest, coalesce(sum(f.total_rows), 0) AS total_rows
+            FROM found f WHERE f.bucket >= now() - interval '400 days' GROUP BY 1, 2, 3
+        ), rollups AS (
+            INSERT INTO pgvigil.execution_rollups AS r (bucket_width, bucket, database_type, status, executions, timed, seconds, longest, total_rows)
+            SELECT 'day', date_trunc('day', h.bucket, 'UTC'), h.database_type, h.status, sum(h.executions), sum(h.timed), sum(h.seconds), max(h.longest), sum(h.total_rows)
+            FROM hours h GROUP BY 2, 3, 4
+            UNION ALL
+            SELECT 'hour', h.* FROM hours h ORDER BY 1, 2, 3, 4
             ON CONFLICT ON CONSTRAINT execution_rollups_pkey DO UPDATE
             SET executions = r.executions + excluded.executions, timed = r.timed + excluded.timed, seconds = r.seconds + excluded.seconds,
                 longest = greatest(r.longest, excluded.longest), total_rows = r.total_rows + excluded.total_rows
@@ -190,7 +199,7 @@ COMMENT ON FUNCTION pgvigil.job_totals(integer) IS 'One step of job totals: a ba
 
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new query executions and session events');
 
--- Whole hours from the rollups, the first and broken one from the table, and from the table too what is not counted yet: the numbers are those of
+-- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not counted yet: the numbers are those of
 -- a sum over the table, as long as nothing was deleted from it.
 CREATE FUNCTION pgvigil.execution_window(stretch interval)
 RETURNS TABLE (database_type varchar, status varchar, executions bigint, timed bigint, seconds double precision, longest double precision, total_rows numeric)
@@ -198,6 +207,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET 
 DECLARE
     from_time  timestamptz := coalesce(now() - stretch, '-infinity');
     first_hour timestamptz := date_trunc('hour', from_time + interval '1 hour' - interval '1 microsecond', 'UTC');
+    first_day  timestamptz := date_trunc('day', first_hour + interval '24 hours' - interval '1 microsecond', 'UTC');
     tail       bigint;
 BEGIN
     IF stretch <= interval '0' OR stretch > interval '366 days' THEN
@@ -208,7 +218,10 @@ BEGIN
     RETURN QUERY
     SELECT w.database_type, w.status, sum(w.executions)::bigint, sum(w.timed)::bigint, sum(w.seconds), max(w.longest), sum(w.total_rows)
     FROM (SELECT r.database_type, r.status, r.executions, r.timed, r.seconds, r.longest, r.total_rows
-          FROM pgvigil.execution_rollups r WHERE r.bucket >= first_hour
+          FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'day' AND r.bucket >= first_day
+          UNION ALL
+          SELECT r.database_type, r.status, r.executions, r.timed, r.seconds, r.longest, r.total_rows
+          FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'hour' AND r.bucket >= first_hour AND r.bucket < first_day
           UNION ALL
           SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0), max(e.execution_time), coalesce(sum(e.total_rows), 0)
           FROM "{app}".query_executions e WHERE e.started_at >= from_time AND e.started_at < first_hour AND e.id < tail GROUP BY 1, 2

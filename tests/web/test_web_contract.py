@@ -18,6 +18,7 @@ from schemathesis import GenerationMode
 
 from conftest import Database
 from web.conftest import Serve
+from web.test_web_monitoring import report
 
 pytestmark = pytest.mark.client_side
 EXAMPLES = int(os.environ.get("PGVIGIL_CONTRACT_EXAMPLES", "3"))
@@ -57,6 +58,7 @@ def cases_of(app: Any) -> list[Any]:
 
 
 def test_each_answer_is_one_that_the_document_names(serve: Serve, executions: Database) -> None:
+    report(executions, "contract")
     client = serve(executions.url, None, records=True)
     sent: list[int] = []
 

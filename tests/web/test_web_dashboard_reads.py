@@ -168,7 +168,9 @@ def test_a_login_of_the_web_service_has_the_rights_of_admins_for_the_action_only
         assert client.post(f"/api/v1/sessions/{id}/reactivate", json={}).json()["ok"] is True
         assert problem(client.post(f"/api/v1/sessions/{uuid4()}/archive", json={})) == "not-found"
         store = client.app.state.store  # type: ignore[attr-defined]
-        assert store.call(lambda connection: connection.execute("SELECT current_user").fetchone()) == ("web_login" if newest else "pgvigil_reader",)
+        assert store.call(lambda connection: connection.execute("SELECT current_user").fetchone()) == (
+            "web_login" if newest else "pgvigil_reader",
+        )
     finally:
         fresh.execute("DROP OWNED BY web_login")
         fresh.execute("DROP ROLE web_login")

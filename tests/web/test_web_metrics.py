@@ -306,3 +306,19 @@ def test_every_query_of_the_dashboard_finds_something(prometheus: tuple[str, int
 def test_a_name_that_is_misspelt_would_find_nothing(prometheus: tuple[str, int]) -> None:
     where, now = prometheus
     assert ask(where, "sum(pgvigil_sesions)", now) == []
+
+
+def test_the_page_names_every_metric(serve: Serve, watched: Database) -> None:
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    named: set[str] = set()
+    for cell in re.findall(r"^\| (`pgvigil_.*?) \|", page, re.MULTILINE):
+        before = ""
+        for name in re.findall(r"`([a-z_{},]+)`", cell):
+            # `a_b_c`, `_d` is short for a_b_c and a_b_d.
+            whole = name if name.startswith("pgvigil_") else before.rpartition("_")[0] + name
+            before = whole if name.startswith("pgvigil_") else before
+            start, _, rest = whole.partition("{")
+            ends, _, end = rest.partition("}")
+            named |= {start + one + end for one in ends.split(",")} if rest else {whole}
+    there = {re.sub("_(bucket|sum|count)$", "", name.partition("{")[0]) for name in read(serve, watched)}
+    assert named == there

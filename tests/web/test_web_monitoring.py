@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urljoin
@@ -13,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from conftest import Database, Templates, _new_database
+from conftest import PROJECT, Database, Templates, _new_database, application
 from pgvigil import web
 from pgvigil.web.flask import PgvigilFlask
 from web.conftest import ESCAPE, MANY, SCRIPT, Serve, by_header, problem
@@ -114,6 +115,12 @@ def test_one_application_that_is_ill_does_not_hide_behind_many_that_are_well(ser
 @pytest.mark.parametrize("what", ["status", "metrics", "summary", "alerts", "health"])
 def test_where_no_worker_is_alive_there_are_no_numbers(serve: Serve, monitored: Database, what: str) -> None:
     answer = serve(monitored.url).get(f"{BASE}/{what}?application=ended")
+    assert answer.status_code == 404
+    assert problem(answer) == "no-worker"
+
+
+def test_health_is_503_where_no_worker_is_alive_at_all(serve: Serve, executions: Database) -> None:
+    answer = serve(executions.url, None).get(f"{BASE}/health")
     assert answer.status_code == 503
     assert problem(answer) == "no-worker"
     assert "retry-after" in answer.headers
@@ -227,3 +234,21 @@ def test_names_that_others_gave_are_data_and_no_more(serve: Serve, fresh: Databa
         assert "\x1b" not in answer.text
         assert "html" not in answer.headers["content-type"]
     assert client.get(f"{BASE}/status").json()["applications"][0]["application"] == SCRIPT + ESCAPE
+
+
+# --- the pages about it --------------------------------------------------------------------------------------------------
+
+
+def test_examples_of_the_page_work(monitored: Database) -> None:
+    page = (PROJECT / "docs/api.md").read_text()
+    fastapi_, flask_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    asking = """
+from starlette.testclient import TestClient
+client = TestClient(app)
+print([client.get("/pgvigil/api/v1/executions", headers=headers).status_code for headers in ({}, {"x-user": "ann"})])
+"""
+    with application(fastapi_ + asking, environment={"DATABASE_URL": monitored.url}) as process:
+        assert process.communicate(timeout=60)[0] == "[401, 200]\n"
+    asking = 'print([app.test_client().get(path).status_code for path in ("/pgvigil/readyz", "/admin/session-monitoring/status")])'
+    with application(flask_ + asking, environment={"DATABASE_URL": monitored.url}) as process:
+        assert process.communicate(timeout=60)[0] == "[200, 200]\n"

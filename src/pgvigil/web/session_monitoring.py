@@ -117,13 +117,13 @@ def _rows(connection: Connection) -> list[tuple[Any, ...]]:
     return connection.execute(_READ).fetchall()
 
 
-def _select(rows: list[tuple[Any, ...]], application: str | None) -> _Read:
+def _select(rows: list[tuple[Any, ...]], application: str | None, missing: int = 404) -> _Read:
     """Raises Problem where no worker is alive: there are no numbers then, not zeros."""
     alive = [row for row in rows if row[2] and application in (None, row[0])]
     if not alive:
         which = "No worker of this application" if application else "No worker"
         raise Problem(
-            503, "no-worker", f"{which} was seen within three of its intervals",
+            missing, "no-worker", f"{which} was seen within three of its intervals",
             "Is the application running, and does it reach the database? Its log says when it cannot report.",
             headers={"Retry-After": "10"},
         )  # fmt: skip
@@ -168,13 +168,13 @@ def router(app: FastAPI) -> APIRouter:
     Anybody = Annotated[Principal | None, Depends(app.state.access.anybody)]
     router = APIRouter(tags=["session monitor"])
 
-    async def read(application: str | None) -> _Read:
-        return _select(await store.shared("session monitor", _KEPT, _rows), application)
+    async def read(application: str | None, missing: int = 404) -> _Read:
+        return _select(await store.shared("session monitor", _KEPT, _rows), application, missing)
 
     def route(path: str, model: type[BaseModel], summary: str) -> Any:
         return router.get(
             f"/admin/session-monitoring{path}", response_model=None, summary=summary,
-            responses={200: {"model": model}, **problems.DOCUMENTED},
+            responses={200: {"model": model}, 404: {**problems.DOCUMENTED[401], "description": "No worker is alive"}, **problems.DOCUMENTED},
         )  # fmt: skip
 
     @route("/status", Status, "Is all well, and with which application")  # type: ignore[untyped-decorator]
@@ -218,13 +218,14 @@ def router(app: FastAPI) -> APIRouter:
 
     @router.get(
         "/admin/session-monitoring/health", response_model=None, summary="For load balancers: 503 where it is unhealthy",
-        responses={200: {"model": HealthAnswer}, 429: problems.DOCUMENTED[429], 422: problems.DOCUMENTED[422],
+        responses={200: {"model": HealthAnswer}, 404: {**problems.DOCUMENTED[401], "description": "No worker of that application is alive"}, 429: problems.DOCUMENTED[429], 422: problems.DOCUMENTED[422],
                    503: {"description": "Unhealthy, or not known", "content": {
                        "application/json": {"schema": {"$ref": "#/components/schemas/HealthAnswer"}},
                        **problems.DOCUMENTED[503]["content"]}}},
     )  # fmt: skip
     async def health(principal: Anybody, application: Name = None) -> Response:
-        found = await read(application if principal else None)
+        wanted = application if principal else None
+        found = await read(wanted, 404 if wanted else 503)
         worst, issues = _worst(found)
         body: dict[str, Any] = {"status": worst, "timestamp": found.at.isoformat()}
         if principal:
