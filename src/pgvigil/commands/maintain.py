@@ -7,7 +7,7 @@ import argparse
 from pgvigil import project
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
-from pgvigil.text import one_line, page
+from pgvigil.text import counted, one_line, page
 
 SUMMARY = "the regular jobs: preview and accept them, run one now, run what is due, their status"
 
@@ -46,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
     from pgvigil.operate import consent, maintain
     from pgvigil.operate.upkeep import Options
-    from pgvigil.operate.words import counted
 
     target = required_target(arguments)
     if arguments.action == "status":

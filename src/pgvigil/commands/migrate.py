@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from pgvigil import database
+from pgvigil import database, project
 from pgvigil.commands.common import options, runs
 from pgvigil.commands.common.target import required_target
-from pgvigil.errors import PgvigilError
+from pgvigil.errors import PgvigilError, UsageError
 from pgvigil.text import print_script
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ SUMMARY = "bring an existing database to the schema: backup, migrations, validat
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     options.add_schema(options.add_database(command))
-    command.add_argument("--dry-run", action="store_true", help="print plan and SQL, change nothing")
+    command.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
+    command.add_argument("--sql", action="store_true", help="with --dry-run: print the SQL instead of the plan")
     options.add_json(command, "print one JSON document on stdout instead of the report")
     command.add_argument(
         "--to", metavar="REVISION",
@@ -50,17 +52,22 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import runner
+    from pgvigil.build import plan_report, runner
     from pgvigil.display import journal
 
     target, options = required_target(arguments), runs.options_of(arguments)
+    if arguments.sql and (arguments.json or not arguments.dry_run):
+        raise UsageError("--sql prints the SQL of --dry-run", "Add --dry-run, and leave out --json.")
     if arguments.dry_run:
         with journal() as tell:
-            run = runner.plan_only(target, options, tell)
+            run, plan = runner.plan_only(target, options, tell)
         if arguments.json:
-            print(json.dumps(tell.document | {"exit_code": 0}, indent=2))
-        else:
+            print(json.dumps(tell.document | {"details": asdict(plan), "exit_code": 0}, indent=2, default=str))
+        elif arguments.sql:
             print_script(_plan_as_sql(run), sys.stdout)
+        else:
+            command = project.command("migrate", schema=run.schema, option=target.option)
+            print(plan_report.text(plan, migrate=command))
         return 0
     try:
         with journal() as tell:

@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         f'restored "{one_line(done.database)}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
     )
     print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{one_line(done.kept)}"')
+    kept = '"' + done.kept.replace('"', '""') + '"'
+    print(f"  to delete it, when it is needed no longer, in psql: DROP DATABASE {one_line(kept)};")
     for finding in done.findings:
         print(block(f"  note    as in the backup: {finding}"))
     return 0

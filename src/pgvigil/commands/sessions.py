@@ -42,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         found = sessions.active(target)
         if arguments.json:
             print(output.json_text([asdict(session) for session in found]))
+        elif not found:
+            print("no session is registered: an application registers its connections with pgvigil.instrument()")
         for session in [] if arguments.json else found:
             who = f"{session.username} ({session.application_name})" if session.application_name else session.username
             since = f"{session.start_time:%Y-%m-%d %H:%M:%S%z}"
