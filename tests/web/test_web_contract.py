@@ -21,7 +21,7 @@ from web.conftest import Serve
 from web.test_web_monitoring import report
 
 pytestmark = pytest.mark.client_side
-EXAMPLES = int(os.environ.get("PGVIGIL_CONTRACT_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("PGVIGIL_CONTRACT_EXAMPLES", "1"))
 
 
 def _cursor(place: tuple[datetime, int]) -> str:

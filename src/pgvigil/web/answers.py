@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -27,10 +28,22 @@ def _plain(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
+# What steers a terminal or hides text, as pgvigil.text has it; and what begins a tag, should somebody take JSON for HTML.
+_UNSEEN: Final = re.compile("[\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
+                            "\uffa0\ufff0-\ufffb<]")  # fmt: skip
+
+
+def written(json_text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer of JSON that the server has made, or we: the same value, with nothing in it that does harm where it is shown."""
+    headers = {"Cache-Control": "private, no-store"} | (headers or {})
+    return Response(
+        _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text), status, headers, "application/json"
+    )
+
+
 def as_json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Rows: nobody keeps them on the way."""
-    headers = {"Cache-Control": "private, no-store"} | (headers or {})
-    return Response(json.dumps(document, default=_plain), status, headers, "application/json")
+    return written(json.dumps(document, default=_plain), status, headers)
 
 
 def fresh(request: Request, document: Any) -> Response:
@@ -41,7 +54,7 @@ def fresh(request: Request, document: Any) -> Response:
     asked = request.headers.get("if-none-match", "")
     if asked.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in asked.split(",")]:
         return Response(None, 304, headers)
-    return Response(body, 200, headers, "application/json")
+    return written(body, 200, headers)
 
 
 async def bounded_body(request: Request, most: int) -> bytes:

@@ -2,6 +2,7 @@
 
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
 import base64
+import json
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -14,7 +15,7 @@ from starlette.responses import Response
 
 from pgvigil.web import problems
 from pgvigil.web.access import Principal
-from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh
+from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh, written
 from pgvigil.web.problems import Problem
 from pgvigil.web.store import Connection, Store
 
@@ -253,9 +254,8 @@ def router(app: FastAPI) -> APIRouter:
     )
     async def sessions(_: Viewer, wanted: Annotated[_Filter, Depends()]) -> Response:
         texts, cursor = await store.ask(lambda connection: _page(connection, store, wanted))
-        head = as_json({"count": len(texts), "limit": wanted.limit, "next_cursor": cursor})
-        head.body = bytes(head.body)[:-1] + f', "sessions": [{",".join(texts)}]}}'.encode()
-        return Response(head.body, 200, {"Cache-Control": "private, no-store"}, "application/json")
+        head = json.dumps({"count": len(texts), "limit": wanted.limit, "next_cursor": cursor})
+        return written(f'{head[:-1]}, "sessions": [{",".join(texts)}]}}')
 
     @router.get(
         "/sessions/{id}",
@@ -266,7 +266,7 @@ def router(app: FastAPI) -> APIRouter:
     )
     async def session(principal: Viewer, id: Id) -> Response:
         text = await store.ask(lambda connection: _one(connection, store, id, private=principal.role != "admin"))
-        return Response(text, 200, {"Cache-Control": "private, no-store"}, "application/json")
+        return written(text)
 
     @router.get("/sessions/{id}/timeline", response_model=None, responses={200: {"model": Timeline}, **missing}, tags=["sessions"],
                 summary="What happened to a session")  # fmt: skip

@@ -16,7 +16,7 @@ from pgvigil.live import execution_queries as queries
 from pgvigil.live import rows
 from pgvigil.web import problems
 from pgvigil.web.access import Principal
-from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh
+from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh, written
 from pgvigil.web.problems import Problem
 from pgvigil.web.store import Connection, Store
 
@@ -338,12 +338,12 @@ async def _page(store: Store, request: Request, principal: Principal, page: _Pag
     cursor = queries.encoded(shown[-1][1], shown[-1][0]) if len(found) > page.limit else None
     head = {"user_id": user_id, "count": len(shown), "limit": page.limit, "offset": page.offset, "next_cursor": cursor}
     body = f'{json.dumps(head)[:-1]}, "executions": [{",".join(text for _, _, text in shown)}]}}'
-    headers = {"Cache-Control": "private, no-store"}
+    headers = {}
     if cursor:
         # Relative to the path that was asked, which a mount may have changed on the way to us.
         following = request.url.remove_query_params(["offset", "cursor"]).include_query_params(cursor=cursor)
         headers["Link"] = f'<?{following.query}>; rel="next"'
-    return Response(body, 200, headers, "application/json")
+    return written(body, 200, headers)
 
 
 def _rows(store: Store, connection: Connection, query: str, values: list[Any]) -> list[dict[str, Any]]:

@@ -65,8 +65,8 @@ def _histogram(
 
 
 def _label(value: Any) -> str:
-    """Names that others gave, without what steers a terminal."""
-    text = str(value)
+    """Names that others gave, without what steers a terminal or begins a tag: there is no way to spell these in a label."""
+    text = str(value).replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
