@@ -5086,10 +5086,10 @@ LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN coalesce((
         SELECT jsonb_object_agg(k.key, k.value)
-        FROM (SELECT e.key, CASE WHEN e.key ~ '^(peak|utilization)' THEN max((e.value #>> '{}')::numeric) ELSE sum((e.value #>> '{}')::numeric) END AS value
+        FROM (SELECT e.key, CASE WHEN e.key ~ '^(peak|utilization|busiest)' THEN max((e.value #>> '{}')::numeric) ELSE sum((e.value #>> '{}')::numeric) END AS value
               FROM unnest(documents) d (document) CROSS JOIN LATERAL jsonb_each(d.document) e GROUP BY e.key) k), '{}');
 END $$;
-COMMENT ON FUNCTION pgvigil.sum_monitors(jsonb[]) IS 'Counters or gauges of workers, added up by key; of peaks and utilizations the highest. A null counts as nothing';
+COMMENT ON FUNCTION pgvigil.sum_monitors(jsonb[]) IS 'Counters or gauges of workers, added up by key; of peaks, utilizations and the busiest process the highest. A null counts as nothing';
 
 CREATE FUNCTION pgvigil.sum_histograms(documents jsonb[]) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -5218,6 +5218,14 @@ GROUP BY r.application, r.reported_by;
 COMMENT ON VIEW pgvigil.session_monitor IS
     'What the workers of each application and login have counted, ended ones included; workers and gauges are of those seen within three of their intervals';
 
+-- An application that may report may see what came of it, so that its own command line needs no other login.
+CREATE FUNCTION pgvigil.own_session_monitor() RETURNS SETOF pgvigil.session_monitor
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT v.* FROM pgvigil.session_monitor v WHERE v.reported_by = session_user;
+END $$;
+COMMENT ON FUNCTION pgvigil.own_session_monitor() IS 'The rows of session_monitor that workers of this login have reported';
+
 -- Who may do what. A role that is not there is left out, as in 013.
 DO $$
 DECLARE
@@ -5232,13 +5240,13 @@ BEGIN
     END LOOP;
     FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_writer,pgvigil_admin}'::name[]) LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.register_monitor(uuid, text, text, integer, interval),
-            pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, boolean), pgvigil.set_monitor_logging(text, interval) TO %I', role_name);
+            pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, boolean), pgvigil.set_monitor_logging(text, interval), pgvigil.own_session_monitor() TO %I', role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_admin') THEN
         GRANT DELETE ON pgvigil.session_monitor_totals TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, '5bff2fe958cefeefe560e125a6880ff3f14ec238e695b0de5767580d0d5fee7b', '45c60491874b09cac5995196b14445bb3d22bcea977b3ba7f5820587028b4735', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, 'ed4055b02a97fb8ff41513fa2bf7f3ded16015cfeee1fe8f82403ac43c7013f8', '45eb2a21e4818f5c88af33e0cb75cdeb04b534759525b4f2f21a80073e6c7160', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('016'); END $$;
 

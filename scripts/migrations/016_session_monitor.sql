@@ -93,10 +93,10 @@ LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN coalesce((
         SELECT jsonb_object_agg(k.key, k.value)
-        FROM (SELECT e.key, CASE WHEN e.key ~ '^(peak|utilization)' THEN max((e.value #>> '{}')::numeric) ELSE sum((e.value #>> '{}')::numeric) END AS value
+        FROM (SELECT e.key, CASE WHEN e.key ~ '^(peak|utilization|busiest)' THEN max((e.value #>> '{}')::numeric) ELSE sum((e.value #>> '{}')::numeric) END AS value
               FROM unnest(documents) d (document) CROSS JOIN LATERAL jsonb_each(d.document) e GROUP BY e.key) k), '{}');
 END $$;
-COMMENT ON FUNCTION pgvigil.sum_monitors(jsonb[]) IS 'Counters or gauges of workers, added up by key; of peaks and utilizations the highest. A null counts as nothing';
+COMMENT ON FUNCTION pgvigil.sum_monitors(jsonb[]) IS 'Counters or gauges of workers, added up by key; of peaks, utilizations and the busiest process the highest. A null counts as nothing';
 
 CREATE FUNCTION pgvigil.sum_histograms(documents jsonb[]) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -225,6 +225,14 @@ GROUP BY r.application, r.reported_by;
 COMMENT ON VIEW pgvigil.session_monitor IS
     'What the workers of each application and login have counted, ended ones included; workers and gauges are of those seen within three of their intervals';
 
+-- An application that may report may see what came of it, so that its own command line needs no other login.
+CREATE FUNCTION pgvigil.own_session_monitor() RETURNS SETOF pgvigil.session_monitor
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT v.* FROM pgvigil.session_monitor v WHERE v.reported_by = session_user;
+END $$;
+COMMENT ON FUNCTION pgvigil.own_session_monitor() IS 'The rows of session_monitor that workers of this login have reported';
+
 -- Who may do what. A role that is not there is left out, as in 013.
 DO $$
 DECLARE
@@ -239,7 +247,7 @@ BEGIN
     END LOOP;
     FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_writer,pgvigil_admin}'::name[]) LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.register_monitor(uuid, text, text, integer, interval),
-            pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, boolean), pgvigil.set_monitor_logging(text, interval) TO %I', role_name);
+            pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, boolean), pgvigil.set_monitor_logging(text, interval), pgvigil.own_session_monitor() TO %I', role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_admin') THEN
         GRANT DELETE ON pgvigil.session_monitor_totals TO pgvigil_admin;

@@ -346,6 +346,34 @@ def parser(
         help="with kill: how long to wait for its end (default %(default)s)",
     )
     sessions.add_argument("--json", action="store_true", help="JSON instead of lines; with tail: one document a line")
+    monitoring = add("session-monitoring", "what the SQLAlchemy sessions of an application's workers do")
+    actions = monitoring.add_subparsers(required=True, metavar="ACTION", dest="action")
+    form = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    form.add_argument(
+        "--format", choices=("text", "json"), default="text", help="form of the report (default %(default)s)"
+    )
+    whose = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    whose.add_argument("--application", metavar="NAME", help="of this application (default: all that report)")
+    add("status", "workers, health, open sessions and pool; 3 when no worker is seen", where, whose, form, to=actions)
+    add("summary", "the metrics in words", where, whose, to=actions)
+    add("metrics", "all metrics", where, whose, form, to=actions)
+    alerts = add("alerts", "what is wrong; 1 when something is", where, whose, form, to=actions)
+    alerts.add_argument(
+        "--threshold",
+        type=_positive_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="an operation that takes longer is slow (default %(default)s)",
+    )
+    logging = add("enable-periodic-logging", "have each worker log its summary", where, to=actions)
+    logging.add_argument("--application", metavar="NAME", required=True, help="of this application")
+    logging.add_argument(
+        "--interval",
+        type=_seconds,
+        default=300,
+        metavar="SECONDS",
+        help="between two summaries, 1 to 86400; 0: none (default %(default)s)",
+    )
     health = add("health", "is the database in order: integrity, jobs, load, settings; 1 when it is not", where)
     health.add_argument("--json", action="store_true", help="one JSON document instead of the report")
     health.add_argument(
@@ -394,6 +422,13 @@ def _days(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e5:
         raise argparse.ArgumentTypeError(f"{text} is no number of days")
+    return value
+
+
+def _positive_seconds(text: str) -> float:
+    value = _seconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0 seconds")
     return value
 
 

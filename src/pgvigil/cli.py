@@ -135,7 +135,9 @@ def _fail(error: PgvigilError, arguments: argparse.Namespace | None) -> int:
     return error.exit_code
 
 
-_NAMED = re.compile(r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|sessions|server|spec) )?[a-z][a-z-]*)(?![\w.:])")
+_NAMED = re.compile(
+    r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|session-monitoring|sessions|server|spec) )?[a-z][a-z-]*)(?![\w.:])"
+)
 _SCRIPT = re.compile(r"(?<![\w/.-])scripts/((?:run-migration|setup-enhanced-db)\.sh)")
 _WITHOUT_DATABASE = ("init-sql", "server", "backup list", "backup prune", "spec schema", "spec tests")
 
@@ -170,6 +172,7 @@ def _command(name: str, module: str) -> Callable[[argparse.Namespace], int]:
 _MODULES = {
     "migration": ("setup", "migrate", "revert", "restore", "status", "init-sql", "server"),
     "verdict": ("validate", "spec"),
+    "session_monitoring": ("session-monitoring",),
     "operation": ("backup", "maintain", "sessions", "health", "profile", "explain", "sizes"),
 }
 _COMMANDS = {name: _command(name, module) for module, names in _MODULES.items() for name in names}

@@ -31,6 +31,12 @@ class ConnectError(PgvigilError):
     exit_code = 3
 
 
+class NoWorkerError(PgvigilError):
+    """No worker process reports, so there are no numbers, not even zeros."""
+
+    exit_code = 3
+
+
 class PreconditionError(PgvigilError):
     """The database is reachable but is not one this command may work on as it stands."""
 

@@ -1,6 +1,6 @@
 -- Workers report what they have counted; ended ones are added to the totals; the sum never falls.
 BEGIN;
-SELECT plan(36);
+SELECT plan(38);
 CREATE ROLE t_admin IN ROLE pgvigil_admin;
 CREATE ROLE t_writer IN ROLE pgvigil_writer;
 CREATE ROLE t_reader IN ROLE pgvigil_reader;
@@ -78,6 +78,8 @@ SELECT lives_ok('SELECT * FROM pgvigil.session_monitor, pgvigil.session_monitors
 SELECT throws_ok($$SELECT pgvigil.register_monitor(gen_random_uuid(), 'shop', 'host', 1, '10 s')$$, '42501', NULL, 'and does not report');
 SET LOCAL ROLE t_writer;
 SELECT throws_ok('SELECT * FROM pgvigil.session_monitors', '42501', NULL, 'a writer does not read');
+SELECT lives_ok('SELECT * FROM pgvigil.own_session_monitor()', 'but what came of its own workers');
+SELECT is((SELECT count(*) FROM pgvigil.own_session_monitor() WHERE reported_by <> session_user), 0::bigint, 'and of nobody else''s');
 SELECT throws_ok($$SELECT pgvigil.fold_monitors('{}')$$, '42501', NULL, 'nor folds');
 RESET ROLE;
 SELECT * FROM finish();
