@@ -109,10 +109,10 @@ def test_settings_of_database_and_role_do_not_stop_a_restore(
     assert call("pgvigil", "backup", "create", "--database-url", existing.url).returncode == 0
     (archive,) = (tmp_path / "backups of this test").glob("*.dump")
     done = call("pgvigil", "restore", archive, "--database-url", existing.url)
-    kept = re.search(r'kept as database "(.*)"', done.stdout)
-    assert (done.returncode, bool(kept)) == (0, True), done.stderr
+    printed = re.search(r"in psql: (DROP DATABASE .*;)", done.stdout)
+    assert (done.returncode, bool(printed)) == (0, True), done.stderr
     with psycopg.connect(existing.server.dsn(), autocommit=True) as conn:
-        conn.execute(f'DROP DATABASE "{kept[1]}"'.encode())  # type: ignore[index]
+        conn.execute(printed[1].encode())  # type: ignore[index]
 
 
 @pytest.mark.oldest_and_newest

@@ -102,6 +102,24 @@ FAULTS = [
         {"critical disabled_triggers", "critical foreign_keys_enabled"},
     ),
     Fault(
+        "function with its owner's rights that everybody may call",
+        "GRANT EXECUTE ON FUNCTION pgvigil.log_session_created() TO PUBLIC",
+        {"critical executable_by_everybody"},
+    ),
+    Fault(
+        "function with a superuser's rights",
+        "DO $$ BEGIN EXECUTE format('ALTER FUNCTION pgvigil.log_session_created() OWNER TO %I', session_user); END $$",
+        {"critical definers_of_superusers"},
+    ),
+    Fault(
+        "collation of an earlier library",
+        """CREATE TABLE sorted (word text COLLATE pg_c_utf8);
+           UPDATE pg_collation SET collversion = 'earlier' WHERE collname = 'pg_c_utf8'""",
+        {"warning collation_mismatches"},
+        mended=False,  # REINDEX DATABASE runs in no transaction
+        since=17,
+    ),
+    Fault(
         "session without foreign keys",
         "SET LOCAL session_replication_role = replica",
         {"critical foreign_keys_enabled"},

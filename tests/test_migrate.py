@@ -201,7 +201,7 @@ def test_each_step_back_can_be_taken_alone(call: Run, migrated: Database) -> Non
 @pytest.mark.client_side
 def test_a_dry_run_prints_the_sql_and_changes_nothing(call: Run, existing: Database) -> None:
     before = catalog(existing)
-    done = migrate(call, existing, "--dry-run")
+    done = migrate(call, existing, "--dry-run", "--sql")
     assert done.returncode == 0, done.stderr
     assert "CREATE TRIGGER log_session_lifecycle " in done.stdout
     assert done.stdout.endswith(f"{len(REVISIONS)} pending; nothing was changed\n")

@@ -146,7 +146,7 @@ def test_json_of_a_dry_run_is_the_plan(existing: Database, capfd: pytest.Capture
     plan = json.loads(capfd.readouterr().out)["plan"]
     assert (len(plan), plan[14]) == (
         len(REVISIONS),
-        {"name": "014_session_indexes", "transactional": False, "goes": "in"},
+        {"name": "014_session_indexes", "transactional": False, "goes": "in", "baselined": False},
     )
 
 

@@ -751,6 +751,12 @@ def test_a_call_that_means_no_session_is_refused(call: Run, bystander: World, wo
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: {told}")
 
 
+def test_an_empty_list_of_sessions_says_who_would_be_in_it(call: Run, fresh: Database) -> None:
+    done = call("pgvigil", "sessions", "list", "--database-url", fresh.url)
+    assert (done.returncode, "pgvigil.instrument()" in done.stdout) == (0, True)
+    assert json.loads(call("pgvigil", "sessions", "list", "--json", "--database-url", fresh.url).stdout) == []
+
+
 def test_a_database_without_instrumentation_says_so(call: Run, database: Database) -> None:
     done = call("pgvigil", "sessions", "list", "--database-url", database.url)
     assert (done.returncode, done.stderr.splitlines()[0]) == (

@@ -13,14 +13,12 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module
 
 import psycopg
 
-from pgvigil import database, project, text
-from pgvigil.arguments import parser
+from pgvigil import commands, database, parser, project, text
 from pgvigil.argv import restore
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
@@ -41,7 +39,7 @@ def _main(argv: Sequence[str] | None) -> int:
             argv = restore(sys.argv[1:])
         for library in ("psycopg", "sqlalchemy", "alembic"):  # what matters of a failure, we say
             logging.getLogger(library).addHandler(logging.NullHandler())
-        arguments = parser(_COMMANDS, argv).parse_args(argv)
+        arguments = parser.build(argv).parse_args(argv)
         return _written(int(arguments.run(arguments)))
     except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
         return stop.code if isinstance(stop.code, int) else 2
@@ -102,9 +100,9 @@ def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilEr
 
 def _grant(words: str, arguments: argparse.Namespace) -> str:
     """What gives the right that is missing."""
-    from pgvigil.commands import call
+    from pgvigil.commands.common.target import named_target
 
-    target = call.named(arguments)
+    target = named_target(arguments)
     if target is None or not re.search(r"permission denied for (?:schema|table|view|function|procedure) ", words):
         return "Use a role that has it."
     role = '"' + target.user.replace('"', '""') + '"'
@@ -149,30 +147,13 @@ def _as_called(hint: str, arguments: argparse.Namespace | None) -> str:
         with suppress(PgvigilError):
             option = database.parse_url(url, "--database-url").option
 
+    names = commands.names()
+
     def spelt(found: re.Match[str]) -> str:
         words = found[1].split()
-        if words[0] not in _COMMANDS:
+        if words[0] not in names:
             return found[0]
         is_whole = hint.startswith(" --", found.end())  # it has its options already
         return project.command(*words, option="" if is_whole or found[1].startswith(_WITHOUT_DATABASE) else option)
 
     return _NAMED.sub(spelt, _SCRIPT.sub(lambda found: project.script(found[1]), hint))
-
-
-def _command(name: str, module: str) -> Callable[[argparse.Namespace], int]:
-    def run(arguments: argparse.Namespace) -> int:
-        function: Callable[[argparse.Namespace], int] = getattr(
-            import_module(f"pgvigil.commands.{module}"), name.replace("-", "_")
-        )
-        return function(arguments)
-
-    return run
-
-
-_MODULES = {
-    "migration": ("setup", "migrate", "revert", "restore", "status", "init-sql", "server"),
-    "verdict": ("validate", "spec"),
-    "session_monitoring": ("session-monitoring",),
-    "operation": ("backup", "maintain", "sessions", "health", "profile", "explain", "sizes"),
-}
-_COMMANDS = {name: _command(name, module) for module, names in _MODULES.items() for name in names}

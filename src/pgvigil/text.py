@@ -24,6 +24,7 @@ _UNSEEN: Final = re.compile(
     r"|(?<=#)#(?=\[|vso\[)"
 )
 _PLAIN_BYTES: Final = frozenset(range(0x20, 0x7F)) - frozenset(b"'\\")
+_PLURALS: Final = {"index": "indexes"}
 _COMMAND: Final = re.compile(r"^(?=[^\S\n]*::)", re.MULTILINE)
 
 
@@ -43,6 +44,11 @@ def block(text: str) -> str:
     """`visible`, with a bar before each line but the first: what others wrote cannot pass for a line of its own."""
     first, *rest = visible(text).rstrip("\n").split("\n")
     return "\n".join([first, *(BAR + line for line in rest)])
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 session", "1,178 sessions"."""
+    return f"{number:,} {thing if number == 1 else _PLURALS.get(thing, thing + 's')}"
 
 
 def quoted(word: str) -> str:

@@ -193,6 +193,9 @@ def _dump(
     try:
         with _snapshot(target) as (reader, facts), _aside(conn, reader) as aside:
             connection.append(f"--snapshot={facts.pop('exported')}")
+            # Asked before the counting begins, whose failure aborts the transaction of the reader.
+            if _one(reader, "SELECT current_setting('row_security')") == "on":  # where policies show every row
+                connection.append("--enable-row-security")
             counting = (
                 aside(lambda: (contents.contents(reader), contents.extensions(reader))) if kind == "full" else None
             )
@@ -203,8 +206,6 @@ def _dump(
                     counting.result()  # what it could not read, pg_dump need not go on writing
 
             only = ["--schema-only"] if kind == "schema" else []
-            if _one(reader, "SELECT current_setting('row_security')") == "on":  # where policies show every row
-                connection.append("--enable-row-security")
             try:
                 tools.run([str(pg_dump), *connection, *only, f"--file={part}"], target, what, tick=tick)
             except BackupError:

@@ -14,11 +14,25 @@ from typing import Any, cast
 import psycopg
 
 from pgvigil import database, project
-from pgvigil.build import apply, attempts, backup, copies, indexes, ledger, locks, owner_code, plan, preflight, rehearse
+from pgvigil.build import (
+    apply,
+    attempts,
+    backup,
+    copies,
+    indexes,
+    ledger,
+    locks,
+    owner_code,
+    plan,
+    plan_report,
+    preflight,
+    rehearse,
+)
 from pgvigil.build.attempts import Attempts
 from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup, Kind
 from pgvigil.build.plan import Migration
+from pgvigil.build.plan_report import Plan
 from pgvigil.build.trace import Trace
 from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
@@ -109,14 +123,18 @@ class Run:
 # ── migrate ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def plan_only(target: Target, options: Options, tell: Journal) -> Run:
-    """Connects, checks the preconditions and says what migrate would do. Changes nothing; the connection is closed."""
+def plan_only(target: Target, options: Options, tell: Journal) -> tuple[Run, Plan]:
+    """Connects, checks the preconditions and returns what migrate would do. Changes nothing; the connection is closed."""
     with database.connect(target, "migrate (plan)") as conn:
         tell(f"connected to {target}, PostgreSQL {conn.info.parameter_status('server_version')}")
         run = _prepare(conn, options, tell)
         for _, text in preflight.blockers(conn, run.schema) if run.pending else []:
             tell(f"warning: in the way of a migration: {text}")
-        return run
+        plan = plan_report.read(
+            conn, run.schema, run.state.revision, run.migrations, run.pending, run.leaving,
+            kind=options.backup_kind, directory=options.backup_directory,
+        )  # fmt: skip
+        return run, plan
 
 
 def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
@@ -228,7 +246,15 @@ def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
         for warning in preflight.warnings(conn, run.schema):
             tell(f"warning: {warning}")
     plan_of = [("in", m) for m in run.pending] + [("out", m) for m in run.leaving]
-    tell.document["plan"] = [{"name": m.name, "transactional": m.transactional, "goes": way} for way, m in plan_of]
+    tell.document["plan"] = [
+        {
+            "name": m.name,
+            "transactional": m.transactional,
+            "goes": way,
+            "baselined": way == "in" and m is run.migrations[0] and not run.state.entries,
+        }
+        for way, m in plan_of
+    ]
     return run
 
 

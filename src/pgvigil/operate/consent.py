@@ -15,9 +15,8 @@ from psycopg.rows import class_row
 
 from pgvigil import project
 from pgvigil.errors import PreconditionError
-from pgvigil.operate.words import counted
 from pgvigil.owner import owner_of_table
-from pgvigil.text import page, quoted
+from pgvigil.text import counted, page, quoted
 
 ALL = "all"
 _WOULD = {

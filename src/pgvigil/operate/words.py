@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pgvigil.text import counted
+
 # What `rows` of its runs counts, and what was done with it.
 _DONE = {
     "expiry": ("expired {}", "session"),
@@ -24,14 +26,8 @@ _DONE = {
     "vacuum": ("vacuumed {}", "table"),
     "reindex": ("rebuilt {}", "index"),
 }
-_PLURALS = {"index": "indexes"}
 _DROPPED = re.compile(r"dropped .* \(about (\d+) rows, [^()]*\)", re.DOTALL)
 _MORE = "..."  # what report_job puts at the end of notes that it cut
-
-
-def counted(number: int, thing: str) -> str:
-    """ "1 session", "1,178 sessions"."""
-    return f"{number:,} {thing if number == 1 else _PLURALS.get(thing, thing + 's')}"
 
 
 def done(job: str, rows: int, notes: Iterable[str] = ()) -> str:

@@ -1,23 +1,22 @@
-"""The forms in which a report is told. All of them tell the same findings, notes and gaps."""
+"""The formats of a report, one module each: a new module is a new choice of --format. All show the same findings, notes and gaps."""
 
 from __future__ import annotations
 
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
 
+from pgvigil import registry
 from pgvigil.validate.formats import text
 from pgvigil.validate.formats.text import wants_colour
 from pgvigil.validate.report import Report
 
-__all__ = ["FORMATS", "Format", "render", "wants_colour"]
+__all__ = ["FORMATS", "render", "wants_colour"]
 
-Format = Literal["text", "json", "junit", "sarif", "github"]
-FORMATS: tuple[Format, ...] = ("text", "json", "junit", "sarif", "github")
+FORMATS = tuple(registry.modules("validate.formats"))
 
 
-def render(report: Report, format: Format = "text", *, spec: Path | None = None, colour: bool = False) -> str:
+def render(report: Report, format: str = "text", *, spec: Path | None = None, colour: bool = False) -> str:
     """The report without a newline at its end. `spec` is where the file lies, for the forms that point into it."""
     if format == "text":
         return text.render(report, colour=colour)

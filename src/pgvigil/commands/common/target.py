@@ -1,23 +1,21 @@
-"""What commands have in common: which database is meant, and text for a terminal or a file."""
+"""The database that a call names."""
 
 from __future__ import annotations
 
 import argparse
-import re
-import sys
 from pathlib import Path
 
-from pgvigil import database, project, text
+from pgvigil import database, project
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, UsageError
 
 
-def named(arguments: argparse.Namespace) -> Target | None:
+def named_target(arguments: argparse.Namespace) -> Target | None:
     return database.resolve(arguments.database_url, [Path.cwd(), project.ROOT])
 
 
-def required(arguments: argparse.Namespace) -> Target:
-    target = named(arguments)
+def required_target(arguments: argparse.Namespace) -> Target:
+    target = named_target(arguments)
     if target is not None:
         return target
     from pgvigil.embedded import KeptServer
@@ -33,17 +31,3 @@ def required(arguments: argparse.Namespace) -> Target:
         "no database is named",
         "Pass --database-url postgresql://user@host/database, or set DATABASE_URL or PGHOST, PGDATABASE …, or write them into .env.",
     )
-
-
-def one_line(words: str) -> str:
-    """What others have written, such as a statement, on one line."""
-    return text.visible(re.sub(r"\s", " ", words)).rstrip()
-
-
-def generated(written: str, path: Path | None) -> int:
-    if path:
-        path.write_text(written, encoding="utf-8")
-        print(f"wrote {path}", file=sys.stderr)
-    else:
-        text.print_script(written, sys.stdout, end="")
-    return 0

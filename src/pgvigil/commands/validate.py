@@ -1,4 +1,4 @@
-"""The commands that hold a schema against a spec, and make one."""
+"""`pgvigil validate`: the verdict on a database."""
 
 from __future__ import annotations
 
@@ -7,16 +7,57 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 
-from pgvigil import database, project
-from pgvigil.commands import call, output
+from pgvigil import database, project, registry
+from pgvigil.commands.common import options, output
+from pgvigil.commands.common.target import required_target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
 from pgvigil.text import print_script, trusted
 
+SUMMARY = "compare the live schema with the spec"
 
-def validate(arguments: argparse.Namespace) -> int:
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_schema(options.add_database(command))
+    command.add_argument(
+        "--spec", type=Path, metavar="FILE",
+        help="compare with this spec, of any schema, instead of pgvigil's own (see: spec dump)",
+    )  # fmt: skip
+    command.add_argument(
+        "--strict", action="store_true", help="objects that an application has added to its own tables are findings too"
+    )
+    command.add_argument(
+        "--offline", action="store_true", help="check spec, migrations and init script only, without a server"
+    )
+    group = command.add_argument_group("self-test")
+    group.add_argument(
+        "--self-test", action="store_true",
+        help="also exercise triggers and views, in a transaction that is rolled back",
+    )  # fmt: skip
+    group.add_argument(
+        "--run-owner-code", action="store_true",
+        help="with --self-test, as a superuser: run triggers and functions of owners who are not superusers",
+    )  # fmt: skip
+    group = command.add_argument_group("report")
+    group.add_argument(
+        "--format",
+        choices=registry.modules("validate.formats"),
+        default="text",
+        help="format of the report (default %(default)s)",
+    )
+    group.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the report to this file, whole or not at all; the verdict to stderr",
+    )
+    group.add_argument("--fix-sql", action="store_true", help="print one script of the repairs instead of the report")
+
+
+def run(arguments: argparse.Namespace) -> int:
     if arguments.offline:
         return _validate_offline(arguments)
     if arguments.run_owner_code and not arguments.self_test:
@@ -25,7 +66,7 @@ def validate(arguments: argparse.Namespace) -> int:
         raise UsageError("--fix-sql prints a script, not a report", "Leave out --fix-sql or --format.")
     path = arguments.spec or project.SPEC
     with output.stream(arguments.output) as out:  # first of all: after a long look it is too late to be refused
-        target = call.required(arguments)
+        target = required_target(arguments)
         with database.connecting(target, "validate") as connected, ThreadPoolExecutor(1) as aside:
             # What takes longest begins first: imports, too, can go on meanwhile.
             from pgvigil.validate.expected import load_declaration
@@ -135,56 +176,3 @@ def _validate_offline(arguments: argparse.Namespace) -> int:
             else "ok: spec, migrations, reverts, revisions, checksums and init script agree (no server was asked)"
         )
     return 1 if faults else 0
-
-
-def spec(arguments: argparse.Namespace) -> int:
-    return _SPEC_ACTIONS[arguments.action](arguments)
-
-
-def _spec_dump(arguments: argparse.Namespace) -> int:
-    from pgvigil.validate import dump_spec
-
-    with database.connect(call.required(arguments), "spec dump") as conn:
-        text = dump_spec(conn, arguments.schema, json=arguments.format == "json")
-    print_script(text, sys.stdout, end="")
-    return 0
-
-
-def _spec_docs(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import docs, plan
-    from pgvigil.validate import catalog, load_declaration, markdown
-
-    of_project = arguments.spec == project.SPEC
-    if arguments.write and (arguments.database_url or not of_project):
-        raise UsageError(
-            "--write makes the page of this project, from its files alone",
-            "Leave out --spec and --database-url, or --write.",
-        )
-    if of_project and not arguments.database_url:
-        page = docs.page(plan.load(project.MIGRATIONS))
-        return call.generated(page, project.REFERENCE if arguments.write else None)
-    declared, comments = load_declaration(arguments.spec), {}
-    if arguments.database_url:
-        schema = arguments.schema or declared.schema or "public"
-        with database.connect(call.required(arguments), "docs") as conn:
-            found = catalog.snapshot(conn, declared.scope(schema), schema)
-        comments = {
-            path: attributes["comment"] for path, attributes in found.objects.items() if "comment" in attributes
-        }
-    return call.generated(markdown.page(declared, comments), None)
-
-
-def _spec_schema(arguments: argparse.Namespace) -> int:
-    from pgvigil.validate import json_schema
-
-    return call.generated(json_schema.generate(), project.SPEC_SCHEMA if arguments.write else None)
-
-
-def _spec_tests(arguments: argparse.Namespace) -> int:
-    from pgvigil.validate import load_declaration, pgtap
-
-    declared = load_declaration(arguments.spec)
-    return call.generated(pgtap.script(declared, arguments.schema or declared.schema or "public"), None)
-
-
-_SPEC_ACTIONS = {"dump": _spec_dump, "docs": _spec_docs, "schema": _spec_schema, "tests": _spec_tests}

@@ -1,9 +1,11 @@
-"""Where a report goes: standard output, or a file that is written whole or not at all."""
+"""Where a report goes: standard output, or a file that is written whole or not at all. And its JSON."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from pgvigil import text
 from pgvigil.errors import UsageError
 
 
@@ -51,3 +54,21 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def generated(written: str, path: Path | None) -> int:
+    if path:
+        path.write_text(written, encoding="utf-8")
+        print(f"wrote {path}", file=sys.stderr)
+    else:
+        text.print_script(written, sys.stdout, end="")
+    return 0
+
+
+def statement_line(words: str) -> str:
+    """What others have written, such as a statement, on one line."""
+    return text.visible(re.sub(r"\s", " ", words)).rstrip()
+
+
+def json_text(document: object) -> str:
+    return json.dumps(document, indent=2, default=str)

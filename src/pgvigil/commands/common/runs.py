@@ -1,0 +1,77 @@
+"""What `setup`, `migrate` and `revert` share: the options of a run, and its outcome in words."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pgvigil import project
+from pgvigil.database import Target
+from pgvigil.errors import UsageError
+from pgvigil.text import block, quoted
+
+if TYPE_CHECKING:
+    from pgvigil.build.runner import Options, Outcome
+
+
+def print_outcome(outcome: Outcome, target: Target) -> None:
+    from pgvigil.build import runner
+
+    start, end = outcome.start or "base", outcome.end or "base"
+    if outcome.reverted:
+        verdict = ""
+    elif outcome.left:
+        verdict = f"; {outcome.left} files are left" + f", and lead to {project.SPEC.name}" * bool(outcome.moved)
+    else:
+        verdict = f"; the schema meets {project.SPEC.name}"
+    if not outcome.moved:
+        print(
+            f"nothing to revert: the database stands at {start}"
+            if outcome.reverted
+            else f"up to date at revision {end}{verdict}"
+        )
+    else:
+        done = "reverted" if outcome.reverted else "migrated"
+        print(f"{done} from {start} to {end} in {outcome.seconds:.1f} s{verdict}")
+        if outcome.archive:
+            print(f"  backup  {quoted(str(outcome.archive.archive or outcome.archive.manifest))}")
+        print(f"  undo    {runner.undo_command(outcome, target)}")
+    for remark in outcome.remarks:
+        print(block(f"  note    {remark}"))
+    print_waiting(outcome, target)
+
+
+def print_waiting(outcome: Outcome, target: Target) -> None:
+    """The database was there before pgvigil: its jobs wait until their owner has seen what they would do."""
+    if outcome.waiting:
+        show, accept = (
+            project.command("maintain", *words, option=target.option) for words in (("preview",), ("accept", "all"))
+        )
+        print(
+            f"\nNext: {len(outcome.waiting)} jobs wait until you have seen what they would do, and accepted it:\n  {show}\n  {accept}"
+        )
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    from pgvigil.build.runner import Options
+
+    if (getattr(arguments, "backup", "full") == "command") != bool(getattr(arguments, "backup_command", None)):
+        raise UsageError("--backup command and --backup-command CMD go together", "Give both or neither.")
+    if getattr(arguments, "max_lock_ms", None) is not None and not arguments.rehearse:
+        raise UsageError("--max-lock-ms is what a rehearsal is held against", "Add --rehearse.")
+    return Options(
+        schema=arguments.schema,
+        backup_directory=getattr(arguments, "backup_dir", None),
+        lock_wait=arguments.lock_wait,
+        lock_budget=arguments.lock_budget,
+        blocker_wait=getattr(arguments, "wait_for_blockers", 0),
+        accepted=tuple(getattr(arguments, "accept_checksum", ())),
+        backup_kind=getattr(arguments, "backup", "none"),
+        backup_proof=getattr(arguments, "verify_backup", "read"),
+        backup_command=getattr(arguments, "backup_command", None),
+        rehearse=getattr(arguments, "rehearse", False),
+        max_lock_ms=getattr(arguments, "max_lock_ms", None),
+        run_owner_code=getattr(arguments, "run_owner_code", False),
+        to=getattr(arguments, "to", None),
+        build_wait=arguments.build_wait,
+    )

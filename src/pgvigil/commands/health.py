@@ -1,0 +1,33 @@
+"""`pgvigil health`: is the database in order?"""
+
+from __future__ import annotations
+
+import argparse
+
+from pgvigil.commands.common import options, output
+from pgvigil.commands.common.target import required_target
+
+SUMMARY = "is the database in order: integrity, jobs, load, settings; exit 1 when it is not"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_database(command)
+    options.add_json(command)
+    command.add_argument(
+        "--deep", action="store_true", help="read every table: all orphans, all counters recounted, amcheck where it is"
+    )
+    command.add_argument(
+        "--repair", action="store_true",
+        help="first restore replaced triggers and views of pgvigil, correct the counters of sessions, and list the changes",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pgvigil.display import journal
+    from pgvigil.operate import health
+
+    target = required_target(arguments)
+    with journal() as tell:
+        found = health.examine(target, tell, deep=arguments.deep, repair=arguments.repair)
+    print(output.json_text(health.document(found)) if arguments.json else health.text(found))
+    return found.exit_code

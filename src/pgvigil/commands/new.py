@@ -1,0 +1,60 @@
+"""`pgvigil new`: the files of a new migration, numbered and linked."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from pgvigil import project
+from pgvigil.errors import UsageError
+
+SUMMARY = "write the three files of a new migration: the DDL, its revert, the Alembic revision"
+
+_VERSION = '''"""{title}"""
+
+from pgvigil.build.apply import sql_file
+
+revision = "{number}"
+down_revision = "{before}"
+upgrade, downgrade = sql_file(__file__)
+'''
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="its name, such as session_tags: lower case, digits, underscores")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import plan
+
+    name: str = arguments.name
+    if not re.fullmatch("[a-z][a-z0-9_]{0,59}", name):
+        raise UsageError(
+            f"{name!r} is not a name for a migration", "Use lower-case letters, digits and underscores: session_tags."
+        )
+    if project.SCRIPTS != project.ROOT / "scripts":
+        raise UsageError("an installed pgvigil has no migrations of its own to add to", "Run this in a checkout.")
+    migrations = plan.load(project.MIGRATIONS)
+    if taken := [migration.path.name for migration in migrations if migration.name[4:] == name]:
+        raise UsageError(f"{taken[0]} has this name already", "Choose another name.")
+    before = migrations[-1].revision
+    number = f"{int(before) + 1:03}"
+    title = name.replace("_", " ").capitalize()
+    folder = project.MIGRATIONS
+    written = {
+        folder / f"{number}_{name}.sql": f"-- {title}: why this is needed.\n",
+        folder
+        / "revert"
+        / f"{number}_{name}.sql": f"-- Removes what {number}_{name}.sql makes, and keeps the data of others.\n",
+        folder / "versions" / f"{number}_{name}.py": _VERSION.format(title=title, number=number, before=before),
+    }
+    for path, text in written.items():
+        with path.open("x", encoding="ascii") as file:
+            file.write(text)
+        print(path)
+    print(
+        f"\nNext: write the SQL; declare it in {project.SPEC.name}, with the row of revision {number} in pgvigil.migrations and\n"
+        f"pgvigil.alembic_version. Then:\n  {project.command('init-sql', '--write')}\n  {project.command('spec', 'docs', '--write')}\n"
+        f"  {project.command('validate', '--offline')}"
+    )
+    return 0

@@ -1,0 +1,51 @@
+"""`pgvigil restore`: a backup in the place of its database."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pgvigil.commands.common import options
+from pgvigil.commands.common.target import required_target
+from pgvigil.text import block, one_line
+
+SUMMARY = "replace a database by a backup of it; the replaced one is kept under another name"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_database(command)
+    command.add_argument(
+        "archive", type=Path, metavar="ARCHIVE",
+        help="a .dump that pgvigil took, its .json beside it; or its name in the list of backups",
+    )  # fmt: skip
+    command.add_argument("--overwrite-newer", action="store_true", help="also when rows were written after the backup")
+    command.add_argument(
+        "--accept-left-out", action="store_true",
+        help="also when the archive lacks rows that pg_dump leaves out: those of tables that extensions own",
+    )  # fmt: skip
+    group = command.add_argument_group("backup")
+    options.add_backup_directory(group)
+    options.add_owner_code(group)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import backup, restore
+    from pgvigil.display import journal
+    from pgvigil.operate import backups
+
+    target = required_target(arguments)
+    archive = backups.named(arguments.archive, arguments.backup_dir or backup.default_directory())
+    with journal() as tell:
+        done = restore.restore(
+            target, archive, overwrite_newer=arguments.overwrite_newer, tell=tell,
+            run_owner_code=arguments.run_owner_code, accept_left_out=arguments.accept_left_out,
+        )  # fmt: skip
+    print(
+        f'restored "{one_line(done.database)}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
+    )
+    print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{one_line(done.kept)}"')
+    kept = '"' + done.kept.replace('"', '""') + '"'
+    print(f"  to delete it, when it is needed no longer, in psql: DROP DATABASE {one_line(kept)};")
+    for finding in done.findings:
+        print(block(f"  note    as in the backup: {finding}"))
+    return 0

@@ -1,0 +1,28 @@
+"""`pgvigil revert`: migrations taken out again, after a backup."""
+
+from __future__ import annotations
+
+import argparse
+
+from pgvigil.commands.common import options, runs
+from pgvigil.commands.common.target import required_target
+
+SUMMARY = "revert migrations, after a backup"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_schema(options.add_database(command))
+    command.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
+    options.add_locks(command, run_lock=True)
+    options.add_migration_backup(command)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import runner
+    from pgvigil.display import journal
+
+    target = required_target(arguments)
+    with journal() as tell:
+        outcome = runner.revert(target, arguments.to, runs.options_of(arguments), tell)
+    runs.print_outcome(outcome, target)
+    return 0

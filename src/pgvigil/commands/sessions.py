@@ -1,0 +1,65 @@
+"""`pgvigil sessions`: who is connected."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import suppress
+from dataclasses import asdict
+
+from pgvigil.commands.common import options, output
+from pgvigil.commands.common.target import required_target
+from pgvigil.errors import UsageError
+
+SUMMARY = "who is connected: list, kill SESSION, tail (their statements, until Ctrl-C)"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_database(command)
+    command.add_argument("action", choices=("list", "kill", "tail"))
+    command.add_argument("session", nargs="?", metavar="SESSION", help="with kill and tail: its id, see list")
+    command.add_argument(
+        "--mode", choices=("cancel", "terminate", "escalate"), default="terminate",
+        help="with kill: end its statement, the session, or first the one and then the other (default %(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--grace", type=options.seconds, default=5, metavar="SECONDS",
+        help="with kill: how long to wait for its end (default %(default)s)",
+    )  # fmt: skip
+    options.add_json(command, "print JSON instead of lines; with tail: one document a line")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pgvigil.operate import sessions
+
+    if (arguments.action == "kill" and not arguments.session) or (arguments.action == "list" and arguments.session):
+        raise UsageError("`sessions kill` takes the id of a session; list takes none", "See sessions --help.")
+    target = required_target(arguments)
+    if arguments.action == "kill":
+        done = sessions.kill(target, arguments.session, arguments.mode, arguments.grace)
+        print(json.dumps({"ok": True, "reason": done}) if arguments.json else done)
+    elif arguments.action == "list":
+        found = sessions.active(target)
+        if arguments.json:
+            print(output.json_text([asdict(session) for session in found]))
+        elif not found:
+            print("no session is registered: an application registers its connections with pgvigil.instrument()")
+        for session in [] if arguments.json else found:
+            who = f"{session.username} ({session.application_name})" if session.application_name else session.username
+            since = f"{session.start_time:%Y-%m-%d %H:%M:%S%z}"
+            where = f"{session.peer or session.hostname} pid {session.backend_pid or '-'}"
+            print(
+                output.statement_line(
+                    f"{session.session_id}  {since}  {who:<30}  {where:<34}  {session.sql_text or ''}"
+                )
+            )
+    else:
+        with suppress(KeyboardInterrupt):  # the way to end it
+            for one in sessions.follow(target, arguments.session):
+                if arguments.json:
+                    print(json.dumps(asdict(one), default=str), flush=True)
+                    continue
+                took = f"{one.duration_ms} ms" if one.duration_ms is not None else ""
+                told = f"{one.execution_start_time:%H:%M:%S}  {one.username:<16}  {one.status:<9}  {took:>9}  {one.sql_text or ''}"
+                print(output.statement_line(f"{told}  {one.error_message or ''}"), flush=True)
+    return 0

@@ -1,0 +1,50 @@
+"""`pgvigil setup`: a new install, or the verdict on one that is there."""
+
+from __future__ import annotations
+
+import argparse
+
+from pgvigil import database, project
+from pgvigil.commands.common import options, runs
+from pgvigil.commands.common.target import named_target
+
+SUMMARY = "build the schema in a new database, or validate the one that is there"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_schema(options.add_database(command))
+    options.add_locks(command, run_lock=True)
+    command.add_argument(
+        "--wait", type=options.seconds, default=0, metavar="SECONDS", help="wait this long for the server to answer"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pgvigil.build import setup
+    from pgvigil.display import journal
+    from pgvigil.embedded import KeptServer
+
+    target = named_target(arguments)
+    embedded = None
+    with journal() as tell:
+        if target is None:
+            embedded = KeptServer()
+            tell("starting the embedded server")
+            embedded.start()
+            target = database.parse_url(embedded.url(), "embedded server")
+        outcome = setup.setup(target, runs.options_of(arguments), arguments.wait, tell)
+    done = f"built, at revision {outcome.end}" if outcome.moved else f"already set up, at revision {outcome.end}"
+    print(f"{done}; the schema meets {project.SPEC.name} and every trigger and view works ({outcome.seconds:.1f} s)")
+    if embedded:
+        program = project.program()
+        print(f'\nNext:\n  export DATABASE_URL="$({program} server url)"     where your application connects')
+        print(
+            f"  {program} validate                            the verdict, any time\n  {program} server stop                         (start, status)"
+        )
+    else:
+        print(
+            "\nNext: point your application at this database. The verdict, any time:\n  "
+            + project.command("validate", schema=outcome.schema, option=target.option)
+        )
+    runs.print_waiting(outcome, target)
+    return 0

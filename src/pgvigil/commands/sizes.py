@@ -1,0 +1,25 @@
+"""`pgvigil sizes`: which tables use how much space."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pgvigil.commands.common import options, output
+from pgvigil.commands.common.target import required_target
+
+SUMMARY = "print the size of each table with its partitions, indexes and dead rows"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_database(command)
+    options.add_json(command, "print one JSON document, in bytes, instead of the table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pgvigil.operate import sizes
+
+    found = sizes.measure(required_target(arguments))
+    bars = sys.stdout.isatty()
+    print(output.json_text(sizes.document(found)) if arguments.json else sizes.text(found, bars=bars))
+    return 0

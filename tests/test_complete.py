@@ -1,0 +1,124 @@
+"""Whoever adds a command, a check, a job, an event type, a format or an exit code hears what else belongs to it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import Database
+from pgvigil import commands, errors, project
+from pgvigil.parser import EXIT_CODES
+from pgvigil.validate import FORMATS, load_spec
+
+DOCS = project.ROOT / "docs"
+TESTS = Path(__file__).parent
+PAGES = [project.ROOT / "README.md", project.ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+DOCUMENTED = "\n".join(page.read_text() for page in PAGES if page.name != "reference.md")
+TESTED = "\n".join(
+    file.read_text() for file in sorted(TESTS.rglob("*")) if file.suffix in (".py", ".sql") and file != Path(__file__)
+)
+
+
+def listed(page: str, heading: str) -> dict[str, list[str]]:
+    """The cells of the first table after `heading`, by the words of their first cell, which may name several."""
+    text = (DOCS / page).read_text().partition(f"\n{heading}\n")[2]
+    table = re.search(r"(?:^\|.*\n)+", text, re.M)
+    assert table, f"{page} has no table under {heading}"
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table[0].splitlines(keepends=True)[2:]]
+    return {name.strip("` "): row for row in rows for name in row[0].split(",")}
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("verb", commands.names())
+def test_each_command_is_documented_and_tested(verb: str) -> None:
+    assert re.search(rf"pgvigil {verb}\b|{verb}-enhanced-db", DOCUMENTED), f"no page of docs/ shows `pgvigil {verb}`"
+    assert re.search(rf"[\"' ]{verb}[\"' ]", TESTED), f"no test calls `pgvigil {verb}`"
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_of_a_report_is_documented_and_tested(name: str) -> None:
+    assert re.search(rf"^\| {name} \|", (DOCS / "ci.md").read_text(), re.M), f"docs/ci.md says nothing of {name}"
+    assert f'"{name}"' in TESTED
+
+
+@pytest.mark.client_side
+def test_each_exit_code_is_in_the_help_and_on_its_page() -> None:
+    codes = {error.exit_code for error in vars(errors).values() if isinstance(error, type)} | {0, 1, 70, 130}
+    table = (DOCS / "exit-codes.md").read_text()
+    for code in sorted(codes):
+        assert re.search(rf"(?:^|\s\s){code} [a-z]", EXIT_CODES, re.M), f"--help does not list exit code {code}"
+        assert re.search(rf"\| {code} \| \S", table), f"docs/exit-codes.md does not list exit code {code}"
+
+
+def test_each_check_of_health_is_documented_declared_and_tested(fresh: Database) -> None:
+    documented = listed("health.md", "## Checks")
+    declared = {row["check_name"] for row in load_spec(project.SPEC).tables["pgvigil.alert_thresholds"].rows}
+    there = fresh.execute("SELECT check_name, warning, critical FROM pgvigil.alert_thresholds")
+    assert set(documented) == declared == {name for name, *_ in there}
+    for name, *levels in there:
+        shown = [f"{level.normalize():,f}" if level is not None else "never" for level in levels]
+        assert documented[name][2:] == shown, f"docs/health.md has other thresholds of {name}"
+        assert re.search(rf"\b{name}\b", TESTED), f"no test speaks of {name}"
+
+
+def test_each_job_is_documented_declared_and_tested(fresh: Database) -> None:
+    documented = listed("maintenance.md", "## Jobs")
+    declared = {row["job"] for row in load_spec(project.SPEC).tables["pgvigil.jobs"].rows}
+    assert set(documented) == declared == {job for (job,) in fresh.execute("SELECT job FROM pgvigil.jobs")}
+    for job in documented:
+        assert re.search(rf"\b{job}\b", TESTED), f"no test speaks of {job}"
+
+
+def test_each_event_type_is_documented_and_tested(fresh: Database) -> None:
+    [(check,)] = fresh.execute(
+        "SELECT DISTINCT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'session_lifecycle_event_type_check'"
+    )
+    types = set(re.search(r"\{(.*?)\}", check)[1].split(","))  # type: ignore[index]
+    page = (DOCS / "schema.md").read_text()
+    documented = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"^\| [^|]* \| ([^|]*) \|", page, re.M))))
+    assert types <= documented
+    for event in types:
+        assert re.search(rf"['\"]{event}['\"]", TESTED), f"no test speaks of {event}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def _lead_nowhere(links: list[str], page: Path) -> list[str]:
+    """The links of this page to a page that is not there, or to a heading that it does not have."""
+    found = []
+    for link in links:
+        place, _, anchor = link.partition("#")
+        target = page.parent / place if place else page
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            found.append(link)
+    return found
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("page", [*PAGES, project.ROOT / "SECURITY.md"], ids=lambda page: page.name)
+def test_each_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text())
+    assert _lead_nowhere(links, page) == []
+
+
+@pytest.mark.client_side
+def test_each_page_that_the_code_names_is_there() -> None:
+    for file in [*project.ROOT.glob("src/**/*.py"), *project.ROOT.glob("scripts/**/*.sql")]:
+        pages = re.findall(r"\bdocs/[\w-]+\.md(?:#[\w-]+)?", file.read_text())
+        assert _lead_nowhere(pages, project.ROOT / "README.md") == [], file
+
+
+@pytest.mark.client_side
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# First\n\n## An archive is code: `x`\n\n```sh\n# no heading\n```\n")
+    links = ["page.md", "#first", "page.md#an-archive-is-code-x", "other.md", "#second", "#no-heading"]
+    assert _lead_nowhere(links, page) == ["other.md", "#second", "#no-heading"]

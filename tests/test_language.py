@@ -1,0 +1,138 @@
+"""The pages are in plain English: no word or turn of phrase that a reader has to guess the meaning of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from pgvigil import project
+
+pytestmark = pytest.mark.client_side
+
+PAGES = {
+    str(page.relative_to(project.ROOT)): page
+    for page in sorted([*project.ROOT.glob("*.md"), *(project.ROOT / "docs").glob("*.md")])
+    if page.name != "reference.md"  # generated from the comments of the database
+}
+
+# Pages that nobody has rewritten yet. A page is struck out when it is clean; none is added.
+NOT_YET = (
+    "CHANGELOG.md",
+    "docs/ci.md",
+    "docs/dba.md",
+    "docs/health.md",
+    "docs/maintenance.md",
+    "docs/performance.md",
+    "docs/replication.md",
+    "docs/security.md",
+)
+
+# What to avoid, and what to write instead.
+AVOIDED = {
+    r"\bmend(?:s|ed|ing)?\b": "fix",
+    r"\b(?:tell|tells|telling|told)\b": "report, show, print, distinguish",
+    r"\bheld against\b": "compared with",
+    r"\b(?:stand|stands|stood)\b": "is, is in, is kept",
+    r"\b(?:lie|lies|lay|lain)\b": "is in",
+    r"\blet(?:s|ting)? (?:\w+ ){0,2}go\b(?! on\b)": "delete, release",
+    r"\bput(?:s|ting)? (?:\w+ ){0,2}back\b": "restore",
+    r"\banew\b": "again",
+    r"\bseldom\b": "rarely",
+    r"(?<!\b[Tt]here )\b(?:is|are|was|were) no\b(?! (?:longer|more than|less than|later than)\b)": "is not a",
+    # "What fails is undone" makes the reader wait for the verb. A question may begin so, and a heading.
+    r"(?:^|[.:;] )(?:What|Whatever|Who|Whoever)\b(?![^.;:]*\?)": "a noun as the subject",
+    r"[:;] (?:what|whatever|whoever)\b(?![^.;:]*\?)": "a noun as the subject",
+    r"(?:^|[.:;] )(?!This|That|It|Here|There|Which)[A-Z][a-z]+(?: [a-z]+)? (?:is|are) (?:what|whatever|who|whoever)\b": (
+        "the subject first"
+    ),
+    r"(?<!\bor)(?<!\bdo)(?<!\bis|\bif)(?<!\bare|\bcan|\bdid|\bhad|\bhas|\bmay|\bwas)(?<!\bdoes|\bhave|\bmust|\bwere|\bwill) not[.;]": (
+        "a verb with not"
+    ),
+}
+TURNS = [(re.compile(turn, re.MULTILINE), instead) for turn, instead in AVOIDED.items()]
+
+
+def prose(text: str) -> Iterator[tuple[int, str]]:
+    """Each paragraph, list item, heading and table cell by the number of its first line; code is left out."""
+    text = re.sub(r"^ *```.*?^ *```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"(?<=\n\n)(?: {4}.*\n)+", lambda block: "\n" * block[0].count("\n"), text)
+    text = re.sub(r"`[^`]+`", lambda code: "code" + "\n" * code[0].count("\n"), text)
+    paragraph: list[str] = []
+    first = 0
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        begins = re.match(r"\||#|\s*(?:[*-]|\d+\.) ", line)
+        if paragraph and (begins or not line.strip()):
+            yield first, " ".join(paragraph)
+            paragraph = []
+        if line.startswith("|"):
+            yield from ((number, cell.strip()) for cell in line.strip("|").split("|"))
+        elif line.startswith("#"):
+            yield number, f"# {line.strip('# ')}"
+        elif line.strip():
+            first = first if paragraph else number
+            paragraph.append(re.sub(r"^\s*(?:[*-]|\d+\.) ", "", line).strip())
+
+
+def unclear(text: str) -> list[str]:
+    """Each turn to avoid, with its line, its surroundings and what to write instead."""
+    return [
+        f"line {number}: …{words[max(0, found.start() - 30) : found.end() + 30]}…: write {instead}"
+        for number, words in prose(text)
+        for turn, instead in TURNS
+        for found in turn.finditer(words)
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_YET])
+def test_a_page_is_in_plain_english(page: str) -> None:
+    assert unclear(PAGES[page].read_text()) == []
+
+
+@pytest.mark.parametrize("page", NOT_YET)
+def test_a_page_that_is_clean_is_struck_out_of_the_list(page: str) -> None:
+    assert unclear(PAGES[page].read_text()), f"{page} is in plain English: strike it out of NOT_YET"
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "`--repair` mends it.",
+        "The outcome is told.",
+        "The plan is held against the page.",
+        "The schedule stands in the database.",
+        "The row lies in the default partition.",
+        "| prune | lets older backups go |",
+        "`undo()` puts the engine back.",
+        "Write it anew.",
+        "How seldom it runs does not matter.",
+        "The name is no text.",
+        "What failed is undone.",
+        "| Whoever connects waits. |",
+        "* It is refused: whoever asks needs a right.",
+        "Lost is what was in memory.",
+        "Not covered is what functions do.",
+        "The network is included, deferred checks not.",
+    ],
+)
+def test_a_turn_to_avoid_is_found(sentence: str) -> None:
+    assert len(unclear(f"# Page\n\n{sentence}\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "## What it promises",
+        "What happens then? It is rolled back.",
+        "There is no such table, and it is no longer needed.",
+        "A standby understands this; the index is not.",
+        "Run it, whatever the version is.",
+        "This is what `migrate` does.",
+        "The option `tell` has no effect.",
+        "```\nIt is told anew.\n```",
+        "Run:\n\n    echo told\n\nagain.",
+    ],
+)
+def test_code_questions_and_plain_sentences_are_not_found(text: str) -> None:
+    assert unclear(f"# Page\n\n{text}\n") == []
