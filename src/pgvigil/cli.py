@@ -133,7 +133,9 @@ def _fail(error: PgvigilError, arguments: argparse.Namespace | None) -> int:
     return error.exit_code
 
 
-_NAMED = re.compile(r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|sessions|server|spec|token) )?[a-z][a-z-]*)(?![\w.:])")
+_NAMED = re.compile(
+    r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|session-monitoring|sessions|server|spec|token) )?[a-z][a-z-]*)(?![\w.:])"
+)
 _SCRIPT = re.compile(r"(?<![\w/.-])scripts/((?:run-migration|setup-enhanced-db)\.sh)")
 _WITHOUT_DATABASE = (
     "init-sql",

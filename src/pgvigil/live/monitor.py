@@ -21,7 +21,7 @@ from uuid import uuid4
 from pgvigil import database
 from pgvigil.errors import PgvigilError
 from pgvigil.live import monitor_metrics
-from pgvigil.live.monitor_counts import Counts, Event, current_request
+from pgvigil.live.monitor_counts import CLOSED, Counts, Event, current_request, split
 from pgvigil.live.monitor_report import NOTHING, Reporter, difference
 from pgvigil.live.monitor_workers import Application
 from pgvigil.live.patching import Undo
@@ -61,7 +61,7 @@ class SessionPerformanceMonitor:
         self._by_hand: list[None] = []  # sessions whose creation was recorded, and not their closure
         self._engines: dict[str, Any] = {}
         self._seen_pools: dict[str, float | None] = {}  # gauges of engines that are not attached
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, _Request] = self._counts.requests
         self._undos: list[Undo] = []
         self._recorder: Recorder | None = None
         self._log_interval: float | None = None  # set in this process
@@ -258,7 +258,9 @@ class SessionPerformanceMonitor:
         operations: dict[str, int] = {}
         for event in request.operations:
             name = event if isinstance(event, str) else event[0]
+            name = "cleanup" if name is CLOSED else name
             operations[name] = operations.get(name, 0) + 1
+        operations = split(operations)
         told = {
             "request_id": request_id,
             "endpoint": request.endpoint,

@@ -15,14 +15,15 @@ from contextvars import ContextVar
 from itertools import count
 from typing import Any, Final
 
-Event = str | tuple[str, int]
+# A name; a duration in nanoseconds; or a session that was closed, with the durations of closing it and of its life.
+Event = str | tuple[str, int] | tuple[str, int, int]
 
 QUEUE_LIMIT: Final = 200_000
 # Upper bounds in seconds, the same for all histograms and versions: workers are added up place by place, also in the database.
 BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 _BOUNDS_NS: Final = tuple(round(bound * 1e9) for bound in BOUNDS)
 _NAMES_KEPT: Final = 50  # of operations, types of errors: what an application names without end becomes "other"
-# Observations of these are counted too: one event does for both.
+# Observations of these are counts too: one event does for both.
 _COUNTED_AS: Final = {
     "creation": "creations",
     "cleanup": "closures",
@@ -31,6 +32,9 @@ _COUNTED_AS: Final = {
     "use": "checkins",
     "create": "connects",
 }
+# The end of a unit of work that had begun on the database is one event, and two counts.
+BEGUN: Final = {outcome: f"begun {outcome}" for outcome in ("commits", "rollbacks", "discarded")}
+CLOSED: Final = "closed"
 _TIMED_BY_THRESHOLD: Final = frozenset({"creation", "cleanup", "recovery", "operation"})
 
 current_request: ContextVar[deque[Event] | None] = ContextVar("pgvigil_request", default=None)
@@ -43,6 +47,7 @@ class Counts:
         self.queue: deque[Event] = deque()
         self.open: set[weakref.ref[Any]] = set()  # sessions that are open
         self.waiting: dict[str, list[None]] = {}  # callers that wait for a connection, by pool
+        self.requests: dict[str, Any] = {}  # that are being monitored, by id
         self.peak = 0
         self.slow_after = 1.0  # seconds
         self.emit: Callable[[Event], None] = self._emitter(limit)
@@ -57,15 +62,14 @@ class Counts:
 
     def _emitter(self, limit: int) -> Callable[[Event], None]:
         self._drops = count()
-        queue, request, drop = self.queue, current_request.get, self._drop
+        queue, request, requests, drop = self.queue, current_request.get, self.requests, self._drop
         append, length = queue.append, queue.__len__
 
         def emit(event: Event) -> None:
             append(event)
             if length() > limit:
                 drop()
-            operations = request()
-            if operations is not None:
+            if requests and (operations := request()) is not None:
                 operations.append(event)
 
         return emit
@@ -90,39 +94,42 @@ class Counts:
     def fold(self) -> None:
         """Add up what is in the queue."""
         with self._lock:
-            take = self.queue.popleft
+            take: Callable[[], Any] = self.queue.popleft
+            counters, histograms, slow = self.counters, self.histograms, self.slow_after * 1e9
             for _ in range(len(self.queue)):
                 try:
                     event = take()
                 except IndexError:  # a caller has dropped its own
                     break
                 if event.__class__ is str:
-                    self._count(event)
-                else:
-                    self._observe(*event)
+                    if event in counters:
+                        counters[event] += 1
+                    else:
+                        name = self._capped(event, counters)
+                        counters[name] = counters.get(name, 0) + 1
+                    continue
+                name, nanoseconds = event[:2]
+                if name is CLOSED:
+                    lived, life = histograms.get("session") or self._new_histogram("session"), event[2]
+                    lived[bisect_left(_BOUNDS_NS, life)] += 1
+                    lived[-1] += life
+                    name = "cleanup"
+                histogram = histograms.get(name) or self._new_histogram(name)
+                histogram[bisect_left(_BOUNDS_NS, nanoseconds)] += 1
+                histogram[-1] += nanoseconds
+                if nanoseconds > slow:
+                    self._slow(name, nanoseconds)
             dropped = next(self._drops) - self._looks
             self._looks += 1
             if dropped:
-                self.counters["dropped"] = dropped
+                counters["dropped"] = dropped
 
-    def _count(self, name: str) -> None:
-        counters = self.counters
-        if name not in counters:
-            name = self._capped(name, counters)
-        counters[name] = counters.get(name, 0) + 1
+    def _new_histogram(self, name: str) -> list[int]:
+        return self.histograms.setdefault(self._capped(name, self.histograms), [0] * (len(BOUNDS) + 2))
 
-    def _observe(self, name: str, nanoseconds: int) -> None:
-        histogram = self.histograms.get(name)
-        if histogram is None:
-            name = self._capped(name, self.histograms)
-            histogram = self.histograms.setdefault(name, [0] * (len(BOUNDS) + 2))
-        histogram[bisect_left(_BOUNDS_NS, nanoseconds)] += 1
-        histogram[-1] += nanoseconds
-        kind, slash, of = name.partition("/")
-        if counted := _COUNTED_AS.get(kind):
-            counted += slash + of
-            self.counters[counted] = self.counters.get(counted, 0) + 1
-        if nanoseconds > self.slow_after * 1e9 and kind in _TIMED_BY_THRESHOLD:
+    def _slow(self, name: str, nanoseconds: int) -> None:
+        kind, _, of = name.partition("/")
+        if kind in _TIMED_BY_THRESHOLD:
             self.slow.append((of or kind, nanoseconds / 1e9))
             self.counters["slow_operations"] = self.counters.get("slow_operations", 0) + 1
 
@@ -137,7 +144,22 @@ class Counts:
         """Copies, with all that was appended before."""
         self.fold()
         with self._lock:
-            return dict(self.counters), {name: list(histogram) for name, histogram in self.histograms.items()}
+            counters = dict(self.counters)
+            histograms = {name: list(histogram) for name, histogram in self.histograms.items()}
+        for name, histogram in histograms.items():
+            kind, slash, of = name.partition("/")
+            if counted := _COUNTED_AS.get(kind):
+                counters[counted + slash + of] = counters.get(counted + slash + of, 0) + observations(histogram)
+        return split(counters), histograms
+
+
+def split(counters: dict[str, int]) -> dict[str, int]:
+    """Ends of units of work as the counts that they stand for."""
+    for outcome, begun in BEGUN.items():
+        if number := counters.pop(begun, 0):
+            counters["begins"] = counters.get("begins", 0) + number
+            counters[outcome] = counters.get(outcome, 0) + number
+    return counters
 
 
 def observations(histogram: list[int]) -> int:

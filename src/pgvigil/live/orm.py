@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.orm import exc as orm_exc
 
-from pgvigil.live.monitor_counts import Counts, Event
+from pgvigil.live.monitor_counts import BEGUN, CLOSED, Counts, Event
 from pgvigil.live.patching import Undo, replace
 
 # In the __dict__ of a session: since when it is open, with its entry among the open ones; whether its unit of work has begun; and
@@ -31,8 +31,8 @@ _SETTLED: Final = "_pgvigil_settled"
 _MONITORED: Final = "_pgvigil_monitored"  # of a class
 _UNDOS: Final = "_pgvigil_undos"  # of a pool, by monitor
 
-# Nanoseconds spent making connections, in this task or thread: a wait for the pool does not include them.
-_creating: ContextVar[int] = ContextVar("pgvigil_creating", default=0)
+# When the newest connection of this task or thread had been made, and how long that took: a wait for the pool does not include it.
+_created: ContextVar[tuple[int, int]] = ContextVar("pgvigil_created", default=(0, 0))
 
 
 def session_class(factory: Any) -> tuple[type[Session], Undo]:
@@ -82,7 +82,7 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
     if _MONITORED in vars(cls):
         raise ValueError(f"the sessions of {cls.__name__} are monitored by another monitor: call close() of that first")
     emit, opened = counts.emit, counts.open
-    add, discard, append = opened.add, opened.discard, counts.queue.append
+    add, discard, append, ref = opened.add, opened.discard, counts.queue.append, weakref.ref
     over = False
 
     def leaked(entry: weakref.ref[Any]) -> None:
@@ -91,9 +91,9 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
             discard(entry)
             append("leaked")
 
-    def open_(session: Session) -> None:
-        entry = weakref.ref(session, leaked)
-        session.__dict__[_OPEN] = entry, clock()
+    def open_(session: Session, since: int) -> None:
+        entry = ref(session, leaked)
+        session.__dict__[_OPEN] = entry, since
         add(entry)
         now = len(opened)
         if now > counts.peak:
@@ -105,8 +105,9 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
         began = clock()
         init(self, *args, **options)
         if not over:
-            emit(("creation", clock() - began))
-            open_(self)
+            now = clock()
+            emit(("creation", now - began))
+            open_(self, now)
 
     def closing(plain: Callable[..., Any]) -> Callable[..., Any]:
         def close(self: Session, *args: Any, **options: Any) -> Any:
@@ -124,57 +125,61 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
             finally:
                 if not over:
                     now = clock()
-                    emit(("cleanup", now - began))
-                    emit(("session", now - state[1]))
+                    emit((CLOSED, now - began, now - state[1]))
 
         return close
 
-    def counting_errors(plain: Callable[..., Any]) -> Callable[..., Any]:
-        def method(self: Session, *args: Any, **options: Any) -> Any:
-            try:
-                return plain(self, *args, **options)
-            except Exception as error:
-                if not over:
-                    _failed(error, emit)
-                raise
+    plain_flush, plain_commit = cls.flush, cls.commit
 
-        return method
+    # Not with *arguments: flush() is called before each query.
+    def flush(self: Session, objects: Any = None) -> None:
+        try:
+            plain_flush(self, objects)
+        except Exception as error:
+            if not over:
+                _failed(error, emit)
+            raise
+
+    def commit(self: Session) -> None:
+        try:
+            plain_commit(self)
+        except Exception as error:
+            if not over:
+                _failed(error, emit)
+            raise
 
     def after_begin(session: Session, _transaction: Any, _connection: Any) -> None:
         state = session.__dict__
         if _BEGUN not in state:  # once, however many connections and savepoints follow
             state[_BEGUN] = True
-            emit("begins")
             entry = state.get(_OPEN)
             if entry is None or entry[0] not in opened:
                 emit("reopened")
-                open_(session)
+                open_(session, clock())
 
     def after_commit(session: Session) -> None:
-        if session.in_nested_transaction():
-            emit("savepoint_releases")
+        if not session.in_nested_transaction():
+            session.__dict__[_SETTLED] = "commits"
         else:
-            session.__dict__[_SETTLED] = True
-            emit("commits")
+            emit("savepoint_releases")
 
     def after_rollback(session: Session) -> None:
-        if session.in_nested_transaction():
-            emit("savepoint_rollbacks")
+        if not session.in_nested_transaction():
+            session.__dict__[_SETTLED] = "rollbacks"
         else:
-            session.__dict__[_SETTLED] = True
-            emit("rollbacks")
+            emit("savepoint_rollbacks")
 
     def after_transaction_end(session: Session, transaction: Any) -> None:
         if transaction.parent is None:
             state = session.__dict__
-            state.pop(_BEGUN, None)
-            if state.pop(_SETTLED, None) is None:
-                emit("discarded")
+            outcome = state.pop(_SETTLED, "discarded")
+            emit(BEGUN[outcome] if state.pop(_BEGUN, False) else outcome)
 
     undos = [
         replace(cls, "__init__", __init__),
         *(replace(cls, name, closing(getattr(cls, name))) for name in ("close", "reset", "invalidate")),
-        *(replace(cls, name, counting_errors(getattr(cls, name))) for name in ("flush", "commit")),
+        replace(cls, "flush", flush),
+        replace(cls, "commit", commit),
     ]
     setattr(cls, _MONITORED, counts)
     listeners: list[tuple[str, Callable[..., None]]] = [
@@ -218,15 +223,16 @@ def watch_engine(engine: Any, name: str, counts: Counts) -> Undo:
     emit = counts.emit
     stamp = object()  # under this key a connection knows since when it is in use
     waiting = counts.waiting.setdefault(name, [])
+    made = [0]  # rises with each connection that is made; to see that there was one, a race does not matter
     pools: weakref.WeakSet[Any] = weakref.WeakSet()
     wait, use, create = f"wait/{name}", f"use/{name}", f"create/{name}"
     timeouts, checkins = f"timeouts/{name}", f"checkins/{name}"
     over = False
 
     def counting_errors(plain: Callable[..., Any]) -> Callable[..., Any]:
-        def method(cursor: Any, text: str, *more: Any) -> Any:
+        def method(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
             try:
-                return plain(cursor, text, *more)
+                plain(cursor, statement, parameters, context)
             except Exception as error:
                 if not over:
                     _failed(error, emit)
@@ -234,13 +240,23 @@ def watch_engine(engine: Any, name: str, counts: Counts) -> Undo:
 
         return method
 
+    without_parameters = engine.dialect.do_execute_no_params
+
+    def do_execute_no_params(cursor: Any, statement: str, context: Any = None) -> None:
+        try:
+            without_parameters(cursor, statement, context)
+        except Exception as error:
+            if not over:
+                _failed(error, emit)
+            raise
+
     def watch_pool(pool: Any) -> None:
         connect, recreate, creator = pool.connect, pool.recreate, getattr(pool, "_invoke_creator", None)
 
         def monitored_connect() -> Any:
             if over:
                 return connect()
-            created = _creating.get()
+            before = made[0]
             waiting.append(None)
             began = clock()
             try:
@@ -255,7 +271,10 @@ def watch_engine(engine: Any, name: str, counts: Counts) -> Undo:
             finally:
                 waiting.pop()
             now = clock()
-            emit((wait, max(0, now - began - (_creating.get() - created))))
+            took = now - began
+            if made[0] != before and (created := _created.get())[0] >= began:
+                took = max(0, took - created[1])
+            emit((wait, took))
             info = taken.record_info
             if info is not None:
                 info[stamp] = now
@@ -266,8 +285,10 @@ def watch_engine(engine: Any, name: str, counts: Counts) -> Undo:
             try:
                 return creator(*args)  # type: ignore[misc]
             finally:
-                took = clock() - began
-                _creating.set(_creating.get() + took)
+                now = clock()
+                took = now - began
+                _created.set((now, took))
+                made[0] += 1
                 if not over:
                     emit((create, took))
 
@@ -291,8 +312,9 @@ def watch_engine(engine: Any, name: str, counts: Counts) -> Undo:
 
     undos = [
         replace(engine.dialect, method, counting_errors(getattr(engine.dialect, method)))
-        for method in ("do_execute", "do_execute_no_params", "do_executemany")
+        for method in ("do_execute", "do_executemany")
     ]
+    undos.append(replace(engine.dialect, "do_execute_no_params", do_execute_no_params))
     watch_pool(engine.pool)
     event.listen(engine, "checkin", checkin)
 
