@@ -5363,7 +5363,7 @@ BEGIN
         WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
           AND l.mode = ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
           AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-          AND l.relation = '"{app}".query_executions'::regclass
+          AND l.relation = pgvigil.application_table('query_executions')
           AND (writers IS NULL OR l.virtualtransaction = ANY (writers));
         IF writers IS NULL THEN
             RETURN coalesce(last, 0);
@@ -5519,7 +5519,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '7a347975a185d5847b9d0e0f73a15eb56938b28d6c52f56937dbd57d92074d3e', '4a11130e5854161fc264344e52395fc1324cbc9bab25473740ff0dda30488729', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '2d2c3e5dada391c14a3096142a25da960dbdff2a2777e8cee790b63363e0a2ea', 'b9aaee63704c641d29ae4c7bf08863b4cb7d9b2bd0a425b701697aab1a69c650', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
 

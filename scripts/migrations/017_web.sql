@@ -87,7 +87,7 @@ BEGIN
         WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
           AND l.mode = ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
           AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-          AND l.relation = '"{app}".query_executions'::regclass
+          AND l.relation = pgvigil.application_table('query_executions')
           AND (writers IS NULL OR l.virtualtransaction = ANY (writers));
         IF writers IS NULL THEN
             RETURN coalesce(last, 0);
