@@ -1538,6 +1538,12 @@ GRANT UPDATE (event_data) ON session_lifecycle TO pgvigil_writer;
 ---   missing grant on schema pgvigil to pgvigil_reader
 REVOKE USAGE ON SCHEMA pgvigil FROM pgvigil_reader;
 
+--- the application's schema closed to everybody
+---   missing grant on schema public to pgvigil_admin
+---   missing grant on schema public to pgvigil_reader
+---   missing grant on schema public to pgvigil_writer
+REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+
 --- right to create in the schema
 ---   unexpected grant on schema pgvigil to PUBLIC
 GRANT CREATE ON SCHEMA pgvigil TO PUBLIC;

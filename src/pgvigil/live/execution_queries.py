@@ -110,5 +110,5 @@ def decoded(cursor: str) -> tuple[str, int]:
         if not (id.isascii() and id.isdigit() and 0 < int(id) < 2**63):
             raise ValueError  # noqa: TRY301
     except (ValueError, binascii.Error):
-        raise ValueError("cursor cannot be read: it has to be the next_cursor of a page before") from None
+        raise ValueError("cursor cannot be read: use the next_cursor of an earlier page") from None
     return started_at, int(id)

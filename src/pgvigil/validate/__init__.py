@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgvigil.validate.behaviour import self_test
+    from pgvigil.validate.catalog import read_early
     from pgvigil.validate.dump import dump_spec
     from pgvigil.validate.expected import Declaration, load_declaration
     from pgvigil.validate.formats import FORMATS, render
@@ -36,6 +37,7 @@ _WHERE = {
     "load_declaration": "expected",
     "load_spec": "load",
     "located": "places",
+    "read_early": "catalog",
     "require_owner_or_consent": "owners",
     "render": "formats",
     "self_test": "behaviour",
@@ -57,6 +59,7 @@ __all__ = [
     "load_declaration",
     "load_spec",
     "located",
+    "read_early",
     "render",
     "require_owner_or_consent",
     "self_test",

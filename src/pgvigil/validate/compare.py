@@ -359,6 +359,8 @@ class Comparison:
         self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None
     ) -> Iterator[tuple[str, Any, Any]]:
         """What is not the same, nor the same spelt otherwise: key, wanted, found."""
+        if wanted == there:
+            return
         kind = kind_of(path)
         free = {"comment"}  # it has a finding of its own
         if not self.declaration.complete:
@@ -464,10 +466,10 @@ class Comparison:
     def _comment(self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None) -> None:
         text, found = wanted.get("comment"), there.get("comment")
         known = mark is None or "comment" in mark.spoken_of
-        fix = self.repairs.comment(path)
         needed = mark is not None and mark.ours and kind_of(path) in _COMMENTED
         if (text == found and (text or not needed)) or not (known or needed):
             return
+        fix = self.repairs.comment(path)
         if found is None:
             self.collector.add("missing", f"comment on {path}", text or "a comment", ABSENT, fix=fix if text else "")
         elif text is not None:

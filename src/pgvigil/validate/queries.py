@@ -76,6 +76,11 @@ SELECT json_build_object(
     'own_settings', (SELECT coalesce(json_object_agg(name, value), '{}') FROM (
                         SELECT name, current_setting(name, true) FROM unnest('{pgvigil.upkeep,pgvigil.instrumentation,pgvigil.only_to_read,pgvigil.skip_activity,pgvigil.activity_granularity}'::text[]) name
                      ) s (name, value) WHERE value <> ''),
+    'without_usage', ARRAY(SELECT r.rolname FROM pg_roles r, pg_namespace n
+                           WHERE n.nspname = %(schema)s AND NOT has_schema_privilege(r.oid, n.oid, 'USAGE')
+                             AND (r.rolname = ANY (%(roles)s)
+                                  OR r.oid = (SELECT t.relowner FROM pg_class t WHERE t.relnamespace = n.oid AND t.relname = 'sessions'))
+                           ORDER BY 1),
     'shadows', ARRAY(SELECT DISTINCT n.nspname FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
                      WHERE t.relname = ANY (%(names)s) AND n.nspname <> %(schema)s AND t.relkind IN ('r', 'p', 'v', 'm', 'f')),
     'members', (SELECT coalesce(json_agg(json_build_array(coalesce(f.path, i.type || ' ' || i.identity), e.extname) ORDER BY 1), '[]')

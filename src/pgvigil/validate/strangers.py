@@ -10,6 +10,7 @@ from pgvigil.validate.expected import PLACEHOLDER, kind_of, last_name
 from pgvigil.validate.names import quoted
 from pgvigil.validate.repair import Repairs
 
+_BY_HAND = ("session_lifecycle", "analytics_aggregations")  # what the session application writes itself
 _SILENT = {"grant", "revocation", "extension"}  # of the application: not even told
 _CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
 _ONLY_BY_REFERENCE = ("grant ", "revocation ", "sequence of ")  # a spec written by hand need not list these
@@ -120,6 +121,8 @@ class Strangers:
             return True
         if kind in ("grant", "revocation") and explained(self.found, path, attributes):
             return False
+        if self._is_of_the_application(path, attributes):
+            return self.collector.strict
         if path.startswith(_CALLS) and path.endswith(" from PUBLIC"):
             return object_of(path) in self.declaration.for_all  # fewer may call it than might
         if (
@@ -129,6 +132,23 @@ class Strangers:
         ):
             return any(parent not in self.declaration.application or self._is_logged(parent) for parent in parents)
         return not self._is_loose(path, root)
+
+    def _is_of_the_application(self, path: str, attributes: Attributes) -> bool:
+        """Whether it is the right that an application needs which writes events and aggregations by hand. That is an application, and no
+        stranger, which may write the sessions themselves.
+        """
+        role = self.found.grantees.get(path, "")
+        if role in self.declaration.roles or path not in {
+            f"grant on table {name} to {quoted(role)}" for name in _BY_HAND
+        }:
+            return False
+        sessions = set(self.found.objects.get(f"grant on table sessions to {quoted(role)}", {}).get("privileges", ()))
+        privileges = set(attributes["privileges"])
+        return (
+            {"INSERT", "UPDATE"} <= sessions
+            and "INSERT" in privileges
+            and privileges <= {"INSERT", "SELECT"} & sessions
+        )
 
     def _is_logged(self, table: str) -> bool:
         """Whether triggers of ours keep a log or a count of its rows, which they do not of a child's."""
@@ -144,6 +164,11 @@ class Strangers:
             return f", by {default}"
         if self.declaration.complete:
             return ""
+        if self._is_of_the_application(path, attributes):
+            role = quoted(self.found.grantees[path])
+            return (
+                f": {role} may write sessions, and writes these rows by hand; any trail can be made up with this right"
+            )
         if kind == "table" and (parents := attributes.get("inherits")):
             return f": its rows are read as rows of {', '.join(parents)}, and no trigger of ours fires for them"
         if kind == "trigger" and (attributes["timing"], attributes["level"]) == ("BEFORE", "ROW"):
