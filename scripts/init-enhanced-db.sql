@@ -5393,7 +5393,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10,30,60}'::double precision[];
 COMMENT ON FUNCTION pgvigil.execution_bounds() IS 'Upper bounds of the bins of execution_totals, in seconds';
 
--- Whoever may yet commit an id up to `last` holds the lock for writing now: ids are made after it is taken.
+-- A transaction that may yet commit an id up to `last` holds the lock for writing now: ids are made after it is taken.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.executions_until() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -5562,7 +5562,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '2d2c3e5dada391c14a3096142a25da960dbdff2a2777e8cee790b63363e0a2ea', 'b9aaee63704c641d29ae4c7bf08863b4cb7d9b2bd0a425b701697aab1a69c650', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'c0fcba5b2d5fde7d8ae7b25593ee9d65dd51ead24d672d2ec940deb31287a1fe', 'b9aaee63704c641d29ae4c7bf08863b4cb7d9b2bd0a425b701697aab1a69c650', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
 

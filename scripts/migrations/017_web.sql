@@ -74,7 +74,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10,30,60}'::double precision[];
 COMMENT ON FUNCTION pgvigil.execution_bounds() IS 'Upper bounds of the bins of execution_totals, in seconds';
 
--- Whoever may yet commit an id up to `last` holds the lock for writing now: ids are made after it is taken.
+-- A transaction that may yet commit an id up to `last` holds the lock for writing now: ids are made after it is taken.
 CREATE FUNCTION pgvigil.executions_until() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

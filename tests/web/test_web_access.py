@@ -157,7 +157,7 @@ def test_a_line_that_is_no_token_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "tokens"
     file.touch(0o600)
     file.write_text(f"# tokens\n{line}\n")
-    with pytest.raises(UsageError, match=":2: this is no token"):
+    with pytest.raises(UsageError, match=":2: the line is not a token"):
         access.tokens(file)
 
 

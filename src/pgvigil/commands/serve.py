@@ -17,7 +17,7 @@ from pgvigil.errors import UsageError
 if TYPE_CHECKING:
     from pgvigil.web.access import Authorize
 
-SUMMARY = "serve the HTTP API, health endpoints and /metrics; closed to whoever cannot prove who they are"
+SUMMARY = "serve the HTTP API, health endpoints and /metrics; closed without a login"
 _GIVE_ONE = "Give one of --auth-token-file, --authorize, --trust-proxy; or --no-auth, on a loopback address only."
 
 
@@ -31,7 +31,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--host", action="append", default=[], metavar="NAME",
         help="a name by which clients may call this service (repeatable; default: any, on a loopback address its own names)",
     )  # fmt: skip
-    listen.add_argument("--read-only", action="store_true", help="change nothing, whoever asks")
+    listen.add_argument("--read-only", action="store_true", help="refuse every change")
     access = command.add_argument_group("access")
     access.add_argument("--auth-token-file", type=Path, metavar="FILE", help="tokens, made by pgvigil token create")
     access.add_argument(
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         target, authorize=authorize, recorder=recorder, read_only=arguments.read_only, hosts=hosts or None
     )
     listener = _listen(host, port)
-    # Its forwarded headers are not read: whoever connects is the peer. Their trust is --trust-proxy's.
+    # Forwarded headers are not read: the peer is the one that connects. Only --trust-proxy trusts a proxy.
     configuration = uvicorn.Config(
         app, proxy_headers=False, server_header=False, lifespan="off", timeout_graceful_shutdown=2, log_level="info"
     )
@@ -101,7 +101,7 @@ def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"--listen {text}: this is no address", "Write it as 127.0.0.1:8520 or [::1]:8520.")
+        raise UsageError(f"--listen {text}: not an address", "Write it as 127.0.0.1:8520 or [::1]:8520.")
     return host, int(port)
 
 
@@ -135,7 +135,7 @@ def _authorize(arguments: argparse.Namespace, *, loopback: bool) -> Authorize:
     ]  # fmt: skip
     if len(given) != 1:
         said = f"{' and '.join(given)} were given together" if given else "nothing says who may use this service"
-        raise UsageError(f"{said}: it does not start unprotected", _GIVE_ONE)
+        raise UsageError(f"{said}: the service does not start unprotected", _GIVE_ONE)
     if arguments.no_auth:
         if not loopback:
             raise UsageError("--no-auth would open this service to other machines", _GIVE_ONE)
@@ -152,14 +152,12 @@ def _imported(name: str) -> Authorize:
 
     module, colon, function = name.partition(":")
     if not colon:
-        raise UsageError(
-            f"--authorize {name}: this is no MODULE:FUNCTION", "Write it as my_application.access:authorize."
-        )
+        raise UsageError(f"--authorize {name}: not MODULE:FUNCTION", "Write it as my_application.access:authorize.")
     sys.path.insert(0, str(Path.cwd()))
     try:
         found: Authorize = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"--authorize {name}: {error}", "It is looked for from the current directory on.") from error
     if not callable(found):
-        raise UsageError(f"--authorize {name}: this is no function", "Name a function of the request.")
+        raise UsageError(f"--authorize {name}: not a function", "Name a function of the request.")
     return found

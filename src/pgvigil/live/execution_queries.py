@@ -1,4 +1,4 @@
-"""The SQL that reads query executions, for the tracker and for the web application. `{}` stands for the table.
+"""SQL that reads query executions, for the tracker and for the web application. `{}` is the place of the table.
 
 Every name and operator is qualified: the session's search_path may be anything.
 """
@@ -29,7 +29,7 @@ def page(
     limit: int,
     offset: int,
 ) -> Query:
-    """Executions, the newest first, and one more than `limit` where there are more. Raises ValueError for a cursor."""
+    """Select executions, the newest first, and one more than `limit` if there are more. Raises ValueError for a cursor."""
     conditions: list[str] = []
     values: list[Any] = []
     for condition, value in (
@@ -66,7 +66,7 @@ _RECENT: Final = (
 
 
 def stats(user_id: str | None, days: int) -> Query:
-    """One row: the last `days` times 24 hours of a user, or of all."""
+    """Select one row: the last `days` times 24 hours of a user, or of all."""
     condition, values = _of_user(user_id)
     return (
         "SELECT %s::integer AS period_days, pg_catalog.count(*) AS total_executions,"
@@ -79,7 +79,7 @@ def stats(user_id: str | None, days: int) -> Query:
 
 
 def database_stats(user_id: str | None, days: int | None = None) -> Query:
-    """A row for each engine, the most used first; as far back as executions are kept, or the last `days` times 24 hours."""
+    """Select a row for each engine, the most used first: of all stored executions, or of the last `days` times 24 hours."""
     condition, values = _of_user(user_id)
     return (
         "SELECT database_type, pg_catalog.count(*) AS execution_count,"
@@ -96,13 +96,13 @@ def _of_user(user_id: str | None) -> Query:
 
 
 def encoded(started_at: datetime | str, id: int) -> str:
-    """The cursor of what comes after this row."""
+    """Return the cursor of the page after this row."""
     place = started_at.astimezone(UTC).isoformat() if isinstance(started_at, datetime) else started_at
     return base64.urlsafe_b64encode(f"{place} {id}".encode()).decode()
 
 
 def decoded(cursor: str) -> tuple[str, int]:
-    """The place that a cursor names. Raises ValueError."""
+    """Return the place that a cursor names. Raises ValueError."""
     try:
         started_at, _, id = base64.b64decode(cursor.encode(), b"-_", validate=True).decode().rpartition(" ")
         if started_at not in _INFINITE and datetime.fromisoformat(started_at).tzinfo is None:

@@ -1,4 +1,4 @@
-"""The HTTP side: query executions, the session monitor, health and metrics, as one ASGI application.
+"""The web application: query executions, the session monitor, health and metrics, as one ASGI application.
 
 `pgvigil.web.application(...)` needs the packages of pgvigil[web]; they are imported when it is first asked for.
 """

@@ -1,9 +1,9 @@
-"""Who may do what. Closed by default: an application is made with `authorize`, which names the principal of a request or none.
+"""Access control. Closed by default: `authorize` names the principal of a request, or none.
 
     viewer   reads, but no text of queries and errors, and no metadata
     admin    reads all, and changes things
 
-What changes something has to come from the same origin and as JSON, so no other site's page can make a browser send it.
+A request that changes something must come from the same origin and as JSON, so that no page of another site can make a browser send it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ROLES: Final = ("viewer", "admin")
 
 @dataclass(frozen=True)
 class Principal:
-    """Somebody who may use the application. `name` is written into the audit trail of what is changed."""
+    """A user of the application. The audit trail of a change records `name`."""
 
     name: str
     role: Role
@@ -92,7 +92,8 @@ def _lines(path: Path) -> list[tuple[Principal, bytes]]:
             found.append((Principal(name, role), _digest(digest)))  # type: ignore[arg-type]
         except ValueError:
             raise UsageError(
-                f"{path}:{number}: this is no token", "A line is: NAME ROLE SHA256, the role being viewer or admin."
+                f"{path}:{number}: the line is not a token",
+                "A line is: NAME ROLE SHA256, the role being viewer or admin.",
             ) from None
     return found
 
@@ -104,7 +105,7 @@ def _digest(text: str) -> bytes:
 
 
 def tokens(path: Path | str) -> Authorize:
-    """By `Authorization: Bearer TOKEN`, from a file made by `pgvigil token create`. It is read again when it changes."""
+    """Authorize by `Authorization: Bearer TOKEN`, from a file made by `pgvigil token create`. The file is read again when it changes."""
     path = Path(path)
     known = _lines(path)
     seen = path.stat()
@@ -122,7 +123,7 @@ def tokens(path: Path | str) -> Authorize:
             return None  # without a readable file nobody is let in
         digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
         found = None
-        for principal, right in known:  # all of them, so that time tells nothing
+        for principal, right in known:  # all of them, so that the time reveals nothing
             if hmac.compare_digest(digest, right):
                 found = principal
         return found
@@ -131,13 +132,13 @@ def tokens(path: Path | str) -> Authorize:
 
 
 def trusted_proxy(networks: Iterable[str], header: str, admins: Iterable[str] = ()) -> Authorize:
-    """By the name that a proxy puts into `header`, believed only if the socket's peer is in one of the networks (CIDR)."""
+    """Authorize by the name that a proxy puts into `header`. It counts only if the socket's peer is in one of the networks (CIDR)."""
     trusted = []
     for network in networks:
         try:
             trusted.append(ipaddress.ip_network(network))
         except ValueError as error:
-            raise UsageError(f"{network} is no network", "Write it as 10.0.0.0/8 or 127.0.0.1/32.") from error
+            raise UsageError(f"{network} is not a network", "Write it as 10.0.0.0/8 or 127.0.0.1/32.") from error
     if not trusted or not header:
         raise UsageError(
             "a trusted proxy needs a network and a header", "Give --trust-proxy CIDR and --user-header NAME."
@@ -163,7 +164,7 @@ def trusted_proxy(networks: Iterable[str], header: str, admins: Iterable[str] = 
 
 
 def everybody(role: Role = "admin") -> Authorize:
-    """For `serve --no-auth`, which listens on loopback only."""
+    """Authorize every request: for `serve --no-auth`, which listens on loopback only."""
 
     async def authorize(_: Request) -> Principal | None:
         return Principal("local", role)
@@ -184,7 +185,7 @@ class Access:
         self._reads, self._writes, self._failures = (limits.parse(one) for one in (reads, writes, failures))
 
     async def principal(self, request: Request) -> Principal | None:
-        """Whoever sends the request. Raises Problem for a peer that has failed too often."""
+        """Return the principal of the request. Raises Problem for a peer that has failed too often."""
         peer = request.client.host if request.client else ""
         offered = "authorization" in request.headers
         if offered and not self._limiter.test(self._failures, "failures", peer):
@@ -202,19 +203,19 @@ class Access:
         return found
 
     async def anybody(self, request: Request) -> Principal | None:
-        """Also who is not logged in; within the limit of reads of their address."""
+        """Return the principal, or None for a request without one; count it as a read."""
         found = await self.principal(request)
         self._count(request, self._reads, "reads", self._key(request, found))
         return found
 
     async def viewer(self, request: Request) -> Principal:
-        """Who may read."""
+        """Return a principal that may read. Raises Problem."""
         found = await self._known(request)
         self._count(request, self._reads, "reads", self._key(request, found))
         return found
 
     async def admin(self, request: Request) -> Principal:
-        """Who may change things, with a request that no other site can have made."""
+        """Return a principal that may change things, and check that no other site made the request. Raises Problem."""
         found = await self._known(request)
         if found.role != "admin":
             raise Problem(403, "forbidden", "Only an admin may do this")
@@ -244,7 +245,7 @@ class Access:
         site = request.headers.get("sec-fetch-site")
         if site is not None:
             same = site in ("same-origin", "none")
-        else:  # an older browser; what is no browser sends neither
+        else:  # an older browser; clients that are not browsers send neither
             origin = request.headers.get("origin")
             same = origin is None or origin == f"{request.url.scheme}://{request.headers.get('host', '')}"
         if not same:

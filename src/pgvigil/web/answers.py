@@ -1,4 +1,4 @@
-"""How answers are written, and how bodies are read."""
+"""Write answers, and read bodies."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _plain(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-# What steers a terminal or hides text, as pgvigil.text has it; and what begins a tag, should somebody take JSON for HTML.
+# Characters that steer a terminal or hide text, as in pgvigil.text; and the one that begins a tag, in case JSON is shown as HTML.
 _UNSEEN: Final = re.compile("[\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
                             "\uffa0\ufff0-\ufffb<]")  # fmt: skip
 
 
 def written(json_text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """An answer of JSON that the server has made, or we: the same value, with nothing in it that does harm where it is shown."""
+    """Answer with this JSON, from the server or from us: the same value, with harmful characters escaped."""
     headers = {"Cache-Control": "private, no-store"} | (headers or {})
     return Response(
         _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text), status, headers, "application/json"
@@ -42,12 +42,12 @@ def written(json_text: str, status: int = 200, headers: dict[str, str] | None = 
 
 
 def as_json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Rows: nobody keeps them on the way."""
+    """Answer with rows, which no cache keeps."""
     return written(json.dumps(document, default=_plain), status, headers)
 
 
 def fresh(request: Request, document: Any) -> Response:
-    """State and aggregates: whoever has the same already gets 304."""
+    """Answer with state or aggregates: 304 if the client has the same already."""
     body = json.dumps(document, default=_plain)
     tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
     headers = {"Cache-Control": "private, no-cache", "ETag": tag}
@@ -58,7 +58,7 @@ def fresh(request: Request, document: Any) -> Response:
 
 
 async def bounded_body(request: Request, most: int) -> bytes:
-    """The body, never more of it in memory than that. Raises Problem."""
+    """Read the body, and never more than `most` bytes. Raises Problem."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > most:
         raise of_status(413)

@@ -40,10 +40,10 @@ def application(
     failures: str = "5/minute",
     **store: Any,
 ) -> FastAPI:
-    """The application for the database `target` (a libpq URL). It can be mounted under any path; nothing is opened before it is used.
+    """Return the application for the database `target` (a libpq URL). It can be mounted under any path. It connects when it is first used.
 
     authorize   function of the request, plain or async, that returns a Principal, or None: then the answer is 401
-    recorder    takes posted executions; without one there is POST for nobody
+    recorder    takes posted executions; without one POST /api/v1/executions does not exist
     read_only   nothing can be changed
     hosts       names and addresses that the Host header may have; default: any
     reads, writes, failures   limits for each principal, in each process; of failed logins for each address
@@ -101,7 +101,7 @@ def _health(app: FastAPI) -> Any:
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with our own model of errors in place of FastAPI's."""
+    """Return the OpenAPI document, with our own model of errors in place of FastAPI's."""
     if app.openapi_schema is None:
         made = app.openapi()
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
@@ -133,7 +133,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 
 class _Headers:
-    """What every answer carries, and how much of a limit is left."""
+    """A layer that adds the headers of every answer, and those of the rate limit."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -151,7 +151,7 @@ class _Headers:
 
 
 class _Hosts:
-    """Refuses names that are not ours: a page of another site may have its name point at this machine."""
+    """A layer that refuses other host names: another site may have its name point at this machine."""
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
         self._app = app
@@ -169,7 +169,7 @@ class _Hosts:
 
 
 def close(app: FastAPI) -> None:
-    """Closes the connections of the application."""
+    """Close the connections of the application."""
     app.state.store.close()
 
 

@@ -1,4 +1,4 @@
-"""Reads for dashboards: sessions and their timelines, connections, operations, jobs and checks. And what an admin may do to them."""
+"""Serve reads for dashboards (sessions and timelines, connections, operations, jobs, checks) and the actions of admins."""
 
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
 import base64
@@ -25,7 +25,7 @@ Id = Annotated[UUID, Path()]
 
 
 class Session(BaseModel):
-    """As session_monitoring_view has it."""
+    """A row of session_monitoring_view."""
 
     id: UUID
     session_key: str
@@ -55,7 +55,7 @@ class Sessions(BaseModel):
 
 
 class OneSession(Session):
-    """With what it holds. A viewer sees null for metadata."""
+    """A session with its contents in numbers. A viewer sees null for metadata."""
 
     total_tokens: int
     total_content_bytes: int
@@ -63,7 +63,7 @@ class OneSession(Session):
 
 
 class Event(BaseModel):
-    """What happened to a session, and by whom."""
+    """An event of a session; event_data names the actor."""
 
     id: UUID
     event_type: str
@@ -72,7 +72,7 @@ class Event(BaseModel):
 
 
 class Timeline(BaseModel):
-    """The latest first. `next_before` is null where there are no earlier ones."""
+    """Events, the latest first. `next_before` is null on the last page."""
 
     session_id: UUID
     next_before: UUID | None
@@ -87,7 +87,7 @@ class Rows(BaseModel):
 
 
 class KillRequest(BaseModel):
-    """How to end a connection."""
+    """The way to end a connection."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -98,7 +98,7 @@ class KillRequest(BaseModel):
 
 
 class Done(BaseModel):
-    """What was done. False: there was nothing to do."""
+    """The outcome. False: there was nothing to do."""
 
     ok: bool
     reason: str
@@ -113,7 +113,7 @@ _PAGE: Final = """
 
 
 class _Filter:
-    """Which sessions are wanted."""
+    """The parameters that select sessions."""
 
     def __init__(
         self,
@@ -230,13 +230,13 @@ _CHECKS: Final = (
 
 
 def _masked(rows: list[dict[str, Any]], principal: Principal, *private: str) -> dict[str, Any]:
-    """A viewer sees null for what may repeat what others wrote."""
+    """Make a document of rows; a viewer sees null in columns that may repeat text of others."""
     shown = [{**row, **dict.fromkeys(private)} for row in rows] if principal.role != "admin" else rows
     return {"count": len(shown), "rows": shown}
 
 
 def router(app: FastAPI) -> APIRouter:
-    """The routes below /api/v1, but for executions."""
+    """Return the routes below /api/v1 but those of executions."""
     store: Store = app.state.store
     Viewer = Annotated[Principal, Depends(app.state.access.viewer)]
     Admin = Annotated[Principal, Depends(app.state.access.admin)]
@@ -380,7 +380,7 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _act_for(connection: Connection, principal: Principal) -> None:
-    """With the rights of pgvigil_admin for this transaction only, where the login may take them; and with the person's name in the trail."""
+    """Take the rights of pgvigil_admin for this transaction, if the login may, and put the principal's name into the trail."""
     connection.execute(
         b"""SELECT pg_catalog.set_config('pgvigil.actor', %s, true),
                    CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) 'pgvigil_admin'

@@ -1,6 +1,6 @@
-"""Ends what waits for a server that does not answer: no timeout of the server's can, when the server is frozen.
+"""End a wait for a server that does not answer: no timeout of the server works while the server is frozen.
 
-A thread that sits in a query sees its socket shut at the deadline, and fails at once with the driver's own error. One thread
+At the deadline the socket is shut, and the thread that waits in a query fails at once with the driver's own error. One thread
 watches over all of them: a Timer of its own for each call would cost 90 microseconds.
 """
 
@@ -21,7 +21,7 @@ from psycopg import pq
 
 
 class Watch:
-    """One call under a deadline. `expired` once its socket was shut."""
+    """A call under a deadline; `expired` is true once its socket was shut."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor  # our own duplicate: the original may be somebody else's by then
@@ -43,7 +43,7 @@ class Watch:
 
 
 class Watchdog:
-    """Shuts sockets at their deadlines. Its thread starts with the first, and ends when there was none for a while."""
+    """A thread that shuts sockets at their deadlines. It starts with the first, and ends when there was none for a while."""
 
     def __init__(self, idle: float = 10.0) -> None:
         self._idle = idle
@@ -54,7 +54,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self, pgconn: pq.abc.PGconn, deadline: float) -> Iterator[Watch]:
-        """Until the block ends, `deadline` (of time.monotonic) is that of the connection."""
+        """Put the connection under `deadline` (of time.monotonic) until the block ends."""
         watch = Watch(os.dup(pgconn.socket))
         try:
             with self._changed:
@@ -81,7 +81,7 @@ class Watchdog:
 
 
 def connect(conninfo: str, deadline: float) -> psycopg.Connection:
-    """An autocommit connection, all of its making within the deadline. Raises psycopg.OperationalError.
+    """Open an autocommit connection within the deadline. Raises psycopg.OperationalError.
 
     Not by psycopg.connect: its shortest timeout is two seconds.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_ITEMS: Final = 1000
 _LONGEST_BODY: Final = 4 << 20
-# What only an admin sees, of others' queries: their text, what was said of them, and the application's own documents.
+# Columns that only an admin sees: the text of queries and errors, and the application's own documents.
 _PRIVATE: Final = ("query", "error_message", "connection_params", "request_metadata", "response_metadata")
 _COLUMNS: Final = (
     "id", "execution_id", "user_id", "conversation_id", "query", "database_type", "query_complexity", "status", "execution_time",
@@ -41,7 +41,7 @@ Days = Annotated[int, Query(ge=1, le=365, description="Times 24 hours, up to now
 
 
 class Execution(BaseModel):
-    """One execution. A viewer sees null for query, error_message and the three documents."""
+    """An execution. A viewer sees null for query, error_message and the three documents."""
 
     id: int
     execution_id: str
@@ -77,7 +77,7 @@ class Executions(BaseModel):
 
 
 class Stats(BaseModel):
-    """Rate and times are null where there was no execution."""
+    """Counts and times. Without executions, rate and times are null."""
 
     user_id: str | None
     period_days: int
@@ -93,7 +93,7 @@ class Stats(BaseModel):
 
 
 class EngineStats(BaseModel):
-    """One engine."""
+    """An engine."""
 
     database_type: str
     execution_count: int
@@ -103,7 +103,7 @@ class EngineStats(BaseModel):
 
 
 class DatabaseStats(BaseModel):
-    """The most used engine first."""
+    """Engines, the most used first."""
 
     user_id: str | None
     period_days: int | None
@@ -118,7 +118,7 @@ _Document = dict[str, JsonValue]
 
 
 class NewExecution(BaseModel):
-    """One execution to record. An execution_id that is there already is not written again."""
+    """An execution to record. An execution_id that is stored already is not written again."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -151,14 +151,14 @@ class NewExecutions(BaseModel):
 
 
 class Refused(BaseModel):
-    """One of the batch that cannot be stored."""
+    """An item of the batch that cannot be stored."""
 
     index: int
     errors: list[problems.FieldError]
 
 
 class Accepted(BaseModel):
-    """What will be written. `execution_ids` are those of the accepted ones, in their order."""
+    """The accepted and the refused items. `execution_ids` are those of the accepted ones, in their order."""
 
     accepted: int
     execution_ids: list[str]
@@ -166,12 +166,12 @@ class Accepted(BaseModel):
 
 
 _ITEM: Final = TypeAdapter(NewExecution)
-# The commonest of their faults is told with what was accepted, so a batch is not validated as a whole.
+# Each item is validated by itself, so that one bad item does not refuse the batch.
 _BATCH: Final = TypeAdapter(list[Any])
 
 
 class _Page:
-    """The parameters that say which executions are wanted."""
+    """The parameters that select executions."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ def _moment(name: str, text: str | None) -> datetime | None:
 
 
 def router(app: FastAPI) -> APIRouter:
-    """The routes below /api/v1/executions."""
+    """Return the routes below /api/v1/executions."""
     store: Store = app.state.store
     viewer, admin = app.state.access.viewer, app.state.access.admin
     Viewer = Annotated[Principal, Depends(viewer)]
@@ -306,7 +306,7 @@ _PROBLEM: Final[dict[str, Any]] = {
 
 
 def _require_one_segment(request: Request) -> None:
-    """A user `a/stats` must not be answered with the statistics of a user `a`."""
+    """Refuse an encoded slash: a user `a/stats` must not get the statistics of a user `a`."""
     environ = request.scope.get("wsgi_environ", {})  # below Flask
     raw = (
         request.scope.get("raw_path", b"").decode("latin-1") or environ.get("REQUEST_URI") or environ.get("RAW_URI", "")
@@ -360,7 +360,7 @@ def _window(connection: Connection, days: int | None) -> list[dict[str, Any]]:
 
 
 def _global_stats(connection: Connection, days: int) -> dict[str, Any]:
-    """As queries.stats(None, days), from the rollups."""
+    """Return the numbers of queries.stats(None, days), from the rollups."""
     parts = _window(connection, days)
     counts = {
         status: sum(part["executions"] for part in parts if part["status"] == status) for status in queries.STATUSES
@@ -379,12 +379,12 @@ def _global_stats(connection: Connection, days: int) -> dict[str, Any]:
 
 
 def _percent(part: int, total: int) -> float | None:
-    """To two places, halves away from zero, as the server rounds numerics."""
+    """Return a percentage to two places, halves away from zero, as the server rounds numerics."""
     return (part * 20_000 + total) // (2 * total) / 100 if total else None
 
 
 def _global_engines(connection: Connection, days: int | None) -> dict[str, Any]:
-    """As queries.database_stats(None, days), from the rollups."""
+    """Return the rows of queries.database_stats(None, days), from the rollups."""
     engines: dict[str, dict[str, Any]] = {}
     for part in _window(connection, days):
         engine = engines.setdefault(
@@ -404,7 +404,7 @@ def _global_engines(connection: Connection, days: int | None) -> dict[str, Any]:
 
 
 def _accept(recorder: "Recorder", body: bytes) -> Response:
-    """Hands to the recorder what can be stored, and tells what cannot and why."""
+    """Hand the items that can be stored to the recorder, and name the others with the reasons."""
     try:
         document = json.loads(body, parse_constant=_not_a_number)
         items = _BATCH.validate_python(document["executions"], strict=True)

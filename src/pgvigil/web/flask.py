@@ -1,4 +1,4 @@
-"""A Flask application that shows what pgvigil has: the web application, mounted, and its sessions monitored.
+"""Mount the web application into a Flask application, and monitor its sessions.
 
 Importing this module needs Flask; a2wsgi and pgvigil[web] are needed when the pages are mounted.
 """
@@ -26,7 +26,7 @@ _OLDER: Final = "/admin/session-monitoring"
 
 
 class PgvigilFlask:
-    """Mounts the web application at `url_prefix` and at /admin/session-monitoring, and monitors `sessions` and `engine`.
+    """A Flask extension that mounts the web application at `url_prefix` and at /admin/session-monitoring, and monitors `sessions` and `engine`.
 
     authorize  function without arguments, called in the context of the request: a Principal, or True for an admin, else nobody.
                Without it nothing is mounted
@@ -52,7 +52,7 @@ class PgvigilFlask:
         url_prefix: str = "/pgvigil",
         **options: Any,
     ) -> None:
-        """See the class. The database is `database_url`, else the recorder's. Raises TypeError where neither is given for pages."""
+        """Set up `app`, see the class. The database is `database_url`, else the recorder's. Raises TypeError if pages have neither."""
         if sessions is not None or engine is not None:
             from pgvigil.live import initialize_performance_monitoring
 
@@ -83,14 +83,14 @@ class PgvigilFlask:
 
 
 class _Mounted:
-    """The web application in each process that asks for it: a forked child makes its own, with a loop of its own."""
+    """The web application of a process: a forked child makes its own, with a loop of its own."""
 
     def __init__(self, target: database.Target, authorize: Callable[[], Any], options: dict[str, Any]) -> None:
         self._target, self._authorize, self._options = target, authorize, options
         self._lock = threading.Lock()
         self._made: tuple[int, Callable[..., Any]] | None = None
         os.register_at_fork(after_in_child=self._forget)
-        self._application()  # what is wrong with the options is said at the start
+        self._application()  # wrong options raise at the start
 
     def _forget(self) -> None:
         self._lock, self._made = threading.Lock(), None
@@ -109,7 +109,7 @@ class _Mounted:
             return self._made[1]
 
     def answer(self, prefix: str, path: str) -> Any:
-        """A response, which Flask makes of a WSGI application."""
+        """Return a WSGI application, of which Flask makes the response."""
         environ = dict(flask.request.environ)
         found = self._authorize()
         if found is True:

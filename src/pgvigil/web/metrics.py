@@ -1,8 +1,8 @@
-"""/metrics for Prometheus: what the database holds, read when it is asked for and kept for five seconds.
+"""Serve /metrics for Prometheus, read from the database on request and kept for five seconds.
 
 Each collector is a question of its own, with a second to answer: where one fails, the others are shown, and `pgvigil_up` or
-`pgvigil_collector_success` says so. Counters come from stored totals, which retention does not lower. No label holds what has no
-end: users, sessions, queries; names that applications give are 50 at most, the rest is `other`.
+`pgvigil_collector_success` says so. Counters come from stored totals, which retention does not lower. No label holds users,
+sessions or queries; of names that applications choose, 50 are shown and the rest is `other`.
 """
 
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
@@ -53,7 +53,7 @@ def _counter(name: str, help: str, labels: Sequence[str], rows: Iterable[Sequenc
 def _histogram(
     name: str, help: str, labels: Sequence[str], bounds: Sequence[float], rows: Iterable[tuple[Any, ...]]
 ) -> Metric:
-    """Of rows of labels, counts up to each bound and beyond (not cumulative), and the sum."""
+    """Make a histogram of rows of labels, counts per bound and beyond (not cumulative), and the sum."""
     family = HistogramMetricFamily(f"pgvigil_{name}", help, labels=labels)
     for *values, counts, total in rows:
         buckets, below = [], 0
@@ -65,13 +65,13 @@ def _histogram(
 
 
 def _label(value: Any) -> str:
-    """Names that others gave, without what steers a terminal or begins a tag: there is no way to spell these in a label."""
+    """Return a label without characters that steer a terminal or begin a tag: a label has no escapes for them."""
     text = str(value).replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _capped(rows: Rows, at: int, add: Callable[[list[Any], Sequence[Any]], None]) -> Rows:
-    """With at most 50 names in that column, the first that come, so that no counter falls; the others are added up under `other`."""
+    """Keep the first 50 names of that column, so that no counter falls, and add up the others under `other`."""
     names = dict.fromkeys(row[at] for row in rows)
     kept = set(list(names)[:_NAMES]) if len(names) > _NAMES else set(names)
     found: dict[tuple[Any, ...], list[Any]] = {}
@@ -175,7 +175,7 @@ def _executions(connection: Connection, _: Store) -> Families:
 
 
 def _merged(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """One row for each name."""
+    """Add up the rows of each name."""
     found: dict[str, list[Any]] = {}
     for row in rows:
         if row[0] in found:
@@ -293,7 +293,7 @@ def _monitor(connection: Connection, _: Store) -> Families:
 
 
 class _Applications:
-    """Applications by name, those of several logins added up; 50 of them, and the rest."""
+    """Applications by name, with those of several logins added up; at most 50 and `other`."""
 
     def __init__(self, rows: Rows) -> None:
         self._found: dict[str, dict[str, Any]] = {}
@@ -343,7 +343,7 @@ _COLLECTORS: Final[dict[str, Callable[[Connection, Store], Families]]] = {
 
 
 class _Collected:
-    """What prometheus_client asks for; made already."""
+    """A collector of families that are made already, as prometheus_client expects one."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families
@@ -353,7 +353,7 @@ class _Collected:
 
 
 async def collect(store: Store) -> list[Metric]:
-    """All families; those of collectors that fail are left out."""
+    """Return all families but those of collectors that fail."""
     began = time.monotonic()
     succeeded: list[tuple[str, int]] = []
 
@@ -383,7 +383,7 @@ async def collect(store: Store) -> list[Metric]:
 
 
 def router(app: FastAPI) -> APIRouter:
-    """The route /metrics."""
+    """Return the route /metrics."""
     store: Store = app.state.store
     router = APIRouter(tags=["metrics"], responses={status: problems.DOCUMENTED[status] for status in (401, 429)})
 

@@ -1,6 +1,6 @@
-"""Every answer that is not the wanted one: application/problem+json (RFC 9457), with a type that does not change.
+"""Answers to failed requests: application/problem+json (RFC 9457), with a type that does not change.
 
-None of them repeats what an exception said, or what was sent: both may hold secrets.
+None of them repeats the text of an exception or the input: both may hold secrets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _URN: Final = "urn:pgvigil:problem:"
 
 
 class FieldError(BaseModel):
-    """One parameter that cannot be used."""
+    """A parameter that cannot be used."""
 
     location: str = Field(alias="in", description="path, query, header or body")
     name: str
@@ -29,7 +29,7 @@ class FieldError(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """What each error answers."""
+    """The body of every error."""
 
     type: str = Field(pattern="^urn:pgvigil:problem:[a-z-]+$")
     title: str
@@ -39,7 +39,7 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):
-    """Raised anywhere in a request; becomes its answer."""
+    """An error that becomes the answer, wherever in a request it is raised."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ _KINDS: Final = {401: "login-needed", 403: "forbidden", 404: "not-found", 405: "
 
 
 def of_status(status: int, headers: dict[str, str] | None = None) -> Problem:
-    """For what has no words of its own."""
+    """Return the problem of a status that has no text of its own."""
     try:
         title = HTTPStatus(status).phrase
     except ValueError:
@@ -137,7 +137,7 @@ def of_status(status: int, headers: dict[str, str] | None = None) -> Problem:
 
 
 def validation_errors(found: list[Any]) -> list[dict[str, str]]:
-    """Of pydantic's errors the place and the message, which names the rule and never the value."""
+    """Return place and message of pydantic's errors. A message names the rule, never the value."""
     errors = []
     for one in found:
         place, *path = [str(part) for part in one["loc"]] or ["body"]
@@ -152,7 +152,7 @@ def _rule(error: Any) -> str:
 
 
 class Guard:
-    """The outermost layer: what nobody caught is logged without secrets, and answered without words of the exception."""
+    """A layer around all others: it logs uncaught exceptions without secrets, and answers without their text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What the sessions of applications do, all workers together: /admin/session-monitoring."""
+"""Serve the session monitor, all workers together: /admin/session-monitoring."""
 
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
 from collections import Counter
@@ -33,7 +33,7 @@ class _Numbers(BaseModel):
 
 
 class Application(BaseModel):
-    """One application, as one login has reported it."""
+    """An application, as one login reports it."""
 
     application: str
     reported_by: str
@@ -44,7 +44,7 @@ class Application(BaseModel):
 
 
 class Status(BaseModel):
-    """All together, and each application."""
+    """The status of all together, and of each application."""
 
     status: Health
     issues: list[str]
@@ -54,14 +54,14 @@ class Status(BaseModel):
 
 
 class Metrics(_Numbers):
-    """All numbers."""
+    """Numbers of all workers."""
 
     workers: int
     timestamp: str
 
 
 class Summary(_Numbers):
-    """All numbers, and the summary in words."""
+    """Numbers of all workers, and the summary in words."""
 
     summary: str
     workers: int
@@ -69,7 +69,7 @@ class Summary(_Numbers):
 
 
 class Alert(BaseModel):
-    """One thing that is not as it should be."""
+    """A threshold that is exceeded."""
 
     type: Literal[
         "slow_operation", "high_error_rate", "high_recovery_rate", "high_pool_utilization", "excessive_active_sessions"
@@ -83,7 +83,7 @@ class Alert(BaseModel):
 
 
 class Alerts(BaseModel):
-    """Of each application."""
+    """Alerts of each application."""
 
     count: int
     timestamp: str
@@ -91,7 +91,7 @@ class Alerts(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """Whoever is not logged in is told the status only."""
+    """Health. A client that is not logged in gets the status only."""
 
     status: Health
     issues: list[str] | None = None
@@ -101,7 +101,7 @@ class HealthAnswer(BaseModel):
 
 @dataclass(frozen=True)
 class _Read:
-    """What is there of the applications that were asked for, of which a worker is alive."""
+    """The requested applications that have a live worker."""
 
     applications: list[tuple[dict[str, Any], dict[str, dict[str, Any]]]]
     together: dict[str, dict[str, Any]]
@@ -118,7 +118,7 @@ def _rows(connection: Connection) -> list[tuple[Any, ...]]:
 
 
 def _select(rows: list[tuple[Any, ...]], application: str | None, missing: int = 404) -> _Read:
-    """Raises Problem where no worker is alive: there are no numbers then, not zeros."""
+    """Select the live applications. Raises Problem if there is none: no numbers, rather than zeros."""
     alive = [row for row in rows if row[2] and application in (None, row[0])]
     if not alive:
         which = "No worker of this application" if application else "No worker"
@@ -147,14 +147,14 @@ def _select(rows: list[tuple[Any, ...]], application: str | None, missing: int =
 
 
 def _together(kind: str, one: float | None, other: float | None) -> float | None:
-    """As pgvigil.sum_monitors adds up."""
+    """Combine two gauges as pgvigil.sum_monitors does."""
     if one is None or other is None:
         return other if one is None else one
     return max(one, other) if kind.startswith(("peak", "utilization", "busiest")) else one + other
 
 
 def _worst(read: _Read) -> tuple[Health, list[str]]:
-    """Of the applications, not of their sum: one that is ill must not hide behind many that are well."""
+    """Return the worst status of the applications, not that of their sum, which may hide an unhealthy one."""
     order: tuple[Health, ...] = ("healthy", "degraded", "unhealthy")
     worst = max((head["status"] for head, _ in read.applications), key=order.index)
     issues = [issue for head, _ in read.applications for issue in head["issues"]]
@@ -162,7 +162,7 @@ def _worst(read: _Read) -> tuple[Health, list[str]]:
 
 
 def router(app: FastAPI) -> APIRouter:
-    """The routes below /admin/session-monitoring, and those of an older address, which lead there."""
+    """Return the routes below /admin/session-monitoring, and the redirects of an older address."""
     store: Store = app.state.store
     Viewer = Annotated[Principal, Depends(app.state.access.viewer)]
     Anybody = Annotated[Principal | None, Depends(app.state.access.anybody)]
@@ -195,7 +195,7 @@ def router(app: FastAPI) -> APIRouter:
         words = monitor_metrics.summary(found.together)
         return fresh(request, {"summary": words, **found.head, **found.together})
 
-    @route("/alerts", Alerts, "What is not as it should be")  # type: ignore[untyped-decorator]
+    @route("/alerts", Alerts, "Exceeded thresholds")  # type: ignore[untyped-decorator]
     async def alerts(
         request: Request,
         _: Viewer,
@@ -207,14 +207,14 @@ def router(app: FastAPI) -> APIRouter:
         active_sessions: Annotated[int, Query(gt=0, le=1_000_000)] = monitor_metrics.MAX_ACTIVE_SESSIONS,
     ) -> Response:
         found = await read(application)
-        told = [
+        found_alerts = [
             {**alert.document(), "application": head["application"]}
             for head, numbers in found.applications
             for alert in monitor_metrics.alerts(
                 numbers, slow_seconds=threshold, recovery_rate=recovery_rate, active_sessions=active_sessions
             )
         ]
-        return fresh(request, {"count": len(told), "timestamp": found.at.isoformat(), "alerts": told})
+        return fresh(request, {"count": len(found_alerts), "timestamp": found.at.isoformat(), "alerts": found_alerts})
 
     @router.get(
         "/admin/session-monitoring/health", response_model=None, summary="For load balancers: 503 where it is unhealthy",

@@ -1,7 +1,7 @@
-"""Questions to the database: few connections, each question with a deadline, and each failure a Problem.
+"""Ask the database: few connections, a deadline for each question, and a Problem for each failure.
 
-Four threads ask at once, others wait for a second. Of a server that is away or frozen one caller at a time finds out; the
-others are told at once.
+Four threads ask at once; others wait up to a second. While a server is away or frozen, one caller at a time tries it; the
+others fail at once.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _inherited: list[Connection] = []  # a forked child leaves its parent's connecti
 
 
 class Store:
-    """The database of one application, for its threads.
+    """A bounded pool of connections, for the threads of one application.
 
     size             connections at most
     deadline         seconds until a question has an answer, whatever the server does; waiting for a connection included
     wait             seconds of it that a question may wait for a connection
     max_waiting      how many may
     lock_timeout     seconds to wait for the lock of somebody else
-    pause            seconds after a failure to connect in which only one caller tries
+    pause            seconds after a failure to connect in which only one caller at a time tries
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Store:
         )
         self._size, self._deadline, self._wait, self._pause = size, deadline, wait, pause
         self._most = size + max_waiting
-        # The server gives up before we shut the socket: then the connection stays, and slow is told from frozen.
+        # The server gives up before we shut the socket: then the connection stays, and a slow server is distinguished from a frozen one.
         self._statement_timeout = max(0.05, deadline * 0.8)
         self._lock_timeout = lock_timeout
         self._reset()
@@ -92,7 +92,7 @@ class Store:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     async def ask(self, question: Callable[[Connection], T], **options: Any) -> T:
-        """`call` in a thread. A question that would only wait in vain is refused here, without one."""
+        """Run `call` in a thread. A question that could only wait in vain is refused without one."""
         began = time.monotonic()
         if self._asking >= self._most:
             raise problems.busy()
@@ -101,7 +101,7 @@ class Store:
         )
 
     async def shared(self, key: str, seconds: float, question: Callable[[Connection], T], **options: Any) -> T:
-        """As `ask`; an answer serves all who ask within `seconds`, and those who ask meanwhile wait for the same one."""
+        """Ask once for all callers: an answer is kept for `seconds`, and callers wait for one that is on its way."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -134,10 +134,10 @@ class Store:
         self, question: Callable[[Connection], T], *, began: float | None = None, writing: bool = False,
         budget: float | None = None,
     ) -> T:  # fmt: skip
-        """What `question` returns, run in a transaction of its own, which can only read unless `writing`. Raises Problem.
+        """Run `question` in a transaction of its own, read-only unless `writing`, and return its result. Raises Problem.
 
-        A reading question may be run twice: an idle connection may turn out to have been ended. `budget` is in place of the
-        deadline, for what is known to take longer.
+        A reading question may be run twice: an idle connection may turn out to have been ended. `budget` replaces the
+        deadline for a question that takes longer.
         """
         if self._pid != os.getpid():
             _inherited.extend(self._idle)
@@ -217,7 +217,7 @@ class Store:
     def _problem(self, error: BaseException, *, lost: bool) -> BaseException:
         if isinstance(error, Problem) or not isinstance(error, (psycopg.Error, PgvigilError)):
             return error
-        self._tell(error)
+        self._log_failure(error)
         if lost:
             self._failed()
             return problems.database_away()
@@ -232,7 +232,7 @@ class Store:
             return problems.database_away()
         return error
 
-    def _tell(self, error: BaseException) -> None:
+    def _log_failure(self, error: BaseException) -> None:
         from pgvigil.live.scrub import hide_secrets
 
         words = error.diag.message_primary if isinstance(error, psycopg.Error) else None
@@ -248,7 +248,7 @@ class Store:
         try:
             connection = deadline.connect(self._conninfo, until)
         except psycopg.Error as error:
-            self._tell(error)
+            self._log_failure(error)
             self._failed()
             raise problems.database_away() from error
         connection._pgvigil_generation = generation  # type: ignore[attr-defined]
@@ -276,16 +276,16 @@ class Store:
                 connection.close()
 
     def close(self) -> None:
-        """Closes the connections; later questions are refused."""
+        """Close the connections; later questions are refused."""
         self._closed = True
         self._drop_idle()
 
     def table(self, name: str) -> str:
-        """A table of the application's schema, with that, as it is written into a query; known within a question."""
+        """Return the qualified name of a table of the application, for use in a query. Only within a question."""
         schema = self._tables[EXECUTION].rpartition(".")[0]
         return in_query(f"{schema}.{name}")
 
     @property
     def executions(self) -> str:
-        """The table of executions."""
+        """Return the qualified name of the table of executions. Only within a question."""
         return self.table("query_executions")
