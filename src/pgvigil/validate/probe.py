@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from pgvigil.validate import ddl
+from pgvigil.validate import ddl, ddl_relations, ddl_routines
 from pgvigil.validate.catalog import Connection, pinned
 from pgvigil.validate.expected import kind_of, last_name, plain_fields
 
@@ -133,16 +133,16 @@ def _statements(probe: Probe, text: str) -> list[str]:
     if kind == "constraint":
         return [copy, f"ALTER TABLE {on} ADD CONSTRAINT probe {text}"]
     if kind == "index":
-        return [copy, ddl.index(on, "", {"definition": text}).rstrip(";")]
+        return [copy, ddl_relations.index(on, "", {"definition": text}).rstrip(";")]
     if kind == "trigger":
         make = copy
         if attributes["timing"] == "INSTEAD OF":
             make = f"CREATE TEMP VIEW probe AS SELECT * FROM {probe.root}"
         attributes.pop("enabled", None)
         attributes.pop("from", None)
-        return [make, ddl.trigger(on, "probe", attributes).rstrip(";")]
+        return [make, ddl_relations.trigger(on, "probe", attributes).rstrip(";")]
     if kind == "policy":
-        return [copy, ddl.policy(on, "probe", attributes).rstrip(";")]
+        return [copy, ddl_relations.policy(on, "probe", attributes).rstrip(";")]
     if kind == "rule":
         return [copy, text.rstrip(";").replace(f" TO {probe.root} ", f" TO {on} ", 1)]
     if kind == "view":
@@ -158,4 +158,4 @@ def _statements(probe: Probe, text: str) -> list[str]:
             ).rstrip(";")
         ]
     label = "pg_temp.probe()"
-    return [ddl.function(kind, label, attributes).replace("CREATE OR REPLACE", "CREATE", 1).rstrip(";")]
+    return [ddl_routines.function(kind, label, attributes).replace("CREATE OR REPLACE", "CREATE", 1).rstrip(";")]

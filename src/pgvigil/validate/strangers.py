@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgvigil.validate import ddl, printing
+from pgvigil.validate import ddl_relations, inherited, printing
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector
 from pgvigil.validate.defaults import explained, object_of, owner_of
@@ -45,6 +45,12 @@ class Strangers:
                 not self.declaration.complete and self._is_silent(path, root)
             ):
                 continue
+            if path.startswith("sequence of ") and self._is_identity(path):
+                continue
+            if kind == "column" and inherited.is_of_parent(path, root, objects, self.wanted):
+                continue
+            if inherited.is_left_by_parent(path, root, self.wanted, objects):
+                continue
             if (
                 kind in ("grant", "revocation")
                 and path.removeprefix(f"{kind} on ").rpartition(" to " if kind == "grant" else " from ")[0]
@@ -70,6 +76,11 @@ class Strangers:
                     f"{attributes['definition']} NOT VALID, existing rows not checked",
                     fix=f"ALTER TABLE {root} VALIDATE CONSTRAINT {last_name(path)};",
                 )
+                continue
+            if kind == "constraint" and "enforced" in attributes and "inherited" in attributes:
+                enable = "\n".join(self.found.details[path]["enable"])
+                said = printing.phrase(path, "enforced", attributes)
+                self.collector.add("disabled", path, printing.phrase(path, "enforced", {}), said, fix=enable)
                 continue
             said = self.collector.said(printing.whole(path, attributes)) + self._consequence(path, attributes)
             family = [p for p in (*attributes.get("inherits", ()), attributes.get("partition_of")) if p]
@@ -194,7 +205,7 @@ class Strangers:
                     closed or root not in self.declaration.application,
                     f"ALTER TABLE {root} NO FORCE ROW LEVEL SECURITY;"
                     if closed and root in self.declaration.application
-                    else ddl.relation(root, "row_security", {}),
+                    else ddl_relations.relation(root, "row_security", {}),
                     in_force=closed,
                 )
 
