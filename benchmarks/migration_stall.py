@@ -11,6 +11,7 @@ long it took, how many writes succeeded, the longest single write, and writer er
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from load import Load  # noqa: E402
 
 from pgvigil import embedded, project  # noqa: E402
 from pgvigil.build import plan, sql  # noqa: E402
+from pgvigil.owner import OWN_ROLE  # noqa: E402
+from pgvigil.placeholders import bound  # noqa: E402
 
 GROW = """
     INSERT INTO sessions (session_key, agent_from, agent_to, status, created_at, updated_at)
@@ -39,12 +42,13 @@ GROW = """
 
 def naive() -> str:
     """The migrations as someone would write them in a hurry: one transaction, plain index builds."""
-    scripts = [(project.MIGRATIONS / "ledger.sql").read_text()]
-    scripts.append("INSERT INTO pgvigil.migrations VALUES ('000', '000', 'public', true, '', '', now(), '', 0, '');")
+    scripts = [(project.MIGRATIONS / name).read_text() for name in ("prepare.sql", "ledger.sql")]
+    scripts.append("SELECT pgvigil.record_migration('000', '000', 'public', true, '', '', 0, '');")
     scripts += [sql.without_concurrently(m.script) for m in plan.load(project.MIGRATIONS)[1:]]
-    # The backfill commits by the batch, which one transaction cannot: it is spared the naive script.
-    scripts[-1] = scripts[-1].replace("CALL pgvigil.settle_session_counters();", "")
-    return "SET search_path = public, pg_temp;\n" + "\n".join(scripts)
+    scripts.append((project.MIGRATIONS / "closing.sql").read_text())
+    # The backfills commit by the batch, which one transaction cannot: it is spared the naive script.
+    script = re.sub(r"^CALL [^;]*;", "", bound("\n".join(scripts), "public", OWN_ROLE), flags=re.MULTILINE)
+    return f"SET search_path = pg_catalog, pg_temp; SET pgvigil.schema = 'public';\n{script}"
 
 
 def measure(url: str, writers: int, migrate: list[str] | str) -> tuple[float, Load]:

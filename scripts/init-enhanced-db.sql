@@ -1024,6 +1024,13 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', cur
 CREATE FUNCTION pgvigil.move_last_activity() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
+    -- The common case in one expression: what follows comes to the same.
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired' AND NEW.archived_at IS NULL
+       AND NOT NEW.is_dormant AND NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at
+       AND coalesce(pg_catalog.current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.=) '' THEN
+        NEW.last_activity_at := CURRENT_TIMESTAMP;
+        RETURN NEW;
+    END IF;
     IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
@@ -1109,47 +1116,61 @@ COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
 -- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows are: a sequential
 -- scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at SERIALIZABLE every second writer failed.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
--- compiled for every row, a twelfth of what a bulk update costs.
+-- compiled for every row, a twelfth of what a bulk update costs. No SET search_path, another twentieth: as above, all is qualified.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
 DECLARE
-    event_id uuid;
-    details  jsonb;
+    event_id pg_catalog.uuid;
+    details  pg_catalog.jsonb;
 BEGIN
-    IF NEW.status <> OLD.status THEN
+    -- The common case by fewer expressions: nothing but the status changed, and not to 'expired'. RETURN NEW is none, RETURN NULL is one.
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
+       AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
+       AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       AND NEW.archived_at IS NULL AND OLD.archived_at IS NULL THEN
         event_id := pgvigil.uuid_v7();
-        IF NEW.status = 'expired' THEN
-            details := jsonb_build_object('previous_status', OLD.status, 'expired_at', now(),
-                                          'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
+        RETURN NEW;
+    END IF;
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
+        event_id := pgvigil.uuid_v7();
+        IF NEW.status OPERATOR(pg_catalog.=) 'expired' THEN
+            details := pg_catalog.jsonb_build_object('previous_status', OLD.status, 'expired_at', CURRENT_TIMESTAMP,
+                           'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
             INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expired', details);
         ELSE
-            details := jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
+            details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
             INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
         END IF;
     END IF;
-    IF NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND NEW.is_dormant = OLD.is_dormant
-       AND NEW.archived_at IS NOT DISTINCT FROM OLD.archived_at THEN
+    IF coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
+       AND coalesce(NEW.archived_at OPERATOR(pg_catalog.=) OLD.archived_at, NEW.archived_at IS NULL AND OLD.archived_at IS NULL) THEN
         RETURN NULL;
     END IF;
-    IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
+    IF NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL) THEN
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('expires_at', NEW.expires_at, 'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('expires_at', NEW.expires_at, 'retention_policy', NEW.retention_policy,
+                                                 'actor', pgvigil.actor(), 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expiration_scheduled', details);
     END IF;
-    IF (NEW.is_dormant IS TRUE) <> (OLD.is_dormant IS TRUE) THEN
+    IF (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.<>) (OLD.is_dormant IS TRUE) THEN
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor(), 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
         VALUES (event_id, NEW.id, CASE WHEN NEW.is_dormant THEN 'dormant' ELSE 'reactivated' END, details);
     END IF;
     IF NEW.archived_at IS NOT NULL AND OLD.archived_at IS NULL THEN
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status,
+                                                 'actor', pgvigil.actor(), 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'archived', details);
     ELSIF NEW.archived_at IS NULL AND OLD.archived_at IS NOT NULL
-          AND (NEW.is_dormant IS TRUE) = (OLD.is_dormant IS TRUE) THEN  -- else the event above has said so
+          AND (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.=) (OLD.is_dormant IS TRUE) THEN  -- else the event above has said so
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('previous_state', OLD.is_dormant, 'unarchived_from', OLD.archived_at, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'unarchived_from', OLD.archived_at,
+                                                 'actor', pgvigil.actor(), 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'reactivated', details);
     END IF;
     RETURN NULL;
@@ -1157,13 +1178,13 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.log_session_change() IS 'Writes one session_lifecycle event for each change in a session''s state';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
 BEGIN
     INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
-    SELECT s.id, 'created', jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
+    SELECT s.id, 'created', pg_catalog.jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
            'retention_policy', s.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user])
     FROM new_sessions s;
-    RETURN NULL;
+    RETURN NEW;  -- nobody looks at it, and it is no expression
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
@@ -1186,29 +1207,33 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
     'Keeps the last row and the whole trail of a session in pgvigil.deleted_sessions before the trail goes with it';
 
--- SECURITY DEFINER: who may write children need not be able to read sessions.
+-- SECURITY DEFINER: who may write children need not be able to read sessions. No SET search_path: all is qualified.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.guard_archived_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
 DECLARE
-    archived_id uuid;
+    archived_id pg_catalog.uuid;
 BEGIN
-    -- In a cascade the session itself is gone already, so its children may follow.
-    IF TG_OP = 'INSERT' THEN
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id = NEW.session_id AND archived_at IS NOT NULL;
-    ELSIF TG_OP = 'DELETE' THEN
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id = OLD.session_id AND archived_at IS NOT NULL;
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        SELECT id INTO archived_id FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id AND archived_at IS NOT NULL;
+        IF NOT FOUND THEN
+            RETURN NEW;
+        END IF;
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+        -- In a cascade the session itself is gone already, so its children may follow.
+        SELECT id INTO archived_id FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) OLD.session_id AND archived_at IS NOT NULL;
+        IF NOT FOUND THEN
+            RETURN OLD;
+        END IF;
     ELSE
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id IN (OLD.session_id, NEW.session_id) AND archived_at IS NOT NULL LIMIT 1;
+        SELECT id INTO archived_id FROM "{app}".sessions
+        WHERE (id OPERATOR(pg_catalog.=) OLD.session_id OR id OPERATOR(pg_catalog.=) NEW.session_id) AND archived_at IS NOT NULL LIMIT 1;
+        IF NOT FOUND THEN
+            RETURN NEW;
+        END IF;
     END IF;
-    IF archived_id IS NOT NULL THEN
-        RAISE EXCEPTION 'session % is archived and read-only', archived_id
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', archived_id);
-    END IF;
-    IF TG_OP = 'DELETE' THEN
-        RETURN OLD;
-    END IF;
-    RETURN NEW;
+    RAISE EXCEPTION 'session % is archived and read-only', archived_id
+          USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', archived_id);
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 
@@ -1235,7 +1260,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '02a94e7bde3f34120b24b07ce3b1f323ac088f5d7b72d7fe6bc62a5105cdde91', '4a665408e824de1bdc0a05e704062c3a14452a21745c7e19627809cb82663727', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'a17c58007f02ccbf45967e42be8d24cf2a3594215ccc61a157917b61b49d70c1', 'e48c2e6b53dd2e0bd26ce525833e8db8d4e9d4a35c2bc488a99a23f6e97e618f', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1324,7 +1349,7 @@ BEGIN
         SELECT n.session_id, 1, coalesce(n.tokens_used, 0), pgvigil.content_bytes(n.content_size_bytes, n.content)
         FROM new_context n;
     END IF;
-    RETURN NULL;
+    RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.count_added_context() IS 'Counts the rows that a statement added to context_history';
 
@@ -1497,7 +1522,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '560b7d7449bbe811130ab0017bf3247db7beac6a0417ccc49d39a87df35f5165', 'c903f8fe50bdc278cb4058ed2ec7e51b914b444f10b734efca44f8932d2fb2cc', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '7ed9089297a0cd979f3e46bbc28e7eedc53ecbe1f05fca59de94c1d1e88bb950', '056a28bfb58ab1f56dbde7fedb67bcc09d205a81ffd9bab02607346d13ec0775', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -1699,9 +1724,8 @@ COMMENT ON FUNCTION pgvigil.guard_archived_children() IS 'Refuses to truncate wh
 CREATE FUNCTION pgvigil.give_expiry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    IF NEW.expires_at IS NULL THEN
-        NEW.expires_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy);
-    END IF;
+    NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
+                                                   OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy));
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.give_expiry() IS 'A new session without expires_at gets one by its retention policy';
@@ -2670,7 +2694,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'c805af95d387306ae7c9470177aaba5306fb83251e7494fa8f5f42f93cfc5860', '35b5a79907dcfdc96d25262c867f436f87737b04fc9b9ceef4f1e48c1618f2c1', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'a69f5bf76d76c246d183b5aee63d18e572416f663f542117d4640acc2e17866b', 'c3ca694ac0408c63e990be0f31ec7fe0dab3426bdf33982fbfe2373a162a2083', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3391,7 +3415,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     foreign_instance uuid;
 BEGIN
-    IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'), 'MEMBER') THEN
+    IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'),
+                   CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET' ELSE 'MEMBER' END) THEN
         RETURN NULL;
     END IF;
     SELECT i.instance_id INTO foreign_instance
@@ -3427,8 +3452,10 @@ COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of S
 CREATE FUNCTION instrumentation.speaks_for(registered_by text) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- From PostgreSQL 16 on, a member that neither inherits nor may SET ROLE may only administer the role.
     RETURN coalesce(registered_by = session_user, false)
-           OR (SELECT bool_or(pg_has_role(session_user, r.oid, 'MEMBER')) FROM pg_roles r
+           OR (SELECT bool_or(pg_has_role(session_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET' ELSE 'MEMBER' END))
+               FROM pg_roles r
                WHERE r.rolname IN (registered_by, 'pgvigil_admin') OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'));
 END $$;
 COMMENT ON FUNCTION instrumentation.speaks_for(text) IS 'Whether this login may write for an instance that this role registered';
@@ -3763,7 +3790,8 @@ BEGIN
     SELECT a.pid, a.backend_start, a.backend_type, a.usename, a.datname, coalesce(r.rolsuper, false) AS rolsuper INTO backend
     FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid WHERE a.pid = target.backend_pid;
     refusal := CASE
-        WHEN NOT is_super AND NOT EXISTS (SELECT FROM pg_roles r, pg_roles a WHERE r.rolname = caller AND a.rolname = 'pgvigil_admin' AND pg_has_role(r.oid, a.oid, 'MEMBER'))
+        WHEN NOT is_super AND NOT EXISTS (SELECT FROM pg_roles r, pg_roles a WHERE r.rolname = caller AND a.rolname = 'pgvigil_admin'
+                                               AND pg_has_role(r.oid, a.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET' ELSE 'MEMBER' END))
             THEN 'Only members of pgvigil_admin can kill sessions'
         WHEN target.session_id IS NULL THEN 'Session not found: ' || coalesce(session::text, 'NULL')
         WHEN session = instrumentation.current_session() OR target.backend_pid = pg_backend_pid() AND target.backend_start = backend.backend_start
@@ -4020,7 +4048,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'ad1f4c3499349c78388d48bf8fd201c1ed7dbfd08af7cc7c9575bb02e6d0a594', 'e8b2eba0204f3a6421a881462ada907e7461b18f2765e4a1002c9f7c72507dd4', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'b3bb46dc31f2332eeb083b2cfd9601782a0778213458d9935478765e95bd83c3', '184444aaa099ee5543d116a14c6ccd3f8cf684bf7518be0c895f305fcabb7331', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
@@ -4056,6 +4084,7 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, or of triggers, that everybody may use for a table of his own: whoever connects can make them work for him'),
     ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser: a row of somebody''s making can bring code along that runs as him'),
     ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built: rows are not found, duplicates get in'),
+    ('publications_by_partition', 1, NULL, 'publications that send partitions of pgvigil by their own names: what goes into a new one does not reach subscribers that do not know it, and stops them'),
     ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
     ('replaced_objects', 1, NULL, 'triggers and views of pgvigil that somebody has put others in the place of, as some applications do at each start: what these do is done no longer'),
     ('duplicate_events', 1, NULL, 'events of the last day that are there twice, once by the application: by hand, or by a trigger of its own'),
@@ -4333,6 +4362,20 @@ BEGIN
     END IF;
     RETURN NEXT;
 
+    -- Some partitions by name may be meant; all of them are the table, and each day and month brings one more.
+    check_name := 'publications_by_partition';
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    FROM (SELECT format('%I: %s', p.pubname, string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS told,
+                 format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS mend
+          FROM pg_publication p CROSS JOIN pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE NOT p.pubviaroot AND c.relkind = 'p' AND n.oid = ANY (pgvigil.watched_schemas())
+            AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
+            AND NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class o ON o.oid = i.inhrelid
+                            WHERE i.inhparent = c.oid AND o.relkind = 'r'
+                              AND i.inhrelid NOT IN (SELECT g.relid FROM pg_get_publication_tables(p.pubname) g))
+          GROUP BY p.oid, p.pubname ORDER BY 1) f;
+    RETURN NEXT;
+
     check_name := 'disabled_triggers';
     SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
     FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname, CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
@@ -4343,7 +4386,7 @@ BEGIN
           ORDER BY 1) f;
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not enforced, invalid indexes, and triggers of pgvigil that are disabled; deep changes nothing';
+COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not enforced, invalid indexes, open functions, collations, publications, and triggers of pgvigil that are disabled; deep changes nothing';
 
 -- What applications know by name they make anew, in their own way; health --repair makes ours again, from the files. A trigger of
 -- ours calls a function of ours, and both views stand on something in schema pgvigil.
@@ -4534,7 +4577,7 @@ BEGIN
            CASE WHEN l.level <> 'ok' THEN f.mend END
     FROM pgvigil.alert_thresholds t
     LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, mend text) USING (check_name)
-    LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,disabled_triggers}'::text[]),
+    LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,publications_by_partition,disabled_triggers}'::text[]),
                       ('check_replaced', '{replaced_objects,duplicate_events,views_past_row_security}'),
                       ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
                       ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
@@ -4658,7 +4701,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '778332a6a35fe2bd36d872aabfe206f50cdb2a32d6dc1f64dfaac3918c7ac8aa', 'e9bb3586eb1b4dbda1943b375c59510ffe5675943612ead6ad5838d43be0770c', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '180deb2c462f2b6915915fc5606b68416f59f4a7f96fbceb195845e469db235d', '8035ea7e9af9013148e86eb7c0bf6ef168cb28d46af0ebe77e13b800a19d988d', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.

@@ -100,6 +100,8 @@ class World:
             "storage": self.storage, "elsewhere": self.elsewhere, "temporal": self.temporal, "extra": self.odds_and_ends,
             "foreign": self.foreign_table, "attached": self.attached_index, "sequences": self.two_sequences,
             "kept": self.kept_columns, "overloaded": self.overloaded, "late": self.late_column, "not null": self.named_not_null,
+            "search": self.text_search, "class": self.operator_class, "conversion": self.conversion, "cast": self.cast,
+            "foreign partition": self.foreign_partition, "renamed sequence": self.renamed_sequence,
             "base": self.base_type, "parts": self.collation_of_parts, "gone": self.dropped_column,
             "instead": self.instead_of, "grant": self.grant, "comment": self.comment, "statistics": self.statistics,
         }  # fmt: skip
@@ -856,6 +858,74 @@ class World:
         self.add(f"GRANT SELECT ({ident(gone)}), UPDATE (a) ON {self.q(name)} TO PUBLIC")
         self.add(f"ALTER TABLE {self.q(name)} DROP {ident(gone)}")
         self.defect(f"REVOKE UPDATE (a) ON {self.q(name)} FROM PUBLIC", f"{name}.a")
+
+    def text_search(self) -> None:
+        template, words, name = self.name(), self.name(), self.name()
+        self.add(f"CREATE TEXT SEARCH TEMPLATE {self.q(template)} (LEXIZE = dsimple_lexize, INIT = dsimple_init)")
+        self.add(f"CREATE TEXT SEARCH DICTIONARY {self.q(words)} (TEMPLATE = {self.q(template)}, ACCEPT = false)")
+        self.add(f'CREATE TEXT SEARCH CONFIGURATION {self.q(name)} (PARSER = "default")')
+        self.add(
+            f"ALTER TEXT SEARCH CONFIGURATION {self.q(name)} ADD MAPPING FOR asciiword WITH {self.q(words)}, simple"
+        )
+        self.defect(f"ALTER TEXT SEARCH CONFIGURATION {self.q(name)} DROP MAPPING FOR asciiword", name)
+        self.defect(f"ALTER TEXT SEARCH DICTIONARY {self.q(words)} (ACCEPT = true)", words)
+        self.defect(f"ALTER TEXT SEARCH DICTIONARY {self.q(words)} RENAME TO renamed", words)
+        self.defect(f"DROP TEXT SEARCH TEMPLATE {self.q(template)} CASCADE", template)
+        self.commentable("TEXT SEARCH DICTIONARY", words)
+
+    def operator_class(self) -> None:
+        name = self.name()
+        operators = ", ".join(f"OPERATOR {at} {word}" for at, word in enumerate(("<", "<=", "=", ">=", ">"), 1))
+        self.add(
+            f"CREATE OPERATOR CLASS {self.q(name)} FOR TYPE integer USING btree AS {operators}, "
+            "FUNCTION 1 btint4cmp(integer, integer)"
+        )
+        self.defect(f"ALTER OPERATOR CLASS {self.q(name)} USING btree RENAME TO renamed", name)
+        self.defect(f"DROP OPERATOR FAMILY {self.q(name)} USING btree CASCADE", name)
+        self.defect(f"COMMENT ON OPERATOR CLASS {self.q(name)} USING btree IS 'changed'", name)
+
+    def conversion(self) -> None:
+        name = self.name()
+        self.add(f"CREATE CONVERSION {self.q(name)} FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8")
+        self.defect(f"ALTER CONVERSION {self.q(name)} RENAME TO renamed", name)
+        self.defect(f"DROP CONVERSION {self.q(name)}", name)
+
+    def cast(self) -> None:
+        name = self.name()
+        self.add(f"CREATE TYPE {self.q(name)} AS (a integer)")
+        self.add(f"CREATE CAST (text AS {self.q(name)}) WITH INOUT AS ASSIGNMENT")
+        self.defect(f"DROP CAST (text AS {self.q(name)})", name)
+        self.defect(f"COMMENT ON CAST (text AS {self.q(name)}) IS 'changed'", name)
+
+    def foreign_partition(self) -> None:
+        wrapper, server, name, part, own = (self.name() for _ in range(5))
+        self.add(f"DROP FOREIGN DATA WRAPPER IF EXISTS {ident(wrapper)} CASCADE")
+        self.add(f"DROP SERVER IF EXISTS {ident(server)} CASCADE")
+        self.add(f"CREATE FOREIGN DATA WRAPPER {ident(wrapper)}")
+        self.add(f"CREATE SERVER {ident(server)} FOREIGN DATA WRAPPER {ident(wrapper)}")
+        self.add(
+            f"CREATE TABLE {self.q(name)} (a integer CONSTRAINT positive CHECK (a > 0), b text) PARTITION BY RANGE (a)"
+        )
+        self.add(
+            f"CREATE FOREIGN TABLE {self.q(part)} PARTITION OF {self.q(name)} FOR VALUES FROM (1) TO (5) SERVER {ident(server)}"
+        )
+        self.add(f"CREATE TABLE {self.q(own)} (b text, a integer, CONSTRAINT positive CHECK (a > 0))")
+        self.add(f"ALTER TABLE {self.q(name)} ATTACH PARTITION {self.q(own)} DEFAULT")
+        self.defect(f"DROP FOREIGN TABLE {self.q(part)}", part)
+        self.defect(f"DROP TABLE {self.q(own)}", own)
+        self.defect(f"DROP TABLE {self.q(name)}", name)
+        self.defect(f"ALTER TABLE {self.q(name)} ADD unlooked_for integer", "unlooked_for")
+        self.defect(f"ALTER TABLE {self.q(name)} ALTER b SET NOT NULL", f"{name}.b")
+
+    def renamed_sequence(self) -> None:
+        name, key, sequence = self.name(), self.name(), self.name()
+        self.add(f"CREATE TABLE {self.q(name)} ({ident(key)} serial)")
+        self.add(
+            f"DO $do$ BEGIN EXECUTE format('ALTER SEQUENCE %s RENAME TO %I', "
+            f"pg_get_serial_sequence({literal(self.q(name))}, {literal(key)}), {literal(sequence)}); END $do$"
+        )
+        self.defect(f"ALTER SEQUENCE {self.q(sequence)} RENAME TO renamed", f"{name}.{key}")
+        self.defect(f"DROP SEQUENCE {self.q(sequence)} CASCADE", f"{name}.{key}")
 
     # --- rights and comments -----------------------------------------------------------------------------------------
 

@@ -247,9 +247,7 @@ def test_too_little_room_is_refused_before_the_dump(
     take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backup.shutil, "disk_usage", lambda _: backup.shutil._ntuple_diskusage(10**9, 10**9, 10**6))
-    with pytest.raises(
-        BackupError, match=r"has 1 MB free; the backup of a database of \d+ MB takes \d+ MB at the least"
-    ):
+    with pytest.raises(BackupError, match=r"has 1 MB free; the backup of a database of \d+ MB needs \d+ MB at least"):
         take()
     assert nothing_left(existing, tmp_path)
 
@@ -421,11 +419,11 @@ def test_a_backup_is_taken_listed_proved_and_pruned(call: Run, small: Database, 
     done = call("pgvigil", "backup", "verify", "--database-url", small.url)
     assert done.stdout == f"{quoted(str(made.archive))}\n  restored: schema, 1 tables with 2 rows equal\n"
     line = call("pgvigil", "backup", "list").stdout.splitlines()[1]
-    assert (line.split()[0], line.split()[-1]) == ("proved", Path(str(made.archive)).name)
+    assert (line.split()[0], line.split()[-1]) == ("verified", Path(str(made.archive)).name)
     done = call("pgvigil", "backup", "prune", "--keep-days", "0")
     assert (
         done.stdout
-        == f"nothing to remove\nkept    {quoted(str(made.archive))}: the last one of its database, or being read\n"
+        == f"nothing to delete\nkept    {quoted(str(made.archive))}: it is the last one of its database, or is being read\n"
     )
 
 
@@ -435,7 +433,7 @@ def test_a_backup_that_does_not_equal_its_manifest_is_known_to_have_failed(
     manifest.write(replace(made, tables={"public.t": contents.Table(3, "1", ["n"])}))
     done = call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
     assert done.returncode == 5
-    assert "error: this is no backup: public.t has 2 rows instead of 3" in done.stderr
+    assert "error: this backup is unusable: public.t has 2 rows instead of 3" in done.stderr
     _, line, why = call("pgvigil", "backup", "list").stdout.splitlines()
     assert (line.split()[0], why.strip()) == ("failed", "failed: public.t has 2 rows instead of 3")
 
@@ -467,7 +465,7 @@ def test_what_killed_runs_left_is_dropped_by_the_next_proof(call: Run, small: Da
         pid = conn.info.backend_pid
     wait_until(lambda: not small.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)))
     done = call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
-    assert f'dropped database "{left.name}", which a run that was killed had left' in done.stderr
+    assert f'dropped database "{left.name}", which a killed run had left' in done.stderr
     assert small.execute(SCRATCH) == []
 
 
@@ -486,7 +484,7 @@ def extended(small: Database) -> Database:
 def test_rows_that_pg_dump_leaves_out_are_named_by_the_backup(call: Run, extended: Database, proof: str) -> None:
     done = call("pgvigil", "backup", "create", "--verify-backup", proof, "--database-url", extended.url)
     assert done.returncode == 0
-    assert "not hold: table public.orders (10 rows), a member of extension citext" in done.stderr
+    assert "pg_dump leaves out: table public.orders (10 rows), a member of extension citext" in done.stderr
     assert "not in the backup: table public.orders (10 rows)" in call("pgvigil", "backup", "list").stdout
 
 
@@ -512,7 +510,7 @@ def test_a_schema_that_differs_is_found_by_reading_alone(
     monkeypatch.setenv("BK_DUMP", str(tools.find_tool("pg_dump", existing.server.major)[0]))
     other = '"$BK_DUMP" -Fc -T handoff_requests -f "$archive" "$BK_URL"'
     monkeypatch.setenv("PGVIGIL_PG_BIN", doctored(tmp_path / "tools", existing.server.major, other))
-    with pytest.raises(BackupError, match="the schema in it differs"):
+    with pytest.raises(BackupError, match="its schema differs"):
         take()
     assert nothing_left(existing, tmp_path)
 
@@ -521,7 +519,7 @@ def test_verify_sees_a_schema_that_is_not_the_one_of_the_backup(call: Run, small
     manifest.write(replace(made, schema_digest="0" * 64))
     done = call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
     assert done.returncode == 5
-    assert "the schema in the archive is not the one that the database had" in done.stderr
+    assert "the schema in the archive differs from the schema that the database had" in done.stderr
 
 
 # The client of another minor version prints an option of a column that the server's own hides, with a value of its own each time.
@@ -606,9 +604,9 @@ def test_what_another_user_owns_is_neither_believed_nor_removed(put: Put, tmp_pa
     put("old", 90, proof="restore")
     newer = put("newer", 1, proof="restore").with_suffix(ending)
     os.chown(newer, 65534, 65534)
-    assert states(tmp_path) == {"old": "proved", "newer": "foreign"}
+    assert states(tmp_path) == {"old": "verified", "newer": "foreign"}
     archives.prune(tmp_path, 0)
-    assert left(tmp_path) == "newer old"  # the foreign one does not count as the last proved
+    assert left(tmp_path) == "newer old"  # the foreign one does not count as the last verified
 
 
 @pytest.mark.parametrize("ending", [".json", ".dump"])

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from conftest import PROJECT, Database, Templates, _copy, _new_database
+from conftest import PROJECT, Database, Templates, _new_database, copy_database
 from pgvigil.build import tools
 
 pytestmark = pytest.mark.oldest_and_newest
@@ -74,7 +74,7 @@ def test_rows_that_only_the_kept_database_has_are_brought_over(
     with _new_database(templates.server, templates.get("migrated")) as kept:
         kept.execute(write)
         live = Database(kept.server, f"{kept.name}_live")
-        _copy(kept.server, kept.name, live.name)
+        copy_database(kept.server, kept.name, live.name)
         try:
             live.execute(f"SET session_replication_role = replica; {lose}")
             assert live.execute(digest) != kept.execute(digest)

@@ -269,11 +269,11 @@ VERSION = '[ "$1" = --version ] && { echo "pg_dump (PostgreSQL) 99.1"; exit 0; }
     [
         (None, None, "pg_dump was not found in"),
         ('echo "pg_dump (PostgreSQL) 9.6.24"', "exit 0", r"pg_dump is older than the server \(\d+\)"),
-        ("exit 1", "exit 0", "does not run or does not tell its version"),
+        ("exit 1", "exit 0", "does not run or does not print its version"),
         (VERSION + "echo 'pg_dump: error: it is Monday' >&2; exit 1", "exit 0", "pg_dump: error: it is Monday"),
         (VERSION + "exit 0", None, "there is no pg_restore beside"),
         (VERSION + "exit 0", "echo 'pg_restore: error: could not read' >&2; exit 1", "the backup cannot be read back"),
-        (VERSION + "kill -9 $$", "exit 0", "it ended with status -9"),
+        (VERSION + "kill -9 $$", "exit 0", "the program ended with status -9"),
     ],
 )
 def test_no_proved_backup_is_5_and_nothing_is_changed(
@@ -297,7 +297,7 @@ def test_a_full_target_is_5_and_leaves_no_archive(run: Run, existing: Database, 
     limited = tmp_path / "limited.sh"
     limited.write_text(f'ulimit -f 100; trap "" XFSZ; exec {PROJECT / MIGRATE} "$@"\n')
     done = run("/bin/bash", limited, "--database-url", existing.url, "--backup-dir", tmp_path / "backups")
-    refused(done, 5, "pg_dump could not back the database up to")
+    refused(done, 5, "pg_dump could not back up the database to")
     assert list((tmp_path / "backups").iterdir()) == []
     assert catalog(existing) == before
 
@@ -363,6 +363,16 @@ def test_a_migration_that_fails_in_its_second_statement_is_7_and_leaves_nothing(
     refused(done, 7, r"003_monitoring_tables\.sql:2: function no_such_function\(\) does not exist")
     assert "rolled back" in done.stderr
     assert catalog(existing) == before
+
+
+def test_a_comment_that_fails_is_reported_with_its_own_line(run: Run, project_copy: Path, migrated: Database) -> None:
+    name = add_migration(
+        project_copy / "scripts/migrations",
+        "CREATE TABLE public.first (a int);\nCOMMENT ON TABLE public.first IS 'x';\n\nCOMMENT ON TABLE public.nowhere IS 'x';\n",
+        "DROP TABLE public.first;\n",
+    )
+    done = run(project_copy / MIGRATE, "--backup", "none", "--database-url", migrated.url)
+    refused(done, 7, rf'{name}\.sql:4: relation "public.nowhere" does not exist')
 
 
 def test_a_later_migration_that_fails_leaves_catalog_and_ledger(

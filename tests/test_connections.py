@@ -213,7 +213,7 @@ def test_a_pool_that_shares_backends_is_refused_and_nothing_is_left_in_it(
         for words in COMMANDS:
             done = call("pgvigil", *words, "--database-url", url(existing.name))
             assert done.returncode == 4, (words, done.stderr)
-            assert "a connection pooler stands between pgvigil and the server" in done.stderr
+            assert "a connection pooler is between pgvigil and the server" in done.stderr
             with psycopg.connect(url(existing.name), autocommit=True) as application:
                 left = application.execute("SELECT count(*) FROM pg_settings WHERE source = 'session'").fetchone()
                 locks = application.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()

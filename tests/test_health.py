@@ -87,6 +87,36 @@ FAULTS = [
         {"warning invalid_indexes"},
     ),
     Fault(
+        "publication of all tables by their partitions",
+        'CREATE PUBLICATION "every""thing" FOR ALL TABLES',
+        {"warning publications_by_partition"},
+    ),
+    Fault(
+        "publication of one of our tables by its partitions",
+        "CREATE PUBLICATION p FOR TABLE session_lifecycle, sessions",
+        {"warning publications_by_partition"},
+    ),
+    Fault(
+        "publication of a schema by its partitions",
+        "CREATE PUBLICATION of_schema FOR TABLES IN SCHEMA instrumentation",
+        {"warning publications_by_partition"},
+        since=15,
+    ),
+    Fault("publication by the root", "CREATE PUBLICATION p FOR ALL TABLES WITH (publish_via_partition_root)", set()),
+    Fault("publication of the application's tables", "CREATE PUBLICATION p FOR TABLE sessions, context_history", set()),
+    Fault("publication of one partition", "CREATE PUBLICATION p FOR TABLE performance_logs_default", set()),
+    Fault(
+        "collation of another version than its library",
+        """DO $$ DECLARE of_column record; BEGIN
+               SELECT oid, collname INTO STRICT of_column FROM pg_collation
+               WHERE pg_collation_actual_version(oid) IS NOT NULL AND collencoding IN (-1, pg_char_to_encoding(getdatabaseencoding())) LIMIT 1;
+               EXECUTE format('CREATE INDEX ON sessions (agent_from COLLATE %I)', of_column.collname);
+               UPDATE pg_collation SET collversion = '0' WHERE oid = of_column.oid;
+           END $$""",
+        {"warning collation_mismatches"},
+        mended=False,
+    ),
+    Fault(
         "trigger disabled",
         "ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle",
         {"critical disabled_triggers"},

@@ -429,12 +429,12 @@ def test_a_recorder_of_another_login_that_is_a_member_of_the_application_s_role_
 
 def test_what_cannot_be_instrumented_is_refused(make: Make, tmp_path: Path) -> None:
     recorder = make(nobody(tmp_path))
-    needs = "the engine talks to sqlite by pysqlite: instrument() needs postgresql+psycopg://. For other engines there is ExecutionTracker."
+    needs = "the engine uses sqlite with pysqlite: instrument() needs postgresql+psycopg://. For other engines use ExecutionTracker."
     with pytest.raises(ValueError, match="^" + re.escape(needs) + "$"):
         instrument(sa.create_engine("sqlite://"), recorder)
     with pytest.raises(
         TypeError,
-        match="cannot instrument a str: give an Engine of SQLAlchemy, a pool of psycopg_pool, or a connection of psycopg 3",
+        match="cannot instrument a str: pass a SQLAlchemy Engine, a psycopg_pool pool, or a connection of psycopg 3",
     ):
         instrument("postgresql://", recorder)  # type: ignore[arg-type]
     assert recorder.stats().accepted == 0

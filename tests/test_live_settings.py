@@ -232,7 +232,7 @@ def test_sampler_without_its_role_says_what_to_grant(fresh: Database) -> None:
             wait_until(lambda: sampler.stats().errors)
         assert sampler.stats().samples == 0
         assert sampler.stats().last_error == (
-            'the sampler connects as "t a writer", which is not a member of pgvigil_admin: it may not see what others run.'
+            'the sampler connects as "t a writer", which is not a member of pgvigil_admin: it may not read the statements of other roles.'
             ' GRANT pgvigil_admin TO "t a writer";'
         )
     finally:

@@ -342,6 +342,11 @@ def test_a_revert_gives_the_leftovers_back_and_migrating_again_adopts_them_again
     done = call("pgvigil", "revert", "--to", "base", "--database-url", adopted.url)
     assert done.returncode == 0, done.stderr
     # What a superuser had is pgvigil_owner's now: a superuser is given nothing that others could have put code on.
+    assert (
+        "\\d+ public.session_lifecycle), then as one: ALTER TABLE public.session_lifecycle OWNER TO postgres;"
+        in done.stdout
+    )
+    assert "public.sessions" not in done.stdout
     given_back = catalog(adopted).replace("pgvigil_owner", "postgres")
     assert (given_back, adopted.execute(rows)) == (catalog(broken), broken.execute(rows))
     assert migrate(call, adopted).returncode == 0

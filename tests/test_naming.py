@@ -73,7 +73,7 @@ def test_an_empty_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -
 def test_an_empty_pg_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PGDATABASE", "")
     write(tmp_path, "DATABASE_URL=postgresql://u@h/other\n")
-    refused(tmp_path, "PGDATABASE is set, and empty")
+    refused(tmp_path, "PGDATABASE is set but empty")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_an_empty_pg_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch
         (b"A=1\nDATABASE_URL=postgresql://\xff\n", ".env:2 is not UTF-8 text"),
         (b"DATABASE_URL=postgresql://u@h/d\0\n", ".env:1 cannot be read"),
         ("PGSERVICE=prod\nPGHOSTADDR=192.0.2.1\n", "a service and a host are named"),
-        ("DATABASE_URL=mysql://u:s3cret@h/d\n", "is of the kind mysql://"),
+        ("DATABASE_URL=mysql://u:s3cret@h/d\n", "begins with mysql://, which is not PostgreSQL"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path, text: str | bytes, words: str) -> None:
@@ -175,7 +175,7 @@ def test_what_belongs_to_another_user_is_not_read(tmp_path: Path, monkeypatch: p
 def test_a_file_of_a_group_of_others_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "DATABASE_URL=postgresql://u@h/d\n").chmod(0o660)
     monkeypatch.setattr(dot_env, "_is_private", lambda _: False)
-    refused(tmp_path, "can be written to by a group")
+    refused(tmp_path, "can be written to by its group")
 
 
 # --- one source, and its own credentials -----------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_no_password_is_sent_to_a_server_that_a_file_names(run: Run, tmp_path: P
         server.shutdown(socket.SHUT_RDWR)
         thread.join(10)
     assert (done.returncode, named.returncode) == (3, 3)
-    assert "to a host that it names, no password of another source is sent" in done.stderr
+    assert "passwords of other sources are not sent to a host that it names" in done.stderr
     assert [b"s3cret" in words for words in heard] == [False, True]
 
 
@@ -257,14 +257,14 @@ def test_no_password_is_sent_to_a_server_that_a_file_names(run: Run, tmp_path: P
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("postgresql://u:s3cret@h/d?pgbouncer=true", "libpq knows no parameter pgbouncer"),
-        ("postgresql://u:s3cret@h/d?schema=public&sslmode=require", "libpq knows no parameter schema"),
+        ("postgresql://u:s3cret@h/d?pgbouncer=true", "libpq has no parameter pgbouncer"),
+        ("postgresql://u:s3cret@h/d?schema=public&sslmode=require", "libpq has no parameter schema"),
         ("postgresql://h/d?connection_limit=1&pool_timeout=20", "no parameters connection_limit, pool_timeout"),
-        ("postgresql://h/d?ssl=require", "libpq knows no parameter ssl"),
+        ("postgresql://h/d?ssl=require", "libpq has no parameter ssl"),
         ("jdbc:postgresql://h/d?user=u&password=s3cret", "begins with jdbc:postgresql://"),
         ("postgresql:u:s3cret@h", "begins with postgresql:"),
-        ("mysql://u:s3cret@h/d", "is of the kind mysql://"),
-        ("Server=h;Database=d;User Id=u;Password=s3cret", "libpq knows no parameters Server, Database, User Id"),
+        ("mysql://u:s3cret@h/d", "begins with mysql://, which is not PostgreSQL"),
+        ("Server=h;Database=d;User Id=u;Password=s3cret", "libpq has no parameters Server, Database, User Id"),
         ("host=h;user=u;password=s3cret", "has semicolons between its parameters"),
     ],
 )

@@ -12,6 +12,8 @@ from conftest import DATA, EXISTING_INSTALL, Database, Run, Templates, _new_data
 from pgvigil import project
 from pgvigil.build import sql
 from pgvigil.operate import remake
+from pgvigil.validate import load_declaration, self_test, validate
+from pgvigil.validate.catalog import Snapshot
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -134,13 +136,79 @@ def test_it_runs_with_its_start_up_switched_off_as_a_role_that_owns_nothing(call
            GRANT pgvigil_reader, pgvigil_writer TO original_user;
            GRANT INSERT ON session_lifecycle, analytics_aggregations TO original_user"""
     )
-    assert verdict(call, fresh.url)["findings"] == [
-        "unexpected grant on table analytics_aggregations to original_user",
-        "unexpected grant on table session_lifecycle to original_user",
-    ]
+    told = verdict(call, fresh.url)
+    assert (told["exit"], told["findings"]) == (["0"], [])
+    assert "unexpected grant on table analytics_aggregations to original_user" in told["notes"]
+    assert "unexpected grant on table session_lifecycle to original_user" in told["notes"]
     with psycopg.connect(fresh.url, user="original_user", autocommit=True) as conn:
         for statement in RUN_TIME:
             conn.execute(statement)
+
+
+STRANGERS = """
+    CREATE ROLE "its ""own"; CREATE ROLE passes_on; CREATE ROLE more; CREATE ROLE reads;
+    GRANT INSERT, UPDATE ON sessions TO "its ""own", passes_on, more, pgvigil_admin, PUBLIC; GRANT SELECT ON sessions TO reads;
+    GRANT INSERT ON session_lifecycle TO "its ""own", reads, pgvigil_admin, PUBLIC; GRANT INSERT, UPDATE ON session_lifecycle TO more;
+    GRANT INSERT ON session_lifecycle TO passes_on WITH GRANT OPTION; GRANT INSERT ON pgvigil.deleted_sessions TO "its ""own"
+"""
+
+
+def test_a_right_to_write_a_trail_is_a_finding_for_whoever_is_not_the_application(
+    shared: Database, reference: Snapshot
+) -> None:
+    with shared.connect(autocommit=False) as conn:
+        conn.execute(STRANGERS)
+        report = validate(conn, load_declaration(project.SPEC), "public", reference=reference)
+        strict = validate(conn, load_declaration(project.SPEC), "public", reference=reference, strict=True)
+        conn.rollback()
+    allowed = 'grant on table session_lifecycle to "its ""own"'
+    assert {finding.object for finding in report.findings} == {
+        'grant on table pgvigil.deleted_sessions to "its ""own"',
+        *(
+            f"grant on table session_lifecycle to {role}"
+            for role in ("PUBLIC", "more", "passes_on", "reads", "pgvigil_admin")
+        ),
+    }
+    assert allowed in {note.object for note in report.notes}
+    assert allowed in {finding.object for finding in strict.findings}
+
+
+SELF_TEST = ("pgvigil", "validate", "--self-test", "--run-owner-code")
+
+
+def test_the_self_test_tells_in_a_note_what_its_triggers_do_not_do(call: Run, installed: Database) -> None:
+    start(installed)
+    done = call(*SELF_TEST, "--format", "json", "--database-url", installed.url)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["findings"]) == (0, [])
+    assert [note for note in told["notes"] if "a new session leaves one event: created" in note["found"]]
+    assert call(*SELF_TEST, "--strict", "--database-url", installed.url).returncode == 1
+
+
+def test_setup_runs_again_where_it_has_started(call: Run, fresh: Database) -> None:
+    start(fresh)
+    done = call("scripts/setup-enhanced-db.sh", "--database-url", fresh.url)
+    assert done.returncode == 0, done.stderr
+    assert "warning: the application has put its own in the place of trigger" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("function", "of"),
+    [
+        ("keep_deleted_session()", 'trigger sessions."Keep_deleted_session"'),
+        ("touch_session()", "trigger sessions.watch_session"),
+        ("guard_archived_session()", "trigger context_history.guard_archived_session"),
+        ("give_expiry()", "trigger sessions.give_expiry"),
+    ],
+)
+def test_the_self_test_finds_what_does_not_work_beside_its_triggers(fresh: Database, function: str, of: str) -> None:
+    start(fresh)
+    fresh.execute(
+        f"CREATE OR REPLACE FUNCTION pgvigil.{function} RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN coalesce(NEW, OLD); END $$"
+    )
+    with fresh.connect() as conn:
+        found = self_test(conn, "public", frozenset(f"trigger sessions.{name}" for name in THEIRS))
+    assert of in {finding.object for finding in found if finding.severity == "finding"}
 
 
 @pytest.mark.parametrize("job", ["expiry", "dormancy", "archive", "retention"])

@@ -144,7 +144,7 @@ def test_transactions_of_an_application_are_whole(fresh: Database, connection: A
 
 # --- a pooler that lets no transaction through ------------------------------------------------------------------------
 
-IN_STATEMENT_MODE = "a connection pooler in statement mode stands between this process and PostgreSQL"
+IN_STATEMENT_MODE = "a connection pooler in statement mode is between this process and PostgreSQL"
 
 
 def test_recorder_behind_a_statement_pooler_says_so_and_spills(
@@ -205,7 +205,7 @@ def test_recorder_on_a_standby_says_so_and_writes_when_that_is_promoted(mortal: 
     recorder = make(mortal.url)
     recorder.record_metric("m", 1)
     assert recorder.flush() == "spilled"
-    assert "the server is a standby, which takes no writes" in recorder.stats().last_error
+    assert "the server is a standby, which accepts no writes" in recorder.stats().last_error
     promote(mortal)
     wait_until(lambda: recorder.stats().written == 1)
 
@@ -214,7 +214,7 @@ def test_tracker_reads_from_a_standby_and_says_why_it_cannot_write(mortal: Morta
     become_standby(mortal)
     with ExecutionTracker(make(mortal.url)) as tracker:
         assert tracker.get_execution_stats()["total_executions"] == 0
-        with pytest.raises(PreconditionError, match="the server is a standby, which takes no writes"):
+        with pytest.raises(PreconditionError, match="the server is a standby, which accepts no writes"):
             asyncio.run(tracker.log_execution("SELECT 1", "sqlite"))
 
 
@@ -222,7 +222,7 @@ def test_sampler_on_a_standby_says_so(mortal: Mortal) -> None:
     become_standby(mortal)
     with Sampler(mortal.url, every=0.05) as sampler:
         wait_until(lambda: sampler.stats().errors)
-    assert "the server is a standby, which takes no writes" in sampler.stats().last_error
+    assert "the server is a standby, which accepts no writes" in sampler.stats().last_error
 
 
 def test_instrumented_application_works_on_a_standby(mortal: Mortal, make: Make) -> None:

@@ -178,8 +178,8 @@ def test_partitions_count_as_one_table(look: Callable[..., Explanation]) -> None
             "lower(word) = 'word'",
             "no bare column is equal to, below or above a value in (lower((big.word)::text) = 'word'::text)",
         ),
-        ("n = 7 OR k = 700", "each alternative needs an index of its own in ((big.n = 7) OR (big.k = 700))"),
-        ("n + 0 = 7 AND word >= 'word 0'", "the planner did not take big_word btree (word)"),
+        ("n = 7 OR k = 700", "each alternative needs its own index in ((big.n = 7) OR (big.k = 700))"),
+        ("n + 0 = 7 AND word >= 'word 0'", "the planner did not use big_word btree (word)"),
         ("n::text = '7'", "no bare column is equal to, below or above a value in ((big.n)::text = '7'::text)"),
         ("k IS NULL AND n = 1", "no index on n or k"),
         ("n = k AND l = 7 AND filler <> 'n = 3 AND n = 4'", "no index on l"),
@@ -222,7 +222,7 @@ def test_a_partial_index_that_cannot_serve_is_not_blamed(look: Callable[..., Exp
 def test_a_partial_index_that_could_serve_is_the_one_that_was_not_taken(look: Callable[..., Explanation]) -> None:
     costly = {"random_page_cost": 1000000, "seq_page_cost": 0}
     found = only(look("SELECT * FROM kinds WHERE k = 7 AND word = 'word 0'", **costly), "sequential_scan")
-    assert ": the planner did not take kinds_k_of_word_0 btree (k, n) WHERE " in found.sentence
+    assert ": the planner did not use kinds_k_of_word_0 btree (k, n) WHERE " in found.sentence
 
 
 def test_an_index_whose_kind_cannot_serve_is_not_blamed(look: Callable[..., Explanation]) -> None:
@@ -255,7 +255,7 @@ def test_a_group_of_what_was_never_analyzed_is_cured_by_analyzing_that(look: Cal
     found = only(look("SELECT n FROM never_analyzed GROUP BY n", enable_sort="off"), "estimate_off")
     assert (found.node, found.mend) == (
         "Aggregate",
-        "The planner has no statistics on what it reads: ANALYZE public.never_analyzed;",
+        "The planner has no statistics on the tables it reads: ANALYZE public.never_analyzed;",
     )
 
 
@@ -263,7 +263,7 @@ def test_a_small_error_is_blamed_for_the_large_one_above_it(look: Callable[..., 
     inner = "SELECT id FROM small WHERE id < 60 AND id % 1 = 0 OFFSET 0"
     found = only(look(f"SELECT count(*) FROM ({inner}) a JOIN parts b ON b.n = a.id", **HASHED), "estimate_off")
     assert found.node == "Seq Scan on public.small"
-    assert found.sentence.startswith("Seq Scan on public.small: 1 rows expected, 59 came; and of Hash Join above it ")
+    assert found.sentence.startswith("Seq Scan on public.small: 1 rows expected, 59 actual; and of Hash Join above it ")
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_a_call_without_a_statement_is_2(
 def test_a_fault_in_a_statement_is_told_with_its_place(call: Run, world: Database, verb: str) -> None:
     done = call("pgvigil", verb, "--database-url", world.url, "SELECT id\nFROM small WHERE no = 1")
     assert done.returncode == 2
-    assert 'error: the statement fails: column "no" does not exist (line 2, column 18)\n' in done.stderr
+    assert 'error: the statement failed: column "no" does not exist (line 2, column 18)\n' in done.stderr
 
 
 @pytest.mark.client_side
@@ -451,5 +451,5 @@ def test_a_lost_connection_is_3(call: Run, world: Database) -> None:
 def test_a_terminal_is_not_waited_for() -> None:
     terminal = io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
-    with pytest.raises(Exception, match="no statement is given"):
+    with pytest.raises(Exception, match="no statement was given"):
         given(None, None, terminal)

@@ -199,12 +199,12 @@ def test_a_migrated_database_is_proved_and_comes_back(migrated: Database, tmp_pa
 @pytest.mark.parametrize(
     ("write", "words"),
     [
-        (NEW_ROW, r"public\.sessions has 20001 rows, 20000 in the backup"),
+        (NEW_ROW, r"public\.sessions has 20001 rows that differ from the 20000 in the backup"),
         (
             "UPDATE sessions SET metadata = '{\"n\": 1}' WHERE session_key = 'session-7'",
             r"public\.sessions has 20000 rows",
         ),
-        ("CREATE TABLE later AS SELECT 1 AS n", r"public\.later has 1 rows and came after the backup"),
+        ("CREATE TABLE later AS SELECT 1 AS n", r"public\.later has 1 rows and was created after the backup"),
     ],
 )
 def test_what_was_written_after_the_backup_is_not_overwritten_unasked(
@@ -312,11 +312,11 @@ def miscounted(archive: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (cut, "is not what its manifest describes"),
-        (flip, "is not what its manifest describes"),
-        (of_another, "is not what its manifest describes"),
+        (cut, "does not match its manifest"),
+        (flip, "does not match its manifest"),
+        (of_another, "does not match its manifest"),
         (lambda archive: archive.with_suffix(".json").unlink(), r"\.json cannot be read: No such file"),
-        (lambda archive: archive.with_suffix(".json").write_text("{}"), "is no manifest of this version"),
+        (lambda archive: archive.with_suffix(".json").write_text("{}"), "is not a manifest of this version"),
         (lambda archive: archive.unlink(), r"\.dump cannot be read: No such file"),
     ],
     ids=["truncated", "flipped", "of another", "no manifest", "empty manifest", "no archive"],
@@ -333,13 +333,13 @@ def test_a_restore_that_does_not_equal_the_manifest_is_not_swapped_in(
 ) -> None:
     miscounted(archive)
     existing.execute("TRUNCATE handoff_requests")
-    refused(put_back, existing, r"public\.handoff_requests has rows of other content")
+    refused(put_back, existing, r"public\.handoff_requests has rows with different content")
 
 
 def test_a_backup_without_rows_is_refused(target: Target, tmp_path: Path) -> None:
     with databases.connect(target, "test") as conn:
         made = backup.take(conn, target, tmp_path / "backups", None, Journal(), kind="schema")
-    with pytest.raises(RestoreError, match="of kind schema: there are no rows in it"):
+    with pytest.raises(RestoreError, match="of kind schema, which has no rows"):
         restore.restore(target, Path(str(made.archive)), overwrite_newer=True, tell=Journal())
 
 
@@ -493,7 +493,9 @@ def test_what_pg_dump_has_left_out_is_not_lost_unasked(existing: Database, targe
     existing.execute("ALTER EXTENSION citext ADD TABLE orders")
     with databases.connect(target, "test") as conn:
         made = backup.take(conn, target, tmp_path / "backups", None, Journal())
-    with pytest.raises(RestoreError, match=r"left out of the archive.*table public\.orders \(10 rows\)") as caught:
+    with pytest.raises(
+        RestoreError, match=r"left objects out of the archive.*table public\.orders \(10 rows\)"
+    ) as caught:
         restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
     assert "--accept-left-out" in caught.value.hint
     assert family(existing) == [existing.name]
@@ -520,6 +522,6 @@ def test_a_role_that_may_not_swap_is_told_before_anything_is_begun(existing: Dat
     maintenance(existing, "DO $$ BEGIN CREATE ROLE bk_stranger; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     maintenance(existing, "ALTER ROLE bk_stranger LOGIN")
     target = databases.parse_url(existing.url.replace("postgres@", "bk_stranger@"), "--database-url")
-    with pytest.raises(RestoreError, match='role "bk_stranger" may not put another database'):
+    with pytest.raises(RestoreError, match='role "bk_stranger" may not replace database'):
         restore.restore(target, archive, overwrite_newer=False, tell=Journal())
     assert family(existing) == [existing.name]

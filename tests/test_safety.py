@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import psycopg
@@ -451,6 +452,9 @@ def test_json_tells_of_each_statement_its_locks_and_how_long_they_were_held(
     locks = [(s["file"], lock["table"], lock["mode"]) for s in statements for lock in s.get("locks", ())]
     assert ("011_session_columns.sql", "public.sessions", "AccessExclusiveLock") in locks
     assert all(lock["held_ms"] >= s["ms"] for s in statements for lock in s.get("locks", ()))
+    # While the tables are locked, comments that follow one another are one round trip.
+    kinds = [s["statement"].partition(" ")[0] for s in statements if s["file"].startswith("011")]
+    assert ("COMMENT", "COMMENT") not in pairwise(kinds)
 
 
 @pytest.mark.client_side

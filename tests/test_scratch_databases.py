@@ -211,7 +211,7 @@ def dropped(roles: Roles, role: str = "postgres") -> list[str]:
 
 def test_what_a_killed_run_left_is_dropped_and_told(roles: Roles) -> None:
     left = leftover(roles)
-    assert dropped(roles) == [f'dropped database "{left.name}", which a run that was killed had left']
+    assert dropped(roles) == [f'dropped database "{left.name}", which a killed run had left']
     assert roles.administer(MADE) == []
 
 
@@ -263,7 +263,7 @@ def test_a_connection_of_somebody_else_is_not_ended_to_drop_a_scratch_database(r
     with psycopg.connect(roles.server.dsn(left.name), application_name="a person", autocommit=True) as person:
         scratch_databases.drop(roles.target("postgres"), left, said.append)
         assert person.execute("SELECT 1").fetchone() == (1,)
-    assert f'warning: scratch database "{left.name}" is left' in said[0]
+    assert f'warning: scratch database "{left.name}" could not be dropped' in said[0]
     assert roles.administer(MADE) == [(left.name,)]
 
 
@@ -415,7 +415,7 @@ def test_a_superuser_runs_the_code_of_an_owner_only_when_asked_to(
     }[command]
     done = call("pgvigil", *words, "--database-url", owned.url)
     assert done.returncode == 4, done.stderr
-    assert f'belong to "{roles.owner}", not a superuser' in done.stderr
+    assert f'belong to "{roles.owner}", not to a superuser' in done.stderr
     assert f'connect as "{roles.owner}"; or add --run-owner-code' in done.stderr
     assert roles.administer(COMMENT) != [("owned",)]
     assert roles.administer(MADE) == []
@@ -437,7 +437,7 @@ def test_an_archive_of_another_server_is_code_of_strangers_to_a_superuser(databa
     path.write_text(json.dumps(json.loads(path.read_text()) | {"system_identifier": "1"}))
     words = ["backup", "verify", str(path.with_suffix(".dump")), "--database-url", database.url]
     done = call("pgvigil", *words)
-    assert (done.returncode, "it was taken on another server" in done.stderr) == (4, True)
+    assert (done.returncode, "the backup was taken on another server" in done.stderr) == (4, True)
     assert call("pgvigil", *words, "--run-owner-code").returncode == 0
 
 

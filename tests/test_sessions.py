@@ -824,7 +824,7 @@ def test_the_sampler_goes_on_after_its_connection_was_cut(world: World) -> None:
 
 
 def test_the_sampler_must_not_be_slower_than_a_heartbeat(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"every=31: more than 0 and at most 30 seconds are possible"):
+    with pytest.raises(ValueError, match=r"every=31: use more than 0 and at most 30 seconds"):
         Sampler(f"postgresql://x@/y?host={tmp_path}", every=31)
 
 

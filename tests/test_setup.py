@@ -96,6 +96,36 @@ def test_alembic_baselines_an_existing_install(existing: Database) -> None:
     assert existing.execute("SELECT baselined FROM pgvigil.migrations WHERE revision = '000'") == [(True,)]
 
 
+@pytest.mark.client_side
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("ALTER TABLE context_history SET UNLOGGED", "is UNLOGGED"),
+        ("ALTER TABLE sessions ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", "row security hides rows of"),
+    ],
+)
+def test_alembic_refuses_what_migrate_refuses(existing: Database, state: str, told: str) -> None:
+    existing.execute(
+        """DO $$ BEGIN CREATE ROLE plain_owner LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+           DO $$ DECLARE name text; BEGIN
+               FOREACH name IN ARRAY '{sessions,context_history,codebase_snapshots,handoff_requests}'::text[] LOOP
+                   EXECUTE format('ALTER TABLE %I OWNER TO plain_owner', name);
+               END LOOP;
+               EXECUTE format('GRANT CREATE ON DATABASE %I TO plain_owner', current_database());
+           END $$;
+           GRANT CREATE ON SCHEMA public TO plain_owner;"""
+        + state
+    )
+    url = existing.url.replace("postgres@", "plain_owner@")
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"], cwd=PROJECT, env={**os.environ, "DATABASE_URL": url},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert existing.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
+
+
 # ── setup on a server that is named ───────────────────────────────────────────────────────────────────────────────────
 
 

@@ -28,7 +28,12 @@ DO $$ BEGIN CREATE ROLE "Strange Role"; EXCEPTION WHEN duplicate_object THEN NUL
 def fill(conn: psycopg.Connection[Any]) -> None:
     """Make everything strange that the server knows."""
     conn.execute(ROLES.encode())
-    for name in ("strange", "strange_kinds", *(["strange_18"] if conn.info.server_version >= 180000 else [])):
+    for name in (
+        "strange",
+        "strange_kinds",
+        "strange_names",
+        *(["strange_18"] if conn.info.server_version >= 180000 else []),
+    ):
         for statement in re.split(r";\n(?=[A-Z])", (DATA / f"{name}.sql").read_text()):
             conn.execute(statement.encode())
 
@@ -497,3 +502,41 @@ def test_random_database_meets_its_dump_and_no_random_change_of_it_does(
             with conn.transaction(force_rollback=True):
                 conn.execute(change)
                 assert validate(conn, spec, "public").exit_code == 1, change
+
+
+def test_disabled_triggers_of_a_partition_s_foreign_key_are_declared_and_never_asked_for(
+    database: Any, tmp_path: Path
+) -> None:
+    with database.connect() as conn:
+        conn.execute("""
+            CREATE TABLE r (id int PRIMARY KEY);
+            CREATE TABLE t (id int REFERENCES r) PARTITION BY RANGE (id);
+            CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (9)""")
+        enabled = declared(conn, tmp_path)
+        conn.execute("ALTER TABLE t1 DISABLE TRIGGER ALL")
+        report = validate(conn, enabled, "public")
+        assert [(f.kind, f.object) for f in report.findings] == [("disabled", "constraint t1.t_id_fkey")]
+        spec = declared(conn, tmp_path)
+        report = validate(conn, spec, "public")
+        assert (report.findings, len(report.notes)) == ((), 1)
+        conn.execute("ALTER TABLE t1 ENABLE TRIGGER ALL")
+        report = validate(conn, spec, "public")
+        assert (report.findings, report.notes) == ((), ())
+
+
+def test_index_that_a_foreign_partition_keeps_invalid_after_a_restore_is_a_note(
+    database: Any, another: Any, tmp_path: Path
+) -> None:
+    with database.connect() as conn:
+        conn.execute("""
+            CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;
+            CREATE TABLE t (a int) PARTITION BY RANGE (a);
+            CREATE FOREIGN TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (2) SERVER s;
+            CREATE INDEX t_a ON t (a)""")
+        spec = declared(conn, tmp_path)
+    restore(database.url, another.url)
+    with another.connect() as conn:
+        report = validate(conn, spec, "public")
+    assert report.findings == ()
+    assert [note.object for note in report.notes] == ["index t.t_a"]
+    assert "a partition is a foreign table" in report.notes[0].expected

@@ -103,7 +103,7 @@ def test_a_time_without_a_zone_is_refused(engine: sqlalchemy.Engine) -> None:
 
 
 def test_what_is_no_connection_is_refused() -> None:
-    with pytest.raises(TypeError, match="str is no connection of psycopg"):
+    with pytest.raises(TypeError, match="str is neither a psycopg connection"):
         transactions.batch("postgresql://", [])  # type: ignore[arg-type]
 
 

@@ -336,6 +336,23 @@ def test_event_trigger_that_changes_our_tables_is_named(existing: Database, call
     assert "sleeping" not in done.stderr
 
 
+def test_what_an_event_trigger_adds_while_tables_are_locked_is_seen_before_the_commit(
+    existing: Database, call: Run
+) -> None:
+    # A policy is among what is otherwise read before the lock.
+    existing.execute(
+        """CREATE FUNCTION late() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+               IF to_regclass('public.session_monitoring_view') IS NOT NULL THEN
+                   IF NOT EXISTS (SELECT FROM pg_policy) THEN CREATE POLICY planted ON public.session_lifecycle USING (true); END IF;
+               END IF; END $$;
+           CREATE EVENT TRIGGER late ON ddl_command_end WHEN TAG IN ('CREATE VIEW') EXECUTE FUNCTION late()"""
+    )
+    done = call("scripts/run-migration.sh", "--backup", "none", "--database-url", existing.url)
+    assert done.returncode == 7, done.stderr
+    assert "planted" in done.stderr
+    assert existing.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
+
+
 def test_event_trigger_that_refuses_a_statement_is_named(existing: Database, call: Run) -> None:
     existing.execute(
         """CREATE FUNCTION no_views() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no views here'; END $$;

@@ -9,6 +9,13 @@
 CREATE FUNCTION pgvigil.move_last_activity() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
+    -- The common case in one expression: what follows comes to the same.
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired' AND NEW.archived_at IS NULL
+       AND NOT NEW.is_dormant AND NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at
+       AND coalesce(pg_catalog.current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.=) '' THEN
+        NEW.last_activity_at := CURRENT_TIMESTAMP;
+        RETURN NEW;
+    END IF;
     IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
@@ -94,47 +101,61 @@ COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
 -- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows are: a sequential
 -- scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at SERIALIZABLE every second writer failed.
 -- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
--- compiled for every row, a twelfth of what a bulk update costs.
+-- compiled for every row, a twelfth of what a bulk update costs. No SET search_path, another twentieth: as above, all is qualified.
 CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
 DECLARE
-    event_id uuid;
-    details  jsonb;
+    event_id pg_catalog.uuid;
+    details  pg_catalog.jsonb;
 BEGIN
-    IF NEW.status <> OLD.status THEN
+    -- The common case by fewer expressions: nothing but the status changed, and not to 'expired'. RETURN NEW is none, RETURN NULL is one.
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
+       AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
+       AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       AND NEW.archived_at IS NULL AND OLD.archived_at IS NULL THEN
         event_id := pgvigil.uuid_v7();
-        IF NEW.status = 'expired' THEN
-            details := jsonb_build_object('previous_status', OLD.status, 'expired_at', now(),
-                                          'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
+        RETURN NEW;
+    END IF;
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
+        event_id := pgvigil.uuid_v7();
+        IF NEW.status OPERATOR(pg_catalog.=) 'expired' THEN
+            details := pg_catalog.jsonb_build_object('previous_status', OLD.status, 'expired_at', CURRENT_TIMESTAMP,
+                           'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
             INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expired', details);
         ELSE
-            details := jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
+            details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
             INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
         END IF;
     END IF;
-    IF NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND NEW.is_dormant = OLD.is_dormant
-       AND NEW.archived_at IS NOT DISTINCT FROM OLD.archived_at THEN
+    IF coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
+       AND coalesce(NEW.archived_at OPERATOR(pg_catalog.=) OLD.archived_at, NEW.archived_at IS NULL AND OLD.archived_at IS NULL) THEN
         RETURN NULL;
     END IF;
-    IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
+    IF NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL) THEN
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('expires_at', NEW.expires_at, 'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('expires_at', NEW.expires_at, 'retention_policy', NEW.retention_policy,
+                                                 'actor', pgvigil.actor(), 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expiration_scheduled', details);
     END IF;
-    IF (NEW.is_dormant IS TRUE) <> (OLD.is_dormant IS TRUE) THEN
+    IF (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.<>) (OLD.is_dormant IS TRUE) THEN
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor(), 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
         VALUES (event_id, NEW.id, CASE WHEN NEW.is_dormant THEN 'dormant' ELSE 'reactivated' END, details);
     END IF;
     IF NEW.archived_at IS NOT NULL AND OLD.archived_at IS NULL THEN
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status,
+                                                 'actor', pgvigil.actor(), 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'archived', details);
     ELSIF NEW.archived_at IS NULL AND OLD.archived_at IS NOT NULL
-          AND (NEW.is_dormant IS TRUE) = (OLD.is_dormant IS TRUE) THEN  -- else the event above has said so
+          AND (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.=) (OLD.is_dormant IS TRUE) THEN  -- else the event above has said so
         event_id := pgvigil.uuid_v7();
-        details := jsonb_build_object('previous_state', OLD.is_dormant, 'unarchived_from', OLD.archived_at, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'unarchived_from', OLD.archived_at,
+                                                 'actor', pgvigil.actor(), 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'reactivated', details);
     END IF;
     RETURN NULL;
@@ -142,13 +163,13 @@ END $$;
 COMMENT ON FUNCTION pgvigil.log_session_change() IS 'Writes one session_lifecycle event for each change in a session''s state';
 
 CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
 BEGIN
     INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
-    SELECT s.id, 'created', jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
+    SELECT s.id, 'created', pg_catalog.jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
            'retention_policy', s.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user])
     FROM new_sessions s;
-    RETURN NULL;
+    RETURN NEW;  -- nobody looks at it, and it is no expression
 END $$;
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
@@ -171,29 +192,33 @@ END $$;
 COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
     'Keeps the last row and the whole trail of a session in pgvigil.deleted_sessions before the trail goes with it';
 
--- SECURITY DEFINER: who may write children need not be able to read sessions.
+-- SECURITY DEFINER: who may write children need not be able to read sessions. No SET search_path: all is qualified.
 CREATE FUNCTION pgvigil.guard_archived_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
 DECLARE
-    archived_id uuid;
+    archived_id pg_catalog.uuid;
 BEGIN
-    -- In a cascade the session itself is gone already, so its children may follow.
-    IF TG_OP = 'INSERT' THEN
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id = NEW.session_id AND archived_at IS NOT NULL;
-    ELSIF TG_OP = 'DELETE' THEN
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id = OLD.session_id AND archived_at IS NOT NULL;
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        SELECT id INTO archived_id FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id AND archived_at IS NOT NULL;
+        IF NOT FOUND THEN
+            RETURN NEW;
+        END IF;
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+        -- In a cascade the session itself is gone already, so its children may follow.
+        SELECT id INTO archived_id FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) OLD.session_id AND archived_at IS NOT NULL;
+        IF NOT FOUND THEN
+            RETURN OLD;
+        END IF;
     ELSE
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id IN (OLD.session_id, NEW.session_id) AND archived_at IS NOT NULL LIMIT 1;
+        SELECT id INTO archived_id FROM "{app}".sessions
+        WHERE (id OPERATOR(pg_catalog.=) OLD.session_id OR id OPERATOR(pg_catalog.=) NEW.session_id) AND archived_at IS NOT NULL LIMIT 1;
+        IF NOT FOUND THEN
+            RETURN NEW;
+        END IF;
     END IF;
-    IF archived_id IS NOT NULL THEN
-        RAISE EXCEPTION 'session % is archived and read-only', archived_id
-              USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', archived_id);
-    END IF;
-    IF TG_OP = 'DELETE' THEN
-        RETURN OLD;
-    END IF;
-    RETURN NEW;
+    RAISE EXCEPTION 'session % is archived and read-only', archived_id
+          USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', archived_id);
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 

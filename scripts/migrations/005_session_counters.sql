@@ -84,7 +84,7 @@ BEGIN
         SELECT n.session_id, 1, coalesce(n.tokens_used, 0), pgvigil.content_bytes(n.content_size_bytes, n.content)
         FROM new_context n;
     END IF;
-    RETURN NULL;
+    RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.count_added_context() IS 'Counts the rows that a statement added to context_history';
 

@@ -197,9 +197,8 @@ COMMENT ON FUNCTION pgvigil.guard_archived_children() IS 'Refuses to truncate wh
 CREATE FUNCTION pgvigil.give_expiry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    IF NEW.expires_at IS NULL THEN
-        NEW.expires_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy);
-    END IF;
+    NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
+                                                   OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy));
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.give_expiry() IS 'A new session without expires_at gets one by its retention policy';

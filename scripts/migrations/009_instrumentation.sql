@@ -197,7 +197,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     foreign_instance uuid;
 BEGIN
-    IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'), 'MEMBER') THEN
+    IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'),
+                   CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET' ELSE 'MEMBER' END) THEN
         RETURN NULL;
     END IF;
     SELECT i.instance_id INTO foreign_instance
@@ -233,8 +234,10 @@ COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of S
 CREATE FUNCTION instrumentation.speaks_for(registered_by text) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- From PostgreSQL 16 on, a member that neither inherits nor may SET ROLE may only administer the role.
     RETURN coalesce(registered_by = session_user, false)
-           OR (SELECT bool_or(pg_has_role(session_user, r.oid, 'MEMBER')) FROM pg_roles r
+           OR (SELECT bool_or(pg_has_role(session_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET' ELSE 'MEMBER' END))
+               FROM pg_roles r
                WHERE r.rolname IN (registered_by, 'pgvigil_admin') OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'));
 END $$;
 COMMENT ON FUNCTION instrumentation.speaks_for(text) IS 'Whether this login may write for an instance that this role registered';
@@ -569,7 +572,8 @@ BEGIN
     SELECT a.pid, a.backend_start, a.backend_type, a.usename, a.datname, coalesce(r.rolsuper, false) AS rolsuper INTO backend
     FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid WHERE a.pid = target.backend_pid;
     refusal := CASE
-        WHEN NOT is_super AND NOT EXISTS (SELECT FROM pg_roles r, pg_roles a WHERE r.rolname = caller AND a.rolname = 'pgvigil_admin' AND pg_has_role(r.oid, a.oid, 'MEMBER'))
+        WHEN NOT is_super AND NOT EXISTS (SELECT FROM pg_roles r, pg_roles a WHERE r.rolname = caller AND a.rolname = 'pgvigil_admin'
+                                               AND pg_has_role(r.oid, a.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET' ELSE 'MEMBER' END))
             THEN 'Only members of pgvigil_admin can kill sessions'
         WHEN target.session_id IS NULL THEN 'Session not found: ' || coalesce(session::text, 'NULL')
         WHEN session = instrumentation.current_session() OR target.backend_pid = pg_backend_pid() AND target.backend_start = backend.backend_start

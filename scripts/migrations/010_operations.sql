@@ -31,6 +31,7 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, or of triggers, that everybody may use for a table of his own: whoever connects can make them work for him'),
     ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser: a row of somebody''s making can bring code along that runs as him'),
     ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built: rows are not found, duplicates get in'),
+    ('publications_by_partition', 1, NULL, 'publications that send partitions of pgvigil by their own names: what goes into a new one does not reach subscribers that do not know it, and stops them'),
     ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
     ('replaced_objects', 1, NULL, 'triggers and views of pgvigil that somebody has put others in the place of, as some applications do at each start: what these do is done no longer'),
     ('duplicate_events', 1, NULL, 'events of the last day that are there twice, once by the application: by hand, or by a trigger of its own'),
@@ -308,6 +309,20 @@ BEGIN
     END IF;
     RETURN NEXT;
 
+    -- Some partitions by name may be meant; all of them are the table, and each day and month brings one more.
+    check_name := 'publications_by_partition';
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    FROM (SELECT format('%I: %s', p.pubname, string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS told,
+                 format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS mend
+          FROM pg_publication p CROSS JOIN pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE NOT p.pubviaroot AND c.relkind = 'p' AND n.oid = ANY (pgvigil.watched_schemas())
+            AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
+            AND NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class o ON o.oid = i.inhrelid
+                            WHERE i.inhparent = c.oid AND o.relkind = 'r'
+                              AND i.inhrelid NOT IN (SELECT g.relid FROM pg_get_publication_tables(p.pubname) g))
+          GROUP BY p.oid, p.pubname ORDER BY 1) f;
+    RETURN NEXT;
+
     check_name := 'disabled_triggers';
     SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
     FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname, CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
@@ -318,7 +333,7 @@ BEGIN
           ORDER BY 1) f;
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not enforced, invalid indexes, and triggers of pgvigil that are disabled; deep changes nothing';
+COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not enforced, invalid indexes, open functions, collations, publications, and triggers of pgvigil that are disabled; deep changes nothing';
 
 -- What applications know by name they make anew, in their own way; health --repair makes ours again, from the files. A trigger of
 -- ours calls a function of ours, and both views stand on something in schema pgvigil.
@@ -509,7 +524,7 @@ BEGIN
            CASE WHEN l.level <> 'ok' THEN f.mend END
     FROM pgvigil.alert_thresholds t
     LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, mend text) USING (check_name)
-    LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,disabled_triggers}'::text[]),
+    LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,publications_by_partition,disabled_triggers}'::text[]),
                       ('check_replaced', '{replaced_objects,duplicate_events,views_past_row_security}'),
                       ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
                       ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),

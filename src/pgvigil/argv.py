@@ -1,4 +1,4 @@
-"""Secrets among the arguments of a call, kept out of the process list. scripts/bootstrap.sh does the same in the shell."""
+"""Keeps secrets among the arguments of a call out of the process list. scripts/bootstrap.sh does the same in the shell."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-_VARIABLE = (
-    "PGVIGIL_ARGUMENT_"  # and the number of the argument, from the end: what is shown, a line feed, what was given
-)
+_VARIABLE = "PGVIGIL_ARGUMENT_"  # followed by the argument's number from the end. The value: the shown text, a line feed, the argument
 _OPTION = re.compile(r"(--[a-z-]+=)?(.*)", re.DOTALL)
 _PASSWORD = re.compile(
     r"([a-z0-9+.-]*://[^\]/?#:@\x00-\x1f\x7f]*):.*@([^\]@?=&\x00-\x1f\x7f]*)", re.IGNORECASE | re.DOTALL
@@ -20,7 +18,7 @@ _SECRET = re.compile(
 
 
 def shown(word: str) -> str:
-    """What may be seen of an argument: of a URL all but its password, which tells one run from another."""
+    """Return the part of an argument that may be seen: of a URL all but its password, which distinguishes one run from another."""
     found = _OPTION.fullmatch(word)
     prefix, value = (found[1] or "", found[2]) if found else ("", word)
     if url := _PASSWORD.fullmatch(value):
@@ -29,7 +27,7 @@ def shown(word: str) -> str:
 
 
 def hide(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """What to call this program with instead, and what its environment has to hold then."""
+    """Return the arguments to call this program with instead, and the environment that it then needs."""
     kept = [shown(word) for word in words]
     given = {
         f"{_VARIABLE}{len(words) - at}": f"{seen}\n{word}"
@@ -40,7 +38,7 @@ def hide(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def restore(words: Sequence[str]) -> list[str]:
-    """The arguments as they were given. What the environment holds of them is taken out of it, for children not to inherit."""
+    """Return the original arguments. They are removed from the environment, so that children do not inherit them."""
     given = list(words)
     for name in [name for name in os.environ if name.startswith(_VARIABLE)]:
         seen, _, word = os.environ.pop(name).partition("\n")

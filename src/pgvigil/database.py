@@ -1,10 +1,10 @@
-"""Finding the database and connecting to it. The only module that opens connections.
+"""Finds the database and connects to it. The only module that opens connections.
 
 A database is named by, in this order: `--database-url`; `DATABASE_URL`; libpq's own `PG*` variables and service files;
-a `.env` file (in the current directory, else in the project) holding either of these. One of these is used, never a mixture:
-host, port, user, database and service come from one source. To what the call or its environment names, PGPASSWORD, PGSSLMODE
-and the like of the same environment apply, and the user's own ~/.pgpass; to what a `.env` file names, only credentials of
-that file.
+a `.env` file (in the current directory, else in the project) with either of these. Only one of these is used, never a mixture:
+host, port, user, database and service come from one source. For a database named by the call or its environment, PGPASSWORD,
+PGSSLMODE and the like of the same environment apply, and the user's own ~/.pgpass; for one named by a `.env` file, only
+credentials of that file.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from pgvigil import dot_env
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 from pgvigil.text import one_line, quoted
 
-# Any of these names a database to libpq. PGPASSWORD, PGSSLMODE and the like only say how.
+# Any of these names a database for libpq. PGPASSWORD, PGSSLMODE and the like only say how to connect.
 _NAMING = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
-# With these we would prove to a server who we are.
+# Credentials, which authenticate the client to a server.
 _CREDENTIALS = ("PGPASSWORD", "PGPASSFILE", "PGSSLCERT", "PGSSLKEY", "PGGSSDELEGATION", "PGKRBSRVNAME")
-_NO_FILE = "/dev/null/none"  # as a password file: there is none, and libpq says nothing of it
-# Never in an argument and never printed. libpq marks some of them itself, and not all are known to each libpq.
+_NO_FILE = "/dev/null/none"  # as a password file: it does not exist, and libpq does not warn
+# Never passed in an argument and never printed. libpq marks some of them itself, and not every libpq knows all of them.
 SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
-# Parameters that other tools read in such an address, and what to do instead.
+# Parameters that other tools read in such an address, and what to use instead.
 _OF_OTHERS = {
-    "schema": "Name the schema by --schema.",
-    "search_path": "Name the schema by --schema.",
-    "currentschema": "Name the schema by --schema.",
+    "schema": "Use --schema for the schema.",
+    "search_path": "Use --schema for the schema.",
+    "currentschema": "Use --schema for the schema.",
     "ssl": "libpq's word is sslmode=require.",
     "sslaccept": "libpq's word is sslmode=require.",
     "username": "libpq's word is user.",
@@ -55,11 +55,11 @@ _OF_OTHERS = {
     "timeout": "libpq's word is connect_timeout.",
 }
 
-# A session of a command or a job, whatever the role, the database or the server sets. A server that does not know a setting is
-# not given it. Commands that need another value (a lock_timeout, a search_path) set it themselves, after this.
+# The session settings of a command or a job, whatever the role, the database or the server sets. A setting that the server does
+# not have is skipped. Commands that need another value (a lock_timeout, a search_path) set it themselves, after this.
 _SESSION = {
     "search_path": "pg_catalog, pg_temp",
-    "row_security": "off",  # rows that a policy hides raise an error: they are never taken for rows that are not there
+    "row_security": "off",  # rows that a policy hides raise an error, so that they are never taken for missing
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "TimeZone": "UTC",
@@ -86,8 +86,8 @@ _SESSION = {
     "client_min_messages": "warning",
     "jit": "off",
 }
-# One statement, which sets nothing where the backend is not the one that the connection began with. Every name is qualified,
-# because the search_path is still that of the role or the database; and no array, because array_nulls is theirs too.
+# One statement, which sets nothing if the backend is not the one that the connection began with. Every name is qualified,
+# because the search_path is still that of the role or the database; no array is used, because array_nulls is theirs too.
 _PIN = (
     "SELECT pg_catalog.set_config(s.name, s.value, false) FROM (VALUES "
     + ", ".join(f"('{name}', ${place}::pg_catalog.text)" for place, name in enumerate(_SESSION, 1))
@@ -97,61 +97,61 @@ _PIN = (
 _WHO = "SELECT pg_catalog.pg_backend_pid()"
 
 _LIMITS = ("statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
-# What pg_dump and pg_restore, who set most of these themselves, leave as they find it, or meet before that.
+# Settings that pg_dump and pg_restore, which set most of these themselves, do not change, or use before they do.
 _OF_CLIENTS = (*_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only")
 
 _BEGINS_WITHIN = 1.5  # seconds for another connection to begin a transaction; a pool of one session may never let it
-_ANSWERS_WITHIN = 2.0  # seconds for an idle connection to say which backend it has
-_LOOKS = 4  # a pool that hands its backends out in turn gives the same one again, but not every time
+_ANSWERS_WITHIN = 2.0  # seconds for an idle connection to report its backend
+_LOOKS = 4  # a pool that rotates its backends gives the same one again, but not every time
 
 
 @dataclass(frozen=True)
 class Target:
-    """A database to connect to: libpq parameters, and where they came from."""
+    """A database to connect to: libpq parameters, and their source."""
 
     parameters: Mapping[str, str] = field(repr=False)
     source: str
 
     def at(self, database: str) -> Target:
-        """The same server and role, another database."""
+        """Return the same server and role with another database."""
         return Target({**self.parameters, "dbname": database}, self.source)
 
     @property
     def public_conninfo(self) -> str:
-        """The parameters as a libpq string without any secret: fit for a process list."""
+        """Return the parameters as a libpq string without any secret, safe for a process list."""
         return make_conninfo("", **{k: v for k, v in self.parameters.items() if k not in SECRETS})
 
     @property
     def client_conninfo(self) -> str:
-        """`public_conninfo` for pg_dump and its kin, who get the session options by `client_options`."""
+        """Return `public_conninfo` for pg_dump and similar programs, which get the session options by `client_options`."""
         return Target({k: v for k, v in self.parameters.items() if k != "options"}, self.source).public_conninfo
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """Environment for pg_dump and its kin; secrets travel here and never in their arguments."""
+        """Return the environment for pg_dump and similar programs; secrets travel here and never in their arguments."""
         environment = dict(os.environ)
         if password := self.parameters.get("password"):
             environment["PGPASSWORD"] = password
         others = {k: v for k, v in self.parameters.items() if k in SECRETS and k != "password" and "\n" not in v}
         if others and "service" not in self.parameters and "PGSERVICE" not in os.environ:
-            # These have no variable of their own, but may stand in a service file.
+            # These have no variable of their own, but may be in a service file.
             environment |= {"PGSERVICE": "pgvigil", "PGSERVICEFILE": _service_file(tuple(sorted(others.items())))}
         return environment
 
     @property
     def client_options(self) -> str:
-        """PGOPTIONS for pg_dump and its kin, whose sessions we cannot pin ourselves."""
+        """Return PGOPTIONS for pg_dump and similar programs, whose sessions cannot be pinned from here."""
         given = self.parameters.get("options", os.environ.get("PGOPTIONS", ""))
         return " ".join([given, *(f"-c {name}={_SESSION[name]}" for name in _OF_CLIENTS)]).strip()
 
     @property
     def option(self) -> str:
-        """What to add to a command so that it means this database again, without its secrets."""
+        """Return the option that makes a command use this database again, without its secrets."""
         return f" --database-url {quoted(self.public_conninfo)}" if self.source == "--database-url" else ""
 
     @property
     def user(self) -> str:
-        """The role that connects."""
+        """Return the role that connects."""
         return self._known.get("user", "")
 
     @property
@@ -172,22 +172,22 @@ class Target:
 
 @cache
 def _service_file(settings: tuple[tuple[str, str], ...]) -> str:
-    """A service file in memory, for as long as this process lasts and for its own user only."""
+    """Return a service file in memory, which lives as long as this process and is readable only by its user."""
     descriptor = os.memfd_create("pgvigil", os.MFD_CLOEXEC)
     os.write(descriptor, "".join(["[pgvigil]\n", *(f"{k}={v}\n" for k, v in settings)]).encode())
     return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def parse_url(url: str, source: str) -> Target:
-    """A libpq URL or `key=value` string. SQLAlchemy's `postgresql+driver://` is read as well.
+    """Parse a libpq URL or `key=value` string. SQLAlchemy's `postgresql+driver://` is accepted too.
 
-    Raises UsageError, which never repeats the text: it may hold a password.
+    Raises UsageError, which never repeats the text: it may contain a password.
     """
     plain = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url.strip())
     if not plain:
         raise UsageError(
             f"the database address given by {source} is empty",
-            "Give it one, or leave it out: then the next source is used (see README.md, Naming the database).",
+            "Set an address, or remove it, so that the next source is used (see README.md, Naming the database).",
         )
     unreadable = UsageError(
         f"the database address given by {source} cannot be read",
@@ -198,19 +198,19 @@ def parse_url(url: str, source: str) -> Target:
         parameters = conninfo_to_dict(plain)
     except psycopg.ProgrammingError as error:
         raise _of_another_tool(plain, source) or unreadable from error
-    # libpq would look such a port up as a service name, and take a piece of a password for a host or a database.
+    # libpq would look up such a port as a service name, and take a piece of a password for a host or a database.
     if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))) or _has_bare_at(plain):
         raise unreadable
     if any(re.search(r";\s*[A-Za-z][A-Za-z ]*=", str(parameters.get(name, ""))) for name in ("host", "user", "dbname")):
         raise UsageError(
-            f"the database address given by {source} has semicolons between its parameters, as other tools write it",
-            "libpq's forms are postgresql://user:password@host:port/database, and host=… user=… with blanks between.",
+            f"the database address given by {source} has semicolons between its parameters, a form of other tools",
+            "Write it as postgresql://user:password@host:port/database, or as host=… user=… separated by blanks.",
         )
     return Target({k: str(v) for k, v in parameters.items() if v is not None}, source)
 
 
 def _has_bare_at(address: str) -> bool:
-    """Whether a URL has an @ where libpq reads host and database: then the password before it was cut into pieces."""
+    """Return true if a URL has an @ where libpq reads host and database: then the password before it was cut into pieces."""
     if not address.startswith("postgresql://"):
         return False
     rest = address.removeprefix("postgresql://")
@@ -220,19 +220,19 @@ def _has_bare_at(address: str) -> bool:
 
 
 def _of_another_tool(address: str, source: str) -> UsageError | None:
-    """The error that names what libpq does not know; None where that could be a piece of a password."""
+    """Return an error that names the unsupported part; None if that could be a piece of a password."""
     what = f"the database address given by {source}"
     if found := re.match(
         r"(?:(jdbc|r2dbc|prisma\+?|cockroachdb|postgis|ecto|pgsql|psql|pg|cloudsql|postgres(?:ql)?):)+(//)?", address
     ):
         if found[0] != "postgresql://":
             return UsageError(
-                f"{what} begins with {found[0]}, as other tools write it",
-                "libpq's form is postgresql://user:password@host:port/database.",
+                f"{what} begins with {found[0]}, a form of other tools",
+                "Write it as postgresql://user:password@host:port/database.",
             )
     elif found := re.match(r"([A-Za-z][A-Za-z0-9+.-]{0,30})://", address):
         return UsageError(
-            f"{what} is of the kind {found[1]}://, and not of PostgreSQL",
+            f"{what} begins with {found[1]}://, which is not PostgreSQL",
             "Write it as postgresql://user:password@host:port/database.",
         )
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
@@ -243,7 +243,7 @@ def _of_another_tool(address: str, source: str) -> UsageError | None:
         pairs = [pair.partition("=") for pair in query.split("&") if pair]
         names = [unquote(name) for name, _, value in pairs if name not in known and (name, value) != ("ssl", "true")]
     else:
-        # Between blanks or semicolons a piece of a password looks like a name: only those of other tools are told.
+        # Between blanks or semicolons a piece of a password looks like a name: only names of other tools are printed.
         names = [name for name in re.findall(r"(?:^|[;\s,])\s*([A-Za-z]+(?: [A-Za-z]+)?)\s*=", address)
                  if name.lower() in _OF_OTHERS]  # fmt: skip
     names = list(dict.fromkeys(names))
@@ -252,16 +252,16 @@ def _of_another_tool(address: str, source: str) -> UsageError | None:
     instead = list(dict.fromkeys(_OF_OTHERS[name.lower()] for name in names if name.lower() in _OF_OTHERS))
     plural = "s" * (len(names) > 1)
     return UsageError(
-        f"{what} holds what other tools read: libpq knows no parameter{plural} {', '.join(names)}",
-        " ".join([f"Take {'them' if plural else 'it'} out.", *instead]),
+        f"{what} contains what other tools read: libpq has no parameter{plural} {', '.join(names)}",
+        " ".join([f"Remove {'them' if plural else 'it'}.", *instead]),
     )
 
 
 def resolve(url: str | None, dotenv_directories: list[Path]) -> Target | None:
-    """The database this call is about, or None when nothing names one.
+    """Return the database of this call, or None if no source names one.
 
-    What other sources say is taken out of the environment, for libpq would fill gaps with it, here and in children. Raises
-    UsageError for a source that should name a database and does not: none is passed over for the next.
+    Other sources are removed from the environment, because libpq would fill gaps with them, here and in children. Raises
+    UsageError for a source that should name a database and does not: none is skipped.
     """
     if url is not None:
         target = parse_url(url, "--database-url")
@@ -270,7 +270,7 @@ def resolve(url: str | None, dotenv_directories: list[Path]) -> Target | None:
     elif given := [name for name in _NAMING if name in os.environ]:
         if not any(os.environ[name] for name in given):
             raise UsageError(
-                f"{given[0]} is set, and empty: it names no database", f"Give it a value, or unset {given[0]}."
+                f"{given[0]} is set but empty, so it names no database", f"Give it a value, or unset {given[0]}."
             )
         return Target({}, "PG* environment")
     else:
@@ -297,10 +297,11 @@ def _from_dotenv(path: Path) -> Target | None:
     given = {name: value for name, (value, _) in values.items() if value and "\n" not in value}
     first = f"{path}:{values[naming[0]][1]}"
     if "DATABASE_URL" in naming and "DATABASE_URL" not in given:
-        raise UsageError(f"{first}: DATABASE_URL has no value", "Give it one line, or remove it.")
+        raise UsageError(f"{first}: DATABASE_URL has no value", "Write its value on the same line, or remove the line.")
     if not any(name in given for name in naming):
         raise UsageError(
-            f"{first}: {naming[0]} has no value, and nothing else names a database", "Give it one, or remove it."
+            f"{first}: {naming[0]} has no value, and nothing else names a database",
+            "Set its value, or remove the line.",
         )
     keywords = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
     parameters = {keywords[k]: v for k, v in given.items() if k in keywords}
@@ -309,11 +310,11 @@ def _from_dotenv(path: Path) -> Target | None:
         parameters = {k: v for k, v in parameters.items() if k not in {keywords[name] for name in _NAMING}} | dict(url)
     if "service" in parameters and parameters.keys() & {"host", "hostaddr", "port"}:
         raise UsageError(
-            f"{first}: a service and a host are named, and the service's password would go to that host",
+            f"{first}: both a service and a host are named, so the service's password would be sent to that host",
             "Name either the service or the host.",
         )
     if "service" not in parameters:
-        parameters.setdefault("passfile", _NO_FILE)  # for credentials of other sources are for other servers
+        parameters.setdefault("passfile", _NO_FILE)  # credentials of other sources are for other servers
     _forget((*_NAMING, *_CREDENTIALS))
     if "PGSERVICEFILE" in given:
         os.environ["PGSERVICEFILE"] = given["PGSERVICEFILE"]
@@ -321,9 +322,9 @@ def _from_dotenv(path: Path) -> Target | None:
 
 
 def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
-    """Opens a connection of a command or a job: as `open_connection`, with the session pinned to `_SESSION`.
+    """Open a connection of a command or a job: as `open_connection`, with the session pinned to `_SESSION`.
 
-    Raises PreconditionError where a pooler hands each transaction to another backend; then nothing was set in any of them.
+    Raises PreconditionError if a pooler gives each transaction another backend; then nothing was set in any of them.
     """
     conn = open_connection(target, purpose, wait=wait)
     limits = _LIMITS if conn.info.server_version >= 170000 else _LIMITS[:-1]
@@ -334,8 +335,8 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
         words = " ".join(str(error).split())
         failure = ConnectError(f"cannot connect to {target}: {words}", _advice(words, target))
         failure.__cause__ = error
-    # A limit of the role or the database may be shorter than the statement that takes it away. A pooler takes no such options: then
-    # it has let us in, and has no server to offer.
+    # A limit of the role or the database may be shorter than the statement that removes it. A pooler does not accept such options: it
+    # has then accepted the connection, but has no server to offer.
     try:
         return _pinned(open_connection(Target({**target.parameters, "options": options}, target.source), purpose))
     except (psycopg.OperationalError, ConnectError):
@@ -352,10 +353,10 @@ def _pinned(conn: psycopg.Connection, within: float = 10.0) -> psycopg.Connectio
 
 
 def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
-    """Opens an autocommit connection named `pgvigil <purpose>`; tries for `wait` seconds while no server answers.
+    """Open an autocommit connection named `pgvigil <purpose>`; try for `wait` seconds while no server answers.
 
-    Nothing is set in its session, so it may go through any pooler: it is for the application's side. Raises ConnectError with
-    libpq's words and what to do about them.
+    No setting is changed in its session, so it may go through any pooler: it is for the application's side. Raises ConnectError
+    with libpq's message and what to do about it.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -363,31 +364,31 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
             return psycopg.connect(
                 make_conninfo("", **{"connect_timeout": "10", **target.parameters}),
                 autocommit=True,
-                prepare_threshold=None,  # a pooler in between must not meet prepared statements
+                prepare_threshold=None,  # a pooler in between does not support prepared statements
                 application_name=f"pgvigil {purpose}",
                 client_encoding="utf8",
             )
         except psycopg.OperationalError as error:
             words = " ".join(str(error).split())
-            if re.search(r"\binvalid (integer|port|\w+ value)", words):  # libpq looks at some options only now
+            if re.search(r"\binvalid (integer|port|\w+ value)", words):  # libpq checks some options only now
                 raise UsageError(
                     f"the database address given by {target.source} cannot be used: {words}",
-                    "Fix it; nothing was asked of any server.",
+                    "Fix the address. No server was contacted.",
                 ) from error
             refused = any(sign in words for sign in ("authentication failed", "no password supplied", "does not exist"))
             if refused or time.monotonic() >= deadline:
                 raise ConnectError(f"cannot connect to {target}: {words}", _advice(words, target)) from error
             time.sleep(0.2)
-        except psycopg.ProgrammingError as error:  # an option libpq does not know
+        except psycopg.ProgrammingError as error:  # libpq does not have this option
             raise UsageError(
                 f"the database address given by {target.source} cannot be used: {error}",
-                "Fix it; nothing was asked of any server.",
+                "Fix the address. No server was contacted.",
             ) from error
 
 
 def pin_session(conn: psycopg.Connection, within: float) -> None:
-    """Gives a session of a command or a job the settings that it counts on. Raises as `connect` does, and OperationalError when
-    there is no answer in `within` seconds: a pooler has let us in, and has no server to give.
+    """Set the settings that a command or a job relies on. Raises as `connect` does, and OperationalError if there is no answer in
+    `within` seconds: a pooler has accepted the connection, and has no server to give.
     """
     pinned = _answer(conn, _PIN, within, *_SESSION.values(), str(conn.info.backend_pid))
     if pinned is None:
@@ -400,20 +401,20 @@ def pin_session(conn: psycopg.Connection, within: float) -> None:
 
 
 def _require_session(conn: psycopg.Connection) -> None:
-    """Something stands between us and the server: it named another process than the one that answers. Raises
+    """Check a connection through an intermediary, which reported another process than the one that answers. Raises
     PreconditionError unless the connection keeps its backend from one transaction to the next.
 
-    A pool that is idle gives its only client the same backend each time, so a second connection begins a transaction: where
-    backends are shared it takes ours, and the first is given another one, or has to wait.
+    An idle pool gives its only client the same backend each time, so a second connection begins a transaction: if backends
+    are shared, it takes the first one's, and the first gets another one, or has to wait.
     """
     ours = _backend(conn, _WHO, _ANSWERS_WITHIN)
     try:
         other = psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None)
     except psycopg.OperationalError as error:
         raise ConnectError(
-            "a connection pooler stands between pgvigil and the server, and lets no second connection in to find out of which "
-            f"kind it is: {' '.join(str(error).split())}",
-            "Connect to the server itself, or free a connection of the pooler.",
+            "a connection pooler is between pgvigil and the server, and refuses the second connection that would find out its "
+            f"mode: {' '.join(str(error).split())}",
+            "Connect to the server directly, or free a connection of the pooler.",
         ) from error
     shared = ours is None
     with suppress(psycopg.Error), other:
@@ -424,16 +425,16 @@ def _require_session(conn: psycopg.Connection) -> None:
             if shared or theirs is None:
                 break
             _backend(other, "ROLLBACK", _ANSWERS_WITHIN)
-        other.close()  # also where it still waits: the pooler takes it out of its queue
+        other.close()  # even if it still waits: the pooler removes it from its queue
     if shared:
         raise PreconditionError(
-            "a connection pooler stands between pgvigil and the server: session settings do not survive a transaction",
-            "Connect to the server itself, or to a pool in session mode. Nothing was changed.",
+            "a connection pooler is between pgvigil and the server: session settings do not survive a transaction",
+            "Connect to the server directly, or to a pool in session mode. Nothing was changed.",
         )
 
 
 def _backend(conn: psycopg.Connection, query: str, seconds: float) -> int | None:
-    """The backend that answers `query`; 0 when it refuses or hangs up, None when there is no answer in time."""
+    """Return the backend that answers `query`; 0 if it refuses or disconnects, None if there is no answer in time."""
     try:
         result = _answer(conn, query, seconds)
     except psycopg.OperationalError:
@@ -444,7 +445,7 @@ def _backend(conn: psycopg.Connection, query: str, seconds: float) -> int | None
 
 
 def _answer(conn: psycopg.Connection, query: str, seconds: float, *parameters: str) -> PGresult | None:
-    """The last result of a query, which is one statement if it has parameters; None when it is not there in time."""
+    """Return the last result of a query, which is one statement if it has parameters; None if it does not arrive in time."""
     pgconn = conn.pgconn
     if parameters:
         pgconn.send_query_params(query.encode(), [parameter.encode() for parameter in parameters])
@@ -471,7 +472,7 @@ def _raise_refusal(result: PGresult | None, conn: psycopg.Connection) -> None:
 
 @contextmanager
 def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Connection]]:
-    """As `connect`, while the caller does something else: calling what this gives waits for the connection, or raises."""
+    """Connect in the background. A call of the yielded function waits for the connection, or raises."""
     connection: Future[psycopg.Connection] = Future()
 
     def make() -> None:
@@ -483,7 +484,7 @@ def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Co
             return
         try:
             connection.set_result(made)
-        except InvalidStateError:  # cancelled below: nobody wants it any more
+        except InvalidStateError:  # cancelled below: the connection is no longer needed
             made.close()
 
     Thread(target=make, daemon=True).start()  # Ctrl-C does not wait for a server that does not answer
@@ -492,11 +493,11 @@ def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Co
     finally:
         if not connection.cancel() and not connection.exception():
             with connection.result():
-                pass  # at its end it is closed
+                pass  # closed at its end
 
 
 def beside(conn: psycopg.Connection) -> psycopg.Connection:
-    """Another connection like this one. Raises psycopg.OperationalError where the server has none left."""
+    """Open another connection like this one. Raises psycopg.OperationalError if the server has none left."""
     return _pinned(psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None), _BEGINS_WITHIN)
 
 
@@ -506,28 +507,26 @@ def _again(conn: psycopg.Connection) -> str:
 
 # ── Lost connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-# The server ended the session: shutdown, crash, an administrator, a timeout that ends sessions, a database that is dropped.
+# Reasons for which the server ends a session: shutdown, crash, an administrator, a timeout, a database that is dropped.
 _ENDED = ("57P", "25P03", "25P04", "08")
 
 
 def is_lost(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a connection that was lost, and not an answer of the server."""
+    """Return true if an error, or its cause, is a lost connection and not an answer of the server."""
     while error is not None:
         if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(_ENDED):
             return True
-        if isinstance(error, psycopg.InterfaceError):  # psycopg's word for the use of a connection that is closed
+        if isinstance(error, psycopg.InterfaceError):  # psycopg's error for the use of a closed connection
             return True
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 
 
 def lost(error: BaseException, meanwhile: str = "") -> ConnectError:
-    """The error to raise for one of which `is_lost` is true."""
+    """Return the error to raise for one of which `is_lost` is true."""
     said = next((one for one in _causes(error) if isinstance(one, psycopg.Error) and one.sqlstate), None)
     words = " ".join(str(said or error).split())
-    return ConnectError(
-        f"the connection was lost{meanwhile}: {words}", "Look at the server's log; then run this again."
-    )
+    return ConnectError(f"the connection was lost{meanwhile}: {words}", "Read the server's log, then run this again.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -538,7 +537,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 # ── Rows that a policy hides ──────────────────────────────────────────────────────────────────────────────────────────
 
-# Of the one who is connected, and of each table's owner, as whom functions of ours run. A role sees everything where, for every
+# For the connected role, and for each table's owner, whose rights pgvigil's functions have. A role sees all rows if, for every
 # command, a permissive policy for it is `true` and no restrictive one is anything else.
 _ROW_SECURITY = """
     SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, r.rolname, pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE') AS owns,
@@ -566,7 +565,7 @@ _ROW_SECURITY = """
 
 @dataclass(frozen=True)
 class Hidden:
-    """A table, by its qualified name, of which policies may hide rows from a role; whether that role owns it."""
+    """A table, by its qualified name, whose policies may hide rows from a role; and true if that role owns it."""
 
     table: str
     role: str
@@ -574,8 +573,9 @@ class Hidden:
 
 
 def see_all_rows(conn: psycopg.Connection, schemas: Sequence[str] | None = None) -> list[Hidden]:
-    """Lets policies act in this session where all they do, in these schemas, is to show every row: else whatever reads such a
-    table raises an error. Returns of which tables, and from whom, rows may be hidden.
+    """Turn row security on in this session if in these schemas it shows all rows; otherwise reading such a table raises an error.
+
+    Returns the tables and roles for which rows may be hidden.
     """
     rows = conn.execute(_ROW_SECURITY, {"schemas": None if schemas is None else list(schemas)}).fetchall()
     hidden = [Hidden(table, role, owns) for table, role, owns, sees_all in rows if not sees_all]
@@ -585,7 +585,7 @@ def see_all_rows(conn: psycopg.Connection, schemas: Sequence[str] | None = None)
 
 def _advice(words: str, target: Target) -> str:
     if "password" in words and target.source.endswith(".env"):
-        return f"Check user and password in {target.source}: to a host that it names, no password of another source is sent."
+        return f"Check user and password in {target.source}: passwords of other sources are not sent to a host that it names."
     if "password" in words:
         return "Check user and password: DATABASE_URL, PGPASSWORD, or a line in ~/.pgpass (mode 0600)."
     if re.search(r'database ".*" does not exist', words):
@@ -593,12 +593,12 @@ def _advice(words: str, target: Target) -> str:
     if re.search(r'role ".*" does not exist', words):
         return "Check the user name: it is part of the URL, or PGUSER."
     if "too many clients" in words or "remaining connection slots" in words:
-        return "The server has no connection left: close some, or try again later."
+        return "The server has no free connection: close some, or try again later."
     if "pooler" in words:
-        return "Give the pool room for four sessions, or connect to the server itself."
-    return "Is the server running, and are host and port right?"
+        return "Raise the pool's size to four sessions, or connect to the server directly."
+    return "Check that the server is running, and that host and port are right."
 
 
 def is_missing_database(error: ConnectError) -> bool:
-    """Whether the server answered that it has no database of that name."""
+    """Return true if the server answered that it has no database of that name."""
     return bool(re.search(r'database ".*" does not exist', error.message))

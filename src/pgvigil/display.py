@@ -1,4 +1,4 @@
-"""How a run is seen: on a terminal with a line that shows what it is at, elsewhere as plain lines."""
+"""Displays a run: on a terminal with a status line for the current step, elsewhere as plain lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TELL_EVERY = 5.0  # seconds between plain lines about one step
 
 @contextmanager
 def journal() -> Iterator[Journal]:
-    """A journal that speaks on stderr until the block ends."""
+    """Yield a journal that prints to stderr until the block ends."""
     with _live() if sys.stderr.isatty() else _plain() as tell:
         yield tell
 
@@ -43,7 +43,7 @@ def _live() -> Iterator[Journal]:
     from rich.table import Column
 
     begin = time.monotonic()
-    # rich itself honours NO_COLOR and TERM=dumb.
+    # rich itself respects NO_COLOR and TERM=dumb.
     console = Console(file=text.trusted(sys.stderr), highlight=False, markup=False, soft_wrap=True)
     columns = (
         SpinnerColumn(),

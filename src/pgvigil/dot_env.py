@@ -1,4 +1,4 @@
-"""A `.env` file: read only where nobody else can have written it, and whole or not at all."""
+"""Reads a `.env` file: only if no other user can have written it, and completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from pgvigil.errors import UsageError
 
-_INSTEAD = "Or leave it aside and name the database by --database-url, DATABASE_URL or PGHOST, PGDATABASE …"
+_INSTEAD = "Or leave it unused and name the database by --database-url, DATABASE_URL or PGHOST, PGDATABASE …"
 
 
 def read(path: Path) -> dict[str, tuple[str | None, int]] | None:
-    """Each value with the number of its line, or None where there is no such file.
+    """Return each value with its line number, or None if the file does not exist.
 
-    Raises UsageError, which names file and line, for what cannot be read, and for what another user can have written.
+    Raises UsageError, which names file and line, if it cannot be read, or another user can have written it.
     """
     try:
         if not os.path.lexists(path):
@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, tuple[str | None, int]] | None:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _broken(path, data.count(b"\n", 0, error.start) + 1, "is not UTF-8 text") from error
-    from dotenv.parser import parse_stream  # here, because most calls have no .env
+    from dotenv.parser import parse_stream  # imported here, because most calls have no .env
 
     values: dict[str, tuple[str | None, int]] = {}
     for binding in parse_stream(io.StringIO(text)):
@@ -46,11 +46,11 @@ def read(path: Path) -> dict[str, tuple[str | None, int]] | None:
 
 
 def _broken(path: Path, line: int, what: str) -> UsageError:
-    return UsageError(f"{path}:{line} {what}", f"Fix that line. {_INSTEAD}")
+    return UsageError(f"{path}:{line} {what}", f"Fix this line. {_INSTEAD}")
 
 
 def _bytes(path: Path) -> bytes:
-    """What is checked is what is read: by one descriptor, and never from a pipe, which would be waited for."""
+    """Read the file that was checked: through one descriptor, and never from a pipe, which could block."""
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 - a descriptor
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
@@ -68,17 +68,17 @@ def _require_own(path: Path, found: os.stat_result) -> None:
     elif found.st_mode & stat.S_IWOTH and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
         reason = "can be written to by every user"
     elif found.st_mode & stat.S_IWGRP and not _is_private(found):
-        reason = "can be written to by a group"
+        reason = "can be written to by its group"
     if reason:
-        what = "its .env is not read" if stat.S_ISDIR(found.st_mode) else "it is not read"
+        what = "pgvigil does not read its .env" if stat.S_ISDIR(found.st_mode) else "pgvigil does not read it"
         raise UsageError(
-            f"{path} {reason}: {what}, because who wrote it would decide where passwords go",
-            f"Make it yours, and closed to others (chown, chmod go-w). {_INSTEAD}",
+            f"{path} {reason}: {what}, because its writer could decide where passwords are sent",
+            f"Make this user its only writer (chown, chmod go-w). {_INSTEAD}",
         )
 
 
 def _is_private(found: os.stat_result) -> bool:
-    """Whether the group is the owner's own and has no other members, as the groups that many systems give to each user."""
+    """Return true if the group is the owner's own and has no other members, as on systems that give each user a group."""
     with suppress(KeyError):
         owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
         return group.gr_gid == owner.pw_gid and group.gr_name == owner.pw_name and set(group.gr_mem) <= {owner.pw_name}

@@ -1,4 +1,4 @@
-"""Every way pgvigil can refuse or fail, each with its documented exit code.
+"""The errors of pgvigil, each with its documented exit code.
 
 An error says what happened and what it means (the message) and what to type next (the hint).
 """
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 
 class PgvigilError(Exception):
-    """Base of all expected failures; the command line prints message and hint and exits with `exit_code`."""
+    """An expected failure; the command line prints message and hint and exits with `exit_code`."""
 
     exit_code: ClassVar[int] = 2
 
@@ -20,13 +20,13 @@ class PgvigilError(Exception):
 
 
 class UsageError(PgvigilError):
-    """The call, or a file the call depends on (the spec, `.env`), is not usable as it stands."""
+    """An error in the call, or in a file that the call depends on (the spec, `.env`)."""
 
     exit_code = 2
 
 
 class ConnectError(PgvigilError):
-    """No server, no such database, or the server would not let us in."""
+    """An error that says that the server is unreachable, has no such database, or refused the login."""
 
     exit_code = 3
 
@@ -38,46 +38,46 @@ class NoWorkerError(PgvigilError):
 
 
 class PreconditionError(PgvigilError):
-    """The database is reachable but is not one this command may work on as it stands."""
+    """An error that says that this command cannot work on the database as it is."""
 
     exit_code = 4
 
 
 class BackupError(PgvigilError):
-    """No backup that could be read back; nothing after it was tried."""
+    """An error that says that no backup could be read back; nothing after it was tried."""
 
     exit_code = 5
 
 
 class LockedError(PgvigilError):
-    """Somebody else holds what we need: another run, or a lock that did not come free in time."""
+    """An error that says that another session holds a required lock: another run, or a table lock that was not granted in time."""
 
     exit_code = 6
 
 
 class MigrationError(PgvigilError):
-    """A migration failed and was rolled back."""
+    """An error that says that a migration failed and was rolled back."""
 
     exit_code = 7
 
 
 class InvalidSchemaError(PgvigilError):
-    """Migrations went in, but the result does not meet the spec."""
+    """An error that says that migrations were applied, but the result does not meet the spec."""
 
     exit_code = 8
 
 
 class RestoreError(PgvigilError):
-    """The backup was not put in the database's place; the database is as it was."""
+    """An error that says that the backup did not replace the database; the database is as it was."""
 
     exit_code = 9
 
 
 class UnequalError(RestoreError):
-    """An archive, or what was restored from it, is not what its manifest says: the backup is no backup."""
+    """An error that says that an archive, or a copy restored from it, does not match its manifest; the backup is unusable."""
 
 
 class JobError(PgvigilError):
-    """A maintenance job failed; what it had committed before that stays, and the next run goes on from there."""
+    """An error that says that a maintenance job failed; its earlier commits stay, and the next run continues from there."""
 
     exit_code = 10

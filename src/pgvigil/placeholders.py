@@ -1,4 +1,4 @@
-"""Names that our SQL files leave open, and how they are filled in: the schema of the application's tables, and the owner of what is ours."""
+"""Fills in the names that the SQL files leave open: the schema of the application's tables, and the owner of pgvigil's objects."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ OWNER = '"{owner}"'
 
 
 def identifier(name: str) -> str:
-    """A name quoted so that it may stand anywhere in a file: also in a dollar quote, a string constant, or a format of format().
+    """Quote a name so that it works anywhere in a file: also in a dollar quote, a string constant, or a format of format().
 
-    The init script writes names in the same way (init_sql.py), so that what both make is the same to the letter.
+    The init script quotes names the same way (init_sql.py), so that both produce identical text.
     """
     if re.fullmatch(r"[A-Za-z0-9_]+", name):
         return f'"{name}"'
@@ -19,5 +19,5 @@ def identifier(name: str) -> str:
 
 
 def bound(sql: str, schema: str, owner: str = "") -> str:
-    """The text with the names of this database in the places of those that our files leave open."""
+    """Return the text with the names of this database in place of the open ones."""
     return sql.replace(APPLICATION_SCHEMA, identifier(schema)).replace(OWNER, identifier(owner))

@@ -1,11 +1,11 @@
-"""Databases that we make ourselves and drop again: closed to everybody else, marked as ours, and only then ever dropped.
+"""Creates temporary databases and drops them: closed to other roles, marked by pgvigil, and only dropped with that mark.
 
-make(conn, name, owner=…, options=…) -> Scratch          closed from its first moment on
-drop(target, scratch, log)                               if it is still the one that was made
-drop_leftovers(conn, pattern, log)                       what killed runs have left
+make(conn, name, owner=…, options=…) -> Scratch          closed from the start
+drop(target, scratch, log)                               if it is still the one that was created
+drop_leftovers(conn, pattern, log)                       databases that killed runs have left
 
-A database is dropped only if its name has the exact pattern, its comment is our mark for that name, and it belongs to the
-role that asks or to one that this role is a member of. Nobody's connection is ended for it but our own programs'.
+A database is dropped only if its name matches the pattern exactly, its comment is pgvigil's mark for that name, and it belongs to
+the role that asks or to one that this role is a member of. Only connections of pgvigil's own programs are ended for it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pgvigil.errors import PgvigilError
 Log = Callable[[str], object]
 
 _MARK = "pgvigil scratch database"
-# A leftover belongs to the role that asks. To a superuser every role's database belongs: there it has to be a superuser's.
+# A leftover must belong to the role that asks. A superuser is a member of every role: its leftover must belong to a superuser.
 _OURS = "CASE WHEN me.rolsuper THEN o.rolsuper ELSE pg_catalog.pg_has_role(d.datdba, 'USAGE') END"
 _OWN_PROGRAMS = "^(pgvigil |pg_restore$|pg_dump$)"
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """A database that we made. `mark` is its comment, which no other database has."""
+    """A database that `make` created. `mark` is its comment, which no other database has."""
 
     name: str
     mark: str
@@ -46,10 +46,10 @@ def make(
     owner: str | None = None,
     options: Sequence[tuple[str, sql.Composable]] = (),
 ) -> Scratch:
-    """An empty database that only the connected role (and superusers) can connect to, from its first moment on.
+    """Create an empty database that only the connected role (and superusers) can connect to, from the start.
 
-    It is made without connections allowed; the rights of PUBLIC and of `owner` go, and the mark comes, in the transaction
-    that allows them. The owner keeps CREATE, which it takes to give it schemas. A superuser's scratch database is its own.
+    It is created without connections allowed; the transaction that allows them also revokes the rights of PUBLIC and of `owner`,
+    and sets the mark. The owner keeps CREATE, which is needed to give it schemas. A superuser's scratch database is its own.
     Raises psycopg.Error.
     """
     row = conn.execute(
@@ -58,10 +58,10 @@ def make(
                    WHERE a.pid = pg_catalog.pg_backend_pid()), session_user::text
            FROM pg_catalog.pg_roles r WHERE r.rolname = current_user"""
     ).fetchone()
-    assert row is not None  # noqa: S101 - we are connected as it
+    assert row is not None  # noqa: S101 - this connection uses it
     superuser, pid, me, since, login = row
     other = owner if owner and owner != me and not superuser else None
-    # The mark names the database, so one that was renamed to be kept is not ours any more; and whose connection made it.
+    # The mark names the database, so a renamed one no longer has a valid mark; and the connection that created it.
     mark = f"{_MARK} {name}: {secrets.token_hex(8)}, made by process {pid} of {since}"
     database_name = sql.Identifier(name)
     words = [*([("OWNER", sql.Identifier(other))] if other else []), *options]
@@ -73,7 +73,7 @@ def make(
     try:
         _close(conn, database_name, mark, other, me, login)
     except BaseException:
-        with suppress(psycopg.Error):  # without its mark it would be left alone for ever
+        with suppress(psycopg.Error):  # without its mark it would never be dropped
             conn.execute(sql.SQL("DROP DATABASE {}").format(database_name))
         raise
     return Scratch(name, mark)
@@ -96,15 +96,15 @@ def _close(
                         database=database_name, owner=sql.Identifier(other), me=sql.Identifier(me)
                     )
                 )
-        if login != me:  # the right to connect is asked of who logs in, before any SET ROLE
+        if login != me:  # the right to connect is checked for the login role, before any SET ROLE
             conn.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database_name, sql.Identifier(login)))
         conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(database_name))
 
 
 def close_public_schema(there: psycopg.Connection) -> bool:
-    """The first thing inside: on 14 PUBLIC may create in schema public. Returns whether it was taken away.
+    """Revoke CREATE on schema public from PUBLIC, which has it on 14, first of all. Return true if it was revoked.
 
-    A role that is no superuser does not own that schema on 14, and itself creates there by the right of PUBLIC.
+    A role that is not a superuser does not own that schema on 14, and itself creates there by the right of PUBLIC.
     """
     row = there.execute(
         """SELECT r.rolsuper AND EXISTS (SELECT FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a
@@ -118,9 +118,9 @@ def close_public_schema(there: psycopg.Connection) -> bool:
 
 
 def drop(target: Target, scratch: Scratch, log: Log) -> None:
-    """Drops a database that `make` made, on a connection of its own: Ctrl-C may have come in the middle of a query of the other.
+    """Drop a database that `make` created, on a new connection: Ctrl-C may have interrupted a query of the other one.
 
-    One that has another name or another comment meanwhile is not it any more. What cannot be dropped is left, and said.
+    A database whose name or comment has changed is kept. If it cannot be dropped, a warning says so.
     """
     with database.connect(target, "scratch database (clean up)") as conn:
         row = conn.execute(
@@ -136,13 +136,13 @@ def drop(target: Target, scratch: Scratch, log: Log) -> None:
             conn.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(scratch.name)))
         except psycopg.Error as error:
             log(
-                f'warning: scratch database "{scratch.name}" is left: {" ".join(str(error).split())}. '
-                "The next run of this kind drops it when nobody is connected to it."
+                f'warning: scratch database "{scratch.name}" could not be dropped: {" ".join(str(error).split())}. '
+                "The next run of this kind drops it when no session is connected to it."
             )
 
 
 def drop_leftovers(conn: psycopg.Connection, pattern: str, log: Log) -> None:
-    """Drops the scratch databases of killed runs: exact name, our mark, our own, nobody is making it, nobody is in it."""
+    """Drop the scratch databases of killed runs: exact name, valid mark, right owner, no maker alive, no session connected."""
     rows = conn.execute(
         f"""SELECT d.datname::text, pg_catalog.shobj_description(d.oid, 'pg_database'), d.datallowconn
             FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles o ON o.oid = d.datdba
@@ -157,8 +157,8 @@ def drop_leftovers(conn: psycopg.Connection, pattern: str, log: Log) -> None:
         if not made:
             if not connections and not mark:
                 log(
-                    f'note: database "{name}" may be what a killed run left, but has no mark of pgvigil and is left alone; '
-                    f"if it is: {sql.SQL('DROP DATABASE {}').format(sql.Identifier(name)).as_string(conn)};"
+                    f'note: database "{name}" may be left by a killed run, but has no mark of pgvigil and is kept; '
+                    f"if it is, run: {sql.SQL('DROP DATABASE {}').format(sql.Identifier(name)).as_string(conn)};"
                 )
             continue
         if _lives(conn, int(made[1]), int(made[2])):
@@ -167,11 +167,11 @@ def drop_leftovers(conn: psycopg.Connection, pattern: str, log: Log) -> None:
             psycopg.errors.ObjectInUse, psycopg.errors.InvalidCatalogName, psycopg.errors.InsufficientPrivilege
         ):
             conn.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
-            log(f'dropped database "{name}", which a run that was killed had left')
+            log(f'dropped database "{name}", which a killed run had left')
 
 
 def _lives(conn: psycopg.Connection, pid: int, since: int) -> bool:
-    """Whether the connection that made a database is still there. When it began, only its own role and members may see."""
+    """Return true if the connection that created a database still exists. Its start is visible only to its own role and members."""
     row = conn.execute(
         """SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = %s
                           AND coalesce((EXTRACT(epoch FROM a.backend_start) * 1000000)::bigint = %s, true))""",
@@ -181,6 +181,6 @@ def _lives(conn: psycopg.Connection, pid: int, since: int) -> bool:
 
 
 def drop_quietly(target: Target, scratch: Scratch, log: Log) -> None:
-    """As `drop`, where even a server that is gone is no reason to fail."""
+    """Drop a database as `drop` does, but ignore errors, even a lost server."""
     with suppress(psycopg.Error, PgvigilError):
         drop(target, scratch, log)

@@ -35,9 +35,47 @@ _ACTIVE_TIME = re.compile(
 class _Shape(NamedTuple):
     """What a function of ours is like: its source, or None for a body that the server keeps parsed."""
 
+    arguments: str
+    result: str
     body: str | None
     definer: bool
-    pinned: bool
+    settings: tuple[str, ...]
+
+
+# As the server prints types; a longer spelling that the files never use is not here.
+_SPELLINGS = {
+    "timestamptz": "timestamp with time zone",
+    "int": "integer",
+    "bool": "boolean",
+    "varchar": "character varying",
+}
+_RESULT = re.compile(
+    r"\s*RETURNS\s+(TABLE\s*\([^)]*\)|(?:SETOF\s+)?(?:double precision|[\w.]+)(?:\[\])?)", re.IGNORECASE
+)
+_SETTING = re.compile(r"\bSET (\w+) (?:=|TO) (\w+(?:, \w+)*)")
+
+
+def _spelt(declaration: str) -> str:
+    """Arguments or a result as one spelling of them: no defaults, no quotes, no aliases of types."""
+    plain = re.sub(r"\s+(?:DEFAULT|=)\s+(?:'[^']*'|\(\)|[^,()])+", "", declaration).replace('"', "")
+    words = re.sub(r"\w+", lambda word: _SPELLINGS.get(word[0].lower(), word[0]), plain)
+    joined = re.sub(r"\s*([(),])\s*", r"\1", " ".join(words.split())).lower()
+    return re.sub(r"(^|,)in ", r"\1", joined)  # as a procedure's are printed
+
+
+def _shape(found: re.Match[str]) -> _Shape:
+    head, depth, end = found["head"], 1, 0
+    while depth:
+        depth += {"(": 1, ")": -1}.get(head[end], 0)
+        end += 1
+    result = _RESULT.match(head, end)
+    return _Shape(
+        _spelt(head[: end - 1]),
+        _spelt(result[1]) if result else "",
+        found["body"],
+        "SECURITY DEFINER" in head[end:],
+        tuple(sorted(f"{name}={value}" for name, value in _SETTING.findall(head[end:]))),
+    )
 
 
 @cache
@@ -45,19 +83,46 @@ def _shapes(directory: Path) -> dict[tuple[str, str], list[_Shape]]:
     shapes: dict[tuple[str, str], list[_Shape]] = {}
     for path in [directory / "ledger.sql", *sorted(directory.glob("[0-9]*.sql"))]:
         for found in _FUNCTION.finditer(path.read_text().replace("\r\n", "\n")):
-            head = found["head"]
-            shape = _Shape(found["body"], "SECURITY DEFINER" in head, "SET search_path = pg_catalog, pg_temp" in head)
-            shapes.setdefault((found["schema"], found["name"]), []).append(shape)
+            shapes.setdefault((found["schema"], found["name"]), []).append(_shape(found))
     return shapes
 
 
 _FUNCTIONS = """
-    SELECT n.nspname::text, p.proname::text, p.prosrc, p.prosecdef, coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false),
+    SELECT n.nspname::text, p.proname::text, p.prosrc, p.prosecdef, coalesce(p.proconfig, '{}'),
+           pg_get_function_identity_arguments(p.oid), coalesce(pg_get_function_result(p.oid), ''),
            p.proowner = s.nspowner, l.lanname IN ('sql', 'plpgsql') AND (l.lanname = 'sql' AND p.prosqlbody IS NOT NULL OR p.prosrc <> ''),
            p.prosqlbody IS NOT NULL
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
     JOIN pg_namespace s ON s.nspname = 'pgvigil'
     WHERE n.nspname IN ('pgvigil', 'instrumentation')"""
+
+# Views, bodies that are kept parsed, and defaults, of columns and of arguments, are evaluated with the rights of whoever asks. Some
+# functions of the server's run a statement that they are given, read any table, or call a type's cast; pg_depend has no row for one.
+_TREES = """
+    SELECT 'view ' || c.oid::regclass::text, r.ev_action::text || coalesce(r.ev_qual::text, '')
+    FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname IN ('pgvigil', 'instrumentation') OR n.nspname = %(schema)s AND c.relname = ANY (%(names)s)
+    UNION ALL
+    SELECT 'a default of ' || c.oid::regclass::text, d.adbin::text
+    FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname IN ('pgvigil', 'instrumentation') OR n.nspname = %(schema)s AND c.relname = ANY (%(names)s)
+    UNION ALL
+    SELECT 'function ' || p.oid::regprocedure::text, coalesce(p.prosqlbody::text, '') || coalesce(p.proargdefaults::text, '')
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname IN ('pgvigil', 'instrumentation') AND (p.prosqlbody IS NOT NULL OR p.proargdefaults IS NOT NULL)"""
+_CALLED = re.compile(r":(?:funcid|aggfnoid|winfnoid) (\d+)")
+# What is not immutable is allowed by its name. What makes JSON or XML of a row calls casts that the row's types bring along.
+_NOT_PLAIN = """
+    SELECT p.oid::bigint, p.oid::regprocedure::text FROM pg_proc p
+    WHERE p.oid = ANY (%s::oid[]) AND p.pronamespace = 'pg_catalog'::regnamespace
+      AND NOT EXISTS (SELECT FROM pg_cast c WHERE c.castfunc = p.oid AND c.oid < 16384) AND NOT p.proname = ANY (%s)
+      AND (p.provolatile <> 'i' AND p.prokind = 'f' OR p.prokind = 'a' AND p.proname ~ 'json|xml')"""
+_PLAIN = (
+    "age", "clock_timestamp", "concat", "concat_ws", "current_database", "current_setting", "date_part", "date_trunc", "extract", "format",
+    "gen_random_uuid", "inet_client_addr", "nextval", "now", "pg_advisory_xact_lock", "pg_backend_pid", "pg_get_expr", "pg_get_userbyid",
+    "pg_has_role", "pg_total_relation_size", "random", "statement_timestamp", "timezone", "to_char", "to_timestamp", "transaction_timestamp",
+    "uuidv7",
+)  # fmt: skip
 
 # What a view, a body that is kept parsed, a default or a generated column may stand on: our own functions, which are looked at by
 # themselves, and what came with the server. Pinned objects have no rows in pg_depend.
@@ -72,7 +137,7 @@ _FOREIGN = """
         SELECT 'pg_rewrite'::regclass AS class, r.oid, 'view ' || o.name AS name FROM pg_rewrite r JOIN ours o ON o.oid = r.ev_class
         UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, 'a default of ' || o.name FROM pg_attrdef d JOIN ours o ON o.oid = d.adrelid
         UNION ALL SELECT 'pg_proc'::regclass, p.oid, 'function ' || p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-        WHERE n.nspname IN ('pgvigil', 'instrumentation') AND p.prosqlbody IS NOT NULL)
+        WHERE n.nspname IN ('pgvigil', 'instrumentation') AND (p.prosqlbody IS NOT NULL OR p.proargdefaults IS NOT NULL))
     SELECT d.name || ' uses ' || p.oid::regprocedure::text
     FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_proc'::regclass
     JOIN pg_proc p ON p.oid = e.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -86,6 +151,14 @@ _FOREIGN = """
     FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_class'::regclass
     JOIN pg_class c ON c.oid = e.refobjid AND c.relkind IN ('v', 'm', 'f') LEFT JOIN ours o ON o.oid = c.oid
     WHERE o.oid IS NULL AND c.relnamespace <> 'pg_catalog'::regnamespace
+    UNION ALL
+    SELECT d.name || ' uses type ' || format_type(t.oid, NULL)
+    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_type'::regclass
+    JOIN pg_type t ON t.oid = e.refobjid AND t.typtype = 'd' JOIN pg_namespace n ON n.oid = t.typnamespace
+    WHERE n.nspname NOT IN ('pgvigil', 'instrumentation', 'pg_catalog')
+    UNION ALL
+    SELECT 'rule ' || quote_ident(r.rulename) || ' of ' || o.name FROM ours o JOIN pg_rewrite r ON r.ev_class = o.oid
+    WHERE r.rulename <> '_RETURN' AND o.name NOT LIKE ALL (%(application)s)
     UNION ALL
     SELECT 'column ' || a.attname || ' of ' || o.name || ' has type ' || format_type(a.atttypid, NULL)
     FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -178,14 +251,26 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
         },
     ).fetchall()
     yield from sorted(row[0] for row in rows)
+    yield from _calls(conn, schema)
+
+
+def _calls(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
+    names = {"schema": schema, "names": [*_APPLICATION, *_TABLES, *_VIEWS]}
+    called = {name: {int(oid) for oid in _CALLED.findall(tree)} for name, tree in conn.execute(_TREES, names)}
+    rows = conn.execute(_NOT_PLAIN, (sorted(set().union(*called.values())), list(_PLAIN))).fetchall()
+    for oid, function in rows:
+        yield from sorted(f"{name} calls {function}" for name, oids in called.items() if oid in oids)
 
 
 def _functions(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
     shapes = _shapes(project.MIGRATIONS)
-    for nsp, name, body, definer, pinned, owned, known_language, parsed in conn.execute(_FUNCTIONS).fetchall():
+    for nsp, name, body, definer, settings, arguments, result, owned, known_language, parsed in conn.execute(
+        _FUNCTIONS
+    ):
         what = f"function {nsp}.{name}"
         if (nsp, name) in _COMPUTED:
-            if not _ACTIVE_TIME.fullmatch(body) or definer:
+            plain = not definer and not settings and (arguments, result) == ("policy text", "interval")
+            if not plain or not _ACTIVE_TIME.fullmatch(body):
                 yield f"{what} is another one"
             continue
         candidates = shapes.get((nsp, name))
@@ -194,8 +279,9 @@ def _functions(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
         if not owned:
             yield f"{what} belongs to another role"
         elif not known_language or not any(
-            shape.definer == definer
-            and shape.pinned == pinned
+            (_spelt(arguments), _spelt(result)) == (shape.arguments, shape.result)
+            and shape.definer == definer
+            and shape.settings == tuple(sorted(settings))
             and (parsed if shape.body is None else not parsed and bound(shape.body, schema) == body)
             for shape in candidates
         ):

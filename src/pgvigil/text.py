@@ -1,7 +1,7 @@
-"""Words of others (of a database, a manifest, an argument) on their way to a terminal or the log of a CI job.
+"""Makes foreign text (of a database, a manifest, an argument) safe for a terminal or the log of a CI job.
 
-A control character steers a terminal, a character without width or one that turns the direction of writing hides what is
-there, and a line that begins with `::`, or `##[` anywhere in one, is a command to the CI system that keeps the log.
+A control character controls a terminal; a character without width, or one that changes the direction of writing, hides other
+text; and a line that begins with `::`, or contains `##[`, is a command to the CI system that stores the log.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
-BAR: Final = "| "  # before further lines: behind it none passes for a line of ours, or for a command
+BAR: Final = "| "  # prefix of further lines, so that none passes for a line of pgvigil, or for a command
 
-# All of C0 but tab and line feed, C1, what has no width, what turns the direction, separators of lines and paragraphs,
-# halves of surrogate pairs, and the tags, which spell invisible ASCII.
+# All of C0 but tab and line feed, C1, characters without width, those that change the direction, separators of lines and
+# paragraphs, halves of surrogate pairs, and the tags, which encode invisible ASCII.
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
@@ -29,30 +29,30 @@ _COMMAND: Final = re.compile(r"^(?=[^\S\n]*::)", re.MULTILINE)
 
 
 def visible(text: str) -> str:
-    r"""With nothing in it that a terminal or a CI system obeys: such characters are spelt out, as in \x1b. Lines stay lines."""
+    r"""Escape characters that a terminal or a CI system obeys, as in \x1b. Line feeds are kept."""
     if text.isascii() and text.isprintable() and "##" not in text:
         return text
     return _UNSEEN.sub(_spelt, text)
 
 
 def one_line(text: str) -> str:
-    r"""`visible`, and on one line: line feeds and tabs are spelt out too."""
+    r"""Return `visible` text on one line: line feeds and tabs are escaped too."""
     return visible(text).replace("\n", r"\n").replace("\t", r"\t")
 
 
 def block(text: str) -> str:
-    """`visible`, with a bar before each line but the first: what others wrote cannot pass for a line of its own."""
+    """Return `visible` text with a bar before each line but the first, so that foreign text cannot pass for a separate line."""
     first, *rest = visible(text).rstrip("\n").split("\n")
     return "\n".join([first, *(BAR + line for line in rest)])
 
 
 def counted(number: int, thing: str) -> str:
-    """A number of things: "1 session", "1,178 sessions"."""
+    """Return a number of things in words: "1 session", "1,178 sessions"."""
     return f"{number:,} {thing if number == 1 else _PLURALS.get(thing, thing + 's')}"
 
 
 def quoted(word: str) -> str:
-    r"""A word for the shell, to be pasted; what is not visible as bash spells it: $'\x1b'."""
+    r"""Quote a word for the shell, to be pasted; invisible characters are written in bash's way: $'\x1b'."""
     if one_line(word) == word:
         return shlex.quote(word)
     spelt = (chr(byte) if byte in _PLAIN_BYTES else rf"\x{byte:02x}" for byte in os.fsencode(word))
@@ -60,12 +60,12 @@ def quoted(word: str) -> str:
 
 
 def page(lines: Iterable[str]) -> str:
-    """A report of these lines, each of which stays one: see `block`."""
+    """Join the lines of a report; each stays one line, see `block`."""
     return "\n".join(map(block, lines))
 
 
 def indented(text: str) -> str:
-    """`visible`, with each line but the first indented."""
+    """Return `visible` text with each line but the first indented."""
     return re.sub(r"\n(?!  )", "\n  ", visible(text).rstrip("\n"))
 
 
@@ -76,9 +76,9 @@ def _spelt(found: re.Match[str]) -> str:
 
 
 class Guarded:
-    """A stream through which nothing goes but what is visible, and no line that is a command to a CI system.
+    """A stream that passes only visible text, and no line that is a command to a CI system.
 
-    Whoever writes such things on purpose (colours, a live line, workflow commands) writes to `trusted(stream)`.
+    Code that writes such text on purpose (colours, a status line, workflow commands) writes to `trusted(stream)`.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -103,18 +103,18 @@ class Guarded:
 
 
 def trusted(stream: TextIO) -> TextIO:
-    """The stream itself, for what has been made visible already."""
+    """Return the stream itself, for text that has been made visible already."""
     return stream.stream if isinstance(stream, Guarded) else stream
 
 
 def print_script(script: str, stream: TextIO, *, end: str = "\n") -> None:
-    """SQL or another text for programs: to a file as it is; elsewhere visible, but without bars, for `::` is a cast, too."""
+    """Print SQL or other text for programs: unchanged to a file; elsewhere visible, but without bars, because `::` is a cast, too."""
     print(visible(script) if isinstance(stream, Guarded) else script, end=end, file=trusted(stream))
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Until the block ends, all that is printed goes through `Guarded`."""
+    """Send all output through `Guarded` until the block ends."""
     before = sys.stdout, sys.stderr
     streams: list[Any] = [stream if isinstance(stream, Guarded) else Guarded(stream) for stream in before]
     sys.stdout, sys.stderr = streams

@@ -1538,6 +1538,12 @@ GRANT UPDATE (event_data) ON session_lifecycle TO pgvigil_writer;
 ---   missing grant on schema pgvigil to pgvigil_reader
 REVOKE USAGE ON SCHEMA pgvigil FROM pgvigil_reader;
 
+--- the application's schema closed to everybody
+---   missing grant on schema public to pgvigil_admin
+---   missing grant on schema public to pgvigil_reader
+---   missing grant on schema public to pgvigil_writer
+REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+
 --- right to create in the schema
 ---   unexpected grant on schema pgvigil to PUBLIC
 GRANT CREATE ON SCHEMA pgvigil TO PUBLIC;
@@ -2226,3 +2232,224 @@ DROP OPERATOR === (integer, integer);
 ---   on any schema
 ---   missing function nothing()
 DROP FUNCTION nothing();
+
+--- identity where there is none, of any schema
+---   on any schema
+---   different column base.x
+ALTER TABLE base ALTER x ADD GENERATED ALWAYS AS IDENTITY;
+
+--- column with a sequence nobody declared
+---   on any schema
+---   unexpected column base.more
+ALTER TABLE base ADD more serial;
+
+--- column of a partitioned table nobody declared
+---   on any schema
+---   unexpected column events.more
+ALTER TABLE events ADD more integer;
+
+--- column of a partitioned table dropped
+---   on any schema
+---   missing column events.kind
+ALTER TABLE events DROP kind;
+
+--- column of a partitioned table NOT NULL
+---   on any schema
+---   different column events.kind
+ALTER TABLE events ALTER kind SET NOT NULL;
+
+--- column of a partitioned table of another type
+---   on any schema
+---   different column events.kind
+ALTER TABLE events ALTER kind TYPE varchar(20);
+
+--- default of a column of a partitioned table
+---   on any schema
+---   different column events.kind
+ALTER TABLE events ALTER kind SET DEFAULT 'none';
+
+--- storage of a column that others inherit
+---   on any schema
+---   different column base.memo
+ALTER TABLE base ALTER memo SET STORAGE EXTERNAL;
+
+--- default of a partition alone
+---   on any schema
+---   different column events_2020.kind
+ALTER TABLE events_2020 ALTER kind SET DEFAULT 'none';
+
+--- partition dropped, of any schema
+---   on any schema
+---   missing table events_2020
+DROP TABLE events_2020;
+
+--- index of a partitioned table renamed
+---   on any schema
+---   missing index events.events_kind
+ALTER INDEX events_kind RENAME TO another;
+
+--- key of a partitioned table renamed
+---   on any schema
+---   missing constraint events.events_pkey
+ALTER TABLE events RENAME CONSTRAINT events_pkey TO another;
+
+--- schema of the application renamed
+---   on any schema
+---   missing schema public
+ALTER SCHEMA public RENAME TO another;
+
+--- owner of a table whose column has a sequence
+---   on any schema
+---   different table people
+ALTER TABLE people OWNER TO a_stranger;
+
+--- owner of a schema
+---   on any schema
+---   different schema "Side"
+ALTER SCHEMA "Side" OWNER TO a_stranger;
+
+--- sequence of a column renamed
+---   on any schema
+---   different sequence of people.id
+ALTER SEQUENCE people_id_seq RENAME TO another;
+
+--- base type dropped, and its functions with it
+---   on any schema
+---   missing type bulk
+DROP TYPE bulk CASCADE;
+
+--- dictionary dropped, and what uses it
+---   on any schema
+---   missing other ts_dict words
+DROP TEXT SEARCH DICTIONARY words CASCADE;
+
+--- dictionary renamed
+---   on any schema
+---   missing other ts_dict words
+ALTER TEXT SEARCH DICTIONARY words RENAME TO another;
+
+--- dictionary moved
+---   on any schema
+---   missing other ts_dict words
+ALTER TEXT SEARCH DICTIONARY words SET SCHEMA "Side";
+
+--- text search configuration renamed
+---   on any schema
+---   missing other ts_config words
+ALTER TEXT SEARCH CONFIGURATION words RENAME TO another;
+
+--- conversion renamed
+---   on any schema
+---   missing other conversion converted
+ALTER CONVERSION converted RENAME TO another;
+
+--- collation renamed
+---   on any schema
+---   missing collation plain
+ALTER COLLATION plain RENAME TO another;
+
+--- language renamed
+---   on any schema
+---   missing other language talk
+ALTER LANGUAGE talk RENAME TO another;
+
+--- event trigger renamed
+---   on any schema
+---   missing event trigger watched
+ALTER EVENT TRIGGER watched RENAME TO another;
+
+--- foreign data wrapper renamed
+---   on any schema
+---   missing other foreign_data_wrapper wrapped
+ALTER FOREIGN DATA WRAPPER wrapped RENAME TO another;
+
+--- server renamed
+---   on any schema
+---   missing other server away
+ALTER SERVER away RENAME TO another;
+
+--- operator class renamed
+---   on any schema
+---   missing other opclass "some ops" USING btree
+ALTER OPERATOR CLASS "some ops" USING btree RENAME TO another;
+
+--- operator family renamed
+---   on any schema
+---   missing other opfamily "some ops" USING btree
+ALTER OPERATOR FAMILY "some ops" USING btree RENAME TO another;
+
+--- function of an aggregate moved
+---   on any schema
+---   missing function larger(integer, integer)
+ALTER FUNCTION larger(integer, integer) SET SCHEMA "Side";
+
+--- foreign table of a server with a hostile name dropped
+---   on any schema
+---   missing table other_remote
+DROP FOREIGN TABLE other_remote;
+
+--- sequence of a column dropped
+---   on any schema
+---   missing sequence of people.id
+DROP SEQUENCE people_id_seq CASCADE;
+
+--- partitioned table dropped, and its partitions
+---   on any schema
+---   missing table events
+DROP TABLE events;
+
+--- parent by inheritance dropped, and its child
+---   on any schema
+---   missing table base
+DROP TABLE base CASCADE;
+
+--- range dropped, and its constructors
+---   on any schema
+---   missing type span
+DROP TYPE span CASCADE;
+
+--- operator moved
+---   on any schema
+---   missing operator ===(integer, integer)
+ALTER OPERATOR === (integer, integer) SET SCHEMA "Side";
+
+--- right on a function of the server taken away
+---   on any schema
+---   unexpected revocation on function pg_catalog.pg_sleep(double precision) from PUBLIC
+---   by hand
+REVOKE EXECUTE ON FUNCTION pg_sleep(double precision) FROM PUBLIC;
+
+--- right on a function of the server
+---   on any schema
+---   unexpected grant on function pg_catalog.pg_read_file(text) to a_stranger
+GRANT EXECUTE ON FUNCTION pg_read_file(text) TO a_stranger;
+
+--- right on a catalog
+---   on any schema
+---   unexpected grant on table pg_catalog.pg_authid to a_stranger
+GRANT SELECT ON pg_authid TO a_stranger;
+
+--- right on a schema of the server
+---   on any schema
+---   unexpected grant on schema information_schema to a_stranger
+GRANT CREATE ON SCHEMA information_schema TO a_stranger;
+
+--- partition detached, which keeps the parent's CHECK
+---   on any schema
+---   different table events_2021
+ALTER TABLE events DETACH PARTITION events_2021;
+
+--- table with a serial dropped, and what stands on it
+---   on any schema
+---   missing table people
+DROP TABLE people CASCADE;
+
+--- table with an identity of its own options dropped
+---   on any schema
+---   missing table numbered
+DROP TABLE numbered;
+
+--- index of a partitioned table dropped, whose parts have names of their own
+---   on any schema
+---   missing index events.events_both
+DROP INDEX events_both;

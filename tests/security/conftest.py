@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from conftest import Connection, Database, Run
+from conftest import Connection, Database, Run, administer, copy_database
 from pgvigil import project
+from pgvigil.embedded.scratch import Server
 from pgvigil.placeholders import bound
 
 APPLICATION = project.MIGRATIONS / "000_session_application.sql"
@@ -61,6 +62,24 @@ class Installation:
     owner: str = "x_owner"
     user: str = "postgres"
     schema: str = "public"
+    states: dict[tuple[object, ...], str] = field(default_factory=dict)
+    done: list[object] = field(default_factory=list)
+
+    def reach(self, state: str, make: Callable[[], object]) -> None:
+        """Makes a state, or copies the database of an earlier test that did the same until here. A few states are all that tests share."""
+        way = (self.owner, self.user, self.schema, *self.done, state)
+        before = len(self.done)
+        server, name = self.database.server, self.database.name
+        if template := self.states.get(way):
+            administer(server, "DROP DATABASE {} WITH (FORCE)", name)
+            copy_database(server, template, name)
+            administer(server, "GRANT CREATE ON DATABASE {} TO x_owner", name)
+        else:
+            make()
+            if before <= 3:
+                self.states[way] = f"security_{len(self.states)}"
+                copy_database(server, name, self.states[way])
+        self.done[before:] = [state]
 
     @property
     def url(self) -> str:
@@ -68,12 +87,17 @@ class Installation:
 
     def connect(self, user: str = "postgres") -> Connection:
         """With nothing of the owner's on its path: what the test itself asks must not step into the owner's traps."""
+        self.done.append(object())  # like nobody else's
+        return self._connect(user)
+
+    def _connect(self, user: str = "postgres") -> Connection:
         return self.database.connect(user=user, options="-c search_path=pg_catalog")
 
     def execute(self, statements: str, *, user: str = "postgres", role: str = "") -> list[tuple[Any, ...]]:
         """Statements with {app} in the place of the schema's name, as somebody."""
         app = sql.Identifier(self.schema)
-        with self.connect(user) as connection:
+        self.done.append((statements, user, role))
+        with self._connect(user) as connection:
             if role:
                 connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
             quoted = app.as_string(connection).replace("'", "''")
@@ -87,21 +111,25 @@ class Installation:
     def build(self) -> None:
         """Roles and the application's tables, as if they had been there for long."""
         self.execute(ROLES)
+        self.reach("built", self._build)
+
+    def _build(self) -> None:
         self.execute("CREATE SCHEMA IF NOT EXISTS {app}; GRANT CREATE, USAGE ON SCHEMA {app} TO x_owner, x_nobody")
-        with self.connect() as connection:
-            connection.execute(
-                sql.SQL("GRANT CREATE ON DATABASE {} TO x_owner").format(sql.Identifier(self.database.name))
-            )
+        administer(self.database.server, "GRANT CREATE ON DATABASE {} TO x_owner", self.database.name)
         self.as_owner(bound(APPLICATION.read_text(), self.schema))
         self.as_owner(SESSIONS)
 
     def pgvigil(self, *words: str) -> tuple[int, str]:
         """Exit code and all that was said."""
+        self.done.append(words)
         done = self.call("pgvigil", *words, "--database-url", self.url)
         return done.returncode, done.stdout + done.stderr
 
     def migrate(self) -> None:
         """And the owner accepts what the jobs do."""
+        self.reach("migrated", self._migrate)
+
+    def _migrate(self) -> None:
         code, said = self.pgvigil("migrate", "--backup", "none", "--schema", self.schema)
         assert code == 0, said
         [(owner,)] = self.execute("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgvigil'")
@@ -121,12 +149,23 @@ class Installation:
         return bool(called or is_superuser)
 
 
+_STATES: dict[int, dict[tuple[object, ...], str]] = {}
+
+
+@pytest.fixture(scope="session")
+def states(pg: Server) -> dict[tuple[object, ...], str]:
+    """Databases of a server that are copied, by what was done to them."""
+    return _STATES.setdefault(pg.major, {})
+
+
 @pytest.fixture
-def installed(database: Database, call: Run) -> Iterator[Callable[..., Installation]]:
+def installed(
+    database: Database, call: Run, states: dict[tuple[object, ...], str]
+) -> Iterator[Callable[..., Installation]]:
     """Builds the application in an arrangement; nobody is left a superuser."""
 
     def build(**arrangement: str) -> Installation:
-        installation = Installation(database, call, **arrangement)
+        installation = Installation(database, call, **arrangement, states=states)
         installation.build()
         return installation
 

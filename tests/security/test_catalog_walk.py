@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
 
@@ -19,7 +21,15 @@ FOR_EVERYBODY = {
         current_session current_instance set_session_tag set_query_tag kill_session judge_kill caller may_read""",
 }
 # On the hot path a SET clause costs too much: they qualify every operator and name no type.
-UNPINNED = {"pgvigil.give_expiry", "pgvigil.count_added_context"}
+UNPINNED = {
+    "pgvigil.give_expiry",
+    "pgvigil.count_added_context",
+    "pgvigil.log_session_change",
+    "pgvigil.log_session_created",
+    "pgvigil.guard_archived_session",
+}
+# With the caller's rights, and no path either.
+UNPINNED_OF_THE_CALLER = {"pgvigil.move_last_activity", "pgvigil.touch_session", "pgvigil.stamp_updated_at"}
 
 
 @pytest.fixture
@@ -64,6 +74,58 @@ def test_what_pins_no_path_is_bound_when_it_is_made_or_qualifies_its_operators(c
               AND p.prosrc ~ '[^(]\s(=|<>|<=|>=|<|>|\|\||->>|->|\+|-)\s' AND p.prosrc !~ 'OPERATOR\(pg_catalog\.'""",
     )
     assert loose == []
+
+
+def test_a_hot_trigger_without_a_path_qualifies_each_operator_function_and_type(catalog: Connection) -> None:
+    with catalog:
+        bodies = catalog.execute(
+            "SELECT p.pronamespace::regnamespace || '.' || p.proname, p.prosrc FROM pg_proc p"
+            " WHERE p.pronamespace::regnamespace || '.' || p.proname = ANY (%s)",
+            [sorted(UNPINNED | UNPINNED_OF_THE_CALLER)],
+        ).fetchall()
+    assert {name for name, _ in bodies} == UNPINNED | UNPINNED_OF_THE_CALLER
+    assert {name: found for name, body in bodies if (found := unqualified(body))} == {}
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = b",
+        "a || b",
+        "format('%L', a)",
+        "a::text",
+        "a IS DISTINCT FROM b",
+        "a IN (1, 2)",
+        "\n    a uuid;",
+        "FROM sessions",
+        "nullif(a, b)",
+    ],
+)
+def test_what_is_unqualified_is_found(body: str) -> None:
+    assert unqualified(body)
+
+
+def unqualified(body: str) -> list[str]:
+    """What a plpgsql body leaves to the path: operators, functions, types and tables."""
+    code = re.sub(r"--[^\n]*|'(?:[^']|'')*'", "''", body)
+    code = re.sub(r"OPERATOR\(pg_catalog\.[^)]+\)", "", code)
+    code = (
+        code.replace("(*)", "")
+        .replace(":=", "")
+        .replace("ERRCODE =", "")
+        .replace("HINT =", "")
+        .replace("''::interval", "")
+    )
+    code = code.replace("::interval", "")  # after a text: the grammar's own type, of pg_catalog
+    grammar = "coalesce|ARRAY|AND|OR|NOT|IN|WHERE|VALUES|IF|session_lifecycle|session_counter_changes|interval"
+    return [
+        *re.findall(r"[-+*/<>=~!@#%^&|]+|::\s*\w+", re.sub(r"RAISE EXCEPTION[^;]*", "", code)),
+        *re.findall(rf"(?<![.\w])(?!(?:{grammar})\b)\w+(?=\s*\()", code, flags=re.IGNORECASE),
+        *re.findall(r"\bDISTINCT\b|\bNULLIF\b|\bIN\s*\(|\bLIKE\b|\bBETWEEN\b", code, flags=re.IGNORECASE),
+        *re.findall(r"^\s+\w+ +(?:uuid|text|jsonb|bigint|record|integer);", code, flags=re.MULTILINE),
+        *re.findall(r"\b(?:FROM|INTO|JOIN)\s+(?!new_|archived_id)\w+\b(?!\.)", code),
+    ]
 
 
 def test_nothing_of_ours_belongs_to_a_superuser(catalog: Connection) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pgvigil import project
 from security.conftest import COUNTED, Installation
 
-pytestmark = pytest.mark.oldest_and_newest
+pytestmark = pytest.mark.in_full
 
 # Whatever our files might mean: each does what the server's own does, after it has looked with whose rights it runs.
 PLANTED = """
@@ -86,7 +86,7 @@ def plant(at: Installation) -> None:
 @pytest.fixture
 def planted(installed: Callable[..., Installation]) -> Installation:
     at = installed()
-    plant(at)
+    at.reach("planted", lambda: plant(at))
     return at
 
 
@@ -96,6 +96,7 @@ def test_a_planted_operator_is_sprung_by_a_superuser_who_has_the_schema_on_the_p
     assert planted.turned
 
 
+@pytest.mark.in_short
 def test_nothing_of_ours_is_bound_to_what_is_planted(planted: Installation) -> None:
     planted.migrate()
     assert planted.execute(BOUND) == []

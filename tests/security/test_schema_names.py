@@ -10,12 +10,12 @@ from psycopg import sql
 from conftest import Database, Run
 from security.conftest import Installation
 
-pytestmark = pytest.mark.oldest_and_newest
+pytestmark = pytest.mark.in_full
 
-NAMES = ["sessions", "public2", 'a"b%s', "o'neil $$ x", "pgvigil_app", "über\\n", "{app}"]
+NAMES = ["sessions", "public2", 'a"b%s', "o'neil $$ {app}", "pgvigil_über\\n"]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.in_short) if "%" in name else name for name in NAMES])
 def schema(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

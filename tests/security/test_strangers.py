@@ -9,7 +9,7 @@ from psycopg import errors
 from conftest import Database, Run
 from security.conftest import Installation, is_superuser
 
-pytestmark = pytest.mark.oldest_and_newest
+pytestmark = pytest.mark.in_full
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ TRIGGER_FUNCTIONS = """SELECT p.oid::regprocedure::text FROM pg_proc p
                        WHERE p.prorettype = 'trigger'::regtype AND p.pronamespace IN ('pgvigil'::regnamespace, 'instrumentation'::regnamespace)"""
 
 
+@pytest.mark.in_short
 def test_a_reader_hangs_no_trigger_function_of_ours_on_a_table_of_his_own(
     own: Database, as_reader: psycopg.Connection
 ) -> None:
@@ -86,6 +87,7 @@ def test_an_admin_may_not_edit_what_work_is_done_on_or_what_was_recorded(
         as_admin.execute(edit.encode())
 
 
+@pytest.mark.in_short
 def test_not_even_the_owner_points_a_job_at_another_table(own: Database) -> None:
     with pytest.raises(errors.CheckViolation, match="partition_policies_parent_table_check"):
         own.execute(
@@ -149,6 +151,7 @@ ROUNDS = {
 }
 
 
+@pytest.mark.in_short
 @pytest.mark.parametrize("round_", ROUNDS)
 def test_a_session_under_its_policy_s_hold_is_not(own: Database, round_: str) -> None:
     own.execute(HELD)
@@ -209,3 +212,34 @@ def test_somebody_s_advisory_locks_keep_no_job_from_running(call: Run, own: Data
     with own.connect(user="x_stranger") as stranger:
         stranger.execute("SELECT pg_advisory_lock(1885828711, n) FROM generate_series(1, 50) n")
         assert call("pgvigil", "maintain", "run", "expiry", "--database-url", own.url).returncode == 0
+
+
+# ── Who only administers a role is not that role ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("role", ["x_owner", "pgvigil_admin"])
+def test_a_member_without_inherit_and_set_speaks_for_nobody(own: Database, role: str) -> None:
+    if own.server.major < 16:
+        pytest.skip("such members are known from PostgreSQL 16 on")
+    own.execute(
+        f"GRANT pgvigil_writer TO x_stranger; GRANT {role} TO x_stranger WITH INHERIT FALSE, SET FALSE, ADMIN TRUE"
+    )
+    try:
+        with own.connect(user="x_owner") as target, own.connect(user="x_stranger") as stranger:
+            instance = own.execute("SELECT instrumentation.register_instance('host')")[0][0]
+            with pytest.raises(errors.InsufficientPrivilege):
+                stranger.execute(
+                    "SELECT instrumentation.register_session(instrumentation.register_instance('h'), pid => %s)",
+                    (target.info.backend_pid,),
+                )
+            with pytest.raises(errors.InsufficientPrivilege):
+                stranger.execute("SELECT instrumentation.register_session(%s)", (instance,))
+            [(session,)] = own.execute("SELECT instrumentation.register_session(%s)", (instance,))
+            assert stranger.execute(
+                "SELECT ok, reason FROM instrumentation.kill_session(%s, 'cancel')", (session,)
+            ).fetchone() == (
+                False,
+                "Only members of pgvigil_admin can kill sessions",
+            )
+    finally:
+        own.execute(f"REVOKE {role}, pgvigil_writer FROM x_stranger")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pgvigil.build.trace import Trace
 from pgvigil.errors import MigrationError, PreconditionError, UsageError
 from pgvigil.owner import Owner, owner_of
 from pgvigil.placeholders import bound
+from pgvigil.shipped import require_shipped
 from pgvigil.validate import check_application_tables, load_spec
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
@@ -40,9 +42,9 @@ def pin(conn: psycopg.Connection, schema: str) -> None:
     """Session settings every migration may count on, whatever the role or the database sets. The application's schema is not on the path:
     a name, or an operator, that somebody has put there would be taken for the server's own. Files name it.
     """
-    conn.execute("SET search_path = pg_catalog, pg_temp")
-    conn.execute(compose.SQL("SET pgvigil.schema = {}").format(schema))
-    for setting in (
+    settings = (
+        "search_path = pg_catalog, pg_temp",
+        f"pgvigil.schema = {compose.quote(schema)}",
         f"lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'",
         "statement_timeout = 0",
         "idle_in_transaction_session_timeout = 0",
@@ -51,8 +53,8 @@ def pin(conn: psycopg.Connection, schema: str) -> None:
         "client_min_messages = warning",
         "client_connection_check_interval = '1s'",  # a runner that was killed must not leave an index build behind
         "check_function_bodies = on",
-    ):
-        conn.execute(f"SET {setting}")
+    )
+    conn.execute("; ".join(f"SET {setting}" for setting in settings).encode())  # at once: tables may be locked already
 
 
 def application_tables(conn: psycopg.Connection, schema: str) -> list[str]:
@@ -107,8 +109,16 @@ def run_environment() -> None:
     target = database.resolve(options.get("database-url"), [Path.cwd(), project.ROOT])
     if target is None:
         raise UsageError("no database is named", "Set DATABASE_URL or PG*, or pass -x database-url=URL.")
+    from pgvigil.build import preflight  # it asks this module what the application's tables are
+
     with database.connect(target, "alembic") as conn:
-        schema = ledger.read(conn).schema or options.get("schema") or "public"
+        preflight.require_usable_server(conn)
+        require_shipped(conn)
+        state = ledger.read(conn)
+        schema = state.schema or options.get("schema") or "public"
+        preflight.require_all_rows(conn, schema)
+        if not state.entries and application_tables(conn, schema):
+            preflight.require_fit(conn, schema)
         pin(conn, schema)
         with locks.run_lock(conn, wait=0), sqlalchemy_connection(conn) as connection:
             _migrate(connection)
@@ -142,6 +152,7 @@ class Names:
 
 
 _names: ContextVar[Names] = ContextVar("names")
+_before_lock: ContextVar[Callable[[], None]] = ContextVar("before_lock", default=lambda: None)
 
 
 def _require_plain_ledger(conn: psycopg.Connection) -> None:
@@ -170,10 +181,15 @@ def _upgrade(migration: Migration) -> None:
     schema, owner = _names.get().schema, _names.get().owner
     started = time.monotonic()
     baselined = migration.revision == "000" and bool(application_tables(conn, schema))
+    if migration.revision == _LOCKS_SESSIONS:
+        _before_lock.get()()
     if baselined:
         require_application(conn, schema)
     elif migration.transactional:
-        for statement in migration.statements:
+        statements = migration.statements
+        if plan.is_shipped(migration.path):  # an error in a comment of another file is reported with its own line
+            statements = list(_comments_at_once(statements))
+        for statement in statements:
             _execute(conn, migration.path, statement)
     else:
         with op.get_context().autocommit_block():
@@ -222,17 +238,20 @@ def move(
     told: Trace,
     *,
     before_commit: Callable[[], None],
+    before_lock: Callable[[], None] = lambda: None,
     down_to: str | None = None,
     try_on: list[Migration] | None = None,
 ) -> None:
     """Applies a group of plan.groups(), or reverts to a revision ("base" for none of them), all of it or nothing.
-    `before_commit` may still raise, and thereby roll back, inside the transaction. With `try_on`, transactional migrations
+    `before_commit` may still raise, and thereby roll back, inside the transaction; `before_lock` is called in it before the
+    application's tables are locked. With `try_on`, transactional migrations
     that follow the group, it is called when those are in as well; they are taken back before the commit.
 
     Raises MigrationError by file and line, or psycopg's LockNotAvailable when a lock did not come free in time; in both
     cases everything that ran in a transaction is rolled back.
     """
     trace.current.set(told)
+    _before_lock.set(before_lock)
     told.begin(conn)
     config = Config(toml_file=None)
     config.set_main_option("script_location", str(project.MIGRATIONS).replace("%", "%%"))
@@ -261,6 +280,16 @@ def move(
 def _run_script(conn: psycopg.Connection, path: Path, *, as_owner: bool = True) -> None:
     for statement in plan.read_statements(path, path.read_text(), transactional=True):
         _execute(conn, path, statement, as_owner=as_owner)
+
+
+def _comments_at_once(statements: list[Statement]) -> Iterator[Statement]:
+    """Join consecutive comments into one statement: each by itself is a round trip more while tables are locked."""
+    for are_comments, run in groupby(statements, key=lambda s: s.tokens[0].text.upper() == "COMMENT"):
+        first, *rest = run
+        if not are_comments:
+            yield from (first, *rest)
+            continue
+        yield first._replace(text="; ".join(statement.text for statement in (first, *rest)))
 
 
 def _execute(conn: psycopg.Connection, path: Path, statement: Statement, *, as_owner: bool = True) -> None:

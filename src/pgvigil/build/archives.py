@@ -1,7 +1,7 @@
-"""The backups in a directory: which there are, what each is worth, and which may go.
+"""The backups in a directory: which exist, the state of each, and which may be deleted.
 
-listing(directory) -> list[Entry]                        the newest first
-prune(directory, keep_days, of=None) -> Pruned           also while others make, read or prune
+listing(directory) -> list[Entry]                        newest first
+prune(directory, keep_days, of=None) -> Pruned           also while other processes make, read or prune
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pgvigil.build.manifest import Backup
 from pgvigil.errors import BackupError, RestoreError
 
 State = Literal[
-    "proved", "read", "unproved", "failed", "damaged", "missing", "being made", "abandoned", "no manifest", "foreign"
+    "verified", "read", "unverified", "failed", "damaged", "missing", "being made", "abandoned", "no manifest", "foreign"
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A backup, or what there is of one. `size` is in bytes, on disk; `backup` is None where no manifest tells of it.
+    """A backup, complete or not. `size` is in bytes, on disk; `backup` is None if there is no manifest.
 
-    proved: restored and compared; read: decoded to its end; unproved: somebody else's command made it; failed: a verification
-    found it wanting; damaged: not of the size it had; missing: its archive is gone; abandoned: its maker was killed;
-    foreign: it belongs to another user, or others may write to it, so nothing in it is believed and nothing of it is removed.
+    verified: restored and compared; read: decoded to its end; unverified: made by another tool; failed: a verification found a
+    difference; damaged: its size has changed; missing: its archive does not exist; abandoned: the process that made it was killed;
+    foreign: it belongs to another user, or others may write to it, so its contents are not trusted and it is not deleted.
     """
 
     archive: Path
@@ -43,18 +43,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pruned:
-    """`spared` were old enough, and are the last ones of their database, or are being read."""
+    """A result of a prune. `spared` were old enough, but are the last ones of their database, or are being read."""
 
     removed: list[Entry]
     spared: list[Entry]
 
 
 def listing(directory: Path) -> list[Entry]:
-    """What is in a directory, none of it opened. A directory that is not there holds nothing. Raises BackupError."""
+    """List the backups in a directory without opening any. A missing directory has none. Raises BackupError."""
     try:
         names = [path.name for path in directory.iterdir()] if directory.exists() else []
     except OSError as error:
-        raise BackupError(f"{directory} cannot be read: {error.strerror}", "Choose it with --backup-dir.") from error
+        raise BackupError(
+            f"{directory} cannot be read: {error.strerror}", "Choose another one with --backup-dir."
+        ) from error
     stems = {
         name.rpartition(".")[0] for name in names if name.endswith((".dump", ".json", ".part")) and name[0] != "."
     } - {name.removesuffix(".part") for name in names if name.endswith(".schema.part")}
@@ -72,21 +74,21 @@ def _entry(archive: Path) -> Entry | None:
         backup = manifest.read(archive.with_suffix(".json"))
     except RestoreError:
         backup = None
-    # A part becomes an archive while we look: it has one name or the other.
+    # A part may become an archive in the meantime: it has one name or the other.
     with suppress(FileNotFoundError):
         return Entry(archive, "being made" if _is_held(part) else "abandoned", part.stat().st_size, backup)
     try:
         size = archive.stat().st_size
     except FileNotFoundError:
         if backup is None:
-            return None  # somebody else's .json
-        return Entry(archive, "missing" if backup.archive else "unproved", 0, backup)
+            return None  # a .json of another program
+        return Entry(archive, "missing" if backup.archive else "unverified", 0, backup)
     if backup is None:
         ours = manifest.is_ours(archive.with_suffix(".json"))
         return Entry(archive, "no manifest" if ours else "foreign", size, None)
     if size != backup.size:
         return Entry(archive, "damaged", size, backup)
-    states: dict[str, State] = {"restore": "proved", "read": "read"}
+    states: dict[str, State] = {"restore": "verified", "read": "read"}
     return Entry(archive, states.get(backup.proof, "failed"), size, backup)
 
 
@@ -94,15 +96,15 @@ def _is_held(part: Path) -> bool:
     try:
         with manifest.alone(part) as free:
             return not free
-    except PermissionError:  # another's directory: we may look, not touch
+    except PermissionError:  # another user's directory: it can be read, but not locked
         return True
 
 
 def prune(directory: Path, keep_days: float, *, of: tuple[str, str] | None = None) -> Pruned:
-    """Removes backups that are older, of one origin only if given, and what killed makers left.
+    """Delete older backups, of one origin only if given, and the files of killed processes.
 
-    Of each database the newest full backup, and the newest that was proved by a restore, stay however old they are; so does
-    one that is being made or read. Raises BackupError.
+    The newest full backup of each database, and the newest that a restore has verified, are kept whatever their age; so is
+    a backup that is being made or read. Raises BackupError.
     """
     entries = [
         entry
@@ -119,24 +121,24 @@ def prune(directory: Path, keep_days: float, *, of: tuple[str, str] | None = Non
                 (removed if entry not in last and _remove(entry) else spared).append(entry)
     except OSError as error:
         raise BackupError(
-            f"{error.filename or directory} cannot be removed: {error.strerror}", "Fix that, then run this again."
+            f"{error.filename or directory} cannot be removed: {error.strerror}", "Fix this, then run again."
         ) from error
     return Pruned(removed, spared)
 
 
 def _last(entries: Iterable[Entry]) -> list[Entry]:
-    """Those that must not go. Entries come newest first."""
+    """Return the entries that must be kept. Entries come newest first."""
     kept: dict[tuple[tuple[str, str], str], Entry] = {}
     for entry in entries:
-        if entry.backup and entry.backup.kind == "full" and entry.state in ("proved", "read"):
+        if entry.backup and entry.backup.kind == "full" and entry.state in ("verified", "read"):
             kept.setdefault((entry.backup.origin, "newest"), entry)
-            if entry.state == "proved":
-                kept.setdefault((entry.backup.origin, "proved"), entry)
+            if entry.state == "verified":
+                kept.setdefault((entry.backup.origin, "verified"), entry)
     return list(kept.values())
 
 
 def _remove(entry: Entry) -> bool:
-    """The manifest last: what a killed prune leaves is still known for what it is."""
+    """Delete an entry, its manifest last, so that the rest of a killed prune can still be identified."""
     part, archive = entry.archive.with_suffix(".part"), entry.archive
     path = part if entry.state == "abandoned" else archive
     try:

@@ -1,12 +1,12 @@
-"""A backup that is proved: dumped in full, read back in full, hashed and described, before anything is changed.
+"""Makes verified backups: dumped in full, read back in full, hashed and described, before anything is changed.
 
     create(conn, target, directory, revision, tell, *, kind="full", proof="read", command=None) -> Backup
-    take(…)                                   the same, and tells nothing but progress
+    take(…)                                   the same, and reports only progress
     require_space(conn, directory, kind)      refuses before the first byte is written
 
-Kinds (`--backup`): "full"; "schema" (no rows); "command" (`--backup-command`, somebody else's tool); "none" is not calling
-`take`. Proofs (`--verify-backup`): "read" decodes the whole archive; "restore" puts it into a scratch database and compares
-the schema and, of every table, the number of rows and a digest over all columns; then it asks the copy for its integrity report.
+Kinds (`--backup`): "full"; "schema" (no rows); "command" (`--backup-command`, another tool); "none" means that `take` is not
+called. Proofs (`--verify-backup`): "read" decodes the whole archive; "restore" restores it into a scratch database and compares
+the schema and, for every table, the number of rows and a digest over all columns; then it runs the copy's integrity report.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ _Held: TypeAlias = "tuple[dict[str, Table], dict[str, Extension]]"
 KINDS = ("full", "schema", "none", "command")
 PROOFS = ("read", "restore")
 
-# An archive holds no indexes and is compressed: of our test data (text, JSON, UUIDs) it is 11 % of the database's size.
-# With less room than a twentieth there is no use in trying; with more it is tried, and a disk that fills all the same is
+# An archive holds no indexes and is compressed: for the test data (text, JSON, UUIDs) it is 11 % of the database's size.
+# With less room than a twentieth an attempt is useless; with more it is made, and a disk that fills up nevertheless is
 # an error that leaves nothing behind.
 _SMALLEST_SHARE = {"full": 0.05, "schema": 0.0, "command": 0.0}
 _SMALLEST_ROOM = 16_000_000  # the catalog itself, and the manifest
 
 
 def default_directory() -> Path:
-    """Where backups go unless told: PGVIGIL_BACKUP_DIR, else the user's state directory. Never the current directory."""
+    """Return the default directory of backups: PGVIGIL_BACKUP_DIR, else the user's state directory. Never the current directory."""
     given = os.environ.get("PGVIGIL_BACKUP_DIR")
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(given) if given else Path(state) / "pgvigil" / "backups"
 
 
 def origin(conn: psycopg.Connection) -> tuple[str, str]:
-    """Which database of which server this is, as Backup.origin has it."""
+    """Return the server's identifier and the database's name, as in Backup.origin."""
     return str(_one(conn, "SELECT system_identifier FROM pg_control_system()")), conn.info.dbname
 
 
 def require_space(conn: psycopg.Connection, directory: Path, kind: Kind) -> None:
-    """Refuses, with BackupError, a directory that cannot hold the archive even if it compresses as well as any does."""
+    """Raise BackupError if a directory cannot hold the archive even at the best compression."""
     place = directory.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -69,8 +69,8 @@ def require_space(conn: psycopg.Connection, directory: Path, kind: Kind) -> None
     need, free = int(size * _SMALLEST_SHARE[kind]) + _SMALLEST_ROOM, shutil.disk_usage(place).free
     if kind != "command" and free < need:
         raise BackupError(
-            f"{directory} has {free / 1e6:.0f} MB free; the backup of a database of {size / 1e6:.0f} MB takes "
-            f"{need / 1e6:.0f} MB at the least",
+            f"{directory} has {free / 1e6:.0f} MB free; the backup of a database of {size / 1e6:.0f} MB needs "
+            f"{need / 1e6:.0f} MB at least",
             tools.ELSEWHERE,
         )
 
@@ -90,7 +90,7 @@ def create(
     command: str | None = None,
     run_owner_code: bool = False,
 ) -> Backup:
-    """Makes a backup, tells where and what proved it, and puts its manifest into the journal's document."""
+    """Make a backup, report where it is and how it was verified, and put its manifest into the journal's document."""
     directory = directory or default_directory()
     tell(f"backing up to {directory}")
     made = take(
@@ -98,9 +98,9 @@ def create(
         kind=kind, proof=proof, command=command, run_owner_code=run_owner_code,
     )  # fmt: skip
     what = f"{made.archive} ({made.size / 1e6:.1f} MB, sha256 {made.sha256[:16]}…)" if made.archive else made.manifest
-    tell(f"  proved: {what}; {made.verified}")
+    tell(f"  verified: {what}; {made.verified}")
     if made.left_out:
-        tell(f"warning: pg_dump leaves out, and so the backup does not hold: {'; '.join(made.left_out)}")
+        tell(f"warning: the backup does not contain what pg_dump leaves out: {'; '.join(made.left_out)}")
     tell.document["backup"] = asdict(made)
     return made
 
@@ -117,14 +117,14 @@ def take(
     command: str | None = None,
     run_owner_code: bool = False,
 ) -> Backup:
-    """Makes the backup in `directory` (mode 0600), proves it, writes its manifest beside it.
+    """Make the backup in `directory` (mode 0600), verify it, and write its manifest beside it.
 
-    Raises BackupError; then neither archive nor manifest nor scratch database is left behind. Raises PreconditionError where
-    the proof would run other roles' code as a superuser and `run_owner_code` does not allow it.
+    Raises BackupError, and then leaves neither archive nor manifest nor scratch database behind. Raises PreconditionError if
+    the verification would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
     if proof == "restore" and kind != "command":
         owner_code.require_consent_for(
-            conn, run_owner_code, otherwise="prove it with --verify-backup read, which runs none of it"
+            conn, run_owner_code, otherwise="verify it with --verify-backup read, which runs none of that code"
         )
     began = datetime.now(UTC)
     clock = time.monotonic()
@@ -186,15 +186,15 @@ def _dump(
     pg_dump, version = tools.find_tool("pg_dump", conn.info.server_version // 10000)
     pg_restore = pg_dump.with_name("pg_restore")
     if not pg_restore.is_file():
-        raise BackupError(f"there is no pg_restore beside {pg_dump}: the backup could not be read back", tools.INSTALL)
+        raise BackupError(f"there is no pg_restore beside {pg_dump}, so the backup cannot be read back", tools.INSTALL)
     schema = part.with_suffix(".schema.part")
-    what = f"pg_dump could not back the database up to {part.parent}"
+    what = f"pg_dump could not back up the database to {part.parent}"
     connection = ["--no-password", f"--dbname={target.client_conninfo}", "--format=custom"]
     try:
         with _snapshot(target) as (reader, facts), _aside(conn, reader) as aside:
             connection.append(f"--snapshot={facts.pop('exported')}")
-            # Asked before the counting begins, whose failure aborts the transaction of the reader.
-            if _one(reader, "SELECT current_setting('row_security')") == "on":  # where policies show every row
+            # Read before the counting begins, because a failure of the counting aborts the transaction of the reader.
+            if _one(reader, "SELECT current_setting('row_security')") == "on":  # if policies show every row
                 connection.append("--enable-row-security")
             counting = (
                 aside(lambda: (contents.contents(reader), contents.extensions(reader))) if kind == "full" else None
@@ -203,33 +203,33 @@ def _dump(
             def tick() -> None:
                 tell.progress(f"{part.stat().st_size / 1e6:.1f} MB written")
                 if counting and counting.done():
-                    counting.result()  # what it could not read, pg_dump need not go on writing
+                    counting.result()  # an error of the counting raises here, so that pg_dump does not go on writing
 
             only = ["--schema-only"] if kind == "schema" else []
             try:
                 tools.run([str(pg_dump), *connection, *only, f"--file={part}"], target, what, tick=tick)
             except BackupError:
                 if counting and counting.done():
-                    counting.result()  # its failure ends the snapshot, and is the reason then
+                    counting.result()  # its failure ends the snapshot, and is then the reason
                 raise
             schema.touch(mode=0o600)
             tools.run([str(pg_dump), *connection, "--schema-only", f"--file={schema}"], target, what)
             if counting and not counting.done():
-                tell("counting the rows of every table")
+                tell("counting the rows of all tables")
             tables, extensions = counting.result() if counting else ({}, {})
         tell(f"{part.stat().st_size / 1e6:.1f} MB written, reading it back")
-        # A listing would accept an archive that is cut off; only decoding every block proves it.
+        # A listing would accept a truncated archive; only decoding every block proves it complete.
         tools.run([str(pg_restore), f"--file={os.devnull}", str(part)], target, "the backup cannot be read back")
         wanted = copies.definitions(pg_restore, target, schema)
         left_out = copies.may_be_left_out(extensions)
-        but = f"; not in it, because pg_dump leaves it out: {', '.join(left_out)}" if left_out else ""
+        but = f"; without what pg_dump leaves out: {', '.join(left_out)}" if left_out else ""
         facts |= {
             "verified": f"read: every block decoded{but}", "findings": [], "schema_digest": copies.digest(wanted),
             "extensions": extensions, "left_out": left_out,
         }  # fmt: skip
         if proof == "read" and (found := copies.definitions(pg_restore, target, part)) != wanted:
             raise BackupError(
-                f"the backup is no copy of the database: the schema in it differs: {copies.first_difference(wanted, found)}",
+                f"the backup does not match the database: its schema differs: {copies.first_difference(wanted, found)}",
                 "Nothing was changed.",
             )
         if proof == "restore":
@@ -238,7 +238,7 @@ def _dump(
                 proved = copies.prove(conn, target, part, schema, tables, objects, tell, extensions=extensions)
             except RestoreError as error:
                 raise BackupError(
-                    f"the backup is no copy of the database: {error.message}", error.hint or "Nothing was changed."
+                    f"the backup does not match the database: {error.message}", error.hint or "Nothing was changed."
                 ) from error
             facts |= {"verified": proved.verified, "findings": proved.findings, "left_out": proved.left_out}
         return {**facts, "tables": tables, "proof": proof, "pg_dump_version": version}
@@ -249,9 +249,9 @@ def _dump(
 def _command(
     conn: psycopg.Connection, target: Target, directory: Path, revision: str | None, tell: Journal, command: str | None
 ) -> dict[str, object]:
-    """Somebody else's backup: all we know of it is its exit status, and the manifest says so."""
+    """Run another tool's backup: only its exit status is known, and the manifest says so."""
     if not command:
-        raise BackupError("there is no backup command", "Give one with --backup-command. Nothing was changed.")
+        raise BackupError("no backup command is given", "Add --backup-command. Nothing was changed.")
     with _snapshot(target) as (_, facts):
         del facts["exported"]
     keywords = {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
@@ -281,16 +281,16 @@ def _command(
             process.terminate()
             raise
     if status:
-        raise BackupError(f"the backup command ended with status {status}", "Its words are above. Nothing was changed.")
+        raise BackupError(f"the backup command ended with status {status}", "Its output is above. Nothing was changed.")
     return {
-        **facts, "proof": "exit status", "verified": "command: it ended with status 0", "archive": None, "sha256": "",
+        **facts, "proof": "exit status", "verified": "command: ended with status 0", "archive": None, "sha256": "",
         "size": 0, "pg_dump_version": None,
     }  # fmt: skip
 
 
 @contextmanager
 def _snapshot(target: Target) -> Iterator[tuple[psycopg.Connection, dict[str, object]]]:
-    """A connection that sees what the dump sees, so that writers raise no false alarm; and what names that moment."""
+    """Yield a connection with the snapshot of the dump, so that writers raise no false alarm, and the facts that name that moment."""
     with database.connect(target, "backup") as reader:
         contents.pin(reader)
         reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -310,7 +310,7 @@ def _snapshot(target: Target) -> Iterator[tuple[psycopg.Connection, dict[str, ob
             },
         )
         if not reader.closed:
-            with suppress(psycopg.OperationalError):  # it has read what it was for
+            with suppress(psycopg.OperationalError):  # it has read everything it needs
                 reader.execute("COMMIT")
 
 
@@ -318,7 +318,7 @@ def _snapshot(target: Target) -> Iterator[tuple[psycopg.Connection, dict[str, ob
 def _aside(
     conn: psycopg.Connection, reader: psycopg.Connection
 ) -> Iterator[Callable[[Callable[[], _Held]], Future[_Held]]]:
-    """Lets the reader count while pg_dump writes; whatever goes wrong with the one ends the other."""
+    """Let the reader count while pg_dump writes; an error of either ends the other."""
     with ThreadPoolExecutor(1) as pool:
         try:
             yield pool.submit

@@ -5,11 +5,14 @@ Rows of pgvigil.backup_proofs are written with the rights of the owner of that t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import psycopg
 from psycopg import sql
 
+from pgvigil.build.journal import Journal
 from pgvigil.build.manifest import Backup
 from pgvigil.errors import PreconditionError
 from pgvigil.owner import owner_of_table
@@ -45,3 +48,13 @@ def record_made(conn: psycopg.Connection, made: Backup) -> str | None:
             str(error).split()
         )
     return None
+
+
+@contextmanager
+def recorded(conn: psycopg.Connection, made: Backup | None, tell: Journal) -> Iterator[None]:
+    """Writes the proof of a backup that a run begins with, when the run has ended: before it, the table need not be there."""
+    try:
+        yield
+    finally:  # the backup is as good where the run fails
+        if made is not None and not conn.closed and (warning := record_made(conn, made)):
+            tell(f"warning: {warning}")

@@ -1,4 +1,4 @@
-"""What a database holds: of every table the number of rows and a digest, computed by the server; and what is its extensions'."""
+"""Fingerprints of a database: the number of rows and a digest of every table, computed by the server; and its extensions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgvigil import database
 
 @dataclass(frozen=True)
 class Table:
-    """What a table holds. The digest does not depend on the order of rows or columns."""
+    """A fingerprint of a table. The digest does not depend on the order of rows or columns."""
 
     rows: int
     digest: str
@@ -23,9 +23,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Extension:
-    """An extension: its version, every object that is a member of it, and what its tables hold.
+    """An extension: its version, every object that is a member of it, and the fingerprints of its tables.
 
-    pg_dump writes CREATE EXTENSION for all of it, and rows only of the tables that the extension names for that.
+    pg_dump writes only CREATE EXTENSION for them, and rows only of the tables that the extension marks for that.
     """
 
     version: str
@@ -34,8 +34,9 @@ class Extension:
 
 
 def pin(conn: psycopg.Connection) -> None:
-    """What a session of ours needs besides, so that the same values print as the same text in any database and a killed process
-    leaves no query behind that goes on reading. Rows that policies hide raise an error.
+    """Apply settings so that the same values print as the same text in any database, and a killed process leaves no query behind.
+
+    Rows that policies hide raise an error.
     """
     conn.execute(
         "SET search_path = ''; SET extra_float_digits = 3; SET lc_monetary = 'C'; SET client_connection_check_interval = '1s'"
@@ -44,9 +45,9 @@ def pin(conn: psycopg.Connection) -> None:
 
 
 def tables(conn: psycopg.Connection) -> dict[str, tuple[bool, list[str]]]:
-    """Every table with rows of its own by its qualified name: whether it is partitioned, and its columns.
+    """Return every table with rows of its own by its qualified name: if it is partitioned, and its columns.
 
-    A partitioned table stands for its partitions. Tables of extensions are not among them, see `extensions`.
+    A partitioned table represents its partitions. Tables of extensions are not included, see `extensions`.
     """
     rows = conn.execute(
         """SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relkind = 'p',
@@ -65,9 +66,9 @@ def tables(conn: psycopg.Connection) -> dict[str, tuple[bool, list[str]]]:
 def measure(
     conn: psycopg.Connection, name: str, partitioned: bool, columns: Iterable[str], but: sql.Composable | None = None
 ) -> Table:
-    """Counts and digests one table on the server, leaving out rows for which `but` holds. The connection is pinned.
+    """Count and digest one table on the server, without the rows for which `but` holds. The connection is pinned.
 
-    The digest is a sum over the rows, so it needs no order; columns go by name, because inheritance may reorder them.
+    The digest is a sum over the rows, so it needs no order; columns are ordered by name, because inheritance may reorder them.
     """
     by_name = list(columns)
     row = conn.execute(
@@ -85,12 +86,12 @@ def measure(
 
 
 def contents(conn: psycopg.Connection) -> dict[str, Table]:
-    """What every table holds, as this connection sees it."""
+    """Return the fingerprint of every table, as this connection sees it."""
     return {name: measure(conn, name, *shape) for name, shape in tables(conn).items()}
 
 
 def extensions(conn: psycopg.Connection) -> dict[str, Extension]:
-    """Every extension, as this connection sees it. A table that the role may not read counts as one without rows."""
+    """Return every extension, as this connection sees it. A table that the role may not read counts as empty."""
     found: dict[str, Extension] = {}
     for name, version, members, of_it in conn.execute(
         """SELECT e.extname::text, e.extversion,
@@ -117,7 +118,7 @@ def extensions(conn: psycopg.Connection) -> dict[str, Extension]:
 
 
 def extension_rows(found: Mapping[str, Extension]) -> dict[str, tuple[str, Table]]:
-    """The tables of extensions that hold rows, by name: which extension's, and what they hold."""
+    """Return the tables of extensions that have rows, by name, with their extension and fingerprint."""
     return {
         name: (extension, table)
         for extension, of_it in found.items()
@@ -127,7 +128,7 @@ def extension_rows(found: Mapping[str, Extension]) -> dict[str, tuple[str, Table
 
 
 def left_out(then: Mapping[str, Extension], now: Mapping[str, Extension]) -> list[str]:
-    """What of the extensions is not in a copy, in words: it was in no archive, because pg_dump leaves it out."""
+    """Describe the members of extensions that a copy lacks: no archive had them, because pg_dump leaves them out."""
     rows = extension_rows(then)
     missing = []
     for name, (extension, table) in rows.items():
@@ -144,9 +145,9 @@ def left_out(then: Mapping[str, Extension], now: Mapping[str, Extension]) -> lis
 
 
 def owners(conn: psycopg.Connection) -> list[str]:
-    """The roles to which something in this database belongs that can hold code: any object but a schema and a large object.
+    """Return the roles that own an object in this database that can hold code: any object but a schema and a large object.
 
-    pg_shdepend knows no role that initdb made. One of these, pg_database_owner, is whoever owns the database.
+    pg_shdepend has no role that initdb made. One of these, pg_database_owner, is the owner of the database.
     """
     return _roles(
         conn,
@@ -160,7 +161,7 @@ def owners(conn: psycopg.Connection) -> list[str]:
 
 
 def roles(conn: psycopg.Connection) -> list[str]:
-    """The roles that something in this database names: owners, rights, policies, defaults of rights, mappings."""
+    """Return the roles that objects in this database name: owners, rights, policies, default rights, mappings."""
     return _roles(
         conn,
         "",
@@ -188,6 +189,6 @@ def _roles(conn: psycopg.Connection, only: LiteralString, made_by_initdb: Litera
 
 
 def large_objects(conn: psycopg.Connection) -> int:
-    """How many there are; their bytes are the archive's own affair."""
+    """Return the number of large objects; the archive covers their bytes."""
     row = conn.execute("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata").fetchone()
     return int(row[0]) if row else 0

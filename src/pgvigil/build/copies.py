@@ -1,8 +1,8 @@
-"""A copy of a database, made from an archive of it, and compared with what it should be.
+"""Makes a copy of a database from an archive of it, and compares it with what the archive should hold.
 
-scratch(conn, target, archive, prefix, tell)                       for as long as the block lasts
+scratch(conn, target, archive, prefix, tell)                       a copy that exists as long as the block
 prove(conn, target, archive, schema, tables, large_objects, tell) -> Proved
-new_database, load, compare, integrity                             the steps of both, and of restore
+new_database, load, compare, integrity                             the steps of both, and of a restore
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _SCRATCH = "^pgvigil_(verify|rehearsal)_[0-9a-f]{12}$"
 
 @dataclass(frozen=True)
 class Proved:
-    """What a restore has shown, in words; what the integrity report of the copy says, which is the database's own fault; and what
-    of the extensions is not in the copy, because pg_dump leaves it out.
+    """A result of a restore: a description of what was verified; the findings of the copy's integrity report, which are faults of
+    the database itself; and the members of extensions that pg_dump leaves out of the copy.
     """
 
     verified: str
@@ -55,11 +55,11 @@ def prove(
     extensions: Mapping[str, Extension],
     written_by: str | None = None,
 ) -> Proved:
-    """Restores an archive into a scratch database, which is dropped again, compares, and asks it for its integrity report.
+    """Restore an archive into a scratch database, compare it, run its integrity report, and drop it.
 
-    `schema` is an archive of the live schema alone, dumped from the same snapshot, or else the archive itself; no `tables`
+    `schema` is an archive of the live schema only, dumped from the same snapshot, or else the archive itself; no `tables`
     means that it holds no rows. `written_by` is the version of its pg_dump, if it may be newer than this server.
-    Raises RestoreError, and UnequalError when it does not equal what it should.
+    Raises RestoreError, and UnequalError if the copy differs.
     """
     with scratch(conn, target, archive, "pgvigil_verify", tell, written_by=written_by) as there:
         tell("comparing")
@@ -67,7 +67,7 @@ def prove(
         left_out = not_in(there, extensions) if tables else []
         findings = integrity(there, tell) if tables else []
     rows = f", {len(tables)} tables with {sum(t.rows for t in tables.values())} rows" if tables else ""
-    but = f"; not in the backup, because pg_dump leaves it out: {', '.join(left_out)}" if left_out else ""
+    but = f"; without what pg_dump leaves out: {', '.join(left_out)}" if left_out else ""
     return Proved(f"restored: schema{rows} equal{but}", findings, left_out)
 
 
@@ -81,7 +81,7 @@ def scratch(
     *,
     written_by: str | None = None,
 ) -> Iterator[Target]:
-    """A copy made from an archive, beside the database of `conn` and made like it; dropped when the block ends."""
+    """Yield a copy made from an archive, beside the database of `conn` and with its locale; drop it when the block ends."""
     name = f"{prefix}_{secrets.token_hex(6)}"
     try:
         scratch_databases.drop_leftovers(conn, _SCRATCH, tell)
@@ -94,13 +94,13 @@ def scratch(
             raise database.lost(error, " while a scratch copy was made") from error
         raise RestoreError(
             f"the scratch database failed: {' '.join(str(error).split())}",
-            "It takes a role that may create databases and owns, or is a member of the owners of, what is in this one; "
+            "Use a role that may create databases and that owns the objects in this one, or is a member of their owners; "
             "--verify-backup read needs neither. Nothing was changed.",
         ) from error
 
 
 def drop_restores(conn: psycopg.Connection, beginning: str, tell: Journal) -> None:
-    """Drops the half-restored databases whose names begin so, which killed restores have left."""
+    """Drop half-restored databases whose names begin with `beginning`, which killed restores have left."""
     scratch_databases.drop_leftovers(conn, f"^{re.escape(beginning)}\\d{{8}}T\\d{{6}}(_[0-9a-f]{{8}})?$", tell)
 
 
@@ -108,10 +108,10 @@ def drop_restores(conn: psycopg.Connection, beginning: str, tell: Journal) -> No
 def new_database(
     admin: psycopg.Connection, target: Target, like: str, name: str, tell: Journal, *, to_keep: bool = False
 ) -> Iterator[None]:
-    """An empty database with encoding, locale and tablespace of `like`, closed to everybody but the role that makes it.
+    """Create an empty database with encoding, locale and tablespace of `like`, open only to the role that creates it.
 
-    At the end it is dropped, unless it was swapped in. Its tablespace is the default one where the role may not create in
-    that of `like`; one that is `to_keep` is refused then.
+    At the end it is dropped, unless it was swapped in. It uses the default tablespace if the role may not create objects in
+    that of `like`; with `to_keep`, that is an error instead.
     """
     row = admin.execute(
         """SELECT to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyid(d.datdba), 'encoding', pg_encoding_to_char(d.encoding),
@@ -121,20 +121,20 @@ def new_database(
            FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = %s""",
         (like,),
     ).fetchone()
-    assert row is not None  # noqa: S101 - we are or were connected to it
+    assert row is not None  # noqa: S101 - a connection to it is or was open
     facts: dict[str, Any] = row[0]
     tablespace = facts["tablespace"]
     if tablespace and not facts["tablespace_open"]:
         if to_keep:
             raise RestoreError(
                 f'"{like}" is in tablespace "{tablespace}", in which role "{admin.info.user}" may not create anything',
-                f"A superuser allows it: {_grant_tablespace(admin, tablespace)}; Nothing was changed.",
+                f"Run as a superuser: {_grant_tablespace(admin, tablespace)}; Nothing was changed.",
             )
         tablespace = None
     options: list[tuple[str, sql.Composable]] = [
         (key, value if isinstance(value, sql.Identifier) else sql.Literal(value))
         for key, value in (
-            # The clause alone takes a right on the tablespace, even on the default one.
+            # The clause alone needs a right on the tablespace, even on the default one.
             ("TABLESPACE", sql.Identifier(tablespace) if tablespace else None),
             ("ENCODING", facts["encoding"]),
             ("LC_COLLATE", facts["datcollate"]),
@@ -165,7 +165,7 @@ def _grant_tablespace(conn: psycopg.Connection, tablespace: str) -> str:
 
 
 def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, tell: Journal, *options: str) -> None:
-    """pg_restore into an empty database; the first error ends it. Raises BackupError with its words."""
+    """Run pg_restore into an empty database; its first error ends it. Raises BackupError with pg_restore's message."""
     name = there.parameters["dbname"]
 
     def tick() -> None:
@@ -173,7 +173,7 @@ def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, te
         tell.progress(f"{row[0] / 1e6:.0f} MB restored" if row else "")
 
     def restore(*more: str) -> None:
-        # pg_restore 17 and newer sets a parameter that older servers do not have: that one error, and no other, is forgiven.
+        # pg_restore 17 and newer sets a parameter that older servers do not have: only that one error is ignored.
         foreign = int(version.split(".")[0]) >= 17 and admin.info.server_version < 170000
         try:
             tools.run(
@@ -185,7 +185,7 @@ def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, te
                 raise RestoreError(
                     f'the archive sets "{option[1]}", which PostgreSQL {admin.info.parameter_status("server_version")} does not '
                     "know: it was written by a pg_dump of another minor version than its server",
-                    "Restore it on a server of the version it was taken from, or take a backup with the client programs of "
+                    "Restore it on a server of the version that it was taken from, or take a backup with the client programs of "
                     "the server's own version (PGVIGIL_PG_BIN names their directory). Nothing was changed.",
                 ) from error
             raise
@@ -203,7 +203,7 @@ def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, te
 
 
 def _open_public_schema(tool: Tool, there: Target, archive: Path, restore: Callable[..., None]) -> None:
-    """Gives PUBLIC back what the archive takes for granted on 14, and makes the archive's changes to it once more."""
+    """Grant PUBLIC the rights that the archive presumes on 14, and apply the archive's changes to them once more."""
     with database.connect(there, "restore") as conn:
         if conn.execute("SELECT to_regnamespace('public') IS NULL").fetchone() == (True,):
             return
@@ -218,21 +218,21 @@ def _open_public_schema(tool: Tool, there: Target, archive: Path, restore: Calla
 
 
 def pg_restore(conn: psycopg.Connection, written_by: str | None) -> Tool:
-    """One that can serve this server, and read what a newer pg_dump may have written."""
+    """Return a pg_restore that can serve this server, and read the output of a newer pg_dump."""
     writer = int((written_by or "0").split(".")[0])
     pg_dump, version = tools.find_tool("pg_dump", max(conn.info.server_version // 10000, writer))
     return pg_dump.with_name("pg_restore"), version
 
 
 def _is_transaction_timeout(words: str, status: int | None) -> bool:
-    """Whether pg_restore has nothing to complain of but that this server has no transaction_timeout."""
+    """Return true if pg_restore's only error is that this server has no transaction_timeout."""
     rest, found = re.subn(
         r"(pg_restore: while INITIALIZING:\n)?pg_restore: error: [^\n]*transaction_timeout[^\n]*\n"
         r"Command was: SET transaction_timeout = 0;\n",
         "", words, count=1,
     )  # fmt: skip
     if status is None:
-        return "Command was" not in rest  # it may be in the middle of its sentence
+        return "Command was" not in rest  # the message may be incomplete
     return status == 1 and found == 1 and "pg_restore: error" not in rest and "errors ignored on restore: 1" in rest
 
 
@@ -242,7 +242,7 @@ def _is_transaction_timeout(words: str, status: int | None) -> bool:
 def compare(
     there: Target, tool: Tool, schema: Path, tables: Mapping[str, Table], large_objects: int, tell: Journal
 ) -> None:
-    """Compares a restored database with what it should hold. Raises UnequalError."""
+    """Compare a restored database with what it should hold. Raises UnequalError."""
     with database.connect(there, "compare") as conn:
         contents.pin(conn)
         found = contents.contents(conn)
@@ -251,11 +251,11 @@ def compare(
         for name, now in found.items():
             then = tables.get(name)
             if then is None:
-                faults += [f"table {name} is too many"] if tables else []
+                faults += [f"table {name} was not expected"] if tables else []
             elif now.rows != then.rows:
                 faults.append(f"{name} has {now.rows} rows instead of {then.rows}")
             elif now != then:
-                faults.append(f"{name} has rows of other content")
+                faults.append(f"{name} has rows with different content")
         if objects != large_objects:
             faults.append(f"{objects} large objects instead of {large_objects}")
         if faults:
@@ -264,16 +264,16 @@ def compare(
 
 
 def not_in(there: Target, extensions: Mapping[str, Extension]) -> list[str]:
-    """What the extensions had and have not in a copy, in words."""
+    """Return the members of extensions that are missing in a copy, described."""
     with database.connect(there, "compare") as conn:
         contents.pin(conn)
         return contents.left_out(extensions, contents.extensions(conn)) if extensions else []
 
 
 def may_be_left_out(extensions: Mapping[str, Extension]) -> list[str]:
-    """Told from the original alone: rows of extensions' tables, of which CREATE EXTENSION may or may not make the same."""
+    """Return, from the original alone, the rows of extensions' tables that CREATE EXTENSION may or may not recreate."""
     return [
-        f"table {name} ({table.rows} rows), a member of extension {extension}, as far as CREATE EXTENSION does not make it"
+        f"table {name} ({table.rows} rows), a member of extension {extension}, unless CREATE EXTENSION recreates it"
         for name, (extension, table) in contents.extension_rows(extensions).items()
     ]
 
@@ -283,8 +283,8 @@ def _compare_schema(conn: psycopg.Connection, tool: Tool, there: Target, schema:
     found = _schema(tool, there)
     if wanted == found:
         return
-    # Some expressions are spelt another way once they have been through a dump, and stay so: the schema alone has to
-    # come out of the same mill looking the same.
+    # Some expressions are printed differently once they have been dumped and restored, and then stay so: the expected schema must
+    # pass through a dump and a restore too before it is compared.
     name = f"pgvigil_verify_{secrets.token_hex(6)}"
     with new_database(conn, there, conn.info.dbname, name, tell):
         load(conn, tool, there.at(name), schema, Journal(), "--schema-only")
@@ -294,7 +294,10 @@ def _compare_schema(conn: psycopg.Connection, tool: Tool, there: Target, schema:
 
 
 def definitions(pg_restore: Path, target: Target, archive: Path) -> list[str]:
-    """The schema in an archive as pg_dump wrote it, without what a pg_restore sets for itself; to it contents of views are schema."""
+    """Return the schema in an archive as pg_dump wrote it, without pg_restore's own settings.
+
+    pg_restore counts the contents of materialized views as schema: they are left out too.
+    """
     return [line for line in _bare(_printed(pg_restore, target, archive)) if not _NO_DEFINITION.match(line)]
 
 
@@ -304,19 +307,21 @@ _NO_DEFINITION = re.compile(
 
 
 def digest(lines: list[str]) -> str:
-    """Of definitions, for the manifest."""
+    """Return a digest of definitions, for the manifest."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def require_definitions(tool: Tool, target: Target, archive: Path, wanted: str, written_by: str | None) -> None:
-    """Raises UnequalError when the definitions in an archive are not those that its manifest has the digest of.
+    """Raise UnequalError if the definitions in an archive do not match the digest in its manifest.
 
-    Another major version of pg_restore prints some of them in other words: then it is not asked.
+    Another major version of pg_restore prints some of them differently: then they are not compared.
     """
     if not wanted or not written_by or tool[1].split(".")[0] != written_by.split(".")[0]:
         return
     if digest(definitions(tool[0], target, archive)) != wanted:
-        raise UnequalError("the schema in the archive is not the one that the database had when the backup was taken")
+        raise UnequalError(
+            "the schema in the archive differs from the schema that the database had when the backup was taken"
+        )
 
 
 def _printed(pg_restore: Path, target: Target, archive: Path) -> str:
@@ -336,8 +341,9 @@ def _schema(tool: Tool, there: Target) -> list[str]:
 
 
 def _bare(dump: str) -> list[str]:
-    """A dump without its header, without the lines that bear a random key, and without the options of columns that a server
-    writes for itself: its own pg_dump hides them, one of another minor version prints them, and each copy has another value.
+    """Return a dump without its header, the lines with a random key, and the options of columns that a server writes for itself.
+
+    The server's own pg_dump hides these options, one of another minor version prints them, and each copy has another value.
     """
     lines = [
         line
@@ -362,14 +368,14 @@ def _without_foreign_options(line: str) -> str:
 
 
 def first_difference(wanted: list[str], found: list[str]) -> str:
-    """In words, for a message."""
+    """Return the first difference, for a message."""
     for one, other in zip([*wanted, "nothing"], [*found, "nothing"], strict=False):
         if one != other:
             return f"{other.strip()} instead of {one.strip()}"
     return "its length"
 
 
-# Those that ask what is in the database, not how its server and its jobs are.
+# The checks of the database's contents, not of its server and its jobs.
 _SOUNDNESS = [
     "foreign_keys_enabled", "orphaned_messages", "count_mismatches", "token_mismatches", "size_mismatches",
     "database_integrity", "invalid_indexes", "disabled_triggers",
@@ -377,14 +383,14 @@ _SOUNDNESS = [
 
 
 def integrity(there: Target, tell: Journal) -> list[str]:
-    """The warnings of pgvigil.integrity_report, deep, where the database has one."""
+    """Return the warnings of a deep pgvigil.integrity_report, if the database has that function."""
     with database.connect(there, "compare") as conn:
         contents.pin(conn)
-        conn.execute("SET client_min_messages = warning")  # a deep report tells its progress in notices
+        conn.execute("SET client_min_messages = warning")  # a deep report sends its progress as notices
         found = conn.execute("SELECT to_regprocedure('pgvigil.integrity_report(boolean)')").fetchone()
         if found == (None,):
             return []
-        tell("asking the copy for its integrity report")
+        tell("running the integrity report of the copy")
         try:
             rows = conn.execute(
                 """SELECT pg_catalog.concat_ws(': ', pg_catalog.format('%%s %%s %%s', level, check_name, value), detail)
@@ -392,8 +398,8 @@ def integrity(there: Target, tell: Journal) -> list[str]:
                 (_SOUNDNESS,),
             ).fetchall()
             findings = [str(finding) for (finding,) in rows]
-        except psycopg.Error as error:  # a copy that is equal is not worth less for it
-            findings = [f"its integrity report failed: {' '.join(str(error).split())}"]
+        except psycopg.Error as error:  # a verified copy stays verified
+            findings = [f"the integrity report failed: {' '.join(str(error).split())}"]
     for finding in findings:
-        tell(f"warning: the database in the backup is not sound: {finding}")
+        tell(f"warning: the database in the backup has a fault: {finding}")
     return findings

@@ -1,4 +1,4 @@
-"""What a run does, told to people as it happens and kept as one document for machines."""
+"""Reports the progress of a run to people, and collects it in one document for machines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 
 class Journal:
-    """Call it with a line for people; put into `document` what machines should know. It is complete at any moment, so a
-    run that fails has told all it did until then. Without arguments it keeps the document and is silent.
+    """A reporter: call it with a line for people, and put data for machines into `document`.
+
+    The document is complete at any moment, so a run that fails has reported everything it did. Without arguments the reporter is
+    silent and only keeps the document.
     """
 
     def __init__(
@@ -22,15 +24,15 @@ class Journal:
         self._speak(line)
 
     def progress(self, text: str, fraction: float | None = None) -> None:
-        """How far a step is that takes long: of interest until the next one, and never part of the document."""
+        """Report how far a long step is. It is shown until the next report, and never part of the document."""
         self._show(text, fraction)
 
     def add(self, key: str, entry: dict[str, Any]) -> None:
-        """One more entry of a list in the document."""
+        """Append an entry to a list in the document."""
         self.document.setdefault(key, []).append(entry)
 
     def indented(self) -> Journal:
-        """For the parts of a step."""
+        """Return a reporter for the parts of a step."""
         inner = Journal(lambda line: self._speak(f"  {line}"), lambda text, fraction: self._show(f"  {text}", fraction))
         inner.document = self.document
         return inner

@@ -1,4 +1,4 @@
-"""Waiting without being in the way: one runner at a time, and DDL that gives up its place in the lock queue."""
+"""Waits for locks without blocking others: one runner at a time, and DDL that leaves the lock queue after a short wait."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pgvigil.errors import LockedError
 
 T = TypeVar("T")
 
-# The advisory lock all runners of a database meet at: "pgvigil" in ASCII.
+# The advisory lock that all runners of a database use: "pgvigil" in ASCII.
 _RUN_LOCK = int.from_bytes(b"pgvigil", "big")
 _RUN_LOCK_HELD = f"""
     l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
@@ -27,44 +27,44 @@ _RUN_LOCK_HELD = f"""
     AND (l.classid::bigint << 32 | l.objid::bigint) = {_RUN_LOCK}
 """
 
-# A DDL statement that waits for its lock makes everyone behind it wait too: so it waits this long at a time …
+# A DDL statement that waits for its lock makes all later ones wait too: so it waits this long at a time …
 LOCK_TIMEOUT_MS = 200
-# … and between tries nothing is held.
+# … and holds nothing between attempts.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 
-_LOOK_EVERY = 0.03  # seconds between looks at who makes us wait: several within one lock timeout
-_TELL_AFTER, _TELL_AGAIN = 1.0, 10.0  # seconds of waiting for the same one before it is told, and told again
-_SHOW_EVERY = 0.5  # seconds between looks at how far an index build is
+_LOOK_EVERY = 0.03  # seconds between checks for blockers: several within one lock timeout
+_TELL_AFTER, _TELL_AGAIN = 1.0, 10.0  # seconds of waiting for a session before the first report, and the next
+_SHOW_EVERY = 0.5  # seconds between checks of the progress of an index build
 
 
 @contextmanager
 def run_lock(conn: psycopg.Connection, wait: float) -> Iterator[None]:
-    """Holds the right to change this database's schema. Polled: a blocking waiter could be chosen as a deadlock victim
+    """Hold the right to change this database's schema. The lock is polled: a blocked waiter could be chosen as a deadlock victim
     while the holder builds an index concurrently.
 
-    Raises LockedError, naming the holder, when `wait` seconds were not enough.
+    Raises LockedError, naming the holder, after `wait` seconds.
     """
     deadline = time.monotonic() + wait
     while not _true(conn, f"SELECT pg_try_advisory_lock({_RUN_LOCK})"):
         if time.monotonic() >= deadline:
             raise LockedError(
                 f"another run is in progress: {_holder(conn)}",
-                "Wait for it to finish and run this again, or wait in line with --lock-wait SECONDS. Nothing was changed.",
+                "Run this again when it has finished, or add --lock-wait SECONDS to wait for it. Nothing was changed.",
             )
-        time.sleep(random.uniform(0.1, 0.3))  # noqa: S311 - so that several waiters do not poll in step
+        time.sleep(random.uniform(0.1, 0.3))  # noqa: S311 - so that several waiters do not poll at the same time
     try:
         yield
     finally:
         if not conn.closed:
-            with suppress(psycopg.OperationalError):  # who loses the connection loses the lock
+            with suppress(psycopg.OperationalError):  # a lost connection has released the lock
                 conn.execute(f"SELECT pg_advisory_unlock({_RUN_LOCK})")
 
 
 def require_run_lock(conn: psycopg.Connection) -> None:
-    """Looked at once more before each commit: a file may have let go of it (DISCARD ALL, pg_advisory_unlock_all)."""
+    """Check before each commit that the run lock is held: a file may have released it (DISCARD ALL, pg_advisory_unlock_all)."""
     if not _true(conn, f"SELECT EXISTS (SELECT FROM pg_locks l WHERE {_RUN_LOCK_HELD} AND l.pid = pg_backend_pid())"):
         raise LockedError(
-            "the run lock was lost before the commit", "Look for DISCARD or advisory unlocks in the migration."
+            "the run lock was lost before the commit", "Remove DISCARD and advisory unlocks from the migration."
         )
 
 
@@ -80,7 +80,7 @@ def _holder(conn: psycopg.Connection) -> str:
 
 @dataclass(frozen=True)
 class Blocker:
-    """A session that ours waits for. `age` is that of its transaction, in seconds, None where this role may not see it; pid 0 is
+    """A session that blocks the run. `age` is that of its transaction, in seconds, None if this role may not see it; pid 0 is
     a prepared transaction.
     """
 
@@ -101,10 +101,10 @@ class Blocker:
 
 
 class Watch:
-    """Looks, on a connection of its own, at whom a backend waits for, while that backend itself can tell nobody.
+    """A monitor that looks, on a connection of its own, for the sessions that block a backend, which cannot report them itself.
 
-    When the backend has waited `patience` seconds in one statement, its statement is cancelled and `gave_up` is set: what
-    runs without a lock_timeout must not wait for ever either.
+    When the backend has waited `patience` seconds in one statement, the statement is cancelled and `gave_up` is set: a
+    statement without a lock_timeout must not wait for ever either.
     """
 
     def __init__(self, conn: psycopg.Connection, pid: int, tell: Journal, patience: float) -> None:
@@ -128,7 +128,7 @@ class Watch:
         self._conn.close()
 
     def take(self) -> list[Blocker]:
-        """Whom the backend has waited for since the last call; the patience begins anew."""
+        """Return the sessions that the backend has waited for since the last call, and restart the patience."""
         seen, self._seen, self._waited = self._seen, {}, 0.0
         return list(seen.values())
 
@@ -146,7 +146,7 @@ class Watch:
                 if clock - shown >= _SHOW_EVERY:
                     self._show_build()
                     shown = clock
-            except psycopg.Error:  # who is in the way stays unknown; the run itself goes on
+            except psycopg.Error:  # the blocker stays unknown; the run continues
                 return
             self._seen |= now_there
             looked = clock
@@ -182,10 +182,11 @@ class Watch:
 def retried(
     attempt: Callable[[], T], *, budget: float, watch: Watch, waited: Callable[[int, list[Blocker]], None]
 ) -> T:
-    """Runs `attempt` until it gets its locks, pausing longer and longer (jittered, exponential) for `budget` seconds in all;
-    `waited` is told after each try that failed, with its number and whom it waited for.
+    """Run `attempt` until it gets its locks, with longer and longer pauses (jittered, exponential), for `budget` seconds in all.
 
-    `attempt` must hold nothing when it fails. Raises LockedError naming the blockers when the budget is used up.
+    `waited` is called after each attempt that failed, with its number and its blockers.
+
+    `attempt` must hold nothing when it fails. Raises LockedError naming the blockers when the budget is spent.
     """
     deadline = time.monotonic() + budget
     tries = 0
@@ -196,20 +197,20 @@ def retried(
         try:
             return attempt()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-            blockers = watch.take() or blockers  # on a busy machine a short wait may go by unseen
+            blockers = watch.take() or blockers  # on a busy machine a short wait may not be seen
             waited(tries, blockers)
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
             if time.monotonic() + pause > deadline:
                 raise LockedError(
-                    f"a table lock did not come free in {tries} tries over {budget:.0f} s; it is held by {names(blockers)}",
-                    "End that transaction (SELECT pg_terminate_backend(pid)) or wait for it, then run this again.",
+                    f"a table lock was not granted in {tries} attempts over {budget:.0f} s; it is held by {names(blockers)}",
+                    "End that transaction (SELECT pg_terminate_backend(pid)) or wait for its end, then run this again.",
                 ) from error
             time.sleep(pause)
 
 
 def names(blockers: list[Blocker]) -> str:
-    """For people."""
-    return "; ".join(map(str, blockers)) or "somebody who was gone before we could look"
+    """Describe the blockers for people."""
+    return "; ".join(map(str, blockers)) or "a session that ended before it could be identified"
 
 
 def _true(conn: psycopg.Connection, query: str) -> bool:

@@ -1,9 +1,9 @@
-"""The manifest of a backup: what its archive holds, of which moment, and what proved it. It lies beside the archive.
+"""The manifest of a backup: what its archive holds, as of which moment, and how it was verified. It is stored beside the archive.
 
 read(path) -> Backup                    the manifest alone
-opened(archive) -> Backup               … after the archive was held against its SHA-256
-write(backup)                           mode 0600, whole or not at all
-making(part), opened(archive), alone(path)      an archive that is being made or read is not taken away
+opened(archive) -> Backup               … after the archive was checked against its SHA-256
+write(backup)                           mode 0600, complete or not at all
+making(part), opened(archive), alone(path)      lock an archive against deletion while it is made or read
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ _KEEP = "Keep archive and manifest together, under the names they were given."
 
 @dataclass(frozen=True)
 class Backup:
-    """The manifest as it is written. Sizes in bytes, times in seconds.
+    """A manifest as it is written. Sizes in bytes, times in seconds.
 
-    `proof` is "read", "restore", "exit status" (of a command), or "failed" where a later verification found it wanting;
-    `verified` says so in words. `findings` are what the integrity report of the restored copy told.
+    `proof` is "read", "restore", "exit status" (of a command), or "failed" after a later verification found a difference;
+    `verified` describes it. `findings` are those of the integrity report of the restored copy.
     `archive`, `sha256` and `size` are None, "" and 0 for kind "command". `tables` is filled for kind "full".
-    `wal_lsn`, `snapshot` and `snapshot_at` (the server's clock) say which moment the archive shows. `schema_digest` is of the
-    definitions as pg_dump wrote them in an archive of their own. `roles` are those that the archive names, `owners` those that
-    own something in it that can hold code (None: not known). `extensions` is what they had; `left_out` says in words what of it is not in the archive.
+    `wal_lsn`, `snapshot` and `snapshot_at` (the server's clock) identify the moment that the archive shows. `schema_digest` is of the
+    definitions as pg_dump wrote them in a separate archive. `roles` are those that the archive names, `owners` those that own
+    objects in it that can hold code (None: not known). `extensions` describes their contents; `left_out` describes what of them
+    is not in the archive.
     """
 
     kind: Kind
@@ -76,19 +77,19 @@ class Backup:
 
     @property
     def rows(self) -> int:
-        """Of all tables."""
+        """Return the number of rows of all tables."""
         return sum(table.rows for table in self.tables.values())
 
     @property
     def origin(self) -> tuple[str, str]:
-        """Which database of which server it is of."""
+        """Return the server's identifier and the database's name."""
         return self.system_identifier, self.database
 
 
 def read(path: Path) -> Backup:
-    """A manifest, its paths as they are now. Raises RestoreError, whatever is in the file."""
+    """Read a manifest and adapt its paths to where it is now. Raises RestoreError for any invalid contents."""
     path = path.absolute()
-    damaged = f"{path} is no manifest of this version of pgvigil"
+    damaged = f"{path} is not a manifest of this version of pgvigil"
     try:
         with _open(path) as file:
             text = file.read(_LARGEST + 1)
@@ -119,7 +120,7 @@ _MAY_BE_NONE = ("archive", "revision", "pg_dump_version", "owners")
 
 
 def _check(made: Backup) -> None:
-    """Raises ValueError or TypeError unless every field is of its kind: who reads one later must not stumble over it."""
+    """Raise ValueError or TypeError unless every field has its type, so that code that reads one later cannot fail."""
     for each in fields(Backup):
         value = getattr(made, each.name)
         if value is None:
@@ -150,9 +151,9 @@ def _check(made: Backup) -> None:
 
 
 def _open(path: Path) -> BufferedReader:
-    """A regular file that only its owner and root can have written, and not by way of a link. Raises OSError, RestoreError.
+    """Open a regular file, not a link, that only its owner and root can have written. Raises OSError, RestoreError.
 
-    Not one of another user either: what is in it is believed, and what is in an archive is run.
+    A file of another user is refused too: the manifest is trusted, and the archive's contents are run.
     """
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     try:
@@ -164,7 +165,7 @@ def _open(path: Path) -> BufferedReader:
 
 
 def require_ours(path: Path, found: os.stat_result) -> None:
-    """Raises RestoreError for a file that somebody else owns or may write to."""
+    """Raise RestoreError for a file that another user owns or may write to."""
     reason = ""
     if not stat.S_ISREG(found.st_mode):
         reason = "is not a regular file"
@@ -175,13 +176,13 @@ def require_ours(path: Path, found: os.stat_result) -> None:
     if reason:
         quoted = shlex.quote(str(path))
         raise RestoreError(
-            f"{path} {reason}: what is in it could be anybody's",
-            f"Run this as its owner, or, if you trust what is in it, make it yours alone: chown $(id -u) {quoted} && chmod 600 {quoted}",
+            f"{path} {reason}: its contents cannot be trusted",
+            f"Run this as its owner, or, if its contents are trusted, make this user its only owner: chown $(id -u) {quoted} && chmod 600 {quoted}",
         )
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file, if it is there, is one that `read` and `opened` take."""
+    """Return true if `read` and `opened` accept the file, or if there is none."""
     try:
         require_ours(path, path.lstat())
     except FileNotFoundError:
@@ -192,7 +193,7 @@ def is_ours(path: Path) -> bool:
 
 
 def require_our_directory(directory: Path) -> None:
-    """Raises RestoreError for a directory in which another user could exchange a file between two looks at it, and OSError."""
+    """Raise RestoreError for a directory in which another user could exchange a file between two reads of it, and OSError."""
     found = directory.stat()
     reason = ""
     if found.st_uid not in (os.geteuid(), 0):
@@ -203,16 +204,16 @@ def require_our_directory(directory: Path) -> None:
         reason = "may be written by others"
     if reason:
         raise RestoreError(
-            f"{directory} {reason}, who could exchange a backup in it",
-            "Run this as its owner, or use a directory of your own.",
+            f"{directory} {reason}: other users could replace a backup in it",
+            "Run this as its owner, or use a directory of this user.",
         )
 
 
 @contextmanager
 def opened(archive: Path) -> Iterator[Backup]:
-    """The manifest of an archive that is what the manifest says; prune passes it over while the block lasts.
+    """Yield the manifest of an archive that matches it; prune skips the archive while the block lasts.
 
-    Raises RestoreError, and UnequalError for an archive that is not the one described.
+    Raises RestoreError, and UnequalError for an archive that does not match.
     """
     try:
         require_our_directory(archive.absolute().parent)
@@ -221,19 +222,19 @@ def opened(archive: Path) -> Iterator[Backup]:
     except OSError as error:
         raise RestoreError(f"{archive} cannot be read: {error.strerror}", _KEEP) from error
     with file:
-        with suppress(OSError):  # a file system that has no locks
+        with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_SH)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != backup.sha256:
             raise UnequalError(
-                f"{archive} is not what its manifest describes: SHA-256 is {sha256[:16]}…, was {backup.sha256[:16]}…",
-                "It was damaged or exchanged after it was taken: use another backup. Nothing was changed.",
+                f"{archive} does not match its manifest: SHA-256 is {sha256[:16]}…, was {backup.sha256[:16]}…",
+                "It was damaged or replaced after it was taken: use another backup. Nothing was changed.",
             )
         yield backup
 
 
 def write(backup: Backup) -> None:
-    """Puts the manifest in its place."""
+    """Write the manifest to its place."""
     path = Path(backup.manifest)
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -246,24 +247,24 @@ def write(backup: Backup) -> None:
         new.unlink(missing_ok=True)
 
 
-# ── Who is at a file. The lock of a process that was killed is gone with it ───────────────────────────────────────────
+# ── Locks on files. The lock of a killed process ends with it ───────────────────────────────────────────────────────
 
 
 @contextmanager
 def making(part: Path) -> Iterator[IO[bytes]]:
-    """Makes a file that was not there, mode 0600; alone() says no while the block lasts."""
+    """Create a new file, mode 0600; alone() returns false while the block lasts."""
     while True:
         with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b") as file:
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:  # else it was taken for abandoned in the instant before the lock
+            if os.fstat(file.fileno()).st_nlink:  # else a prune took it for abandoned in the instant before the lock
                 yield file
                 return
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[bool]:
-    """Whether nobody makes or reads a file; nobody begins to while the block lasts. Raises OSError."""
+    """Return true if no process makes or reads a file; none can begin to while the block lasts. Raises OSError."""
     with path.open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

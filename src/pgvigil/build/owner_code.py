@@ -1,7 +1,7 @@
-"""Consent to run the code that is in an archive, and the roles that it takes.
+"""Requires consent to run the code that is in an archive, and the roles that the archive needs.
 
-A CHECK, an index expression, a generated column or a trigger of the archive runs as the role that restores; SET ROLE does not
-protect, because code may RESET ROLE. So a superuser does not restore what another role made unless asked to (--run-owner-code).
+A CHECK, an index expression, a generated column or a trigger of the archive runs as the role that restores; SET ROLE is no
+protection, because code may RESET ROLE. So a superuser restores objects of another role only on request (--run-owner-code).
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from pgvigil.build import contents
 from pgvigil.errors import PreconditionError, RestoreError
 
 OPTION = "--run-owner-code"
-_OWN_ROLE = "pgvigil_owner"  # made by us for installs of superusers; nobody is it, unless somebody was made a member
+# pgvigil makes this role for installs of superusers; it has no members unless an administrator added some.
+_OWN_ROLE = "pgvigil_owner"
 
 
 def require_consent_for(conn: psycopg.Connection, agreed: bool, *, otherwise: str = "") -> None:
-    """For a copy of the database of `conn`. `otherwise` is a way that runs no code."""
+    """Require consent for a copy of the database of `conn`. `otherwise` names an alternative that runs no code."""
     _require(conn, contents.owners(conn), agreed, otherwise)
 
 
 def require_consent(
     conn: psycopg.Connection, owners: Iterable[str] | None, agreed: bool, *, system_identifier: str, otherwise: str = ""
 ) -> None:
-    """For an archive whose objects belong to these roles, on the server of `conn`. Raises PreconditionError (exit 4)."""
+    """Require consent for an archive whose objects belong to these roles, on the server of `conn`. Raises PreconditionError (exit 4)."""
     row = conn.execute("SELECT system_identifier::text FROM pg_catalog.pg_control_system()").fetchone()
-    elsewhere = "" if row == (system_identifier,) else "it was taken on another server"
+    elsewhere = "" if row == (system_identifier,) else "the backup was taken on another server"
     if owners is None:
-        elsewhere = elsewhere or "the manifest does not say whose objects are in it"
+        elsewhere = elsewhere or "the manifest does not name the owners of its objects"
     _require(conn, owners or (), agreed, otherwise, elsewhere)
 
 
@@ -47,28 +48,28 @@ def _require(
                         ORDER BY 1)""",
         (list(owners), _OWN_ROLE),
     ).fetchone()
-    assert row is not None  # noqa: S101 - it is no query of a table
+    assert row is not None  # noqa: S101 - the query has no table
     superuser, others = row
     if not superuser or agreed or not (others or elsewhere):
         return
     names = ", ".join(f'"{name}"' for name in others[:5]) + (" and others" if len(others) > 5 else "")
-    whose = f"objects in it belong to {names}, not a superuser" if others else elsewhere
+    whose = f"objects in it belong to {names}, not to a superuser" if others else elsewhere
     ways = [
         f"connect as {names}" if len(others) == 1 else "connect as a role that is not a superuser and owns the objects"
     ]
     ways += [f"add {OPTION}, which runs that code with a superuser's rights", *([otherwise] if otherwise else [])]
     raise PreconditionError(
-        f'role "{conn.info.user}" is a superuser, and restoring the archive runs code that is in it (CHECK constraints, '
+        f'role "{conn.info.user}" is a superuser, and restoring the archive runs code in it (CHECK constraints, '
         f"index expressions, triggers): {whose}",
-        f"There are {len(ways)} ways: {'; or '.join(ways)}. Nothing was changed.",
+        f"Choose one of {len(ways)} ways: {'; or '.join(ways)}. Nothing was changed.",
     )
 
 
 def require_roles(conn: psycopg.Connection, roles: Iterable[str]) -> None:
-    """Names the roles of an archive that this server does not have, before anything is done. Raises RestoreError.
+    """Raise RestoreError for the roles of an archive that this server does not have, before anything is done.
 
-    Without them owners cannot be set, and a list of rights that names one is not executed at all, its REVOKE … FROM PUBLIC
-    included: functions would be open to everybody.
+    Without them owners cannot be set, and a list of rights that names a missing role is not executed at all, including its
+    REVOKE … FROM PUBLIC: functions would be open to all roles.
     """
     rows = conn.execute(
         """SELECT pg_catalog.format('CREATE ROLE %%I;', name) FROM pg_catalog.unnest(%s::text[]) name
@@ -77,7 +78,7 @@ def require_roles(conn: psycopg.Connection, roles: Iterable[str]) -> None:
     ).fetchall()
     if rows:
         raise RestoreError(
-            f"this server does not have {len(rows)} of the roles that the archive names: without them owners and rights would be lost",
-            "Carry them over first (pg_dumpall --roles-only on the server of the backup), or make them: "
+            f"this server does not have {len(rows)} of the roles that the archive names, so owners and rights would be lost",
+            "Copy them first (pg_dumpall --roles-only on the server of the backup), or create them: "
             f"{' '.join(statement for (statement,) in rows)} Nothing was changed.",
         )

@@ -1,9 +1,9 @@
-"""A backup put into a new database, compared, and swapped in.
+"""Restores a backup into a new database, compares it, and swaps it in.
 
     restore(target, archive, *, overwrite_newer, tell) -> RestoreOutcome     raises RestoreError, LockedError, ConnectError
 
-The live database is renamed away and the new one renamed into its place in one transaction. Nothing of the swap is ever
-committed by half, so a crash at any point leaves a database under the name, one that takes connections.
+The live database is renamed and the new one takes its name in one transaction. The swap is never committed by half, so after a
+crash at any point there is a database of that name, and it accepts connections.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from pgvigil.build.manifest import Backup
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError
 
-_TRY_AGAIN = "The database is as it was. Fix this and run the restore again."
+_TRY_AGAIN = "The database is as it was. Fix this, then run the restore again."
 
 
 @dataclass(frozen=True)
 class RestoreOutcome:
-    """What a restore did. `kept` is the name the replaced database has now; `swap_seconds` how long nobody could connect."""
+    """A result of a restore. `kept` is the name the replaced database has now; `swap_seconds` how long connections were refused."""
 
     database: str
     archive: str
@@ -45,7 +45,7 @@ class RestoreOutcome:
     findings: list[str]
 
 
-# ── The whole road ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def restore(
@@ -57,13 +57,13 @@ def restore(
     run_owner_code: bool = False,
     accept_left_out: bool = False,
 ) -> RestoreOutcome:
-    """Puts the backup in the place of the database it is called on, which is kept under another name.
+    """Replace the database of `target` by the backup, and keep it under another name.
 
-    Rows that were written after the backup are looked for before anything else and once more, with the tables locked
-    against writing, before the swap; unless `overwrite_newer`, they stop the restore. So does what pg_dump has left out, unless
+    The restore looks for rows written after the backup, first of all and once more before the swap, with the tables locked
+    against writing; such rows stop it, unless `overwrite_newer`. So does what pg_dump has left out, unless
     `accept_left_out`; and, for a superuser, code that belongs to other roles, unless `run_owner_code` (PreconditionError).
     """
-    archive = Path(os.path.realpath(archive))  # a link is followed once, and never fails by itself
+    archive = Path(os.path.realpath(archive))  # a link is followed only once, and never fails by itself
     with manifest.opened(archive) as backup:
         consent = _Consent(overwrite_newer, run_owner_code, accept_left_out)
         return _restore(target, archive, backup, consent, tell)
@@ -80,7 +80,7 @@ def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, t
     clock = time.monotonic()
     if backup.kind != "full":
         raise RestoreError(
-            f"{archive} is a backup of kind {backup.kind}: there are no rows in it", "Use one of kind full."
+            f"{archive} is a backup of kind {backup.kind}, which has no rows", "Use a backup of kind full."
         )
     now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
     try:
@@ -94,9 +94,9 @@ def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, t
             owner_code.require_consent(
                 live, backup.owners, consent.run_owner_code, system_identifier=backup.system_identifier
             )
-            tell(f"{archive.name}: intact, of {backup.began_at}, revision {backup.revision or 'base'}")
+            tell(f"{archive.name}: intact, taken at {backup.began_at}, revision {backup.revision or 'base'}")
             if backup.database != name:
-                tell(f'warning: it was taken of database "{backup.database}" and goes into "{name}"')
+                tell(f'warning: the backup was taken from database "{backup.database}" and is restored into "{name}"')
             if not consent.overwrite_newer:
                 tell("looking for rows written after the backup")
                 _refuse_newer(live, backup, archive, target)
@@ -115,7 +115,7 @@ def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, t
     except RestoreError as error:
         error.hint = error.hint or _TRY_AGAIN
         raise
-    except BackupError as error:  # a client program is missing, or said no
+    except BackupError as error:  # a client program is missing or failed
         raise RestoreError(error.message, _TRY_AGAIN) from error
     except psycopg.Error as error:
         if database.is_lost(error):
@@ -131,7 +131,7 @@ def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, t
 
 
 def _require(live: psycopg.Connection, name: str, backup: Backup) -> None:
-    """Everything that would stop the swap is better known before the long part."""
+    """Raise RestoreError for anything that would stop the swap, before the long part begins."""
     row = live.execute(
         """SELECT rolsuper OR rolcreatedb AND pg_has_role(d.datdba, 'USAGE') AND pg_has_role('pg_signal_backend', 'USAGE'),
                   d.datistemplate, (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname),
@@ -140,26 +140,26 @@ def _require(live: psycopg.Connection, name: str, backup: Backup) -> None:
                   d.dattablespace = (SELECT oid FROM pg_tablespace WHERE spcname = 'pg_default'), pg_is_in_recovery()
            FROM pg_roles, pg_database d WHERE rolname = current_user AND d.datname = current_database()"""
     ).fetchone()
-    assert row is not None  # noqa: S101 - we are connected to it
+    assert row is not None  # noqa: S101 - this connection is to it
     may, template, prepared, subscriptions, data_directory, default_tablespace, standby = row
     if not may:
         raise RestoreError(
-            f'role "{live.info.user}" may not put another database in the place of "{name}"',
-            "It has to own the database, have CREATEDB and be a member of pg_signal_backend; or use a superuser.",
+            f'role "{live.info.user}" may not replace database "{name}"',
+            "Use a role that owns the database, has CREATEDB and is a member of pg_signal_backend; or use a superuser.",
         )
     for fault, what in ((standby, "the server is a standby"), (template, f'"{name}" is a template'),
                         (prepared, f'"{name}" has {prepared} prepared transactions (pg_prepared_xacts)'),
                         (subscriptions, f'"{name}" has {subscriptions} subscriptions')):  # fmt: skip
         if fault:
-            raise RestoreError(f"{what}: it cannot be swapped", "Settle that first. Nothing was changed.")
-    # Only on the server's own machine can its disk be seen; the socket says that we are there.
+            raise RestoreError(f"{what}: it cannot be swapped", "Fix this first. Nothing was changed.")
+    # The server's disk is visible only on its own machine; a connection by socket shows that this is the machine.
     if default_tablespace and data_directory and live.info.host.startswith("/"):
         free = backup.database_size
-        with suppress(OSError):  # a container's socket, or a directory closed to us
+        with suppress(OSError):  # a container's socket, or an unreadable directory
             free = shutil.disk_usage(data_directory).free
         if free < backup.database_size:
             raise RestoreError(
-                f"{data_directory} has {free / 1e6:.0f} MB free; the restored database may take as much as the "
+                f"{data_directory} has {free / 1e6:.0f} MB free; the restored database may need as much as the "
                 f"{backup.database_size / 1e6:.0f} MB it had",
                 "Make room first. Nothing was changed.",
             )
@@ -170,17 +170,17 @@ def _refuse_newer(live: psycopg.Connection, backup: Backup, archive: Path, targe
     if newer:
         again = project.command("restore", str(archive.absolute()), "--overwrite-newer", option=target.option)
         raise RestoreError(
-            "the database holds what the backup does not: " + "; ".join(newer),
-            "The database would be kept under another name, but its application would go on without these rows. If that is "
-            f"what you want: {again}",
+            "the database has rows that the backup does not have: " + "; ".join(newer),
+            "The database would be kept under another name, but its application would continue without these rows. If that is "
+            f"intended, run: {again}",
         )
 
 
 def _newer(live: psycopg.Connection, backup: Backup) -> list[str]:
-    """Which tables hold rows that the backup does not.
+    """Return the tables that have rows which are not in the backup.
 
-    Told by number of rows and digest over the columns that the backup has, so that a migration since is no difference; log
-    positions would count every vacuum. Not asked: pgvigil's own schema, and the markers a migration leaves.
+    Compared are the number of rows and the digest over the columns that the backup has, so that a later migration makes no
+    difference; log positions would count every vacuum. Ignored are pgvigil's own schema, and the markers of migrations.
     """
     found = []
     there = contents.tables(live)
@@ -196,11 +196,11 @@ def _newer(live: psycopg.Connection, backup: Backup) -> list[str]:
         if then is None:
             now = contents.measure(live, name, partitioned, [], markers)
             if now.rows:
-                found.append(f"{name} has {now.rows} rows and came after the backup")
+                found.append(f"{name} has {now.rows} rows and was created after the backup")
             continue
         now = contents.measure(live, name, partitioned, [c for c in then.columns if c in columns], markers)
         if now.rows and now != then:
-            found.append(f"{name} has {now.rows} rows, {then.rows} in the backup, and they differ")
+            found.append(f"{name} has {now.rows} rows that differ from the {then.rows} in the backup")
     return found
 
 
@@ -210,7 +210,7 @@ def _newer(live: psycopg.Connection, backup: Backup) -> list[str]:
 def _fill(
     admin: psycopg.Connection, new: Target, archive: Path, backup: Backup, consent: _Consent, tell: Journal
 ) -> list[str]:
-    """Returns what its integrity report says."""
+    """Fill the new database. Return the findings of its integrity report."""
     tool = copies.pg_restore(admin, backup.pg_dump_version)
     copies.require_definitions(tool, new, archive, backup.schema_digest, backup.pg_dump_version)
     tell(f'restoring into "{new.parameters["dbname"]}"')
@@ -218,28 +218,28 @@ def _fill(
     with database.connect(new, "restore") as conn:
         if not backup.public_schema:  # template0 has one
             conn.execute("DROP SCHEMA IF EXISTS public")
-    tell("comparing it with the manifest")
+    tell("comparing the copy with the manifest")
     copies.compare(new, tool, archive, backup.tables, backup.large_objects, tell)
     if left_out := copies.not_in(new, backup.extensions):
         _refuse_left_out(left_out, consent.accept_left_out, tell)
     with database.connect(new, "restore") as conn:
-        conn.execute("ANALYZE")  # else the first queries would be planned blindly
+        conn.execute("ANALYZE")  # otherwise the first queries would be planned without statistics
     return copies.integrity(new, tell)
 
 
 def _refuse_left_out(left_out: list[str], accepted: bool, tell: Journal) -> None:
-    words = f"pg_dump has left out of the archive, and the restored database would not have: {'; '.join(left_out)}"
+    words = f"pg_dump left objects out of the archive, so the restored database lacks them: {'; '.join(left_out)}"
     if not accepted:
         raise RestoreError(
             words,
-            "Copy that by hand afterwards and add --accept-left-out now: the database that is replaced is kept and has it. Or "
-            "release it (ALTER EXTENSION … DROP TABLE …) and take another backup. The database is as it was.",
+            "Add --accept-left-out, and copy them by hand afterwards from the replaced database, which is kept. Or "
+            "release them (ALTER EXTENSION … DROP TABLE …) and take another backup. The database is as it was.",
         )
     tell(f"warning: {words}")
 
 
 def _free(conn: psycopg.Connection, database_name: str, ending: str) -> str:
-    """A name that no database has: somebody may have taken the one that everybody can foresee."""
+    """Return a name that no database has: the predictable one may be taken."""
     name = _named(database_name, ending)
     while conn.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone() is not None:
         name = _named(database_name, f"{ending}_{secrets.token_hex(4)}")
@@ -247,5 +247,5 @@ def _free(conn: psycopg.Connection, database_name: str, ending: str) -> str:
 
 
 def _named(database_name: str, ending: str) -> str:
-    """Names have 63 bytes: the beginning gives way."""
+    """Return a name of at most 63 bytes, cut at its beginning."""
     return database_name.encode()[: 63 - len(ending)].decode(errors="ignore") + ending

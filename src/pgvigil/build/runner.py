@@ -18,6 +18,7 @@ from pgvigil.build import (
     apply,
     attempts,
     backup,
+    backup_proofs,
     copies,
     indexes,
     ledger,
@@ -36,7 +37,7 @@ from pgvigil.build.plan_report import Plan
 from pgvigil.build.trace import Trace
 from pgvigil.database import Target
 from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
-from pgvigil.owner import owner_of
+from pgvigil.owner import OWN_ROLE, owner_of
 from pgvigil.shipped import require_shipped
 from pgvigil.validate import (
     Reference,
@@ -46,6 +47,7 @@ from pgvigil.validate import (
     keep_reference,
     load_declaration,
     load_spec,
+    read_early,
     render,
     validate,
 )
@@ -159,9 +161,10 @@ def migrate(target: Target, options: Options, tell: Journal) -> Outcome:
                 if run.pending:
                     preflight.require_nobody_in_the_way(conn, run.schema, options.blocker_wait, tell)
                     archive = _backup(run, target, options, tell)
-                    if options.rehearse:
-                        _rehearse(run, target, archive, options, tell)
-                    moved = apply_pending(run, target, options, tell)
+                    with backup_proofs.recorded(conn, archive, tell):
+                        if options.rehearse:
+                            _rehearse(run, target, archive, options, tell)
+                        moved = apply_pending(run, target, options, tell)
                 _heal(replace(run, state=ledger.read(conn)), spec, target, options, tell)
         ledger.accept(conn, owner_of(conn, run.schema), run.migrations, options.accepted)
         end = run.migrations[run.end - 1].revision if run.end else None
@@ -347,9 +350,15 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
             try_on = follow.pop(0) if follow and group[0].transactional and follow[0][0].transactional else None
             unmet = follow[0][0].revision if follow else None
 
-            def before_commit(unmet: str | None = unmet) -> None:
+            early: dict[str, Any] = {}
+
+            def before_lock(early: dict[str, Any] = early) -> None:
+                early.clear()  # another attempt at it may have come this far
+                early.update(read_early(run.conn, declared.scope(run.schema), run.schema))
+
+            def before_commit(unmet: str | None = unmet, early: dict[str, Any] = early) -> None:
                 locks.require_run_lock(run.conn)
-                report = validate(run.conn, declared, run.schema, before=unmet)
+                report = validate(run.conn, declared, run.schema, before=unmet, early=early)
                 if not report.ok:
                     raise MigrationError(
                         f"the result would not meet {project.SPEC.name}:\n{render(report, 'text')}",
@@ -358,7 +367,16 @@ def apply_pending(run: Run, target: Target, options: Options, tell: Journal) -> 
 
             with _rolled_back_when_lost(run.conn, names):
                 try:
-                    attempt(partial(apply.move, run.conn, group, before_commit=before_commit, try_on=try_on))
+                    attempt(
+                        partial(
+                            apply.move,
+                            run.conn,
+                            group,
+                            before_lock=before_lock,
+                            before_commit=before_commit,
+                            try_on=try_on,
+                        )
+                    )
                 except (MigrationError, LockedError) as error:
                     if isinstance(error, MigrationError) and not run.conn.closed:
                         error.hint = f"{error.hint} {event_triggers(run.conn)}".strip()
@@ -441,9 +459,34 @@ def revert(target: Target, to: str, options: Options, tell: Journal) -> Outcome:
             archive = _backup(run, target, options, tell)
             tell(f"reverting {leaving[0].name} … {leaving[-1].name} in one transaction")
             names_of = f"the revert of {leaving[0].name} … {leaving[-1].name}"
-            with _attempts(run, target, options, tell) as attempt, _rolled_back_when_lost(conn, names_of):
+            with (
+                backup_proofs.recorded(conn, archive, tell),
+                _attempts(run, target, options, tell) as attempt,
+                _rolled_back_when_lost(conn, names_of),
+            ):
                 attempt(partial(apply.move, conn, [], down_to=to, before_commit=lambda: locks.require_run_lock(conn)))
         start, end = run.state.revision, ledger.read(conn).revision
+        remarks = _given_to_our_role(conn, run.schema) if leaving and end is None else []
     names = [m.name for m in leaving]
     left = len(run.migrations) - run.end
-    return Outcome(start, end, names, archive, [], time.monotonic() - clock, left, reverted=True, schema=run.schema)
+    return Outcome(
+        start, end, names, archive, remarks, time.monotonic() - clock, left, reverted=True, schema=run.schema
+    )
+
+
+def _given_to_our_role(conn: psycopg.Connection, schema: str) -> list[str]:
+    """What a superuser had under names of ours, and pgvigil_owner has now. It is not given back by us: whoever had the rights of that role
+    may have hung code on it, in an index or a rule, which would run as the superuser from then on.
+    """
+    rows = conn.execute(
+        """SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), (SELECT pg_catalog.quote_ident(r.rolname) FROM pg_catalog.pg_roles r WHERE r.oid = 10)
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition AND c.relowner = pg_catalog.to_regrole(%s)
+           ORDER BY 1""",
+        (schema, OWN_ROLE),
+    ).fetchall()
+    return [
+        f"{name} belongs to {OWN_ROLE}: where a superuser had it, look at what hangs on it (\\d+ {name}), then as one:"
+        f" ALTER TABLE {name} OWNER TO {superuser};"
+        for name, superuser in rows
+    ]

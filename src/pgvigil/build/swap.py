@@ -1,4 +1,4 @@
-"""One database put in the place of another under its name, in one transaction."""
+"""Replaces a database by another one of its name, in one transaction."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pgvigil.build import contents
 from pgvigil.database import Target
 from pgvigil.errors import RestoreError
 
-LOCK_WAIT = 10.0  # seconds for another run to finish, and for writers to let go of their tables
+LOCK_WAIT = 10.0  # seconds for another run to finish, and for writers to release their tables
 
 
 def carry_over(admin: psycopg.Connection, old: str, new: str) -> None:
-    """What belongs to the database and is in no dump of it: settings and connection limit. The rest is for `_open`."""
+    """Copy the settings and connection limit of the database, which no dump contains. `_open` does the rest."""
     target = sql.Identifier(new)
     settings = admin.execute(
         """SELECT r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
@@ -41,9 +41,9 @@ def carry_over(admin: psycopg.Connection, old: str, new: str) -> None:
 
 
 def _open(admin: psycopg.Connection, old: str, new: str) -> None:
-    """Owner, comment and rights: what opens the new database to others, and so comes last, in the transaction of the swap.
+    """Copy owner, comment and rights. They open the new database to others, so this is last, in the transaction of the swap.
 
-    Its comment was our mark: from here on it is nothing that we would drop.
+    The comment was pgvigil's mark of a database that it may drop, and is replaced here.
     """
     target = sql.Identifier(new)
     row = admin.execute(
@@ -53,7 +53,7 @@ def _open(admin: psycopg.Connection, old: str, new: str) -> None:
            FROM pg_database d, pg_database n WHERE d.datname = %s AND n.datname = %s""",
         (old, new),
     ).fetchone()
-    assert row is not None  # noqa: S101 - both are there
+    assert row is not None  # noqa: S101 - both exist
     comment, owner, maker, grantees = row
     if owner != maker:
         admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(target, sql.Identifier(owner)))
@@ -80,7 +80,7 @@ def _database(name: sql.Identifier) -> sql.Composed:
     return sql.SQL("DATABASE {}").format(name)
 
 
-# These are stored as a list of quoted names, and have to be given one by one.
+# These are stored as a list of quoted names, and must be set one by one.
 _LISTS = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
 
 
@@ -101,11 +101,12 @@ def swap(
     kept: str,
     refuse_newer: Callable[[], None] | None,
 ) -> tuple[str, float]:
-    """Renames the live database to `kept` and the new one into its place, in one transaction. Returns the name that the replaced
-    one has now, which is `kept` unless somebody has taken that name, and the seconds it took.
+    """Rename the live database to `kept` and the new one to its name, in one transaction.
 
-    Given `refuse_newer`, the tables are locked against writing while they are compared with the backup a last time, and stay so
-    until everybody else is out: no row can come in between.
+    Returns the seconds it took, after the name that the replaced database has now: `kept`, unless that was taken meanwhile.
+
+    With `refuse_newer`, the tables are locked against writing while they are compared with the backup a last time, and stay
+    locked until all other sessions have ended: no row can be written in between.
     """
     with database.connect(maintenance, "restore (swap)") as helper:
         if refuse_newer:
@@ -119,13 +120,13 @@ def swap(
                 live.rollback()
                 raise RestoreError(
                     f"the tables could not be locked against writing within {LOCK_WAIT:.0f} s",
-                    "Stop the application, or end its long transactions (pg_stat_activity), and run this again.",
+                    "Stop the application, or end its long transactions (pg_stat_activity), then run this again.",
                 ) from error
             except BaseException:
                 live.rollback()
                 raise
         clock = time.monotonic()
-        aside = f"pgvigil_replaced_{secrets.token_hex(12)}"  # nobody can have taken it, as anybody can that of `kept`
+        aside = f"pgvigil_replaced_{secrets.token_hex(12)}"  # unpredictable, so it cannot be taken; the name `kept` can
         with admin.transaction():
             _rename(admin, helper, name, aside, live)
             _open(admin, aside, new)
@@ -150,10 +151,10 @@ def _keep(admin: psycopg.Connection, aside: str, kept: str) -> str:
 def _rename(
     admin: psycopg.Connection, helper: psycopg.Connection, old: str, new: str, last: psycopg.Connection | None
 ) -> None:
-    """Renames a database from under its sessions: they are ended, `last` the last of them.
+    """Rename a database while it has sessions: they are ended, `last` at the end.
 
-    ALTER DATABASE RENAME holds the database's lock while it waits (up to 5 s) for sessions to go, and who connects
-    meanwhile waits for that lock: so nobody new gets in, without ALLOW_CONNECTIONS false, which a crash would leave behind.
+    ALTER DATABASE RENAME holds the database's lock while it waits (up to 5 s) for sessions to end, and new connections
+    wait for that lock: so no new session starts, without ALLOW_CONNECTIONS false, which a crash would leave behind.
     """
     statement = sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new))
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs: finding the one that serves a server, and running it."""
+"""Finds the PostgreSQL client program that serves a server, and runs it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _LOST = re.compile(
 )
 INSTALL = (
     "Install the PostgreSQL client programs of the server's version or newer (Debian: apt-get install postgresql-client), "
-    "or point PGVIGIL_PG_BIN at their directory. Nothing was changed."
+    "or set PGVIGIL_PG_BIN to their directory. Nothing was changed."
 )
-ELSEWHERE = "Make room or choose another place with --backup-dir. Nothing was changed."
+ELSEWHERE = "Free space, or choose another directory with --backup-dir. Nothing was changed."
 
 
 def find_tool(name: str, server_major: int) -> tuple[Path, str]:
-    """The client program that can serve this server, and its version.
+    """Return the client program that can serve this server, and its version.
 
-    PGVIGIL_PG_BIN names the only directory looked in; else the one on PATH, the newest installed by Debian's packages,
-    the embedded server's. The first that is not older than the server is taken.
-    Raises BackupError when there is none, or when the one that PATH or PGVIGIL_PG_BIN names does not run.
+    PGVIGIL_PG_BIN names the only directory searched; without it: the one on PATH, the newest installed by Debian's packages,
+    the embedded server's. The first that is not older than the server is used.
+    Raises BackupError if there is none, or if the one that PATH or PGVIGIL_PG_BIN names does not run.
     """
     chosen = os.environ.get("PGVIGIL_PG_BIN")
     on_path = shutil.which(name)
@@ -69,11 +69,11 @@ def _version(tool: Path) -> str:
         answer = subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
         return re.search(r"\d+(\.\d+)?", answer.partition(")")[2])[0]  # type: ignore[index]
     except (OSError, subprocess.SubprocessError, TypeError) as error:
-        raise BackupError(f"{tool} does not run or does not tell its version", INSTALL) from error
+        raise BackupError(f"{tool} does not run or does not print its version", INSTALL) from error
 
 
 class _Program(subprocess.Popen[bytes]):
-    """Ended when its block fails: with Ctrl-C a dump must not go on without us, also if it comes before the block's first line."""
+    """A client program that ends when its block fails: after Ctrl-C a dump must not continue, even if it comes before the first line."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind:
@@ -90,10 +90,10 @@ def run(
     forgiven: Callable[[str, int | None], bool] | None = None,
     pinned: bool = True,
 ) -> str:
-    """Runs a client program and returns what it printed; its own words become the error.
+    """Run a client program and return what it printed; its own message becomes the error.
 
-    `tick` is called now and then while it runs, and `forgiven` with what it said so far and its status, None while it runs: False
-    ends it. Its session is as those of ours are, if `pinned`: poolers in session mode refuse that, and get it without.
+    `tick` is called from time to time while it runs, and `forgiven` with its messages so far and its status, None while it runs:
+    False ends it. With `pinned`, its session has the settings of pgvigil's; poolers in session mode refuse them, and then it has none.
     """
     options = {"PGOPTIONS": target.client_options} if pinned else {}
     try:
@@ -102,7 +102,7 @@ def run(
             tempfile.TemporaryFile() as printed,
             _Program(
                 arguments, stdin=subprocess.DEVNULL, stdout=printed, stderr=said,
-                env={**target.client_environment, **options, "LC_ALL": "C"},  # its words are read by us, too
+                env={**target.client_environment, **options, "LC_ALL": "C"},  # pgvigil parses its messages
                 preexec_fn=embedded.die_with_parent(),  # a dump that outlives a killed runner holds its locks for hours
             ) as process,
         ):  # fmt: skip
@@ -119,11 +119,11 @@ def run(
     if status and not (forgiven and forgiven(words, status)):
         if pinned and "unsupported startup parameter" in words:
             return run(arguments, target, what, tick=tick, forgiven=forgiven, pinned=False)
-        words = words.strip() or f"it ended with status {status}"
+        words = words.strip() or f"the program ended with status {status}"
         if _LOST.search(words):
             raise ConnectError(
                 f"{what}, because its connection was lost:\n  " + words.replace("\n", "\n  "),
-                "Look at the server's log; then run this again. Nothing was changed.",
+                "Read the server's log, then run this again. Nothing was changed.",
             )
         raise BackupError(
             f"{what}:\n  " + words.replace("\n", "\n  "), ELSEWHERE if "space" in words else "Nothing was changed."
@@ -139,5 +139,5 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _text(file: IO[bytes]) -> str:
-    # Not by seek and read: the position is shared with the program, which may be writing.
+    # Not by seek and read: the program, which may be writing, shares the position.
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")

@@ -26,8 +26,9 @@ _OWN_LOCKS: LiteralString = """
     WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = ANY (%s::oid[])
       AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"""
 
-# Looking costs a round trip while locks are held, so it is left out after what can lock no table that was there before.
+# Looking costs a round trip while locks are held, so it is left out after what can lock no table that was there before, and no new one.
 _LOCKS_NOTHING = re.compile(r"COMMENT|GRANT|REVOKE|INSERT|CREATE (OR REPLACE )?(FUNCTION|PROCEDURE|VIEW|SCHEMA|ROLE)\b")
+_WORD = re.compile(r"\w+")
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Trace:
     statements: list[dict[str, Any]] = field(default_factory=list)
     at: tuple[str, int] = ("", 0)
     tables: dict[int, str] = field(default_factory=dict)
+    _named: dict[str, list[int]] = field(default_factory=dict)
     _held: dict[tuple[int, str], tuple[dict[str, Any], float]] = field(default_factory=dict)
 
     @property
@@ -58,6 +60,9 @@ class Trace:
         self.statements.clear()
         self._held.clear()
         self.tables = dict(conn.execute(_TABLES).fetchall())
+        self._named = {}
+        for oid, name in self.tables.items():
+            self._named.setdefault(name.rpartition(".")[2].strip('"'), []).append(oid)
 
     @contextmanager
     def statement(self, conn: psycopg.Connection, file: str, statement: Statement) -> Iterator[None]:
@@ -77,12 +82,22 @@ class Trace:
             self.tables
             and conn.info.transaction_status == TransactionStatus.INTRANS
             and not _LOCKS_NOTHING.match(statement.text)
+            and not self._has_all(statement)
         ):
             for oid, mode in conn.execute(_OWN_LOCKS, (list(self.tables),)).fetchall():
                 if (oid, mode) not in self._held:
                     lock = {"table": self.tables[oid], "mode": mode, "held_ms": 0.0}
                     entry.setdefault("locks", []).append(lock)
                     self._held[oid, mode] = lock, began
+
+    def _has_all(self, statement: Statement) -> bool:
+        """Whether all the tables that a statement names are locked against everybody already. One that names none may lock any."""
+        names = set(_WORD.findall(statement.text)) & self._named.keys()
+        return (
+            bool(names)
+            and not statement.starts_with("DO")
+            and all((oid, "AccessExclusiveLock") in self._held for name in names for oid in self._named[name])
+        )
 
     def end(self) -> None:
         """The transaction is over: says how long each lock was held, at the longest."""

@@ -44,7 +44,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
-    from pgvigil.operate import consent, maintain
+    from pgvigil.operate import consent, maintain, pg_cron
     from pgvigil.operate.upkeep import Options
 
     target = required_target(arguments)
@@ -67,10 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(maintain.dry_run(target, arguments.job))
         return 0
     if arguments.action == "install":
-        registered, others = maintain.install_pg_cron(target)
+        registered, others, of_superusers = pg_cron.install(target)
         print(f"pg_cron looks every five minutes for: {one_line(', '.join(registered))}")
         run_due = project.command("maintain", "run-due", option=target.option)
         print(f"not within its power, leave them to `{run_due}`: {one_line(', '.join(others))}")
+        if of_superusers:
+            print(
+                f"registered earlier, and run as a superuser, which cron.unschedule ends: {one_line(', '.join(of_superusers))}"
+            )
         return 0
     options = Options(
         arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait,

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -99,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if arguments.self_test:
                     from pgvigil.validate import located, self_test
 
-                    report = replace(report, findings=(*report.findings, *located(spec, self_test(conn, schema))))
+                    report = report.tested(located(spec, self_test(conn, schema, report.replaced)))
         if arguments.fix_sql:
             from pgvigil.validate import fix_sql
 

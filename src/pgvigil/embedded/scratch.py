@@ -1,4 +1,4 @@
-"""A throw-away server for tests and scratch work."""
+"""A temporary server for tests and scratch work."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from pgvigil.embedded.process import (
 from pgvigil.errors import ConnectError, UsageError
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - as /tmp
-_ROOM = 4 * 2**30  # bytes; a container has 64 MB of it by default
+_ROOM = 4 * 2**30  # bytes; by default a container has 64 MB of it
 
 
 class Server:
-    """A private server in a directory of its own under /tmp, fsync off; it ends with the thread that started it.
+    """A private server in its own directory under /tmp, with fsync off; it ends with the thread that started it.
 
-    `in_memory`: its data too, where there is room. To make and drop a database, which is a thousand files, takes a tenth of the time.
+    `in_memory`: its data too, if there is room. Creating and dropping a database, which has a thousand files, takes a tenth of the time.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Server:
         try:
             if not (self.data / "PG_VERSION").exists():
                 self._initialise()
-            attempts = 5  # somebody may take the free port between our look and the server's bind
+            attempts = 5  # another process may take the free port between the check and the server's bind
             while not self._launch():
                 attempts -= 1
                 if not attempts:
@@ -114,7 +114,7 @@ class Server:
                 server_command(self.bindir, self.data, self.port, settings | self.settings),
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal is for us, and we stop the server in order
+                start_new_session=True,  # Ctrl-C in the terminal must reach only this process, which stops the server in order
                 preexec_fn=die_with_parent(),
                 **process_options(self._account),
             )
@@ -132,7 +132,7 @@ class Server:
 
     def tcp_dsn(self, dbname: str = "postgres") -> str:
         if not self.tcp:
-            raise UsageError("This scratch server has no TCP port.", "Make it with `Server(bindir, tcp=True)`.")
+            raise UsageError("This scratch server has no TCP port.", "Create it with `Server(bindir, tcp=True)`.")
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{quote(dbname, safe='')}"
 
     def stop(self) -> None:

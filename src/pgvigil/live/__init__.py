@@ -1,4 +1,4 @@
-"""What an application uses while it runs: it records into the monitoring tables without ever being slowed by them."""
+"""The part that an application imports while it runs: it records into the monitoring tables without being slowed by them."""
 
 from pgvigil.live import transactions
 from pgvigil.live.counters import Stats

@@ -1,4 +1,4 @@
-"""What a recorder counts, in which each record is in one place at any moment."""
+"""Counts the records of a recorder. Each record is counted in exactly one place at any moment."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class Stats:
-    """Counters since the recorder was made (in a forked child: since the fork), all taken at one moment.
+    """A snapshot of the counters since the recorder was made (in a forked child: since the fork), all taken at one moment.
 
     accepted + recovered == written + spill_pending + dropped + quarantined + damaged + queue_depth.
     """
 
-    accepted: int  # calls of record_*() whose arguments were good
-    recovered: int  # records read from the spill of processes that are no more
+    accepted: int  # calls of record_*() with valid arguments
+    recovered: int  # records read from the spill of processes that have ended
     written: int  # in the database
-    spilled: int  # ever written to the spill
-    spill_pending: int  # of those, still there
-    spill_bytes: int  # size of the spill, with what dead processes left
+    spilled: int  # written to the spill, ever
+    spill_pending: int  # of those, still in the spill
+    spill_bytes: int  # size of the spill, including files of dead processes
     replayed: int  # from the spill into the database
-    dropped: int  # given up: no room in queue or spill
+    dropped: int  # discarded: no room in queue or spill
     quarantined: int  # refused by the database, kept in the quarantine file
-    damaged: int  # unreadable in the spill: torn ends, and parts kept in .damaged files
+    damaged: int  # unreadable in the spill: torn ends, and parts stored in .damaged files
     queue_depth: int  # in memory
     batches: int  # transactions committed
     batch_seconds_mean: float
     batch_seconds_max: float
     batch_seconds_last: float
     errors: int
-    last_error: str  # empty while there was none
+    last_error: str  # empty if there was none
 
 
-# Those that only rise.
+# Counters that only rise.
 RISING: Final = (
     "accepted",
     "recovered",
@@ -49,7 +49,7 @@ RISING: Final = (
 
 
 class Counters:
-    """Changed while `lock` is held, so that a snapshot adds up; whoever settles records notifies it."""
+    """A set of counters, changed while `lock` is held so that a snapshot adds up. Code that settles records notifies the lock."""
 
     def __init__(self) -> None:
         self.lock = threading.Condition()  # its lock is re-entrant, also for signal handlers
@@ -61,19 +61,19 @@ class Counters:
         self._last_error = ""
 
     def batch(self, seconds: float) -> None:
-        """A transaction was committed."""
+        """Count a committed transaction."""
         with self.lock:
             self.count["batches"] += 1
             self._seconds = self._seconds[0] + seconds, max(self._seconds[1], seconds), seconds
 
     def error(self, error: Exception) -> None:
-        """The worker goes on after each."""
+        """Note an error, after which the worker continues."""
         with self.lock:
             self.count["errors"] += 1
             self._last_error = f"{type(error).__name__}: {error}"
 
     def stats(self, depth: int) -> Stats:
-        """A snapshot, with that many records in the queue. Called with the lock held."""
+        """Return a snapshot, given the number of records in the queue. Called with the lock held."""
         batches = self.count["batches"]
         moment: dict[str, Any] = self.count | {
             "accepted": self.taken + depth + self.refused,

@@ -1,7 +1,7 @@
-"""The way of records from the queue into the database, or into the spill and from there into the database.
+"""Moves records from the queue into the database, or into the spill and from there into the database.
 
-What has been taken is in the hand until it is committed, or on disk. What has been spilled goes into the database before
-anything newer. All that can go wrong on this way ends here: as another attempt, in the spill, in the quarantine, or counted.
+Taken records stay in memory (in hand) until they are committed or on disk. Spilled records go into the database before
+newer ones. Every failure on this way is handled here: the batch is retried, spilled, quarantined, or dropped and counted.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from pgvigil.live.rows import REGISTRY, TABLES, Item
 from pgvigil.live.spill import Record, Segment, Spill, SpillFull, open_private
 from pgvigil.live.writer import BadRow, Batch, Ended, Probe, Unavailable, Uncertain, UnknownSession, Writer
 
-LOOK: Final = 60.0  # seconds between two looks for what dead processes have left
+LOOK: Final = 60.0  # seconds between two searches for files that dead processes left
 _LONGEST_PAUSE: Final = 5.0  # seconds between two attempts to reach the database
-_PIECE: Final = 500  # lines made in one go
+_PIECE: Final = 500  # lines encoded in one go
 _QUARANTINE_BYTES: Final = 16 << 20
-_LONGEST_QUARANTINED: Final = 1 << 20  # characters of a row: of a longer one the beginning is kept, and how long it was
+_LONGEST_QUARANTINED: Final = 1 << 20  # characters of a row; a longer row is cut to this, and its length is noted
 _LONGEST_DETAILS: Final = 10_000
-_RECONNECTIONS: Final = 3  # at once and in a row, before the server counts as lost
+_RECONNECTIONS: Final = 3  # immediate attempts in a row before the server counts as lost
 _STARTING: Final = re.compile(r"the database system is (?:starting up|in recovery|not yet accepting)")
 
 
 class _Unencodable(Exception):
-    """What the checks in the caller should have caught."""
+    """An error that the checks in the caller's thread should have prevented."""
 
 
 class _Part:
-    """Rows to be committed together. Those of a segment know their places in it."""
+    """A list of rows to be committed together. Rows from a segment carry their positions in it."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class _Part:
         places: list[int] | None = None,
     ) -> None:
         self._rows = rows
-        self.probe = probe  # set: nobody knows yet whether they are committed
+        self.probe = probe  # set: it is unknown whether they are committed
         self.segment = segment
-        self.places = places or []  # where each row begins, and where the last one ends
+        self.places = places or []  # the start of each row, then the end of the last one
 
     @classmethod
     def of_records(cls, records: list[Record], segment: Segment) -> _Part:
@@ -67,11 +67,11 @@ class _Part:
 
     @property
     def rows(self) -> list[Row]:
-        """All of them. Raises _Unencodable."""
+        """Return all rows. Raises _Unencodable."""
         return self._rows
 
     def batch(self) -> Batch:
-        """For the writer. Raises _Unencodable, also while it is read."""
+        """Return the rows as the writer takes them. Raises _Unencodable, also while the result is read."""
         lines: dict[int, list[list[str]]] = {}
         for kind, line in self._rows:
             lines.setdefault(kind, [[]])[0].append(line)
@@ -85,7 +85,7 @@ class _Part:
         )
 
     def without(self, left_out: Sequence[int]) -> _Part:
-        """The other rows. It still begins where this one begins, so its mark covers what is left out."""
+        """Return the other rows. The part still begins where this one does, so its mark covers the rows left out."""
         out = set(left_out)
         kept = [at for at in range(len(self)) if at not in out]
         places = [*self.places[:1], *(self.places[at] for at in kept[1:]), *self.places[-1:]] if self.places else []
@@ -100,7 +100,7 @@ class _Part:
 
 
 class _Fresh(_Part):
-    """From the queue. Its lines are made as the server takes them, each once; table by table, within which order counts."""
+    """A part from the queue. Each line is encoded once, as the server takes it; order is kept within a table."""
 
     def __init__(self, items: Sequence[Item], encoder: Encoder) -> None:
         super().__init__([])
@@ -117,7 +117,7 @@ class _Fresh(_Part):
     @property
     def rows(self) -> list[Row]:
         if not self._rows:
-            # What registers sessions comes before their statements.
+            # Registrations of sessions come before the statements of those sessions.
             kinds = sorted(self._items, key=lambda kind: kind != REGISTRY)
             self._rows = [(kind, line) for kind in kinds for piece in self._pieces(kind) for line in piece]
         return self._rows
@@ -139,7 +139,7 @@ class _Fresh(_Part):
 
 
 class Delivery:
-    """Used by one thread at a time, which holds `lock`; only `connect` and `abort` go without."""
+    """A delivery that one thread at a time uses, holding `lock`; only `connect` and `abort` are called without it."""
 
     def __init__(
         self, target: database.Target, directory: Path, spill_limit: int, batch_size: int, counters: Counters
@@ -152,18 +152,18 @@ class Delivery:
         self._encoder = Encoder()
         self._writer = Writer(target)
         self._spill = Spill(directory, self._tag, spill_limit)
-        self._hand: list[_Part] = []  # the first one last
+        self._hand: list[_Part] = []  # the next one is the last
         self._pause = 0.0
         self._next_look = 0.0
         self._reconnections = 0
-        self.failures = 0  # ever: attempts to connect or to write
+        self.failures = 0  # attempts to connect or to write that failed, since the start
         self.server_starts = (
-            False  # whether the last of them was answered by a server that is about to take connections
+            False  # true: the last failure was the answer of a server that is about to accept connections
         )
-        self.began: float | None = None  # when the present transaction did
-        self.lost_at: float | None = None  # when the database was; None: it is there, as far as known
+        self.began: float | None = None  # start of the present transaction
+        self.lost_at: float | None = None  # when the database was lost; None: it is reachable, as far as known
         self.next_try = 0.0
-        self.spill_again = 0.0  # after a failure to spill, not before this
+        self.spill_again = 0.0  # after a failure to spill: no new attempt before this time
 
     @property
     def connected(self) -> bool:
@@ -171,21 +171,21 @@ class Delivery:
 
     @property
     def holding(self) -> bool:
-        """Whether there are records in the hand."""
+        """Return true if records are in hand."""
         return bool(self._hand)
 
     @property
     def spilled(self) -> bool:
-        """Whether there are records in the spill, of this process or of a dead one."""
+        """Return true if the spill has records, of this process or of a dead one."""
         return bool(self._spill)
 
     @property
     def next_look(self) -> float:
-        """When what dead processes have left is looked for, if there is a connection."""
+        """Return when to search next for files of dead processes. The search needs a connection."""
         return self._next_look
 
     def connect(self) -> None:
-        """Not under the lock: libpq may take its time, and close() must not wait for that."""
+        """Connect. The lock is not held: libpq may take long, and close() must not wait for that."""
         try:
             self._writer.connect()
         except Unavailable as error:
@@ -193,17 +193,18 @@ class Delivery:
                 self.fail(error)
 
     def abort(self) -> None:
-        """Called from another thread: what waits for the server now fails at once."""
+        """Make a wait for the server fail at once. Called from another thread."""
         self._writer.abort()
 
     def take(self, items: Sequence[Item]) -> None:
-        """Into the hand."""
+        """Add items to the records in hand."""
         if items:
             self._hand.append(_Fresh(items, self._encoder))
 
     def deliver(self, take: Callable[[], None], *, ours: bool) -> None:
-        """One step: what is in the hand, else in the spill (`ours`: only while something of this process is there), else what
-        `take` brings from the queue.
+        """Do one step: deliver the records in hand, else those in the spill, else those that `take` gets from the queue.
+
+        With `ours`, the spill is used only while it has records of this process.
         """
         self.began = time.monotonic()
         try:
@@ -222,7 +223,7 @@ class Delivery:
             self.began = None
 
     def write(self, items: Sequence[Item]) -> None:
-        """Past the queue and the counters. Raises Unavailable."""
+        """Write items without the queue and the counters. Raises Unavailable."""
         self.began = time.monotonic()
         try:
             with suppress(BadRow):
@@ -231,7 +232,7 @@ class Delivery:
             self.began = None
 
     def spill(self) -> bool:
-        """One part of the hand; False when that failed."""
+        """Spill one part of the records in hand. Return False if that failed."""
         part = self._hand[-1]
         try:
             self._spill.append([(kind, line.encode()) for kind, line in part.rows], part.probe)
@@ -252,7 +253,7 @@ class Delivery:
         return True
 
     def reconnect(self, error: Ended) -> None:
-        """A server or a pooler may end what is idle, so that is no failure yet: the next step connects at once."""
+        """Reconnect at the next step, at once: a server or pooler may end idle connections, so this is not a failure yet."""
         self._reconnections += 1
         if self._reconnections > _RECONNECTIONS:
             self.fail(error)
@@ -260,18 +261,18 @@ class Delivery:
             self._put_back()
 
     def fail(self, error: Exception) -> None:
-        """The database did not take the hand: try again later, and meanwhile think of the spill."""
+        """Schedule a retry after the database failed to take the records in hand, and start the clock for spilling."""
         self._counters.error(error)
         self.failures += 1
         self.server_starts = bool(_STARTING.search(str(error)))
         now = time.monotonic()
         self.lost_at = now if self.lost_at is None else self.lost_at
         self._pause = min(max(2 * self._pause, 0.1), _LONGEST_PAUSE)
-        self.next_try = now + self._pause * random.uniform(0.5, 1)  # noqa: S311 - so that not all come back at once
+        self.next_try = now + self._pause * random.uniform(0.5, 1)  # noqa: S311 - so that clients do not reconnect together
         self._put_back()
 
     def end(self, move: Callable[[], None]) -> None:
-        """What is left goes to the spill by `move`, whatever has failed before. What even that leaves is lost."""
+        """Spill the remaining records by `move`, whatever failed before. Records that `move` leaves are lost."""
         self.spill_again = 0.0
         self._put_back()
         move()
@@ -281,7 +282,7 @@ class Delivery:
         self._spill.close()
 
     def disown(self) -> None:
-        """In a forked child: connection and files are the parent's."""
+        """Abandon connection and files in a forked child: they belong to the parent."""
         self._writer.disown()
         self._spill.close()
 
@@ -321,7 +322,7 @@ class Delivery:
             self._finish(segment)
 
     def _finish_if_done(self, segment: Segment) -> None:
-        """At once: a process that ends now leaves no file of which all is written."""
+        """Finish the segment at once, so that a process that ends now leaves no file whose records are all written."""
         if not segment.read():
             self._finish(segment)
 
@@ -335,7 +336,7 @@ class Delivery:
             count["spill_bytes"] = self._spill.bytes
 
     def _empty_hand(self) -> None:
-        """Statements of unknown sessions are sorted out at once; a batch with another bad row is halved until that is alone."""
+        """Write the records in hand. Set statements of unknown sessions aside; halve a batch with another bad row."""
         while self._hand:
             part = self._hand[-1]
             self.began = time.monotonic()
@@ -371,7 +372,7 @@ class Delivery:
         return []
 
     def _settle(self, part: _Part, seconds: float | None = None) -> None:
-        """All of it is written."""
+        """Count the part as written."""
         self._database_is_there()
         if part.segment:
             part.segment.done, part.segment.uncertain = part.places[-1], None
@@ -381,7 +382,7 @@ class Delivery:
         self._count(part, len(part), "written")
 
     def _set_aside(self, part: _Part, places: Sequence[int], error: BadRow) -> None:
-        """Into the quarantine; what else there is of it, back into the hand."""
+        """Move some rows into the quarantine and keep the rest of the part in hand."""
         self._quarantine([part.rows[at] for at in places], error)
         self._database_is_there()
         rest = part.without(places)
@@ -394,7 +395,7 @@ class Delivery:
         self._count(part, len(places), "quarantined")
 
     def _drop(self, part: _Part, error: Exception) -> None:
-        """It must not hold up the rest for ever."""
+        """Drop a part that cannot be encoded: it must not block the rest for ever."""
         self._counters.error(error)
         self._count(part, len(part), "dropped")
 
@@ -430,7 +431,7 @@ class Delivery:
                     entry["row"] = line[:_LONGEST_QUARANTINED]
                     if len(line) > _LONGEST_QUARANTINED:
                         entry["characters"] = len(line)
-                    text = json.dumps(entry) + "\n"  # in ASCII: as many bytes as characters
+                    text = json.dumps(entry) + "\n"  # ASCII, so it has as many bytes as characters
                     room -= len(text)
                     if room < 0:
                         break
@@ -441,7 +442,7 @@ class Delivery:
 
 
 def tag_of(target: database.Target) -> str:
-    """Names the database in the names of files, so that what was meant for one never goes into another."""
+    """Return a tag that names the database in file names, so that records for one database never go into another."""
     defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val is not None}
     known = {**defaults, **target.parameters}
     place = [known.get(key, "") for key in ("service", "host", "hostaddr", "port", "dbname")]

@@ -1,4 +1,4 @@
-"""Executions of queries on whatever engine: measured and recorded here, read again from here."""
+"""Executions of queries on any engine: measured, recorded and read here."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from pgvigil.live.recorder import Recorder
 from pgvigil.live.writer import adding_executions
 
 _log = logging.getLogger("pgvigil")
-_EQUALS: Final = "OPERATOR(pg_catalog.=)"  # whatever the search_path has
+_EQUALS: Final = "OPERATOR(pg_catalog.=)"  # independent of the search_path
 _IDLE: Final = 4  # connections kept for the next call
 _CANNOT_WRITE: Final = (psycopg.errors.FeatureNotSupported, psycopg.errors.ReadOnlySqlTransaction)
-_LOST: Final = ("08", "57")  # classes of SQLSTATE: the connection was ended, by the server or by a pooler
+_LOST: Final = ("08", "57")  # SQLSTATE classes of a connection that the server or a pooler ended
 _STATUSES: Final = ("success", "failed", "timeout", "error")
 _ENGINE_ERRORS: Final = frozenset(
     {"DatabaseError", "InterfaceError"}
-)  # PEP 249: each driver has its own of these names
+)  # PEP 249: each driver defines its own classes with these names
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Details(TypedDict, total=False):
-    """What can be said of an execution besides query, engine and status.
+    """A dict of the details of an execution besides query, engine and status.
 
     execution_id defaults to a new one; an id that is in the database already is not written again. execution_time is in
-    seconds. Of started_at and completed_at, what is not given is now, and execution_time before. Times need a zone. From the
-    three dicts, from error_message and from the query secrets are removed.
+    seconds. completed_at defaults to now, started_at to execution_time before it. Times need a time zone. Secrets are removed
+    from the three dicts, from error_message and from the query.
     """
 
     execution_id: str | None
@@ -65,19 +65,20 @@ class Details(TypedDict, total=False):
 
 
 class ExecutionPage(NamedTuple):
-    """Executions, the newest first, each with the columns of query_executions; `next_cursor` is None on the last page."""
+    """A page of executions, newest first, each with the columns of query_executions. `next_cursor` is None on the last page."""
 
     executions: list[dict[str, Any]]
     next_cursor: str | None
 
 
 class ExecutionTracker:
-    """Records executions through `recorder`, and reads them from its database. For threads and async code alike.
+    """A tracker that records executions through `recorder` and reads them from its database, in threads and async code alike.
 
-    normalize_literals  store queries and error messages with ? for their strings and numbers
+    normalize_literals  store queries and error messages with ? instead of their strings and numbers
 
-    The reading functions and log_execution raise ConnectError, PreconditionError or psycopg.Error, whatever the database says, and
-    ValueError for arguments. Times come in UTC. The reading functions block: in async code, `await asyncio.to_thread(tracker.get_execution_stats, "ada")`.
+    The reading functions and log_execution raise ConnectError, PreconditionError or psycopg.Error for database errors, and
+    ValueError for bad arguments. Times are in UTC. The reading functions block: in async code, use
+    `await asyncio.to_thread(tracker.get_execution_stats, "ada")`.
     """
 
     def __init__(self, recorder: Recorder, *, normalize_literals: bool = False) -> None:
@@ -98,9 +99,9 @@ class ExecutionTracker:
     async def log_execution(
         self, query: str, database_type: str, status: str = "success", **details: Unpack[Details]
     ) -> int:
-        """Write one execution now and return its id in the database; of an execution_id that is there already, the id it has.
+        """Write one execution now and return its id in the database. A known execution_id returns the id of its existing row.
 
-        Raises ValueError or TypeError for what cannot be stored, psycopg.Error and ConnectError as they come.
+        Raises ValueError or TypeError for values that cannot be stored, and psycopg.Error and ConnectError unchanged.
         """
         [line] = Encoder().lines(rows.EXECUTION, [self._item(query, database_type, status, details)])
         return await asyncio.to_thread(self._add, line)
@@ -108,45 +109,43 @@ class ExecutionTracker:
     def _add(self, line: str) -> int:
         statement, columns = adding_executions([line])
         found = self._ask(f"{statement} RETURNING id", columns, writing=True)
-        if (
-            not found
-        ):  # not in one statement: a row that another session has just committed would be seen by neither half
+        if not found:  # not in one statement: neither half would see a row that another session has just committed
             found = self._ask("SELECT id FROM {} WHERE execution_id OPERATOR(pg_catalog.=) %s", columns[0])
         return int(found[0]["id"])
 
     def log_execution_background(
         self, query: str, database_type: str, status: str = "success", **details: Unpack[Details]
     ) -> str | None:
-        """Hand one execution to the recorder and return its execution_id at once. Never raises and never waits.
+        """Queue one execution and return its execution_id at once. Never raises and never waits.
 
-        None: it cannot be stored, and a warning of the logger "pgvigil" says why.
+        Returns None if the execution cannot be stored; the logger "pgvigil" warns and names the reason.
         """
         try:
             execution_id = details.setdefault("execution_id", None) or rows.new_id()
             details["execution_id"] = execution_id
             self._recorder.append(self._item(query, database_type, status, details))
-        except Exception as error:  # noqa: BLE001 - nobody's query fails because it is watched
+        except Exception as error:  # noqa: BLE001 - recording must never make a query fail
             with suppress(Exception):
-                _log.warning("an execution is not recorded: %s: %s", type(error).__name__, error)
+                _log.warning("execution not recorded: %s: %s", type(error).__name__, error)
             return None
         return execution_id
 
     def track_execution(self, query: str | Callable[..., str], database_type: str, **details: Any) -> TrackedExecution:
-        """Measure what happens in a `with` block, or in each call of the function it decorates, and record it.
+        """Measure a `with` block, or each call of the decorated function, and record it.
 
         In a `with` block it yields the TrackedExecution, whose attributes can be set. As a decorator, for functions and
         coroutine functions, the query and each detail may be a function of the call's arguments:
 
             @tracker.track_execution(lambda sql, _: sql, "postgresql", user_id=lambda _, user: user)
 
-        How it ended is told by the exception, which always goes on: timeout (an exception of that kind, SQLSTATE 57014),
-        failed (the engine's error), error (all else, also CancelledError). Raises ValueError or TypeError at once for what
-        could not be stored; later, nothing.
+        The exception decides the status and is always passed on: timeout (an exception of that kind, SQLSTATE 57014),
+        failed (the engine's error), error (any other, also CancelledError). Raises ValueError or TypeError at once for values
+        that cannot be stored, and nothing later.
         """
         fixed = {name: value for name, value in details.items() if not callable(value)}
         rows.execution("" if callable(query) else query, database_type, **fixed)
         if unknown := details.keys() - Details.__annotations__.keys():
-            raise TypeError(f"track_execution() knows no {', '.join(sorted(unknown))}")
+            raise TypeError(f"track_execution() has no argument {', '.join(sorted(unknown))}")
         return TrackedExecution(self, query, database_type, details)
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -161,9 +160,9 @@ class ExecutionTracker:
         database_type: str | None = None,
         cursor: str | None = None,
     ) -> ExecutionPage:
-        """The executions of a user, the newest first: `limit` (1 to 1000) of them after `offset`, or after a page's next_cursor.
+        """Return `limit` (1 to 1000) executions of a user, newest first, after `offset` or after a page's next_cursor.
 
-        A cursor is as quick on the thousandth page as on the first, and what is written meanwhile moves nothing.
+        A cursor is as fast on the thousandth page as on the first, and rows written meanwhile do not shift the pages.
         """
         _between("limit", limit, 1, 1000)
         _between("offset", offset, 0, 2**31 - 1)
@@ -171,7 +170,7 @@ class ExecutionTracker:
         parameters: list[Any] = values
         if status is not None:
             if status not in _STATUSES:
-                raise ValueError(f"status is {status!r}: it has to be one of {', '.join(_STATUSES)}")
+                raise ValueError(f"status is {status!r}: use one of {', '.join(_STATUSES)}")
             conditions.append(f"status {_EQUALS} %s")
             parameters.append(status)
         if database_type is not None:
@@ -179,7 +178,7 @@ class ExecutionTracker:
             parameters.append(database_type)
         if cursor is not None:
             if offset:
-                raise ValueError("offset and cursor are two ways to the next page: give one of them")
+                raise ValueError("both offset and cursor were given: use only one")
             conditions.append("(started_at, id) OPERATOR(pg_catalog.<) (%s, %s)")
             parameters += _decoded(cursor)
         found = self._ask(
@@ -190,9 +189,10 @@ class ExecutionTracker:
         return ExecutionPage(page, _encoded(page[-1]) if len(found) > limit else None)
 
     def get_execution_stats(self, user_id: str | None = None, days: int = 7) -> dict[str, Any]:
-        """The last `days` (1 to 365) times 24 hours of a user, or of all: period_days, total_executions, success_count,
-        failed_count, error_count, timeout_count, success_rate (%), avg_execution_time and max_execution_time (seconds),
-        total_rows_processed. Where there was no execution, rate and times are None.
+        """Return the figures of the last `days` (1 to 365) times 24 hours, of one user or of all.
+
+        Keys: period_days, total_executions, success_count, failed_count, error_count, timeout_count, success_rate (%),
+        avg_execution_time and max_execution_time (seconds), total_rows_processed. Without executions, rate and times are None.
         """
         _between("days", days, 1, 365)
         condition, parameters = _of_user(user_id)
@@ -214,8 +214,9 @@ class ExecutionTracker:
         return stats
 
     def get_database_type_stats(self, user_id: str | None = None) -> list[dict[str, Any]]:
-        """Of a user, or of all, as far back as executions are kept, the most used engine first: database_type,
-        execution_count, success_count, failed_count (refused by the engine), avg_execution_time (seconds).
+        """Return figures per engine, the most used first, over all stored executions of one user or of all.
+
+        Keys: database_type, execution_count, success_count, failed_count (refused by the engine), avg_execution_time (seconds).
         """
         condition, parameters = _of_user(user_id)
         return self._ask(
@@ -230,7 +231,7 @@ class ExecutionTracker:
     # --- its connections ---------------------------------------------------------------------------------------------
 
     def _ask(self, query: str, parameters: Sequence[Any], *, writing: bool = False) -> list[dict[str, Any]]:
-        """Every query here can be run twice: one that meets a connection that has been ended gets a new one."""
+        """Run a query that can be repeated: if the server or a pooler ended the connection, it runs again on a new one."""
         connection = _take(self._idle)
         kept = connection is not None
         try:
@@ -257,7 +258,7 @@ class ExecutionTracker:
         return found
 
     def close(self) -> None:
-        """Closes the connections that were kept for the next call. The recorder goes on."""
+        """Close the idle connections. The recorder continues."""
         _close(self._idle)
 
     def __enter__(self) -> ExecutionTracker:
@@ -268,7 +269,7 @@ class ExecutionTracker:
 
 
 _Idle = deque[tuple[int, psycopg.Connection[Any]]]  # each with the process it belongs to
-_inherited: list[psycopg.Connection[Any]] = []  # a forked child leaves its parent's connections alone, and open
+_inherited: list[psycopg.Connection[Any]] = []  # a forked child leaves its parent's connections open and unused
 
 
 def _take(idle: _Idle) -> psycopg.Connection[Any] | None:
@@ -287,9 +288,9 @@ def _close(idle: _Idle) -> None:
 
 
 class TrackedExecution:
-    """One execution on its way; made by ExecutionTracker.track_execution. Set what becomes known of it.
+    """An execution in progress, made by ExecutionTracker.track_execution. Set its attributes as they become known.
 
-    Without an exception it counts as a success, unless `status` is set.
+    Without an exception its status is success, unless `status` is set.
     """
 
     def __init__(
@@ -307,7 +308,7 @@ class TrackedExecution:
         self.error_message: str | None = None
         self.error_type: str | None = None
         self.response_metadata: dict[str, Any] = {}
-        self.execution_id: str | None = None  # known afterwards, when it is recorded
+        self.execution_id: str | None = None  # known once the execution is recorded
 
     def __enter__(self) -> TrackedExecution:
         self._started_at = datetime.now(UTC)
@@ -335,7 +336,7 @@ class TrackedExecution:
 
     def __call__(self, function: F) -> F:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function.__name__} is a generator: use track_execution in a `with` block within it")
+            raise TypeError(f"{function.__name__} is a generator: use track_execution in a `with` block inside it")
         tracked: Any
         if inspect.iscoroutinefunction(function):
 
@@ -359,8 +360,8 @@ class TrackedExecution:
                 return value
             try:
                 return value(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - nobody's query fails because it is watched
-                _log.warning("a detail of an execution is not known: %s: %s", type(error).__name__, error)
+            except Exception as error:  # noqa: BLE001 - recording must never make a query fail
+                _log.warning("a detail of an execution could not be computed: %s: %s", type(error).__name__, error)
                 return None
 
         query = of_call(self._query)
@@ -372,7 +373,7 @@ _SETTABLE: Final = ("total_rows", "returned_rows", "error_message", "error_type"
 
 
 def classify(error: BaseException) -> tuple[str, str, str, str | None]:
-    """Status, type, message and SQLSTATE of what ended an execution. Of a wrapper such as SQLAlchemy's, the driver's message."""
+    """Return status, type, message and SQLSTATE for the exception that ended an execution. Wrappers such as SQLAlchemy's are unwrapped."""
     chain: list[BaseException] = []
     current: Any = error
     while isinstance(current, BaseException) and len(chain) < 8:
@@ -395,7 +396,7 @@ def classify(error: BaseException) -> tuple[str, str, str, str | None]:
 
 def _between(what: str, value: int, smallest: int, largest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
-        raise ValueError(f"{what} is {value!r}: it has to be a whole number from {smallest} to {largest}")
+        raise ValueError(f"{what} is {value!r}: use a whole number from {smallest} to {largest}")
 
 
 def _of_user(user_id: str | None) -> tuple[str, list[Any]]:
@@ -413,5 +414,5 @@ def _decoded(cursor: str) -> tuple[datetime, int]:
     except (ValueError, binascii.Error):
         place = None
     if place is None or place[0].tzinfo is None or not 0 < place[1] < 2**63:
-        raise ValueError("cursor cannot be read: it has to be the next_cursor of a page before")
+        raise ValueError("cursor cannot be read: use the next_cursor of an earlier page")
     return place

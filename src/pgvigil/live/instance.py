@@ -1,7 +1,7 @@
-"""This process as it shows in schema instrumentation: an instance with a heartbeat, and the sessions that it registers.
+"""This process in schema instrumentation: an instance with a heartbeat, and the sessions that it registers.
 
-All goes through the recorder's queue, so each session is in the database before its statements are. Only the sign of life does
-not: it comes on a connection of its own, so that a recorder that is busy is not taken for a process that is dead.
+Everything goes through the recorder's queue, so each session is in the database before its statements. Only the heartbeat does
+not: it uses a connection of its own, so that a process with a busy recorder is not taken for dead.
 """
 
 from __future__ import annotations
@@ -21,59 +21,59 @@ from pgvigil.live import rows
 from pgvigil.live.own_transaction import own_transaction
 from pgvigil.live.recorder import Recorder
 
-HEARTBEAT: Final = 20.0  # seconds; an instance counts as dead after a minute
-# The start in ISO format, which whoever reads it understands whatever his DateStyle and TimeZone are.
+HEARTBEAT: Final = 20.0  # seconds; after a minute without a heartbeat an instance counts as dead
+# The start in ISO format, which parses under any DateStyle and TimeZone.
 _ME: Final = (
     b"SELECT a.pid, pg_catalog.to_char(pg_catalog.timezone('UTC', a.backend_start), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00\"')"
     b" FROM pg_catalog.pg_stat_activity a WHERE a.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
 )
 
-# The pid and the start of a connection's server process; of one behind a pooler, neither: it may be somebody else's the next moment.
+# The pid and start of a connection's server process. Behind a pooler both are None: another client may use it a moment later.
 Backend = tuple[int | None, str | None]
 POOLED: Final[Backend] = (None, None)
 
 
 def backend_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Backend:
-    """Asks the server, beneath psycopg, which would begin a transaction: one round trip. Raises psycopg.Error."""
+    """Ask the server for its process below psycopg, which would begin a transaction. One round trip; raises psycopg.Error."""
     return _backend(connection, connection.pgconn.exec_(_ME))
 
 
 async def async_backend_of(connection: psycopg.AsyncConnection[Any]) -> Backend:
-    """The same, without holding up the event loop."""
+    """Do the same without blocking the event loop."""
     connection.pgconn.send_query(_ME)
     return _backend(connection, (await connection.wait(generators.execute(connection.pgconn)))[-1])
 
 
 def _backend(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], answer: Any) -> Backend:
     if answer.status != pq.ExecStatus.TUPLES_OK or answer.ntuples != 1:
-        raise psycopg.InterfaceError("the server does not tell which process a connection has")
+        raise psycopg.InterfaceError("the server did not say which process serves this connection")
     pid = int(answer.get_value(0, 0))
-    if pid != connection.pgconn.backend_pid:  # what the server says at the start; a pooler says something of its own
+    if pid != connection.pgconn.backend_pid:  # the pid reported at connection start; a pooler reports another one
         return POOLED
     return pid, (answer.get_value(0, 1) or b"").decode() or None
 
 
 class Instance:
-    """This process, as it shows in instrumentation.instances: one per recorder, until that is closed or all is undone."""
+    """A row of instrumentation.instances for this process: one per recorder, until the recorder is closed or every user has left."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.append = recorder.append
         self.lock = threading.Lock()
-        self.process = object()  # another one in a forked child; compared where asking for the pid would be felt
+        self.process = object()  # a new object in a forked child; compared where os.getpid() would be measurable
         self._users = 0
         self._registered: object = None
         self._closed = False
         recorder.before_close.append(self._close)
 
     def enter(self) -> None:
-        """Somebody uses it, until he calls `leave`."""
+        """Add a user of the instance, until `leave` is called."""
         with self.lock:
             self._users += 1
         self._require()
 
     def leave(self, *, undone: bool) -> None:
-        """A process that has merely no connection at the moment goes on."""
+        """Remove a user. A process that merely has no connection at the moment continues."""
         with self.lock:
             self._users -= 1
             last = self._users == 0
@@ -81,7 +81,7 @@ class Instance:
             self._stop("no longer instrumented")
 
     def register(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], backend: Backend) -> str:
-        """A session of this process; its id. Raises RuntimeError where nothing is recorded any more."""
+        """Register a session of this process and return its id. Raises RuntimeError if nothing is recorded any more."""
         self._require()
         if self._closed:
             raise RuntimeError("the recorder is closed")
@@ -96,11 +96,11 @@ class Instance:
         return session
 
     def close(self, session: str, reason: str | None) -> None:
-        """A session has ended."""
+        """Record the end of a session."""
         self.append(rows.call("close_session", session=session, reason=reason))
 
     def _require(self) -> None:
-        """Registers this process, if it has not been: a forked child is another one than its parent."""
+        """Register this process unless it is registered: a forked child is a new process."""
         if self._registered is self.process:
             return
         with self.lock:
@@ -119,8 +119,8 @@ class Instance:
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(HEARTBEAT):
-            with suppress(Exception):  # the next one may succeed; without, others see that this one is missed
-                # A connection for each: one that is idle for so long may be ended, and then every second would be missed.
+            with suppress(Exception):  # the next one may succeed; if not, others see that heartbeats are missing
+                # A new connection each time: one that idles this long may be ended, and then every second heartbeat would be missed.
                 with (
                     closing(database.open_connection(self.recorder.target, "heartbeat")) as connection,
                     own_transaction(connection, lock_timeout="5s"),
@@ -136,7 +136,7 @@ class Instance:
             self.append(rows.call("stop_instance", instance=self.id, reason=reason))
 
     def _close(self) -> None:
-        """The recorder is about to end, at the latest with the process."""
+        """Stop the instance: the recorder is about to end, at the latest when the process ends."""
         self._closed = True
         self._stop("its recorder was closed")
 
@@ -146,7 +146,7 @@ _making = threading.Lock()
 
 
 def instance_of(recorder: Recorder) -> Instance:
-    """That of this process and recorder, entered."""
+    """Return the instance of this process and recorder, entered."""
     with _making:
         instance = _instances.get(recorder)
         if instance is None:
@@ -156,7 +156,7 @@ def instance_of(recorder: Recorder) -> Instance:
 
 
 def _after_fork_in_child() -> None:
-    global _making  # noqa: PLW0603, RUF100 - some thread of the parent may hold the old one for ever
+    global _making  # noqa: PLW0603, RUF100 - a thread of the parent may hold the old one for ever
     _making = threading.Lock()
     for instance in list(_instances.values()):
         instance.lock, instance.process = threading.Lock(), object()

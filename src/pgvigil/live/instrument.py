@@ -1,7 +1,7 @@
-"""Who is connected and what they run, told by the application itself: around the calls of its driver, psycopg.
+"""Records sessions and statements inside the application, around the calls of its driver, psycopg.
 
-Where a statement runs, nothing is done but to take the time and append a tuple to the recorder's queue. Whatever is changed for
-that is changed on the one engine, pool or connection that was given, and put back by its undo.
+Where a statement runs, the only work is to take the time and append a tuple to the recorder's queue. Changes are made on the one
+engine, pool or connection that was given, and its undo removes them.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ def instrument(
     *,
     pooled: bool = False,
 ) -> Undo:
-    """Record the sessions and statements of `target`, which are on the recorder's server, until the callable returned is called.
+    """Record the sessions and statements of `target`, which are on the recorder's server, until the returned callable is called.
 
-    target  an engine of SQLAlchemy or a pool of psycopg_pool, for all of its connections, those open now and those to come; or
-            one connection of psycopg 3
-    pooled  a transaction pooler stands in between: sessions have no server process, and each transaction begins by naming its
-            session, one round trip more, so that instrumentation.current_session() and the tags work there
+    target  a SQLAlchemy engine or a psycopg_pool pool, with all its connections, open now or later; or one psycopg 3
+            connection
+    pooled  a transaction pooler is in between: sessions have no server process, and each transaction begins by naming its
+            session, which costs one more round trip, so that instrumentation.current_session() and the tags work there
 
-    Raises TypeError for any other target, ValueError for an engine on another driver. After that it never raises and never waits
-    but to ask each connection once which server process it has; a session that cannot be registered is not recorded.
+    Raises TypeError for any other target, ValueError for an engine on another driver. After that it never raises, and waits only
+    once per connection, to ask for its server process. A session that cannot be registered is not recorded.
     """
     engine: Any = getattr(target, "sync_engine", target)
-    pools = sys.modules.get("psycopg_pool")  # whoever has a pool has imported it
+    pools = sys.modules.get("psycopg_pool")  # an application that has a pool has imported it
     if isinstance(target, psycopg.Connection | psycopg.AsyncConnection):
         return _instrument_connection(target, instance_of(recorder), pooled)
     if pools and isinstance(target, pools.ConnectionPool | pools.AsyncConnectionPool):
@@ -64,18 +64,18 @@ def instrument(
     if type(engine).__module__.partition(".")[0] == "sqlalchemy" and hasattr(engine, "dialect"):
         if (engine.dialect.name, engine.dialect.driver.removesuffix("_async")) != ("postgresql", "psycopg"):
             raise ValueError(
-                f"the engine talks to {engine.dialect.name} by {engine.dialect.driver}: instrument() needs postgresql+psycopg://."
-                " For other engines there is ExecutionTracker."
+                f"the engine uses {engine.dialect.name} with {engine.dialect.driver}: instrument() needs postgresql+psycopg://."
+                " For other engines use ExecutionTracker."
             )
         return _instrument_engine(engine, instance_of(recorder), pooled)
     raise TypeError(
-        f"cannot instrument a {type(target).__name__}: give an Engine of SQLAlchemy, a pool of psycopg_pool, or a connection of"
+        f"cannot instrument a {type(target).__name__}: pass a SQLAlchemy Engine, a psycopg_pool pool, or a connection of"
         " psycopg 3"
     )
 
 
 def _failed(session: str, text: str, began: int, error: BaseException, tag: str | None) -> rows.Item:
-    """A statement that has ended by this exception."""
+    """Return the record of a statement that ended with this exception."""
     nanoseconds = time.perf_counter_ns() - began
     how, _, message, sqlstate = classify(error)
     if sqlstate in _ENDED_BY_OTHERS or "user request" in message or not isinstance(error, Exception):
@@ -89,16 +89,16 @@ def _failed(session: str, text: str, began: int, error: BaseException, tag: str 
 
 
 def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo:
-    """Around the three methods by which an engine's dialect calls its driver.
+    """Wrap the three methods by which an engine's dialect calls its driver.
 
-    Not by events around statements: with any listener to an engine, each statement takes the long way through SQLAlchemy, which
-    costs several times as much as all that is done here. Those of its pool are rare.
+    Events around statements are avoided: with any listener on an engine, SQLAlchemy runs each statement through its slow path,
+    which costs several times as much as all the work here. Events of the pool are rare.
     """
     from sqlalchemy import event
 
     dialect: Any = engine.dialect
     append, statement, clock = instance.append, rows.statement, time.perf_counter_ns
-    mine = object()  # under this key, the session of a connection is in its `info`, with the process that it belongs to
+    mine = object()  # key in a connection's `info`, for its session and the process that it belongs to
     sessions: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
     changing = threading.RLock()  # guards `sessions` against other threads
     over = False
@@ -106,7 +106,7 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
     def session_of(connection: Any) -> str | None:
         try:
             known = connection.info.get(mine)
-        except Exception:  # noqa: BLE001 - a connection on which SQLAlchemy asks a new server what it can has none
+        except Exception:  # noqa: BLE001 - a connection with which SQLAlchemy inspects a new server has none
             return None
         if known is not None and known[1] is instance.process:
             found: str | None = known[0]
@@ -120,7 +120,7 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
             if driver.pgconn.transaction_status not in _BETWEEN_STATEMENTS:
                 return None
             info = connection.info
-            info[mine] = None, instance.process  # should it fail, it is not tried with each statement
+            info[mine] = None, instance.process  # if it fails, it is not tried again with each statement
             backend = POOLED
             if not pooled:
                 is_async = isinstance(driver, psycopg.AsyncConnection)
@@ -215,13 +215,13 @@ def _tag(options: Any) -> str | None:
 
 
 class _Watch:
-    """A session of a connection of psycopg, until that is closed or the watching undone."""
+    """A session of a psycopg connection, until the connection is closed or the watch is undone."""
 
     def __init__(
         self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], instance: Instance, backend: Backend
     ) -> None:
         self.connection = connection
-        self.session: str | None = instance.register(connection, backend)  # None: over
+        self.session: str | None = instance.register(connection, backend)  # None: ended
         self._instance = instance
         self._pooled = backend is POOLED
         instance.enter()
@@ -243,12 +243,12 @@ class _Watch:
         ]
 
     def _look(self) -> None:
-        """That of a pool may not close, but go back to its pool."""
+        """Handle a close. A pool's connection may return to its pool instead of closing."""
         if self.connection.closed:
             self.end(None)
 
     def end(self, reason: str | None, *, undone: bool = False) -> None:
-        """Cursors that live on are not watched any more. Again does nothing."""
+        """End the session. Cursors that live on are no longer recorded. A second call does nothing."""
         if self.session is not None:
             self._instance.close(self.session, reason)
             self.session = None
@@ -257,7 +257,7 @@ class _Watch:
             self._instance.leave(undone=undone)
 
     def names_itself(self) -> bool:
-        """Whether what follows begins a transaction that has to be told its session."""
+        """Return true if the next statement begins a transaction that must be given its session."""
         connection = self.connection
         return (
             self._pooled
@@ -334,14 +334,14 @@ def _instrument_connection(
     watch: _Watch | None = None
     with suppress(Exception):
         watch = _Watch(connection, instance, POOLED if pooled else backend_of(connection))
-    instance.leave(undone=False)  # from now on it is the watch that keeps it
+    instance.leave(undone=False)  # from now on the watch keeps it
     return lambda: None if watch is None else watch.end("no longer instrumented", undone=True)
 
 
 def _instrument_pool(pool: Any, instance: Instance, pooled: bool) -> Undo:
-    """Looks at each connection as it is taken: so those are seen that were open before, and those the pool opens later."""
+    """Wrap getconn, so that connections opened before are recorded as well as those the pool opens later."""
     seen: weakref.WeakSet[Any] = weakref.WeakSet()
-    watches: weakref.WeakSet[_Watch] = weakref.WeakSet()  # each kept by its connection
+    watches: weakref.WeakSet[_Watch] = weakref.WeakSet()  # each kept alive by its connection
     take, give = pool.getconn, pool.putconn
     changing = threading.RLock()  # guards `watches` against other threads
     over = False
@@ -366,13 +366,13 @@ def _instrument_pool(pool: Any, instance: Instance, pooled: bool) -> Undo:
                 with suppress(Exception):
                     watch(connection, POOLED if pooled else await async_backend_of(connection))
                 seen.add(connection)
-            except BaseException:  # cancelled: nobody has it who could give it back
+            except BaseException:  # cancelled: the caller cannot return the connection
                 await give(connection)
                 raise
         return connection
 
     def putconn(connection: Any) -> Any:
-        if connection.closed:  # the pool does not close what is broken
+        if connection.closed:  # the pool does not close broken connections
             with changing:
                 lost = [watched for watched in watches if watched.connection is connection]
             for watched in lost:

@@ -1,10 +1,10 @@
-"""Items as lines of COPY's text format, and lines as fields again.
+"""Encodes items as lines of COPY's text format, and splits lines into fields again.
 
-Of METRIC, PERFORMANCE and STATEMENT a line is a row without its id: ids are given when the row is written (writer.py says why).
-Of EXECUTION it is the whole row; of REGISTRY a JSON object, the call of a function of schema instrumentation that may be repeated.
+A line of METRIC, PERFORMANCE or STATEMENT is a row without its id: ids are given when the row is written (writer.py says why).
+A line of EXECUTION is the whole row; a line of REGISTRY is a JSON object, a repeatable call of a function of instrumentation.
 
-This is most of what the recorder does with the interpreter in its hands, while the application waits for it. So the lines are
-made in one go, texts are joined and not copied, and what many items share is printed once.
+This is most of the work that the recorder does while it holds the interpreter and the application waits for it. So lines are
+made in batches, texts are joined and not copied, and values that many items share are printed once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pgvigil.live.rows import (
     to_json,
 )
 
-# A table by its number, and a line with its line feed.
+# The number of a table, and a line with its line feed.
 Row = tuple[int, str]
 
 COLUMNS: Final = {
@@ -46,7 +46,7 @@ COLUMNS: Final = {
         " duration_ms, sqlstate, query_tag"
     ),
 }
-_REMEMBERED: Final = 1_000  # names, documents, and texts of statements each
+_REMEMBERED: Final = 1_000  # entries each for names, documents, and texts of statements
 _LONGEST_REMEMBERED: Final = 5_000  # characters of a text
 _NULL: Final = "\\N"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -57,7 +57,7 @@ _CHARACTERS: Final = {"t": "\t", "n": "\n", "r": "\r"}
 
 
 class Encoder:
-    """It remembers what many items share: the last second in print, names, documents, and texts of statements."""
+    """An encoder that remembers what many items share: the last second as text, names, documents, and texts of statements."""
 
     def __init__(self) -> None:
         self._second = -1
@@ -74,7 +74,7 @@ class Encoder:
         }
 
     def lines(self, kind: int, items: Iterable[Item]) -> list[str]:
-        """Of items of that kind, in their order."""
+        """Return the lines of items of that kind, in their order."""
         return list(map(self._of[kind], items))
 
     def _metric(self, item: Item) -> str:
@@ -90,7 +90,7 @@ class Encoder:
 
     def _execution(self, item: Item) -> str:
         *values, began, ended, connection, request, response = item[2:]
-        # No text has a NUL in it, so that may stand for NULL until it is known whether anything has to be escaped.
+        # No text contains a NUL, so NUL may represent NULL until it is known whether anything has to be escaped.
         fields = ["\0" if value is None else str(value) for value in values]
         fields += [self._time(began), self._time(ended), connection, request, response]
         line = "\t".join(fields)
@@ -130,7 +130,7 @@ class Encoder:
 
 
 def shown_query(text: str) -> str:
-    """A statement as it is stored."""
+    """Return a statement as it is stored."""
     return scrub.hide_secrets_of_query(scrub.storable(text[:LONGEST_QUERY]))
 
 
@@ -152,7 +152,7 @@ def _escaped(text: str) -> str:
 
 
 def fields(line: str) -> list[str | None]:
-    """What PostgreSQL would read in it."""
+    """Return the fields that PostgreSQL would read in the line."""
     return [
         None if field == _NULL else _ESCAPED.sub(lambda found: _CHARACTERS.get(found[1], found[1]), field)
         for field in line[:-1].split("\t")
@@ -160,14 +160,15 @@ def fields(line: str) -> list[str | None]:
 
 
 class Ids:
-    """UUIDv7 that only rise: 60 bits of time, of which each is given once, and 60 random ones, the same for one call."""
+    """A source of rising UUIDv7: 60 bits of time, each value given once, and 60 random bits, the same for one call."""
 
     def __init__(self) -> None:
         self._last = 0
 
     def add(self, lines: Sequence[str], microseconds: int) -> tuple[str, bytes]:
-        """Gives each line an id, from that time on; returns the first id and all of the lines. A step back of the clock is
-        bridged by counting on.
+        """Give each line an id, from that time on, and return the first id and all of the lines.
+
+        If the clock steps back, the count continues from the last id.
         """
         first = max(self._last + 1, (microseconds // 1000 << 12) + (microseconds % 1000 * 4096 // 1000))
         self._last = last = first + len(lines) - 1

@@ -1,7 +1,7 @@
-"""Transactions on the live wing's own connections, which may go through a pooler: nothing outlives the transaction that sets it.
+"""Transactions on connections that pgvigil.live opens itself. A pooler may be in between: every setting ends with its transaction.
 
-No result depends on what a role, a database or the server sets: a transaction states its own isolation, and sets the rest by SET
-LOCAL. Every name is qualified, so the search_path may be anything; it stays as it is, because triggers of the application run
+No result depends on the settings of a role, a database or the server: a transaction states its own isolation, and sets the rest by SET
+LOCAL. Every name is qualified, so any search_path works; it is left unchanged, because triggers of the application run
 in these transactions too.
 """
 
@@ -17,17 +17,17 @@ from psycopg import errors
 from pgvigil.errors import PreconditionError
 from pgvigil.live.rows import TABLES
 
-# Timeouts first: they run already.
+# Timeouts first: they are active already.
 _SET: Final = (
     "SET LOCAL statement_timeout = {statement_timeout}; SET LOCAL lock_timeout = {lock_timeout};"
     " SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL row_security = on"
 )
 _TRANSACTION_TIMEOUT_SINCE: Final = 170000
 _ATTEMPTS: Final = 3
-# What the driver parses, and prints, is not to depend on where it is asked.
+# Values that the driver parses or prints must not depend on the settings of the server.
 _READABLE: Final = b"; SET LOCAL DateStyle = 'ISO'; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1"
 _LEDGER: Final = "SELECT m.schema_name FROM pgvigil.migrations m WHERE m.revision OPERATOR(pg_catalog.=) '000'"
-# What a role without the right to read the ledger may know: the path of one of the server's own functions.
+# For a role that may not read the ledger: the search_path of one of pgvigil's functions names the schema.
 _FUNCTION_PATH: Final = """
     SELECT (pg_catalog.parse_ident(pg_catalog.split_part(pg_catalog.substr(setting, 13), ', ', 1)))[1]
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace f ON f.oid OPERATOR(pg_catalog.=) p.pronamespace
@@ -49,7 +49,7 @@ def begin(
     statement_timeout: str = "0",
     lock_timeout: str = "0",
 ) -> bytes:
-    """The statements that begin one, for one round trip."""
+    """Return the statements that begin a transaction, for one round trip."""
     mode = "READ ONLY" if read_only else "READ WRITE"
     settings = _SET.format(statement_timeout=f"'{statement_timeout}'", lock_timeout=f"'{lock_timeout}'")
     if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
@@ -65,7 +65,7 @@ def own_transaction(
     statement_timeout: str = "0",
     lock_timeout: str = "0",
 ) -> Iterator[None]:
-    """Committed at the end, rolled back by an exception. Rows are to be fetched within it."""
+    """Run a transaction: commit it at the end, roll it back on an exception. Fetch rows within it."""
     statements = begin(connection, read_only=read_only, statement_timeout=statement_timeout, lock_timeout=lock_timeout)
     try:
         _try_to_begin(connection, statements + _READABLE)
@@ -80,7 +80,7 @@ def own_transaction(
 
 
 def _try_to_begin(connection: psycopg.Connection[Any], statements: bytes) -> None:
-    """On a busy server a timeout of a millisecond may hit before it is taken away."""
+    """Begin. On a busy server a timeout of a millisecond may strike before it is lifted."""
     for _ in range(_ATTEMPTS):
         with suppress(errors.QueryCanceled):
             connection.execute(statements)
@@ -91,18 +91,19 @@ def _try_to_begin(connection: psycopg.Connection[Any], statements: bytes) -> Non
 
 
 def unfit_pooler(error: BaseException) -> PreconditionError | None:
-    """What to say where a pooler lets no transaction through; None for any other error."""
+    """Return the error to raise if a pooler refuses transactions; None for any other error."""
     if isinstance(error, psycopg.Error) and "statement pooling" in str(error):
         return PreconditionError(
-            "a connection pooler in statement mode stands between this process and PostgreSQL, and refuses transactions",
-            "Set pool_mode = transaction or session for this database in the pooler, or give the address of the server itself.",
+            "a connection pooler in statement mode is between this process and PostgreSQL, and refuses transactions",
+            "Set pool_mode = transaction or session for this database in the pooler, or connect to the server directly.",
         )
     return None
 
 
 def application_schema(connection: psycopg.Connection[Any]) -> str | None:
-    """The schema of the application's tables, from the ledger; None if the role may not read that, or there is none. Not for use
-    within a transaction.
+    """Return the schema of the application's tables, from the ledger. None: the role may not read it, or there is none.
+
+    Not for use within a transaction.
     """
     unreadable = (errors.InsufficientPrivilege, errors.UndefinedTable, errors.InvalidSchemaName)
     with suppress(*unreadable), own_transaction(connection, read_only=True):
@@ -112,8 +113,9 @@ def application_schema(connection: psycopg.Connection[Any]) -> str | None:
 
 
 def find_tables(connection: psycopg.Connection[Any], *, writing: bool = True) -> dict[int, str]:
-    """The tables that are recorded into, by their numbers, with their schema. Raises PreconditionError if they are not there, and
-    for `writing` on a standby.
+    """Return the names of the tables to record into, with their schema, by their numbers.
+
+    Raises PreconditionError if a table is missing, and for `writing` on a standby.
     """
     schema = application_schema(connection)
     with own_transaction(connection, read_only=True):
@@ -133,15 +135,15 @@ def find_tables(connection: psycopg.Connection[Any], *, writing: bool = True) ->
 
 
 def in_query(table: str) -> str:
-    """A quoted name as it is written into a query that has parameters."""
+    """Return a quoted name as it is written into a query that has parameters."""
     return table.replace("%", "%%")
 
 
 def refuse_standby(connection: psycopg.Connection[Any]) -> None:
-    """Raises PreconditionError where nothing can be written, until that server is promoted."""
+    """Raise PreconditionError if the server is a standby, which accepts no writes until it is promoted."""
     row = connection.execute(b"SELECT pg_catalog.pg_is_in_recovery()").fetchone()
     if row and row[0]:
         raise PreconditionError(
-            "the server is a standby, which takes no writes",
-            "Give the primary's address: list both hosts in the URL and add target_session_attrs=read-write.",
+            "the server is a standby, which accepts no writes",
+            "Connect to the primary: list both hosts in the URL and add target_session_attrs=read-write.",
         )

@@ -1,7 +1,7 @@
-"""Recording without being slowed: callers append to a bounded queue, one thread takes it from there.
+"""Records without slowing the callers: they append to a bounded queue, and one thread takes records from it.
 
-The worker takes batches from the queue and delivers them (delivery.py). Here is when: who wakes it, how long it may wait for
-more, when the spill has to take what the database does not, and how all of it ends.
+The worker takes batches from the queue and delivers them (delivery.py). This module decides when: what wakes the worker, how
+long it waits for more records, when it spills what the database does not accept, and how recording ends.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from pgvigil.live.writer import Ended
 
 _log = logging.getLogger("pgvigil")
 
-# Where a flush or a close leaves what was accepted before it.
+# How a flush or a close left the records accepted before it.
 Outcome = Literal["written", "spilled", "dropped", "timeout"]
 OnFull = Literal["drop", "wait"]
 
-_STUCK: Final = 30.0  # seconds after which a batch that does not end is given up, once the queue fills
-_POLL: Final = 0.002  # seconds between two looks for room of a caller that waits for it
-_GRACE: Final = 2.0  # seconds that close() grants beyond its timeout for what is left to go to the spill
+_STUCK: Final = 30.0  # seconds after which an unfinished batch is aborted, once the queue fills
+_POLL: Final = 0.002  # seconds between two checks for room by a caller that waits for it
+_GRACE: Final = 2.0  # seconds beyond its timeout that close() allows for spilling the rest
 
 
 class Recorder:
-    """Appends metrics and performance logs to the database of `url`, from any thread and from async code alike.
+    """A recorder that appends metrics and performance logs to the database of `url`, from any thread and from async code alike.
 
-    queue_size       records in memory at most; half of it is where records go to the spill, the rest is for while they do
+    queue_size       records in memory at most; from half of it on, records go to the spill, and the rest is room meanwhile
     batch_size       records in one transaction at most
-    linger           seconds that a record may wait for others to share its transaction
+    linger           seconds that a record may wait for others, to share their transaction
     on_full          what record_metric and record_performance do when queue_size records are in memory: "drop" the record and
-                     count that, or "wait" for room. What instrument and ExecutionTracker record never waits
-    max_wait         seconds that such a call waits at most; then its record is dropped and counted
-    spill_directory  default ~/.local/state/pgvigil/spill; made with mode 0700, files with 0600
-    spill_limit      bytes in it
-    spill_after      seconds without the database after which records go to the spill as they come
-    metrics_interval seconds between two reports of its own counters into system_metrics; 0: never
-    instance         name of this process in those reports; default the host's name
+                     count it, or "wait" for room. Records of instrument and ExecutionTracker never wait
+    max_wait         longest time in seconds that such a call waits; then its record is dropped and counted
+    spill_directory  default ~/.local/state/pgvigil/spill; created with mode 0700, files with 0600
+    spill_limit      most bytes in it
+    spill_after      seconds without the database after which new records go to the spill
+    metrics_interval seconds between two reports of the recorder's own counters into system_metrics; 0: never
+    instance         name of this process in those reports; default: the host's name
 
-    Raises UsageError when the URL cannot be read. Nothing connects before the first record.
+    Raises UsageError if the URL cannot be read. No connection is opened before the first record.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Recorder:
         instance: str | None = None,
     ) -> None:
         if not 1 <= batch_size <= queue_size // 2:
-            raise ValueError(f"batch_size={batch_size}: 1 to half of queue_size ({queue_size}) is possible")
+            raise ValueError(f"batch_size={batch_size}: use 1 to half of queue_size ({queue_size})")
         if on_full not in ("drop", "wait"):
-            raise ValueError(f"on_full={on_full!r}: it has to be drop or wait")
+            raise ValueError(f"on_full={on_full!r}: use drop or wait")
         for name, seconds in (
             ("linger", linger), ("max_wait", max_wait), ("spill_after", spill_after), ("metrics_interval", metrics_interval),
         ):  # fmt: skip
             if not (0 <= seconds < math.inf):
-                raise ValueError(f"{name}={seconds}: it has to be a finite number of seconds, 0 or more")
+                raise ValueError(f"{name}={seconds}: use a finite number of seconds, 0 or more")
         self._target = url if isinstance(url, database.Target) else database.parse_url(url, "the recorder's URL")
         self._limit = queue_size
         self._high = queue_size // 2
@@ -95,18 +95,18 @@ class Recorder:
         self._spill_after = spill_after
         self._interval = metrics_interval
         self._instance = instance or socket.gethostname()
-        self.before_close: list[Callable[[], None]] = []  # those who have a last word to record
+        self.before_close: list[Callable[[], None]] = []  # callbacks that record something last
         with suppress(FileNotFoundError):
             try:
                 check_private(self._directory, self._directory.stat())
-            except PermissionError as error:  # said now: in an outage it would be too late
-                _log.warning("nothing can be spilled: %s", error)
+            except PermissionError as error:  # reported now: in an outage it would be too late
+                _log.warning("the spill directory cannot be used, so nothing can be spilled: %s", error)
         self._reset()
         _recorders.add(self)
         atexit.register(self.close)
 
     def _reset(self) -> None:
-        """What a forked child makes anew: its queue is empty, its worker starts with its first record."""
+        """Set the state that a forked child starts with: its queue is empty, and its first record starts its worker."""
         self._queue: deque[rows.Item] = deque()
         self._alert = -1  # a caller that leaves more than this in the queue calls _alarm
         self._wake = threading.Lock()  # held while the worker need not look; Event is not safe in a signal handler
@@ -115,9 +115,9 @@ class Recorder:
         self._delivery = Delivery(self._target, self._directory, self._spill_limit, self._batch_size, self._counters)
         self._thread: threading.Thread | None = None
         self._closing = self._closed = self._abandoned = False
-        self._told_dropped = 0  # how many a flush has spoken of
+        self._told_dropped = 0  # number of dropped records that a flush has reported
         self._failures_before_close = 0
-        self._hurry = 0  # up to this position in the stream of records somebody waits in flush()
+        self._hurry = 0  # up to this position in the stream of records, flush() waits
         self._next_report = time.monotonic() + (self._interval or math.inf)
         self._reported: list[int] = []
 
@@ -132,8 +132,8 @@ class Recorder:
         labels: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to system_metrics. Never blocks, unless on_full says so; raises ValueError or TypeError only, for arguments it cannot hold."""
-        self._queue.append(rows.metric(name, value, type, labels, at))  # not by append: this is what a call costs
+        """Append one row to system_metrics. Blocks only if on_full is "wait". Raises only ValueError or TypeError, for bad values."""
+        self._queue.append(rows.metric(name, value, type, labels, at))  # not self.append: this is what a call costs
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)
 
@@ -147,14 +147,15 @@ class Recorder:
         metadata: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to performance_logs. Never blocks, unless on_full says so; raises ValueError or TypeError only, for arguments it cannot hold."""
+        """Append one row to performance_logs. Blocks only if on_full is "wait". Raises only ValueError or TypeError, for bad values."""
         self._queue.append(rows.performance(operation, duration_ms, success, session_id, metadata, at))
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)
 
     def append(self, item: rows.Item) -> None:
-        """Append what a function of pgvigil.live.rows has made. Never raises or blocks, whatever on_full says: this is what watches
-        an application's statements.
+        """Append an item that a function of pgvigil.live.rows has made. Never raises or blocks, whatever on_full is.
+
+        Code that watches an application's statements uses it.
         """
         self._queue.append(item)
         if len(self._queue) > self._alert:
@@ -162,11 +163,11 @@ class Recorder:
 
     @property
     def target(self) -> database.Target:
-        """The database it records into."""
+        """Return the database it records into."""
         return self._target
 
     def _alarm(self, max_wait: float = 0.0) -> None:
-        """The caller's part of what is not ordinary: dropping, waking the worker, starting it."""
+        """Handle the rare cases in the caller's thread: drop the record, wake the worker, start it."""
         began = self._delivery.began
         if began is not None and time.monotonic() - began > _STUCK:
             self._delivery.abort()
@@ -181,9 +182,9 @@ class Recorder:
             self._wake_up()
 
     def _room_comes(self, max_wait: float) -> bool:
-        """Whether there is room in the queue again within the time that this caller may wait."""
+        """Wait for room in the queue as long as this caller may. Return true if there is room."""
         deadline = time.monotonic() + max_wait
-        # Not by the condition of the counters: to wait on it would release a lock that a signal handler's thread may hold.
+        # Without the condition of the counters: a wait on it would release a lock that a signal handler's thread may hold.
         while len(self._queue) > self._limit:
             if self._closed or time.monotonic() >= deadline:
                 return False
@@ -193,13 +194,13 @@ class Recorder:
 
     def _wake_up(self) -> None:
         if self._wake.locked():
-            with suppress(RuntimeError):  # somebody else was quicker
+            with suppress(RuntimeError):  # another thread was quicker
                 self._wake.release()
 
     def _start(self) -> None:
         with self._counters.lock:
             if self._thread is None and not self._closed:
-                # Daemon: the interpreter ends without waiting for it, and then close(), by atexit, waits for it as long as it may.
+                # Daemon, so that the interpreter does not wait for it; close(), called by atexit, waits as long as it may.
                 self._thread = threading.Thread(target=self._run, name="pgvigil recorder", daemon=True)
                 try:
                     self._thread.start()
@@ -208,10 +209,11 @@ class Recorder:
                     self._counters.error(error)
 
     def flush(self, timeout: float = 10.0) -> Outcome:
-        """Wait until all that was accepted before this call is settled: in the database, in the spill, or counted as lost.
+        """Wait until every record accepted before this call is in the database, in the spill, or counted as lost.
 
-        "written": nothing of this process is in the spill. "spilled": something is, and goes to the database later. "dropped":
-        since the flush before, records were lost (stats().dropped). "timeout": some of it is still in memory. Blocks: in async code call it by asyncio.to_thread.
+        "written": no record of this process is in the spill. "spilled": some are, and go to the database later. "dropped":
+        since the previous flush, records were lost (stats().dropped). "timeout": some are still in memory. Blocks: in async code
+        call it by asyncio.to_thread.
         """
         counters = self._counters
         deadline = time.monotonic() + timeout
@@ -228,7 +230,7 @@ class Recorder:
             return self._outcome(since=self._told_dropped)
 
     def _outcome(self, *, since: int) -> Outcome:
-        """Called with the lock of the counters held, when nothing is left in memory."""
+        """Return the outcome. Called with the lock of the counters held, when memory is empty."""
         count = self._counters.count
         self._told_dropped = count["dropped"]
         if count["dropped"] > since:
@@ -236,10 +238,10 @@ class Recorder:
         return "spilled" if count["spill_pending"] else "written"
 
     def close(self, timeout: float = 10.0) -> Outcome:
-        """Settle everything and end the worker; later records are counted as dropped. Calling it again does nothing.
+        """Settle everything and end the worker; later records are counted as dropped. A second call does nothing.
 
-        A database that was lost is tried once more, and for as long as it answers that it is starting. When `timeout` seconds have
-        passed, or the database does not answer, what is left goes to the spill; if that fails within two more seconds, it is
+        A lost database is tried once more, and for as long as it answers that it is starting. When `timeout` seconds have
+        passed, or the database does not answer, the remaining records go to the spill; if that fails within two more seconds, they are
         dropped and counted. The outcome is "dropped" if any record of this process ever was, else "spilled" or "written".
         """
         atexit.unregister(self.close)
@@ -249,7 +251,7 @@ class Recorder:
         deadline = time.monotonic() + timeout
         with self._counters.lock:
             self._failures_before_close = self._delivery.failures
-            self._delivery.next_try = 0.0  # it may be back: whatever the pause after the last failure is
+            self._delivery.next_try = 0.0  # the database may be back: try it despite the pause after the last failure
             self._closing = True
         self._wake_up()
         thread = self._thread
@@ -260,7 +262,7 @@ class Recorder:
                 self._delivery.abort()
                 self._wake_up()
                 thread.join(_GRACE)
-        # The worker may hang in connect(), which nobody can end for it: then this thread does the rest.
+        # The worker may hang in connect(), which cannot be interrupted: then this thread does the rest.
         if self._delivery.lock.acquire(timeout=_GRACE):
             try:
                 self._delivery.end(self._move_to_spill)
@@ -285,7 +287,7 @@ class Recorder:
         self.close()
 
     def stats(self) -> Stats:
-        """A snapshot of the counters."""
+        """Return a snapshot of the counters."""
         with self._counters.lock:
             return self._counters.stats(len(self._queue))
 
@@ -305,7 +307,7 @@ class Recorder:
                     if self._closing and not self._may_go_on():
                         return
                     self._work()
-            except Exception as error:  # noqa: BLE001 - a worker that ends would lose all that comes after
+            except Exception as error:  # noqa: BLE001 - if the worker ended, all later records would be lost
                 with delivery.lock:
                     delivery.fail(error)
 
@@ -336,9 +338,9 @@ class Recorder:
             self._sleep(self._batch_size - 1, min(paused, self._linger))
 
     def _sleep(self, alert: int, seconds: float) -> None:
-        """Until a caller leaves more than `alert` records in the queue, somebody waits, or the time is over."""
+        """Sleep until a caller leaves more than `alert` records in the queue, a call waits for the worker, or the time is over."""
         self._alert = alert
-        if len(self._queue) <= alert and seconds > 0:  # looked at after the alert is set: no caller can slip through
+        if len(self._queue) <= alert and seconds > 0:  # checked after the alert is set: no caller can slip through
             self._wake.acquire(timeout=seconds)
         self._alert = self._high
 
@@ -346,7 +348,7 @@ class Recorder:
         return self._closing or self._counters.taken - self._counters.in_hand < self._hurry
 
     def _may_go_on(self) -> bool:
-        """Whether close() has something to wait for: records in memory, or what the database can take from our own spill."""
+        """Return true if close() must wait: for records in memory, or for those of this process's spill that the database can take."""
         delivery = self._delivery
         may_take = (
             delivery.lost_at is None or delivery.failures == self._failures_before_close or delivery.server_starts
@@ -360,10 +362,10 @@ class Recorder:
         return bool(self._queue or delivery.holding or delivery.spilled)
 
     def _work(self) -> None:
-        """One transaction, or one move to the spill."""
+        """Do one transaction, or one move to the spill."""
         delivery = self._delivery
         if delivery.connected and time.monotonic() >= delivery.next_try:
-            # Who is about to end does not wait for what dead processes have left.
+            # A recorder that is closing does not wait for the files of dead processes.
             delivery.deliver(self._take_queued, ours=self._closing)
             now = time.monotonic()
             if delivery.connected and now >= max(delivery.next_try, self._next_report):
@@ -407,7 +409,7 @@ class Recorder:
         stats = self.stats()
         counts = [getattr(stats, name) for name in RISING if name != "batches"]
         if counts == self._reported:
-            return  # an application that records nothing leaves no trace of that
+            return  # an application that records nothing gets no rows about that
         self._reported = counts
         labels = {"instance": self._instance, "pid": os.getpid()}
         self._delivery.write(

@@ -1,4 +1,4 @@
-"""What an application hands over, checked in its own thread. lines.py makes of it what goes to the database."""
+"""Checks the application's arguments in its own thread and makes items of them. lines.py encodes those for the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PERFORMANCE: Final = 1
 EXECUTION: Final = 2
 STATEMENT: Final = 3
 REGISTRY: Final = 4
-# Numbered as they stand in the spill.
+# Numbers as stored in the spill.
 TABLES = (
     "system_metrics",
     "performance_logs",
@@ -28,7 +28,7 @@ TABLES = (
     "instrumentation.sessions",
 )
 
-# Its kind, when it happened (nanoseconds since 1970) and its values, none of which anybody can change any more.
+# The kind, the time (nanoseconds since 1970) and the values, all of which can no longer be changed.
 Item = tuple[Any, ...]
 Document = str | tuple[tuple[str, str | int], ...]
 
@@ -36,7 +36,7 @@ _TYPES = {"counter": "counter", "gauge": "gauge", "histogram": "histogram"}
 _LONGEST_NAME = 100
 _LONGEST_DURATION = 2**31 - 1
 _LARGEST_BITS = 4096  # of an integer: Python refuses to print much more
-# PostgreSQL's numeric: digits before the point, and behind it.
+# PostgreSQL's numeric: digits before and after the decimal point.
 _LARGEST_EXPONENT = 131_071
 _SMALLEST_EXPONENT = -16_383
 _DEEPEST = 200  # levels of a document: PostgreSQL's parser needs stack for each
@@ -58,30 +58,28 @@ to_json = json.JSONEncoder(allow_nan=False).encode
 
 
 def metric(name: str, value: float | Decimal, type: str, labels: dict[str, Any] | None, at: datetime | None) -> Item:
-    """Raises ValueError or TypeError for what system_metrics would not take."""
-    name = _checked_name("the name of a metric", name)
+    """Return an item for system_metrics. Raises ValueError or TypeError for values that the table would refuse."""
+    name = _checked_name("the name of the metric", name)
     if isinstance(value, float):
-        value = float(value)  # of numpy's, for one, the plain number
+        value = float(value)  # a plain number, for instance of one of numpy's
         if not math.isfinite(value):
-            raise ValueError(f"metric {name!r} has the value {value}: it has to be a finite number")
+            raise ValueError(f"metric {name!r} has the value {value}: use a finite number")
     elif isinstance(value, Decimal):
         if not value.is_finite():
-            raise ValueError(f"metric {name!r} has the value {value}: it has to be a finite number")
+            raise ValueError(f"metric {name!r} has the value {value}: use a finite number")
         value = Decimal(value)
         if value.adjusted() > _LARGEST_EXPONENT or int(value.as_tuple().exponent) < _SMALLEST_EXPONENT:
             raise ValueError(
-                f"metric {name!r} has a value of 10 to the {value.adjusted()}: a numeric of PostgreSQL holds"
-                f" {_LARGEST_EXPONENT + 1} digits before the point and {-_SMALLEST_EXPONENT} behind it"
+                f"metric {name!r} has a value of 10 to the power of {value.adjusted()}: PostgreSQL's numeric holds"
+                f" {_LARGEST_EXPONENT + 1} digits before the decimal point and {-_SMALLEST_EXPONENT} after it"
             )
     elif value.__class__ is not int:
-        raise TypeError(
-            f"metric {name!r} has a value of type {value.__class__.__name__}: give an int, float or Decimal"
-        )
+        raise TypeError(f"metric {name!r} has a value of type {value.__class__.__name__}: use an int, float or Decimal")
     elif value.bit_length() > _LARGEST_BITS:
         raise ValueError(f"metric {name!r} has a value of more than {_LARGEST_BITS} bits")
     known = _TYPES.get(type)
     if known is None:
-        raise ValueError(f"metric {name!r} is of type {type!r}: it has to be counter, gauge or histogram")
+        raise ValueError(f"metric {name!r} is of type {type!r}: use counter, gauge or histogram")
     return METRIC, _nanoseconds(at), name, value, known, _document("labels", labels)
 
 
@@ -93,21 +91,23 @@ def performance(
     metadata: dict[str, Any] | None,
     at: datetime | None,
 ) -> Item:
-    """Raises ValueError or TypeError for what performance_logs would not take. Durations are rounded to milliseconds."""
-    operation = _checked_name("the name of an operation", operation)
+    """Return an item for performance_logs. Raises ValueError or TypeError for bad values. Durations are rounded to milliseconds."""
+    operation = _checked_name("the name of the operation", operation)
     if isinstance(duration_ms, bool) or not isinstance(duration_ms, int | float):
         raise TypeError(
-            f"operation {operation!r} has a duration of type {type(duration_ms).__name__}: give milliseconds"
+            f"operation {operation!r} has a duration of type {type(duration_ms).__name__}: use a number of milliseconds"
         )
     if not 0 <= duration_ms <= _LONGEST_DURATION:
-        raise ValueError(f"operation {operation!r} has a duration of {duration_ms} ms: 0 to {_LONGEST_DURATION} fit")
+        raise ValueError(f"operation {operation!r} has a duration of {duration_ms} ms: use 0 to {_LONGEST_DURATION}")
     if success is not True and success is not False:
-        raise TypeError(f"operation {operation!r} has success={success!r}: it has to be True or False")
+        raise TypeError(f"operation {operation!r} has success={success!r}: use True or False")
     if session_id is not None and session_id.__class__ is not UUID:
         try:
             session_id = UUID(str(session_id))
         except ValueError:
-            raise ValueError(f"operation {operation!r} has the session id {session_id!r}, which is no UUID") from None
+            raise ValueError(
+                f"operation {operation!r} has the session id {session_id!r}, which is not a UUID"
+            ) from None
     return PERFORMANCE, _nanoseconds(at), operation, duration_ms, success, session_id, _document("metadata", metadata)
 
 
@@ -133,17 +133,17 @@ def execution(
     request_metadata: dict[str, Any] | None = None,
     response_metadata: dict[str, Any] | None = None,
 ) -> Item:
-    """Raises ValueError or TypeError for what query_executions would not take. Secrets are gone from what it returns."""
+    """Return an item for query_executions, with secrets removed. Raises ValueError or TypeError for values that it would refuse."""
     if not isinstance(query, str):
-        raise TypeError(f"query has to be a string, not {type(query).__name__}")
+        raise TypeError(f"query must be a string, not {type(query).__name__}")
     database_type = _checked_name("database_type", database_type, 50)
     if status not in _STATUSES:
-        raise ValueError(f"status is {status!r}: it has to be one of {', '.join(_STATUSES)}")
+        raise ValueError(f"status is {status!r}: use one of {', '.join(_STATUSES)}")
     if execution_time is not None:
         if isinstance(execution_time, bool) or not isinstance(execution_time, int | float):
-            raise TypeError(f"execution_time is of type {type(execution_time).__name__}: give seconds")
+            raise TypeError(f"execution_time is of type {type(execution_time).__name__}: use a number of seconds")
         if not 0 <= execution_time <= _LONGEST_EXECUTION:
-            raise ValueError(f"execution_time is {execution_time}: 0 to {_LONGEST_EXECUTION} seconds fit")
+            raise ValueError(f"execution_time is {execution_time}: use 0 to {_LONGEST_EXECUTION} seconds")
     ended = _nanoseconds(completed_at)
     began = _nanoseconds(started_at) if started_at else max(ended - round((execution_time or 0) * 1e9), _FIRST)
     text = scrub.hide_secrets_of_query(scrub.storable(query[:LONGEST_QUERY]))
@@ -160,7 +160,7 @@ def execution(
         ("response_metadata", response_metadata),
     ):
         if details is not None and not isinstance(details, dict):
-            raise TypeError(f"{what} has to be a dict, not {type(details).__name__}")
+            raise TypeError(f"{what} must be a dict, not {type(details).__name__}")
         documents.append(to_json(scrub.document(details)) if details else "{}")
     # In the order of query_executions.
     return (
@@ -196,7 +196,7 @@ def statement(
     sqlstate: str | None = None,
     tag: str | None = None,
 ) -> Item:
-    """A statement that has just ended and took that long. Nothing is checked, so that it costs its caller nearly nothing."""
+    """Return a statement that has just ended and took that long. Nothing is checked, so the caller pays nearly nothing."""
     return (
         STATEMENT,
         time.time_ns(),
@@ -212,12 +212,12 @@ def statement(
 
 
 def call(function: str, **arguments: Any) -> Item:
-    """A call of a function of schema instrumentation, by its name in pgvigil.live.writer.CALLS."""
+    """Return a call of a function of schema instrumentation, by its name in pgvigil.live.writer.CALLS."""
     return REGISTRY, time.time_ns(), to_json({"function": function, **arguments})
 
 
 def new_id() -> str:
-    """A UUIDv7: what is written next to each other lies next to each other in the index."""
+    """Return a UUIDv7: rows written one after the other are neighbours in the index."""
     time_ = f"{time.time_ns() // 1_000_000:012x}"
     noise = os.urandom(10).hex()
     return f"{time_[:8]}-{time_[8:]}-7{noise[:3]}-8{noise[3:6]}-{noise[6:18]}"
@@ -227,32 +227,32 @@ def _checked_count(what: str, count: int | None, largest: int) -> int | None:
     if count is None:
         return None
     if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"{what} has to be an int, not {type(count).__name__}")
+        raise TypeError(f"{what} must be an int, not {type(count).__name__}")
     if not 0 <= count <= largest:
-        raise ValueError(f"{what} is {count}: 0 to {largest} fit")
+        raise ValueError(f"{what} is {count}: use 0 to {largest}")
     return int(count)
 
 
 def _checked_name(what: str, name: str, longest: int = _LONGEST_NAME) -> str:
     if name.__class__ is not str:
         if not isinstance(name, str):
-            raise TypeError(f"{what} has to be a string, not {type(name).__name__}")
-        name = str.__str__(name)  # of a member of an enumeration, what it stands for
+            raise TypeError(f"{what} must be a string, not {type(name).__name__}")
+        name = str.__str__(name)  # the value of a member of an enumeration
     if not 0 < len(name) <= longest:
-        raise ValueError(f"{what} has {len(name)} characters: 1 to {longest} fit")
+        raise ValueError(f"{what} has {len(name)} characters: use 1 to {longest}")
     if not name.isascii():
-        name.encode()  # half a surrogate pair is no text to PostgreSQL, and this says so with a ValueError
+        name.encode()  # half a surrogate pair is not valid text in PostgreSQL: encode() raises a ValueError
     if "\0" in name:
         raise ValueError(f"{what} must not contain a NUL character, which PostgreSQL cannot store")
     return name
 
 
 def _document(what: str, document: dict[str, Any] | None) -> Document:
-    """What nobody can change any more: JSON, or, if it is of the plainest kind, its pairs, for the worker to encode."""
+    """Return an immutable document: JSON, or, for the plainest kind, its pairs, which the worker encodes."""
     if document.__class__ is dict and document:
         for key, value in document.items():
             kind = value.__class__
-            # Neither NUL nor half a surrogate pair is printable; of other texts the JSON is looked at.
+            # NUL and half a surrogate pair are not printable; for other texts the JSON is checked.
             if key.__class__ is not str or not (key.isprintable() or (key.isascii() and "\0" not in key)):
                 break
             if kind is str:
@@ -265,30 +265,30 @@ def _document(what: str, document: dict[str, Any] | None) -> Document:
     if not document and (document is None or isinstance(document, dict)):
         return "{}"
     if not isinstance(document, dict):
-        raise TypeError(f"{what} has to be a dict, not {type(document).__name__}")
+        raise TypeError(f"{what} must be a dict, not {type(document).__name__}")
     return checked_json(what, document)
 
 
 def checked_json(what: str, document: Any) -> str:
-    """As jsonb takes it. Raises ValueError or TypeError for what it would not take."""
+    """Return the document as JSON for jsonb. Raises ValueError or TypeError for values that jsonb would refuse."""
     try:
         text = to_json(document)
     except RecursionError:
         raise ValueError(f"{what} is nested too deeply") from None
     if text.count("[") + text.count("{") > _DEEPEST and _depth(json.loads(text)) > _DEEPEST:
-        raise ValueError(f"{what} is nested too deeply: {_DEEPEST} levels fit")
+        raise ValueError(f"{what} is nested too deeply: at most {_DEEPEST} levels are possible")
     if "\\u" in text and _UNSTORABLE.search(text):
         if any(found.endswith("0000") for found in _UNSTORABLE.findall(text)):
-            raise ValueError(f"{what} has a NUL character in it, which PostgreSQL cannot store")
+            raise ValueError(f"{what} contains a NUL character, which PostgreSQL cannot store")
         try:
             json.dumps(document, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{what} has half of a surrogate pair in it, which PostgreSQL cannot store") from None
+            raise ValueError(f"{what} contains half of a surrogate pair, which PostgreSQL cannot store") from None
     return text
 
 
 def _depth(document: Any) -> int:
-    """Levels of lists and dicts, counted level by level."""
+    """Return the number of levels of lists and dicts, counted level by level."""
     level, depth = [document], 0
     while level := [value for value in level if isinstance(value, list | dict)]:
         depth += 1
@@ -300,9 +300,11 @@ def _nanoseconds(at: datetime | None) -> int:
     if at is None:
         return time.time_ns()
     if not isinstance(at, datetime):
-        raise TypeError(f"at has to be a datetime, not {type(at).__name__}")
+        raise TypeError(f"at must be a datetime, not {type(at).__name__}")
     if at.tzinfo is None:
-        raise ValueError("at has no time zone: datetime.now(UTC) has one, and a naive time may be off by hours")
+        raise ValueError(
+            "at has no time zone, and a naive time may be off by hours: use a value such as datetime.now(UTC)"
+        )
     if not _EARLIEST <= at <= _LATEST:
-        raise ValueError(f"at={at} is not within the years 1 to 9999 in UTC")
+        raise ValueError(f"at={at} is outside the years 1 to 9999 in UTC")
     return (at - _EPOCH) // _MICROSECOND * 1000

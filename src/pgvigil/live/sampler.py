@@ -1,7 +1,7 @@
-"""For applications that cannot be changed: what pg_stat_activity shows of them, every few seconds.
+"""Samples pg_stat_activity every few seconds, for applications that cannot be changed.
 
-The work is the server's: instrumentation.sample_activity() writes what is new in one go; secrets are taken out of the texts here. What begins and ends between two
-samples is not seen, and whether a statement succeeded cannot be.
+The server does the work: instrumentation.sample_activity() writes all new rows in one call; secrets are removed from the texts
+here. Statements that begin and end between two samples are not seen, and a sample cannot show if a statement succeeded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pgvigil.errors import PgvigilError, PreconditionError
 from pgvigil.live.lines import shown_query
 from pgvigil.live.own_transaction import own_transaction, refuse_standby
 
-_LONGEST: Final = 30.0  # seconds: a sample is a heartbeat too, and whoever misses two of these is taken for dead
+_LONGEST: Final = 30.0  # seconds: a sample is a heartbeat too, and an instance that misses two of these counts as dead
 _TEXTS: Final = "SELECT instrumentation.sampled_texts(%s)"
 _SAMPLE: Final = "SELECT instrumentation.sample_activity(%s, %s::pg_catalog.text[], %s::pg_catalog.text[])"
 _MAY_SAMPLE: Final = """
@@ -31,24 +31,25 @@ _MAY_SAMPLE: Final = """
 
 @dataclass(frozen=True)
 class SamplerStats:
-    """Counters since the sampler was made."""
+    """A snapshot of the counters since the sampler was made."""
 
     samples: int
-    statements: int  # begun or ended, as the samples found them
-    errors: int  # samples that failed; the next one connects anew
-    last_error: str  # empty while there was none
+    statements: int  # begun or ended, as seen by the samples
+    errors: int  # samples that failed; the next one opens a new connection
+    last_error: str  # empty if there was none
 
 
 class Sampler:
-    """Samples the database of `url` every `every` seconds, in a thread of its own, until `close()`.
+    """A sampler of the database of `url`: one sample every `every` seconds, in its own thread, until `close()`.
 
-    The login role needs pgvigil_admin: it sees what everybody runs. Raises ValueError for an interval of more than 30 seconds, UsageError for a URL that
-    cannot be read; afterwards nothing: what goes wrong is counted, and tried again.
+    The login role needs pgvigil_admin, because the sampler reads the statements of all roles. Raises ValueError for an interval
+    of more than 30 seconds, UsageError for a URL that cannot be read, and nothing later: failures are counted, and the next
+    sample is taken as usual.
     """
 
     def __init__(self, url: str | database.Target, *, every: float = 5.0) -> None:
         if not 0 < every <= _LONGEST:
-            raise ValueError(f"every={every}: more than 0 and at most {_LONGEST:.0f} seconds are possible")
+            raise ValueError(f"every={every}: use more than 0 and at most {_LONGEST:.0f} seconds")
         self._target = url if isinstance(url, database.Target) else database.parse_url(url, "the sampler's URL")
         self._every = every
         self._connection: psycopg.Connection | None = None
@@ -59,11 +60,11 @@ class Sampler:
         self._thread.start()
 
     def stats(self) -> SamplerStats:
-        """A snapshot of the counters."""
+        """Return a snapshot of the counters."""
         return self._stats
 
     def close(self, timeout: float = 10.0) -> None:
-        """Ends the thread, and says in the database that it has ended; waits `timeout` seconds for that at most."""
+        """End the thread and mark the instance as stopped in the database. Waits at most `timeout` seconds."""
         self._ending.set()
         self._thread.join(timeout)
 
@@ -96,7 +97,7 @@ class Sampler:
         connection = self._connection
         with own_transaction(connection, statement_timeout="10s", lock_timeout="1s"):
             written = _written(connection, self._instance) if self._instance else None
-            if written is None:  # the first one, or it had been stopped
+            if written is None:  # the first sample, or the instance was marked as stopped
                 self._instance = None
                 made = connection.execute(
                     "SELECT instrumentation.register_instance(%s, %s, %s)",
@@ -107,7 +108,7 @@ class Sampler:
         return written or 0
 
     def _check(self, connection: psycopg.Connection) -> None:
-        """Raises PreconditionError where it can do nothing."""
+        """Raise PreconditionError if the sampler cannot work."""
         with own_transaction(connection, read_only=True):
             refuse_standby(connection)
             row = connection.execute(_MAY_SAMPLE.encode()).fetchone()
@@ -118,7 +119,7 @@ class Sampler:
             )
         if not row[0]:
             raise PreconditionError(
-                f"the sampler connects as {row[1]}, which is not a member of pgvigil_admin: it may not see what others run",
+                f"the sampler connects as {row[1]}, which is not a member of pgvigil_admin: it may not read the statements of other roles",
                 f"GRANT pgvigil_admin TO {row[1]};",
             )
 
@@ -138,7 +139,7 @@ class Sampler:
 
 
 def _written(connection: psycopg.Connection, instance: UUID | None) -> int | None:
-    """One sample; None if the instance has ended."""
+    """Take one sample; return None if the instance has ended."""
     asked = connection.execute(_TEXTS, (instance,)).fetchone()
     texts: list[str] = asked[0] if asked else []
     row = connection.execute(_SAMPLE, (instance, texts, list(map(_shown, texts)))).fetchone()
@@ -146,5 +147,5 @@ def _written(connection: psycopg.Connection, instance: UUID | None) -> int | Non
 
 
 def _shown(text: str) -> str:
-    """Without secrets. The server cuts long statements off (track_activity_query_size), so the last literal may have no end."""
+    """Return the text without secrets. The server cuts long statements (track_activity_query_size), so the last literal may be open."""
     return shown_query(text + "'").removesuffix("'")

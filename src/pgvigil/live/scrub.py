@@ -1,9 +1,9 @@
-"""Redaction of what must not be stored: secrets in parameters, messages and queries, values in error messages and, where that
-is wanted, the literals of queries.
+"""Redacts what must not be stored: secrets in parameters, messages and queries, values in error messages and, on request,
+the literals of queries.
 
-Where it cannot be known what a text means, too much is hidden rather than too little. Every function takes time in proportion
-to the text, whatever is in it: a text is cut into tokens from left to right, each pattern matches at a given place without
-giving anything back, and what was looked through for the end of a value is never looked through again.
+If the meaning of a text is uncertain, too much is hidden rather than too little. Every function takes time in proportion
+to the text, whatever it contains: a text is cut into tokens from left to right, each pattern matches at a given position without
+backtracking, and text that was searched for the end of a value is never searched again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, Final
 HIDDEN: Final = "***"
 _DEEPEST = 12
 _LARGEST_BITS = 4096  # of an integer: Python refuses to print much more
-_LONGEST_KEY = 200  # characters; longer words are no names
+_LONGEST_KEY = 200  # characters; longer words are not names
 
-# Of a name without its punctuation and capitals. A number under a key of tokens is how many there were.
+# For a name without its punctuation and capitals. A number under a key of tokens is a count of tokens.
 _NAMES = (
     r"passw|passphrase|passcode|pwd|secret|credential|apikey|accesskey|privatekey|accountkey|encryptionkey|clientkey|serverkey"
     r"|signature|authorization|cookie"
@@ -27,9 +27,9 @@ _NAMES = (
 _SECRET_KEY = re.compile(rf"{_NAMES}|^(?:pass|pw|auth|sig|jwt|bearer)$|(token)")
 _SECRET_WORD = re.compile(rf"{_NAMES}|(token)")
 
-Span = tuple[int, int, str]  # from, to, and what takes its place
+Span = tuple[int, int, str]  # start, end, and the replacement
 
-# What the functions below look for has one of these in it: looking for them takes a twentieth of the time.
+# A text without any of these holds nothing to redact: this check takes a twentieth of the time of the functions below.
 _SIGN = re.compile(
     r"pass|pwd|secret|token|credential|signature|authorization|cookie|bearer|basic|identified|://"
     r"|(?:api|access|private|account|encryption|client|server)[^a-z0-9]?key",
@@ -37,14 +37,14 @@ _SIGN = re.compile(
 
 
 def storable(text: str) -> str:
-    """Without what PostgreSQL cannot store: NUL, and halves of surrogate pairs."""
+    """Return the text without what PostgreSQL cannot store: NUL, and halves of surrogate pairs."""
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _is_harmless(text: str) -> bool:
-    # All need more than a word; and there are more letters than a to z that are taken for an s or a k.
+    # All need more than a word; and re.IGNORECASE takes more letters than a to z for an s or a k.
     return text.isalnum() or (text.isascii() and not _SIGN.search(text.lower()))
 
 
@@ -73,7 +73,7 @@ _REST_OF = {
 
 
 def hide_secrets(text: str) -> str:
-    """A message or a connection string: passwords in URLs, `password=…`, `token: …`, bearer tokens become ***."""
+    """Redact a message or a connection string: passwords in URLs, `password=…`, `token: …`, bearer tokens become ***."""
     if _is_harmless(text):
         return text
     return _replaced(text, [*_in_urls(text), *_bearers(text), *_in_text(text, 0, len(text))])
@@ -100,7 +100,7 @@ def _in_urls(text: str) -> Iterator[Span]:
         last = text.rfind("@", user.end(), end)
         if last > user.end():
             yield user.end(), last, HIDDEN
-        at = max(end if last < 0 else last, at)  # no @ follows in this run: for none of its addresses
+        at = max(end if last < 0 else last, at)  # no @ follows in this run, so none of its addresses has a password
 
 
 def _bearers(text: str) -> Iterator[Span]:
@@ -110,7 +110,7 @@ def _bearers(text: str) -> Iterator[Span]:
 
 
 def _in_text(text: str, begin: int, end: int) -> Iterator[Span]:
-    """Values beside names such as `password`, between these places."""
+    """Yield values beside names such as `password`, between these positions."""
     at = begin
     while word := _WORD.search(text, at, end):
         at = word.end()
@@ -140,7 +140,7 @@ def _value(text: str, at: int, end: int, kind: str, name: str, *, in_url: bool) 
     elif text[at] in "[{(":
         yield at, _balanced(text, at, end), HIDDEN
     elif kind == "token" and _NUMBER_ONLY.match(text, at, end):
-        return  # how many there were
+        return  # a count of tokens
     elif "authorization" in name:
         scheme, line = _end(_FIRST_WORD, text, at, end), _end(_REST_OF_LINE, text, at, end)
         yield at, scheme, HIDDEN
@@ -160,12 +160,12 @@ def _end(pattern: re.Pattern[str], text: str, at: int, end: int) -> int:
 
 
 def _closed(text: str, opening: re.Match[str], end: int) -> int:
-    """Where a quoted value ends; it hides all the rest if it does not."""
+    """Return the position where a quoted value ends. If it does not end, all the rest is hidden."""
     quote, at = opening["quote"], opening.end()
-    if quote[0] == "\\":  # within another string: it ends with the same escape
+    if quote[0] == "\\":  # inside another string: it ends with the same escape
         close = re.compile(rf"(?<!\\){re.escape(quote)}").search(text, at, end)
         return close.end() if close else end
-    if len(quote) % 2 == 0:  # within another string, where it is doubled; or it is empty
+    if len(quote) % 2 == 0:  # inside another string, where it is doubled; or it is empty
         if at >= end or text[at] in " \t\r\n,;)]}":
             return at
         place = text.find(quote, at, end)
@@ -184,7 +184,7 @@ def _balanced(text: str, at: int, end: int) -> int:
 
 # --- queries ---------------------------------------------------------------------------------------------------------
 
-# A string is read up to its end, or to that of the text. Nothing is given back, because all that follows may be missing.
+# A string is read up to its end, or to the end of the text. The pattern never backtracks, because the end may be missing.
 _PLAIN = r"[^{q}]*+(?:{q}{q}[^{q}]*+)*{q}?"
 _BACKSLASH = r"[^{q}\\]*+(?:(?:\\.?|{q}{q})[^{q}\\]*+)*{q}?"
 _COMMENT = r"--[^\n]*+|/\*[^*]*+(?:\*(?!/)[^*]*+)*(?:\*/)?"
@@ -202,11 +202,11 @@ def _tokens(string: str) -> re.Pattern[str]:
 
 
 _STANDARD_TOKENS, _BACKSLASH_TOKENS = _tokens(_PLAIN), _tokens(_BACKSLASH)
-_NESTED: Final = 3  # bodies within bodies that are looked through as queries; what is deeper, as text
+_NESTED: Final = 3  # levels of nested bodies that are searched as queries; deeper ones are searched as text
 _COMPARED = frozenset(
     ["like", "ilike", "in", "not", "any", "all", "some", "similar", "to", "is", "between", "rlike", "regexp", "glob"]
 )
-# With these words another part of a statement begins, and what follows is beside the name no more.
+# These words begin another part of a statement, and what follows no longer belongs to the name.
 _ELSEWHERE = frozenset(
     [
         "and",
@@ -246,11 +246,11 @@ _NAME_ALONE = re.compile(r"""(?:[A-Za-z]&?)?["'`$][\w$.:-]*+["'`$]?""")
 
 
 def hide_secrets_of_query(query: str) -> str:
-    """Literals that stand by a name such as password, in strings and comments too, and passwords in URLs."""
+    """Redact a query: literals beside a name such as password, also in strings and comments, and passwords in URLs."""
     if _is_harmless(query):
         return query
     spans = [*_in_urls(query), *_bearers(query), *_in_query(query, _STANDARD_TOKENS, 0, len(query))]
-    if "\\'" in query:  # where a string ends depends on the engine: what is a secret to either is hidden
+    if "\\'" in query:  # the end of a string depends on the engine: hide what is a secret under either reading
         spans += _in_query(query, _BACKSLASH_TOKENS, 0, len(query))
     return _replaced(query, spans)
 
@@ -260,13 +260,13 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
     depth = 0
     beside: str | None = None  # the kind of name that literals are beside now, …
     beside_depth = 0  # … within so many brackets, …
-    by_string = False  # … where a string was the name, and a comma may follow: set_config('app.password', 's3cret')
+    by_string = False  # … and true if that name was a string, before a comma: set_config('app.password', 's3cret')
     between = False
-    before: Span | None = None  # a literal, and then at most …
-    is_compared = False  # … an operator, and what qualifies a name: 's3cret' = t.password
-    listed = 0  # within so many brackets stands a name: (name, password)
-    is_row = in_row = False  # after those brackets, or within those of the values: = ('ada', 's3cret')
-    previous = ""  # the word or operator before
+    before: Span | None = None  # a literal, followed by at most …
+    is_compared = False  # … an operator, and the qualifier of a name: 's3cret' = t.password
+    listed = 0  # the depth of brackets that list a name: (name, password)
+    is_row = in_row = False  # after those brackets, or inside those of the values: = ('ada', 's3cret')
+    previous = ""  # the previous word or operator
     is_insert = has_secret_column = hides_all = False
     while at < end and (found := tokens.match(query, at, end)):
         begin, at, kind, piece = at, found.end(), found.lastgroup, found[0]
@@ -354,7 +354,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
             listed = 0 if is_row else listed
             before, previous = (None if piece in ",;" else before), piece
         else:
-            if piece[0] == "." and previous:  # what was taken for a name qualifies one
+            if piece[0] == "." and previous:  # the piece taken for a name was the qualifier of one
                 beside, listed = None, 0
             elif _compares(piece):
                 is_compared = True
@@ -373,17 +373,17 @@ def _compares(word: str) -> bool:
 _QUOTES = {'"': '"', "'": "'", "»": "«", "„": "“", "«": "»", "“": "”", "`": "'", "「": "」", "『": "』"}
 _ANY_QUOTE = re.compile("[\"'»„«“`「『]")
 _BYTES = re.compile(r"\b0x[0-9a-fA-F]{2}(?:\s0x[0-9a-fA-F]{2})*+")
-# Conditions whose messages name objects only. All others may quote a value that was sent.
+# Conditions whose messages only name objects. All other messages may quote a value of a parameter or row.
 _OF_OBJECTS = re.compile(r"0[89B-Z]|2[3-8D-F]|3[4-7BDF]|4[024]|5[3-8]|F0|HV")
 _SYNTAX_ERROR = "42601"
 _OF_SYNTAX = re.compile(r"[A-Za-z_]\w*|[^\w'$]{1,3}")
 
 
 def hide_values(message: str, sqlstate: str | None) -> str:
-    """The first line of an error's message, without the values that it repeats.
+    """Return the first line of an error message, without the values that it repeats.
 
-    What the server adds (DETAIL, CONTEXT, the line of the query) is left out: most of it is values. Names in quotes are kept
-    where the condition is about objects; elsewhere, what is between the first quote and the last becomes ***.
+    The server's additions (DETAIL, CONTEXT, the line of the query) are left out: most of them are values. Names in quotes are kept
+    if the condition is about objects; otherwise the text between the first quote and the last becomes ***.
     """
     first = message.partition("\n")[0]
     if sqlstate and sqlstate != _SYNTAX_ERROR and _OF_OBJECTS.match(sqlstate):
@@ -398,7 +398,7 @@ def hide_values(message: str, sqlstate: str | None) -> str:
 
 # --- literals --------------------------------------------------------------------------------------------------------
 
-# Where double quotes are about a name, and a backslash is no escape unless an E stands before the string.
+# Engines where double quotes enclose a name, and a backslash is an escape only in a string prefixed with E.
 _STANDARD: Final = frozenset(
     [
         "postgresql",
@@ -419,7 +419,7 @@ _STANDARD: Final = frozenset(
     ]
 )
 _NUMBER = r"(?<![\w$.])(?:0[xX][0-9a-fA-F]++|(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)?)(?![\w$])"
-_NO_LITERAL = r"\w[\w$]*+"  # a word is taken whole, so that no part of it is looked at again
+_NO_LITERAL = r"\w[\w$]*+"  # a word is matched whole, so that no part of it is searched again
 _STANDARD_LITERALS = re.compile(
     rf"(?P<kept>{_COMMENT}|\"{_PLAIN.format(q=chr(34))})"
     rf"|[eE]'{_BACKSLASH.format(q=chr(39))}|(?:[bBxXnN]|[uU]&)?'{_PLAIN.format(q=chr(39))}"
@@ -434,7 +434,7 @@ _OTHER_LITERALS = re.compile(
 
 
 def normalize_literals(query: str, database_type: str) -> str:
-    """Each string and number becomes ?, and comments go. A quote that is never closed hides all the rest."""
+    """Replace each string and number by ?, and remove comments. A quote that is never closed hides all the rest."""
     pattern = _STANDARD_LITERALS if database_type.lower() in _STANDARD else _OTHER_LITERALS
     pieces, at = [], 0
     while found := pattern.search(query, at):
@@ -456,7 +456,7 @@ def normalize_literals(query: str, database_type: str) -> str:
 
 
 def document(value: Any, depth: int = 0) -> Any:
-    """A copy that JSON and PostgreSQL can hold, without secrets. What is neither is printed."""
+    """Return a copy that JSON and PostgreSQL can hold, without secrets. A value of any other type is replaced by its text."""
     if isinstance(value, str):
         return storable(hide_secrets(value))
     if value is None or isinstance(value, bool):

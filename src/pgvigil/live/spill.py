@@ -1,16 +1,16 @@
-"""Rows that wait in files until the database takes them, in the order they came.
+"""Stores rows in files until the database takes them, in the order they came.
 
-A file (segment) is written by one process and read once it is complete. Whoever has it open holds a lock on it (flock), so
-the file of a process that is no more can be told by its lock being free, and is taken over by the next process.
+A file (segment) is written by one process and read once it is complete. The process that has it open holds a lock on it (flock),
+so a free lock shows that the process has ended, and the next process adopts the file.
 
     header   "pgvigil spill 1\\n", then two marks
-    mark     number, done, end, table and id of a probe, checksum: before `done` all is in the database; the records from
-             there to `end` were about to be committed with that id. Of the two the valid one with the higher number counts,
-             and the other one is the next to be written, so a torn write of a mark takes back nothing.
+    mark     number, done, end, table and id of a probe, checksum: all before `done` is in the database; the records from
+             there to `end` were about to be committed with that id. The valid mark with the higher number counts,
+             and the other one is overwritten next, so a torn write of a mark loses nothing.
     record   ff fe 'p' 'v', length, checksum, then: table, table and id of a probe (ff and zeros: none), the line of COPY
 
 Numbers are big-endian; a checksum is the first 8 bytes of the SHA-256 of what it covers (of a record: length and content).
-No text in UTF-8 has a byte ff, so after damage the next record is found by its first four bytes.
+UTF-8 never contains a byte ff, so after damage the next record is found by its first four bytes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from uuid import UUID
 from pgvigil.live.rows import TABLES
 from pgvigil.live.writer import Probe
 
-Row = tuple[int, bytes]  # a table by its number, and the line
+Row = tuple[int, bytes]  # the number of a table, and the line
 
-SEGMENT_BYTES = 4 << 20  # a segment is complete when it is this long: it is read at once, and removed at once
+SEGMENT_BYTES = 4 << 20  # a segment is complete at this length: it is read whole, and removed whole
 _TITLE = b"pgvigil spill 1\n"
 _MARK = struct.Struct(">QQQB16s")
 _HEAD = struct.Struct(">4sI8s")
@@ -50,7 +50,7 @@ _NONE = b"\0" * 16
 
 @dataclass(frozen=True)
 class Record:
-    """A row as it was spilled; `start` and `end` are its place in the file."""
+    """A row as it was spilled; `start` and `end` are its position in the file."""
 
     row: Row
     probe: Probe | None
@@ -60,7 +60,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Damage:
-    """Bytes that hold no valid record; `torn` when nothing valid follows them."""
+    """A range of bytes that hold no valid record; `torn` if no valid record follows."""
 
     start: int
     end: int
@@ -68,7 +68,7 @@ class Damage:
 
 
 class SpillFull(Exception):
-    """The spill has reached its limit."""
+    """An error that says that the spill has reached its limit."""
 
 
 def _checksum(*parts: bytes) -> bytes:
@@ -84,14 +84,14 @@ def _unpack_probe(table: int, id: bytes) -> Probe | None:
 
 
 def encode(row: Row, probe: Probe | None = None) -> bytes:
-    """One record."""
+    """Return the bytes of one record."""
     content = _CONTENT.pack(row[0], *_pack_probe(probe)) + row[1]
     length = len(content).to_bytes(4, "big")
     return _HEAD.pack(_MAGIC, len(content), _checksum(length, content)) + content
 
 
 def decode(data: bytes, start: int) -> tuple[list[Record], list[Damage]]:
-    """All valid records from `start` on, and what lies between and after them."""
+    """Return all valid records from `start` on, and the damage between and after them."""
     records: list[Record] = []
     damages: list[Damage] = []
     place = start
@@ -126,28 +126,28 @@ def _record_at(data: bytes, place: int) -> Record | None:
 
 
 def check_private(path: Path, found: os.stat_result) -> None:
-    """Raises PermissionError for what another user owns or may write to: it could hold rows that this application never recorded."""
+    """Raise PermissionError if another user owns or may write to the path: it could hold rows that this application never recorded."""
     if found.st_uid != os.geteuid():
         raise PermissionError(
-            f"{path} belongs to uid {found.st_uid} and this process runs as uid {os.geteuid()}, so it is not used:"
-            " give spill_directory a directory of this user's own"
+            f"{path} belongs to uid {found.st_uid} and this process runs as uid {os.geteuid()}, so pgvigil does not use it:"
+            " set spill_directory to a directory of this user"
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(
-            f"{path} is writable for other users, so it is not used: chmod go-w {shlex.quote(str(path))}"
+            f"{path} is writable for other users, so pgvigil does not use it: run chmod go-w {shlex.quote(str(path))}"
         )
 
 
 def _check_file(path: Path, found: os.stat_result) -> None:
     check_private(path, found)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        raise PermissionError(f"{path} is not a regular file with one name, so it is not used: remove it")
+        raise PermissionError(f"{path} is not a regular file with one name, so pgvigil does not use it: remove it")
 
 
 def open_private(path: Path, flags: int) -> int:
-    """A regular file in a directory, both of this user alone. Raises OSError."""
+    """Open a regular file of this user in a directory of this user. Raises OSError."""
     check_private(path.parent, path.parent.stat())
-    # Without waiting: what has that name may be a pipe.
+    # Without waiting: the name may belong to a pipe.
     handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         _check_file(path, os.fstat(handle))
@@ -158,7 +158,7 @@ def open_private(path: Path, flags: int) -> int:
 
 
 class Segment:
-    """One file, locked by us. Ours grow by `append`; complete ones are read, marked as their records go, and finished."""
+    """A file locked by this process. Its own grow by `append`; complete ones are read, marked as their records go, and finished."""
 
     def __init__(self, path: Path, handle: int, *, ours: bool) -> None:
         self.path = path
@@ -191,7 +191,7 @@ class Segment:
 
     @classmethod
     def adopt(cls, path: Path) -> Segment | None:
-        """The file of a process that is no more; None while it lives, when somebody else was quicker, or it is not this user's."""
+        """Open the file of an ended process. Return None if it lives, another one was quicker, or the file is another user's."""
         try:
             handle = open_private(path, os.O_RDWR)
         except OSError:
@@ -209,7 +209,7 @@ class Segment:
         return segment
 
     def append(self, rows: Sequence[Row], probe: Probe | None) -> None:
-        """All rows, on disk when this returns (fdatasync), or none and OSError."""
+        """Write all rows, on disk when this returns (fdatasync), or none and raise OSError."""
         data = b"".join([encode(row, probe) for row in rows])
         try:
             self._write_all(data, self.size)
@@ -229,7 +229,7 @@ class Segment:
             view = view[written:]
 
     def read(self) -> list[Record]:
-        """The records that are not known to be in the database yet."""
+        """Return the records that are not known to be in the database yet."""
         if self._content is None:
             data = os.pread(self._handle, self.size, 0)
             self._content = decode(data, max(START, min(self.done, len(data))))
@@ -246,7 +246,7 @@ class Segment:
         return len(self._content[0]) if self._content else 0
 
     def mark(self, done: int, end: int, probe: Probe | None) -> None:
-        """On disk when this returns: all before `done` is in the database, and what goes on to `end` may soon be."""
+        """Write a mark, on disk when this returns: all before `done` is in the database, and all up to `end` may soon be."""
         self._number += 1
         mark = _MARK.pack(self._number, done, end, *_pack_probe(probe))
         self._write_all(mark + _checksum(mark), len(_TITLE) + self._number % 2 * _SLOT)
@@ -265,7 +265,7 @@ class Segment:
                     self.uncertain = (end, probe) if probe else None
 
     def finish(self) -> None:
-        """Its records are in the database. With damage in it, other than a torn end, the file is kept as .damaged."""
+        """Remove the file, whose records are in the database. If it has damage other than a torn end, it is kept as .damaged."""
         if any(not damage.torn for damage in self.damages):
             self.path.rename(self.path.with_suffix(".damaged"))
         else:
@@ -287,9 +287,9 @@ def _sync_directory(directory: Path) -> None:
 
 
 class Spill:
-    """The segments of one database in one directory: first those taken over, then our own.
+    """A spill of one database: its segments in one directory, first the adopted ones, then those of this process.
 
-    `limit` bounds the bytes in the directory as this process sees them: all it holds, and what others held when it last looked.
+    `limit` bounds the bytes in the directory as this process sees them: all it holds, plus the files of others at the last check.
     """
 
     def __init__(self, directory: Path, tag: str, limit: int) -> None:
@@ -308,12 +308,12 @@ class Spill:
         return sum(segment.size for segment in self._segments)
 
     def append(self, rows: Sequence[Row], probe: Probe | None) -> None:
-        """Raises SpillFull or OSError, and then holds none of the rows."""
+        """Append all rows. Raises SpillFull or OSError, and then holds none of them."""
         if self._open is None or self._open.size >= SEGMENT_BYTES:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._others = 0
             for path in self._foreign():
-                with suppress(FileNotFoundError):  # its owner is done with it
+                with suppress(FileNotFoundError):  # its owner has finished it
                     self._others += path.lstat().st_size
             self._check_room(rows)
             name = f"{self._tag}-{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}.spill"
@@ -328,7 +328,7 @@ class Spill:
             raise SpillFull(f"the spill in {self._directory} has reached its limit of {self._limit} bytes")
 
     def oldest(self) -> Segment | None:
-        """The segment to be read next; nothing is appended to it any more."""
+        """Return the segment to read next; it no longer grows."""
         if not self._segments:
             return None
         if self._segments[0] is self._open:
@@ -336,18 +336,18 @@ class Spill:
         return self._segments[0]
 
     def finish(self, segment: Segment) -> None:
-        """Its records are in the database."""
+        """Finish a segment whose records are in the database."""
         segment.finish()
         self._segments.remove(segment)
 
     def remove_empty(self) -> None:
-        """Files of ours to which nothing could be written."""
+        """Remove files of this process that hold no record."""
         for segment in [segment for segment in self._segments if segment.ours and not segment.records_appended]:
             self.finish(segment)
         self._open = None
 
     def adopt(self) -> None:
-        """Takes over what dead processes have left."""
+        """Adopt the files of dead processes."""
         found = [segment for path in self._foreign() if (segment := Segment.adopt(path))]
         self._segments.extendleft(reversed(found))
 
@@ -356,7 +356,7 @@ class Spill:
         return sorted(path for path in self._directory.glob(f"{self._tag}-*.spill") if path not in ours)
 
     def close(self) -> None:
-        """Lets go of the files, which stay: the next process takes them over. In a forked child, leaves them to the parent."""
+        """Close the files and keep them on disk: the next process adopts them. In a forked child, the parent keeps them."""
         for segment in self._segments:
             segment.close()
         self._segments.clear()

@@ -1,6 +1,6 @@
-"""Transactions that an application of sessions needs, on connections of its own: psycopg's or SQLAlchemy's.
+"""Runs the transactions that an application of sessions needs, on its own connections: psycopg's or SQLAlchemy's.
 
-They are committed by themselves, unless the connection is in a transaction already: then they are a part of that one.
+They commit on their own, unless the connection is in a transaction already: then they are part of that one.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _SERIALIZATION_FAILURE: Final = "40001"
 
 
 class CreatedSession(NamedTuple):
-    """The ids of a new session and of its first row of context."""
+    """A pair of ids: of a new session and of its first context row."""
 
     session_id: UUID
     context_id: UUID
 
 
 class OperationResult(TypedDict):
-    """How an operation of a batch ended; `error` is what the database, or the operation, said."""
+    """A dict that says how an operation of a batch ended; `error` is the message of the database or of the operation."""
 
     operation: str
     status: Literal["success", "failed"]
@@ -63,16 +63,16 @@ class OperationResult(TypedDict):
 
 
 def pool_options(profile: str) -> dict[str, int]:
-    """What a pool of SQLAlchemy is made with: `create_engine(url, **pool_options("web"))`.
+    """Return the options of a SQLAlchemy pool: `create_engine(url, **pool_options("web"))`.
 
-    cli   a program of one thread: 1 connection, none beyond it, renewed after an hour
+    cli   a single-threaded program: 1 connection, none beyond it, renewed after an hour
     web   a worker process of a web application: 5 and 10 more, renewed after an hour
-    high  one that serves many at a time: 20 and 50 more, renewed after half an hour
+    high  a process that serves many requests at a time: 20 and 50 more, renewed after half an hour
 
     Raises ValueError for any other name.
     """
     if profile not in _POOLS:
-        raise ValueError(f"there is no pool profile {profile!r}: it has to be one of {', '.join(_POOLS)}")
+        raise ValueError(f"there is no pool profile {profile!r}: use one of {', '.join(_POOLS)}")
     size, overflow, recycle = _POOLS[profile]
     return {"pool_size": size, "max_overflow": overflow, "pool_recycle": recycle}
 
@@ -92,14 +92,16 @@ def create_session(
     tokens_used: int | None = None,
     processing_time_ms: int | None = None,
 ) -> CreatedSession:
-    """A session with its first row of context (sequence_number 1): both or neither.
+    """Create a session with its first context row (sequence_number 1): both or neither.
 
-    Raises the driver's own errors, such as a unique violation for a key that is taken; ValueError for an expires_at without a
-    time zone, and for metadata that jsonb cannot hold; TypeError for a target that is no connection of psycopg, nor connection or
-    engine of SQLAlchemy; PreconditionError where a trigger of the application let nothing in, or a pooler refuses transactions.
+    Raises the driver's own errors, such as a unique violation for a duplicate key; ValueError for an expires_at without a
+    time zone, and for metadata that jsonb cannot hold; TypeError for a target that is neither a psycopg connection nor a
+    SQLAlchemy connection or engine; PreconditionError if a trigger of the application skips the row, or a pooler refuses transactions.
     """
     if expires_at is not None and expires_at.tzinfo is None:
-        raise ValueError("expires_at has no time zone: datetime.now(UTC) has one, and a naive time may be off by hours")
+        raise ValueError(
+            "expires_at has no time zone, and a naive time may be off by hours: use a value such as datetime.now(UTC)"
+        )
     documents = [checked_json("metadata", metadata or {}), checked_json("context_metadata", context_metadata or {})]
     with _transaction(target) as connection:
         schema = _schema(connection)
@@ -129,12 +131,12 @@ def create_session(
 
 
 def batch(target: Target, operations: Iterable[tuple[str, Callable[[Any], object]]]) -> list[OperationResult]:
-    """Runs operations in one transaction, each in a savepoint: what a failed one wrote is undone, the others stand.
+    """Run operations in one transaction, each in a savepoint: the writes of a failed one are undone, the others are kept.
 
     operations  pairs of a name and a function, which is called with the connection and neither commits nor rolls back
 
-    Returns one result each, in their order. Raises what ended the transaction itself, of which nothing stands then: a lost
-    connection, a serialization failure (SQLSTATE 40001: do the whole batch again), an error of the commit; TypeError as
+    Returns one result each, in their order. Raises any error that ended the whole transaction, which then keeps nothing: a lost
+    connection, a serialization failure (SQLSTATE 40001: run the whole batch again), an error of the commit; TypeError as
     create_session.
     """
     results: list[OperationResult] = []
@@ -185,8 +187,8 @@ def _begun(target: Any) -> Iterator[Any]:
             yield target
     else:
         raise TypeError(
-            f"{type(target).__name__} is no connection of psycopg, nor connection or engine of SQLAlchemy"
-            " (of its Session, give session.connection())"
+            f"{type(target).__name__} is neither a psycopg connection nor a SQLAlchemy connection or engine"
+            " (for a SQLAlchemy Session, pass session.connection())"
         )
 
 
@@ -198,8 +200,10 @@ def _command(connection: Any, command: str) -> None:
 
 
 def _schema(connection: Any) -> str:
-    """The schema of the application's tables, quoted and with its dot; empty where the role may not read it: then the search_path
-    finds them. Asked first whether it may, because an error would end the transaction.
+    """Return the schema of the application's tables, quoted and with its dot.
+
+    It is empty if the role may not read it: then the search_path finds the tables. The right is checked first, because an error
+    would end the transaction.
     """
     [readable] = _row(connection, _MAY_READ_LEDGER)
     return str(_row(connection, _LEDGER)[0]) if readable else ""
@@ -222,7 +226,7 @@ def _insert(connection: Any, schema: str, statement: str, **values: Any) -> UUID
         row = connection.execute(text(query), values).first()
     if not row:
         raise PreconditionError(
-            "the row was neither stored nor refused: a trigger or rule of the application passes over it",
-            r"See what sessions and context_history have: \d sessions in psql.",
+            "the row was neither stored nor refused: a trigger or rule of the application skips it",
+            r"List the triggers and rules of sessions and context_history: \d sessions in psql.",
         )
     return UUID(str(row[0]))

@@ -1,13 +1,13 @@
-"""The recorder's own connection: rows go in by COPY, a batch in one transaction, and it is always known whether they did.
+"""Writes rows on the recorder's own connection by COPY, one transaction per batch, and always finds out if it was committed.
 
 Ids are made here, after COPY has begun: then the transaction holds its lock on the table, and the rollups, which wait for
-those that hold it, never pass a row by. They are times of the server's clock, so an application whose clock is off does no harm.
+lock holders, never miss a row. The ids use the server's clock, so an application whose clock is wrong does no harm.
 
-When the connection breaks during COMMIT nobody tells us what became of it. But all rows of a batch are in or none is, so one
-id answers for all: an INSERT of that id, always rolled back, conflicts exactly if the batch was committed. Should the server
-still be busy with that COMMIT, the INSERT waits for it. This needs no right but INSERT.
+If the connection breaks during COMMIT, the result is unknown. But all rows of a batch are in the database or none is, so one
+id answers for all: an INSERT of that id, always rolled back, conflicts exactly if the batch was committed. If the server is
+still busy with that COMMIT, the INSERT waits for it. This needs no right but INSERT.
 
-Query executions bring an id of their own, from their source: only if one of a batch is there already, what is new is picked out,
+Query executions bring an id of their own, from their source: only if one of a batch exists already, the new ones are selected,
 which is slower; and a session can be registered twice. A batch of nothing else is simply sent again.
 """
 
@@ -33,21 +33,21 @@ from pgvigil.live.lines import COLUMNS, Ids, Row, fields
 from pgvigil.live.own_transaction import begin, find_tables, in_query, unfit_pooler
 from pgvigil.live.rows import EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMENT
 
-# A table and an id that its batch was sent with.
+# A table and an id of the batch sent to it.
 Probe = tuple[int, UUID]
-# The lines of each table, in pieces: while the server takes one, the next may be in the making.
+# The lines of each table, in pieces: while the server takes one, the next can be made.
 Batch = Mapping[int, Iterable[Sequence[str]]]
 
-# A lock that does not come free is like a server that does not answer. And should the client vanish before its COMMIT, the
-# server must not keep the rows pending until TCP gives up: no probe could tell meanwhile what becomes of them.
+# A lock that is never granted is like a server that does not answer. And if the client vanishes before its COMMIT, the
+# server must not keep the rows pending until TCP gives up: meanwhile no probe could find out what becomes of them.
 _LOCK_TIMEOUT = "5s"
-_GUARD = b"SET LOCAL pgvigil.instrumentation = 'write'"  # what the guards of schema instrumentation want to see
-# Not `* 1000000`: an operator is looked up by the search_path, which is not ours.
+_GUARD = b"SET LOCAL pgvigil.instrumentation = 'write'"  # the guards of schema instrumentation require this
+# Not `* 1000000`: the search_path, which is the application's, decides which operator that is.
 _CLOCK = b"SELECT pg_catalog.int8(EXTRACT(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000::pg_catalog.numeric)"
 _PROBES = {
     METRIC: "INSERT INTO {} (id, metric_name, metric_value, metric_type) VALUES (%s, 'probe', 0, 'gauge') ON CONFLICT DO NOTHING",
     PERFORMANCE: "INSERT INTO {} (id, operation, duration_ms, success) VALUES (%s, 'probe', 0, true) ON CONFLICT DO NOTHING",
-    # Of no session: where there is no conflict, the foreign key refuses it.
+    # Without a session: if there is no conflict, the foreign key refuses it.
     STATEMENT: "INSERT INTO {} (statement_id, session_id) VALUES (%s, '00000000-0000-0000-0000-000000000000') ON CONFLICT DO NOTHING",
 }
 # Each may be called again with the same arguments, and then changes nothing.
@@ -62,7 +62,7 @@ CALLS = {
 }
 _LONGEST_STATEMENT = (
     16 << 20
-)  # characters; a message to the server is at most a gigabyte, and it holds all of it at once
+)  # characters; a message to the server has at most a gigabyte, and the server holds all of it at once
 _TYPES = {
     "execution_time": "double precision",
     "total_rows": "bigint",
@@ -79,22 +79,22 @@ _ROW_FAULTS = (
     "22",
     "23",
     "54",
-)  # data exception, integrity constraint, program limit: the row's fault, not the server's
+)  # data exception, integrity constraint, program limit: the fault is in the row, not in the server
 
 
-_RAISED = "exec_stmt_raise"  # where in the server an error comes from that a function of PL/pgSQL raises
+_RAISED = "exec_stmt_raise"  # the place in the server from which an error comes that a PL/pgSQL function raises
 
 
 class Unavailable(Exception):
-    """The server cannot take rows now; none of this batch were written."""
+    """An error that says that the server cannot take rows now. No row of the batch was written."""
 
 
 class Ended(Unavailable):
-    """The connection had ended while nothing was asked of it: a new one may do. Nothing was sent."""
+    """An error that says that an idle connection had ended. Nothing was sent, and a new connection may work."""
 
 
 class Uncertain(Unavailable):
-    """The connection broke during COMMIT: `probe` tells later whether it was done."""
+    """An error that says that the connection broke during COMMIT. `probe` finds out later if it was committed."""
 
     def __init__(self, message: str, probe: Probe) -> None:
         super().__init__(message)
@@ -102,7 +102,7 @@ class Uncertain(Unavailable):
 
 
 class BadRow(Exception):
-    """The server refuses a row of the batch; none of it were written. `details` may show values of the row."""
+    """An error that says that the server refuses a row of the batch. No row was written. `details` may show values of the row."""
 
     def __init__(self, message: str, details: str) -> None:
         super().__init__(message)
@@ -110,11 +110,11 @@ class BadRow(Exception):
 
 
 class UnknownSession(BadRow):
-    """A statement of the batch is of a session that was never registered, or is forgotten already."""
+    """An error about a statement whose session was never registered, or is deleted already."""
 
 
 class _Duplicate(Exception):
-    """An execution of the batch is there already."""
+    """An error that says that an execution of the batch exists already."""
 
 
 def _session(line: str) -> str:
@@ -126,16 +126,16 @@ def _one_line(error: psycopg.Error) -> str:
 
 
 def _public(error: psycopg.Error) -> str:
-    """Without DETAIL and CONTEXT, which show values of rows."""
+    """Return the message without DETAIL and CONTEXT, which show values of rows."""
     said = [words for words in (error.diag.message_primary, error.diag.message_hint) if words]
     return " ".join(" ".join(said).split()) or _one_line(error)
 
 
 def adding_executions(lines: Sequence[str]) -> tuple[str, list[list[str | None]]]:
-    """A statement that adds those that are not there yet to the table {}, and its parameters."""
+    """Return a statement that adds the missing executions to the table {}, and its parameters."""
     names = COLUMNS[EXECUTION].split(", ")
     values = ", ".join(f"{name}::{_TYPES.get(name, 'pg_catalog.text')}" for name in names)
-    # As a list of functions: that of several arrays goes by its unqualified name only.
+    # As a list of functions: unnest of several arrays works only with its unqualified name.
     arrays = ", ".join(["pg_catalog.unnest(%s::pg_catalog.text[])"] * len(names))
     # No conflict target: that would need the right to read.
     statement = (
@@ -146,7 +146,7 @@ def adding_executions(lines: Sequence[str]) -> tuple[str, list[list[str | None]]
 
 
 def _pieces(pieces: Iterable[Sequence[str]]) -> Iterator[list[str]]:
-    """The same lines, but none much longer than a statement should be."""
+    """Yield the same lines in pieces, none much longer than a statement should be."""
     piece: list[str] = []
     size = 0
     for line in chain.from_iterable(pieces):
@@ -160,21 +160,21 @@ def _pieces(pieces: Iterable[Sequence[str]]) -> Iterator[list[str]]:
 
 
 class Writer:
-    """One connection, used by one thread; only `abort` may be called by others."""
+    """A writer with one connection, used by one thread; other threads may only call `abort`."""
 
     def __init__(self, target: database.Target) -> None:
         self._target = target
         self._ids = Ids()
         self._connection: psycopg.Connection[Any] | None = None
         self._tables: dict[int, str] = {}
-        self._closing = threading.Lock()  # abort must not meet a descriptor that is somebody else's by now
+        self._closing = threading.Lock()  # abort must not use a descriptor that has been closed and reused
 
     @property
     def connected(self) -> bool:
         return self._connection is not None
 
     def connect(self) -> None:
-        """Raises Unavailable with the words of libpq or the server."""
+        """Connect. Raises Unavailable with the message of libpq or the server."""
         try:
             connection = database.open_connection(self._target, "recorder")
             try:
@@ -189,8 +189,10 @@ class Writer:
         self._connection = connection
 
     def write(self, make: Callable[[], Batch], before_commit: Callable[[Probe], None] | None = None) -> None:
-        """All rows of the batch or none. It may have to be made twice. Raises BadRow, Unavailable, Uncertain, and what making it
-        raises; `before_commit` is told the probe while all can be undone.
+        """Write all rows of the batch or none. The batch may have to be made twice.
+
+        Raises BadRow, Unavailable, Uncertain, and errors of making the batch. `before_commit` gets the probe while all can
+        still be undone.
         """
         try:
             self._write(make(), before_commit, add=False)
@@ -241,7 +243,7 @@ class Writer:
             raise
 
     def unknown(self, rows: Sequence[Row]) -> list[int]:
-        """Which of the rows are statements of unknown sessions: their places. Raises BadRow or Unavailable."""
+        """Return the positions of rows that are statements of unknown sessions. Raises BadRow or Unavailable."""
         connection = self._get()
         sessions = [_session(line) if kind == STATEMENT else None for kind, line in rows]
         asked = list({session for session in sessions if session is not None})
@@ -256,7 +258,7 @@ class Writer:
         return [at for at, session in enumerate(sessions) if session in unknown]
 
     def _begin(self, connection: psycopg.Connection[Any], calls: Iterable[Sequence[str]]) -> int:
-        """A transaction, in which the calls have been made; returns how far the server's clock is ahead of the monotonic one."""
+        """Begin a transaction and make the calls in it. Return how far the server's clock is ahead of the monotonic one."""
         answer = self._send(connection, b"; ".join([begin(connection, lock_timeout=_LOCK_TIMEOUT), _GUARD, _CLOCK]))
         ahead = answer[0] * 1000 - time.monotonic_ns() if answer else 0
         guarded = False
@@ -265,11 +267,11 @@ class Writer:
             connection.execute(CALLS[arguments["function"]].encode(), arguments)
             guarded = True
         if guarded:
-            connection.execute(_GUARD)  # which those functions have unset
+            connection.execute(_GUARD)  # those functions have reset it
         return ahead
 
     def _send(self, connection: psycopg.Connection[Any], beginning: bytes) -> tuple[Any, ...] | None:
-        """What begins a transaction; the row of its last statement. Raises Ended or Unavailable."""
+        """Send the statements that begin a transaction; return the row of the last one. Raises Ended or Unavailable."""
         try:
             cursor = connection.execute(beginning)
         except psycopg.Error as error:
@@ -290,18 +292,16 @@ class Writer:
         return BadRow(message, words)
 
     def _is_fault_of_row(self, error: psycopg.Error, place: str) -> bool:
-        """Whether it would be refused again; else it is tried again."""
+        """Return true if the row would be refused again; otherwise it is retried."""
         if isinstance(error, errors.CheckViolation) and error.diag.table_name and not error.diag.constraint_name:
-            return (
-                False  # of no CHECK: there is no partition for the row at the moment, or not the one that was looked up
-            )
+            return False  # not of a CHECK: there is no partition for the row at the moment, or not the one that was looked up
         if isinstance(error, errors.InsufficientPrivilege):
-            # That of the table itself can be granted. A session of another role's instance stays one: a function says so.
+            # A missing right on the table can be granted. A session of another role's instance stays refused: a function raises that.
             return place in ("", "BEGIN", self._tables[STATEMENT]) and error.diag.source_function == _RAISED
         return (error.sqlstate or "")[:2] in _ROW_FAULTS
 
     def committed(self, probe: Probe) -> bool:
-        """Whether the batch that was sent with this id is in the database. Raises Unavailable."""
+        """Return true if the batch that was sent with this id is in the database. Raises Unavailable."""
         connection = self._get()
         kind, id = probe
         self._send(connection, b"; ".join([begin(connection, lock_timeout=_LOCK_TIMEOUT), _GUARD]))
@@ -321,7 +321,7 @@ class Writer:
         return self._connection
 
     def _undo(self, connection: psycopg.Connection[Any]) -> bool:
-        """Back to no transaction; True when the connection is of no use any more."""
+        """Roll back to no transaction. Return true if the connection can no longer be used."""
         with suppress(psycopg.Error):
             if connection.info.transaction_status != pq.TransactionStatus.IDLE:
                 connection.execute("ROLLBACK")
@@ -337,14 +337,14 @@ class Writer:
                 connection.close()
 
     def abort(self) -> None:
-        """Called from another thread: what waits for the server now fails at once."""
+        """Make a wait for the server fail at once. Called from another thread."""
         with self._closing, suppress(psycopg.Error, OSError):
             if self._connection is not None:
                 with socket.socket(fileno=os.dup(self._connection.pgconn.socket)) as handle:
                     handle.shutdown(socket.SHUT_RDWR)
 
     def disown(self) -> None:
-        """In a forked child: lets go of the socket that is the parent's, without a word to the server."""
+        """Abandon the parent's socket in a forked child, without a message to the server."""
         if self._connection is not None:
             nothing = os.open(os.devnull, os.O_RDWR)
             os.dup2(nothing, self._connection.pgconn.socket, inheritable=False)

@@ -1,4 +1,4 @@
-"""Backups between migrations: taken, listed, proved again, pruned. The work is build/'s, which the runner uses too."""
+"""Backups outside migrations: taken, listed, verified again, pruned. The work is done in build/, which the runner uses too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pgvigil.text import one_line, page, quoted
 def create(
     target: Target, directory: Path | None, proof: Proof, tell: Journal, *, run_owner_code: bool = False
 ) -> Backup:
-    """A full backup, proved. Raises BackupError; nothing is left behind then."""
+    """Take a verified full backup. Raises BackupError, and then leaves nothing behind."""
     with database.connect(target, "backup") as conn:
         preflight.require_primary(conn)
         revision = ledger.read(conn).revision
@@ -36,18 +36,17 @@ def create(
 
 
 def verify(target: Target, archive: Path, tell: Journal, *, run_owner_code: bool = False) -> Backup:
-    """Restores an archive into a scratch database on the server of `target`, compares it with its manifest, and writes into
-    that what came out.
+    """Restore an archive into a scratch database on the server of `target`, compare it, and write the result into its manifest.
 
-    Raises BackupError: if the backup is found wanting, that is in the manifest too; if it could not be tried, it is not. Raises
-    PreconditionError where that would run other roles' code as a superuser and `run_owner_code` does not allow it.
+    Raises BackupError. If the backup differs, the manifest says so too; if it could not be restored at all, it does not. Raises
+    PreconditionError if that would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
-    archive = Path(os.path.realpath(archive))  # a link is followed once, and never fails by itself
+    archive = Path(os.path.realpath(archive))  # a link is followed only once, and never fails by itself
     path = archive.with_suffix(".json")
     try:
         with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
             preflight.require_primary(conn)
-            tell(f"{archive.name}: intact, of {made.began_at}, revision {made.revision or 'base'}")
+            tell(f"{archive.name}: intact, taken at {made.began_at}, revision {made.revision or 'base'}")
             owner_code.require_roles(conn, made.roles)
             owner_code.require_consent(conn, made.owners, run_owner_code, system_identifier=made.system_identifier)
             tool = copies.pg_restore(conn, made.pg_dump_version)
@@ -62,11 +61,16 @@ def verify(target: Target, archive: Path, tell: Journal, *, run_owner_code: bool
                 _tell_unrecorded(backup_proofs.record_made(conn, made), tell)
     except UnequalError as error:
         _recorded(manifest.read(path), "failed", f"failed: {error.message}", [])
-        raise BackupError(f"this is no backup: {error.message}", "Use another one: pgvigil backup list.") from error
+        raise BackupError(
+            f"this backup is unusable: {error.message}", "List the others: pgvigil backup list."
+        ) from error
     except RestoreError as error:
         raise BackupError(error.message, error.hint) from error
     except OSError as error:
-        raise BackupError(f"{path} cannot be written: {error.strerror}", "Its proof could not be kept.") from error
+        raise BackupError(
+            f"{path} cannot be written: {error.strerror}",
+            "Make it writable, then verify again: the result could not be stored.",
+        ) from error
     return made
 
 
@@ -83,14 +87,14 @@ def _tell_unrecorded(warning: str | None, tell: Journal) -> None:
 
 
 def record(target: Target, text: str) -> str:
-    """Records in the database that a backup was taken now by other means; returns what to say of it.
+    """Record in the database that a backup was taken now by other means; return the message about it.
 
-    Raises PreconditionError unless who is connected may do what the owner of the tables may.
+    Raises PreconditionError unless the connected role has the rights of the tables' owner.
     """
     if not text.strip():
         raise UsageError(
-            "nothing is said of the external backup",
-            "Say where it is, or what took it: --external 'pgBackRest 20261121-010002F'.",
+            "the description of the external backup is empty",
+            "Describe where it is, or which tool took it: --external 'pgBackRest 20261121-010002F'.",
         )
     with database.connect(target, "backup (record)") as conn:
         require_shipped(conn)
@@ -98,31 +102,31 @@ def record(target: Target, text: str) -> str:
             backup_proofs.record(conn, None, "external", text)
         except errors.InsufficientPrivilege as error:
             raise PreconditionError(
-                f"role {quoted(conn.info.user)} may not vouch for a backup: only the owner of the tables or a superuser may",
-                "Connect as one of these, and run this again.",
+                f"role {quoted(conn.info.user)} may not record an external backup: only the owner of the tables or a superuser may",
+                "Connect as one of these, then run this again.",
             ) from error
     return f"recorded, as taken now: {one_line(text)}"
 
 
 def newest(target: Target, directory: Path) -> Path:
-    """The archive of the newest full backup of this database. Raises BackupError where there is none."""
+    """Return the archive of the newest full backup of this database. Raises BackupError if there is none."""
     with database.connect(target, "backup (list)") as conn:
         origin = backup.origin(conn)
     for entry in archives.listing(directory):
-        is_there = entry.state in ("proved", "read", "failed", "damaged")
+        is_there = entry.state in ("verified", "read", "failed", "damaged")
         if is_there and entry.backup and entry.backup.kind == "full" and entry.backup.origin == origin:
             return entry.archive
     raise BackupError(f"{directory} holds no backup of this database", "Take one: pgvigil backup create.")
 
 
 def named(archive: Path, directory: Path) -> Path:
-    """An archive as a command was given it: a path, or a name as the list has it, which is looked for in the directory."""
+    """Return the archive for a command's argument: a path, or a name as listed, which is looked up in the directory."""
     in_directory = directory / archive
     return in_directory if archive.name == str(archive) and not archive.exists() and in_directory.exists() else archive
 
 
 def document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """For machines: the manifests without their tables and extensions, what is on disk, and the state."""
+    """Return the backups for machines: the manifests without their tables and extensions, the size on disk, and the state."""
     plain = []
     for entry in entries:
         described = asdict(entry.backup) if entry.backup else {}
@@ -135,19 +139,19 @@ def document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
 
 
 def pruned_document(pruned: Pruned) -> dict[str, Any]:
-    """For machines."""
+    """Return the result for machines."""
     return {"removed": document(pruned.removed), "spared": document(pruned.spared)}
 
 
 def pruned_text(pruned: Pruned) -> str:
-    """For people."""
-    lines = [f"removed {quoted(str(entry.archive))}" for entry in pruned.removed] or ["nothing to remove"]
-    why = "the last one of its database, or being read"
+    """Return the result for people."""
+    lines = [f"deleted {quoted(str(entry.archive))}" for entry in pruned.removed] or ["nothing to delete"]
+    why = "it is the last one of its database, or is being read"
     return page(lines + [f"kept    {quoted(str(entry.archive))}: {why}" for entry in pruned.spared])
 
 
 def text(entries: list[Entry], directory: Path) -> str:
-    """For people, the newest first."""
+    """Return the backups for people, newest first."""
     if not entries:
         return f"no backups in {directory}"
     width = max(len(entry.backup.database) if entry.backup else 0 for entry in entries)

@@ -1,4 +1,4 @@
-"""What the server does for a statement, and what of it should not be so: EXPLAIN ANALYZE, rolled back, and read."""
+"""Runs EXPLAIN ANALYZE for a statement, rolls it back, and derives findings from the plan."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from pgvigil.operate.relations import Named
 from pgvigil.operate.tree import Node, index_scans, tree
 from pgvigil.text import page
 
-# VERBOSE, because only then schemas are told, and each column with its table.
+# VERBOSE, because only then EXPLAIN prints schemas, and the table of each column.
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) "
-# The same statement where every index that serves it is better than reading the whole table. It is not run.
+# The same statement planned so that any usable index is cheaper than reading the whole table. It is not run.
 _WITHOUT_SEQUENTIAL_SCANS = "EXPLAIN (VERBOSE, FORMAT JSON) "
 _SETTINGS = """
 SELECT pg_size_bytes(current_setting('work_mem')), current_setting('hash_mem_multiplier')::float, current_setting('block_size')::integer,
        current_setting('server_version_num')::integer
 """
-_BAR = 12  # characters of a node that takes all the time
+_BAR = 12  # characters for a node that takes all the time
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """`row_count` is that of the plan's top node; `plan` is what EXPLAIN printed. Times are milliseconds.
+    """A result of explain. `row_count` is that of the plan's top node; `plan` is what EXPLAIN printed. Times are milliseconds.
 
-    `within`: the triggers (table, trigger) whose time is also in that of the node that writes one of these tables.
+    `within`: the triggers (table, trigger) whose time is included in that of the node that writes one of these tables.
     """
 
     execution_ms: float
@@ -45,18 +45,19 @@ class Explanation:
 
     @property
     def sound(self) -> bool:
-        """No finding is a warning."""
+        """Return true if no finding is a warning."""
         return all(finding.level != "warning" for finding in self.findings)
 
 
 def explain(target: Target, statement: str, parameters: Sequence[str]) -> Explanation:
-    """Runs it once. Raises ConnectError, and what `trial.attempt` raises: also for what EXPLAIN does not take, such as CALL."""
+    """Run the statement once. Raises ConnectError, and the errors of `trial.attempt`, also for a statement without a plan, such as CALL."""
     with trial.connect(target, "explain") as conn:
         result, _ = trial.attempt(conn, statement, parameters, _EXPLAIN)
         explained = next((one for one in json.loads(result.get_value(0, 0) or b"[]") if "Plan" in one), None)
         if explained is None:
             raise UsageError(
-                "the server has no plan for this statement", "Explain its query; profile tells how long it takes."
+                "the server has no plan for this statement",
+                "Explain its query instead; profile measures how long the statement takes.",
             )
         plan = _surroundings(conn, tree(explained["Plan"]))
         triggers = [(one["Relation"], one["Trigger Name"]) for one in explained.get("Triggers", ())]
@@ -87,18 +88,18 @@ def _surroundings(conn: psycopg.Connection, top: Node) -> Plan:
 
 
 def document(explanation: Explanation) -> dict[str, Any]:
-    """For machines."""
+    """Return the result for machines."""
     return {name: value for name, value in asdict(explanation).items() if name != "within"}
 
 
 def text(explanation: Explanation, *, bars: bool) -> str:
-    """For people: the findings, then the plan with what each node took of the time; `bars` draws that too."""
+    """Return the result for people: the findings, then the plan with each node's share of the time, which `bars` draws as well."""
     lines = [
         f"{explanation.execution_ms:,.1f} ms, planned in {explanation.planning_ms:,.1f} ms; {explanation.row_count:,} rows; rolled back"
     ]
     for finding in explanation.findings:
         lines += ["", f"{finding.level:<10}{finding.sentence}"]
-        lines += [f"{'':<10}mend: {finding.mend}"] if finding.mend else []
+        lines += [f"{'':<10}fix: {finding.mend}"] if finding.mend else []
     lines += ["", f"{'time':>5}{' ' * (_BAR + 2) * bars}{'own ms':>12}{'rows':>14}"]
     top = tree(explanation.plan["Plan"])
     _charge_triggers(top, explanation)
@@ -111,7 +112,7 @@ def text(explanation: Explanation, *, bars: bool) -> str:
 
 
 def _charge_triggers(top: Node, explanation: Explanation) -> None:
-    """Takes the time of triggers that fire within a node out of the node's own, because they have lines of their own."""
+    """Subtract the time of triggers that fire within a node from the node's own, because they have lines of their own."""
     for trigger in explanation.plan.get("Triggers", ()):
         tables = explanation.within.get((trigger["Relation"], trigger["Trigger Name"]), set())
         left = float(trigger["Time"])

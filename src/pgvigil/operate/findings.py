@@ -1,4 +1,4 @@
-"""What a plan says about its statement, in sentences: each function here knows one kind of finding."""
+"""Derives findings from a plan, as sentences: each function here finds one kind."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Final
 from pgvigil.operate.relations import Named, Table, compared, has_alternatives
 from pgvigil.operate.tree import Node
 
-_LARGE: Final = 8 << 20  # bytes that a scan may read without being told
-_MANY_ROWS: Final = 10_000  # thrown away by a filter
+_LARGE: Final = 8 << 20  # bytes that a scan may read without a finding
+_MANY_ROWS: Final = 10_000  # removed by a filter
 _MANY_LOOPS: Final = 10_000
-_FACTOR: Final = 10  # between rows expected and rows that came
-_FEW: Final = 100  # rows: an estimate that is off by less than these does no harm
+_FACTOR: Final = 10  # between expected and actual rows
+_FEW: Final = 100  # rows: an estimate with an error below this does no harm
 _HEAP_FETCHES: Final = 1_000
-_SMALL_ERROR: Final = 3  # in what a node reads, all together: then it is no cause
-_ROWS_OF_A_FUNCTION: Final = 1_000  # the planner's own guess
+_SMALL_ERROR: Final = 3  # product of the errors in a node's input: below this the input is not the cause
+_ROWS_OF_A_FUNCTION: Final = 1_000  # the planner's default
 _CONDITIONS: Final = ("Filter", "Index Cond", "Recheck Cond")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`finding` is one of the names in docs/profiling.md, `level` warning or note, `node` what of the plan it is about."""
+    """A finding. `finding` is one of the names in docs/profiling.md, `level` warning or note, `node` the part of the plan it is about."""
 
     finding: str
     level: str
@@ -36,9 +36,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan that was run, and what is known of its surroundings. `tables` and `index_roots` lack what the statement made itself.
+    """A plan that was run, and catalog facts about it. `tables` and `index_roots` lack tables that the statement created itself.
 
-    `taken`: of each table the indexes that the planner takes where it avoids sequential scans, and whether one is searched by a
+    `taken`: for each table the indexes that the planner uses when it avoids sequential scans, and true for those searched by a
     condition on that table alone.
     """
 
@@ -56,22 +56,22 @@ class Plan:
         object.__setattr__(self, "nodes", [node for node in self.top.walk() if node.loops])
 
     def table(self, node: Node) -> Table | None:
-        """The table it reads, if the catalog knows it."""
+        """Return the table that the node reads, if the catalog has it."""
         return self.tables.get(node.relation) if node.relation else None
 
     def name(self, node: Node) -> str:
-        """The table it reads, a partition by its partitioned table; else what the plan calls it."""
+        """Return the name of the node's table, for a partition its partitioned table; else the name in the plan."""
         table = self.table(node)
         named = (table.root if table else ".".join(filter(None, node.relation))) if node.relation else None
         return named or str(node.fields.get("Alias") or node.kind)
 
     def label(self, node: Node) -> str:
-        """Such as `Seq Scan on public.sessions`."""
+        """Return a label such as `Seq Scan on public.sessions`."""
         return f"{node.kind} on {self.name(node)}" if node.relation else node.kind
 
 
 def findings(plan: Plan) -> list[Finding]:
-    """The warnings come first, each kind in the order in which the plan is printed."""
+    """Return the findings, warnings first, each kind in the order in which the plan is printed."""
     found = [
         *_sequential_scans(plan),
         *_sorts(plan),
@@ -90,7 +90,7 @@ def findings(plan: Plan) -> list[Finding]:
 
 
 def _sequential_scans(plan: Plan) -> Iterator[Finding]:
-    """Partitions count together. A scan whose rows are mostly wanted is none: an index would not help it."""
+    """Find sequential scans, partitions counted together. A scan that returns most rows is fine: an index would not help it."""
     scans: dict[str, list[Node]] = defaultdict(list)
     for node in plan.nodes:
         if node.kind == "Seq Scan":
@@ -121,27 +121,27 @@ def _why_sequential(plan: Plan, name: str, node: Node) -> tuple[str, str | None]
     if serving:
         stale = max(node.fields["Plan Rows"], 1) > _FACTOR * max(node.fields["Actual Rows"], 1)
         return (
-            f"the planner did not take {', '.join(f'{one.quoted} {one.definition}' for one in serving)}",
+            f"the planner did not use {', '.join(f'{one.quoted} {one.definition}' for one in serving)}",
             f"ANALYZE {name};"
             if stale
-            else "It expects the index to cost more: where the table is in memory, a lower random_page_cost says so.",
+            else "The planner expects the index to cost more: if the table is in memory, lower random_page_cost.",
         )
     if not columns and has_alternatives(condition):
-        return f"each alternative needs an index of its own in {condition}", None
+        return f"each alternative needs its own index in {condition}", None
     if not columns:
         return (
             f"no bare column is equal to, below or above a value in {condition}",
-            "Compare the bare column; or make an index on the expression, or for the operator.",
+            "Compare the bare column; or create an index on the expression, or for the operator.",
         )
     useless = [one for one in table.indexes if one.first_key in columns]
     if whole := [one for one in useless if not one.predicate and one.definition.startswith("btree")]:
         return (
             f"{', '.join(f'{one.quoted} {one.definition}' for one in whole)} cannot serve {condition}",
-            "Compare with a value of the column's own type and collation, or make an index with those of the comparison.",
+            "Compare with a value of the column's own type and collation, or create an index with those of the comparison.",
         )
     but = "".join(f"; {one.quoted} cannot serve this condition: {one.definition}" for one in useless)
-    wanted = ", ".join(equal + bounded[:1])  # behind a bounded column an index finds nothing more
-    concurrently = "" if table.is_partition else "CONCURRENTLY "  # a partitioned table can have no index this way
+    wanted = ", ".join(equal + bounded[:1])  # an index column after a bounded one does not narrow the search
+    concurrently = "" if table.is_partition else "CONCURRENTLY "  # a partitioned table does not support it
     return f"no index on {' or '.join(columns)}{but}", f"CREATE INDEX {concurrently}ON {name} ({wanted});"
 
 
@@ -153,15 +153,15 @@ def _filters(plan: Plan) -> Iterator[Finding]:
             alias = str(node.fields.get("Alias", ""))
             equal, bounded = compared(condition, alias, table) if table else ([], [])
             columns = " and ".join(equal + bounded)
-            mend = f"An index that has {columns} too would not read them." if columns else None
+            mend = f"An index that includes {columns} would not read them." if columns else None
             sentence = (
-                f"{plan.label(node)} throws away {thrown:,} of the {thrown + node.rows:,} rows it reads, by {condition}"
+                f"{plan.label(node)} discards {thrown:,} of the {thrown + node.rows:,} rows it reads, by {condition}"
             )
             yield Finding("rows_removed", "warning", plan.label(node), sentence, mend)
         thrown = node.total("Rows Removed by Join Filter")
         if thrown >= max(_MANY_ROWS, 9 * node.rows):
             sentence = f"{node.kind} compares {thrown + node.rows:,} pairs of rows for {node.rows:,}, by {node.fields.get('Join Filter')}"
-            mend = "Where both sides are compared for equality, they can be hashed, or looked up in an index."
+            mend = "If both sides are compared for equality, they can be hashed, or looked up in an index."
             yield Finding("rows_removed", "warning", node.kind, sentence, mend)
 
 
@@ -179,7 +179,7 @@ def _heap_fetches(plan: Plan) -> Iterator[Finding]:
         pages, visible = sum(table.pages for table in tables), sum(table.visible_pages for table in tables)
         known = f"knows {visible * 100 // pages} % of its pages" if pages else "is empty"
         sentence = (
-            f"index-only scan of {name} looks up {fetches:,} rows in the table all the same: the visibility map {known}"
+            f"index-only scan of {name} looks up {fetches:,} rows in the table nevertheless: the visibility map {known}"
         )
         yield Finding("heap_fetches", "warning", f"Index Only Scan on {name}", sentence, f"VACUUM {name};")
 
@@ -191,7 +191,7 @@ def _indexes(plan: Plan) -> Iterator[Finding]:
             scan = node if node.relation else next((above for above in node.up() if above.relation), node)
             schema = scan.relation[0] if scan.relation else ""
             scans = used[plan.name(scan), plan.index_roots.get((schema, index), index)]
-            if scan not in scans:  # a bitmap may be made of the same index twice
+            if scan not in scans:  # a bitmap may use the same index twice
                 scans.append(scan)
     for (name, index), scans in used.items():
         kind = scans[0].kind
@@ -211,13 +211,13 @@ def _sorts(plan: Plan) -> Iterator[Finding]:
             enough = _megabytes(_in_memory(length, rows, plan.server_version < 150000))
             sentence = (
                 f"{node.kind} of {node.children[0].rows:,} rows writes {size(written)} to disk:"
-                f" work_mem is {size(plan.work_mem)}, {enough} would do"
+                f" work_mem is {size(plan.work_mem)}, {enough} is enough"
             )
             yield Finding("sort_on_disk", "warning", node.kind, sentence, f"SET work_mem = '{enough}';")
 
 
 def _sort_space(node: Node) -> tuple[int, float, float]:
-    """Bytes on disk; bytes of a row there; and how many rows one process may have to sort, at most, in one go."""
+    """Return the bytes on disk, the bytes of a row there, and how many rows one process may have to sort at most in one go."""
     parts = (node.fields, *node.fields.get("Workers", []))
     if node.kind == "Incremental Sort":
         groups = [part.get(f"{name} Groups", {}) for part in parts for name in ("Full-sort", "Pre-sorted")]
@@ -231,15 +231,15 @@ def _sort_space(node: Node) -> tuple[int, float, float]:
     spaces = [
         (int(part["Sort Space Used"]) << 10, part["Sort Space Type"]) for part in parts if "Sort Space Used" in part
     ]
-    # How the rows are shared out among processes changes from run to run. Of a sort that is done again and again, the last is told.
+    # The distribution of rows among processes changes from run to run. For a repeated sort, EXPLAIN reports the last one.
     rows = node.children[0].rows * node.processes / node.loops if spaces else 0
     return sum(used for used, place in spaces if place == "Disk"), sum(used for used, _ in spaces) / max(rows, 1), rows
 
 
 def _in_memory(length: float, rows: float, rounds_up: bool) -> float:
-    """What rows of such a length on disk take in memory: 24 bytes each in an array, and a piece with a head, which may be a power of 2.
+    """Return the memory for rows of such a length on disk: 24 bytes each in an array, and a chunk with a header, which may be a power of 2.
 
-    Measured on 14 and 18 with rows of 4 to 1,500 bytes: never less than it took.
+    Measured on 14 and 18 with rows of 4 to 1,500 bytes: never less than the sort needed.
     """
     length = max(length, 1)
     piece = 2.0 ** math.ceil(math.log2(length + 10)) if rounds_up else length + 16
@@ -253,23 +253,21 @@ def _hashes(plan: Plan) -> Iterator[Finding]:
             enough = _megabytes(batches * peak * 1.1 / plan.hash_mem_multiplier)
             sentence = (
                 f"Hash of {node.rows:,} rows is split into {batches} batches on disk:"
-                f" work_mem is {size(plan.work_mem)}, {enough} would do"
+                f" work_mem is {size(plan.work_mem)}, {enough} is enough"
             )
             yield Finding("hash_on_disk", "warning", "Hash", sentence, f"SET work_mem = '{enough}';")
         elif spilled := _spilled(node):
             sentence = f"{node.kind} by hash writes {size(spilled)} to disk: its groups do not fit into work_mem, {size(plan.work_mem)}"
-            yield Finding(
-                "hash_on_disk", "warning", node.kind, sentence, "SET work_mem to twice as much, until it does not."
-            )
+            yield Finding("hash_on_disk", "warning", node.kind, sentence, "Double work_mem with SET until it does not.")
 
 
 def _spilled(node: Node) -> int:
-    """Bytes that a grouping by hash had on disk."""
+    """Return the bytes that a grouping by hash had on disk."""
     return sum(int(part.get("Disk Usage", 0)) << 10 for part in (node.fields, *node.fields.get("Workers", [])))
 
 
 def _temporary_files(plan: Plan) -> Iterator[Finding]:
-    """Of what is neither sorted nor hashed."""
+    """Find temporary files of nodes that neither sort nor hash."""
     for node in plan.nodes:
         rows = node.rows + node.total("Rows Removed by Filter")
         written = node.own_blocks("Temp Written Blocks") * plan.block_size
@@ -280,14 +278,14 @@ def _temporary_files(plan: Plan) -> Iterator[Finding]:
             yield Finding("temp_files", "warning", node.kind, sentence, mend)
 
 
-# --- what the planner believed, and what came of it ------------------------------------------------------------------
+# --- expected and actual rows ----------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Misjudged:
-    """A node whose rows were not what was expected, while those it reads were: the error begins here.
+    """A node with a wrong estimate, although its input was estimated well: the error begins here.
 
-    `top` is the one above it that inherits the most of it, or itself. `told`: it does harm, and can be cured.
+    `top` is the node above it that inherits most of the error, or itself. `told`: the error does harm, and can be fixed.
     """
 
     node: Node
@@ -302,7 +300,7 @@ class _Misjudged:
 
 
 def _estimates(plan: Plan) -> Iterator[Finding]:
-    """The deepest nodes only: those above them inherit the error. Of partitions, the one that is furthest off."""
+    """Find wrong estimates. Only the deepest nodes are reported: those above inherit the error. Of partitions, the worst one is."""
     worst: dict[tuple[str, str], tuple[float, Finding]] = {}
     for one in _misjudged(plan, plan.top):
         if not one.told or one.weight < _FEW:
@@ -319,7 +317,7 @@ def _estimates(plan: Plan) -> Iterator[Finding]:
 
 def _in_rows(node: Node) -> str:
     each = " each time" if node.loops > node.processes else ""
-    return f"{node.fields['Plan Rows']:,} rows expected, {node.fields['Actual Rows']:,.0f} came{each}"
+    return f"{node.fields['Plan Rows']:,} rows expected, {node.fields['Actual Rows']:,.0f} actual{each}"
 
 
 def _expected_and_came(node: Node) -> tuple[float, float]:
@@ -328,7 +326,7 @@ def _expected_and_came(node: Node) -> tuple[float, float]:
 
 
 def _statistics(plan: Plan, node: Node) -> str:
-    """What gives the planner a better estimate of this node."""
+    """Return the advice that improves the planner's estimate of this node."""
     if node.relation:
         table, condition = plan.table(node), " ".join(str(node.fields.get(key, "")) for key in _CONDITIONS)
         mend = f"ANALYZE {plan.name(node)};"
@@ -336,30 +334,32 @@ def _statistics(plan: Plan, node: Node) -> str:
             [one for one in table.columns if re.search(rf"\.{re.escape(one)}(?![\w$])", condition)] if table else []
         )
         if len(columns) > 1:
-            mend += " and where columns of its condition depend on each other, CREATE STATISTICS."
+            mend += " and if columns of its condition depend on each other, CREATE STATISTICS."
         elif condition.strip():
-            mend += " and where that does not help, a larger ALTER TABLE … ALTER COLUMN … SET STATISTICS, or CREATE STATISTICS on the expression."
+            mend += " and if that does not help, a larger ALTER TABLE … ALTER COLUMN … SET STATISTICS, or CREATE STATISTICS on the expression."
         return mend
     if node.kind in ("Function Scan", "ProjectSet"):
-        return "The planner takes the number that the function declares: ALTER FUNCTION … ROWS."
+        return "The planner uses the number that the function declares: ALTER FUNCTION … ROWS."
     unknown = sorted({plan.name(scan) for scan in node.walk() if (table := plan.table(scan)) and not table.analyzed})
     if unknown:
-        return "The planner has no statistics on what it reads: " + " ".join(f"ANALYZE {name};" for name in unknown)
+        return "The planner has no statistics on the tables it reads: " + " ".join(
+            f"ANALYZE {name};" for name in unknown
+        )
     errors = 1.0
     for child in node.children:
         expected, came = _expected_and_came(child)
         errors *= max(expected / came, came / expected)
     if errors > _SMALL_ERROR:
         scans = sorted({plan.name(scan) for scan in node.walk() if scan.relation and scan.loops})
-        return "Small errors in what it reads multiply: " + " ".join(f"ANALYZE {name};" for name in scans)
+        return "Small errors in its inputs multiply: " + " ".join(f"ANALYZE {name};" for name in scans)
     if node.fields.get("Group Key"):
-        return "What it reads was estimated well, its groups were not: where their columns depend on each other, CREATE STATISTICS (ndistinct)."
-    return "What it reads was estimated well: the planner lacks statistics on its own condition."
+        return "Its input was estimated well, its groups were not: if their columns depend on each other, CREATE STATISTICS (ndistinct)."
+    return "Its input was estimated well: the planner lacks statistics on its own condition."
 
 
 def _misjudged(plan: Plan, node: Node) -> list[_Misjudged]:
     below: list[_Misjudged] = []
-    apart: list[_Misjudged] = []  # how many rows a subquery gives says nothing of how many there are above it
+    apart: list[_Misjudged] = []  # the rows of a subquery say nothing about the rows above it
     for child in node.children:
         side = child.fields.get("Parent Relationship")
         (apart if side in ("InitPlan", "SubPlan") else below).extend(_misjudged(plan, child))
@@ -380,19 +380,19 @@ def _misjudged(plan: Plan, node: Node) -> list[_Misjudged]:
 
 
 def _follows(plan: Plan, node: Node) -> bool:
-    """Fewer rows came, and no statistics would have said so, or it does no harm: what is above it is not to be blamed either."""
+    """Return true if the error is harmless or no statistics could prevent it: then the nodes above are not to blame either."""
     if "One-Time Filter" in node.fields or any(one.fields.get("Subplans Removed") for one in node.walk()):
         return True
     if any((table := plan.table(one)) and table.is_new for one in node.walk()):
         return True
     if node.kind == "Function Scan" and float(node.fields["Plan Rows"]) <= _ROWS_OF_A_FUNCTION:
         return True
-    # By chance there was nothing to combine with.
+    # There happened to be nothing to combine with.
     return not node.rows and any(child.loops and not child.rows for child in node.children)
 
 
 def _excused(node: Node, fewer: bool) -> bool:
-    """It was stopped early, or read again: then the number of rows says nothing of the estimate."""
+    """Return true if the node was stopped early or read again: then its number of rows says nothing about the estimate."""
     below = node
     for above in node.up():
         side = below.fields.get("Parent Relationship")
@@ -424,25 +424,25 @@ def _loops(plan: Plan) -> Iterator[Finding]:
         if side == "SubPlan":
             what, mend = (
                 f"{node.fields.get('Subplan Name', 'SubPlan')} of {plan.label(node.parent)}",
-                "Write it as a join, or as one LATERAL that groups.",
+                "Rewrite it as a join, or as one LATERAL that groups.",
             )
         elif above.kind == "Nested Loop" and (side == "Inner" or above is not node.parent):
             what, mend = (
                 plan.label(node),
-                "A hash join reads each side once: see whether the estimates are right, and whether work_mem lets it.",
+                "A hash join reads each side once: check that the estimates are right and work_mem is large enough.",
             )
         else:
             continue
         share = node.ms / plan.top.ms if plan.top.ms else 0
-        sentence = f"{what} is run {node.loops:,.0f} times, {node.ms:,.1f} ms of {plan.top.ms:,.1f} ms"
+        sentence = f"{what} runs {node.loops:,.0f} times, {node.ms:,.1f} ms of {plan.top.ms:,.1f} ms"
         yield Finding("many_loops", "warning" if share >= 0.25 else "note", plan.label(node), sentence, mend)
 
 
-# --- in words --------------------------------------------------------------------------------------------------------
+# --- formatting ------------------------------------------------------------------------------------------------------
 
 
 def size(count: float) -> str:
-    """Bytes, to two or three digits."""
+    """Return a number of bytes with its unit, to two or three digits."""
     units = ["bytes", "kB", "MB", "GB"]
     while count >= 1000 and len(units) > 1:
         count /= 1024

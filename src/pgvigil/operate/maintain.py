@@ -52,15 +52,15 @@ class Job:
 
 def status(target: Target) -> list[Job]:
     """All jobs, in the order in which they are run."""
-    with _connect(target) as conn:
-        return _jobs(conn)
+    with connect(target) as conn:
+        return jobs_of(conn)
 
 
 def preview(target: Target) -> list[consent.Preview]:
     """What the jobs that end, mark, archive or delete would do now."""
-    with _connect(target) as conn:
+    with connect(target) as conn:
         see_rows(conn)
-        _jobs(conn)
+        jobs_of(conn)
         return consent.preview(conn)
 
 
@@ -69,9 +69,9 @@ def accept(target: Target, job: str) -> list[str]:
 
     Raises PreconditionError for anybody else.
     """
-    with _connect(target) as conn:
+    with connect(target) as conn:
         see_rows(conn)
-        jobs = _jobs(conn)
+        jobs = jobs_of(conn)
         if job != consent.ALL:
             _named(jobs, job)
         would = {one.job: one for one in consent.preview(conn)}
@@ -90,9 +90,9 @@ def accept(target: Target, job: str) -> list[str]:
 
 def dry_run(target: Target, job: str) -> str:
     """What a job would do now, in words; nothing is changed."""
-    with _connect(target) as conn:
+    with connect(target) as conn:
         see_rows(conn)
-        known = _named(_jobs(conn), job)
+        known = _named(jobs_of(conn), job)
         shown = [one for one in consent.preview(conn) if one.job == job]
     if shown:
         return consent.text(shown, target.option) + "\n\nNothing was changed."
@@ -105,9 +105,9 @@ def run(target: Target, job: str, options: Options, tell: Journal) -> str:
     Raises LockedError when it is running elsewhere, PreconditionError when it waits for consent, JobError when it failed (what it
     did before that stays done).
     """
-    with _connect(target) as conn:
+    with connect(target) as conn:
         _require_work(conn)
-        known = _named(_jobs(conn), job)
+        known = _named(jobs_of(conn), job)
         if known.waits_for_consent:
             raise consent.refusal(job)
         rows = _run(conn, target, known, options, tell, only_if_due=False)
@@ -140,9 +140,9 @@ def run_due(target: Target, options: Options, tell: Journal) -> int:
     """
     ran = 0
     failures: list[PgvigilError] = []
-    with _connect(target) as conn:
+    with connect(target) as conn:
         _require_work(conn)
-        jobs = _jobs(conn)
+        jobs = jobs_of(conn)
         if waiting := [job.job for job in jobs if job.waits_for_consent and job.enabled]:
             for line in consent.waiting(waiting, target.option):
                 tell(line)
@@ -169,7 +169,7 @@ def _run(
     conn: psycopg.Connection, target: Target, job: Job, options: Options, tell: Journal, *, only_if_due: bool
 ) -> int | None:
     if job.needs_client:
-        with _connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
+        with connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
             see_rows(own)
             return _run_here(own, target, job.job, options, tell, only_if_due=only_if_due)
     try:
@@ -221,7 +221,7 @@ def _run_here(
     return run.end(None)
 
 
-def _jobs(conn: psycopg.Connection) -> list[Job]:
+def jobs_of(conn: psycopg.Connection) -> list[Job]:
     try:
         with conn.cursor(row_factory=class_row(Job)) as cursor:
             return cursor.execute(
@@ -233,7 +233,7 @@ def _jobs(conn: psycopg.Connection) -> list[Job]:
         ) from error
 
 
-def _connect(target: Target) -> psycopg.Connection:
+def connect(target: Target) -> psycopg.Connection:
     conn = database.connect(target, "maintain")
     conn.execute(
         "SET client_connection_check_interval = '1s'"
@@ -269,46 +269,6 @@ def _require_work(conn: psycopg.Connection) -> None:
         )
     if schema := ledger.read(conn).schema:
         preflight.require_all_rows(conn, schema)
-
-
-# ── pg_cron ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def install_pg_cron(target: Target) -> tuple[list[str], list[str]]:
-    """Lets pg_cron look every five minutes for each job that the server can do itself; when it is due stays in pgvigil.jobs.
-
-    Returns the jobs that were registered, and those that were not because they need a client. Registering again changes
-    nothing. Raises PreconditionError where there is no pg_cron.
-    """
-    with _connect(target) as conn:
-        preflight.require_primary(conn)
-        jobs = _jobs(conn)
-        name = conn.info.dbname
-        row = conn.execute("SELECT coalesce(current_setting('cron.database_name', true), 'postgres')").fetchone()
-        home = str(row[0]) if row else name
-        here = _has(conn, "cron.schedule(text,text,text)")
-    with database.connect(target if here else target.at(home), "maintain (pg_cron)") as cron:
-        if not here and not _has(cron, "cron.schedule_in_database(text,text,text,text,text,boolean)"):
-            raise PreconditionError(
-                f'pg_cron is neither in database "{name}" nor in "{home}"',
-                "Install it (shared_preload_libraries = 'pg_cron', then CREATE EXTENSION pg_cron), or let cron or a systemd "
-                "timer run `pgvigil maintain run-due`: see docs/maintenance.md.",
-            )
-        registered = []
-        for job in jobs:
-            if not job.needs_client:
-                call = (f"pgvigil {name} {job.job}", "*/5 * * * *", f"CALL pgvigil.run_job('{job.job}', true)")
-                if here:
-                    cron.execute("SELECT cron.schedule(%s, %s, %s)", call)
-                else:
-                    cron.execute("SELECT cron.schedule_in_database(%s, %s, %s, %s)", (*call, name))
-                registered.append(job.job)
-    return registered, [job.job for job in jobs if job.needs_client]
-
-
-def _has(conn: psycopg.Connection, function: str) -> bool:
-    row = conn.execute("SELECT to_regprocedure(%s) IS NOT NULL", (function,)).fetchone()
-    return row == (True,)
 
 
 # ── Told ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

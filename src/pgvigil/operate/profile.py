@@ -1,4 +1,4 @@
-"""How long a statement takes: run some times, each time rolled back."""
+"""Measures how long a statement takes: runs it several times and rolls each run back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BUCKETS = 8
 
 @dataclass(frozen=True)
 class Profile:
-    """Milliseconds from sending the statement until its whole result was here. `row_count`: rows returned, else changed; of the last run."""
+    """A result of profile: milliseconds until the whole result arrived. `row_count`: rows that the last run returned, else changed."""
 
     iterations: int
     row_count: int
@@ -29,9 +29,9 @@ class Profile:
 
 
 def profile(target: Target, statement: str, parameters: Sequence[str], iterations: int) -> Profile:
-    """Runs it `iterations` (at least 1) times on one connection. Raises ConnectError, and what `trial.attempt` raises.
+    """Run the statement `iterations` (at least 1) times on one connection. Raises ConnectError, and the errors of `trial.attempt`.
 
-    Nothing is shown meanwhile: what draws on a terminal would take its time from what is measured.
+    Nothing is displayed meanwhile: drawing on a terminal would distort the measurement.
     """
     times = []
     with trial.connect(target, "profile") as conn:
@@ -50,12 +50,12 @@ def profile(target: Target, statement: str, parameters: Sequence[str], iteration
 
 
 def document(profile: Profile) -> dict[str, Any]:
-    """For machines."""
+    """Return the result for machines."""
     return asdict(profile)
 
 
 def text(profile: Profile, *, bars: bool) -> str:
-    """For people; `bars` draws how the times lie between the least and the greatest."""
+    """Return the result for people; `bars` draws the distribution of the times."""
     lines = [
         f"{profile.iterations} runs, each rolled back; {profile.row_count:,} rows",
         f"min {profile.min_ms:,.3f} ms   avg {profile.avg_ms:,.3f} ms   p95 {profile.p95_ms:,.3f} ms   max {profile.max_ms:,.3f} ms",

@@ -1,4 +1,4 @@
-"""What the catalog knows of the tables and indexes in a plan, as far as a finding needs it."""
+"""Reads from the catalog what a finding needs about the tables and indexes of a plan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.rows import class_row
 
-# Names come out as they are written in SQL. Of an index, its first key: a column, or an expression.
+# Names are returned as SQL writes them. The first key of an index is a column or an expression.
 _TABLES = """
 SELECT n.nspname AS schema, c.relname AS name, format('%%I.%%I', rn.nspname, r.relname) AS root, c.relpages AS pages,
        c.relallvisible AS visible_pages, c.relispartition AS is_partition,
@@ -30,7 +30,7 @@ FROM unnest(%s::text[], %s::text[]) w (schema, name)
 JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
 JOIN pg_class r ON r.oid = coalesce(pg_partition_root(c.oid), c.oid)
 """
-# BEFORE and INSTEAD OF triggers, with the table that a statement names when a trigger of one of its partitions fires.
+# BEFORE and INSTEAD OF triggers, with the table that a statement may name when a trigger of one of its partitions fires.
 _TRIGGERS_WITHIN = """
 SELECT w.name, w.trigger, array_agg(DISTINCT ARRAY[rn.nspname::text, r.relname::text])
 FROM unnest(%s::text[], %s::text[]) w (name, trigger)
@@ -41,14 +41,14 @@ WHERE t.tgtype & 66 <> 0
 GROUP BY w.name, w.trigger
 """
 _STRING = re.compile(r"'(?:[^']|'')*'")
-_PAGES_OF_A_NEW_TABLE = 10  # what the planner assumes until the first ANALYZE
+_PAGES_OF_A_NEW_TABLE = 10  # the planner's assumption until the first ANALYZE
 _PAGE = 8192
 _COMPARES = r" (?:=|<|>|<=|>=|= ANY) "
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `root` is the partitioned one it belongs to, else itself. `varchars` are those of its columns of that type."""
+    """A table. `root` is its partitioned table, or itself. `varchars` are its columns of that type."""
 
     schema: str
     name: str
@@ -64,18 +64,18 @@ class Table:
 
     @property
     def is_new(self) -> bool:
-        """Never analyzed, and so small that the planner takes it for larger than it is."""
+        """Return true if the table was never analyzed, and is so small that the planner overestimates it."""
         return not self.analyzed and self.bytes <= _PAGES_OF_A_NEW_TABLE * _PAGE
 
     @property
     def indexes(self) -> list[Index]:
-        """The valid ones."""
+        """Return the valid indexes."""
         return [Index(*key) for key in self.keys]
 
 
 @dataclass(frozen=True)
 class Index:
-    """A valid index: its name as it is and as SQL writes it, its first key, its definition, and of a partial one its condition."""
+    """A valid index: its name, plain and as SQL writes it, its first key, its definition, and the condition of a partial one."""
 
     name: str
     quoted: str
@@ -88,19 +88,19 @@ Named = tuple[str, str]  # schema and name
 
 
 def look_up(conn: psycopg.Connection, tables: Iterable[Named]) -> dict[Named, Table]:
-    """Those of the tables that are there: one that the statement made is gone."""
+    """Return the tables that exist: one that the statement created does not."""
     with conn.cursor(row_factory=class_row(Table)) as cursor:
         found = cursor.execute(_TABLES, _columns(tables)).fetchall()
     return {(table.schema, table.name): table for table in found}
 
 
 def index_roots(conn: psycopg.Connection, indexes: Iterable[Named]) -> dict[Named, str]:
-    """Of each index, the name of the partitioned index it belongs to, else its own."""
+    """Return for each index the name of its partitioned index, else its own."""
     return {(row[0], row[1]): row[2] for row in conn.execute(_INDEXES, _columns(indexes)).fetchall()}
 
 
 def triggers_within(conn: psycopg.Connection, triggers: Iterable[Named]) -> dict[Named, set[Named]]:
-    """Of each trigger (table, trigger) that fires within the node that writes, BEFORE or INSTEAD OF: the tables that node may name."""
+    """Return for each trigger (table, trigger) that fires within the writing node, BEFORE or INSTEAD OF, the tables that node may name."""
     rows = conn.execute(_TRIGGERS_WITHIN, _columns(triggers)).fetchall()
     return {(name, trigger): {(schema, table) for schema, table in tables} for name, trigger, tables in rows}
 
@@ -111,10 +111,10 @@ def _columns(names: Iterable[Named]) -> list[list[str]]:
 
 
 def compared(condition: str, alias: str, table: Table) -> tuple[list[str], list[str]]:
-    """The columns that a condition, as EXPLAIN (VERBOSE) prints it, compares in a way that a plain index serves.
+    """Return the columns that a condition, as EXPLAIN (VERBOSE) prints it, compares in a way that a plain index supports.
 
-    First those that have to be equal to something, then those that are bounded. A column within a function or behind a cast is not
-    among them, nor one of an alternative (OR).
+    First those that must be equal to something, then those that are bounded. A column within a function or under a cast is not
+    included, nor one of an alternative (OR).
     """
     quoted = alias.replace('"', '""')
     alias = rf'(?:{re.escape(alias)}|"{re.escape(quoted)}")'
@@ -123,12 +123,13 @@ def compared(condition: str, alias: str, table: Table) -> tuple[list[str], list[
     parts = conjuncts(_STRING.sub("''", condition))
     for column in table.columns:
         name = rf"{alias}\.{re.escape(column)}(?![\w$])"
-        side = rf"(?:{name}|\({name}\)::text)" if column in table.varchars else name  # varchar as text is no conversion
+        # A cast of varchar to text converts nothing.
+        side = rf"(?:{name}|\({name}\)::text)" if column in table.varchars else name
         for part in parts:
             if re.fullmatch(rf"(?:NOT )?{name}|{name} IS (?:TRUE|FALSE)", part):
                 equal.append(column)
                 break
-            if re.fullmatch(rf"{name} IS NULL", part):  # equal too, but mostly of many rows
+            if re.fullmatch(rf"{name} IS NULL", part):  # equal too, but usually true of many rows
                 bounded.append(column)
                 break
             left = re.fullmatch(side + _COMPARES + r"(.*)", part, re.DOTALL)
@@ -141,12 +142,12 @@ def compared(condition: str, alias: str, table: Table) -> tuple[list[str], list[
 
 
 def has_alternatives(condition: str) -> bool:
-    """Whether OR stands in it."""
+    """Return true if the condition contains OR."""
     return " OR " in _STRING.sub("", condition)
 
 
 def conjuncts(condition: str) -> list[str]:
-    """The parts that all have to hold."""
+    """Return the parts that must all hold."""
     while condition.startswith("(") and _closing(condition) == len(condition) - 1:
         condition = condition[1:-1]
     depth, begin, parts = 0, 0, []
@@ -162,7 +163,7 @@ def conjuncts(condition: str) -> list[str]:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis closes with which the text begins."""
+    """Return the position where the parenthesis at the beginning of the text closes."""
     depth = 0
     for place, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)

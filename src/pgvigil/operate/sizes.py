@@ -1,4 +1,4 @@
-"""What takes how much room in a database."""
+"""Measures the sizes of a database and its tables."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pgvigil import database
 from pgvigil.database import Target
 from pgvigil.text import page
 
-_BAR = 24  # characters of the largest table
+_BAR = 24  # characters for the largest table
 
-# reltuples is -1 before the first ANALYZE: then what the statistics have counted.
+# reltuples is -1 before the first ANALYZE: then the statistics' row count is used.
 _QUERY = """
 SELECT format('%I.%I', n.nspname, r.relname) AS "table", count(*) FILTER (WHERE c.relispartition)::integer AS partitions,
        sum(pg_table_size(c.oid) - coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0))::bigint AS heap_bytes,
@@ -45,20 +45,20 @@ class Table:
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """Return the total bytes."""
         return self.heap_bytes + self.index_bytes + self.toast_bytes
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """`total_size_mb` is the whole database in MiB, with what belongs to the system; the largest table comes first."""
+    """A result of sizes. `total_size_mb` is the whole database in MiB, including the system catalogs; the largest table comes first."""
 
     total_size_mb: float
     tables: tuple[Table, ...]
 
 
 def measure(target: Target) -> Sizes:
-    """Asks for the sizes on disk; reads no table. Raises ConnectError."""
+    """Query the sizes on disk, without reading any table. Raises ConnectError."""
     with database.connect(target, "sizes") as conn:
         whole = conn.execute("SELECT pg_database_size(current_database())").fetchone()
         with conn.cursor(row_factory=class_row(Table)) as cursor:
@@ -67,15 +67,15 @@ def measure(target: Target) -> Sizes:
 
 
 def document(sizes: Sizes) -> dict[str, Any]:
-    """For machines."""
+    """Return the result for machines."""
     return asdict(sizes)
 
 
 def text(sizes: Sizes, *, bars: bool) -> str:
-    """For people; `bars` draws each table's part of the largest one."""
+    """Return the result for people; `bars` draws the size of each table relative to the largest."""
     largest = max((table.total for table in sizes.tables), default=0) or 1
     width = max((len(table.table) for table in sizes.tables), default=0) + 2
-    lines = [f"{sizes.total_size_mb} MB in all", ""]
+    lines = [f"{sizes.total_size_mb} MB in total", ""]
     lines.append(f"{'table':<{width}}{'heap MB':>10}{'index MB':>10}{'toast MB':>10}{'rows':>14}{'dead rows':>12}")
     for table in sizes.tables:
         mib = [f"{part / 2**20:>10.1f}" for part in (table.heap_bytes, table.index_bytes, table.toast_bytes)]

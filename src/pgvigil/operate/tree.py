@@ -1,7 +1,7 @@
-"""A plan as EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) tells it, as a tree in which each node has what is its own.
+"""Parses a plan of EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) into a tree whose nodes have their own shares.
 
-EXPLAIN gives a node the times and pages of all below it, times and rows as averages of its loops, and hangs a subplan under the
-node that declares it, while another one runs it and is charged for it.
+EXPLAIN includes the times and pages of all nodes below in a node, prints times and rows as averages of its loops, and places a
+subplan under the node that declares it, although another node runs it and includes its cost.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ class Node:
         self.fields = fields
         self.parent = parent
         self.children = [Node(child, self) for child in fields.get("Plans", ())]
-        self.paid: list[Node] = []  # the subplans that are in its times and pages; told by `tree`
-        self.triggers_ms = 0.0  # of triggers that fire within it, which EXPLAIN lists too
+        self.paid: list[Node] = []  # the subplans included in its times and pages; set by `tree`
+        self.triggers_ms = 0.0  # time of triggers that fire within it, which EXPLAIN lists separately too
 
     @property
     def kind(self) -> str:
-        """Such as `Seq Scan`."""
+        """Return the node type, such as `Seq Scan`."""
         return str(self.fields["Node Type"])
 
     @property
     def loops(self) -> float:
-        """How often it was begun, by all processes together; 0: never."""
+        """Return how often the node was started, by all processes together; 0: never."""
         return float(self.fields.get("Actual Loops", 0))
 
     @property
     def rows(self) -> int:
-        """Rows it gave, in all loops together."""
+        """Return the rows it produced, in all loops together."""
         return self.total("Actual Rows")
 
     @property
     def relation(self) -> tuple[str, str] | None:
-        """Schema and name of the table it reads."""
+        """Return schema and name of the table it reads."""
         name = self.fields.get("Relation Name")
         return (self.fields.get("Schema", ""), name) if name else None
 
     def total(self, field: str) -> int:
-        """Of a field that is an average of its loops."""
+        """Return the total of a field that is an average of the loops."""
         return round(float(self.fields.get(field, 0)) * self.loops)
 
     def up(self) -> Iterator[Node]:
-        """Those above it, the nearest first."""
+        """Yield the nodes above it, the nearest first."""
         if self.parent:
             yield self.parent
             yield from self.parent.up()
 
     def walk(self) -> Iterator[Node]:
-        """It and all below it, as they are printed."""
+        """Yield the node and all nodes below it, in printed order."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     @cached_property
     def processes(self) -> float:
-        """How many ran it at a time: those below a Gather are run by its workers and mostly by itself too."""
+        """Return how many processes ran it at a time: a Gather's workers run the nodes below it, and usually the leader does too."""
         if not self.parent:
             return 1
         if self.parent.kind in ("Gather", "Gather Merge") and self.parent.loops and not self.is_subplan:
@@ -72,21 +72,21 @@ class Node:
 
     @property
     def is_subplan(self) -> bool:
-        """Run once, by whoever first asks for it."""
+        """Return true for a subplan that runs once, when its value is first needed."""
         return self.fields.get("Parent Relationship") == "InitPlan"
 
     @property
     def ms(self) -> float:
-        """Time on the clock, with all below it."""
+        """Return the elapsed time, including all nodes below."""
         return float(self.fields.get("Actual Total Time", 0)) * self.loops / self.processes
 
     @property
     def own_ms(self) -> float:
-        """Time on the clock without what is below it, and without the triggers that fire within it."""
+        """Return the elapsed time without the nodes below, and without the triggers that fire within it."""
         return max(self.ms - sum(part.ms for part in self._parts) - self.triggers_ms, 0)
 
     def own_blocks(self, *fields: str) -> int:
-        """Pages by those fields, without what is below it."""
+        """Return the pages by those fields, without the nodes below."""
         whole, parts = ([n.fields.get(f, 0) for n in nodes for f in fields] for nodes in ([self], self._parts))
         return max(int(sum(whole) - sum(parts)), 0)
 
@@ -98,14 +98,14 @@ class Node:
         name = str(subplan.fields.get("Subplan Name", ""))
         if name.startswith("CTE "):
             return bool(self.loops) and self.fields.get("CTE Name") == name.removeprefix("CTE ")
-        # To 16 it is InitPlan 1 (returns $0), and $0 in an expression; from 17 on InitPlan 1, and (InitPlan 1).col1.
+        # Up to 16 it is InitPlan 1 (returns $0), and $0 in an expression; from 17 on InitPlan 1, and (InitPlan 1).col1.
         signs = [rf"{re.escape(sign)}\b" for sign in re.findall(r"\$\d+", name)] or [rf"\({re.escape(name)}\)"]
         told = " ".join(str(value) for key, value in self.fields.items() if key not in ("Plans", "Subplan Name"))
         return bool(self.loops) and re.search("|".join(signs), told) is not None
 
 
 def tree(plan: dict[str, Any]) -> Node:
-    """The plan's top node."""
+    """Return the plan's top node."""
     top = Node(plan)
     for subplan in top.walk():
         if subplan.is_subplan and subplan.parent:
@@ -120,7 +120,7 @@ def tree(plan: dict[str, Any]) -> Node:
 
 
 def index_scans(tops: Iterable[Node]) -> dict[Named, dict[str, bool]]:
-    """Of each table the indexes that the plans use, and whether one is searched by a condition on that table alone."""
+    """Return for each table the indexes that the plans use, and true for those searched by a condition on that table alone."""
     used: dict[Named, dict[str, bool]] = {}
     for top in tops:
         aliases = {str(node.fields["Alias"]) for node in top.walk() if "Alias" in node.fields}

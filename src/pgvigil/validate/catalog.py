@@ -91,6 +91,7 @@ class Server:
     # may write to the tables.
     settings: list[list[Any]]
     own_settings: dict[str, str]  # those of ours that hold in the session that asks
+    without_usage: list[str]  # owner of sessions, or role of the spec, that may not use the application's schema
     shadows: list[str]  # other schemas with relations of the same names
     members: list[list[str]]  # in our schemas, of extensions that live elsewhere: path, extension
     configured: bool  # session_replication_role is replica in the server's configuration
@@ -220,23 +221,26 @@ def all_schemas(conn: Connection) -> list[str]:
     return again_if_changed(conn, read)
 
 
-def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
-    """What is there, read over two connections at once where the server has another one to give."""
-    parameters = {
-        "own": list(dict.fromkeys([*scope.own, *(all_schemas(conn) if scope.everywhere else ())])),
-        "schema": schema,
-        "names": list(scope.names),
-        "slices": list(scope.slices),
-        "cut": list(scope.cut),
-        "extensions": list(scope.extensions),
-        "roles": list(scope.roles),
-        "reserved": list(RESERVED),
-        "everywhere": scope.everywhere,
-    }
+# What no statement that locks the application's tables makes, unless an event trigger does: it can be read before they are locked.
+_EARLY = ("server", "types", "others")
+
+
+def read_early(conn: Connection, scope: Scope, schema: str) -> Answers:
+    """The part of a snapshot that a migration can have read before it locks tables; nothing where an event trigger may change it."""
+    with pinned(conn, schema, read_only=True, opened=True):
+        row = conn.execute("SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtenabled <> 'D')").fetchone()
+        return {} if row and row[0] else _answers(conn, _EARLY, _parameters(conn, scope, schema))
+
+
+def snapshot(conn: Connection, scope: Scope, schema: str, early: Answers | None = None) -> Snapshot:
+    """What is there, read over two connections at once where the server has another one to give. `early` is not read again."""
+    parameters, known = _parameters(conn, scope, schema), early or {}
 
     def alone() -> Answers:
         with pinned(conn, schema, read_only=True, opened=True):
-            return _answers(conn, QUERIES, parameters)
+            # Before a commit, tables are locked meanwhile: planned in the order written, in half the time.
+            conn.execute("SET LOCAL join_collapse_limit = 1")
+            return known | _answers(conn, [name for name in QUERIES if name not in known], parameters)
 
     def together() -> Answers:
         with ThreadPoolExecutor(1) as pool:
@@ -249,6 +253,20 @@ def snapshot(conn: Connection, scope: Scope, schema: str) -> Snapshot:
 
     idle = conn.info.transaction_status == TransactionStatus.IDLE
     return _understood(again_if_changed(conn, together if idle else alone), schema, scope.declared)
+
+
+def _parameters(conn: Connection, scope: Scope, schema: str) -> dict[str, Any]:
+    return {
+        "own": list(dict.fromkeys([*scope.own, *(all_schemas(conn) if scope.everywhere else ())])),
+        "schema": schema,
+        "names": list(scope.names),
+        "slices": list(scope.slices),
+        "cut": list(scope.cut),
+        "extensions": list(scope.extensions),
+        "roles": list(scope.roles),
+        "reserved": list(RESERVED),
+        "everywhere": scope.everywhere,
+    }
 
 
 def _aside(second: Future[Connection], schema: str, exported: str, parameters: dict[str, Any]) -> Answers | None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from pgvigil.validate.catalog import Attributes, Connection, Snapshot
+from pgvigil.validate.ddl_routines import usual_multirange
 from pgvigil.validate.expected import Declaration, kind_of, last_name
+from pgvigil.validate.fix_script import ordered
 from pgvigil.validate.probe import Probe, settle
-from pgvigil.validate.repair import ordered
 from pgvigil.validate.report import KINDS, Finding, Kind, Severity, Unchecked
 from pgvigil.validate.rules import covers
 
@@ -189,6 +190,13 @@ class Collector:
             return _stands_on_rare(path, self._missing[path][0], cause)
         if by in ("table", "view") and cause.partition(" ")[2] == root and path != cause:
             return True
+        if by == kind == "table":
+            attributes = self._missing[path][0]
+            return of in (attributes.get("partition_of"), *attributes.get("inherits", ()))
+        if by == "type" and self._missing[path][0].get("constructor"):
+            return path.removeprefix("function ").partition("(")[0] in _constructors(cause, self._missing[cause][0])
+        if by == "sequence" and cause.startswith("sequence of "):
+            return False
         if by == "schema":
             label = path.removeprefix(kind).strip()
             return label.startswith(cause.removeprefix("schema ") + ".") or root.startswith(
@@ -217,9 +225,27 @@ class Collector:
         ) or (by == "type" and kind == "column" and bool(name.search(text)))
 
 
+def _constructors(path: str, attributes: Attributes) -> tuple[str, str]:
+    """Names of the functions that come with a range type."""
+    label = path.removeprefix("type ")
+    return label, attributes.get("range", {}).get("MULTIRANGE_TYPE_NAME", usual_multirange(label))
+
+
+# Rare kinds whose definitions name others.
+_NAMED_IN = {
+    "ts_dict": "other ts_config ",
+    "ts_parser": "other ts_config ",
+    "ts_template": "other ts_dict ",
+    "opfamily": "other opclass ",
+}
+
+
 def _stands_on_rare(path: str, attributes: Attributes, cause: str) -> bool:
     """A table needs its server, a server its wrapper, a transform or a function its language."""
     _, kind, name = cause.split(" ", 2)
+    if kind in _NAMED_IN:
+        word = re.compile(rf'(?<!["\w.]){re.escape(name.partition(" USING ")[0])}(?!["\w.])')
+        return path.startswith(_NAMED_IN[kind]) and bool(word.search(attributes.get("definition", "")))
     needs = {
         "server": (
             attributes.get("server") == name,
@@ -232,7 +258,10 @@ def _stands_on_rare(path: str, attributes: Attributes, cause: str) -> bool:
             attributes.get("language") == name,
             path.startswith("other transform ") and path.endswith(f" LANGUAGE {name}"),
         ),
-        "access_method": (attributes.get("access_method") == name,),
+        "access_method": (
+            attributes.get("access_method") == name,
+            path.startswith(("other opclass ", "other opfamily ")) and path.endswith(f" USING {name}"),
+        ),
     }
     return any(needs.get(kind, ()))
 

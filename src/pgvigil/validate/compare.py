@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
-from pgvigil.validate import ddl, dumped, partitions, printing, probe, renames
+from pgvigil.validate import ddl, dumped, inherited, partitions, printing, probe, renames, sql_text
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.defaults import explained, object_of, owner_of
@@ -44,6 +44,7 @@ _STATES: dict[tuple[str, str], Kind] = {
 }
 _OF_SERVERS = re.compile("(^|grant on |revocation on )other (foreign_data_wrapper|server|user_mapping) ")
 _INVALID = "INVALID, and declared so: the server does not use it"
+_UNENFORCED = "its internal triggers are disabled, and declared so: it is not enforced"
 _CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
 _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
 
@@ -84,6 +85,7 @@ class Comparison:
         self._schema_and_roles()
         taken |= self._left_out_of_dumps()
         taken |= self._noted_with_another(taken)
+        taken |= self._of_another_owner()
         for rename in self.renames.list:
             expected = rename.expected or printing.whole(rename.path, self.wanted[rename.path])
             kind: Kind = "different" if rename.different else "missing"
@@ -100,7 +102,10 @@ class Comparison:
                 there = there and {**there, "valid": False}
                 if there:
                     self.collector.add("invalid", path, _INVALID, _INVALID, "note", fix=self.repairs.rebuilt(path))
-            if (there == wanted and path not in self.marks) or path in taken or (there is None and "valid" in wanted):
+            if wanted.get("enforced") is False and there and "enforced" in there:  # pg_dump leaves that out, too
+                self.collector.add("disabled", path, _UNENFORCED, _UNENFORCED, "note")
+            unwanted = "valid" in wanted or ("enforced" in wanted and "inherited" in wanted)
+            if (there == wanted and path not in self.marks) or path in taken or (there is None and unwanted):
                 continue
             mark = self.marks.get(path)
             if mark and mark.unless_baselined and self._leave_open(path, wanted, there):
@@ -209,8 +214,10 @@ class Comparison:
         return None
 
     def _part_of_missing(self, path: str) -> bool:
-        """What stands on a missing relation, and rights on a missing object, are told with it."""
+        """What stands on a missing relation, rights on a missing object, and what children inherit are told with it."""
         root = self.roots[path]
+        if kind_of(path) == "column" and inherited.is_of_parent(path, root, self.wanted, self.found.objects):
+            return True
         relations = {f"{kind} {root}" for kind in ("table", "view", "sequence")}
         if root and path not in relations and not relations & self.found.objects.keys():
             return True
@@ -254,6 +261,20 @@ class Comparison:
             found = printing.whole(path, there) if there else ABSENT
             self.collector.add(kind, path, f"{expected} ({reason})", found, "note")
         return noted
+
+    def _of_another_owner(self) -> set[str]:
+        """Return the rights that come and go with an owner: ALTER … OWNER gives them to the one that is wanted."""
+        told: set[str] = set()
+        for path, wanted in self.wanted.items():
+            there = self.found.objects.get(path)
+            if there is None or wanted.get("owned_by") == there.get("owned_by"):
+                continue
+            right, wrong = (quoted(of.get("owned_by", self.found.owner)) for of in (wanted, there))
+            mine, others = (f"revocation on {path} from {one}" for one in (right, wrong))
+            told |= {one for one in (f"grant on {path} to {wrong}", mine) if one not in self.wanted}
+            if self.wanted.get(mine) == self.found.objects.get(others):
+                told |= {mine, others}
+        return told
 
     def _noted_with_another(self, taken: set[str]) -> set[str]:
         """Return what is in an undeclared schema, and the parts that partitions have of an undeclared index."""
@@ -324,6 +345,10 @@ class Comparison:
                 continue
             part = self._part(path, root, key, {**wanted, key: a}, {**there, key: b})
             state = _STATES.get((kind, key))
+            if kind == "index" and key == "valid" and dumped.has_foreign_partition(root, self.found.objects):
+                said = f"{part.expected} ({dumped.FOREIGN_PARTITION})"
+                self.collector.differ(path, [replace(part, expected=said)], "note", kind="invalid")
+                continue
             if state and (key != "enabled" or b in ("DISABLED", "REPLICA")):
                 self.collector.differ(path, [part], kind=state, fix=fix)
             else:
@@ -339,6 +364,11 @@ class Comparison:
             plain, tuned = [], [*tuned, *plain]
         if [part.key for part in plain] == ["order"] and dumped.reorders(path, self.wanted, self.found.objects):
             plain, tuned = [], [*tuned, replace(plain[0], expected=f"{plain[0].expected}: {dumped.ORDER}")]
+        if path.startswith("sequence of ") and dumped.retypes(path, [part.key for part in plain], self.wanted):
+            plain, tuned = (
+                [],
+                [*tuned, *(replace(part, expected=f"{part.expected}: {dumped.IDENTITY}") for part in plain)],
+            )
         self.collector.differ(path, plain, fix=fix)
         self.collector.differ(path, tuned, "finding" if self.collector.strict else "note", fix=fix)
         self._comment(path, wanted, there, mark)
@@ -359,6 +389,8 @@ class Comparison:
         self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None
     ) -> Iterator[tuple[str, Any, Any]]:
         """What is not the same, nor the same spelt otherwise: key, wanted, found."""
+        if wanted == there:
+            return
         kind = kind_of(path)
         free = {"comment"}  # it has a finding of its own
         if not self.declaration.complete:
@@ -367,6 +399,8 @@ class Comparison:
                 free.add("name")  # the server may have had to choose another
         if kind == "table" and mark:
             free.add("order")
+        if kind == "sequence" and (path.startswith("sequence of ") or ("of" in wanted and "of" in there)):
+            free.add("owned_by")  # the server keeps it the owner of the table
         if kind in ("column", "type") and self._without_named_not_null:
             free |= {"not_null", "not_null_comment"}
         if kind in ("index", "constraint", "column") and self._detached(path):
@@ -375,7 +409,24 @@ class Comparison:
             a, b = wanted.get(key), there.get(key)
             if key == "privileges" and dumped.all_of_them(a or [], b or [], self.declaration.major):
                 continue
-            if a == b or key in free or (key == "valid" and a is False) or (mark and key not in mark.spoken_of):
+            if (
+                a == b
+                or key in free
+                or (key in ("valid", "enforced") and a is False)
+                or (mark and key not in mark.spoken_of)
+            ):
+                continue
+            if (
+                key == "identity"
+                and a is None
+                and dumped.is_identity_of_parent(path, self.roots[path], self.found.objects, self.declaration.major)
+            ):
+                continue
+            if kind == "column" and key == "default" and b is None and self._reads_missing_sequence(path, a):
+                continue  # the repair of the sequence sets it
+            if kind == "column" and inherited.is_parents_change(
+                path, self.roots[path], key, (a, b), self.wanted, self.found.objects
+            ):
                 continue
             if canonical(key, a) == canonical(key, b):
                 continue
@@ -385,6 +436,15 @@ class Comparison:
                 a, b = self._storage(kind, a, b, subset=bool(mark and not mark.ours))
             if a != b:
                 yield key, a, b
+
+    def _reads_missing_sequence(self, path: str, default: Any) -> bool:
+        sequence = path.replace("column ", "sequence of ", 1)
+        return (
+            self.declaration.complete
+            and sequence in self.wanted
+            and sequence not in self.found.objects
+            and str(default).startswith("nextval(")
+        )
 
     @cached_property
     def _without_named_not_null(self) -> bool:
@@ -464,10 +524,10 @@ class Comparison:
     def _comment(self, path: str, wanted: Attributes, there: Attributes, mark: Mark | None) -> None:
         text, found = wanted.get("comment"), there.get("comment")
         known = mark is None or "comment" in mark.spoken_of
-        fix = self.repairs.comment(path)
         needed = mark is not None and mark.ours and kind_of(path) in _COMMENTED
         if (text == found and (text or not needed)) or not (known or needed):
             return
+        fix = self.repairs.comment(path)
         if found is None:
             self.collector.add("missing", f"comment on {path}", text or "a comment", ABSENT, fix=fix if text else "")
         elif text is not None:
@@ -489,8 +549,8 @@ class Comparison:
                 if not any(
                     all(str(row.get(key)) == value for key, value in wanted.items()) for row in self.rows.get(name, [])
                 ):
-                    names, values = ", ".join(wanted), ", ".join(map(ddl.literal, wanted.values()))
-                    insert = ddl.remark(f"INSERT INTO {name} ({names}, …) VALUES ({values}, …);")
+                    names, values = ", ".join(wanted), ", ".join(map(sql_text.literal, wanted.values()))
+                    insert = sql_text.remark(f"INSERT INTO {name} ({names}, …) VALUES ({values}, …);")
                     self.collector.miss(path, "a row", {}, name, fix=lambda insert=insert: insert)  # type: ignore[misc]
 
 

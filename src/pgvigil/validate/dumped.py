@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from pgvigil.validate.catalog import Attributes
+from pgvigil.validate.ddl_routines import usual_multirange
 from pgvigil.validate.expected import kind_of, of_grant
 
+FOREIGN_PARTITION = (
+    "pg_dump makes it ON ONLY the partitioned table, where it stays INVALID: a partition is a foreign table"
+)
+IDENTITY = "pg_dump does not carry the type of an identity's sequence, where it is not that of the column"
 ORDER = "pg_dump writes inherited columns first, and no command moves a column"
 _CONSTRUCTOR = "pg_dump does not carry rights, owner or attributes of a range type's constructors"
+_MULTIRANGE = "pg_dump does not carry rights of a multirange; since PostgreSQL 17 it has those of its range"
 _LANGUAGES = "a database by another name: pg_dump does not carry rights on the languages of the server itself"
+_INFORMATION = "a database by another name: pg_dump does not carry rights in information_schema"
 _DATABASE = "a database by another name: pg_dump carries settings and rights of a database only with --create"
 
 
@@ -17,11 +26,23 @@ def left_out(path: str, wanted: dict[str, Attributes], found: dict[str, Attribut
     `copy`: the database has another name than the one that the spec was dumped from.
     """
     of = of_grant(path) or path
+    if of != path and _is_multirange(of, wanted):
+        return _MULTIRANGE
     if wanted.get(of, {}).get("constructor") or found.get(of, {}).get("constructor"):
         return _CONSTRUCTOR
     if copy and (kind_of(path) == "setting" or of == "database {database}"):
         return _DATABASE
+    if copy and re.match(r"\w+ information_schema\b", of):
+        return _INFORMATION
     return _LANGUAGES if copy and of in ("other language c", "other language internal", "other language sql") else ""
+
+
+def _is_multirange(path: str, objects: dict[str, Attributes]) -> bool:
+    return path not in objects and any(
+        path == f"type {of['range'].get('MULTIRANGE_TYPE_NAME') or usual_multirange(one.partition(' ')[2])}"
+        for one, of in objects.items()
+        if "range" in of
+    )
 
 
 def carried(wanted: dict[str, Attributes], major: int, server: int) -> dict[str, Attributes]:
@@ -38,6 +59,28 @@ def all_of_them(wanted: list[str], found: list[str], major: int) -> bool:
     """Whether GRANT ALL of a server before PostgreSQL 17 was read by a later one, where ALL is MAINTAIN too."""
     more = {one.removesuffix(" WITH GRANT OPTION") for one in set(found or ()) - set(wanted or ())}
     return 0 < major < 17 and more == {"MAINTAIN"} and len(wanted or ()) == 7 and set(wanted) < set(found)
+
+
+def has_foreign_partition(label: str, objects: dict[str, Attributes]) -> bool:
+    partitions = [path for path, of in objects.items() if path.startswith("table ") and of.get("partition_of") == label]
+    return any(
+        objects[path].get("kind") == "foreign table" or has_foreign_partition(path.partition(" ")[2], objects)
+        for path in partitions
+    )
+
+
+def is_identity_of_parent(path: str, root: str, found: dict[str, Attributes], major: int) -> bool:
+    """Whether the column of a partition has an identity only because servers from 17 on give it that of its parent."""
+    parent = found.get(f"table {root}", {}).get("partition_of")
+    column = path.removeprefix(f"column {root}.")
+    return 0 < major < 17 and bool(parent) and "identity" in found.get(f"column {parent}.{column}", {})
+
+
+def retypes(path: str, keys: list[str], wanted: dict[str, Attributes]) -> bool:
+    """Return whether the sequence of an identity has another type than its column, and differs in that and its limits alone."""
+    column = wanted.get(path.replace("sequence of ", "column ", 1), {})
+    other = wanted[path].get("type") != column.get("type")
+    return other and "identity" in column and set(keys) <= {"type", "maximum", "minimum"}
 
 
 def reorders(path: str, wanted: dict[str, Attributes], found: dict[str, Attributes]) -> bool:

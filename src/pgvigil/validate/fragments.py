@@ -58,6 +58,12 @@ def operator(oid: str) -> str:
                FROM pg_operator xo JOIN pg_namespace xn ON xn.oid = xo.oprnamespace WHERE xo.oid = {oid})"""
 
 
+def named(catalog: str, prefix: str, oid: str) -> str:
+    """The name of an object of a catalog; one of the application's schema or of the system is without a schema."""
+    return f"""(SELECT CASE WHEN nn.nspname IN ('pg_catalog', %(schema)s) THEN '' ELSE {spelt("nn.nspname")} || '.' END || {spelt(f"no.{prefix}name")}
+               FROM {catalog} no JOIN pg_namespace nn ON nn.oid = no.{prefix}namespace WHERE no.oid = {oid})"""
+
+
 def collation(oid: str) -> str:
     """The name of a collation; one of the application's schema or of the system is without a schema."""
     return f"""(SELECT CASE WHEN cn.nspname IN ('pg_catalog', %(schema)s) THEN '' ELSE quote_ident(cn.nspname) || '.' END || quote_ident(co.collname)

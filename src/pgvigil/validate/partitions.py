@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 
-from pgvigil.validate import ddl, printing
+from pgvigil.validate import ddl, ddl_relations, printing, sql_text
+from pgvigil.validate.alter import alter_column
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector, Part
 from pgvigil.validate.defaults import explained, owner_of
 from pgvigil.validate.expected import Partitions, kind_of, last_name, without_upkeep
 from pgvigil.validate.names import quoted
-from pgvigil.validate.repair import alter_column
 
 _BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
 _TOKENS = {"YYYY": "(?P<year>[0-9]{4})", "MM": "(?P<month>0[1-9]|1[0-2])", "DD": "(?P<day>0[1-9]|[12][0-9]|3[01])"}
@@ -111,7 +111,7 @@ def _partition(
             repairs.append(f"ALTER TABLE {label} OWNER TO {quoted(owner)};")
         if "with" in keys:
             repairs.append(f"ALTER TABLE {label} RESET ({', '.join(options)});")
-        repairs += [ddl.relation(label, key, usual if key != "persistence" else {}) for key in keys]
+        repairs += [ddl_relations.relation(label, key, usual if key != "persistence" else {}) for key in keys]
         if "name" in keys and (right := _right_name(name, declared, bound)):
             repairs.append(f"ALTER TABLE {label} RENAME TO {right};")
         return "\n".join(repair for repair in repairs if repair)
@@ -127,7 +127,7 @@ def _partition(
             trigger = last_name(other)
             usual = collector.found.objects.get(f"trigger {name}.{trigger}", {}).get("enabled", "ORIGIN")
             said = "enabled" if usual == "ORIGIN" else f"enabled {usual}"
-            enable = ddl.enable("TRIGGER", label, trigger, usual)
+            enable = sql_text.enable("TRIGGER", label, trigger, usual)
             collector.add(
                 "disabled", other, said, f"{attributes.get('enabled', 'ORIGIN')} on this partition", fix=enable
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 from pgvigil.text import one_line
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.expected import GRANT, Declaration, Mark, kind_of, last_name
+from pgvigil.validate.names import unquoted
 
 _WHOLE = Mark(frozenset())  # of an object in a spec that speaks of everything
 _PART = re.compile(r'"(?:[^"]|"")*"|[^".]+')
@@ -379,7 +380,7 @@ class _Writer:
         if kind != "function":
             yield f"is_{kind.partition(' ')[0]}({call}, {text(f'{said} is of that kind')})"
         if language := attributes.get("language"):
-            yield f"function_lang_is({call}, {text(language)}, {text(f'language of {said}')})"
+            yield f"function_lang_is({call}, {text(unquoted(language))}, {text(f'language of {said}')})"
         where = f"oid = to_regprocedure({text(signature)})"
         if "arguments" in attributes:
             found = "regexp_replace(pg_get_function_arguments(oid), '(^|, )IN ', '\\1', 'g')"

@@ -84,8 +84,10 @@ $$;
 CREATE FUNCTION pg_temp.index_shape(index oid) RETURNS text LANGUAGE sql AS $$
     SELECT CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END || CASE WHEN x.reloptions IS NULL THEN d ELSE
                regexp_replace(d, ' WITH \([^()]*\)', '') END
-    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam,
-         LATERAL substr(pg_get_indexdef(i.indexrelid), strpos(pg_get_indexdef(i.indexrelid), ' USING ' || m.amname || ' (') + 7) d
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class k ON k.oid = i.indrelid JOIN pg_am m ON m.oid = x.relam,
+         -- the two names at its start may hold anything
+         LATERAL substr(pg_get_indexdef(i.indexrelid), 17 + length(quote_ident(x.relname)) + length(quote_ident(k.relname))) rest,
+         LATERAL substr(rest, strpos(rest, ' USING ' || quote_ident(m.amname) || ' (') + 7) d
     WHERE i.indexrelid = index
 $$;
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgvigil.validate import ddl
+from pgvigil.validate import ddl_relations
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.expected import canonical, kind_of
 
@@ -94,7 +94,7 @@ def whole(path: str, attributes: Attributes) -> str:
     if kind in ("constraint", "index"):
         return _text("definition", attributes["definition"]) + ", INVALID" * ("valid" in attributes)
     if kind == "trigger":
-        return f"{ddl.trigger_head(attributes)} {ddl.trigger_tail(attributes)}"
+        return f"{ddl_relations.trigger_head(attributes)} {ddl_relations.trigger_tail(attributes)}"
     if "privileges" in attributes:
         return ", ".join(attributes["privileges"])
     if kind == "table" and "partition_by" in attributes:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 
-from pgvigil.validate import ddl
+from pgvigil.validate import ddl, ddl_relations, ddl_routines
 from pgvigil.validate.catalog import Connection, pinned
 from pgvigil.validate.expected import kind_of, last_name, plain_fields
 
@@ -35,6 +36,23 @@ _READ_BACK["collation", "locale"] = (
     " FROM pg_collation c WHERE collname = 'probe' AND collnamespace = pg_my_temp_schema()"
 )
 _READ_BACK |= {("procedure", key): _READ_BACK["function", key] for key in ("body", "arguments")}
+
+
+# To make an index, a CHECK or a generated column the server computes what is constant in it: a function of the owner's that says it is
+# IMMUTABLE runs at once, with the rights of whoever compares. So the owner's rights are taken where they are others, as far as one may.
+_WHOSE = """
+    SELECT r.rolname::text, pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER'), EXISTS (
+        SELECT FROM pg_catalog.pg_depend d WHERE d.refclassid IN ('pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_operator'::regclass)
+          AND d.refobjid OPERATOR(pg_catalog.>=) 16384::oid AND (d.classid, d.objid) IN (
+              SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid
+              UNION ALL SELECT 'pg_catalog.pg_constraint'::regclass, k.oid FROM pg_catalog.pg_constraint k WHERE k.conrelid OPERATOR(pg_catalog.=) c.oid
+              UNION ALL SELECT 'pg_catalog.pg_attrdef'::regclass, a.oid FROM pg_catalog.pg_attrdef a WHERE a.adrelid OPERATOR(pg_catalog.=) c.oid))
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) c.relowner
+    WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s) AND r.rolname OPERATOR(pg_catalog.<>) current_user"""
+_AS_OWNER = sql.SQL("""
+    CREATE FUNCTION pg_temp.probe_as_owner(statement text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $run$ BEGIN EXECUTE statement; END $run$""")
+_COMPUTED = {"constraint", "index", "column"}
 
 
 @dataclass(frozen=True)
@@ -80,8 +98,21 @@ def _plain(text: object) -> object:
 def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> object:
     # In a pipeline, and so over the extended protocol, a text of the spec cannot smuggle in a second statement.
     with pinned(conn, schema, read_only=False):
-        for statement in _statements(probe, text):
-            conn.execute(statement)
+        whose = conn.execute(_WHOSE, (probe.root,)).fetchone() if kind_of(probe.path) in _COMPUTED else None
+        if whose and not whose[1] and whose[2]:
+            raise psycopg.errors.InsufficientPrivilege(
+                f"{probe.root} calls functions that would run with the rights of whoever compares"
+            )
+        if whose and whose[1]:
+            conn.execute(_AS_OWNER.format(schema=sql.Identifier(schema)))
+            conn.execute(
+                sql.SQL("ALTER FUNCTION pg_temp.probe_as_owner(text) OWNER TO {}").format(sql.Identifier(whose[0]))
+            )
+            for statement in _statements(probe, text):
+                conn.execute("SELECT pg_temp.probe_as_owner(%s)", (statement,))
+        else:
+            for statement in _statements(probe, text):
+                conn.execute(statement)
         row = conn.execute(_READ_BACK[kind_of(probe.path), probe.key]).fetchone()
     return row[0] if row else None
 
@@ -102,16 +133,16 @@ def _statements(probe: Probe, text: str) -> list[str]:
     if kind == "constraint":
         return [copy, f"ALTER TABLE {on} ADD CONSTRAINT probe {text}"]
     if kind == "index":
-        return [copy, ddl.index(on, "", {"definition": text}).rstrip(";")]
+        return [copy, ddl_relations.index(on, "", {"definition": text}).rstrip(";")]
     if kind == "trigger":
         make = copy
         if attributes["timing"] == "INSTEAD OF":
             make = f"CREATE TEMP VIEW probe AS SELECT * FROM {probe.root}"
         attributes.pop("enabled", None)
         attributes.pop("from", None)
-        return [make, ddl.trigger(on, "probe", attributes).rstrip(";")]
+        return [make, ddl_relations.trigger(on, "probe", attributes).rstrip(";")]
     if kind == "policy":
-        return [copy, ddl.policy(on, "probe", attributes).rstrip(";")]
+        return [copy, ddl_relations.policy(on, "probe", attributes).rstrip(";")]
     if kind == "rule":
         return [copy, text.rstrip(";").replace(f" TO {probe.root} ", f" TO {on} ", 1)]
     if kind == "view":
@@ -127,4 +158,4 @@ def _statements(probe: Probe, text: str) -> list[str]:
             ).rstrip(";")
         ]
     label = "pg_temp.probe()"
-    return [ddl.function(kind, label, attributes).replace("CREATE OR REPLACE", "CREATE", 1).rstrip(";")]
+    return [ddl_routines.function(kind, label, attributes).replace("CREATE OR REPLACE", "CREATE", 1).rstrip(";")]

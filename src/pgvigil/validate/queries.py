@@ -12,6 +12,7 @@ from pgvigil.validate.fragments import (
     collation,
     comment_of,
     label,
+    named,
     names_of,
     no_member,
     operator,
@@ -76,6 +77,11 @@ SELECT json_build_object(
     'own_settings', (SELECT coalesce(json_object_agg(name, value), '{}') FROM (
                         SELECT name, current_setting(name, true) FROM unnest('{pgvigil.upkeep,pgvigil.instrumentation,pgvigil.only_to_read,pgvigil.skip_activity,pgvigil.activity_granularity}'::text[]) name
                      ) s (name, value) WHERE value <> ''),
+    'without_usage', ARRAY(SELECT r.rolname FROM pg_roles r, pg_namespace n
+                           WHERE n.nspname = %(schema)s AND NOT has_schema_privilege(r.oid, n.oid, 'USAGE')
+                             AND (r.rolname = ANY (%(roles)s)
+                                  OR r.oid = (SELECT t.relowner FROM pg_class t WHERE t.relnamespace = n.oid AND t.relname = 'sessions'))
+                           ORDER BY 1),
     'shadows', ARRAY(SELECT DISTINCT n.nspname FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
                      WHERE t.relname = ANY (%(names)s) AND n.nspname <> %(schema)s AND t.relkind IN ('r', 'p', 'v', 'm', 'f')),
     'members', (SELECT coalesce(json_agg(json_build_array(coalesce(f.path, i.type || ' ' || i.identity), e.extname) ORDER BY 1), '[]')
@@ -123,12 +129,12 @@ SELECT t.label, t.kind || t.label, json_build_object(
                          WHEN c.relrowsecurity THEN 'enabled' END,
     'with', CASE WHEN c.reloptions IS NOT NULL OR s.reloptions IS NOT NULL
                  THEN (coalesce({options_of("c.reloptions")}::jsonb, '{{}}') || coalesce({options_of("s.reloptions", "toast.")}::jsonb, '{{}}'))::json END,
-    'access_method', CASE WHEN c.relkind IN ('r', 'm', 'p') THEN (SELECT nullif(amname, 'heap') FROM pg_am WHERE oid = c.relam) END,
-    'tablespace', CASE WHEN c.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace) END,
+    'access_method', CASE WHEN c.relkind IN ('r', 'm', 'p') THEN (SELECT nullif({spelt("amname")}, 'heap') FROM pg_am WHERE oid = c.relam) END,
+    'tablespace', CASE WHEN c.reltablespace <> 0 THEN (SELECT {spelt("spcname")} FROM pg_tablespace WHERE oid = c.reltablespace) END,
     'replica_identity', CASE WHEN c.relkind IN ('r', 'p') THEN CASE c.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING'
         WHEN 'i' THEN (SELECT 'USING INDEX ' || {spelt("x.relname")} FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
                        WHERE i.indrelid = c.oid AND i.indisreplident) END END,
-    'server', (SELECT srvname FROM pg_foreign_table f JOIN pg_foreign_server v ON v.oid = f.ftserver WHERE f.ftrelid = c.oid),
+    'server', (SELECT {spelt("srvname")} FROM pg_foreign_table f JOIN pg_foreign_server v ON v.oid = f.ftserver WHERE f.ftrelid = c.oid),
     'options', (SELECT {options_of("f.ftoptions")} FROM pg_foreign_table f WHERE f.ftrelid = c.oid),
     'definition', CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END,
     'type', format_type(q.seqtypid, NULL), 'increment', nullif(q.seqincrement, 1), 'start', q.seqstart, 'minimum', q.seqmin,
@@ -193,8 +199,9 @@ SELECT t.label, 'constraint ' || t.label || '.' || {spelt("c.conname")}, json_bu
     'validated', nullif(c.convalidated, true),
     'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
     'enforced', CASE WHEN off.enable IS NOT NULL THEN false END,
+    'inherited', CASE WHEN c.conparentid <> 0 AND c.contype = 'f' THEN true END,
     'with', {options_of("x.reloptions")},
-    'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace) END,
+    'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT {spelt("spcname")} FROM pg_tablespace WHERE oid = x.reltablespace) END,
     'attached', CASE WHEN c.contype IN ('p', 'u', 'x') THEN (SELECT {spelt("up.conname")} FROM pg_constraint up WHERE up.oid = nullif(c.conparentid, 0)) END,
     'index_comment', xz.description, 'comment', z.description), off.enable
 FROM target t JOIN pg_constraint c ON c.conrelid = t.oid
@@ -212,16 +219,17 @@ WHERE c.conparentid = 0 AND c.conislocal AND NOT (t.cut AND c.coninhcount > 0)
 _INDEXES = f"""
 SELECT t.label, 'index ' || t.label || '.' || {spelt("x.relname")}, json_build_object(
     'definition', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END
-                  || substr(d.text, strpos(d.text, ' USING ' || m.amname || ' (') + 7),
+                  || substr(d.rest, strpos(d.rest, ' USING ' || quote_ident(m.amname) || ' (') + 7),
     'valid', nullif(i.indisvalid AND i.indisready AND i.indislive, true),
     'with', {options_of("x.reloptions")},
-    'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace) END,
+    'tablespace', CASE WHEN x.reltablespace <> 0 THEN (SELECT {spelt("spcname")} FROM pg_tablespace WHERE oid = x.reltablespace) END,
     'attached', {spelt("up.relname")}, 'comment', z.description),
   x.reloptions
-FROM target t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+FROM target t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class k ON k.oid = t.oid JOIN pg_am m ON m.oid = x.relam
 {comment_of("pg_class", "i.indexrelid")}
 LEFT JOIN pg_inherits ui ON x.relispartition AND ui.inhrelid = x.oid LEFT JOIN pg_class up ON up.oid = ui.inhparent
-CROSS JOIN LATERAL (SELECT pg_get_indexdef(i.indexrelid) AS text OFFSET 0) d  -- printed once
+-- Printed once. The two names at its start may hold anything.
+CROSS JOIN LATERAL (SELECT substr(pg_get_indexdef(i.indexrelid), 17 + length(quote_ident(x.relname)) + length(quote_ident(k.relname))) AS rest OFFSET 0) d
 WHERE NOT (x.relispartition AND t.cut AND i.indisvalid AND i.indisready AND i.indislive)
   AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.conrelid = i.indrelid AND c.contype IN ('p', 'u', 'x'))"""
 
@@ -263,7 +271,7 @@ _FUNCTIONS = f"""
 SELECT '', {FUNCTION_PATH},
   json_build_object(
     'arguments', pg_get_function_arguments(p.oid), 'returns', pg_get_function_result(p.oid),
-    'language', CASE WHEN p.prokind <> 'a' THEN l.lanname END,
+    'language', CASE WHEN p.prokind <> 'a' THEN {spelt("l.lanname")} END,
     'volatility', CASE p.provolatile WHEN 's' THEN 'STABLE' WHEN 'i' THEN CASE WHEN p.prokind <> 'a' THEN 'IMMUTABLE' END END,
     'parallel', CASE p.proparallel WHEN 'r' THEN 'RESTRICTED' WHEN 's' THEN 'SAFE' END,
     'strict', nullif(p.proisstrict, false), 'security', CASE WHEN p.prosecdef THEN 'DEFINER' END,
@@ -315,7 +323,7 @@ SELECT '', 'type ' || {label("n.nspname", "y.typname")}, json_build_object(
         WHEN 'c' THEN (
         SELECT json_object_agg({spelt("a.attname")}, z.description ORDER BY a.attname)
         FROM pg_attribute a {comment_of("pg_class", "a.attrelid", "a.attnum")} WHERE a.attrelid = y.typrelid AND z.description IS NOT NULL) END,
-    'range', (SELECT json_strip_nulls(json_build_object('SUBTYPE', format_type(r.rngsubtype, NULL), 'SUBTYPE_OPCLASS', CASE WHEN NOT o.opcdefault THEN o.opcname END,
+    'range', (SELECT json_strip_nulls(json_build_object('SUBTYPE', format_type(r.rngsubtype, NULL), 'SUBTYPE_OPCLASS', CASE WHEN NOT o.opcdefault THEN {named("pg_opclass", "opc", "o.oid")} END,
                         'COLLATION', CASE WHEN r.rngcollation <> s.typcollation THEN {collation("r.rngcollation")} END,
                         'CANONICAL', {routine("r.rngcanonical")}, 'SUBTYPE_DIFF', {routine("r.rngsubdiff")},
                         'MULTIRANGE_TYPE_NAME', CASE WHEN mt.typnamespace <> y.typnamespace OR mt.typname::text <> CASE WHEN strpos(y.typname, 'range') > 0
@@ -365,6 +373,29 @@ FROM (
            coalesce((SELECT initprivs FROM pg_init_privs i WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0),
                     acldefault('n', n.nspowner)), n.nspowner
     FROM pg_namespace n WHERE (n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s) AND n.nspacl IS NOT NULL
+    UNION ALL  -- objects of the server itself: what somebody gave or took after initdb
+    SELECT '', {FUNCTION_PATH}, p.proacl, coalesce(i.initprivs, acldefault('f', p.proowner)), p.proowner
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    LEFT JOIN pg_init_privs i ON i.classoid = 'pg_proc'::regclass AND i.objoid = p.oid AND i.objsubid = 0
+    WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND p.proacl IS DISTINCT FROM i.initprivs AND p.proacl IS NOT NULL
+      AND {no_member("pg_proc", "p.oid")}
+    UNION ALL
+    SELECT '', CASE c.relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || {label("n.nspname", "c.relname")}, c.relacl,
+           coalesce(i.initprivs, acldefault('r', c.relowner)), c.relowner
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = 0
+    WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND c.relkind IN ('r', 'v')
+      AND c.relacl IS DISTINCT FROM i.initprivs AND c.relacl IS NOT NULL AND {no_member("pg_class", "c.oid")}
+    UNION ALL
+    SELECT '', 'column ' || {label("n.nspname", "c.relname")} || '.' || {spelt("a.attname")}, a.attacl, coalesce(i.initprivs, acldefault('c', c.relowner)), c.relowner
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = a.attnum
+    WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND a.attacl IS DISTINCT FROM i.initprivs AND a.attacl IS NOT NULL
+      AND {no_member("pg_class", "c.oid")}
+    UNION ALL
+    SELECT '', 'schema ' || n.nspname, n.nspacl, coalesce(i.initprivs, acldefault('n', n.nspowner)), n.nspowner
+    FROM pg_namespace n LEFT JOIN pg_init_privs i ON i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0
+    WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND n.nspacl IS DISTINCT FROM i.initprivs AND n.nspacl IS NOT NULL
     UNION ALL
     SELECT '', 'other foreign_data_wrapper ' || {spelt("w.fdwname")}, w.fdwacl, acldefault('F', w.fdwowner), w.fdwowner
     FROM pg_foreign_data_wrapper w WHERE w.fdwacl IS NOT NULL AND {no_member("pg_foreign_data_wrapper", "w.oid")}

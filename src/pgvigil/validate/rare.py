@@ -5,7 +5,17 @@ One query, in the form of those in queries.py, which asks it.
 
 from __future__ import annotations
 
-from pgvigil.validate.fragments import FUNCTION_PATH, label, no_member, operator, options_of, public, routine, spelt
+from pgvigil.validate.fragments import (
+    FUNCTION_PATH,
+    label,
+    named,
+    no_member,
+    operator,
+    options_of,
+    public,
+    routine,
+    spelt,
+)
 
 _NOT_BUILT_IN = 16384  # FirstNormalObjectId: objects of initdb have lower numbers, and pg_dump leaves them out
 
@@ -75,28 +85,30 @@ FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname
 
 def _using(prefix: str) -> str:
     return (
-        f" || ' USING ' || (SELECT amname FROM pg_am WHERE oid = o.{prefix}method)" if prefix.startswith("op") else ""
+        f" || ' USING ' || (SELECT {spelt('amname')} FROM pg_am WHERE oid = o.{prefix}method)"
+        if prefix.startswith("op")
+        else ""
     )
 
 
 # Each with what it is made of, in one text that is good for comparing.
 _RARE = {
-    "opclass": ("pg_opclass", "opc", """
+    "opclass": ("pg_opclass", "opc", f"""
         concat_ws(' ', format_type(o.opcintype, NULL), CASE WHEN o.opcdefault THEN 'DEFAULT' END,
-                  'FAMILY ' || (SELECT opfname FROM pg_opfamily WHERE oid = o.opcfamily), 'STORAGE ' || nullif(format_type(o.opckeytype, NULL), '-'))"""),
-    "opfamily": ("pg_opfamily", "opf", """
-        concat_ws(', ', (SELECT string_agg(concat_ws(' ', 'OPERATOR', a.amopstrategy, a.amopopr::regoperator, CASE a.amoppurpose WHEN 'o' THEN 'FOR ORDER BY' END), ', '
+                  'FAMILY ' || {named("pg_opfamily", "opf", "o.opcfamily")}, 'STORAGE ' || nullif(format_type(o.opckeytype, NULL), '-'))"""),
+    "opfamily": ("pg_opfamily", "opf", f"""
+        concat_ws(', ', (SELECT string_agg(concat_ws(' ', 'OPERATOR', a.amopstrategy, a.amopopr::regoperator, 'FOR ORDER BY ' || {named("pg_opfamily", "opf", "a.amopsortfamily")}), ', '
                                            ORDER BY a.amopstrategy, a.amopopr::regoperator::text COLLATE "C") FROM pg_amop a WHERE a.amopfamily = o.oid),
-                        (SELECT string_agg(concat_ws(' ', 'FUNCTION', a.amprocnum, a.amproc::regprocedure), ', '
-                                           ORDER BY a.amprocnum, a.amproc::regprocedure::text COLLATE "C") FROM pg_amproc a WHERE a.amprocfamily = o.oid))"""),
+                        (SELECT string_agg(concat_ws(' ', 'FUNCTION', a.amprocnum, '(' || format_type(a.amproclefttype, NULL) || ', ' || format_type(a.amprocrighttype, NULL) || ')', a.amproc::regprocedure), ', '
+                                           ORDER BY a.amprocnum, format_type(a.amproclefttype, NULL) COLLATE "C", format_type(a.amprocrighttype, NULL) COLLATE "C") FROM pg_amproc a WHERE a.amprocfamily = o.oid))"""),
     "conversion": ("pg_conversion", "con", f"""
         concat_ws(' ', CASE WHEN o.condefault THEN 'DEFAULT' END, pg_encoding_to_char(o.conforencoding), 'TO', pg_encoding_to_char(o.contoencoding), 'FROM', {routine('o.conproc')})"""),
-    "ts_config": ("pg_ts_config", "cfg", """
-        concat_ws(', ', 'PARSER ' || (SELECT prsname FROM pg_ts_parser WHERE oid = o.cfgparser),
+    "ts_config": ("pg_ts_config", "cfg", f"""
+        concat_ws(', ', 'PARSER ' || {named("pg_ts_parser", "prs", "o.cfgparser")},
                   (SELECT string_agg(t.alias || ' ' || m.mapdict::regdictionary, ', ' ORDER BY t.alias COLLATE "C", m.mapseqno)
                    FROM pg_ts_config_map m JOIN ts_token_type(o.cfgparser) t ON t.tokid = m.maptokentype WHERE m.mapcfg = o.oid))"""),
-    "ts_dict": ("pg_ts_dict", "dict", """
-        concat_ws(', ', 'TEMPLATE ' || (SELECT tmplname FROM pg_ts_template WHERE oid = o.dicttemplate), o.dictinitoption)"""),
+    "ts_dict": ("pg_ts_dict", "dict", f"""
+        concat_ws(', ', 'TEMPLATE ' || {named("pg_ts_template", "tmpl", "o.dicttemplate")}, o.dictinitoption)"""),
     "ts_parser": ("pg_ts_parser", "prs", f"""
         concat_ws(', ', 'START = ' || {routine("o.prsstart")}, 'GETTOKEN = ' || {routine("o.prstoken")}, 'END = ' || {routine("o.prsend")},
                   'HEADLINE = ' || {routine("o.prsheadline")}, 'LEXTYPES = ' || {routine("o.prslextype")})"""),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgvigil.validate import ddl
+from pgvigil.validate import ddl_routines, sql_text
 from pgvigil.validate.catalog import Attributes, Snapshot, usual_sequence
 from pgvigil.validate.expected import Mark, canonical, kind_of, last_name
 from pgvigil.validate.names import quoted, unquoted
@@ -19,7 +19,21 @@ from pgvigil.validate.names import quoted, unquoted
 RENAMED = "renamed? "
 _RELATIONS = ("table", "view")
 _ON_RELATIONS = ("column", "constraint", "index", "trigger", "policy", "rule")
-_ALONE = ("type", "sequence", "function", "procedure", "aggregate", "window function", "statistics", "collation")
+_ROUTINES = ("function", "procedure", "aggregate", "window function")
+_ALONE = (*_ROUTINES, "operator", "sequence", "statistics", "collation", "event trigger", "other")
+# Of the rare kinds, those that ALTER … RENAME knows; the first ones are named by the others.
+_OTHERS = (
+    "foreign_data_wrapper",
+    "language",
+    "ts_template",
+    "ts_parser",
+    "ts_dict",
+    "opfamily",
+    "server",
+    "ts_config",
+    "opclass",
+    "conversion",
+)
 # Not part of what an object is: they follow a rename by themselves, or are compared after it.
 _APART = {"comment", "owned_by", "not_null", "not_null_comment", "index_comment", "depends_on", "name"}
 # What tells one relation from another of the same columns.
@@ -52,7 +66,11 @@ def follow(wanted: dict[str, Attributes], roots: dict[str, str], marks: dict[str
         path.startswith("type ") and of.get("labels") != found.objects.get(path, of).get("labels")
         for path, of in wanted.items()
     )
-    if not relabelled and (not missing or found.objects.keys() <= wanted.keys()):
+    others = not marks and any(
+        path.startswith("sequence of ") and of.get("name") != found.objects.get(path, of).get("name")
+        for path, of in wanted.items()
+    )
+    if not (relabelled or others) and (not missing or found.objects.keys() <= wanted.keys()):
         return Renames(found)
     return _Search(wanted, roots, marks, found).run()
 
@@ -77,11 +95,13 @@ class _Search:
     def run(self) -> Renames:
         self._labels()
         self._schemas()
-        for kinds in (("type",), _RELATIONS, ("column",), _ON_RELATIONS[1:], _ALONE[1:]):
-            for path in self._missing(kinds):
+        for kinds in (("type",), _RELATIONS, ("column",), _ON_RELATIONS[1:], _ALONE):
+            for path in sorted(self._missing(kinds), key=_turn):
                 if (other := self._twin(path)) is not None:
                     self._take(path, other)
         self._owned_otherwise()
+        if not self.marks:
+            self._sequences()
         return self.renames
 
     def _missing(self, kinds: Iterable[str]) -> list[str]:
@@ -90,6 +110,7 @@ class _Search:
             for path in self.wanted
             if path not in self.found.objects
             and kind_of(path) in kinds
+            and (not path.startswith("other ") or path.split(" ")[1] in _OTHERS)
             and not path.startswith("sequence of ")
             and not (
                 (mark := self.marks.get(path)) and (mark.optional or (not mark.ours and kind_of(path) != "column"))
@@ -139,29 +160,46 @@ class _Search:
             there = self.found.objects.get(path)
             if path.startswith("type ") and there and wanted.get("labels") != there.get("labels"):
                 label = re.escape(path.partition(" ")[2])
-                for old, new in ddl.renamed_labels(wanted.get("labels", []), there.get("labels", [])).items():
-                    word = re.compile(rf"{re.escape(ddl.literal(old))}(?=::{label}(?![\w\"]))")
-                    self.words.append((word, ddl.literal(new), None, ""))
+                for old, new in ddl_routines.renamed_labels(wanted.get("labels", []), there.get("labels", [])).items():
+                    word = re.compile(rf"{re.escape(sql_text.literal(old))}(?=::{label}(?![\w\"]))")
+                    self.words.append((word, sql_text.literal(new), None, ""))
         self._reread()
 
     def _schemas(self) -> None:
         for path in [path for path in self.wanted if path.startswith("schema ") and path not in self.found.objects]:
             name = path.partition(" ")[2]
-            inside = {one for one in self.wanted if f" {name}." in one}
+            own = name == "{schema}"
+            inside = {one for one in self.wanted if own or f" {name}." in one}
             for other in list(self._extra("schema", None)):
                 there = other.partition(" ")[2]
-                word = re.compile(rf'(?<![\w".$]){re.escape(there)}(?=\.[\w"])')
-                named = {word.sub(lambda _, name=name: name, one) for one in self.found.objects if f" {there}." in one}  # type: ignore[misc]
-                if inside and len(inside & named) * 2 > len(inside | named):
-                    said = f"{RENAMED}{other} has the same objects"
-                    self.renames.list.append(Rename(path, other, "", said, f"ALTER SCHEMA {there} RENAME TO {name};"))
-                    self.words.append((word, name, None, ""))
-                    of_it = re.compile(rf"(?<=schema ){re.escape(there)}(?=$| )")
-                    for one in list(self.found.objects):
-                        root = word.sub(name, self.found.roots[one])
-                        self._move(one, of_it.sub(name, word.sub(name, one)), root)
-                    self._reread()
-                    break
+                # What lies in the application's own schema is spelt without it.
+                word = re.compile(
+                    rf'(?<![\w".$]){re.escape(there)}{r"[.]" if own else ""}(?={"" if own else "[.]"}[^ .])'
+                )
+                new = "" if own else name
+                named = {word.sub(lambda _, new=new: new, one) for one in self.found.objects if f" {there}." in one}  # type: ignore[misc]
+                both = named if own else inside | named
+                if not inside or len(inside & named) * 2 <= len(both):
+                    continue
+                to = quoted(self.found.schema) if own else name
+                said = f"{RENAMED}{other} has the same objects"
+                self.renames.list.append(Rename(path, other, "", said, f"ALTER SCHEMA {there} RENAME TO {to};"))
+                self.words.append((word, new, None, ""))
+                of_it = re.compile(rf"(?<=schema ){re.escape(there)}(?=$| )")
+                for one in list(self.found.objects):
+                    root = word.sub(lambda _, new=new: new, self.found.roots[one])  # type: ignore[misc]
+                    moved = of_it.sub(lambda _, name=name: name, word.sub(lambda _, new=new: new, one))  # type: ignore[misc]
+                    self._move(one, moved, root)
+                self._reread()
+                break
+
+    def _sequences(self) -> None:
+        """A default prints the sequence that it reads: it is read by the name that is wanted."""
+        for path, wanted in self.wanted.items():
+            there = self.found.objects.get(path, wanted)
+            if path.startswith("sequence of ") and wanted.get("name") != there.get("name"):
+                self._learn("sequence", self._sequence(path, wanted), self._sequence(path, there))
+        self._reread()
 
     # --- the same? ---------------------------------------------------------------------------------------------------
 
@@ -169,7 +207,15 @@ class _Search:
         kind, wanted, there = kind_of(path), self.wanted[path], self.found.objects[other]
         if kind in _RELATIONS:
             return all(self._alike(key, wanted.get(key), there.get(key)) for key in _SHAPE if self._counts(path, key))
-        if "(" in path and kind not in _ON_RELATIONS and path.partition("(")[2] != self._read(other.partition("(")[2]):
+        if kind == "other" and _of_rare(path) != _of_rare(other):
+            return False
+        if kind == "operator" and last_name(_split(path[9:])[0]) != last_name(_split(other[9:])[0]):
+            return False  # an operator can be moved, and keeps its name
+        if (
+            "(" in path
+            and kind in (*_ROUTINES, "operator")
+            and path.partition("(")[2] != self._read(other.partition("(")[2])
+        ):
             return False
         keys = {key for key in {**wanted, **there} if key not in _APART and self._counts(path, key)}
         if kind == "type":
@@ -231,8 +277,12 @@ class _Search:
             self.renames.relations[label] = there
         said = f"{RENAMED}{other} has the same definition"
         self.renames.list.append(Rename(path, other, "", said, fix))
-        if kind in ("column", "type", *_RELATIONS):
-            self._learn(kind, label, there)
+        if kind == "other":
+            self._learn(kind, *(one.partition(" ")[2].partition(" USING ")[0] for one in (label, there)))
+        elif kind in ("column", "type", "collation", *_RELATIONS, *_ROUTINES):
+            self._learn(kind, _split(label)[0], _split(there)[0])
+        elif kind in ("constraint", "index"):
+            self._move_attached(kind, self.roots[path], last_name(there), last_name(label))
         if kind in _RELATIONS:
             for part in [p for p, root in self.found.roots.items() if root == there]:
                 self._move(part, _relabelled(part, there, label), label)
@@ -266,6 +316,13 @@ class _Search:
                     self._move(column, f"column {child}.{new}", child)
                     self._reorder(child, old, new)
                     self._move_below(child, old, new)
+
+    def _move_attached(self, kind: str, parent: str, old: str, new: str) -> None:
+        """The indexes and keys of partitions name the one that they are part of."""
+        for path, of in list(self.found.objects.items()):
+            table = self.found.objects.get(f"table {self.found.roots[path]}", {})
+            if kind_of(path) == kind and of.get("attached") == old and table.get("partition_of") == parent:
+                self.found.objects[path] = of | {"attached": new}
 
     def _move(self, path: str, to: str, root: str) -> None:
         if path == to and self.found.roots[path] == root:
@@ -347,7 +404,7 @@ class _Search:
         if "range" in self.wanted[path]:
             there = self.found.objects[path]
             name = there.get("range", {}).get("MULTIRANGE_TYPE_NAME")
-            if name == ddl.usual_multirange(label):
+            if name == ddl_routines.usual_multirange(label):
                 kept = {key: value for key, value in there["range"].items() if key != "MULTIRANGE_TYPE_NAME"}
                 self.found.objects[path] = there | {"range": kept}
 
@@ -401,6 +458,16 @@ class _Search:
         return column in self.found.objects and "identity" not in self.wanted.get(column, {})
 
 
+def _turn(path: str) -> int:
+    """What is named by others goes first."""
+    return _OTHERS.index(path.split(" ")[1]) + 1 if path.startswith("other ") else 0
+
+
+def _of_rare(path: str) -> tuple[str, str]:
+    """Of which rare kind, and for which access method."""
+    return path.split(" ")[1], path.partition(" USING ")[2]
+
+
 def _relabelled(path: str, old: str, new: str) -> str:
     return re.sub(rf"(?<= ){re.escape(old)}(?=$|[. ])", lambda _: new, path, count=1)
 
@@ -426,8 +493,12 @@ def _statement(path: str, other: str, root: str, found: Snapshot) -> str:
     word = word.removeprefix("PARTITIONED ")
     if kind == "type" and attributes["kind"] == "domain":
         word = "DOMAIN"
-    # The arguments of a routine are part of its name, and stay.
+    # The arguments of a routine are part of its name, and stay; so does the access method of an operator class.
     (name, arguments), (old, _) = _split(label), _split(there)
+    if kind == "other":
+        word = sql_text.RARE[label.partition(" ")[0]]
+        name, using, method = label.partition(" ")[2].partition(" USING ")
+        old, arguments = there.partition(" ")[2].partition(" USING ")[0], using + method
     schemas = [one[: -len(last_name(one))] for one in (name, old)]
     lines = []
     if schemas[0] != schemas[1]:
@@ -440,5 +511,5 @@ def _statement(path: str, other: str, root: str, found: Snapshot) -> str:
 
 def _split(label: str) -> tuple[str, str]:
     """A name, and the types in parentheses behind it."""
-    at = ddl.opening(label)
+    at = sql_text.opening(label)
     return label[:at], label[at:]

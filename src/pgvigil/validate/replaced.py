@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from pgvigil.validate.catalog import Attributes, Snapshot
 from pgvigil.validate.expected import last_name
-from pgvigil.validate.report import Finding
+from pgvigil.validate.report import REPLACED, Finding
 
 _TRIGGERS = {
     "update_sessions_updated_at": (
@@ -56,8 +56,8 @@ _USUAL = {
 }  # of a trigger without WHEN, columns, arguments and transition tables
 
 
-def as_one_note(found: Snapshot, findings: Iterable[Finding]) -> list[Finding]:
-    """The findings without those of known replacements, and one note that names these and what follows from them."""
+def as_one_note(found: Snapshot, findings: Iterable[Finding]) -> tuple[list[Finding], frozenset[str]]:
+    """The findings without those of known replacements, and one note that names these and what follows from them; and what was replaced."""
     rest: list[Finding] = []
     replaced: dict[str, str] = {}
     findings = list(findings)
@@ -68,16 +68,16 @@ def as_one_note(found: Snapshot, findings: Iterable[Finding]) -> list[Finding]:
         else:
             rest.append(finding)
     if not replaced:
-        return rest
+        return rest, frozenset()
     told = "; ".join(f"{path}: {consequence}" for path, consequence in sorted(replaced.items()))
     note = Finding(
         "different",
-        "start-up of the application",
+        REPLACED,
         f"what pgvigil made ({', '.join(sorted(replaced))}): `pgvigil health --repair` makes it again",
         f"what the application makes of these at each of its starts: {told}. See docs/from-the-enhanced-original.md",
         "note",
     )
-    return [*rest, note]
+    return [*rest, note], frozenset(replaced)
 
 
 def _consequence(found: Snapshot, finding: Finding) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pgvigil.validate.expected import kind_of
@@ -71,6 +71,9 @@ _OUTSIDE = re.compile(
 )
 
 
+REPLACED = "start-up of the application"  # what a note about these is told of
+
+
 @dataclass(frozen=True)
 class Unchecked:
     """Something that could not be compared: a group of objects or one object, and why. Never taken for a pass."""
@@ -90,6 +93,15 @@ class Report:
     seen: dict[str, int]  # objects in the catalog, by kind
     compared: dict[str, int]  # objects of the spec, by kind
     unchecked: tuple[Unchecked, ...] = ()
+    replaced: frozenset[str] = frozenset()  # objects of ours that the application is known to replace, and has
+
+    def tested(self, results: Iterable[Finding]) -> Report:
+        """With what a self-test found."""
+        results = list(results)
+        untried = tuple(result for result in results if result.kind == "different" and result.object == REPLACED)
+        return replace(
+            self, findings=(*self.findings, *(r for r in results if r not in untried)), notes=(*self.notes, *untried)
+        )
 
     @property
     def ok(self) -> bool:

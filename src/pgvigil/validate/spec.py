@@ -83,6 +83,7 @@ class Constraint:
     validated: bool | Literal["any"] = True  # false: declared NOT VALID; `any`: not compared
     valid: bool = True  # false: the index under it is not
     enforced: bool = True  # false: the triggers of a foreign key are disabled
+    inherited: bool = False  # the foreign key of a partition that it has from its table
     with_: dict[str, str] = field(default_factory=dict)
     tablespace: str = ""
     attached: str = ""  # of a partition's key: the key of the partitioned table that it is part of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgvigil.validate import ddl, printing
+from pgvigil.validate import ddl_relations, inherited, printing
 from pgvigil.validate.catalog import Attributes
 from pgvigil.validate.collect import Collector
 from pgvigil.validate.defaults import explained, object_of, owner_of
@@ -10,6 +10,7 @@ from pgvigil.validate.expected import PLACEHOLDER, kind_of, last_name
 from pgvigil.validate.names import quoted
 from pgvigil.validate.repair import Repairs
 
+_BY_HAND = ("session_lifecycle", "analytics_aggregations")  # what the session application writes itself
 _SILENT = {"grant", "revocation", "extension"}  # of the application: not even told
 _CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
 _ONLY_BY_REFERENCE = ("grant ", "revocation ", "sequence of ")  # a spec written by hand need not list these
@@ -44,6 +45,12 @@ class Strangers:
                 not self.declaration.complete and self._is_silent(path, root)
             ):
                 continue
+            if path.startswith("sequence of ") and self._is_identity(path):
+                continue
+            if kind == "column" and inherited.is_of_parent(path, root, objects, self.wanted):
+                continue
+            if inherited.is_left_by_parent(path, root, self.wanted, objects):
+                continue
             if (
                 kind in ("grant", "revocation")
                 and path.removeprefix(f"{kind} on ").rpartition(" to " if kind == "grant" else " from ")[0]
@@ -69,6 +76,11 @@ class Strangers:
                     f"{attributes['definition']} NOT VALID, existing rows not checked",
                     fix=f"ALTER TABLE {root} VALIDATE CONSTRAINT {last_name(path)};",
                 )
+                continue
+            if kind == "constraint" and "enforced" in attributes and "inherited" in attributes:
+                enable = "\n".join(self.found.details[path]["enable"])
+                said = printing.phrase(path, "enforced", attributes)
+                self.collector.add("disabled", path, printing.phrase(path, "enforced", {}), said, fix=enable)
                 continue
             said = self.collector.said(printing.whole(path, attributes)) + self._consequence(path, attributes)
             family = [p for p in (*attributes.get("inherits", ()), attributes.get("partition_of")) if p]
@@ -120,6 +132,8 @@ class Strangers:
             return True
         if kind in ("grant", "revocation") and explained(self.found, path, attributes):
             return False
+        if self._is_of_the_application(path, attributes):
+            return self.collector.strict
         if path.startswith(_CALLS) and path.endswith(" from PUBLIC"):
             return object_of(path) in self.declaration.for_all  # fewer may call it than might
         if (
@@ -129,6 +143,23 @@ class Strangers:
         ):
             return any(parent not in self.declaration.application or self._is_logged(parent) for parent in parents)
         return not self._is_loose(path, root)
+
+    def _is_of_the_application(self, path: str, attributes: Attributes) -> bool:
+        """Whether it is the right that an application needs which writes events and aggregations by hand. That is an application, and no
+        stranger, which may write the sessions themselves.
+        """
+        role = self.found.grantees.get(path, "")
+        if role in self.declaration.roles or path not in {
+            f"grant on table {name} to {quoted(role)}" for name in _BY_HAND
+        }:
+            return False
+        sessions = set(self.found.objects.get(f"grant on table sessions to {quoted(role)}", {}).get("privileges", ()))
+        privileges = set(attributes["privileges"])
+        return (
+            {"INSERT", "UPDATE"} <= sessions
+            and "INSERT" in privileges
+            and privileges <= {"INSERT", "SELECT"} & sessions
+        )
 
     def _is_logged(self, table: str) -> bool:
         """Whether triggers of ours keep a log or a count of its rows, which they do not of a child's."""
@@ -144,6 +175,11 @@ class Strangers:
             return f", by {default}"
         if self.declaration.complete:
             return ""
+        if self._is_of_the_application(path, attributes):
+            role = quoted(self.found.grantees[path])
+            return (
+                f": {role} may write sessions, and writes these rows by hand; any trail can be made up with this right"
+            )
         if kind == "table" and (parents := attributes.get("inherits")):
             return f": its rows are read as rows of {', '.join(parents)}, and no trigger of ours fires for them"
         if kind == "trigger" and (attributes["timing"], attributes["level"]) == ("BEFORE", "ROW"):
@@ -169,7 +205,7 @@ class Strangers:
                     closed or root not in self.declaration.application,
                     f"ALTER TABLE {root} NO FORCE ROW LEVEL SECURITY;"
                     if closed and root in self.declaration.application
-                    else ddl.relation(root, "row_security", {}),
+                    else ddl_relations.relation(root, "row_security", {}),
                     in_force=closed,
                 )
 

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pgvigil.validate import printing, replaced, settings
-from pgvigil.validate.catalog import PLAIN_TYPE, Connection, Snapshot, read_rows, snapshot
+from pgvigil.validate import printing, replaced, schema_access, settings
+from pgvigil.validate.catalog import PLAIN_TYPE, Answers, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.collect import ABSENT, Collector, Part
 from pgvigil.validate.compare import LEDGER, Comparison
 from pgvigil.validate.expected import PLACEHOLDER, Declaration, kind_of
@@ -31,15 +31,16 @@ def validate(
     before: str | None = None,
     reference: Snapshot | Reference | None = None,
     strict: bool = False,
+    early: Answers | None = None,
 ) -> Report:
     """Compare. Inside an open transaction its own changes are seen; either way the connection is left as it was.
 
     `before` is the first migration still to come, if one is: what the spec declares as brought by it or by later ones
     is not looked for. `reference` is what the project's DDL makes on this server, or its making. `strict` makes findings
-    of what an application has added to its own tables.
+    of what an application has added to its own tables. `early` is what read_early() has read in the same transaction.
     """
     declaration = _declared(spec)
-    found = snapshot(conn, declaration.scope(schema), schema)
+    found = snapshot(conn, declaration.scope(schema), schema, early)
     rows = _rows(conn, declaration, found)
     made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
     collector = Collector(declaration, found, strict)
@@ -47,9 +48,11 @@ def validate(
     if not declaration.complete and found.server:
         hours = [float(row["active_hours"]) for row in rows.get(POLICIES, []) if row.get("active_hours")]
         settings.compare(collector, found.server, conn, min(hours, default=1.0))
+        schema_access.compare(collector, schema, found.server.without_usage)
     findings = collector.settled(conn)
+    known: frozenset[str] = frozenset()
     if not (declaration.complete or strict):
-        findings = replaced.as_one_note(found, findings)
+        findings, known = replaced.as_one_note(found, findings)
     collector.unchecked += unchecked
     if collector.unreadable:
         collector.unchecked.append(_unreadable(conn, schema, collector.unreadable))
@@ -83,6 +86,7 @@ def validate(
         dict(sorted(Counter(_seen_as(found, path) for path in found.objects).items())),
         dict(sorted(collector.compared.items())),
         tuple(collector.unchecked),
+        known,
     )
 
 

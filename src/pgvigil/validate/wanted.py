@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from pgvigil.validate.catalog import Attributes, Snapshot
-from pgvigil.validate.ddl import literal
 from pgvigil.validate.expected import Declaration, Mark, kind_of
+from pgvigil.validate.sql_text import literal
 
 POLICIES = "pgvigil.retention_policies"
 ACTIVE_TIME = "function pgvigil.active_time(text)"  # written anew by every edit of the policies
