@@ -23,19 +23,18 @@ from psycopg import sql as compose
 from sqlalchemy.pool import StaticPool
 
 from pgvigil import database, project
-from pgvigil.build import indexes, ledger, locks, plan, trace
+from pgvigil.build import indexes, ledger, locks, plan, preflight, trace
 from pgvigil.build.plan import Migration
+from pgvigil.build.preflight import application_tables, require_application
 from pgvigil.build.sql import Statement
 from pgvigil.build.trace import Trace
 from pgvigil.errors import MigrationError, PreconditionError, UsageError
 from pgvigil.owner import Owner, owner_of
 from pgvigil.placeholders import bound
 from pgvigil.shipped import require_shipped
-from pgvigil.validate import check_application_tables, load_spec
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
 _LOCKS_SESSIONS = "011"  # from this file on the tables are locked: what can be done before is done before
-APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
 
 
 def pin(conn: psycopg.Connection, schema: str) -> None:
@@ -55,27 +54,6 @@ def pin(conn: psycopg.Connection, schema: str) -> None:
         "check_function_bodies = on",
     )
     conn.execute("; ".join(f"SET {setting}" for setting in settings).encode())  # at once: tables may be locked already
-
-
-def application_tables(conn: psycopg.Connection, schema: str) -> list[str]:
-    """Which of the application's tables are there."""
-    rows = conn.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s) AND relname = ANY (%s)",
-        (schema, list(APPLICATION_TABLES)),
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
-def require_application(conn: psycopg.Connection, schema: str) -> None:
-    """Raises PreconditionError unless the application's tables hold what the migrations stand on."""
-    findings = check_application_tables(conn, load_spec(project.SPEC), schema)
-    if findings:
-        told = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
-        raise PreconditionError(
-            f'schema "{schema}" is not the session application that pgvigil watches:{told}',
-            "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh. "
-            "Nothing was changed.",
-        )
 
 
 # ── Alembic's side ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -109,7 +87,6 @@ def run_environment() -> None:
     target = database.resolve(options.get("database-url"), [Path.cwd(), project.ROOT])
     if target is None:
         raise UsageError("no database is named", "Set DATABASE_URL or PG*, or pass -x database-url=URL.")
-    from pgvigil.build import preflight  # it asks this module what the application's tables are
 
     with database.connect(target, "alembic") as conn:
         preflight.require_usable_server(conn)

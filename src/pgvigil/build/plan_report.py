@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql as compose
 
 from pgvigil import project
-from pgvigil.build import apply, backup, preflight
+from pgvigil.build import backup, preflight
 from pgvigil.build.plan import Migration, groups
 from pgvigil.text import counted, one_line, page
 from pgvigil.validate import load_spec
@@ -78,7 +78,7 @@ def read(
 ) -> Plan:
     """Reads what the plan says of this database. Raises psycopg.Error."""
     begins = not revision
-    tables = [_table(conn, schema, name) for name in apply.APPLICATION_TABLES] if pending else []
+    tables = [_table(conn, schema, name) for name in preflight.APPLICATION_TABLES] if pending else []
     names = {migration.name[4:] for migration in pending}
     steps = [
         (group[0].name if len(group) == 1 else f"{group[0].name} … {group[-1].name}", group[0].transactional)

@@ -9,11 +9,12 @@ import psycopg
 from psycopg import sql as compose
 
 from pgvigil import database, project
-from pgvigil.build import apply
+from pgvigil.build import preflight
 from pgvigil.errors import PreconditionError
-from pgvigil.validate import load_spec
+from pgvigil.validate import check_application_tables, load_spec
 
 MINIMUM_SERVER = 14
+APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
 
 # Younger transactions are waited for by lock timeout and retry; of older ones it is to be feared that they stay.
 LONG_WITH_LOCKS = "10 seconds"
@@ -86,7 +87,7 @@ def require_rights(conn: psycopg.Connection, schema: str) -> None:
            UNION ALL SELECT format('CREATE on database %%I', current_database())
            WHERE (to_regnamespace('pgvigil') IS NULL OR to_regnamespace('instrumentation') IS NULL)
              AND NOT has_database_privilege(current_database(), 'CREATE')""",
-        {"schema": compose.Identifier(schema).as_string(conn), "tables": list(apply.APPLICATION_TABLES)},
+        {"schema": compose.Identifier(schema).as_string(conn), "tables": list(preflight.APPLICATION_TABLES)},
     ).fetchall()
     if rows:
         raise PreconditionError(
@@ -141,7 +142,7 @@ _WRITTEN = [
 def require_fit(conn: psycopg.Connection, schema: str) -> None:
     """Raises PreconditionError for tables of the application of a make that cannot be watched, before anything is begun."""
     rows = conn.execute(
-        _UNFIT, {"schema": schema, "tables": list(apply.APPLICATION_TABLES), "written": _WRITTEN}
+        _UNFIT, {"schema": schema, "tables": list(preflight.APPLICATION_TABLES), "written": _WRITTEN}
     ).fetchall()
     if rows:
         lines = [row[0] for row in rows]
@@ -292,3 +293,24 @@ def one(conn: psycopg.Connection, query: str, *parameters: object) -> object:
     """The first column of the first row, or None."""
     row = conn.execute(query, parameters).fetchone()
     return row[0] if row else None
+
+
+def application_tables(conn: psycopg.Connection, schema: str) -> list[str]:
+    """Which of the application's tables are there."""
+    rows = conn.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s) AND relname = ANY (%s)",
+        (schema, list(APPLICATION_TABLES)),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def require_application(conn: psycopg.Connection, schema: str) -> None:
+    """Raises PreconditionError unless the application's tables hold what the migrations stand on."""
+    findings = check_application_tables(conn, load_spec(project.SPEC), schema)
+    if findings:
+        told = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
+        raise PreconditionError(
+            f'schema "{schema}" is not the session application that pgvigil watches:{told}',
+            "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh. "
+            "Nothing was changed.",
+        )

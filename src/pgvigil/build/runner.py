@@ -235,13 +235,13 @@ def undo_command(outcome: Outcome, target: Target) -> str:
 def _prepare(conn: psycopg.Connection, options: Options, tell: Journal) -> Run:
     run = open_run(conn, options, tell)
     if not run.state.entries:
-        if not apply.application_tables(conn, run.schema):
+        if not preflight.application_tables(conn, run.schema):
             raise PreconditionError(
                 f'schema "{run.schema}" of database "{conn.info.dbname}" has none of the session application\'s tables '
-                f"({', '.join(apply.APPLICATION_TABLES)})",
+                f"({', '.join(preflight.APPLICATION_TABLES)})",
                 "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh.",
             )
-        apply.require_application(conn, run.schema)
+        preflight.require_application(conn, run.schema)
         preflight.require_fit(conn, run.schema)
     if run.pending:
         preflight.require_rights(conn, run.schema)

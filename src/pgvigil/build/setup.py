@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql as compose
 
 from pgvigil import database, project
-from pgvigil.build import apply, locks, preflight, runner
+from pgvigil.build import locks, preflight, runner
 from pgvigil.build.journal import Journal
 from pgvigil.build.plan import Migration
 from pgvigil.build.runner import Options, Outcome
@@ -95,7 +95,7 @@ def _connect_or_create(target: Target, wait: float, tell: Journal) -> psycopg.Co
 
 
 def _require_empty(conn: psycopg.Connection, schema: str) -> None:
-    there = apply.application_tables(conn, schema)
+    there = preflight.application_tables(conn, schema)
     if there:
         raise PreconditionError(
             f"this database already holds the session application ({', '.join(sorted(there))})",
