@@ -216,3 +216,23 @@ def test_a_merge_without_changes_asks_the_database_nothing(engine: Any, monitor:
     with Session(engine) as session:
         recovery.ensure_attached(customer, session)
     assert (asked, recoveries(monitor)) == ([], (1, 0, 1))
+
+
+def test_the_example_application_shows_its_three_faults() -> None:
+    pytest.importorskip("flask")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
+    environment.pop("DATABASE_URL", None)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "examples/session_monitor/shop.py"],
+        env=environment, capture_output=True, text=True, check=False, cwd=PROJECT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for shown in (
+        "/orders    200",
+        "{'recovered': 2}",
+        "/pool      503",
+        "1 leaked",
+        "1 recoveries, 0 failed",
+        "1 timeouts",
+    ):
+        assert shown in done.stdout

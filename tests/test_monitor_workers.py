@@ -335,13 +335,16 @@ def test_the_history_of_an_application_goes_to_system_metrics(
 # --- forks -----------------------------------------------------------------------------------------------------------
 
 PRELOADED = """
-    import os, sys
+    import multiprocessing, os, sys
     from sqlalchemy import create_engine, select
     from sqlalchemy.orm import sessionmaker
     from pgvigil.live import initialize_performance_monitoring
     engine = create_engine("sqlite://")
     factory = sessionmaker(engine)
-    initialize_performance_monitoring(None, factory, engine, database_url=sys.argv[1], application=sys.argv[2], interval=30)
+    monitor = initialize_performance_monitoring(
+        None, factory, engine, database_url=sys.argv[1], application=sys.argv[2], interval=30
+    )
+    together = multiprocessing.Barrier(3)
     def work(n):
         for _ in range(n):
             with factory() as session:
@@ -352,6 +355,8 @@ PRELOADED = """
     for n in (10, 20, 30):
         if (pid := os.fork()) == 0:
             work(n)
+            monitor.reporter.report()
+            together.wait()
             sys.exit()
         children.append(pid)
     for pid in children:
@@ -596,12 +601,14 @@ def test_flask_commands_show_all_workers_and_not_their_own_process(
     worker = Worker(reports, application)
     worker.commit(7)
     worker.report()
+    flask_app.test_client().get("/")  # as if the application did something while it is loaded
     shown = invoke(flask_app, "metrics", "--format", "json")
     found = json.loads(shown.output)
     assert (shown.exit_code, found["workers"], found["session_metrics"]["commits"]) == (0, 1, 7)
     assert "1 worker" in invoke(flask_app, "status").output
     assert "7 committed" in invoke(flask_app, "summary").output
-    assert rows_of(reports, application) == 1
+    flask_app.extensions["pgvigil_monitor"].close()
+    assert (rows_of(reports, application), picture(reports, application)) == (1, (1, 7))
 
 
 def test_flask_commands_without_a_worker_are_exit_code_3_and_no_zeros(flask_app: Any) -> None:

@@ -50,7 +50,8 @@ class Counts:
         self.requests: dict[str, Any] = {}  # that are being monitored, by id
         self.peak = 0
         self.slow_after = 1.0  # seconds
-        self.emit: Callable[[Event], None] = self._emitter(limit)
+        # The hooks of a session and of a pool look at the bound of the queue once for all that they emit.
+        self.emit, self.emit_unchecked, self.check = self._emitters(limit)
         self._reset()
 
     def _reset(self) -> None:
@@ -60,19 +61,26 @@ class Counts:
         self._lock = threading.Lock()  # among those who add up; callers never take it
         self._looks = 0
 
-    def _emitter(self, limit: int) -> Callable[[Event], None]:
+    def _emitters(self, limit: int) -> tuple[Callable[[Event], None], Callable[[Event], None], Callable[[], None]]:
+        """As closures, which cost the caller least."""
         self._drops = count()
         queue, request, requests, drop = self.queue, current_request.get, self.requests, self._drop
         append, length = queue.append, queue.__len__
 
-        def emit(event: Event) -> None:
-            append(event)
-            if length() > limit:
+        def check() -> None:
+            while length() > limit:
                 drop()
+
+        def emit_unchecked(event: Event) -> None:
+            append(event)
             if requests and (operations := request()) is not None:
                 operations.append(event)
 
-        return emit
+        def emit(event: Event) -> None:
+            emit_unchecked(event)
+            check()
+
+        return emit, emit_unchecked, check
 
     def _drop(self) -> None:
         try:

@@ -7,6 +7,7 @@ process's; they are restored when the last monitor is undone.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -81,8 +82,8 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
         return lambda: None
     if _MONITORED in vars(cls):
         raise ValueError(f"the sessions of {cls.__name__} are monitored by another monitor: call close() of that first")
-    emit, opened = counts.emit, counts.open
-    add, discard, append, ref = opened.add, opened.discard, counts.queue.append, weakref.ref
+    emit, opened = counts.emit_unchecked, counts.open
+    add, discard, append, ref, check = opened.add, opened.discard, counts.queue.append, weakref.ref, counts.check
     over = False
 
     def leaked(entry: weakref.ref[Any]) -> None:
@@ -95,6 +96,7 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
         entry = ref(session, leaked)
         session.__dict__[_OPEN] = entry, since
         add(entry)
+        check()
         now = len(opened)
         if now > counts.peak:
             counts.peak = now
@@ -129,16 +131,7 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
 
         return close
 
-    plain_flush, plain_commit = cls.flush, cls.commit
-
-    # Not with *arguments: flush() is called before each query.
-    def flush(self: Session, objects: Any = None) -> None:
-        try:
-            plain_flush(self, objects)
-        except Exception as error:
-            if not over:
-                _failed(error, emit)
-            raise
+    plain_commit = cls.commit
 
     def commit(self: Session) -> None:
         try:
@@ -164,6 +157,9 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
             emit("savepoint_releases")
 
     def after_rollback(session: Session) -> None:
+        # Within a failed flush: to wrap flush(), which is called before each query, would cost more than all else here.
+        if session._flushing and (error := sys.exception()) is not None:
+            _failed(error, emit)
         if not session.in_nested_transaction():
             session.__dict__[_SETTLED] = "rollbacks"
         else:
@@ -178,7 +174,6 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
     undos = [
         replace(cls, "__init__", __init__),
         *(replace(cls, name, closing(getattr(cls, name))) for name in ("close", "reset", "invalidate")),
-        replace(cls, "flush", flush),
         replace(cls, "commit", commit),
     ]
     setattr(cls, _MONITORED, counts)
@@ -220,7 +215,7 @@ def _failed(error: BaseException, emit: Callable[[Event], None]) -> None:
 
 def watch_engine(engine: Any, name: str, counts: Counts) -> Undo:
     """Count failed statements of this engine, and what its pool does, under this name."""
-    emit = counts.emit
+    emit, check = counts.emit_unchecked, counts.check
     stamp = object()  # under this key a connection knows since when it is in use
     waiting = counts.waiting.setdefault(name, [])
     made = [0]  # rises with each connection that is made; to see that there was one, a race does not matter
@@ -275,6 +270,7 @@ def watch_engine(engine: Any, name: str, counts: Counts) -> Undo:
             if made[0] != before and (created := _created.get())[0] >= began:
                 took = max(0, took - created[1])
             emit((wait, took))
+            check()
             info = taken.record_info
             if info is not None:
                 info[stamp] = now
