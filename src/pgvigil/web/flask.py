@@ -109,7 +109,7 @@ class _Mounted:
             return self._made[1]
 
     def answer(self, prefix: str, path: str) -> Any:
-        """Return a WSGI application, of which Flask makes the response."""
+        """Return the response of the web application to the request of this context."""
         environ = dict(flask.request.environ)
         found = self._authorize()
         if found is True:
@@ -123,8 +123,8 @@ class _Mounted:
             environ.get("QUERY_STRING", ""), safe="%&=+/?:@!$'()*,;~-._", encoding="latin-1"
         )
         environ.setdefault("REMOTE_PORT", "0")  # without a port there would be no address either
-        wsgi = self._wsgi()
-        return lambda _, start_response: wsgi(environ, start_response)
+        # Buffered: a client that reads half an answer would leave its task in the loop for ever. No answer is a stream.
+        return flask.current_app.response_class.from_app(self._wsgi(), environ, buffered=True)
 
 
 async def _principal(request: Any) -> Any:
