@@ -33,6 +33,7 @@ JOBS = [
     "aggregation",
     "executions",
     "reap",
+    "totals",
     "health",
 ]
 

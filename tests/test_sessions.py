@@ -646,6 +646,10 @@ CALLS = {
     "settle_session_counters_step": "SELECT pgvigil.settle_session_counters_step('{}')",
     "adopt_leftovers_step": "SELECT pgvigil.adopt_leftovers_step('{}')",
     "keep_truncated_sessions guard_legal_holds": "TRUNCATE public.sessions CASCADE",
+    "register_monitor": "SELECT pgvigil.register_monitor('00000000-0000-7000-8000-000000000001', 'a', 'h', 1, '10 s')",
+    "report_monitor": "SELECT * FROM pgvigil.report_monitor('00000000-0000-7000-8000-000000000001', 1, '{}', '{}', '{}')",
+    "own_session_monitor": "SELECT * FROM pgvigil.own_session_monitor()",
+    "set_monitor_logging": "SELECT pgvigil.set_monitor_logging('a', '1 minute')",
 }
 
 

@@ -102,6 +102,23 @@ COMMENT ON COLUMN pgvigil.performance_rollups.changed_at IS 'When rows were last
 COMMENT ON CONSTRAINT performance_rollups_pkey ON pgvigil.performance_rollups IS 'One row per operation and stretch of time';
 COMMENT ON CONSTRAINT performance_rollups_bucket_width_check ON pgvigil.performance_rollups IS 'Days are merged from hours';
 
+CREATE TABLE pgvigil.operation_totals (
+    operation  varchar(100) NOT NULL CONSTRAINT operation_totals_pkey PRIMARY KEY,
+    calls      bigint NOT NULL,
+    successful bigint NOT NULL,
+    total_ms   bigint NOT NULL,
+    histogram  numeric NOT NULL,
+    since      timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls';
+COMMENT ON COLUMN pgvigil.operation_totals.operation IS 'The operation';
+COMMENT ON COLUMN pgvigil.operation_totals.calls IS 'Rows counted';
+COMMENT ON COLUMN pgvigil.operation_totals.successful IS 'Those that succeeded';
+COMMENT ON COLUMN pgvigil.operation_totals.total_ms IS 'Sum of their durations, in milliseconds';
+COMMENT ON COLUMN pgvigil.operation_totals.histogram IS 'Their durations, as in performance_rollups';
+COMMENT ON COLUMN pgvigil.operation_totals.since IS 'When it was first counted: of many operations, /metrics names the first';
+COMMENT ON CONSTRAINT operation_totals_pkey ON pgvigil.operation_totals IS 'One row per operation';
+
 CREATE TABLE pgvigil.rollup_progress (
     source       text NOT NULL CONSTRAINT rollup_progress_pkey PRIMARY KEY,
     next_id      uuid NOT NULL,
@@ -197,6 +214,12 @@ BEGIN
                 SET calls = r.calls + excluded.calls, successful = r.successful + excluded.successful, total_ms = r.total_ms + excluded.total_ms,
                     min_ms = least(r.min_ms, excluded.min_ms), max_ms = greatest(r.max_ms, excluded.max_ms),
                     histogram = r.histogram + excluded.histogram, changed_at = excluded.changed_at
+            ), totals AS (
+                INSERT INTO pgvigil.operation_totals AS t (operation, calls, successful, total_ms, histogram)
+                SELECT m.operation, sum(m.calls), sum(m.successful), sum(m.total_ms), sum(m.histogram) FROM minutes m GROUP BY m.operation ORDER BY m.operation
+                ON CONFLICT ON CONSTRAINT operation_totals_pkey DO UPDATE
+                SET calls = t.calls + excluded.calls, successful = t.successful + excluded.successful, total_ms = t.total_ms + excluded.total_ms,
+                    histogram = t.histogram + excluded.histogram
             )
             SELECT coalesce(sum(calls), 0) INTO done FROM minutes;
         END IF;

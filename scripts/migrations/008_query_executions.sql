@@ -80,9 +80,9 @@ COMMENT ON CONSTRAINT query_executions_status_check ON "{app}".query_executions 
 COMMENT ON CONSTRAINT query_executions_execution_time_check ON "{app}".query_executions IS 'Time does not run backwards, and one NaN would poison every average';
 
 CREATE INDEX idx_query_executions_user_started_at ON "{app}".query_executions (user_id, started_at DESC, id DESC);
-CREATE INDEX idx_query_executions_started_at ON "{app}".query_executions (started_at);
+CREATE INDEX idx_query_executions_started_at ON "{app}".query_executions (started_at DESC, id DESC);
 COMMENT ON INDEX "{app}".idx_query_executions_user_started_at IS 'The executions of a user, newest first, page by page';
-COMMENT ON INDEX "{app}".idx_query_executions_started_at IS 'The last days of all users, and what is past its time';
+COMMENT ON INDEX "{app}".idx_query_executions_started_at IS 'All users, newest first, page by page; and what is past its time';
 
 CREATE VIEW "{app}".execution_analytics AS
 SELECT e.user_id, e.database_type, e.status, (e.started_at AT TIME ZONE 'UTC')::date AS execution_date,

@@ -140,6 +140,7 @@ CREATE TABLE instrumentation.kill_attempts (
     actor        text NOT NULL,
     "session_user" text NOT NULL DEFAULT session_user,
     peer         inet DEFAULT inet_client_addr(),
+    on_behalf_of text,
     attempted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE instrumentation.kill_attempts IS 'Every call of kill_session, refused ones too; those of the last 90 days are kept';
@@ -151,6 +152,7 @@ COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'What was done, or why
 COMMENT ON COLUMN instrumentation.kill_attempts.actor IS 'The login role, and the role it had taken';
 COMMENT ON COLUMN instrumentation.kill_attempts."session_user" IS 'The login role';
 COMMENT ON COLUMN instrumentation.kill_attempts.peer IS 'From where; NULL: over a local socket';
+COMMENT ON COLUMN instrumentation.kill_attempts.on_behalf_of IS 'For whom, as the caller claims (setting pgvigil.actor): the person behind a web application';
 COMMENT ON COLUMN instrumentation.kill_attempts.attempted_at IS 'When';
 COMMENT ON CONSTRAINT kill_attempts_pkey ON instrumentation.kill_attempts IS 'One row an attempt';
 CREATE INDEX idx_kill_attempts_session_id ON instrumentation.kill_attempts (session_id);
@@ -608,9 +610,9 @@ DECLARE
     caller name := instrumentation.caller();
 BEGIN
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, actor)
+    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, on_behalf_of, actor)
     SELECT session, left(record_kill.mode, 20), record_kill.ok, left(record_kill.reason, 500),
-           CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
+           left(nullif(current_setting('pgvigil.actor', true), ''), 200), CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
     WHERE record_kill.ok OR (SELECT count(*) FROM instrumentation.kill_attempts k
                              WHERE k.attempt_id >= pgvigil.uuid_v7_floor(now() - interval '1 hour') AND k."session_user" = session_user AND NOT k.ok) < 100;
     PERFORM set_config('pgvigil.instrumentation', '', true);

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from pgvigil.live.counters import Stats
     from pgvigil.live.executions import ExecutionPage, ExecutionTracker
     from pgvigil.live.instrument import instrument
+    from pgvigil.live.monitor import (
+        SessionPerformanceMonitor,
+        get_performance_monitor,
+        initialize_performance_monitoring,
+    )
     from pgvigil.live.recorder import Recorder
     from pgvigil.live.sampler import Sampler, SamplerStats
 else:
@@ -31,8 +36,11 @@ __all__ = [
     "Recorder",
     "Sampler",
     "SamplerStats",
+    "SessionPerformanceMonitor",
     "Stats",
     "__version__",
+    "get_performance_monitor",
+    "initialize_performance_monitoring",
     "instrument",
     "transactions",
 ]

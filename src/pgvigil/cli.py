@@ -133,9 +133,20 @@ def _fail(error: PgvigilError, arguments: argparse.Namespace | None) -> int:
     return error.exit_code
 
 
-_NAMED = re.compile(r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|sessions|server|spec) )?[a-z][a-z-]*)(?![\w.:])")
+_NAMED = re.compile(
+    r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|session-monitoring|sessions|server|spec|token) )?[a-z][a-z-]*)(?![\w.:])"
+)
 _SCRIPT = re.compile(r"(?<![\w/.-])scripts/((?:run-migration|setup-enhanced-db)\.sh)")
-_WITHOUT_DATABASE = ("init-sql", "server", "backup list", "backup prune", "spec schema", "spec tests")
+_WITHOUT_DATABASE = (
+    "init-sql",
+    "metrics-files",
+    "token",
+    "server",
+    "backup list",
+    "backup prune",
+    "spec schema",
+    "spec tests",
+)
 
 
 def _as_called(hint: str, arguments: argparse.Namespace | None) -> str:

@@ -31,6 +31,12 @@ class ConnectError(PgvigilError):
     exit_code = 3
 
 
+class NoWorkerError(PgvigilError):
+    """No worker process reports, so there are no numbers, not even zeros."""
+
+    exit_code = 3
+
+
 class PreconditionError(PgvigilError):
     """An error that says that this command cannot work on the database as it is."""
 

@@ -4,6 +4,11 @@ from pgvigil.live import transactions
 from pgvigil.live.counters import Stats
 from pgvigil.live.executions import ExecutionPage, ExecutionTracker
 from pgvigil.live.instrument import instrument
+from pgvigil.live.monitor import (
+    SessionPerformanceMonitor,
+    get_performance_monitor,
+    initialize_performance_monitoring,
+)
 from pgvigil.live.recorder import Recorder
 from pgvigil.live.sampler import Sampler, SamplerStats
 
@@ -13,7 +18,10 @@ __all__ = [
     "Recorder",
     "Sampler",
     "SamplerStats",
+    "SessionPerformanceMonitor",
     "Stats",
+    "get_performance_monitor",
+    "initialize_performance_monitoring",
     "instrument",
     "transactions",
 ]

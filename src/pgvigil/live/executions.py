@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import inspect
 import logging
 import os
@@ -21,6 +19,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pgvigil import database
+from pgvigil.live import execution_queries as queries
 from pgvigil.live import rows, scrub
 from pgvigil.live.lines import Encoder
 from pgvigil.live.own_transaction import find_tables, in_query, own_transaction, refuse_standby
@@ -28,11 +27,9 @@ from pgvigil.live.recorder import Recorder
 from pgvigil.live.writer import adding_executions
 
 _log = logging.getLogger("pgvigil")
-_EQUALS: Final = "OPERATOR(pg_catalog.=)"  # independent of the search_path
 _IDLE: Final = 4  # connections kept for the next call
 _CANNOT_WRITE: Final = (psycopg.errors.FeatureNotSupported, psycopg.errors.ReadOnlySqlTransaction)
 _LOST: Final = ("08", "57")  # SQLSTATE classes of a connection that the server or a pooler ended
-_STATUSES: Final = ("success", "failed", "timeout", "error")
 _ENGINE_ERRORS: Final = frozenset(
     {"DatabaseError", "InterfaceError"}
 )  # PEP 249: each driver defines its own classes with these names
@@ -166,27 +163,25 @@ class ExecutionTracker:
         """
         _between("limit", limit, 1, 1000)
         _between("offset", offset, 0, 2**31 - 1)
-        conditions, values = [f"user_id {_EQUALS} %s"], [user_id]
-        parameters: list[Any] = values
-        if status is not None:
-            if status not in _STATUSES:
-                raise ValueError(f"status is {status!r}: use one of {', '.join(_STATUSES)}")
-            conditions.append(f"status {_EQUALS} %s")
-            parameters.append(status)
-        if database_type is not None:
-            conditions.append(f"database_type {_EQUALS} %s")
-            parameters.append(database_type)
-        if cursor is not None:
-            if offset:
-                raise ValueError("both offset and cursor were given: use only one")
-            conditions.append("(started_at, id) OPERATOR(pg_catalog.<) (%s, %s)")
-            parameters += _decoded(cursor)
+        if status is not None and status not in queries.STATUSES:
+            raise ValueError(f"status is {status!r}: use one of {', '.join(queries.STATUSES)}")
+        if cursor is not None and offset:
+            raise ValueError("both offset and cursor were given: use only one")
         found = self._ask(
-            f"SELECT * FROM {{}} WHERE {' AND '.join(conditions)} ORDER BY started_at DESC, id DESC LIMIT %s OFFSET %s",
-            [*parameters, limit + 1, offset],
+            *queries.page(
+                "*",
+                user_id=user_id,
+                status=status,
+                database_type=database_type,
+                cursor=cursor,
+                limit=limit,
+                offset=offset,
+            )
         )
         page = found[:limit]
-        return ExecutionPage(page, _encoded(page[-1]) if len(found) > limit else None)
+        return ExecutionPage(
+            page, queries.encoded(page[-1]["started_at"], page[-1]["id"]) if len(found) > limit else None
+        )
 
     def get_execution_stats(self, user_id: str | None = None, days: int = 7) -> dict[str, Any]:
         """Return the figures of the last `days` (1 to 365) times 24 hours, of one user or of all.
@@ -195,22 +190,7 @@ class ExecutionTracker:
         avg_execution_time and max_execution_time (seconds), total_rows_processed. Without executions, rate and times are None.
         """
         _between("days", days, 1, 365)
-        condition, parameters = _of_user(user_id)
-        [stats] = self._ask(
-            "SELECT %s::integer AS period_days, pg_catalog.count(*) AS total_executions,"
-            + "".join(
-                f" pg_catalog.count(*) FILTER (WHERE status {_EQUALS} '{status}') AS {status}_count,"
-                for status in _STATUSES
-            )
-            + f" pg_catalog.round(100.0 OPERATOR(pg_catalog.*) pg_catalog.count(*) FILTER (WHERE status {_EQUALS} 'success')::numeric"
-            " OPERATOR(pg_catalog./) CASE pg_catalog.count(*) WHEN 0 THEN NULL ELSE pg_catalog.count(*) END::numeric, 2)::double precision"
-            " AS success_rate,"
-            " pg_catalog.avg(execution_time) AS avg_execution_time, pg_catalog.max(execution_time) AS max_execution_time,"
-            " COALESCE(pg_catalog.sum(total_rows), 0)::bigint AS total_rows_processed"
-            f" FROM {{}} WHERE {condition}"
-            " AND started_at OPERATOR(pg_catalog.>=) (pg_catalog.now() OPERATOR(pg_catalog.-) pg_catalog.make_interval(hours => 24 OPERATOR(pg_catalog.*) %s))",
-            [days, *parameters, days],
-        )
+        [stats] = self._ask(*queries.stats(user_id, days))
         return stats
 
     def get_database_type_stats(self, user_id: str | None = None) -> list[dict[str, Any]]:
@@ -218,15 +198,7 @@ class ExecutionTracker:
 
         Keys: database_type, execution_count, success_count, failed_count (refused by the engine), avg_execution_time (seconds).
         """
-        condition, parameters = _of_user(user_id)
-        return self._ask(
-            "SELECT database_type, pg_catalog.count(*) AS execution_count,"
-            f" pg_catalog.count(*) FILTER (WHERE status {_EQUALS} 'success') AS success_count,"
-            f" pg_catalog.count(*) FILTER (WHERE status {_EQUALS} 'failed') AS failed_count,"
-            " pg_catalog.avg(execution_time) AS avg_execution_time"
-            f" FROM {{}} WHERE {condition} GROUP BY database_type ORDER BY execution_count DESC, database_type",
-            parameters,
-        )
+        return self._ask(*queries.database_stats(user_id))
 
     # --- its connections ---------------------------------------------------------------------------------------------
 
@@ -397,22 +369,3 @@ def classify(error: BaseException) -> tuple[str, str, str, str | None]:
 def _between(what: str, value: int, smallest: int, largest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
         raise ValueError(f"{what} is {value!r}: use a whole number from {smallest} to {largest}")
-
-
-def _of_user(user_id: str | None) -> tuple[str, list[Any]]:
-    return ("true", []) if user_id is None else (f"user_id {_EQUALS} %s", [user_id])
-
-
-def _encoded(row: dict[str, Any]) -> str:
-    return base64.urlsafe_b64encode(f"{row['started_at'].astimezone(UTC).isoformat()} {row['id']}".encode()).decode()
-
-
-def _decoded(cursor: str) -> tuple[datetime, int]:
-    try:
-        started_at, _, id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(" ")
-        place = datetime.fromisoformat(started_at), int(id)
-    except (ValueError, binascii.Error):
-        place = None
-    if place is None or place[0].tzinfo is None or not 0 < place[1] < 2**63:
-        raise ValueError("cursor cannot be read: use the next_cursor of an earlier page")
-    return place

@@ -21,6 +21,7 @@ from psycopg import pq, sql
 from pgvigil.live import rows, scrub
 from pgvigil.live.executions import classify
 from pgvigil.live.instance import POOLED, Backend, Instance, async_backend_of, backend_of, instance_of
+from pgvigil.live.patching import Undo, replace
 from pgvigil.live.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 _PER_TRANSACTION: Final = "SELECT pg_catalog.set_config('pgvigil.session_id', %s, true)"
 _ENDED_BY_OTHERS: Final = frozenset({"57P01", "57P02", "57P03"})
 _BETWEEN_STATEMENTS: Final = frozenset({pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS})
-
-Undo = Callable[[], None]
 
 
 def instrument(
@@ -84,22 +83,6 @@ def _failed(session: str, text: str, began: int, error: BaseException, tag: str 
     else:
         status = "timeout" if how == "timeout" else "error"
     return rows.statement(session, text, nanoseconds, -1, status, scrub.hide_values(message, sqlstate), sqlstate, tag)
-
-
-def _replace(target: Any, name: str, replacement: Any) -> Undo:
-    """Set an attribute of this one object. Undo restores it, unless another wrapper has been set over it since."""
-    missing = object()
-    before = vars(target).get(name, missing)
-    setattr(target, name, replacement)
-
-    def undo() -> None:
-        if vars(target).get(name, missing) is replacement:
-            if before is missing:
-                delattr(target, name)
-            else:
-                setattr(target, name, before)
-
-    return undo
 
 
 # --- SQLAlchemy ------------------------------------------------------------------------------------------------------
@@ -193,7 +176,7 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
         return method
 
     undos = [
-        _replace(dialect, name, watched(getattr(dialect, name)))
+        replace(dialect, name, watched(getattr(dialect, name)))
         for name in ("do_execute", "do_execute_no_params", "do_executemany")
     ]
     listeners: list[tuple[Any, str, Callable[..., None]]] = [
@@ -255,8 +238,8 @@ class _Watch:
             self._look()
 
         self._undos = [
-            _replace(connection, "cursor_factory", cursor),
-            _replace(connection, "close", closes_async if is_async else closes),
+            replace(connection, "cursor_factory", cursor),
+            replace(connection, "close", closes_async if is_async else closes),
         ]
 
     def _look(self) -> None:
@@ -398,8 +381,8 @@ def _instrument_pool(pool: Any, instance: Instance, pooled: bool) -> Undo:
 
     is_async = inspect.iscoroutinefunction(take)
     undos = [
-        _replace(pool, "getconn", async_getconn if is_async else getconn),
-        _replace(pool, "putconn", putconn),
+        replace(pool, "getconn", async_getconn if is_async else getconn),
+        replace(pool, "putconn", putconn),
     ]
 
     def undo() -> None:

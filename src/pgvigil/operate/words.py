@@ -18,6 +18,7 @@ _DONE = {
     "partitions": ("made partitions and moved rows: {}", "step"),
     "counters": ("added up {}", "change"),
     "rollup": ("counted {}", "log row"),
+    "totals": ("counted {}", "query execution or event"),
     "aggregation": ("wrote {}", "aggregate"),
     "reap": ("closed or deleted {} of dead applications", "row"),
     "health": ("found {}", "finding"),

@@ -1,0 +1,7 @@
+"""Session monitor of SQLAlchemy applications"""
+
+from pgvigil.build.apply import sql_file
+
+revision = "016"
+down_revision = "015"
+upgrade, downgrade = sql_file(__file__)

@@ -1,0 +1,163 @@
+"""`pgvigil serve`: the web application on a port of its own."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pgvigil.commands.common import options
+from pgvigil.commands.common.target import required_target
+from pgvigil.errors import UsageError
+
+if TYPE_CHECKING:
+    from pgvigil.web.access import Authorize
+
+SUMMARY = "serve the HTTP API, health endpoints and /metrics; closed without a login"
+_GIVE_ONE = "Give one of --auth-token-file, --authorize, --trust-proxy; or --no-auth, on a loopback address only."
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_database(command)
+    listen = command.add_argument_group("listening")
+    listen.add_argument(
+        "--listen", default="127.0.0.1:8520", metavar="HOST:PORT", help="where to listen (default %(default)s)"
+    )
+    listen.add_argument(
+        "--host", action="append", default=[], metavar="NAME",
+        help="a name by which clients may call this service (repeatable; default: any, on a loopback address its own names)",
+    )  # fmt: skip
+    listen.add_argument("--read-only", action="store_true", help="refuse every change")
+    access = command.add_argument_group("access")
+    access.add_argument("--auth-token-file", type=Path, metavar="FILE", help="tokens, made by pgvigil token create")
+    access.add_argument(
+        "--authorize", metavar="MODULE:FUNCTION", help="a function of the request that returns a Principal or None"
+    )
+    access.add_argument(
+        "--trust-proxy",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="the network of a proxy that names users (repeatable)",
+    )
+    access.add_argument(
+        "--user-header", default="", metavar="NAME", help="with --trust-proxy: the header that has the user's name"
+    )
+    access.add_argument(
+        "--admin",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --trust-proxy: this user is an admin (repeatable)",
+    )
+    access.add_argument(
+        "--no-auth", action="store_true", help="everybody on this machine is an admin; on a loopback address only"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    host, port = _address(arguments.listen)
+    try:
+        import uvicorn
+
+        from pgvigil import web
+        from pgvigil.live import Recorder
+
+        application = web.application
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"pgvigil serve needs the package {error.name}, which is not installed", "Run: pip install 'pgvigil[web]'"
+        ) from error
+    loopback = _is_loopback(host)
+    authorize = _authorize(arguments, loopback=loopback)
+    target = required_target(arguments)
+    hosts = [*arguments.host, *({"localhost", "127.0.0.1", "[::1]", host} if loopback else ())]
+    recorder = None if arguments.read_only else Recorder(target)
+    app = application(
+        target, authorize=authorize, recorder=recorder, read_only=arguments.read_only, hosts=hosts or None
+    )
+    listener = _listen(host, port)
+    # Forwarded headers are not read: the peer is the one that connects. Only --trust-proxy trusts a proxy.
+    configuration = uvicorn.Config(
+        app, proxy_headers=False, server_header=False, lifespan="off", timeout_graceful_shutdown=2, log_level="info"
+    )
+    name = f"[{host}]" if ":" in host else host
+    print(f"serving on http://{name}:{listener.getsockname()[1]} until Ctrl-C", file=sys.stderr)
+    try:
+        with suppress(KeyboardInterrupt):  # the way to end it
+            uvicorn.Server(configuration).run(sockets=[listener])
+    finally:
+        app.state.store.close()
+        if recorder is not None:
+            recorder.close()
+    return 0
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"--listen {text}: not an address", "Write it as 127.0.0.1:8520 or [::1]:8520.")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror}", "Choose another address with --listen."
+        ) from error
+
+
+def _authorize(arguments: argparse.Namespace, *, loopback: bool) -> Authorize:
+    from pgvigil.web import access
+
+    given = [
+        name
+        for name, value in (
+            ("--auth-token-file", arguments.auth_token_file), ("--authorize", arguments.authorize),
+            ("--trust-proxy", arguments.trust_proxy), ("--no-auth", arguments.no_auth),
+        )
+        if value
+    ]  # fmt: skip
+    if len(given) != 1:
+        said = f"{' and '.join(given)} were given together" if given else "nothing says who may use this service"
+        raise UsageError(f"{said}: the service does not start unprotected", _GIVE_ONE)
+    if arguments.no_auth:
+        if not loopback:
+            raise UsageError("--no-auth would open this service to other machines", _GIVE_ONE)
+        return access.everybody()
+    if arguments.auth_token_file:
+        return access.tokens(arguments.auth_token_file)
+    if arguments.trust_proxy:
+        return access.trusted_proxy(arguments.trust_proxy, arguments.user_header, arguments.admin)
+    return _imported(arguments.authorize)
+
+
+def _imported(name: str) -> Authorize:
+    from importlib import import_module
+
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise UsageError(f"--authorize {name}: not MODULE:FUNCTION", "Write it as my_application.access:authorize.")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Authorize = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"--authorize {name}: {error}", "It is looked for from the current directory on.") from error
+    if not callable(found):
+        raise UsageError(f"--authorize {name}: not a function", "Name a function of the request.")
+    return found

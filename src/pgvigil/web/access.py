@@ -1,0 +1,270 @@
+"""Access control. Closed by default: `authorize` names the principal of a request, or none.
+
+    viewer   reads, but no text of queries and errors, and no metadata
+    admin    reads all, and changes things
+
+A request that changes something must come from the same origin and as JSON, so that no page of another site can make a browser send it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import inspect
+import ipaddress
+import os
+import secrets
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio.to_thread
+import limits
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.requests import Request
+
+from pgvigil.errors import UsageError
+from pgvigil.web.problems import Problem, of_status
+
+Role = Literal["viewer", "admin"]
+_ROLES: Final = ("viewer", "admin")
+
+
+@dataclass(frozen=True)
+class Principal:
+    """A user of the application. The audit trail of a change records `name`."""
+
+    name: str
+    role: Role
+
+    def __post_init__(self) -> None:
+        if self.role not in _ROLES:
+            raise ValueError("role has to be viewer or admin")
+        if not self.name or len(self.name) > 100 or not self.name.isprintable():
+            raise ValueError("name has to be 1 to 100 printable characters")
+
+
+Authorize = Callable[[Request], "Principal | Awaitable[Principal | None] | None"]
+
+
+# --- ways to name a principal ----------------------------------------------------------------------------------------
+
+
+def new_token(path: Path, name: str, role: Role) -> str:
+    """Adds a token to the file, which is made if it is not there, and returns it: only its digest is kept."""
+    if not name or len(name) > 100 or any(c.isspace() or not c.isprintable() or c == "#" for c in name):
+        raise UsageError(
+            "the name of a token has to be 1 to 100 printable characters without blanks and without #",
+            "Choose another name.",
+        )
+    if path.exists():
+        _lines(path)
+    token = f"pgv_{secrets.token_urlsafe(32)}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+        file.write(f"{name} {role} {hashlib.sha256(token.encode()).hexdigest()}\n")
+    return token
+
+
+def _lines(path: Path) -> list[tuple[Principal, bytes]]:
+    """The principals of a token file, each with its digest. Raises UsageError."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise UsageError(f"{path}: others than its owner may read the token file", f"Run: chmod 600 {path}")
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        words = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(
+            f"{path}: the token file cannot be read: {words}", "Make one: pgvigil token create NAME."
+        ) from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        words_of_line = line.split()
+        try:
+            name, role, digest = words_of_line
+            found.append((Principal(name, role), _digest(digest)))  # type: ignore[arg-type]
+        except ValueError:
+            raise UsageError(
+                f"{path}:{number}: the line is not a token",
+                "A line is: NAME ROLE SHA256, the role being viewer or admin.",
+            ) from None
+    return found
+
+
+def _digest(text: str) -> bytes:
+    if len(digest := bytes.fromhex(text)) != 32:
+        raise ValueError("a SHA-256 has 32 bytes")
+    return digest
+
+
+def tokens(path: Path | str) -> Authorize:
+    """Authorize by `Authorization: Bearer TOKEN`, from a file made by `pgvigil token create`. The file is read again when it changes."""
+    path = Path(path)
+    known = _lines(path)
+    seen = path.stat()
+
+    async def authorize(request: Request) -> Principal | None:
+        nonlocal known, seen
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            return None
+        try:
+            now = path.stat()
+            if (now.st_mtime_ns, now.st_size, now.st_ino) != (seen.st_mtime_ns, seen.st_size, seen.st_ino):
+                known, seen = _lines(path), now
+        except (OSError, UsageError):
+            return None  # without a readable file nobody is let in
+        digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        found = None
+        for principal, right in known:  # all of them, so that the time reveals nothing
+            if hmac.compare_digest(digest, right):
+                found = principal
+        return found
+
+    return authorize
+
+
+def trusted_proxy(networks: Iterable[str], header: str, admins: Iterable[str] = ()) -> Authorize:
+    """Authorize by the name that a proxy puts into `header`. It counts only if the socket's peer is in one of the networks (CIDR)."""
+    trusted = []
+    for network in networks:
+        try:
+            trusted.append(ipaddress.ip_network(network))
+        except ValueError as error:
+            raise UsageError(f"{network} is not a network", "Write it as 10.0.0.0/8 or 127.0.0.1/32.") from error
+    if not trusted or not header:
+        raise UsageError(
+            "a trusted proxy needs a network and a header", "Give --trust-proxy CIDR and --user-header NAME."
+        )
+    admin_names = frozenset(admins)
+
+    async def authorize(request: Request) -> Principal | None:
+        names = request.headers.getlist(header)
+        try:
+            peer = ipaddress.ip_address(request.client.host if request.client else "")
+        except ValueError:
+            return None
+        if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped:
+            peer = peer.ipv4_mapped
+        if len(names) != 1 or not any(peer in network for network in trusted):
+            return None
+        try:
+            return Principal(names[0].strip(), "admin" if names[0].strip() in admin_names else "viewer")
+        except ValueError:
+            return None
+
+    return authorize
+
+
+def everybody(role: Role = "admin") -> Authorize:
+    """Authorize every request: for `serve --no-auth`, which listens on loopback only."""
+
+    async def authorize(_: Request) -> Principal | None:
+        return Principal("local", role)
+
+    return authorize
+
+
+# --- the checks of a request -----------------------------------------------------------------------------------------
+
+
+class Access:
+    """The dependencies of routes: `viewer`, `admin`, `anybody`."""
+
+    def __init__(self, authorize: Authorize, *, read_only: bool, reads: str, writes: str, failures: str) -> None:
+        self._authorize = authorize
+        self._read_only = read_only
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._reads, self._writes, self._failures = (limits.parse(one) for one in (reads, writes, failures))
+
+    async def principal(self, request: Request) -> Principal | None:
+        """Return the principal of the request. Raises Problem for a peer that has failed too often."""
+        peer = request.client.host if request.client else ""
+        offered = "authorization" in request.headers
+        if offered and not self._limiter.test(self._failures, "failures", peer):
+            raise self._too_many(request, self._failures, "failures", peer)
+        found: Principal | None
+        if inspect.iscoroutinefunction(self._authorize):
+            found = await self._authorize(request)
+        else:  # it may ask a database of its own
+            answer = await anyio.to_thread.run_sync(self._authorize, request)
+            found = await answer if inspect.isawaitable(answer) else answer
+        if found is not None and not isinstance(found, Principal):
+            raise TypeError("authorize() has to return a Principal or None")
+        if found is None and offered:
+            self._limiter.hit(self._failures, "failures", peer)
+        return found
+
+    async def anybody(self, request: Request) -> Principal | None:
+        """Return the principal, or None for a request without one; count it as a read."""
+        found = await self.principal(request)
+        self._count(request, self._reads, "reads", self._key(request, found))
+        return found
+
+    async def viewer(self, request: Request) -> Principal:
+        """Return a principal that may read. Raises Problem."""
+        found = await self._known(request)
+        self._count(request, self._reads, "reads", self._key(request, found))
+        return found
+
+    async def admin(self, request: Request) -> Principal:
+        """Return a principal that may change things, and check that no other site made the request. Raises Problem."""
+        found = await self._known(request)
+        if found.role != "admin":
+            raise Problem(403, "forbidden", "Only an admin may do this")
+        if request.method in ("GET", "HEAD"):
+            self._count(request, self._reads, "reads", self._key(request, found))
+            return found
+        if self._read_only:
+            raise Problem(403, "read-only", "This service runs read-only")
+        self._require_same_origin(request)
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise Problem(415, "wrong-media-type", "The body has to be application/json")
+        self._count(request, self._writes, "writes", self._key(request, found))
+        return found
+
+    async def _known(self, request: Request) -> Principal:
+        found = await self.principal(request)
+        if found is None:
+            raise of_status(401, {"WWW-Authenticate": "Bearer"})
+        return found
+
+    @staticmethod
+    def _key(request: Request, principal: Principal | None) -> str:
+        return f"name {principal.name}" if principal else f"peer {request.client.host if request.client else ''}"
+
+    @staticmethod
+    def _require_same_origin(request: Request) -> None:
+        site = request.headers.get("sec-fetch-site")
+        if site is not None:
+            same = site in ("same-origin", "none")
+        else:  # an older browser; clients that are not browsers send neither
+            origin = request.headers.get("origin")
+            same = origin is None or origin == f"{request.url.scheme}://{request.headers.get('host', '')}"
+        if not same:
+            raise Problem(403, "other-origin", "The request comes from a page of another site")
+
+    def _count(self, request: Request, limit: limits.RateLimitItem, kind: str, key: str) -> None:
+        if not self._limiter.hit(limit, kind, key):
+            raise self._too_many(request, limit, kind, key)
+        request.state.rate_limit = self._headers(limit, kind, key)
+
+    def _too_many(self, request: Request, limit: limits.RateLimitItem, kind: str, key: str) -> Problem:
+        headers = self._headers(limit, kind, key)
+        request.state.rate_limit = headers
+        return of_status(429, {"Retry-After": headers["RateLimit-Reset"]})
+
+    def _headers(self, limit: limits.RateLimitItem, kind: str, key: str) -> dict[str, str]:
+        window = self._limiter.get_window_stats(limit, kind, key)
+        return {
+            "RateLimit-Limit": str(limit.amount),
+            "RateLimit-Remaining": str(max(0, window.remaining)),
+            "RateLimit-Reset": str(max(1, round(window.reset_time - time.time()))),
+        }

@@ -1,0 +1,73 @@
+"""Write answers, and read bodies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from pgvigil.web.problems import of_status
+
+NO_NUL: Final = r"^[^\x00]+$"  # PostgreSQL stores none
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+# Characters that steer a terminal or hide text, as in pgvigil.text; and the one that begins a tag, in case JSON is shown as HTML.
+_UNSEEN: Final = re.compile("[\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
+                            "\uffa0\ufff0-\ufffb<]")  # fmt: skip
+
+
+def written(json_text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with this JSON, from the server or from us: the same value, with harmful characters escaped."""
+    headers = {"Cache-Control": "private, no-store"} | (headers or {})
+    return Response(
+        _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text), status, headers, "application/json"
+    )
+
+
+def as_json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with rows, which no cache keeps."""
+    return written(json.dumps(document, default=_plain), status, headers)
+
+
+def fresh(request: Request, document: Any) -> Response:
+    """Answer with state or aggregates: 304 if the client has the same already."""
+    body = json.dumps(document, default=_plain)
+    tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
+    headers = {"Cache-Control": "private, no-cache", "ETag": tag}
+    asked = request.headers.get("if-none-match", "")
+    if asked.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in asked.split(",")]:
+        return Response(None, 304, headers)
+    return written(body, 200, headers)
+
+
+async def bounded_body(request: Request, most: int) -> bytes:
+    """Read the body, and never more than `most` bytes. Raises Problem."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > most:
+        raise of_status(413)
+    body = bytearray()
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > most:
+                raise of_status(413)
+    except ClientDisconnect:
+        raise of_status(400) from None
+    return bytes(body)

@@ -1,0 +1,90 @@
+"""The web application on a database that all of its tests share, as whoever a header says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.testclient import TestClient
+
+from conftest import Database, Templates, _new_database
+from pgvigil import web
+from pgvigil.live import Recorder
+
+MANY = "1000000/minute"
+NOW = datetime.now(UTC).replace(microsecond=0)
+SECRET = "hunter2-must-not-show"  # noqa: S105 - planted
+SCRIPT = "<script>alert(1)</script>"
+ESCAPE = "\x1b[31mred"
+
+
+def by_header(request: Request) -> web.Principal | None:
+    """`X-Who: viewer` or `admin`."""
+    role = request.headers.get("x-who")
+    return web.Principal(f"the {role}", role) if role in ("viewer", "admin") else None  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def executions(templates: Templates) -> Iterator[Database]:
+    """400 executions of four users over two days, several at the same time; counted by job totals up to the last ten."""
+    with _new_database(templates.server, templates.get("fresh")) as new:
+        statement = """
+            INSERT INTO query_executions (execution_id, user_id, query, database_type, status, execution_time, total_rows, started_at, error_message)
+            SELECT 'e' || g, (ARRAY['ada', 'bob', 'stats', 'a/b'])[1 + g %% 4], 'SELECT ' || g, (ARRAY['postgresql', 'mysql'])[1 + g %% 2],
+                   (ARRAY['success', 'success', 'success', 'failed', 'error', 'timeout'])[1 + g %% 6], CASE WHEN g %% 7 > 0 THEN g / 100.0 END, g,
+                   %s::timestamptz - g / 3 * interval '21 minutes', NULL
+            FROM generate_series(%s::int, %s::int) g"""
+        new.execute(statement, (NOW, 1, 390))
+        new.execute("CALL pgvigil.run_job('totals')")
+        new.execute(statement, (NOW, 391, 400))
+        yield new
+
+
+Serve = Callable[..., TestClient]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """`serve(url, who="admin", …)`: a client of an application of its own, closed in the end."""
+    opened: list[Any] = []
+
+    def serve(url: str, who: str | None = "admin", *, records: bool = False, **options: Any) -> TestClient:
+        if records:
+            options["recorder"] = Recorder(url, spill_directory=tmp_path / "spill", linger=0.01)
+            opened.append(options["recorder"].close)
+        app = web.application(url, **{"authorize": by_header, "reads": MANY, "writes": MANY} | options)
+        opened.insert(0, app.state.store.close)
+        client = TestClient(app, headers={"x-who": who} if who else {}, raise_server_exceptions=False)
+        client.__enter__()
+        opened.insert(0, lambda: client.__exit__(None, None, None))
+        return client
+
+    yield serve
+    for close in opened:
+        close()
+
+
+@pytest.fixture
+def admin(serve: Serve, executions: Database) -> TestClient:
+    return serve(executions.url)
+
+
+@pytest.fixture
+def viewer(serve: Serve, executions: Database) -> TestClient:
+    return serve(executions.url, "viewer")
+
+
+def problem(answer: Any) -> str:
+    """The kind of a problem, which has the form of one."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert document["status"] == answer.status_code
+    return str(document["type"].removeprefix("urn:pgvigil:problem:"))
+
+
+def hours_ago(hours: float) -> str:
+    return (NOW - timedelta(hours=hours)).isoformat().replace("+00:00", "Z")

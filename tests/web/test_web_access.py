@@ -1,0 +1,321 @@
+"""Who may do what: each route for nobody, a viewer and an admin; tokens, proxies, origins, hosts and limits."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.testclient import TestClient
+
+from conftest import Database
+from pgvigil import web
+from pgvigil.errors import UsageError
+from pgvigil.web import access
+from web.conftest import MANY, Serve, by_header, problem
+
+pytestmark = pytest.mark.client_side
+PATH = "/api/v1/executions"
+
+# What an answer is to nobody, a viewer, an admin. 422 and 404 are those of somebody who was let in, for what these tests send.
+OPEN, READ, WRITE = (200, 200, 200), (401, 200, 200), (401, 403, 422)
+NO_WORKER = (401, 404, 404)  # it was let in: there is nothing to tell
+ROUTES = {
+    ("GET", "/livez"): OPEN,
+    ("GET", "/readyz"): OPEN,
+    ("GET", "/openapi.json"): OPEN,
+    ("GET", "/api/v1/executions"): READ,
+    ("POST", "/api/v1/executions"): WRITE,
+    ("GET", "/api/v1/executions/{user_id}"): READ,
+    ("GET", "/api/v1/executions/{user_id}/stats"): READ,
+    ("GET", "/api/v1/executions/{user_id}/database-stats"): READ,
+    ("GET", "/api/v1/executions/stats/global"): READ,
+    ("GET", "/api/v1/executions/database-stats/global"): READ,
+    ("GET", "/admin/session-monitoring/status"): NO_WORKER,
+    ("GET", "/admin/session-monitoring/metrics"): NO_WORKER,
+    ("GET", "/admin/session-monitoring/summary"): NO_WORKER,
+    ("GET", "/admin/session-monitoring/alerts"): NO_WORKER,
+    ("GET", "/admin/session-monitoring/health"): (503, 503, 503),
+    ("GET", "/performance/{what}"): (308, 308, 308),
+    ("GET", "/metrics"): READ,
+    ("GET", "/api/v1/sessions"): READ,
+    ("GET", "/api/v1/sessions/{id}"): (401, 404, 404),
+    ("GET", "/api/v1/sessions/{id}/timeline"): (401, 404, 404),
+    ("GET", "/api/v1/connections"): READ,
+    ("GET", "/api/v1/operations"): READ,
+    ("GET", "/api/v1/jobs"): READ,
+    ("GET", "/api/v1/health"): READ,
+    ("POST", "/api/v1/connections/{id}/kill"): (401, 403, 409),
+    ("POST", "/api/v1/sessions/{id}/archive"): (401, 403, 404),
+    ("POST", "/api/v1/sessions/{id}/reactivate"): (401, 403, 404),
+}
+ROLES = (None, "viewer", "admin")
+
+
+def routes(app: Any) -> set[tuple[str, str]]:
+    """Each method and path of the application, those it does not document too."""
+    found: set[tuple[str, str]] = set()
+
+    def walk(one: Any, prefix: str = "") -> None:
+        for route in one:
+            if isinstance(route, APIRoute):
+                found.update((method, prefix + route.path) for method in route.methods - {"HEAD"})
+            elif hasattr(route, "original_router"):
+                walk(route.original_router.routes, prefix)
+
+    walk(app.routes)
+    return found
+
+
+def test_every_route_is_in_the_table(serve: Serve, executions: Database) -> None:
+    assert routes(serve(executions.url, records=True).app) == set(ROUTES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=" ".join)
+def test_each_route_lets_in_whom_it_should(
+    serve: Serve, executions: Database, method: str, path: str, role: str | None
+) -> None:
+    client = serve(executions.url, role, records=True)
+    where = path.replace("{user_id}", "ada").replace("{what}", "status").replace("{id}", str(UUID(int=1)))
+    answer = client.request(method, where, json={} if method == "POST" else None, follow_redirects=False)
+    assert answer.status_code == ROUTES[method, path][ROLES.index(role)], answer.text
+    if answer.status_code == 401:
+        assert problem(answer) == "login-needed"
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_without_authorize_there_is_no_application() -> None:
+    with pytest.raises(TypeError, match="authorize"):
+        web.application("postgresql:///x")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="authorize"):
+        web.application("postgresql:///x", authorize=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_authorize_may_be_plain_or_async(serve: Serve, executions: Database, kind: str) -> None:
+    async def later(request: Request) -> web.Principal | None:
+        return by_header(request)
+
+    client = serve(executions.url, authorize=by_header if kind == "plain" else later)
+    assert client.get(PATH).status_code == 200
+    assert client.get(PATH, headers={"x-who": ""}).status_code == 401
+
+
+def test_what_is_no_principal_lets_nobody_in(serve: Serve, executions: Database) -> None:
+    assert problem(serve(executions.url, authorize=lambda _: True).get(PATH)) == "defect"
+
+
+# --- tokens --------------------------------------------------------------------------------------------------------------
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+def test_a_token_lets_its_holder_in_and_only_its_digest_is_kept(
+    serve: Serve, executions: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens"
+    viewer, admin = access.new_token(file, "ann", "viewer"), access.new_token(file, "bob", "admin")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert viewer not in file.read_text()
+    assert f"ann viewer {hashlib.sha256(viewer.encode()).hexdigest()}\n" in file.read_text()
+    client = serve(executions.url, authorize=access.tokens(file), records=True)
+    batch = {"executions": [{"query": "", "database_type": "x"}]}
+    assert client.get(PATH, headers=bearer(viewer)).status_code == 200
+    assert client.post(PATH, headers=bearer(viewer), json=batch).status_code == 403
+    assert client.post(PATH, headers=bearer(admin), json=batch).status_code == 202
+    assert client.get(f"{PATH}?token={viewer}").status_code == 401
+
+
+def test_a_token_that_is_taken_out_of_the_file_is_of_no_use_any_more(
+    serve: Serve, executions: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens"
+    token = access.new_token(file, "ann", "viewer")
+    client = serve(executions.url, authorize=access.tokens(file))
+    assert client.get(PATH, headers=bearer(token)).status_code == 200
+    file.write_text("# nobody\n")
+    assert client.get(PATH, headers=bearer(token)).status_code == 401
+
+
+def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    access.new_token(file, "ann", "viewer")
+    file.chmod(0o640)
+    with pytest.raises(UsageError, match="others than its owner"):
+        access.tokens(file)
+
+
+@pytest.mark.parametrize("line", ["ann viewer", "ann root " + "0" * 64, "ann viewer xyz", "ann viewer 00"])
+def test_a_line_that_is_no_token_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "tokens"
+    file.touch(0o600)
+    file.write_text(f"# tokens\n{line}\n")
+    with pytest.raises(UsageError, match=":2: the line is not a token"):
+        access.tokens(file)
+
+
+# --- a proxy in front ----------------------------------------------------------------------------------------------------
+
+
+def as_peer(serve: Serve, url: str, peer: str, **options: Any) -> TestClient:
+    client = serve(url, None, **options)
+    client._transport.client = (peer, 50000)  # type: ignore[attr-defined]
+    return client
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "status"),
+    [
+        ("10.1.2.3", [("x-user", "ann")], 200),
+        ("::ffff:10.1.2.3", [("x-user", "ann")], 200),
+        ("192.0.2.1", [("x-user", "ann")], 401),
+        ("192.0.2.1", [("x-user", "ann"), ("x-forwarded-for", "10.1.2.3"), ("forwarded", "for=10.1.2.3")], 401),
+        ("10.1.2.3", [("x-user", "ann"), ("x-user", "bob")], 401),
+        ("10.1.2.3", [("x-user", "")], 401),
+        ("10.1.2.3", [], 401),
+        ("a socket", [("x-user", "ann")], 401),
+    ],
+)  # fmt: skip
+def test_the_name_in_a_header_counts_from_the_proxy_only(
+    serve: Serve, executions: Database, peer: str, headers: list[tuple[str, str]], status: int
+) -> None:
+    authorize = access.trusted_proxy(["10.0.0.0/8"], "X-User")
+    client = as_peer(serve, executions.url, peer, authorize=authorize)
+    assert client.get(PATH, headers=headers).status_code == status
+
+
+def test_of_those_behind_a_proxy_the_named_are_admins(serve: Serve, executions: Database) -> None:
+    authorize = access.trusted_proxy(["10.0.0.0/8"], "X-User", admins=["ann"])
+    client = as_peer(serve, executions.url, "10.1.1.1", authorize=authorize, records=True)
+    statuses = [client.post(PATH, json={}, headers={"x-user": name}).status_code for name in ("ann", "bob")]
+    assert statuses == [422, 403]
+
+
+@pytest.mark.parametrize(
+    ("networks", "header"), [([], "X-User"), (["10.0.0.0/8"], ""), (["10.0.0.1/8"], "X"), (["x"], "X")]
+)
+def test_a_proxy_needs_a_network_and_a_header(networks: list[str], header: str) -> None:
+    with pytest.raises(UsageError):
+        access.trusted_proxy(networks, header)
+
+
+# --- other sites ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 422),
+        ({"sec-fetch-site": "same-origin"}, 422),
+        ({"sec-fetch-site": "none"}, 422),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "cross-site", "origin": "http://testserver"}, 403),
+        ({"origin": "http://testserver"}, 422),
+        ({"origin": "http://testserver.evil.example"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+def test_what_changes_something_comes_from_the_same_origin(
+    serve: Serve, executions: Database, headers: dict[str, str], status: int
+) -> None:
+    answer = serve(executions.url, records=True).post(PATH, json={}, headers=headers)
+    assert answer.status_code == status
+    assert problem(answer) == {403: "other-origin", 422: "bad-parameter"}[status]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_what_a_form_can_send_is_no_body(serve: Serve, executions: Database, kind: str) -> None:
+    client = serve(executions.url, records=True)
+    assert problem(client.post(PATH, content=b"{}", headers={"content-type": kind})) == "wrong-media-type"
+
+
+def test_read_only_lets_nobody_change_anything(serve: Serve, executions: Database) -> None:
+    client = serve(executions.url, records=True, read_only=True)
+    assert problem(client.post(PATH, json={})) == "read-only"
+    assert client.get(PATH).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8520", 200),
+        ("[::1]:8520", 200),
+        ("evil.example", 400),
+        ("localhost.evil.example", 400),
+        ("", 400),
+    ],
+)
+def test_only_our_own_names_are_answered(serve: Serve, executions: Database, host: str, status: int) -> None:
+    client = serve(executions.url, hosts=["localhost", "[::1]"])
+    assert client.get("/livez", headers={"host": host}).status_code == status
+
+
+# --- limits --------------------------------------------------------------------------------------------------------------
+
+
+def test_reads_are_limited_for_each_principal(serve: Serve, executions: Database) -> None:
+    client = serve(executions.url, reads="2/hour")
+    answers = [client.get(PATH) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers["ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
+    assert problem(answers[-1]) == "too-many-requests"
+    assert int(answers[-1].headers["retry-after"]) > 0
+    assert client.get(PATH, headers={"x-who": "viewer"}).status_code == 200
+
+
+def test_writes_have_a_limit_of_their_own(serve: Serve, executions: Database) -> None:
+    client = serve(executions.url, records=True, writes="1/hour")
+    assert [client.post(PATH, json={}).status_code for _ in range(2)] == [422, 429]
+    assert client.get(PATH).status_code == 200
+
+
+def test_failed_logins_are_limited_for_each_address_and_a_right_token_does_not_count(
+    serve: Serve, executions: Database, tmp_path: Path
+) -> None:
+    token = access.new_token(tmp_path / "tokens", "ann", "viewer")
+    client = serve(executions.url, None, authorize=access.tokens(tmp_path / "tokens"), failures="2/hour", reads=MANY)
+    statuses = [client.get(PATH, headers=bearer(one)).status_code for one in [token] * 3 + ["guess"] * 3 + [token]]
+    assert statuses == [200, 200, 200, 401, 401, 429, 429]
+
+
+def test_a_forwarded_address_does_not_make_another_peer(serve: Serve, executions: Database, tmp_path: Path) -> None:
+    access.new_token(tmp_path / "tokens", "ann", "viewer")
+    client = serve(executions.url, None, authorize=access.tokens(tmp_path / "tokens"), failures="1/hour")
+    statuses = [
+        client.get(PATH, headers=bearer("guess") | {"x-forwarded-for": f"192.0.2.{n}"}).status_code for n in range(2)
+    ]
+    assert statuses == [401, 429]
+
+
+# --- what every answer is ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"), [("GET", "/nope", "not-found"), ("DELETE", "/livez", "method-not-allowed")]
+)
+def test_every_error_is_a_problem(admin: TestClient, method: str, path: str, kind: str) -> None:
+    assert problem(admin.request(method, path)) == kind
+
+
+@pytest.mark.parametrize("path", ["/livez", PATH, "/nope", "/openapi.json"])
+def test_no_answer_is_kept_guessed_or_framed(admin: TestClient, path: str) -> None:
+    headers = admin.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "no-store" in headers["cache-control"]
+
+
+def test_livez_asks_no_database(serve: Serve, tmp_path: Path) -> None:
+    client = serve(f"postgresql:///x?host={tmp_path}", None)
+    assert client.get("/livez").json() == {"status": "alive"}
+    assert client.head("/livez").status_code == 200
+    assert problem(client.get("/readyz")) == "database-away"

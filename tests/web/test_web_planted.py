@@ -1,0 +1,88 @@
+"""Secrets, tags and terminal escapes in every text column: in no answer to a viewer, no log and no metric."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from conftest import Database, Templates, _new_database
+from web.conftest import ESCAPE, SCRIPT, SECRET, Serve
+from web.test_web_monitoring import report
+
+pytestmark = pytest.mark.client_side
+C1 = "\x9b31m\u202e"  # what a terminal obeys too, and what turns the direction of writing
+NAME = f"{SCRIPT}{ESCAPE}{C1}"
+TEXT = f"{NAME}{SECRET}"
+
+PATHS = [
+    "/api/v1/executions", "/api/v1/executions/stats/global", "/api/v1/executions/database-stats/global", "/api/v1/sessions",
+    "/api/v1/sessions/{id}", "/api/v1/sessions/{id}/timeline", "/api/v1/connections", "/api/v1/operations", "/api/v1/jobs", "/api/v1/health",
+    "/admin/session-monitoring/status", "/admin/session-monitoring/metrics", "/admin/session-monitoring/summary",
+    "/admin/session-monitoring/alerts?active_sessions=1", "/metrics",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planted(templates: Templates) -> Iterator[Database]:
+    """Names that a viewer sees hold a tag and escapes; what a viewer does not see holds a secret as well."""
+    with _new_database(templates.server, templates.get("fresh")) as new:
+        new.execute(
+            """INSERT INTO query_executions (execution_id, user_id, conversation_id, query, database_type, status, error_message, error_type,
+                                             connection_params, request_metadata, response_metadata)
+               VALUES (%(name)s::text, %(name)s::text, %(name)s::text, %(text)s::text, left(%(name)s::text, 50), 'failed', %(text)s::text, %(name)s::text,
+                       jsonb_build_object('a', %(text)s::text), jsonb_build_object('a', %(text)s::text), jsonb_build_object('a', %(text)s::text))""",
+            {"name": NAME, "text": TEXT},
+        )
+        new.execute(
+            """INSERT INTO sessions (session_key, agent_from, agent_to, metadata)
+               VALUES (%(name)s::text, %(name)s::text, %(name)s::text, jsonb_build_object('a', %(text)s::text))""",
+            {"name": NAME, "text": TEXT},
+        )
+        new.execute("INSERT INTO performance_logs (operation, duration_ms, success) VALUES (%s, 1, true)", (NAME,))
+        new.execute("INSERT INTO pgvigil.job_runs (job, finished_at, error) VALUES ('analyze', now(), %s)", (TEXT,))
+        with new.connect() as connection:
+            [(instance,)] = connection.execute(
+                "SELECT instrumentation.register_instance(%s, '1', '{}', gen_random_uuid())", (NAME,)
+            ).fetchall()
+            connection.execute(
+                "SELECT instrumentation.register_session(%s, gen_random_uuid(), 1, now(), %s, NULL, %s)",
+                (instance, "postgres", NAME),
+            )
+            connection.execute("SET pgvigil.instrumentation = 'write'")
+            connection.execute(
+                "INSERT INTO instrumentation.sql_statements (session_id, sql_text) SELECT session_id, %s FROM instrumentation.sessions",
+                (TEXT,),
+            )
+        report(new, NAME)
+        new.execute("CALL pgvigil.run_job('totals')")
+        yield new
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_is_planted_does_no_harm_to_a_viewer(
+    serve: Serve, planted: Database, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    [(id,)] = planted.execute("SELECT id::text FROM sessions")
+    with caplog.at_level(logging.DEBUG):
+        answer = serve(planted.url, "viewer").get(path.replace("{id}", id))
+    assert answer.status_code == 200
+    assert "html" not in answer.headers["content-type"]
+    for text in (answer.text, caplog.text):
+        assert not [one for one in (SECRET, "<script", "\x1b", "\x9b", "\u202e") if one in text]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/executions", "/api/v1/sessions", "/api/v1/connections", "/api/v1/jobs"])
+def test_an_admin_reads_the_text_as_it_is_and_nothing_in_it_acts(serve: Serve, planted: Database, path: str) -> None:
+    answer = serve(planted.url).get(path)
+    assert not [one for one in ("<script", "\x1b", "\x9b", "\u202e") if one in answer.text]
+    assert any(NAME in text for text in _strings(answer.json()))
+
+
+def _strings(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*map(_strings, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(_strings, value))
+    return {value} if isinstance(value, str) else set()
