@@ -743,9 +743,9 @@ def test_requests_of_two_threads_are_not_mixed(monitor: SessionPerformanceMonito
 
 
 def test_requests_that_nobody_ends_are_forgotten(monitor: SessionPerformanceMonitor, monkeypatch: Any) -> None:
-    monkeypatch.setattr("pgvigil.live.monitor._OPEN_REQUESTS", 5)
+    monkeypatch.setattr("pgvigil.live.monitor_requests._OPEN_REQUESTS", 5)
     ids = [monitor.start_request_monitoring() for _ in range(20)]
-    assert len(monitor._requests) == 5
+    assert len(monitor._counts.requests) == 5
     assert monitor.end_request_monitoring(ids[0]) is None
     current_request.set(None)
 
@@ -766,3 +766,32 @@ def test_a_duration_that_is_none_is_not_added_up(value: float) -> None:
     found = monitor.get_current_metrics()
     monitor.close()
     assert (found["session_metrics"]["creations"], found["performance_metrics"]["avg_creation_time"]) == (1, None)
+
+
+def test_a_commit_that_fails_is_one_error(monitor: SessionPerformanceMonitor, engine: Any, factory: Any) -> None:
+    with engine.connect() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE late (id integer REFERENCES customers (id) DEFERRABLE INITIALLY DEFERRED)"
+        )
+        connection.commit()
+    event.listen(engine, "checkout", lambda connection, *_: connection.execute("PRAGMA foreign_keys = on"))
+    with factory() as session:
+        session.execute(text("INSERT INTO late VALUES (999)"))
+        with pytest.raises(IntegrityError):
+            session.commit()
+    assert counted(monitor, "errors", "error_types") == {"errors": 1, "error_types": {"IntegrityError": 1}}
+
+
+def test_a_ping_that_fails_is_no_error_of_the_application(shared: Database) -> None:
+    engine = create_engine(shared.url.replace("postgresql://", "postgresql+psycopg://"), pool_pre_ping=True)
+    monitor = SessionPerformanceMonitor()
+    monitor.attach(None, engine)
+    with engine.connect() as connection:
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+    shared.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT pg_backend_pid()")) != pid
+    found = counted(monitor, "errors", "checkouts_total")
+    monitor.close()
+    engine.dispose()
+    assert found == {"errors": 0, "checkouts_total": 2}

@@ -585,7 +585,7 @@ def test_requests_of_flask_are_monitored(flask_app: Any) -> None:
     monitor = flask_app.extensions["pgvigil_monitor"]
     found = monitor.get_current_metrics()
     assert (found["performance_metrics"]["requests"], found["session_metrics"]["commits"]) == (3, 1)
-    assert monitor._requests == {}
+    assert monitor._counts.requests == {}
 
 
 def test_flask_is_as_it_was_after_the_undo(flask_app: Any) -> None:

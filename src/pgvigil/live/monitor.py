@@ -11,17 +11,15 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from time import monotonic, perf_counter_ns
 from typing import Any, Final
-from uuid import uuid4
 
 from pgvigil import database
 from pgvigil.errors import PgvigilError
-from pgvigil.live import monitor_metrics
-from pgvigil.live.monitor_counts import CLOSED, Counts, Event, current_request, split
+from pgvigil.live import monitor_metrics, monitor_requests
+from pgvigil.live.monitor_counts import Counts, Event
 from pgvigil.live.monitor_report import NOTHING, Reporter, difference
 from pgvigil.live.monitor_workers import Application
 from pgvigil.live.patching import Undo
@@ -30,16 +28,6 @@ from pgvigil.live.recorder import Recorder
 REPORT_EVERY: Final = 10.0  # seconds
 HISTORY_EVERY: Final = 60.0
 _FOLD_EVERY: Final = 1.0
-_OPEN_REQUESTS: Final = 10_000  # those that nobody ends are forgotten
-_OPERATIONS_KEPT: Final = 1_000  # of one request
-
-
-@dataclass
-class _Request:
-    endpoint: str
-    began: int
-    before: deque[Event] | None  # of the request that it is part of
-    operations: deque[Event] = field(default_factory=lambda: deque(maxlen=_OPERATIONS_KEPT))
 
 
 class SessionPerformanceMonitor:
@@ -61,7 +49,6 @@ class SessionPerformanceMonitor:
         self._by_hand: list[None] = []  # sessions whose creation was recorded, and not their closure
         self._engines: dict[str, Any] = {}
         self._seen_pools: dict[str, float | None] = {}  # gauges of engines that are not attached
-        self._requests: dict[str, _Request] = self._counts.requests
         self._undos: list[Undo] = []
         self._recorder: Recorder | None = None
         self._log_interval: float | None = None  # set in this process
@@ -237,45 +224,17 @@ class SessionPerformanceMonitor:
 
     def start_request_monitoring(self, endpoint: str = "") -> str:
         """What follows in this thread or task is part of a request; its id."""
-        if len(self._requests) >= _OPEN_REQUESTS:
-            with suppress(StopIteration, KeyError, RuntimeError):
-                del self._requests[next(iter(self._requests))]
-        request_id = uuid4().hex
-        request = _Request(str(endpoint), perf_counter_ns(), current_request.get())
-        self._requests[request_id] = request
-        current_request.set(request.operations)
-        return request_id
+        return monitor_requests.begin(self._counts, endpoint)
 
     def end_request_monitoring(self, request_id: str | None) -> dict[str, Any] | None:
         """What was done in that request; None if it is not known. A slow one, or one with errors, is logged."""
-        request = self._requests.pop(request_id or "", None)
-        if request is None:
-            return None
-        if current_request.get() is request.operations:
-            current_request.set(request.before)
-        took = perf_counter_ns() - request.began
-        self._emit(("request", took))
-        operations: dict[str, int] = {}
-        for event in request.operations:
-            name = event if isinstance(event, str) else event[0]
-            name = "cleanup" if name is CLOSED else name
-            operations[name] = operations.get(name, 0) + 1
-        operations = split(operations)
-        told = {
-            "request_id": request_id,
-            "endpoint": request.endpoint,
-            "duration": took / 1e9,
-            "operations": operations,
-            "errors": operations.get("errors", 0),
-            "detached": operations.get("detached", 0),
-            "leaves_open": operations.get("creation", 0) + operations.get("reopened", 0) > operations.get("cleanup", 0),
-        }
-        if told["errors"] or told["detached"] or took / 1e9 > self.slow_session_threshold:
+        done = monitor_requests.end(self._counts, request_id)
+        if done and (done["errors"] or done["detached"] or done["duration"] > self.slow_session_threshold):
             self._to_log.append(
-                f"request {request.endpoint or request_id} took {took / 1e9:.3f} s: {told['errors']} errors,"
-                f" {told['detached']} detached instances, {operations.get('creation', 0)} sessions"
+                f"request {done['endpoint'] or request_id} took {done['duration']:.3f} s: {done['errors']} errors,"
+                f" {done['detached']} detached instances, {done['operations'].get('creation', 0)} sessions"
             )
-        return told
+        return done
 
     # --- what was counted --------------------------------------------------------------------------------------------
 
@@ -378,7 +337,7 @@ class SessionPerformanceMonitor:
         was_running, reporter = self._thread is not None, self.reporter
         self._counts.after_fork()
         self._by_hand.clear()
-        self._requests.clear()
+        self._counts.requests.clear()
         self._reset()
         if reporter is not None:
             reporter.begin_anew()

@@ -20,6 +20,7 @@ from sqlalchemy import exc as core_exc
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.orm import exc as orm_exc
+from sqlalchemy.pool import PoolProxiedConnection
 
 from pgvigil.live.monitor_counts import BEGUN, CLOSED, Counts, Event
 from pgvigil.live.patching import Undo, replace
@@ -131,16 +132,6 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
 
         return close
 
-    plain_commit = cls.commit
-
-    def commit(self: Session) -> None:
-        try:
-            plain_commit(self)
-        except Exception as error:
-            if not over:
-                _failed(error, emit)
-            raise
-
     def after_begin(session: Session, _transaction: Any, _connection: Any) -> None:
         state = session.__dict__
         if _BEGUN not in state:  # once, however many connections and savepoints follow
@@ -174,7 +165,6 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
     undos = [
         replace(cls, "__init__", __init__),
         *(replace(cls, name, closing(getattr(cls, name))) for name in ("close", "reset", "invalidate")),
-        replace(cls, "commit", commit),
     ]
     setattr(cls, _MONITORED, counts)
     listeners: list[tuple[str, Callable[..., None]]] = [
@@ -224,26 +214,14 @@ def watch_engine(engine: Any, name: str, counts: Counts) -> Undo:
     timeouts, checkins = f"timeouts/{name}", f"checkins/{name}"
     over = False
 
-    def counting_errors(plain: Callable[..., Any]) -> Callable[..., Any]:
-        def method(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-            try:
-                plain(cursor, statement, parameters, context)
-            except Exception as error:
-                if not over:
-                    _failed(error, emit)
-                raise
+    is_disconnect = engine.dialect.is_disconnect
 
-        return method
-
-    without_parameters = engine.dialect.do_execute_no_params
-
-    def do_execute_no_params(cursor: Any, statement: str, context: Any = None) -> None:
-        try:
-            without_parameters(cursor, statement, context)
-        except Exception as error:
-            if not over:
-                _failed(error, emit)
-            raise
+    def asked_about_error(error: Any, connection: Any, cursor: Any) -> Any:
+        # SQLAlchemy asks this about each error of the driver, and never without one: nothing is in the way of what succeeds.
+        # About a ping of the pool, which no application sees fail, it asks with the driver's own connection.
+        if not over and (connection is None or isinstance(connection, PoolProxiedConnection)):
+            _failed(error, emit)
+        return is_disconnect(error, connection, cursor)
 
     def watch_pool(pool: Any) -> None:
         connect, recreate, creator = pool.connect, pool.recreate, getattr(pool, "_invoke_creator", None)
@@ -306,11 +284,7 @@ def watch_engine(engine: Any, name: str, counts: Counts) -> Undo:
         began = record.record_info.pop(stamp, None)
         emit(checkins if began is None else (use, clock() - began))
 
-    undos = [
-        replace(engine.dialect, method, counting_errors(getattr(engine.dialect, method)))
-        for method in ("do_execute", "do_executemany")
-    ]
-    undos.append(replace(engine.dialect, "do_execute_no_params", do_execute_no_params))
+    undos = [replace(engine.dialect, "is_disconnect", asked_about_error)]
     watch_pool(engine.pool)
     event.listen(engine, "checkin", checkin)
 
