@@ -2807,6 +2807,23 @@ COMMENT ON COLUMN pgvigil.performance_rollups.changed_at IS 'When rows were last
 COMMENT ON CONSTRAINT performance_rollups_pkey ON pgvigil.performance_rollups IS 'One row per operation and stretch of time';
 COMMENT ON CONSTRAINT performance_rollups_bucket_width_check ON pgvigil.performance_rollups IS 'Days are merged from hours';
 
+CREATE TABLE pgvigil.operation_totals (
+    operation  varchar(100) NOT NULL CONSTRAINT operation_totals_pkey PRIMARY KEY,
+    calls      bigint NOT NULL,
+    successful bigint NOT NULL,
+    total_ms   bigint NOT NULL,
+    histogram  numeric NOT NULL,
+    since      timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls';
+COMMENT ON COLUMN pgvigil.operation_totals.operation IS 'The operation';
+COMMENT ON COLUMN pgvigil.operation_totals.calls IS 'Rows counted';
+COMMENT ON COLUMN pgvigil.operation_totals.successful IS 'Those that succeeded';
+COMMENT ON COLUMN pgvigil.operation_totals.total_ms IS 'Sum of their durations, in milliseconds';
+COMMENT ON COLUMN pgvigil.operation_totals.histogram IS 'Their durations, as in performance_rollups';
+COMMENT ON COLUMN pgvigil.operation_totals.since IS 'When it was first counted: of many operations, /metrics names the first';
+COMMENT ON CONSTRAINT operation_totals_pkey ON pgvigil.operation_totals IS 'One row per operation';
+
 CREATE TABLE pgvigil.rollup_progress (
     source       text NOT NULL CONSTRAINT rollup_progress_pkey PRIMARY KEY,
     next_id      uuid NOT NULL,
@@ -2902,6 +2919,12 @@ BEGIN
                 SET calls = r.calls + excluded.calls, successful = r.successful + excluded.successful, total_ms = r.total_ms + excluded.total_ms,
                     min_ms = least(r.min_ms, excluded.min_ms), max_ms = greatest(r.max_ms, excluded.max_ms),
                     histogram = r.histogram + excluded.histogram, changed_at = excluded.changed_at
+            ), totals AS (
+                INSERT INTO pgvigil.operation_totals AS t (operation, calls, successful, total_ms, histogram)
+                SELECT m.operation, sum(m.calls), sum(m.successful), sum(m.total_ms), sum(m.histogram) FROM minutes m GROUP BY m.operation ORDER BY m.operation
+                ON CONFLICT ON CONSTRAINT operation_totals_pkey DO UPDATE
+                SET calls = t.calls + excluded.calls, successful = t.successful + excluded.successful, total_ms = t.total_ms + excluded.total_ms,
+                    histogram = t.histogram + excluded.histogram
             )
             SELECT coalesce(sum(calls), 0) INTO done FROM minutes;
         END IF;
@@ -3113,7 +3136,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '76d9d8e6edb8e5587b4c5b6154281c5878adf71b3dff917522978a37be4169de', '3aa0112e37f1d8c107d54a52e722a60c8091e95d26ced845f7b17084528c6c8d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'e7f220809dced34cf20844da5d8cff2060d32019c25c66c4e561740ef08b4425', '9d99da3a0b804899e99c975bf83804f6d5859e2e3ed314bc7ebc6b0ee381725b', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
@@ -3198,9 +3221,9 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_status_chec
 CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_execution_time_check ON "{app}".query_executions IS 'Time does not run backwards, and one NaN would poison every average'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_query_executions_user_started_at ON "{app}".query_executions (user_id, started_at DESC, id DESC)$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_query_executions_started_at ON "{app}".query_executions (started_at)$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_query_executions_started_at ON "{app}".query_executions (started_at DESC, id DESC)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_query_executions_user_started_at IS 'The executions of a user, newest first, page by page'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_query_executions_started_at IS 'The last days of all users, and what is past its time'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_query_executions_started_at IS 'All users, newest first, page by page; and what is past its time'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".execution_analytics AS
 SELECT e.user_id, e.database_type, e.status, (e.started_at AT TIME ZONE 'UTC')::date AS execution_date,
@@ -3249,7 +3272,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '081c06a331dda89c6fbce0c4c72bbf4da86e9558ac04592f2b2604e9bd04b056', '28a9e7ca630a2bacfd7ae389ee1a7d5350bea6bd96761817c030ca124e635d1c', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'd6df50da96db575c984c73fb7af32275c93d0cd0fb0dbdc88e0ca2f9e873e3d9', '5908758b046cac697bb729f876b74ad1c34d6e479ffdd40d68854eac9fe6d632', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3394,6 +3417,7 @@ CREATE TABLE instrumentation.kill_attempts (
     actor        text NOT NULL,
     "session_user" text NOT NULL DEFAULT session_user,
     peer         inet DEFAULT inet_client_addr(),
+    on_behalf_of text,
     attempted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE instrumentation.kill_attempts IS 'Every call of kill_session, refused ones too; those of the last 90 days are kept';
@@ -3405,6 +3429,7 @@ COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'What was done, or why
 COMMENT ON COLUMN instrumentation.kill_attempts.actor IS 'The login role, and the role it had taken';
 COMMENT ON COLUMN instrumentation.kill_attempts."session_user" IS 'The login role';
 COMMENT ON COLUMN instrumentation.kill_attempts.peer IS 'From where; NULL: over a local socket';
+COMMENT ON COLUMN instrumentation.kill_attempts.on_behalf_of IS 'For whom, as the caller claims (setting pgvigil.actor): the person behind a web application';
 COMMENT ON COLUMN instrumentation.kill_attempts.attempted_at IS 'When';
 COMMENT ON CONSTRAINT kill_attempts_pkey ON instrumentation.kill_attempts IS 'One row an attempt';
 CREATE INDEX idx_kill_attempts_session_id ON instrumentation.kill_attempts (session_id);
@@ -3862,9 +3887,9 @@ DECLARE
     caller name := instrumentation.caller();
 BEGIN
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, actor)
+    INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, on_behalf_of, actor)
     SELECT session, left(record_kill.mode, 20), record_kill.ok, left(record_kill.reason, 500),
-           CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
+           left(nullif(current_setting('pgvigil.actor', true), ''), 200), CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
     WHERE record_kill.ok OR (SELECT count(*) FROM instrumentation.kill_attempts k
                              WHERE k.attempt_id >= pgvigil.uuid_v7_floor(now() - interval '1 hour') AND k."session_user" = session_user AND NOT k.ok) < 100;
     PERFORM set_config('pgvigil.instrumentation', '', true);
@@ -4084,7 +4109,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'b3bb46dc31f2332eeb083b2cfd9601782a0778213458d9935478765e95bd83c3', '184444aaa099ee5543d116a14c6ccd3f8cf684bf7518be0c895f305fcabb7331', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '8f869a4d92ff553eb902388256b5e3a4fca6b2cee79c365d567d9f5b2cc17ae4', '9415b3aa5873cb887ecefe5c3964582dbaf656d417037e782926de96417a37f8', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
@@ -5068,7 +5093,7 @@ DECLARE
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
         pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
-        pgvigil.performance_rollups, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
+        pgvigil.performance_rollups, pgvigil.operation_totals, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
         instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
     appends   CONSTANT text := 'instrumentation.register_instance(text, text, jsonb, uuid),
         instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
@@ -5119,7 +5144,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'fa742771b9ed70557656b848721bab0a575d7cd599cbf6393f391760a44d03f6', 'ac78c150645e1dbf3c6ec4cce67831ab79edeabd5cfc95b23fc4d18aa43e91e6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'cd4b07f0683fefea88fe69bcba638960c212b43115b44ca3f81733a7afe7fbd0', '87d93329905d40bd8a66f19d732083f7ff1746f280a8c99d194e0c21f33b9ca2', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
@@ -5149,9 +5174,515 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', curre
 -- What has to read or write many rows of an existing install, in steps that block nobody and go on where they stopped.
 DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, '27962a295847c98fcb35f51ecbb9896434da38b6985d7da6a777f33b1e577c5b', '9256b317b497ad8dcf19b1a052bf86fd8a3d8aa9e3056836960b619e0d991052', 0, '0.1.0'); END $$;
 
-DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('015'); END $$;
+-- ---------- 016_session_monitor.sql -----------------------------------------------------------------------------
+-- The session monitor of SQLAlchemy applications. Each worker process keeps one row and overwrites it every few seconds with what it has
+-- counted since it began, so a report that is lost is made good by the next one. The counts of workers that have ended are added to the
+-- totals of their application in the same transaction that deletes their rows: a sum over both never falls.
+-- A row belongs to the login that made it, and so do totals: who may report cannot change what another login has reported.
 
-DO $$ BEGIN PERFORM pgvigil.mark_initialized('015'); END $$;
+-- A key is a name, or name/pool. The 16 numbers of a histogram: observations up to 14 bounds, those beyond, and the sum in nanoseconds.
+CREATE TABLE pgvigil.session_monitors (
+    instance_id     uuid NOT NULL CONSTRAINT session_monitors_pkey PRIMARY KEY,
+    application     text NOT NULL,
+    reported_by     text NOT NULL DEFAULT session_user,
+    hostname        text NOT NULL,
+    pid             integer NOT NULL,
+    started_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    report_interval interval NOT NULL,
+    report_number   bigint NOT NULL DEFAULT 0,
+    counters        jsonb NOT NULL DEFAULT '{}',
+    histograms      jsonb NOT NULL DEFAULT '{}',
+    gauges          jsonb NOT NULL DEFAULT '{}',
+    CONSTRAINT session_monitors_application_check CHECK (application <> '' AND length(application) <= 100 AND length(hostname) <= 255),
+    CONSTRAINT session_monitors_report_interval_check CHECK (report_interval > interval '0' AND report_interval <= interval '1 hour'),
+    CONSTRAINT session_monitors_counters_check CHECK (
+        jsonb_typeof(counters) = 'object' AND length(counters::text) <= 100000
+        AND NOT counters @? 'strict $.* ? (@.type() != "number" || @ < 0 || @ > 1000000000000000000 || @ != @.floor())'),
+    CONSTRAINT session_monitors_histograms_check CHECK (
+        jsonb_typeof(histograms) = 'object' AND length(histograms::text) <= 100000
+        AND NOT histograms @? 'strict $.* ? (@.type() != "array" || @.size() != 16)'
+        AND NOT histograms @? 'strict $.*[*] ? (@.type() != "number" || @ < 0 || @ > 1000000000000000000 || @ != @.floor())'),
+    CONSTRAINT session_monitors_gauges_check CHECK (
+        jsonb_typeof(gauges) = 'object' AND length(gauges::text) <= 100000
+        AND NOT gauges @? 'strict $.* ? (@.type() != "number" && @.type() != "null" || @ < 0 || @ > 1000000000000000000)')
+) WITH (fillfactor = 50);
+COMMENT ON TABLE pgvigil.session_monitors IS 'One row per worker process whose SQLAlchemy sessions are monitored: its counts since it began';
+COMMENT ON COLUMN pgvigil.session_monitors.instance_id IS 'Made by the worker; a forked child makes its own';
+COMMENT ON COLUMN pgvigil.session_monitors.application IS 'Name of the application, as the worker gives it';
+COMMENT ON COLUMN pgvigil.session_monitors.reported_by IS 'The login role that registered the worker: only that one reports for it';
+COMMENT ON COLUMN pgvigil.session_monitors.hostname IS 'Host of the worker, as it says';
+COMMENT ON COLUMN pgvigil.session_monitors.pid IS 'Process id on that host';
+COMMENT ON COLUMN pgvigil.session_monitors.started_at IS 'When the worker registered';
+COMMENT ON COLUMN pgvigil.session_monitors.seen_at IS 'Its last report, by the server''s clock';
+COMMENT ON COLUMN pgvigil.session_monitors.report_interval IS 'Time between two reports; after three without one its gauges no longer count';
+COMMENT ON COLUMN pgvigil.session_monitors.report_number IS 'Number of its last report: one that arrives late is ignored';
+COMMENT ON COLUMN pgvigil.session_monitors.counters IS 'Counts that only rise, by name or name/pool; durations are sums in nanoseconds';
+COMMENT ON COLUMN pgvigil.session_monitors.histograms IS 'By name or name/pool: observations per bound (0.5 ms to 30 s), those beyond, sum in nanoseconds';
+COMMENT ON COLUMN pgvigil.session_monitors.gauges IS 'Values of the moment, by name or name/pool; null: this kind of pool has none';
+COMMENT ON CONSTRAINT session_monitors_pkey ON pgvigil.session_monitors IS 'One row per worker';
+COMMENT ON CONSTRAINT session_monitors_application_check ON pgvigil.session_monitors IS 'Names fit into labels and lines';
+COMMENT ON CONSTRAINT session_monitors_report_interval_check ON pgvigil.session_monitors IS 'A worker cannot claim to be alive for longer than it is';
+COMMENT ON CONSTRAINT session_monitors_counters_check ON pgvigil.session_monitors IS 'Whole numbers from 0: no report can make the sum fail or fall';
+COMMENT ON CONSTRAINT session_monitors_histograms_check ON pgvigil.session_monitors IS 'Arrays of 16 whole numbers from 0';
+COMMENT ON CONSTRAINT session_monitors_gauges_check ON pgvigil.session_monitors IS 'Numbers from 0, or null';
+
+CREATE TABLE pgvigil.session_monitor_totals (
+    application  text NOT NULL,
+    reported_by  text NOT NULL,
+    workers      bigint NOT NULL,
+    last_seen_at timestamptz NOT NULL,
+    counters     jsonb NOT NULL,
+    histograms   jsonb NOT NULL,
+    CONSTRAINT session_monitor_totals_pkey PRIMARY KEY (application, reported_by)
+);
+COMMENT ON TABLE pgvigil.session_monitor_totals IS 'Counts of the workers that have ended, added up per application and login';
+COMMENT ON COLUMN pgvigil.session_monitor_totals.application IS 'Name of the application';
+COMMENT ON COLUMN pgvigil.session_monitor_totals.reported_by IS 'The login role of its workers';
+COMMENT ON COLUMN pgvigil.session_monitor_totals.workers IS 'How many workers have ended';
+COMMENT ON COLUMN pgvigil.session_monitor_totals.last_seen_at IS 'Last report of any of them';
+COMMENT ON COLUMN pgvigil.session_monitor_totals.counters IS 'As in session_monitors';
+COMMENT ON COLUMN pgvigil.session_monitor_totals.histograms IS 'As in session_monitors';
+COMMENT ON CONSTRAINT session_monitor_totals_pkey ON pgvigil.session_monitor_totals IS 'One row per application and login';
+
+CREATE TABLE pgvigil.monitor_settings (
+    application  text NOT NULL,
+    reported_by  text NOT NULL,
+    log_interval interval NOT NULL,
+    changed_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    changed_by   text NOT NULL DEFAULT session_user,
+    CONSTRAINT monitor_settings_pkey PRIMARY KEY (application, reported_by),
+    CONSTRAINT monitor_settings_log_interval_check CHECK (log_interval >= interval '1 second' AND log_interval <= interval '1 day')
+);
+COMMENT ON TABLE pgvigil.monitor_settings IS 'Applications whose workers write a summary to their log at an interval; set by set_monitor_logging()';
+COMMENT ON COLUMN pgvigil.monitor_settings.application IS 'Name of the application';
+COMMENT ON COLUMN pgvigil.monitor_settings.reported_by IS 'The login role of its workers';
+COMMENT ON COLUMN pgvigil.monitor_settings.log_interval IS 'Time between two summaries of a worker';
+COMMENT ON COLUMN pgvigil.monitor_settings.changed_at IS 'When it was set';
+COMMENT ON COLUMN pgvigil.monitor_settings.changed_by IS 'The login role that set it';
+COMMENT ON CONSTRAINT monitor_settings_pkey ON pgvigil.monitor_settings IS 'One row per application and login';
+COMMENT ON CONSTRAINT monitor_settings_log_interval_check ON pgvigil.monitor_settings IS 'Logs are not flooded, and something is logged every day';
+
+-- Adding up -----------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION pgvigil.sum_monitors(documents jsonb[]) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN coalesce((
+        SELECT jsonb_object_agg(k.key, k.value)
+        FROM (SELECT e.key, CASE WHEN e.key ~ '^(peak|utilization|busiest)' THEN max((e.value #>> '{}')::numeric) ELSE sum((e.value #>> '{}')::numeric) END AS value
+              FROM unnest(documents) d (document) CROSS JOIN LATERAL jsonb_each(d.document) e GROUP BY e.key) k), '{}');
+END $$;
+COMMENT ON FUNCTION pgvigil.sum_monitors(jsonb[]) IS 'Counters or gauges of workers, added up by key; of peaks, utilizations and the busiest process the highest. A null counts as nothing';
+
+CREATE FUNCTION pgvigil.sum_histograms(documents jsonb[]) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN coalesce((
+        SELECT jsonb_object_agg(h.key, h.bins)
+        FROM (SELECT b.key, jsonb_agg(b.value ORDER BY b.place) AS bins
+              FROM (SELECT e.key, n.place, sum(n.value::numeric) AS value
+                    FROM unnest(documents) d (document) CROSS JOIN LATERAL jsonb_each(d.document) e
+                    CROSS JOIN LATERAL jsonb_array_elements_text(e.value) WITH ORDINALITY n (value, place)
+                    GROUP BY e.key, n.place) b
+              GROUP BY b.key) h), '{}');
+END $$;
+COMMENT ON FUNCTION pgvigil.sum_histograms(jsonb[]) IS 'Histograms of workers, added up place by place';
+
+-- Deleting and adding is one statement: whoever reads sees a worker in its row or in the totals, never in both or neither.
+-- Totals are locked in order, so that two that fold at once cannot wait for each other.
+CREATE FUNCTION pgvigil.fold_monitors(ended uuid[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    WITH gone AS (DELETE FROM pgvigil.session_monitors m WHERE m.instance_id = ANY (ended) RETURNING m.*)
+    INSERT INTO pgvigil.session_monitor_totals AS t (application, reported_by, workers, last_seen_at, counters, histograms)
+    SELECT g.application, g.reported_by, count(*), max(g.seen_at), pgvigil.sum_monitors(array_agg(g.counters)), pgvigil.sum_histograms(array_agg(g.histograms))
+    FROM gone g GROUP BY g.application, g.reported_by ORDER BY g.application, g.reported_by
+    ON CONFLICT (application, reported_by) DO UPDATE
+    SET workers = t.workers + excluded.workers, last_seen_at = greatest(t.last_seen_at, excluded.last_seen_at),
+        counters = pgvigil.sum_monitors(ARRAY[t.counters, excluded.counters]),
+        histograms = pgvigil.sum_histograms(ARRAY[t.histograms, excluded.histograms]);
+END $$;
+COMMENT ON FUNCTION pgvigil.fold_monitors(uuid[]) IS 'Adds the counts of these workers to the totals of their applications and deletes their rows';
+
+-- For workers ---------------------------------------------------------------------------------------------------------
+
+-- The row begins without counts: to register again, after an answer that was lost, counts nothing twice, even if the row was folded meanwhile.
+CREATE FUNCTION pgvigil.register_monitor(instance uuid, application text, hostname text, pid integer, report_interval interval) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    -- All readers add up all rows: one login must not make that slow.
+    IF (SELECT count(*) FROM pgvigil.session_monitors m WHERE m.reported_by = session_user) >= 10000 THEN
+        RAISE EXCEPTION 'role % has 10000 workers registered, which is the limit', session_user USING ERRCODE = 'program_limit_exceeded',
+              HINT = 'Workers that end by close() leave no row; the rows of others are folded after an hour.';
+    END IF;
+    IF (SELECT count(*) FROM (SELECT m.application FROM pgvigil.session_monitors m WHERE m.reported_by = session_user
+                              UNION SELECT t.application FROM pgvigil.session_monitor_totals t WHERE t.reported_by = session_user
+                              UNION SELECT register_monitor.application) a) > 50 THEN
+        RAISE EXCEPTION 'role % has reported 50 applications, which is the limit', session_user USING ERRCODE = 'program_limit_exceeded',
+              HINT = 'An application keeps its name from run to run. Rows that are of no use: DELETE FROM pgvigil.session_monitor_totals WHERE application = ...; as pgvigil_admin.';
+    END IF;
+    INSERT INTO pgvigil.session_monitors (instance_id, application, hostname, pid, report_interval)
+    VALUES (instance, register_monitor.application, register_monitor.hostname, register_monitor.pid, register_monitor.report_interval)
+    ON CONFLICT (instance_id) DO NOTHING;
+END $$;
+COMMENT ON FUNCTION pgvigil.register_monitor(uuid, text, text, integer, interval) IS
+    'A worker begins to report: its id, application, host, process and interval. Again with the same id changes nothing';
+
+CREATE FUNCTION pgvigil.report_monitor(instance uuid, report_number bigint, counters jsonb, histograms jsonb, gauges jsonb, ended boolean DEFAULT false)
+RETURNS TABLE (known boolean, log_interval interval)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    worker record;
+BEGIN
+    UPDATE pgvigil.session_monitors m
+    SET seen_at = clock_timestamp(), report_number = report_monitor.report_number, counters = report_monitor.counters,
+        histograms = report_monitor.histograms, gauges = report_monitor.gauges
+    WHERE m.instance_id = instance AND m.reported_by = session_user AND m.report_number < report_monitor.report_number;
+    known := FOUND;
+    SELECT m.application, m.reported_by INTO worker FROM pgvigil.session_monitors m WHERE m.instance_id = instance;
+    IF NOT known AND FOUND THEN
+        IF worker.reported_by <> session_user THEN
+            RAISE EXCEPTION 'worker % was registered by %, and % cannot report for it', instance, worker.reported_by, session_user
+                  USING ERRCODE = 'insufficient_privilege', HINT = 'Register a worker of your own.';
+        END IF;
+        known := true;  -- a late report: what it says is known already
+    END IF;
+    log_interval := (SELECT s.log_interval FROM pgvigil.monitor_settings s WHERE s.application = worker.application AND s.reported_by = session_user);
+    PERFORM pgvigil.fold_monitors(f.ids)
+    FROM (SELECT array_agg(o.instance_id) AS ids
+          FROM (SELECT m.instance_id FROM pgvigil.session_monitors m
+                WHERE m.seen_at < clock_timestamp() - interval '1 hour' - 3 * m.report_interval OR known AND ended AND m.instance_id = instance
+                ORDER BY m.instance_id = instance DESC LIMIT 100 FOR UPDATE SKIP LOCKED) o) f
+    WHERE f.ids IS NOT NULL;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, boolean) IS
+    'A worker''s counts since it began, and its gauges. Not known: its row was folded, because it was not seen for an hour, and it has to register again under another id with what it counted since. Answers the interval at which it is to log its summary';
+
+-- Whoever sees to an application sets this for its workers; an admin for those of all logins.
+CREATE FUNCTION pgvigil.set_monitor_logging(application text, log_interval interval) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    logins text[] := ARRAY(
+        SELECT m.reported_by FROM pgvigil.session_monitors m
+        WHERE m.application = set_monitor_logging.application AND instrumentation.speaks_for(m.reported_by)
+        UNION
+        SELECT t.reported_by FROM pgvigil.session_monitor_totals t
+        WHERE t.application = set_monitor_logging.application AND instrumentation.speaks_for(t.reported_by)
+        ORDER BY 1);
+BEGIN
+    IF set_monitor_logging.log_interval IS NULL THEN
+        DELETE FROM pgvigil.monitor_settings s WHERE s.application = set_monitor_logging.application AND s.reported_by = ANY (logins);
+    ELSE
+        INSERT INTO pgvigil.monitor_settings (application, reported_by, log_interval)
+        SELECT set_monitor_logging.application, l.login, set_monitor_logging.log_interval FROM unnest(logins) l (login)
+        ON CONFLICT (application, reported_by) DO UPDATE
+        SET log_interval = excluded.log_interval, changed_at = clock_timestamp(), changed_by = session_user;
+    END IF;
+    RETURN cardinality(logins);
+END $$;
+COMMENT ON FUNCTION pgvigil.set_monitor_logging(text, interval) IS
+    'Workers of this application log their summary at this interval (NULL: no longer); returns for how many logins it was set, 0: no worker of it has reported';
+
+-- For readers ---------------------------------------------------------------------------------------------------------
+
+CREATE VIEW pgvigil.session_monitor AS
+SELECT r.application, r.reported_by, count(*) FILTER (WHERE r.alive) AS workers, max(r.seen_at) AS last_seen_at,
+       pgvigil.sum_monitors(array_agg(r.counters)) AS counters, pgvigil.sum_histograms(array_agg(r.histograms)) AS histograms,
+       pgvigil.sum_monitors(array_agg(r.gauges) FILTER (WHERE r.alive)) AS gauges
+FROM (SELECT m.application, m.reported_by, m.seen_at, m.counters, m.histograms, m.gauges, m.seen_at > clock_timestamp() - 3 * m.report_interval AS alive
+      FROM pgvigil.session_monitors m
+      UNION ALL
+      SELECT t.application, t.reported_by, t.last_seen_at, t.counters, t.histograms, '{}'::jsonb, false FROM pgvigil.session_monitor_totals t) r
+GROUP BY r.application, r.reported_by;
+COMMENT ON VIEW pgvigil.session_monitor IS
+    'What the workers of each application and login have counted, ended ones included; workers and gauges are of those seen within three of their intervals';
+
+-- An application that may report may see what came of it, so that its own command line needs no other login.
+CREATE FUNCTION pgvigil.own_session_monitor() RETURNS SETOF pgvigil.session_monitor
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT v.* FROM pgvigil.session_monitor v WHERE v.reported_by = session_user;
+END $$;
+COMMENT ON FUNCTION pgvigil.own_session_monitor() IS 'The rows of session_monitor that workers of this login have reported';
+
+-- Who may do what. A role that is not there is left out, as in 013.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    IF current_setting('server_version_num')::integer >= 150000 THEN
+        ALTER VIEW pgvigil.session_monitor SET (security_invoker = true);
+    END IF;
+    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.session_monitors, pgvigil.session_monitor_totals, pgvigil.monitor_settings, pgvigil.session_monitor TO %I', role_name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.sum_monitors(jsonb[]), pgvigil.sum_histograms(jsonb[]) TO %I', role_name);
+    END LOOP;
+    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_writer,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.register_monitor(uuid, text, text, integer, interval),
+            pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, boolean), pgvigil.set_monitor_logging(text, interval), pgvigil.own_session_monitor() TO %I', role_name);
+    END LOOP;
+    IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_admin') THEN
+        GRANT DELETE ON pgvigil.session_monitor_totals TO pgvigil_admin;
+    END IF;
+END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, 'ed4055b02a97fb8ff41513fa2bf7f3ded16015cfeee1fe8f82403ac43c7013f8', '45eb2a21e4818f5c88af33e0cb75cdeb04b534759525b4f2f21a80073e6c7160', 0, '0.1.0'); END $$;
+
+-- ---------- 017_web.sql -----------------------------------------------------------------------------------------
+-- What the web application reads at once: query executions by hour and day, engine and status, and counts that never fall, for Prometheus.
+-- Both are kept by job totals, which counts each row once, when it has come; rows that retention deletes later stay counted.
+
+CREATE TABLE pgvigil.execution_rollups (
+    bucket_width  text NOT NULL CONSTRAINT execution_rollups_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])),
+    bucket        timestamptz NOT NULL,
+    database_type varchar(50) NOT NULL,
+    status        varchar(20) NOT NULL,
+    executions    bigint NOT NULL,
+    timed         bigint NOT NULL,
+    seconds       double precision NOT NULL,
+    longest       double precision,
+    total_rows    numeric NOT NULL,
+    CONSTRAINT execution_rollups_pkey PRIMARY KEY (bucket_width, bucket, database_type, status)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.execution_rollups IS 'query_executions by hour and by day (UTC), engine and status, for 400 days, up to totals_progress';
+COMMENT ON COLUMN pgvigil.execution_rollups.bucket_width IS 'hour or day';
+COMMENT ON COLUMN pgvigil.execution_rollups.bucket IS 'Where the hour or day begins: started_at of the rows counted';
+COMMENT ON COLUMN pgvigil.execution_rollups.database_type IS 'The engine';
+COMMENT ON COLUMN pgvigil.execution_rollups.status IS 'success, failed, timeout or error';
+COMMENT ON COLUMN pgvigil.execution_rollups.executions IS 'Rows counted';
+COMMENT ON COLUMN pgvigil.execution_rollups.timed IS 'Those with an execution_time';
+COMMENT ON COLUMN pgvigil.execution_rollups.seconds IS 'Sum of their execution_time';
+COMMENT ON COLUMN pgvigil.execution_rollups.longest IS 'The longest of them; NULL: none is known';
+COMMENT ON COLUMN pgvigil.execution_rollups.total_rows IS 'Sum of total_rows';
+COMMENT ON CONSTRAINT execution_rollups_pkey ON pgvigil.execution_rollups IS 'One row per hour or day, engine and status';
+COMMENT ON CONSTRAINT execution_rollups_bucket_width_check ON pgvigil.execution_rollups IS 'A year is read as days, what is left of one as hours';
+
+-- By user it would be as long as the table itself. Bounds are those of pgvigil.execution_bounds().
+CREATE TABLE pgvigil.execution_totals (
+    database_type varchar(50) NOT NULL,
+    status        varchar(20) NOT NULL,
+    executions    bigint NOT NULL,
+    seconds       double precision NOT NULL,
+    bins          bigint[] NOT NULL,
+    since         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT execution_totals_pkey PRIMARY KEY (database_type, status)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.execution_totals IS 'query_executions counted since the beginning, by engine and status; never falls';
+COMMENT ON COLUMN pgvigil.execution_totals.database_type IS 'The engine';
+COMMENT ON COLUMN pgvigil.execution_totals.status IS 'success, failed, timeout or error';
+COMMENT ON COLUMN pgvigil.execution_totals.executions IS 'Rows counted';
+COMMENT ON COLUMN pgvigil.execution_totals.seconds IS 'Sum of execution_time';
+COMMENT ON COLUMN pgvigil.execution_totals.bins IS 'How many took up to each of execution_bounds(), then how many took longer; not cumulative';
+COMMENT ON COLUMN pgvigil.execution_totals.since IS 'When it was first counted: of many engines, /metrics names the first';
+COMMENT ON CONSTRAINT execution_totals_pkey ON pgvigil.execution_totals IS 'One row per engine and status';
+
+CREATE TABLE pgvigil.event_totals (
+    event_type varchar(50) NOT NULL CONSTRAINT event_totals_pkey PRIMARY KEY,
+    events     bigint NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.event_totals IS 'Events of session_lifecycle counted since the beginning; never falls';
+COMMENT ON COLUMN pgvigil.event_totals.event_type IS 'The type of event';
+COMMENT ON COLUMN pgvigil.event_totals.events IS 'Rows counted';
+COMMENT ON CONSTRAINT event_totals_pkey ON pgvigil.event_totals IS 'One row per type';
+
+CREATE TABLE pgvigil.totals_progress (
+    source     text NOT NULL CONSTRAINT totals_progress_pkey PRIMARY KEY,
+    next_id    bigint,
+    next_event uuid,
+    counted_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE pgvigil.totals_progress IS 'How far job totals has come';
+COMMENT ON COLUMN pgvigil.totals_progress.source IS 'The table that is counted: query_executions or session_lifecycle';
+COMMENT ON COLUMN pgvigil.totals_progress.next_id IS 'Rows of query_executions with a smaller id are counted, the others are not';
+COMMENT ON COLUMN pgvigil.totals_progress.next_event IS 'Rows of session_lifecycle with a smaller id are counted, the others are not';
+COMMENT ON COLUMN pgvigil.totals_progress.counted_at IS 'When that was last moved';
+COMMENT ON CONSTRAINT totals_progress_pkey ON pgvigil.totals_progress IS 'One row a table';
+INSERT INTO pgvigil.totals_progress (source, next_id, next_event) VALUES
+    ('query_executions', 0, NULL), ('session_lifecycle', NULL, '00000000-0000-0000-0000-000000000000');
+
+CREATE FUNCTION pgvigil.execution_bounds() RETURNS double precision[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10,30,60}'::double precision[];
+COMMENT ON FUNCTION pgvigil.execution_bounds() IS 'Upper bounds of the bins of execution_totals, in seconds';
+
+-- A transaction that may yet commit an id up to `last` holds the lock for writing now: ids are made after it is taken.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.executions_until() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last    bigint := (SELECT max(id) FROM "{app}".query_executions);
+    writers text[];
+BEGIN
+    FOR attempt IN 1 .. 100 LOOP
+        SELECT array_agg(l.virtualtransaction) INTO writers
+        FROM pg_locks l
+        WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND l.mode = ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+          AND l.relation = pgvigil.application_table('query_executions')
+          AND (writers IS NULL OR l.virtualtransaction = ANY (writers));
+        IF writers IS NULL THEN
+            RETURN coalesce(last, 0);
+        END IF;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RETURN NULL;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.executions_until() IS
+    'All rows of query_executions up to this id are visible to the next statement, or will never be; waits a second for writers, then it is NULL';
+
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_totals(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+    from_id    bigint;
+    to_id      bigint;
+    from_event uuid;
+    to_event   uuid;
+    settled    timestamptz;
+    first      uuid;
+    events     bigint := 0;
+    more_ids   boolean := false;
+    waits      text[] := '{}';
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the totals have to see what others have committed meanwhile' USING ERRCODE = 'invalid_transaction_state',
+              HINT = 'SET default_transaction_isolation = ''read committed'';';
+    END IF;
+    done := 0;
+    more := false;
+    SELECT p.next_id INTO STRICT from_id FROM pgvigil.totals_progress p WHERE p.source = 'query_executions' FOR UPDATE;
+    to_id := pgvigil.executions_until();
+    IF to_id IS NULL THEN
+        waits := waits || 'query_executions'::text;
+    ELSIF to_id >= from_id THEN
+        -- The next rows by the primary key, so that a gap in the ids costs nothing.
+        SELECT max(n.id) INTO to_id FROM (SELECT e.id FROM "{app}".query_executions e WHERE e.id >= from_id AND e.id <= to_id ORDER BY e.id LIMIT batch * 50) n;
+        WITH found AS MATERIALIZED (
+            SELECT date_trunc('hour', e.started_at, 'UTC') AS bucket, e.database_type, e.status,
+                   width_bucket(e.execution_time, pgvigil.execution_bounds()) AS place, e.execution_time = ANY (pgvigil.execution_bounds()) AS is_bound,
+                   e.execution_time, e.total_rows
+            FROM "{app}".query_executions e WHERE e.id >= from_id AND e.id <= to_id
+        ), hours AS MATERIALIZED (
+            SELECT f.bucket, f.database_type, f.status, count(*) AS executions, count(f.execution_time) AS timed,
+                   coalesce(sum(f.execution_time), 0) AS seconds, max(f.execution_time) AS longest, coalesce(sum(f.total_rows), 0) AS total_rows
+            FROM found f WHERE f.bucket >= now() - interval '400 days' GROUP BY 1, 2, 3
+        ), rollups AS (
+            INSERT INTO pgvigil.execution_rollups AS r (bucket_width, bucket, database_type, status, executions, timed, seconds, longest, total_rows)
+            SELECT 'day', date_trunc('day', h.bucket, 'UTC'), h.database_type, h.status, sum(h.executions), sum(h.timed), sum(h.seconds), max(h.longest), sum(h.total_rows)
+            FROM hours h GROUP BY 2, 3, 4
+            UNION ALL
+            SELECT 'hour', h.* FROM hours h ORDER BY 1, 2, 3, 4
+            ON CONFLICT ON CONSTRAINT execution_rollups_pkey DO UPDATE
+            SET executions = r.executions + excluded.executions, timed = r.timed + excluded.timed, seconds = r.seconds + excluded.seconds,
+                longest = greatest(r.longest, excluded.longest), total_rows = r.total_rows + excluded.total_rows
+        ), bins AS (
+            -- A bound belongs to the bin below it, as in Prometheus: le.
+            SELECT f.database_type, f.status, f.place + 1 - f.is_bound::integer AS bin, count(*) AS executions
+            FROM found f WHERE f.execution_time IS NOT NULL GROUP BY 1, 2, 3
+        ), totals AS (
+            INSERT INTO pgvigil.execution_totals AS t (database_type, status, executions, seconds, bins)
+            SELECT f.database_type, f.status, count(*), coalesce(sum(f.execution_time), 0),
+                   ARRAY(SELECT coalesce(b.executions, 0) FROM generate_series(1, cardinality(pgvigil.execution_bounds()) + 1) p
+                         LEFT JOIN bins b ON b.database_type = f.database_type AND b.status = f.status AND b.bin = p ORDER BY p)
+            FROM found f GROUP BY f.database_type, f.status ORDER BY 1, 2
+            ON CONFLICT ON CONSTRAINT execution_totals_pkey DO UPDATE
+            SET executions = t.executions + excluded.executions, seconds = t.seconds + excluded.seconds,
+                bins = ARRAY(SELECT a.n + b.n FROM unnest(t.bins) WITH ORDINALITY a (n, place) JOIN unnest(excluded.bins) WITH ORDINALITY b (n, place) USING (place) ORDER BY place)
+        )
+        SELECT count(*) INTO done FROM found;
+        IF done > 0 THEN
+            more_ids := done = batch * 50;
+            UPDATE pgvigil.totals_progress p SET next_id = to_id + 1, counted_at = clock_timestamp() WHERE p.source = 'query_executions';
+        END IF;
+    END IF;
+
+    SELECT p.next_event INTO STRICT from_event FROM pgvigil.totals_progress p WHERE p.source = 'session_lifecycle' FOR UPDATE;
+    settled := pgvigil.settled_until(pgvigil.application_table('session_lifecycle'));
+    IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_event THEN
+        to_event := pgvigil.uuid_v7_floor(settled);
+        SELECT l.id INTO first FROM "{app}".session_lifecycle l WHERE l.id >= from_event AND l.id < to_event ORDER BY l.id LIMIT 1;
+        IF FOUND THEN
+            -- A day at a time, so that a long trail is counted in many transactions.
+            more := pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 day') < to_event;
+            to_event := least(to_event, pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 day'));
+            WITH found AS (
+                INSERT INTO pgvigil.event_totals AS t (event_type, events)
+                SELECT l.event_type, count(*) FROM "{app}".session_lifecycle l WHERE l.id >= from_event AND l.id < to_event GROUP BY 1 ORDER BY 1
+                ON CONFLICT ON CONSTRAINT event_totals_pkey DO UPDATE SET events = t.events + excluded.events
+                RETURNING 1
+            )
+            SELECT count(*) INTO events FROM found;
+        END IF;
+        UPDATE pgvigil.totals_progress p SET next_event = to_event, counted_at = clock_timestamp() WHERE p.source = 'session_lifecycle';
+    ELSE
+        waits := waits || 'session_lifecycle'::text;
+    END IF;
+    done := done + events;
+    more := more OR more_ids;
+    IF waits <> '{}' THEN
+        note := format('waits for a long transaction that writes to %s', array_to_string(waits, ' and '));
+    END IF;
+    IF NOT more THEN
+        DELETE FROM pgvigil.execution_rollups r WHERE r.bucket < now() - interval '400 days';
+    END IF;
+    RETURN NEXT;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.job_totals(integer) IS 'One step of job totals: a batch of query executions, and a day of session events';
+
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new query executions and session events');
+
+-- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not counted yet: the numbers are those of
+-- a sum over the table, as long as nothing was deleted from it.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.execution_window(stretch interval)
+RETURNS TABLE (database_type varchar, status varchar, executions bigint, timed bigint, seconds double precision, longest double precision, total_rows numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    from_time  timestamptz := coalesce(now() - stretch, '-infinity');
+    first_hour timestamptz := date_trunc('hour', from_time + interval '1 hour' - interval '1 microsecond', 'UTC');
+    first_day  timestamptz := date_trunc('day', first_hour + interval '24 hours' - interval '1 microsecond', 'UTC');
+    tail       bigint;
+BEGIN
+    IF stretch <= interval '0' OR stretch > interval '366 days' THEN
+        RAISE EXCEPTION 'execution_window() looks back 366 days at most, not %', stretch
+              USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL is all that is kept.';
+    END IF;
+    SELECT p.next_id INTO STRICT tail FROM pgvigil.totals_progress p WHERE p.source = 'query_executions';
+    RETURN QUERY
+    SELECT w.database_type, w.status, sum(w.executions)::bigint, sum(w.timed)::bigint, sum(w.seconds), max(w.longest), sum(w.total_rows)
+    FROM (SELECT r.database_type, r.status, r.executions, r.timed, r.seconds, r.longest, r.total_rows
+          FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'day' AND r.bucket >= first_day
+          UNION ALL
+          SELECT r.database_type, r.status, r.executions, r.timed, r.seconds, r.longest, r.total_rows
+          FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'hour' AND r.bucket >= first_hour AND r.bucket < first_day
+          UNION ALL
+          SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0), max(e.execution_time), coalesce(sum(e.total_rows), 0)
+          FROM "{app}".query_executions e WHERE e.started_at >= from_time AND e.started_at < first_hour AND e.id < tail GROUP BY 1, 2
+          UNION ALL
+          SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0), max(e.execution_time), coalesce(sum(e.total_rows), 0)
+          FROM "{app}".query_executions e WHERE e.id >= tail AND e.started_at >= from_time GROUP BY 1, 2) w
+    GROUP BY w.database_type, w.status;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.execution_window(interval) IS
+    'Query executions of the last stretch of time, at most 366 days (NULL: of all that is kept), by engine and status; times in seconds';
+
+-- Who may do what. A role that is not there is left out, as in 013.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.totals_progress TO %I', role_name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
+    END LOOP;
+END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'c0fcba5b2d5fde7d8ae7b25593ee9d65dd51ead24d672d2ec940deb31287a1fe', 'b9aaee63704c641d29ae4c7bf08863b4cb7d9b2bd0a425b701697aab1a69c650', 0, '0.1.0'); END $$;
+
+DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
+
+DO $$ BEGIN PERFORM pgvigil.mark_initialized('017'); END $$;
 
 -- ---------- closing.sql -----------------------------------------------------------------------------------------
 -- After each run: what no file can say of the objects of all files. "{app}" is the application's schema. Run again, it changes nothing.
