@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from load import Load  # noqa: E402
 
 from pgvigil import embedded, project  # noqa: E402
-from pgvigil.build import plan, sql  # noqa: E402
+from pgvigil.migration import files, sql_lexer  # noqa: E402
 from pgvigil.owner import OWN_ROLE  # noqa: E402
 from pgvigil.placeholders import bound  # noqa: E402
 
@@ -44,7 +44,7 @@ def naive() -> str:
     """The migrations as someone would write them in a hurry: one transaction, plain index builds."""
     scripts = [(project.MIGRATIONS / name).read_text() for name in ("prepare.sql", "ledger.sql")]
     scripts.append("SELECT pgvigil.record_migration('000', '000', 'public', true, '', '', 0, '');")
-    scripts += [sql.without_concurrently(m.script) for m in plan.load(project.MIGRATIONS)[1:]]
+    scripts += [sql_lexer.without_concurrently(m.script) for m in files.load(project.MIGRATIONS)[1:]]
     scripts.append((project.MIGRATIONS / "closing.sql").read_text())
     # The backfills commit by the batch, which one transaction cannot: it is spared the naive script.
     script = re.sub(r"^CALL [^;]*;", "", bound("\n".join(scripts), "public", OWN_ROLE), flags=re.MULTILINE)

@@ -35,7 +35,8 @@ import sqlalchemy
 from append_only import make, parser, servers, spread, table, timed
 from psycopg.types.json import Jsonb
 
-from pgvigil.live import ExecutionTracker, Recorder, instrument, rows
+from pgvigil.live import ExecutionTracker, Recorder, instrument
+from pgvigil.live import records as rows
 
 BATCH = 5_000
 SESSION = uuid4()

@@ -297,32 +297,32 @@ RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
-CREATE TABLE pgvigil.found_before (
-    id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT found_before_pkey PRIMARY KEY,
+CREATE TABLE pgvigil.displaced_objects (
+    id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
     revision    text NOT NULL,
     object      text NOT NULL,
     restore_sql text NOT NULL,
     found_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE pgvigil.found_before IS 'Objects a migration found in its way: how each one was, so that a revert puts it back';
-COMMENT ON COLUMN pgvigil.found_before.id IS 'Order in which they were found; put back in reverse';
-COMMENT ON COLUMN pgvigil.found_before.revision IS 'The migration that found it';
-COMMENT ON COLUMN pgvigil.found_before.object IS 'Kind and name';
-COMMENT ON COLUMN pgvigil.found_before.restore_sql IS 'Run by the revert of that migration';
-COMMENT ON COLUMN pgvigil.found_before.found_at IS 'When it was found';
-COMMENT ON CONSTRAINT found_before_pkey ON pgvigil.found_before IS 'One row per object found';
+COMMENT ON TABLE pgvigil.displaced_objects IS 'Objects a migration found in its way: how each one was, so that a revert puts it back';
+COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; put back in reverse';
+COMMENT ON COLUMN pgvigil.displaced_objects.revision IS 'The migration that found it';
+COMMENT ON COLUMN pgvigil.displaced_objects.object IS 'Kind and name';
+COMMENT ON COLUMN pgvigil.displaced_objects.restore_sql IS 'Run by the revert of that migration';
+COMMENT ON COLUMN pgvigil.displaced_objects.found_at IS 'When it was found';
+COMMENT ON CONSTRAINT displaced_objects_pkey ON pgvigil.displaced_objects IS 'One row per object found';
 
-CREATE FUNCTION pgvigil.put_back(of_revision text) RETURNS void
+CREATE FUNCTION pgvigil.restore_displaced(of_revision text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    found pgvigil.found_before;
+    found pgvigil.displaced_objects;
 BEGIN
-    FOR found IN SELECT * FROM pgvigil.found_before WHERE revision = of_revision ORDER BY id DESC LOOP
+    FOR found IN SELECT * FROM pgvigil.displaced_objects WHERE revision = of_revision ORDER BY id DESC LOOP
         EXECUTE found.restore_sql;
     END LOOP;
-    DELETE FROM pgvigil.found_before WHERE revision = of_revision;
+    DELETE FROM pgvigil.displaced_objects WHERE revision = of_revision;
 END $$;
-COMMENT ON FUNCTION pgvigil.put_back(text) IS 'Used by reverts: what the migration had found in its place is made as it was';
+COMMENT ON FUNCTION pgvigil.restore_displaced(text) IS 'Used by reverts: what the migration had found in its place is made as it was';
 
 CREATE FUNCTION pgvigil.add_column(of_revision text, of_table text, of_column text, definition text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -333,7 +333,7 @@ BEGIN
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = pgvigil.application_table(of_table) AND a.attname = of_column AND NOT a.attisdropped;
     IF FOUND THEN
-        INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+        INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES (of_revision, format('column %s.%s', of_table, of_column),
                 format('ALTER TABLE %1$s ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s; COMMENT ON COLUMN %1$s.%2$I IS %5$L',
                        pgvigil.application_table(of_table), of_column, coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
@@ -348,7 +348,7 @@ COMMENT ON FUNCTION pgvigil.add_column(text, text, text, text) IS
 CREATE FUNCTION pgvigil.drop_added_column(of_revision text, of_table text, of_column text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pgvigil.found_before
+    IF NOT EXISTS (SELECT FROM pgvigil.displaced_objects
                    WHERE revision = of_revision AND object = format('column %s.%s', of_table, of_column)) THEN
         EXECUTE format('ALTER TABLE %s DROP COLUMN %I', pgvigil.application_table(of_table), of_column);
     END IF;
@@ -356,7 +356,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.drop_added_column(text, text, text) IS
     'Used by reverts: drops a column that add_column added; one that it found stays';
 
-CREATE FUNCTION pgvigil.clear_trigger(of_revision text, of_table text, of_trigger text) RETURNS void
+CREATE FUNCTION pgvigil.displace_trigger(of_revision text, of_table text, of_trigger text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     target regclass := pgvigil.application_table(of_table);
@@ -367,7 +367,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+    INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
     VALUES (of_revision, format('trigger %s on %s', of_trigger, of_table),
             was.definition
             || CASE was.tgenabled
@@ -378,7 +378,7 @@ BEGIN
             || CASE WHEN was.comment IS NULL THEN '' ELSE format('; COMMENT ON TRIGGER %I ON %s IS %L', of_trigger, target, was.comment) END);
     EXECUTE format('DROP TRIGGER %I ON %s', of_trigger, target);
 END $$;
-COMMENT ON FUNCTION pgvigil.clear_trigger(text, text, text) IS
+COMMENT ON FUNCTION pgvigil.displace_trigger(text, text, text) IS
     'Used by migrations: a trigger that stands under a name of ours is remembered, then dropped';
 
 -- Lists of values, for columns of the application. What it may store tomorrow is not ours to refuse: on an install that was there
@@ -402,7 +402,7 @@ CREATE TABLE pgvigil.tolerated_values (
     CONSTRAINT tolerated_values_pkey PRIMARY KEY (table_name, column_name, value)
 );
 COMMENT ON TABLE pgvigil.tolerated_values IS
-    'Values outside a column''s list that were stored when it was last read: by the migration, or by tighten_value_checks()';
+    'Values outside a column''s list that were stored when it was last read: by the migration, or by validate_value_checks()';
 COMMENT ON COLUMN pgvigil.tolerated_values.table_name IS 'Table of the application';
 COMMENT ON COLUMN pgvigil.tolerated_values.column_name IS 'Its column with a list of values';
 COMMENT ON COLUMN pgvigil.tolerated_values.value IS 'The value outside the list';
@@ -410,7 +410,7 @@ COMMENT ON COLUMN pgvigil.tolerated_values.rows_found IS 'How many rows held it 
 COMMENT ON COLUMN pgvigil.tolerated_values.found_at IS 'When it was found';
 COMMENT ON CONSTRAINT tolerated_values_pkey ON pgvigil.tolerated_values IS 'One row for each value of a column';
 
-CREATE FUNCTION pgvigil.find_tolerated_values(of_table text, of_column text, allowed text[]) RETURNS bigint
+CREATE FUNCTION pgvigil.find_legacy_values(of_table text, of_column text, allowed text[]) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_values bigint;
@@ -422,7 +422,7 @@ BEGIN
     GET DIAGNOSTICS found_values = ROW_COUNT;
     RETURN found_values;
 END $$;
-COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
+COMMENT ON FUNCTION pgvigil.find_legacy_values(text, text, text[]) IS
     'Reads a table for values outside a list (no strong lock), keeps them in tolerated_values, and returns how many there are';
 
 -- One constant array: `IN (...)` over a varchar casts every member in each statement and made an update 1.6 times as dear.
@@ -474,7 +474,7 @@ COMMENT ON FUNCTION pgvigil.drop_value_check(text, text) IS 'Drops a CHECK that 
 
 -- A list is closed in two steps, a transaction each: NOT VALID, so that nothing else gets in; then what is stored is read, which
 -- blocks no writer. No rights but the caller's, who has to own the table: that alters it.
-CREATE FUNCTION pgvigil.tighten_value_checks_step(state jsonb) RETURNS jsonb
+CREATE FUNCTION pgvigil.validate_value_checks_step(state jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     list record;
@@ -486,7 +486,7 @@ BEGIN
     END IF;
     SELECT * INTO made FROM pgvigil.value_check(list.table_name, list.column_name);
     IF NOT FOUND THEN
-        IF pgvigil.find_tolerated_values(list.table_name, list.column_name, list.allowed) = 0 THEN
+        IF pgvigil.find_legacy_values(list.table_name, list.column_name, list.allowed) = 0 THEN
             PERFORM pgvigil.put_value_check(list.table_name, list.column_name, list.allowed, validated => false);
             RETURN state;  -- the next step validates it
         END IF;
@@ -497,7 +497,7 @@ BEGIN
             EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(list.table_name), made.name);
         EXCEPTION WHEN check_violation THEN  -- stored between the reading and the CHECK, under which such a row could not be updated
             PERFORM pgvigil.drop_value_check(list.table_name, list.column_name);
-            PERFORM pgvigil.find_tolerated_values(list.table_name, list.column_name, list.allowed);
+            PERFORM pgvigil.find_legacy_values(list.table_name, list.column_name, list.allowed);
         END;
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
@@ -508,19 +508,19 @@ BEGIN
     END IF;
     RETURN state || jsonb_build_object('done', list.place);
 END $$;
-COMMENT ON FUNCTION pgvigil.tighten_value_checks_step(jsonb) IS 'One step of tighten_value_checks, from one state to the next; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.validate_value_checks_step(jsonb) IS 'One step of validate_value_checks, from one state to the next; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.tighten_value_checks()
+CREATE PROCEDURE pgvigil.validate_value_checks()
 LANGUAGE plpgsql AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.tighten_value_checks_step(state);
+        state := pgvigil.validate_value_checks_step(state);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.tighten_value_checks() IS
+COMMENT ON PROCEDURE pgvigil.validate_value_checks() IS
     'Closes the lists of values of an install that was there before pgvigil; a list outside of which values are stored stays open, with a notice';
 
 CREATE TABLE pgvigil.partition_policies (
@@ -705,21 +705,21 @@ COMMENT ON COLUMN pgvigil.deleted_sessions.events IS 'Its events of session_life
 COMMENT ON CONSTRAINT deleted_sessions_pkey ON pgvigil.deleted_sessions IS 'The same id may come and go more than once';
 
 -- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
-CREATE TABLE pgvigil.leftovers (
-    table_name   text NOT NULL CONSTRAINT leftovers_pkey PRIMARY KEY,
+CREATE TABLE pgvigil.displaced_tables (
+    table_name   text NOT NULL CONSTRAINT displaced_tables_pkey PRIMARY KEY,
     rows_found   bigint,
     rows_adopted bigint NOT NULL DEFAULT 0,
     next_block   bigint NOT NULL DEFAULT 0,
     finished_at  timestamptz
 );
-COMMENT ON TABLE pgvigil.leftovers IS
-    'Tables that stood under our names: each is kept whole as pgvigil.legacy_<name>, and its rows are copied into ours by adopt_leftovers()';
-COMMENT ON COLUMN pgvigil.leftovers.table_name IS 'The name, ours and theirs';
-COMMENT ON COLUMN pgvigil.leftovers.rows_found IS 'Rows the old table holds';
-COMMENT ON COLUMN pgvigil.leftovers.rows_adopted IS 'Rows of it that are in our table; the rest break its constraints and stay in the old one only';
-COMMENT ON COLUMN pgvigil.leftovers.next_block IS 'Where copying goes on after an interruption (a block of the old table)';
-COMMENT ON COLUMN pgvigil.leftovers.finished_at IS 'When the last row had been looked at';
-COMMENT ON CONSTRAINT leftovers_pkey ON pgvigil.leftovers IS 'One row a table';
+COMMENT ON TABLE pgvigil.displaced_tables IS
+    'Tables that stood under our names: each is kept whole as pgvigil.legacy_<name>, and its rows are copied into ours by copy_legacy_tables()';
+COMMENT ON COLUMN pgvigil.displaced_tables.table_name IS 'The name, ours and theirs';
+COMMENT ON COLUMN pgvigil.displaced_tables.rows_found IS 'Rows the old table holds';
+COMMENT ON COLUMN pgvigil.displaced_tables.rows_adopted IS 'Rows of it that are in our table; the rest break its constraints and stay in the old one only';
+COMMENT ON COLUMN pgvigil.displaced_tables.next_block IS 'Where copying goes on after an interruption (a block of the old table)';
+COMMENT ON COLUMN pgvigil.displaced_tables.finished_at IS 'When the last row had been looked at';
+COMMENT ON CONSTRAINT displaced_tables_pkey ON pgvigil.displaced_tables IS 'One row a table';
 
 -- What the DDL makes on this server, as the validator read it from a scratch database: for roles that may not create one.
 CREATE TABLE pgvigil.reference_snapshots (
@@ -738,7 +738,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '0488f5b3b3611531f1e0cdc4e8d309be9c5daa901e6484707daa827ff8e79518', '265fb2c3c05c3a06ab703402a67014496133fb4b3330e5b331a30e2578b92906', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'd13ec50d3530b95d926940cd6c4358bee3fc3c5b9e65dbb16723cf3c67c31299', 'ef62f8a358f4809eeaa203426f4e7eb9bdca48c3d1766410e680aa6685a55b5e', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -756,21 +756,21 @@ BEGIN
     LOOP
         EXECUTE format('ALTER TABLE %I.%I SET SCHEMA pgvigil', pgvigil.application_schema(), leftover.name);
         EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', leftover.name, 'legacy_' || leftover.name);
-        INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+        INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES ('002', 'relation ' || leftover.name,
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
                        leftover.name, 'legacy_' || leftover.name, pgvigil.application_schema()));
         IF NOT leftover.is_view THEN
-            INSERT INTO pgvigil.leftovers (table_name) VALUES (leftover.name);
+            INSERT INTO pgvigil.displaced_tables (table_name) VALUES (leftover.name);
         END IF;
     END LOOP;
 END $$;
 
-DO $quietly$ BEGIN PERFORM pgvigil.find_tolerated_values(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place; END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.find_legacy_values(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place; END $quietly$;
 
 -- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same new
 -- id, so copying again after an interruption copies nothing twice.
-CREATE FUNCTION pgvigil.adopt_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
+CREATE FUNCTION pgvigil.copy_legacy_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END;
@@ -817,22 +817,22 @@ BEGIN
     END;
     RETURN done;
 END $$;
-COMMENT ON FUNCTION pgvigil.adopt_rows(text, bigint, bigint) IS
-    'Used by adopt_leftovers: copies the rows of some blocks of a leftover table into ours; returns how many went in';
+COMMENT ON FUNCTION pgvigil.copy_legacy_rows(text, bigint, bigint) IS
+    'Used by copy_legacy_tables: copies the rows of some blocks of a leftover table into ours; returns how many went in';
 
 -- One step of the procedure below: counting, a partition, or some blocks; NULL when there is nothing left to do. How far it has come
--- stands in pgvigil.leftovers.
-CREATE FUNCTION pgvigil.adopt_leftovers_step(state jsonb, blocks integer DEFAULT 128) RETURNS jsonb
+-- stands in pgvigil.displaced_tables.
+CREATE FUNCTION pgvigil.copy_legacy_tables_step(state jsonb, blocks integer DEFAULT 128) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    leftover   pgvigil.leftovers;
+    leftover   pgvigil.displaced_tables;
     old_table  regclass;
     oldest     timestamptz;
     last_block bigint;
     found_rows bigint;
     slice      timestamptz;
 BEGIN
-    SELECT * INTO leftover FROM pgvigil.leftovers l
+    SELECT * INTO leftover FROM pgvigil.displaced_tables l
     WHERE l.finished_at IS NULL AND (SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass('pgvigil.legacy_' || l.table_name)) = 'r'
     ORDER BY l.table_name LIMIT 1;
     IF NOT FOUND THEN
@@ -859,35 +859,35 @@ BEGIN
             END IF;
         END LOOP;
         EXECUTE format('SELECT count(*) FROM %s', old_table) INTO found_rows;
-        UPDATE pgvigil.leftovers SET rows_found = found_rows WHERE table_name = leftover.table_name;
+        UPDATE pgvigil.displaced_tables SET rows_found = found_rows WHERE table_name = leftover.table_name;
     ELSE
         last_block := pg_relation_size(old_table) / current_setting('block_size')::bigint;
         IF leftover.next_block <= last_block THEN
-            UPDATE pgvigil.leftovers
-            SET rows_adopted = rows_adopted + pgvigil.adopt_rows(table_name, next_block, next_block + blocks), next_block = next_block + blocks
+            UPDATE pgvigil.displaced_tables
+            SET rows_adopted = rows_adopted + pgvigil.copy_legacy_rows(table_name, next_block, next_block + blocks), next_block = next_block + blocks
             WHERE table_name = leftover.table_name;
         ELSE
-            UPDATE pgvigil.leftovers SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
+            UPDATE pgvigil.displaced_tables SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
         END IF;
     END IF;
     SET CONSTRAINTS ALL IMMEDIATE;
     RETURN state;
 END $$;
-COMMENT ON FUNCTION pgvigil.adopt_leftovers_step(jsonb, integer) IS 'One step of adopt_leftovers; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS 'One step of copy_legacy_tables; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.adopt_leftovers(blocks integer DEFAULT 128)
+CREATE PROCEDURE pgvigil.copy_legacy_tables(blocks integer DEFAULT 128)
 LANGUAGE plpgsql AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.adopt_leftovers_step(state, blocks);
+        state := pgvigil.copy_legacy_tables_step(state, blocks);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
+COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '87b836452a9054514e02b750e8a81e0de97e0422f3c0fc7ecf098ff3b8c13289', '9e0ca645b904b4a3eb8c5f25e31c002c645442744dd017698f44c435ec6553c1', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'd8f93a7bd8c8b8d65b6392267282701c8c1a4d434dc782c4cdb6dc36f96355d2', 'def081b9ccf4ba333223507e7132dfdc171fb58ca972c59ac08f9dd4231e4bae', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
@@ -1021,13 +1021,13 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', cur
 -- No SET search_path here, which would cost every update: operators and functions are qualified instead, and nothing is used that
 -- looks up an operator by itself (NULLIF, IN, IS DISTINCT FROM). No helper functions either: who may write sessions need not have
 -- USAGE on schema pgvigil.
-CREATE FUNCTION pgvigil.move_last_activity() RETURNS trigger
+CREATE FUNCTION pgvigil.limit_activity_updates() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     -- The common case in one expression: what follows comes to the same.
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired' AND NEW.archived_at IS NULL
        AND NOT NEW.is_dormant AND NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at
-       AND coalesce(pg_catalog.current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.=) '' THEN
+       AND coalesce(pg_catalog.current_setting('pgvigil.skip_activity', true), '') OPERATOR(pg_catalog.=) '' THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
         RETURN NEW;
     END IF;
@@ -1041,9 +1041,9 @@ BEGIN
             RETURN NEW;  -- a value that the statement chose stands
         END IF;
     END IF;
-    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.upkeep, is not activity; any other change of
+    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.skip_activity, is not activity; any other change of
     -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
-    IF NEW.archived_at IS NOT NULL OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+    IF NEW.archived_at IS NOT NULL OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
         RETURN NEW;
     END IF;
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
@@ -1064,7 +1064,7 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.move_last_activity() IS
+COMMENT ON FUNCTION pgvigil.limit_activity_updates() IS
     'Moves last_activity_at exactly where an indexed column changes; leaves steps of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
 
 -- Moves updated_at always and last_activity_at seldom enough that ordinary updates touch no index and stay HOT.
@@ -1079,8 +1079,8 @@ BEGIN
         RETURN NEW;
     END IF;
 
-    IF OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration' THEN
-        NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
+    IF OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.=) 'migration' THEN
+        NEW.updated_at := OLD.updated_at;  -- a migration fixes this column: nothing of the application's may move
         RETURN NEW;
     END IF;
     IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
@@ -1092,7 +1092,7 @@ BEGIN
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
-       OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+       OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
         NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.last_activity_at, OLD.updated_at, OLD.created_at, CURRENT_TIMESTAMP);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
@@ -1190,7 +1190,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.keep_deleted_session() RETURNS trigger
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_deleted_session() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
@@ -1206,7 +1206,7 @@ BEGIN
     FROM "{app}".session_lifecycle l WHERE l.session_id = OLD.id;
     RETURN NULL;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
+COMMENT ON FUNCTION pgvigil.archive_deleted_session() IS
     'Keeps the last row and the whole trail of a session in pgvigil.deleted_sessions before the trail goes with it';
 
 -- SECURITY DEFINER: who may write children need not be able to read sessions. No SET search_path: all is qualified.
@@ -1262,7 +1262,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'd502994461e2290bcb8e4065d7a11b9c543bcebabb0b126818c0c5abde0a3dba', '0ddc5a8003d178dc1504a5d6f6008a8af77c32f076241f4c749a40aa97a66ff6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '0788a5aa3ef8e18bf8c127f12264fd4e006e301924691d35659227145912dac9', '7dc073bbd2c8a01f6a5e0ea845e132ab9add7508fa25db6b3c0201fc8575095b', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
@@ -1324,7 +1324,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.count_context(uuid[]) IS 'What each of these sessions holds, counted from context_history itself';
 
-CREATE FUNCTION pgvigil.kept_counters(session uuid)
+CREATE FUNCTION pgvigil.current_counters(session uuid)
 RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -1333,7 +1333,7 @@ BEGIN ATOMIC
           UNION ALL
           SELECT d.context_count, d.total_tokens, d.total_content_bytes FROM pgvigil.session_counter_changes d WHERE d.session_id = session) k;
 END;
-COMMENT ON FUNCTION pgvigil.kept_counters(uuid) IS 'What a session holds as its counters have it';
+COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'What a session holds as its counters have it';
 
 -- No SET search_path here, a sixth of what counting a single row costs: names are qualified instead.
 -- Most statements add one row, and to set up sums takes longer than to append that row as it is.
@@ -1390,16 +1390,16 @@ COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the en
 
 -- Of a session that is deleted, so that what it held and the rows that go with it cancel out: in any order, and also where
 -- the same statement puts the session back.
-CREATE FUNCTION pgvigil.keep_removed_counters() RETURNS trigger
+CREATE FUNCTION pgvigil.record_removed_counters() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     VALUES (OLD.session_id, OLD.context_count, OLD.total_tokens, OLD.total_content_bytes);
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.keep_removed_counters() IS 'What counters say that go is kept as a change';
-CREATE TRIGGER keep_removed_counters AFTER DELETE ON pgvigil.session_counters FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_removed_counters();
-COMMENT ON TRIGGER keep_removed_counters ON pgvigil.session_counters IS 'Counters that go with their session leave no difference';
+COMMENT ON FUNCTION pgvigil.record_removed_counters() IS 'What counters say that go is kept as a change';
+CREATE TRIGGER record_removed_counters AFTER DELETE ON pgvigil.session_counters FOR EACH ROW EXECUTE FUNCTION pgvigil.record_removed_counters();
+COMMENT ON TRIGGER record_removed_counters ON pgvigil.session_counters IS 'Counters that go with their session leave no difference';
 
 CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1417,7 +1417,7 @@ COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is
 -- holds now, less what its changes say. So no writer is waited for, and none is counted twice.
 -- A procedure that commits has a function of its name for each of its transactions. Where a function runs with rights that its
 -- caller does not share, the runner calls that one instead: from an empty state to the next, until there is none.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.settle_session_counters_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_session_counters_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     from_id  uuid := CASE WHEN state ? 'from' THEN state ->> 'from' ELSE '00000000-0000-0000-0000-000000000000' END;
@@ -1444,26 +1444,26 @@ BEGIN
     counted AS (
         INSERT INTO pgvigil.session_counters (session_id, context_count, total_tokens, total_content_bytes)
         SELECT h.session_id, h.context_count - k.context_count, h.total_tokens - k.total_tokens, h.total_content_bytes - k.total_content_bytes
-        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k
+        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
     SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
     SET CONSTRAINTS ALL IMMEDIATE;
     RETURN jsonb_build_object('from', from_id, 'left_out', to_jsonb(left_out));
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.settle_session_counters_step(jsonb, integer) IS
-    'One batch of settle_session_counters, from one state to the next; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.backfill_session_counters_step(jsonb, integer) IS
+    'One batch of backfill_session_counters, from one state to the next; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.settle_session_counters(batch integer DEFAULT 1000)
+CREATE PROCEDURE pgvigil.backfill_session_counters(batch integer DEFAULT 1000)
 LANGUAGE plpgsql AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.settle_session_counters_step(state, batch);
+        state := pgvigil.backfill_session_counters_step(state, batch);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.settle_session_counters(integer) IS
+COMMENT ON PROCEDURE pgvigil.backfill_session_counters(integer) IS
     'Used by migrations: counts what each session held before its changes were counted, in batches that commit; goes on where it stopped';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.fold_session_counters(batch integer DEFAULT 10000) RETURNS bigint
@@ -1512,7 +1512,7 @@ BEGIN
         SELECT h.session_id AS id, k.context_count AS contexts_was, h.context_count AS contexts, k.total_tokens AS tokens_was, h.total_tokens AS tokens,
                k.total_content_bytes AS bytes_was, h.total_content_bytes AS bytes
         FROM pgvigil.count_context(VARIADIC ARRAY(SELECT s.id FROM "{app}".sessions s WHERE session IS NULL OR s.id = session)) h
-        CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k
+        CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes)
           AND (EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = h.session_id)
                OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015'))),
@@ -1524,7 +1524,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '7ed9089297a0cd979f3e46bbc28e7eedc53ecbe1f05fca59de94c1d1e88bb950', '056a28bfb58ab1f56dbde7fedb67bcc09d205a81ffd9bab02607346d13ec0775', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '002a8c2123071b30649d956d80110ccdbf162b62aa9580d958e96027ffa57b5f', '34a9fbfb37eeac97f628cc6d5949f0a1ad5e11028ae2d392dc8b7ea7748aa2ef', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -1557,27 +1557,27 @@ COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention
 INSERT INTO pgvigil.retention_policies (policy, active_hours, dormant_after_hours, archived_days, logs_days, metrics_days)
 VALUES ('standard', 24, 2, 30, 7, 30), ('extended', 72, 6, 90, 30, 90), ('short', 4, 1, 7, 3, 7);
 
-CREATE FUNCTION pgvigil.keep_standard_policy() RETURNS trigger
+CREATE FUNCTION pgvigil.protect_standard_policy() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'the retention policy standard is what sessions without a policy follow'
           USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Change its values; it cannot be removed or renamed.';
 END $$;
-COMMENT ON FUNCTION pgvigil.keep_standard_policy() IS 'Refuses to let the policy standard go';
-CREATE TRIGGER keep_standard_policy_row BEFORE DELETE ON pgvigil.retention_policies
-    FOR EACH ROW WHEN (OLD.policy = 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
-CREATE TRIGGER keep_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
-    FOR EACH ROW WHEN (OLD.policy = 'standard' AND NEW.policy <> 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
-CREATE TRIGGER keep_standard_policy_rows BEFORE TRUNCATE ON pgvigil.retention_policies
-    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.keep_standard_policy();
-COMMENT ON TRIGGER keep_standard_policy_row ON pgvigil.retention_policies IS 'There is always a standard';
-COMMENT ON TRIGGER keep_standard_policy_name ON pgvigil.retention_policies IS 'There is always a standard';
-COMMENT ON TRIGGER keep_standard_policy_rows ON pgvigil.retention_policies IS 'There is always a standard';
+COMMENT ON FUNCTION pgvigil.protect_standard_policy() IS 'Refuses to let the policy standard go';
+CREATE TRIGGER protect_standard_policy_row BEFORE DELETE ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy = 'standard') EXECUTE FUNCTION pgvigil.protect_standard_policy();
+CREATE TRIGGER protect_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy = 'standard' AND NEW.policy <> 'standard') EXECUTE FUNCTION pgvigil.protect_standard_policy();
+CREATE TRIGGER protect_standard_policy_rows BEFORE TRUNCATE ON pgvigil.retention_policies
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.protect_standard_policy();
+COMMENT ON TRIGGER protect_standard_policy_row ON pgvigil.retention_policies IS 'There is always a standard';
+COMMENT ON TRIGGER protect_standard_policy_name ON pgvigil.retention_policies IS 'There is always a standard';
+COMMENT ON TRIGGER protect_standard_policy_rows ON pgvigil.retention_policies IS 'There is always a standard';
 
 -- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times stand in a function
 -- that the planner puts in place of its call, which PostgreSQL lets every session know of when it is replaced.
 -- Operators are qualified, because it runs under the search_path of whoever makes a session.
-CREATE FUNCTION pgvigil.write_active_time() RETURNS void
+CREATE FUNCTION pgvigil.compile_active_time() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     body text;
@@ -1590,13 +1590,13 @@ BEGIN
     EXECUTE format('CREATE OR REPLACE FUNCTION pgvigil.active_time(policy text) RETURNS interval'
                    ' LANGUAGE sql STABLE PARALLEL SAFE AS %L', body);
 END $$;
-COMMENT ON FUNCTION pgvigil.write_active_time() IS 'Writes pgvigil.active_time(text) from pgvigil.retention_policies';
-DO $quietly$ BEGIN PERFORM pgvigil.write_active_time(); END $quietly$;
+COMMENT ON FUNCTION pgvigil.compile_active_time() IS 'Writes pgvigil.active_time(text) from pgvigil.retention_policies';
+DO $quietly$ BEGIN PERFORM pgvigil.compile_active_time(); END $quietly$;
 COMMENT ON FUNCTION pgvigil.active_time(text) IS
     'active_hours of a retention policy, of standard for NULL and unknown ones; written anew by every edit of pgvigil.retention_policies';
 
 -- SECURITY DEFINER: who may edit policies need not own the function.
-CREATE FUNCTION pgvigil.follow_retention_policies() RETURNS trigger
+CREATE FUNCTION pgvigil.refresh_active_time() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
@@ -1605,15 +1605,15 @@ BEGIN
               USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, and edit them again.';
     END IF;
     LOCK TABLE pgvigil.retention_policies IN SHARE UPDATE EXCLUSIVE MODE;  -- another edit first commits
-    PERFORM pgvigil.write_active_time();
+    PERFORM pgvigil.compile_active_time();
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.follow_retention_policies() IS 'Lets the next new session follow an edited policy';
+COMMENT ON FUNCTION pgvigil.refresh_active_time() IS 'Lets the next new session follow an edited policy';
 -- By row and always, so that edits which come by replication are followed too.
-CREATE TRIGGER follow_retention_policies AFTER INSERT OR UPDATE OF policy, active_hours OR DELETE ON pgvigil.retention_policies
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.follow_retention_policies();
-ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER follow_retention_policies;
-COMMENT ON TRIGGER follow_retention_policies ON pgvigil.retention_policies IS 'New sessions follow an edited policy';
+CREATE TRIGGER refresh_active_time AFTER INSERT OR UPDATE OF policy, active_hours OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.refresh_active_time();
+ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER refresh_active_time;
+COMMENT ON TRIGGER refresh_active_time ON pgvigil.retention_policies IS 'New sessions follow an edited policy';
 
 -- The foreign key is the hold: it also stops a plain DELETE, and one that runs while the hold is being placed.
 CREATE TABLE pgvigil.legal_holds (
@@ -1687,7 +1687,7 @@ CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds FOR EACH
 COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under legal hold stays, also when sessions is truncated';
 
 -- Nor does it fire those that keep a deleted session and guard an archived one: these stand in for them.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.keep_truncated_sessions() RETURNS trigger
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_truncated_sessions() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
@@ -1706,7 +1706,7 @@ BEGIN
         FROM "{app}".session_lifecycle e GROUP BY e.session_id) l ON l.session_id = s.id;
     RETURN NULL;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.keep_truncated_sessions() IS
+COMMENT ON FUNCTION pgvigil.archive_truncated_sessions() IS
     'Keeps all sessions and their trails in pgvigil.deleted_sessions before they are truncated; refuses if the policy of one is under legal hold';
 
 -- After the TRUNCATE, when it shows whether the sessions have gone as well.
@@ -1723,7 +1723,7 @@ COMMENT ON FUNCTION pgvigil.guard_archived_children() IS 'Refuses to truncate wh
 
 -- No SET search_path, which would cost every insert: operators are qualified instead, and no type is named.
 -- SECURITY DEFINER: who may make a session need not have USAGE on schema pgvigil.
-CREATE FUNCTION pgvigil.give_expiry() RETURNS trigger
+CREATE FUNCTION pgvigil.set_default_expiry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
@@ -1733,7 +1733,7 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.give_expiry() IS
+COMMENT ON FUNCTION pgvigil.set_default_expiry() IS
     'A new session without expires_at gets one by its retention policy; one without last_activity_at was last active when it was created';
 
 -- One session at a time, for the application ---------------------------------------------------------------------------
@@ -2154,7 +2154,7 @@ COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text
     'What a run has done since it last reported, and whether that was all; returns how much in all, NULL if the run was taken for dead meanwhile';
 
 -- A run that succeeded ends the list: the next one begins anew.
-CREATE FUNCTION pgvigil.seen_to(job_name text) RETURNS text[]
+CREATE FUNCTION pgvigil.completed_items(job_name text) RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN ARRAY(SELECT o.name FROM pgvigil.jobs j JOIN pgvigil.job_runs r USING (job) CROSS JOIN LATERAL unnest(r.objects) o (name)
@@ -2162,7 +2162,7 @@ BEGIN
                    AND r.id > coalesce((SELECT max(s.id) FROM pgvigil.job_runs s
                                         WHERE s.job = j.job AND s.finished_at IS NOT NULL AND s.error IS NULL), 0));
 END $$;
-COMMENT ON FUNCTION pgvigil.seen_to(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
+COMMENT ON FUNCTION pgvigil.completed_items(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
 -- and SET CONSTRAINTS leaves nothing deferred for the COMMIT, which the caller's rights would meet.
@@ -2175,7 +2175,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT run FROM pgvigil.job_runs r WHERE r.id = run_id;
     -- 50 ms: whoever queues behind a lock that we wait for waits no longer than that.
-    PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.upkeep', 'job', true),
+    PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.skip_activity', 'job', true),
             set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || run.job), true);
     refused_now := 0;
     BEGIN
@@ -2700,7 +2700,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '745eda030f916b8248baa24c6caece52b6cfb3047a6af9540e86694b85fd4d6a', 'c58f7d516aab1541ef16dcca293b0a64c02c96d8b65a60420a390d19819ecd71', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '912a53aa0f4de8b357e422d423f1b9b0d3ddb61434d1b6cb0ae909161cdd4682', '49fb03b5f05ebd42becbbbdd6ecc916af273fec42de87a1b1200657a43370272', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -2839,7 +2839,7 @@ COMMENT ON CONSTRAINT rollup_progress_pkey ON pgvigil.rollup_progress IS 'One ro
 INSERT INTO pgvigil.rollup_progress (source, next_id) VALUES ('performance_logs', '00000000-0000-0000-0000-000000000000');
 
 -- Planned for the very ids it is given: then it reads the partitions of those, by their keys.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.bin_logs(from_id uuid, to_id uuid, from_time timestamptz DEFAULT '-infinity')
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.histogram_performance_logs(from_id uuid, to_id uuid, from_time timestamptz DEFAULT '-infinity')
 RETURNS TABLE (time_bucket timestamptz, operation varchar, calls bigint, successful bigint, total_ms bigint, min_ms integer, max_ms integer, histogram numeric)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
@@ -2854,11 +2854,11 @@ BEGIN
           GROUP BY 1, 2, 3) b
     GROUP BY b.time_bucket, b.operation;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.bin_logs(uuid, uuid, timestamptz) IS 'Rows of performance_logs between two ids, as rollups of a minute';
+COMMENT ON FUNCTION pgvigil.histogram_performance_logs(uuid, uuid, timestamptz) IS 'Rows of performance_logs between two ids, as rollups of a minute';
 
 -- Ids are made after their transaction has the lock for writing. So whoever may yet commit an id from before this moment is
 -- among those who hold that lock now: when the last of them is gone, all ids up to this moment are visible or void.
-CREATE FUNCTION pgvigil.settled_until(of_table regclass) RETURNS timestamptz
+CREATE FUNCTION pgvigil.complete_until(of_table regclass) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- A second for a clock that is set back; rows since then are counted from the table meanwhile.
@@ -2880,7 +2880,7 @@ BEGIN
     -- Whoever still writes began at some time; to see that of other roles' sessions takes the right to read pg_stat_activity.
     RETURN least(moment, oldest);
 END $$;
-COMMENT ON FUNCTION pgvigil.settled_until(regclass) IS
+COMMENT ON FUNCTION pgvigil.complete_until(regclass) IS
     'All rows of a table with ids made before this time are visible to the next statement, or will never be; waits a second for writers';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_rollup(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
@@ -2896,7 +2896,7 @@ BEGIN
               HINT = 'SET default_transaction_isolation = ''read committed'';';
     END IF;
     SELECT next_id INTO STRICT from_id FROM pgvigil.rollup_progress FOR UPDATE;
-    settled := pgvigil.settled_until(pgvigil.application_table('performance_logs'));
+    settled := pgvigil.complete_until(pgvigil.application_table('performance_logs'));
     done := 0;
     more := false;
     IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_id THEN
@@ -2907,7 +2907,7 @@ BEGIN
             more := pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour') < to_id;
             to_id := least(to_id, pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour'));
             WITH minutes AS MATERIALIZED (
-                SELECT * FROM pgvigil.bin_logs(from_id, to_id)
+                SELECT * FROM pgvigil.histogram_performance_logs(from_id, to_id)
             ), rollups AS (
                 INSERT INTO pgvigil.performance_rollups AS r (bucket_width, time_bucket, operation, calls, successful, total_ms, min_ms, max_ms, histogram)
                 SELECT 'minute', m.* FROM minutes m WHERE m.time_bucket >= now() - interval '26 hours'
@@ -3075,7 +3075,7 @@ BEGIN
           FROM (SELECT r.time_bucket, r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
                 WHERE r.bucket_width = 'hour' AND r.time_bucket >= from_time AND r.time_bucket < to_time
                 UNION ALL
-                SELECT l.* FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', from_time) l WHERE l.time_bucket < to_time) p
+                SELECT l.* FROM pgvigil.histogram_performance_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', from_time) l WHERE l.time_bucket < to_time) p
           -- Of a bucket older than the rollups nothing is left but late rows: its document stays as it is.
           WHERE p.time_bucket >= now() - interval '99 days'
           GROUP BY 1, 2) b
@@ -3136,7 +3136,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'e7f220809dced34cf20844da5d8cff2060d32019c25c66c4e561740ef08b4425', '9d99da3a0b804899e99c975bf83804f6d5859e2e3ed314bc7ebc6b0ee381725b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'd8c839af482a1568bf04c56334ab2db46e2830959ce9ab7e5628c2022fb1830a', '8f982ef4d7bfbfcf9e5d408d4a4b9883788faee5675c46d871980031df7c1270', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
@@ -3158,12 +3158,12 @@ BEGIN
     LOOP
         EXECUTE format('ALTER TABLE %I.%I SET SCHEMA pgvigil', pgvigil.application_schema(), found.name);
         EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', found.name, 'legacy_' || found.name);
-        INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+        INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES ('008', 'relation ' || found.name,
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
                        found.name, 'legacy_' || found.name, pgvigil.application_schema()));
         IF NOT found.is_view THEN
-            INSERT INTO pgvigil.leftovers (table_name) VALUES (found.name);
+            INSERT INTO pgvigil.displaced_tables (table_name) VALUES (found.name);
         END IF;
     END LOOP;
 END $$;
@@ -3272,7 +3272,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'd6df50da96db575c984c73fb7af32275c93d0cd0fb0dbdc88e0ca2f9e873e3d9', '5908758b046cac697bb729f876b74ad1c34d6e479ffdd40d68854eac9fe6d632', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'ca9789da6228e0fa071dd9f194221ae28dc984c841340bfd7fdbefeafee74890', '4cd6c41a39158288144ef5c210900ae034e11408ae1791186e15213b317a316f', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -4112,7 +4112,7 @@ END $$;
 DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '8f869a4d92ff553eb902388256b5e3a4fca6b2cee79c365d567d9f5b2cc17ae4', '9415b3aa5873cb887ecefe5c3964582dbaf656d417037e782926de96417a37f8', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
--- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
+-- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by one of the
 -- functions check_*(deep), which say what they found; integrity_report holds that against alert_thresholds. Without deep no check
 -- reads a large table as a whole: what would have to is estimated from a sample.
 
@@ -4153,7 +4153,7 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
     ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
-    ('waiting_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
+    ('default_partition_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
     ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table with 10,000 of them: VACUUM does not keep up'),
     ('transaction_id_age', 1000000000, 1500000000, 'transactions since the oldest unfrozen row: at 2,147,483,648 the server stops taking writes'),
     ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections that are taken: beyond 1 an application is refused'),
@@ -4167,7 +4167,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.watched_schemas() IS 'The application''s schema and those of pgvigil';
 
-CREATE FUNCTION pgvigil.kept_settings() RETURNS TABLE (setting text, holder text)
+CREATE FUNCTION pgvigil.stored_settings() RETURNS TABLE (setting text, holder text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
@@ -4176,27 +4176,27 @@ BEGIN
     FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c (setting) LEFT JOIN pg_roles r ON r.oid = s.setrole
     WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
 END $$;
-COMMENT ON FUNCTION pgvigil.kept_settings() IS 'Settings that the roles and this database bring along, and whose they are';
+COMMENT ON FUNCTION pgvigil.stored_settings() IS 'Settings that the roles and this database bring along, and whose they are';
 
-CREATE FUNCTION pgvigil.is_small(VARIADIC tables regclass[]) RETURNS boolean
+CREATE FUNCTION pgvigil.fits_full_scan(VARIADIC tables regclass[]) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (SELECT sum(pg_relation_size(t.id)) <= 16777216 AND pg_relation_size(pgvigil.application_table('sessions')) <= 8388608 FROM unnest(tables) t (id));
 END $$;
-COMMENT ON FUNCTION pgvigil.is_small(regclass[]) IS 'Whether these tables (16 MB) can be held against sessions (8 MB) as a whole in an instant';
+COMMENT ON FUNCTION pgvigil.fits_full_scan(regclass[]) IS 'Whether these tables (16 MB) can be held against sessions (8 MB) as a whole in an instant';
 
 -- The checks -----------------------------------------------------------------------------------------------------------
 
 -- A row of a sample is looked up one by one, so that its cost does not grow with sessions; of a whole table, the planner chooses. 250 rows
 -- of those on 40 pages: each may mean a page of sessions or of its index that has to come from disk.
-CREATE FUNCTION pgvigil.check_orphans(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_orphans(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     child   record;
     share   numeric;  -- percent of its pages
     found   bigint;
     told    text[] := '{}';
-    mends   text[] := '{}';
+    fixes   text[] := '{}';
     sampled boolean := false;
     of_sessions regclass := pgvigil.application_table('sessions');
 BEGIN
@@ -4208,7 +4208,7 @@ BEGIN
                     || '{pgvigil.session_counters,pgvigil.legal_holds}'::regclass[]) WITH ORDINALITY t (id, place)
         JOIN pg_class c ON c.oid = t.id JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY t.place
     LOOP
-        IF deep OR pgvigil.is_small(VARIADIC child.parts) THEN
+        IF deep OR pgvigil.fits_full_scan(VARIADIC child.parts) THEN
             IF deep THEN
                 RAISE NOTICE 'looking for orphans in %', child.name;
             END IF;
@@ -4225,12 +4225,12 @@ BEGIN
         IF found > 0 THEN
             value := value + ceil(found * 100 / share);
             told := told || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
-            mends := mends || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
+            fixes := fixes || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
     detail := concat_ws('; ', nullif(array_to_string(told, ', '), ''), CASE WHEN sampled THEN 'looked at 250 rows of each large table' END);
-    mend := nullif(array_to_string(mends, ' '), '');
+    fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS 'Rows without their session, in each table that belongs to sessions; of a large one an estimate unless deep';
@@ -4238,7 +4238,7 @@ COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS 'Rows without their sessio
 -- One snapshot (STABLE) shows rows and counters as they belong together. The sample: 100 sessions that hold 3,000 rows at most,
 -- each of which may be a page from disk.
 -- All of them are counted in one pass over context_history: session by session, as count_context does, takes ten times as long.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.check_counters(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.check_counters(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ids   uuid[];
@@ -4246,7 +4246,7 @@ DECLARE
     pages bigint := pg_relation_size(pgvigil.application_table('sessions')) / current_setting('block_size')::bigint;
     part  record;
 BEGIN
-    IF deep OR pgvigil.is_small(pgvigil.application_table('context_history')) THEN
+    IF deep OR pgvigil.fits_full_scan(pgvigil.application_table('context_history')) THEN
         IF deep THEN
             RAISE NOTICE 'recounting the context of all sessions';
         END IF;
@@ -4267,25 +4267,25 @@ BEGIN
                      SELECT p.id, p.place, sum(k.context_count) OVER (ORDER BY p.place) AS so_far
                      FROM (SELECT r.id, row_number() OVER () AS place
                            FROM (SELECT s.id FROM %s s TABLESAMPLE SYSTEM ($1) ORDER BY random() LIMIT 100) r) p
-                     CROSS JOIN LATERAL pgvigil.kept_counters(p.id) k) picked
+                     CROSS JOIN LATERAL pgvigil.current_counters(p.id) k) picked
                  WHERE so_far <= 3000 OR place = 1', pgvigil.application_table('sessions'))
         INTO ids USING least(100, 100 * 40.0 / greatest(pages, 1));
         SELECT count(*) AS looked, count(*) FILTER (WHERE h.context_count <> k.context_count) AS counts,
                count(*) FILTER (WHERE h.total_tokens <> k.total_tokens) AS tokens,
                count(*) FILTER (WHERE h.total_content_bytes <> k.total_content_bytes) AS bytes INTO part
-        FROM pgvigil.count_context(VARIADIC ids) h CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k;
+        FROM pgvigil.count_context(VARIADIC ids) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k;
         SELECT greatest(c.reltuples, part.looked) INTO total FROM pg_class c WHERE c.oid = pgvigil.application_table('sessions');
     END IF;
     detail := CASE WHEN total > part.looked THEN format('looked at %s of about %s sessions', part.looked, total) END;
     FOR check_name, value IN VALUES ('count_mismatches', part.counts), ('token_mismatches', part.tokens), ('size_mismatches', part.bytes) LOOP
         value := ceil(value * total / greatest(part.looked, 1));
-        mend := 'SELECT * FROM pgvigil.recount_session_counters();';
+        fix := 'SELECT * FROM pgvigil.recount_session_counters();';
         RETURN NEXT;
     END LOOP;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.check_counters(boolean) IS 'Counters of sessions against a recount: of all if deep or few, else an estimate from 100';
 
-CREATE FUNCTION pgvigil.check_storage(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_storage(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     failures bigint;
@@ -4294,14 +4294,14 @@ DECLARE
     part     record;
     broken   text;
     told     text[] := '{}';
-    mends    text[] := '{}';
+    fixes    text[] := '{}';
 BEGIN
     SELECT sum(d.checksum_failures), max(d.checksum_last_failure) INTO failures, last_ FROM pg_stat_database d
     WHERE d.datname = current_database() OR d.datid = 0;
     value := coalesce(failures, 0);
     IF value > 0 THEN
         told := told || format('%s reads met a page that fails its checksum, the last at %s', failures, last_);
-        mends := mends || 'Restore a backup from before (pgvigil restore), on other storage; see the server''s log for the file.'::text;
+        fixes := fixes || 'Restore a backup from before (pgvigil restore), on other storage; see the server''s log for the file.'::text;
     ELSIF current_setting('data_checksums') = 'off' THEN
         told := told || 'data checksums are off: a damaged page is not noticed'::text;
     END IF;
@@ -4336,30 +4336,30 @@ BEGIN
             IF broken IS NOT NULL THEN
                 value := value + 1;
                 told := told || format('%s: %s', part.name, broken);
-                mends := mends || CASE part.relkind WHEN 'i' THEN format('REINDEX INDEX CONCURRENTLY %s;', part.name)
+                fixes := fixes || CASE part.relkind WHEN 'i' THEN format('REINDEX INDEX CONCURRENTLY %s;', part.name)
                                                     ELSE format('Restore %s from a backup.', part.name) END;
             END IF;
         END LOOP;
     END IF;
     check_name := 'database_integrity';
     detail := array_to_string(told, '; ');
-    mend := nullif(array_to_string(mends, ' '), '');
+    fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_storage(boolean) IS 'Failed checksums, and if deep what amcheck finds in indexes and tables';
 
 -- What is built CONCURRENTLY at this moment is no fault.
-CREATE FUNCTION pgvigil.check_objects(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_objects(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'foreign_keys_enabled';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(DISTINCT f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.told, ', '), string_agg(DISTINCT f.fix, ' ') INTO value, detail, fix
     FROM (SELECT 'this session has session_replication_role = ' || current_setting('session_replication_role') AS told,
-                 'RESET session_replication_role;' AS mend
+                 'RESET session_replication_role;' AS fix
           WHERE current_setting('session_replication_role') = 'replica'
           UNION ALL
           SELECT format('%s for %s', s.setting, s.holder), format('ALTER %s RESET session_replication_role;', s.holder)
-          FROM pgvigil.kept_settings() s WHERE s.setting = 'session_replication_role=replica'
+          FROM pgvigil.stored_settings() s WHERE s.setting = 'session_replication_role=replica'
           UNION ALL
           SELECT format('%s of %s.%s has its triggers disabled', c.conname, n.nspname, t.relname),
                  string_agg(DISTINCT format('ALTER TABLE %I.%I ENABLE TRIGGER ALL;', gn.nspname, gt.relname), ' ')
@@ -4376,11 +4376,11 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'invalid_indexes';
-    SELECT count(*), string_agg(f.name, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.name, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name,
                  CASE WHEN c.relkind = 'I' THEN format('Build its index on each partition that has none, and attach it: \d+ %I.%I', n.nspname, c.relname)
                       WHEN c.relname ~ '_cc(new|old)\d*$' THEN format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname)
-                      ELSE format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) END AS mend
+                      ELSE format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) END AS fix
           FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE n.oid = ANY (pgvigil.watched_schemas()) AND NOT (i.indisvalid AND i.indisready AND i.indislive)
             AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p
@@ -4390,7 +4390,7 @@ BEGIN
 
     -- Grants that a restore without our roles has lost, above all: REVOKE stands in no archive of a database whose roles are not there.
     check_name := 'executable_by_everybody';
-    SELECT count(*), string_agg(f.name, ', '), string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.name, ', '), string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ') INTO value, detail, fix
     FROM (SELECT p.oid::regprocedure::text AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
           WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND (p.prosecdef OR p.prorettype = 'trigger'::regtype)
             AND p.proname <> ALL ('{current_session,current_instance,set_session_tag,judge_kill}'::name[])
@@ -4399,16 +4399,16 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'definers_of_superusers';
-    SELECT count(*), string_agg(DISTINCT format('%s: %s', f.owner, f.name), ', '), string_agg(format('ALTER ROUTINE %s OWNER TO pgvigil_owner;', f.name), ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(DISTINCT format('%s: %s', f.owner, f.name), ', '), string_agg(format('ALTER ROUTINE %s OWNER TO pgvigil_owner;', f.name), ' ') INTO value, detail, fix
     FROM (SELECT p.oid::regprocedure::text AS name, r.rolname AS owner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_roles r ON r.oid = p.proowner
           WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND p.prosecdef AND r.rolsuper ORDER BY 1) f;
     RETURN NEXT;
 
     -- What sorts otherwise since a library changed: an index in that order finds rows no longer, and lets duplicates in.
     check_name := 'collation_mismatches';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion, pg_collation_actual_version(c.oid)) AS told,
-                 format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname, c.collname) AS mend
+                 format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname, c.collname) AS fix
           FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
           WHERE c.collversion <> pg_collation_actual_version(c.oid)
             AND EXISTS (SELECT FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid
@@ -4419,15 +4419,15 @@ BEGIN
                         concat_ws('' '', $3, string_agg(format(''REINDEX DATABASE %1$I; ALTER DATABASE %1$I REFRESH COLLATION VERSION;'', d.datname), '' ''))
                  FROM pg_database d CROSS JOIN LATERAL (SELECT pg_database_collation_actual_version(d.oid) AS now) v
                  WHERE d.datname = current_database() AND d.datcollversion <> v.now'
-        INTO value, detail, mend USING value, detail, mend;
+        INTO value, detail, fix USING value, detail, fix;
     END IF;
     RETURN NEXT;
 
     -- Some partitions by name may be meant; all of them are the table, and each day and month brings one more.
     check_name := 'publications_by_partition';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I: %s', p.pubname, string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS told,
-                 format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS mend
+                 format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS fix
           FROM pg_publication p CROSS JOIN pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE NOT p.pubviaroot AND c.relkind = 'p' AND n.oid = ANY (pgvigil.watched_schemas())
             AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
@@ -4438,9 +4438,9 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'disabled_triggers';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname, CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
-                 format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, t.relname, g.tgname) AS mend
+                 format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, t.relname, g.tgname) AS fix
           FROM pg_trigger g JOIN pg_class t ON t.oid = g.tgrelid JOIN pg_namespace n ON n.oid = t.relnamespace JOIN pg_proc p ON p.oid = g.tgfoid
           WHERE n.oid = ANY (pgvigil.watched_schemas()) AND NOT g.tgisinternal AND g.tgenabled IN ('D', 'R')
             AND p.pronamespace IN (SELECT o.oid FROM pg_namespace o WHERE o.nspname IN ('pgvigil', 'instrumentation'))
@@ -4457,7 +4457,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     SELECT 'trigger', t.name, t.of_table, CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
-    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session,give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) name
+    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,00_archive_deleted_session,watch_session,set_default_expiry,guard_legal_hold,guard_policy_hold,archive_truncated_sessions}'::text[]) name
           UNION ALL
           SELECT 'context_history', name FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) name
           UNION ALL
@@ -4481,12 +4481,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.replaced_objects() IS 'Triggers of ours on tables of the application, and the monitoring views, that are missing or somebody else''s';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.check_replaced(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.check_replaced(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'replaced_objects';
     SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
-    mend := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
     RETURN NEXT;
 
     -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
@@ -4498,12 +4498,12 @@ BEGIN
     WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
       AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
     detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
-    mend := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    fix := 'Let one of the two write them: docs/from-the-enhanced-original.md';
     RETURN NEXT;
 
     check_name := 'views_past_row_security';
     SELECT count(*), string_agg(c.oid::regclass::text, ', '), string_agg(format('ALTER VIEW %s SET (security_invoker = true);', c.oid::regclass), ' ')
-    INTO value, detail, mend
+    INTO value, detail, fix
     FROM pg_class c
     WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'), pgvigil.application_table('session_content_view'), pgvigil.application_table('performance_monitoring_view'))
       AND c.relkind = 'v' AND current_setting('server_version_num')::integer >= 150000  -- before, no view reads otherwise
@@ -4517,7 +4517,7 @@ COMMENT ON FUNCTION pgvigil.check_replaced(boolean) IS
 
 -- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which tables are
 -- looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
-CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bigint)
+CREATE FUNCTION pgvigil.default_partition_rows() RETURNS TABLE (partition text, waiting bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parent text;
@@ -4531,14 +4531,14 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.waiting_rows() IS 'How many rows each default partition has, counted up to 100,000';
+COMMENT ON FUNCTION pgvigil.default_partition_rows() IS 'How many rows each default partition has, counted up to 100,000';
 
-CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'overdue_jobs';
     SELECT count(*), string_agg(format('%s (last success: %s)', s.job, coalesce(s.last_success::text, 'never')), ', ' ORDER BY s.job),
-           'pgvigil maintain run-due' INTO value, detail, mend
+           'pgvigil maintain run-due' INTO value, detail, fix
     FROM pgvigil.job_status s WHERE s.overdue HAVING count(*) > 0;
     value := coalesce(value, 0);
     RETURN NEXT;
@@ -4546,25 +4546,25 @@ BEGIN
     check_name := 'failed_jobs';
     SELECT count(*), string_agg(format('%s (%s)', s.job, coalesce(s.last_error, s.state)), ', ' ORDER BY s.job),
            string_agg(CASE WHEN s.needs_client THEN format('pgvigil maintain run %s', s.job) ELSE format('CALL pgvigil.run_job(%L);', s.job) END, ' ' ORDER BY s.job)
-    INTO value, detail, mend
+    INTO value, detail, fix
     FROM pgvigil.job_status s WHERE s.enabled AND s.state IN ('failed', 'died');
     RETURN NEXT;
 
     check_name := 'jobs_without_consent';
     SELECT count(*), string_agg(s.job, ', ' ORDER BY s.job),
-           'See what they would do: pgvigil maintain preview; then, as the owner of the tables: pgvigil maintain accept all' INTO value, detail, mend
+           'See what they would do: pgvigil maintain preview; then, as the owner of the tables: pgvigil maintain accept all' INTO value, detail, fix
     FROM pgvigil.job_status s WHERE s.waits_for_consent;
     RETURN NEXT;
 
-    check_name := 'waiting_rows';
+    check_name := 'default_partition_rows';
     SELECT coalesce(sum(w.waiting), 0), string_agg(format('%s in %s', w.waiting, w.partition), ', ') INTO value, detail
-    FROM pgvigil.waiting_rows() w WHERE w.waiting > 0;
-    mend := 'CALL pgvigil.run_job(''partitions'');';
+    FROM pgvigil.default_partition_rows() w WHERE w.waiting > 0;
+    fix := 'CALL pgvigil.run_job(''partitions'');';
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_jobs(boolean) IS 'Jobs that are overdue or failed, and rows that wait for their partition, 100,000 a table at most; deep changes nothing';
 
-CREATE FUNCTION pgvigil.check_load(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_load(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     room numeric := current_setting('max_connections')::numeric - current_setting('superuser_reserved_connections')::numeric
@@ -4574,7 +4574,7 @@ BEGIN
     -- Statistics are lost in a crash, in a restore, in a copy: how many rows live, the catalog still knows then.
     SELECT round(100.0 * t.n_dead_tup / (l.live + t.n_dead_tup), 1),
            format('%I.%I: %s dead, %s live rows', t.schemaname, t.relname, t.n_dead_tup, l.live),
-           format('VACUUM (ANALYZE) %I.%I;', t.schemaname, t.relname) INTO value, detail, mend
+           format('VACUUM (ANALYZE) %I.%I;', t.schemaname, t.relname) INTO value, detail, fix
     FROM pg_stat_all_tables t JOIN pg_class c ON c.oid = t.relid
     CROSS JOIN LATERAL (SELECT greatest(t.n_live_tup, c.reltuples::bigint, 0) AS live) l
     WHERE c.relnamespace = ANY (pgvigil.watched_schemas()) AND t.n_dead_tup >= 10000
@@ -4585,7 +4585,7 @@ BEGIN
     check_name := 'transaction_id_age';
     SELECT greatest(age(d.datfrozenxid), mxid_age(d.datminmxid)) INTO value FROM pg_database d WHERE d.datname = current_database();
     detail := NULL;
-    mend := 'VACUUM (FREEZE); and end what holds it back: old transactions, prepared ones, replication slots.';
+    fix := 'VACUUM (FREEZE); and end what holds it back: old transactions, prepared ones, replication slots.';
     RETURN NEXT;
 
     -- By user and database: whether others are clients shows only to pg_read_all_stats.
@@ -4595,27 +4595,27 @@ BEGIN
                                                                                           WHERE d.datname = current_database()), 0)::numeric), 3),
            format('%s of %s connections', count(*), room) INTO value, detail
     FROM pg_stat_activity a WHERE a.datid IS NOT NULL AND a.usesysid IS NOT NULL AND a.backend_type IS DISTINCT FROM 'parallel worker';
-    mend := 'See who holds them: SELECT usename, application_name, state, count(*) FROM pg_stat_activity GROUP BY 1, 2, 3; then pool, or raise max_connections.';
+    fix := 'See who holds them: SELECT usename, application_name, state, count(*) FROM pg_stat_activity GROUP BY 1, 2, 3; then pool, or raise max_connections.';
     RETURN NEXT;
 
     check_name := 'database_size_mb';
     value := round(pg_database_size(current_database()) / 1048576.0, 1);
     detail := NULL;
-    mend := 'See where it is: pgvigil sizes. Shorten pgvigil.retention_policies, or raise this threshold.';
+    fix := 'See where it is: pgvigil sizes. Shorten pgvigil.retention_policies, or raise this threshold.';
     RETURN NEXT;
 
     check_name := 'avg_query_time_ms';
     SELECT round(sum(r.total_ms) / nullif(sum(r.calls), 0), 1), 'of ' || coalesce(sum(r.calls), 0) || ' calls' INTO value, detail
     FROM pgvigil.performance_rollups r WHERE r.bucket_width = 'minute' AND r.time_bucket >= now() - interval '1 hour';
     value := coalesce(value, 0);
-    mend := 'See which: SELECT * FROM performance_monitoring_view ORDER BY total_calls * avg_duration_ms DESC;';
+    fix := 'See which: SELECT * FROM performance_monitoring_view ORDER BY total_calls * avg_duration_ms DESC;';
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_load(boolean) IS 'Dead rows, age of transaction ids, connections, size, and how long operations take; deep changes nothing';
 
 -- A check that cannot be made hides none of the others; a damaged page or a missing right is itself something to tell.
 CREATE FUNCTION pgvigil.integrity_report(deep boolean DEFAULT false)
-RETURNS TABLE (check_name text, value numeric, warning numeric, critical numeric, level text, meaning text, detail text, mend text)
+RETURNS TABLE (check_name text, value numeric, warning numeric, critical numeric, level text, meaning text, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -4635,12 +4635,12 @@ BEGIN
     RETURN QUERY
     SELECT t.check_name, f.value, t.warning, t.critical, l.level, t.meaning,
            CASE WHEN f.check_name IS NULL THEN concat_ws(': ', 'could not be looked at', failed ->> w.function) ELSE nullif(f.detail, '') END,
-           CASE WHEN l.level <> 'ok' THEN f.mend END
+           CASE WHEN l.level <> 'ok' THEN f.fix END
     FROM pgvigil.alert_thresholds t
-    LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, mend text) USING (check_name)
+    LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, fix text) USING (check_name)
     LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,publications_by_partition,disabled_triggers}'::text[]),
                       ('check_replaced', '{replaced_objects,duplicate_events,views_past_row_security}'),
-                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
+                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,default_partition_rows}'),
                       ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
                       ('check_orphans', '{orphaned_messages}'), ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),
                       ('check_storage', '{database_integrity}')) w (function, names) ON t.check_name = ANY (w.names)
@@ -4648,10 +4648,10 @@ BEGIN
     ORDER BY array_position('{critical,warning,ok}'::text[], l.level), t.check_name;
 END $$;
 COMMENT ON FUNCTION pgvigil.integrity_report(boolean) IS
-    'Every check of alert_thresholds: what it found, how bad that is, and what mends it. Deep: all counters recounted, all orphans, amcheck; reads every table';
+    'Every check of alert_thresholds: what it found, how bad that is, and what fixes it. Deep: all counters recounted, all orphans, amcheck; reads every table';
 
 -- advice: PostgreSQL's default, safe, but not what a server in production wants.
-CREATE FUNCTION pgvigil.settings_report() RETURNS TABLE (setting text, value text, recommended text, level text, reason text, mend text)
+CREATE FUNCTION pgvigil.settings_report() RETURNS TABLE (setting text, value text, recommended text, level text, reason text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     here    text := quote_ident(current_database());
@@ -4701,7 +4701,7 @@ BEGIN
            CASE s.setting WHEN 'synchronous_commit=off' THEN 'on' ELSE 'origin' END, 'warning',
            CASE s.setting WHEN 'synchronous_commit=off' THEN 'what is committed there can be lost in a crash' ELSE 'neither foreign keys nor triggers act there' END,
            format('ALTER %s RESET %s;', s.holder, split_part(s.setting, '=', 1))
-    FROM pgvigil.kept_settings() s WHERE s.setting = ANY ('{session_replication_role=replica,synchronous_commit=off}'::text[])
+    FROM pgvigil.stored_settings() s WHERE s.setting = ANY ('{session_replication_role=replica,synchronous_commit=off}'::text[])
     ORDER BY 1, 2;
 
     RETURN QUERY
@@ -4735,7 +4735,7 @@ BEGIN
     SELECT t.name, t.owner INTO next_
     FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND n.oid = ANY (pgvigil.watched_schemas())) t
-    WHERE t.name <> ALL (pgvigil.seen_to('analyze')) ORDER BY t.name LIMIT 1;
+    WHERE t.name <> ALL (pgvigil.completed_items('analyze')) ORDER BY t.name LIMIT 1;
     done := 0;
     more := FOUND;
     IF more THEN
@@ -4762,11 +4762,11 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '180deb2c462f2b6915915fc5606b68416f59f4a7f96fbceb195845e469db235d', '8035ea7e9af9013148e86eb7c0bf6ef168cb28d46af0ebe77e13b800a19d988d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '33bc58250251c44a43a8c5b56f6e960d1eba271acd96cd39287fffe222955b79', 'f875c883230053f4b6691f016093fe21afe2732271930b1ddbe30e3a7ada48ab', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.settle_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ids       uuid[];
@@ -4786,7 +4786,7 @@ BEGIN
         RETURN NULL;
     ELSE
         -- a granularity of 0, so that touch_session looks at every row
-        PERFORM set_config('pgvigil.upkeep', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
+        PERFORM set_config('pgvigil.skip_activity', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
         ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
         moved := cardinality(ids);
         IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
@@ -4800,19 +4800,19 @@ BEGIN
     END IF;
     RETURN state;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.settle_dormancy_step(jsonb, integer) IS 'One step of settle_dormancy; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.backfill_dormancy_step(jsonb, integer) IS 'One step of backfill_dormancy; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)
+CREATE PROCEDURE pgvigil.backfill_dormancy(batch integer DEFAULT 1000)
 LANGUAGE plpgsql AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.settle_dormancy_step(state, batch);
+        state := pgvigil.backfill_dormancy_step(state, batch);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
+COMMENT ON PROCEDURE pgvigil.backfill_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
 
 -- One transaction of the procedure below, with the rights of its caller, who has to own the table. No other session sees the triggers
@@ -4920,7 +4920,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".context_history.content_
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".context_history.tokens_used IS 'Tokens it used'$run$);
 
 -- Room on each page keeps ordinary updates HOT.
-INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
 SELECT '011', 'fillfactor of sessions',
        coalesce((SELECT format('ALTER TABLE %s SET (%s)', c.oid::regclass, option) FROM unnest(c.reloptions) AS option WHERE option LIKE 'fillfactor=%'),
                 format('ALTER TABLE %s RESET (fillfactor)', c.oid::regclass))
@@ -4940,14 +4940,14 @@ COMMENT ON CONSTRAINT session_counters_session_id_fkey ON pgvigil.session_counte
 CALL pg_temp.pgvigil_run($run$ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREIGN KEY (session_id) REFERENCES "{app}".sessions (id)$run$);
 COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
 
-DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session}'::text[]) AS name; END $quietly$;
-DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', name, 'guard_archived_session')
+DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', 'sessions', name)
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,00_archive_deleted_session,watch_session}'::text[]) AS name; END $quietly$;
+DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', name, 'guard_archived_session')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
 
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_last_activity
     BEFORE UPDATE OF last_activity_at, status, is_dormant, archived_at, expires_at, retention_policy ON "{app}".sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity()$run$);
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.limit_activity_updates()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE OF updated_at ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.stamp_updated_at()$run$);
 -- Under a name that is ours alone, and after the two above by its name: applications make triggers of the names that they know anew at
@@ -4961,8 +4961,8 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle_created AFTER
     REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created()$run$);
 -- AFTER, because what a later BEFORE trigger calls off (a soft delete) is no deletion. Triggers fire in the order of their
 -- names: this one, for its capital, before the foreign key's (RI_ConstraintTrigger...), which takes the trail away.
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER "Keep_deleted_session" AFTER DELETE ON "{app}".sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_deleted_session()$run$);
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER "00_archive_deleted_session" AFTER DELETE ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.archive_deleted_session()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".context_history
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".codebase_snapshots
@@ -4974,11 +4974,11 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_updated_at ON "
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle ON "{app}".sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle_created ON "{app}".sessions IS 'The created events, once per statement'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER "Keep_deleted_session" ON "{app}".sessions IS 'Deletion forgets nothing; by its name it comes before the foreign key that takes the trail away'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER "00_archive_deleted_session" ON "{app}".sessions IS 'Deletion forgets nothing; by its name it comes before the foreign key that takes the trail away'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_session ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_session ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_session ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', 'context_history', name)
+DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', 'context_history', name)
 FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) AS name; END $quietly$;
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER count_added_context AFTER INSERT ON "{app}".context_history
     REFERENCING NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_added_context()$run$);
@@ -4992,16 +4992,16 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER count_added_context ON "{app}".
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER count_changed_context ON "{app}".context_history IS 'Counters of a session, once per statement; rows may move between sessions'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER count_removed_context ON "{app}".context_history IS 'Counters of a session, once per statement'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER clear_session_counters ON "{app}".context_history IS 'Counters of all sessions'$run$);
-DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', 'sessions', name) FROM unnest('{give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) AS name; END $quietly$;
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER give_expiry BEFORE INSERT ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.give_expiry()$run$);
+DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', 'sessions', name) FROM unnest('{set_default_expiry,guard_legal_hold,guard_policy_hold,archive_truncated_sessions}'::text[]) AS name; END $quietly$;
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER set_default_expiry BEFORE INSERT ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.set_default_expiry()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_legal_hold BEFORE DELETE ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_legal_hold()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_policy_hold AFTER UPDATE OF retention_policy ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_policy_hold()$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_policy_hold ON "{app}".sessions IS 'A policy under legal hold cannot be left for one that is not'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER give_expiry ON "{app}".sessions IS 'expires_at by policy'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER set_default_expiry ON "{app}".sessions IS 'expires_at by policy'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_legal_hold ON "{app}".sessions IS 'What is under legal hold stays'$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER keep_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.keep_truncated_sessions()$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER keep_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either'$run$);
-DO $quietly$ BEGIN PERFORM pgvigil.clear_trigger('011', name, 'guard_archived_children')
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER archive_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.archive_truncated_sessions()$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER archive_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either'$run$);
+DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', name, 'guard_archived_children')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".context_history
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
@@ -5012,7 +5012,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '6f2fbc7979668a38dddb38953283583d7a49a21dea08d8d621a5a85a7ae670fd', '10a43c71b5d022a55a0fff0a424571d32a3c6089c7ee9af405e7eb536d68f57b', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '07f7d6fe4d79d0cc01c0939559c0da585ac0040bb100a9fcff457b08b7864950', '7cb3fe86b6916846ad2adca012913aa3e6fa741a0ebcc018d8dc00bfd835257f', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
@@ -5082,16 +5082,16 @@ DECLARE
     app       text := quote_ident(pgvigil.application_schema());
     -- What shows how things are: reading, for readers and admins alike.
     looks     CONSTANT text := 'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), pgvigil.partitioned_table(text),
-        pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.waiting_rows(), pgvigil.performance_window(interval),
-        pgvigil.bin_logs(uuid, uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.kept_counters(uuid), pgvigil.integrity_report(boolean),
-        pgvigil.settings_report(), pgvigil.kept_settings(), pgvigil.watched_schemas(), pgvigil.is_small(regclass[]), pgvigil.check_objects(boolean), pgvigil.check_replaced(boolean), pgvigil.replaced_objects(),
+        pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.default_partition_rows(), pgvigil.performance_window(interval),
+        pgvigil.histogram_performance_logs(uuid, uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.current_counters(uuid), pgvigil.integrity_report(boolean),
+        pgvigil.settings_report(), pgvigil.stored_settings(), pgvigil.watched_schemas(), pgvigil.fits_full_scan(regclass[]), pgvigil.check_objects(boolean), pgvigil.check_replaced(boolean), pgvigil.replaced_objects(),
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
         pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs(),
         pgvigil.days_kept(), pgvigil.due_partitions()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
-        pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
+        pgvigil.displaced_tables, pgvigil.displaced_objects, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
         pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
         pgvigil.performance_rollups, pgvigil.operation_totals, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
         instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
@@ -5136,7 +5136,7 @@ BEGIN
         GRANT INSERT (session_id, reason), DELETE ON pgvigil.legal_holds TO pgvigil_admin;
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
-            pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.seen_to(text), pgvigil.recount_session_counters(uuid),
+            pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.completed_items(text), pgvigil.recount_session_counters(uuid),
             pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid, text[], text[]), instrumentation.sampled_texts(uuid),
             instrumentation.signal_session(uuid, text, interval)
             TO pgvigil_admin;
@@ -5144,7 +5144,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'cd4b07f0683fefea88fe69bcba638960c212b43115b44ca3f81733a7afe7fbd0', '87d93329905d40bd8a66f19d732083f7ff1746f280a8c99d194e0c21f33b9ca2', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'db0423e9d431c0d9b9a490b94d059704f3d5948b6ae18d0a8383f5e3fc339e56', 'd247e77f7d07c5c94229915fe5542812cd030d4b700f14e07f19eb2cc8cb96d8', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
@@ -5172,7 +5172,7 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', curre
 -- ---------- 015_settle_existing_rows.sql ------------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- What has to read or write many rows of an existing install, in steps that block nobody and go on where they stopped.
-DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, '27962a295847c98fcb35f51ecbb9896434da38b6985d7da6a777f33b1e577c5b', '9256b317b497ad8dcf19b1a052bf86fd8a3d8aa9e3056836960b619e0d991052', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, 'a335a3942f0c924fb234c77000fa77f718d61f9eef67d6e84248850bfe690f05', '7852352db21ede676c45335a8296a85497e4db26a8535081713d32aded5e22c5', 0, '0.1.0'); END $$;
 
 -- ---------- 016_session_monitor.sql -----------------------------------------------------------------------------
 -- The session monitor of SQLAlchemy applications. Each worker process keeps one row and overwrites it every few seconds with what it has
@@ -5600,7 +5600,7 @@ BEGIN
     END IF;
 
     SELECT p.next_event INTO STRICT from_event FROM pgvigil.totals_progress p WHERE p.source = 'session_lifecycle' FOR UPDATE;
-    settled := pgvigil.settled_until(pgvigil.application_table('session_lifecycle'));
+    settled := pgvigil.complete_until(pgvigil.application_table('session_lifecycle'));
     IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_event THEN
         to_event := pgvigil.uuid_v7_floor(settled);
         SELECT l.id INTO first FROM "{app}".session_lifecycle l WHERE l.id >= from_event AND l.id < to_event ORDER BY l.id LIMIT 1;
@@ -5678,7 +5678,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'c0fcba5b2d5fde7d8ae7b25593ee9d65dd51ead24d672d2ec940deb31287a1fe', 'b9aaee63704c641d29ae4c7bf08863b4cb7d9b2bd0a425b701697aab1a69c650', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'c15e1efca960f3eb18a8a8c6d3d1ee33ce00b2fa55c119ce1dd94c6ca4d4282c', 'afa0ebd810ebed68bd5ba8c1741691a20b8b569ecdf8cbe346c02b0a17229dda', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
 

@@ -17,11 +17,11 @@ _NAMES = {
 @dataclass(frozen=True)
 class Case:
     name: str
-    remarks: tuple[tuple[str, str], ...]  # first word of each remark, and the rest
+    warnings: tuple[tuple[str, str], ...]  # first word of each remark, and the rest
     sql: str
 
     def remarked(self, word: str) -> list[str]:
-        return [rest for first, rest in self.remarks if first == word]
+        return [rest for first, rest in self.warnings if first == word]
 
     @property
     def since(self) -> int:
@@ -37,14 +37,14 @@ def load(path: Path) -> list[Case]:
     for block in ("\n" + path.read_text(encoding="utf-8")).split("\n--- ")[1:]:
         # An indented "---   remark" begins a block too, as far as split is concerned.
         if block.startswith(" "):
-            name, remarks, _ = cases.pop()
+            name, warnings, _ = cases.pop()
             remark, _, sql = block.strip().partition("\n")
             word, _, rest = remark.partition(" ")
-            cases.append((name, (*remarks, (word, _named(rest))), sql))
+            cases.append((name, (*warnings, (word, _named(rest))), sql))
         else:
             name, _, sql = block.partition("\n")
             cases.append((name, (), sql))
-    return [Case(name, remarks, _named(sql)) for name, remarks, sql in cases]
+    return [Case(name, warnings, _named(sql)) for name, warnings, sql in cases]
 
 
 def _named(text: str) -> str:

@@ -28,11 +28,11 @@ from psycopg import sql
 
 from pgvigil import cli, embedded, project
 from pgvigil import database as connections
-from pgvigil.embedded import KeptServer, Server
+from pgvigil.embedded import PersistentServer, Server
 from pgvigil.live import Recorder, Stats
-from pgvigil.live.delivery import tag_of
+from pgvigil.live.dispatcher import tag_of
 from pgvigil.validate import Reference, load_declaration
-from pgvigil.validate.catalog import Snapshot
+from pgvigil.validate.catalog.snapshot import Snapshot
 
 Connection = psycopg.Connection[Any]
 
@@ -573,7 +573,7 @@ def home() -> Iterator[Path]:
         yield parent / "home"
     finally:
         with contextlib.suppress(Exception):
-            KeptServer(parent / "home").stop()
+            PersistentServer(parent / "home").stop()
         shutil.rmtree(parent, ignore_errors=True)
 
 

@@ -17,10 +17,10 @@ import pytest
 from conftest import Database, Run, wait_until
 from pgvigil import database as databases
 from pgvigil import scratch_databases
-from pgvigil.build import archives, backup, contents, copies, manifest, tools
-from pgvigil.build.journal import Journal
-from pgvigil.build.manifest import Backup
+from pgvigil.backup import catalogue, create, fingerprint, manifest, pg_tools, scratch_restore
+from pgvigil.backup.manifest import Backup
 from pgvigil.errors import BackupError, ConnectError
+from pgvigil.progress import Reporter
 from pgvigil.text import quoted
 
 pytestmark = pytest.mark.client_side
@@ -40,16 +40,16 @@ def take(existing: Database, tmp_path: Path, said: list[str]) -> Take:
 
     def take(**options: object) -> Backup:
         target = databases.parse_url(existing.tcp_url, "--database-url")
-        tell = Journal(said.append, lambda text, _: said.append(text))
+        log = Reporter(said.append, lambda text, _: said.append(text))
         with databases.connect(target, "test") as conn:
-            return backup.take(conn, target, tmp_path / "backups", None, tell, **options)  # type: ignore[arg-type]
+            return create.take(conn, target, tmp_path / "backups", None, log, **options)  # type: ignore[arg-type]
 
     return take
 
 
 def doctored(directory: Path, server_major: int, after: str) -> str:
     """A PGVIGIL_PG_BIN whose pg_dump, having written the archive $archive, does something to it."""
-    real, _ = tools.find_tool("pg_dump", server_major)
+    real, _ = pg_tools.find_tool("pg_dump", server_major)
     directory.mkdir()
     for name in ("pg_restore", "psql"):
         (directory / name).symlink_to(real.with_name(name))
@@ -137,13 +137,13 @@ def test_a_table_of_any_shape_is_compared(take: Take, existing: Database) -> Non
 
 def test_the_digest_tells_one_changed_value_and_no_order(existing: Database) -> None:
     with existing.connect() as conn:
-        contents.pin(conn)
+        fingerprint.pin(conn)
         conn.execute("CREATE TABLE public.t (a text, b text); INSERT INTO public.t VALUES ('a', 'b'), ('c', NULL)")
-        before = contents.contents(conn)["public.t"]
+        before = fingerprint.contents(conn)["public.t"]
         conn.execute("UPDATE public.t SET b = 'b' WHERE a = 'a'")  # moves the row behind the other
-        assert contents.contents(conn)["public.t"] == before
+        assert fingerprint.contents(conn)["public.t"] == before
         conn.execute("UPDATE public.t SET b = '' WHERE a = 'c'")
-        assert contents.contents(conn)["public.t"] != before
+        assert fingerprint.contents(conn)["public.t"] != before
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_an_archive_that_is_not_the_database_is_refused(
 ) -> None:
     monkeypatch.setenv("BK_URL", existing.url)
     monkeypatch.setenv("BK_SQL", "DELETE FROM sessions WHERE session_key = 'session-7'")
-    monkeypatch.setenv("BK_DUMP", str(tools.find_tool("pg_dump", existing.server.major)[0]))
+    monkeypatch.setenv("BK_DUMP", str(pg_tools.find_tool("pg_dump", existing.server.major)[0]))
     monkeypatch.setenv("PGVIGIL_PG_BIN", doctored(tmp_path / "tools", existing.server.major, after))
     with pytest.raises(BackupError, match=words):
         take(proof=proof)
@@ -178,7 +178,7 @@ def test_a_schema_that_differs_is_refused(
         conn.execute(f"CREATE DATABASE {another.name} TEMPLATE {existing.name}")
     another.execute("DROP INDEX idx_sessions_status")
     monkeypatch.setenv("BK_URL", another.url)
-    monkeypatch.setenv("BK_DUMP", str(tools.find_tool("pg_dump", existing.server.major)[0]))
+    monkeypatch.setenv("BK_DUMP", str(pg_tools.find_tool("pg_dump", existing.server.major)[0]))
     other = '"$BK_DUMP" -Fc -f "$archive" "$BK_URL"'
     monkeypatch.setenv("PGVIGIL_PG_BIN", doctored(tmp_path / "tools", existing.server.major, other))
     with pytest.raises(BackupError, match=r"the schema differs: .* instead of -- Name: idx_sessions_status"):
@@ -195,7 +195,7 @@ def test_an_interrupted_proof_drops_its_scratch_database(
         seen.extend(existing.execute(SCRATCH))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pgvigil.build.copies.compare", interrupt)
+    monkeypatch.setattr("pgvigil.backup.scratch_restore.compare", interrupt)
     with pytest.raises(KeyboardInterrupt):
         take(proof="restore")
     assert len(seen) == 1
@@ -206,7 +206,7 @@ def test_a_role_that_cannot_read_a_table_has_no_backup(existing: Database, tmp_p
     existing.execute("DO $$ BEGIN CREATE ROLE bk_nobody LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     target = databases.parse_url(existing.url.replace("postgres@", "bk_nobody@"), "--database-url")
     with databases.connect(target, "test") as conn, pytest.raises(BackupError, match="permission denied"):
-        backup.take(conn, target, tmp_path / "backups", None, Journal(print))
+        create.take(conn, target, tmp_path / "backups", None, Reporter(print))
     assert nothing_left(existing, tmp_path)
 
 
@@ -221,7 +221,7 @@ def test_a_schema_backup_holds_no_rows_and_is_proved_too(take: Take) -> None:
 def test_a_backup_command_is_told_what_to_back_up_and_its_output_is_shown(
     take: Take, existing: Database, tmp_path: Path, said: list[str]
 ) -> None:
-    psql = tools.find_tool("psql", existing.server.major)[0]
+    psql = pg_tools.find_tool("psql", existing.server.major)[0]
     made = take(
         kind="command",
         command=f"""echo "$PGVIGIL_DATABASE at $PGVIGIL_REVISION into $PGVIGIL_BACKUP_DIR"; {psql} -Atc 'SELECT current_database()';
@@ -246,7 +246,7 @@ def test_a_backup_command_that_fails_is_no_backup(take: Take, existing: Database
 def test_too_little_room_is_refused_before_the_dump(
     take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup.shutil, "disk_usage", lambda _: backup.shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    monkeypatch.setattr(create.shutil, "disk_usage", lambda _: create.shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     with pytest.raises(BackupError, match=r"has 1 MB free; the backup of a database of \d+ MB needs \d+ MB at least"):
         take()
     assert nothing_left(existing, tmp_path)
@@ -255,7 +255,7 @@ def test_too_little_room_is_refused_before_the_dump(
 def test_what_takes_long_tells_how_much_is_written(
     take: Take, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tools, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(pg_tools, "_LOOK_EVERY", 0.01)
     take()
     assert any(text.endswith("MB written") for text in said)
 
@@ -266,7 +266,7 @@ def test_a_snapshot_connection_that_is_lost_ends_the_dump(
     def lost(_: psycopg.Connection) -> None:
         raise psycopg.OperationalError("server closed the connection")
 
-    monkeypatch.setattr(contents, "contents", lost)
+    monkeypatch.setattr(fingerprint, "contents", lost)
     with pytest.raises(ConnectError, match="the connection was lost during the backup: server closed the connection"):
         take()
     assert nothing_left(existing, tmp_path)
@@ -304,13 +304,13 @@ def left(directory: Path) -> str:
 
 
 def states(directory: Path) -> dict[str, str]:
-    return {entry.archive.stem: entry.state for entry in archives.listing(directory)}
+    return {entry.archive.stem: entry.state for entry in catalogue.listing(directory)}
 
 
 def test_prune_lets_go_what_is_older(put: Put, tmp_path: Path) -> None:
     for name, days in (("a", 31), ("b", 30.1), ("c", 29), ("d", 1)):
         put(name, days)
-    gone = archives.prune(tmp_path, 30)
+    gone = catalogue.prune(tmp_path, 30)
     assert ([entry.archive.stem for entry in gone.removed], left(tmp_path)) == (["b", "a"], "c d")
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".dump", ".dump", ".json", ".json"]
 
@@ -325,7 +325,7 @@ def test_prune_keeps_the_last_proved_and_the_last_one_of_each_database(put: Put,
     put("g", 90, proof="restore", database="other")
     put("h", 90, proof="restore", system_identifier="8")  # a database of the same name on another server
     put("i", 40).write_bytes(b"cut")
-    archives.prune(tmp_path, 30)
+    catalogue.prune(tmp_path, 30)
     assert left(tmp_path) == "b d g h"
 
 
@@ -334,7 +334,7 @@ def test_prune_for_one_database_leaves_the_others_alone(put: Put, tmp_path: Path
     put("b", 80, database="other")
     put("c", 1)
     put("d", 1, database="other")
-    archives.prune(tmp_path, 30, of=("7", "app"))
+    catalogue.prune(tmp_path, 30, of=("7", "app"))
     assert left(tmp_path) == "b c d"
 
 
@@ -342,9 +342,9 @@ def test_prune_passes_over_what_is_being_made_and_read(put: Put, tmp_path: Path)
     old = put("a", 80, sha256="2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881")
     put("b", 1)
     with manifest.making(tmp_path / "c.part"), manifest.opened(old):
-        assert [entry.archive for entry in archives.prune(tmp_path, 0).spared][-1] == old
+        assert [entry.archive for entry in catalogue.prune(tmp_path, 0).spared][-1] == old
         assert states(tmp_path) == {"a": "read", "b": "read", "c": "being made"}
-    archives.prune(tmp_path, 30)
+    catalogue.prune(tmp_path, 30)
     assert left(tmp_path) == "b"
 
 
@@ -356,7 +356,7 @@ def test_what_a_killed_maker_left_is_known_and_cleared_away(put: Put, tmp_path: 
     (tmp_path / "notes.json").write_text("{}")
     put("d", 1).unlink()
     assert states(tmp_path) == {"a": "abandoned", "b": "abandoned", "c": "no manifest", "d": "missing"}
-    archives.prune(tmp_path, 30)
+    catalogue.prune(tmp_path, 30)
     assert states(tmp_path) == {"c": "no manifest", "d": "missing"}
     assert (tmp_path / "notes.json").exists()
 
@@ -369,7 +369,7 @@ def test_two_prunes_at_once_do_what_one_does(put: Put, tmp_path: Path) -> None:
 
     def prune() -> None:
         start.wait()
-        removed.extend(entry.archive.stem for entry in archives.prune(tmp_path, 30).removed)
+        removed.extend(entry.archive.stem for entry in catalogue.prune(tmp_path, 30).removed)
 
     both = [threading.Thread(target=prune) for _ in range(2)]
     for one in both:
@@ -387,10 +387,10 @@ def test_two_backups_at_once_and_a_prune_get_along(take: Take, tmp_path: Path) -
     for maker in makers:
         maker.start()
     while any(maker.is_alive() for maker in makers):
-        archives.prune(tmp_path / "backups", 1)
+        catalogue.prune(tmp_path / "backups", 1)
     for maker in makers:
         maker.join()
-    assert [entry.state for entry in archives.listing(tmp_path / "backups")] == ["read", "read"]
+    assert [entry.state for entry in catalogue.listing(tmp_path / "backups")] == ["read", "read"]
     assert {one.rows for one in made} == {made[0].rows}
 
 
@@ -430,7 +430,7 @@ def test_a_backup_is_taken_listed_proved_and_pruned(call: Run, small: Database, 
 def test_a_backup_that_does_not_equal_its_manifest_is_known_to_have_failed(
     call: Run, small: Database, made: Backup
 ) -> None:
-    manifest.write(replace(made, tables={"public.t": contents.Table(3, "1", ["n"])}))
+    manifest.write(replace(made, tables={"public.t": fingerprint.TableFingerprint(3, "1", ["n"])}))
     done = call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
     assert done.returncode == 5
     assert "error: this backup is unusable: public.t has 2 rows instead of 3" in done.stderr
@@ -507,7 +507,7 @@ def test_a_schema_that_differs_is_found_by_reading_alone(
     take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BK_URL", existing.url)
-    monkeypatch.setenv("BK_DUMP", str(tools.find_tool("pg_dump", existing.server.major)[0]))
+    monkeypatch.setenv("BK_DUMP", str(pg_tools.find_tool("pg_dump", existing.server.major)[0]))
     other = '"$BK_DUMP" -Fc -T handoff_requests -f "$archive" "$BK_URL"'
     monkeypatch.setenv("PGVIGIL_PG_BIN", doctored(tmp_path / "tools", existing.server.major, other))
     with pytest.raises(BackupError, match="its schema differs"):
@@ -533,7 +533,7 @@ case " $* " in *" --version "*) ;; *" --file=- "*|*{prints}*)
 def test_an_option_that_another_minor_version_prints_makes_no_difference(
     call: Run, small: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, _ = tools.find_tool("pg_dump", small.server.major)
+    real, _ = pg_tools.find_tool("pg_dump", small.server.major)
     (tmp_path / "tools").mkdir()
     for name, prints in (("pg_dump", '" --schema-only --no-subscriptions "'), ("pg_restore", '" --file=- "')):
         (tmp_path / "tools" / name).write_text(PRINTS_AN_OPTION.format(real=real.with_name(name), prints=prints))
@@ -548,8 +548,8 @@ def test_an_option_that_another_minor_version_prints_makes_no_difference(
 
 def test_options_of_columns_that_every_version_prints_are_compared() -> None:
     line = "ALTER TABLE ONLY public.t ALTER COLUMN n SET (n_distinct=5, pg_attver=7);"
-    assert copies._bare(line) == ["ALTER TABLE ONLY public.t ALTER COLUMN n SET (n_distinct=5);"]
-    assert copies._bare(line.replace("n_distinct=5, ", "")) == []
+    assert scratch_restore._bare(line) == ["ALTER TABLE ONLY public.t ALTER COLUMN n SET (n_distinct=5);"]
+    assert scratch_restore._bare(line.replace("n_distinct=5, ", "")) == []
 
 
 # ── Files that are damaged, or somebody else's ────────────────────────────────────────────────────────────────────────
@@ -605,7 +605,7 @@ def test_what_another_user_owns_is_neither_believed_nor_removed(put: Put, tmp_pa
     newer = put("newer", 1, proof="restore").with_suffix(ending)
     os.chown(newer, 65534, 65534)
     assert states(tmp_path) == {"old": "verified", "newer": "foreign"}
-    archives.prune(tmp_path, 0)
+    catalogue.prune(tmp_path, 0)
     assert left(tmp_path) == "newer old"  # the foreign one does not count as the last verified
 
 

@@ -12,7 +12,7 @@ import pytest
 from psycopg import conninfo
 
 from conftest import PROJECT, Database, Templates, _new_database, copy_database
-from pgvigil.build import tools
+from pgvigil.backup import pg_tools
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -28,7 +28,7 @@ def bring(kept: Database, live: Database, table: str, key: str) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", f"kept={kept.name} live={live.name} table={table} key={key}\n{rest}"],
         env={
-            "PATH": f"{Path(tools.find_tool('psql', live.server.major)[0]).parent}:{os.environ['PATH']}",
+            "PATH": f"{Path(pg_tools.find_tool('psql', live.server.major)[0]).parent}:{os.environ['PATH']}",
             "PGHOST": str(values["host"]),
             "PGPORT": str(values["port"]),
             "PGUSER": "postgres",

@@ -403,7 +403,7 @@ def test_a_later_migration_that_fails_leaves_catalog_and_ledger(
 def test_a_defect_of_ours_is_70_never_a_verdict(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pgvigil.build.offline.check", lambda: 1 / 0)
+    monkeypatch.setattr("pgvigil.migration.offline_check.check", lambda: 1 / 0)
     assert cli.main(["validate", "--offline"]) == 70
     said = capsys.readouterr()
     assert said.out == ""

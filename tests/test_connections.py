@@ -20,8 +20,8 @@ from conftest import PROJECT, REVISIONS, Database, Mortal, Run, wait_until
 from helpers.pgbouncer import pgbouncer
 from helpers.proxy import Proxy, proxy
 from pgvigil import database as connections
+from pgvigil.diagnostics.health import Check, Health
 from pgvigil.embedded import Server
-from pgvigil.operate.health import Check, Health
 
 MIGRATE = "scripts/run-migration.sh"
 
@@ -504,7 +504,7 @@ def test_health_takes_no_hidden_session_for_a_missing_one(call: Run, owned: Data
     owned.execute(FORCED)
     done = call("pgvigil", "health", "--json", "--database-url", as_owner(owned))
     check = json.loads(done.stdout)["checks"]["orphaned_messages"]
-    assert (check["value"], check["mend"]) == (None, None)
+    assert (check["value"], check["fix"]) == (None, None)
     assert "row-level security policy" in check["detail"]
 
 

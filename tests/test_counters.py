@@ -217,7 +217,7 @@ def test_before_a_session_is_counted_the_view_counts_its_rows(unsettled: Databas
 def test_the_backfill_is_exact_while_eight_write(unsettled: Database) -> None:
     [[sessions]] = unsettled.execute(SAMPLE)
     writers = Writers(unsettled, operate(sessions), 6)
-    unsettled.execute("CALL pgvigil.settle_session_counters(500)")
+    unsettled.execute("CALL pgvigil.backfill_session_counters(500)")
     writers.finish()
     unsettled.execute(  # from now on the view believes the counters
         "INSERT INTO pgvigil.migrations (revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version)"
@@ -236,12 +236,12 @@ def test_an_interrupted_backfill_goes_on_where_it_stopped(unsettled: Database) -
             "CREATE TRIGGER stop AFTER INSERT ON pgvigil.session_counters EXECUTE FUNCTION stop()"
         )
         with pytest.raises(psycopg.errors.RaiseException, match="enough"):
-            connection.execute("CALL pgvigil.settle_session_counters(300)")
+            connection.execute("CALL pgvigil.backfill_session_counters(300)")
         [[counted]] = connection.execute("SELECT count(*) FROM pgvigil.session_counters").fetchall()
         assert 0 < counted <= 1000
         connection.execute("DROP TRIGGER stop ON pgvigil.session_counters")
         assert unsettled.execute(WRONG) == []
-        connection.execute("CALL pgvigil.settle_session_counters(300)")
+        connection.execute("CALL pgvigil.backfill_session_counters(300)")
     assert unsettled.execute(WRONG) == []
 
 
@@ -249,7 +249,7 @@ def test_the_backfill_passes_over_a_session_that_is_being_deleted(unsettled: Dat
     [[sessions]] = unsettled.execute(SAMPLE)
     with unsettled.connect(autocommit=False) as deleter, ThreadPoolExecutor(1) as pool:
         deleter.execute("DELETE FROM sessions WHERE id = ANY (%s)", (sessions[:2],))
-        settling = pool.submit(unsettled.execute, "CALL pgvigil.settle_session_counters()")
+        settling = pool.submit(unsettled.execute, "CALL pgvigil.backfill_session_counters()")
         deleter.rollback()
         settling.result(60)
     assert unsettled.execute(

@@ -48,17 +48,17 @@ def test_no_color_is_honoured(existing: Database, tmp_path: Path) -> None:
 
 
 def test_elsewhere_there_are_plain_lines(capfd: pytest.CaptureFixture[str]) -> None:
-    with display.journal() as tell:
-        tell("backing up")
+    with display.journal() as log:
+        log("backing up")
     assert capfd.readouterr().err == "   0.0 s  backing up\n"
 
 
 def test_plain_progress_is_told_only_now_and_then(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with display.journal() as tell:
-        tell("building")
-        tell.progress("scanning", 0.1)
+    with display.journal() as log:
+        log("building")
+        log.progress("scanning", 0.1)
         monkeypatch.setattr(display, "_TELL_EVERY", 0.0)
-        tell.progress("scanning", 0.25)
+        log.progress("scanning", 0.25)
     assert capfd.readouterr().err.splitlines() == ["   0.0 s  building", "   0.0 s  scanning (25%)"]

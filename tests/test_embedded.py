@@ -16,7 +16,7 @@ import pytest
 
 from conftest import PROJECT, wait_until
 from pgvigil import embedded
-from pgvigil.embedded import KeptServer, Server
+from pgvigil.embedded import PersistentServer, Server
 from pgvigil.errors import ConnectError, UsageError
 
 pytestmark = pytest.mark.client_side
@@ -32,8 +32,8 @@ def bindir() -> Path:
 
 
 @pytest.fixture
-def kept(home: Path) -> KeptServer:
-    return KeptServer(home)
+def kept(home: Path) -> PersistentServer:
+    return PersistentServer(home)
 
 
 def in_other_process(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
@@ -42,16 +42,16 @@ def in_other_process(code: str, *arguments: str | Path) -> subprocess.Popen[str]
     )
 
 
-def pid_of(server: KeptServer) -> int:
+def pid_of(server: PersistentServer) -> int:
     return int((server.data / "postmaster.pid").read_text().split()[0])
 
 
-def remember(server: KeptServer, value: int) -> None:
+def remember(server: PersistentServer, value: int) -> None:
     with psycopg.connect(server.url("postgres")) as connection:
         connection.execute("CREATE TABLE memory AS SELECT %s::int AS value", [value])
 
 
-def recall(server: KeptServer) -> int:
+def recall(server: PersistentServer) -> int:
     with psycopg.connect(server.url("postgres")) as connection:
         row = connection.execute("SELECT value FROM memory").fetchone()
         assert row
@@ -97,7 +97,7 @@ def test_throw_away_server_that_does_not_start_says_why_and_leaves_nothing(bindi
 # --- kept ------------------------------------------------------------------------------------------------------------
 
 
-def test_kept_server_is_durable_and_keeps_data_over_a_restart(kept: KeptServer) -> None:
+def test_kept_server_is_durable_and_keeps_data_over_a_restart(kept: PersistentServer) -> None:
     assert not kept.exists()
     assert not kept.is_running()
     assert kept.stop() is False
@@ -122,7 +122,7 @@ def test_kept_server_is_durable_and_keeps_data_over_a_restart(kept: KeptServer) 
     assert recall(kept) == 42
 
 
-def test_only_the_owner_can_enter_what_the_kept_server_writes(kept: KeptServer) -> None:
+def test_only_the_owner_can_enter_what_the_kept_server_writes(kept: PersistentServer) -> None:
     kept.start()
 
     for private in (kept.data, kept.home / "run"):
@@ -132,7 +132,7 @@ def test_only_the_owner_can_enter_what_the_kept_server_writes(kept: KeptServer) 
     assert kept.url() == f"postgresql://postgres@/pgvigil?host={kept.home}/run&port=5432"
 
 
-def test_kept_server_can_be_started_by_several_processes_at_once_and_outlives_them(kept: KeptServer) -> None:
+def test_kept_server_can_be_started_by_several_processes_at_once_and_outlives_them(kept: PersistentServer) -> None:
     code = "import sys; from pathlib import Path; from pgvigil.embedded import KeptServer\n"
     code += "server = KeptServer(Path(sys.argv[1])); server.start()\n"
     code += "print((server.data / 'postmaster.pid').read_text().split()[0])"
@@ -145,7 +145,7 @@ def test_kept_server_can_be_started_by_several_processes_at_once_and_outlives_th
     assert kept.is_running()
 
 
-def test_kept_server_recovers_from_kill_9(kept: KeptServer) -> None:
+def test_kept_server_recovers_from_kill_9(kept: PersistentServer) -> None:
     kept.start()
     remember(kept, 7)
     first = pid_of(kept)
@@ -158,7 +158,7 @@ def test_kept_server_recovers_from_kill_9(kept: KeptServer) -> None:
 
 
 @pytest.fixture
-def stranger(kept: KeptServer) -> Iterator[int]:
+def stranger(kept: PersistentServer) -> Iterator[int]:
     """A process of the server's account that is no server."""
     kept.start()
     owner = kept.data.stat()
@@ -168,7 +168,7 @@ def stranger(kept: KeptServer) -> Iterator[int]:
         process.kill()
 
 
-def test_a_process_number_that_a_stranger_got_after_a_crash_is_no_server(kept: KeptServer, stranger: int) -> None:
+def test_a_process_number_that_a_stranger_got_after_a_crash_is_no_server(kept: PersistentServer, stranger: int) -> None:
     remember(kept, 7)
     pid_file = kept.data / "postmaster.pid"
     before, first = pid_file.read_text(), pid_of(kept)
@@ -186,7 +186,7 @@ def test_a_process_number_that_a_stranger_got_after_a_crash_is_no_server(kept: K
     os.kill(stranger, 0)  # still there: nobody took it for the server
 
 
-def test_what_a_killed_initdb_left_is_cleared_away(kept: KeptServer) -> None:
+def test_what_a_killed_initdb_left_is_cleared_away(kept: PersistentServer) -> None:
     kept.home.mkdir(mode=0o711)
     leftover = kept.home / "data.new-killed"
     leftover.mkdir()
@@ -199,7 +199,7 @@ def test_what_a_killed_initdb_left_is_cleared_away(kept: KeptServer) -> None:
     assert not leftover.exists()
 
 
-def test_a_directory_with_other_files_is_not_touched(kept: KeptServer) -> None:
+def test_a_directory_with_other_files_is_not_touched(kept: PersistentServer) -> None:
     kept.data.mkdir(parents=True)
     (kept.data / "thesis.txt").write_text("three years")
 
@@ -215,7 +215,7 @@ def test_a_directory_with_other_files_is_not_touched(kept: KeptServer) -> None:
     assert (kept.data / "thesis.txt").read_text() == "three years"
 
 
-def test_data_of_another_major_version_are_refused_and_not_touched(kept: KeptServer, bindir: Path) -> None:
+def test_data_of_another_major_version_are_refused_and_not_touched(kept: PersistentServer, bindir: Path) -> None:
     kept.start()
     kept.stop()
     (kept.data / "PG_VERSION").write_text("12\n")
@@ -234,7 +234,7 @@ def test_data_of_another_major_version_are_refused_and_not_touched(kept: KeptSer
     assert not kept.is_running()
 
 
-def test_a_server_that_ends_while_it_starts_says_why(kept: KeptServer) -> None:
+def test_a_server_that_ends_while_it_starts_says_why(kept: PersistentServer) -> None:
     kept.start()
     kept.stop()
     with (kept.data / "postgresql.conf").open("a") as settings:
@@ -248,14 +248,14 @@ def test_a_server_that_ends_while_it_starts_says_why(kept: KeptServer) -> None:
 
 def test_a_home_too_deep_for_a_socket_gets_a_private_directory_under_tmp(home: Path) -> None:
     deep = home / ("d" * 60) / ("e" * 60)
-    server = KeptServer(deep)
+    server = PersistentServer(deep)
     server.start()
     sockets = Path((deep / "socket-dir").read_text())
     try:
         assert sockets.parent == Path(tempfile.gettempdir())
         assert sockets.stat().st_mode & 0o777 == 0o700
         remember(server, 5)
-        assert KeptServer(deep).is_running(), "another process must find the same directory"
+        assert PersistentServer(deep).is_running(), "another process must find the same directory"
 
         server.stop()
         sockets.chmod(0o777)  # as if somebody had made it anew after a reboot had emptied /tmp
@@ -276,7 +276,7 @@ def test_a_home_that_another_group_may_write_to_is_refused(home: Path) -> None:
     os.chown(home, -1, 65534)
     home.chmod(0o770)
     with pytest.raises(UsageError, match="group 65534 may write to it"):
-        KeptServer(home)
+        PersistentServer(home)
 
 
 def test_a_home_that_others_may_write_to_is_refused(home: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_home_that_others_may_write_to_is_refused(home: Path) -> None:
     home.chmod(0o777)
 
     with pytest.raises(UsageError) as refusal:
-        KeptServer(home)
+        PersistentServer(home)
 
     assert refusal.value.message == f"{home} cannot hold a server of this user: every user may write to it."
     assert refusal.value.hint == (
@@ -292,8 +292,10 @@ def test_a_home_that_others_may_write_to_is_refused(home: Path) -> None:
     )
 
 
-def test_without_the_package_the_error_says_how_to_get_it(kept: KeptServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgvigil.embedded.kept.binaries", lambda: None)
+def test_without_the_package_the_error_says_how_to_get_it(
+    kept: PersistentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgvigil.embedded.persistent.binaries", lambda: None)
 
     with pytest.raises(ConnectError) as refusal:
         kept.start()
@@ -313,14 +315,14 @@ class TestAsRoot:
         home = tmp_path / "private" / "home"
 
         with pytest.raises(ConnectError, match=f"{home} is in a directory that account '.*' cannot enter") as refusal:
-            KeptServer(home).start()
+            PersistentServer(home).start()
 
         assert refusal.value.hint == (
             "Set PGVIGIL_HOME to a directory outside private ones, for example /var/lib/pgvigil."
         )
 
     def test_binaries_that_the_account_cannot_reach_are_copied_once(
-        self, kept: KeptServer, bindir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, kept: PersistentServer, bindir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         package = bindir.parents[1]
         private = tmp_path / "site-packages"
@@ -328,7 +330,7 @@ class TestAsRoot:
         shutil.copytree(package.with_name(package.name + ".libs"), private / (package.name + ".libs"))
         private.chmod(0o700)
         hidden = private / package.name / "pginstall" / "bin"
-        monkeypatch.setattr("pgvigil.embedded.kept.binaries", lambda: hidden)
+        monkeypatch.setattr("pgvigil.embedded.persistent.binaries", lambda: hidden)
 
         kept.start()
         [copy] = kept.home.glob("pginstall-*")

@@ -121,7 +121,7 @@ def test_9_expired_and_archived_are_written_once_each(fresh: Database) -> None:
 )
 def test_10_nonsense_is_refused_on_a_migrated_install_too(migrated: Database, statement: str) -> None:
     migrated.execute("UPDATE sessions SET status = lower(replace(status, 'in-progress', 'active'))")
-    migrated.execute("CALL pgvigil.tighten_value_checks()")
+    migrated.execute("CALL pgvigil.validate_value_checks()")
     with pytest.raises(psycopg.errors.CheckViolation):
         migrated.execute(statement)
 

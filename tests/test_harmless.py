@@ -12,8 +12,8 @@ import pytest
 from cases import Case, load
 from conftest import Connection, Database, Run, servers
 from pgvigil import embedded
-from pgvigil.build import sql
 from pgvigil.embedded import Server
+from pgvigil.migration import sql_lexer
 
 CASES = load(Path(__file__).parent / "data" / "harmless.sql")
 STRANGER = """DO $$ BEGIN
@@ -44,7 +44,7 @@ def test_harmless_change_is_no_finding(case: Case, shared: Database, uncommitted
 @pytest.mark.parametrize("case", [case for case in CASES if case.remarked("committed")], ids=str)
 def test_harmless_change_is_no_finding_once_committed(case: Case, fresh: Database, call: Run) -> None:
     with fresh.connect() as connection:
-        for statement in sql.statements(case.sql):
+        for statement in sql_lexer.statements(case.sql):
             connection.execute(statement.text)
     assert complaints(call, fresh.url) == []
 

@@ -1,4 +1,4 @@
-"""pgvigil health and sizes: each fault that is put in is found, what is said to mend it does, and a sound database has none."""
+"""pgvigil health and sizes: each fault that is put in is found, what is said to fix it does, and a sound database has none."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from conftest import Connection, Database, Run, servers, wait_until
 from pgvigil import project
+from pgvigil.diagnostics import sizes
 from pgvigil.embedded import Server
-from pgvigil.operate import sizes
-from pgvigil.validate.reference import without_psql
+from pgvigil.validate.diff.reference import without_psql
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -30,7 +30,7 @@ class Fault:
     sql: str
     found: set[str]
     only_deep: bool = False
-    mended: bool = True  # what comes with the finding is SQL that mends it, in a transaction too
+    fixed: bool = True  # what comes with the finding is SQL that fixes it, in a transaction too
     since: int = 0
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ FAULTS = [
                UPDATE pg_collation SET collversion = '0' WHERE oid = of_column.oid;
            END $$""",
         {"warning collation_mismatches"},
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "trigger disabled",
@@ -146,14 +146,14 @@ FAULTS = [
         """CREATE TABLE sorted (word text COLLATE pg_c_utf8);
            UPDATE pg_collation SET collversion = 'earlier' WHERE collname = 'pg_c_utf8'""",
         {"warning collation_mismatches"},
-        mended=False,  # REINDEX DATABASE runs in no transaction
+        fixed=False,  # REINDEX DATABASE runs in no transaction
         since=17,
     ),
     Fault(
         "session without foreign keys",
         "SET LOCAL session_replication_role = replica",
         {"critical foreign_keys_enabled"},
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "database without foreign keys",
@@ -170,50 +170,50 @@ FAULTS = [
         "job overdue",
         "UPDATE pgvigil.jobs SET since = now() - interval '3 hours' WHERE job = 'expiry'",
         {"warning overdue_jobs"},
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "job failed",
         "INSERT INTO pgvigil.job_runs (job, finished_at, error) VALUES ('expiry', now(), 'no')",
         {"warning failed_jobs"},
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "job whose process died",
         "INSERT INTO pgvigil.job_runs (job) VALUES ('expiry')",
         {"warning failed_jobs"},
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "rows without a partition",
         "INSERT INTO system_metrics (id, metric_name, metric_value, metric_type)"
         " SELECT gen_random_uuid(), 'm', n, 'gauge' FROM generate_series(1, 1100) n",
-        {"warning waiting_rows"},
-        mended=False,
+        {"warning default_partition_rows"},
+        fixed=False,
     ),
     Fault(
         "operations that take long",
         "INSERT INTO pgvigil.performance_rollups VALUES ('minute', now(), 'o', 10, 10, 9990, 999, 999, 0)",
         {"warning avg_query_time_ms"},
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "connections running out",
         OF_DATABASE.format("CONNECTION LIMIT 1"),
         {"critical connection_pool_exhaustion"},
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "database larger than planned",
         "UPDATE pgvigil.alert_thresholds SET warning = 1 WHERE check_name = 'database_size_mb'",
         {"warning database_size_mb"},
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "transaction ids running out",
         "UPDATE pgvigil.alert_thresholds SET warning = 1, critical = 2 WHERE check_name = 'transaction_id_age'",
         {"critical transaction_id_age"},
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "index that lacks rows",
@@ -230,7 +230,7 @@ FAULTS = [
            UPDATE pg_class SET relfrozenxid = pg_current_xact_id()::xid WHERE oid = 'pgvigil.retention_policies'::regclass""",
         {"critical database_integrity"},
         only_deep=True,
-        mended=False,
+        fixed=False,
     ),
     Fault(
         "constraint never validated",
@@ -246,14 +246,14 @@ FAULTS = [
 
 
 def findings(conn: Connection, *, deep: bool = False) -> dict[str, str]:
-    """What is wrong, by its level and name, and what is said to mend it; the test server's own settings left out."""
+    """What is wrong, by its level and name, and what is said to fix it; the test server's own settings left out."""
     rows = conn.execute(
-        "SELECT level, check_name, mend FROM pgvigil.integrity_report(%s) WHERE level <> 'ok'"
-        " UNION ALL SELECT level, setting, mend FROM pgvigil.settings_report()"
+        "SELECT level, check_name, fix FROM pgvigil.integrity_report(%s) WHERE level <> 'ok'"
+        " UNION ALL SELECT level, setting, fix FROM pgvigil.settings_report()"
         " WHERE level NOT IN ('ok', 'advice') AND value NOT IN ('off', '64 MB')",
         [deep],
     ).fetchall()
-    return {f"{level} {name}": mend for level, name, mend in rows}
+    return {f"{level} {name}": fix for level, name, fix in rows}
 
 
 @pytest.fixture
@@ -276,9 +276,9 @@ def test_a_fault_is_found_under_its_name_and_nothing_beside_it_and_mended(undone
     assert set(findings(undone)) == (set() if case.only_deep else case.found)
     found = findings(undone, deep=True)
     assert set(found) == case.found
-    if case.mended:
-        for mend in found.values():
-            undone.execute(mend.replace(" CONCURRENTLY", ""))
+    if case.fixed:
+        for fix in found.values():
+            undone.execute(fix.replace(" CONCURRENTLY", ""))
         assert findings(undone, deep=True) == {}
 
 
@@ -286,7 +286,7 @@ def test_dead_rows_that_nobody_removes_are_found(fresh: Database) -> None:
     fresh.execute("ALTER TABLE pgvigil.tolerated_values SET (autovacuum_enabled = off)")
     fresh.execute("INSERT INTO pgvigil.tolerated_values SELECT n, '', '', 0 FROM generate_series(1, 20000) n")
     fresh.execute("DELETE FROM pgvigil.tolerated_values")
-    query = "SELECT level, mend FROM pgvigil.integrity_report() WHERE check_name = 'dead_rows_percent'"
+    query = "SELECT level, fix FROM pgvigil.integrity_report() WHERE check_name = 'dead_rows_percent'"
     wait_until(lambda: fresh.execute(query)[0][0] == "critical")
     assert fresh.execute(query)[0][1] == "VACUUM (ANALYZE) pgvigil.tolerated_values;"
 
@@ -367,7 +367,7 @@ def test_settings_that_endanger_data_are_found_with_a_better_value_and_the_reaso
         done = call("pgvigil", "health", "--json", "--database-url", server.dsn())
     told = [one for one in json.loads(done.stdout)["settings"] if one["level"] != "ok"]
     assert {f"{one['level']} {one['setting']}" for one in told} - {"advice data_checksums"} == found
-    assert all(one["recommended"] and one["reason"] and one["mend"] for one in told)
+    assert all(one["recommended"] and one["reason"] and one["fix"] for one in told)
     assert done.returncode == code
 
 
@@ -376,14 +376,14 @@ def test_settings_that_endanger_data_are_found_with_a_better_value_and_the_reaso
 
 @pytest.mark.client_side
 def test_a_report_for_people_says_what_is_wrong_what_it_means_and_what_mends_it(call: Run, fresh: Database) -> None:
-    fresh.execute("ALTER TABLE sessions DISABLE TRIGGER give_expiry")
+    fresh.execute("ALTER TABLE sessions DISABLE TRIGGER set_default_expiry")
     done = call("pgvigil", "health", "--deep", "--database-url", fresh.url)
     assert done.returncode == 1, done.stderr
     assert (
         "critical  disabled_triggers 1 (critical from 1 on)\n"
         "          triggers of pgvigil that do not fire: events and counts are being lost\n"
-        "          found: give_expiry on public.sessions\n"
-        "          mend: ALTER TABLE public.sessions ENABLE TRIGGER give_expiry;\n"
+        "          found: set_default_expiry on public.sessions\n"
+        "          fix: ALTER TABLE public.sessions ENABLE TRIGGER set_default_expiry;\n"
     ) in done.stdout
 
 

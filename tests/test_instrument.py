@@ -20,7 +20,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from conftest import PROJECT, Database, Make, Mortal, application, nobody, wait_until
-from pgvigil.live import Recorder, instance, instrument, rows
+from pgvigil.live import Recorder, instance, instrument, records
 
 pytestmark = pytest.mark.client_side
 
@@ -352,7 +352,7 @@ def test_statements_of_unknown_sessions_are_set_aside_at_once(fresh: Database, m
     with fresh.connect() as connection:
         instrument(connection, recorder)
         for n in range(100):
-            recorder.append(rows.statement(str(uuid4()), f"SELECT 'lost {n}'", 1, 1))
+            recorder.append(records.statement(str(uuid4()), f"SELECT 'lost {n}'", 1, 1))
             connection.execute(f"SELECT {n}")  # type: ignore[call-overload]
     assert seen(fresh, recorder) == [(f"SELECT {n}",) for n in range(100)]
     assert recorder.stats().quarantined == 100

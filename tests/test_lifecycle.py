@@ -776,23 +776,23 @@ def test_a_plain_table_is_converted_while_its_writers_write_and_no_row_is_lost(c
     found = broken.execute("SELECT operation FROM performance_logs WHERE operation LIKE 'writer-%'")
     assert sorted(row[0] for row in found) == sorted(written)
     assert broken.execute("SELECT count(*) FROM performance_logs WHERE operation NOT LIKE 'writer-%'") == [(before,)]
-    counted = "SELECT rows_found - rows_adopted, finished_at IS NOT NULL FROM pgvigil.leftovers WHERE table_name = 'performance_logs'"
+    counted = "SELECT rows_found - rows_adopted, finished_at IS NOT NULL FROM pgvigil.displaced_tables WHERE table_name = 'performance_logs'"
     assert broken.execute(counted) == [(1, True)]  # the one row with a negative duration stays behind
 
 
 def test_rows_are_moved_in_batches_and_the_move_goes_on_where_it_was_killed(broken: Database, call: Run) -> None:
     assert call("pgvigil", "migrate", "--database-url", broken.url, "--backup", "none").returncode == 0
     broken.execute(
-        """TRUNCATE performance_logs; UPDATE pgvigil.leftovers SET next_block = 0, rows_adopted = 0, finished_at = NULL WHERE table_name = 'performance_logs';
+        """TRUNCATE performance_logs; UPDATE pgvigil.displaced_tables SET next_block = 0, rows_adopted = 0, finished_at = NULL WHERE table_name = 'performance_logs';
            CREATE FUNCTION stop_there() RETURNS trigger LANGUAGE plpgsql AS
                $$BEGIN IF (SELECT count(*) FROM public.performance_logs) > 2500 THEN RAISE 'killed'; END IF; RETURN NULL; END$$;
            CREATE TRIGGER stop_there AFTER INSERT ON performance_logs FOR EACH STATEMENT EXECUTE FUNCTION stop_there()"""
     )
     with pytest.raises(errors.RaiseException):
-        broken.execute("CALL pgvigil.adopt_leftovers(4)")
-    progress = "SELECT rows_adopted, (SELECT count(*) FROM performance_logs) FROM pgvigil.leftovers WHERE table_name = 'performance_logs'"
+        broken.execute("CALL pgvigil.copy_legacy_tables(4)")
+    progress = "SELECT rows_adopted, (SELECT count(*) FROM performance_logs) FROM pgvigil.displaced_tables WHERE table_name = 'performance_logs'"
     adopted, there = broken.execute(progress)[0]
     assert 2000 < adopted == there <= 2500
     broken.execute("DROP TRIGGER stop_there ON performance_logs")
-    broken.execute("CALL pgvigil.adopt_leftovers(4)")
+    broken.execute("CALL pgvigil.copy_legacy_tables(4)")
     assert broken.execute(progress) == [(5000, 5000)]

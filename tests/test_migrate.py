@@ -14,7 +14,7 @@ import pytest
 
 from conftest import REVISIONS, Database, Run
 from pgvigil import cli, project
-from pgvigil.build import tools
+from pgvigil.backup import pg_tools
 
 APPLICATION_ROWS = """
     SELECT (SELECT md5(string_agg(md5(ROW(id, session_key, agent_from, agent_to, status, created_at, updated_at, expires_at, metadata)::text), '' ORDER BY id)) FROM sessions),
@@ -29,7 +29,7 @@ APPLICATION_ROWS = """
 
 def catalog(database: Database) -> str:
     """The whole schema as pg_dump prints it, ledger and all."""
-    tool, _ = tools.find_tool("pg_dump", database.server.major)
+    tool, _ = pg_tools.find_tool("pg_dump", database.server.major)
     dump = subprocess.run([tool, "--schema-only", database.url], capture_output=True, text=True, check=True).stdout
     return re.sub(r"^\\(un)?restrict .*$|^-- Dumped by.*$", "", dump, flags=re.MULTILINE)
 
@@ -76,7 +76,7 @@ def test_lists_are_closed_when_the_owner_asks_for_it_but_for_those_with_stray_va
     with migrated.connect() as conn:
         conn.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
         conn.execute("UPDATE sessions SET status = 'active' WHERE status = 'in-progress'")
-        conn.execute("CALL pgvigil.tighten_value_checks()")
+        conn.execute("CALL pgvigil.validate_value_checks()")
         assert conn.execute("SELECT value, rows_found FROM pgvigil.tolerated_values").fetchall() == [("Archived", 40)]
         assert told == ["the list of sessions.status stays open, it holds 'Archived' (40 rows)"]
         assert conn.execute(CHECKS).fetchall() == [
@@ -86,7 +86,7 @@ def test_lists_are_closed_when_the_owner_asks_for_it_but_for_those_with_stray_va
         with pytest.raises(psycopg.errors.CheckViolation):
             conn.execute("UPDATE handoff_requests SET status = 'perhaps'")
         conn.execute("UPDATE sessions SET status = 'archived' WHERE status = 'Archived'")
-        conn.execute("CALL pgvigil.tighten_value_checks()")
+        conn.execute("CALL pgvigil.validate_value_checks()")
         with pytest.raises(psycopg.errors.CheckViolation):
             conn.execute("UPDATE sessions SET status = 'in-progress' WHERE session_key = 'session-7'")
     assert migrated.execute("SELECT count(*) FROM pg_constraint WHERE NOT convalidated") == [(0,)]
@@ -97,12 +97,12 @@ def test_lists_are_closed_when_the_owner_asks_for_it_but_for_those_with_stray_va
 def test_a_value_stored_while_its_list_is_being_closed_leaves_it_open(migrated: Database) -> None:
     with migrated.connect() as conn:
         conn.execute("UPDATE sessions SET status = 'active' WHERE status IN ('in-progress', 'Archived')")
-        conn.execute("SELECT pgvigil.tighten_value_checks_step('{}')")
+        conn.execute("SELECT pgvigil.validate_value_checks_step('{}')")
         # As if the value had come between the reading and the CHECK.
         conn.execute("ALTER TABLE sessions DROP CONSTRAINT sessions_status_check")
         conn.execute("UPDATE sessions SET status = 'on hold' WHERE session_key = 'session-7'")
         conn.execute("SELECT pgvigil.put_value_check('sessions', 'status', '{active}', false)")
-        conn.execute("SELECT pgvigil.tighten_value_checks_step('{}')")
+        conn.execute("SELECT pgvigil.validate_value_checks_step('{}')")
     assert migrated.execute(CHECKS) == []
     assert ("on hold", 1) in migrated.execute("SELECT value, rows_found FROM pgvigil.tolerated_values")
 
@@ -118,7 +118,7 @@ def test_a_check_of_the_application_s_own_under_a_name_of_ours_stays_as_it_is(
     checks = "SELECT conname::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE conname IN ('sessions_status_check', 'handoff_requests_status_check') ORDER BY 1"
     before = existing.execute(checks)
     assert migrate(call, existing).returncode == 0
-    existing.execute("CALL pgvigil.tighten_value_checks()")
+    existing.execute("CALL pgvigil.validate_value_checks()")
     assert existing.execute(checks) == before
     assert cli.main(["validate", "--database-url", existing.url]) == 0
     assert "the application's own" in capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_a_revert_takes_lists_that_were_closed_out_again(call: Run, existing: Da
     existing.execute("UPDATE sessions SET status = 'active' WHERE status IN ('in-progress', 'Archived')")
     before = catalog(existing)
     assert migrate(call, existing).returncode == 0
-    existing.execute("CALL pgvigil.tighten_value_checks()")
+    existing.execute("CALL pgvigil.validate_value_checks()")
     assert len(existing.execute(CHECKS)) == 3
     assert call("pgvigil", "revert", "--to", "base", "--database-url", existing.url).returncode == 0
     assert catalog(existing) == before
@@ -301,7 +301,7 @@ def test_every_row_of_a_leftover_table_is_kept(broken: Database, adopted: Databa
     metrics = "SELECT metric_name, metric_value, labels, recorded_at FROM system_metrics WHERE metric_name = 'queue_depth' ORDER BY 4"
     assert adopted.execute(events) == broken.execute(events)
     assert adopted.execute(metrics) == broken.execute(metrics)
-    assert adopted.execute("SELECT table_name, rows_found, rows_adopted FROM pgvigil.leftovers ORDER BY 1") == [
+    assert adopted.execute("SELECT table_name, rows_found, rows_adopted FROM pgvigil.displaced_tables ORDER BY 1") == [
         ("analytics_aggregations", 101, 101),
         ("performance_logs", 5001, 5000),
         ("session_lifecycle", 20000, 20000),
@@ -328,9 +328,9 @@ def test_adopting_goes_on_where_it_was_interrupted(adopted: Database) -> None:
     count = "SELECT count(*) FROM session_lifecycle"
     assert adopted.execute(count) == [(20000,)]
     adopted.execute(
-        "UPDATE pgvigil.leftovers SET next_block = 0, finished_at = NULL WHERE table_name = 'session_lifecycle'"
+        "UPDATE pgvigil.displaced_tables SET next_block = 0, finished_at = NULL WHERE table_name = 'session_lifecycle'"
     )
-    adopted.execute("CALL pgvigil.adopt_leftovers(16)")
+    adopted.execute("CALL pgvigil.copy_legacy_tables(16)")
     assert adopted.execute(count) == [(20000,)]
 
 
@@ -384,7 +384,7 @@ def test_the_backup_is_private_described_and_can_be_restored(
     ]
     assert manifest["size"] == archive.stat().st_size
     assert manifest["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
-    tool, _ = tools.find_tool("pg_restore", existing.server.major)
+    tool, _ = pg_tools.find_tool("pg_restore", existing.server.major)
     # Without --exit-on-error: a newer pg_restore begins with a setting that an older server does not know.
     subprocess.run([tool, f"--dbname={database.url}", archive], check=False, capture_output=True)
     assert database.execute(APPLICATION_ROWS) == rows

@@ -131,7 +131,7 @@ def test_single_defect_of_any_schema_has_one_root_cause_and_its_repair_is_accept
 
 def test_each_case_says_what_must_be_found() -> None:
     for case in ALL:
-        words = {word for word, _ in case.remarks}
+        words = {word for word, _ in case.warnings}
         assert words <= {"from", "perhaps", "by", "on", *KINDS}, case.name
         assert words & set(KINDS), case.name
     assert len({case.name for case in ALL}) == len(ALL)

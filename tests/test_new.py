@@ -10,8 +10,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from pgvigil import project
-from pgvigil.build import offline, plan
 from pgvigil.cli import main
+from pgvigil.migration import files, offline_check
 
 pytestmark = pytest.mark.client_side
 
@@ -31,9 +31,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("checkout")
 def test_a_new_migration_has_its_three_files_and_follows_the_last() -> None:
-    last = plan.load(project.MIGRATIONS)[-1]
+    last = files.load(project.MIGRATIONS)[-1]
     assert main(["new", "session_tags"]) == 0
-    new = plan.load(project.MIGRATIONS)[-1]
+    new = files.load(project.MIGRATIONS)[-1]
     assert new.name == f"{int(last.revision) + 1:03}_session_tags"
     assert new.revert_path.is_file()
     config = Config()
@@ -44,16 +44,16 @@ def test_a_new_migration_has_its_three_files_and_follows_the_last() -> None:
 
 @pytest.mark.usefixtures("checkout")
 def test_offline_complains_until_the_init_script_has_the_new_migration() -> None:
-    assert offline.check() == []
+    assert offline_check.check() == []
     main(["new", "session_tags"])
-    assert any(project.INIT_SQL.name in fault and "session_tags" in fault for fault in offline.check())
+    assert any(project.INIT_SQL.name in fault and "session_tags" in fault for fault in offline_check.check())
 
 
 @pytest.mark.usefixtures("checkout")
 def test_the_printed_commands_make_offline_agree_again() -> None:
     main(["new", "session_tags"])
     assert main(["init-sql", "--write"]) == 0
-    assert offline.check() == []
+    assert offline_check.check() == []
 
 
 @pytest.mark.parametrize("name", ["Tags", "a b", "../escape", "1st", "", "x" * 61])
@@ -65,7 +65,7 @@ def test_a_name_that_cannot_be_a_file_s_is_refused_and_nothing_is_written(checko
 
 @pytest.mark.usefixtures("checkout")
 def test_a_name_that_is_taken_is_refused() -> None:
-    assert main(["new", plan.load(project.MIGRATIONS)[-1].name[4:]]) == 2
+    assert main(["new", files.load(project.MIGRATIONS)[-1].name[4:]]) == 2
 
 
 def test_an_installed_package_is_not_written_to(

@@ -10,10 +10,10 @@ import pytest
 
 from conftest import DATA, EXISTING_INSTALL, Database, Run, Templates, _new_database
 from pgvigil import project
-from pgvigil.build import sql
-from pgvigil.operate import remake
+from pgvigil.diagnostics import remake
+from pgvigil.migration import sql_lexer
 from pgvigil.validate import load_declaration, self_test, validate
-from pgvigil.validate.catalog import Snapshot
+from pgvigil.validate.catalog.snapshot import Snapshot
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -50,7 +50,7 @@ RUN_TIME = [
 def start(database: Database, **options: str) -> None:
     """Statement by statement, as the application sends them."""
     with psycopg.connect(database.url, autocommit=True, **options) as conn:  # type: ignore[arg-type]
-        for statement in sql.statements(STARTUP):
+        for statement in sql_lexer.statements(STARTUP):
             conn.execute(statement.text)
 
 
@@ -195,10 +195,10 @@ def test_setup_runs_again_where_it_has_started(call: Run, fresh: Database) -> No
 @pytest.mark.parametrize(
     ("function", "of"),
     [
-        ("keep_deleted_session()", 'trigger sessions."Keep_deleted_session"'),
+        ("archive_deleted_session()", 'trigger sessions."00_archive_deleted_session"'),
         ("touch_session()", "trigger sessions.watch_session"),
         ("guard_archived_session()", "trigger context_history.guard_archived_session"),
-        ("give_expiry()", "trigger sessions.give_expiry"),
+        ("set_default_expiry()", "trigger sessions.set_default_expiry"),
     ],
 )
 def test_the_self_test_finds_what_does_not_work_beside_its_triggers(fresh: Database, function: str, of: str) -> None:
@@ -421,7 +421,9 @@ COLUMNS = """ALTER TABLE sessions ADD COLUMN last_activity_at timestamptz DEFAUL
 def half_of_it() -> str:
     """Its dollar quotes slipped: no function, trigger or view came to be."""
     return ";\n".join(
-        s.text for s in sql.statements(STARTUP) if s.starts_with("CREATE", "TABLE") or s.starts_with("CREATE", "INDEX")
+        s.text
+        for s in sql_lexer.statements(STARTUP)
+        if s.starts_with("CREATE", "TABLE") or s.starts_with("CREATE", "INDEX")
     )
 
 
@@ -435,7 +437,7 @@ def adopted(call: Run, database: Database) -> None:
     assert database.execute(counts) == before
     assert f"{before[0][5]} of its {before[0][5]} rows are now in analytics_aggregations" in done.stdout
     assert database.execute(
-        "SELECT count(*) FROM pgvigil.leftovers WHERE rows_adopted IS DISTINCT FROM rows_found"
+        "SELECT count(*) FROM pgvigil.displaced_tables WHERE rows_adopted IS DISTINCT FROM rows_found"
     ) == [(0,)]
     assert verdict(call, database.url)["findings"] == []
 

@@ -16,8 +16,8 @@ from psycopg import sql
 
 from conftest import PROJECT, Database, Run
 from pgvigil import project
-from pgvigil.build import apply, plan
 from pgvigil.database import Target, parse_url
+from pgvigil.migration import apply, files
 from pgvigil.text import quoted, visible
 
 pytestmark = pytest.mark.client_side
@@ -141,7 +141,7 @@ OURS = sorted([*project.MIGRATIONS.glob("*.sql"), *project.MIGRATIONS.glob("reve
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(project.MIGRATIONS)))
 def test_nobody_is_told_to_fix_a_file_of_ours(path: Path) -> None:
-    assert plan.is_shipped(path)
+    assert files.is_shipped(path)
     for sqlstate in ("42P07", "42601", "23505", "58P01", "XX000", "P0001", "42501", "53100", ""):
         assert "the file" not in apply._what_next(path, sqlstate, psycopg.Error("no"))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Database, Run, administer
-from pgvigil.embedded.scratch import Server
+from pgvigil.embedded.temporary import Server
 
 pytestmark = pytest.mark.client_side
 

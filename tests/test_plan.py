@@ -8,8 +8,8 @@ import pytest
 
 from conftest import Database, Run
 from pgvigil import project
-from pgvigil.build import plan, plan_report
 from pgvigil.cli import main
+from pgvigil.migration import files, plan_report
 
 pytestmark = pytest.mark.client_side
 
@@ -59,12 +59,12 @@ def test_a_migrated_database_is_up_to_date(call: Run, migrated: Database) -> Non
 
 
 def test_a_plan_to_an_earlier_revision_names_what_is_reverted(call: Run, migrated: Database) -> None:
-    assert "reverts      " + plan.load(project.MIGRATIONS)[-1].name in shown(call, migrated, "--to", "013")
+    assert "reverts      " + files.load(project.MIGRATIONS)[-1].name in shown(call, migrated, "--to", "013")
 
 
 def test_the_lists_read_from_the_file_are_those_of_the_database(migrated: Database) -> None:
     there = migrated.execute("SELECT table_name, column_name, allowed FROM pgvigil.value_lists() ORDER BY place")
-    read = plan_report.value_lists(plan.load(project.MIGRATIONS))
+    read = plan_report.value_lists(files.load(project.MIGRATIONS))
     assert [(table, column, list(values)) for table, column, values in read] == there
 
 

@@ -75,7 +75,7 @@ def test_errors_and_hints_are_indented(capsys: pytest.CaptureFixture[str], monke
     def fails() -> list[str]:
         raise UsageError(HOSTILE, "hint\nerror: forged")
 
-    monkeypatch.setattr("pgvigil.build.offline.check", fails)
+    monkeypatch.setattr("pgvigil.migration.offline_check.check", fails)
     assert cli.main(["validate", "--offline"]) == 2
     said = capsys.readouterr().err
     assert not SEEN.search(said)
@@ -100,14 +100,14 @@ def test_a_defect_shows_no_secret(capsys: pytest.CaptureFixture[str], monkeypatc
     def fails() -> list[str]:
         raise RuntimeError("postgresql://u:s3cret@h/d")
 
-    monkeypatch.setattr("pgvigil.build.offline.check", fails)
+    monkeypatch.setattr("pgvigil.migration.offline_check.check", fails)
     assert cli.main(["validate", "--offline"]) == 70
     assert "s3cret" not in capsys.readouterr().err
 
 
 def test_progress_is_guarded(capsys: pytest.CaptureFixture[str]) -> None:
-    with guarded(), display.journal() as tell:
-        tell(HOSTILE)
+    with guarded(), display.journal() as log:
+        log(HOSTILE)
     said = capsys.readouterr().err
     assert not SEEN.search(said)
     assert re.search(r"^\| ", said, re.MULTILINE)

@@ -13,12 +13,12 @@ import pytest
 
 from conftest import Database, Run, _new_database
 from pgvigil.database import Target, parse_url
+from pgvigil.diagnostics.plans import explain as explaining
+from pgvigil.diagnostics.plans import profile as profiling
+from pgvigil.diagnostics.plans.explain import Explanation
+from pgvigil.diagnostics.plans.plan_advice import Finding
+from pgvigil.diagnostics.plans.rolled_back import given
 from pgvigil.embedded import Server
-from pgvigil.operate import explain as explaining
-from pgvigil.operate import profile as profiling
-from pgvigil.operate.explain import Explanation
-from pgvigil.operate.findings import Finding
-from pgvigil.operate.trial import given
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -155,8 +155,8 @@ def test_a_missing_index_is_named_and_the_index_that_is_advised_serves(
     statement = "SELECT * FROM big WHERE n = $1::integer AND k >= 0"
     found = only(look(statement, "7", **processes), "sequential_scan")
     assert found.sentence == "sequential scan of public.big reads 14 MB for 10 of 100,000 rows: no index on n or k"
-    assert found.mend == "CREATE INDEX CONCURRENTLY ON public.big (n, k);"
-    world.execute(found.mend.replace(" ON ", " advised ON "))
+    assert found.fix == "CREATE INDEX CONCURRENTLY ON public.big (n, k);"
+    world.execute(found.fix.replace(" ON ", " advised ON "))
     try:
         assert [finding.finding for finding in look(statement, "7", **processes).findings] == ["index_used"]
     finally:
@@ -166,7 +166,7 @@ def test_a_missing_index_is_named_and_the_index_that_is_advised_serves(
 def test_partitions_count_as_one_table(look: Callable[..., Explanation]) -> None:
     found = only(look("SELECT * FROM parts WHERE n = 7"), "sequential_scan")
     assert found.sentence == "sequential scan of public.parts reads 10 MB for 16 of 80,000 rows: no index on n"
-    assert found.mend == "CREATE INDEX ON public.parts (n);"
+    assert found.fix == "CREATE INDEX ON public.parts (n);"
     used = only(look("SELECT * FROM parts WHERE id IN (1, 50000)"), "index_used")
     assert "on public.parts uses parts_id, for 2 rows" in used.sentence
 
@@ -205,9 +205,9 @@ def test_what_no_index_could_serve_is_told_as_that(
 def test_the_work_mem_that_would_do_does(
     look: Callable[..., Explanation], statement: str, finding: str, values: dict[str, str | int]
 ) -> None:
-    mend = only(look(statement, **{"work_mem": "256kB", **values}), finding).mend
-    assert mend
-    enough = mend.removeprefix("SET work_mem = '").removesuffix(" MB';")
+    fix = only(look(statement, **{"work_mem": "256kB", **values}), finding).fix
+    assert fix
+    enough = fix.removeprefix("SET work_mem = '").removesuffix(" MB';")
     assert int(enough) <= 64
     again = look(statement, **{**values, "work_mem": f"{enough}MB"})
     assert finding not in {found.finding for found in again.findings}
@@ -216,7 +216,7 @@ def test_the_work_mem_that_would_do_does(
 def test_a_partial_index_that_cannot_serve_is_not_blamed(look: Callable[..., Explanation]) -> None:
     found = only(look("SELECT * FROM kinds WHERE k = 7"), "sequential_scan")
     assert ": no index on k; kinds_k_of_word_0 cannot serve this condition: btree (k, n) WHERE " in found.sentence
-    assert found.mend == "CREATE INDEX CONCURRENTLY ON public.kinds (k);"
+    assert found.fix == "CREATE INDEX CONCURRENTLY ON public.kinds (k);"
 
 
 def test_a_partial_index_that_could_serve_is_the_one_that_was_not_taken(look: Callable[..., Explanation]) -> None:
@@ -233,7 +233,7 @@ def test_an_index_whose_kind_cannot_serve_is_not_blamed(look: Callable[..., Expl
 def test_an_index_of_another_collation_is_said_to_serve_nothing(look: Callable[..., Explanation]) -> None:
     found = only(look("""SELECT * FROM kinds WHERE filler > 'y' COLLATE "POSIX" """), "sequential_scan")
     assert "kinds_filler btree (filler) cannot serve " in found.sentence
-    assert "CREATE INDEX" not in (found.mend or "")
+    assert "CREATE INDEX" not in (found.fix or "")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_what_no_statistics_could_have_told_is_no_finding(look: Callable[..., Ex
 
 def test_a_group_of_what_was_never_analyzed_is_cured_by_analyzing_that(look: Callable[..., Explanation]) -> None:
     found = only(look("SELECT n FROM never_analyzed GROUP BY n", enable_sort="off"), "estimate_off")
-    assert (found.node, found.mend) == (
+    assert (found.node, found.fix) == (
         "Aggregate",
         "The planner has no statistics on the tables it reads: ANALYZE public.never_analyzed;",
     )
@@ -367,7 +367,7 @@ def test_explain_ends_with_1_when_something_is_wrong_and_tells_it_to_machines(ca
     assert (done.returncode, told["row_count"], set(told)) == (
         1, 1000, {"execution_ms", "planning_ms", "row_count", "findings", "plan"},
     )  # fmt: skip
-    assert set(told["findings"][0]) == {"finding", "level", "node", "sentence", "mend"}
+    assert set(told["findings"][0]) == {"finding", "level", "node", "sentence", "fix"}
     assert told["plan"]["Plan"]["Node Type"]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import PROJECT, Connection, Database, Templates, _new_database
 from pgvigil.database import parse_url
-from pgvigil.operate.explain import explain
+from pgvigil.diagnostics.plans.explain import explain
 
 pytestmark = pytest.mark.oldest_and_newest
 

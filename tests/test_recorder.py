@@ -28,9 +28,9 @@ import pytest
 
 from conftest import PROJECT, Database, Make, Mortal, Proxy, adds_up, application, give, nobody, wait_until
 from pgvigil import cli
-from pgvigil.live import ExecutionTracker, Recorder, Stats, rows
+from pgvigil.live import ExecutionTracker, Recorder, Stats, records
 from pgvigil.live import recorder as recorder_module
-from pgvigil.live.lines import Encoder
+from pgvigil.live.copy_encoding import Encoder
 from pgvigil.live.writer import Unavailable, Writer
 
 pytestmark = pytest.mark.client_side
@@ -316,7 +316,7 @@ def test_huge_bad_row_does_not_break_the_bound_of_the_quarantine(fresh: Database
 def test_full_quarantine_takes_nothing_more(
     fresh: Database, make: Make, spill: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgvigil.live.delivery._QUARANTINE_BYTES", 1000)
+    monkeypatch.setattr("pgvigil.live.dispatcher._QUARANTINE_BYTES", 1000)
     refuse(fresh, "bad")
     recorder = make(fresh.url)
     for n in range(20):
@@ -386,7 +386,7 @@ def test_statement_that_a_function_of_the_server_refuses_does_not_hold_up_the_ot
     )
     [(session,)] = fresh.execute("SELECT instrumentation.register_session(instrumentation.register_instance('h'))")
     recorder = make(fresh.url)
-    recorder.append(rows.statement(str(session), "SELECT 1", 1000, 1))
+    recorder.append(records.statement(str(session), "SELECT 1", 1000, 1))
     record_all(recorder, names(3))
     assert recorder.flush() == "written"
     assert (recorder.stats().quarantined, recorder.stats().written) == (1, 3)
@@ -473,7 +473,7 @@ def test_statements_whose_commit_nobody_acknowledged_are_written_once(
     fresh.execute("SELECT instrumentation.register_session(%s, %s)", (instance, session))
     recorder = make(through(proxy, fresh), spill_after=60)
     for text in names(100):
-        recorder.append(rows.statement(session, text, 1, 1))
+        recorder.append(records.statement(session, text, 1, 1))
     wait_until(lambda: recorder.stats().written == 100)
     assert proxy.cut.is_set()
     texts = fresh.execute("SELECT sql_text FROM instrumentation.sql_statements ORDER BY statement_id")
@@ -502,7 +502,7 @@ def test_spilled_statements_of_unknown_sessions_are_set_aside_and_the_others_wri
     again = bar_the_way(monkeypatch, outage)
     recorder = make(fresh.url, batch_size=40)
     for n, text in enumerate(names(100)):
-        recorder.append(rows.statement(str(uuid4()) if n % 3 == 0 else session, text, 1, 1))
+        recorder.append(records.statement(str(uuid4()) if n % 3 == 0 else session, text, 1, 1))
     assert recorder.flush() == "spilled"
     again.set()
     wait_until(lambda: not recorder.stats().spill_pending)
@@ -874,7 +874,7 @@ def test_close_brings_the_spill_into_the_database(mortal: Mortal, make: Make) ->
 def test_close_tries_a_server_that_is_back_whatever_the_pause_was(
     mortal: Mortal, make: Make, spill: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgvigil.live.delivery._LONGEST_PAUSE", 3600)
+    monkeypatch.setattr("pgvigil.live.dispatcher._LONGEST_PAUSE", 3600)
     recorder = make(mortal.url, spill_after=0)
     mortal.end(signal.SIGINT)
     record_all(recorder, names(100))
@@ -974,7 +974,7 @@ def test_what_watches_an_application_never_waits(make: Make, tmp_path: Path, spi
     spill.write_text("a file where the directory should be")
     recorder = make(nobody(tmp_path), queue_size=100, batch_size=10, on_full="wait", max_wait=3600)
     for _ in range(200):
-        recorder.append(rows.statement("session", "SELECT 1", 1, 1))
+        recorder.append(records.statement("session", "SELECT 1", 1, 1))
     assert recorder.stats().dropped > 0
 
 

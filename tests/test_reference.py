@@ -15,8 +15,9 @@ import pytest
 from conftest import Mortal, Run, wait_until
 from pgvigil import project, scratch_databases
 from pgvigil.database import connect, parse_url
-from pgvigil.validate import Reference, cache, fix_sql, keep_reference, load_declaration, validate
-from pgvigil.validate.reference import WHAT
+from pgvigil.validate import Reference, fix_sql, keep_reference, load_declaration, validate
+from pgvigil.validate.diff.reference import WHAT
+from pgvigil.validate.spec import cache
 
 SPEC = load_declaration(project.SPEC)
 SCRATCH = "SELECT datname FROM pg_database WHERE datname LIKE 'pgvigil_reference_%'"

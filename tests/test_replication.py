@@ -166,7 +166,7 @@ def test_the_application_can_be_switched_over_to_a_subscriber(source: Database, 
     row = "INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT id, {}, 'message', 'x' FROM sessions"
     for number in range(10, 40):
         subscriber.execute(row.format(number))
-    unequal = "SELECT count(*) FROM sessions s, pgvigil.kept_counters(s.id) k, pgvigil.count_context(s.id) c WHERE k.context_count <> c.context_count"
+    unequal = "SELECT count(*) FROM sessions s, pgvigil.current_counters(s.id) k, pgvigil.count_context(s.id) c WHERE k.context_count <> c.context_count"
     assert subscriber.execute(unequal) == [(0,)]
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from pgvigil import project
 from pgvigil.text import one_line, visible
-from pgvigil.validate import FORMATS, Finding, Report, Unchecked, load_declaration, load_spec, located, render
-from pgvigil.validate.formats.text import wants_colour
+from pgvigil.validate import FORMATS, Finding, Report, Unchecked, load_declaration, load_spec, render, with_source_line
+from pgvigil.validate.report.formats.text import wants_colour
 
 pytestmark = pytest.mark.client_side
 
@@ -324,7 +324,7 @@ def test_what_was_not_compared_is_no_pass() -> None:
     ("path", "entry"),
     [
         ("table sessions", lambda spec: spec.tables["sessions"]),
-        ("comment on table pgvigil.leftovers", lambda spec: spec.tables["pgvigil.leftovers"]),
+        ("comment on table pgvigil.displaced_tables", lambda spec: spec.tables["pgvigil.displaced_tables"]),
         ("column sessions.id", lambda spec: spec.tables["sessions"].columns["id"]),
         ("comment on column system_metrics.labels", lambda spec: spec.tables["system_metrics"].columns["labels"]),
         ("constraint sessions.sessions_pkey", lambda spec: spec.tables["sessions"].constraints["sessions_pkey"]),
@@ -333,8 +333,8 @@ def test_what_was_not_compared_is_no_pass() -> None:
             lambda spec: spec.tables["sessions"].indexes["idx_sessions_archived_at"],
         ),
         (
-            'trigger sessions."Keep_deleted_session"',
-            lambda spec: spec.tables["sessions"].triggers['"Keep_deleted_session"'],
+            'trigger sessions."00_archive_deleted_session"',
+            lambda spec: spec.tables["sessions"].triggers['"00_archive_deleted_session"'],
         ),
         ("view session_monitoring_view", lambda spec: spec.views["session_monitoring_view"]),
         ("function pgvigil.actor()", lambda spec: spec.functions["pgvigil.actor()"]),
@@ -346,12 +346,12 @@ def test_what_was_not_compared_is_no_pass() -> None:
 )
 def test_finding_knows_the_line_it_comes_from(path: str, entry: Any) -> None:
     spec = load_spec(project.SPEC)
-    (finding,) = located(load_declaration(project.SPEC), [Finding("missing", path)])
+    (finding,) = with_source_line(load_declaration(project.SPEC), [Finding("missing", path)])
     assert finding.line == entry(spec).line
 
 
 def test_finding_about_something_that_stands_nowhere_has_no_line() -> None:
-    (finding,) = located(load_declaration(project.SPEC), [Finding("unexpected", "table pgvigil.extra")])
+    (finding,) = with_source_line(load_declaration(project.SPEC), [Finding("unexpected", "table pgvigil.extra")])
     assert finding.line is None
 
 

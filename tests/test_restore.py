@@ -20,11 +20,11 @@ import pytest
 from conftest import PROJECT, Database, wait_until
 from pgvigil import cli, scratch_databases
 from pgvigil import database as databases
-from pgvigil.build import backup, copies, restore, swap, tools
-from pgvigil.build.journal import Journal
-from pgvigil.build.restore import RestoreOutcome
+from pgvigil.backup import create, pg_tools, restore, scratch_restore, swap
+from pgvigil.backup.restore import RestoreOutcome
 from pgvigil.database import Target
 from pgvigil.errors import RestoreError
+from pgvigil.progress import Reporter
 from test_migrate import APPLICATION_ROWS, catalog
 
 pytestmark = pytest.mark.client_side
@@ -63,7 +63,7 @@ def target(existing: Database) -> Iterator[Target]:
 def archive(target: Target, tmp_path: Path) -> Path:
     """A proved backup of `existing`."""
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", None, Journal())
+        made = create.take(conn, target, tmp_path / "backups", None, Reporter())
     assert made.archive
     return Path(made.archive)
 
@@ -74,19 +74,19 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def put_back(target: Target, archive: Path, said: list[str]) -> Restore:
-    def put_back(*, overwrite_newer: bool = False) -> RestoreOutcome:
-        return restore.restore(target, archive, overwrite_newer=overwrite_newer, tell=Journal(said.append))
+def restore_displaced(target: Target, archive: Path, said: list[str]) -> Restore:
+    def restore_displaced(*, overwrite_newer: bool = False) -> RestoreOutcome:
+        return restore.restore(target, archive, overwrite_newer=overwrite_newer, log=Reporter(said.append))
 
-    return put_back
+    return restore_displaced
 
 
-def refused(put_back: Restore, existing: Database, words: str) -> RestoreError:
+def refused(restore_displaced: Restore, existing: Database, words: str) -> RestoreError:
     """The restore fails, and the live database is the one it was, open, and without a half-restored one beside it."""
     identity = "SELECT oid, datallowconn FROM pg_database WHERE datname = current_database()"
     before, rows = existing.execute(identity), existing.execute(APPLICATION_ROWS)
     with pytest.raises(RestoreError, match=words) as caught:
-        put_back()
+        restore_displaced()
     assert existing.execute(identity) == before
     assert existing.execute(APPLICATION_ROWS) == rows
     assert family(existing) == [existing.name]
@@ -96,10 +96,10 @@ def refused(put_back: Restore, existing: Database, words: str) -> RestoreError:
 # ── What comes back ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_schema_and_rows_come_back_and_the_old_database_is_kept(existing: Database, put_back: Restore) -> None:
+def test_schema_and_rows_come_back_and_the_old_database_is_kept(existing: Database, restore_displaced: Restore) -> None:
     before, rows = schema(existing), existing.execute(APPLICATION_ROWS)
     existing.execute("DROP TABLE context_history CASCADE; TRUNCATE sessions CASCADE")
-    done = put_back()
+    done = restore_displaced()
     assert existing.execute(APPLICATION_ROWS) == rows
     assert schema(existing) == before
     assert re.fullmatch(rf"{existing.name}_pre_restore_\d{{8}}T\d{{6}}", done.kept)
@@ -109,7 +109,7 @@ def test_schema_and_rows_come_back_and_the_old_database_is_kept(existing: Databa
     assert (done.tables, done.swap_seconds < 5) == (5, True)
 
 
-def test_owner_rights_and_settings_are_carried_over(existing: Database, put_back: Restore) -> None:
+def test_owner_rights_and_settings_are_carried_over(existing: Database, restore_displaced: Restore) -> None:
     maintenance(
         existing,
         f"""DO $$ BEGIN CREATE ROLE bk_owner; CREATE ROLE bk_guest; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
@@ -129,11 +129,11 @@ def test_owner_rights_and_settings_are_carried_over(existing: Database, put_back
                        ARRAY(SELECT (setrole::regrole, setconfig)::text FROM pg_db_role_setting WHERE setdatabase = d.oid ORDER BY 1)
                 FROM pg_database d WHERE datname = '{existing.name}'"""
     before = maintenance(existing, facts)
-    put_back()
+    restore_displaced()
     assert maintenance(existing, facts) == before
 
 
-def test_sessions_are_ended_and_can_come_back(existing: Database, put_back: Restore) -> None:
+def test_sessions_are_ended_and_can_come_back(existing: Database, restore_displaced: Restore) -> None:
     """Clients that reconnect at once, again and again, do not keep the database from being swapped."""
     stop, ended = threading.Event(), [0]
 
@@ -150,7 +150,7 @@ def test_sessions_are_ended_and_can_come_back(existing: Database, put_back: Rest
     for client in clients:
         client.start()
     try:
-        put_back()
+        restore_displaced()
         assert existing.execute("SELECT count(*) FROM sessions") == [(20000,)]
     finally:
         stop.set()
@@ -163,8 +163,8 @@ def test_a_missing_public_schema_stays_missing(existing: Database, target: Targe
     existing.execute('ALTER SCHEMA public RENAME TO "My App"')
     before = schema(existing)
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", None, Journal(), proof="restore")
-    restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
+        made = create.take(conn, target, tmp_path / "backups", None, Reporter(), proof="restore")
+    restore.restore(target, Path(str(made.archive)), overwrite_newer=False, log=Reporter())
     assert existing.execute("SELECT to_regnamespace('public')") == [(None,)]
     assert schema(existing) == before
 
@@ -176,9 +176,9 @@ def test_a_migration_is_undone_by_the_backup_it_took(
     """What the migration itself wrote is nothing to be lost: it needs no --overwrite-newer."""
     before, rows = schema(existing), existing.execute(APPLICATION_ROWS)
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "first", None, Journal(), proof=proof)  # type: ignore[arg-type]
+        made = create.take(conn, target, tmp_path / "first", None, Reporter(), proof=proof)  # type: ignore[arg-type]
     assert cli.main(["migrate", "--database-url", existing.url, "--backup-dir", str(tmp_path / "own")]) == 0
-    restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
+    restore.restore(target, Path(str(made.archive)), overwrite_newer=False, log=Reporter())
     assert schema(existing) == before
     assert existing.execute(APPLICATION_ROWS) == rows
 
@@ -187,8 +187,8 @@ def test_a_migrated_database_is_proved_and_comes_back(migrated: Database, tmp_pa
     """Partitions, triggers and CHECKs that are spelt another way after a dump."""
     target = databases.parse_url(migrated.tcp_url, "--database-url")
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", "015", Journal(), proof="restore")
-    done = restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
+        made = create.take(conn, target, tmp_path / "backups", "015", Reporter(), proof="restore")
+    done = restore.restore(target, Path(str(made.archive)), overwrite_newer=False, log=Reporter())
     maintenance(migrated, f'DROP DATABASE "{done.kept}"')
     assert cli.main(["validate", "--self-test", "--database-url", migrated.url]) == 0
 
@@ -208,22 +208,22 @@ def test_a_migrated_database_is_proved_and_comes_back(migrated: Database, tmp_pa
     ],
 )
 def test_what_was_written_after_the_backup_is_not_overwritten_unasked(
-    existing: Database, put_back: Restore, archive: Path, write: str, words: str
+    existing: Database, restore_displaced: Restore, archive: Path, write: str, words: str
 ) -> None:
     existing.execute(write)
-    error = refused(put_back, existing, words)
+    error = refused(restore_displaced, existing, words)
     assert re.search(
         rf"pgvigil restore {archive} --overwrite-newer --database-url '.*dbname={existing.name}", error.hint
     )
     assert existing.server.password not in error.message + error.hint
-    done = put_back(overwrite_newer=True)
+    done = restore_displaced(overwrite_newer=True)
     assert existing.execute("SELECT count(*) FROM sessions") == [(20000,)]
     with psycopg.connect(existing.server.dsn(done.kept)) as conn:  # nothing is lost for good
         conn.execute("SELECT 1 FROM sessions WHERE session_key = 'written after the backup'")
 
 
 def test_what_is_written_while_the_restore_runs_is_found_before_the_swap(
-    existing: Database, put_back: Restore, monkeypatch: pytest.MonkeyPatch
+    existing: Database, restore_displaced: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry_over = swap.carry_over
 
@@ -233,13 +233,13 @@ def test_what_is_written_while_the_restore_runs_is_found_before_the_swap(
 
     monkeypatch.setattr(swap, "carry_over", write_and_carry_over)
     with pytest.raises(RestoreError, match="20001 rows"):
-        put_back()
+        restore_displaced()
     assert existing.execute("SELECT count(*) FROM sessions") == [(20001,)]
     assert family(existing) == [existing.name]
 
 
 def test_no_row_is_lost_while_clients_write(
-    existing: Database, put_back: Restore, monkeypatch: pytest.MonkeyPatch
+    existing: Database, restore_displaced: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writers that come between the last look and the swap: each row they were told is committed is there afterwards."""
     committed: list[str] = []
@@ -273,7 +273,7 @@ def test_no_row_is_lost_while_clients_write(
     for writer in writers:
         writer.start()
     try:
-        put_back()
+        restore_displaced()
         wait_until(lambda: committed)
     finally:
         go.set()
@@ -322,36 +322,36 @@ def miscounted(archive: Path) -> None:
     ids=["truncated", "flipped", "of another", "no manifest", "empty manifest", "no archive"],
 )
 def test_what_is_no_backup_is_refused(
-    existing: Database, put_back: Restore, archive: Path, spoil: Callable[[Path], None], words: str
+    existing: Database, restore_displaced: Restore, archive: Path, spoil: Callable[[Path], None], words: str
 ) -> None:
     spoil(archive)
-    refused(put_back, existing, words)
+    refused(restore_displaced, existing, words)
 
 
 def test_a_restore_that_does_not_equal_the_manifest_is_not_swapped_in(
-    existing: Database, put_back: Restore, archive: Path
+    existing: Database, restore_displaced: Restore, archive: Path
 ) -> None:
     miscounted(archive)
     existing.execute("TRUNCATE handoff_requests")
-    refused(put_back, existing, r"public\.handoff_requests has rows with different content")
+    refused(restore_displaced, existing, r"public\.handoff_requests has rows with different content")
 
 
 def test_a_backup_without_rows_is_refused(target: Target, tmp_path: Path) -> None:
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", None, Journal(), kind="schema")
+        made = create.take(conn, target, tmp_path / "backups", None, Reporter(), kind="schema")
     with pytest.raises(RestoreError, match="of kind schema, which has no rows"):
-        restore.restore(target, Path(str(made.archive)), overwrite_newer=True, tell=Journal())
+        restore.restore(target, Path(str(made.archive)), overwrite_newer=True, log=Reporter())
 
 
 def test_a_pg_restore_that_fails_leaves_the_database_as_it_was(
-    existing: Database, put_back: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    existing: Database, restore_displaced: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tools").mkdir()
     for name, script in (("pg_dump", "echo 'pg_dump (PostgreSQL) 99.1'"), ("pg_restore", "echo disk full >&2; exit 1")):
         (tmp_path / "tools" / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "tools" / name).chmod(0o755)
     monkeypatch.setenv("PGVIGIL_PG_BIN", str(tmp_path / "tools"))
-    refused(put_back, existing, "the backup cannot be restored:\n  disk full")
+    refused(restore_displaced, existing, "the backup cannot be restored:\n  disk full")
 
 
 INIT = "pg_restore: while INITIALIZING:\n"
@@ -380,7 +380,7 @@ IGNORED = "pg_restore: warning: errors ignored on restore: {}\n"
     ],
 )
 def test_only_the_missing_transaction_timeout_is_forgiven(words: str, status: int | None, forgiven: bool) -> None:
-    assert copies._is_transaction_timeout(words, status) is forgiven
+    assert scratch_restore._is_transaction_timeout(words, status) is forgiven
 
 
 # ── Crashes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -388,7 +388,7 @@ def test_only_the_missing_transaction_timeout_is_forgiven(words: str, status: in
 
 @pytest.mark.parametrize("how", [RuntimeError("between the renames"), KeyboardInterrupt()])
 def test_a_failure_between_the_two_renames_renames_back(
-    existing: Database, put_back: Restore, monkeypatch: pytest.MonkeyPatch, how: BaseException
+    existing: Database, restore_displaced: Restore, monkeypatch: pytest.MonkeyPatch, how: BaseException
 ) -> None:
     before = existing.execute("SELECT oid FROM pg_database WHERE datname = current_database()")
     rename = swap._rename
@@ -400,7 +400,7 @@ def test_a_failure_between_the_two_renames_renames_back(
 
     monkeypatch.setattr(swap, "_rename", once)
     with pytest.raises(type(how)):
-        put_back()
+        restore_displaced()
     assert existing.execute("SELECT oid FROM pg_database WHERE datname = current_database()") == before
     assert family(existing) == [existing.name]
 
@@ -414,8 +414,9 @@ def test_a_process_killed_at_the_renames_leaves_the_database_reachable(
 import os, signal, sys
 from pathlib import Path
 from pgvigil import database
-from pgvigil.build import restore, swap
-from pgvigil.build.journal import Journal
+from pgvigil.backup import restore
+from pgvigil.backup import swap
+from pgvigil.progress import Journal
 rename, calls = swap._rename, []
 def renames(*arguments):
     calls.append(arguments)
@@ -440,19 +441,19 @@ restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, tell=Journal()
     assert not [name for name in family(existing) if "_pre_restore_" in name]
 
 
-def test_what_a_killed_restore_left_is_dropped_by_the_next(existing: Database, put_back: Restore) -> None:
+def test_what_a_killed_restore_left_is_dropped_by_the_next(existing: Database, restore_displaced: Restore) -> None:
     left, other = f"{existing.name}_pgvigil_restore_20261121T010203", f"{existing.name}_pgvigil_restore_20261121T040506"
     with databases.connect(databases.parse_url(existing.server.dsn(), "a test"), "test") as conn:
         scratch_databases.make(conn, left)
         pid = conn.info.backend_pid
     wait_until(lambda: not maintenance(existing, f"SELECT FROM pg_stat_activity WHERE pid = {pid}"))
     maintenance(existing, f'CREATE DATABASE "{other}"')  # not marked: somebody's own
-    done = put_back()
+    done = restore_displaced()
     assert family(existing) == sorted([existing.name, other, done.kept])
 
 
 def test_a_name_that_somebody_has_taken_does_not_stop_the_restore(
-    existing: Database, put_back: Restore, monkeypatch: pytest.MonkeyPatch
+    existing: Database, restore_displaced: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Clock(datetime):
         @classmethod
@@ -463,14 +464,14 @@ def test_a_name_that_somebody_has_taken_does_not_stop_the_restore(
     taken = [f"{existing.name}_{what}_20261121T052746" for what in ("pre_restore", "pgvigil_restore")]
     for name in taken:
         maintenance(existing, f'CREATE DATABASE "{name}"')
-    done = put_back()
+    done = restore_displaced()
     assert re.fullmatch(rf"{taken[0]}_[0-9a-f]{{8}}", done.kept)
     assert family(existing) == sorted([existing.name, *taken, done.kept])
     assert existing.execute("SELECT count(*) FROM sessions") == [(20000,)]
 
 
 def test_rights_and_comment_come_with_the_swap_and_not_before(
-    existing: Database, put_back: Restore, monkeypatch: pytest.MonkeyPatch
+    existing: Database, restore_displaced: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maintenance(existing, f"GRANT CREATE ON DATABASE {existing.name} TO PUBLIC")
     seen: list[tuple[object, ...]] = []
@@ -479,7 +480,7 @@ def test_rights_and_comment_come_with_the_swap_and_not_before(
         seen.extend(maintenance(existing, f"SELECT datacl::text[] FROM pg_database WHERE datname = '{new}'"))
 
     monkeypatch.setattr(swap, "carry_over", look)
-    put_back()
+    restore_displaced()
     assert seen == [(["postgres=CTc/postgres"],)]
     facts = f"SELECT datacl::text[], shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{existing.name}'"
     assert maintenance(existing, facts) == [(["=CTc/postgres", "postgres=CTc/postgres"], None)]
@@ -492,29 +493,29 @@ def test_what_pg_dump_has_left_out_is_not_lost_unasked(existing: Database, targe
     existing.execute("CREATE EXTENSION citext; CREATE TABLE orders AS SELECT generate_series(1, 10) AS n")
     existing.execute("ALTER EXTENSION citext ADD TABLE orders")
     with databases.connect(target, "test") as conn:
-        made = backup.take(conn, target, tmp_path / "backups", None, Journal())
+        made = create.take(conn, target, tmp_path / "backups", None, Reporter())
     with pytest.raises(
         RestoreError, match=r"left objects out of the archive.*table public\.orders \(10 rows\)"
     ) as caught:
-        restore.restore(target, Path(str(made.archive)), overwrite_newer=False, tell=Journal())
+        restore.restore(target, Path(str(made.archive)), overwrite_newer=False, log=Reporter())
     assert "--accept-left-out" in caught.value.hint
     assert family(existing) == [existing.name]
-    done = restore.restore(target, Path(str(made.archive)), overwrite_newer=False, accept_left_out=True, tell=Journal())
+    done = restore.restore(target, Path(str(made.archive)), overwrite_newer=False, accept_left_out=True, log=Reporter())
     with psycopg.connect(existing.server.dsn(done.kept)) as conn:
         assert conn.execute("SELECT count(*) FROM orders").fetchone() == (10,)
 
 
 def test_a_parameter_that_the_server_does_not_know_is_the_reason_that_is_given(
-    existing: Database, put_back: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    existing: Database, restore_displaced: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tools").mkdir()
     fails = 'case " $* " in *" --dbname="*) echo \'ERROR:  unrecognized parameter "pg_attver"\' >&2; exit 1;; esac'
-    real = tools.find_tool("pg_restore", existing.server.major)[0]
+    real = pg_tools.find_tool("pg_restore", existing.server.major)[0]
     for name, script in (("pg_dump", ""), ("pg_restore", fails)):
         (tmp_path / "tools" / name).write_text(f'#!/bin/sh\n{script}\nexec "{real.with_name(name)}" "$@"\n')
         (tmp_path / "tools" / name).chmod(0o755)
     monkeypatch.setenv("PGVIGIL_PG_BIN", str(tmp_path / "tools"))
-    error = refused(put_back, existing, 'the archive sets "pg_attver", which PostgreSQL .* does not know')
+    error = refused(restore_displaced, existing, 'the archive sets "pg_attver", which PostgreSQL .* does not know')
     assert "PGVIGIL_PG_BIN" in error.hint
 
 
@@ -523,5 +524,5 @@ def test_a_role_that_may_not_swap_is_told_before_anything_is_begun(existing: Dat
     maintenance(existing, "ALTER ROLE bk_stranger LOGIN")
     target = databases.parse_url(existing.url.replace("postgres@", "bk_stranger@"), "--database-url")
     with pytest.raises(RestoreError, match='role "bk_stranger" may not replace database'):
-        restore.restore(target, archive, overwrite_newer=False, tell=Journal())
+        restore.restore(target, archive, overwrite_newer=False, log=Reporter())
     assert family(existing) == [existing.name]

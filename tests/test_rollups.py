@@ -174,13 +174,13 @@ def test_who_may_not_see_when_a_writer_began_waits_for_its_end(fresh: Database) 
     role = f"t_{fresh.name}"
     fresh.execute(
         f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgvigil TO {role};"
-        f"GRANT EXECUTE ON FUNCTION pgvigil.settled_until(regclass) TO {role}"
+        f"GRANT EXECUTE ON FUNCTION pgvigil.complete_until(regclass) TO {role}"
     )
     try:
         with fresh.connect(autocommit=False) as writer, fresh.connect() as other:
             writer.execute("INSERT INTO performance_logs (operation, duration_ms, success) VALUES ('o', 1, true)")
             other.execute(f"SET ROLE {role}")
-            settled = "SELECT pgvigil.settled_until('public.performance_logs')::text"
+            settled = "SELECT pgvigil.complete_until('public.performance_logs')::text"
             assert other.execute(settled).fetchall() == [("-infinity",)]
             writer.commit()
             assert other.execute(settled).fetchall() != [("-infinity",)]

@@ -18,8 +18,7 @@ import psycopg
 import pytest
 
 from conftest import PROJECT, REVISIONS, Database, Run, add_migration, wait_until
-from pgvigil import cli, display
-from pgvigil.build import locks
+from pgvigil import cli, display, locks
 from test_bad_input import refused
 from test_migrate import catalog
 
@@ -48,7 +47,7 @@ def doing(database: Database, what: str) -> Callable[[], bool]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgvigil.build.preflight.LONG_WITH_LOCKS", "0 seconds")
+    monkeypatch.setattr("pgvigil.migration.preflight.LONG_WITH_LOCKS", "0 seconds")
 
 
 @pytest.mark.client_side
@@ -133,7 +132,7 @@ def test_json_is_one_document_with_plan_backup_statements_and_verdict(
     assert cli.main(["migrate", "--json", "--database-url", existing.url, "--backup-dir", str(tmp_path)]) == 0
     told = json.loads(capfd.readouterr().out)
     assert (told["exit_code"], told["from"], told["to"], told["validation"]["valid"]) == (0, None, REVISIONS[-1], True)
-    assert [p["name"] for p in told["plan"]] == told["moved"]
+    assert [p["name"] for p in told["plan"]] == told["applied"]
     assert (len(told["backup"]["sha256"]), Path(told["backup"]["archive"]).is_file()) == (64, True)
     assert {"ledger.sql", "004_session_triggers.sql", "014_session_indexes.sql"} <= {
         s["file"] for s in told["statements"]

@@ -19,11 +19,12 @@ from psycopg import sql
 from conftest import PROJECT, Database, Run, wait_until
 from pgvigil import database as databases
 from pgvigil import project, scratch_databases
-from pgvigil.build import copies, swap
+from pgvigil.backup import scratch_restore, swap
 from pgvigil.database import Target
 from pgvigil.embedded import Server
 from pgvigil.scratch_databases import Scratch
-from pgvigil.validate import Reference, load_declaration, reference
+from pgvigil.validate import Reference, load_declaration
+from pgvigil.validate.diff import reference
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -129,13 +130,13 @@ def test_a_stranger_never_enters_the_copy_of_a_backup(
     roles: Roles, database: Database, call: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.execute("CREATE TABLE t AS SELECT 1 AS n; GRANT SELECT ON t TO PUBLIC")
-    compare, seen = copies.compare, []
+    compare, seen = scratch_restore.compare, []
 
     def look_and_compare(there: Target, *rest: Any) -> None:
         seen.append(roles.enters(roles.stranger, there.parameters["dbname"]))
         compare(there, *rest)
 
-    monkeypatch.setattr(copies, "compare", look_and_compare)
+    monkeypatch.setattr(scratch_restore, "compare", look_and_compare)
     assert call("pgvigil", "backup", "create", "--database-url", database.url).returncode == 0
     assert seen == [False]
 

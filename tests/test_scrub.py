@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pgvigil.live import scrub
+from pgvigil.live import redact
 
 pytestmark = pytest.mark.client_side
 
@@ -112,13 +112,13 @@ VALUES = [
 @pytest.mark.parametrize(("query", "stored"), QUERIES)
 def test_secrets_of_a_query_are_hidden_and_its_other_literals_kept(query: str, stored: str) -> None:
     assert "s3cret" not in stored
-    assert scrub.hide_secrets_of_query(query) == stored
+    assert redact.hide_secrets_of_query(query) == stored
 
 
 @pytest.mark.parametrize(("message", "stored"), MESSAGES)
 def test_secrets_of_a_message_are_hidden(message: str, stored: str) -> None:
     assert "s3cret" not in stored
-    assert scrub.hide_secrets(message) == stored
+    assert redact.hide_secrets(message) == stored
 
 
 @pytest.mark.parametrize(("message", "sqlstate", "stored"), VALUES)
@@ -126,14 +126,14 @@ def test_values_that_an_error_repeats_are_hidden_and_names_kept(
     message: str, sqlstate: str | None, stored: str
 ) -> None:
     assert "s3cret" not in stored
-    assert scrub.hide_values(message, sqlstate) == stored
+    assert redact.hide_values(message, sqlstate) == stored
 
 
 @pytest.mark.parametrize("key", [
     "password", "DB-Pass-Word", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key", "apiKey", "Cookie",
 ])  # fmt: skip
 def test_values_of_secret_keys_are_hidden_whatever_they_are(key: str) -> None:
-    assert scrub.document({"a": [{key: {"x": "s3cret"}}]}) == {"a": [{key: "***"}]}
+    assert redact.document({"a": [{key: {"x": "s3cret"}}]}) == {"a": [{key: "***"}]}
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
@@ -181,12 +181,12 @@ MAKERS: dict[str, Callable[[int], str]] = {
     "ever longer escapes": _escapes,
 }
 FUNCTIONS: dict[str, Callable[[str], object]] = {
-    "hide_secrets": scrub.hide_secrets,
-    "hide_secrets_of_query": scrub.hide_secrets_of_query,
-    "normalize_literals, standard": lambda text: scrub.normalize_literals(text, "postgresql"),
-    "normalize_literals, other": lambda text: scrub.normalize_literals(text, "mysql"),
-    "hide_values": lambda text: scrub.hide_values(text, None),
-    "document": lambda text: scrub.document({text: text}),
+    "hide_secrets": redact.hide_secrets,
+    "hide_secrets_of_query": redact.hide_secrets_of_query,
+    "normalize_literals, standard": lambda text: redact.normalize_literals(text, "postgresql"),
+    "normalize_literals, other": lambda text: redact.normalize_literals(text, "mysql"),
+    "hide_values": lambda text: redact.hide_values(text, None),
+    "document": lambda text: redact.document({text: text}),
 }
 
 

@@ -20,9 +20,9 @@ from psycopg import errors
 from conftest import Connection, Database, Run, application, wait_until
 from pgvigil import project
 from pgvigil.database import parse_url
+from pgvigil.diagnostics import sessions
 from pgvigil.live import Sampler
-from pgvigil.operate import sessions
-from pgvigil.validate.reference import without_psql
+from pgvigil.validate.diff.reference import without_psql
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -629,7 +629,7 @@ CALLS = {
     "finish_kill": "SELECT instrumentation.finish_kill(instrumentation.current_session(), 'cancel', true, 'x', false)",
     "close_session": "SELECT instrumentation.close_session()",
     "stop_instance": "SELECT instrumentation.stop_instance('00000000-0000-7000-8000-000000000001')",
-    "log_session_created give_expiry": "INSERT INTO public.sessions (session_key, agent_from) VALUES ('a', 'x'), ('b', 'x')",
+    "log_session_created set_default_expiry": "INSERT INTO public.sessions (session_key, agent_from) VALUES ('a', 'x'), ('b', 'x')",
     "log_session_change": "UPDATE public.sessions SET status = 'completed'",
     "guard_archived_session count_added_context": """INSERT INTO public.context_history (session_id, sequence_number, context_type, content)
                                                      SELECT id, 1, 'message', 'x' FROM public.sessions""",
@@ -637,15 +637,15 @@ CALLS = {
     "count_changed_context": "UPDATE public.context_history SET content = 'longer'",
     "count_removed_context": "DELETE FROM public.context_history",
     "clear_session_counters guard_archived_children": "TRUNCATE public.context_history",
-    "keep_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
+    "archive_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
     "lapse_consent_by_status": "DELETE FROM pgvigil.final_statuses",
-    "follow_retention_policies lapse_consent": "UPDATE pgvigil.retention_policies SET active_hours = 1",
-    "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
+    "refresh_active_time lapse_consent": "UPDATE pgvigil.retention_policies SET active_hours = 1",
+    "default_partition_rows": "SELECT * FROM pgvigil.default_partition_rows()",
     "begin_job job_step report_job": "CALL pgvigil.run_job('counters')",
     "recount_session_counters": "SELECT * FROM pgvigil.recount_session_counters()",
-    "settle_session_counters_step": "SELECT pgvigil.settle_session_counters_step('{}')",
-    "adopt_leftovers_step": "SELECT pgvigil.adopt_leftovers_step('{}')",
-    "keep_truncated_sessions guard_legal_holds": "TRUNCATE public.sessions CASCADE",
+    "backfill_session_counters_step": "SELECT pgvigil.backfill_session_counters_step('{}')",
+    "copy_legacy_tables_step": "SELECT pgvigil.copy_legacy_tables_step('{}')",
+    "archive_truncated_sessions guard_legal_holds": "TRUNCATE public.sessions CASCADE",
     "register_monitor": "SELECT pgvigil.register_monitor('00000000-0000-7000-8000-000000000001', 'a', 'h', 1, '10 s')",
     "report_monitor": "SELECT * FROM pgvigil.report_monitor('00000000-0000-7000-8000-000000000001', 1, '{}', '{}', '{}')",
     "own_session_monitor": "SELECT * FROM pgvigil.own_session_monitor()",
@@ -777,10 +777,10 @@ def test_tail_tells_of_a_statement_when_it_begins_and_when_it_ends(
     followed = sessions.follow(parse_url(world.database.url, "a test"), str(target.session))
     told: list[tuple[str, str | None]] = []
 
-    def tell(count: int) -> None:
+    def log(count: int) -> None:
         told.extend((statement.status, statement.sql_text) for statement in itertools.islice(followed, count))
 
-    listening = threading.Thread(target=tell, args=(1,))
+    listening = threading.Thread(target=log, args=(1,))
     listening.start()
     wait_until(
         lambda: world.database.execute(
@@ -791,7 +791,7 @@ def test_tail_tells_of_a_statement_when_it_begins_and_when_it_ends(
     begun = target.connection.execute("SELECT instrumentation.record_statement('SELECT 1', 'executing')").fetchone()
     listening.join(30)
     target.connection.execute("SELECT instrumentation.record_statement('SELECT 1', statement => %s)", begun)
-    tell(1)
+    log(1)
     followed.close()  # type: ignore[attr-defined]
     assert told == [("executing", "SELECT 1"), ("success", "SELECT 1")]
 

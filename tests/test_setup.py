@@ -13,7 +13,7 @@ import pytest
 
 from conftest import PROJECT, REVISIONS, Database, Run
 from pgvigil import project
-from pgvigil.build import tools
+from pgvigil.backup import pg_tools
 from test_migrate import catalog
 
 pytestmark = pytest.mark.oldest_and_newest
@@ -24,7 +24,7 @@ MARKERS = "SELECT metric_name, metric_value, metric_type, labels - '{completed_a
 
 
 def psql(database: Database) -> subprocess.CompletedProcess[str]:
-    tool, _ = tools.find_tool("psql", database.server.major)
+    tool, _ = pg_tools.find_tool("psql", database.server.major)
     return subprocess.run(
         [tool, "-X", "-f", project.INIT_SQL, database.url],
         capture_output=True,

@@ -10,7 +10,7 @@ import pytest
 from pgvigil import project
 from pgvigil.errors import UsageError
 from pgvigil.validate import load_spec
-from pgvigil.validate.declare import root_of_grant
+from pgvigil.validate.spec.expand import root_of_grant
 
 pytestmark = pytest.mark.client_side
 

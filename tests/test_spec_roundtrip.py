@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import tap
 from conftest import Database, pgtap_script
 from pgvigil.embedded import Server
-from pgvigil.validate import Report, dump_spec, load_declaration, markdown, pgtap, validate
+from pgvigil.validate import Report, dump_spec, load_declaration, validate
+from pgvigil.validate.export import markdown, pgtap
 from random_ddl import World, ident, worlds
 
 pytestmark = pytest.mark.client_side

@@ -16,9 +16,11 @@ import yaml
 import tap
 from conftest import Database, pgtap_script
 from pgvigil import project
-from pgvigil.build import docs, plan
 from pgvigil.errors import UsageError
-from pgvigil.validate import dump_spec, json_schema, load_declaration, load_spec, markdown, pgtap
+from pgvigil.migration import files, schema_reference
+from pgvigil.validate import dump_spec, load_declaration, load_spec
+from pgvigil.validate.export import markdown, pgtap
+from pgvigil.validate.spec import json_schema
 
 pytestmark = pytest.mark.client_side
 
@@ -210,9 +212,9 @@ def test_reference_names_everything_that_is_declared() -> None:
 
 def test_comments_of_the_migrations_are_those_of_the_database(fresh: Any) -> None:
     """So that the page tells what people would read in psql."""
-    migrations = plan.load(project.MIGRATIONS)
+    migrations = files.load(project.MIGRATIONS)
     ledger = (project.MIGRATIONS / "ledger.sql").read_text()
-    read = docs.comments([ledger, *(migration.script for migration in migrations)])
+    read = schema_reference.comments([ledger, *(migration.script for migration in migrations)])
     found = dict(
         fresh.execute(
             r"""
@@ -294,7 +296,7 @@ DEFECTS = [
     ("ALTER TABLE system_metrics ALTER labels DROP NOT NULL", "column system_metrics.labels is not null"),
     ("ALTER TABLE system_metrics ALTER labels DROP DEFAULT", "default of column system_metrics.labels"),
     ("ALTER TABLE system_metrics ALTER metric_name SET DEFAULT 'x'", "column system_metrics.metric_name has no default"),
-    ("ALTER TABLE pgvigil.found_before ALTER id DROP IDENTITY", "identities, generated columns and collations of table pgvigil.found_before"),
+    ("ALTER TABLE pgvigil.displaced_objects ALTER id DROP IDENTITY", "identities, generated columns and collations of table pgvigil.displaced_objects"),
     ("ALTER TABLE system_metrics DROP CONSTRAINT system_metrics_pkey", "constraint system_metrics.system_metrics_pkey"),
     (
         "ALTER TABLE performance_logs DROP CONSTRAINT performance_logs_duration_ms_check,"
@@ -317,17 +319,17 @@ DEFECTS = [
         "index sessions.idx_sessions_archived_at is valid",
     ),
     ("CREATE INDEX extra ON system_metrics (metric_value)", "indexes of table system_metrics"),
-    ('DROP TRIGGER "Keep_deleted_session" ON sessions', 'trigger sessions."Keep_deleted_session"'),
-    ('ALTER TABLE sessions DISABLE TRIGGER "Keep_deleted_session"', 'trigger sessions."Keep_deleted_session" fires as declared'),
+    ('DROP TRIGGER "00_archive_deleted_session" ON sessions', 'trigger sessions."00_archive_deleted_session"'),
+    ('ALTER TABLE sessions DISABLE TRIGGER "00_archive_deleted_session"', 'trigger sessions."00_archive_deleted_session" fires as declared'),
     (
         "CREATE OR REPLACE TRIGGER update_sessions_updated_at BEFORE UPDATE ON sessions FOR EACH ROW"
         " WHEN (OLD.status <> 'x') EXECUTE FUNCTION pgvigil.touch_session()",
         "trigger sessions.update_sessions_updated_at has no condition",
     ),
     (
-        'CREATE OR REPLACE TRIGGER "Keep_deleted_session" AFTER DELETE ON sessions FOR EACH ROW'
+        'CREATE OR REPLACE TRIGGER "00_archive_deleted_session" AFTER DELETE ON sessions FOR EACH ROW'
         " EXECUTE FUNCTION pgvigil.touch_session()",
-        'function of trigger sessions."Keep_deleted_session"',
+        'function of trigger sessions."00_archive_deleted_session"',
     ),
     ("DROP VIEW performance_monitoring_view", "view performance_monitoring_view"),
     ("ALTER VIEW performance_monitoring_view RENAME total_calls TO calls", "columns of view performance_monitoring_view"),

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from pgvigil import project
-from pgvigil.build import plan, sql
+from pgvigil.migration import files as plan
+from pgvigil.migration import sql_lexer
 
 pytestmark = pytest.mark.client_side
 
 
 def texts(script: str) -> list[str]:
-    return [statement.text for statement in sql.statements(script)]
+    return [statement.text for statement in sql_lexer.statements(script)]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_a_semicolon_inside_a_statement_does_not_end_it(statement: str) -> None:
 
 
 def test_statements_know_their_lines() -> None:
-    assert [s.line for s in sql.statements("-- one\nSELECT 1;\n\n/* x\n*/ SELECT\n2;")] == [2, 5]
+    assert [s.line for s in sql_lexer.statements("-- one\nSELECT 1;\n\n/* x\n*/ SELECT\n2;")] == [2, 5]
 
 
 @pytest.mark.parametrize(
@@ -50,25 +51,26 @@ def test_statements_know_their_lines() -> None:
     ],
 )
 def test_what_never_ends_is_named_with_its_line(script: str, line: int, words: str) -> None:
-    with pytest.raises(sql.SqlError, match=words) as caught:
-        sql.statements(script)
+    with pytest.raises(sql_lexer.SqlError, match=words) as caught:
+        sql_lexer.statements(script)
     assert caught.value.line == line
 
 
 @pytest.mark.parametrize("same", ["SELECT  1 ;", "-- hello\nSELECT 1;", "SELECT\r\n1;\r\n", "SELECT /* one */ 1;"])
 def test_comments_and_white_space_do_not_change_the_digest(same: str) -> None:
-    assert sql.digest(same) == sql.digest("SELECT 1;")
+    assert sql_lexer.digest(same) == sql_lexer.digest("SELECT 1;")
 
 
 @pytest.mark.parametrize("other", ["SELECT 2;", "SELECT '1';", "SELECT 1", "SELECT -- 1\n;"])
 def test_everything_else_does(other: str) -> None:
-    assert sql.digest(other) != sql.digest("SELECT 1;")
+    assert sql_lexer.digest(other) != sql_lexer.digest("SELECT 1;")
 
 
 def test_concurrently_is_taken_out_of_index_commands_only() -> None:
     script = "CREATE UNIQUE INDEX CONCURRENTLY i ON t (c);\nSELECT 'CONCURRENTLY'; -- CONCURRENTLY\n"
     assert (
-        sql.without_concurrently(script) == "CREATE UNIQUE INDEX i ON t (c);\nSELECT 'CONCURRENTLY'; -- CONCURRENTLY\n"
+        sql_lexer.without_concurrently(script)
+        == "CREATE UNIQUE INDEX i ON t (c);\nSELECT 'CONCURRENTLY'; -- CONCURRENTLY\n"
     )
 
 
@@ -95,5 +97,5 @@ def test_transactional_files_go_in_together_and_others_alone() -> None:
 def test_every_statement_of_the_migrations_is_found() -> None:
     for migration in plan.load(project.MIGRATIONS):
         assert "".join("".join(t.text for t in s.tokens) for s in migration.statements).count("CREATE") == sum(
-            t.text.count("CREATE") for t in sql.tokens(migration.script)
+            t.text.count("CREATE") for t in sql_lexer.tokens(migration.script)
         )

@@ -19,13 +19,13 @@ from pgvigil.validate import (
     Report,
     Spec,
     Unchecked,
-    catalog,
     check_application_tables,
     load_spec,
     render,
     self_test,
     validate,
 )
+from pgvigil.validate.catalog import snapshot
 
 SPEC = load_spec(project.SPEC)
 TODAY = datetime.now(UTC)
@@ -57,7 +57,7 @@ def test_migrated_install_is_valid_and_the_application_s_own_is_told(migrated: A
 
 def test_a_list_that_was_closed_must_be_the_list(migrated: Any) -> None:
     migrated.execute(
-        """CALL pgvigil.tighten_value_checks()""",
+        """CALL pgvigil.validate_value_checks()""",
     )
     migrated.execute(
         """ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_status_check, ADD CONSTRAINT handoff_requests_status_check CHECK (status <> 'x');
@@ -301,7 +301,7 @@ def test_open_transaction_is_looked_into_and_left_open(fresh: Any) -> None:
 
 
 def test_table_under_an_exclusive_lock_is_told_not_waited_for(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(catalog._PINNED, "lock_timeout", "100ms")
+    monkeypatch.setitem(snapshot._PINNED, "lock_timeout", "100ms")
     with fresh.connect(autocommit=False) as holder, fresh.connect() as conn:
         holder.execute("LOCK TABLE system_metrics, sessions, pgvigil.partition_policies")
         with pytest.raises(LockedError, match="stayed locked for 100ms"):
@@ -381,11 +381,14 @@ BROKEN = [
         " 'BEGIN NEW.updated_at := now(); NEW.last_activity_at := now(); RETURN NEW; END'",
         "trigger sessions.watch_session",
     ),
-    (f"CREATE OR REPLACE FUNCTION pgvigil.give_expiry() RETURNS trigger {NO_OP}", "trigger sessions.give_expiry"),
+    (
+        f"CREATE OR REPLACE FUNCTION pgvigil.set_default_expiry() RETURNS trigger {NO_OP}",
+        "trigger sessions.set_default_expiry",
+    ),
     ("DROP TRIGGER update_sessions_last_activity ON sessions", "trigger sessions.update_sessions_last_activity"),
     (
-        f"CREATE OR REPLACE FUNCTION pgvigil.keep_deleted_session() RETURNS trigger {NO_OP}",
-        'trigger sessions."Keep_deleted_session"',
+        f"CREATE OR REPLACE FUNCTION pgvigil.archive_deleted_session() RETURNS trigger {NO_OP}",
+        'trigger sessions."00_archive_deleted_session"',
     ),
     (
         "DROP TRIGGER guard_archived_session ON handoff_requests",

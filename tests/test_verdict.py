@@ -16,8 +16,9 @@ from conftest import Database, Mortal, Run, servers
 from pgvigil import project
 from pgvigil.database import connect, parse_url
 from pgvigil.embedded import Server
-from pgvigil.validate import Reference, cache, fix_sql, load_declaration, load_spec, validate
-from pgvigil.validate.rules import covers
+from pgvigil.validate import Reference, fix_sql, load_declaration, load_spec, validate
+from pgvigil.validate.spec import cache
+from pgvigil.validate.spec.path_patterns import covers
 
 SPEC = load_declaration(project.SPEC)
 
@@ -373,10 +374,10 @@ def test_setting_in_the_server_s_configuration_that_switches_us_off_is_found(mor
     with psycopg.connect(mortal.url, autocommit=True) as conn:
         conn.execute("SELECT pg_reload_conf()")
     found = verdict(call, mortal.url)["findings"]
-    assert named(found) == ["different setting pgvigil.upkeep"]
+    assert named(found) == ["different setting pgvigil.skip_activity"]
     assert found[0]["found"].startswith("on, in the server's configuration: ")
     by_hand = verdict(call, f"{mortal.url}&options={quote('-c pgvigil.instrumentation=write')}")["findings"]
-    assert named(by_hand) == ["different setting pgvigil.upkeep"]  # the call's own setting bears on nobody else
+    assert named(by_hand) == ["different setting pgvigil.skip_activity"]  # the call's own setting bears on nobody else
 
 
 # --- repairs ---------------------------------------------------------------------------------------------------------
@@ -468,7 +469,7 @@ def test_what_another_owner_made_is_not_attached_adopted_or_given_rights(fresh: 
                DROP FUNCTION pgvigil.reactivate_session(uuid);
                CREATE FUNCTION pgvigil.reactivate_session(uuid) RETURNS boolean LANGUAGE sql AS 'SELECT true';
                ALTER FUNCTION pgvigil.reactivate_session(uuid) OWNER TO thief;
-               DROP TABLE pgvigil.leftovers; CREATE TABLE pgvigil.leftovers (id integer); ALTER TABLE pgvigil.leftovers OWNER TO thief"""
+               DROP TABLE pgvigil.displaced_tables; CREATE TABLE pgvigil.displaced_tables (id integer); ALTER TABLE pgvigil.displaced_tables OWNER TO thief"""
         )
         report = validate(conn, SPEC, "public", reference=reference)
         conn.rollback()

@@ -40,32 +40,32 @@ RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
-CREATE TABLE pgvigil.found_before (
-    id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT found_before_pkey PRIMARY KEY,
+CREATE TABLE pgvigil.displaced_objects (
+    id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
     revision    text NOT NULL,
     object      text NOT NULL,
     restore_sql text NOT NULL,
     found_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE pgvigil.found_before IS 'Objects a migration found in its way: how each one was, so that a revert puts it back';
-COMMENT ON COLUMN pgvigil.found_before.id IS 'Order in which they were found; put back in reverse';
-COMMENT ON COLUMN pgvigil.found_before.revision IS 'The migration that found it';
-COMMENT ON COLUMN pgvigil.found_before.object IS 'Kind and name';
-COMMENT ON COLUMN pgvigil.found_before.restore_sql IS 'Run by the revert of that migration';
-COMMENT ON COLUMN pgvigil.found_before.found_at IS 'When it was found';
-COMMENT ON CONSTRAINT found_before_pkey ON pgvigil.found_before IS 'One row per object found';
+COMMENT ON TABLE pgvigil.displaced_objects IS 'Objects a migration found in its way: how each one was, so that a revert puts it back';
+COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; put back in reverse';
+COMMENT ON COLUMN pgvigil.displaced_objects.revision IS 'The migration that found it';
+COMMENT ON COLUMN pgvigil.displaced_objects.object IS 'Kind and name';
+COMMENT ON COLUMN pgvigil.displaced_objects.restore_sql IS 'Run by the revert of that migration';
+COMMENT ON COLUMN pgvigil.displaced_objects.found_at IS 'When it was found';
+COMMENT ON CONSTRAINT displaced_objects_pkey ON pgvigil.displaced_objects IS 'One row per object found';
 
-CREATE FUNCTION pgvigil.put_back(of_revision text) RETURNS void
+CREATE FUNCTION pgvigil.restore_displaced(of_revision text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    found pgvigil.found_before;
+    found pgvigil.displaced_objects;
 BEGIN
-    FOR found IN SELECT * FROM pgvigil.found_before WHERE revision = of_revision ORDER BY id DESC LOOP
+    FOR found IN SELECT * FROM pgvigil.displaced_objects WHERE revision = of_revision ORDER BY id DESC LOOP
         EXECUTE found.restore_sql;
     END LOOP;
-    DELETE FROM pgvigil.found_before WHERE revision = of_revision;
+    DELETE FROM pgvigil.displaced_objects WHERE revision = of_revision;
 END $$;
-COMMENT ON FUNCTION pgvigil.put_back(text) IS 'Used by reverts: what the migration had found in its place is made as it was';
+COMMENT ON FUNCTION pgvigil.restore_displaced(text) IS 'Used by reverts: what the migration had found in its place is made as it was';
 
 CREATE FUNCTION pgvigil.add_column(of_revision text, of_table text, of_column text, definition text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -76,7 +76,7 @@ BEGIN
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = pgvigil.application_table(of_table) AND a.attname = of_column AND NOT a.attisdropped;
     IF FOUND THEN
-        INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+        INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES (of_revision, format('column %s.%s', of_table, of_column),
                 format('ALTER TABLE %1$s ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s; COMMENT ON COLUMN %1$s.%2$I IS %5$L',
                        pgvigil.application_table(of_table), of_column, coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
@@ -91,7 +91,7 @@ COMMENT ON FUNCTION pgvigil.add_column(text, text, text, text) IS
 CREATE FUNCTION pgvigil.drop_added_column(of_revision text, of_table text, of_column text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pgvigil.found_before
+    IF NOT EXISTS (SELECT FROM pgvigil.displaced_objects
                    WHERE revision = of_revision AND object = format('column %s.%s', of_table, of_column)) THEN
         EXECUTE format('ALTER TABLE %s DROP COLUMN %I', pgvigil.application_table(of_table), of_column);
     END IF;
@@ -99,7 +99,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.drop_added_column(text, text, text) IS
     'Used by reverts: drops a column that add_column added; one that it found stays';
 
-CREATE FUNCTION pgvigil.clear_trigger(of_revision text, of_table text, of_trigger text) RETURNS void
+CREATE FUNCTION pgvigil.displace_trigger(of_revision text, of_table text, of_trigger text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     target regclass := pgvigil.application_table(of_table);
@@ -110,7 +110,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+    INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
     VALUES (of_revision, format('trigger %s on %s', of_trigger, of_table),
             was.definition
             || CASE was.tgenabled
@@ -121,7 +121,7 @@ BEGIN
             || CASE WHEN was.comment IS NULL THEN '' ELSE format('; COMMENT ON TRIGGER %I ON %s IS %L', of_trigger, target, was.comment) END);
     EXECUTE format('DROP TRIGGER %I ON %s', of_trigger, target);
 END $$;
-COMMENT ON FUNCTION pgvigil.clear_trigger(text, text, text) IS
+COMMENT ON FUNCTION pgvigil.displace_trigger(text, text, text) IS
     'Used by migrations: a trigger that stands under a name of ours is remembered, then dropped';
 
 -- Lists of values, for columns of the application. What it may store tomorrow is not ours to refuse: on an install that was there
@@ -145,7 +145,7 @@ CREATE TABLE pgvigil.tolerated_values (
     CONSTRAINT tolerated_values_pkey PRIMARY KEY (table_name, column_name, value)
 );
 COMMENT ON TABLE pgvigil.tolerated_values IS
-    'Values outside a column''s list that were stored when it was last read: by the migration, or by tighten_value_checks()';
+    'Values outside a column''s list that were stored when it was last read: by the migration, or by validate_value_checks()';
 COMMENT ON COLUMN pgvigil.tolerated_values.table_name IS 'Table of the application';
 COMMENT ON COLUMN pgvigil.tolerated_values.column_name IS 'Its column with a list of values';
 COMMENT ON COLUMN pgvigil.tolerated_values.value IS 'The value outside the list';
@@ -153,7 +153,7 @@ COMMENT ON COLUMN pgvigil.tolerated_values.rows_found IS 'How many rows held it 
 COMMENT ON COLUMN pgvigil.tolerated_values.found_at IS 'When it was found';
 COMMENT ON CONSTRAINT tolerated_values_pkey ON pgvigil.tolerated_values IS 'One row for each value of a column';
 
-CREATE FUNCTION pgvigil.find_tolerated_values(of_table text, of_column text, allowed text[]) RETURNS bigint
+CREATE FUNCTION pgvigil.find_legacy_values(of_table text, of_column text, allowed text[]) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_values bigint;
@@ -165,7 +165,7 @@ BEGIN
     GET DIAGNOSTICS found_values = ROW_COUNT;
     RETURN found_values;
 END $$;
-COMMENT ON FUNCTION pgvigil.find_tolerated_values(text, text, text[]) IS
+COMMENT ON FUNCTION pgvigil.find_legacy_values(text, text, text[]) IS
     'Reads a table for values outside a list (no strong lock), keeps them in tolerated_values, and returns how many there are';
 
 -- One constant array: `IN (...)` over a varchar casts every member in each statement and made an update 1.6 times as dear.
@@ -217,7 +217,7 @@ COMMENT ON FUNCTION pgvigil.drop_value_check(text, text) IS 'Drops a CHECK that 
 
 -- A list is closed in two steps, a transaction each: NOT VALID, so that nothing else gets in; then what is stored is read, which
 -- blocks no writer. No rights but the caller's, who has to own the table: that alters it.
-CREATE FUNCTION pgvigil.tighten_value_checks_step(state jsonb) RETURNS jsonb
+CREATE FUNCTION pgvigil.validate_value_checks_step(state jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     list record;
@@ -229,7 +229,7 @@ BEGIN
     END IF;
     SELECT * INTO made FROM pgvigil.value_check(list.table_name, list.column_name);
     IF NOT FOUND THEN
-        IF pgvigil.find_tolerated_values(list.table_name, list.column_name, list.allowed) = 0 THEN
+        IF pgvigil.find_legacy_values(list.table_name, list.column_name, list.allowed) = 0 THEN
             PERFORM pgvigil.put_value_check(list.table_name, list.column_name, list.allowed, validated => false);
             RETURN state;  -- the next step validates it
         END IF;
@@ -240,7 +240,7 @@ BEGIN
             EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(list.table_name), made.name);
         EXCEPTION WHEN check_violation THEN  -- stored between the reading and the CHECK, under which such a row could not be updated
             PERFORM pgvigil.drop_value_check(list.table_name, list.column_name);
-            PERFORM pgvigil.find_tolerated_values(list.table_name, list.column_name, list.allowed);
+            PERFORM pgvigil.find_legacy_values(list.table_name, list.column_name, list.allowed);
         END;
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
@@ -251,19 +251,19 @@ BEGIN
     END IF;
     RETURN state || jsonb_build_object('done', list.place);
 END $$;
-COMMENT ON FUNCTION pgvigil.tighten_value_checks_step(jsonb) IS 'One step of tighten_value_checks, from one state to the next; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.validate_value_checks_step(jsonb) IS 'One step of validate_value_checks, from one state to the next; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.tighten_value_checks()
+CREATE PROCEDURE pgvigil.validate_value_checks()
 LANGUAGE plpgsql AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.tighten_value_checks_step(state);
+        state := pgvigil.validate_value_checks_step(state);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.tighten_value_checks() IS
+COMMENT ON PROCEDURE pgvigil.validate_value_checks() IS
     'Closes the lists of values of an install that was there before pgvigil; a list outside of which values are stored stays open, with a notice';
 
 CREATE TABLE pgvigil.partition_policies (
@@ -448,21 +448,21 @@ COMMENT ON COLUMN pgvigil.deleted_sessions.events IS 'Its events of session_life
 COMMENT ON CONSTRAINT deleted_sessions_pkey ON pgvigil.deleted_sessions IS 'The same id may come and go more than once';
 
 -- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
-CREATE TABLE pgvigil.leftovers (
-    table_name   text NOT NULL CONSTRAINT leftovers_pkey PRIMARY KEY,
+CREATE TABLE pgvigil.displaced_tables (
+    table_name   text NOT NULL CONSTRAINT displaced_tables_pkey PRIMARY KEY,
     rows_found   bigint,
     rows_adopted bigint NOT NULL DEFAULT 0,
     next_block   bigint NOT NULL DEFAULT 0,
     finished_at  timestamptz
 );
-COMMENT ON TABLE pgvigil.leftovers IS
-    'Tables that stood under our names: each is kept whole as pgvigil.legacy_<name>, and its rows are copied into ours by adopt_leftovers()';
-COMMENT ON COLUMN pgvigil.leftovers.table_name IS 'The name, ours and theirs';
-COMMENT ON COLUMN pgvigil.leftovers.rows_found IS 'Rows the old table holds';
-COMMENT ON COLUMN pgvigil.leftovers.rows_adopted IS 'Rows of it that are in our table; the rest break its constraints and stay in the old one only';
-COMMENT ON COLUMN pgvigil.leftovers.next_block IS 'Where copying goes on after an interruption (a block of the old table)';
-COMMENT ON COLUMN pgvigil.leftovers.finished_at IS 'When the last row had been looked at';
-COMMENT ON CONSTRAINT leftovers_pkey ON pgvigil.leftovers IS 'One row a table';
+COMMENT ON TABLE pgvigil.displaced_tables IS
+    'Tables that stood under our names: each is kept whole as pgvigil.legacy_<name>, and its rows are copied into ours by copy_legacy_tables()';
+COMMENT ON COLUMN pgvigil.displaced_tables.table_name IS 'The name, ours and theirs';
+COMMENT ON COLUMN pgvigil.displaced_tables.rows_found IS 'Rows the old table holds';
+COMMENT ON COLUMN pgvigil.displaced_tables.rows_adopted IS 'Rows of it that are in our table; the rest break its constraints and stay in the old one only';
+COMMENT ON COLUMN pgvigil.displaced_tables.next_block IS 'Where copying goes on after an interruption (a block of the old table)';
+COMMENT ON COLUMN pgvigil.displaced_tables.finished_at IS 'When the last row had been looked at';
+COMMENT ON CONSTRAINT displaced_tables_pkey ON pgvigil.displaced_tables IS 'One row a table';
 
 -- What the DDL makes on this server, as the validator read it from a scratch database: for roles that may not create one.
 CREATE TABLE pgvigil.reference_snapshots (

@@ -13,21 +13,21 @@ BEGIN
     LOOP
         EXECUTE format('ALTER TABLE %I.%I SET SCHEMA pgvigil', pgvigil.application_schema(), leftover.name);
         EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', leftover.name, 'legacy_' || leftover.name);
-        INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+        INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES ('002', 'relation ' || leftover.name,
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
                        leftover.name, 'legacy_' || leftover.name, pgvigil.application_schema()));
         IF NOT leftover.is_view THEN
-            INSERT INTO pgvigil.leftovers (table_name) VALUES (leftover.name);
+            INSERT INTO pgvigil.displaced_tables (table_name) VALUES (leftover.name);
         END IF;
     END LOOP;
 END $$;
 
-SELECT pgvigil.find_tolerated_values(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place;
+SELECT pgvigil.find_legacy_values(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place;
 
 -- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same new
 -- id, so copying again after an interruption copies nothing twice.
-CREATE FUNCTION pgvigil.adopt_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
+CREATE FUNCTION pgvigil.copy_legacy_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END;
@@ -74,22 +74,22 @@ BEGIN
     END;
     RETURN done;
 END $$;
-COMMENT ON FUNCTION pgvigil.adopt_rows(text, bigint, bigint) IS
-    'Used by adopt_leftovers: copies the rows of some blocks of a leftover table into ours; returns how many went in';
+COMMENT ON FUNCTION pgvigil.copy_legacy_rows(text, bigint, bigint) IS
+    'Used by copy_legacy_tables: copies the rows of some blocks of a leftover table into ours; returns how many went in';
 
 -- One step of the procedure below: counting, a partition, or some blocks; NULL when there is nothing left to do. How far it has come
--- stands in pgvigil.leftovers.
-CREATE FUNCTION pgvigil.adopt_leftovers_step(state jsonb, blocks integer DEFAULT 128) RETURNS jsonb
+-- stands in pgvigil.displaced_tables.
+CREATE FUNCTION pgvigil.copy_legacy_tables_step(state jsonb, blocks integer DEFAULT 128) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    leftover   pgvigil.leftovers;
+    leftover   pgvigil.displaced_tables;
     old_table  regclass;
     oldest     timestamptz;
     last_block bigint;
     found_rows bigint;
     slice      timestamptz;
 BEGIN
-    SELECT * INTO leftover FROM pgvigil.leftovers l
+    SELECT * INTO leftover FROM pgvigil.displaced_tables l
     WHERE l.finished_at IS NULL AND (SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass('pgvigil.legacy_' || l.table_name)) = 'r'
     ORDER BY l.table_name LIMIT 1;
     IF NOT FOUND THEN
@@ -116,31 +116,31 @@ BEGIN
             END IF;
         END LOOP;
         EXECUTE format('SELECT count(*) FROM %s', old_table) INTO found_rows;
-        UPDATE pgvigil.leftovers SET rows_found = found_rows WHERE table_name = leftover.table_name;
+        UPDATE pgvigil.displaced_tables SET rows_found = found_rows WHERE table_name = leftover.table_name;
     ELSE
         last_block := pg_relation_size(old_table) / current_setting('block_size')::bigint;
         IF leftover.next_block <= last_block THEN
-            UPDATE pgvigil.leftovers
-            SET rows_adopted = rows_adopted + pgvigil.adopt_rows(table_name, next_block, next_block + blocks), next_block = next_block + blocks
+            UPDATE pgvigil.displaced_tables
+            SET rows_adopted = rows_adopted + pgvigil.copy_legacy_rows(table_name, next_block, next_block + blocks), next_block = next_block + blocks
             WHERE table_name = leftover.table_name;
         ELSE
-            UPDATE pgvigil.leftovers SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
+            UPDATE pgvigil.displaced_tables SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
         END IF;
     END IF;
     SET CONSTRAINTS ALL IMMEDIATE;
     RETURN state;
 END $$;
-COMMENT ON FUNCTION pgvigil.adopt_leftovers_step(jsonb, integer) IS 'One step of adopt_leftovers; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS 'One step of copy_legacy_tables; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.adopt_leftovers(blocks integer DEFAULT 128)
+CREATE PROCEDURE pgvigil.copy_legacy_tables(blocks integer DEFAULT 128)
 LANGUAGE plpgsql AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.adopt_leftovers_step(state, blocks);
+        state := pgvigil.copy_legacy_tables_step(state, blocks);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.adopt_leftovers(integer) IS
+COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';

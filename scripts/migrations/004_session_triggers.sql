@@ -6,13 +6,13 @@
 -- No SET search_path here, which would cost every update: operators and functions are qualified instead, and nothing is used that
 -- looks up an operator by itself (NULLIF, IN, IS DISTINCT FROM). No helper functions either: who may write sessions need not have
 -- USAGE on schema pgvigil.
-CREATE FUNCTION pgvigil.move_last_activity() RETURNS trigger
+CREATE FUNCTION pgvigil.limit_activity_updates() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     -- The common case in one expression: what follows comes to the same.
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired' AND NEW.archived_at IS NULL
        AND NOT NEW.is_dormant AND NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at
-       AND coalesce(pg_catalog.current_setting('pgvigil.upkeep', true), '') OPERATOR(pg_catalog.=) '' THEN
+       AND coalesce(pg_catalog.current_setting('pgvigil.skip_activity', true), '') OPERATOR(pg_catalog.=) '' THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
         RETURN NEW;
     END IF;
@@ -26,9 +26,9 @@ BEGIN
             RETURN NEW;  -- a value that the statement chose stands
         END IF;
     END IF;
-    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.upkeep, is not activity; any other change of
+    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.skip_activity, is not activity; any other change of
     -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
-    IF NEW.archived_at IS NOT NULL OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+    IF NEW.archived_at IS NOT NULL OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
         RETURN NEW;
     END IF;
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
@@ -49,7 +49,7 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.move_last_activity() IS
+COMMENT ON FUNCTION pgvigil.limit_activity_updates() IS
     'Moves last_activity_at exactly where an indexed column changes; leaves steps of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
 
 -- Moves updated_at always and last_activity_at seldom enough that ordinary updates touch no index and stay HOT.
@@ -64,8 +64,8 @@ BEGIN
         RETURN NEW;
     END IF;
 
-    IF OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.=) 'migration' THEN
-        NEW.updated_at := OLD.updated_at;  -- a migration mends this column: nothing of the application's may move
+    IF OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.=) 'migration' THEN
+        NEW.updated_at := OLD.updated_at;  -- a migration fixes this column: nothing of the application's may move
         RETURN NEW;
     END IF;
     IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
@@ -77,7 +77,7 @@ BEGIN
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
-       OR pg_catalog.current_setting('pgvigil.upkeep', true) OPERATOR(pg_catalog.<>) '' THEN
+       OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
         NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.last_activity_at, OLD.updated_at, OLD.created_at, CURRENT_TIMESTAMP);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
@@ -175,7 +175,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
-CREATE FUNCTION pgvigil.keep_deleted_session() RETURNS trigger
+CREATE FUNCTION pgvigil.archive_deleted_session() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
@@ -191,7 +191,7 @@ BEGIN
     FROM "{app}".session_lifecycle l WHERE l.session_id = OLD.id;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.keep_deleted_session() IS
+COMMENT ON FUNCTION pgvigil.archive_deleted_session() IS
     'Keeps the last row and the whole trail of a session in pgvigil.deleted_sessions before the trail goes with it';
 
 -- SECURITY DEFINER: who may write children need not be able to read sessions. No SET search_path: all is qualified.

@@ -57,7 +57,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.count_context(uuid[]) IS 'What each of these sessions holds, counted from context_history itself';
 
-CREATE FUNCTION pgvigil.kept_counters(session uuid)
+CREATE FUNCTION pgvigil.current_counters(session uuid)
 RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -66,7 +66,7 @@ BEGIN ATOMIC
           UNION ALL
           SELECT d.context_count, d.total_tokens, d.total_content_bytes FROM pgvigil.session_counter_changes d WHERE d.session_id = session) k;
 END;
-COMMENT ON FUNCTION pgvigil.kept_counters(uuid) IS 'What a session holds as its counters have it';
+COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'What a session holds as its counters have it';
 
 -- No SET search_path here, a sixth of what counting a single row costs: names are qualified instead.
 -- Most statements add one row, and to set up sums takes longer than to append that row as it is.
@@ -123,16 +123,16 @@ COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the en
 
 -- Of a session that is deleted, so that what it held and the rows that go with it cancel out: in any order, and also where
 -- the same statement puts the session back.
-CREATE FUNCTION pgvigil.keep_removed_counters() RETURNS trigger
+CREATE FUNCTION pgvigil.record_removed_counters() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     VALUES (OLD.session_id, OLD.context_count, OLD.total_tokens, OLD.total_content_bytes);
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.keep_removed_counters() IS 'What counters say that go is kept as a change';
-CREATE TRIGGER keep_removed_counters AFTER DELETE ON pgvigil.session_counters FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_removed_counters();
-COMMENT ON TRIGGER keep_removed_counters ON pgvigil.session_counters IS 'Counters that go with their session leave no difference';
+COMMENT ON FUNCTION pgvigil.record_removed_counters() IS 'What counters say that go is kept as a change';
+CREATE TRIGGER record_removed_counters AFTER DELETE ON pgvigil.session_counters FOR EACH ROW EXECUTE FUNCTION pgvigil.record_removed_counters();
+COMMENT ON TRIGGER record_removed_counters ON pgvigil.session_counters IS 'Counters that go with their session leave no difference';
 
 CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -150,7 +150,7 @@ COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is
 -- holds now, less what its changes say. So no writer is waited for, and none is counted twice.
 -- A procedure that commits has a function of its name for each of its transactions. Where a function runs with rights that its
 -- caller does not share, the runner calls that one instead: from an empty state to the next, until there is none.
-CREATE FUNCTION pgvigil.settle_session_counters_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
+CREATE FUNCTION pgvigil.backfill_session_counters_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     from_id  uuid := CASE WHEN state ? 'from' THEN state ->> 'from' ELSE '00000000-0000-0000-0000-000000000000' END;
@@ -177,26 +177,26 @@ BEGIN
     counted AS (
         INSERT INTO pgvigil.session_counters (session_id, context_count, total_tokens, total_content_bytes)
         SELECT h.session_id, h.context_count - k.context_count, h.total_tokens - k.total_tokens, h.total_content_bytes - k.total_content_bytes
-        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k
+        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
     SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
     SET CONSTRAINTS ALL IMMEDIATE;
     RETURN jsonb_build_object('from', from_id, 'left_out', to_jsonb(left_out));
 END $$;
-COMMENT ON FUNCTION pgvigil.settle_session_counters_step(jsonb, integer) IS
-    'One batch of settle_session_counters, from one state to the next; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.backfill_session_counters_step(jsonb, integer) IS
+    'One batch of backfill_session_counters, from one state to the next; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.settle_session_counters(batch integer DEFAULT 1000)
+CREATE PROCEDURE pgvigil.backfill_session_counters(batch integer DEFAULT 1000)
 LANGUAGE plpgsql AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.settle_session_counters_step(state, batch);
+        state := pgvigil.backfill_session_counters_step(state, batch);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.settle_session_counters(integer) IS
+COMMENT ON PROCEDURE pgvigil.backfill_session_counters(integer) IS
     'Used by migrations: counts what each session held before its changes were counted, in batches that commit; goes on where it stopped';
 
 CREATE FUNCTION pgvigil.fold_session_counters(batch integer DEFAULT 10000) RETURNS bigint
@@ -245,7 +245,7 @@ BEGIN
         SELECT h.session_id AS id, k.context_count AS contexts_was, h.context_count AS contexts, k.total_tokens AS tokens_was, h.total_tokens AS tokens,
                k.total_content_bytes AS bytes_was, h.total_content_bytes AS bytes
         FROM pgvigil.count_context(VARIADIC ARRAY(SELECT s.id FROM "{app}".sessions s WHERE session IS NULL OR s.id = session)) h
-        CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k
+        CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes)
           AND (EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = h.session_id)
                OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015'))),

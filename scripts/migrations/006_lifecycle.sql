@@ -28,27 +28,27 @@ COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention
 INSERT INTO pgvigil.retention_policies (policy, active_hours, dormant_after_hours, archived_days, logs_days, metrics_days)
 VALUES ('standard', 24, 2, 30, 7, 30), ('extended', 72, 6, 90, 30, 90), ('short', 4, 1, 7, 3, 7);
 
-CREATE FUNCTION pgvigil.keep_standard_policy() RETURNS trigger
+CREATE FUNCTION pgvigil.protect_standard_policy() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'the retention policy standard is what sessions without a policy follow'
           USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Change its values; it cannot be removed or renamed.';
 END $$;
-COMMENT ON FUNCTION pgvigil.keep_standard_policy() IS 'Refuses to let the policy standard go';
-CREATE TRIGGER keep_standard_policy_row BEFORE DELETE ON pgvigil.retention_policies
-    FOR EACH ROW WHEN (OLD.policy = 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
-CREATE TRIGGER keep_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
-    FOR EACH ROW WHEN (OLD.policy = 'standard' AND NEW.policy <> 'standard') EXECUTE FUNCTION pgvigil.keep_standard_policy();
-CREATE TRIGGER keep_standard_policy_rows BEFORE TRUNCATE ON pgvigil.retention_policies
-    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.keep_standard_policy();
-COMMENT ON TRIGGER keep_standard_policy_row ON pgvigil.retention_policies IS 'There is always a standard';
-COMMENT ON TRIGGER keep_standard_policy_name ON pgvigil.retention_policies IS 'There is always a standard';
-COMMENT ON TRIGGER keep_standard_policy_rows ON pgvigil.retention_policies IS 'There is always a standard';
+COMMENT ON FUNCTION pgvigil.protect_standard_policy() IS 'Refuses to let the policy standard go';
+CREATE TRIGGER protect_standard_policy_row BEFORE DELETE ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy = 'standard') EXECUTE FUNCTION pgvigil.protect_standard_policy();
+CREATE TRIGGER protect_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy = 'standard' AND NEW.policy <> 'standard') EXECUTE FUNCTION pgvigil.protect_standard_policy();
+CREATE TRIGGER protect_standard_policy_rows BEFORE TRUNCATE ON pgvigil.retention_policies
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.protect_standard_policy();
+COMMENT ON TRIGGER protect_standard_policy_row ON pgvigil.retention_policies IS 'There is always a standard';
+COMMENT ON TRIGGER protect_standard_policy_name ON pgvigil.retention_policies IS 'There is always a standard';
+COMMENT ON TRIGGER protect_standard_policy_rows ON pgvigil.retention_policies IS 'There is always a standard';
 
 -- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times stand in a function
 -- that the planner puts in place of its call, which PostgreSQL lets every session know of when it is replaced.
 -- Operators are qualified, because it runs under the search_path of whoever makes a session.
-CREATE FUNCTION pgvigil.write_active_time() RETURNS void
+CREATE FUNCTION pgvigil.compile_active_time() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     body text;
@@ -61,13 +61,13 @@ BEGIN
     EXECUTE format('CREATE OR REPLACE FUNCTION pgvigil.active_time(policy text) RETURNS interval'
                    ' LANGUAGE sql STABLE PARALLEL SAFE AS %L', body);
 END $$;
-COMMENT ON FUNCTION pgvigil.write_active_time() IS 'Writes pgvigil.active_time(text) from pgvigil.retention_policies';
-SELECT pgvigil.write_active_time();
+COMMENT ON FUNCTION pgvigil.compile_active_time() IS 'Writes pgvigil.active_time(text) from pgvigil.retention_policies';
+SELECT pgvigil.compile_active_time();
 COMMENT ON FUNCTION pgvigil.active_time(text) IS
     'active_hours of a retention policy, of standard for NULL and unknown ones; written anew by every edit of pgvigil.retention_policies';
 
 -- SECURITY DEFINER: who may edit policies need not own the function.
-CREATE FUNCTION pgvigil.follow_retention_policies() RETURNS trigger
+CREATE FUNCTION pgvigil.refresh_active_time() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
@@ -76,15 +76,15 @@ BEGIN
               USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, and edit them again.';
     END IF;
     LOCK TABLE pgvigil.retention_policies IN SHARE UPDATE EXCLUSIVE MODE;  -- another edit first commits
-    PERFORM pgvigil.write_active_time();
+    PERFORM pgvigil.compile_active_time();
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.follow_retention_policies() IS 'Lets the next new session follow an edited policy';
+COMMENT ON FUNCTION pgvigil.refresh_active_time() IS 'Lets the next new session follow an edited policy';
 -- By row and always, so that edits which come by replication are followed too.
-CREATE TRIGGER follow_retention_policies AFTER INSERT OR UPDATE OF policy, active_hours OR DELETE ON pgvigil.retention_policies
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.follow_retention_policies();
-ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER follow_retention_policies;
-COMMENT ON TRIGGER follow_retention_policies ON pgvigil.retention_policies IS 'New sessions follow an edited policy';
+CREATE TRIGGER refresh_active_time AFTER INSERT OR UPDATE OF policy, active_hours OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.refresh_active_time();
+ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER refresh_active_time;
+COMMENT ON TRIGGER refresh_active_time ON pgvigil.retention_policies IS 'New sessions follow an edited policy';
 
 -- The foreign key is the hold: it also stops a plain DELETE, and one that runs while the hold is being placed.
 CREATE TABLE pgvigil.legal_holds (
@@ -158,7 +158,7 @@ CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds FOR EACH
 COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under legal hold stays, also when sessions is truncated';
 
 -- Nor does it fire those that keep a deleted session and guard an archived one: these stand in for them.
-CREATE FUNCTION pgvigil.keep_truncated_sessions() RETURNS trigger
+CREATE FUNCTION pgvigil.archive_truncated_sessions() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
@@ -177,7 +177,7 @@ BEGIN
         FROM "{app}".session_lifecycle e GROUP BY e.session_id) l ON l.session_id = s.id;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.keep_truncated_sessions() IS
+COMMENT ON FUNCTION pgvigil.archive_truncated_sessions() IS
     'Keeps all sessions and their trails in pgvigil.deleted_sessions before they are truncated; refuses if the policy of one is under legal hold';
 
 -- After the TRUNCATE, when it shows whether the sessions have gone as well.
@@ -194,7 +194,7 @@ COMMENT ON FUNCTION pgvigil.guard_archived_children() IS 'Refuses to truncate wh
 
 -- No SET search_path, which would cost every insert: operators are qualified instead, and no type is named.
 -- SECURITY DEFINER: who may make a session need not have USAGE on schema pgvigil.
-CREATE FUNCTION pgvigil.give_expiry() RETURNS trigger
+CREATE FUNCTION pgvigil.set_default_expiry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
@@ -204,7 +204,7 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.give_expiry() IS
+COMMENT ON FUNCTION pgvigil.set_default_expiry() IS
     'A new session without expires_at gets one by its retention policy; one without last_activity_at was last active when it was created';
 
 -- One session at a time, for the application ---------------------------------------------------------------------------
@@ -625,7 +625,7 @@ COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text
     'What a run has done since it last reported, and whether that was all; returns how much in all, NULL if the run was taken for dead meanwhile';
 
 -- A run that succeeded ends the list: the next one begins anew.
-CREATE FUNCTION pgvigil.seen_to(job_name text) RETURNS text[]
+CREATE FUNCTION pgvigil.completed_items(job_name text) RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN ARRAY(SELECT o.name FROM pgvigil.jobs j JOIN pgvigil.job_runs r USING (job) CROSS JOIN LATERAL unnest(r.objects) o (name)
@@ -633,7 +633,7 @@ BEGIN
                    AND r.id > coalesce((SELECT max(s.id) FROM pgvigil.job_runs s
                                         WHERE s.job = j.job AND s.finished_at IS NOT NULL AND s.error IS NULL), 0));
 END $$;
-COMMENT ON FUNCTION pgvigil.seen_to(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
+COMMENT ON FUNCTION pgvigil.completed_items(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
 -- and SET CONSTRAINTS leaves nothing deferred for the COMMIT, which the caller's rights would meet.
@@ -646,7 +646,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT run FROM pgvigil.job_runs r WHERE r.id = run_id;
     -- 50 ms: whoever queues behind a lock that we wait for waits no longer than that.
-    PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.upkeep', 'job', true),
+    PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.skip_activity', 'job', true),
             set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || run.job), true);
     refused_now := 0;
     BEGIN

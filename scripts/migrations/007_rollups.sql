@@ -134,7 +134,7 @@ COMMENT ON CONSTRAINT rollup_progress_pkey ON pgvigil.rollup_progress IS 'One ro
 INSERT INTO pgvigil.rollup_progress (source, next_id) VALUES ('performance_logs', '00000000-0000-0000-0000-000000000000');
 
 -- Planned for the very ids it is given: then it reads the partitions of those, by their keys.
-CREATE FUNCTION pgvigil.bin_logs(from_id uuid, to_id uuid, from_time timestamptz DEFAULT '-infinity')
+CREATE FUNCTION pgvigil.histogram_performance_logs(from_id uuid, to_id uuid, from_time timestamptz DEFAULT '-infinity')
 RETURNS TABLE (time_bucket timestamptz, operation varchar, calls bigint, successful bigint, total_ms bigint, min_ms integer, max_ms integer, histogram numeric)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
@@ -149,11 +149,11 @@ BEGIN
           GROUP BY 1, 2, 3) b
     GROUP BY b.time_bucket, b.operation;
 END $$;
-COMMENT ON FUNCTION pgvigil.bin_logs(uuid, uuid, timestamptz) IS 'Rows of performance_logs between two ids, as rollups of a minute';
+COMMENT ON FUNCTION pgvigil.histogram_performance_logs(uuid, uuid, timestamptz) IS 'Rows of performance_logs between two ids, as rollups of a minute';
 
 -- Ids are made after their transaction has the lock for writing. So whoever may yet commit an id from before this moment is
 -- among those who hold that lock now: when the last of them is gone, all ids up to this moment are visible or void.
-CREATE FUNCTION pgvigil.settled_until(of_table regclass) RETURNS timestamptz
+CREATE FUNCTION pgvigil.complete_until(of_table regclass) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- A second for a clock that is set back; rows since then are counted from the table meanwhile.
@@ -175,7 +175,7 @@ BEGIN
     -- Whoever still writes began at some time; to see that of other roles' sessions takes the right to read pg_stat_activity.
     RETURN least(moment, oldest);
 END $$;
-COMMENT ON FUNCTION pgvigil.settled_until(regclass) IS
+COMMENT ON FUNCTION pgvigil.complete_until(regclass) IS
     'All rows of a table with ids made before this time are visible to the next statement, or will never be; waits a second for writers';
 
 CREATE FUNCTION pgvigil.job_rollup(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
@@ -191,7 +191,7 @@ BEGIN
               HINT = 'SET default_transaction_isolation = ''read committed'';';
     END IF;
     SELECT next_id INTO STRICT from_id FROM pgvigil.rollup_progress FOR UPDATE;
-    settled := pgvigil.settled_until(pgvigil.application_table('performance_logs'));
+    settled := pgvigil.complete_until(pgvigil.application_table('performance_logs'));
     done := 0;
     more := false;
     IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_id THEN
@@ -202,7 +202,7 @@ BEGIN
             more := pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour') < to_id;
             to_id := least(to_id, pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour'));
             WITH minutes AS MATERIALIZED (
-                SELECT * FROM pgvigil.bin_logs(from_id, to_id)
+                SELECT * FROM pgvigil.histogram_performance_logs(from_id, to_id)
             ), rollups AS (
                 INSERT INTO pgvigil.performance_rollups AS r (bucket_width, time_bucket, operation, calls, successful, total_ms, min_ms, max_ms, histogram)
                 SELECT 'minute', m.* FROM minutes m WHERE m.time_bucket >= now() - interval '26 hours'
@@ -370,7 +370,7 @@ BEGIN
           FROM (SELECT r.time_bucket, r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
                 WHERE r.bucket_width = 'hour' AND r.time_bucket >= from_time AND r.time_bucket < to_time
                 UNION ALL
-                SELECT l.* FROM pgvigil.bin_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', from_time) l WHERE l.time_bucket < to_time) p
+                SELECT l.* FROM pgvigil.histogram_performance_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', from_time) l WHERE l.time_bucket < to_time) p
           -- Of a bucket older than the rollups nothing is left but late rows: its document stays as it is.
           WHERE p.time_bucket >= now() - interval '99 days'
           GROUP BY 1, 2) b

@@ -17,12 +17,12 @@ BEGIN
     LOOP
         EXECUTE format('ALTER TABLE %I.%I SET SCHEMA pgvigil', pgvigil.application_schema(), found.name);
         EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', found.name, 'legacy_' || found.name);
-        INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+        INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES ('008', 'relation ' || found.name,
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
                        found.name, 'legacy_' || found.name, pgvigil.application_schema()));
         IF NOT found.is_view THEN
-            INSERT INTO pgvigil.leftovers (table_name) VALUES (found.name);
+            INSERT INTO pgvigil.displaced_tables (table_name) VALUES (found.name);
         END IF;
     END LOOP;
 END $$;

@@ -1,4 +1,4 @@
--- What the days between migrations ask: is it in order, by what measure, and what mends it. A check is looked for by one of the
+-- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by one of the
 -- functions check_*(deep), which say what they found; integrity_report holds that against alert_thresholds. Without deep no check
 -- reads a large table as a whole: what would have to is estimated from a sample.
 
@@ -39,7 +39,7 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
     ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
-    ('waiting_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
+    ('default_partition_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
     ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table with 10,000 of them: VACUUM does not keep up'),
     ('transaction_id_age', 1000000000, 1500000000, 'transactions since the oldest unfrozen row: at 2,147,483,648 the server stops taking writes'),
     ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections that are taken: beyond 1 an application is refused'),
@@ -53,7 +53,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.watched_schemas() IS 'The application''s schema and those of pgvigil';
 
-CREATE FUNCTION pgvigil.kept_settings() RETURNS TABLE (setting text, holder text)
+CREATE FUNCTION pgvigil.stored_settings() RETURNS TABLE (setting text, holder text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
@@ -62,27 +62,27 @@ BEGIN
     FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c (setting) LEFT JOIN pg_roles r ON r.oid = s.setrole
     WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
 END $$;
-COMMENT ON FUNCTION pgvigil.kept_settings() IS 'Settings that the roles and this database bring along, and whose they are';
+COMMENT ON FUNCTION pgvigil.stored_settings() IS 'Settings that the roles and this database bring along, and whose they are';
 
-CREATE FUNCTION pgvigil.is_small(VARIADIC tables regclass[]) RETURNS boolean
+CREATE FUNCTION pgvigil.fits_full_scan(VARIADIC tables regclass[]) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (SELECT sum(pg_relation_size(t.id)) <= 16777216 AND pg_relation_size(pgvigil.application_table('sessions')) <= 8388608 FROM unnest(tables) t (id));
 END $$;
-COMMENT ON FUNCTION pgvigil.is_small(regclass[]) IS 'Whether these tables (16 MB) can be held against sessions (8 MB) as a whole in an instant';
+COMMENT ON FUNCTION pgvigil.fits_full_scan(regclass[]) IS 'Whether these tables (16 MB) can be held against sessions (8 MB) as a whole in an instant';
 
 -- The checks -----------------------------------------------------------------------------------------------------------
 
 -- A row of a sample is looked up one by one, so that its cost does not grow with sessions; of a whole table, the planner chooses. 250 rows
 -- of those on 40 pages: each may mean a page of sessions or of its index that has to come from disk.
-CREATE FUNCTION pgvigil.check_orphans(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_orphans(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     child   record;
     share   numeric;  -- percent of its pages
     found   bigint;
     told    text[] := '{}';
-    mends   text[] := '{}';
+    fixes   text[] := '{}';
     sampled boolean := false;
     of_sessions regclass := pgvigil.application_table('sessions');
 BEGIN
@@ -94,7 +94,7 @@ BEGIN
                     || '{pgvigil.session_counters,pgvigil.legal_holds}'::regclass[]) WITH ORDINALITY t (id, place)
         JOIN pg_class c ON c.oid = t.id JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY t.place
     LOOP
-        IF deep OR pgvigil.is_small(VARIADIC child.parts) THEN
+        IF deep OR pgvigil.fits_full_scan(VARIADIC child.parts) THEN
             IF deep THEN
                 RAISE NOTICE 'looking for orphans in %', child.name;
             END IF;
@@ -111,12 +111,12 @@ BEGIN
         IF found > 0 THEN
             value := value + ceil(found * 100 / share);
             told := told || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
-            mends := mends || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
+            fixes := fixes || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
     detail := concat_ws('; ', nullif(array_to_string(told, ', '), ''), CASE WHEN sampled THEN 'looked at 250 rows of each large table' END);
-    mend := nullif(array_to_string(mends, ' '), '');
+    fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS 'Rows without their session, in each table that belongs to sessions; of a large one an estimate unless deep';
@@ -124,7 +124,7 @@ COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS 'Rows without their sessio
 -- One snapshot (STABLE) shows rows and counters as they belong together. The sample: 100 sessions that hold 3,000 rows at most,
 -- each of which may be a page from disk.
 -- All of them are counted in one pass over context_history: session by session, as count_context does, takes ten times as long.
-CREATE FUNCTION pgvigil.check_counters(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_counters(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ids   uuid[];
@@ -132,7 +132,7 @@ DECLARE
     pages bigint := pg_relation_size(pgvigil.application_table('sessions')) / current_setting('block_size')::bigint;
     part  record;
 BEGIN
-    IF deep OR pgvigil.is_small(pgvigil.application_table('context_history')) THEN
+    IF deep OR pgvigil.fits_full_scan(pgvigil.application_table('context_history')) THEN
         IF deep THEN
             RAISE NOTICE 'recounting the context of all sessions';
         END IF;
@@ -153,25 +153,25 @@ BEGIN
                      SELECT p.id, p.place, sum(k.context_count) OVER (ORDER BY p.place) AS so_far
                      FROM (SELECT r.id, row_number() OVER () AS place
                            FROM (SELECT s.id FROM %s s TABLESAMPLE SYSTEM ($1) ORDER BY random() LIMIT 100) r) p
-                     CROSS JOIN LATERAL pgvigil.kept_counters(p.id) k) picked
+                     CROSS JOIN LATERAL pgvigil.current_counters(p.id) k) picked
                  WHERE so_far <= 3000 OR place = 1', pgvigil.application_table('sessions'))
         INTO ids USING least(100, 100 * 40.0 / greatest(pages, 1));
         SELECT count(*) AS looked, count(*) FILTER (WHERE h.context_count <> k.context_count) AS counts,
                count(*) FILTER (WHERE h.total_tokens <> k.total_tokens) AS tokens,
                count(*) FILTER (WHERE h.total_content_bytes <> k.total_content_bytes) AS bytes INTO part
-        FROM pgvigil.count_context(VARIADIC ids) h CROSS JOIN LATERAL pgvigil.kept_counters(h.session_id) k;
+        FROM pgvigil.count_context(VARIADIC ids) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k;
         SELECT greatest(c.reltuples, part.looked) INTO total FROM pg_class c WHERE c.oid = pgvigil.application_table('sessions');
     END IF;
     detail := CASE WHEN total > part.looked THEN format('looked at %s of about %s sessions', part.looked, total) END;
     FOR check_name, value IN VALUES ('count_mismatches', part.counts), ('token_mismatches', part.tokens), ('size_mismatches', part.bytes) LOOP
         value := ceil(value * total / greatest(part.looked, 1));
-        mend := 'SELECT * FROM pgvigil.recount_session_counters();';
+        fix := 'SELECT * FROM pgvigil.recount_session_counters();';
         RETURN NEXT;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_counters(boolean) IS 'Counters of sessions against a recount: of all if deep or few, else an estimate from 100';
 
-CREATE FUNCTION pgvigil.check_storage(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_storage(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     failures bigint;
@@ -180,14 +180,14 @@ DECLARE
     part     record;
     broken   text;
     told     text[] := '{}';
-    mends    text[] := '{}';
+    fixes    text[] := '{}';
 BEGIN
     SELECT sum(d.checksum_failures), max(d.checksum_last_failure) INTO failures, last_ FROM pg_stat_database d
     WHERE d.datname = current_database() OR d.datid = 0;
     value := coalesce(failures, 0);
     IF value > 0 THEN
         told := told || format('%s reads met a page that fails its checksum, the last at %s', failures, last_);
-        mends := mends || 'Restore a backup from before (pgvigil restore), on other storage; see the server''s log for the file.'::text;
+        fixes := fixes || 'Restore a backup from before (pgvigil restore), on other storage; see the server''s log for the file.'::text;
     ELSIF current_setting('data_checksums') = 'off' THEN
         told := told || 'data checksums are off: a damaged page is not noticed'::text;
     END IF;
@@ -222,30 +222,30 @@ BEGIN
             IF broken IS NOT NULL THEN
                 value := value + 1;
                 told := told || format('%s: %s', part.name, broken);
-                mends := mends || CASE part.relkind WHEN 'i' THEN format('REINDEX INDEX CONCURRENTLY %s;', part.name)
+                fixes := fixes || CASE part.relkind WHEN 'i' THEN format('REINDEX INDEX CONCURRENTLY %s;', part.name)
                                                     ELSE format('Restore %s from a backup.', part.name) END;
             END IF;
         END LOOP;
     END IF;
     check_name := 'database_integrity';
     detail := array_to_string(told, '; ');
-    mend := nullif(array_to_string(mends, ' '), '');
+    fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_storage(boolean) IS 'Failed checksums, and if deep what amcheck finds in indexes and tables';
 
 -- What is built CONCURRENTLY at this moment is no fault.
-CREATE FUNCTION pgvigil.check_objects(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_objects(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'foreign_keys_enabled';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(DISTINCT f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.told, ', '), string_agg(DISTINCT f.fix, ' ') INTO value, detail, fix
     FROM (SELECT 'this session has session_replication_role = ' || current_setting('session_replication_role') AS told,
-                 'RESET session_replication_role;' AS mend
+                 'RESET session_replication_role;' AS fix
           WHERE current_setting('session_replication_role') = 'replica'
           UNION ALL
           SELECT format('%s for %s', s.setting, s.holder), format('ALTER %s RESET session_replication_role;', s.holder)
-          FROM pgvigil.kept_settings() s WHERE s.setting = 'session_replication_role=replica'
+          FROM pgvigil.stored_settings() s WHERE s.setting = 'session_replication_role=replica'
           UNION ALL
           SELECT format('%s of %s.%s has its triggers disabled', c.conname, n.nspname, t.relname),
                  string_agg(DISTINCT format('ALTER TABLE %I.%I ENABLE TRIGGER ALL;', gn.nspname, gt.relname), ' ')
@@ -262,11 +262,11 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'invalid_indexes';
-    SELECT count(*), string_agg(f.name, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.name, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name,
                  CASE WHEN c.relkind = 'I' THEN format('Build its index on each partition that has none, and attach it: \d+ %I.%I', n.nspname, c.relname)
                       WHEN c.relname ~ '_cc(new|old)\d*$' THEN format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname)
-                      ELSE format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) END AS mend
+                      ELSE format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) END AS fix
           FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE n.oid = ANY (pgvigil.watched_schemas()) AND NOT (i.indisvalid AND i.indisready AND i.indislive)
             AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p
@@ -276,7 +276,7 @@ BEGIN
 
     -- Grants that a restore without our roles has lost, above all: REVOKE stands in no archive of a database whose roles are not there.
     check_name := 'executable_by_everybody';
-    SELECT count(*), string_agg(f.name, ', '), string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.name, ', '), string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ') INTO value, detail, fix
     FROM (SELECT p.oid::regprocedure::text AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
           WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND (p.prosecdef OR p.prorettype = 'trigger'::regtype)
             AND p.proname <> ALL ('{current_session,current_instance,set_session_tag,judge_kill}'::name[])
@@ -285,16 +285,16 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'definers_of_superusers';
-    SELECT count(*), string_agg(DISTINCT format('%s: %s', f.owner, f.name), ', '), string_agg(format('ALTER ROUTINE %s OWNER TO pgvigil_owner;', f.name), ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(DISTINCT format('%s: %s', f.owner, f.name), ', '), string_agg(format('ALTER ROUTINE %s OWNER TO pgvigil_owner;', f.name), ' ') INTO value, detail, fix
     FROM (SELECT p.oid::regprocedure::text AS name, r.rolname AS owner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_roles r ON r.oid = p.proowner
           WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND p.prosecdef AND r.rolsuper ORDER BY 1) f;
     RETURN NEXT;
 
     -- What sorts otherwise since a library changed: an index in that order finds rows no longer, and lets duplicates in.
     check_name := 'collation_mismatches';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion, pg_collation_actual_version(c.oid)) AS told,
-                 format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname, c.collname) AS mend
+                 format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname, c.collname) AS fix
           FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
           WHERE c.collversion <> pg_collation_actual_version(c.oid)
             AND EXISTS (SELECT FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid
@@ -305,15 +305,15 @@ BEGIN
                         concat_ws('' '', $3, string_agg(format(''REINDEX DATABASE %1$I; ALTER DATABASE %1$I REFRESH COLLATION VERSION;'', d.datname), '' ''))
                  FROM pg_database d CROSS JOIN LATERAL (SELECT pg_database_collation_actual_version(d.oid) AS now) v
                  WHERE d.datname = current_database() AND d.datcollversion <> v.now'
-        INTO value, detail, mend USING value, detail, mend;
+        INTO value, detail, fix USING value, detail, fix;
     END IF;
     RETURN NEXT;
 
     -- Some partitions by name may be meant; all of them are the table, and each day and month brings one more.
     check_name := 'publications_by_partition';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I: %s', p.pubname, string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS told,
-                 format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS mend
+                 format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS fix
           FROM pg_publication p CROSS JOIN pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE NOT p.pubviaroot AND c.relkind = 'p' AND n.oid = ANY (pgvigil.watched_schemas())
             AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
@@ -324,9 +324,9 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'disabled_triggers';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.mend, ' ') INTO value, detail, mend
+    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname, CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
-                 format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, t.relname, g.tgname) AS mend
+                 format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, t.relname, g.tgname) AS fix
           FROM pg_trigger g JOIN pg_class t ON t.oid = g.tgrelid JOIN pg_namespace n ON n.oid = t.relnamespace JOIN pg_proc p ON p.oid = g.tgfoid
           WHERE n.oid = ANY (pgvigil.watched_schemas()) AND NOT g.tgisinternal AND g.tgenabled IN ('D', 'R')
             AND p.pronamespace IN (SELECT o.oid FROM pg_namespace o WHERE o.nspname IN ('pgvigil', 'instrumentation'))
@@ -343,7 +343,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     SELECT 'trigger', t.name, t.of_table, CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
-    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session,give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) name
+    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,00_archive_deleted_session,watch_session,set_default_expiry,guard_legal_hold,guard_policy_hold,archive_truncated_sessions}'::text[]) name
           UNION ALL
           SELECT 'context_history', name FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) name
           UNION ALL
@@ -367,12 +367,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.replaced_objects() IS 'Triggers of ours on tables of the application, and the monitoring views, that are missing or somebody else''s';
 
-CREATE FUNCTION pgvigil.check_replaced(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_replaced(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'replaced_objects';
     SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
-    mend := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
     RETURN NEXT;
 
     -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
@@ -384,12 +384,12 @@ BEGIN
     WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
       AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
     detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
-    mend := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    fix := 'Let one of the two write them: docs/from-the-enhanced-original.md';
     RETURN NEXT;
 
     check_name := 'views_past_row_security';
     SELECT count(*), string_agg(c.oid::regclass::text, ', '), string_agg(format('ALTER VIEW %s SET (security_invoker = true);', c.oid::regclass), ' ')
-    INTO value, detail, mend
+    INTO value, detail, fix
     FROM pg_class c
     WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'), pgvigil.application_table('session_content_view'), pgvigil.application_table('performance_monitoring_view'))
       AND c.relkind = 'v' AND current_setting('server_version_num')::integer >= 150000  -- before, no view reads otherwise
@@ -403,7 +403,7 @@ COMMENT ON FUNCTION pgvigil.check_replaced(boolean) IS
 
 -- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which tables are
 -- looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
-CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bigint)
+CREATE FUNCTION pgvigil.default_partition_rows() RETURNS TABLE (partition text, waiting bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parent text;
@@ -417,14 +417,14 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.waiting_rows() IS 'How many rows each default partition has, counted up to 100,000';
+COMMENT ON FUNCTION pgvigil.default_partition_rows() IS 'How many rows each default partition has, counted up to 100,000';
 
-CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'overdue_jobs';
     SELECT count(*), string_agg(format('%s (last success: %s)', s.job, coalesce(s.last_success::text, 'never')), ', ' ORDER BY s.job),
-           'pgvigil maintain run-due' INTO value, detail, mend
+           'pgvigil maintain run-due' INTO value, detail, fix
     FROM pgvigil.job_status s WHERE s.overdue HAVING count(*) > 0;
     value := coalesce(value, 0);
     RETURN NEXT;
@@ -432,25 +432,25 @@ BEGIN
     check_name := 'failed_jobs';
     SELECT count(*), string_agg(format('%s (%s)', s.job, coalesce(s.last_error, s.state)), ', ' ORDER BY s.job),
            string_agg(CASE WHEN s.needs_client THEN format('pgvigil maintain run %s', s.job) ELSE format('CALL pgvigil.run_job(%L);', s.job) END, ' ' ORDER BY s.job)
-    INTO value, detail, mend
+    INTO value, detail, fix
     FROM pgvigil.job_status s WHERE s.enabled AND s.state IN ('failed', 'died');
     RETURN NEXT;
 
     check_name := 'jobs_without_consent';
     SELECT count(*), string_agg(s.job, ', ' ORDER BY s.job),
-           'See what they would do: pgvigil maintain preview; then, as the owner of the tables: pgvigil maintain accept all' INTO value, detail, mend
+           'See what they would do: pgvigil maintain preview; then, as the owner of the tables: pgvigil maintain accept all' INTO value, detail, fix
     FROM pgvigil.job_status s WHERE s.waits_for_consent;
     RETURN NEXT;
 
-    check_name := 'waiting_rows';
+    check_name := 'default_partition_rows';
     SELECT coalesce(sum(w.waiting), 0), string_agg(format('%s in %s', w.waiting, w.partition), ', ') INTO value, detail
-    FROM pgvigil.waiting_rows() w WHERE w.waiting > 0;
-    mend := 'CALL pgvigil.run_job(''partitions'');';
+    FROM pgvigil.default_partition_rows() w WHERE w.waiting > 0;
+    fix := 'CALL pgvigil.run_job(''partitions'');';
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_jobs(boolean) IS 'Jobs that are overdue or failed, and rows that wait for their partition, 100,000 a table at most; deep changes nothing';
 
-CREATE FUNCTION pgvigil.check_load(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+CREATE FUNCTION pgvigil.check_load(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     room numeric := current_setting('max_connections')::numeric - current_setting('superuser_reserved_connections')::numeric
@@ -460,7 +460,7 @@ BEGIN
     -- Statistics are lost in a crash, in a restore, in a copy: how many rows live, the catalog still knows then.
     SELECT round(100.0 * t.n_dead_tup / (l.live + t.n_dead_tup), 1),
            format('%I.%I: %s dead, %s live rows', t.schemaname, t.relname, t.n_dead_tup, l.live),
-           format('VACUUM (ANALYZE) %I.%I;', t.schemaname, t.relname) INTO value, detail, mend
+           format('VACUUM (ANALYZE) %I.%I;', t.schemaname, t.relname) INTO value, detail, fix
     FROM pg_stat_all_tables t JOIN pg_class c ON c.oid = t.relid
     CROSS JOIN LATERAL (SELECT greatest(t.n_live_tup, c.reltuples::bigint, 0) AS live) l
     WHERE c.relnamespace = ANY (pgvigil.watched_schemas()) AND t.n_dead_tup >= 10000
@@ -471,7 +471,7 @@ BEGIN
     check_name := 'transaction_id_age';
     SELECT greatest(age(d.datfrozenxid), mxid_age(d.datminmxid)) INTO value FROM pg_database d WHERE d.datname = current_database();
     detail := NULL;
-    mend := 'VACUUM (FREEZE); and end what holds it back: old transactions, prepared ones, replication slots.';
+    fix := 'VACUUM (FREEZE); and end what holds it back: old transactions, prepared ones, replication slots.';
     RETURN NEXT;
 
     -- By user and database: whether others are clients shows only to pg_read_all_stats.
@@ -481,27 +481,27 @@ BEGIN
                                                                                           WHERE d.datname = current_database()), 0)::numeric), 3),
            format('%s of %s connections', count(*), room) INTO value, detail
     FROM pg_stat_activity a WHERE a.datid IS NOT NULL AND a.usesysid IS NOT NULL AND a.backend_type IS DISTINCT FROM 'parallel worker';
-    mend := 'See who holds them: SELECT usename, application_name, state, count(*) FROM pg_stat_activity GROUP BY 1, 2, 3; then pool, or raise max_connections.';
+    fix := 'See who holds them: SELECT usename, application_name, state, count(*) FROM pg_stat_activity GROUP BY 1, 2, 3; then pool, or raise max_connections.';
     RETURN NEXT;
 
     check_name := 'database_size_mb';
     value := round(pg_database_size(current_database()) / 1048576.0, 1);
     detail := NULL;
-    mend := 'See where it is: pgvigil sizes. Shorten pgvigil.retention_policies, or raise this threshold.';
+    fix := 'See where it is: pgvigil sizes. Shorten pgvigil.retention_policies, or raise this threshold.';
     RETURN NEXT;
 
     check_name := 'avg_query_time_ms';
     SELECT round(sum(r.total_ms) / nullif(sum(r.calls), 0), 1), 'of ' || coalesce(sum(r.calls), 0) || ' calls' INTO value, detail
     FROM pgvigil.performance_rollups r WHERE r.bucket_width = 'minute' AND r.time_bucket >= now() - interval '1 hour';
     value := coalesce(value, 0);
-    mend := 'See which: SELECT * FROM performance_monitoring_view ORDER BY total_calls * avg_duration_ms DESC;';
+    fix := 'See which: SELECT * FROM performance_monitoring_view ORDER BY total_calls * avg_duration_ms DESC;';
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_load(boolean) IS 'Dead rows, age of transaction ids, connections, size, and how long operations take; deep changes nothing';
 
 -- A check that cannot be made hides none of the others; a damaged page or a missing right is itself something to tell.
 CREATE FUNCTION pgvigil.integrity_report(deep boolean DEFAULT false)
-RETURNS TABLE (check_name text, value numeric, warning numeric, critical numeric, level text, meaning text, detail text, mend text)
+RETURNS TABLE (check_name text, value numeric, warning numeric, critical numeric, level text, meaning text, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -521,12 +521,12 @@ BEGIN
     RETURN QUERY
     SELECT t.check_name, f.value, t.warning, t.critical, l.level, t.meaning,
            CASE WHEN f.check_name IS NULL THEN concat_ws(': ', 'could not be looked at', failed ->> w.function) ELSE nullif(f.detail, '') END,
-           CASE WHEN l.level <> 'ok' THEN f.mend END
+           CASE WHEN l.level <> 'ok' THEN f.fix END
     FROM pgvigil.alert_thresholds t
-    LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, mend text) USING (check_name)
+    LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, fix text) USING (check_name)
     LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,publications_by_partition,disabled_triggers}'::text[]),
                       ('check_replaced', '{replaced_objects,duplicate_events,views_past_row_security}'),
-                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
+                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,default_partition_rows}'),
                       ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
                       ('check_orphans', '{orphaned_messages}'), ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),
                       ('check_storage', '{database_integrity}')) w (function, names) ON t.check_name = ANY (w.names)
@@ -534,10 +534,10 @@ BEGIN
     ORDER BY array_position('{critical,warning,ok}'::text[], l.level), t.check_name;
 END $$;
 COMMENT ON FUNCTION pgvigil.integrity_report(boolean) IS
-    'Every check of alert_thresholds: what it found, how bad that is, and what mends it. Deep: all counters recounted, all orphans, amcheck; reads every table';
+    'Every check of alert_thresholds: what it found, how bad that is, and what fixes it. Deep: all counters recounted, all orphans, amcheck; reads every table';
 
 -- advice: PostgreSQL's default, safe, but not what a server in production wants.
-CREATE FUNCTION pgvigil.settings_report() RETURNS TABLE (setting text, value text, recommended text, level text, reason text, mend text)
+CREATE FUNCTION pgvigil.settings_report() RETURNS TABLE (setting text, value text, recommended text, level text, reason text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     here    text := quote_ident(current_database());
@@ -587,7 +587,7 @@ BEGIN
            CASE s.setting WHEN 'synchronous_commit=off' THEN 'on' ELSE 'origin' END, 'warning',
            CASE s.setting WHEN 'synchronous_commit=off' THEN 'what is committed there can be lost in a crash' ELSE 'neither foreign keys nor triggers act there' END,
            format('ALTER %s RESET %s;', s.holder, split_part(s.setting, '=', 1))
-    FROM pgvigil.kept_settings() s WHERE s.setting = ANY ('{session_replication_role=replica,synchronous_commit=off}'::text[])
+    FROM pgvigil.stored_settings() s WHERE s.setting = ANY ('{session_replication_role=replica,synchronous_commit=off}'::text[])
     ORDER BY 1, 2;
 
     RETURN QUERY
@@ -621,7 +621,7 @@ BEGIN
     SELECT t.name, t.owner INTO next_
     FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND n.oid = ANY (pgvigil.watched_schemas())) t
-    WHERE t.name <> ALL (pgvigil.seen_to('analyze')) ORDER BY t.name LIMIT 1;
+    WHERE t.name <> ALL (pgvigil.completed_items('analyze')) ORDER BY t.name LIMIT 1;
     done := 0;
     more := FOUND;
     IF more THEN

@@ -1,5 +1,5 @@
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
-CREATE FUNCTION pgvigil.settle_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
+CREATE FUNCTION pgvigil.backfill_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ids       uuid[];
@@ -19,7 +19,7 @@ BEGIN
         RETURN NULL;
     ELSE
         -- a granularity of 0, so that touch_session looks at every row
-        PERFORM set_config('pgvigil.upkeep', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
+        PERFORM set_config('pgvigil.skip_activity', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
         ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
         moved := cardinality(ids);
         IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
@@ -33,19 +33,19 @@ BEGIN
     END IF;
     RETURN state;
 END $$;
-COMMENT ON FUNCTION pgvigil.settle_dormancy_step(jsonb, integer) IS 'One step of settle_dormancy; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.backfill_dormancy_step(jsonb, integer) IS 'One step of backfill_dormancy; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.settle_dormancy(batch integer DEFAULT 1000)
+CREATE PROCEDURE pgvigil.backfill_dormancy(batch integer DEFAULT 1000)
 LANGUAGE plpgsql AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.settle_dormancy_step(state, batch);
+        state := pgvigil.backfill_dormancy_step(state, batch);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.settle_dormancy(integer) IS
+COMMENT ON PROCEDURE pgvigil.backfill_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
 
 -- One transaction of the procedure below, with the rights of its caller, who has to own the table. No other session sees the triggers
@@ -153,7 +153,7 @@ COMMENT ON COLUMN "{app}".context_history.content_size_bytes IS 'Size of the con
 COMMENT ON COLUMN "{app}".context_history.tokens_used IS 'Tokens it used';
 
 -- Room on each page keeps ordinary updates HOT.
-INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
 SELECT '011', 'fillfactor of sessions',
        coalesce((SELECT format('ALTER TABLE %s SET (%s)', c.oid::regclass, option) FROM unnest(c.reloptions) AS option WHERE option LIKE 'fillfactor=%'),
                 format('ALTER TABLE %s RESET (fillfactor)', c.oid::regclass))
@@ -173,14 +173,14 @@ COMMENT ON CONSTRAINT session_counters_session_id_fkey ON pgvigil.session_counte
 ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREIGN KEY (session_id) REFERENCES "{app}".sessions (id);
 COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
 
-SELECT pgvigil.clear_trigger('011', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,Keep_deleted_session,watch_session}'::text[]) AS name;
-SELECT pgvigil.clear_trigger('011', name, 'guard_archived_session')
+SELECT pgvigil.displace_trigger('011', 'sessions', name)
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,00_archive_deleted_session,watch_session}'::text[]) AS name;
+SELECT pgvigil.displace_trigger('011', name, 'guard_archived_session')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
 
 CREATE TRIGGER update_sessions_last_activity
     BEFORE UPDATE OF last_activity_at, status, is_dormant, archived_at, expires_at, retention_policy ON "{app}".sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.move_last_activity();
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.limit_activity_updates();
 CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE OF updated_at ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.stamp_updated_at();
 -- Under a name that is ours alone, and after the two above by its name: applications make triggers of the names that they know anew at
@@ -194,8 +194,8 @@ CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON "{app}".sessions
     REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
 -- AFTER, because what a later BEFORE trigger calls off (a soft delete) is no deletion. Triggers fire in the order of their
 -- names: this one, for its capital, before the foreign key's (RI_ConstraintTrigger...), which takes the trail away.
-CREATE TRIGGER "Keep_deleted_session" AFTER DELETE ON "{app}".sessions
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.keep_deleted_session();
+CREATE TRIGGER "00_archive_deleted_session" AFTER DELETE ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.archive_deleted_session();
 CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".context_history
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
 CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".codebase_snapshots
@@ -207,11 +207,11 @@ COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves upda
 COMMENT ON TRIGGER log_session_lifecycle ON "{app}".sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes';
 COMMENT ON TRIGGER log_session_lifecycle_created ON "{app}".sessions IS 'The created events, once per statement';
-COMMENT ON TRIGGER "Keep_deleted_session" ON "{app}".sessions IS 'Deletion forgets nothing; by its name it comes before the foreign key that takes the trail away';
+COMMENT ON TRIGGER "00_archive_deleted_session" ON "{app}".sessions IS 'Deletion forgets nothing; by its name it comes before the foreign key that takes the trail away';
 COMMENT ON TRIGGER guard_archived_session ON "{app}".context_history IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only';
 COMMENT ON TRIGGER guard_archived_session ON "{app}".handoff_requests IS 'Children of an archived session are read-only';
-SELECT pgvigil.clear_trigger('011', 'context_history', name)
+SELECT pgvigil.displace_trigger('011', 'context_history', name)
 FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) AS name;
 CREATE TRIGGER count_added_context AFTER INSERT ON "{app}".context_history
     REFERENCING NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_added_context();
@@ -225,16 +225,16 @@ COMMENT ON TRIGGER count_added_context ON "{app}".context_history IS 'Counters o
 COMMENT ON TRIGGER count_changed_context ON "{app}".context_history IS 'Counters of a session, once per statement; rows may move between sessions';
 COMMENT ON TRIGGER count_removed_context ON "{app}".context_history IS 'Counters of a session, once per statement';
 COMMENT ON TRIGGER clear_session_counters ON "{app}".context_history IS 'Counters of all sessions';
-SELECT pgvigil.clear_trigger('011', 'sessions', name) FROM unnest('{give_expiry,guard_legal_hold,guard_policy_hold,keep_truncated_sessions}'::text[]) AS name;
-CREATE TRIGGER give_expiry BEFORE INSERT ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.give_expiry();
+SELECT pgvigil.displace_trigger('011', 'sessions', name) FROM unnest('{set_default_expiry,guard_legal_hold,guard_policy_hold,archive_truncated_sessions}'::text[]) AS name;
+CREATE TRIGGER set_default_expiry BEFORE INSERT ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.set_default_expiry();
 CREATE TRIGGER guard_legal_hold BEFORE DELETE ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_legal_hold();
 CREATE TRIGGER guard_policy_hold AFTER UPDATE OF retention_policy ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_policy_hold();
 COMMENT ON TRIGGER guard_policy_hold ON "{app}".sessions IS 'A policy under legal hold cannot be left for one that is not';
-COMMENT ON TRIGGER give_expiry ON "{app}".sessions IS 'expires_at by policy';
+COMMENT ON TRIGGER set_default_expiry ON "{app}".sessions IS 'expires_at by policy';
 COMMENT ON TRIGGER guard_legal_hold ON "{app}".sessions IS 'What is under legal hold stays';
-CREATE TRIGGER keep_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.keep_truncated_sessions();
-COMMENT ON TRIGGER keep_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either';
-SELECT pgvigil.clear_trigger('011', name, 'guard_archived_children')
+CREATE TRIGGER archive_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.archive_truncated_sessions();
+COMMENT ON TRIGGER archive_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either';
+SELECT pgvigil.displace_trigger('011', name, 'guard_archived_children')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name;
 CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".context_history
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children();

@@ -6,16 +6,16 @@ DECLARE
     app       text := quote_ident(pgvigil.application_schema());
     -- What shows how things are: reading, for readers and admins alike.
     looks     CONSTANT text := 'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), pgvigil.partitioned_table(text),
-        pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.waiting_rows(), pgvigil.performance_window(interval),
-        pgvigil.bin_logs(uuid, uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.kept_counters(uuid), pgvigil.integrity_report(boolean),
-        pgvigil.settings_report(), pgvigil.kept_settings(), pgvigil.watched_schemas(), pgvigil.is_small(regclass[]), pgvigil.check_objects(boolean), pgvigil.check_replaced(boolean), pgvigil.replaced_objects(),
+        pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.default_partition_rows(), pgvigil.performance_window(interval),
+        pgvigil.histogram_performance_logs(uuid, uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.current_counters(uuid), pgvigil.integrity_report(boolean),
+        pgvigil.settings_report(), pgvigil.stored_settings(), pgvigil.watched_schemas(), pgvigil.fits_full_scan(regclass[]), pgvigil.check_objects(boolean), pgvigil.check_replaced(boolean), pgvigil.replaced_objects(),
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
         pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs(),
         pgvigil.days_kept(), pgvigil.due_partitions()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
-        pgvigil.leftovers, pgvigil.found_before, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
+        pgvigil.displaced_tables, pgvigil.displaced_objects, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
         pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
         pgvigil.performance_rollups, pgvigil.operation_totals, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
         instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
@@ -60,7 +60,7 @@ BEGIN
         GRANT INSERT (session_id, reason), DELETE ON pgvigil.legal_holds TO pgvigil_admin;
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
-            pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.seen_to(text), pgvigil.recount_session_counters(uuid),
+            pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.completed_items(text), pgvigil.recount_session_counters(uuid),
             pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid, text[], text[]), instrumentation.sampled_texts(uuid),
             instrumentation.signal_session(uuid, text, interval)
             TO pgvigil_admin;

@@ -165,7 +165,7 @@ BEGIN
     END IF;
 
     SELECT p.next_event INTO STRICT from_event FROM pgvigil.totals_progress p WHERE p.source = 'session_lifecycle' FOR UPDATE;
-    settled := pgvigil.settled_until(pgvigil.application_table('session_lifecycle'));
+    settled := pgvigil.complete_until(pgvigil.application_table('session_lifecycle'));
     IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_event THEN
         to_event := pgvigil.uuid_v7_floor(settled);
         SELECT l.id INTO first FROM "{app}".session_lifecycle l WHERE l.id >= from_event AND l.id < to_event ORDER BY l.id LIMIT 1;

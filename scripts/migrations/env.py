@@ -1,5 +1,5 @@
 """Alembic's entry: `alembic upgrade head` and the runner go the same way from here."""
 
-from pgvigil.build.apply import run_environment
+from pgvigil.migration.apply import run_environment
 
 run_environment()

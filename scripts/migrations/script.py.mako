@@ -1,6 +1,6 @@
 """${message}"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}

@@ -110,7 +110,7 @@ def _grant(words: str, arguments: argparse.Namespace) -> str:
 
 
 def _defect() -> int:
-    from pgvigil.live.scrub import hide_secrets  # here, because hardly any call needs it
+    from pgvigil.live.redact import hide_secrets  # here, because hardly any call needs it
 
     print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
     print(

@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pgvigil import text
-from pgvigil.build.journal import Journal
+from pgvigil.progress import Reporter
 
 _TELL_EVERY = 5.0  # seconds between plain lines about one step
 
 
 @contextmanager
-def journal() -> Iterator[Journal]:
+def journal() -> Iterator[Reporter]:
     """Yield a journal that prints to stderr until the block ends."""
-    with _live() if sys.stderr.isatty() else _plain() as tell:
-        yield tell
+    with _live() if sys.stderr.isatty() else _plain() as log:
+        yield log
 
 
 @contextmanager
-def _plain() -> Iterator[Journal]:
+def _plain() -> Iterator[Reporter]:
     begin = spoken = time.monotonic()
 
     def speak(line: str) -> None:
@@ -33,11 +33,11 @@ def _plain() -> Iterator[Journal]:
         if time.monotonic() - spoken >= _TELL_EVERY:
             speak(step if fraction is None else f"{step} ({fraction:.0%})")
 
-    yield Journal(speak, show)
+    yield Reporter(speak, show)
 
 
 @contextmanager
-def _live() -> Iterator[Journal]:
+def _live() -> Iterator[Reporter]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
@@ -66,4 +66,4 @@ def _live() -> Iterator[Journal]:
                 completed=fraction or 0,
             )
 
-        yield Journal(speak, show)
+        yield Reporter(speak, show)

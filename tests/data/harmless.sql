@@ -51,13 +51,13 @@ INSERT INTO session_lifecycle (id, session_id, event_type) SELECT gen_random_uui
 TRUNCATE sessions CASCADE;
 
 --- sequence moved on
-ALTER SEQUENCE pgvigil.found_before_id_seq RESTART WITH 1000;
+ALTER SEQUENCE pgvigil.displaced_objects_id_seq RESTART WITH 1000;
 
 --- procedures of upkeep run again
 ---   committed
-CALL pgvigil.settle_dormancy();
-CALL pgvigil.adopt_leftovers();
-CALL pgvigil.tighten_value_checks();
+CALL pgvigil.backfill_dormancy();
+CALL pgvigil.copy_legacy_tables();
+CALL pgvigil.validate_value_checks();
 
 -- ── Tuning ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -262,8 +262,8 @@ ALTER INDEX idx_system_metrics_labels RENAME TO i;
 ALTER INDEX i RENAME TO idx_system_metrics_labels;
 ALTER FUNCTION pgvigil.actor() RENAME TO who;
 ALTER FUNCTION pgvigil.who() RENAME TO actor;
-ALTER TRIGGER "Keep_deleted_session" ON sessions RENAME TO t;
-ALTER TRIGGER t ON sessions RENAME TO "Keep_deleted_session";
+ALTER TRIGGER "00_archive_deleted_session" ON sessions RENAME TO t;
+ALTER TRIGGER t ON sessions RENAME TO "00_archive_deleted_session";
 ALTER TABLE system_metrics RENAME CONSTRAINT system_metrics_labels_check TO c;
 ALTER TABLE system_metrics RENAME CONSTRAINT c TO system_metrics_labels_check;
 

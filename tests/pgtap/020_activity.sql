@@ -32,11 +32,11 @@ UPDATE sessions SET status = 'active' WHERE session_key = 'idle';
 SELECT is(pg_temp.idle('idle'), interval '0', 'any other change of status is');
 
 UPDATE sessions SET last_activity_at = now() - interval '5 hours' WHERE session_key = 'idle';
-SET LOCAL pgvigil.upkeep = 'on';
+SET LOCAL pgvigil.skip_activity = 'on';
 UPDATE sessions SET status = 'completed' WHERE session_key = 'idle';
 UPDATE sessions SET metadata = '{}' WHERE session_key = 'idle';
-SELECT is(pg_temp.idle('idle'), interval '5 hours', 'what a job does under pgvigil.upkeep is not activity');
-RESET pgvigil.upkeep;
+SELECT is(pg_temp.idle('idle'), interval '5 hours', 'what a job does under pgvigil.skip_activity is not activity');
+RESET pgvigil.skip_activity;
 UPDATE sessions SET retention_policy = NULL WHERE session_key = 'idle';
 SELECT is(pg_temp.idle('idle'), interval '0', 'a policy set to NULL is a change, and activity');
 UPDATE sessions SET last_activity_at = now() - interval '5 hours' WHERE session_key = 'idle';
@@ -65,10 +65,10 @@ UPDATE sessions SET is_dormant = false, last_activity_at = now() - interval '30 
 SELECT is(pg_temp.idle('busy'), interval '30 seconds', 'a value chosen together with a change stands');
 UPDATE sessions SET expires_at = '2030-01-01+00', status = 'expired' WHERE session_key = 'busy';
 SELECT is(pg_temp.idle('busy'), interval '30 seconds', 'expiring a busy one is no activity');
-SET LOCAL pgvigil.upkeep = 'on';
+SET LOCAL pgvigil.skip_activity = 'on';
 UPDATE sessions SET status = 'active' WHERE session_key = 'busy';
 SELECT is(pg_temp.idle('busy'), interval '30 seconds', 'nor is what a job does to it');
-RESET pgvigil.upkeep;
+RESET pgvigil.skip_activity;
 UPDATE sessions SET last_activity_at = last_activity_at + interval '10 seconds', status = 'pending' WHERE session_key = 'busy';
 SELECT is(pg_temp.idle('busy'), interval '0', 'a small step together with a change gives way to the change');
 

@@ -37,9 +37,9 @@ UPDATE sessions SET archived_at = now() WHERE session_key = 'shut';
 SELECT lives_ok($$DELETE FROM sessions WHERE session_key = 'shut'$$, 'retention may delete it, with its children');
 
 INSERT INTO sessions (id, session_key, agent_from, archived_at) VALUES ('00000000-0000-4000-8000-000000000003', 'locked', 'x', now());
-SET LOCAL pgvigil.upkeep = 'migration';
+SET LOCAL pgvigil.skip_activity = 'migration';
 SELECT throws_ok($$UPDATE sessions SET metadata = '{"k": 1}' WHERE session_key = 'locked'$$, '55000', NULL, 'upkeep is no way past the guard');
-RESET pgvigil.upkeep;
+RESET pgvigil.skip_activity;
 SELECT throws_ok(format('TRUNCATE %I', name), '55000', 'there are archived sessions, and what they hold is read-only', 'nor is TRUNCATE of ' || name)
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) name;
 CREATE FUNCTION pg_temp.quietly(statement text) RETURNS void LANGUAGE plpgsql SET client_min_messages = warning AS $$ BEGIN EXECUTE statement; END $$;

@@ -8,7 +8,7 @@ CREATE FUNCTION pg_temp.held(key text) RETURNS text LANGUAGE sql AS $$
 $$;
 CREATE FUNCTION pg_temp.id(key text) RETURNS uuid LANGUAGE sql AS $$ SELECT id FROM sessions WHERE session_key = key $$;
 CREATE FUNCTION pg_temp.drift() RETURNS bigint LANGUAGE sql AS $$
-    SELECT count(*) FROM sessions s, pgvigil.count_context(s.id) h, pgvigil.kept_counters(s.id) k
+    SELECT count(*) FROM sessions s, pgvigil.count_context(s.id) h, pgvigil.current_counters(s.id) k
     WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes)
 $$;
 

@@ -19,7 +19,7 @@ SELECT bag_eq('SELECT check_name FROM pgvigil.integrity_report()', 'SELECT check
 SELECT is((SELECT string_agg(check_name, ', ') FROM pgvigil.integrity_report() WHERE level <> 'ok'), NULL, 'a new install has no finding');
 
 INSERT INTO pgvigil.performance_rollups VALUES ('minute', now(), 'o', 2, 2, 300, 100, 200, 0);
-PREPARE level AS SELECT value, level, mend IS NOT NULL FROM pgvigil.integrity_report() WHERE check_name = 'avg_query_time_ms';
+PREPARE level AS SELECT value, level, fix IS NOT NULL FROM pgvigil.integrity_report() WHERE check_name = 'avg_query_time_ms';
 SELECT results_eq('level', $$VALUES (150.0, 'warning', true)$$, 'beyond the first threshold it is a warning');
 SELECT is((SELECT check_name FROM pgvigil.integrity_report() LIMIT 1), 'avg_query_time_ms', 'and stands before what is well');
 UPDATE pgvigil.alert_thresholds SET critical = 150 WHERE check_name = 'avg_query_time_ms';

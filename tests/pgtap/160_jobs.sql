@@ -36,13 +36,13 @@ SELECT throws_ok($$CALL pgvigil.run_job('backup')$$, '0A000', 'job backup is not
 -- A run that is cut short, and the one that goes on behind it.
 INSERT INTO pgvigil.job_runs (job) VALUES ('analyze');
 SELECT ok((SELECT more AND done = 1 FROM pgvigil.job_analyze(1)), 'a step analyzes a table');
-SELECT is(pgvigil.seen_to('analyze'), ARRAY['instrumentation.instances'], 'and remembers it');
+SELECT is(pgvigil.completed_items('analyze'), ARRAY['instrumentation.instances'], 'and remembers it');
 UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = 'died' WHERE job = 'analyze';
 INSERT INTO pgvigil.job_runs (job) VALUES ('analyze');
 SELECT FROM pgvigil.job_analyze(1);
-SELECT is(pgvigil.seen_to('analyze'), '{instrumentation.instances,instrumentation.kill_attempts}', 'the next run goes on behind it');
+SELECT is(pgvigil.completed_items('analyze'), '{instrumentation.instances,instrumentation.kill_attempts}', 'the next run goes on behind it');
 UPDATE pgvigil.job_runs SET finished_at = clock_timestamp(), error = NULL WHERE job = 'analyze';
-SELECT is(pgvigil.seen_to('analyze'), '{}'::text[], 'after a success it begins anew');
+SELECT is(pgvigil.completed_items('analyze'), '{}'::text[], 'after a success it begins anew');
 
 UPDATE pgvigil.jobs SET since = now();
 SELECT results_eq('SELECT done, more, note FROM pgvigil.job_health(1)', $$VALUES (0::bigint, false, NULL::text)$$, 'health finds nothing in a new install');

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from conftest import Connection, Database, Run, administer, copy_database
 from pgvigil import project
-from pgvigil.embedded.scratch import Server
+from pgvigil.embedded.temporary import Server
 from pgvigil.placeholders import bound
 
 APPLICATION = project.MIGRATIONS / "000_session_application.sql"

@@ -72,9 +72,9 @@ def test_a_reader_s_own_type_is_not_cast_with_our_owner_s_rights(own: Database, 
         "INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead) VALUES ('orders', 'day', 1)",
         "UPDATE pgvigil.jobs SET job = 'x' WHERE job = 'expiry'",
         "INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('evil', '1 hour', '')",
-        "UPDATE pgvigil.leftovers SET table_name = 'orders'",
+        "UPDATE pgvigil.displaced_tables SET table_name = 'orders'",
         "UPDATE pgvigil.tolerated_values SET table_name = 'orders'",
-        "UPDATE pgvigil.found_before SET restore_sql = 'DROP TABLE orders'",
+        "UPDATE pgvigil.displaced_objects SET restore_sql = 'DROP TABLE orders'",
         "DELETE FROM session_lifecycle",
         "UPDATE session_lifecycle SET event_type = 'created'",
         "DELETE FROM pgvigil.deleted_sessions",
@@ -113,7 +113,9 @@ def test_a_view_beside_a_table_of_ours_is_not_counted_by_waiting_rows(
             "sql_statements_default",
         ):
             as_admin.execute(f"CREATE TEMP VIEW {table} AS SELECT pg_temp.f() AS x WHERE pg_temp.f() = 1".encode())
-        assert as_admin.execute("SELECT count(*) FROM pgvigil.waiting_rows() WHERE waiting > 0").fetchone() == (0,)
+        assert as_admin.execute(
+            "SELECT count(*) FROM pgvigil.default_partition_rows() WHERE waiting > 0"
+        ).fetchone() == (0,)
     assert not is_superuser(own)
 
 

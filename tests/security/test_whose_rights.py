@@ -120,7 +120,7 @@ REPLACED = {
         LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); rows := 0; END $$""",
     "begin_job": """CREATE OR REPLACE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
         LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); RETURN NULL; END $$""",
-    "integrity_report": """CREATE OR REPLACE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, mend text)
+    "integrity_report": """CREATE OR REPLACE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
         LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); END $$""",
     "job_status": """CREATE FUNCTION {app}.state() RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); RETURN 'done'; END $$;
         DROP VIEW pgvigil.job_status CASCADE;
@@ -261,7 +261,7 @@ def test_an_expression_that_validate_reads_again_runs_with_its_owner_s_rights(
 def test_what_a_migration_displaced_is_put_back_with_the_owner_s_rights(mined: Installation) -> None:
     mined.migrate()
     mined.as_owner(
-        """INSERT INTO pgvigil.found_before (revision, object, restore_sql)
+        """INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
            SELECT revision, 'planted', 'SELECT {quoted}.spring()' FROM unnest('{002,008,011,014}'::text[]) revision"""
     )
     code, said = mined.pgvigil("revert", "--to", "base", "--backup", "none")

@@ -102,7 +102,7 @@ def test_parameters_of_sessions_are_named_where_they_cannot_be_used(serve: Serve
 
 @pytest.mark.parametrize(
     ("path", "name", "private"),
-    [("jobs", "job", ["last_error"]), ("health", "check_name", ["detail", "mend"]), ("operations", "operation", []), ("connections", "session_id", ["sql_text"])],
+    [("jobs", "job", ["last_error"]), ("health", "check_name", ["detail", "fix"]), ("operations", "operation", []), ("connections", "session_id", ["sql_text"])],
 )  # fmt: skip
 def test_state_is_told_and_what_may_repeat_others_to_admins_only(
     serve: Serve, stored: Database, path: str, name: str, private: list[str]

@@ -1,8 +1,8 @@
 -- The old tables come back as they were found. Rows written since are in ours, which are gone: the backup of the revert
 -- holds them.
-SELECT pgvigil.put_back('002');
-DELETE FROM pgvigil.leftovers;
+SELECT pgvigil.restore_displaced('002');
+DELETE FROM pgvigil.displaced_tables;
 DELETE FROM pgvigil.tolerated_values;
-DROP PROCEDURE pgvigil.adopt_leftovers(integer);
-DROP FUNCTION pgvigil.adopt_leftovers_step(jsonb, integer);
-DROP FUNCTION pgvigil.adopt_rows(text, bigint, bigint);
+DROP PROCEDURE pgvigil.copy_legacy_tables(integer);
+DROP FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer);
+DROP FUNCTION pgvigil.copy_legacy_rows(text, bigint, bigint);

@@ -1,14 +1,14 @@
 DROP FUNCTION pgvigil.recount_session_counters(uuid);
 DROP FUNCTION pgvigil.fold_session_counters(integer);
-DROP PROCEDURE pgvigil.settle_session_counters(integer);
-DROP FUNCTION pgvigil.settle_session_counters_step(jsonb, integer);
+DROP PROCEDURE pgvigil.backfill_session_counters(integer);
+DROP FUNCTION pgvigil.backfill_session_counters_step(jsonb, integer);
 DROP FUNCTION pgvigil.lock_session_counters();
 DROP FUNCTION pgvigil.clear_session_counters();
 DROP FUNCTION pgvigil.count_removed_context();
 DROP FUNCTION pgvigil.count_changed_context();
 DROP FUNCTION pgvigil.count_added_context();
-DROP FUNCTION pgvigil.kept_counters(uuid);
+DROP FUNCTION pgvigil.current_counters(uuid);
 DROP FUNCTION pgvigil.count_context(uuid[]);
 DROP FUNCTION pgvigil.content_bytes(integer, text);
 DROP TABLE pgvigil.session_counter_changes, pgvigil.session_counters;
-DROP FUNCTION pgvigil.keep_removed_counters();
+DROP FUNCTION pgvigil.record_removed_counters();

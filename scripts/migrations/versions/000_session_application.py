@@ -1,6 +1,6 @@
 """The session application itself"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "000"
 down_revision = None

@@ -1,6 +1,6 @@
 """Helper functions and bookkeeping in schema pgvigil"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "001"
 down_revision = "000"

@@ -1,6 +1,6 @@
 """What an earlier attempt left under our names is moved aside"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "002"
 down_revision = "001"

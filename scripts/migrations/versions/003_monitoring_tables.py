@@ -1,6 +1,6 @@
 """session_lifecycle, system_metrics, performance_logs, analytics_aggregations"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "003"
 down_revision = "002"

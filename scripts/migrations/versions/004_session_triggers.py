@@ -1,6 +1,6 @@
 """Triggers: touch, lifecycle log, kept trail of deletions, archive guard"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "004"
 down_revision = "003"

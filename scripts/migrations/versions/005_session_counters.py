@@ -1,6 +1,6 @@
 """Counters kept beside sessions"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "005"
 down_revision = "004"

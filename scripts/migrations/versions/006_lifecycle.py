@@ -1,6 +1,6 @@
 """Lifecycle and retention: policies, jobs and their functions"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "006"
 down_revision = "005"

@@ -1,6 +1,6 @@
 """Rollups and their watermark"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "007"
 down_revision = "006"

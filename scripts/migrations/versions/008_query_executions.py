@@ -1,6 +1,6 @@
 """query_executions, its views and its retention"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "008"
 down_revision = "007"

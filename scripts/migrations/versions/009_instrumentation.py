@@ -1,6 +1,6 @@
 """Instrumentation: who is connected, and what they run"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "009"
 down_revision = "008"

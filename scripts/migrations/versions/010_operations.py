@@ -1,6 +1,6 @@
 """Thresholds, integrity report, audit of settings"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "010"
 down_revision = "009"

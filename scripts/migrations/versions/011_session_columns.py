@@ -1,6 +1,6 @@
 """Columns, checks and the foreign key on the application's tables"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "011"
 down_revision = "010"

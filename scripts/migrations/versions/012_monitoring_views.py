@@ -1,6 +1,6 @@
 """session_monitoring_view and performance_monitoring_view"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "012"
 down_revision = "011"

@@ -1,6 +1,6 @@
 """Roles and grants"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "013"
 down_revision = "012"

@@ -1,6 +1,6 @@
 """Indexes on the application's tables, built concurrently"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "014"
 down_revision = "013"

@@ -1,6 +1,6 @@
 """Existing rows: checks validated, leftovers copied"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "015"
 down_revision = "014"

@@ -1,6 +1,6 @@
 """Session monitor of SQLAlchemy applications"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "016"
 down_revision = "015"

@@ -1,6 +1,6 @@
 """Rollups and totals that the web application reads"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "017"
 down_revision = "016"

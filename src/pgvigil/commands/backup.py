@@ -53,25 +53,26 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import archives, backup
+    from pgvigil.backup import catalogue
+    from pgvigil.backup import create as backup
     from pgvigil.display import journal
-    from pgvigil.operate import backups
+    from pgvigil.maintenance import backups
 
     directory = getattr(arguments, "backup_dir", None) or backup.default_directory()
     if arguments.action == "list":
-        entries = archives.listing(directory)
+        entries = catalogue.listing(directory)
         print(output.json_text(backups.document(entries)) if arguments.json else backups.text(entries, directory))
     elif arguments.action == "prune":
-        pruned = archives.prune(directory, arguments.keep_days)
+        pruned = catalogue.prune(directory, arguments.keep_days)
         print(output.json_text(backups.pruned_document(pruned)) if arguments.json else backups.pruned_text(pruned))
     elif arguments.action == "record":
         print(backups.record(required_target(arguments), arguments.external))
     else:
         target = required_target(arguments)
-        with journal() as tell:
+        with journal() as log:
             if arguments.action == "create":
                 made = backups.create(
-                    target, directory, arguments.verify_backup, tell, run_owner_code=arguments.run_owner_code
+                    target, directory, arguments.verify_backup, log, run_owner_code=arguments.run_owner_code
                 )
             else:
                 archive = (
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                     if arguments.archive
                     else backups.newest(target, directory)
                 )
-                made = backups.verify(target, archive, tell, run_owner_code=arguments.run_owner_code)
+                made = backups.verify(target, archive, log, run_owner_code=arguments.run_owner_code)
         print(
             output.json_text(asdict(made))
             if arguments.json

@@ -18,9 +18,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.operate import explain, trial
+    from pgvigil.diagnostics.plans import explain, rolled_back
 
-    statement = trial.given(arguments.query, arguments.file, sys.stdin)
+    statement = rolled_back.given(arguments.query, arguments.file, sys.stdin)
     done = explain.explain(required_target(arguments), statement, arguments.param)
     if arguments.json:
         print(output.json_text(explain.document(done)))

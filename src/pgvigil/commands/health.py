@@ -23,11 +23,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from pgvigil.diagnostics import health
     from pgvigil.display import journal
-    from pgvigil.operate import health
 
     target = required_target(arguments)
-    with journal() as tell:
-        found = health.examine(target, tell, deep=arguments.deep, repair=arguments.repair)
+    with journal() as log:
+        found = health.examine(target, log, deep=arguments.deep, repair=arguments.repair)
     print(output.json_text(health.document(found)) if arguments.json else health.text(found))
     return found.exit_code

@@ -15,7 +15,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import init_sql, plan
+    from pgvigil.migration import files, init_script
 
-    script = init_sql.generate(plan.load(project.MIGRATIONS))
+    script = init_script.generate(files.load(project.MIGRATIONS))
     return output.generated(script, project.INIT_SQL if arguments.write else None)

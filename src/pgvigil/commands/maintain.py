@@ -14,7 +14,7 @@ from pgvigil.text import counted, one_line, page
 
 if TYPE_CHECKING:
     from pgvigil.database import Target
-    from pgvigil.operate.upkeep import Options
+    from pgvigil.maintenance.client_jobs import Options
 
 SUMMARY = "the regular jobs: preview and accept them, run one now, run what is due, watch, their status"
 
@@ -65,16 +65,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
-    from pgvigil.operate import consent, maintain, pg_cron
-    from pgvigil.operate.upkeep import Options
+    from pgvigil.maintenance import consent, job_runner, pg_cron
+    from pgvigil.maintenance.client_jobs import Options
 
     target = required_target(arguments)
     if arguments.action == "status":
-        jobs = maintain.status(target)
-        print(output.json_text(maintain.document(jobs)) if arguments.json else maintain.text(jobs, target.option))
+        jobs = job_runner.status(target)
+        print(output.json_text(job_runner.document(jobs)) if arguments.json else job_runner.text(jobs, target.option))
         return 1 if any(job.overdue for job in jobs) else 0
     if arguments.action == "preview":
-        shown = maintain.preview(target)
+        shown = job_runner.preview(target)
         print(
             output.json_text(consent.document(shown))
             if arguments.format == "json"
@@ -82,13 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return 0
     if arguments.action == "accept":
-        print(page(maintain.accept(target, arguments.job)))
+        print(page(job_runner.accept(target, arguments.job)))
         return 0
     if arguments.action == "run" and arguments.dry_run:
-        print(maintain.dry_run(target, arguments.job))
+        print(job_runner.dry_run(target, arguments.job))
         return 0
     if arguments.action == "install" and not arguments.pg_cron:
-        from pgvigil.operate import watch
+        from pgvigil.maintenance import watch
 
         print(watch.systemd_unit(target.option) if arguments.systemd else watch.cron_line(target.option))
         return 0
@@ -108,18 +108,18 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     if arguments.action == "watch":
         return _watch(target, how, every=arguments.every, as_json=arguments.json)
-    with journal() as tell:
+    with journal() as log:
         if arguments.action == "run":
-            said = f"{arguments.job}: {maintain.run(target, arguments.job, how, tell)}"
+            said = f"{arguments.job}: {job_runner.run(target, arguments.job, how, log)}"
         else:
-            ran = maintain.run_due(target, how, tell)
+            ran = job_runner.run_due(target, how, log)
             said = f"{counted(ran, 'job')} ran" if ran else "no job is due"
     print(said)
     return 0
 
 
 def _watch(target: Target, options: Options, *, every: float, as_json: bool) -> int:
-    from pgvigil.operate import watch
+    from pgvigil.maintenance import watch
 
     def say(line: watch.Line) -> None:
         entry = {"at": line.at.isoformat(timespec="seconds"), "job": line.job, "ok": line.ok, "said": line.said}

@@ -17,7 +17,7 @@ from pgvigil.errors import PgvigilError, UsageError
 from pgvigil.text import print_script
 
 if TYPE_CHECKING:
-    from pgvigil.build.runner import Run
+    from pgvigil.migration.runner import Run
 
 SUMMARY = "bring an existing database to the schema: backup, migrations, validation"
 
@@ -52,17 +52,17 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import plan_report, runner
     from pgvigil.display import journal
+    from pgvigil.migration import plan_report, runner
 
     target, options = required_target(arguments), runs.options_of(arguments)
     if arguments.sql and (arguments.json or not arguments.dry_run):
         raise UsageError("--sql prints the SQL of --dry-run", "Add --dry-run, and leave out --json.")
     if arguments.dry_run:
-        with journal() as tell:
-            run, plan = runner.plan_only(target, options, tell)
+        with journal() as log:
+            run, plan = runner.plan_only(target, options, log)
         if arguments.json:
-            print(json.dumps(tell.document | {"details": asdict(plan), "exit_code": 0}, indent=2, default=str))
+            print(json.dumps(log.document | {"details": asdict(plan), "exit_code": 0}, indent=2, default=str))
         elif arguments.sql:
             print_script(_plan_as_sql(run), sys.stdout)
         else:
@@ -70,14 +70,14 @@ def run(arguments: argparse.Namespace) -> int:
             print(plan_report.text(plan, migrate=command))
         return 0
     try:
-        with journal() as tell:
-            outcome = runner.migrate(target, options, tell)
+        with journal() as log:
+            outcome = runner.migrate(target, options, log)
     except (PgvigilError, psycopg.Error) as failure:
         is_lost = isinstance(failure, psycopg.Error) and database.is_lost(failure)
         error = database.lost(failure) if is_lost else failure
         if arguments.json and isinstance(error, PgvigilError):
             told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
-            print(json.dumps(tell.document | told, indent=2))
+            print(json.dumps(log.document | told, indent=2))
         if error is failure:
             raise
         raise error from failure
@@ -86,13 +86,13 @@ def run(arguments: argparse.Namespace) -> int:
             "exit_code": 0,
             "from": outcome.start,
             "to": outcome.end,
-            "moved": outcome.moved,
-            "remarks": outcome.remarks,
+            "applied": outcome.applied,
+            "warnings": outcome.warnings,
             "waiting_for_consent": outcome.waiting,
         }
         told |= {"seconds": round(outcome.seconds, 2)}
-        told |= {"undo": runner.undo_command(outcome, target)} if outcome.moved else {}
-        print(json.dumps(tell.document | told, indent=2))
+        told |= {"undo": runner.undo_command(outcome, target)} if outcome.applied else {}
+        print(json.dumps(log.document | told, indent=2))
         return 0
     runs.print_outcome(outcome, target)
     return 0
@@ -103,7 +103,7 @@ def _plan_as_sql(run: Run) -> str:
     for migration in run.pending:
         how = "in a transaction" if migration.transactional else "step by step, outside a transaction"
         lines += [f"-- {migration.name} ({how})", migration.script]
-    for migration in run.leaving:
+    for migration in run.to_revert:
         lines += [f"-- {migration.name} (taken out)", migration.revert_path.read_text()]
-    count = f"{len(run.pending)} pending" if run.pending else f"{len(run.leaving)} to be taken out"
+    count = f"{len(run.pending)} pending" if run.pending else f"{len(run.to_revert)} to be taken out"
     return "\n".join([*lines, f"-- {count if lines else 'up to date'}; nothing was changed"])

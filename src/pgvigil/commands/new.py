@@ -12,7 +12,7 @@ SUMMARY = "write the three files of a new migration: the DDL, its revert, the Al
 
 _VERSION = '''"""{title}"""
 
-from pgvigil.build.apply import sql_file
+from pgvigil.migration.apply import sql_file
 
 revision = "{number}"
 down_revision = "{before}"
@@ -25,7 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import plan
+    from pgvigil.migration import files
 
     name: str = arguments.name
     if not re.fullmatch("[a-z][a-z0-9_]{0,59}", name):
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if project.SCRIPTS != project.ROOT / "scripts":
         raise UsageError("an installed pgvigil has no migrations of its own to add to", "Run this in a checkout.")
-    migrations = plan.load(project.MIGRATIONS)
+    migrations = files.load(project.MIGRATIONS)
     if taken := [migration.path.name for migration in migrations if migration.name[4:] == name]:
         raise UsageError(f"{taken[0]} has this name already", "Choose another name.")
     before = migrations[-1].revision

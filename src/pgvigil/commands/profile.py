@@ -21,9 +21,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.operate import profile, trial
+    from pgvigil.diagnostics.plans import profile, rolled_back
 
-    statement = trial.given(arguments.query, arguments.file, sys.stdin)
+    statement = rolled_back.given(arguments.query, arguments.file, sys.stdin)
     done = profile.profile(required_target(arguments), statement, arguments.param, arguments.iterations)
     bars = sys.stdout.isatty()
     print(output.json_text(profile.document(done)) if arguments.json else profile.text(done, bars=bars))

@@ -29,15 +29,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import backup, restore
+    from pgvigil.backup import create, restore
     from pgvigil.display import journal
-    from pgvigil.operate import backups
+    from pgvigil.maintenance import backups
 
     target = required_target(arguments)
-    archive = backups.named(arguments.archive, arguments.backup_dir or backup.default_directory())
-    with journal() as tell:
+    archive = backups.named(arguments.archive, arguments.backup_dir or create.default_directory())
+    with journal() as log:
         done = restore.restore(
-            target, archive, overwrite_newer=arguments.overwrite_newer, tell=tell,
+            target, archive, overwrite_newer=arguments.overwrite_newer, log=log,
             run_owner_code=arguments.run_owner_code, accept_left_out=arguments.accept_left_out,
         )  # fmt: skip
     print(

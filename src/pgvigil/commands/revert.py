@@ -18,11 +18,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import runner
     from pgvigil.display import journal
+    from pgvigil.migration import runner
 
     target = required_target(arguments)
-    with journal() as tell:
-        outcome = runner.revert(target, arguments.to, runs.options_of(arguments), tell)
+    with journal() as log:
+        outcome = runner.revert(target, arguments.to, runs.options_of(arguments), log)
     runs.print_outcome(outcome, target)
     return 0

@@ -14,9 +14,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.embedded import KeptServer
+    from pgvigil.embedded import PersistentServer
 
-    server = KeptServer()
+    server = PersistentServer()
     if arguments.action == "start":
         server.start()
         print(server.url())

@@ -30,7 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.operate import sessions
+    from pgvigil.diagnostics import sessions
 
     if (arguments.action == "kill" and not arguments.session) or (arguments.action == "list" and arguments.session):
         raise UsageError("`sessions kill` takes the id of a session; list takes none", "See sessions --help.")

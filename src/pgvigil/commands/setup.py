@@ -20,20 +20,20 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import setup
     from pgvigil.display import journal
-    from pgvigil.embedded import KeptServer
+    from pgvigil.embedded import PersistentServer
+    from pgvigil.migration import setup
 
     target = named_target(arguments)
     embedded = None
-    with journal() as tell:
+    with journal() as log:
         if target is None:
-            embedded = KeptServer()
-            tell("starting the embedded server")
+            embedded = PersistentServer()
+            log("starting the embedded server")
             embedded.start()
             target = database.parse_url(embedded.url(), "embedded server")
-        outcome = setup.setup(target, runs.options_of(arguments), arguments.wait, tell)
-    done = f"built, at revision {outcome.end}" if outcome.moved else f"already set up, at revision {outcome.end}"
+        outcome = setup.setup(target, runs.options_of(arguments), arguments.wait, log)
+    done = f"built, at revision {outcome.end}" if outcome.applied else f"already set up, at revision {outcome.end}"
     print(f"{done}; the schema meets {project.SPEC.name} and every trigger and view works ({outcome.seconds:.1f} s)")
     if embedded:
         program = project.program()

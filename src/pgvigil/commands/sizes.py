@@ -17,7 +17,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.operate import sizes
+    from pgvigil.diagnostics import sizes
 
     found = sizes.measure(required_target(arguments))
     bars = sys.stdout.isatty()

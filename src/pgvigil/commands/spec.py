@@ -59,8 +59,11 @@ def _dump(arguments: argparse.Namespace) -> int:
 
 
 def _docs(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import docs, plan
-    from pgvigil.validate import catalog, load_declaration, markdown
+    from pgvigil.migration import files
+    from pgvigil.migration import schema_reference as docs
+    from pgvigil.validate import load_declaration
+    from pgvigil.validate.catalog import snapshot
+    from pgvigil.validate.export import markdown
 
     of_project = arguments.spec == project.SPEC
     if arguments.write and (arguments.database_url or not of_project):
@@ -69,13 +72,13 @@ def _docs(arguments: argparse.Namespace) -> int:
             "Leave out --spec and --database-url, or --write.",
         )
     if of_project and not arguments.database_url:
-        page = docs.page(plan.load(project.MIGRATIONS))
+        page = docs.page(files.load(project.MIGRATIONS))
         return output.generated(page, project.REFERENCE if arguments.write else None)
     declared, comments = load_declaration(arguments.spec), {}
     if arguments.database_url:
         schema = arguments.schema or declared.schema or "public"
         with database.connect(required_target(arguments), "docs") as conn:
-            found = catalog.snapshot(conn, declared.scope(schema), schema)
+            found = snapshot.snapshot(conn, declared.scope(schema), schema)
         comments = {
             path: attributes["comment"] for path, attributes in found.objects.items() if "comment" in attributes
         }
@@ -83,13 +86,14 @@ def _docs(arguments: argparse.Namespace) -> int:
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    from pgvigil.validate import json_schema
+    from pgvigil.validate.spec import json_schema
 
     return output.generated(json_schema.generate(), project.SPEC_SCHEMA if arguments.write else None)
 
 
 def _tests(arguments: argparse.Namespace) -> int:
-    from pgvigil.validate import load_declaration, pgtap
+    from pgvigil.validate import load_declaration
+    from pgvigil.validate.export import pgtap
 
     declared = load_declaration(arguments.spec)
     return output.generated(pgtap.script(declared, arguments.schema or declared.schema or "public"), None)

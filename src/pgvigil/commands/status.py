@@ -16,11 +16,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import ledger, plan
+    from pgvigil.migration import files, ledger
 
     with database.connect(required_target(arguments), "status") as conn:
         state = ledger.read(conn)
-    migrations = plan.load(project.MIGRATIONS)
+    migrations = files.load(project.MIGRATIONS)
     ledger.compare(state, migrations)
     recorded = {e.revision: e for e in state.entries}
     for migration in migrations:

@@ -43,7 +43,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("report")
     group.add_argument(
         "--format",
-        choices=registry.modules("validate.formats"),
+        choices=registry.modules("validate.report.formats"),
         default="text",
         help="format of the report (default %(default)s)",
     )
@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         target = required_target(arguments)
         with database.connecting(target, "validate") as connected, ThreadPoolExecutor(1) as aside:
             # What takes longest begins first: imports, too, can go on meanwhile.
-            from pgvigil.validate.expected import load_declaration
-            from pgvigil.validate.reference import Reference
+            from pgvigil.validate.diff.reference import Reference
+            from pgvigil.validate.spec.cache import load_declaration
 
             reading = aside.submit(load_declaration, path)
             reference = None
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.spec:
                 reference = Reference(target, connected, reading.result, project.INIT_SQL, schema_of)
             from pgvigil.validate import validate
-            from pgvigil.validate.formats import render, wants_colour
+            from pgvigil.validate.report.formats import render, wants_colour
 
             spec = reading.result()
             if reference:
@@ -96,9 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
                 schema = schema or "public"
                 report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
                 if arguments.self_test:
-                    from pgvigil.validate import located, self_test
+                    from pgvigil.validate import self_test, with_source_line
 
-                    report = report.tested(located(spec, self_test(conn, schema, report.replaced)))
+                    report = report.tested(with_source_line(spec, self_test(conn, schema, report.replaced)))
         if arguments.fix_sql:
             from pgvigil.validate import fix_sql
 
@@ -129,7 +129,7 @@ def _schema_of(conn: psycopg.Connection, asked: str | None) -> str:
 
 def _ledger_schema(conn: psycopg.Connection) -> str | None:
     """None too where the ledger cannot be read: that is for the report to tell, if the tables lie where they mostly do."""
-    from pgvigil.build import ledger
+    from pgvigil.migration import ledger
 
     try:
         with conn.transaction():
@@ -147,7 +147,7 @@ def _ledger_schema(conn: psycopg.Connection) -> str | None:
 
 
 def _validate_offline(arguments: argparse.Namespace) -> int:
-    from pgvigil.build import offline
+    from pgvigil.migration import offline_check
 
     of_database = {
         "--self-test": arguments.self_test,
@@ -165,7 +165,7 @@ def _validate_offline(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "--offline compares no objects: it has no such report", "Leave out --output; --format is text or json."
         )
-    faults = offline.check()
+    faults = offline_check.check()
     if arguments.format == "json":
         print(json.dumps({"ok": not faults, "faults": faults}, indent=2))
     else:

@@ -20,8 +20,8 @@ from psycopg.rows import dict_row
 
 from pgvigil import database
 from pgvigil.live import execution_queries as queries
-from pgvigil.live import rows, scrub
-from pgvigil.live.lines import Encoder
+from pgvigil.live import records, redact
+from pgvigil.live.copy_encoding import Encoder
 from pgvigil.live.own_transaction import find_tables, in_query, own_transaction, refuse_standby
 from pgvigil.live.recorder import Recorder
 from pgvigil.live.writer import adding_executions
@@ -87,11 +87,11 @@ class ExecutionTracker:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def _item(self, query: str, database_type: str, status: str, details: Details) -> rows.Item:
+    def _item(self, query: str, database_type: str, status: str, details: Details) -> records.Item:
         if self._normalize and details.get("error_message"):
             message = str(details["error_message"]).splitlines()[0]
-            details = {**details, "error_message": scrub.normalize_literals(message, "")}
-        return rows.execution(query, database_type, status, normalize_literals=self._normalize, **details)
+            details = {**details, "error_message": redact.normalize_literals(message, "")}
+        return records.execution(query, database_type, status, normalize_literals=self._normalize, **details)
 
     async def log_execution(
         self, query: str, database_type: str, status: str = "success", **details: Unpack[Details]
@@ -100,7 +100,7 @@ class ExecutionTracker:
 
         Raises ValueError or TypeError for values that cannot be stored, and psycopg.Error and ConnectError unchanged.
         """
-        [line] = Encoder().lines(rows.EXECUTION, [self._item(query, database_type, status, details)])
+        [line] = Encoder().lines(records.EXECUTION, [self._item(query, database_type, status, details)])
         return await asyncio.to_thread(self._add, line)
 
     def _add(self, line: str) -> int:
@@ -118,7 +118,7 @@ class ExecutionTracker:
         Returns None if the execution cannot be stored; the logger "pgvigil" warns and names the reason.
         """
         try:
-            execution_id = details.setdefault("execution_id", None) or rows.new_id()
+            execution_id = details.setdefault("execution_id", None) or records.new_id()
             details["execution_id"] = execution_id
             self._recorder.append(self._item(query, database_type, status, details))
         except Exception as error:  # noqa: BLE001 - recording must never make a query fail
@@ -140,7 +140,7 @@ class ExecutionTracker:
         that cannot be stored, and nothing later.
         """
         fixed = {name: value for name, value in details.items() if not callable(value)}
-        rows.execution("" if callable(query) else query, database_type, **fixed)
+        records.execution("" if callable(query) else query, database_type, **fixed)
         if unknown := details.keys() - Details.__annotations__.keys():
             raise TypeError(f"track_execution() has no argument {', '.join(sorted(unknown))}")
         return TrackedExecution(self, query, database_type, details)
@@ -209,7 +209,7 @@ class ExecutionTracker:
         try:
             if connection is None:
                 connection = database.open_connection(self._recorder.target, "executions")
-            self._table = self._table or find_tables(connection, writing=writing)[rows.EXECUTION]
+            self._table = self._table or find_tables(connection, writing=writing)[records.EXECUTION]
             statement = query.replace("{}", in_query(self._table)).encode()
             try:
                 with own_transaction(connection, read_only=not writing):

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import generators, pq
 
 from pgvigil import __version__, database
-from pgvigil.live import rows
+from pgvigil.live import records
 from pgvigil.live.own_transaction import own_transaction
 from pgvigil.live.recorder import Recorder
 
@@ -86,9 +86,9 @@ class Instance:
         if self._closed:
             raise RuntimeError("the recorder is closed")
         pgconn = connection.pgconn
-        session = rows.new_id()
+        session = records.new_id()
         self.append(
-            rows.call(
+            records.call(
                 "register_session", instance=self.id, session=session, pid=backend[0], backend_start=backend[1],
                 username=pgconn.user.decode(), application_name=(pgconn.parameter_status(b"application_name") or b"").decode(),
             )
@@ -97,7 +97,7 @@ class Instance:
 
     def close(self, session: str, reason: str | None) -> None:
         """Record the end of a session."""
-        self.append(rows.call("close_session", session=session, reason=reason))
+        self.append(records.call("close_session", session=session, reason=reason))
 
     def _require(self) -> None:
         """Register this process unless it is registered: a forked child is a new process."""
@@ -106,7 +106,7 @@ class Instance:
         with self.lock:
             if self._registered is not self.process and not self._closed:
                 self._registered = self.process
-                self.id = rows.new_id()
+                self.id = records.new_id()
                 self._ended = threading.Event()
                 self._register()
                 heart = threading.Thread(target=self._beat, args=(self._ended,), name="pgvigil heartbeat", daemon=True)
@@ -114,7 +114,9 @@ class Instance:
 
     def _register(self) -> None:
         self.append(
-            rows.call("register_instance", instance=self.id, hostname=socket.gethostname(), toolkit_version=__version__)
+            records.call(
+                "register_instance", instance=self.id, hostname=socket.gethostname(), toolkit_version=__version__
+            )
         )
 
     def _beat(self, ended: threading.Event) -> None:
@@ -133,7 +135,7 @@ class Instance:
         if self._registered is self.process:
             self._registered = None
             self._ended.set()
-            self.append(rows.call("stop_instance", instance=self.id, reason=reason))
+            self.append(records.call("stop_instance", instance=self.id, reason=reason))
 
     def _close(self) -> None:
         """Stop the instance: the recorder is about to end, at the latest when the process ends."""

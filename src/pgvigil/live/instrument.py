@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg import pq, sql
 
-from pgvigil.live import rows, scrub
+from pgvigil.live import records, redact
 from pgvigil.live.executions import classify
 from pgvigil.live.instance import POOLED, Backend, Instance, async_backend_of, backend_of, instance_of
 from pgvigil.live.patching import Undo, replace
@@ -74,7 +74,7 @@ def instrument(
     )
 
 
-def _failed(session: str, text: str, began: int, error: BaseException, tag: str | None) -> rows.Item:
+def _failed(session: str, text: str, began: int, error: BaseException, tag: str | None) -> records.Item:
     """Return the record of a statement that ended with this exception."""
     nanoseconds = time.perf_counter_ns() - began
     how, _, message, sqlstate = classify(error)
@@ -82,7 +82,9 @@ def _failed(session: str, text: str, began: int, error: BaseException, tag: str 
         status = "cancelled"
     else:
         status = "timeout" if how == "timeout" else "error"
-    return rows.statement(session, text, nanoseconds, -1, status, scrub.hide_values(message, sqlstate), sqlstate, tag)
+    return records.statement(
+        session, text, nanoseconds, -1, status, redact.hide_values(message, sqlstate), sqlstate, tag
+    )
 
 
 # --- SQLAlchemy ------------------------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
     from sqlalchemy import event
 
     dialect: Any = engine.dialect
-    append, statement, clock = instance.append, rows.statement, time.perf_counter_ns
+    append, statement, clock = instance.append, records.statement, time.perf_counter_ns
     mine = object()  # key in a connection's `info`, for its session and the process that it belongs to
     sessions: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
     changing = threading.RLock()  # guards `sessions` against other threads
@@ -195,8 +197,8 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
                 over = True
             for listener in listeners:
                 event.remove(*listener)
-            for put_back in undos:
-                put_back()
+            for restore_displaced in undos:
+                restore_displaced()
             for info in list(sessions.values()):
                 end_session(info, "no longer instrumented")
             instance.leave(undone=True)
@@ -207,7 +209,7 @@ def _instrument_engine(engine: Engine, instance: Instance, pooled: bool) -> Undo
 def _tag(options: Any) -> str | None:
     with suppress(TypeError, ValueError):
         tag = options.get("pgvigil_tag")
-        return None if tag is None else rows.checked_json("the tag", tag)
+        return None if tag is None else records.checked_json("the tag", tag)
     return None
 
 
@@ -252,8 +254,8 @@ class _Watch:
         if self.session is not None:
             self._instance.close(self.session, reason)
             self.session = None
-            for put_back in reversed(self._undos):
-                put_back()
+            for restore_displaced in reversed(self._undos):
+                restore_displaced()
             self._instance.leave(undone=undone)
 
     def names_itself(self) -> bool:
@@ -267,7 +269,7 @@ class _Watch:
 
     def succeeded(self, session: str, query: Any, cursor: Any, began: int) -> None:
         text = query if query.__class__ is str else _text(query, cursor)
-        self._instance.append(rows.statement(session, text, time.perf_counter_ns() - began, cursor.rowcount))
+        self._instance.append(records.statement(session, text, time.perf_counter_ns() - began, cursor.rowcount))
 
     def failed(self, session: str, query: Any, cursor: Any, began: int, error: BaseException) -> None:
         with suppress(Exception):
@@ -390,8 +392,8 @@ def _instrument_pool(pool: Any, instance: Instance, pooled: bool) -> Undo:
         if not over:
             with changing:
                 over = True
-            for put_back in undos:
-                put_back()
+            for restore_displaced in undos:
+                restore_displaced()
             for watched in list(watches):
                 watched.end("no longer instrumented")
             instance.leave(undone=True)

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import errors
 
 from pgvigil.errors import PreconditionError
-from pgvigil.live.rows import TABLES
+from pgvigil.live.records import TABLES
 
 # Timeouts first: they are active already.
 _SET: Final = (

@@ -25,9 +25,9 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from pgvigil import database
-from pgvigil.live import rows
+from pgvigil.live import records
 from pgvigil.live.counters import RISING, Counters, Stats
-from pgvigil.live.delivery import LOOK, Delivery
+from pgvigil.live.dispatcher import LOOK, Delivery
 from pgvigil.live.spill import check_private
 from pgvigil.live.writer import Ended
 
@@ -107,7 +107,7 @@ class Recorder:
 
     def _reset(self) -> None:
         """Set the state that a forked child starts with: its queue is empty, and its first record starts its worker."""
-        self._queue: deque[rows.Item] = deque()
+        self._queue: deque[records.Item] = deque()
         self._alert = -1  # a caller that leaves more than this in the queue calls _alarm
         self._wake = threading.Lock()  # held while the worker need not look; Event is not safe in a signal handler
         self._wake.acquire()
@@ -133,7 +133,7 @@ class Recorder:
         at: datetime | None = None,
     ) -> None:
         """Append one row to system_metrics. Blocks only if on_full is "wait". Raises only ValueError or TypeError, for bad values."""
-        self._queue.append(rows.metric(name, value, type, labels, at))  # not self.append: this is what a call costs
+        self._queue.append(records.metric(name, value, type, labels, at))  # not self.append: this is what a call costs
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)
 
@@ -148,12 +148,12 @@ class Recorder:
         at: datetime | None = None,
     ) -> None:
         """Append one row to performance_logs. Blocks only if on_full is "wait". Raises only ValueError or TypeError, for bad values."""
-        self._queue.append(rows.performance(operation, duration_ms, success, session_id, metadata, at))
+        self._queue.append(records.performance(operation, duration_ms, success, session_id, metadata, at))
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)
 
-    def append(self, item: rows.Item) -> None:
-        """Append an item that a function of pgvigil.live.rows has made. Never raises or blocks, whatever on_full is.
+    def append(self, item: records.Item) -> None:
+        """Append an item that a function of pgvigil.live.records has made. Never raises or blocks, whatever on_full is.
 
         Code that watches an application's statements uses it.
         """
@@ -414,7 +414,7 @@ class Recorder:
         labels = {"instance": self._instance, "pid": os.getpid()}
         self._delivery.write(
             [
-                rows.metric(
+                records.metric(
                     f"pgvigil.recorder.{name}",
                     getattr(stats, name),
                     "counter" if name in RISING else "gauge",

@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from pgvigil import __version__, database
 from pgvigil.errors import PgvigilError, PreconditionError
-from pgvigil.live.lines import shown_query
+from pgvigil.live.copy_encoding import shown_query
 from pgvigil.live.own_transaction import own_transaction, refuse_standby
 
 _LONGEST: Final = 30.0  # seconds: a sample is a heartbeat too, and an instance that misses two of these counts as dead

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from pgvigil.live.rows import TABLES
+from pgvigil.live.records import TABLES
 from pgvigil.live.writer import Probe
 
 Row = tuple[int, bytes]  # the number of a table, and the line

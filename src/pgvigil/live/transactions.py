@@ -19,7 +19,7 @@ from psycopg.rows import tuple_row
 from pgvigil.errors import PreconditionError
 from pgvigil.live.executions import classify
 from pgvigil.live.own_transaction import unfit_pooler
-from pgvigil.live.rows import checked_json
+from pgvigil.live.records import checked_json
 
 if TYPE_CHECKING:
     import sqlalchemy

@@ -29,9 +29,9 @@ from psycopg import errors, pq
 
 from pgvigil import database
 from pgvigil.errors import PgvigilError
-from pgvigil.live.lines import COLUMNS, Ids, Row, fields
+from pgvigil.live.copy_encoding import COLUMNS, Ids, Row, fields
 from pgvigil.live.own_transaction import begin, find_tables, in_query, unfit_pooler
-from pgvigil.live.rows import EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMENT
+from pgvigil.live.records import EXECUTION, METRIC, PERFORMANCE, REGISTRY, STATEMENT
 
 # A table and an id of the batch sent to it.
 Probe = tuple[int, UUID]

@@ -7,7 +7,7 @@ unless asked to.
 from __future__ import annotations
 
 from pgvigil.errors import PreconditionError
-from pgvigil.validate.catalog import Connection
+from pgvigil.validate.catalog.snapshot import Connection
 
 OPTION = "--run-owner-code"
 _TABLES = [

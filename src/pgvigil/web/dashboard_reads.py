@@ -225,7 +225,7 @@ _JOBS: Final = """
            next_due, waits_for_consent
     FROM pgvigil.job_status ORDER BY job"""
 _CHECKS: Final = (
-    "SELECT check_name, level, value, warning, critical, meaning, detail, mend FROM pgvigil.integrity_report(false)"
+    "SELECT check_name, level, value, warning, critical, meaning, detail, fix FROM pgvigil.integrity_report(false)"
 )
 
 
@@ -306,7 +306,7 @@ def router(app: FastAPI) -> APIRouter:
     @rows("/health", "Checks of the database, the worst first")  # type: ignore[untyped-decorator]
     async def health(request: Request, principal: Viewer) -> Response:
         found = await store.shared("health", 5.0, lambda connection: _dicts(connection, _CHECKS))
-        return fresh(request, _masked(found, principal, "detail", "mend"))
+        return fresh(request, _masked(found, principal, "detail", "fix"))
 
     _actions(router, store, Admin, missing)
     return router

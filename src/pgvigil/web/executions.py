@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Typ
 from starlette.responses import Response
 
 from pgvigil.live import execution_queries as queries
-from pgvigil.live import rows
+from pgvigil.live import records
 from pgvigil.web import problems
 from pgvigil.web.access import Principal
 from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh, written
@@ -417,8 +417,8 @@ def _accept(recorder: "Recorder", body: bytes) -> Response:
         try:
             details = _ITEM.validate_python(item).model_dump(exclude_unset=True)
             details = {name: value for name, value in details.items() if value is not None}
-            details.setdefault("execution_id", rows.new_id())
-            made.append(rows.execution(**details))
+            details.setdefault("execution_id", records.new_id())
+            made.append(records.execution(**details))
             ids.append(details["execution_id"])
         except ValidationError as error:
             errors = [

@@ -171,7 +171,7 @@ class Guard:
         try:
             await self._app(scope, receive, sending)
         except Exception:  # whatever it is, its text goes into the log only
-            from pgvigil.live.scrub import hide_secrets
+            from pgvigil.live.redact import hide_secrets
 
             _log.error("a request failed by a defect of pgvigil: %s", hide_secrets(traceback.format_exc()))
             if started:

@@ -23,7 +23,7 @@ from psycopg.conninfo import make_conninfo
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError, PreconditionError
 from pgvigil.live.own_transaction import find_tables, in_query, own_transaction
-from pgvigil.live.rows import EXECUTION
+from pgvigil.live.records import EXECUTION
 from pgvigil.web import deadline, problems
 from pgvigil.web.problems import Problem
 
@@ -233,7 +233,7 @@ class Store:
         return error
 
     def _log_failure(self, error: BaseException) -> None:
-        from pgvigil.live.scrub import hide_secrets
+        from pgvigil.live.redact import hide_secrets
 
         words = error.diag.message_primary if isinstance(error, psycopg.Error) else None
         _log.warning("the database did not answer a question: %s", hide_secrets(" ".join(str(words or error).split())))

@@ -11,20 +11,20 @@ from pgvigil.errors import UsageError
 from pgvigil.text import block, quoted
 
 if TYPE_CHECKING:
-    from pgvigil.build.runner import Options, Outcome
+    from pgvigil.migration.runner import Options, Outcome
 
 
 def print_outcome(outcome: Outcome, target: Target) -> None:
-    from pgvigil.build import runner
+    from pgvigil.migration import runner
 
     start, end = outcome.start or "base", outcome.end or "base"
     if outcome.reverted:
         verdict = ""
     elif outcome.left:
-        verdict = f"; {outcome.left} files are left" + f", and lead to {project.SPEC.name}" * bool(outcome.moved)
+        verdict = f"; {outcome.left} files are left" + f", and lead to {project.SPEC.name}" * bool(outcome.applied)
     else:
         verdict = f"; the schema meets {project.SPEC.name}"
-    if not outcome.moved:
+    if not outcome.applied:
         print(
             f"nothing to revert: the database stands at {start}"
             if outcome.reverted
@@ -36,10 +36,10 @@ def print_outcome(outcome: Outcome, target: Target) -> None:
         if outcome.archive:
             print(f"  backup  {quoted(str(outcome.archive.archive or outcome.archive.manifest))}")
         print(f"  undo    {runner.undo_command(outcome, target)}")
-    for remark in outcome.remarks:
+    for remark in outcome.warnings:
         print(block(f"  note    {remark}"))
     print_waiting(outcome, target)
-    if outcome.moved and not outcome.reverted and not outcome.left:
+    if outcome.applied and not outcome.reverted and not outcome.left:
         print_jobs(target)
 
 
@@ -63,7 +63,7 @@ def print_waiting(outcome: Outcome, target: Target) -> None:
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
-    from pgvigil.build.runner import Options
+    from pgvigil.migration.runner import Options
 
     if (getattr(arguments, "backup", "full") == "command") != bool(getattr(arguments, "backup_command", None)):
         raise UsageError("--backup command and --backup-command CMD go together", "Give both or neither.")

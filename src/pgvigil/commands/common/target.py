@@ -18,9 +18,9 @@ def required_target(arguments: argparse.Namespace) -> Target:
     target = named_target(arguments)
     if target is not None:
         return target
-    from pgvigil.embedded import KeptServer
+    from pgvigil.embedded import PersistentServer
 
-    server = KeptServer()
+    server = PersistentServer()
     if server.exists():
         if not server.is_running():
             raise ConnectError(

@@ -1,0 +1,84 @@
+"""Requires consent to run the code that is in an archive, and the roles that the archive needs.
+
+A CHECK, an index expression, a generated column or a trigger of the archive runs as the role that restores; SET ROLE is no
+protection, because code may RESET ROLE. So a superuser restores objects of another role only on request (--run-owner-code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import psycopg
+
+from pgvigil.backup import fingerprint
+from pgvigil.errors import PreconditionError, RestoreError
+
+OPTION = "--run-owner-code"
+# pgvigil makes this role for installs of superusers; it has no members unless an administrator added some.
+_OWN_ROLE = "pgvigil_owner"
+
+
+def require_consent_for(conn: psycopg.Connection, agreed: bool, *, otherwise: str = "") -> None:
+    """Require consent for a copy of the database of `conn`. `otherwise` names an alternative that runs no code."""
+    _require(conn, fingerprint.owners(conn), agreed, otherwise)
+
+
+def require_consent(
+    conn: psycopg.Connection, owners: Iterable[str] | None, agreed: bool, *, system_identifier: str, otherwise: str = ""
+) -> None:
+    """Require consent for an archive whose objects belong to these roles, on the server of `conn`. Raises PreconditionError (exit 4)."""
+    row = conn.execute("SELECT system_identifier::text FROM pg_catalog.pg_control_system()").fetchone()
+    elsewhere = "" if row == (system_identifier,) else "the backup was taken on another server"
+    if owners is None:
+        elsewhere = elsewhere or "the manifest does not name the owners of its objects"
+    _require(conn, owners or (), agreed, otherwise, elsewhere)
+
+
+def _require(
+    conn: psycopg.Connection, owners: Iterable[str], agreed: bool, otherwise: str, elsewhere: str = ""
+) -> None:
+    row = conn.execute(
+        """SELECT pg_catalog.current_setting('is_superuser')::boolean
+                  OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user),
+                  ARRAY(SELECT r.rolname::text FROM pg_catalog.pg_roles r
+                        WHERE r.rolname = ANY (%s) AND NOT r.rolsuper AND NOT (
+                            r.rolname = %s AND NOT r.rolcanlogin AND NOT EXISTS (
+                                SELECT FROM pg_catalog.pg_roles m
+                                WHERE NOT m.rolsuper AND m.oid <> r.oid AND pg_catalog.pg_has_role(m.oid, r.oid, 'MEMBER')))
+                        ORDER BY 1)""",
+        (list(owners), _OWN_ROLE),
+    ).fetchone()
+    assert row is not None  # noqa: S101 - the query has no table
+    superuser, others = row
+    if not superuser or agreed or not (others or elsewhere):
+        return
+    names = ", ".join(f'"{name}"' for name in others[:5]) + (" and others" if len(others) > 5 else "")
+    whose = f"objects in it belong to {names}, not to a superuser" if others else elsewhere
+    ways = [
+        f"connect as {names}" if len(others) == 1 else "connect as a role that is not a superuser and owns the objects"
+    ]
+    ways += [f"add {OPTION}, which runs that code with a superuser's rights", *([otherwise] if otherwise else [])]
+    raise PreconditionError(
+        f'role "{conn.info.user}" is a superuser, and restoring the archive runs code in it (CHECK constraints, '
+        f"index expressions, triggers): {whose}",
+        f"Choose one of {len(ways)} ways: {'; or '.join(ways)}. Nothing was changed.",
+    )
+
+
+def require_roles(conn: psycopg.Connection, roles: Iterable[str]) -> None:
+    """Raise RestoreError for the roles of an archive that this server does not have, before anything is done.
+
+    Without them owners cannot be set, and a list of rights that names a missing role is not executed at all, including its
+    REVOKE … FROM PUBLIC: functions would be open to all roles.
+    """
+    rows = conn.execute(
+        """SELECT pg_catalog.format('CREATE ROLE %%I;', name) FROM pg_catalog.unnest(%s::text[]) name
+           WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = name) ORDER BY 1""",
+        (list(roles),),
+    ).fetchall()
+    if rows:
+        raise RestoreError(
+            f"this server does not have {len(rows)} of the roles that the archive names, so owners and rights would be lost",
+            "Copy them first (pg_dumpall --roles-only on the server of the backup), or create them: "
+            f"{' '.join(statement for (statement,) in rows)} Nothing was changed.",
+        )

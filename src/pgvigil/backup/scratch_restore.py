@@ -1,0 +1,405 @@
+"""Makes a copy of a database from an archive of it, and compares it with what the archive should hold.
+
+scratch(conn, target, archive, prefix, tell)                       a copy that exists as long as the block
+prove(conn, target, archive, schema, tables, large_objects, tell) -> Proved
+new_database, load, compare, integrity                             the steps of both, and of a restore
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from pgvigil import database, scratch_databases
+from pgvigil.backup import fingerprint, pg_tools
+from pgvigil.backup.fingerprint import Extension, TableFingerprint
+from pgvigil.database import Target
+from pgvigil.errors import BackupError, RestoreError, UnequalError
+from pgvigil.progress import Reporter
+
+Tool = tuple[Path, str]  # pg_restore, with pg_dump beside it, and its version
+
+_SCRATCH = "^pgvigil_(verify|rehearsal)_[0-9a-f]{12}$"
+
+
+@dataclass(frozen=True)
+class Proved:
+    """A result of a restore: a description of what was verified; the findings of the copy's integrity report, which are faults of
+    the database itself; and the members of extensions that pg_dump leaves out of the copy.
+    """
+
+    verified: str
+    findings: list[str]
+    left_out: list[str]
+
+
+def prove(
+    conn: psycopg.Connection,
+    target: Target,
+    archive: Path,
+    schema: Path,
+    tables: Mapping[str, TableFingerprint],
+    large_objects: int,
+    log: Reporter,
+    *,
+    extensions: Mapping[str, Extension],
+    written_by: str | None = None,
+) -> Proved:
+    """Restore an archive into a scratch database, compare it, run its integrity report, and drop it.
+
+    `schema` is an archive of the live schema only, dumped from the same snapshot, or else the archive itself; no `tables`
+    means that it holds no rows. `written_by` is the version of its pg_dump, if it may be newer than this server.
+    Raises RestoreError, and UnequalError if the copy differs.
+    """
+    with scratch(conn, target, archive, "pgvigil_verify", log, written_by=written_by) as there:
+        log("comparing")
+        compare(there, pg_restore(conn, written_by), schema, tables, large_objects, log)
+        left_out = not_in(there, extensions) if tables else []
+        findings = integrity(there, log) if tables else []
+    rows = f", {len(tables)} tables with {sum(t.rows for t in tables.values())} rows" if tables else ""
+    but = f"; without what pg_dump leaves out: {', '.join(left_out)}" if left_out else ""
+    return Proved(f"restored: schema{rows} equal{but}", findings, left_out)
+
+
+@contextmanager
+def scratch(
+    conn: psycopg.Connection,
+    target: Target,
+    archive: Path,
+    prefix: str,
+    log: Reporter,
+    *,
+    written_by: str | None = None,
+) -> Iterator[Target]:
+    """Yield a copy made from an archive, beside the database of `conn` and with its locale; drop it when the block ends."""
+    name = f"{prefix}_{secrets.token_hex(6)}"
+    try:
+        scratch_databases.drop_leftovers(conn, _SCRATCH, log)
+        with new_database(conn, target, conn.info.dbname, name, log):
+            log(f'restoring into scratch database "{name}"')
+            load(conn, pg_restore(conn, written_by), target.at(name), archive, log)
+            yield target.at(name)
+    except psycopg.Error as error:
+        if database.is_lost(error):
+            raise database.lost(error, " while a scratch copy was made") from error
+        raise RestoreError(
+            f"the scratch database failed: {' '.join(str(error).split())}",
+            "Use a role that may create databases and that owns the objects in this one, or is a member of their owners; "
+            "--verify-backup read needs neither. Nothing was changed.",
+        ) from error
+
+
+def drop_restores(conn: psycopg.Connection, beginning: str, log: Reporter) -> None:
+    """Drop half-restored databases whose names begin with `beginning`, which killed restores have left."""
+    scratch_databases.drop_leftovers(conn, f"^{re.escape(beginning)}\\d{{8}}T\\d{{6}}(_[0-9a-f]{{8}})?$", log)
+
+
+@contextmanager
+def new_database(
+    admin: psycopg.Connection, target: Target, like: str, name: str, log: Reporter, *, to_keep: bool = False
+) -> Iterator[None]:
+    """Create an empty database with encoding, locale and tablespace of `like`, open only to the role that creates it.
+
+    At the end it is dropped, unless it was swapped in. It uses the default tablespace if the role may not create objects in
+    that of `like`; with `to_keep`, that is an error instead.
+    """
+    row = admin.execute(
+        """SELECT to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyid(d.datdba), 'encoding', pg_encoding_to_char(d.encoding),
+                      'tablespace', CASE WHEN d.dattablespace <> (SELECT dattablespace FROM pg_database WHERE datname = 'template0')
+                                         THEN t.spcname END,
+                      'tablespace_open', has_tablespace_privilege(t.oid, 'CREATE'))
+           FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = %s""",
+        (like,),
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a connection to it is or was open
+    facts: dict[str, Any] = row[0]
+    tablespace = facts["tablespace"]
+    if tablespace and not facts["tablespace_open"]:
+        if to_keep:
+            raise RestoreError(
+                f'"{like}" is in tablespace "{tablespace}", in which role "{admin.info.user}" may not create anything',
+                f"Run as a superuser: {_grant_tablespace(admin, tablespace)}; Nothing was changed.",
+            )
+        tablespace = None
+    options: list[tuple[str, sql.Composable]] = [
+        (key, value if isinstance(value, sql.Identifier) else sql.Literal(value))
+        for key, value in (
+            # The clause alone needs a right on the tablespace, even on the default one.
+            ("TABLESPACE", sql.Identifier(tablespace) if tablespace else None),
+            ("ENCODING", facts["encoding"]),
+            ("LC_COLLATE", facts["datcollate"]),
+            ("LC_CTYPE", facts["datctype"]),
+            *_locale(facts),
+        )
+        if value is not None
+    ]
+    made = scratch_databases.make(admin, name, owner=facts["owner"], options=options)
+    try:
+        yield
+    finally:
+        scratch_databases.drop(target.at(admin.info.dbname), made, log)
+
+
+def _locale(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    locale = facts.get("datlocale") or facts.get("daticulocale")  # 17 renamed it
+    if facts.get("datlocprovider") == "i":
+        return [("LOCALE_PROVIDER", "icu"), ("ICU_LOCALE", locale), ("ICU_RULES", facts.get("daticurules"))]
+    if facts.get("datlocprovider") == "b":
+        return [("LOCALE_PROVIDER", "builtin"), ("BUILTIN_LOCALE", locale)]
+    return []
+
+
+def _grant_tablespace(conn: psycopg.Connection, tablespace: str) -> str:
+    statement = sql.SQL("GRANT CREATE ON TABLESPACE {} TO {}")
+    return statement.format(sql.Identifier(tablespace), sql.Identifier(conn.info.user)).as_string(conn)
+
+
+def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, log: Reporter, *options: str) -> None:
+    """Run pg_restore into an empty database; its first error ends it. Raises BackupError with pg_restore's message."""
+    name = there.parameters["dbname"]
+
+    def tick() -> None:
+        row = admin.execute("SELECT pg_database_size(%s::name)", (name,)).fetchone()
+        log.progress(f"{row[0] / 1e6:.0f} MB restored" if row else "")
+
+    def restore(*more: str) -> None:
+        # pg_restore 17 and newer sets a parameter that older servers do not have: only that one error is ignored.
+        foreign = int(version.split(".")[0]) >= 17 and admin.info.server_version < 170000
+        try:
+            pg_tools.run(
+                [*arguments, *more, *([] if foreign else ["--exit-on-error"]), str(archive)], there, what,
+                tick=tick, forgiven=_is_transaction_timeout if foreign else None,
+            )  # fmt: skip
+        except BackupError as error:
+            if option := re.search(r'unrecognized parameter "([^"]*)"', error.message):
+                raise RestoreError(
+                    f'the archive sets "{option[1]}", which PostgreSQL {admin.info.parameter_status("server_version")} does not '
+                    "know: it was written by a pg_dump of another minor version than its server",
+                    "Restore it on a server of the version that it was taken from, or take a backup with the client programs of "
+                    "the server's own version (PGVIGIL_PG_BIN names their directory). Nothing was changed.",
+                ) from error
+            raise
+
+    pg_restore, version = tool
+    what = "the backup cannot be restored"
+    arguments = [str(pg_restore), "--no-password", "--no-subscriptions", f"--dbname={there.client_conninfo}", *options]
+    closed = False
+    if admin.info.server_version < 150000:
+        with database.connect(there, "restore") as conn:
+            closed = scratch_databases.close_public_schema(conn)
+    restore()
+    if closed:
+        _open_public_schema(tool, there, archive, restore)
+
+
+def _open_public_schema(tool: Tool, there: Target, archive: Path, restore: Callable[..., None]) -> None:
+    """Grant PUBLIC the rights that the archive presumes on 14, and apply the archive's changes to them once more."""
+    with database.connect(there, "restore") as conn:
+        if conn.execute("SELECT to_regnamespace('public') IS NULL").fetchone() == (True,):
+            return
+        conn.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    listed = pg_tools.run([str(tool[0]), "--list", str(archive)], there, "the backup cannot be read")
+    rights = [line for line in listed.splitlines() if re.match(r"\d+; \d+ \d+ ACL - SCHEMA public ", line)]
+    if rights:
+        with tempfile.NamedTemporaryFile("w", suffix=".list") as only:
+            only.write("\n".join(rights) + "\n")
+            only.flush()
+            restore(f"--use-list={only.name}")
+
+
+def pg_restore(conn: psycopg.Connection, written_by: str | None) -> Tool:
+    """Return a pg_restore that can serve this server, and read the output of a newer pg_dump."""
+    writer = int((written_by or "0").split(".")[0])
+    pg_dump, version = pg_tools.find_tool("pg_dump", max(conn.info.server_version // 10000, writer))
+    return pg_dump.with_name("pg_restore"), version
+
+
+def _is_transaction_timeout(words: str, status: int | None) -> bool:
+    """Return true if pg_restore's only error is that this server has no transaction_timeout."""
+    rest, found = re.subn(
+        r"(pg_restore: while INITIALIZING:\n)?pg_restore: error: [^\n]*transaction_timeout[^\n]*\n"
+        r"Command was: SET transaction_timeout = 0;\n",
+        "", words, count=1,
+    )  # fmt: skip
+    if status is None:
+        return "Command was" not in rest  # the message may be incomplete
+    return status == 1 and found == 1 and "pg_restore: error" not in rest and "errors ignored on restore: 1" in rest
+
+
+# ── Comparing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def compare(
+    there: Target, tool: Tool, schema: Path, tables: Mapping[str, TableFingerprint], large_objects: int, log: Reporter
+) -> None:
+    """Compare a restored database with what it should hold. Raises UnequalError."""
+    with database.connect(there, "compare") as conn:
+        fingerprint.pin(conn)
+        found = fingerprint.contents(conn)
+        objects = fingerprint.large_objects(conn)
+        faults = [f"table {name} is missing" for name in tables.keys() - found.keys()] if tables else []
+        for name, now in found.items():
+            then = tables.get(name)
+            if then is None:
+                faults += [f"table {name} was not expected"] if tables else []
+            elif now.rows != then.rows:
+                faults.append(f"{name} has {now.rows} rows instead of {then.rows}")
+            elif now != then:
+                faults.append(f"{name} has rows with different content")
+        if objects != large_objects:
+            faults.append(f"{objects} large objects instead of {large_objects}")
+        if faults:
+            raise UnequalError("; ".join(sorted(faults)))
+        _compare_schema(conn, tool, there, schema, log)
+
+
+def not_in(there: Target, extensions: Mapping[str, Extension]) -> list[str]:
+    """Return the members of extensions that are missing in a copy, described."""
+    with database.connect(there, "compare") as conn:
+        fingerprint.pin(conn)
+        return fingerprint.left_out(extensions, fingerprint.extensions(conn)) if extensions else []
+
+
+def may_be_left_out(extensions: Mapping[str, Extension]) -> list[str]:
+    """Return, from the original alone, the rows of extensions' tables that CREATE EXTENSION may or may not recreate."""
+    return [
+        f"table {name} ({table.rows} rows), a member of extension {extension}, unless CREATE EXTENSION recreates it"
+        for name, (extension, table) in fingerprint.extension_rows(extensions).items()
+    ]
+
+
+def _compare_schema(conn: psycopg.Connection, tool: Tool, there: Target, schema: Path, log: Reporter) -> None:
+    wanted = _bare(_printed(tool[0], there, schema))
+    found = _schema(tool, there)
+    if wanted == found:
+        return
+    # Some expressions are printed differently once they have been dumped and restored, and then stay so: the expected schema must
+    # pass through a dump and a restore too before it is compared.
+    name = f"pgvigil_verify_{secrets.token_hex(6)}"
+    with new_database(conn, there, conn.info.dbname, name, log):
+        load(conn, tool, there.at(name), schema, Reporter(), "--schema-only")
+        wanted = _schema(tool, there.at(name))
+    if wanted != found:
+        raise UnequalError(f"the schema differs: {first_difference(wanted, found)}")
+
+
+def definitions(pg_restore: Path, target: Target, archive: Path) -> list[str]:
+    """Return the schema in an archive as pg_dump wrote it, without pg_restore's own settings.
+
+    pg_restore counts the contents of materialized views as schema: they are left out too.
+    """
+    return [line for line in _bare(_printed(pg_restore, target, archive)) if not _NO_DEFINITION.match(line)]
+
+
+_NO_DEFINITION = re.compile(
+    "SET |SELECT pg_catalog.set_config|REFRESH MATERIALIZED VIEW |-- Name: .*; Type: MATERIALIZED VIEW DATA; "
+)
+
+
+def digest(lines: list[str]) -> str:
+    """Return a digest of definitions, for the manifest."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def require_definitions(tool: Tool, target: Target, archive: Path, wanted: str, written_by: str | None) -> None:
+    """Raise UnequalError if the definitions in an archive do not match the digest in its manifest.
+
+    Another major version of pg_restore prints some of them differently: then they are not compared.
+    """
+    if not wanted or not written_by or tool[1].split(".")[0] != written_by.split(".")[0]:
+        return
+    if digest(definitions(tool[0], target, archive)) != wanted:
+        raise UnequalError(
+            "the schema in the archive differs from the schema that the database had when the backup was taken"
+        )
+
+
+def _printed(pg_restore: Path, target: Target, archive: Path) -> str:
+    arguments = [str(pg_restore), "--schema-only", "--no-subscriptions", "--file=-", str(archive)]
+    return pg_tools.run(arguments, target, "the schema cannot be compared")
+
+
+def _schema(tool: Tool, there: Target) -> list[str]:
+    arguments = [
+        str(tool[0].with_name("pg_dump")),
+        "--no-password",
+        "--schema-only",
+        "--no-subscriptions",
+        f"--dbname={there.client_conninfo}",
+    ]
+    return _bare(pg_tools.run(arguments, there, "the schema cannot be compared"))
+
+
+def _bare(dump: str) -> list[str]:
+    """Return a dump without its header, the lines with a random key, and the options of columns that a server writes for itself.
+
+    The server's own pg_dump hides these options, one of another minor version prints them, and each copy has another value.
+    """
+    lines = [
+        line
+        for line in dump.splitlines()
+        if line and not re.match(r"\\(un)?restrict |-- Dumped |-- Started |--$", line)
+    ]
+    return [bare for line in lines if (bare := _without_foreign_options(line))]
+
+
+_COLUMN_OPTIONS = re.compile(
+    r"(ALTER (?:TABLE|MATERIALIZED VIEW|FOREIGN TABLE|INDEX) (?:ONLY )?.* ALTER COLUMN .* SET )\((.*)\);"
+)
+_KNOWN_OPTION = re.compile(r"\s*(?:n_distinct|n_distinct_inherited)=")
+
+
+def _without_foreign_options(line: str) -> str:
+    found = _COLUMN_OPTIONS.fullmatch(line)
+    if not found or " OPTIONS " in found[1]:
+        return line
+    known = [option.strip() for option in found[2].split(", ") if _KNOWN_OPTION.match(option)]
+    return f"{found[1]}({', '.join(known)});" if known else ""
+
+
+def first_difference(wanted: list[str], found: list[str]) -> str:
+    """Return the first difference, for a message."""
+    for one, other in zip([*wanted, "nothing"], [*found, "nothing"], strict=False):
+        if one != other:
+            return f"{other.strip()} instead of {one.strip()}"
+    return "its length"
+
+
+# The checks of the database's contents, not of its server and its jobs.
+_SOUNDNESS = [
+    "foreign_keys_enabled", "orphaned_messages", "count_mismatches", "token_mismatches", "size_mismatches",
+    "database_integrity", "invalid_indexes", "disabled_triggers",
+]  # fmt: skip
+
+
+def integrity(there: Target, log: Reporter) -> list[str]:
+    """Return the warnings of a deep pgvigil.integrity_report, if the database has that function."""
+    with database.connect(there, "compare") as conn:
+        fingerprint.pin(conn)
+        conn.execute("SET client_min_messages = warning")  # a deep report sends its progress as notices
+        found = conn.execute("SELECT to_regprocedure('pgvigil.integrity_report(boolean)')").fetchone()
+        if found == (None,):
+            return []
+        log("running the integrity report of the copy")
+        try:
+            rows = conn.execute(
+                """SELECT pg_catalog.concat_ws(': ', pg_catalog.format('%%s %%s %%s', level, check_name, value), detail)
+                   FROM pgvigil.integrity_report(true) WHERE level <> 'ok' AND check_name = ANY (%s)""",
+                (_SOUNDNESS,),
+            ).fetchall()
+            findings = [str(finding) for (finding,) in rows]
+        except psycopg.Error as error:  # a verified copy stays verified
+            findings = [f"the integrity report failed: {' '.join(str(error).split())}"]
+    for finding in findings:
+        log(f"warning: the database in the backup has a fault: {finding}")
+    return findings

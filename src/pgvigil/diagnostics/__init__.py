@@ -1,0 +1,1 @@
+"""The state of a migrated database: health, sizes, connected sessions, plans of statements."""

@@ -1,0 +1,147 @@
+"""Runs EXPLAIN ANALYZE for a statement, rolls it back, and derives findings from the plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import psycopg
+from psycopg.rows import args_row
+
+from pgvigil.database import Target
+from pgvigil.diagnostics.plans import plan_catalog, rolled_back
+from pgvigil.diagnostics.plans.plan_advice import Finding, Plan, findings
+from pgvigil.diagnostics.plans.plan_catalog import Named
+from pgvigil.diagnostics.plans.plan_tree import Node, index_scans, tree
+from pgvigil.errors import UsageError
+from pgvigil.text import page
+
+# VERBOSE, because only then EXPLAIN prints schemas, and the table of each column.
+_EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) "
+# The same statement planned so that any usable index is cheaper than reading the whole table. It is not run.
+_WITHOUT_SEQUENTIAL_SCANS = "EXPLAIN (VERBOSE, FORMAT JSON) "
+_SETTINGS = """
+SELECT pg_size_bytes(current_setting('work_mem')), current_setting('hash_mem_multiplier')::float, current_setting('block_size')::integer,
+       current_setting('server_version_num')::integer
+"""
+_BAR = 12  # characters for a node that takes all the time
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A result of explain. `row_count` is that of the plan's top node; `plan` is what EXPLAIN printed. Times are milliseconds.
+
+    `within`: the triggers (table, trigger) whose time is included in that of the node that writes one of these tables.
+    """
+
+    execution_ms: float
+    planning_ms: float
+    row_count: int
+    findings: tuple[Finding, ...]
+    plan: dict[str, Any]
+    within: dict[Named, set[Named]] = field(default_factory=dict, repr=False)
+
+    @property
+    def sound(self) -> bool:
+        """Return true if no finding is a warning."""
+        return all(finding.level != "warning" for finding in self.findings)
+
+
+def explain(target: Target, statement: str, parameters: Sequence[str]) -> Explanation:
+    """Run the statement once. Raises ConnectError, and the errors of `rolled_back.attempt`, also for a statement without a plan, such as CALL."""
+    with rolled_back.connect(target, "explain") as conn:
+        result, _ = rolled_back.attempt(conn, statement, parameters, _EXPLAIN)
+        explained = next((one for one in json.loads(result.get_value(0, 0) or b"[]") if "Plan" in one), None)
+        if explained is None:
+            raise UsageError(
+                "the server has no plan for this statement",
+                "Explain its query instead; profile measures how long the statement takes.",
+            )
+        plan = _surroundings(conn, tree(explained["Plan"]))
+        triggers = [(one["Relation"], one["Trigger Name"]) for one in explained.get("Triggers", ())]
+        within = plan_catalog.triggers_within(conn, triggers) if triggers else {}
+        if any(node.kind == "Seq Scan" and node.fields.get("Filter") for node in plan.nodes):
+            conn.execute("SET enable_seqscan = off")
+            result, _ = rolled_back.attempt(conn, statement, parameters, _WITHOUT_SEQUENTIAL_SCANS)
+            others = json.loads(result.get_value(0, 0) or b"[]")
+            plan = replace(plan, taken=index_scans([Node(one["Plan"]) for one in others if "Plan" in one]))
+    return Explanation(
+        execution_ms=explained["Execution Time"],
+        planning_ms=explained["Planning Time"],
+        row_count=plan.top.rows,
+        findings=tuple(findings(plan)),
+        plan=explained,
+        within=within,
+    )
+
+
+def _surroundings(conn: psycopg.Connection, top: Node) -> Plan:
+    scans = [node for node in top.walk() if node.relation]
+    tables = plan_catalog.look_up(conn, [node.relation for node in scans if node.relation])
+    schemas = {schema for schema, _ in tables}
+    indexes = {node.fields["Index Name"] for node in top.walk() if "Index Name" in node.fields}
+    roots = plan_catalog.index_roots(conn, [(schema, index) for schema in schemas for index in indexes])
+    with conn.cursor(row_factory=args_row(lambda *settings: Plan(top, tables, roots, *settings))) as cursor:
+        return cursor.execute(_SETTINGS).fetchall()[0]
+
+
+def document(explanation: Explanation) -> dict[str, Any]:
+    """Return the result for machines."""
+    return {name: value for name, value in asdict(explanation).items() if name != "within"}
+
+
+def text(explanation: Explanation, *, bars: bool) -> str:
+    """Return the result for people: the findings, then the plan with each node's share of the time, which `bars` draws as well."""
+    lines = [
+        f"{explanation.execution_ms:,.1f} ms, planned in {explanation.planning_ms:,.1f} ms; {explanation.row_count:,} rows; rolled back"
+    ]
+    for finding in explanation.findings:
+        lines += ["", f"{finding.level:<10}{finding.sentence}"]
+        lines += [f"{'':<10}fix: {finding.fix}"] if finding.fix else []
+    lines += ["", f"{'time':>5}{' ' * (_BAR + 2) * bars}{'own ms':>12}{'rows':>14}"]
+    top = tree(explanation.plan["Plan"])
+    _charge_triggers(top, explanation)
+    lines += [_line(node, depth, explanation.execution_ms, bars) for node, depth in _with_depth(top)]
+    for trigger in explanation.plan.get("Triggers", ()):
+        took, calls = trigger["Time"], trigger["Calls"]
+        label = f"trigger {trigger['Trigger Name']} on {trigger['Relation']}"
+        lines.append(_columns(took, calls, label, explanation.execution_ms, bars))
+    return page(lines)
+
+
+def _charge_triggers(top: Node, explanation: Explanation) -> None:
+    """Subtract the time of triggers that fire within a node from the node's own, because they have lines of their own."""
+    for trigger in explanation.plan.get("Triggers", ()):
+        tables = explanation.within.get((trigger["Relation"], trigger["Trigger Name"]), set())
+        left = float(trigger["Time"])
+        for node in top.walk():
+            if node.kind == "ModifyTable" and node.relation in tables:
+                took = min(left, node.own_ms)
+                node.triggers_ms += took
+                left -= took
+
+
+def _with_depth(node: Node, depth: int = 0) -> list[tuple[Node, int]]:
+    return [(node, depth), *(one for child in node.children for one in _with_depth(child, depth + 1))]
+
+
+def _line(node: Node, depth: int, whole: float, bars: bool) -> str:
+    label = "  " * depth + node.kind
+    if name := node.fields.get("Subplan Name"):
+        label = "  " * depth + f"{name}: {node.kind}"
+    if node.relation:
+        label += f" on {'.'.join(filter(None, node.relation))}"
+    if index := node.fields.get("Index Name"):
+        label += f" using {index}"
+    pages = node.own_blocks("Shared Hit Blocks", "Shared Read Blocks")
+    label += f", {pages:,} pages" if pages else ""
+    label += f", {node.loops:,.0f} times" if node.loops > node.processes else "" if node.loops else ", never run"
+    return _columns(node.own_ms, node.rows, label, whole, bars)
+
+
+def _columns(took: float, count: float, label: str, whole: float, bars: bool) -> str:
+    share = min(took / whole, 1) if whole else 0
+    bar = f"  {'█' * round(_BAR * share):<{_BAR}}" if bars else ""
+    return f"{share:>5.0%}{bar}{took:>12,.1f}{count:>14,}  {label}"

@@ -1,0 +1,140 @@
+"""Who is connected and what they run, as schema instrumentation has it; and how to end a session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import class_row
+
+from pgvigil import database
+from pgvigil.database import Target
+from pgvigil.errors import PreconditionError, UsageError
+from pgvigil.migration import preflight
+from pgvigil.shipped import require_shipped
+
+_EVERY = 1.0  # seconds between two looks of follow()
+
+_ACTIVE = """
+    SELECT s.session_id, s.username, s.application_name, s.peer, i.hostname, s.backend_pid, s.start_time, s.last_activity_at, s.session_tag,
+           r.sql_text, r.execution_start_time
+    FROM instrumentation.sessions s JOIN instrumentation.instances i ON i.instance_id = s.instance_id
+    LEFT JOIN LATERAL (SELECT a.sql_text, a.execution_start_time FROM instrumentation.session_activity a
+                       WHERE a.session_id = s.session_id AND a.statement_status = 'executing' ORDER BY a.statement_id DESC LIMIT 1) r ON true
+    WHERE s.status = 'active' ORDER BY s.session_id"""
+# Ids are made before rows are written: what came late is still met within this time.
+_LATE = "1 minute"
+_STATEMENTS = f"""
+    SELECT a.statement_id, a.session_id, a.username, a.application_name, a.execution_start_time, a.execution_end_time, a.statement_status::text AS status,
+           a.duration_ms, a.rows_fetched, a.sqlstate, a.error_message, a.sql_text, a.query_tag, a.source
+    FROM instrumentation.session_activity a
+    WHERE a.statement_id >= pgvigil.uuid_v7_floor(greatest(%(since)s::timestamptz, now() - interval '{_LATE}'))
+      AND (%(session)s::uuid IS NULL OR a.session_id = %(session)s) OR a.statement_id = ANY (%(open)s)
+    ORDER BY a.statement_id"""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An active session, and the statement it runs, if one is known to run."""
+
+    session_id: UUID
+    username: str
+    application_name: str | None
+    peer: str | None
+    hostname: str
+    backend_pid: int | None
+    start_time: datetime
+    last_activity_at: datetime
+    session_tag: dict[str, Any]
+    sql_text: str | None
+    execution_start_time: datetime | None
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement as it began, or as it ended. `sql_text` and `error_message` are masked for those who may not see them."""
+
+    statement_id: UUID
+    session_id: UUID
+    username: str
+    application_name: str | None
+    execution_start_time: datetime
+    execution_end_time: datetime | None
+    status: str
+    duration_ms: int | None
+    rows_fetched: int | None
+    sqlstate: str | None
+    error_message: str | None
+    sql_text: str | None
+    query_tag: Any
+    source: str
+
+
+def active(target: Target) -> list[Session]:
+    """The active sessions, oldest first."""
+    with _connect(target) as conn, conn.cursor(row_factory=class_row(Session)) as cursor:
+        return cursor.execute(_ACTIVE).fetchall()
+
+
+def kill(target: Target, session: str, mode: str, grace: float) -> str:
+    """Ends a session (mode terminate), its statement (cancel), or the one by the other (escalate, with `grace` seconds between).
+
+    Returns what was done. Raises PreconditionError with the server's reason when it was refused, which the server records.
+    """
+    identity = _identity(session)
+    with _connect(target) as conn:
+        preflight.require_primary(conn)  # each attempt is written down
+        row = conn.execute(
+            "SELECT ok, reason FROM instrumentation.kill_session(%s, %s, make_interval(secs => %s))",
+            (identity, mode, grace),
+        ).fetchone()
+    ok, reason = row or (False, "no answer")
+    if not ok:
+        raise PreconditionError(f"not killed: {reason}", "See pgvigil sessions list; each attempt is recorded.")
+    return str(reason)
+
+
+def follow(target: Target, session: str | None = None) -> Iterator[Statement]:
+    """Statements as they begin and as they end, those of one session or all, from now on and for ever.
+
+    One that began and ended between two looks (a second) comes once.
+    """
+    identity = _identity(session) if session else None
+    with _connect(target) as conn, conn.cursor(row_factory=class_row(Statement)) as cursor:
+        begin = conn.execute("SELECT now()").fetchone()
+        since = begin[0] if begin else None
+        seen: dict[UUID, str] = {}
+        while True:
+            still = [statement for statement, status in seen.items() if status == "executing"]
+            found = cursor.execute(_STATEMENTS, {"since": since, "session": identity, "open": still}).fetchall()
+            new = [statement for statement in found if seen.get(statement.statement_id) != statement.status]
+            seen = {statement.statement_id: statement.status for statement in found}
+            yield from new
+            time.sleep(_EVERY)
+
+
+def _identity(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise UsageError(f"{text} is no id of a session", "See pgvigil sessions list.") from error
+
+
+@contextmanager
+def _connect(target: Target) -> Iterator[psycopg.Connection]:
+    with database.connect(target, "sessions") as conn:
+        require_shipped(conn)  # what is read are views, and they call functions with the rights of whoever reads
+        try:
+            yield conn
+        except (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName) as error:
+            raise PreconditionError(
+                "this database has no instrumentation: it is not migrated, or not far enough",
+                "See pgvigil status; then pgvigil migrate.",
+            ) from error

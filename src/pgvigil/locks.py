@@ -1,0 +1,218 @@
+"""Waits for locks without blocking others: one runner at a time, and DDL that leaves the lock queue after a short wait."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+import psycopg
+from psycopg.rows import class_row
+
+from pgvigil.errors import LockedError
+from pgvigil.progress import Reporter
+
+T = TypeVar("T")
+
+# The advisory lock that all runners of a database use: "pgvigil" in ASCII.
+_RUN_LOCK = int.from_bytes(b"pgvigil", "big")
+_RUN_LOCK_HELD = f"""
+    l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (l.classid::bigint << 32 | l.objid::bigint) = {_RUN_LOCK}
+"""
+
+# A DDL statement that waits for its lock makes all later ones wait too: so it waits this long at a time …
+LOCK_TIMEOUT_MS = 200
+# … and holds nothing between attempts.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+
+_LOOK_EVERY = 0.03  # seconds between checks for blockers: several within one lock timeout
+_TELL_AFTER, _TELL_AGAIN = 1.0, 10.0  # seconds of waiting for a session before the first report, and the next
+_SHOW_EVERY = 0.5  # seconds between checks of the progress of an index build
+
+
+@contextmanager
+def run_lock(conn: psycopg.Connection, wait: float) -> Iterator[None]:
+    """Hold the right to change this database's schema. The lock is polled: a blocked waiter could be chosen as a deadlock victim
+    while the holder builds an index concurrently.
+
+    Raises LockedError, naming the holder, after `wait` seconds.
+    """
+    deadline = time.monotonic() + wait
+    while not _true(conn, f"SELECT pg_try_advisory_lock({_RUN_LOCK})"):
+        if time.monotonic() >= deadline:
+            raise LockedError(
+                f"another run is in progress: {_holder(conn)}",
+                "Run this again when it has finished, or add --lock-wait SECONDS to wait for it. Nothing was changed.",
+            )
+        time.sleep(random.uniform(0.1, 0.3))  # noqa: S311 - so that several waiters do not poll at the same time
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            with suppress(psycopg.OperationalError):  # a lost connection has released the lock
+                conn.execute(f"SELECT pg_advisory_unlock({_RUN_LOCK})")
+
+
+def require_run_lock(conn: psycopg.Connection) -> None:
+    """Check before each commit that the run lock is held: a file may have released it (DISCARD ALL, pg_advisory_unlock_all)."""
+    if not _true(conn, f"SELECT EXISTS (SELECT FROM pg_locks l WHERE {_RUN_LOCK_HELD} AND l.pid = pg_backend_pid())"):
+        raise LockedError(
+            "the run lock was lost before the commit", "Remove DISCARD and advisory unlocks from the migration."
+        )
+
+
+def _holder(conn: psycopg.Connection) -> str:
+    row = conn.execute(
+        f"""SELECT CASE WHEN a.backend_start IS NULL THEN format('pid %s, user %s', a.pid, a.usename)
+                        ELSE format('pid %s, %s, user %s from %s, connected since %s', a.pid, a.application_name, a.usename,
+                                    coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ')) END
+            FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE {_RUN_LOCK_HELD}"""
+    ).fetchone()
+    return row[0] if row else "it ended just now"
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """A session that blocks the run. `age` is that of its transaction, in seconds, None if this role may not see it; pid 0 is
+    a prepared transaction.
+    """
+
+    pid: int
+    user: str
+    application: str
+    state: str
+    age: float | None
+    query: str
+
+    def __str__(self) -> str:
+        if not self.pid:
+            return "a prepared transaction (SELECT * FROM pg_prepared_xacts)"
+        who = ", ".join(filter(None, (self.user, self.application, self.state)))
+        if self.age is None:
+            return f"pid {self.pid} ({who}), whose transaction only a role with pg_read_all_stats can see"
+        return f"pid {self.pid} ({who}), in a transaction for {self.age:.0f} s: {self.query}"
+
+
+class Watch:
+    """A monitor that looks, on a connection of its own, for the sessions that block a backend, which cannot report them itself.
+
+    When the backend has waited `patience` seconds in one statement, the statement is cancelled and `gave_up` is set: a
+    statement without a lock_timeout must not wait for ever either.
+    """
+
+    def __init__(self, conn: psycopg.Connection, pid: int, log: Reporter, patience: float) -> None:
+        self.gave_up = False
+        self._conn = conn
+        self._pid = pid
+        self._tell = log
+        self._patience = patience
+        self._waited = 0.0
+        self._seen: dict[int, Blocker] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="pgvigil watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._conn.close()
+
+    def take(self) -> list[Blocker]:
+        """Return the sessions that the backend has waited for since the last call, and restart the patience."""
+        seen, self._seen, self._waited = self._seen, {}, 0.0
+        return list(seen.values())
+
+    def _look(self) -> None:
+        waiting_since: dict[int, float] = {}
+        looked = shown = time.monotonic()
+        while not self._stop.wait(_LOOK_EVERY):
+            try:
+                now_there = {blocker.pid: blocker for blocker in self._blockers()}
+                clock = time.monotonic()
+                self._waited += clock - looked if now_there else 0
+                if self._waited > self._patience and not self.gave_up:
+                    self.gave_up = True
+                    self._conn.execute("SELECT pg_cancel_backend(%s)", (self._pid,))
+                if clock - shown >= _SHOW_EVERY:
+                    self._show_build()
+                    shown = clock
+            except psycopg.Error:  # the blocker stays unknown; the run continues
+                return
+            self._seen |= now_there
+            looked = clock
+            waiting_since = {pid: waiting_since.get(pid, clock) for pid in now_there}
+            for pid, since in waiting_since.items():
+                if clock - since >= _TELL_AFTER:
+                    self._tell(f"  waiting for {now_there[pid]}")
+                    waiting_since[pid] = clock + _TELL_AGAIN - _TELL_AFTER
+
+    def _show_build(self) -> None:
+        row = self._conn.execute(
+            """SELECT format('building %%s: %%s', coalesce((SELECT quote_ident(relname) FROM pg_class WHERE oid = index_relid), 'an index'), phase),
+                      CASE WHEN phase LIKE 'waiting%%' THEN NULL
+                           ELSE coalesce(nullif(blocks_done, 0)::float / nullif(blocks_total, 0),
+                                         nullif(tuples_done, 0)::float / nullif(tuples_total, 0)) END
+               FROM pg_stat_progress_create_index WHERE pid = %s""",
+            (self._pid,),
+        ).fetchone()
+        if row is not None:
+            self._tell.progress(row[0], row[1])
+
+    def _blockers(self) -> list[Blocker]:
+        with self._conn.cursor(row_factory=class_row(Blocker)) as cursor:
+            return cursor.execute(
+                """SELECT b.pid, coalesce(a.usename, '') AS user, coalesce(a.application_name, '') AS application,
+                          coalesce(a.state, '') AS state, extract(epoch FROM clock_timestamp() - a.xact_start)::float AS age,
+                          left(regexp_replace(coalesce(a.query, ''), '\\s+', ' ', 'g'), 80) AS query
+                   FROM unnest(pg_blocking_pids(%s)) b (pid) LEFT JOIN pg_stat_activity a USING (pid)""",
+                (self._pid,),
+            ).fetchall()
+
+
+def retry_on_lock(
+    attempt: Callable[[], T], *, budget: float, watch: Watch, waited: Callable[[int, list[Blocker]], None]
+) -> T:
+    """Run `attempt` until it gets its locks, with longer and longer pauses (jittered, exponential), for `budget` seconds in all.
+
+    `waited` is called after each attempt that failed, with its number and its blockers.
+
+    `attempt` must hold nothing when it fails. Raises LockedError naming the blockers when the budget is spent.
+    """
+    deadline = time.monotonic() + budget
+    tries = 0
+    blockers: list[Blocker] = []
+    while True:
+        tries += 1
+        watch.take()
+        try:
+            return attempt()
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            blockers = watch.take() or blockers  # on a busy machine a short wait may not be seen
+            waited(tries, blockers)
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
+            if time.monotonic() + pause > deadline:
+                raise LockedError(
+                    f"a table lock was not granted in {tries} attempts over {budget:.0f} s; it is held by {names(blockers)}",
+                    "End that transaction (SELECT pg_terminate_backend(pid)) or wait for its end, then run this again.",
+                ) from error
+            time.sleep(pause)
+
+
+def names(blockers: list[Blocker]) -> str:
+    """Describe the blockers for people."""
+    return "; ".join(map(str, blockers)) or "a session that ended before it could be identified"
+
+
+def _true(conn: psycopg.Connection, query: str) -> bool:
+    row = conn.execute(query.encode()).fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,1 @@
+"""The regular jobs of a migrated database."""

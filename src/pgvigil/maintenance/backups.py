@@ -1,0 +1,183 @@
+"""Backups outside migrations: taken, listed, verified again, pruned. The work is done in build/, which the runner uses too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from psycopg import errors
+
+from pgvigil import database
+from pgvigil.backup import catalogue, manifest, owner_code, proofs, scratch_restore
+from pgvigil.backup import create as backup
+from pgvigil.backup.catalogue import Entry, Pruned
+from pgvigil.backup.create import Proof
+from pgvigil.backup.manifest import Backup
+from pgvigil.database import Target
+from pgvigil.errors import BackupError, PreconditionError, RestoreError, UnequalError, UsageError
+from pgvigil.migration import ledger, preflight
+from pgvigil.progress import Reporter
+from pgvigil.shipped import require_shipped
+from pgvigil.text import one_line, page, quoted
+
+
+def create(
+    target: Target, directory: Path | None, proof: Proof, log: Reporter, *, run_owner_code: bool = False
+) -> Backup:
+    """Take a verified full backup. Raises BackupError, and then leaves nothing behind."""
+    with database.connect(target, "backup") as conn:
+        preflight.require_primary(conn)
+        revision = ledger.read(conn).revision
+        made = backup.create(conn, target, directory, revision, log, proof=proof, run_owner_code=run_owner_code)
+        _tell_unrecorded(proofs.record_made(conn, made), log)
+        return made
+
+
+def verify(target: Target, archive: Path, log: Reporter, *, run_owner_code: bool = False) -> Backup:
+    """Restore an archive into a scratch database on the server of `target`, compare it, and write the result into its manifest.
+
+    Raises BackupError. If the backup differs, the manifest says so too; if it could not be restored at all, it does not. Raises
+    PreconditionError if that would run other roles' code as a superuser and `run_owner_code` does not allow it.
+    """
+    archive = Path(os.path.realpath(archive))  # a link is followed only once, and never fails by itself
+    path = archive.with_suffix(".json")
+    try:
+        with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
+            preflight.require_primary(conn)
+            log(f"{archive.name}: intact, taken at {made.began_at}, revision {made.revision or 'base'}")
+            owner_code.require_roles(conn, made.roles)
+            owner_code.require_consent(conn, made.owners, run_owner_code, system_identifier=made.system_identifier)
+            tool = scratch_restore.pg_restore(conn, made.pg_dump_version)
+            scratch_restore.require_definitions(tool, target, archive, made.schema_digest, made.pg_dump_version)
+            objects = made.large_objects if made.kind == "full" else 0
+            found = scratch_restore.prove(
+                conn, target, archive, archive, made.tables, objects, log,
+                extensions=made.extensions, written_by=made.pg_dump_version,
+            )  # fmt: skip
+            made = _recorded(replace(made, left_out=found.left_out), "restore", found.verified, found.findings)
+            if made.origin == backup.origin(conn):
+                _tell_unrecorded(proofs.record_made(conn, made), log)
+    except UnequalError as error:
+        _recorded(manifest.read(path), "failed", f"failed: {error.message}", [])
+        raise BackupError(
+            f"this backup is unusable: {error.message}", "List the others: pgvigil backup list."
+        ) from error
+    except RestoreError as error:
+        raise BackupError(error.message, error.hint) from error
+    except OSError as error:
+        raise BackupError(
+            f"{path} cannot be written: {error.strerror}",
+            "Make it writable, then verify again: the result could not be stored.",
+        ) from error
+    return made
+
+
+def _recorded(made: Backup, proof: str, verified: str, findings: list[str]) -> Backup:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    made = replace(made, proof=proof, verified=verified, verified_at=now, findings=findings)
+    manifest.write(made)
+    return made
+
+
+def _tell_unrecorded(warning: str | None, log: Reporter) -> None:
+    if warning:
+        log(f"warning: {warning}")
+
+
+def record(target: Target, text: str) -> str:
+    """Record in the database that a backup was taken now by other means; return the message about it.
+
+    Raises PreconditionError unless the connected role has the rights of the tables' owner.
+    """
+    if not text.strip():
+        raise UsageError(
+            "the description of the external backup is empty",
+            "Describe where it is, or which tool took it: --external 'pgBackRest 20261121-010002F'.",
+        )
+    with database.connect(target, "backup (record)") as conn:
+        require_shipped(conn)
+        try:
+            proofs.record(conn, None, "external", text)
+        except errors.InsufficientPrivilege as error:
+            raise PreconditionError(
+                f"role {quoted(conn.info.user)} may not record an external backup: only the owner of the tables or a superuser may",
+                "Connect as one of these, then run this again.",
+            ) from error
+    return f"recorded, as taken now: {one_line(text)}"
+
+
+def newest(target: Target, directory: Path) -> Path:
+    """Return the archive of the newest full backup of this database. Raises BackupError if there is none."""
+    with database.connect(target, "backup (list)") as conn:
+        origin = backup.origin(conn)
+    for entry in catalogue.listing(directory):
+        is_there = entry.state in ("verified", "read", "failed", "damaged")
+        if is_there and entry.backup and entry.backup.kind == "full" and entry.backup.origin == origin:
+            return entry.archive
+    raise BackupError(f"{directory} holds no backup of this database", "Take one: pgvigil backup create.")
+
+
+def named(archive: Path, directory: Path) -> Path:
+    """Return the archive for a command's argument: a path, or a name as listed, which is looked up in the directory."""
+    in_directory = directory / archive
+    return in_directory if archive.name == str(archive) and not archive.exists() and in_directory.exists() else archive
+
+
+def document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Return the backups for machines: the manifests without their tables and extensions, the size on disk, and the state."""
+    plain = []
+    for entry in entries:
+        described = asdict(entry.backup) if entry.backup else {}
+        tables = described.pop("tables", {})
+        described.pop("extensions", None)
+        rows = entry.backup.rows if entry.backup else None
+        at_hand = {"state": entry.state, "archive": str(entry.archive), "size_on_disk": entry.size}
+        plain.append(described | at_hand | {"tables": len(tables), "rows": rows})
+    return plain
+
+
+def pruned_document(pruned: Pruned) -> dict[str, Any]:
+    """Return the result for machines."""
+    return {"removed": document(pruned.removed), "spared": document(pruned.spared)}
+
+
+def pruned_text(pruned: Pruned) -> str:
+    """Return the result for people."""
+    lines = [f"deleted {quoted(str(entry.archive))}" for entry in pruned.removed] or ["nothing to delete"]
+    why = "it is the last one of its database, or is being read"
+    return page(lines + [f"kept    {quoted(str(entry.archive))}: {why}" for entry in pruned.spared])
+
+
+def text(entries: list[Entry], directory: Path) -> str:
+    """Return the backups for people, newest first."""
+    if not entries:
+        return f"no backups in {directory}"
+    width = max(len(entry.backup.database) if entry.backup else 0 for entry in entries)
+
+    def row(
+        state: str, taken: str, name: str, at: str, kind: str, mb: str, rows: str, checked: str, archive: str
+    ) -> str:
+        return f"{state:<12}{taken:<22}{name:<{max(width, 8) + 2}}{at:<6}{kind:<9}{mb:>10}{rows:>14}  {checked:<22}{archive}"
+
+    lines = [row("state", "taken", "database", "at", "kind", "MB", "rows", "checked", "archive")]
+    for entry in entries:
+        made, size = entry.backup, f"{entry.size / 1e6:.1f}"
+        if made is None:
+            lines.append(row(entry.state, "", "", "", "", size, "", "", quoted(entry.archive.name)))
+            continue
+        at, rows = made.revision or "base", f"{made.rows:,}"
+        taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
+        lines.append(
+            row(entry.state, taken, made.database, at, made.kind, size, rows, checked, quoted(entry.archive.name))
+        )
+        lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
+        lines += [f"{'':<12}not in the backup: {left}" for left in made.left_out]
+    return page(lines)
+
+
+def _moment(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M:%SZ}"

@@ -1,0 +1,181 @@
+"""The jobs that need a client: what PostgreSQL does in no transaction, and backups. begin_job has taken the job's lock.
+
+Each is a function of a Run, which it tells of all it does; it raises a PgvigilError when it failed. What it did stays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import psycopg
+
+from pgvigil import locks
+from pgvigil.backup import catalogue, create, proofs
+from pgvigil.backup.create import Proof
+from pgvigil.database import Target
+from pgvigil.errors import BackupError, JobError, LockedError
+from pgvigil.migration import concurrent_indexes, ledger, lock_retry
+from pgvigil.migration.lock_retry import Attempts
+from pgvigil.migration.trace import Trace
+from pgvigil.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the jobs behave. `lock_budget` is the seconds that one table may take to get its lock; `build_wait` those that the
+    indexes of a run may wait for old transactions, in vain and all together.
+    """
+
+    backup_directory: Path | None = None
+    backup_proof: Proof = "restore"
+    keep_days: float = 30
+    lock_budget: float = 60
+    build_wait: float = 3600
+    run_owner_code: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of pgvigil.job_runs that is being written, and the connection that holds the lock."""
+
+    conn: psycopg.Connection
+    target: Target
+    job: str
+    run_id: int
+    options: Options
+    log: Reporter
+
+    def did(self, count: int = 0, note: str | None = None, *, through_with: str | None = None) -> None:
+        """Adds to the row. Raises LockedError when another has taken this run for dead."""
+        self._report(count, note, None, False, through_with)
+
+    def end(self, failure: str | None) -> int:
+        """Closes the row and lets go of the lock; returns what was done in all."""
+        total = self._report(0, None, failure, True, None)
+        self.conn.execute("SELECT pgvigil.release_job(%s)", (self.run_id,))
+        return total
+
+    def _report(self, *values: object) -> int:
+        row = self.conn.execute("SELECT pgvigil.report_job(%s, %s, %s, %s, %s, %s)", (self.run_id, *values)).fetchone()
+        if row is None or row[0] is None:
+            raise LockedError(
+                f"job {self.job} has lost its lock, and is run by another", "See pgvigil maintain status."
+            )
+        return int(row[0])
+
+
+# ── backup ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _backup(run: Run) -> None:
+    options, directory = run.options, run.options.backup_directory or create.default_directory()
+    revision = ledger.read(run.conn).revision
+    made = create.create(
+        run.conn, run.target, directory, revision, run.log.indented(),
+        proof=options.backup_proof, run_owner_code=options.run_owner_code,
+    )  # fmt: skip
+    run.did(made.rows, f"{made.archive}, {made.size / 1e6:.1f} MB, {made.verified}")
+    for finding in made.findings:
+        run.did(note=f"the database is not sound: {finding}")
+    for left in made.left_out:
+        run.did(note=f"not in the backup: {left}")
+    if warning := proofs.record_made(run.conn, made):
+        run.did(note=warning)
+    try:
+        gone = catalogue.prune(directory, options.keep_days, of=made.origin).removed
+    except BackupError as error:  # there is a backup all the same, and to take another would not help
+        run.did(note=f"nothing was pruned: {error.message}")
+        return
+    if gone:
+        run.did(note=f"pruned {len(gone)} of more than {options.keep_days:g} days or without an end")
+
+
+# ── reindex and vacuum: object by object, in an order that a run which was cut short goes on with ─────────────────────
+
+# Smaller ones are read as a whole in an instant, however their pages look. An exclusion constraint's index cannot be built so.
+_INDEXES = """
+SELECT format('%I.%I', n.nspname, c.relname)
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.oid = ANY (pgvigil.watched_schemas()) AND c.relkind = 'i' AND i.indisvalid AND NOT i.indisexclusion
+  AND c.relpersistence <> 't' AND pg_relation_size(c.oid) >= 1048576
+ORDER BY 1"""
+_TABLES = """
+SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.oid = ANY (pgvigil.watched_schemas()) AND c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
+ORDER BY 1"""
+
+
+def _reindex(run: Run) -> None:
+    def drop_leftover(name: str, told: Trace) -> None:
+        lock_retry.drop_leftover(run.conn, name, told)
+        run.did(note=f"dropped {name}, which a REINDEX that did not finish had left")
+
+    def rebuild(name: str, told: Trace) -> None:
+        told.at = (name, 0)
+        concurrent_indexes.rebuild(run.conn, name, lambda words: run.did(note=words))
+        run.did(1, through_with=name)
+
+    tables = [name for (name,) in run.conn.execute(_TABLES.encode())]
+    left, ahead = concurrent_indexes.leftover_indexes(run.conn, [], tables), _ahead(run, _INDEXES)
+    _require_all(_each(run, left, drop_leftover) + _each(run, ahead, rebuild), len(left) + len(ahead))
+
+
+def _vacuum(run: Run) -> None:
+    warned: list[str] = []
+    run.conn.add_notice_handler(lambda notice: warned.append(notice.message_primary or ""))
+
+    def vacuum(name: str, told: Trace) -> None:
+        told.at = (name, 0)
+        warned.clear()
+        run.conn.execute(f"VACUUM {name}".encode())
+        if warned:  # a table of another owner is no error to VACUUM
+            raise JobError(f"{name}: {'; '.join(warned)}")
+        run.did(1, through_with=name)
+
+    ahead = _ahead(run, _TABLES)
+    _require_all(_each(run, ahead, vacuum), len(ahead))
+
+
+def _ahead(run: Run, query: str) -> list[str]:
+    """What of the query's objects a run that was cut short has not seen to."""
+    seen = {name for (name,) in run.conn.execute("SELECT unnest(pgvigil.completed_items(%s))", (run.job,))}
+    return [name for (name,) in run.conn.execute(query.encode()) if name not in seen]
+
+
+def _each(run: Run, names: list[str], step: Callable[[str, Trace], None]) -> list[str]:
+    """Takes the step for each; says of those that could not be had why they were passed over."""
+    run.conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
+    passed = []
+    wait = run.options.build_wait
+    for number, name in enumerate(names):
+        run.log.progress(f"{run.job}: {name} ({number + 1} of {len(names)})", number / len(names))
+        began = time.monotonic()
+        try:
+            # A watch for each: one that has given up stays so.
+            with Attempts(
+                run.conn, run.target, run.log.indented(), budget=run.options.lock_budget, build_wait=wait
+            ) as attempt:
+                attempt(partial(step, name))
+        except (JobError, LockedError, psycopg.Error) as error:
+            if run.conn.closed:
+                raise
+            # Who holds up one holds up the next: one old snapshot, every REINDEX. So they wait as long together as one may.
+            wait = max(wait - (time.monotonic() - began), min(wait, 1.0))
+            if run.conn.execute("SELECT to_regclass(%s) IS NULL", (name,)).fetchone() == (True,):
+                continue  # dropped meanwhile
+            words = " ".join(str(error).split())
+            passed.append(words if name in words else f"{name}: {words}")
+            run.did(note=f"passed over {passed[-1]}")
+    return passed
+
+
+def _require_all(passed: list[str], of: int) -> None:
+    if passed:
+        raise JobError(f"{len(passed)} of {of} were passed over: {passed[0]}", "The next run tries them again.")
+
+
+JOBS: dict[str, Callable[[Run], None]] = {"backup": _backup, "reindex": _reindex, "vacuum": _vacuum}

@@ -1,0 +1,325 @@
+"""Running the jobs of pgvigil.jobs, by the schedule that stands there. Most of the work, its lock and its record are the server's,
+pgvigil.run_job; what needs a client is in upkeep, under the same lock and in the same record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.rows import class_row
+
+from pgvigil import database
+from pgvigil.database import Target
+from pgvigil.errors import ConnectError, JobError, LockedError, PgvigilError, PreconditionError, UsageError
+from pgvigil.maintenance import client_jobs, consent, wording
+from pgvigil.maintenance.client_jobs import Options
+from pgvigil.migration import ledger, preflight
+from pgvigil.progress import Reporter
+from pgvigil.shipped import require_shipped
+from pgvigil.text import page
+
+_TOLD = 160  # characters of an error in a table for people
+_WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of pgvigil.job_status. `next_due` lies in the past when it is due, and is None when it is off or waits for consent."""
+
+    job: str
+    every: timedelta
+    enabled: bool
+    purpose: str
+    state: str
+    last_started: datetime | None
+    last_finished: datetime | None
+    last_rows: int | None
+    last_error: str | None
+    last_success: datetime | None
+    due: bool
+    overdue: bool
+    at: timedelta
+    needs_client: bool
+    last_notes: list[str] | None
+    next_due: datetime | None
+    waits_for_consent: bool
+
+
+def status(target: Target) -> list[Job]:
+    """All jobs, in the order in which they are run."""
+    with connect(target) as conn:
+        return jobs_of(conn)
+
+
+def preview(target: Target) -> list[consent.Preview]:
+    """What the jobs that end, mark, archive or delete would do now."""
+    with connect(target) as conn:
+        see_rows(conn)
+        jobs_of(conn)
+        return consent.preview(conn)
+
+
+def accept(target: Target, job: str) -> list[str]:
+    """Accepts, for the owner of the tables, what a job (or "all") would do; returns a line about each that is accepted.
+
+    Raises PreconditionError for anybody else.
+    """
+    with connect(target) as conn:
+        see_rows(conn)
+        jobs = jobs_of(conn)
+        if job != consent.ALL:
+            _named(jobs, job)
+        would = {one.job: one for one in consent.preview(conn)}
+        accepted = consent.accept(conn, job)
+    if accepted:
+        return [
+            f"accepted {name}: it would {would[name].would} now" for name in sorted(accepted, key=list(would).index)
+        ]
+    if job == consent.ALL:
+        return ["no job waits for consent"]
+    one = would.get(job)
+    if one and one.accepted_at:
+        return [f"{job} was accepted by {one.accepted_by} at {_moment(one.accepted_at)} UTC"]
+    return [f"{job} needs no consent"]
+
+
+def dry_run(target: Target, job: str) -> str:
+    """What a job would do now, in words; nothing is changed."""
+    with connect(target) as conn:
+        see_rows(conn)
+        known = _named(jobs_of(conn), job)
+        shown = [one for one in consent.preview(conn) if one.job == job]
+    if shown:
+        return consent.text(shown, target.option) + "\n\nNothing was changed."
+    return f"{job}: {known.purpose}\nIt ends, archives and deletes no session. Nothing was changed."
+
+
+def run(target: Target, job: str, options: Options, log: Reporter) -> str:
+    """Runs a job now, due or not; returns what it did, in words.
+
+    Raises LockedError when it is running elsewhere, PreconditionError when it waits for consent, JobError when it failed (what it
+    did before that stays done).
+    """
+    with connect(target) as conn:
+        _require_work(conn)
+        known = _named(jobs_of(conn), job)
+        if known.waits_for_consent:
+            raise consent.refusal(job)
+        rows = _run(conn, target, known, options, log, only_if_due=False)
+        if rows is None:
+            raise LockedError(
+                f"job {job} is running in another session", "See pgvigil maintain status; or wait for it."
+            )
+        return _done(conn, job, rows)
+
+
+def _named(jobs: list[Job], name: str) -> Job:
+    for job in jobs:
+        if job.job == name:
+            return job
+    raise UsageError(f"there is no job {name}", f"The jobs are: {', '.join(job.job for job in jobs)}.")
+
+
+def _done(conn: psycopg.Connection, job: str, rows: int) -> str:
+    row = conn.execute(
+        "SELECT notes FROM pgvigil.job_runs WHERE job = %s AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1", (job,)
+    ).fetchone()
+    return wording.done(job, rows, row[0] if row else ())
+
+
+def run_due(
+    target: Target, options: Options, log: Reporter, report: Callable[[str, str, bool], None] = lambda *_: None
+) -> int:
+    """Runs each job that is due and is not running elsewhere; a failure does not keep the others from running. Tells which jobs wait
+    for consent. `report` is given the name of each job that ran, what it did or why it failed, and whether it succeeded.
+
+    Returns how many ran. Raises JobError, after all of them, when some failed.
+    """
+    ran = 0
+    failures: list[PgvigilError] = []
+    with connect(target) as conn:
+        _require_work(conn)
+        jobs = jobs_of(conn)
+        if waiting := [job.job for job in jobs if job.waits_for_consent and job.enabled]:
+            for line in consent.waiting(waiting, target.option):
+                log(line)
+        for job in [job for job in jobs if job.due]:
+            try:
+                rows = _run(conn, target, job, options, log, only_if_due=True)
+            except (JobError, ConnectError) as error:
+                failures.append(error)
+                log(error.message)
+                report(job.job, error.message, False)
+                if conn.closed:
+                    raise
+                continue
+            if rows is not None:
+                ran += 1
+                said = _done(conn, job.job, rows)
+                log(f"{job.job}: {said}")
+                report(job.job, said, True)
+    if failures and all(isinstance(failure, ConnectError) for failure in failures):
+        raise failures[0]
+    if failures:
+        raise JobError("; ".join(e.message for e in failures), failures[0].hint)
+    return ran
+
+
+def _run(
+    conn: psycopg.Connection, target: Target, job: Job, options: Options, log: Reporter, *, only_if_due: bool
+) -> int | None:
+    if job.needs_client:
+        with connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
+            see_rows(own)
+            return _run_here(own, target, job.job, options, log, only_if_due=only_if_due)
+    try:
+        row = conn.execute("CALL pgvigil.run_job(%s, %s)", (job.job, only_if_due)).fetchone()
+    except psycopg.DatabaseError as error:
+        if conn.closed:
+            raise database.lost(error, f" during job {job.job}; what it had committed stays") from error
+        if isinstance(error, errors.ObjectNotInPrerequisiteState):
+            words_of_server = error.diag.message_primary or str(error)
+            if "waits for the consent" in words_of_server:  # it lapsed since we looked
+                raise consent.refusal(job.job) from error
+            raise PreconditionError(words_of_server, error.diag.message_hint or "") from error
+        raise JobError(
+            error.diag.message_primary or str(error),
+            error.diag.message_hint or "See pgvigil maintain status.",
+        ) from error
+    return row[0] if row else None
+
+
+def _run_here(
+    conn: psycopg.Connection, target: Target, job: str, options: Options, log: Reporter, *, only_if_due: bool
+) -> int | None:
+    work = client_jobs.JOBS.get(job)
+    if work is None:
+        raise JobError(
+            f"this pgvigil does not know how to do job {job}", "Use the version that migrated this database."
+        )
+    row = conn.execute("SELECT pgvigil.begin_job(%s, %s)", (job, only_if_due)).fetchone()
+    if row is None or row[0] is None:
+        return None
+    log(f"job {job}")
+    run = client_jobs.Run(conn, target, job, row[0], options, log)
+    try:
+        work(run)
+    except (PgvigilError, psycopg.Error) as error:
+        said = error.message if isinstance(error, PgvigilError) else " ".join(str(error).split())
+        hint = error.hint if isinstance(error, PgvigilError) else ""
+        with suppress(psycopg.Error, LockedError):  # then the next run tells that this one died
+            run.end(said)
+        if isinstance(error, ConnectError):
+            raise
+        if database.is_lost(error):
+            raise database.lost(error, f" during job {job}; what it had committed stays") from error
+        raise JobError(f"job {job} failed: {said}", hint or "It goes on from there when it is run again.") from error
+    except BaseException as error:
+        with suppress(psycopg.Error, LockedError):
+            run.end(f"interrupted ({type(error).__name__})")
+        raise
+    return run.end(None)
+
+
+def jobs_of(conn: psycopg.Connection) -> list[Job]:
+    try:
+        with conn.cursor(row_factory=class_row(Job)) as cursor:
+            return cursor.execute(
+                "SELECT s.* FROM pgvigil.job_status s JOIN pgvigil.jobs j USING (job) ORDER BY j.since, job"
+            ).fetchall()
+    except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
+        raise PreconditionError(
+            "this database has no jobs: it is not migrated", "See pgvigil status; then pgvigil migrate."
+        ) from error
+
+
+def connect(target: Target) -> psycopg.Connection:
+    conn = database.connect(target, "maintain")
+    conn.execute(
+        "SET client_connection_check_interval = '1s'"
+    )  # a runner that was killed must not leave its job running
+    try:
+        require_shipped(conn)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def see_rows(conn: psycopg.Connection) -> list[database.Hidden]:
+    """As `database.see_all_rows`, of the schemas that jobs and checks are about."""
+    try:
+        schema = ledger.read(conn).schema
+    except errors.InsufficientPrivilege:
+        schema = None
+    return database.see_all_rows(conn, [schema, "pgvigil", "instrumentation"] if schema else None)
+
+
+def _require_work(conn: psycopg.Connection) -> None:
+    """Raises PreconditionError where a job could not do, or not see, what it is for."""
+    preflight.require_primary(conn)
+    # pgvigil_admin has the one; who has the other was given what a run needs by hand.
+    may = conn.execute(
+        "SELECT has_any_column_privilege(to_regclass('pgvigil.jobs'), 'UPDATE') OR has_any_column_privilege(to_regclass('pgvigil.job_runs'), 'INSERT')"
+    ).fetchone()
+    if may == (False,):  # the same would be missing for each of them
+        role = sql.Identifier(conn.info.user).as_string(conn)
+        raise PreconditionError(
+            f"role {role} may not run jobs", f"Run them as the owner of the tables, or GRANT pgvigil_admin TO {role};"
+        )
+    if schema := ledger.read(conn).schema:
+        preflight.require_all_rows(conn, schema)
+
+
+# ── Told ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def document(jobs: list[Job]) -> list[dict[str, Any]]:
+    """For machines: the rows of job_status; stretches of time are in seconds."""
+    return [asdict(job) | {"every": job.every.total_seconds(), "at": job.at.total_seconds()} for job in jobs]
+
+
+def text(jobs: list[Job], option: str = "") -> str:
+    """For people."""
+    lines = [f"{'job':<13}{'every':<24}{'state':<11}{'last run (UTC)':<21}{'took':>9}  {'next due (UTC)':<30}did"]
+    for job in jobs:
+        took = (
+            f"{(job.last_finished - job.last_started).total_seconds():.1f} s"
+            if job.last_finished and job.last_started
+            else ""
+        )
+        next_due = (
+            "waits for consent" if job.waits_for_consent else "off" if job.next_due is None else _moment(job.next_due)
+        )
+        mark = " OVERDUE" if job.overdue else " now" if job.due else ""
+        did = wording.done(job.job, job.last_rows, job.last_notes or ()) if job.last_rows is not None else ""
+        lines.append(
+            f"{job.job:<13}{_schedule(job):<24}{job.state:<11}{_moment(job.last_started):<21}{took:>9}  {next_due + mark:<30}{did}".rstrip()
+        )
+        if job.last_error:
+            lines.append(f"{'':<13}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
+    if waiting := [job.job for job in jobs if job.waits_for_consent]:
+        lines += ["", *consent.waiting(waiting, option)]
+    return page(lines)
+
+
+def _moment(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else ""
+
+
+def _schedule(job: Job) -> str:
+    """As pgvigil.time_slot reckons; a month, which no stretch of days equals, comes from the database as 30."""
+    days, clock = job.at.days, f"{timedelta(seconds=job.at.seconds)!s:0>8}"[:5]
+    if job.every == timedelta(days=30):
+        return f"day {days + 1} of a month {clock}"
+    if job.every == timedelta(days=7):
+        return f"{_WEEK[days]} {clock}"
+    if job.every == timedelta(days=1):
+        return f"daily {clock}"
+    return f"every {job.every}" + (f" + {job.at}" if job.at else "")

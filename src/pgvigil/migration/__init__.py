@@ -1,0 +1,1 @@
+"""Versioned SQL migrations: from the files to a database, and back."""

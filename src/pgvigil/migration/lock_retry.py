@@ -1,0 +1,89 @@
+"""Steps on a connection that is watched: tried until they get their locks, and told with whom they waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from pgvigil import database, locks
+from pgvigil.database import Target
+from pgvigil.errors import LockedError, MigrationError
+from pgvigil.migration import concurrent_indexes
+from pgvigil.migration.concurrent_indexes import WaitPolicy
+from pgvigil.migration.trace import Trace
+from pgvigil.progress import Reporter
+
+
+class Attempts:
+    """`with Attempts(…) as attempt: attempt(step)`. Times in seconds: `budget` for what runs under a short lock_timeout and
+    is tried again, `build_wait` for what runs without one and is cancelled.
+    """
+
+    def __init__(
+        self, conn: psycopg.Connection, target: Target, log: Reporter, *, budget: float, build_wait: float
+    ) -> None:
+        self._watch = locks.Watch(database.connect(target, "watch"), conn.info.backend_pid, log, build_wait)
+        self._tell = log
+        self._budget = budget
+        self._patience = WaitPolicy(build_wait, log)
+
+    def __enter__(self) -> Self:
+        self._watch.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._watch.__exit__(kind, error, tb)
+
+    def __call__(self, step: Callable[[Trace], None]) -> None:
+        """Runs a step, which holds nothing when it fails; into the journal go its statements, each with its tries and whom
+        it waited for. Raises LockedError naming whoever is in the way for too long.
+        """
+        trace = Trace(self._patience, self._watch.take)
+        waits: list[dict[str, Any]] = []
+
+        def waited(number: int, blockers: list[locks.Blocker]) -> None:
+            file, line = trace.at
+            waits.append(
+                {"try": number, "file": file, "line": line, "blockers": [asdict(blocker) for blocker in blockers]}
+            )
+            self._tell.add("waits", waits[-1])
+            self._tell(f"  waiting for a table lock at {trace.place} (try {number}), held by {locks.names(blockers)}")
+
+        try:
+            locks.retry_on_lock(lambda: step(trace), budget=self._budget, watch=self._watch, waited=waited)
+        except psycopg.errors.QueryCanceled as error:
+            where = trace.place
+            if not self._watch.gave_up:
+                raise MigrationError(f"{where} was cancelled by somebody", "Run this again when it may run.") from error
+            blockers = self._watch.take()
+            waited(1, blockers)
+            raise LockedError(
+                f"{where} has waited {self._patience.seconds:.0f} s for {locks.names(blockers)}",
+                "End that transaction (SELECT pg_terminate_backend(pid)) or wait for it, then run this again; "
+                "--build-wait gives it longer.",
+            ) from error
+        for entry in trace.statements:
+            own = [wait for wait in waits if (wait["file"], wait["line"]) == (entry["file"], entry["line"])]
+            met = {blocker["pid"]: blocker for wait in (*own, entry) for blocker in wait["blockers"]}
+            self._tell.add("statements", {**entry, "tries": 1 + len(own), "blockers": list(met.values())})
+
+
+# ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def drop_leftover(conn: psycopg.Connection, index: str, told: Trace) -> None:
+    """Drops an INVALID index that nobody is building."""
+    told.at = (index, 0)
+    with concurrent_indexes.patient(conn):
+        concurrent_indexes.drop_if_invalid(conn, index, told.patience)
+
+
+def build_again(conn: psycopg.Connection, index: str, told: Trace) -> None:
+    """Rebuilds an index that is INVALID and that nobody is building."""
+    told.at = (index, 0)
+    if concurrent_indexes.stays_invalid(conn, index, told.patience):
+        concurrent_indexes.rebuild(conn, index, told.patience.log)

@@ -1,0 +1,221 @@
+"""A plan of a migration for people: what is there, what runs, what it adds to the application's tables, what stands in the way.
+
+Only reads. Counts of values outside a column's list read the whole table, as the migration itself does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql as compose
+
+from pgvigil import project
+from pgvigil.backup import create as backup
+from pgvigil.migration import preflight
+from pgvigil.migration.files import Migration, groups
+from pgvigil.text import counted, one_line, page
+from pgvigil.validate import load_spec
+
+_LIST = re.compile(r"\(\d+, '(\w+)', '(\w+)', '\{([^}]*)\}'")
+_KINDS = ("column", "constraint", "index", "trigger")
+
+# Names of columns, constraints, indexes and triggers of a table, as the spec names them.
+_NAMES = """
+    SELECT 'column ' || attname FROM pg_attribute WHERE attrelid = %(table)s AND attnum > 0 AND NOT attisdropped
+    UNION ALL SELECT 'constraint ' || conname FROM pg_constraint WHERE conrelid = %(table)s
+    UNION ALL SELECT 'index ' || c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = %(table)s
+    UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = %(table)s AND NOT tgisinternal"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the application: `rows` is the planner's estimate, -1 where it has none; `adds` names by kind."""
+
+    name: str
+    rows: int
+    bytes: int
+    adds: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`steps` are the runs in their order: files in one transaction, or one file outside a transaction."""
+
+    database: str
+    schema: str
+    revision: str | None
+    baselined: bool  # 000 is recorded, not run: the application's tables are there
+    steps: tuple[tuple[str, bool], ...]
+    reverts: tuple[str, ...]
+    tables: tuple[Table, ...]
+    open_values: tuple[tuple[str, str, str, int], ...]  # table, column, value, rows
+    earlier: tuple[tuple[str, str], ...]  # kind and name of what is moved aside to pgvigil.legacy_<name>
+    blockers: tuple[str, ...]
+    backup: str
+    backup_directory: Path
+    bytes: int
+
+
+def value_lists(migrations: Sequence[Migration]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Table, column and values of pgvigil.value_lists(), which is not there before the migration."""
+    text = next(m.script for m in migrations if m.name.endswith("_bookkeeping"))
+    return [(table, column, tuple(values.split(","))) for table, column, values in _LIST.findall(text)]
+
+
+def read(
+    conn: psycopg.Connection,
+    schema: str,
+    revision: str | None,
+    migrations: Sequence[Migration],
+    pending: Sequence[Migration],
+    reverts: Sequence[Migration],
+    *,
+    kind: str,
+    directory: Path | None,
+) -> Plan:
+    """Reads what the plan says of this database. Raises psycopg.Error."""
+    begins = not revision
+    tables = [_table(conn, schema, name) for name in preflight.APPLICATION_TABLES] if pending else []
+    names = {migration.name[4:] for migration in pending}
+    steps = [
+        (group[0].name if len(group) == 1 else f"{group[0].name} … {group[-1].name}", group[0].transactional)
+        for group in groups(list(pending))
+    ]
+    return Plan(
+        conn.info.dbname,
+        schema,
+        revision,
+        begins,
+        tuple(steps),
+        tuple(migration.name for migration in reverts),
+        tuple(table for table in tables if table),
+        tuple(_open_values(conn, schema, migrations)) if "bookkeeping" in names else (),
+        tuple(_earlier(conn, schema)) if "monitoring_tables" in names else (),
+        tuple(text for _, text in preflight.blockers(conn, schema)) if pending else (),
+        kind if pending or reverts else "none",
+        directory or backup.default_directory(),
+        int(str(preflight.one(conn, "SELECT pg_database_size(current_database())"))),
+    )
+
+
+def _table(conn: psycopg.Connection, schema: str, name: str) -> Table | None:
+    found = conn.execute(
+        "SELECT c.oid, c.reltuples::bigint, pg_table_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s",
+        (schema, name),
+    ).fetchone()
+    if found is None:
+        return None
+    there = {label for (label,) in conn.execute(_NAMES, {"table": found[0]})}
+    declared = load_spec(project.SPEC).tables[name]
+    parts = [*declared.columns], [*declared.constraints], [*declared.indexes], [*declared.triggers]
+    adds = {
+        kind: tuple(one for one in of if f"{kind} {one.strip(chr(34))}" not in there)
+        for kind, of in zip(_KINDS, parts, strict=True)
+    }
+    return Table(name, found[1], found[2], adds)
+
+
+def _open_values(
+    conn: psycopg.Connection, schema: str, migrations: Sequence[Migration]
+) -> list[tuple[str, str, str, int]]:
+    found = []
+    for table, column, values in value_lists(migrations):
+        query = compose.SQL(
+            "SELECT {column}::text, count(*) FROM ONLY {table} WHERE {column}::text <> ALL (%s) GROUP BY 1 ORDER BY 2 DESC, 1"
+        ).format(column=compose.Identifier(column), table=compose.Identifier(schema, table))
+        found += [(table, column, value, rows) for value, rows in conn.execute(query, (list(values),))]
+    return found
+
+
+def _earlier(conn: psycopg.Connection, schema: str) -> list[tuple[str, str]]:
+    spec = load_spec(project.SPEC)
+    names = [name for name, table in spec.tables.items() if table.ours] + list(spec.views)
+    return conn.execute(
+        "SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' ELSE 'table' END, c.relname"
+        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = ANY (%s) AND c.relkind IN ('r', 'v', 'm') ORDER BY 2",
+        (schema, [name for name in names if "." not in name]),
+    ).fetchall()
+
+
+def text(plan: Plan, *, migrate: str) -> str:
+    """The plan in lines; `migrate` is the command that carries it out."""
+    lines = [
+        f'Plan for database "{one_line(plan.database)}", schema "{one_line(plan.schema)}" (nothing was changed)',
+        "",
+    ]
+
+    def add(label: str, *words: str) -> None:
+        lines.extend(
+            f"  {label if first else '':<13}{words_}"
+            for first, words_ in zip([True, *[False] * 99], words, strict=False)
+        )
+
+    if not plan.steps and not plan.reverts:
+        add("state", f"up to date at revision {plan.revision or 'base'}")
+        return page(lines)
+    add("state", f"at revision {plan.revision}" if plan.revision else "without pgvigil")
+    if plan.baselined and plan.steps:
+        add("baselined", "000_session_application is recorded without being run: the application's tables exist")
+    ways = [
+        f"{name} {'in one transaction' if whole else 'in steps, outside a transaction'}" for name, whole in plan.steps
+    ]
+    if ways:
+        add("runs", *ways)
+    if plan.reverts:
+        add("reverts", *plan.reverts)
+    add("your tables", *[_of_table(table) for table in plan.tables])
+    add(
+        "values",
+        *[
+            f"{table}.{column} holds {one_line(repr(value))} in {counted(rows, 'row')}: its list stays open until the rows are changed"
+            for table, column, value, rows in plan.open_values
+        ],
+    )
+    add(
+        "earlier",
+        *[
+            f"{kind} {one_line(name)} is kept whole as pgvigil.legacy_{one_line(name)}"
+            + ("; rows that fit are copied" if kind == "table" else "")
+            for kind, name in plan.earlier
+        ],
+    )
+    add("in the way", *(plan.blockers or ("nothing",)))
+    add("backup", _of_backup(plan))
+    if plan.steps:
+        add(
+            "locks",
+            "each table lock is given up after 0.2 s and tried again (--lock-budget); --rehearse measures them on a copy",
+            "sessions is locked once, for an instant at the end of the transaction; indexes are built CONCURRENTLY",
+        )
+        if plan.baselined:
+            add(
+                "writers",
+                "no statement of the application fails; from then on archived sessions are read-only, and deletes are recorded",
+                "COPY sessions without a column list fails where columns are added: name the columns",
+            )
+    lines += ["", "Next:", f"  {migrate}"]
+    return page(lines)
+
+
+def _of_table(table: Table) -> str:
+    rows = "rows not counted yet" if table.rows < 0 else f"about {counted(table.rows, 'row')}"
+    parts = [
+        counted(len(names), kind) + (f" ({', '.join(names)})" if kind == "column" else "")
+        for kind, names in table.adds.items()
+        if names
+    ]
+    return f"{table.name} ({rows}, {table.bytes / 1e6:,.0f} MB) gets {', '.join(parts) or 'nothing'}"
+
+
+def _of_backup(plan: Plan) -> str:
+    if plan.backup == "none":
+        return "none"
+    if plan.backup == "command":
+        return "by --backup-command"
+    return f"{plan.backup}, of {plan.bytes / 1e6:,.0f} MB, into {one_line(str(plan.backup_directory))}"

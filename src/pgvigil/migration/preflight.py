@@ -1,0 +1,316 @@
+"""What must hold before anything is begun, and who stands in the way of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+import psycopg
+from psycopg import sql as compose
+
+from pgvigil import database, project
+from pgvigil.errors import PreconditionError
+from pgvigil.migration import preflight
+from pgvigil.validate import check_application_tables, load_spec
+
+MINIMUM_SERVER = 14
+APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
+
+# Younger transactions are waited for by lock timeout and retry; of older ones it is to be feared that they stay.
+LONG_WITH_LOCKS = "10 seconds"
+LONG_WITHOUT = "1 minute"  # holds no lock of ours, but CREATE INDEX CONCURRENTLY waits for its snapshot
+
+_GRACE = 3.0  # seconds in which the sessions of a run that was killed a moment ago are gone
+
+
+def require_usable_server(conn: psycopg.Connection) -> None:
+    """Raises PreconditionError unless this is a primary of a version that we know, where triggers fire."""
+    major = conn.info.server_version // 10000
+    if major < MINIMUM_SERVER:
+        raise PreconditionError(
+            f"the server is PostgreSQL {major}; pgvigil needs {MINIMUM_SERVER} or newer", "Upgrade the server first."
+        )
+    require_primary(conn)
+    role = one(conn, "SELECT current_setting('session_replication_role')")
+    if role != "origin":
+        raise PreconditionError(
+            f"session_replication_role is {role}: no trigger would fire, and no foreign key would be checked",
+            "Reset it for this role and database (ALTER ROLE … RESET session_replication_role), then run this again.",
+        )
+
+
+def require_primary(conn: psycopg.Connection) -> None:
+    """Raises PreconditionError on a standby, which takes no writes."""
+    if one(conn, "SELECT pg_is_in_recovery()"):
+        raise PreconditionError("this server is a standby: it can only be read", "Connect to the primary.")
+
+
+def require_all_rows(conn: psycopg.Connection, schema: str) -> None:
+    """Raises PreconditionError where row security may hide rows of the application's tables or ours from this role or from
+    their owner, as whom functions of pgvigil run.
+    """
+    hidden = database.see_all_rows(conn, [schema, "pgvigil", "instrumentation"])
+    if not hidden:
+        return
+    tables = ", ".join(dict.fromkeys(one.table for one in hidden))
+    roles = {one.role: one.is_owner for one in hidden}
+    ways = []
+    for one in hidden:
+        role = compose.Identifier(one.role).as_string(conn)
+        if one.is_owner:
+            ways.append(f"ALTER TABLE {one.table} NO FORCE ROW LEVEL SECURITY;")
+            ways.append(f"CREATE POLICY pgvigil_owner ON {one.table} TO {role} USING (true);  -- or this")
+        else:
+            ways.append(
+                f"CREATE POLICY pgvigil_jobs ON {one.table} TO {role} USING (true);  -- or connect as the owner"
+            )
+    raise PreconditionError(
+        f"row security hides rows of {tables} from {' and '.join(map(repr_role, roles))}: rows that cannot be seen would be taken "
+        "for rows that are not there",
+        "Policies of other roles, and what tenants see, stay as they are; a RESTRICTIVE policy must not hold for this role. "
+        "Nothing was changed.\n  " + "\n  ".join(ways),
+    )
+
+
+def repr_role(name: str) -> str:
+    """A role, in words."""
+    return f'role "{name}"'
+
+
+def require_rights(conn: psycopg.Connection, schema: str) -> None:
+    """To own the application's tables and to create what is missing. Raises PreconditionError with the list."""
+    rows = conn.execute(
+        """SELECT format('to own table %%I, which belongs to %%I', c.relname, pg_get_userbyid(c.relowner)) AS lacking
+           FROM pg_class c WHERE c.relnamespace = %(schema)s::regnamespace AND c.relname = ANY (%(tables)s)
+             AND NOT pg_has_role(c.relowner, 'USAGE')
+           UNION ALL SELECT format('CREATE on schema %%s', %(schema)s) WHERE NOT has_schema_privilege(%(schema)s::regnamespace, 'CREATE')
+           UNION ALL SELECT format('CREATE on database %%I', current_database())
+           WHERE (to_regnamespace('pgvigil') IS NULL OR to_regnamespace('instrumentation') IS NULL)
+             AND NOT has_database_privilege(current_database(), 'CREATE')""",
+        {"schema": compose.Identifier(schema).as_string(conn), "tables": list(preflight.APPLICATION_TABLES)},
+    ).fetchall()
+    if rows:
+        raise PreconditionError(
+            f'role "{conn.info.user}" may not migrate this database; it needs ' + "; ".join(row[0] for row in rows),
+            "Run it as the tables' owner or as a superuser, or grant what is missing. Nothing was changed.",
+        )
+
+
+# Each is a question about a table of the application, and why a table like that cannot be watched. `%s` is its name.
+_UNFIT = """
+    WITH others AS (SELECT c.*, n.nspname, format('%%I.%%I', n.nspname, c.relname) AS name
+                    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace),
+         t AS (SELECT * FROM others WHERE nspname = %(schema)s AND relname = ANY (%(tables)s))
+    SELECT format('table %%s is partitioned: pgvigil needs a plain table for its triggers and foreign keys', name) FROM t WHERE relkind = 'p'
+    UNION ALL
+    SELECT format('table %%s is UNLOGGED: its rows are gone after a crash, and what is kept about them would not be; ALTER TABLE %%s SET LOGGED', name, name)
+    FROM t WHERE relpersistence = 'u'
+    UNION ALL
+    SELECT format('table %%s inherits from %%s: rows of one table would be counted in another', t.name, o.name)
+    FROM t JOIN pg_inherits i ON i.inhrelid = t.oid JOIN others o ON o.oid = i.inhparent
+    UNION ALL
+    SELECT format('table %%s has the child table %%s: its rows would show in %%s, and no trigger would see them', t.name, o.name, t.name)
+    FROM t JOIN pg_inherits i ON i.inhparent = t.oid JOIN others o ON o.oid = i.inhrelid WHERE t.relkind = 'r'
+    UNION ALL
+    SELECT format('table %%s has the rule %%I, which changes what a statement does before any trigger sees it; DROP RULE %%I ON %%s, or make a trigger of it',
+                  name, r.rulename, r.rulename, name)
+    FROM t JOIN pg_rewrite r ON r.ev_class = t.oid WHERE t.relkind IN ('r', 'p')
+    UNION ALL
+    SELECT format('table %%s is of the type %%s: columns can only be added to the type', name, t.reloftype::regtype) FROM t WHERE t.reloftype <> 0
+    UNION ALL
+    SELECT format('table %%s has no primary key, and no other unique constraint, on (id) alone that a foreign key can refer to; ALTER TABLE %%s ADD PRIMARY KEY (id)', name, name)
+    FROM t WHERE relname = 'sessions' AND relkind = 'r' AND NOT EXISTS (
+        SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = t.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1 AND a.attname = 'id')
+    UNION ALL
+    SELECT format('column %%I of table %%s is %%s: pgvigil writes it', a.attname, name,
+                  CASE WHEN a.attgenerated <> '' THEN 'generated' ELSE 'an identity' END)
+    FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE (a.attgenerated <> '' OR a.attidentity = 'a') AND a.attname = ANY (%(written)s)
+    UNION ALL
+    SELECT format('the tables of the application belong to different roles (%%s): functions that run as the owner of sessions could not reach them all; '
+                  'give them one owner (ALTER TABLE … OWNER TO …)', string_agg(format('%%s to %%I', name, pg_get_userbyid(relowner)), ', ' ORDER BY name))
+    FROM t HAVING count(DISTINCT relowner) > 1
+    ORDER BY 1"""
+# Columns of the application's tables that its rows get from us, or that our triggers set.
+_WRITTEN = [
+    "last_activity_at", "is_dormant", "archived_at", "retention_policy", "updated_at", "expires_at", "status", "processing_time_ms",
+    "content_size_bytes", "tokens_used",
+]  # fmt: skip
+
+
+def require_fit(conn: psycopg.Connection, schema: str) -> None:
+    """Raises PreconditionError for tables of the application of a make that cannot be watched, before anything is begun."""
+    rows = conn.execute(
+        _UNFIT, {"schema": schema, "tables": list(preflight.APPLICATION_TABLES), "written": _WRITTEN}
+    ).fetchall()
+    if rows:
+        lines = [row[0] for row in rows]
+        raise PreconditionError(
+            f'schema "{schema}" cannot be migrated as it is: '
+            + "\n  ".join(lines if len(lines) == 1 else ["", *lines]),
+            "Change that, then run this again. Nothing was changed.",
+        )
+
+
+# Relations and types that files which are still to go in make in the application's schema, by the name of each such file.
+# What an earlier attempt has left as a table or a view is moved aside by the files themselves.
+_TAKEN = """
+    SELECT format('%%s %%I.%%I', CASE c.relkind WHEN 'i' THEN 'index' WHEN 'I' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'type'
+                                               WHEN 'f' THEN 'foreign table' WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' ELSE 'view' END,
+                  %(schema)s::text, c.relname)
+    FROM pg_class c WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
+      AND (c.relname = ANY (%(relations)s) AND NOT (c.relkind IN ('r', 'v', 'm') AND c.relname = ANY (%(applied)s))
+           OR c.relname = ANY (%(slices)s) AND NOT c.relispartition)
+    UNION ALL
+    SELECT format('type %%I.%%I', %(schema)s::text, t.typname)
+    FROM pg_type t WHERE t.typnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s) AND t.typrelid = 0
+      AND t.typname = ANY (%(relations)s || %(slices)s)
+    UNION ALL
+    SELECT format('%%s %%I.%%I, which belongs to %%I', CASE c.relkind WHEN 'r' THEN 'table' ELSE 'view' END, %(schema)s::text, c.relname,
+                  pg_get_userbyid(c.relowner))
+    FROM pg_class c WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
+      AND c.relname = ANY (%(applied)s) AND c.relkind IN ('r', 'v', 'm') AND NOT pg_has_role(c.relowner, 'USAGE')
+    ORDER BY 1"""
+
+
+def require_room(conn: psycopg.Connection, schema: str, applied: Collection[str]) -> None:
+    """Raises PreconditionError where something that is not ours has a name that files which are not `applied` need."""
+    taken = []
+    # prepare.sql makes it before the first file, and an earlier run may have ended before the file that fills it.
+    if not applied and one(conn, "SELECT to_regnamespace('instrumentation') IS NOT NULL"):
+        taken.append("schema instrumentation")
+    if "monitoring_tables" not in applied:
+        spec = load_spec(project.SPEC)
+        ours = [name for name, table in spec.tables.items() if table.ours and "." not in name]
+        views = [name for name in spec.views if "." not in name]
+        rows = conn.execute(
+            _TAKEN,
+            {
+                "schema": schema,
+                "relations": [*ours, *views],
+                "applied": [*ours, *views],
+                "slices": [f"{name}_default" for name in ours],
+            },
+        ).fetchall()
+        taken += [row[0] for row in rows]
+    if taken:
+        raise PreconditionError(
+            "something else has a name that pgvigil needs: " + "; ".join(taken),
+            "Rename it (ALTER … RENAME TO …) or drop it, then run this again. Nothing was changed.",
+        )
+
+
+def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
+    """What does not stop a run, but the DBA should know."""
+    found = []
+    if one(conn, "SELECT has_schema_privilege('public', oid, 'CREATE') FROM pg_namespace WHERE nspname = %s", schema):
+        found.append(
+            f'every role may create objects in schema "{schema}", where functions run with their owner\'s rights look names up; '
+            f'REVOKE CREATE ON SCHEMA "{schema}" FROM PUBLIC closes that'
+        )
+    owner = one(
+        conn,
+        "SELECT quote_ident(r.rolname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner"
+        " WHERE n.nspname = %s AND c.relname = 'sessions' AND r.rolsuper",
+        schema,
+    )
+    if owner:
+        found.append(
+            f"the tables belong to {owner}, a superuser: whoever may change them can do everything on this server; give them to a role "
+            "without SUPERUSER (ALTER TABLE … OWNER TO …)"
+        )
+    if not one(conn, "SELECT pg_has_role('pg_read_all_stats', 'USAGE')"):
+        role = compose.Identifier(conn.info.user).as_string(conn)
+        found.append(
+            f"{role} cannot see the transactions of other roles: blockers and the age of their transactions cannot be checked beforehand; "
+            f"GRANT pg_read_all_stats TO {role} shows it"
+        )
+    for name, column in conn.execute(
+        "SELECT format('%%I.%%I', n.nspname, c.relname), quote_ident(a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = 'sessions' AND a.attgenerated = 'v'",
+        (schema,),
+    ):
+        found.append(
+            f"column {column} of {name} is generated and virtual: what is kept of deleted sessions is without it"
+        )
+    return found
+
+
+def require_nobody_in_the_way(conn: psycopg.Connection, schema: str, wait: float, told: Callable[[str], None]) -> None:
+    """Waits `wait` seconds for blockers() to end. Raises PreconditionError with the list of those that did not."""
+    began = time.monotonic()
+    told_of: list[str] = []
+    while there := blockers(conn, schema):
+        names = [name for name, _ in there]
+        dumps = all(text.startswith("a running pg_dump") for _, text in there)
+        if time.monotonic() - began >= max(wait, _GRACE if dumps else 0):
+            raise PreconditionError(
+                "these stand in the way of a migration that blocks nobody:\n  "
+                + "\n  ".join(text for _, text in there),
+                "End them or let them end, and run this again, or wait for them with --wait-for-blockers SECONDS. "
+                "Nothing was changed.",
+            )
+        if names != told_of:
+            told("waiting for " + "; ".join(text for _, text in there))
+            told_of = names
+        time.sleep(0.5)
+
+
+def blockers(conn: psycopg.Connection, schema: str) -> list[tuple[str, str]]:
+    """Who stands in the way, each as a stable name and a description for people."""
+    rows = conn.execute(
+        """
+        WITH ours AS (SELECT oid, relname FROM pg_class WHERE relkind IN ('r', 'p')
+                        AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)),
+             others AS (SELECT a.*, (SELECT string_agg(DISTINCT o.relname, ', ') FROM pg_locks l JOIN ours o ON o.oid = l.relation
+                                     WHERE l.pid = a.pid AND l.granted) AS tables
+                        FROM pg_stat_activity a WHERE a.datname = current_database() AND a.pid <> pg_backend_pid())
+        SELECT 'pid ' || pid, format('%%s, pid %%s (%%s%%s), %%s%%s: %%s',
+                 CASE WHEN application_name = 'pg_dump' THEN 'a running pg_dump'
+                      WHEN query LIKE 'autovacuum:%%(to prevent wraparound)' THEN 'an autovacuum against wraparound, which does not give way'
+                      ELSE 'a long transaction' END,
+                 pid, usename, coalesce(', ' || nullif(application_name, ''), ''),
+                 coalesce(format('open for %%s s', round(extract(epoch FROM clock_timestamp() - xact_start))), 'open since nobody knows when'),
+                 coalesce(', holding ' || tables, ''),
+                 left(regexp_replace(query, '\\s+', ' ', 'g'), 80))
+        FROM others
+        WHERE (tables IS NOT NULL AND clock_timestamp() - xact_start > %(with_locks)s::interval)
+           OR (backend_type = 'client backend' AND clock_timestamp() - xact_start > %(without)s::interval)
+           OR (application_name = 'pg_dump' AND xact_start IS NOT NULL)
+           OR (tables IS NOT NULL AND query LIKE 'autovacuum:%%(to prevent wraparound)')
+        UNION ALL
+        SELECT 'prepared ' || gid, format('a prepared transaction, %%L of %%s, open for %%s s', gid, owner,
+                 round(extract(epoch FROM clock_timestamp() - prepared)))
+        FROM pg_prepared_xacts WHERE database = current_database()
+        ORDER BY 1""",
+        {"schema": schema, "with_locks": LONG_WITH_LOCKS, "without": LONG_WITHOUT},
+    ).fetchall()
+    return [(row[0], row[1]) for row in rows]
+
+
+def one(conn: psycopg.Connection, query: str, *parameters: object) -> object:
+    """The first column of the first row, or None."""
+    row = conn.execute(query, parameters).fetchone()
+    return row[0] if row else None
+
+
+def application_tables(conn: psycopg.Connection, schema: str) -> list[str]:
+    """Which of the application's tables are there."""
+    rows = conn.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s) AND relname = ANY (%s)",
+        (schema, list(APPLICATION_TABLES)),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def require_application(conn: psycopg.Connection, schema: str) -> None:
+    """Raises PreconditionError unless the application's tables hold what the migrations stand on."""
+    findings = check_application_tables(conn, load_spec(project.SPEC), schema)
+    if findings:
+        told = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
+        raise PreconditionError(
+            f'schema "{schema}" is not the session application that pgvigil watches:{told}',
+            "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh. "
+            "Nothing was changed.",
+        )

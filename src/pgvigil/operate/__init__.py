@@ -1,1 +1,0 @@
-"""Keeping a migrated database in order."""

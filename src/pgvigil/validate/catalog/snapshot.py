@@ -1,0 +1,422 @@
+"""What is there: the part of pg_catalog that a spec is about, read in one pipeline and one snapshot.
+
+A snapshot is objects by path, each with its attributes as the server prints them and as a spec spells them. The server
+prints with the application's schema alone on its search_path: what lies there is printed without a schema, whatever the
+schema is called, and everything else with one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.pq import TransactionStatus
+
+from pgvigil.database import beside
+from pgvigil.errors import ConnectError, LockedError
+from pgvigil.validate.catalog.identifiers import RESERVED, quoted, unquoted
+from pgvigil.validate.catalog.queries import QUERIES
+
+Connection = psycopg.Connection[Any]
+Attributes = dict[str, Any]
+Answers = dict[str, Any]
+T = TypeVar("T")
+
+# Types of pg_catalog as the server prints them. One of the application's schema has the same name only in quotes or with
+# its schema, because pg_catalog goes first.
+PLAIN_TYPE = re.compile(
+    r"(text|character varying|integer|bigint|smallint|boolean|uuid|numeric|interval|jsonb?|date|double precision"
+    r"|timestamp with(out)? time zone|name)(\(\d+(,\d+)?\))?(\[\])?"
+)
+
+# Half of the work. Indexes, constraints and triggers open every table: what one process has to open, the other need not.
+_ASIDE = ("indexes", "constraints", "triggers", "functions", "others")
+
+# What an object dropped between the snapshot and its printing looks like: the server prints from a newer catalog.
+_CHANGED = (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable, errors.UndefinedFunction)
+
+_SCHEMAS = """
+SELECT nspname FROM pg_namespace n WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')
+ORDER BY nspname <> 'public', nspname"""
+
+_PINNED = {
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "jit": "off",
+    "lock_timeout": "10s",  # printing takes ACCESS SHARE; whoever holds ACCESS EXCLUSIVE that long is told of instead
+    "statement_timeout": "60s",
+}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What to look at: schemas covered whole; relations of the application's schema; how partitions of ours are called."""
+
+    own: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    everywhere: bool = False  # other schemas too, and what belongs to none
+    declared: frozenset[str] = frozenset()  # paths whose owner is the usual one, whoever owns the rest
+
+
+@dataclass(frozen=True)
+class Server:
+    version: str
+    version_num: int
+    database: str
+    role: str
+    now: float
+    schema_there: bool
+    roles: list[str]
+    powers: dict[str, list[str]]  # of the roles that were asked for
+    # Of new sessions, that bear on our work: name, value, whether of this database only, role or None, whether that role
+    # may write to the tables.
+    settings: list[list[Any]]
+    own_settings: dict[str, str]  # those of ours that hold in the session that asks
+    without_usage: list[str]  # owner of sessions, or role of the spec, that may not use the application's schema
+    shadows: list[str]  # other schemas with relations of the same names
+    members: list[list[str]]  # in our schemas, of extensions that live elsewhere: path, extension
+    configured: bool  # session_replication_role is replica in the server's configuration
+    # Schema or None, kind, whose objects, grantee, privilege, whether WITH GRANT OPTION, whether given or taken away,
+    # whether they are a superuser's.
+    default_grants: list[list[Any]]
+
+    @property
+    def major(self) -> int:
+        return self.version_num // 10000
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`roots` names the relation an object stands on, `details` what is known of a relation and is no attribute of it."""
+
+    schema: str
+    objects: dict[str, Attributes]
+    roots: dict[str, str]
+    grantees: dict[str, str]
+    details: dict[str, Attributes] = field(default_factory=dict)
+    server: Server | None = None
+    owners: list[str] = field(default_factory=list)  # the usual one
+
+    @cached_property
+    def parts(self) -> dict[str, list[str]]:
+        """Paths of what stands on each relation, itself included."""
+        parts: dict[str, list[str]] = {}
+        for path, root in self.roots.items():
+            parts.setdefault(root, []).append(path)
+        return parts
+
+    @property
+    def owner(self) -> str:
+        return self.owners[0] if self.owners else ""
+
+    def to_json(self) -> str:
+        return json.dumps([self.objects, self.roots, self.grantees, self.details], separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, schema: str) -> Snapshot:
+        """Raises ValueError for what is no snapshot."""
+        parts = json.loads(text)
+        if not (isinstance(parts, list) and [type(part) for part in parts] == [dict] * 4 and parts[0]):
+            raise ValueError("this is no snapshot of a catalog")
+        return cls(schema, *parts)
+
+
+@contextmanager
+def pinned(
+    conn: Connection, schema: str, *, read_only: bool, snapshot: str = "", opened: bool = False
+) -> Iterator[None]:
+    """A transaction, or a savepoint in one that is open already, with printing pinned; rolled back in any case.
+
+    `opened` leaves the path at pg_catalog: see `_answers`.
+
+    In a transaction of its own it sees what the one sees that has exported `snapshot`.
+    """
+    idle = conn.info.transaction_status == TransactionStatus.IDLE
+    try:
+        with conn.transaction(force_rollback=True), conn.pipeline() as pipeline:
+            try:
+                if idle and not read_only and _is_read_only_by_default(conn):
+                    conn.execute("SET TRANSACTION READ WRITE")
+                if idle and read_only:
+                    conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                if snapshot:
+                    conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
+                conn.execute(
+                    "SELECT pg_catalog.set_config(n, v, true) FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) AS s (n, v)",
+                    (list(_PINNED), list(_PINNED.values())),
+                )
+                if opened:
+                    _only_catalog(conn)
+                else:
+                    _print_for(conn, schema)
+                yield
+            except psycopg.Error:
+                with suppress(psycopg.Error):
+                    pipeline.sync()  # a pipeline left aborted is logged by psycopg
+                raise
+    except errors.LockNotAvailable as error:
+        raise LockedError(
+            f"A table that is to be looked at stayed locked for {_PINNED['lock_timeout']}.",
+            "See who holds it in pg_locks, or try again later.",
+        ) from error
+    except (errors.CharacterNotInRepertoire, errors.UntranslatableCharacter) as error:
+        raise ConnectError(
+            f"A name or a comment in this database is no text in its encoding: {error.diag.message_primary}",
+            "Find it with psql, as \\d and \\dd show it, and write it anew; nothing can be compared until then.",
+        ) from error
+
+
+def _is_read_only_by_default(conn: Connection) -> bool:
+    """As the database or the role may be set; a replica cannot write whatever is said."""
+    status = conn.info.parameter_status
+    return status("default_transaction_read_only") == "on" and status("in_hot_standby") != "on"
+
+
+def _print_for(conn: Connection, schema: str) -> None:
+    conn.execute(
+        "SELECT pg_catalog.set_config('search_path', pg_catalog.quote_ident(%s) || ', pg_temp', true)", (schema,)
+    )
+
+
+def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:
+    """What `read` returns; again if the catalog changed under it. Raises ConnectError if it will not hold still."""
+    for last in (False, False, True):
+        try:
+            return read()
+        except _CHANGED as error:
+            if last or conn.info.transaction_status != TransactionStatus.IDLE:
+                raise ConnectError(
+                    f"the schema changed while it was read: {error.diag.message_primary or error}",
+                    "Somebody is changing it right now: run this again when they are done.",
+                ) from error
+    raise AssertionError
+
+
+def all_schemas(conn: Connection) -> list[str]:
+    """Those of the database itself: not of the system, of sessions, of extensions."""
+
+    def read() -> list[str]:
+        with pinned(conn, "pg_catalog", read_only=True):
+            return [row[0] for row in conn.execute(_SCHEMAS).fetchall()]
+
+    return again_if_changed(conn, read)
+
+
+# What no statement that locks the application's tables makes, unless an event trigger does: it can be read before they are locked.
+_EARLY = ("server", "types", "others")
+
+
+def read_early(conn: Connection, scope: Scope, schema: str) -> Answers:
+    """The part of a snapshot that a migration can have read before it locks tables; nothing where an event trigger may change it."""
+    with pinned(conn, schema, read_only=True, opened=True):
+        row = conn.execute("SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtenabled <> 'D')").fetchone()
+        return {} if row and row[0] else _answers(conn, _EARLY, _parameters(conn, scope, schema))
+
+
+def snapshot(conn: Connection, scope: Scope, schema: str, early: Answers | None = None) -> Snapshot:
+    """What is there, read over two connections at once where the server has another one to give. `early` is not read again."""
+    parameters, known = _parameters(conn, scope, schema), early or {}
+
+    def alone() -> Answers:
+        with pinned(conn, schema, read_only=True, opened=True):
+            # Before a commit, tables are locked meanwhile: planned in the order written, in half the time.
+            conn.execute("SET LOCAL join_collapse_limit = 1")
+            return known | _answers(conn, [name for name in QUERIES if name not in known], parameters)
+
+    def together() -> Answers:
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(beside, conn)
+            with pinned(conn, schema, read_only=True, opened=True):
+                name = conn.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()[0]  # type: ignore[index]
+                aside = pool.submit(_aside, second, schema, name, parameters)
+                answers = _answers(conn, [name for name in QUERIES if name not in _ASIDE], parameters)
+                return answers | (aside.result() or _answers(conn, _ASIDE, parameters))
+
+    idle = conn.info.transaction_status == TransactionStatus.IDLE
+    return _understood(again_if_changed(conn, together if idle else alone), schema, scope.declared)
+
+
+def _parameters(conn: Connection, scope: Scope, schema: str) -> dict[str, Any]:
+    return {
+        "own": list(dict.fromkeys([*scope.own, *(all_schemas(conn) if scope.everywhere else ())])),
+        "schema": schema,
+        "names": list(scope.names),
+        "slices": list(scope.slices),
+        "cut": list(scope.cut),
+        "extensions": list(scope.extensions),
+        "roles": list(scope.roles),
+        "reserved": list(RESERVED),
+        "everywhere": scope.everywhere,
+    }
+
+
+def _aside(second: Future[Connection], schema: str, exported: str, parameters: dict[str, Any]) -> Answers | None:
+    """None without another connection, or where it has led to another server."""
+    try:
+        conn = second.result()
+    except psycopg.OperationalError:
+        return None
+    with conn:
+        try:
+            with pinned(conn, schema, read_only=True, snapshot=exported, opened=True):
+                return _answers(conn, _ASIDE, parameters)
+        except (errors.UndefinedObject, errors.InvalidParameterValue, errors.FeatureNotSupported):
+            return None
+
+
+def _answers(conn: Connection, names: Iterable[str], parameters: dict[str, Any]) -> Answers:
+    """Each query is understood while pg_catalog alone is on the path, where nobody plants a function or an operator that
+    fits better than the server's, and runs when the path is the one to print for.
+    """
+    names = list(names)
+    for name in names:
+        conn.execute(f"DECLARE pgvigil_{name} NO SCROLL CURSOR FOR {QUERIES[name]}", parameters)
+    _print_for(conn, parameters["schema"])
+    cursors = {name: conn.execute(f"FETCH ALL FROM pgvigil_{name}") for name in names}
+    _only_catalog(conn)
+    return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+
+
+def _only_catalog(conn: Connection) -> None:
+    conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+
+
+def read_rows(conn: Connection, tables: dict[str, list[str]], schema: str) -> dict[str, list[dict[str, Any]]]:
+    """All rows of some small tables, spelt as in a spec, with these columns of each.
+
+    A column of a type that somebody made is left out: turning it into JSON may call a function of his.
+    """
+
+    def read() -> dict[str, list[dict[str, Any]]]:
+        with pinned(conn, schema, read_only=True):
+            cursors = {
+                name: conn.execute(
+                    sql.SQL(
+                        "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object({})), '[]')::text FROM ONLY {} t"
+                    ).format(
+                        sql.SQL(", ").join(
+                            sql.SQL("{}, t.{}").format(sql.Literal(unquoted(column)), sql.SQL(column))
+                            for column in columns
+                        ),
+                        sql.SQL(name),
+                    )
+                )
+                for name, columns in tables.items()
+            }
+            return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+
+    return again_if_changed(conn, read) if tables else {}
+
+
+def _understood(answers: Answers, schema: str, declared: frozenset[str]) -> Snapshot:
+    found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
+    orders: dict[str, list[str]] = {}
+    feeding = _feeding(answers["relations"])
+    for label, path, attributes, details in answers["relations"]:
+        if (column := details.get("of_column")) and feeding[column] != label:
+            attributes["of"] = column
+        elif column:
+            path = f"sequence of {column}"
+            details["name"] = label
+            if (name := _last(label)) != quoted(usual_sequence(column)):
+                attributes["name"] = name
+            label = column[: -len(_last(column)) - 1]
+        found.objects[path], found.roots[path], found.details[path] = attributes, label, details
+    # Dropped since the snapshot: the server prints from a newer catalog, where it has no bound.
+    gone = {found.roots[path] for path, of in found.objects.items() if "partition_of" in of and "bound" not in of}
+    for path in [path for path, label in found.roots.items() if label in gone]:
+        del found.objects[path], found.roots[path], found.details[path]
+    for name in ("columns", "constraints", "indexes", "triggers", "others", "grants") if gone else ():
+        answers[name] = [row for row in answers[name] if row[0] not in gone]
+    for label, path, attributes in answers["columns"]:
+        orders.setdefault(label, []).append(path[8 + len(label) :])
+        found.objects[path], found.roots[path] = attributes, label
+    for label, path, attributes, options in answers["indexes"]:
+        if options:
+            attributes["definition"] = _without_options(attributes["definition"], options)
+        found.objects[path], found.roots[path] = attributes, label
+    for label, path, attributes, enable in answers["constraints"]:
+        found.objects[path], found.roots[path] = attributes, label
+        if enable:
+            found.details[path] = {"enable": enable}
+    for name in ("triggers", "functions", "types", "others"):
+        for label, path, attributes in answers[name]:
+            found.objects[path], found.roots[path] = attributes, label
+    # Few depend on an extension: one question for all kinds, instead of one more in the query of each.
+    for path in [path for path in found.objects if path.startswith("dependent ")]:
+        if (of := path.removeprefix("dependent ")) in found.objects:
+            found.objects[of] |= found.objects[path]
+        del found.objects[path], found.roots[path]
+    for label, path, attributes, role, _ in answers["grants"]:
+        found.objects[path], found.roots[path], found.grantees[path] = attributes, label, role
+    for label, order in orders.items():
+        if (path := f"table {label}") in found.objects or (path := f"view {label}") in found.objects:
+            found.objects[path]["order"] = order
+    _spell(found, declared)
+    return found
+
+
+def _spell(found: Snapshot, declared: frozenset[str]) -> None:
+    """One spelling where the server has several: the usual owner, the application's schema in settings, IN arguments."""
+    spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words stand in quotes too
+    counted = [of for path, of in found.objects.items() if path in declared] or list(found.objects.values())
+    owners = Counter(a["owned_by"] for a in counted if "owned_by" in a)
+    usual = min(owners, key=lambda name: (-owners[name], name), default=None)
+    found.owners.extend([usual] if usual else [])
+    for attributes in found.objects.values():
+        if attributes.get("owned_by") == usual:
+            attributes.pop("owned_by", None)
+        for key in ("aggregate", "range", "base", "definition"):
+            if isinstance(value := attributes.get(key), dict):
+                attributes[key] = {name: str(text) for name, text in value.items()}
+        if path := (attributes.get("set") or {}).get("search_path"):
+            parts = re.findall(r'"(?:[^"]|"")*"|[^,\s]+', path)
+            attributes["set"]["search_path"] = ", ".join("{schema}" if part in spellings else part for part in parts)
+
+
+def _feeding(relations: list[Any]) -> dict[str, str]:
+    """Column → the one of its sequences that goes by the column's name: that of its identity or default."""
+    owned: dict[str, list[tuple[bool, bool, str]]] = {}
+    for label, _, _, details in relations:
+        if column := details.get("of_column"):
+            usual = _last(label) == quoted(usual_sequence(column))
+            owned.setdefault(column, []).append((not details.get("fills"), not usual, label))
+    return {column: min(sequences)[2] for column, sequences in owned.items()}
+
+
+def usual_sequence(column: str) -> str:
+    """The name that the server gives the sequence of a column, unless that is too long."""
+    name = _last(column)
+    return f"{unquoted(_last(column[: -len(name) - 1]))}_{unquoted(name)}_seq"
+
+
+def _last(label: str) -> str:
+    """The last identifier of a dotted name."""
+    match = re.search(r'("(?:[^"]|"")*"|[^.]*)$', label)
+    return match[1] if match else label
+
+
+def _without_options(definition: str, options: list[str]) -> str:
+    """A value stands in quotes there where it is a key word or no name."""
+    pairs = (option.partition("=") for option in options)
+    printed = ", ".join(f"{re.escape(name)}='?{re.escape(value)}'?" for name, _, value in pairs)
+    return re.sub(rf" WITH \({printed}\)", "", definition, count=1)

@@ -1,0 +1,1 @@
+"""The difference between a spec and a database."""

@@ -1,0 +1,96 @@
+"""What has to be there: what the spec declares, and with it, what it does not speak of, as our own DDL makes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pgvigil.validate.catalog.object_paths import kind_of
+from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
+from pgvigil.validate.catalog.sql_text import literal
+from pgvigil.validate.spec.declaration import Declaration, Mark
+
+POLICIES = "pgvigil.retention_policies"
+ACTIVE_TIME = "function pgvigil.active_time(text)"  # written anew by every edit of the policies
+Rows = dict[str, list[dict[str, Any]]]  # of some tables
+Joined = tuple[dict[str, Attributes], dict[str, str], dict[str, Mark]]
+
+
+def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, rows: Rows) -> Joined:
+    """Objects, the relations they stand on, and marks: without one, all attributes of an object are compared."""
+    expected, roots, marks = declaration.objects, declaration.roots, declaration.marks
+    if not declaration.complete:
+        expected, marks = {}, {}
+        for path, attributes in declaration.objects.items():
+            made = reference.objects.get(path) if reference and declaration.marks[path].ours else None
+            expected[path], marks[path] = _joined(
+                declaration.marks[path], attributes, made, found.objects.get(path, {})
+            )
+        roots = dict(declaration.roots)
+        if reference:
+            _add_undeclared(declaration, reference, found, expected, roots)
+    if found.server and found.server.major < 15:
+        expected = {path: _without_invoker(of) if path.startswith("view ") else of for path, of in expected.items()}
+    there = found.objects.get(ACTIVE_TIME, {})
+    if ACTIVE_TIME in expected and (body := _active_time(rows.get(POLICIES, [])) or there.get("body")):
+        expected = expected | {ACTIVE_TIME: expected[ACTIVE_TIME] | {"body": body}}
+        if mark := marks.get(ACTIVE_TIME):
+            marks = marks | {ACTIVE_TIME: replace(mark, spoken_of=mark.spoken_of | {"body"})}
+    return expected, roots, marks
+
+
+def _active_time(policies: list[dict[str, Any]]) -> str:
+    """The body, as pgvigil.compile_active_time() writes it. "" where the rows do not tell it, which is told by itself."""
+    hours = {row.get("policy", ""): row.get("active_hours") for row in policies}
+    if not hours.get("standard"):
+        return ""
+    cases = "".join(
+        f"WHEN policy OPERATOR(pg_catalog.=) {literal(policy)} THEN interval '{hours[policy]} hours' "
+        for policy in sorted(hours)
+    )
+    return f"SELECT CASE {cases}ELSE interval '{hours['standard']} hours' END"
+
+
+def _joined(mark: Mark, declared: Attributes, made: Attributes | None, found: Attributes) -> tuple[Attributes, Mark]:
+    if made is None:
+        return declared, mark
+    both = {key: value for key, value in made.items() if key not in mark.spoken_of} | declared
+    if "with" in declared and "with" in made:
+        both["with"] = made["with"] | declared["with"]
+    return both, Mark(frozenset({*mark.spoken_of, *made, *found}), True, mark.optional, mark.unless_baselined)
+
+
+def _add_undeclared(
+    declaration: Declaration,
+    reference: Snapshot,
+    found: Snapshot,
+    expected: dict[str, Attributes],
+    roots: dict[str, str],
+) -> None:
+    roles = {"PUBLIC", *(found.server.roles if found.server else [])}
+    for path, attributes in reference.objects.items():
+        if path in expected or not _is_ours(declaration, reference, path):
+            continue
+        if reference.grantees.get(path, "PUBLIC") in roles:  # a missing role is told by itself
+            expected[path], roots[path] = attributes, reference.roots[path]
+
+
+def _is_ours(declaration: Declaration, reference: Snapshot, path: str) -> bool:
+    """Whether an object of the reference, which the spec does not declare, has to be there."""
+    kind, root = kind_of(path), reference.roots[path]
+    if reference.details.get(f"table {root}", {}).get("cut") or path == "schema {schema}" or kind == "extension":
+        return False
+    if root in declaration.application or path.startswith("grant on schema {schema} to "):
+        return reference.grantees.get(path) in declaration.roles
+    if root:
+        return True
+    label = path.removeprefix("grant on ").removeprefix("revocation on ")
+    label = label.removeprefix(kind_of(label)).strip().removeprefix("in schema ")
+    return any(label.startswith(f"{schema}.") or label.partition(" ")[0] == schema for schema in declaration.schemas)
+
+
+def _without_invoker(view: Attributes) -> Attributes:
+    """PostgreSQL 14 knows no security_invoker."""
+    options = {name: value for name, value in view.get("with", {}).items() if name != "security_invoker"}
+    rest = {key: value for key, value in view.items() if key != "with"}
+    return rest | ({"with": options} if options else {})

@@ -1,0 +1,58 @@
+"""What a child table or partition has from its parent: one change there is one finding, and its repair reaches the children."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pgvigil.validate.catalog.object_paths import kind_of
+from pgvigil.validate.catalog.snapshot import Attributes
+
+# ALTER TABLE of the parent changes these in its children too.
+_REACHES = {"type", "collation", "nullable", "default", "generated", "virtual", "storage", "identity"}
+
+
+def from_parent(path: str, root: str, objects: Mapping[str, Attributes]) -> Iterator[str]:
+    """The same column of each parent."""
+    table = objects.get(f"table {root}", {})
+    for parent in (table.get("partition_of"), *table.get("inherits", ())):
+        if parent and kind_of(path) == "column":
+            yield f"column {parent}.{path.removeprefix(f'column {root}.')}"
+
+
+def is_parents_change(
+    path: str,
+    root: str,
+    key: str,
+    pair: tuple[Any, Any],
+    expected: Mapping[str, Attributes],
+    found: Mapping[str, Attributes],
+) -> bool:
+    """Whether an attribute of a column differs just as it does in a parent; `pair` is what is wanted and what is there."""
+    return key in _REACHES and any(
+        parent in expected and parent in found and (expected[parent].get(key), found[parent].get(key)) == pair
+        for parent in from_parent(path, root, found)
+    )
+
+
+def is_of_parent(path: str, root: str, here: Mapping[str, Attributes], there: Mapping[str, Attributes]) -> bool:
+    """Whether an inherited column is on this side alone, as a parent's is."""
+    return bool(here[path].get("inherited")) and any(
+        parent in here and parent not in there for parent in from_parent(path, root, here)
+    )
+
+
+def is_left_by_parent(
+    path: str, root: str, expected: Mapping[str, Attributes], found: Mapping[str, Attributes]
+) -> bool:
+    """Whether a constraint became a partition's own when that was detached: to be attached again, it needs it."""
+    table = expected.get(f"table {root}", {})
+    if kind_of(path) != "constraint" or "partition_of" not in table or "partition_of" in found.get(f"table {root}", {}):
+        return False
+    name = path.removeprefix(f"constraint {root}.")
+    while parent := table.get("partition_of"):
+        of = expected.get(f"constraint {parent}.{name}", {})
+        if of.get("definition") == found[path]["definition"]:
+            return True
+        table = expected.get(f"table {parent}", {})
+    return False

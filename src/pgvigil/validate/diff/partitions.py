@@ -1,0 +1,253 @@
+"""The partitions of a table held against a pattern: attached, named after the time they hold, one for the present."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+
+from pgvigil.validate.catalog import sql_text
+from pgvigil.validate.catalog.identifiers import quoted
+from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.snapshot import Attributes
+from pgvigil.validate.catalog.spelling import without_upkeep
+from pgvigil.validate.diff.default_rights import explained, owner_of
+from pgvigil.validate.diff.diff_builder import AttributeDiff, DiffBuilder
+from pgvigil.validate.repair import ddl, ddl_relations
+from pgvigil.validate.repair.alter import alter_column
+from pgvigil.validate.report import describe
+from pgvigil.validate.spec.declaration import Partitions
+
+_BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
+_TOKENS = {"YYYY": "(?P<year>[0-9]{4})", "MM": "(?P<month>0[1-9]|1[0-2])", "DD": "(?P<day>0[1-9]|[12][0-9]|3[01])"}
+
+
+def compare(collector: DiffBuilder, name: str, declared: Partitions, owner: str) -> set[str]:
+    """Compare with the pattern; `owner` is the one the table should have. Returns the relations it took care of."""
+    found = collector.found
+    tables = {path.removeprefix("table "): of for path, of in found.objects.items() if path.startswith("table ")}
+    attached = {label: of for label, of in tables.items() if of.get("partition_of") == name}
+    for label, partition in attached.items():
+        collector.compared["partition"] += 1
+        _partition(collector, name, declared, label, partition, owner)
+    stray = [label for label in tables if label not in attached and _is_named_after(name, declared, label)]
+    for label in stray:
+        repair = _attach(name, declared, label)
+        said = "a table of its own, not attached"
+        if (whose := owner_of(found, f"table {label}")) != owner:
+            repair, said = "", f"{said}, which belongs to {whose}: no partition is made of it"
+        apart = AttributeDiff(f"attached to {name}", said)
+        collector.differ(f"partition {label}", [apart], fix=lambda _, repair=repair: repair)  # type: ignore[misc]
+    if declared.default and not any(of.get("bound") == "DEFAULT" for of in attached.values()):
+        label = f"{name}{declared.default}"
+        is_other = found.server is not None and found.server.role != owner
+        given = f"\nALTER TABLE {label} OWNER TO {quoted(owner)};" if is_other else ""
+        if label not in stray:
+            collector.miss(
+                f"partition {label}",
+                "a default partition: rows no other takes need a place",
+                fix=lambda: f"CREATE TABLE {label} PARTITION OF {name} DEFAULT;{given}",
+            )
+    now = found.server.now if found.server else 0.0
+    if declared.present and not any(_holds(of, now) for of in attached.values()):
+        today = datetime.fromtimestamp(now, UTC).date()
+        stretches = [stretch_of(name, declared, label) for label in stray]
+        if not any(stretch and stretch[0] <= today < stretch[1] for stretch in stretches):
+            repair = declared.repair.replace("{table}", name)
+            collector.miss(f"partition of {name} for {today}", "a partition for the present", fix=lambda: repair)
+    return {*attached, *stray}
+
+
+def _attach(name: str, declared: Partitions, label: str) -> str:
+    if label == name + declared.default:
+        return f"ALTER TABLE {name} ATTACH PARTITION {label} DEFAULT;"
+    stretch = stretch_of(name, declared, label)
+    if stretch is None:
+        return ""
+    first, last = (f"{_milliseconds(day):012x}" for day in stretch)
+    start, end = (f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000" for digits in (first, last))
+    return f"ALTER TABLE {name} ATTACH PARTITION {label} FOR VALUES FROM ('{start}') TO ('{end}');"
+
+
+def _partition(
+    collector: DiffBuilder, name: str, declared: Partitions, label: str, partition: Attributes, owner: str
+) -> None:
+    path = f"table {label}"
+    details = collector.found.details[path]
+    bound = partition.get("bound", "")
+    parts = []
+    if details.get("detaching"):
+        parts.append(AttributeDiff("attached", "being detached"))
+    if "kind" in partition:
+        parts.append(AttributeDiff("a plain table", f"a {partition['kind']}"))
+    if "persistence" in partition:
+        parts.append(AttributeDiff("LOGGED", partition["persistence"], key="persistence"))
+    if bound == "DEFAULT":
+        if label != name + declared.default:
+            parts.append(AttributeDiff(f"name {name}{declared.default}", f"name {label}", key="name"))
+    elif (stretch := stretch_of(name, declared, label)) is None:
+        patterns = " or ".join(name + suffix for suffix in declared.names)
+        parts.append(AttributeDiff(f"name {patterns}", f"name {label}", key="name"))
+    elif (bounds := _bounds(bound)) != tuple(_milliseconds(day) for day in stretch):
+        parts.append(AttributeDiff(f"from {stretch[0]} to {stretch[1]}", _said(bounds, bound), key="bound"))
+    usual = {
+        key: value
+        for key, value in collector.found.objects[f"table {name}"].items()
+        if key not in ("row_security", "access_method", "owned_by")
+    }
+    if owner != collector.found.owner:
+        usual["owned_by"] = owner
+    parts += [
+        AttributeDiff(describe.phrase(path, key, usual), describe.phrase(path, key, partition), key=key)
+        for key in ("row_security", "owned_by", "access_method", "replica_identity")
+        if partition.get(key) != usual.get(key) and not _by_index(key, usual)
+    ]
+    if options := without_upkeep(partition.get("with")):
+        said = ", ".join(f"{name} = {value}" for name, value in options.items())
+        parts.append(AttributeDiff("no such storage parameter", said, key="with"))
+
+    def fix(keys: list[str]) -> str:
+        if "owned_by" in keys and keys != ["owned_by"]:
+            return ""  # whoever owns it may have made it
+        repairs = []
+        if "bound" in keys and (attach := _attach(name, declared, label)):
+            repairs += [f"ALTER TABLE {name} DETACH PARTITION {label};", attach]
+        if "owned_by" in keys:
+            repairs.append(f"ALTER TABLE {label} OWNER TO {quoted(owner)};")
+        if "with" in keys:
+            repairs.append(f"ALTER TABLE {label} RESET ({', '.join(options)});")
+        repairs += [ddl_relations.relation(label, key, usual if key != "persistence" else {}) for key in keys]
+        if "name" in keys and (right := _right_name(name, declared, bound)):
+            repairs.append(f"ALTER TABLE {label} RENAME TO {right};")
+        return "\n".join(repair for repair in repairs if repair)
+
+    collector.differ(f"partition {label}", parts, fix=fix)
+    _columns(collector, name, label)
+    for other in collector.found.parts[label]:
+        attributes = collector.found.objects[other]
+        kind = kind_of(other)
+        if kind in ("table", "comment", "column", "statistics"):
+            continue
+        if kind == "trigger" and attributes.get("clone"):
+            trigger = last_name(other)
+            usual = collector.found.objects.get(f"trigger {name}.{trigger}", {}).get("enabled", "ORIGIN")
+            said = "enabled" if usual == "ORIGIN" else f"enabled {usual}"
+            enable = sql_text.enable("TRIGGER", label, trigger, usual)
+            collector.add(
+                "disabled", other, said, f"{attributes.get('enabled', 'ORIGIN')} on this partition", fix=enable
+            )
+        elif kind == "constraint" and "enforced" in attributes:
+            collector.add(
+                "disabled",
+                f"foreign key of {label}",
+                "enforced",
+                "its internal triggers are disabled",
+                fix="\n".join(collector.found.details[other]["enable"]),
+            )
+        elif kind in ("index", "constraint") and "valid" in attributes:
+            index = label[: -len(last_name(label))] + last_name(other)
+            collector.add(
+                "invalid",
+                other,
+                "a valid index",
+                "INVALID: the server does not use it",
+                fix=f"REINDEX INDEX {index};",
+            )
+        elif kind in ("grant", "revocation") and (default := explained(collector.found, other, attributes)):
+            collector.unexpected(other, f"{describe.whole(other, attributes)}, by {default}", ours=False)
+        else:
+            fix_ = "" if kind == "revocation" else ddl.drop(other, label, attributes)
+            collector.unexpected(other, describe.whole(other, attributes), ours=True, fix=fix_)
+
+
+def _by_index(key: str, table: Attributes) -> bool:
+    """Each partition has an index of its own, which somebody has to name for each."""
+    return key == "replica_identity" and table.get(key, "").startswith("USING INDEX ")
+
+
+def _columns(collector: DiffBuilder, name: str, label: str) -> None:
+    """Each as its table's, but for the default: an insert through the table uses the table's."""
+    objects = collector.found.objects
+    for column in objects[f"table {name}"].get("order", ()):
+        path, usual = f"column {label}.{column}", objects[f"column {name}.{column}"]
+        there = objects.get(path, {})
+        keys = [
+            key
+            for key in {**usual, **there}
+            if key not in ("comment", "inherited", "default", "not_null", "not_null_comment")
+            and usual.get(key) != there.get(key)
+        ]
+        parts = [
+            AttributeDiff(describe.phrase(path, key, usual), describe.phrase(path, key, there), key=key) for key in keys
+        ]
+
+        def fix(keys: list[str], column: str = column, usual: Attributes = usual, there: Attributes = there) -> str:
+            return "\n".join(line for key in keys for line in alter_column(label, column, usual, there, key) if line)
+
+        collector.differ(path, parts, fix=fix)
+
+
+def _right_name(name: str, declared: Partitions, bound: str) -> str:
+    """The name that a partition with these bounds has by the pattern."""
+    if bound == "DEFAULT":
+        return name + declared.default
+    if bounds := _bounds(bound):
+        start = datetime.fromtimestamp(bounds[0] / 1000, UTC).date()
+        for suffix in declared.names:
+            label = name + suffix.replace("YYYY", f"{start:%Y}").replace("MM", f"{start:%m}").replace(
+                "DD", f"{start:%d}"
+            )
+            stretch = stretch_of(name, declared, label)
+            if stretch and tuple(_milliseconds(day) for day in stretch) == bounds:
+                return label
+    return ""
+
+
+def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[date, date] | None:
+    """First day of a partition and of the next one, as its name says."""
+    for suffix in declared.names:
+        pattern = re.escape(suffix)
+        for token, group in _TOKENS.items():
+            pattern = pattern.replace(token, group)
+        if match := re.fullmatch(re.escape(name) + pattern, partition):
+            parts = match.groupdict()
+            year, month, day = int(parts["year"]), int(parts.get("month", 1)), int(parts.get("day", 1))
+            try:
+                start = date(year, month, day)
+                if "day" in parts:
+                    return start, date.fromordinal(start.toordinal() + 1)
+                if "month" in parts:
+                    return start, date(year + month // 12, month % 12 + 1, 1)
+                return start, date(year + 1, 1, 1)
+            except ValueError:
+                return None
+    return None
+
+
+def _is_named_after(name: str, declared: Partitions, label: str) -> bool:
+    return label == name + declared.default or stretch_of(name, declared, label) is not None
+
+
+def _milliseconds(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+
+
+def _bounds(bound: str) -> tuple[int, int] | None:
+    """Milliseconds since 1970, which are the first 48 bits of a time-ordered id."""
+    match = _BOUND.fullmatch(bound)
+    return (_first_48_bits(match[1]), _first_48_bits(match[2])) if match else None
+
+
+def _first_48_bits(uuid: str) -> int:
+    return int(uuid.replace("-", "")[:12], 16)
+
+
+def _said(bounds: tuple[int, int] | None, bound: str) -> str:
+    if bounds is None:
+        return bound or "no bounds"
+    start, end = (datetime.fromtimestamp(each / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S") for each in bounds)
+    return f"from {start} to {end}"
+
+
+def _holds(partition: Attributes, now: float) -> bool:
+    bounds = _bounds(partition.get("bound", ""))
+    return bounds is not None and bounds[0] <= now * 1000 < bounds[1]

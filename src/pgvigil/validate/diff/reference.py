@@ -1,0 +1,251 @@
+"""What the project's own DDL makes on this very server: the measure for everything that the spec does not spell out.
+
+Loaded into a scratch database, read, and rolled back; the reading is kept for the next time, on disk and, for roles that may
+not create databases and for replicas, in the database itself. Nothing that one server printed is held against another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from pgvigil import database, scratch_databases
+from pgvigil.database import Target
+from pgvigil.errors import PgvigilError
+from pgvigil.scratch_databases import Log, Scratch
+from pgvigil.validate.catalog.identifiers import quoted
+from pgvigil.validate.catalog.queries import QUERIES
+from pgvigil.validate.catalog.snapshot import Connection, Scope, Snapshot, snapshot
+from pgvigil.validate.report.model import Unchecked
+from pgvigil.validate.spec import cache
+from pgvigil.validate.spec.declaration import Declaration
+
+_NAMES = "^pgvigil_reference_[0-9a-f]{8}_[0-9a-f]{8}$"
+
+WHAT = "bodies, definitions, comments, rights and storage of our objects"
+
+
+def key_of(ddl: Path, schema: str) -> str:
+    """Changes with the DDL, the schema it is for, and with what is read of a catalog."""
+    return hashlib.sha256(ddl.read_bytes() + repr((schema, QUERIES)).encode()).hexdigest()
+
+
+def _cached_as(conn: Connection, key: str) -> str:
+    """The name in the cache. A server answers for itself alone: not for another one that says that it is the same."""
+    try:
+        with conn.transaction():
+            row = conn.execute(
+                "SELECT system_identifier::text, pg_catalog.version() FROM pg_catalog.pg_control_system()"
+            ).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return ""
+    info = conn.info
+    what = [key, *(row or ()), info.host, info.hostaddr, info.port]
+    return f"reference-{hashlib.sha256(repr(what).encode()).hexdigest()}.json"
+
+
+class Reference:
+    """The making of it, which goes on while the caller reads what is there: begin one, read, then ask for `outcome`."""
+
+    def __init__(
+        self,
+        target: Target,
+        connected: Callable[[], Connection],
+        declaration: Callable[[], Declaration],
+        ddl: Path,
+        schema: Callable[[Connection], str],
+        log: Log = lambda line: print(line, file=sys.stderr),
+    ) -> None:
+        """What is asked for by calling need not be there yet. The connection is lent until `begun` is set. `log` is given a line
+        about each database that a killed run left and that was dropped.
+
+        `schema` is that of the application's tables: function bodies hold its name, so the reference is made with the same.
+        """
+        self.log = log
+        self.target, self.connected, self.declaration, self.ddl, self.schema = (
+            target,
+            connected,
+            declaration,
+            ddl,
+            schema,
+        )
+        self.begun = threading.Event()
+        self._made: Future[tuple[Snapshot | None, str]] = Future()
+        # No daemon: it ends with its scratch database dropped, for which `outcome` does not wait.
+        self.thread = threading.Thread(target=self._obtain)
+        self.thread.start()
+
+    def outcome(self) -> tuple[Snapshot | None, tuple[Unchecked, ...]]:
+        """The reference, or why there is none."""
+        made, reason = self._made.result()
+        return (made, ()) if made else (None, (Unchecked(WHAT, reason),))
+
+    def _tell(self, made: Snapshot | None, reason: str = "") -> None:
+        if not self._made.done():  # what goes wrong after it is told takes nothing back
+            self._made.set_result((made, reason))
+
+    def _obtain(self) -> None:
+        try:
+            self._make(self.connected())
+        except (PgvigilError, psycopg.Error, OSError) as error:
+            self._tell(None, " ".join(str(error).split()))
+        except Exception as error:  # noqa: BLE001 - a defect: whoever asks is to see it
+            if not self._made.done():
+                self._made.set_exception(error)
+        finally:
+            self.begun.set()
+
+    def _make(self, conn: Connection) -> None:
+        schema = self.schema(conn)
+        key = key_of(self.ddl, schema)
+        name = _cached_as(conn, key)
+        if name and (text := cache.read(name)):
+            with suppress(ValueError):
+                self._tell(Snapshot.from_json(text, schema))
+                return
+        if reason := _hindrance(conn):
+            self._tell_kept(conn, key, schema, reason)
+            return
+        try:
+            scratch = scratch_databases.make(conn, f"pgvigil_reference_{secrets.token_hex(4)}_{secrets.token_hex(4)}")
+            self.begun.set()
+            with _opened(self.target, scratch, self.log) as there:
+                declaration = self.declaration()
+                made = _load(there, declaration, self.ddl, schema)
+                self._tell(made)
+            if name and set(declaration.roles) <= set(made.grantees.values()):
+                cache.write(name, made.to_json())  # else some role was missing and could not be made
+        except (psycopg.Error, PgvigilError) as error:
+            with database.connect(self.target, "reference") as other:
+                self._tell_kept(
+                    other, key, schema, f"a scratch database could not be used: {' '.join(str(error).split())}"
+                )
+
+    def _tell_kept(self, conn: Connection, key: str, schema: str, reason: str) -> None:
+        text, doubt = _kept(conn, key)
+        try:
+            if text and not doubt:
+                self._tell(Snapshot.from_json(text, schema))
+        except ValueError:
+            doubt = "and what lies in pgvigil.reference_snapshots cannot be read"
+        self._tell(
+            None, f"{reason}, {doubt or 'and pgvigil.reference_snapshots holds no copy of this version'}. {_WAYS}"
+        )
+
+
+def _hindrance(conn: Connection) -> str:
+    """Why there can be no scratch database, if so."""
+    may = conn.execute(
+        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean,"
+        " (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user)"
+    ).fetchone()
+    standby, read_only, creates = may or (False, False, False)
+    if standby:
+        return "the server is a replica"
+    if read_only:
+        return "the session is read-only"
+    return "" if creates else "the role may not create databases"
+
+
+@contextmanager
+def _opened(target: Target, made: Scratch, log: Log) -> Iterator[Connection]:
+    """A connection to a new database, which is dropped in the end, and with it those that killed runs have left."""
+    try:
+        with database.connect(target.at(made.name), "reference") as there:
+            scratch_databases.close_public_schema(there)
+            yield there
+    finally:
+        scratch_databases.drop_quietly(target, made, log)
+        with suppress(psycopg.Error, PgvigilError), database.connect(target, "reference") as conn:
+            scratch_databases.drop_leftovers(conn, _NAMES, log)
+
+
+def _load(there: Connection, declaration: Declaration, ddl: Path, schema: str) -> Snapshot:
+    """In one transaction that is rolled back: the roles that the DDL makes belong to the whole server."""
+    with there.transaction(force_rollback=True):
+        there.execute(
+            "SET LOCAL synchronous_commit = off; SET LOCAL check_function_bodies = off; SET LOCAL pgvigil.only_to_read = 'on'"
+        )
+        there.execute("SELECT set_config('pgvigil.schema', %s, true)", (schema,))
+        there.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+        there.execute(without_psql(ddl.read_text()))
+        own = tuple(name for name in declaration.schemas if name != "{schema}")
+        return snapshot(there, Scope((schema, *own), cut=tuple(declaration.patterns)), schema)
+
+
+def without_psql(script: str) -> bytes:
+    """The init script without its own transaction and what is meant for psql."""
+    kept = (line for line in script.splitlines() if not line.startswith("\\") and line not in ("BEGIN;", "COMMIT;"))
+    return "\n".join(kept).encode()
+
+
+# --- kept in the database --------------------------------------------------------------------------------------------
+
+
+# Whoever may write the copy says what the objects should be like, and what a repair makes of them. A role that nobody can
+# be but a superuser is as good as one.
+_WRITERS = """
+WITH holder AS (
+    SELECT pg_catalog.unnest(ARRAY[c.relowner, n.nspowner, 'pg_write_all_data'::regrole::oid]) AS oid
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgvigil.reference_snapshots')::oid
+    UNION
+    SELECT a.grantee FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+    WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgvigil.reference_snapshots')::oid
+      AND a.privilege_type OPERATOR(pg_catalog.=) ANY ('{INSERT,UPDATE,DELETE,TRUNCATE,TRIGGER}'::text[])
+)
+SELECT r.rolname::text FROM pg_catalog.pg_roles r
+WHERE r.rolcanlogin AND NOT r.rolsuper AND EXISTS (
+    SELECT FROM holder h WHERE CASE WHEN h.oid OPERATOR(pg_catalog.=) 0::oid THEN true ELSE pg_catalog.pg_has_role(r.oid, h.oid, 'MEMBER') END)
+ORDER BY NOT EXISTS (SELECT FROM holder h WHERE h.oid OPERATOR(pg_catalog.=) r.oid), 1"""
+
+_WAYS = (
+    "Run this as a role that may create databases (ALTER ROLE … CREATEDB), on the primary server; a copy in the database is"
+    " taken where only superusers could have written it"
+)
+
+
+def _kept(conn: Connection, key: str) -> tuple[str | None, str]:
+    """The copy that lies in the database, and why it is not to be taken."""
+    with suppress(
+        psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege
+    ):
+        row = conn.execute(
+            "SELECT snapshot, pg_catalog.to_char(made_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') FROM pgvigil.reference_snapshots"
+            " WHERE key::text = %s::text AND server_major::integer = %s::integer",
+            (key, conn.info.server_version // 10000),
+        ).fetchone()
+        if row is None:
+            return None, ""
+        writers = [quoted(writer) for (writer,) in conn.execute(_WRITERS)]
+        names = ", ".join(writers[:3]) + (" and others" if len(writers) > 3 else "")
+        doubt = f"and the copy in pgvigil.reference_snapshots, of {row[1]} UTC, could have been written by {names}"
+        return str(row[0]), doubt if writers else ""
+    return None, ""
+
+
+def keep_reference(conn: Connection, made: Snapshot, ddl: Path) -> None:
+    """For those who can only read: a replica, a role that may not create databases. Older ones are forgotten."""
+    parameters = {
+        "key": key_of(ddl, made.schema),
+        "major": conn.info.server_version // 10000,
+        "snapshot": made.to_json(),
+    }
+    with conn.transaction():
+        conn.execute(
+            "DELETE FROM pgvigil.reference_snapshots WHERE (key, server_major) <> (%(key)s, %(major)s)", parameters
+        )
+        conn.execute(
+            "INSERT INTO pgvigil.reference_snapshots (key, server_major, snapshot) VALUES (%(key)s, %(major)s, %(snapshot)s)"
+            " ON CONFLICT (key, server_major) DO UPDATE SET snapshot = excluded.snapshot, made_at = clock_timestamp()",
+            parameters,
+        )

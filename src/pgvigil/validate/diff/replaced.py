@@ -1,0 +1,117 @@
+"""Folds what the session application puts in the place of ours at each of its starts into one note.
+
+Triggers are known by their shape: three names that call the application's functions of three names. Two views are known by their
+query, as the server prints it. Anything else in those places stays a finding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pgvigil.validate.catalog.object_paths import last_name
+from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
+from pgvigil.validate.report.model import REPLACED, Finding
+
+_TRIGGERS = {
+    "update_sessions_updated_at": (
+        "BEFORE", {"UPDATE"}, "update_updated_at_column()", "updated_at moves, last_activity_at only where the other trigger moves it",
+    ),
+    "update_sessions_last_activity": (
+        "BEFORE", {"UPDATE"}, "update_last_activity_at()", "each update moves last_activity_at and its indexes: marking dormant counts as activity",
+    ),
+    "log_session_lifecycle": (
+        "AFTER", {"INSERT", "UPDATE"}, "log_session_lifecycle_event()",
+        "events carry no actor, expirations are not logged, and each created event is there twice",
+    ),
+}  # fmt: skip
+_SUCCESSES = "count( CASE WHEN success THEN 1 ELSE NULL::integer END)"
+_VIEWS = {
+    "session_monitoring_view": (
+        "SELECT id, session_key, agent_from, agent_to, status, created_at, updated_at, last_activity_at, is_dormant, archived_at, retention_policy,"
+        " expires_at, (EXTRACT(epoch FROM (now() - last_activity_at)) / (3600)::numeric) AS hours_since_activity,"
+        " ( SELECT count(*) AS count FROM context_history ch WHERE (ch.session_id = id)) AS context_entries,"
+        " ( SELECT count(*) AS count FROM handoff_requests hr WHERE (hr.session_id = id)) AS handoff_requests,"
+        " ( SELECT sl.event_type FROM session_lifecycle sl WHERE (sl.session_id = id) ORDER BY sl.created_at DESC LIMIT 1) AS last_lifecycle_event"
+        " FROM sessions s;",
+        "it counts the rows of each session in each reading",
+    ),
+    "performance_monitoring_view": (
+        "SELECT operation, count(*) AS total_calls, avg(duration_ms) AS avg_duration_ms, min(duration_ms) AS min_duration_ms,"
+        " max(duration_ms) AS max_duration_ms, percentile_cont((0.95)::double precision) WITHIN GROUP (ORDER BY ((duration_ms)::double precision))"
+        f" AS p95_duration_ms, {_SUCCESSES} AS successful_calls,"
+        " count( CASE WHEN (NOT success) THEN 1 ELSE NULL::integer END) AS failed_calls,"
+        f" round(((({_SUCCESSES})::numeric * 100.0) / (count(*))::numeric), 2) AS success_rate_percent"
+        " FROM performance_logs WHERE (created_at >= (now() - '24:00:00'::interval)) GROUP BY operation;",
+        "it reads the logs of a day in each reading",
+    ),
+}
+_USUAL = {
+    "timing",
+    "events",
+    "level",
+    "function",
+    "enabled",
+    "comment",
+}  # of a trigger without WHEN, columns, arguments and transition tables
+
+
+def as_one_note(found: Snapshot, findings: Iterable[Finding]) -> tuple[list[Finding], frozenset[str]]:
+    """The findings without those of known replacements, and one note that names these and what follows from them; and what was replaced."""
+    rest: list[Finding] = []
+    replaced: dict[str, str] = {}
+    findings = list(findings)
+    for finding in findings:
+        consequence = _consequence(found, finding) if finding.severity == "finding" else ""
+        if consequence:
+            replaced[finding.object] = consequence
+        else:
+            rest.append(finding)
+    if not replaced:
+        return rest, frozenset()
+    told = "; ".join(f"{path}: {consequence}" for path, consequence in sorted(replaced.items()))
+    note = Finding(
+        "different",
+        REPLACED,
+        f"what pgvigil made ({', '.join(sorted(replaced))}): `pgvigil health --repair` makes it again",
+        f"what the application makes of these at each of its starts: {told}. See docs/from-the-enhanced-original.md",
+        "note",
+    )
+    return [*rest, note], frozenset(replaced)
+
+
+def _consequence(found: Snapshot, finding: Finding) -> str:
+    """What follows from a replacement that is known; "" for any other finding."""
+    kind, _, label = finding.object.partition(" ")
+    there = found.objects.get(finding.object)
+    if there is None or finding.kind != "different":
+        return ""
+    name = last_name(label)
+    if kind == "trigger" and label == f"sessions.{name}" and name in _TRIGGERS:
+        timing, events, function, consequence = _TRIGGERS[name]
+        shape = (there.get("timing"), set(there.get("events", ())), there.get("level"), there.get("function"))
+        expected = (timing, events, "ROW", function)
+        return consequence if shape == expected and set(there) <= _USUAL and _is_enabled(there) else ""
+    if kind == "view" and label in _VIEWS:
+        query, consequence = _VIEWS[label]
+        if _query(there) != query or (
+            "security_invoker" not in (there.get("with") or {}) and _reads_past_policies(found)
+        ):
+            return ""
+        return consequence
+    return ""
+
+
+def _is_enabled(trigger: Attributes) -> bool:
+    return trigger.get("enabled") in (None, "ORIGIN")
+
+
+def _query(view: Attributes) -> str:
+    """On one line. Before PostgreSQL 16 the server prints the table's name before each column, and since then only where it must."""
+    return re.sub(r"\b(?:s|performance_logs)\.", "", " ".join(str(view.get("definition", "")).split()))
+
+
+def _reads_past_policies(found: Snapshot) -> bool:
+    """A view of its owner's rights does, where there is row security; before PostgreSQL 15 there is no other kind of view."""
+    secured = any("row_security" in found.objects.get(f"table {name}", {}) for name in ("sessions", "performance_logs"))
+    return secured and found.server is not None and found.server.major >= 15

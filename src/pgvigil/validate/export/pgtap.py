@@ -1,0 +1,538 @@
+"""pgTAP tests written from a spec: they pass on a database that validates, and say so where it does not.
+
+pgTAP's own functions are used where they exist. Expressions are never compared as text alone: a restored database spells
+some of them anew. Where the texts differ, helpers of the script let the server read and print both.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from pgvigil.text import one_line
+from pgvigil.validate.catalog.identifiers import unquoted
+from pgvigil.validate.catalog.object_paths import GRANT, kind_of, last_name
+from pgvigil.validate.catalog.snapshot import Attributes
+from pgvigil.validate.spec.declaration import Declaration, Mark
+
+_WHOLE = Mark(frozenset())  # of an object in a spec that speaks of everything
+_PART = re.compile(r'"(?:[^"]|"")*"|[^".]+')
+_CALL = re.compile(r'((?:"(?:[^"]|"")*"|[^"(])+)\((.*)\)', re.DOTALL)
+_COMMA = re.compile(r',\s*(?=(?:[^"]*"[^"]*")*[^"]*$)')
+_PLAIN_TYPE = re.compile(r"[a-z][a-z ]*(\([\d,]+\))?[a-z ]*(\[\])*")
+_EXPRESSION = ("CHECK ", "EXCLUDE ")
+_INDEXED = ("PRIMARY KEY ", "UNIQUE ", "EXCLUDE ")
+
+# Whatever stands in the condition, and in the arguments behind it.
+_WHEN = r" FOR EACH (?:ROW|STATEMENT) WHEN (\(.*\)) EXECUTE FUNCTION [^']*\((?:E?'(?:[^']|'')*'(?:, )?)*\)$"
+
+_HEAD = Path(__file__).with_suffix(".sql")
+
+# Kind → catalog, its ACL, kind for acldefault(), owner, function that finds one.
+_RIGHTS = {
+    "table": ("pg_class", "relacl", "r", "relowner", "to_regclass"),
+    "view": ("pg_class", "relacl", "r", "relowner", "to_regclass"),
+    "sequence": ("pg_class", "relacl", "s", "relowner", "to_regclass"),
+    "column": ("pg_attribute", "attacl", "", "", ""),
+    "function": ("pg_proc", "proacl", "f", "proowner", "to_regprocedure"),
+    "procedure": ("pg_proc", "proacl", "f", "proowner", "to_regprocedure"),
+    "aggregate": ("pg_proc", "proacl", "f", "proowner", "to_regprocedure"),
+    "type": ("pg_type", "typacl", "T", "typowner", "to_regtype"),
+    "schema": ("pg_namespace", "nspacl", "n", "nspowner", ""),
+}
+
+
+def script(declared: Declaration, schema: str) -> str:
+    """The tests of all that is declared, as SQL. `schema` is the application's schema."""
+    tests = list(_Writer(declared, schema).sections())
+    planned = sum(len(section) for _, section in tests)
+    body = "".join(
+        f"-- {one_line(title)}\n" + "".join(f"SELECT {_alone(title, test)};\n" for test in section) + "\n"
+        for title, section in tests
+    )
+    head = _HEAD.read_text(encoding="utf-8").replace("{spec}", declared.name).replace("{schema}", text(_quoted(schema)))
+    return f"{head}SELECT plan({planned});\n\n{body}SELECT * FROM finish();\nROLLBACK;\n"
+
+
+def _alone(title: str, test: str) -> str:
+    """A test in a savepoint of its own: what is missing may make it fail with an error, and not those behind it."""
+    mark = next(
+        f"${tag}$"
+        for tag in itertools.chain(["test"], map("test{}".format, itertools.count()))
+        if f"${tag}$" not in test
+    )
+    return f"pg_temp.alone({mark}{test}{mark}, {text(one_line(title))})"
+
+
+def text(value: str) -> str:
+    """As a string literal, whatever standard_conforming_strings says."""
+    quoted = "'" + value.replace("'", "''") + "'"
+    return "E" + quoted.replace("\\", "\\\\") if "\\" in value else quoted
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _texts(values: Iterable[str], cast: str = "text") -> str:
+    return f"ARRAY[{', '.join(map(text, values))}]::{cast}[]"
+
+
+class _Writer:
+    def __init__(self, declared: Declaration, schema: str) -> None:
+        self.declared = declared
+        self.schema = schema
+
+    def sections(self) -> Iterator[tuple[str, list[str]]]:
+        """Tests by what they are about: a relation with all that stands on it, or an object by itself."""
+        found: dict[str, list[str]] = {}
+        for path, attributes in self.declared.objects.items():
+            mark = self.declared.marks.get(path, _WHOLE)
+            writer = getattr(self, "_" + kind_of(path).replace(" ", "_"), None)
+            if writer is None or mark.optional:
+                continue
+            root = self.declared.roots[path]
+            title = root or path
+            for test in (*writer(path, root, attributes, mark), *self._owner(path, attributes, mark)):
+                found.setdefault(title, []).append(test)
+        for label, rows in self.declared.rows.items():
+            for row in rows:
+                expected = " AND ".join(f"{column}::text = {text(value)}" for column, value in row.items())
+                said = text(one_line(f"table {label} has the row {row}"))
+                found.setdefault(label, []).append(f"ok(EXISTS (SELECT FROM {label} WHERE {expected}), {said})")
+        yield from found.items()
+
+    # --- spelling ----------------------------------------------------------------------------------------------------
+
+    def _names(self, label: str) -> tuple[str, str]:
+        """Schema and name, without quotes."""
+        parts = [part[1:-1].replace('""', '"') if part[0] == '"' else part for part in _PART.findall(label)]
+        return (parts[0], parts[1]) if len(parts) > 1 else (self.schema, parts[0])
+
+    def _pair(self, label: str) -> str:
+        return ", ".join(map(text, self._names(label)))
+
+    def _qualified(self, label: str) -> str:
+        """With its schema: a type may be called as one of pg_catalog, which is looked at first."""
+        return ".".join(map(_quoted, self._names(label)))
+
+    @staticmethod
+    def _bare(label: str) -> str:
+        name = last_name(label)
+        return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+    def _speaks_of(self, key: str, attributes: Attributes, mark: Mark) -> bool:
+        """Whether the spec says something of an attribute: it gives it, or leaves out what stands for its default."""
+        return key in attributes or mark is _WHOLE or key in mark.spoken_of
+
+    def _on(self, root: str, kind: str) -> Iterator[tuple[str, Attributes]]:
+        """What of a kind stands on a relation: names as they are spelt, and attributes."""
+        start = f"{kind} {root}."
+        for path, attributes in self.declared.objects.items():
+            if self.declared.roots[path] == root and path.startswith(start):
+                yield path[len(start) :], attributes
+
+    def _listed(self, root: str, kind: str) -> list[str]:
+        return [self._bare(name) for name, _ in self._on(root, kind)]
+
+    def _owner(self, path: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        """Whose it is: a role that is named, or the one that owns most."""
+        kind, label = kind_of(path).split()[-1], path[len(kind_of(path)) + 1 :]
+        if kind not in _RIGHTS or not self._speaks_of("owned_by", attributes, mark) or label.startswith("of "):
+            return
+        if kind == "column" or (kind == "schema" and label == "{schema}" and self.schema == "public"):
+            return  # a column has its table's, and public the one that a version of PostgreSQL gives it
+        catalog, _, _, owner, key = _RIGHTS[kind]
+        name = self.schema if label == "{schema}" else self._bare(label)
+        where = {"schema": f"nspname = {text(name)}", "type": self._type_is(label)}.get(
+            kind, f"oid = {key}({text(label)})"
+        )
+        found = f"(SELECT pg_get_userbyid({owner})::text FROM {catalog} WHERE {where})"
+        said = text(one_line(f"owner of {path}"))
+        if role := attributes.get("owned_by"):
+            yield self._if_role(role, f"is({found}, {text(role)}, {said})")
+        else:
+            yield f"is({found}, pg_temp.usual_owner({_texts(self._schemas())}, {_texts(self._owners)}), {said})"
+
+    @cached_property
+    def _owners(self) -> list[str]:
+        return sorted({of["owned_by"] for of in self.declared.objects.values() if of.get("owned_by")})
+
+    def _schemas(self) -> list[str]:
+        return [self.schema if name == "{schema}" else self._bare(name) for name in self.declared.schemas]
+
+    @staticmethod
+    def _if_role(role: str, test: str) -> str:
+        """Roles belong to the whole server, and one that is missing is no fault of this database."""
+        there = f"EXISTS (SELECT FROM pg_roles WHERE rolname = {text(role)})"
+        return f"CASE WHEN {there} THEN {test} ELSE skip({text(one_line(f'there is no role {role}'))}, 1) END"
+
+    # --- relations ---------------------------------------------------------------------------------------------------
+
+    def _schema(self, path: str, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        name = path.partition(" ")[2]
+        yield f"has_schema({text(self.schema if name == '{schema}' else self._bare(name))}, {text(one_line(path))})"
+
+    def _table(self, path: str, label: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        pair, said = self._pair(label), one_line(path)
+        kind = attributes.get("kind", "table")
+        yield f"{'has_foreign_table' if kind == 'foreign table' else 'has_table'}({pair}, {text(said)})"
+        if kind == "partitioned table":
+            yield f"is_partitioned({pair}, {text(f'{said} is partitioned')})"
+            if key := attributes.get("partition_by"):
+                yield f"is(pg_get_partkeydef({self._oid(label)}), {text(key)}, {text(f'{said} is partitioned by its key')})"
+        if pattern := self.declared.patterns.get(label):
+            partitions = f"(SELECT FROM pg_inherits WHERE inhparent = {self._oid(label)})"
+            yield f"ok(EXISTS {partitions}, {text(f'{said} has partitions')})"
+            if pattern.default:
+                schema, name = self._names(label)
+                yield f"is_partition_of({text(schema)}, {text(name + pattern.default)}, {pair}, {text(f'{said} has a default partition')})"
+        if self._speaks_of("persistence", attributes, mark):
+            kept = {"UNLOGGED": "u", "TEMPORARY": "t"}.get(attributes.get("persistence", ""), "p")
+            yield self._of_class(label, "relpersistence::text", text(kept), f"{said} is logged as declared")
+        if mark.ours:
+            security = attributes.get("row_security", "")
+            enabled, forced = security in ("enabled", "forced"), security.startswith("forced")
+            yield self._of_class(
+                label,
+                "ARRAY[relrowsecurity, relforcerowsecurity]",
+                f"ARRAY[{enabled}, {forced}]".lower(),
+                f"row security of {label}",
+            )
+        yield from self._unlike_others(label, said)
+        options = [
+            f"{key}={value}" for key, value in attributes.get("with", {}).items() if not key.startswith("toast.")
+        ]
+        if options:
+            found = f"(SELECT reloptions @> {_texts(options)} FROM pg_class WHERE oid = {self._oid(label)})"
+            yield f"ok({found}, {text(f'options of {said}')})"
+        if label in self.declared.application or attributes.get("partition_of"):
+            return
+        constraints = {self._bare(name): attributes["definition"] for name, attributes in self._on(label, "constraint")}
+        under = [name for name, definition in constraints.items() if definition.startswith(_INDEXED)]
+        for kind, names in (
+            ("columns", self._listed(label, "column")),
+            ("indexes", self._listed(label, "index") + under),
+            ("triggers", self._listed(label, "trigger")),
+            ("rules", self._listed(label, "rule")),
+            ("policies", self._listed(label, "policy")),
+        ):
+            yield f"{kind}_are({pair}, {_texts(names, 'name')}, {text(f'{kind} of {said}')})"
+        found = f"pg_temp.constraints_of({text(label)})"
+        yield f"is({found}, {_texts(sorted(constraints))}, {text(f'constraints of {said}')})"
+
+    def _unlike_others(self, label: str, said: str) -> Iterator[str]:
+        names, unlike = [], []
+        for path, attributes in self._on(label, "column"):
+            names.append(name := self._bare(path))
+            filled = {"ALWAYS": "a", "BY DEFAULT": "d"}.get(attributes.get("identity", ""), "")
+            if attributes.get("generated"):
+                filled = "v" if attributes.get("virtual") else "s"
+            collation = f"COLLATE {last_name(attributes['collation'])}" if attributes.get("collation") else ""
+            if filled or collation:
+                unlike.append(" ".join(part for part in (name, filled, collation) if part))
+        found = f"pg_temp.unlike_others({text(label)}, {_texts(names)})"
+        yield f"is({found}, {_texts(unlike)}, {text(f'identities, generated columns and collations of {said}')})"
+
+    def _view(self, path: str, label: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        pair, said = self._pair(label), one_line(path)
+        has = "has_materialized_view" if attributes.get("kind") == "materialized view" else "has_view"
+        yield f"{has}({pair}, {text(said)})"
+        yield f"columns_are({pair}, {_texts(self._listed(label, 'column'), 'name')}, {text(f'columns of {said}')})"
+        if definition := attributes.get("definition"):
+            found = f"(SELECT pg_get_viewdef({self._oid(label)}))"
+            yield self._means(found, definition.strip().rstrip(";"), label, "view", f"definition of {said}", strip=True)
+        if (options := attributes.get("with")) and "security_invoker" in options:
+            # The option came with PostgreSQL 15.
+            found = f"(SELECT current_setting('server_version_num')::integer < 150000 OR 'security_invoker={options['security_invoker']}' = ANY (reloptions) FROM pg_class WHERE oid = {self._oid(label)})"
+            yield f"ok({found}, {text(f'{said} runs with the rights that are declared')})"
+
+    def _column(self, path: str, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        quoted = path[len("column ") + len(root) + 1 :]
+        name, pair, said = self._bare(quoted), self._pair(root), one_line(path)
+        if root in self.declared.application:
+            yield f"has_column({pair}, {text(name)}, {text(said)})"
+        type_ = attributes["type"]
+        if _PLAIN_TYPE.fullmatch(type_):
+            yield f"col_type_is({pair}, {text(name)}, {text(type_)}, {text(f'{said} is of type {type_}')})"
+        else:
+            yield self._of_column(root, name, "format_type(atttypid, atttypmod)", text(type_), f"type of {said}")
+        if f"view {root}" in self.declared.objects:
+            return
+        if self._speaks_of("nullable", attributes, mark):
+            test = "col_is_null" if attributes.get("nullable", True) else "col_not_null"
+            yield f"{test}({pair}, {text(name)}, {text(f'{said} may be null' if test == 'col_is_null' else f'{said} is not null')})"
+        generated = attributes.get("generated")
+        if expression := generated or attributes.get("default"):
+            found = f"pg_temp.default_of({text(root)}, {text(name)})"
+            yield self._means(found, expression, root, quoted, f"{'expression' if generated else 'default'} of {said}")
+        elif self._speaks_of("default", attributes, mark) and not attributes.get("identity"):
+            yield f"col_hasnt_default({pair}, {text(name)}, {text(f'{said} has no default')})"
+
+    # --- what stands on relations ------------------------------------------------------------------------------------
+
+    def _constraint(self, path: str, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        name, said, table = self._bare(path[len("constraint ") + len(root) + 1 :]), one_line(path), self._oid(root)
+        definition, where = attributes["definition"], f"conrelid = {table} AND conname = {text(name)}"
+        shown = "replace(pg_get_constraintdef(oid), ' NOT VALID', '')"
+        if not mark.ours and not definition.startswith(_EXPRESSION):  # the application may call it otherwise
+            where = f"conrelid = {table} AND {shown} = {text(definition)}"
+            if self._speaks_of("validated", attributes, mark):
+                where += f" AND pg_temp.holds({text(root)}, conname)"
+            yield f"ok(EXISTS (SELECT FROM pg_constraint WHERE {where}), {text(said)})"
+            return
+        if mark.unless_baselined:
+            yield (
+                f"ok(pg_temp.holds({text(root)}, {text(name)}) IS TRUE OR NOT EXISTS (SELECT FROM pg_constraint WHERE {where})"
+                f" AND EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '000' AND baselined), {text(said)})"
+            )
+            return
+        if definition.startswith(_EXPRESSION):
+            yield self._means(
+                f"(SELECT {shown} FROM pg_constraint WHERE {where})", definition, root, "constraint", said
+            )
+        else:
+            yield f"is((SELECT {shown} FROM pg_constraint WHERE {where}), {text(definition)}, {text(said)})"
+        if self._speaks_of("validated", attributes, mark):
+            holds = str(not {"validated", "valid", "enforced"} & attributes.keys()).lower()
+            yield f"is(pg_temp.holds({text(root)}, {text(name)}), {holds}, {text(f'{said} holds for all rows' if holds == 'true' else f'{said} is not validated')})"
+
+    def _index(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        quoted = path[len("index ") + len(root) + 1 :]
+        schema, _ = self._names(root)
+        index = f"to_regclass({text(f'{_quoted(schema)}.{quoted}')})"
+        said = one_line(path)
+        yield f"has_index({self._pair(root)}, {text(self._bare(quoted))}, {text(said)})"
+        yield self._means(
+            f"pg_temp.index_shape({index})", attributes["definition"], root, "index", f"definition of {said}"
+        )
+        if "valid" not in attributes:  # one that is declared INVALID may be either
+            yield f"ok((SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = {index}), {text(f'{said} is valid')})"
+
+    def _trigger(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        name, said = self._bare(path[len("trigger ") + len(root) + 1 :]), one_line(path)
+        if attributes.get("clone"):
+            return
+        yield f"has_trigger({self._pair(root)}, {text(name)}, {text(said)})"
+        function, _ = _called(attributes["function"])
+        yield f"trigger_is({self._pair(root)}, {text(name)}, {self._pair(function)}, {text(f'function of {said}')})"
+        events = " OR ".join(e for e in ("INSERT", "DELETE", "UPDATE", "TRUNCATE") if e in attributes["events"])
+        columns = sorted(attributes.get("update_of") or [], key=self._bare)
+        parts = [
+            "CONSTRAINT" if attributes.get("constraint") else "",
+            attributes["timing"],
+            events,
+            f"OF {', '.join(columns)}" if columns else "",
+            *(
+                f"{age.upper()} TABLE {attributes[f'{age}_table']}"
+                for age in ("old", "new")
+                if attributes.get(f"{age}_table")
+            ),
+            attributes.get("deferrable") or "",
+            f"FOR EACH {attributes['level']}",
+            {"ORIGIN": "ENABLED"}.get(enabled := attributes.get("enabled", "ORIGIN"), enabled),
+        ]
+        shape = " ".join(part for part in parts if part)
+        yield f"is(pg_temp.trigger_shape({self._oid(root)}, {text(name)}), {text(shape)}, {text(f'{said} fires as declared')})"
+        condition = (
+            f"(SELECT substring(pg_get_triggerdef(oid) FROM {text(_WHEN)})"
+            f" FROM pg_trigger WHERE tgrelid = {self._oid(root)} AND tgname = {text(name)} AND NOT tgisinternal)"
+        )
+        if when := attributes.get("when"):
+            head = f"{attributes['timing']} {events} ON pg_temp.probe FOR EACH {attributes['level']} WHEN "
+            yield self._means(
+                f"{text(head)} || {condition}", f"{head}({when})", root, "trigger", f"condition of {said}"
+            )
+        else:
+            yield f"ok({condition} IS NULL, {text(f'{said} has no condition')})"
+
+    def _policy(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        name, said = self._bare(path[len("policy ") + len(root) + 1 :]), one_line(path)
+        command = attributes.get("command") or "ALL"
+        yield f"policy_cmd_is({self._pair(root)}, {text(name)}::name, {text(command)}, {text(f'command of {said}')})"
+        where = f"polrelid = {self._oid(root)} AND polname = {text(name)}"
+        for key, column in (("using", "polqual"), ("check", "polwithcheck")):
+            found = f"(SELECT '(' || pg_get_expr({column}, polrelid) || ')' FROM pg_policy WHERE {where})"
+            if key in attributes:
+                yield self._means(found, f"({attributes[key]})", root, "policy", f"{key} of {said}")
+            else:
+                yield f"ok({found} IS NULL, {text(f'{said} has no {key}')})"
+
+    def _rule(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        name, said = self._bare(path[len("rule ") + len(root) + 1 :]), one_line(path)
+        yield f"has_rule({self._pair(root)}, {text(name)}, {text(said)})"
+        enabled = {"ALWAYS": "A", "REPLICA": "R", "DISABLED": "D"}.get(attributes.get("enabled", ""), "O")
+        found = (
+            f"(SELECT ev_enabled::text FROM pg_rewrite WHERE ev_class = {self._oid(root)} AND rulename = {text(name)})"
+        )
+        yield f"is({found}, {text(enabled)}, {text(f'{said} is enabled as declared')})"
+
+    # --- routines ----------------------------------------------------------------------------------------------------
+
+    def _function(self, path: str, _root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        signature = path[len(kind_of(path)) + 1 :]
+        name, types = _called(signature)
+        call = f"{self._pair(name)}, {_texts(_COMMA.split(types) if types else [], 'name')}"
+        said, kind = one_line(path), kind_of(path)
+        yield f"has_function({call}, {text(said)})"
+        if kind != "function":
+            yield f"is_{kind.partition(' ')[0]}({call}, {text(f'{said} is of that kind')})"
+        if language := attributes.get("language"):
+            yield f"function_lang_is({call}, {text(unquoted(language))}, {text(f'language of {said}')})"
+        where = f"oid = to_regprocedure({text(signature)})"
+        if "arguments" in attributes:
+            found = "regexp_replace(pg_get_function_arguments(oid), '(^|, )IN ', '\\1', 'g')"
+            arguments = re.sub(r"(^|, )IN ", r"\1", attributes["arguments"])
+            yield self._of_function(where, found, text(arguments), f"arguments of {said}")
+        if returns := attributes.get("returns"):
+            found = f"(SELECT pg_get_function_result(oid) FROM pg_proc WHERE {where})"
+            yield f"is({found}, {text(returns)}, {text(f'result of {said}')})"
+        if kind != "aggregate":
+            volatility = attributes.get("volatility", "VOLATILE").lower()
+            yield f"volatility_is({call}, {text(volatility)}, {text(f'{said} is {volatility}')})"
+        for key, given, test in (
+            ("security", attributes.get("security") == "DEFINER", "definer"),
+            ("strict", bool(attributes.get("strict")), "strict"),
+        ):
+            if self._speaks_of(key, attributes, mark):
+                verb = "is" if given else "isnt"
+                yield f"{verb}_{test}({call}, {text(f'{said} {verb} {test}')})"
+        if self._speaks_of("parallel", attributes, mark):
+            parallel = attributes.get("parallel", "UNSAFE")
+            yield self._of_function(
+                where, "proparallel::text", text(parallel[0].lower()), f"{said} is parallel {parallel.lower()}"
+            )
+        if self._speaks_of("set", attributes, mark):
+            settings = [
+                f"{key}={value.replace('{schema}', self.schema)}" for key, value in attributes.get("set", {}).items()
+            ]
+            plain = "ARRAY(SELECT replace(s, '\"', '') FROM unnest(proconfig) s ORDER BY replace(s, '\"', '') COLLATE \"C\")"
+            yield self._of_function(
+                where, plain, _texts(sorted(setting.replace('"', "") for setting in settings)), f"settings of {said}"
+            )
+        if body := attributes.get("body"):
+            yield self._of_function(
+                where, "coalesce(pg_get_function_sqlbody(oid), prosrc)", text(body), f"body of {said}"
+            )
+
+    _procedure = _aggregate = _function
+
+    # --- types, sequences, extensions --------------------------------------------------------------------------------
+
+    def _type(self, path: str, _root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        label = path[len("type ") :]
+        pair, said = self._pair(label), one_line(path)
+        type_ = f"to_regtype({text(self._qualified(label))})"
+        if attributes["kind"] == "enum":
+            yield f"has_enum({pair}, {text(said)})"
+            yield f"enum_has_labels({pair}, {_texts(attributes.get('labels', []))}, {text(f'labels of {said}')})"
+        elif attributes["kind"] == "domain":
+            yield f"has_domain({pair}, {text(said)})"
+            found = f"(SELECT ARRAY[format_type(typbasetype, typtypmod), typnotnull::text, pg_get_expr(typdefaultbin, 0)] FROM pg_type WHERE oid = {type_})"
+            default = text(attributes["default"]) if "default" in attributes else "NULL"
+            not_null = str(not attributes.get("nullable", True)).lower()
+            yield f"is({found}, ARRAY[{text(attributes['type'])}, '{not_null}', {default}]::text[], {text(f'type of {said}')})"
+            for name, check in attributes.get("checks", {}).items():
+                found = f"(SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE contypid = {type_} AND conname = {text(self._bare(name))})"
+                base = attributes["type"]
+                yield self._means(
+                    f"{text(base + ' ')} || {found}",
+                    f"{base} {check}",
+                    "",
+                    "domain",
+                    f"check {one_line(name)} of {said}",
+                )
+            count = f"(SELECT count(*) FROM pg_constraint WHERE contypid = {type_} AND contype = 'c')"
+            yield f"is({count}, {len(attributes.get('checks', {}))}::bigint, {text(f'number of checks of {said}')})"
+        elif attributes["kind"] == "composite":
+            yield f"has_composite({pair}, {text(said)})"
+            yield f"is(pg_temp.attributes_of({type_}), {_texts(attributes.get('columns', []))}, {text(f'attributes of {said}')})"
+        else:
+            found = f"SELECT FROM pg_type WHERE {self._type_is(label)}"
+            yield f"ok(EXISTS ({found}), {text(said)})"  # has_type() knows no ranges, to_regtype() nothing of a shell
+
+    def _type_is(self, label: str) -> str:
+        schema, name = self._names(label)
+        return f"typname = {text(name)} AND typnamespace = to_regnamespace({text(_quoted(schema))})"
+
+    def _sequence(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        label, said = path[len("sequence ") :], one_line(path)
+        if label.startswith("of "):
+            column = self._bare(label[len("of ") + len(root) + 1 :])
+            sequence = f"pg_get_serial_sequence({text(root)}, {text(column)})::regclass"
+        else:
+            yield f"has_sequence({self._pair(label)}, {text(said)})"
+            sequence = self._oid(label)
+        found = f"(SELECT ROW(format_type(seqtypid, NULL), seqincrement, seqstart, seqmin, seqmax, seqcache, seqcycle)::text FROM pg_sequence WHERE seqrelid = {sequence})"
+        numbers = [
+            attributes.get("increment", 1),
+            *(attributes[key] for key in ("start", "minimum", "maximum")),
+            attributes.get("cache", 1),
+        ]
+        expected = f"ROW({text(attributes['type'])}, {', '.join(map(str, numbers))}, {str(attributes.get('cycle', False)).lower()})::text"
+        yield f"is({found}, {expected}, {text(f'counting of {said}')})"
+
+    def _extension(self, path: str, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        yield f"has_extension({text(self._bare(path[len('extension ') :]))}, {text(one_line(path))})"
+
+    # --- rights ------------------------------------------------------------------------------------------------------
+
+    def _grant(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        """Rights beyond those that come with an object; of a revocation, those of them that are not there."""
+        match = GRANT.fullmatch(path.partition(" ")[2])
+        if match is None or match[1] not in _RIGHTS:
+            return
+        kind, label, role = match[1], match[2], self._bare(match[3])
+        catalog, acl, usual, owner, key = _RIGHTS[kind]
+        if kind == "column":
+            where = f"attrelid = {self._oid(root)} AND attname = {text(self._bare(label[len(root) + 1 :]))}"
+        elif kind == "schema":
+            where = f"nspname = {text(self.schema if label == '{schema}' else self._bare(label))}"
+        elif label.startswith("of "):
+            where = f"oid = pg_get_serial_sequence({text(root)}, {text(self._bare(label[len(root) + 4 :]))})::regclass"
+        else:
+            where = f"oid = {key}({text(self._qualified(label) if kind == 'type' else label)})"
+        default = f"acldefault('{usual}', {owner})" if owner else "NULL"
+        if kind == "schema":  # initdb gives rights on public, in each version others
+            default = f"coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass AND objoid = oid), {default})"
+        given = [f"coalesce({acl}, {default})", f"{default}::aclitem[]"]
+        if kind_of(path) == "revocation":
+            given.reverse()
+        rights = f"(SELECT pg_temp.rights({', '.join(given)}, {text(role)}) FROM {catalog} WHERE {where})"
+        expected, said = _texts(sorted(attributes["privileges"])), text(one_line(path))
+        test = f"is({rights}, {expected}, {said})"
+        yield test if role == "PUBLIC" else self._if_role(role, test)
+
+    _revocation = _grant
+
+    # --- parts of tests ----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _oid(label: str) -> str:
+        return f"to_regclass({text(label)})"
+
+    def _of_class(self, label: str, what: str, expected: str, said: str) -> str:
+        return f"is((SELECT {what} FROM pg_class WHERE oid = {self._oid(label)}), {expected}, {text(one_line(said))})"
+
+    def _of_column(self, root: str, name: str, what: str, expected: str, said: str) -> str:
+        where = f"attrelid = {self._oid(root)} AND attname = {text(name)} AND NOT attisdropped"
+        return f"is((SELECT {what} FROM pg_attribute WHERE {where}), {expected}, {text(said)})"
+
+    @staticmethod
+    def _of_function(where: str, what: str, expected: str, said: str) -> str:
+        return f"is((SELECT {what} FROM pg_proc WHERE {where}), {expected}, {text(said)})"
+
+    @staticmethod
+    def _means(found: str, expected: str, root: str, kind: str, said: str, *, strip: bool = False) -> str:
+        if strip:
+            found = f"rtrim(btrim({found}), ';')"
+        return f"pg_temp.means({found}, {text(expected)}, {text(root)}, {text(kind)}, {text(said)})"
+
+
+def _called(signature: str) -> tuple[str, str]:
+    """Name and what stands in the parentheses behind it."""
+    match = _CALL.fullmatch(signature)
+    return (match[1], match[2]) if match else (signature, "")

@@ -1,0 +1,1 @@
+"""The SQL that makes a database meet its spec."""

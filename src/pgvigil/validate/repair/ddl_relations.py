@@ -1,0 +1,159 @@
+"""CREATE of tables and views and of what stands on them, and the attributes that a table gets by ALTER."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pgvigil.validate.catalog.identifiers import quoted, unquoted
+from pgvigil.validate.catalog.object_paths import last_name
+from pgvigil.validate.catalog.snapshot import Attributes
+from pgvigil.validate.catalog.sql_text import comment, enable, enabled, fdw_options, literal, storage_options
+from pgvigil.validate.catalog.trigger_clauses import trigger_head, trigger_tail
+
+
+def column(attributes: Attributes) -> str:
+    text: str = attributes["type"]
+    text += f" COLLATE {attributes['collation']}" if "collation" in attributes else ""
+    text += f" COMPRESSION {attributes['compression']}" if "compression" in attributes else ""
+    text += f" OPTIONS ({fdw_options(attributes['options'])})" if "options" in attributes else ""
+    if "generated" in attributes:
+        text += (
+            f" GENERATED ALWAYS AS ({attributes['generated']}) {'VIRTUAL' if attributes.get('virtual') else 'STORED'}"
+        )
+    elif "identity" in attributes:
+        text += identity(attributes)
+    elif "default" in attributes:
+        text += f" DEFAULT {attributes['default']}"
+    return text + " NOT NULL" * (attributes.get("nullable") is False)
+
+
+def identity(attributes: Attributes) -> str:
+    """`identity_options`: those of its sequence, where somebody has put them in."""
+    options = f" ({attributes['identity_options']})" if "identity_options" in attributes else ""
+    return f" GENERATED {attributes['identity']} AS IDENTITY{options}"
+
+
+def matview_column(label: str, name: str, attributes: Attributes) -> Iterator[str]:
+    """How a column of a materialized view is kept."""
+    for key in ("storage", "compression"):
+        if key in attributes:
+            yield f"ALTER MATERIALIZED VIEW {label} ALTER {name} SET {key.upper()} {attributes[key]};"
+
+
+def create_table(label: str, attributes: Attributes, columns: dict[str, Attributes]) -> str:
+    """A partition is made as a table of its own, to be attached when its keys and indexes have the names that are wanted."""
+    unlogged = f"{attributes['persistence']} " if "persistence" in attributes else ""
+    foreign = "FOREIGN " if attributes.get("kind") == "foreign table" else ""
+    partition = "partition_of" in attributes
+    if partition:  # an identity is the parent's
+        columns = {name: {key: of[key] for key in of if key != "identity"} for name, of in columns.items()}
+    own = ",\n".join(
+        f"    {name} {column(of)}"
+        for name, of in columns.items()
+        if partition or not (of.get("inherited") or attributes.get("of_type"))
+    )
+    tail = f" OF {attributes['of_type']}" if "of_type" in attributes else f" (\n{own}\n)"
+    tail += f" INHERITS ({', '.join(attributes['inherits'])})" if "inherits" in attributes else ""
+    tail += f" PARTITION BY {attributes['partition_by']}" if "partition_by" in attributes else ""
+    tail += f" USING {attributes['access_method']}" if "access_method" in attributes else ""
+    tail += f" WITH ({storage_options(attributes['with'])})" if "with" in attributes else ""
+    tail += f" TABLESPACE {attributes['tablespace']}" if "tablespace" in attributes else ""
+    tail += f" SERVER {attributes['server']}" if "server" in attributes else ""
+    tail += f" OPTIONS ({fdw_options(attributes['options'])})" if "options" in attributes else ""
+    made = [f"CREATE {unlogged}{foreign}TABLE {label}{tail};"]
+    made += [
+        f"ALTER TABLE {label} ALTER {name} SET STORAGE {of['storage']};"
+        for name, of in columns.items()
+        if "storage" in of
+    ]
+    made += [
+        f"COMMENT ON COLUMN {label}.{name} IS {literal(of['comment'])};"
+        for name, of in columns.items()
+        if "comment" in of
+    ]
+    made += [line for name, of in columns.items() for line in not_null(label, name, of, {})]
+    made += [
+        alter
+        for key in ("row_security", "replica_identity")
+        if key in attributes
+        for alter in [relation(label, key, attributes)]
+    ]
+    return "\n".join(made)
+
+
+def attach(label: str, attributes: Attributes) -> str:
+    return f"ALTER TABLE {attributes['partition_of']} ATTACH PARTITION {label} {attributes['bound']};"
+
+
+def relation(label: str, key: str, attributes: Attributes) -> str:
+    """ALTER TABLE for an attribute of a relation."""
+    value: str | None = attributes.get(key)
+    if key == "row_security":
+        words = {
+            None: "DISABLE, NO FORCE",
+            "enabled": "ENABLE, NO FORCE",
+            "forced": "ENABLE, FORCE",
+            "forced, disabled": "DISABLE, FORCE",
+        }
+        return (
+            f"ALTER TABLE {label} " + ", ".join(f"{word} ROW LEVEL SECURITY" for word in words[value].split(", ")) + ";"
+        )
+    if key == "replica_identity":
+        return f"ALTER TABLE {label} REPLICA IDENTITY {value or 'DEFAULT'};"
+    if key == "persistence":
+        return f"ALTER TABLE {label} SET {value or 'LOGGED'};"
+    if key == "tablespace":
+        return f"ALTER TABLE {label} SET TABLESPACE {value or 'pg_default'};"
+    if key == "access_method":
+        return f"ALTER TABLE {label} SET ACCESS METHOD {value or 'heap'};"
+    return ""
+
+
+def add_constraint(root: str, name: str, attributes: Attributes) -> str:
+    return f"ALTER TABLE {root} ADD CONSTRAINT {name} {attributes['definition']}{' NOT VALID' * (attributes.get('validated') is False)};"
+
+
+def index(root: str, name: str, attributes: Attributes, *, concurrently: bool = False) -> str:
+    text = attributes["definition"]
+    unique = text.startswith("UNIQUE ")
+    text = text.removeprefix("UNIQUE ")
+    if options := attributes.get("with"):
+        head, where, predicate = text.partition(" WHERE ")
+        text = f"{head} WITH ({storage_options(options)}){where}{predicate}"
+    return f"CREATE {'UNIQUE ' * unique}INDEX {'CONCURRENTLY ' * concurrently}{name} ON {root} USING {text};"
+
+
+def trigger(root: str, name: str, attributes: Attributes) -> str:
+    if attributes.get("clone"):  # it is there with the partitioned table's, and only its state is its own
+        return enable("TRIGGER", root, name, attributes.get("enabled", "ORIGIN"))
+    word = "CREATE CONSTRAINT" if attributes.get("constraint") else "CREATE"
+    made = f"{word} TRIGGER {name} {trigger_head(attributes)} ON {root} {trigger_tail(attributes)};"
+    return made + enabled("TRIGGER", root, name, attributes)
+
+
+def policy(root: str, name: str, attributes: Attributes) -> str:
+    text = f"CREATE POLICY {name} ON {root}{' AS RESTRICTIVE' * bool(attributes.get('restrictive'))}"
+    text += f" FOR {attributes['command']}" if "command" in attributes else ""
+    text += f" TO {', '.join(attributes.get('roles', ['PUBLIC']))}"
+    text += f" USING ({attributes['using']})" if "using" in attributes else ""
+    return text + (f" WITH CHECK ({attributes['check']})" if "check" in attributes else "") + ";"
+
+
+def view(label: str, attributes: Attributes) -> str:
+    options = f" WITH ({storage_options(attributes['with'])})" if "with" in attributes else ""
+    word = "MATERIALIZED VIEW" if attributes.get("kind") else "OR REPLACE VIEW"
+    return (
+        f"CREATE {word} {label}{options} AS\n{attributes['definition'].rstrip().rstrip(';')};"
+        if "definition" in attributes
+        else ""
+    )
+
+
+def not_null(root: str, name: str, expected: Attributes, found: Attributes) -> Iterator[str]:
+    """Name of the NOT NULL constraint of a column, and the comment on it, as they are wanted (PostgreSQL 18)."""
+    usual = quoted(f"{unquoted(last_name(root))}_{unquoted(name)}_not_null")
+    right, there = expected.get("not_null", usual), found.get("not_null", usual)
+    if right != there:
+        yield f"ALTER TABLE {root} RENAME CONSTRAINT {there} TO {right};"
+    if expected.get("not_null_comment") != found.get("not_null_comment"):
+        yield comment(f"constraint {root}.{right}", root, expected.get("not_null_comment"))

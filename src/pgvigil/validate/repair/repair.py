@@ -1,0 +1,465 @@
+"""Repairs of single objects: what makes a missing one, changes one that differs, and removes one that nobody declared."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+
+from pgvigil.validate.catalog import sql_text
+from pgvigil.validate.catalog.identifiers import quoted, unquoted
+from pgvigil.validate.catalog.object_paths import kind_of, last_name, of_grant
+from pgvigil.validate.catalog.snapshot import Attributes, Snapshot, usual_sequence
+from pgvigil.validate.repair import alter, ddl, ddl_relations
+from pgvigil.validate.spec.declaration import Partitions
+
+# What a DROP of these takes with it cannot be made again.
+_HOLDS_DATA = ("table", "column", "schema", "sequence", "type", "extension")
+_OWNED = ("function", "procedure", "type")  # and tables and views: what its owner has to be given
+_PARTS = ("column", "sequence", "constraint", "index", "trigger", "policy", "rule", "statistics", "grant", "revocation")
+
+# Kind → its letter in pg_default_acl, its word in GRANT, what PUBLIC may do where nothing is said.
+_BY_DEFAULT = {
+    "table": ("r", "TABLE", ""),
+    "view": ("r", "TABLE", ""),
+    "sequence": ("S", "SEQUENCE", ""),
+    "function": ("f", "FUNCTION", "EXECUTE"),
+    "procedure": ("f", "PROCEDURE", "EXECUTE"),
+    "aggregate": ("f", "FUNCTION", "EXECUTE"),
+    "type": ("T", "TYPE", "USAGE"),
+    "schema": ("n", "SCHEMA", ""),
+}
+
+
+class Repairs:
+    """Repairs from what is wanted, all of it, and what was found."""
+
+    def __init__(
+        self, expected: dict[str, Attributes], roots: dict[str, str], found: Snapshot, patterns: dict[str, Partitions]
+    ) -> None:
+        self.patterns = patterns
+        self.expected = expected
+        self.roots = roots
+        self.found = found
+
+    def make(self, path: str) -> str:
+        """A missing object; of a relation, all that stands on it."""
+        root = self.roots.get(path, "")
+        attributes = self.expected[path]
+        kind = kind_of(path)
+        if kind == "grant" and self._is_anothers(of_grant(path)):
+            return ""
+        if kind == "column" and (view := f"view {root}") in self.found.objects:
+            return self.change(view, ["definition"]) if view in self.expected else ""
+        if kind not in ("table", "view"):
+            made = ddl.create(path, root, self._with_identity(path))
+            if kind in ("index", "constraint") and (parts := self._attached(path, root)):
+                made = "\n".join(
+                    [
+                        made.replace(f" ON {root} ", f" ON ONLY {root} ", 1).replace(
+                            f"ALTER TABLE {root} ADD ", f"ALTER TABLE ONLY {root} ADD ", 1
+                        ),
+                        *parts,
+                    ]
+                )
+            if path.startswith("sequence of "):
+                made = self._sequence_of(path, attributes)
+            if attributes.get("kind") == "base":
+                made = "\n".join([*self._base_type(path.partition(" ")[2], attributes), made])
+            if kind == "index" and not self._partitioned(root):
+                made = made.replace("INDEX ", "INDEX CONCURRENTLY ", 1)
+            if not made:
+                return self._spelt("\n".join(self._of(path)))
+            server = self.found.server
+            if (
+                server is not None
+                and server.major < 18
+                and made.strip() == f"CREATE {path.replace('type', 'TYPE', 1)};"
+            ):
+                return self._spelt(made.strip())  # before PostgreSQL 18 nothing can be done to a shell
+            owner = self._owner(path, root, attributes) if kind in _OWNED else ""  # whoever runs this may be another
+            made = "\n".join(part for part in (made, *self._by_default(path), owner, *self._of(path)) if part)
+            return self._spelt(made.strip())
+        label = path.partition(" ")[2]
+        start = f"column {label}."
+        columns = {
+            other.removeprefix(start): self._with_identity(other)
+            for other, of in self.expected.items()
+            if self.roots.get(other) == label and other.startswith(start)
+        }
+        made = ddl.create(path, root, attributes, columns)
+        if not made:
+            return ""
+        serial = [one for name in columns if (one := self._serial(f"{label}.{name}")) is not None]
+        made = "\n".join([*(one for one, _ in serial), made, *(one for _, one in serial)])
+        others = [other for other in self.expected if self.roots.get(other) == label and kind_of(other) in _PARTS[2:]]
+        others.sort(
+            key=lambda other: (
+                _PARTS.index(kind_of(other)),
+                "FOREIGN KEY" in self.expected[other].get("definition", ""),
+            )
+        )
+        parts = [self._owner(path, root, attributes)]
+        before = others
+        if "partition_of" in attributes:
+            before = [other for other in others if kind_of(other) in ("constraint", "index")]
+            parts += self._inherited_checks(label, attributes)
+        parts += [ddl.create(other, label, self.expected[other]) for other in before]
+        if "partition_of" in attributes:
+            parts.append(ddl_relations.attach(label, attributes))
+            parts += [ddl.create(other, label, self.expected[other]) for other in others if other not in before]
+        if kind == "view":
+            parts += [
+                f"ALTER VIEW {label} ALTER {name} SET DEFAULT {of['default']};"
+                for name, of in columns.items()
+                if "default" in of
+            ]
+            parts += [
+                sql_text.comment(f"{start}{name}", label, of["comment"])
+                for name, of in columns.items()
+                if "comment" in of
+            ]
+            parts += [line for name, of in columns.items() for line in ddl_relations.matview_column(label, name, of)]
+        if pattern := self.patterns.get(label):
+            if pattern.default:
+                parts.append(f"CREATE TABLE {label}{pattern.default} PARTITION OF {label} DEFAULT;")
+                parts.append(self._owner(f"table {label}{pattern.default}", f"{label}{pattern.default}", attributes))
+            parts.append(pattern.repair.replace("{table}", label))
+        return self._spelt("\n".join([made, *self._by_default(path), *(part for part in parts if part)]))
+
+    def _with_identity(self, path: str) -> Attributes:
+        """A column with the options of the sequence that its identity has."""
+        attributes = self.expected[path]
+        sequence = self.expected.get(path.replace("column ", "sequence of ", 1))
+        if kind_of(path) != "column" or "identity" not in attributes or sequence is None:
+            return attributes
+        name = f"SEQUENCE NAME {self._beside(path.removeprefix('column '), sequence)} " if "name" in sequence else ""
+        return attributes | {"identity_options": f"{name}{ddl.sequence_options(sequence)}"}
+
+    @staticmethod
+    def _beside(column: str, sequence: Attributes) -> str:
+        """The name of the sequence of a column, in the schema of its table."""
+        table = column[: -len(last_name(column)) - 1]
+        return table[: -len(last_name(table))] + str(sequence.get("name") or quoted(usual_sequence(column)))
+
+    def _serial(self, column: str) -> tuple[str, str] | None:
+        """What makes the sequence that a column's default reads, and what gives it to the column."""
+        sequence = self.expected.get(f"sequence of {column}")
+        default = str(self.expected.get(f"column {column}", {}).get("default"))
+        if sequence is None or not default.startswith("nextval("):
+            return None
+        label = self._beside(column, sequence)
+        return (
+            ddl.create(f"sequence {label}", "", sequence),
+            f"{self._owner(f'sequence {label}', '', sequence)}\nALTER SEQUENCE {label} OWNED BY {column};",
+        )
+
+    def _sequence_of(self, path: str, attributes: Attributes) -> str:
+        """The sequence that a column's default reads, with the default; it goes on after the rows there are."""
+        column = path.removeprefix("sequence of ")
+        serial = self._serial(column)
+        if serial is None:
+            return ""
+        name = last_name(column)
+        table = column[: -len(name) - 1]
+        default = f"ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT {self.expected[f'column {column}']['default']};"
+        goes_on = (
+            f"SELECT setval({sql_text.literal(self._beside(column, attributes))}, coalesce(max({name}), {attributes['start']}), "
+            f"max({name}) IS NOT NULL) FROM {table};"
+        )
+        return "\n".join([*serial, default, goes_on])
+
+    def _attached(self, path: str, root: str) -> list[str]:
+        """The indexes or keys of partitions under their own names, each attached to that of the partitioned table."""
+        lines = []
+        for other, of in self.expected.items():
+            part = self.roots.get(other, "")
+            table = self.expected.get(f"table {part}", {})
+            if (
+                kind_of(other) != kind_of(path)
+                or of.get("attached") != last_name(path)
+                or table.get("partition_of") != root
+            ):
+                continue
+            lines += [] if other in self.found.objects else [self.make(other).replace(" CONCURRENTLY", "", 1)]
+            names = [self._index_name(root, last_name(path)), self._index_name(part, last_name(other))]
+            lines.append(f"ALTER INDEX {names[0]} ATTACH PARTITION {names[1]};")
+        return lines
+
+    def _inherited_checks(self, label: str, attributes: Attributes) -> Iterator[str]:
+        """What a table must have before it can be a partition."""
+        while parent := attributes.get("partition_of"):
+            attributes = self.expected.get(f"table {parent}", {})
+            for path, of in self.expected.items():
+                if (
+                    self.roots.get(path) == parent
+                    and of.get("definition", "").startswith("CHECK ")
+                    and not of["definition"].endswith(" NO INHERIT")
+                ):
+                    yield ddl_relations.add_constraint(label, last_name(path), of)
+
+    def _base_type(self, label: str, attributes: Attributes) -> Iterator[str]:
+        """A type and the functions that it reads and writes by need each other: the type comes as a shell first."""
+        functions = [
+            path
+            for path, of in self.expected.items()
+            if kind_of(path) == "function"
+            and path.partition(" ")[2].partition("(")[0] in attributes["base"].values()
+            and re.search(rf'(?<![\w".]){re.escape(label)}(?![\w"])', f"{path.partition('(')[2]} {of.get('returns')}")
+        ]
+        yield f"CREATE TYPE {label};"
+        yield from (ddl.create(path, "", self.expected[path]) for path in functions)
+
+    def _by_default(self, path: str) -> list[str]:
+        """Take back what ALTER DEFAULT PRIVILEGES does to a new object of the role that runs the repairs."""
+        kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+        server = self.found.server
+        code, word, usual = _BY_DEFAULT.get(kind, ("", "", ""))
+        if server is None or not code or label.startswith("of "):
+            return []
+        at = sql_text.opening(label)
+        schema = label[: at - len(last_name(label[:at]))].removesuffix(".")
+        given = [
+            (within, grantee)
+            for within, what, role, grantee, _, _, gives, _ in server.default_grants
+            if gives
+            and (what, role) == (code, server.role)
+            and within in (None, unquoted(schema) if schema else self.found.schema)
+        ]
+        others = dict.fromkeys(grantee for _, grantee in given if grantee not in ("PUBLIC", server.role))
+        lines = [f"REVOKE ALL ON {word} {label} FROM {quoted(grantee)};" for grantee in others]
+        public = any(grantee == "PUBLIC" for _, grantee in given)
+        if usual and not public and any(within is None for within, _ in given):
+            lines.append(f"GRANT {usual} ON {word} {label} TO PUBLIC;")
+        if not usual and public:
+            lines.append(f"REVOKE ALL ON {word} {label} FROM PUBLIC;")
+        return lines
+
+    def _of(self, path: str) -> list[str]:
+        """Rights on an object that stands on no relation."""
+        ends = (f"grant on {path} to ", f"revocation on {path} from ")
+        return [ddl.create(other, "", of) for other, of in self.expected.items() if other.startswith(ends)]
+
+    def _partitioned(self, root: str) -> bool:
+        return self.found.objects.get(f"table {root}", {}).get("kind") == "partitioned table"
+
+    def rebuilt(self, path: str) -> str:
+        """An index that is INVALID, or the one under a constraint."""
+        root = self.roots.get(path, "")
+        return f"REINDEX INDEX {self._index_name(root, last_name(path))};" if not self._partitioned(root) else ""
+
+    def drop(self, path: str) -> str:
+        """Of what is not to be there: commented out where data go with it."""
+        if kind_of(path) == "revocation" and (
+            self._is_anothers(of_grant(path))
+            or (path.endswith(" from PUBLIC") and "EXECUTE" in self.found.objects[path]["privileges"])
+        ):
+            return ""  # what would be given is another's, or would be everybody's
+        if kind_of(path) == "column" and (view := f"view {self.found.roots.get(path)}") in self.found.objects:
+            return self.change(view, ["definition"]) if view in self.expected else ""
+        name = f"sequence {self.found.details[path]['name']}" if path.startswith("sequence of ") else path
+        text = ddl.drop(name, self.found.roots.get(path, ""), self.found.objects[path])
+        if kind_of(path) == "schema" and not any(f" {path.partition(' ')[2]}." in one for one in self.found.objects):
+            text = text.replace(" CASCADE", "")  # it is empty, or its tables are to be moved back first
+        data = kind_of(path) in _HOLDS_DATA or self.found.objects[path].get("kind") == "materialized view"
+        return self._spelt(sql_text.remark(text) if data else text)
+
+    def comment(self, path: str) -> str:
+        """The comment as it is wanted, or none."""
+        expected = self.expected[path]
+        if path.startswith("sequence of "):
+            path = f"sequence {self.found.details[path]['name']}"
+        return self._spelt(
+            sql_text.comment(path, self.roots.get(path, ""), expected.get("comment"), expected.get("kind", ""))
+        )
+
+    def change(self, path: str, keys: Iterable[str]) -> str:
+        """The attributes `keys` as they are wanted. "" where no SQL is known that does it."""
+        kind, root = kind_of(path), self.roots.get(path, "")
+        label = path.removeprefix(kind).strip()
+        expected, found = self.expected[path], self.found.objects[path]
+        keys = list(dict.fromkeys(keys))
+        if self._is_anothers(path) and (set(keys) - {"owned_by", "order"} or not self._is_all_ours(path, root)):
+            return ""  # whoever owns it may have made it: it is not made ours unless all else is as ours
+        lines = [line for key in keys if (line := self._owner(path, root, expected)) and key == "owned_by"]
+        if lines:  # a right of whoever owned it meanwhile went into the ownership
+            given = f"grant on {path} to {quoted(found.get('owned_by', self.found.owner))}"
+            lines += [ddl.create(given, root, self.expected[given])] if given in self.expected else []
+        if "depends_on" in keys:
+            lines += alter.alter_dependencies(self._target(path, root), expected, found)
+        keys = [key for key in keys if key not in ("owned_by", "order", "depends_on")]
+        if keys:
+            lines.append(self._changed(kind, label, path, root, expected, found, keys))
+        return self._spelt("\n".join(line for line in lines if line))
+
+    def _owner(self, path: str, root: str, expected: Attributes) -> str:
+        name = expected.get("owned_by", self.found.owner)
+        return f"ALTER {sql_text.target(path, root, expected.get('kind', ''))} OWNER TO {quoted(name)};" if name else ""
+
+    def _is_anothers(self, path: str) -> bool:
+        """Whether it is there, and its owner is not the one it should have."""
+        there = self.found.objects.get(path)
+        expected = self.expected.get(path, {}).get("owned_by", self.found.owner)
+        return there is not None and there.get("owned_by", self.found.owner) != expected
+
+    def _is_all_ours(self, path: str, root: str) -> bool:
+        """Whether what stands on a relation is what should stand there."""
+        if kind_of(path) not in ("table", "view"):
+            return True
+        there = {other for other in self.found.parts.get(root, ()) if kind_of(other) in _PARTS[:-3]}
+        expected = {other for other, of in self.roots.items() if of == root and kind_of(other) in _PARTS[:-3]}
+        return there == expected and all(
+            self.found.objects[other].get(key) == self.expected[other].get(key)
+            for other in there
+            for key in ("type", "function", "timing", "identity")
+        )
+
+    def _target(self, path: str, root: str) -> str:
+        return sql_text.target(path, root, self.found.objects.get(path, {}).get("kind", ""))
+
+    def _changed(
+        self, kind: str, label: str, path: str, root: str, expected: Attributes, found: Attributes, keys: list[str]
+    ) -> str:
+        name = last_name(label)
+        again = f"{ddl.drop(path, root, found)}\n{ddl.create(path, root, expected)}"
+        if kind == "column":
+            return "\n".join(
+                line
+                for key in keys
+                for line in alter.alter_column(root, name, self._with_identity(path), found, key)
+                if line
+            )
+        if kind in ("table", "view") and (kind == "table" or keys == ["with"]):
+            word = found.get("kind", kind).upper().removeprefix("PARTITIONED ")
+            return "\n".join(filter(None, (alter.alter_relation(word, label, key, expected, found) for key in keys)))
+        if kind == "view" and self._replaceable(label, expected, found):
+            return ddl_relations.view(label, expected)
+        if kind == "view":
+            dropped = ddl.drop(path, root, found)
+            made = self.make(path)
+            return f"{dropped}\n{made}" if made else ""
+        if kind == "constraint":
+            if keys == ["validated"] and "validated" not in expected:
+                return f"ALTER TABLE {root} VALIDATE CONSTRAINT {name};"
+            if keys == ["enforced"]:
+                return "\n".join(self.found.details[path]["enable"])
+            if keys == ["valid"]:
+                return f"REINDEX INDEX {self._index_name(root, name)};"
+            if keys == ["with"]:
+                return alter.alter_storage("INDEX", self._index_name(root, name), expected, found)
+            if keys == ["index_comment"]:
+                return sql_text.comment(f"index {label}", root, expected.get("index_comment"))
+            if keys == ["tablespace"]:
+                return f"ALTER INDEX {self._index_name(root, name)} SET TABLESPACE {expected.get('tablespace', 'pg_default')};"
+            if "attached" not in keys:
+                return again.replace(
+                    f";\nALTER TABLE {root} ADD CONSTRAINT ", ", ADD CONSTRAINT ", 1
+                )  # both or neither
+        if kind in ("constraint", "index") and keys == ["attached"]:
+            parent = self.found.objects.get(f"table {root}", {}).get("partition_of")
+            if "attached" not in expected or not parent:
+                return ""
+            return f"ALTER INDEX {self._index_name(parent, expected['attached'])} ATTACH PARTITION {self._index_name(root, name)};"
+        if kind == "index":
+            if keys == ["valid"] and "valid" not in expected and not self._partitioned(root):
+                return f"REINDEX INDEX CONCURRENTLY {self._index_name(root, name)};"
+            if keys == ["with"]:
+                return alter.alter_storage("INDEX", self._index_name(root, name), expected, found)
+            concurrently = not self._partitioned(root)
+            dropped = ddl.drop(path, root, found)
+            comment = sql_text.comment(path, root, expected["comment"]) if "comment" in expected else ""
+            if not concurrently:
+                return "\n".join([dropped, ddl_relations.index(root, name, expected), comment]).strip()
+            new = quoted(f"{unquoted(name)[:50]}_{secrets.token_hex(3)}")  # beside the old one until it is ready
+            made = ddl_relations.index(root, new, expected, concurrently=True)
+            renamed = f"ALTER INDEX {self._index_name(root, new)} RENAME TO {name};"
+            dropped = dropped.replace("DROP INDEX", "DROP INDEX CONCURRENTLY")
+            return "\n".join([made, dropped, renamed, comment]).strip()
+        if kind in ("trigger", "rule") and keys == ["enabled"]:
+            return sql_text.enable(kind.upper(), root, name, expected.get("enabled", "ORIGIN"))
+        if kind == "event trigger" and keys == ["enabled"]:
+            return f"ALTER EVENT TRIGGER {label} {sql_text.ENABLE[expected.get('enabled', 'ORIGIN')]};"
+        if kind.split()[-1] in ("function", "procedure", "aggregate"):
+            return self._function(kind, label, path, expected, found, keys)
+        if kind in ("default grant", "default revocation"):
+            return again
+        if kind == "setting":
+            return ddl.create(path, root, expected)
+        if kind == "extension":
+            lines = [f"ALTER EXTENSION {label} SET SCHEMA {expected['schema']};"] if "schema" in keys else []
+            return "\n".join(
+                lines
+                + [f"ALTER EXTENSION {label} UPDATE TO {sql_text.literal(expected['version'])};"] * ("version" in keys)
+            )
+        if kind == "collation":
+            used = any(of.get("collation") == label for of in self.found.objects.values())
+            return "" if used else again
+        if kind in ("grant", "revocation"):
+            return alter.alter_privileges(
+                label, expected, found, given=kind == "grant", only_take=self._is_anothers(of_grant(path))
+            )
+        if kind == "sequence":
+            return self._sequence(path, self.found.details[path].get("name", label), expected, keys)
+        if kind == "type":
+            return alter.alter_type(label, expected, found, keys)
+        if kind == "other":
+            return alter.alter_other(label, path, expected, found, keys) or (
+                again if label.startswith(("cast ", "access_method ")) else ""
+            )
+        return again if kind in ("trigger", "rule", "policy", "statistics", "event trigger", "operator") else ""
+
+    def _sequence(self, path: str, name: str, expected: Attributes, keys: list[str]) -> str:
+        alter = f"ALTER SEQUENCE {name}"
+        lines = [f"{alter} SET {expected.get('persistence', 'LOGGED')};"] if "persistence" in keys else []
+        lines += [f"{alter} OWNED BY {expected.get('of', 'NONE')};"] if "of" in keys else []
+        if set(keys) - {"persistence", "name", "of"}:
+            type_ = f" AS {expected['type']}" if "type" in keys else ""
+            lines.append(f"{alter}{type_} {ddl.sequence_options(expected)};")
+        if "name" in keys:
+            usual = quoted(usual_sequence(path.removeprefix("sequence of ")))
+            lines.append(f"{alter} RENAME TO {expected.get('name', usual)};")
+        return "\n".join(lines)
+
+    def _replaceable(self, label: str, expected: Attributes, found: Attributes) -> bool:
+        """Whether a view has the columns it should have, so that nothing that stands on it has to go."""
+        columns = [f"column {label}.{name}" for name in expected.get("order", ())]
+        same = all(self.expected[one].get("type") == self.found.objects.get(one, {}).get("type") for one in columns)
+        return same and expected.get("order") == found.get("order") and "kind" not in {**expected, **found}
+
+    def _index_name(self, root: str, name: str) -> str:
+        return root[: -len(last_name(root))] + name
+
+    def _function(
+        self, kind: str, label: str, path: str, expected: Attributes, found: Attributes, keys: list[str]
+    ) -> str:
+        made = ddl.create(path, "", expected)
+        if made:
+            if not {"returns", "arguments"} & set(keys):
+                return made
+            lines = [
+                ddl.drop(path, "", found),
+                made,
+                *self._by_default(path),
+                self._owner(path, "", expected),
+                *self._of(path),
+            ]
+            return "\n".join(line for line in lines if line)
+        word = kind.split()[-1].upper()
+        options = {
+            "volatility": expected.get("volatility", "VOLATILE"),
+            "parallel": f"PARALLEL {expected.get('parallel', 'UNSAFE')}",
+            "strict": "STRICT" if expected.get("strict") else "CALLED ON NULL INPUT",
+            "security": f"SECURITY {expected.get('security', 'INVOKER')}",
+        }
+        lines = [f"ALTER {word} {label} {options[key]};" for key in keys if key in options]
+        if "set" in keys:
+            settings = expected.get("set", {})
+            lines.append(f"ALTER {word} {label} RESET ALL;")
+            lines += [f"ALTER {word} {label} SET {name} = {value};" for name, value in settings.items()]
+        return "\n".join(lines)
+
+    def _spelt(self, text: str) -> str:
+        name = quoted(self.found.schema)
+        database = quoted(self.found.server.database) if self.found.server else ""
+        text = re.sub(r"(SET search_path = [^;\n]*?|SCHEMA )\{schema\}", lambda match: match[1] + name, text)
+        return re.sub(r"\bDATABASE \{database\}", lambda _: f"DATABASE {database}", text)

@@ -1,0 +1,32 @@
+"""One JSON document, for programs of one's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from pgvigil.validate.report.model import KINDS, Finding, Report
+
+
+def render(report: Report, spec: str) -> str:
+    document = {
+        "valid": report.ok,
+        "exit_code": report.exit_code,
+        "counts": {kind: report.counts.get(kind, 0) for kind in KINDS},
+        "findings": [_plain(finding) for finding in report.findings],
+        "notes": [_plain(note) for note in report.notes],
+        "unchecked": [asdict(item) for item in report.unchecked],
+        "seen": report.seen,
+        "compared": report.compared,
+        "database": report.database,
+        "schema": report.schema,
+        "server_version": report.server_version,
+        "spec": spec,
+    }
+    return json.dumps(document, indent=2)
+
+
+def _plain(finding: Finding) -> dict[str, object]:
+    plain = asdict(finding)
+    del plain["steps"]  # the same as the fix
+    return plain

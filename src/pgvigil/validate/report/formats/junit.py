@@ -1,0 +1,54 @@
+"""JUnit XML as Jenkins, GitLab and their kin read it: a case for each sound kind of object, and for each object at fault."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree as ET
+
+from pgvigil.text import one_line, visible
+from pgvigil.validate.report.model import Report, subject
+
+# What XML 1.0 (production Char) cannot hold, not even escaped, and `visible` leaves as it is.
+_FORBIDDEN = re.compile("[\ufffe\uffff]")
+
+
+def render(report: Report, spec: str) -> str:
+    at_fault = {subject(finding.object) for finding in report.findings}
+    sound = {kind: count for kind, count in report.compared.items() if kind not in at_fault}
+    counts = {
+        "tests": str(len(sound) + len(report.findings) + len(report.unchecked)),
+        "failures": str(len(report.findings)),
+        "errors": str(len(report.unchecked)),
+    }
+    whole = ET.Element("testsuites", {"name": "pgvigil validate", **counts})
+    suite = ET.SubElement(whole, "testsuite", {"name": _held(spec), **counts, "skipped": "0", "time": "0"})
+    properties = ET.SubElement(suite, "properties")
+    for name in ("database", "schema", "server_version"):
+        ET.SubElement(properties, "property", name=name, value=_held(getattr(report, name)))
+    for kind, count in sound.items():
+        _case(suite, kind, kind).set("assertions", str(count))
+    for finding in report.findings:
+        case = _case(suite, subject(finding.object), f"{finding.object} {finding.kind}")
+        place = f"{spec}:{finding.line}\n" if finding.line else ""
+        fault = ET.SubElement(
+            case, "failure", type=finding.kind, message=_held(one_line(f"{finding.object}: {finding.kind}"))
+        )
+        fault.text = _held(place + "\n".join(f"{label}: {text}" for label, text in finding.facts))
+    for item in report.unchecked:
+        case = _case(suite, subject(item.objects), f"{item.objects} not compared")
+        ET.SubElement(case, "error", type="not compared", message=_held(one_line(item.objects))).text = _held(
+            item.reason
+        )
+    notes = [one_line(f"note: {note.object}: {note.kind}") for note in report.notes]
+    ET.SubElement(suite, "system-out").text = _held("\n".join([*notes, report.coverage, report.verdict]))
+    ET.indent(whole)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(whole, encoding="unicode")
+
+
+def _case(suite: ET.Element, kind: str, name: str) -> ET.Element:
+    return ET.SubElement(suite, "testcase", classname=f"pgvigil.validate.{kind}", name=_held(one_line(name)), time="0")
+
+
+def _held(text: str) -> str:
+    """Characters that XML cannot hold, and those that a reader would obey, are spelt out."""
+    return _FORBIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), visible(text))

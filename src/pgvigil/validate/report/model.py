@@ -1,0 +1,141 @@
+"""What a validation found. How it is told is the business of pgvigil.validate.report.formats."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pgvigil.validate.catalog.object_paths import kind_of
+
+Kind = Literal["missing", "different", "invalid", "disabled", "unexpected"]
+Severity = Literal["finding", "note"]
+MEANINGS: dict[Kind, str] = {
+    "missing": "The spec has it, the database has not",
+    "different": "It is there, and not as declared",
+    "invalid": "An index that is not valid or ready, a constraint that was not validated",
+    "disabled": "A trigger that does not fire",
+    "unexpected": "On a table of ours, and not in the spec",
+}
+KINDS: tuple[Kind, ...] = tuple(MEANINGS)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as declared.
+
+    `also` names what follows from it and is not listed by itself; `fix` is the SQL that repairs it, where one can be given;
+    `line` is that of the spec's entry it comes from, where there is one.
+    """
+
+    kind: Kind
+    object: str
+    expected: str = ""
+    found: str = ""
+    severity: Severity = "finding"
+    also: tuple[str, ...] = ()
+    fix: str = ""
+    line: int | None = None
+    steps: tuple[str, ...] = ()  # the repair in its parts, where it has several
+
+    @property
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """What is known besides kind and object, each under its label."""
+        for label, text in (
+            ("expected", self.expected),
+            ("found", self.found),
+            ("and so", ", ".join(self.also)),
+            ("fix", in_one_transaction(self.fix)),
+        ):
+            if text:
+                yield label, text
+
+
+def in_one_transaction(fix: str) -> str:
+    """Statements of which the first takes away what a later one makes again: all of them, or none."""
+    takes = any(line.startswith(("DROP ", "ALTER TABLE ")) and _TAKES.search(line) for line in fix.splitlines())
+    several = fix.count(";\n") > 0
+    return f"BEGIN;\n{fix}\nCOMMIT;" if takes and several and not outside_transactions(fix) else fix
+
+
+def outside_transactions(fix: str) -> bool:
+    """Whether a statement in it refuses to run in a transaction."""
+    return bool(_OUTSIDE.search(fix))
+
+
+_TAKES = re.compile(r"^DROP |\b(DROP|DETACH|DISABLE)\b")
+_OUTSIDE = re.compile(
+    r"^(CREATE (UNIQUE )?INDEX CONCURRENTLY|DROP INDEX CONCURRENTLY|REINDEX INDEX|ALTER SYSTEM|CALL) ", re.MULTILINE
+)
+
+
+REPLACED = "start-up of the application"  # what a note about these is told of
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """Something that could not be compared: a group of objects or one object, and why. Never taken for a pass."""
+
+    objects: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    spec: str
+    database: str
+    schema: str
+    server_version: str
+    findings: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+    seen: dict[str, int]  # objects in the catalog, by kind
+    compared: dict[str, int]  # objects of the spec, by kind
+    unchecked: tuple[Unchecked, ...] = ()
+    replaced: frozenset[str] = frozenset()  # objects of ours that the application is known to replace, and has
+
+    def tested(self, results: Iterable[Finding]) -> Report:
+        """With what a self-test found."""
+        results = list(results)
+        untried = tuple(result for result in results if result.kind == "different" and result.object == REPLACED)
+        return replace(
+            self, findings=(*self.findings, *(r for r in results if r not in untried)), notes=(*self.notes, *untried)
+        )
+
+    @property
+    def ok(self) -> bool:
+        """Everything was compared, and nothing was found."""
+        return not self.findings and not self.unchecked
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.findings else 3 if self.unchecked else 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        counted = Counter(finding.kind for finding in self.findings)
+        return {kind: counted[kind] for kind in KINDS if counted[kind]}
+
+    @property
+    def coverage(self) -> str:
+        return (
+            f"Coverage: {sum(self.seen.values())} objects seen / {sum(self.compared.values())} compared / "
+            f"{len(self.unchecked)} not compared / {len(self.notes)} notes"
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The report in one line."""
+        if self.ok:
+            return "VALID: no findings"
+        if not self.findings:
+            return "NOT PROVED: no findings, but not everything could be compared"
+        total = len(self.findings)
+        counts = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+        return f"INVALID: {total} finding{'s' * (total != 1)} ({counts})"
+
+
+def subject(path: str) -> str:
+    """The kind of object that a finding is about: an index, of `index sessions.idx` and of `comment on index sessions.idx`."""
+    return kind_of(path.removeprefix("comment on "))

@@ -1,0 +1,185 @@
+"""The verdict on a database: what there is, what there should be, and what is told of the difference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pgvigil.validate.catalog.identifiers import quoted
+from pgvigil.validate.catalog.object_paths import PLACEHOLDER, kind_of
+from pgvigil.validate.catalog.snapshot import PLAIN_TYPE, Answers, Connection, Snapshot, read_rows, snapshot
+from pgvigil.validate.diff import replaced, schema_access, settings
+from pgvigil.validate.diff.compare import LEDGER, Comparison
+from pgvigil.validate.diff.diff_builder import ABSENT, AttributeDiff, DiffBuilder
+from pgvigil.validate.diff.expected_state import ACTIVE_TIME, POLICIES, Rows
+from pgvigil.validate.report import describe
+from pgvigil.validate.report.model import Finding, Report, Unchecked
+from pgvigil.validate.report.source_lines import with_source_line
+from pgvigil.validate.spec.declaration import Declaration
+from pgvigil.validate.spec.path_patterns import covers
+
+if TYPE_CHECKING:
+    from pgvigil.validate.diff.reference import Reference
+    from pgvigil.validate.spec.document import Spec
+
+
+def validate(
+    conn: Connection,
+    spec: Spec | Declaration,
+    schema: str,
+    *,
+    before: str | None = None,
+    reference: Snapshot | Reference | None = None,
+    strict: bool = False,
+    early: Answers | None = None,
+) -> Report:
+    """Compare. Inside an open transaction its own changes are seen; either way the connection is left as it was.
+
+    `before` is the first migration still to come, if one is: what the spec declares as brought by it or by later ones
+    is not looked for. `reference` is what the project's DDL makes on this server, or its making. `strict` makes findings
+    of what an application has added to its own tables. `early` is what read_early() has read in the same transaction.
+    """
+    declaration = _declared(spec)
+    found = snapshot(conn, declaration.scope(schema), schema, early)
+    rows = _rows(conn, declaration, found)
+    made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
+    collector = DiffBuilder(declaration, found, strict)
+    Comparison(collector, made, rows).run()
+    if not declaration.complete and found.server:
+        hours = [float(row["active_hours"]) for row in rows.get(POLICIES, []) if row.get("active_hours")]
+        settings.compare(collector, found.server, conn, min(hours, default=1.0))
+        schema_access.compare(collector, schema, found.server.without_usage)
+    findings = collector.settled(conn)
+    known: frozenset[str] = frozenset()
+    if not (declaration.complete or strict):
+        findings, known = replaced.as_one_note(found, findings)
+    collector.unchecked += unchecked
+    if collector.unreadable:
+        collector.unchecked.append(_unreadable(conn, schema, collector.unreadable))
+    to_come = [
+        pattern
+        for revision, patterns in declaration.later
+        if before is not None and revision >= before
+        for pattern in patterns
+    ]
+    findings = [
+        replace(f, object=PLACEHOLDER.sub(lambda match: f"{match[1]} {quoted(schema)}", f.object))
+        for f in findings
+        if not any(covers(pattern, f.object) for pattern in to_come)
+    ]
+    findings = list(with_source_line(declaration, findings))
+    notes = [finding for finding in findings if finding.severity == "note"]
+    if before is None:
+        notes += [
+            Finding("missing", f"ignore rule {pattern}", "objects that it covers", ABSENT, "note")
+            for pattern, _, rare in declaration.ignore
+            if not rare and pattern not in collector.used_rules
+        ]
+    server = found.server
+    return Report(
+        declaration.name,
+        server.database if server else "",
+        schema,
+        server.version if server else "",
+        tuple(finding for finding in findings if finding.severity == "finding"),
+        tuple(notes),
+        dict(sorted(Counter(_seen_as(found, path) for path in found.objects).items())),
+        dict(sorted(collector.compared.items())),
+        tuple(collector.unchecked),
+        known,
+    )
+
+
+def _declared(spec: Spec | Declaration) -> Declaration:
+    if isinstance(spec, Declaration):
+        return spec
+    from pgvigil.validate.spec.expand import declare
+
+    return declare(spec)
+
+
+def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
+    """The rows that a spec needs: among them the one that says whether lists of values may be open."""
+    expected = set(declaration.rows)
+    if any(mark.unless_baselined for mark in declaration.marks.values()):
+        expected.add(LEDGER)
+    if ACTIVE_TIME in declaration.objects:
+        expected.add(POLICIES)
+    readable = [name for name in sorted(expected) if found.details.get(f"table {name}", {}).get("readable")]
+    columns: dict[str, list[str]] = {name: [] for name in readable}
+    for path, attributes in found.objects.items():
+        if (
+            (root := found.roots[path]) in columns
+            and kind_of(path) == "column"
+            and PLAIN_TYPE.fullmatch(attributes["type"])
+        ):
+            columns[root].append(path.removeprefix(f"column {root}."))
+    return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema)
+
+
+def _unreadable(conn: Connection, schema: str, tables: Collection[str]) -> Unchecked:
+    """Told once, with what to type."""
+    listed = ", ".join(sorted(tables))
+    role, is_reader, hidden = conn.execute(
+        """SELECT quote_ident(current_user),
+                  coalesce((SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = 'pgvigil_reader'), true),
+                  (SELECT bool_or(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE CASE WHEN n.nspname = %s THEN '' ELSE n.nspname || '.' END || c.relname = ANY (%s))""",
+        (schema, list(tables)),
+    ).fetchone() or ("", True, False)
+    if hidden:
+        return Unchecked(
+            f"rows of {listed}", f"row security hides rows from {role}: ask as a role that it does not bind"
+        )
+    give = f"GRANT SELECT ON {listed} TO {role};" if is_reader else f"GRANT pgvigil_reader TO {role};"
+    return Unchecked(f"rows of {listed}", f"{role} may not read them: {give}")
+
+
+def _seen_as(found: Snapshot, path: str) -> str:
+    return "partition" if "partition_of" in found.objects[path] else kind_of(path)
+
+
+def event_triggers(conn: Connection) -> str:
+    """A sentence that names those that act on what a migration makes, for when it fails. "" where there are none."""
+    rows = conn.execute(
+        """SELECT pg_catalog.quote_ident(t.evtname), t.evtfoid::pg_catalog.regproc::text, t.evtevent
+           FROM pg_catalog.pg_event_trigger t WHERE t.evtenabled OPERATOR(pg_catalog.<>) 'D'::"char" ORDER BY t.evtname"""
+    ).fetchall()
+    if not rows:
+        return ""
+    listed = ", ".join(f"{name} ({event}, {function})" for name, function, event in rows)
+    ways = " ".join(f"ALTER EVENT TRIGGER {name} DISABLE;" for name, *_ in rows)
+    return (
+        f"Event triggers of this database act on what is made and may have changed or refused it: {listed}. If that is so, have"
+        f" them leave pgvigil's objects alone, or as a superuser turn them off for the run ({ways}) and on again afterwards."
+    )
+
+
+def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[Finding]:
+    """What the migrations need of the application, before the first one: its tables, their base columns, the types."""
+    declaration = _declared(spec)
+    found = snapshot(conn, declaration.scope(schema), schema)
+    collector = DiffBuilder(declaration, found)
+    for path, attributes in declaration.objects.items():
+        root = declaration.roots[path]
+        if root not in declaration.application or kind_of(path) not in ("table", "column"):
+            continue
+        there = found.objects.get(path)
+        if kind_of(path) == "table":
+            if there is None and f"view {root}" in found.objects:
+                collector.differ(
+                    path, [AttributeDiff("table", describe.whole(f"view {root}", found.objects[f"view {root}"]))]
+                )
+            elif there is None:
+                collector.miss(path, "a table of the application", attributes, root)
+            elif there.get("kind") not in (None, "partitioned table"):
+                collector.differ(path, [AttributeDiff("table", there["kind"])])
+        elif f"table {root}" in found.objects:
+            if there is None and not declaration.marks[path].ours:
+                collector.miss(path, attributes["type"], attributes, root)
+            elif there is not None and there["type"] != attributes["type"]:
+                collector.differ(path, [AttributeDiff(attributes["type"], there["type"])])
+    return collector.settled(conn)

@@ -1,0 +1,1 @@
+"""Specs: reading them, writing them, and the objects they declare."""

@@ -1,0 +1,102 @@
+"""What has to be there, as a snapshot is: objects by path, with the attributes of a database that meets the spec.
+
+Kept apart from the reading of specs, which a verdict on a spec that was read before does without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+
+from pgvigil.validate.catalog.identifiers import unquoted
+from pgvigil.validate.catalog.snapshot import Attributes, Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partitions:
+    """A pattern, because partitions come and go: a name is its table's and a suffix with YYYY, MM, DD for its start."""
+
+    names: tuple[str, ...]  # suffixes of a partition's name, with YYYY, MM and DD for its start: `_pYYYYMM`
+    default: str = ""  # suffix of the default partition's name
+    present: bool = False  # there must be one for the present time
+    repair: str = ""  # SQL that makes what is missing; {table} stands for the table
+    line: int = 0
+
+    def __post_init__(self) -> None:
+        if wrong := [name for name in self.names if "YYYY" not in name]:
+            raise ValueError(f"{wrong[0]!r} does not say when the partition starts (YYYY, MM, DD)")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a spec written by hand says of an object besides its attributes."""
+
+    spoken_of: frozenset[str]  # attributes that are compared
+    ours: bool = True  # so that it must have a comment, and be as in the reference
+    optional: bool = False
+    unless_baselined: bool = False  # not required where the tables were there before
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """`roots` names the relation an object stands on. Without a mark all attributes of an object are compared."""
+
+    name: str
+    schemas: tuple[str, ...]
+    schema: str
+    complete: bool
+    major: int
+    roles: tuple[str, ...]
+    ignore: tuple[tuple[str, str, bool], ...]  # path pattern, reason, whether it mostly covers nothing
+    later: tuple[tuple[str, tuple[str, ...]], ...]
+    objects: dict[str, Attributes]
+    roots: dict[str, str]
+    marks: dict[str, Mark] = field(default_factory=dict)
+    application: frozenset[str] = frozenset()  # tables that are the application's
+    patterns: dict[str, Partitions] = field(default_factory=dict)
+    rows: dict[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
+    reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    bodies: dict[str, str] = field(default_factory=dict)  # that a function may have instead
+    lines: dict[str, int] = field(default_factory=dict)  # of the spec's file
+    everything: bool = False  # there are no other schemas
+    database: str = ""  # that it was dumped from
+    for_all: frozenset[str] = frozenset()  # functions that PUBLIC may call
+
+    def to_json(self) -> str:
+        plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        plain["application"], plain["for_all"] = sorted(self.application), sorted(self.for_all)
+        plain["marks"] = {
+            path: [sorted(mark.spoken_of), mark.ours, mark.optional, mark.unless_baselined]
+            for path, mark in self.marks.items()
+        }
+        plain["patterns"] = {name: dataclasses.asdict(pattern) for name, pattern in self.patterns.items()}
+        return json.dumps(plain, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Declaration:
+        plain = json.loads(text)
+        plain |= {key: frozenset(plain[key]) for key in ("application", "for_all")}
+        plain["marks"] = {path: Mark(frozenset(spoken), *rest) for path, (spoken, *rest) in plain["marks"].items()}
+        plain["patterns"] = {name: Partitions(**pattern) for name, pattern in plain["patterns"].items()}
+        return cls(**plain)
+
+    def scope(self, schema: str) -> Scope:
+        """What of a database with that application's schema is to be looked at."""
+        names = {path.partition(" ")[2] for path in self.objects if path.startswith(("table ", "view ", "sequence "))}
+        slices = [
+            f"^{re.escape(name)}{re.sub('[YMD]', '[0-9]', suffix)}$"
+            for name, pattern in self.patterns.items()
+            for suffix in [*pattern.names, pattern.default]
+        ]
+        return Scope(
+            tuple(schema if name == "{schema}" else unquoted(name) for name in self.schemas),
+            tuple(sorted(unquoted(name) for name in names if not name.startswith("of ") and "." not in name)),
+            tuple(slices),
+            tuple(self.patterns),
+            tuple(unquoted(path.partition(" ")[2]) for path in self.objects if path.startswith("extension ")),
+            self.roles,
+            self.everything,
+            frozenset() if self.complete else frozenset(self.objects),
+        )

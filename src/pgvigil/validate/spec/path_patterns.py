@@ -1,0 +1,82 @@
+"""Patterns of paths: kind, names, the rest, and the role of a right are matched each for itself.
+
+A text within a quoted name is part of that name: a trigger called `"table pgvigil.legacy_x"` is no table, and no rule for
+tables covers it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+from pgvigil.validate.catalog.identifiers import unquoted
+
+# Words that may stand between the first one of a path and the name of its object.
+_WORDS = frozenset(
+    """
+    on in of schema table view sequence column constraint index trigger function procedure aggregate window event type
+    policy rule statistics extension collation operator security grant revocation key cast opclass opfamily conversion
+    ts_config ts_dict ts_parser ts_template partition default
+    """.split()  # noqa: SIM905 - else twenty lines
+)
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_TOKEN = re.compile(r'(?:"(?:[^"]|"")*"|[^\s"])+')
+_NAME = re.compile(r'"(?:[^"]|"")*"|[^\s."(]+')
+_RIGHT = re.compile(r'\s(?:to|from) ("(?:[^"]|"")*"|\S+)$')
+
+
+@dataclass(frozen=True)
+class Path:
+    """`index sessions.idx` is ("index", ["sessions", "idx"]); what follows the name is the rest, and of a right its role."""
+
+    kind: str
+    names: tuple[str, ...]
+    rest: str
+    role: str | None
+
+
+@lru_cache(maxsize=4096)
+def parsed(path: str) -> Path:
+    role = None
+    if re.match(r"\S*(grant|revocation|\*)\S* ", path) and (right := _RIGHT.search(path)):
+        path, role = path[: right.start()], unquoted(right[1])
+    words: list[str] = []
+    at = 0
+    while token := _TOKEN.match(path, at):
+        follows = _TOKEN.match(path, token.end() + 1)
+        if follows is None or (words and token[0] not in _WORDS):
+            break
+        words.append(token[0])
+        at = follows.start()
+    names = []
+    while name := _NAME.match(path, at):
+        names.append(unquoted(name[0]))
+        at = name.end()
+        if path[at : at + 1] != ".":
+            break
+        at += 1
+    return Path(" ".join(words), tuple(names), path[at:], role)
+
+
+def covers(pattern: str, path: str) -> bool:
+    """Whether a rule is about the object. A last name that ends in `*` covers what stands on the object as well."""
+    expected, there = parsed(pattern), parsed(path)
+    if not expected.kind:  # without a kind: any object that has such a name, stands on one, or is of one
+        plain = _QUOTED.sub('""', there.rest)
+        return pattern == "*" or any(fnmatchcase(text, pattern) for text in (*there.names, plain))
+    if not (fnmatchcase(there.kind, expected.kind) and expected.names):
+        return False
+    open_end = expected.names[-1].endswith("*") and not expected.rest
+    if len(there.names) != len(expected.names) and not (open_end and len(there.names) > len(expected.names)):
+        return False
+    return (
+        all(fnmatchcase(name, part) for name, part in zip(there.names, expected.names, strict=False))
+        and (open_end or fnmatchcase(there.rest, expected.rest))
+        and ((open_end and expected.role is None) or _same(expected.role, there.role))
+    )
+
+
+def _same(expected: str | None, there: str | None) -> bool:
+    return expected == there if expected is None or there is None else fnmatchcase(there, expected)
