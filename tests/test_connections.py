@@ -78,9 +78,9 @@ COURSE = [
     (("sizes",), 0),
     (("sessions", "list"), 0),
     (("maintain", "run", "counters"), 0),
-    (("maintain", "run", "vacuum"), 0),
     (("maintain", "run", "reindex"), 0),
     (("maintain", "run-due"), 0),
+    (("maintain", "run", "vacuum"), 0),  # explain would ask for it
     (("maintain", "status"), 0),
     (("explain", "SELECT count(*) FROM sessions"), 0),
     (("profile", "SELECT count(*) FROM sessions", "--iterations", "2"), 0),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg
 import pytest
 from psycopg import errors
@@ -12,16 +15,27 @@ from security.conftest import Installation, is_superuser
 pytestmark = pytest.mark.in_full
 
 
-@pytest.fixture
-def as_reader(own: Database) -> psycopg.Connection:
-    own.execute("GRANT pgvigil_reader TO x_stranger")
-    return own.connect(user="x_stranger")
+@contextmanager
+def stranger_in(database: Database, role: str) -> Iterator[psycopg.Connection]:
+    """A connection of the stranger, for as long a member of a role: memberships are the server's, not the database's."""
+    database.execute(f"GRANT {role} TO x_stranger")
+    try:
+        with database.connect(user="x_stranger") as conn:
+            yield conn
+    finally:
+        database.execute(f"REVOKE {role} FROM x_stranger")
 
 
 @pytest.fixture
-def as_admin(own: Database) -> psycopg.Connection:
-    own.execute("GRANT pgvigil_admin TO x_stranger")
-    return own.connect(user="x_stranger")
+def as_reader(own: Database) -> Iterator[psycopg.Connection]:
+    with stranger_in(own, "pgvigil_reader") as conn:
+        yield conn
+
+
+@pytest.fixture
+def as_admin(own: Database) -> Iterator[psycopg.Connection]:
+    with stranger_in(own, "pgvigil_admin") as conn:
+        yield conn
 
 
 # ── Functions with their owner's rights serve nobody else's tables ────────────────────────────────────────────────────

@@ -43,7 +43,7 @@ def page(
             conditions.append(condition)
             values.append(value)
     if cursor is not None:
-        conditions.append("(started_at, id) OPERATOR(pg_catalog.<) (%s::timestamptz, %s)")
+        conditions.append("(started_at, id) OPERATOR(pg_catalog.<) (%s::pg_catalog.timestamptz, %s)")
         values += decoded(cursor)
     where = " AND ".join(conditions) or "true"
     return (
@@ -56,8 +56,8 @@ _COUNTS: Final = "".join(
     f" pg_catalog.count(*) FILTER (WHERE status {EQUALS} '{status}') AS {status}_count," for status in STATUSES
 )
 _RATE: Final = (
-    f"pg_catalog.round(100.0 OPERATOR(pg_catalog.*) pg_catalog.count(*) FILTER (WHERE status {EQUALS} 'success')::numeric"
-    " OPERATOR(pg_catalog./) CASE pg_catalog.count(*) WHEN 0 THEN NULL ELSE pg_catalog.count(*) END::numeric, 2)::double precision"
+    f"pg_catalog.round(100.0 OPERATOR(pg_catalog.*) pg_catalog.count(*) FILTER (WHERE status {EQUALS} 'success')::pg_catalog.numeric"
+    " OPERATOR(pg_catalog./) CASE pg_catalog.count(*) WHEN 0 THEN NULL ELSE pg_catalog.count(*) END::pg_catalog.numeric, 2)::pg_catalog.float8"
 )
 _RECENT: Final = (
     " AND started_at OPERATOR(pg_catalog.>=) (pg_catalog.now() OPERATOR(pg_catalog.-)"
@@ -69,11 +69,11 @@ def stats(user_id: str | None, days: int) -> Query:
     """Select one row: the last `days` times 24 hours of a user, or of all."""
     condition, values = _of_user(user_id)
     return (
-        "SELECT %s::integer AS period_days, pg_catalog.count(*) AS total_executions,"
+        "SELECT %s::pg_catalog.int4 AS period_days, pg_catalog.count(*) AS total_executions,"
         + _COUNTS
         + f" {_RATE} AS success_rate,"
         " pg_catalog.avg(execution_time) AS avg_execution_time, pg_catalog.max(execution_time) AS max_execution_time,"
-        f" COALESCE(pg_catalog.sum(total_rows), 0)::bigint AS total_rows_processed FROM {{}} WHERE {condition}{_RECENT}",
+        f" COALESCE(pg_catalog.sum(total_rows), 0)::pg_catalog.int8 AS total_rows_processed FROM {{}} WHERE {condition}{_RECENT}",
         [days, *values, days],
     )
 

@@ -144,7 +144,9 @@ class _Filter:
         self.conditions = list(known)
         self.values: list[Any] = list(known.values())
         if cursor is not None:
-            self.conditions.append("(s.last_activity_at, s.id) OPERATOR(pg_catalog.<) (%s::timestamptz, %s::uuid)")
+            self.conditions.append(
+                "(s.last_activity_at, s.id) OPERATOR(pg_catalog.<) (%s::pg_catalog.timestamptz, %s::pg_catalog.uuid)"
+            )
             self.values += _place(cursor)
 
 
