@@ -124,8 +124,9 @@ def test_status_and_health_say_what_waits(call: Run, migrated: Database) -> None
 def test_migrate_ends_with_the_commands_that_show_and_accept(call: Run, existing: Database) -> None:
     done = call("scripts/run-migration.sh", "--backup", "none", "--database-url", existing.url)
     assert done.returncode == 0, done.stderr
-    *_, next_, show, accept_all = done.stdout.splitlines()
-    assert next_ == "Next: 5 jobs wait until you have seen what they would do, and accepted it:"
+    lines = done.stdout.splitlines()
+    at = lines.index("Next: 5 jobs wait until you have seen what they would do, and accepted it:")
+    show, accept_all = lines[at + 1 : at + 3]
     assert show.startswith("  pgvigil maintain preview --database-url ")
     assert accept_all.startswith("  pgvigil maintain accept all --database-url ")
 

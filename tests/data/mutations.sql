@@ -1044,8 +1044,8 @@ ALTER FUNCTION pgvigil.log_session_change() SECURITY INVOKER;
 ALTER FUNCTION pgvigil.reactivate_session(uuid) SECURITY DEFINER;
 
 --- search_path of a function gone
----   different function pgvigil.guard_archived_session()
-ALTER FUNCTION pgvigil.guard_archived_session() RESET search_path;
+---   different function pgvigil.guard_legal_hold()
+ALTER FUNCTION pgvigil.guard_legal_hold() RESET search_path;
 
 --- search_path of a function changed
 ---   different function pgvigil.archive_deleted_session()
