@@ -21,7 +21,6 @@ PAGES = {
 NOT_YET = (
     "CHANGELOG.md",
     "docs/ci.md",
-    "docs/dba.md",
     "docs/health.md",
     "docs/maintenance.md",
     "docs/performance.md",
