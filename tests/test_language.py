@@ -22,7 +22,6 @@ NOT_YET = (
     "CHANGELOG.md",
     "docs/ci.md",
     "docs/health.md",
-    "docs/maintenance.md",
     "docs/performance.md",
     "docs/replication.md",
     "docs/security.md",
