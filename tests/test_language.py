@@ -21,7 +21,6 @@ PAGES = {
 NOT_YET = (
     "CHANGELOG.md",
     "docs/ci.md",
-    "docs/health.md",
     "docs/performance.md",
     "docs/replication.md",
     "docs/security.md",
