@@ -24,7 +24,6 @@ NOT_YET = (
     "docs/health.md",
     "docs/maintenance.md",
     "docs/performance.md",
-    "docs/replication.md",
     "docs/security.md",
 )
 
