@@ -24,7 +24,6 @@ NOT_YET = (
     "docs/health.md",
     "docs/maintenance.md",
     "docs/performance.md",
-    "docs/security.md",
 )
 
 # What to avoid, and what to write instead.
