@@ -23,7 +23,6 @@ NOT_YET = (
     "docs/dba.md",
     "docs/health.md",
     "docs/maintenance.md",
-    "docs/performance.md",
 )
 
 # What to avoid, and what to write instead.
