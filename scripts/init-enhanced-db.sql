@@ -5397,7 +5397,7 @@ SELECT r.application, r.reported_by, count(*) FILTER (WHERE r.alive) AS workers,
 FROM (SELECT m.application, m.reported_by, m.seen_at, m.counters, m.histograms, m.gauges, m.seen_at > clock_timestamp() - 3 * m.report_interval AS alive
       FROM pgvigil.session_monitors m
       UNION ALL
-      SELECT t.application, t.reported_by, t.last_seen_at, t.counters, t.histograms, '{}'::jsonb, false FROM pgvigil.session_monitor_totals t) r
+      SELECT t.application, t.reported_by, t.last_seen_at, t.counters, t.histograms, '{}'::jsonb, false AS alive FROM pgvigil.session_monitor_totals t) r
 GROUP BY r.application, r.reported_by;
 COMMENT ON VIEW pgvigil.session_monitor IS
     'What the workers of each application and login have counted, ended ones included; workers and gauges are of those seen within three of their intervals';
@@ -5430,7 +5430,7 @@ BEGIN
         GRANT DELETE ON pgvigil.session_monitor_totals TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, 'ed4055b02a97fb8ff41513fa2bf7f3ded16015cfeee1fe8f82403ac43c7013f8', '45eb2a21e4818f5c88af33e0cb75cdeb04b534759525b4f2f21a80073e6c7160', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, '547703389ed70482bb5f85c9d68000518f7ea5a0187c54fabf1c0f524e59d8c5', 'fb042d8b421deadf406983516d072a76a386f5531f4270a9c7b234b96d0a1694', 0, '0.1.0'); END $$;
 
 -- ---------- 017_web.sql -----------------------------------------------------------------------------------------
 -- What the web application reads at once: query executions by hour and day, engine and status, and counts that never fall, for Prometheus.

@@ -220,7 +220,7 @@ SELECT r.application, r.reported_by, count(*) FILTER (WHERE r.alive) AS workers,
 FROM (SELECT m.application, m.reported_by, m.seen_at, m.counters, m.histograms, m.gauges, m.seen_at > clock_timestamp() - 3 * m.report_interval AS alive
       FROM pgvigil.session_monitors m
       UNION ALL
-      SELECT t.application, t.reported_by, t.last_seen_at, t.counters, t.histograms, '{}'::jsonb, false FROM pgvigil.session_monitor_totals t) r
+      SELECT t.application, t.reported_by, t.last_seen_at, t.counters, t.histograms, '{}'::jsonb, false AS alive FROM pgvigil.session_monitor_totals t) r
 GROUP BY r.application, r.reported_by;
 COMMENT ON VIEW pgvigil.session_monitor IS
     'What the workers of each application and login have counted, ended ones included; workers and gauges are of those seen within three of their intervals';

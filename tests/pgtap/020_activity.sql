@@ -1,10 +1,10 @@
 -- What moves last_activity_at and updated_at, and what does not.
 BEGIN;
 SELECT plan(27);
-INSERT INTO sessions (session_key, agent_from, last_activity_at, updated_at)
-VALUES ('idle', 'x', now() - interval '5 hours', now() - interval '5 hours'),
-       ('busy', 'x', now() - interval '30 seconds', now() - interval '30 seconds'),
-       ('unseen', 'x', NULL, now() - interval '9 hours');
+INSERT INTO sessions (session_key, agent_from, last_activity_at, updated_at, created_at)
+VALUES ('idle', 'x', now() - interval '5 hours', now() - interval '5 hours', now() - interval '5 hours'),
+       ('busy', 'x', now() - interval '30 seconds', now() - interval '30 seconds', now() - interval '30 seconds'),
+       ('unseen', 'x', NULL, now(), now() - interval '9 hours');
 CREATE FUNCTION pg_temp.idle(key text) RETURNS interval LANGUAGE sql AS $$
     SELECT now() - last_activity_at FROM sessions WHERE session_key = key
 $$;
@@ -44,10 +44,10 @@ UPDATE sessions SET archived_at = now() WHERE session_key = 'idle';
 SELECT is(pg_temp.idle('idle'), interval '5 hours', 'archiving is not activity');
 
 SELECT is((SELECT round(hours_since_activity) FROM session_monitoring_view WHERE session_key = 'unseen'), 9::numeric,
-          'before the first activity under watch, updated_at tells how long a session has been idle');
+          'a NULL that an INSERT writes becomes created_at');
 UPDATE sessions SET is_dormant = true WHERE session_key = 'unseen';
 SELECT is((SELECT round(hours_since_activity) FROM session_monitoring_view WHERE session_key = 'unseen'), 9::numeric,
-          'and marking it dormant does not change that, though updated_at moves');
+          'marking the session dormant does not change that, though updated_at moves');
 UPDATE sessions SET last_activity_at = NULL WHERE session_key = 'unseen';
 UPDATE sessions SET updated_at = now() WHERE session_key = 'unseen';
 SELECT is(pg_temp.idle('unseen'), interval '0', 'a session without a time gets one by any activity');

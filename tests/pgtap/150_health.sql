@@ -7,7 +7,7 @@ CREATE ROLE t_writer IN ROLE pgvigil_writer;
 CREATE ROLE t_half;
 GRANT USAGE ON SCHEMA pgvigil TO t_half;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgvigil TO t_half;
-GRANT SELECT ON pgvigil.alert_thresholds TO t_half;
+GRANT SELECT ON pgvigil.alert_thresholds, pgvigil.migrations TO t_half;
 GRANT USAGE ON SCHEMA tap TO t_reader, t_admin, t_writer, t_half;
 UPDATE pgvigil.jobs SET since = now();
 
