@@ -94,7 +94,7 @@ def test_a_page_that_is_clean_is_struck_out_of_the_list(page: str) -> None:
 @pytest.mark.parametrize(
     "sentence",
     [
-        "`--repair` fixes it.",
+        "`--repair` mends it.",
         "The outcome is told.",
         "The plan is held against the page.",
         "The schedule stands in the database.",
