@@ -4153,7 +4153,7 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
     ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
-    ('default_partition_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
+    ('waiting_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
     ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table with 10,000 of them: VACUUM does not keep up'),
     ('transaction_id_age', 1000000000, 1500000000, 'transactions since the oldest unfrozen row: at 2,147,483,648 the server stops taking writes'),
     ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections that are taken: beyond 1 an application is refused'),
@@ -4517,7 +4517,7 @@ COMMENT ON FUNCTION pgvigil.check_replaced(boolean) IS
 
 -- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which tables are
 -- looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
-CREATE FUNCTION pgvigil.default_partition_rows() RETURNS TABLE (partition text, waiting bigint)
+CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parent text;
@@ -4531,7 +4531,7 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.default_partition_rows() IS 'How many rows each default partition has, counted up to 100,000';
+COMMENT ON FUNCTION pgvigil.waiting_rows() IS 'How many rows each default partition has, counted up to 100,000';
 
 CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -4556,9 +4556,9 @@ BEGIN
     FROM pgvigil.job_status s WHERE s.waits_for_consent;
     RETURN NEXT;
 
-    check_name := 'default_partition_rows';
+    check_name := 'waiting_rows';
     SELECT coalesce(sum(w.waiting), 0), string_agg(format('%s in %s', w.waiting, w.partition), ', ') INTO value, detail
-    FROM pgvigil.default_partition_rows() w WHERE w.waiting > 0;
+    FROM pgvigil.waiting_rows() w WHERE w.waiting > 0;
     fix := 'CALL pgvigil.run_job(''partitions'');';
     RETURN NEXT;
 END $$;
@@ -4640,7 +4640,7 @@ BEGIN
     LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, fix text) USING (check_name)
     LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,publications_by_partition,disabled_triggers}'::text[]),
                       ('check_replaced', '{replaced_objects,duplicate_events,views_past_row_security}'),
-                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,default_partition_rows}'),
+                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
                       ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
                       ('check_orphans', '{orphaned_messages}'), ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),
                       ('check_storage', '{database_integrity}')) w (function, names) ON t.check_name = ANY (w.names)
@@ -4762,7 +4762,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '33bc58250251c44a43a8c5b56f6e960d1eba271acd96cd39287fffe222955b79', 'f875c883230053f4b6691f016093fe21afe2732271930b1ddbe30e3a7ada48ab', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '199ec730c5be342646d262c44e356b7effbf162ab73438b79f47f0bfb4994a4c', '23a6c59c69e12bd1b4305c4d25a7cd46055dc2a187e0856badbc2f8ef4021f96', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -5082,7 +5082,7 @@ DECLARE
     app       text := quote_ident(pgvigil.application_schema());
     -- What shows how things are: reading, for readers and admins alike.
     looks     CONSTANT text := 'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), pgvigil.partitioned_table(text),
-        pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.default_partition_rows(), pgvigil.performance_window(interval),
+        pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.waiting_rows(), pgvigil.performance_window(interval),
         pgvigil.histogram_performance_logs(uuid, uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.current_counters(uuid), pgvigil.integrity_report(boolean),
         pgvigil.settings_report(), pgvigil.stored_settings(), pgvigil.watched_schemas(), pgvigil.fits_full_scan(regclass[]), pgvigil.check_objects(boolean), pgvigil.check_replaced(boolean), pgvigil.replaced_objects(),
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
@@ -5144,7 +5144,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'db0423e9d431c0d9b9a490b94d059704f3d5948b6ae18d0a8383f5e3fc339e56', 'd247e77f7d07c5c94229915fe5542812cd030d4b700f14e07f19eb2cc8cb96d8', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'e11e9ac076d11a1159e3e169db097fee6b30298bd5218e888297210ca2b1e201', '4dac42e5aad04f95ccecb738e819101e39956c80f428220e8244d5baca7f51d7', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction

@@ -188,7 +188,7 @@ FAULTS = [
         "rows without a partition",
         "INSERT INTO system_metrics (id, metric_name, metric_value, metric_type)"
         " SELECT gen_random_uuid(), 'm', n, 'gauge' FROM generate_series(1, 1100) n",
-        {"warning default_partition_rows"},
+        {"warning waiting_rows"},
         fixed=False,
     ),
     Fault(

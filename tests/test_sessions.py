@@ -640,7 +640,7 @@ CALLS = {
     "archive_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
     "lapse_consent_by_status": "DELETE FROM pgvigil.final_statuses",
     "refresh_active_time lapse_consent": "UPDATE pgvigil.retention_policies SET active_hours = 1",
-    "default_partition_rows": "SELECT * FROM pgvigil.default_partition_rows()",
+    "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
     "begin_job job_step report_job": "CALL pgvigil.run_job('counters')",
     "recount_session_counters": "SELECT * FROM pgvigil.recount_session_counters()",
     "backfill_session_counters_step": "SELECT pgvigil.backfill_session_counters_step('{}')",

@@ -39,7 +39,7 @@ INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VA
     ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
     ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
-    ('default_partition_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
+    ('waiting_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
     ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table with 10,000 of them: VACUUM does not keep up'),
     ('transaction_id_age', 1000000000, 1500000000, 'transactions since the oldest unfrozen row: at 2,147,483,648 the server stops taking writes'),
     ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections that are taken: beyond 1 an application is refused'),
@@ -403,7 +403,7 @@ COMMENT ON FUNCTION pgvigil.check_replaced(boolean) IS
 
 -- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which tables are
 -- looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
-CREATE FUNCTION pgvigil.default_partition_rows() RETURNS TABLE (partition text, waiting bigint)
+CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parent text;
@@ -417,7 +417,7 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.default_partition_rows() IS 'How many rows each default partition has, counted up to 100,000';
+COMMENT ON FUNCTION pgvigil.waiting_rows() IS 'How many rows each default partition has, counted up to 100,000';
 
 CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -442,9 +442,9 @@ BEGIN
     FROM pgvigil.job_status s WHERE s.waits_for_consent;
     RETURN NEXT;
 
-    check_name := 'default_partition_rows';
+    check_name := 'waiting_rows';
     SELECT coalesce(sum(w.waiting), 0), string_agg(format('%s in %s', w.waiting, w.partition), ', ') INTO value, detail
-    FROM pgvigil.default_partition_rows() w WHERE w.waiting > 0;
+    FROM pgvigil.waiting_rows() w WHERE w.waiting > 0;
     fix := 'CALL pgvigil.run_job(''partitions'');';
     RETURN NEXT;
 END $$;
@@ -526,7 +526,7 @@ BEGIN
     LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, fix text) USING (check_name)
     LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,publications_by_partition,disabled_triggers}'::text[]),
                       ('check_replaced', '{replaced_objects,duplicate_events,views_past_row_security}'),
-                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,default_partition_rows}'),
+                      ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
                       ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
                       ('check_orphans', '{orphaned_messages}'), ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),
                       ('check_storage', '{database_integrity}')) w (function, names) ON t.check_name = ANY (w.names)

@@ -6,7 +6,7 @@ DECLARE
     app       text := quote_ident(pgvigil.application_schema());
     -- What shows how things are: reading, for readers and admins alike.
     looks     CONSTANT text := 'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), pgvigil.partitioned_table(text),
-        pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.default_partition_rows(), pgvigil.performance_window(interval),
+        pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.waiting_rows(), pgvigil.performance_window(interval),
         pgvigil.histogram_performance_logs(uuid, uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.current_counters(uuid), pgvigil.integrity_report(boolean),
         pgvigil.settings_report(), pgvigil.stored_settings(), pgvigil.watched_schemas(), pgvigil.fits_full_scan(regclass[]), pgvigil.check_objects(boolean), pgvigil.check_replaced(boolean), pgvigil.replaced_objects(),
         pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
