@@ -127,9 +127,7 @@ def test_a_view_beside_a_table_of_ours_is_not_counted_by_waiting_rows(
             "sql_statements_default",
         ):
             as_admin.execute(f"CREATE TEMP VIEW {table} AS SELECT pg_temp.f() AS x WHERE pg_temp.f() = 1".encode())
-        assert as_admin.execute(
-            "SELECT count(*) FROM pgvigil.waiting_rows() WHERE waiting > 0"
-        ).fetchone() == (0,)
+        assert as_admin.execute("SELECT count(*) FROM pgvigil.waiting_rows() WHERE waiting > 0").fetchone() == (0,)
     assert not is_superuser(own)
 
 
