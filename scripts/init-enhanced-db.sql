@@ -2815,7 +2815,7 @@ CREATE TABLE pgvigil.operation_totals (
     histogram  numeric NOT NULL,
     since      timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls';
+COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls. After 1,000 operations new ones are counted as (others)';
 COMMENT ON COLUMN pgvigil.operation_totals.operation IS 'The operation';
 COMMENT ON COLUMN pgvigil.operation_totals.calls IS 'Rows counted';
 COMMENT ON COLUMN pgvigil.operation_totals.successful IS 'Those that succeeded';
@@ -2906,8 +2906,20 @@ BEGIN
             -- An hour at a time, so that a long table is rolled up in many transactions.
             more := pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour') < to_id;
             to_id := least(to_id, pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour'));
-            WITH minutes AS MATERIALIZED (
+            WITH counted AS MATERIALIZED (
                 SELECT * FROM pgvigil.histogram_performance_logs(from_id, to_id)
+            ), named AS (
+                -- An application that puts ids into its operations' names makes no rows without end: 1,000 names, the rest together.
+                SELECT o.operation, t.operation IS NOT NULL
+                                    OR row_number() OVER (PARTITION BY t.operation IS NULL ORDER BY o.calls DESC, o.operation)
+                                       + (SELECT count(*) FROM pgvigil.operation_totals) <= 1000 AS is_kept
+                FROM (SELECT c.operation, sum(c.calls) AS calls FROM counted c GROUP BY c.operation) o
+                LEFT JOIN pgvigil.operation_totals t ON t.operation = o.operation
+            ), minutes AS MATERIALIZED (
+                SELECT c.time_bucket, CASE WHEN n.is_kept THEN c.operation ELSE '(others)' END AS operation, sum(c.calls) AS calls,
+                       sum(c.successful) AS successful, sum(c.total_ms) AS total_ms, min(c.min_ms) AS min_ms, max(c.max_ms) AS max_ms,
+                       sum(c.histogram) AS histogram
+                FROM counted c JOIN named n ON n.operation = c.operation GROUP BY 1, 2
             ), rollups AS (
                 INSERT INTO pgvigil.performance_rollups AS r (bucket_width, time_bucket, operation, calls, successful, total_ms, min_ms, max_ms, histogram)
                 SELECT 'minute', m.* FROM minutes m WHERE m.time_bucket >= now() - interval '26 hours'
@@ -3136,7 +3148,7 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'd8c839af482a1568bf04c56334ab2db46e2830959ce9ab7e5628c2022fb1830a', '8f982ef4d7bfbfcf9e5d408d4a4b9883788faee5675c46d871980031df7c1270', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '7e851a2a625f4d4fb4f5087c02234fe2d3caea7643f1dd16958753fb12297382', '0e03e375096f87b19057cd6f5d65513a81f35eccf8b5fa9cd535f165836f4133', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.

@@ -130,6 +130,23 @@ def test_rolling_up_twice_counts_once(fresh: Database) -> None:
     assert fresh.execute(ROLLED_DIFFERENCE) == []
 
 
+def test_names_without_end_are_counted_together_after_a_thousand(fresh: Database) -> None:
+    many = """INSERT INTO performance_logs (id, operation, duration_ms, success, created_at)
+              SELECT overlay(pgvigil.uuid_v7_floor(now() - %s::interval)::text PLACING substr(gen_random_uuid()::text, 25) FROM 25)::uuid,
+                     %s || n, 1, true, now() - %s::interval FROM generate_series(1, %s) n"""
+    fresh.execute(many, ("5 hours", "first ", "5 hours", 600))
+    fresh.execute(many, ("3 hours", "second ", "3 hours", 900))
+    log(fresh, "often", "3 hours", "1 1 1")
+    log(fresh, "first 7", "1 hour")
+    log(fresh, "new", "1 hour")
+    roll_up_everything(fresh)
+    for table in ("performance_rollups WHERE bucket_width = 'hour'", "operation_totals"):
+        kept, calls = fresh.execute(f"SELECT count(DISTINCT operation), sum(calls) FROM pgvigil.{table}")[0]
+        assert (kept, calls) == (1001, 600 + 3 + 900 + 2)
+    totals = dict(fresh.execute("SELECT operation, calls FROM pgvigil.operation_totals"))
+    assert (totals["(others)"], totals["often"], totals["first 7"]) == (900 - 399 + 1, 3, 2)
+
+
 def test_rows_that_come_late_are_counted_where_they_belong(fresh: Database) -> None:
     log(fresh, "o", "3 hours", "1 2")
     run_job(fresh, "rollup")

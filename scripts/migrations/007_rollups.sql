@@ -110,7 +110,7 @@ CREATE TABLE pgvigil.operation_totals (
     histogram  numeric NOT NULL,
     since      timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls';
+COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls. After 1,000 operations new ones are counted as (others)';
 COMMENT ON COLUMN pgvigil.operation_totals.operation IS 'The operation';
 COMMENT ON COLUMN pgvigil.operation_totals.calls IS 'Rows counted';
 COMMENT ON COLUMN pgvigil.operation_totals.successful IS 'Those that succeeded';
@@ -201,8 +201,20 @@ BEGIN
             -- An hour at a time, so that a long table is rolled up in many transactions.
             more := pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour') < to_id;
             to_id := least(to_id, pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 hour'));
-            WITH minutes AS MATERIALIZED (
+            WITH counted AS MATERIALIZED (
                 SELECT * FROM pgvigil.histogram_performance_logs(from_id, to_id)
+            ), named AS (
+                -- An application that puts ids into its operations' names makes no rows without end: 1,000 names, the rest together.
+                SELECT o.operation, t.operation IS NOT NULL
+                                    OR row_number() OVER (PARTITION BY t.operation IS NULL ORDER BY o.calls DESC, o.operation)
+                                       + (SELECT count(*) FROM pgvigil.operation_totals) <= 1000 AS is_kept
+                FROM (SELECT c.operation, sum(c.calls) AS calls FROM counted c GROUP BY c.operation) o
+                LEFT JOIN pgvigil.operation_totals t ON t.operation = o.operation
+            ), minutes AS MATERIALIZED (
+                SELECT c.time_bucket, CASE WHEN n.is_kept THEN c.operation ELSE '(others)' END AS operation, sum(c.calls) AS calls,
+                       sum(c.successful) AS successful, sum(c.total_ms) AS total_ms, min(c.min_ms) AS min_ms, max(c.max_ms) AS max_ms,
+                       sum(c.histogram) AS histogram
+                FROM counted c JOIN named n ON n.operation = c.operation GROUP BY 1, 2
             ), rollups AS (
                 INSERT INTO pgvigil.performance_rollups AS r (bucket_width, time_bucket, operation, calls, successful, total_ms, min_ms, max_ms, histogram)
                 SELECT 'minute', m.* FROM minutes m WHERE m.time_bucket >= now() - interval '26 hours'
