@@ -133,8 +133,8 @@ def test_only_the_owner_can_enter_what_the_kept_server_writes(kept: PersistentSe
 
 
 def test_kept_server_can_be_started_by_several_processes_at_once_and_outlives_them(kept: PersistentServer) -> None:
-    code = "import sys; from pathlib import Path; from pgvigil.embedded import KeptServer\n"
-    code += "server = KeptServer(Path(sys.argv[1])); server.start()\n"
+    code = "import sys; from pathlib import Path; from pgvigil.embedded import PersistentServer\n"
+    code += "server = PersistentServer(Path(sys.argv[1])); server.start()\n"
     code += "print((server.data / 'postmaster.pid').read_text().split()[0])"
 
     starters = [in_other_process(code, kept.home) for _ in range(3)]

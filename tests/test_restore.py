@@ -416,7 +416,7 @@ from pathlib import Path
 from pgvigil import database
 from pgvigil.backup import restore
 from pgvigil.backup import swap
-from pgvigil.progress import Journal
+from pgvigil.progress import Reporter
 rename, calls = swap._rename, []
 def renames(*arguments):
     calls.append(arguments)
@@ -427,7 +427,7 @@ def renames(*arguments):
         {kill}
 swap._rename = renames
 target = database.parse_url(sys.argv[1], "--database-url")
-restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, tell=Journal())
+restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, log=Reporter())
 """
     died = subprocess.run(
         [sys.executable, "-c", program, existing.tcp_url, archive],

@@ -213,6 +213,7 @@ def test_each_lock_of_a_rehearsal_names_the_statement_of_a_migration_that_brough
     rehearsal = json.loads(capfd.readouterr().out)["rehearsal"]
     assert len(rehearsal["locks"]) > 3
     for lock in rehearsal["locks"]:
+        assert lock["statement"].count(":") >= 2, lock
         file, line, said = lock["statement"].split(":", 2)
         text = (PROJECT / "scripts/migrations" / file).read_text().split("\n", int(line) - 1)[-1]
         assert " ".join(text.split()).startswith(said.strip())

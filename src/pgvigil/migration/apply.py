@@ -221,7 +221,7 @@ def move(
 ) -> None:
     """Applies a group of files.groups(), or reverts to a revision ("base" for none of them), all of it or nothing.
     `before_commit` may still raise, and thereby roll back, inside the transaction; `before_lock` is called in it before the
-    application's tables are locked. With `try_on`, transactional migrations
+    application's tables are locked. With `preview_group`, transactional migrations
     that follow the group, it is called when those are in as well; they are taken back before the commit.
 
     Raises MigrationError by file and line, or psycopg's LockNotAvailable when a lock did not come free in time; in both

@@ -84,7 +84,12 @@ def _locks(
             key = lock["table"], lock["mode"]
             if lock["mode"] in _STOPS_WRITERS and lock["held_ms"] >= brought.get(key, (0.0, ""))[0]:
                 brought[key] = lock["held_ms"], f"{statement['file']}:{statement['line']}: {statement['statement']}"
-    held = {(names[oid], mode): (seconds * 1000, query) for (oid, mode), (seconds, query) in seen.items()}
+    # A step of a CALL commits before its locks can be asked for: it is known by its own words.
+    places = {" ".join(s["statement"].split()): f"{s['file']}:{s['line']}: {s['statement']}" for s in statements}
+    held = {
+        (names[oid], mode): (seconds * 1000, places.get(query.strip(), query))
+        for (oid, mode), (seconds, query) in seen.items()
+    }
     found = {key: value for key, value in brought.items() if key[0] in names.values()} | held
     return [Lock(*key, round(ms, 1), brought.get(key, (ms, said))[1]) for key, (ms, said) in found.items()]
 
