@@ -336,10 +336,10 @@ DEFECTS = [
     ("DROP FUNCTION pgvigil.actor() CASCADE", "function pgvigil.actor()"),
     ("ALTER FUNCTION pgvigil.actor() VOLATILE", "function pgvigil.actor() is stable"),
     ("ALTER FUNCTION pgvigil.actor() SECURITY DEFINER", "function pgvigil.actor() isnt definer"),
-    ("ALTER FUNCTION pgvigil.log_session_change() SECURITY INVOKER", "function pgvigil.log_session_change() is definer"),
+    ("ALTER FUNCTION pgvigil.guard_legal_hold() SECURITY INVOKER", "function pgvigil.guard_legal_hold() is definer"),
     ("ALTER FUNCTION pgvigil.actor() STRICT", "function pgvigil.actor() isnt strict"),
     ("ALTER FUNCTION pgvigil.actor() PARALLEL UNSAFE", "function pgvigil.actor() is parallel safe"),
-    ("ALTER FUNCTION pgvigil.log_session_change() RESET search_path", "settings of function pgvigil.log_session_change()"),
+    ("ALTER FUNCTION pgvigil.guard_legal_hold() RESET search_path", "settings of function pgvigil.guard_legal_hold()"),
     ("DELETE FROM pgvigil.partition_policies WHERE parent_table = 'system_metrics'", "table pgvigil.partition_policies has the row {'parent_table': 'system_metrics'}"),
 ]  # fmt: skip
 
