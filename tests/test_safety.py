@@ -406,6 +406,7 @@ def test_a_build_that_still_runs_is_waited_for_and_its_index_kept(existing: Data
     """The orphan here is no run of ours, so nothing ends it; it waits for a snapshot, as a killed build would."""
     build = "CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON sessions (last_activity_at)"
     assert cli.main(["migrate", "--backup", "none", "--to", "013", "--database-url", existing.url]) == 0
+    existing.execute("CALL pgvigil.settle_last_activity()")  # which comes before the builds
     with existing.connect(autocommit=False) as snapshot, existing.connect(application_name="orphan") as orphan:
         snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         snapshot.execute("SELECT count(*) FROM app_users")
