@@ -370,7 +370,7 @@ def test_event_trigger_that_refuses_a_statement_is_named(existing: Database, cal
 @pytest.mark.client_side
 def test_setting_in_the_server_s_configuration_that_switches_us_off_is_found(mortal: Mortal, call: Run) -> None:
     with (mortal.server.data / "postgresql.conf").open("a") as configuration:
-        configuration.write("\npgvigil.upkeep = 'on'\n")
+        configuration.write("\npgvigil.skip_activity = 'on'\n")
     with psycopg.connect(mortal.url, autocommit=True) as conn:
         conn.execute("SELECT pg_reload_conf()")
     found = verdict(call, mortal.url)["findings"]
