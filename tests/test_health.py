@@ -282,6 +282,23 @@ def test_a_fault_is_found_under_its_name_and_nothing_beside_it_and_mended(undone
         assert findings(undone, deep=True) == {}
 
 
+def test_a_report_of_another_state_of_pgvigil_is_said_to_be_one(fresh: Database, call: Run) -> None:
+    with fresh.connect() as conn:
+        conn.execute("SET ROLE pgvigil_owner")
+        conn.execute("DROP FUNCTION pgvigil.settings_report()")
+        conn.execute(
+            """CREATE FUNCTION pgvigil.settings_report() RETURNS TABLE (setting text, mend text)
+               LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT 'x', 'y' $$"""
+        )
+        conn.execute("RESET ROLE; CREATE ROLE h_reader LOGIN IN ROLE pgvigil_reader")
+        conn.execute("GRANT EXECUTE ON FUNCTION pgvigil.settings_report() TO pgvigil_reader")
+    try:
+        done = call("pgvigil", "health", "--database-url", fresh.url.replace("postgres@", "h_reader@"))
+        assert (done.returncode, "another state of pgvigil" in done.stderr) == (4, True), done.stderr
+    finally:
+        fresh.execute("DROP ROLE h_reader")
+
+
 def test_dead_rows_that_nobody_removes_are_found(fresh: Database) -> None:
     fresh.execute("ALTER TABLE pgvigil.tolerated_values SET (autovacuum_enabled = off)")
     fresh.execute("INSERT INTO pgvigil.tolerated_values SELECT n, '', '', 0 FROM generate_series(1, 20000) n")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg import errors
-from psycopg.rows import class_row
+from psycopg.rows import tuple_row
 
 from pgvigil import database
 from pgvigil.database import Target
@@ -134,8 +134,15 @@ def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool =
 
 
 def _rows(conn: psycopg.Connection, kind: type[Any], query: str) -> list[Any]:
-    with conn.cursor(row_factory=class_row(kind)) as cursor:
-        return cursor.execute(query.encode()).fetchall()
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(query.encode()).fetchall()
+        columns = [column.name for column in cursor.description or ()]
+    if not set(columns) <= {field.name for field in fields(kind)}:
+        raise PreconditionError(
+            f"this database was migrated by another state of pgvigil: its report has the columns {', '.join(columns)}",
+            "See pgvigil status: it compares the files with those that this database was migrated with.",
+        )
+    return [kind(**dict(zip(columns, row, strict=True))) for row in rows]
 
 
 def _progress(log: Reporter, notice: str) -> None:
