@@ -19,7 +19,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="where the dashboard listens; a loopback address, because nobody logs in (default %(default)s)",
     )  # fmt: skip
     command.add_argument(
-        "--sessions", type=int, default=3000, metavar="N", help="made-up sessions, about that many (default %(default)s)"
+        "--sessions",
+        type=int,
+        default=3000,
+        metavar="N",
+        help="made-up sessions, about that many (default %(default)s)",
     )
     command.add_argument("--no-load", action="store_true", help="let no made-up application work meanwhile")
     command.add_argument("--read-only", action="store_true", help="show the dashboard without its actions")
@@ -57,12 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
             url = server.dsn(_DATABASE)
             target = database.parse_url(url, "demo")
             log("building the schema")
-            setup.setup(target, Options(), 0, log.indented())
+            setup.setup(target, Options(None, None, 10, 60), 0, log.indented())
             log("inserting made-up rows")
             demo_rows.insert(url, arguments.sessions)
-        print(
-            f"PostgreSQL of the demo: {url}\nEverything in it is made up, and is gone after Ctrl-C.", file=sys.stderr
-        )
+        print(f"PostgreSQL of the demo: {url}\nEverything in it is made up, and is gone after Ctrl-C.", file=sys.stderr)
         load = None
         if not arguments.no_load:
             from pgvigil.commands.common.demo_load import Load

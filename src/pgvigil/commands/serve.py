@@ -126,7 +126,7 @@ def address(text: str) -> tuple[str, int]:
 
 def is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ipaddress(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 

@@ -69,7 +69,7 @@ def router(app: FastAPI) -> APIRouter:
         return router.post(path, response_model=None, responses=_REFUSED, summary=summary, openapi_extra=_body(body))
 
     @action("/connections/{id}/kill", "End a connection, or its statement", KillRequest.model_json_schema())  # type: ignore[untyped-decorator]
-    async def kill(request: Request, principal: admin, id: Id) -> Response:  # type: ignore[valid-type]
+    async def kill(request: Request, principal: admin, id: Id) -> Response:
         body = await bounded_body(request, 10_000)
         try:
             wanted = KillRequest.model_validate_json(body or b"{}")
@@ -94,7 +94,7 @@ def router(app: FastAPI) -> APIRouter:
 
     def change(path: str, function: str, done: str, nothing: str, summary: str) -> None:
         @action(f"/sessions/{{id}}/{path}", summary, _EMPTY)  # type: ignore[untyped-decorator]
-        async def act(principal: admin, id: Id) -> Response:  # type: ignore[valid-type]
+        async def act(principal: admin, id: Id) -> Response:
             def question(connection: Connection) -> bool:
                 _act_for(connection, principal)
                 try:
@@ -121,13 +121,13 @@ def router(app: FastAPI) -> APIRouter:
     running: set[Future[str]] = set()
 
     @action("/jobs/{job}/run", "Run a job now; 202: it goes on after two seconds", _EMPTY)  # type: ignore[untyped-decorator]
-    async def run_job(principal: admin, job: Job) -> Response:  # type: ignore[valid-type]
+    async def run_job(principal: admin, job: Job) -> Response:
         if len(running) >= _JOBS_AT_ONCE:
             raise Problem(409, "refused", "The job was not run", f"{_JOBS_AT_ONCE} jobs of this service are running.")
         target = await store.ask(lambda connection: _target_for(connection, store.target, principal))
         future = jobs.submit(_run_job, target, job)
         running.add(future)
-        future.add_done_callback(running.discard)
+        future.add_done_callback(lambda done: (running.discard(done), done.exception()))
         try:
             said = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), _ANSWER_WITHIN)
         except TimeoutError:
@@ -172,7 +172,7 @@ def _target_for(connection: Connection, target: Target, principal: Principal) ->
 
 def _run_job(target: Target, job: str) -> str:
     """Run a job as `pgvigil maintain run` does: it obeys consent. Raises Problem with the refusal in words."""
-    from pgvigil.maintenance import job_runner
+    from pgvigil.maintenance import client_jobs, job_runner
     from pgvigil.progress import Reporter
 
     try:
@@ -183,7 +183,7 @@ def _run_job(target: Target, job: str) -> str:
             raise Problem(
                 409, "refused", "The job was not run", f"It needs a client: run pgvigil maintain run {job} in a shell."
             )
-        return job_runner.run(target, job, job_runner.Options(), Reporter())
+        return job_runner.run(target, job, client_jobs.Options(), Reporter())
     except ConnectError as error:
         _log.warning("job %s was not run: %s", job, error.message)
         raise problems.database_away() from error

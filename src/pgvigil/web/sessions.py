@@ -110,7 +110,9 @@ class _Filter:
         expires_hours: Annotated[
             float | None, Query(gt=0, le=1_000_000, allow_inf_nan=False, description="Open, and expire within")
         ] = None,
-        order: Annotated[Literal["newest", "idle"], Query(description="Last active first, or longest idle first")] = "newest",
+        order: Annotated[
+            Literal["newest", "idle"], Query(description="Last active first, or longest idle first")
+        ] = "newest",
         cursor: Annotated[
             str | None,
             Query(
@@ -279,14 +281,14 @@ def _contents(router: APIRouter, store: Store, viewer: Any) -> None:
 
     @read("context", "Its last 50 entries of context, or those before one")  # type: ignore[untyped-decorator]
     async def context(
-        principal: viewer, id: Id, before: Annotated[int | None, Query(ge=-(2**31), le=2**31 - 1)] = None  # type: ignore[valid-type]
+        principal: viewer, id: Id, before: Annotated[int | None, Query(ge=-(2**31), le=2**31 - 1)] = None
     ) -> Response:  # fmt: skip
-        return await answer(_CONTEXT, (principal.role == "admin", id, before, before))  # type: ignore[attr-defined]
+        return await answer(_CONTEXT, (principal.role == "admin", id, before, before))
 
     @read("handoffs", "Its last 200 hand-off requests")  # type: ignore[untyped-decorator]
-    async def handoffs(_: viewer, id: Id) -> Response:  # type: ignore[valid-type]
+    async def handoffs(_: viewer, id: Id) -> Response:
         return await answer(_HANDOFFS, (id,))
 
     @read("operations", "Its last 200 operations")  # type: ignore[untyped-decorator]
-    async def operations(_: viewer, id: Id) -> Response:  # type: ignore[valid-type]
+    async def operations(_: viewer, id: Id) -> Response:
         return await answer(_CALLS, (id,))

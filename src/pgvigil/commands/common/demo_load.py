@@ -11,10 +11,10 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy.orm import Session, sessionmaker
 
-from pgvigil import ExecutionTracker, Recorder, initialize_performance_monitoring, instrument
+from pgvigil import ExecutionTracker, Recorder, Sampler, initialize_performance_monitoring, instrument
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
-from pgvigil.maintenance import job_runner
+from pgvigil.maintenance import client_jobs, job_runner
 from pgvigil.progress import Reporter
 
 _INSERT = sqlalchemy.text("""
@@ -36,17 +36,25 @@ class Load:
         self._recorder = self._resources.enter_context(Recorder(url, linger=0.5))
         self._tracker = ExecutionTracker(self._recorder)
         address = url.replace("postgresql://", "postgresql+psycopg://")
-        self._engine = sqlalchemy.create_engine(address, pool_size=4, max_overflow=2, connect_args={"application_name": "shop"})
+        self._engine = sqlalchemy.create_engine(
+            address, pool_size=4, max_overflow=2, connect_args={"application_name": "shop"}
+        )
         self._sessions: sessionmaker[Session] = sessionmaker(self._engine)
         self._reports = sqlalchemy.create_engine(address, connect_args={"application_name": "reports"})
         monitor = initialize_performance_monitoring(
             None, self._sessions, self._engine, recorder=self._recorder, application="shop", interval=5
         )
         self._resources.callback(monitor.close)
-        for engine in (self._engine, self._reports):
-            self._resources.callback(engine.dispose)
-            self._resources.callback(instrument(engine, self._recorder))
-        steps: list[tuple[Callable[[random.Random], Any], float]] = [(self._work, 0.4), (self._work, 0.7), (self._report, 5), (self._jobs, 20)]
+        self._resources.callback(self._engine.dispose)
+        self._resources.callback(instrument(self._engine, self._recorder))
+        # The reports are an application that nobody instruments: the sampler sees what they run.
+        self._resources.callback(Sampler(url, every=3).close)
+        steps: list[tuple[Callable[[random.Random], Any], float]] = [
+            (self._work, 0.4),
+            (self._work, 0.7),
+            (self._report, 5),
+            (self._jobs, 20),
+        ]
         self._threads = [
             threading.Thread(target=self._repeat, args=(step, pause, random.Random(number)), name=f"demo {number}", daemon=True)
             for number, (step, pause) in enumerate(steps)
@@ -92,4 +100,4 @@ class Load:
 
     def _jobs(self, _: random.Random) -> None:
         with suppress(PgvigilError):
-            job_runner.run_due(self._target, job_runner.Options(), Reporter())
+            job_runner.run_due(self._target, client_jobs.Options(), Reporter())
