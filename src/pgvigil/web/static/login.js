@@ -16,6 +16,7 @@ if (document.body.dataset.tokens === "yes") {
   const problem = element("p", { className: "problem" });
   problem.setAttribute("role", "alert");
   const form = element("form", { className: "card login" }, element("p", { className: "muted" }, "A token is made by: pgvigil token create NAME --role viewer --auth-token-file FILE"),
+    element("input", { type: "text", name: "username", autocomplete: "username", value: "token", hidden: true }), // for password managers
     element("label", { htmlFor: "token" }, "Token"), token, problem, element("div", { className: "buttons" }, element("button", { type: "submit", className: "primary" }, "Log in")));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
