@@ -34,6 +34,7 @@ JOBS = [
     "executions",
     "reap",
     "totals",
+    "anomalies",
     "health",
 ]
 

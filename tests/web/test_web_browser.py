@@ -25,9 +25,16 @@ from pgvigil.web import access, state
 
 pytestmark = pytest.mark.client_side
 BASE = "/admin/session-monitoring/dashboard/"
-FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-         " --disable-sync --disable-dev-shm-usage").split()  # fmt: skip
-PAGES = [*sorted(set(state.PAGES) - {"overview", "session", "operation"}), "", "operation?name=search", "session?id={id}"]
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+]  # fmt: skip
+PAGES = [
+    *sorted(set(state.PAGES) - {"overview", "session", "operation"}),
+    "",
+    "operation?name=search",
+    "session?id={id}",
+]
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 AXE = os.environ.get("AXE_JS", "")
@@ -68,7 +75,11 @@ def shop(templates: Templates, browser: Any) -> Iterator[Database]:  # noqa: ARG
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("tokens") / "tokens"
-    return {"file": file, "alice": access.new_token(file, "alice", "admin"), "vera": access.new_token(file, "vera", "viewer")}
+    return {
+        "file": file,
+        "alice": access.new_token(file, "alice", "admin"),
+        "vera": access.new_token(file, "vera", "viewer"),
+    }
 
 
 @contextmanager
@@ -77,7 +88,9 @@ def served(url: str, **options: Any) -> Iterator[str]:
     many = {"reads": "1000000/minute", "writes": "1000000/minute", "failures": "1000000/minute"}
     app = web.application(url, hosts=["127.0.0.1"], **{**many, **options})
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning", proxy_headers=False, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, lifespan="off", log_level="warning", proxy_headers=False, timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
@@ -101,7 +114,7 @@ class Visitor:
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
         self.url = url + BASE
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(15_000)
         self.said: list[str] = []
 
     def open(self, page: str = "") -> Any:
@@ -154,7 +167,9 @@ def poll(tab: Any) -> None:
 def session_id(shop: Database, key: str | None = None) -> str:
     """A session that has events, or the one of that key."""
     condition = "s.session_key = %s" if key else "s.status = 'active' AND s.is_dormant AND %s::text IS NULL"
-    [(found,)] = shop.execute(f"SELECT s.id::text FROM sessions s WHERE {condition} ORDER BY s.session_key LIMIT 1", (key,))
+    [(found,)] = shop.execute(
+        f"SELECT s.id::text FROM sessions s WHERE {condition} ORDER BY s.session_key LIMIT 1", (key,)
+    )
     return str(found)
 
 
@@ -207,8 +222,9 @@ def test_sessions_are_filtered_and_paged(visit: Visit, shop: Database) -> None:
         keys += tab.locator("tbody td:first-child").all_inner_texts()
         if not tab.locator("text=Next 50").count():
             break
+        before = tab.url
         tab.click("text=Next 50")
-        tab.wait_for_url(lambda url, seen=tab.url: url != seen)
+        tab.wait_for_url(lambda url, before=before: url != before)
     assert len(keys) == len(set(keys)) == many > 100
 
 
@@ -255,7 +271,7 @@ def test_an_execution_shows_its_query_and_its_neighbours(visit: Visit) -> None:
     tab.click("dialog a:has-text('its neighbours')")
     tab.wait_for_url("**conversation_id=**")
     tab.wait_for_selector(".list[data-loaded] tbody tr")
-    assert tab.locator("tbody tr").count() <= 6
+    assert 1 <= tab.locator(".list tbody tr").count() <= 6
 
 
 def test_a_viewer_is_told_what_is_hidden_and_has_no_actions(visit: Visit, shop: Database) -> None:
@@ -264,7 +280,7 @@ def test_a_viewer_is_told_what_is_hidden_and_has_no_actions(visit: Visit, shop: 
     assert not visitor.shown("jobs").locator("text=Run now").count()
     tab = visitor.shown(f"session?id={session_id(shop)}")
     tab.wait_for_selector(".trail li")
-    assert not tab.locator("text=Archive").count()
+    assert not tab.locator("main button:has-text('rchive')").count()
 
 
 def test_text_of_others_is_shown_as_text(visit: Visit, shop: Database) -> None:
@@ -327,7 +343,9 @@ def test_a_refusal_is_shown_in_words_and_recorded(visit: Visit, shop: Database) 
 
 
 def test_a_session_is_archived_and_reactivated_in_the_name_of_the_person(visit: Visit, shop: Database) -> None:
-    [(id,)] = shop.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('to archive', 'planner') RETURNING id::text")
+    [(id,)] = shop.execute(
+        "INSERT INTO sessions (session_key, agent_from) VALUES ('to archive', 'planner') RETURNING id::text"
+    )
     tab = visit().shown(f"session?id={id}")
     tab.click("main button:has-text('Archive')")
     tab.click("dialog button[type=submit]")
@@ -335,7 +353,9 @@ def test_a_session_is_archived_and_reactivated_in_the_name_of_the_person(visit: 
     tab.click("main button:has-text('Reactivate')")
     tab.click("dialog button[type=submit]")
     tab.wait_for_selector("text=to archive: reactivated.")
-    events = shop.execute(f"SELECT event_type, event_data->>'actor' FROM session_lifecycle WHERE session_id = '{id}' ORDER BY id")
+    events = shop.execute(
+        f"SELECT event_type, event_data->>'actor' FROM session_lifecycle WHERE session_id = '{id}' ORDER BY id"
+    )
     assert ("archived", "web:alice") in events
     assert ("reactivated", "web:alice") in events
 
@@ -406,7 +426,7 @@ def test_a_page_asks_every_five_seconds_and_a_hidden_one_does_not(visit: Visit) 
     tab.wait_for_timeout(100)
     assert (asked, tab.evaluate("window.waits.length")) == ([], 0)
     tab.evaluate("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
-    tab.wait_for_function("window.waits.length > 0")
+    tab.wait_for_function("() => window.waits.length > 0")
     assert ["state?page=alerts" in url for url in asked] == [True]
 
 
@@ -554,7 +574,9 @@ def other_site(page: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["form", "fetch"])
 def test_a_page_of_another_site_changes_nothing(visit: Visit, shop: Database, kind: str) -> None:
-    [(id,)] = shop.execute("INSERT INTO sessions (session_key, agent_from) VALUES (%s, 'planner') RETURNING id::text", (f"target {kind}",))
+    [(id,)] = shop.execute(
+        "INSERT INTO sessions (session_key, agent_from) VALUES (%s, 'planner') RETURNING id::text", (f"target {kind}",)
+    )
     visitor = visit()
     address = f"{visitor.url}api/sessions/{id}/archive"
     page = {
