@@ -4549,10 +4549,17 @@ CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text,
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'overdue_jobs';
-    SELECT count(*), string_agg(format('%s (last success: %s)', s.job, coalesce(s.last_success::text, 'never')), ', ' ORDER BY s.job),
-           'pgvigil maintain run-due' INTO value, detail, fix
-    FROM pgvigil.job_status s WHERE s.overdue HAVING count(*) > 0;
-    value := coalesce(value, 0);
+    SELECT count(*) FILTER (WHERE s.overdue),
+           concat_ws('; ', string_agg(format('%s (last success: %s)', s.job, s.last_success), ', ' ORDER BY s.job)
+                               FILTER (WHERE s.overdue AND s.last_success IS NOT NULL),
+                     'never succeeded, so not done yet: '
+                         || string_agg(format('%s (%s)', s.job, s.purpose), ', ' ORDER BY s.job) FILTER (WHERE s.overdue AND s.last_success IS NULL),
+                     CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'no job has ever run: no scheduler is set up' END),
+           CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'pgvigil maintain watch'
+                ELSE 'pgvigil maintain run-due' END
+    INTO value, detail, fix
+    FROM pgvigil.job_status s WHERE s.enabled;
+    detail := nullif(detail, '');
     RETURN NEXT;
 
     check_name := 'failed_jobs';
@@ -4774,7 +4781,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '199ec730c5be342646d262c44e356b7effbf162ab73438b79f47f0bfb4994a4c', '23a6c59c69e12bd1b4305c4d25a7cd46055dc2a187e0856badbc2f8ef4021f96', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, 'f267e89054e837bd08063611f30c3e1480ed4f111fe9b93ead9b88d130d63fa3', '72669d3f678537142dcb195ea1ff9411561783e25d97ec00da2496071b173317', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.

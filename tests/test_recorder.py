@@ -225,7 +225,7 @@ def test_bad_metric_is_refused_in_the_caller(
         ({"at": "yesterday"}, TypeError),
         ({"at": datetime(2020, 1, 1)}, ValueError),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),  # the same in each worker of pytest-xdist
 )
 def test_bad_details_are_refused_in_the_caller(
     make: Make, tmp_path: Path, options: Any, error: type[Exception]

@@ -423,10 +423,17 @@ CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text,
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'overdue_jobs';
-    SELECT count(*), string_agg(format('%s (last success: %s)', s.job, coalesce(s.last_success::text, 'never')), ', ' ORDER BY s.job),
-           'pgvigil maintain run-due' INTO value, detail, fix
-    FROM pgvigil.job_status s WHERE s.overdue HAVING count(*) > 0;
-    value := coalesce(value, 0);
+    SELECT count(*) FILTER (WHERE s.overdue),
+           concat_ws('; ', string_agg(format('%s (last success: %s)', s.job, s.last_success), ', ' ORDER BY s.job)
+                               FILTER (WHERE s.overdue AND s.last_success IS NOT NULL),
+                     'never succeeded, so not done yet: '
+                         || string_agg(format('%s (%s)', s.job, s.purpose), ', ' ORDER BY s.job) FILTER (WHERE s.overdue AND s.last_success IS NULL),
+                     CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'no job has ever run: no scheduler is set up' END),
+           CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'pgvigil maintain watch'
+                ELSE 'pgvigil maintain run-due' END
+    INTO value, detail, fix
+    FROM pgvigil.job_status s WHERE s.enabled;
+    detail := nullif(detail, '');
     RETURN NEXT;
 
     check_name := 'failed_jobs';
