@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -40,6 +41,10 @@ class State:
     @property
     def schema(self) -> str | None:
         return self.entries[0].schema_name if self.entries else None
+
+    @cached_property
+    def revisions(self) -> frozenset[str]:
+        return frozenset(entry.revision for entry in self.entries)
 
 
 def read(conn: psycopg.Connection) -> State:
