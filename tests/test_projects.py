@@ -119,6 +119,21 @@ def test_what_a_file_sets_holds_for_its_later_statements_also_when_it_goes_on(pr
     ]
 
 
+def test_a_role_that_a_file_sets_for_its_statements_writes_no_ledger(any_layout: Project) -> None:
+    role = f"of_file_{any_layout.database.name}"
+    any_layout.database.execute(f"CREATE ROLE {role}; GRANT CREATE, USAGE ON SCHEMA public TO {role}")
+    any_layout.write("1", f"SET ROLE {role}; CREATE TABLE a (n int);")
+    any_layout.write(
+        "2", f"SET ROLE {role}; CREATE TABLE b (n int); CREATE INDEX CONCURRENTLY i ON b (n);", transaction=False
+    )
+    try:
+        any_layout.migrated()
+        owners = any_layout.database.execute("SELECT tableowner FROM pg_tables WHERE tablename IN ('a', 'b')")
+        assert owners == [(role,), (role,)]
+    finally:
+        any_layout.database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 def test_a_file_that_was_edited_above_the_place_where_it_stopped_is_refused(project: Project) -> None:
     project.database.execute("CREATE TABLE t (a text); INSERT INTO t VALUES ('x'), ('x'); CREATE TABLE marks (n int)")
     failing = STEPS.replace("INDEX", "UNIQUE INDEX")
@@ -499,7 +514,7 @@ def test_a_project_may_stand_in_pyproject_toml_and_is_found_from_below(tmp_path:
 
 @pytest.mark.client_side
 def test_no_project_is_found_where_none_is(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no project of pgvigil"):
+    with pytest.raises(UsageError, match="is not a project of pgvigil"):
         config.find(tmp_path)
 
 

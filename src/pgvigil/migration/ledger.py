@@ -43,8 +43,12 @@ class State:
         return self.entries[0].schema_name if self.entries else None
 
     @cached_property
-    def revisions(self) -> frozenset[str]:
-        return frozenset(entry.revision for entry in self.entries)
+    def by_revision(self) -> dict[str, Entry]:
+        return {entry.revision: entry for entry in self.entries}
+
+    @property
+    def revisions(self) -> Collection[str]:
+        return self.by_revision.keys()
 
 
 def read(conn: psycopg.Connection) -> State:

@@ -114,6 +114,8 @@ class ProjectChain(Chain):
             one = by_version[entry.revision]
             if not entry.sha256_bytes:
                 found.append(f"{one.path} was run by {self.config.layout}: its checksum is recorded from now on")
+            elif entry.sha256_bytes == one.sha256_bytes:
+                continue
             elif entry.sha256_tokens != one.sha256_tokens and entry.revision not in accepted:
                 raise PreconditionError(
                     f"{one.path} was edited after it went into this database: SHA-256 of its SQL was "
@@ -123,7 +125,7 @@ class ProjectChain(Chain):
                 )
             elif entry.sha256_tokens != one.sha256_tokens:
                 found.append(f"{one.path} was edited after it went in; accepted, its new checksum is recorded")
-            elif entry.sha256_bytes != one.sha256_bytes:
+            else:
                 found.append(
                     f"{one.path} has other comments, white space or way back than when it went in; its SQL is the same"
                 )
@@ -145,7 +147,7 @@ class ProjectChain(Chain):
 
     def place_of(self, one: ProjectFile, state: ProjectState) -> str:
         """Return where a file is, in words."""
-        entry = next((entry for entry in state.entries if entry.revision == one.version), None)
+        entry = state.by_revision.get(one.version)
         if entry is None:
             if progress := state.progress.get(one.version):
                 return f"begun: {progress.steps} of {counted(len(one.statements), 'statement')} are in"

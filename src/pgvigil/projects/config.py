@@ -60,7 +60,7 @@ def find(directory: Path | None) -> Config:
         if (place / "db" / FILE).is_file() and place == start:
             return read(place / "db" / FILE)
     raise UsageError(
-        f"{start} is no project of pgvigil: neither it nor a directory above it has {FILE}, or [tool.pgvigil] in pyproject.toml",
+        f"{start} is not a project of pgvigil: neither it nor a directory above it has {FILE}, or [tool.pgvigil] in pyproject.toml",
         "Begin one: pgvigil init DIRECTORY",
     )
 

@@ -101,23 +101,27 @@ class Mover:
             if not runs_alone(statement) and self._as_a_step(conn, one, number, statement):
                 continue
             with conn.transaction():
-                self.ledger.step(conn, one, number, begun=True)
+                self._write_step(conn, one, number, begun=True)
             was_begun = progress.begun and number == progress.steps
             self._alone(conn, one, statement, was_begun)
             with conn.transaction():
-                self.ledger.step(conn, one, number + 1)
+                self._write_step(conn, one, number + 1)
         pin(conn, self.config)
         with conn.transaction():
             self.ledger.record(conn, one)
             before_commit()
+
+    def _write_step(self, conn: psycopg.Connection, one: ProjectFile, steps: int, *, begun: bool = False) -> None:
+        conn.execute("SET LOCAL ROLE TO DEFAULT")  # the file may have set another one, for its own statements
+        self.ledger.step(conn, one, steps, begun=begun)
 
     def _as_a_step(self, conn: psycopg.Connection, one: ProjectFile, number: int, statement: Statement) -> bool:
         """Run a statement with its step in one transaction. False where the server has refused to run it in one."""
         try:
             with conn.transaction():
                 _run(conn, one, statement)
-                self.ledger.step(conn, one, number + 1)
                 _check_constraints(conn, one, statement)
+                self._write_step(conn, one, number + 1)
         except MigrationError as error:
             if isinstance(error.__cause__, psycopg.Error) and error.__cause__.sqlstate in _NOT_IN_A_TRANSACTION:
                 return False
