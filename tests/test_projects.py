@@ -277,7 +277,8 @@ def test_an_edit_of_a_file_that_is_in_is_refused_and_one_of_a_comment_is_not(any
     any_layout.migrated()
 
 
-def test_a_file_below_one_that_is_in_is_refused_unless_the_project_allows_it(project: Project) -> None:
+def test_a_file_below_one_that_is_in_is_refused_unless_the_project_allows_it(any_layout: Project) -> None:
+    project = any_layout
     project.write("2", "CREATE TABLE b (n int);", "DROP TABLE b;")
     project.migrated()
     project.write("1", "CREATE TABLE a (n int);", "DROP TABLE a;")
@@ -287,6 +288,21 @@ def test_a_file_below_one_that_is_in_is_refused_unless_the_project_allows_it(pro
     project.configure(out_of_order=True)
     project.migrated()
     assert project.states() == ["in", "in"]
+    assert tool_s_ledger(project)[-1] == ("2",)
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("layout", ["plain", "dbmate"])
+def test_a_statement_that_no_transaction_can_have_is_refused_by_line_with_what_to_write(
+    tmp_path: Path, database: Database, call: Run, layout: str
+) -> None:
+    project = Project(tmp_path / "project", database, call, layout)
+    project.configure()
+    project.write("1", "CREATE TABLE t (a int);\nCREATE INDEX CONCURRENTLY i ON t (a);", "DROP TABLE t;")
+    done = project.migrate()
+    assert done.returncode == 2
+    assert {"plain": "1_x.sql:2: CREATE INDEX CONC", "dbmate": "1_x.sql:3: CREATE INDEX CONC"}[layout] in done.stderr
+    assert {"plain": "-- pgvigil: no-transaction", "dbmate": "transaction:false"}[layout] in done.stderr
 
 
 @pytest.mark.client_side
@@ -346,6 +362,24 @@ def test_what_something_else_has_changed_stops_the_run_or_is_told(any_layout: Pr
     assert "GRANT" not in done.stderr
     any_layout.configure(drift="tell")
     assert "by_hand" in any_layout.migrated()
+
+
+def test_what_pgvigil_s_own_migrations_have_brought_is_not_drift(tmp_path: Path, fresh: Database, call: Run) -> None:
+    project = Project(tmp_path / "project", fresh, call)
+    project.configure()
+    tables = [
+        f"CREATE TABLE {name} (id uuid);"
+        for name in ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
+    ]
+    project.write("1", "".join(tables).replace("TABLE", "TABLE IF NOT EXISTS") + "CREATE TABLE a (n int);")
+    project.migrated()
+    fresh.execute("CREATE TABLE by_hand (n int)")
+    project.write("2", "CREATE TABLE b (n int);")
+    done = project.migrate()
+    assert done.returncode == 4
+    assert "table by_hand: unexpected" in done.stderr
+    assert "session_lifecycle" not in done.stderr
+    assert "is_dormant" not in done.stderr
 
 
 def test_a_baseline_is_recorded_only_where_the_schema_is_what_the_files_make(any_layout: Project) -> None:

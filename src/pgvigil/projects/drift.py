@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from pgvigil import database, scratch_databases
+from pgvigil import database, project, scratch_databases
 from pgvigil.database import Target
 from pgvigil.errors import MigrationError, PgvigilError
 from pgvigil.progress import Reporter
@@ -80,9 +80,22 @@ def compare(
     except (psycopg.Error, MigrationError) as error:
         words = error.message if isinstance(error, PgvigilError) else " ".join(str(error).split())
         return None, f"the files that are in could not be built again: {words}"
-    rules = tuple((pattern, "", True) for pattern in (*_NOT_DRIFT, *ignored))
+    rules = tuple((pattern, "", True) for pattern in (*_NOT_DRIFT, *ignored, *_of_pgvigil(conn, config.schema)))
     declared = dataclasses.replace(made, ignore=rules, name="the files")
     return validate(conn, declared, config.schema), ""
+
+
+def _of_pgvigil(conn: psycopg.Connection, schema: str) -> list[str]:
+    """The patterns of what pgvigil's own migrations have brought into this schema, if they have."""
+    if not conn.execute(
+        "SELECT FROM pg_class WHERE oid = to_regclass('pgvigil.migrations') AND relkind = 'r'"
+    ).rowcount:
+        return []
+    if conn.execute("SELECT FROM pgvigil.migrations WHERE schema_name = %s LIMIT 1", (schema,)).rowcount == 0:
+        return []
+    own = load_declaration(project.SPEC)
+    brought = [path.replace("[", "[[]") for path, mark in own.marks.items() if mark.ours]
+    return [*brought, *(f"*table {table}_*" for table in own.patterns)]
 
 
 def told(report: Report) -> str:

@@ -60,11 +60,23 @@ class ProjectFile(Migration):
 
     @cached_property
     def statements(self) -> list[Statement]:
-        return _statements(self.path, self.up)
+        return self._of(self.path, self.up, self.in_transaction)
 
     @cached_property
     def down_statements(self) -> list[Statement]:
-        return _statements(self.down_path, self.down or "")
+        return self._of(self.down_path, self.down or "", self.down_in_transaction)
+
+    def _of(self, path: Path, text: str, in_transaction: bool) -> list[Statement]:
+        found = _statements(path, text)
+        for statement in found if in_transaction else ():
+            if runs_alone(statement):
+                way = "-- migrate:… transaction:false" if self.path == self.down_path else files.NO_TRANSACTION
+                raise UsageError(
+                    f"{path}:{statement.line}: {' '.join(token.text for token in statement.tokens[:3])} … in a file that is one transaction",
+                    f'Have it run in steps: "{way}"'
+                    + (" on the line of that section." if "…" in way else " on its first line."),
+                )
+        return found
 
     @property
     def revert_script(self) -> str:

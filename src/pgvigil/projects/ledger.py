@@ -112,7 +112,7 @@ class Ledger:
         """Return where the database stands. Raises PreconditionError for a dirty golang-migrate, or a ledger that is something else."""
         ours = self._ours(conn)
         finished = {version for version, row in ours.items() if row.finished}
-        there = finished if not self.tool_table else self._of_tool(conn, files)
+        there = finished if not self.tool_table else self._of_tool(conn, files, finished)
         entries = [
             Entry(one.version, row.name, self.config.schema, row.baselined, row.sha256_bytes, row.sha256_tokens)
             if (row := ours.get(one.version)) and row.finished
@@ -163,7 +163,7 @@ class Ledger:
             for version, name, raw, tokens, baselined, steps, of_steps, begun, finished in rows
         }
 
-    def _of_tool(self, conn: psycopg.Connection, files: Sequence[ProjectFile]) -> set[str]:
+    def _of_tool(self, conn: psycopg.Connection, files: Sequence[ProjectFile], finished: set[str]) -> set[str]:
         if not conn.execute("SELECT FROM pg_class WHERE oid = to_regclass(%s)", (self.tool_table,)).rowcount:
             return set()
         if self.config.layout == "dbmate":
@@ -177,7 +177,13 @@ class Ledger:
                 f"golang-migrate has left {self.tool_table} dirty at version {version}: a file of its failed half-way",
                 "See what of that file is in, undo or finish it, then: migrate force VERSION (the last version that is whole). Nothing was changed.",
             )
-        found = {one.version for one in files if int(one.version) <= version}
+        # The tool takes each file up to its version for run. One that came late, below a file that is recorded here, was not.
+        recorded = max((int(one) for one in finished), default=-1)
+        found = {
+            one.version
+            for one in files
+            if int(one.version) <= version and (one.version in finished or int(one.version) > recorded)
+        }
         if version not in {int(one.version) for one in files}:
             found.add(str(version))  # it has no file
         return found
@@ -224,7 +230,8 @@ class Ledger:
                 f"INSERT INTO {self.tool_table} (version) VALUES (%s) ON CONFLICT DO NOTHING".encode(), (one.version,)
             )
         elif self.config.layout == "golang-migrate":
-            self._set_version(conn, one.version)
+            there = conn.execute(f"SELECT max(version) FROM {self.tool_table}".encode()).fetchone()
+            self._set_version(conn, max(one.version, str(there[0] or 0) if there else "0", key=int))
 
     def step(self, conn: psycopg.Connection, one: ProjectFile, steps: int, *, begun: bool = False) -> None:
         """Write that so many statements of a file are in; `begun`: the next one, which commits by itself, begins."""
