@@ -264,11 +264,6 @@ def _statements(path: Path, text: str) -> list[Statement]:
                 f"{path}:{statement.line}: {' '.join(words[:2])} would end the run lock, or undo the settings of the run",
                 "Take it out; no database was asked.",
             )
-        if words[0] in ("SET", "RESET") and "LOCK_TIMEOUT" in words[1:4]:
-            raise UsageError(
-                f"{path}:{statement.line}: lock_timeout is the runner's: it bounds how long others wait",
-                "Take it out; no database was asked. --lock-budget says how long to try.",
-            )
     return found
 
 

@@ -94,7 +94,7 @@ class Mover:
         progress = self.ledger.read(conn, self.files).progress.get(one.version, Progress())
         require_unedited(one, progress)
         for statement in one.statements[: progress.steps]:
-            if statement.starts_with("SET") or statement.starts_with("RESET"):
+            if statement.starts_with("SET") or statement.starts_with("RESET") or "set_config" in statement.text.lower():
                 _run(conn, one, statement)  # what is set for the session went with the process
         for number, statement in enumerate(one.statements[progress.steps :], progress.steps):
             locks.require_run_lock(conn)
@@ -231,6 +231,10 @@ def require_unedited(one: ProjectFile, progress: Progress) -> None:
 def _run(conn: psycopg.Connection, one: ProjectFile, statement: Statement, *, down: bool = False) -> None:
     path = one.revert_path if down else one.path
     statements.run(conn, path, statement, statement.text, lambda text: conn.execute(text.encode()))
+    if (
+        "lock_timeout" in statement.text.lower()
+    ):  # as a dump of pg_dump has it: how long others may wait is not the file's to say
+        conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
 
 
 def _keep(build: Build, name: str, definition: str) -> bool:
