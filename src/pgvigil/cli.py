@@ -138,8 +138,11 @@ _NAMED = re.compile(
 )
 _SCRIPT = re.compile(r"(?<![\w/.-])scripts/((?:run-migration|setup-enhanced-db)\.sh)")
 _WITHOUT_DATABASE = (
+    "check",
+    "init",
     "init-sql",
     "metrics-files",
+    "new",
     "token",
     "server",
     "backup list",

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 # Printed by `pgvigil --help` and on docs/exit-codes.md.
 EXIT_CODES: Final = {
     0: "ok",
-    1: "findings (`validate`, `health`, `explain`), a job is overdue (`maintain status`), or alerts (`session-monitoring alerts`)",
+    1: "findings (`validate`, `health`, `explain`, `check`), a job is overdue (`maintain status`), or alerts (`session-monitoring alerts`)",
     2: "usage, a broken file (spec, migration, `.env`), or a statement that fails (`profile`, `explain`)",
     3: "no connection, the connection was lost, not everything could be compared, or no worker reports (`session-monitoring`)",
     4: "precondition failed: this command cannot work on this database as it is",

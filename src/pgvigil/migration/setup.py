@@ -40,7 +40,7 @@ def setup(target: Target, options: Options, wait: float, log: Reporter) -> Outco
                     "Bring it up to date with scripts/run-migration.sh, which takes a backup first.",
                 )
         log("validating")
-        report = runner.against_reference(conn, target, run.schema)
+        report = run.chain.verdict(conn, target, run.schema)
         if not applied:  # else all that is there was made by this run
             require_owner_or_consent(conn, run.schema, False)
         log("testing every trigger and view in a transaction that is rolled back")
@@ -50,9 +50,10 @@ def setup(target: Target, options: Options, wait: float, log: Reporter) -> Outco
                 " not tested (docs/from-the-enhanced-original.md)"
             )
         report = report.tested(self_test(conn, run.schema, report.replaced))
-        waiting = runner.waiting_jobs(conn)
+        waiting = run.chain.waiting_jobs(conn)
     runner.require_valid(
         report,
+        run.chain,
         "To see it again: " + project.command("validate", "--self-test", schema=run.schema, option=target.option),
     )
     return Outcome(
