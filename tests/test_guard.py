@@ -91,7 +91,18 @@ def test_a_backup_is_taken_and_verified_before_the_command_runs(guard: Run, orde
 
 def test_a_command_that_fails_ends_with_7_and_its_own_code_is_told(call: Run, orders: Database, tmp_path: Path) -> None:
     code = f"import os, psycopg; psycopg.connect(os.environ['DATABASE_URL'], autocommit=True).execute('{ADD}'); raise SystemExit(3)"
-    words = ["guard", "--database-url", orders.tcp_url, "--backup-dir", str(tmp_path), "--json", "--", sys.executable, "-c", code]
+    words = [
+        "guard",
+        "--database-url",
+        orders.tcp_url,
+        "--backup-dir",
+        str(tmp_path),
+        "--json",
+        "--",
+        sys.executable,
+        "-c",
+        code,
+    ]
     done = call("pgvigil", *words)
     told = json.loads(done.stdout)
     assert (done.returncode, told["exit_code"], told["command_exit_code"]) == (7, 7, 3)
@@ -126,7 +137,17 @@ def test_a_call_that_names_no_command_ends_with_2(call: Run, database: Database,
 
 
 def test_the_command_keeps_its_own_options_and_separators(call: Run, database: Database) -> None:
-    words = ["--", sys.executable, "-c", "import sys; print(sys.argv[1:])", "--rehearse", "--", "--json", "a b", "$HOME"]
+    words = [
+        "--",
+        sys.executable,
+        "-c",
+        "import sys; print(sys.argv[1:])",
+        "--rehearse",
+        "--",
+        "--json",
+        "a b",
+        "$HOME",
+    ]
     done = call("pgvigil", "guard", "--database-url", database.url, "--backup", "none", *words)
     assert "['--rehearse', '--', '--json', 'a b', '$HOME']" in done.stderr
     assert done.returncode == 0
@@ -149,7 +170,7 @@ def test_an_index_that_the_command_left_invalid_is_named(call: Run, orders: Data
     assert 'Index public."A b" is INVALID: DROP INDEX CONCURRENTLY public."A b";' in done.stderr
 
 
-def test_a_second_run_waits_and_names_the_first(guard: Run, orders: Database, call: Run) -> None:
+def test_a_second_run_waits_and_names_the_first(guard: Run, orders: Database) -> None:
     gate = orders.connect()
     gate.execute("SELECT pg_advisory_lock(1)")
     first: list[Any] = []
@@ -170,10 +191,16 @@ def test_a_second_run_waits_and_names_the_first(guard: Run, orders: Database, ca
 def test_the_command_is_given_the_guarded_database_and_nothing_of_another(
     call: Run, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("PGHOST", "elsewhere"), ("PGSERVICE", "other"), ("DATABASE_URL", "postgresql://elsewhere/other")):
+    for name, value in (
+        ("PGHOST", "elsewhere"),
+        ("PGSERVICE", "other"),
+        ("DATABASE_URL", "postgresql://elsewhere/other"),
+    ):
         monkeypatch.setenv(name, value)
     code = "import os, psycopg; print('in', psycopg.connect('').info.dbname, psycopg.connect(os.environ['DATABASE_URL']).info.dbname)"
-    done = call("pgvigil", "guard", "--database-url", database.tcp_url, "--backup", "none", "--", sys.executable, "-c", code)
+    done = call(
+        "pgvigil", "guard", "--database-url", database.tcp_url, "--backup", "none", "--", sys.executable, "-c", code
+    )
     assert f"in {database.name} {database.name}" in done.stderr
 
 
@@ -181,7 +208,9 @@ def test_the_command_is_given_the_guarded_database_and_nothing_of_another(
 
 
 @pytest.mark.parametrize("road", ["tcp_url", "url"])
-def test_a_statement_of_the_command_that_waits_behind_a_reader_is_cancelled(guard: Run, orders: Database, road: str) -> None:
+def test_a_statement_of_the_command_that_waits_behind_a_reader_is_cancelled(
+    guard: Run, orders: Database, road: str
+) -> None:
     with reader(orders) as conn:
         holder = conn.info.backend_pid
         done = guard(getattr(orders, road), "--json", tool=[ADD])
@@ -198,7 +227,9 @@ def test_a_statement_of_the_command_that_waits_behind_a_reader_is_cancelled(guar
 def test_with_retry_the_command_is_run_again_until_it_comes_through(guard: Run, orders: Database) -> None:
     with reader(orders) as conn:
         done: list[Any] = []
-        thread = threading.Thread(target=lambda: done.append(guard(orders, "--retry", "--json", "--max-wait-ms", "50", tool=[ADD])))
+        thread = threading.Thread(
+            target=lambda: done.append(guard(orders, "--retry", "--json", "--max-wait-ms", "50", tool=[ADD]))
+        )
         thread.start()
         waiting = "SELECT pid FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
         wait_until(lambda: orders.execute(waiting))
@@ -232,9 +263,15 @@ def test_a_bystander_who_waits_is_left_alone(guard: Run, orders: Database) -> No
         done: list[Any] = []
         command = threading.Thread(target=lambda: done.append(guard(orders, "--json", tool=[wait, "COMMIT", ADD])))
         command.start()
-        wait_until(lambda: orders.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"))
+        wait_until(
+            lambda: orders.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted")
+        )
         bystander.start()
-        wait_until(lambda: orders.execute("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%bystander%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"))
+        wait_until(
+            lambda: orders.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%bystander%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
+            )
+        )
         gate.close()
         command.join()
         conn.rollback()
@@ -250,7 +287,9 @@ def test_a_wait_that_stops_nobody_is_left_alone(guard: Run, orders: Database) ->
         conn.execute("UPDATE orders SET state = 'held' WHERE id = 1")
         done: list[Any] = []
         thread = threading.Thread(
-            target=lambda: done.append(guard(orders, "--max-wait-ms", "30", tool=["UPDATE orders SET state = 'mine' WHERE id = 1"]))
+            target=lambda: done.append(
+                guard(orders, "--max-wait-ms", "30", tool=["UPDATE orders SET state = 'mine' WHERE id = 1"])
+            )
         )
         thread.start()
         wait_until(lambda: orders.execute(
@@ -268,7 +307,9 @@ def test_a_wait_that_stops_others_is_cancelled_whatever_it_is_for(guard: Run, or
     with orders.connect(autocommit=False) as conn:
         conn.execute("UPDATE others SET id = 2")
         done: list[Any] = []
-        thread = threading.Thread(target=lambda: done.append(guard(orders, "--json", tool=[ADD, "UPDATE others SET id = 3"])))
+        thread = threading.Thread(
+            target=lambda: done.append(guard(orders, "--json", tool=[ADD, "UPDATE others SET id = 3"]))
+        )
         thread.start()
         wait_until(lambda: orders.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
         assert orders.execute("SELECT count(*) FROM orders") == [(100,)]
@@ -284,7 +325,19 @@ def test_a_concurrent_build_that_waits_for_a_snapshot_is_left_alone(call: Run, o
     with orders.connect(autocommit=False) as conn:
         conn.execute("INSERT INTO orders VALUES (1000)")
         done: list[Any] = []
-        words = ["guard", "--database-url", orders.url, "--backup", "none", "--max-wait-ms", "30", "--", sys.executable, "-c", code]
+        words = [
+            "guard",
+            "--database-url",
+            orders.url,
+            "--backup",
+            "none",
+            "--max-wait-ms",
+            "30",
+            "--",
+            sys.executable,
+            "-c",
+            code,
+        ]
         thread = threading.Thread(target=lambda: done.append(call("pgvigil", *words)))
         thread.start()
         wait_until(lambda: orders.execute(
@@ -357,7 +410,19 @@ def test_no_password_is_printed_or_in_arguments(call: Run, database: Database) -
         "print('postgresql://me:other%20secret@host/db');"
         "print('arguments', [p.read_bytes() for p in pathlib.Path('/proc').glob('[0-9]*/cmdline') if b'guard' in p.read_bytes() and b'pytest' not in p.read_bytes()])"
     )
-    done = call("pgvigil", "guard", "--json", "--database-url", database.tcp_url, "--backup", "none", "--", sys.executable, "-c", code)
+    done = call(
+        "pgvigil",
+        "guard",
+        "--json",
+        "--database-url",
+        database.tcp_url,
+        "--backup",
+        "none",
+        "--",
+        sys.executable,
+        "-c",
+        code,
+    )
     assert done.returncode == 0, done.stderr
     assert "the password is ***" in done.stderr
     assert password not in done.stderr + done.stdout
@@ -369,11 +434,25 @@ def test_no_password_is_printed_or_in_arguments(call: Run, database: Database) -
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_guard_that_is_killed_takes_the_command_with_it(orders: Database, tmp_path: Path, how: signal.Signals) -> None:
+def test_a_guard_that_is_killed_takes_the_command_with_it(
+    orders: Database, tmp_path: Path, how: signal.Signals
+) -> None:
     """Also its sessions: one that waits for a lock does not notice that its client is gone, and everybody waits behind it."""
     pids = tmp_path / "pids"
     script = f"echo $$ > {pids}; {sys.executable} -c \"$TOOL\" '{ADD}' & echo $! >> {pids}; wait"
-    words = [sys.executable, "-P", "-m", "pgvigil", "guard", "--database-url", orders.tcp_url, "--backup", "none", "--max-wait-ms", "60000"]
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pgvigil",
+        "guard",
+        "--database-url",
+        orders.tcp_url,
+        "--backup",
+        "none",
+        "--max-wait-ms",
+        "60000",
+    ]
     with reader(orders):
         guard = subprocess.Popen(
             [*words, "--", "sh", "-c", script], env=os.environ | {"PYTHONPATH": str(PROJECT / "src"), "TOOL": TOOL},
@@ -469,7 +548,9 @@ def test_a_command_that_goes_to_another_server_is_refused(
 
 
 @pytest.mark.parametrize("way", ["child", "thread", "non-blocking", "daemon"])
-def test_no_process_of_a_rehearsal_reaches_another_server(call: Run, orders: Database, pooler: Pooler, tmp_path: Path, way: str) -> None:
+def test_no_process_of_a_rehearsal_reaches_another_server(
+    call: Run, orders: Database, pooler: Pooler, tmp_path: Path, way: str
+) -> None:
     code = {
         "child": "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', T, S]))",
         "thread": "import threading, sys; sys.argv[1:] = [S]; t = threading.Thread(target=exec, args=(T, {})); t.start(); t.join()",
@@ -481,7 +562,17 @@ def test_no_process_of_a_rehearsal_reaches_another_server(call: Run, orders: Dat
     os.environ["TOOL_URL"] = pooler.url(orders)
     try:
         done = call(
-            "pgvigil", "guard", "--database-url", orders.tcp_url, "--backup-dir", str(tmp_path), "--rehearse", "--", sys.executable, "-c", code
+            "pgvigil",
+            "guard",
+            "--database-url",
+            orders.tcp_url,
+            "--backup-dir",
+            str(tmp_path),
+            "--rehearse",
+            "--",
+            sys.executable,
+            "-c",
+            code,
         )
     finally:
         del os.environ["TOOL_URL"]

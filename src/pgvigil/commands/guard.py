@@ -20,9 +20,13 @@ SUMMARY = "run any migration command under a run lock, after a verified backup, 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.usage = "pgvigil guard [options] -- COMMAND [ARGUMENT …]"
-    options.add_database(command, "the database that the command works on (environment: DATABASE_URL); it is given this address")
+    options.add_database(
+        command, "the database that the command works on (environment: DATABASE_URL); it is given this address"
+    )
     options.add_json(command, "print one JSON document on stdout instead of the report")
-    command.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments, after --")
+    command.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments, after --"
+    )
     command.add_argument(
         "--rehearse", action="store_true",
         help="first run the command on a scratch copy of the backup; it can reach nothing else then",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pgvigil import database, registry
-from pgvigil.commands.common import options, output
+from pgvigil.commands.common import output
 from pgvigil.errors import UsageError
 from pgvigil.text import trusted
 
@@ -21,10 +21,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("base schema (default: the earlier files of the same directory)")
     group.add_argument("--schema", type=Path, metavar="DUMP", help="load this dump first (pg_dump --schema-only)")
     group.add_argument(
-        "--database-url", metavar="URL", help="copy the schema of this database first, and its TimeZone; it is only read"
+        "--database-url",
+        metavar="URL",
+        help="copy the schema of this database first, and its TimeZone; it is only read",
     )
     group.add_argument(
-        "--since", type=Path, metavar="FILE", help="check only what follows this file; it and those before it are the base"
+        "--since",
+        type=Path,
+        metavar="FILE",
+        help="check only what follows this file; it and those before it are the base",
     )
     group.add_argument(
         "--timezone", metavar="NAME",
@@ -37,9 +42,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default="text",
         help="format of the report (default %(default)s)",
     )
-    group.add_argument("--locks", action="store_true", help="in text: also what each statement locks, rewrites and reads")
     group.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the report to this file, whole or not at all; the verdict to stderr"
+        "--locks", action="store_true", help="in text: also what each statement locks, rewrites and reads"
+    )
+    group.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the report to this file, whole or not at all; the verdict to stderr",
     )
 
 

@@ -139,7 +139,9 @@ def in_words(status: int) -> str:
     return f"was killed by {name} ({-status})"
 
 
-def environment_of(given: Mapping[str, str], url: str | None, parameters: Mapping[str, str], keywords: Mapping[str, str], token: str) -> dict[str, str]:
+def environment_of(
+    given: Mapping[str, str], url: str | None, parameters: Mapping[str, str], keywords: Mapping[str, str], token: str
+) -> dict[str, str]:
     """The command's environment: the user's own, naming the guarded database by DATABASE_URL and libpq's variables."""
     names = {name for name in os.environ if name.startswith("PGVIGIL_ARGUMENT_")}
     made = {name: value for name, value in given.items() if name not in names}

@@ -63,10 +63,14 @@ def _program() -> bytes:
         (_EQUAL, connect, notify, None), (_EQUAL, _IO_URING_SETUP, refuse, None),
     ]  # fmt: skip
     for number, flags in ((sendto, 3), (sendmsg, 2), (sendmmsg, 3)):
-        code += [(_EQUAL, number, None, f"not {number}"), (_LOAD, 16 + 8 * flags, None, None), (_ANY_BIT, _FAST_OPEN, refuse, allow)]
+        code += [
+            (_EQUAL, number, None, f"not {number}"),
+            (_LOAD, 16 + 8 * flags, None, None),
+            (_ANY_BIT, _FAST_OPEN, refuse, allow),
+        ]
         code += [(-1, 0, f"not {number}", None)]
     labels: dict[str, int] = {}
-    plain = []
+    plain: list[tuple[int, int, str | None, str | None]] = []
     for entry in code:
         if entry[0] == -1:
             labels[str(entry[2])] = len(plain)
@@ -150,7 +154,9 @@ def _connect(sock: socket.socket, address: bytes, rules: Rules) -> int:
             if not stream:  # names are looked up over UDP, and PostgreSQL does not speak it
                 return sock.connect_ex((host, port))
             if (host.removeprefix("::ffff:"), port) in rules.tcp:
-                return sock.connect_ex(("127.0.0.1" if family == socket.AF_INET else "::ffff:127.0.0.1", rules.proxy_port))
+                return sock.connect_ex(
+                    ("127.0.0.1" if family == socket.AF_INET else "::ffff:127.0.0.1", rules.proxy_port)
+                )
             rules.refused.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
             return errno.ECONNREFUSED
         if family in (socket.AF_NETLINK, socket.AF_UNSPEC) and not stream:

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-_SOCK_DIAG, _BY_FAMILY, _DUMP = 4, 20, 0x301  # netlink's family and message type; NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
+_SOCK_DIAG, _BY_FAMILY, _DUMP = (
+    4,
+    20,
+    0x301,
+)  # netlink's family and message type; NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _SHOW_NAME, _SHOW_PEER = 1, 4
 _NAME, _PEER = 0, 2
 _DONE, _ERROR = 3, 2

@@ -51,10 +51,8 @@ class Upstream:
             family, address = same.family, same.getpeername()
         given = {o.keyword: o.val.decode() for o in conn.pgconn.info if o.val is not None}
         tls = _context(given) if conn.pgconn.ssl_in_use else None
-        if family == socket.AF_UNIX:
-            address = f"{conn.info.host}/.s.PGSQL.{conn.info.port}"
-        else:
-            address = address[:2]
+        by_path = f"{conn.info.host}/.s.PGSQL.{conn.info.port}"
+        address = by_path if family == socket.AF_UNIX else address[:2]
         return cls(family, address, tls, conn.info.host)
 
     def open(self) -> socket.socket:
@@ -65,8 +63,7 @@ class Upstream:
             if self.tls is None:
                 return sock
             sock.sendall(struct.pack("!II", 8, _SSL))
-            if sock.recv(1) != b"S":
-                raise OSError("the server speaks no TLS any more")
+            sock.recv(1)  # S: it spoke TLS a moment ago; else the handshake fails
             return self.tls.wrap_socket(sock, server_hostname=self.name)
         except BaseException:
             sock.close()
@@ -104,7 +101,7 @@ class Proxy:
     insisted_on_tls: bool = False
 
     def __enter__(self) -> Self:
-        self._directory = tempfile.mkdtemp(prefix="pgvigil-", dir="/tmp")  # noqa: S108 - mode 0700, and a short path for the socket
+        self._directory = tempfile.mkdtemp(prefix="pgvigil-", dir="/tmp")
         self.path = f"{self._directory}/s"
         by_path = socket.socket(socket.AF_UNIX)
         by_path.bind(self.path)
@@ -152,9 +149,16 @@ class Proxy:
             given = dict(zip(words[0:-1:2], words[1::2], strict=False))
             user = given.get(b"user", b"").decode(errors="replace")
             database = given.get(b"database", b"").decode(errors="replace") or user
-            if database not in (self.real, self.copy) or given.get(b"replication", b"off") not in (b"off", b"false", b"no", b"0"):
+            if database not in (self.real, self.copy) or given.get(b"replication", b"off") not in (
+                b"off",
+                b"false",
+                b"no",
+                b"0",
+            ):
                 self.turned_away.append(database)
-                client.sendall(_fatal("3D000", f'a rehearsal reaches the copy of "{self.real}" only, not database "{database}"'))
+                client.sendall(
+                    _fatal("3D000", f'a rehearsal reaches the copy of "{self.real}" only, not database "{database}"')
+                )
                 return
             self.admit(user)
             self.sessions += 1
@@ -212,5 +216,8 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 def _fatal(state: str, message: str) -> bytes:
-    fields = b"".join(key + value.encode() + b"\0" for key, value in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", state), (b"M", f"pgvigil: {message}")))
+    fields = b"".join(
+        key + value.encode() + b"\0"
+        for key, value in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", state), (b"M", f"pgvigil: {message}"))
+    )
     return b"E" + struct.pack("!I", len(fields) + 5) + fields + b"\0"

@@ -121,7 +121,9 @@ def rehearse(
         (Lock(before[oid][0], mode, round(ms * 1000, 1), said) for (oid, mode), (ms, said) in trace.longest.items()),
         key=lambda lock: -lock.held_ms,
     )
-    return Rehearsed(locks, rewritten, round(time.monotonic() - clock, 2), proxy.sessions, list(dict.fromkeys(command.refused)))
+    return Rehearsed(
+        locks, rewritten, round(time.monotonic() - clock, 2), proxy.sessions, list(dict.fromkeys(command.refused))
+    )
 
 
 def _judge(
@@ -145,7 +147,11 @@ def _judge(
         )
     if not proxy.sessions:
         tried = f"it tried to reach {refused}" if refused else "it opened no connection"
-        tls = ", and insists on TLS, which a rehearsal does not speak to it (sslmode=prefer will do)" if proxy.insisted_on_tls else ""
+        tls = (
+            ", and insists on TLS, which a rehearsal does not speak to it (sslmode=prefer will do)"
+            if proxy.insisted_on_tls
+            else ""
+        )
         raise PreconditionError(
             f"in the rehearsal the command did not reach the copy of this database: {tried}{tls}",
             f"Name the database that it works on: --database-url. {untouched}",
@@ -199,7 +205,8 @@ def _copy_settings(conn: psycopg.Connection, look: psycopg.Connection, copy: str
             look.execute("SELECT set_config(%s, %s, true)", (name, value))
             look.execute(
                 sql.SQL("ALTER {} SET {} FROM CURRENT").format(
-                    whose or sql.SQL("DATABASE {}").format(sql.Identifier(copy)), sql.SQL(".").join(map(sql.Identifier, name.split(".")))
+                    whose or sql.SQL("DATABASE {}").format(sql.Identifier(copy)),
+                    sql.SQL(".").join(map(sql.Identifier, name.split("."))),
                 )
             )
 

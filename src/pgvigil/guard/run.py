@@ -28,7 +28,7 @@ from pgvigil.errors import InvalidSchemaError, MigrationError, PgvigilError, Pre
 from pgvigil.guard import rehearsal
 from pgvigil.guard.command import Command, environment_of, in_words
 from pgvigil.guard.sessions import Own, Route
-from pgvigil.guard.watch import Watch, moment, terminate
+from pgvigil.guard.watch import Watch, find, moment, terminate
 from pgvigil.migration import ledger, preflight
 from pgvigil.progress import Reporter
 from pgvigil.text import quoted
@@ -36,7 +36,9 @@ from pgvigil.validate import dump_spec, load_declaration, render, validate
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 _LONG_ENOUGH = 3.0  # seconds in which a session of the command's would have been seen
-_USER_SCHEMAS = "SELECT nspname::text FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1"
+_USER_SCHEMAS = (
+    "SELECT nspname::text FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1"
+)
 _INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid ORDER BY 1"
 
 
@@ -83,7 +85,9 @@ def guard(target: Target, options: Options, log: Reporter, outcome: Outcome) -> 
     """Runs the command; `outcome` says how far it came. Raises MigrationError when it failed, InvalidSchemaError when the spec is unmet."""
     clock = time.monotonic()
     if shutil.which(options.words[0], path=options.environment.get("PATH")) is None:
-        raise UsageError(f"there is no program {argv.shown(options.words[0])}", "Name the command as in a shell, after --.")
+        raise UsageError(
+            f"there is no program {argv.shown(options.words[0])}", "Name the command as in a shell, after --."
+        )
     declared = load_declaration(options.spec) if options.spec else None
     with database.connect(target, "guard") as conn:
         log(f"connected to {target}, PostgreSQL {conn.info.parameter_status('server_version')}")
@@ -117,7 +121,8 @@ def guard(target: Target, options: Options, log: Reporter, outcome: Outcome) -> 
                     outcome.seconds = time.monotonic() - clock
             if outcome.status:
                 raise MigrationError(
-                    f"the command {in_words(outcome.status)}" + (f", {outcome.cancelled} of its statements cancelled for waiting" if outcome.cancelled else ""),
+                    f"the command {in_words(outcome.status)}"
+                    + (f", {outcome.cancelled} of its statements cancelled for waiting" if outcome.cancelled else ""),
                     _after_failure(outcome, options),
                 )
             if declared is not None:
@@ -172,7 +177,11 @@ def _order(conn: psycopg.Connection, target: Target, options: Options) -> tuple[
     keywords = {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
     given = dict(options.environment)
     if target.parameters:  # these alone name the database: nothing is to be mixed in
-        given = {name: value for name, value in given.items() if name not in ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")}
+        given = {
+            name: value
+            for name, value in given.items()
+            if name not in ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+        }
     password = conn.info.password
     url = given.get("DATABASE_URL") if target.source == "DATABASE_URL" else options.url
     if url is None or "://" not in url:
@@ -203,7 +212,9 @@ def _rehearse(
 ) -> None:  # fmt: skip
     archive = outcome.archive
     if archive is None or archive.kind != "full" or archive.archive is None:
-        raise UsageError("a rehearsal needs a full backup to make its copy from", "Use --backup full. Nothing was changed.")
+        raise UsageError(
+            "a rehearsal needs a full backup to make its copy from", "Use --backup full. Nothing was changed."
+        )
     log("rehearsing on a scratch copy; the command can reach nothing else")
     with scratch_restore.scratch(conn, target, Path(archive.archive), "pgvigil_rehearsal", log.indented()) as there:
         done = rehearsal.rehearse(conn, there, order | {"since": moment(conn)}, start, log)
@@ -231,7 +242,10 @@ def _run(
     while True:
         outcome.tries += 1
         locks.require_run_lock(conn)
-        log(f"running {' '.join(quoted(argv.shown(word)) for word in options.words)}" + (f" (try {outcome.tries})" if outcome.tries > 1 else ""))
+        log(
+            f"running {' '.join(quoted(argv.shown(word)) for word in options.words)}"
+            + (f" (try {outcome.tries})" if outcome.tries > 1 else "")
+        )
         cancelled = _once(conn, target, route, order, start, options, outcome, log)
         outcome.cancelled += cancelled
         if not (outcome.status and cancelled and options.retry):
@@ -250,12 +264,16 @@ def _once(
     with start({**order, "since": since}) as command:
         own = Own(route, command.sockets, order["token"], options.application_name)
         try:
-            with Watch(lambda: database.connect(target, "guard (watch)"), own, since, options.max_wait_ms, log) as watch:
+            with Watch(
+                lambda: database.connect(target, "guard (watch)"), own, since, options.max_wait_ms, log
+            ) as watch:
                 outcome.status = command.wait(lambda: watch.busy)
         except BaseException:
             if not conn.closed:
                 with suppress(psycopg.Error):
-                    terminate(conn, own.seen)  # a server process that waits does not notice that its client is gone
+                    terminate(
+                        conn, own, [*own.seen, *find(conn, own, since)]
+                    )  # a server process that waits does not notice that its client is gone
             raise
     outcome.sessions += len(own.seen)
     log.document["command"] = {
@@ -316,7 +334,9 @@ def _changes(conn: psycopg.Connection, before: str) -> list[str] | None:
         declared = load_declaration(path)
     report = validate(conn, declared, declared.schema or "public")
     words = {"missing": "removed", "unexpected": "added", "invalid": "INVALID", "disabled": "disabled"}
-    return [f"{words.get(finding.kind, 'changed')} {finding.object}" for finding in report.findings] or ["something that has no name in a spec"]
+    return [f"{words.get(finding.kind, 'changed')} {finding.object}" for finding in report.findings] or [
+        "something that has no name in a spec"
+    ]
 
 
 def _names(conn: psycopg.Connection, query: str) -> list[str]:
@@ -324,19 +344,29 @@ def _names(conn: psycopg.Connection, query: str) -> list[str]:
 
 
 def _back(outcome: Outcome) -> str:
-    return f"To go back to the backup: {outcome.restore}" if outcome.restore else "There is no backup of this run to go back to."
+    return (
+        f"To go back to the backup: {outcome.restore}"
+        if outcome.restore
+        else "There is no backup of this run to go back to."
+    )
 
 
 def _after_failure(outcome: Outcome, options: Options) -> str:
     """What is there now, and what to do."""
     left = "Whether it left something in the schema could not be seen."
     if outcome.changes is not None:
-        left = f"It left in the schema: {'; '.join(outcome.changes[:10])}." if outcome.changes else "The schema is as it was before."
+        left = (
+            f"It left in the schema: {'; '.join(outcome.changes[:10])}."
+            if outcome.changes
+            else "The schema is as it was before."
+        )
     for index in outcome.invalid:
         left += f" Index {index} is INVALID: DROP INDEX CONCURRENTLY {index}; before it is run again."
     again = ""
     if outcome.cancelled:
-        again = " Run it again when the sessions named above are gone" + ("." if options.retry else ", or with --retry, if it can be run again after a failure.")
+        again = " Run it again when the sessions named above are gone" + (
+            "." if options.retry else ", or with --retry, if it can be run again after a failure."
+        )
     return f"{left}{again} {_back(outcome)}"
 
 

@@ -61,7 +61,9 @@ class Route:
             return cls(frozenset(), port, frozenset({f"{host}/.s.PGSQL.{conn.info.port}"}), True)
         local, local_port, remote = _ends(conn)
         direct = seen_port == local_port and _same(seen, local)
-        here = {f"{place}/.s.PGSQL.{port}" for place in _socket_directories(conn)} if _is_local(remote, local) else set()
+        here = (
+            {f"{place}/.s.PGSQL.{port}" for place in _socket_directories(conn)} if _is_local(remote, local) else set()
+        )
         return cls(frozenset({remote}), conn.info.port, frozenset(here), direct)
 
 
@@ -72,18 +74,21 @@ class Own:
         self._route = route
         self._look = look
         self._token = token
-        self._declared = declared
+        self.declared = declared
         self._answers: dict[Session, bool] = {}
         self.candidates = 0  # sessions of which nobody can say whose they are
         self._doubtful: dict[Session, int] = {}
 
     def __contains__(self, row: Row) -> bool:
-        carries = row.application == (self._declared or self._token)
+        carries = row.application == (self.declared or self._token)
+        if self.declared:  # a pooler gives the session to other clients, under their names
+            self._answers[row.session] = carries
+            return carries
         if row.session in self._answers and (self._answers[row.session] or not carries):
             return self._answers[row.session]
-        answer = carries if self._declared else self._is_own(row, self._look(), carries)
+        answer = self._is_own(row, self._look(), carries)
         self._answers[row.session] = answer
-        if not answer and self._declared is None and (row.port is None or row.port < 0 or not self._route.direct):
+        if not answer and (row.port is None or row.port < 0 or not self._route.direct):
             self.candidates += 1
         if carries and not answer:
             self._doubtful[row.session] = self._doubtful.get(row.session, 0) + 1

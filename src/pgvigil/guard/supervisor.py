@@ -27,7 +27,9 @@ GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 def main() -> None:
     """In a process of its own: its arguments name the descriptor of the socket."""
-    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what the command leaves behind becomes our child, not init's
+    ctypes.CDLL(None).prctl(
+        _SET_CHILD_SUBREAPER, 1, 0, 0, 0
+    )  # what the command leaves behind becomes our child, not init's
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # guard says when it is over
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[1])) as control:
@@ -53,7 +55,10 @@ class _Supervisor:
             return
         if rules := self._order.get("confine"):
             self._rules = confine.Rules(
-                frozenset((host, port) for host, port in rules["tcp"]), frozenset(rules["unix"]), rules["port"], rules["path"]
+                frozenset((host, port) for host, port in rules["tcp"]),
+                frozenset(rules["unix"]),
+                rules["port"],
+                rules["path"],
             )
         self._start()
         while not (self._done or self._gone):
@@ -149,7 +154,11 @@ class _Supervisor:
                         asked.add(pid)
                         with suppress(ProcessLookupError):
                             os.kill(pid, number)
-                if self._listener is not None and self._rules is not None and select.select([self._listener], [], [], 0)[0]:
+                if (
+                    self._listener is not None
+                    and self._rules is not None
+                    and select.select([self._listener], [], [], 0)[0]
+                ):
                     confine.answer(self._listener, self._rules)
                 self._reap()
                 time.sleep(0.02)
@@ -170,7 +179,7 @@ class _Supervisor:
             )  # fmt: skip
             sessions = watch.find(conn, own, self._order["since"])
         self._end_processes(GRACE)
-        if conn is not None:
+        if conn is not None and own is not None:
             with suppress(Exception):
-                watch.terminate(conn, sessions)
+                watch.terminate(conn, own, sessions)
             conn.close()

@@ -28,14 +28,16 @@ _QUEUES = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusi
 
 _SINCE: LiteralString = "(extract(epoch FROM a.backend_start) * 1000000)::bigint"
 _SESSIONS: LiteralString = (
-    "SELECT a.pid, " + _SINCE + """, pg_catalog.host(a.client_addr), a.client_port, a.application_name,
+    "SELECT a.pid, "
+    + _SINCE
+    + """, pg_catalog.host(a.client_addr), a.client_port, a.application_name,
            coalesce(a.state, '') <> 'idle' AND a.state IS NOT NULL, left(regexp_replace(a.query, '\\s+', ' ', 'g'), 120),
            w.locktype, w.mode, coalesce(w.relation::regclass::text, ''), w.waitstart::text,
            extract(epoch FROM clock_timestamp() - w.waitstart)::float * 1000
     FROM pg_catalog.pg_stat_activity a
     LEFT JOIN LATERAL (SELECT * FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND NOT l.granted LIMIT 1) w ON true
     WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
-      AND a.application_name !~ '^pgvigil ' AND a.backend_start >= to_timestamp(%s)"""
+      AND a.application_name !~ '^pgvigil ' AND (a.backend_start >= to_timestamp(%s) OR a.application_name = %s)"""
 )
 _BLOCKERS: LiteralString = """
     SELECT b.pid, coalesce(a.usename, '') AS user, coalesce(a.application_name, '') AS application, coalesce(a.state, '') AS state,
@@ -49,10 +51,14 @@ _BLOCKED: LiteralString = """
 _CANCEL: LiteralString = (
     """SELECT pg_catalog.pg_cancel_backend(a.pid) FROM pg_catalog.pg_stat_activity a
     JOIN pg_catalog.pg_locks l ON l.pid = a.pid AND NOT l.granted
-    WHERE a.pid = %s AND """ + _SINCE + """ = %s AND l.waitstart::text = %s"""
+    WHERE a.pid = %s AND """
+    + _SINCE
+    + """ = %s AND l.waitstart::text = %s AND (%s::text IS NULL OR a.application_name = %s)"""
 )
 _TERMINATE: LiteralString = (
-    "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.pid = %s AND " + _SINCE + " = %s"
+    "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.pid = %s AND "
+    + _SINCE
+    + " = %s AND (%s::text IS NULL OR a.application_name = %s)"
 )
 
 
@@ -114,7 +120,10 @@ class Watch:
                 if self._conn is None:
                     self._conn = self._connect()
                 self._look(self._conn)
-            except (psycopg.Error, PgvigilError):  # the server restarts, perhaps; the command's sessions are gone as well
+            except (
+                psycopg.Error,
+                PgvigilError,
+            ):  # the server restarts, perhaps; the command's sessions are gone as well
                 self.gap = True
                 if self._conn is not None:
                     self._conn.close()
@@ -123,7 +132,9 @@ class Watch:
 
     def _look(self, conn: psycopg.Connection) -> None:
         busy = False
-        for pid, since, address, port, application, at_work, query, *waits in conn.execute(_SESSIONS, (self._since,)):
+        for pid, since, address, port, application, at_work, query, *waits in conn.execute(
+            _SESSIONS, (self._since, self._own.declared)
+        ):
             row = Row(Session(pid, since), address, port, application or "")
             if row not in self._own:
                 continue
@@ -147,7 +158,9 @@ class Watch:
             return
         blockers = self._blockers(conn, session)
         try:
-            row = conn.execute(_CANCEL, (session.pid, session.since, wait.began)).fetchone()
+            row = conn.execute(
+                _CANCEL, (session.pid, session.since, wait.began, self._own.declared, self._own.declared)
+            ).fetchone()
         except psycopg.errors.InsufficientPrivilege as error:
             if not self.refused:
                 self.refused = error.diag.message_primary or "permission denied"
@@ -177,15 +190,16 @@ class Watch:
         return [Blocker(*row) for row in conn.execute(_BLOCKERS, (session.pid,)).fetchall()]
 
 
-def terminate(conn: psycopg.Connection, sessions: list[Session]) -> int:
-    """Ends sessions, each named by its process and its beginning; returns how many there still were."""
-    return sum(bool(conn.execute(_TERMINATE, (one.pid, one.since)).fetchall()) for one in sessions)
+def terminate(conn: psycopg.Connection, own: Own, sessions: list[Session]) -> None:
+    """Ends sessions of the command's, each named by its process and its beginning, and by the declared name if there is one."""
+    for one in sessions:
+        conn.execute(_TERMINATE, (one.pid, one.since, own.declared, own.declared))
 
 
 def find(conn: psycopg.Connection, own: Own, since: float) -> list[Session]:
     """The command's sessions that are there now."""
     found = []
-    for pid, begun, address, port, application, *_ in conn.execute(_SESSIONS, (since,)).fetchall():
+    for pid, begun, address, port, application, *_ in conn.execute(_SESSIONS, (since, own.declared)).fetchall():
         row = Row(Session(pid, begun), address, port, application or "")
         if row in own:
             found.append(row.session)
@@ -196,4 +210,3 @@ def moment(conn: psycopg.Connection) -> float:
     """The server's clock."""
     row = conn.execute("SELECT extract(epoch FROM clock_timestamp())::float").fetchone()
     return float(row[0]) if row else 0.0
-

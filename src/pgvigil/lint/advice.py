@@ -59,7 +59,10 @@ def _measured(statement: Statement, words: list[str], table: str) -> str:
     if words[0] in ("CLUSTER", "VACUUM"):
         return "pg_repack or pg_squeeze do the same while readers and writers go on"
     if words[:2] == ["ALTER", "DOMAIN"]:
-        return _steps(f"ALTER DOMAIN {target(statement)} ADD CONSTRAINT … CHECK (…) NOT VALID", f"ALTER DOMAIN {target(statement)} VALIDATE CONSTRAINT …")
+        return _steps(
+            f"ALTER DOMAIN {target(statement)} ADD CONSTRAINT … CHECK (…) NOT VALID",
+            f"ALTER DOMAIN {target(statement)} VALIDATE CONSTRAINT …",
+        )
     if words[:2] != ["ALTER", "TABLE"]:
         return "commit what holds the lock first: put this statement into a file of its own, after it"
     return _alter_table(statement, words, table)
@@ -101,7 +104,9 @@ def _alter_table(statement: Statement, words: list[str], table: str) -> str:
             f"ALTER TABLE {name} ADD CONSTRAINT {constraint} {what} USING INDEX {constraint}",
         )
     if "EXCLUDE" in words:
-        return "an exclusion constraint cannot be built beside running writers: do it at a quiet time, or in a new table"
+        return (
+            "an exclusion constraint cannot be built beside running writers: do it at a quiet time, or in a new table"
+        )
     if _adds_column(words):
         if "GENERATED" in words and "STORED" in words:
             return "add a plain column, fill it by a trigger and in batches; or compute it in a view (18: GENERATED … VIRTUAL)"
@@ -111,8 +116,12 @@ def _alter_table(statement: Statement, words: list[str], table: str) -> str:
             return "add the column without a default, then SET DEFAULT, then fill the old rows in batches"
         return "add the column bare, then each constraint in steps of its own (NOT VALID, then VALIDATE CONSTRAINT)"
     if "CHECK" in words or "REFERENCES" in words:
-        constraint = tokens[words.index("CONSTRAINT") + 1].text if "CONSTRAINT" in words else _default_name(tokens, words, name)
-        return _steps(f"{' '.join(statement.text.split())} NOT VALID", f"ALTER TABLE {name} VALIDATE CONSTRAINT {constraint}")
+        constraint = (
+            tokens[words.index("CONSTRAINT") + 1].text if "CONSTRAINT" in words else _default_name(tokens, words, name)
+        )
+        return _steps(
+            f"{' '.join(statement.text.split())} NOT VALID", f"ALTER TABLE {name} VALIDATE CONSTRAINT {constraint}"
+        )
     return f"do it at a quiet time: {table} cannot be used meanwhile; or build a new table beside it and swap the names"
 
 

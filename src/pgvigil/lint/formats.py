@@ -6,6 +6,7 @@ import json as json_module
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from pgvigil import __version__
@@ -42,7 +43,9 @@ def _text(report: Report, locks: bool, colour: bool) -> Iterator[str]:
         yield ""
         kind = "allowed: " if finding.allowed else "note: " if finding.severity == "note" else ""
         code = "36" if kind else "1;31"
-        yield paint(one_line(f"{finding.path}:{finding.line}: {kind}{finding.message}"), code) + one_line(f"  [{finding.rule}]")
+        yield paint(one_line(f"{finding.path}:{finding.line}: {kind}{finding.message}"), code) + one_line(
+            f"  [{finding.rule}]"
+        )
         yield f"  {one_line(_short(finding.statement))}"
         if finding.allowed:
             yield f"  reason: {one_line(finding.allowed)}"
@@ -56,7 +59,11 @@ def _text(report: Report, locks: bool, colour: bool) -> Iterator[str]:
 
 def _measured(measured: Any) -> str:
     if measured.outside:
-        return "runs outside a transaction: its locks let everybody read and write" if not measured.locks else "runs outside a transaction"
+        return (
+            "runs outside a transaction: its locks let everybody read and write"
+            if not measured.locks
+            else "runs outside a transaction"
+        )
     if measured.error:
         return f"not measured: {measured.error}"
     parts = [f"{mode.removesuffix('Lock')} on {name}" for name, mode in sorted(measured.locks.items())]
@@ -104,7 +111,9 @@ def _github(report: Report) -> str:
     lines = []
     for finding in (*report.findings, *report.unmeasured, *report.notes):
         command = "notice" if finding.severity == "note" else "error"
-        body = "\n".join(filter(None, (finding.message, finding.statement, finding.instead and f"instead: {finding.instead}")))
+        body = "\n".join(
+            filter(None, (finding.message, finding.statement, finding.instead and f"instead: {finding.instead}"))
+        )
         lines.append(github.command(command, address(Path(finding.path)), finding.line, finding.rule, body))
     return "\n".join([*lines, one_line(report.verdict)])
 
@@ -124,7 +133,9 @@ def _junit(report: Report) -> str:
     for finding, tag in [*((f, "failure") for f in report.findings), *((f, "error") for f in report.unmeasured)]:
         case = _case(suite, finding.path, f"line {finding.line} {finding.rule} {finding.table}".rstrip())
         fault = ET.SubElement(case, tag, type=finding.rule, message=junit.held(one_line(finding.message)))
-        fault.text = junit.held("\n".join(filter(None, (f"{finding.path}:{finding.line}", finding.statement, finding.instead))))
+        fault.text = junit.held(
+            "\n".join(filter(None, (f"{finding.path}:{finding.line}", finding.statement, finding.instead)))
+        )
     notes = [one_line(f"note: {note.path}:{note.line}: {note.message}") for note in report.notes]
     ET.SubElement(suite, "system-out").text = junit.held("\n".join([*notes, report.verdict]))
     ET.indent(whole)
@@ -133,14 +144,21 @@ def _junit(report: Report) -> str:
 
 def _case(suite: ET.Element, path: str, name: str) -> ET.Element:
     return ET.SubElement(
-        suite, "testcase", classname=f"pgvigil.lint.{junit.held(one_line(path))}", name=junit.held(one_line(name)), time="0"
+        suite,
+        "testcase",
+        classname=f"pgvigil.lint.{junit.held(one_line(path))}",
+        name=junit.held(one_line(name)),
+        time="0",
     )
 
 
 def _sarif(report: Report) -> str:
     results = []
     for finding in (*report.findings, *report.unmeasured, *report.notes, *report.allowed):
-        place = {"artifactLocation": {"uri": sarif.quote(address(Path(finding.path)))}, "region": {"startLine": finding.line}}
+        place = {
+            "artifactLocation": {"uri": quote(address(Path(finding.path)))},
+            "region": {"startLine": finding.line},
+        }
         result: dict[str, Any] = {
             "ruleId": finding.rule,
             "ruleIndex": list(_RULES).index(finding.rule),
@@ -148,7 +166,9 @@ def _sarif(report: Report) -> str:
             "message": {"text": visible("\n".join(filter(None, (finding.message, finding.instead))))},
             "locations": [{"physicalLocation": place}],
             # By which the next run knows it again, also on another line.
-            "partialFingerprints": {"statement/v1": sarif.fingerprint(finding.rule, Path(finding.path).name, finding.statement)},
+            "partialFingerprints": {
+                "statement/v1": sarif.fingerprint(finding.rule, Path(finding.path).name, finding.statement)
+            },
         }
         if finding.allowed:
             result["suppressions"] = [{"kind": "inSource", "justification": visible(finding.allowed)}]

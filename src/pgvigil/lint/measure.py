@@ -25,8 +25,7 @@ _RELATIONS: LiteralString = """
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_index i ON i.indexrelid = c.oid
     WHERE c.relkind IN ('r', 'p', 'm', 'i', 'I') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"""
 _COUNTERS: LiteralString = """
-    SELECT relid::bigint, coalesce(seq_scan, 0)::bigint, coalesce(idx_scan, 0)::bigint,
-           (n_tup_ins + n_tup_upd + n_tup_del)::bigint
+    SELECT relid::bigint, coalesce(seq_scan, 0)::bigint, coalesce(idx_scan, 0)::bigint
     FROM pg_stat_xact_all_tables WHERE relid = ANY (%s::oid[])"""
 _LOCKS: LiteralString = """
     SELECT l.relation::bigint, l.mode FROM pg_locks l
@@ -165,18 +164,19 @@ class Bench:
             measured.error = _words(error)
             return
         for oid, mode in self._conn.execute(_LOCKS, (list(self._known),)).fetchall():
+            if self._known[oid].kind in ("i", "I"):
+                continue
             name = self._known[oid].name
-            if self._known[oid].kind not in ("i", "I") and _stronger(mode, measured.locks.get(name)):
+            if _stronger(mode, measured.locks.get(name)):
                 measured.locks[name] = mode
-            if self._known[oid].kind not in ("i", "I") and mode in BLOCKS_WRITERS:
-                if _stronger(mode, self._held.get(oid, ("", 0))[0] or None):
-                    self._held[oid] = mode, statement.line
+            if mode in BLOCKS_WRITERS and _stronger(mode, self._held.get(oid, ("", 0))[0] or None):
+                self._held[oid] = mode, statement.line
         measured.held = {self._known[oid].name: lock for oid, lock in self._held.items()}
         self._add_rewrites(measured, before)
-        for oid, (sequential, by_index, changed) in self._counters().items():
-            then = counted.get(oid, (0, 0, 0))
+        for oid, (sequential, by_index) in self._counters().items():
+            then = counted.get(oid, (0, 0))
             scanned = sequential > then[0] or (by_index > then[1] and not measured.changes_rows)
-            if scanned and self._known[oid].kind != "p":
+            if scanned and self._known[oid].kind != "p" and not statement.starts_with("TRUNCATE"):
                 measured.reads.append(self._known[oid].name)
         if text is None and _TIME_ZONE_TYPES.search(statement.text) and not measured.rewrites:
             self._try_elsewhere(measured, before)
@@ -228,16 +228,22 @@ class Bench:
     def _relations(self) -> dict[int, _Relation]:
         return {oid: _Relation(*rest) for oid, *rest in self._conn.execute(_RELATIONS).fetchall()}
 
-    def _counters(self) -> dict[int, tuple[int, int, int]]:
+    def _counters(self) -> dict[int, tuple[int, int]]:
         tables = [oid for oid, relation in self._known.items() if relation.kind not in ("i", "I")]
-        return {oid: (a, b, c) for oid, a, b, c in self._conn.execute(_COUNTERS, (tables,)).fetchall()}
+        return {oid: (a, b) for oid, a, b in self._conn.execute(_COUNTERS, (tables,)).fetchall()}
 
 
 def _is_outside(statement: Statement) -> bool:
     words = _upper(statement)
     if words[0] in ("CREATE", "DROP", "REINDEX", "ALTER") and "CONCURRENTLY" in words:
         return words[0] != "ALTER" or words[1] == "TABLE"
-    if words[:2] in (["ALTER", "SYSTEM"], ["CREATE", "DATABASE"], ["DROP", "DATABASE"], ["CREATE", "TABLESPACE"], ["DROP", "TABLESPACE"]):
+    if words[:2] in (
+        ["ALTER", "SYSTEM"],
+        ["CREATE", "DATABASE"],
+        ["DROP", "DATABASE"],
+        ["CREATE", "TABLESPACE"],
+        ["DROP", "TABLESPACE"],
+    ):
         return True
     return words[0] == "VACUUM" or words == ["CLUSTER"] or words[:2] in (["REINDEX", "DATABASE"], ["REINDEX", "SYSTEM"])
 

@@ -98,7 +98,11 @@ def _text(statement: Statement) -> Iterator[tuple[str, str, str]]:
     if words[0] == "ALTER" and words[1:2] in (["TABLE"], ["VIEW"], ["MATERIALIZED"], ["TYPE"], ["FUNCTION"]):
         name = advice.target(statement)
         for at, word in enumerate(words):
-            if word == "RENAME" and words[at + 1 : at + 2] != ["CONSTRAINT"] and words[1] in ("TABLE", "VIEW", "MATERIALIZED"):
+            if (
+                word == "RENAME"
+                and words[at + 1 : at + 2] != ["CONSTRAINT"]
+                and words[1] in ("TABLE", "VIEW", "MATERIALIZED")
+            ):
                 yield "rename", name, f"renames {name}, or a column of it"
             elif word == "DROP" and words[at - 1] not in ("COLUMN", "SET") and _drops_column(words, at):
                 yield "drop-column", name, f"drops a column of {name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ from pgvigil.text import one_line
 
 ROLE = "pgvigil_lint"
 _DATABASE = "lint"
+_ERROR = re.compile(r"\b(?:ERROR|error): +(?:could not execute query: ERROR: +)?")
+# Owners, rights and settings of another server: no statement that is checked depends on them.
+_NO_STRUCTURE = re.compile(
+    r"must be (?:able to SET ROLE|owner of|a member of|superuser)|role .* does not exist|permission denied|unrecognized (?:configuration )?parameter"
+)
 
 
 @contextmanager
@@ -88,5 +94,5 @@ def load(path: Path, made: embedded.Server) -> list[str]:
             [str(tool), *how, f"--dbname={address(made)}"], stdin=file, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, errors="replace", check=False, env={**environment, "LC_ALL": "C"},
         )  # fmt: skip
-    lines = [one_line(line.partition("ERROR:")[2].strip() or line) for line in done.stderr.splitlines() if "rror:" in line or "ERROR:" in line]
-    return [line for line in lines if "errors ignored" not in line]
+    lines = [_ERROR.split(line, maxsplit=1)[-1].strip() for line in done.stderr.splitlines() if _ERROR.search(line)]
+    return [one_line(line) for line in lines if not _NO_STRUCTURE.match(line)]

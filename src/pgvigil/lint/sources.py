@@ -71,7 +71,7 @@ def earlier(files: Sequence[Path]) -> list[Path]:
     """The files beside these that run before the first of them in its directory."""
     found: list[Path] = []
     for directory in dict.fromkeys(file.parent for file in files):
-        first = min((_order(file) for file in files if file.parent == directory))
+        first = min(_order(file) for file in files if file.parent == directory)
         found += [p for p in migrations_of(directory) if _order(p) < first and p not in files]
     return found
 

@@ -36,9 +36,7 @@ def render(report: Report, spec: str) -> str:
         fault.text = held(place + "\n".join(f"{label}: {text}" for label, text in finding.facts))
     for item in report.unchecked:
         case = _case(suite, subject(item.objects), f"{item.objects} not compared")
-        ET.SubElement(case, "error", type="not compared", message=held(one_line(item.objects))).text = held(
-            item.reason
-        )
+        ET.SubElement(case, "error", type="not compared", message=held(one_line(item.objects))).text = held(item.reason)
     notes = [one_line(f"note: {note.object}: {note.kind}") for note in report.notes]
     ET.SubElement(suite, "system-out").text = held("\n".join([*notes, report.coverage, report.verdict]))
     ET.indent(whole)
