@@ -16,11 +16,13 @@ from pgvigil import database, embedded
 from pgvigil.backup import pg_tools
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError, UsageError
+from pgvigil.migration import sql_lexer
 from pgvigil.text import one_line
 
 ROLE = "pgvigil_lint"
 _DATABASE = "lint"
-_ERROR = re.compile(r"\b(?:ERROR|error): +(?:could not execute query: ERROR: +)?")
+# The rows of a plain dump, and the guards that pg_dump puts around it.
+_OF_PSQL = re.compile(r"^COPY [^\n]* FROM stdin;\n.*?^\\\.$|^\\(?:un)?restrict [^\n]*$", re.MULTILINE | re.DOTALL)
 # Owners, rights and settings of another server: no statement that is checked depends on them.
 _NO_STRUCTURE = re.compile(
     r"must be (?:able to SET ROLE|owner of|a member of|superuser)|role .* does not exist|permission denied|unrecognized (?:configuration )?parameter"
@@ -76,23 +78,34 @@ def copy_schema(target: Target, made: embedded.Server) -> list[str]:
 
 
 def load(path: Path, made: embedded.Server) -> list[str]:
-    """Loads a dump: plain SQL by psql, other forms by pg_restore. Returns the errors; what depends on them is missing too."""
+    """Loads the definitions of a dump of any form. Returns the errors; what depends on them is missing too.
+
+    Statement by statement and not by psql, for which a dump is code that runs on this machine.
+    """
     try:
-        with path.open("rb") as file:
-            plain = file.read(5) != b"PGDMP"
+        raw = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "Name a dump: pg_dump --schema-only.") from error
-    tool, _ = pg_tools.find_tool("psql" if plain else "pg_restore", made.major)
-    how = (
-        ["-X", "-q", "-w", "-f", "-"]
-        if plain
-        else ["--schema-only", "--no-owner", "--no-privileges", "--no-tablespaces", "--no-subscriptions"]
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    with path.open("rb") as file:
-        done = subprocess.run(
-            [str(tool), *how, f"--dbname={address(made)}"], stdin=file, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, errors="replace", check=False, env={**environment, "LC_ALL": "C"},
-        )  # fmt: skip
-    lines = [_ERROR.split(line, maxsplit=1)[-1].strip() for line in done.stderr.splitlines() if _ERROR.search(line)]
-    return [one_line(line) for line in lines if not _NO_STRUCTURE.match(line)]
+    if raw.startswith(b"PGDMP"):
+        pg_restore, _ = pg_tools.find_tool("pg_restore", made.major)
+        how = ["--schema-only", "--no-owner", "--no-privileges", "--no-tablespaces", "--no-subscriptions", "--file=-"]
+        done = subprocess.run([str(pg_restore), *how, str(path)], capture_output=True, check=False)
+        if done.returncode:
+            words = done.stderr.decode(errors="replace").strip()
+            raise UsageError(f"{path} cannot be read: {one_line(words)}", "Take it with pg_dump --schema-only.")
+        raw = done.stdout
+    script = _OF_PSQL.sub("", raw.decode("utf-8-sig", errors="replace").replace("\r\n", "\n"))
+    try:
+        statements = sql_lexer.statements(script)
+    except sql_lexer.SqlError as error:
+        raise UsageError(f"{path}: {error}", "Name a dump of the schema: pg_dump --schema-only.") from error
+    found = []
+    with psycopg.connect(address(made), autocommit=True, prepare_threshold=None) as conn:
+        for statement in statements:
+            try:
+                conn.execute(statement.text.encode())
+            except psycopg.Error as error:
+                words = error.diag.message_primary or " ".join(str(error).split())
+                if not _NO_STRUCTURE.match(words):
+                    found.append(words)
+    return found
