@@ -472,6 +472,37 @@ def test_a_guard_that_is_killed_takes_the_command_with_it(
     assert columns(orders) == ["id", "state"]
 
 
+def test_a_supervisor_that_is_killed_takes_the_command_with_it(orders: Database, call: Run) -> None:
+    words = [
+        "guard",
+        "--database-url",
+        orders.tcp_url,
+        "--backup",
+        "none",
+        "--max-wait-ms",
+        "60000",
+        "--",
+        sys.executable,
+        "-c",
+        TOOL,
+        ADD,
+    ]
+    with reader(orders):
+        done: list[Any] = []
+        thread = threading.Thread(target=lambda: done.append(call("pgvigil", *words)))
+        thread.start()
+        waiting = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
+        wait_until(lambda: orders.execute(f"{waiting} AND clock_timestamp() - waitstart > interval '1 s'"))
+        for child in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+            for pid in child.read_text().split():
+                if b"pgvigil.guard.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), signal.SIGKILL)
+        thread.join()
+        wait_until(lambda: not orders.execute(waiting))
+    assert done[0].returncode == 7
+    assert "the process that supervises the command was killed" in done[0].stderr
+
+
 # ── Rehearsals ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +37,7 @@ class Command:
         self._order = dict(order)
         self._say = say
         self._secrets = sorted({form for one in secrets for form in _forms(one)}, key=len, reverse=True)
+        self._child = 0
         self._status: int | None = None
         self._failed = ""
         self._ended = threading.Event()
@@ -74,6 +76,11 @@ class Command:
         """The command's exit status, as subprocess has it, when it has ended and none of its sessions is at work any more."""
         while not self._ended.wait(0.05):
             if self._lost.is_set():
+                if self._child:
+                    with suppress(OSError):
+                        os.killpg(
+                            self._child, signal.SIGKILL
+                        )  # the kernel has ended the first process of the group only
                 raise MigrationError(
                     "the process that supervises the command was killed, and the command with it",
                     "See what it left: its transactions are rolled back.",
@@ -103,7 +110,9 @@ class Command:
             while b"\n" in lines:
                 line, lines = lines.split(b"\n", 1)
                 message = json.loads(line)
-                if "refused" in message:
+                if "started" in message:
+                    self._child = int(message["started"])
+                elif "refused" in message:
                     self.refused.append(message["refused"])
                 elif "failed" in message:
                     self._failed = message["failed"]
@@ -143,8 +152,7 @@ def environment_of(
     given: Mapping[str, str], url: str | None, parameters: Mapping[str, str], keywords: Mapping[str, str], token: str
 ) -> dict[str, str]:
     """The command's environment: the user's own, naming the guarded database by DATABASE_URL and libpq's variables."""
-    names = {name for name in os.environ if name.startswith("PGVIGIL_ARGUMENT_")}
-    made = {name: value for name, value in given.items() if name not in names}
+    made = dict(given)
     if url is not None:
         made["DATABASE_URL"] = url
     made |= {keywords[key]: value for key, value in parameters.items() if key in keywords}

@@ -175,13 +175,10 @@ def _order(conn: psycopg.Connection, target: Target, options: Options) -> tuple[
     """What the supervisor is asked for, and the passwords that nobody is to see."""
     token = f"guarded_{secrets.token_hex(12)}"
     keywords = {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
-    given = dict(options.environment)
-    if target.parameters:  # these alone name the database: nothing is to be mixed in
-        given = {
-            name: value
-            for name, value in given.items()
-            if name not in ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
-        }
+    # Without what naming the database took out: other names, and credentials that are not for the server that a .env file names.
+    given = {
+        name: value for name, value in options.environment.items() if name in os.environ or not name.startswith("PG")
+    }
     password = conn.info.password
     url = given.get("DATABASE_URL") if target.source == "DATABASE_URL" else options.url
     if url is None or "://" not in url:
