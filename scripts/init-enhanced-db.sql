@@ -296,6 +296,25 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's would outlive the
+-- call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and a plain SET outlives the SET clause
+-- of the function that it runs in. The path may be anything here, so every name is qualified.
+CREATE FUNCTION pgvigil.finish_owner_code() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pg_catalog.text;
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+    FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+        EXECUTE pg_catalog.format('CLOSE %I', held);
+    END LOOP;
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
+    'Runs deferred triggers, closes held cursors and restores the path, so that the caller''s COMMIT and next statements meet nothing of the owner''s';
+
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
@@ -738,7 +757,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'd13ec50d3530b95d926940cd6c4358bee3fc3c5b9e65dbb16723cf3c67c31299', 'ef62f8a358f4809eeaa203426f4e7eb9bdca48c3d1766410e680aa6685a55b5e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '57440ed316e19d8098eb4600ef87867d35a4b7b0f61e3f83ffdfb1a59a9138a5', '0d32a5585d391b676cde8c25ff5a74cca10bdaa6fecf71509b187b2169e5298b', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -854,7 +873,7 @@ BEGIN
                          now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
-                SET CONSTRAINTS ALL IMMEDIATE;
+                PERFORM pgvigil.finish_owner_code();
                 RETURN state;
             END IF;
         END LOOP;
@@ -870,7 +889,7 @@ BEGIN
             UPDATE pgvigil.displaced_tables SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
         END IF;
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN state;
 END $$;
 COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS 'One step of copy_legacy_tables; NULL: all is done';
@@ -887,7 +906,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'd8f93a7bd8c8b8d65b6392267282701c8c1a4d434dc782c4cdb6dc36f96355d2', 'def081b9ccf4ba333223507e7132dfdc171fb58ca972c59ac08f9dd4231e4bae', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'befde10f0e75622a90e2ea5d7722eec62921dd0399c9e69b490963f55a74a816', '3d0646b977aa6dd745cc5e5e17440ed1bae5dbc4680f579351bd6b66ccdc9ec3', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
@@ -1447,7 +1466,7 @@ BEGIN
         FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
     SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN jsonb_build_object('from', from_id, 'left_out', to_jsonb(left_out));
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.backfill_session_counters_step(jsonb, integer) IS
@@ -1520,11 +1539,11 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '002a8c2123071b30649d956d80110ccdbf162b62aa9580d958e96027ffa57b5f', '34a9fbfb37eeac97f628cc6d5949f0a1ad5e11028ae2d392dc8b7ea7748aa2ef', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'cc1f439dfc0ac6c706f0e165683882516f4938ae7634d3321d253470368ee521', '180f341ad9f8f0550f317745a5b30ee91d4c540d5490ccadc77c23986d244b0f', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -2106,7 +2125,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
-    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
+    PERFORM pgvigil.finish_owner_code();
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -2127,7 +2146,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -2147,7 +2166,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -2165,7 +2184,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
--- and SET CONSTRAINTS leaves nothing deferred for the COMMIT, which the caller's rights would meet.
+-- and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
 CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer) RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2183,7 +2202,7 @@ BEGIN
             PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
         END IF;
         EXECUTE format('SELECT s.done, s.more, s.note FROM pgvigil.%I(1000) s', 'job_' || run.job) INTO STRICT done, more, note;
-        SET CONSTRAINTS ALL IMMEDIATE;
+        PERFORM pgvigil.finish_owner_code();
         -- A step that can do nothing would be taken again for ever.
         IF more AND done = 0 AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
             failure := concat_ws(': ', 'a step could do nothing of what is left', note);
@@ -2700,7 +2719,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '912a53aa0f4de8b357e422d423f1b9b0d3ddb61434d1b6cb0ae909161cdd4682', '49fb03b5f05ebd42becbbbdd6ecc916af273fec42de87a1b1200657a43370272', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '06fead1d96d367f6201d85a43388e2be770e6c2d9a22559ce245853540b481f6', '2407a96ab30c1b8288b53690148dbf2c2224f06d1df2cb1159b8c8038c2eaf06', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3887,7 +3906,7 @@ BEGIN
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser may be asking: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
@@ -3963,7 +3982,7 @@ BEGIN
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
 END $$;
 COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session and signal_session: marks what was ended, and records the attempt';
 
@@ -4121,7 +4140,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '8f869a4d92ff553eb902388256b5e3a4fca6b2cee79c365d567d9f5b2cc17ae4', '9415b3aa5873cb887ecefe5c3964582dbaf656d417037e782926de96417a37f8', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '634fbd2097a3b91fb304f1f3bb215cf35c7a32613bf869642ab2451ea3a3ee17', 'd018f4eb16215b54704faf7646e1065f0ba378393b9cb6e82ebc14c0a2a3d417', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by one of the
