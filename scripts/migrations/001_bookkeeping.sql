@@ -39,6 +39,25 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's would outlive the
+-- call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and a plain SET outlives the SET clause
+-- of the function that it runs in. The path may be anything here, so every name is qualified.
+CREATE FUNCTION pgvigil.finish_owner_code() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pg_catalog.text;
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+    FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+        EXECUTE pg_catalog.format('CLOSE %I', held);
+    END LOOP;
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
+    'Runs deferred triggers, closes held cursors and restores the path, so that the caller''s COMMIT and next statements meet nothing of the owner''s';
+
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
