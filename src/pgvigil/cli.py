@@ -18,7 +18,7 @@ from contextlib import suppress
 
 import psycopg
 
-from pgvigil import commands, database, parser, project, text
+from pgvigil import commands, database, other_state, parser, project, text
 from pgvigil.argv import restore
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
@@ -48,7 +48,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except psycopg.Error as error:
         if arguments is not None and (failure := _of_server(error, arguments)):
             return _fail(failure, arguments)
-        return _defect()
+        return _defect(arguments)
     except UnicodeEncodeError:  # bytes of the call that are no text
         return _fail(UsageError("the call holds characters that are no UTF-8", "Type names in UTF-8."), arguments)
     except BrokenPipeError:  # `… | head`: the reader has seen enough
@@ -64,7 +64,7 @@ def _main(argv: Sequence[str] | None) -> int:
         )
         return 130
     except Exception:  # noqa: BLE001 - whatever it is, it must not pass for findings
-        return _defect()
+        return _defect(arguments)
 
 
 def _take_signals() -> None:
@@ -95,7 +95,7 @@ def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilEr
         return ConnectError(f"the server cancelled a query of this command: {words}", "Run this again when it may run.")
     if isinstance(error, psycopg.OperationalError):  # memory, disk, locks
         return ConnectError(f"the server could not answer: {words}", "Look at the server's log; then run this again.")
-    return None
+    return other_state.explain(error)
 
 
 def _grant(words: str, arguments: argparse.Namespace) -> str:
@@ -109,7 +109,9 @@ def _grant(words: str, arguments: argparse.Namespace) -> str:
     return f"As the owner of pgvigil's schema: GRANT pgvigil_reader TO {role}; lets it read, GRANT pgvigil_admin TO {role}; run jobs too."
 
 
-def _defect() -> int:
+def _defect(arguments: argparse.Namespace | None) -> int:
+    if arguments is not None and (failure := _of_other_migrations(arguments)):
+        return _fail(failure, arguments)
     from pgvigil.live.redact import hide_secrets  # here, because hardly any call needs it
 
     print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
@@ -119,6 +121,31 @@ def _defect() -> int:
         file=sys.stderr,
     )
     return DEFECT
+
+
+def _of_other_migrations(arguments: argparse.Namespace) -> PgvigilError | None:
+    """Return the error to report if the database has other migrations than those here: then no command can rely on what it reads."""
+    from pgvigil.commands.common.target import named_target
+    from pgvigil.migration import files, ledger
+
+    try:
+        target = named_target(arguments) if hasattr(arguments, "database_url") else None
+        if target is None:
+            return None
+        with database.connect(target, "status") as conn:
+            state = ledger.read(conn)
+        migrations = files.load(project.MIGRATIONS)
+        ledger.compare(state, migrations)
+    except PreconditionError as failure:
+        return failure
+    except (psycopg.Error, PgvigilError, OSError):
+        return None
+    if state.entries and len(state.entries) < len(migrations):
+        return PreconditionError(
+            f"this database is at revision {state.revision}, and this command reads what later migrations make",
+            "Apply them: pgvigil migrate.",
+        )
+    return None
 
 
 def _written(status: int) -> int:

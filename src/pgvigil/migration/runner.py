@@ -17,7 +17,7 @@ from pgvigil import database, locks, project
 from pgvigil.backup import create, owner_code, proofs, scratch_restore
 from pgvigil.backup.manifest import Backup, Kind
 from pgvigil.database import Target
-from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
+from pgvigil.errors import ConnectError, InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
 from pgvigil.migration import apply, concurrent_indexes, ledger, lock_retry, plan_report, preflight
 from pgvigil.migration import files as plan
 from pgvigil.migration import rehearsal as rehearse
@@ -190,6 +190,11 @@ def against_reference(conn: psycopg.Connection, target: Target, schema: str) -> 
 
 
 def require_valid(report: Report, hint: str) -> None:
+    """Raise InvalidSchemaError for a report with findings, and ConnectError for one that only lacks something to compare."""
+    if report.unchecked and not report.findings:
+        raise ConnectError(
+            f"not everything could be compared with {project.SPEC.name}:\n{render(report, 'text')}", hint
+        )
     if not report.ok:
         raise InvalidSchemaError(f"the schema does not meet {project.SPEC.name}:\n{render(report, 'text')}", hint)
 
