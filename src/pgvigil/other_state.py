@@ -21,9 +21,8 @@ _HINT = (
     "See pgvigil status, which compares the migrations here with those of the database, and pgvigil validate, which "
     "names what was changed."
 )
-_NAME = re.compile(
-    r'\b(?:relation|column|function|procedure|routine|schema|type|view|table|reference) (?:"(?P<quoted>[^"]+)"|(?P<plain>[\w.]+))'
-)
+# In any language of the server: what stands in quotes, is called, or is qualified.
+_NAME = re.compile(r"[\"«»„“”'](\w[\w.]*)[\"«»“”']|([\w.]+)\(|(\w+\.\w+)")
 
 
 def explain(error: psycopg.Error) -> PreconditionError | None:
@@ -54,7 +53,7 @@ def _is_ours(words: str, sqlstate: str) -> bool:
     """Return true if these words, of one of the classes for missing or unfit objects, name something that a migration makes."""
     if not sqlstate.startswith(("42", "3F")):
         return False
-    names = {found["quoted"] or found["plain"] for found in _NAME.finditer(words)}
+    names = {next(filter(None, found)) for found in _NAME.findall(words)}
     names = {name for name in names if not name.startswith(("pg_catalog.", "information_schema."))}
     ours = set(re.findall(r"\w+", project.INIT_SQL.read_text().lower()))
     return any(name.rsplit(".", 1)[-1].lower() in ours for name in names)

@@ -256,13 +256,16 @@ def _kept(conn: Connection, key: str, schema: str) -> tuple[str | None, str]:
 
 
 def keep_reference(conn: Connection, made: Snapshot, ddl: Path) -> None:
-    """For those who can only read: a replica, a role that may not create databases. Older ones are forgotten."""
+    """Store the reference for those who can only read: a replica, a role that may not create databases. Older ones are deleted.
+
+    A role that may not write it leaves it as it is.
+    """
     parameters = {
         "key": key_of(ddl, made.schema),
         "major": conn.info.server_version // 10000,
         "snapshot": made.to_json(),
     }
-    with conn.transaction():
+    with suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():
         conn.execute(
             "DELETE FROM pgvigil.reference_snapshots WHERE (key, server_major) <> (%(key)s, %(major)s)", parameters
         )
