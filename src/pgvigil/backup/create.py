@@ -178,7 +178,10 @@ def take(
         except psycopg.Error as error:
             if database.is_lost(error):
                 raise database.lost(error, " during the backup") from error
-            raise BackupError(f"the backup failed: {' '.join(str(error).split())}", "Nothing was changed.") from error
+            hint = "Nothing was changed."
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                hint = f"Use a role that may read every table: their owner, or one with pg_read_all_data. {hint}"
+            raise BackupError(f"the backup failed: {' '.join(str(error).split())}", hint) from error
     return backup
 
 

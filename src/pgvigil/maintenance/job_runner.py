@@ -12,9 +12,8 @@ from typing import Any
 
 import psycopg
 from psycopg import errors, sql
-from psycopg.rows import class_row
 
-from pgvigil import database
+from pgvigil import database, other_state
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, JobError, LockedError, PgvigilError, PreconditionError, UsageError
 from pgvigil.maintenance import client_jobs, consent, wording
@@ -229,10 +228,8 @@ def _run_here(
 
 def jobs_of(conn: psycopg.Connection) -> list[Job]:
     try:
-        with conn.cursor(row_factory=class_row(Job)) as cursor:
-            return cursor.execute(
-                "SELECT s.* FROM pgvigil.job_status s JOIN pgvigil.jobs j USING (job) ORDER BY j.since, job"
-            ).fetchall()
+        query = "SELECT s.* FROM pgvigil.job_status s JOIN pgvigil.jobs j USING (job) ORDER BY j.since, job"
+        return other_state.rows(conn, Job, query)
     except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
         raise PreconditionError(
             "this database has no jobs: it is not migrated", "See pgvigil status; then pgvigil migrate."
