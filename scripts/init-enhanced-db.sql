@@ -21,7 +21,7 @@ BEGIN
     END IF;
     IF to_regnamespace('pgvigil') IS NOT NULL OR to_regclass(format('%I.sessions', app)) IS NOT NULL THEN
         RAISE EXCEPTION 'this database is not empty'
-              USING HINT = 'An existing install is brought to the schema by scripts/run-migration.sh.';
+              USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
@@ -1822,13 +1822,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) IS 'The same for a float';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms double precision, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
+    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata)
+    VALUES (operation, round(duration_ms)::integer, success, session, metadata);
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
+COMMENT ON FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
 
 -- Jobs -----------------------------------------------------------------------------------------------------------------
 
@@ -2700,7 +2701,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '912a53aa0f4de8b357e422d423f1b9b0d3ddb61434d1b6cb0ae909161cdd4682', '49fb03b5f05ebd42becbbbdd6ecc916af273fec42de87a1b1200657a43370272', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'bf9983e6c2f19c7f08ff34b1ee80eee7dc34cfb630179dec792b76b46aa74d52', 'b6eea4f2824ce52a4d96c6adfc0afb2c34b99288dcdd2d739c96fc6482a8a6d6', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4498,7 +4499,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'replaced_objects';
     SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
-    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
@@ -4510,7 +4511,7 @@ BEGIN
     WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
       AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
     detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
-    fix := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    fix := 'Let one of the two write them: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     check_name := 'views_past_row_security';
@@ -4774,7 +4775,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '199ec730c5be342646d262c44e356b7effbf162ab73438b79f47f0bfb4994a4c', '23a6c59c69e12bd1b4305c4d25a7cd46055dc2a187e0856badbc2f8ef4021f96', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '4b8174f5841bb26eb266bee55b1105f46334ce6ea027c6b7ceb08e256f0a080d', 'cec5aafd958d7179dd9852aa92b6460b9c0831b4ead4c9fc02be489fe43ed592', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.

@@ -11,6 +11,9 @@ SUMMARY = "the embedded server: start, stop, status, url"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("action", choices=("start", "stop", "status", "url"))
+    command.add_argument(
+        "--database", default="pgvigil", metavar="NAME", help="with url: a database of the server (default %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -19,13 +22,13 @@ def run(arguments: argparse.Namespace) -> int:
     server = PersistentServer()
     if arguments.action == "start":
         server.start()
-        print(server.url())
+        print(server.url(arguments.database))
     elif arguments.action == "stop":
         print("stopped" if server.stop() else "it was not running")
     elif not server.exists():
-        raise PreconditionError("there is no embedded server yet", "Make one with scripts/setup-enhanced-db.sh.")
+        raise PreconditionError("there is no embedded server yet", "Make one with pgvigil setup.")
     elif arguments.action == "url":
-        print(server.url())
+        print(server.url(arguments.database))
     else:
         print("running" if server.is_running() else "stopped")
     return 0

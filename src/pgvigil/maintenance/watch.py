@@ -51,13 +51,13 @@ def watch(target: Target, options: Options, say: Callable[[Line], None], *, ever
 
 def cron_line(option: str) -> str:
     """For `crontab -e`: cron takes a percent sign as the end of the line."""
-    command = project.command("maintain", "run-due", option=option).replace("%", "\\%")
+    command = project.command("maintain", "run-due", option=option, absolute=True).replace("%", "\\%")
     return f"*/5 * * * * {command}"
 
 
 def systemd_unit(option: str) -> str:
     """A service that keeps watch; systemd reads specifiers and variables in a command."""
-    command = project.command("maintain", "watch", option=option).replace("%", "%%").replace("$", "$$")
+    command = project.command("maintain", "watch", option=option, absolute=True).replace("%", "%%").replace("$", "$$")
     return f"""[Unit]
 Description=Jobs of pgvigil
 After=network-online.target postgresql.service

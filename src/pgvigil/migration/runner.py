@@ -228,7 +228,7 @@ def _prepare(conn: psycopg.Connection, options: Options, log: Reporter) -> Run:
             raise PreconditionError(
                 f'schema "{run.schema}" of database "{conn.info.dbname}" has none of the session application\'s tables '
                 f"({', '.join(preflight.APPLICATION_TABLES)})",
-                "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh.",
+                "Is this the right database and --schema? A new, empty database is built by pgvigil setup.",
             )
         preflight.require_application(conn, run.schema)
         preflight.require_fit(conn, run.schema)
