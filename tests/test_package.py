@@ -165,16 +165,14 @@ def test_setup_names_the_commands_to_go_on_with(built: subprocess.CompletedProce
         (("psql", "--", "-XAtc", "SELECT max(revision) FROM pgvigil.migrations"), REVISIONS[-1]),
     ],
 )  # fmt: skip
-def test_a_command_works_outside_the_checkout(
-    installed: Installed, built: subprocess.CompletedProcess[str], call: tuple[str, ...], expected: str
-) -> None:
+@pytest.mark.usefixtures("built")
+def test_a_command_works_outside_the_checkout(installed: Installed, call: tuple[str, ...], expected: str) -> None:
     done = installed(*call)
     assert (done.returncode, expected in done.stdout) == (0, True), done.stdout + done.stderr
 
 
-def test_version_has_the_server_and_both_revisions(
-    installed: Installed, built: subprocess.CompletedProcess[str]
-) -> None:
+@pytest.mark.usefixtures("built")
+def test_version_has_the_server_and_both_revisions(installed: Installed) -> None:
     done = installed("--version")
     first, second, third = done.stdout.splitlines()
     assert (done.returncode, first, second) == (0, f"pgvigil {__version__}", f"schema revision {REVISIONS[-1]}")

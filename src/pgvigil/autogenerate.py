@@ -37,7 +37,7 @@ def _names() -> _Names:
     )
 
 
-def include_object(object: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
+def include_object(object: Any, name: str | None, type_: str, _reflected: bool, _compare_to: Any) -> bool:
     """Return false for what pgvigil makes and migrates itself; the rest of the database is the application's business.
 
     The arguments are those of Alembic's `include_object`. An object of the application's models with a name of pgvigil's is left out
