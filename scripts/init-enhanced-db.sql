@@ -1867,13 +1867,13 @@ COMMENT ON CONSTRAINT jobs_job_check ON pgvigil.jobs IS 'A name that is the same
 COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'A length that is always the same, or one month of the calendar';
 COMMENT ON CONSTRAINT jobs_at_check ON pgvigil.jobs IS 'A time within the stretch';
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
-    ('partitions', '1 hour', 'makes partitions ahead and empties the default ones'),
-    ('expiry', '1 hour', 'expires open sessions whose time has come'),
-    ('archive', '1 hour', 'archives finished sessions that are idle'),
-    ('dormancy', '30 minutes', 'marks idle open sessions dormant'),
-    ('counters', '10 minutes', 'adds up what changed in the counters of sessions'),
-    ('orphans', '1 day', 'deletes sessions that never held anything and are idle for a week'),
-    ('retention', '1 day', 'deletes archived sessions and drops partitions past their time');
+    ('partitions', '1 hour', 'makes partitions ahead, and moves rows out of the default partitions'),
+    ('expiry', '1 hour', 'sets open sessions whose expires_at has passed to expired'),
+    ('archive', '1 hour', 'sets archived_at of ended sessions that are idle: they are read-only from then on'),
+    ('dormancy', '30 minutes', 'sets is_dormant of idle open sessions'),
+    ('counters', '10 minutes', 'adds up session_counter_changes into session_counters'),
+    ('orphans', '1 day', 'deletes sessions that have been idle for a week, are not completed and never had a context entry, a snapshot or a hand-off request'),
+    ('retention', '1 day', 'deletes archived sessions after their archive time, and drops partitions after their time');
 -- Of an install that had sessions before, nothing is ended, archived or deleted that its owner has not been shown.
 UPDATE pgvigil.jobs SET needs_consent = (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000')
 WHERE job = ANY ('{expiry,archive,orphans,retention}'::text[]);
@@ -2701,7 +2701,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'bf9983e6c2f19c7f08ff34b1ee80eee7dc34cfb630179dec792b76b46aa74d52', 'b6eea4f2824ce52a4d96c6adfc0afb2c34b99288dcdd2d739c96fc6482a8a6d6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'dedb816395549f340dabf75120d44188f596de8f956f52d2ed697fe3fc4f24a2', '0a9a64da59edb04162a362bec8a55f583e2c5c0378ea7331b96c6aead522d9b7', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3148,8 +3148,8 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
-    ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '7e851a2a625f4d4fb4f5087c02234fe2d3caea7643f1dd16958753fb12297382', '0e03e375096f87b19057cd6f5d65513a81f35eccf8b5fa9cd535f165836f4133', 0, '0.1.0'); END $$;
+    ('aggregation', '1 hour', 'writes changes into analytics_aggregations: hours and days of the three types');
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '3631c07a443b3dcb9712e9659fa62e4e828f9b5a805144b99b31285444c5f25e', '71844d0eaf2d2705964c2e01e9272ce067026307036e8baf11a675c75361f3bf', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
@@ -3284,8 +3284,8 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executions';
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
-SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'ca9789da6228e0fa071dd9f194221ae28dc984c841340bfd7fdbefeafee74890', '4cd6c41a39158288144ef5c210900ae034e11408ae1791186e15213b317a316f', 0, '0.1.0'); END $$;
+SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'dea8c2961f9d1386a5fa8610d337f9673f42f68807be8bf1d8a1704499f3fe31', 'cc1bd30c5b0f135ccea77ce3de02ad92cbd9d3fe39c41997bd7762da7c1a27fb', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3846,7 +3846,7 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_reap(integer) IS 'One batch of job reap';
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('reap', '10 minutes', 'closes sessions of dead applications, and forgets those past their time');
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('reap', '10 minutes', 'closes the sessions of dead applications, and deletes those whose statements have been deleted');
 
 -- Ending a session ----------------------------------------------------------------------------------------------------
 
@@ -4122,7 +4122,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '8f869a4d92ff553eb902388256b5e3a4fca6b2cee79c365d567d9f5b2cc17ae4', '9415b3aa5873cb887ecefe5c3964582dbaf656d417037e782926de96417a37f8', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '5be77c64cb492a322cac63c8271ad61ae4eb6802a5a83cb475e2277a8e44cb96', 'c7091c7a49f0711113a40983156cbab334e8a1107fff6eb58f6c61e418de0ea0', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by one of the
@@ -4148,30 +4148,30 @@ COMMENT ON CONSTRAINT alert_thresholds_warning_check ON pgvigil.alert_thresholds
 COMMENT ON CONSTRAINT alert_thresholds_critical_check ON pgvigil.alert_thresholds IS '0 is well, for every check';
 COMMENT ON CONSTRAINT alert_thresholds_order_check ON pgvigil.alert_thresholds IS 'What is critical deserved a warning';
 INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VALUES
-    ('foreign_keys_enabled', 1, 1, 'foreign keys and roles for which references are not enforced: orphans can be made'),
-    ('orphaned_messages', 1, 10, 'rows of a session that is not there: they belong to nobody, and no retention takes them'),
-    ('count_mismatches', 5, 100, 'sessions whose context_count is not the number of their rows'),
-    ('token_mismatches', 5, 100, 'sessions whose total_tokens is not the sum of their rows'),
-    ('size_mismatches', 5, 100, 'sessions whose total_content_bytes is not the sum of their rows'),
-    ('database_integrity', 1, 1, 'reads of pages that fail their checksum, and what amcheck finds broken: data is damaged'),
-    ('invalid_indexes', 1, 10, 'indexes that an interrupted build left: no query uses them, or they promise what they do not keep'),
-    ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, or of triggers, that everybody may use for a table of his own: whoever connects can make them work for him'),
-    ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser: a row of somebody''s making can bring code along that runs as him'),
-    ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built: rows are not found, duplicates get in'),
-    ('publications_by_partition', 1, NULL, 'publications that send partitions of pgvigil by their own names: what goes into a new one does not reach subscribers that do not know it, and stops them'),
-    ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
-    ('replaced_objects', 1, NULL, 'triggers and views of pgvigil that somebody has put others in the place of, as some applications do at each start: what these do is done no longer'),
-    ('duplicate_events', 1, NULL, 'events of the last day that are there twice, once by the application: by hand, or by a trigger of its own'),
-    ('views_past_row_security', 1, 1, 'views that read with the rights of their owner while row security is on for sessions: everybody sees the rows of all'),
-    ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
-    ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
-    ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
-    ('waiting_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
-    ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table with 10,000 of them: VACUUM does not keep up'),
-    ('transaction_id_age', 1000000000, 1500000000, 'transactions since the oldest unfrozen row: at 2,147,483,648 the server stops taking writes'),
-    ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections that are taken: beyond 1 an application is refused'),
-    ('database_size_mb', 1000, 5000, 'megabytes of the database: more than was planned for'),
-    ('avg_query_time_ms', 100, 1000, 'average of the operations in performance_logs over the last hour, in milliseconds');
+    ('foreign_keys_enabled', 1, 1, 'foreign keys that are not enforced, and sessions, roles and databases with session_replication_role = replica'),
+    ('orphaned_messages', 1, 10, 'rows of a session that does not exist: context, snapshots, hand-offs, trail, counters, holds'),
+    ('count_mismatches', 5, 100, 'sessions whose context_count differs from the number of their rows'),
+    ('token_mismatches', 5, 100, 'sessions whose total_tokens differs from the sum of their rows'),
+    ('size_mismatches', 5, 100, 'sessions whose total_content_bytes differs from the sum of their rows'),
+    ('database_integrity', 1, 1, 'reads of a page that failed its checksum; with --deep also faults that amcheck finds'),
+    ('invalid_indexes', 1, 10, 'indexes that an interrupted build left; indexes that are being built now are not counted'),
+    ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, and trigger functions, that PUBLIC may execute'),
+    ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser'),
+    ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built'),
+    ('publications_by_partition', 1, NULL, 'publications that send all partitions of a table of pgvigil, but not by the root: subscribers stop at the next new partition'),
+    ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire'),
+    ('replaced_objects', 1, NULL, 'triggers of pgvigil that are missing or call another function, and monitoring views that read nothing of pgvigil'),
+    ('duplicate_events', 1, NULL, 'events of the last day that were recorded twice within one second, at least once by something other than the trigger of pgvigil; looks at 10,000 events at most, with --deep at all'),
+    ('views_past_row_security', 1, 1, 'monitoring views without security_invoker while a table that they read has row security on (from PostgreSQL 15 on)'),
+    ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times; of those that never succeeded the detail says what is not done yet'),
+    ('failed_jobs', 1, 3, 'jobs whose last run failed or died, also because no verified backup exists'),
+    ('jobs_without_consent', 1, NULL, 'jobs of a migrated install that wait until the owner has accepted what they would do'),
+    ('waiting_rows', 1000, 100000, 'rows in default partitions, counted up to 100,000 each'),
+    ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table that has 10,000 of them'),
+    ('transaction_id_age', 1000000000, 1500000000, 'transactions (or multixacts) since the oldest that is not frozen'),
+    ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections of the server that are in use, or of the limit of this database'),
+    ('database_size_mb', 1000, 5000, 'size of the database, in MB of 1,048,576 bytes'),
+    ('avg_query_time_ms', 100, 1000, 'average duration of the operations in performance_logs over the last hour, in milliseconds, as far as they are rolled up');
 
 CREATE FUNCTION pgvigil.watched_schemas() RETURNS oid[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -4550,10 +4550,17 @@ CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text,
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'overdue_jobs';
-    SELECT count(*), string_agg(format('%s (last success: %s)', s.job, coalesce(s.last_success::text, 'never')), ', ' ORDER BY s.job),
-           'pgvigil maintain run-due' INTO value, detail, fix
-    FROM pgvigil.job_status s WHERE s.overdue HAVING count(*) > 0;
-    value := coalesce(value, 0);
+    SELECT count(*) FILTER (WHERE s.overdue),
+           concat_ws('; ', string_agg(format('%s (last success: %s)', s.job, s.last_success), ', ' ORDER BY s.job)
+                               FILTER (WHERE s.overdue AND s.last_success IS NOT NULL),
+                     'never succeeded, so not done yet: '
+                         || string_agg(format('%s (%s)', s.job, s.purpose), ', ' ORDER BY s.job) FILTER (WHERE s.overdue AND s.last_success IS NULL),
+                     CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'no job has ever run: no scheduler is set up' END),
+           CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'pgvigil maintain watch'
+                ELSE 'pgvigil maintain run-due' END
+    INTO value, detail, fix
+    FROM pgvigil.job_status s WHERE s.enabled;
+    detail := nullif(detail, '');
     RETURN NEXT;
 
     check_name := 'failed_jobs';
@@ -4770,12 +4777,12 @@ END $$;
 COMMENT ON FUNCTION pgvigil.job_analyze(integer) IS 'One step of job analyze: a table, with its partitions';
 
 INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
-    ('health', '1 hour', '0', false, 'asks integrity_report() and keeps what it found in job_runs'),
-    ('backup', '1 day', '1 hour', true, 'takes a proved backup, and lets those of more than 30 days go'),
-    ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
+    ('health', '1 hour', '0', false, 'runs the checks of pgvigil health without options, and keeps the findings in the notes of the run'),
+    ('backup', '1 day', '1 hour', true, 'takes a full backup, verifies it by a restore, then deletes backups of this database that are older than 30 days'),
+    ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '4b8174f5841bb26eb266bee55b1105f46334ce6ea027c6b7ceb08e256f0a080d', 'cec5aafd958d7179dd9852aa92b6460b9c0831b4ead4c9fc02be489fe43ed592', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '14303272a47e57c92471a7f22ceb5db21ff7c4f3150888acc9fb9b86cc4d6928', 'cbd9b0ad62bac770e1ca367c2dfdbd5f6188b19422cbfb966897c3e09d5f7b1e', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -5645,7 +5652,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_totals(integer) IS 'One step of job totals: a batch of query executions, and a day of session events';
 
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new query executions and session events');
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new rows of query_executions into hours, and these and session events into totals that never fall');
 
 -- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not counted yet: the numbers are those of
 -- a sum over the table, as long as nothing was deleted from it.
@@ -5691,7 +5698,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'c15e1efca960f3eb18a8a8c6d3d1ee33ce00b2fa55c119ce1dd94c6ca4d4282c', 'afa0ebd810ebed68bd5ba8c1741691a20b8b569ecdf8cbe346c02b0a17229dda', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '97afc3f424f5aab6f3346b35f3697c443cdf050b67cdc89f09edb5c04b37f7cb', '15f47fb81caff82969d2841b43f6b8cd491472bb2b1e13b6dbd1f231991bcda5', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, cast
 
 from pgvigil import argv, commands
 from pgvigil.commands.common.options import Actions, add_action
 from pgvigil.commands.common.version import Version
+from pgvigil.errors import EXIT_CODES
 
-EXIT_CODES = """\
+_CODES = "\n".join(
+    textwrap.fill(meaning.replace("`", ""), 78, initial_indent=f"  {code:<5}", subsequent_indent=" " * 7)
+    for code, meaning in EXIT_CODES.items()
+)
+EPILOG = f"""\
 exit codes:
-  0 ok                         5 no verified backup
-  1 findings                   6 locked by another session
-  2 usage, or a broken file    7 a migration failed and was rolled back
-  3 cannot connect or compare  8 migrated, but the schema does not meet the spec
-  4 precondition not met       9 restore failed
-  10 a maintenance job failed  70 a defect of pgvigil itself
-  130 interrupted
+{_CODES}
 
 The database is named by --database-url, else DATABASE_URL, else PG* variables and service files, else a .env file
 (in the current directory or the project), else it is the embedded server's, if there is one.
@@ -62,7 +62,7 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     whole = Parser(
         prog="pgvigil", description="Brings a session database to a schema that watches it, and keeps it there.",
-        epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     whole.add_argument(
         "--version",

@@ -36,8 +36,8 @@ def require_checkout(action: str) -> None:
         )
 
 
-def program(*, absolute: bool = False) -> str:
-    """The word that calls this installation, quoted for the shell. `absolute`: also from where PATH is another one.
+def program() -> str:
+    """The word that calls this installation, quoted for the shell.
 
     scripts/pgvigil names itself. An installed command is called by its name alone if PATH leads to this one.
     """
@@ -46,7 +46,7 @@ def program(*, absolute: bool = False) -> str:
     own = _installed()
     if own is None:
         return "pgvigil"
-    found = None if absolute else shutil.which("pgvigil")
+    found = shutil.which("pgvigil")
     return "pgvigil" if found and Path(found).resolve() == own.resolve() else quoted(str(own))
 
 
@@ -57,7 +57,7 @@ def _installed() -> Path | None:
     return next((place for place in [*places, Path(sys.executable).with_name("pgvigil")] if place.is_file()), None)
 
 
-def command(*words: str, schema: str | None = None, option: str = "", absolute: bool = False) -> str:
+def command(*words: str, schema: str | None = None, option: str = "") -> str:
     """A command that can be pasted: its words are quoted for the shell; `option` is a target's, which is quoted already."""
     if schema is not None and schema != "public":
         words = (
@@ -65,4 +65,4 @@ def command(*words: str, schema: str | None = None, option: str = "", absolute: 
             f"--schema={schema}" if schema.startswith("-") else "--schema",
             *[schema] * (schema[:1] != "-"),
         )
-    return " ".join([program(absolute=absolute), *map(quoted, words)]) + option
+    return " ".join([program(), *map(quoted, words)]) + option

@@ -21,7 +21,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
-    from pgvigil.embedded import PersistentServer
+    from pgvigil.embedded import JobsProcess, PersistentServer
     from pgvigil.migration import setup
 
     target = named_target(arguments)
@@ -43,6 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\nNext: point your application at this database.")
     runs.print_waiting(outcome, target)
-    runs.print_jobs(target)
+    if embedded:
+        JobsProcess(embedded).start()
+        print(
+            f"\nThe regular jobs run while this server is up. Their status:\n  {project.command('maintain', 'status')}"
+        )
+    else:
+        runs.print_jobs(target)
     runs.print_looks(target)
     return 0
