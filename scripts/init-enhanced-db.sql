@@ -454,7 +454,7 @@ BEGIN
         RETURN;
     ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
         RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
               USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
@@ -502,7 +502,7 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
         RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
               USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
     END IF;
@@ -738,7 +738,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'd13ec50d3530b95d926940cd6c4358bee3fc3c5b9e65dbb16723cf3c67c31299', 'ef62f8a358f4809eeaa203426f4e7eb9bdca48c3d1766410e680aa6685a55b5e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '76b950c8e5e846fabae920c1b2e3cb45a94e71406b236afffcbb9adc297b5cc2', '13eae4ab170878071e72dfaf80c76dbac583780ca2c11a0ad1e314d39fe2fca7', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one

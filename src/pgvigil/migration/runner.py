@@ -204,8 +204,8 @@ def waiting_jobs(conn: psycopg.Connection) -> tuple[str, ...]:
 
 def _remarks(conn: psycopg.Connection) -> list[str]:
     rows = conn.execute(
-        """SELECT format('%s.%s holds %L, which is not in its list (%s rows): the list stays open until the rows are changed and CALL pgvigil.validate_value_checks() is run',
-                         table_name, column_name, value, rows_found) FROM pgvigil.tolerated_values
+        """SELECT format('%s.%s holds %L, which is not in its list (%s %s): the list stays open until the rows are changed and CALL pgvigil.validate_value_checks() is run',
+                         table_name, column_name, value, rows_found, CASE rows_found WHEN 1 THEN 'row' ELSE 'rows' END) FROM pgvigil.tolerated_values
            UNION ALL
            SELECT format('%s was there in another shape: it is kept whole as pgvigil.legacy_%s, and %s of its %s rows are now in %s%s',
                          table_name, table_name, rows_adopted, coalesce(rows_found::text, '?'), table_name,

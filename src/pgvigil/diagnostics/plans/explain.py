@@ -141,7 +141,7 @@ def _line(node: Node, depth: int, whole: float, bars: bool) -> str:
     if index := node.fields.get("Index Name"):
         label += f" using {index}"
     pages = node.own_blocks("Shared Hit Blocks", "Shared Read Blocks")
-    label += f", {pages:,} pages" if pages else ""
+    label += f", {counted(pages, 'page')}" if pages else ""
     label += f", {node.loops:,.0f} times" if node.loops > node.processes else "" if node.loops else ", never run"
     return _columns(node.own_ms, node.rows, label, whole, bars)
 
