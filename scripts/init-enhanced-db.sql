@@ -21,7 +21,7 @@ BEGIN
     END IF;
     IF to_regnamespace('pgvigil') IS NOT NULL OR to_regclass(format('%I.sessions', app)) IS NOT NULL THEN
         RAISE EXCEPTION 'this database is not empty'
-              USING HINT = 'An existing install is brought to the schema by scripts/run-migration.sh.';
+              USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
@@ -454,7 +454,7 @@ BEGIN
         RETURN;
     ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
         RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
               USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
@@ -502,7 +502,7 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
         RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
               USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
     END IF;
@@ -738,7 +738,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'd13ec50d3530b95d926940cd6c4358bee3fc3c5b9e65dbb16723cf3c67c31299', 'ef62f8a358f4809eeaa203426f4e7eb9bdca48c3d1766410e680aa6685a55b5e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '76b950c8e5e846fabae920c1b2e3cb45a94e71406b236afffcbb9adc297b5cc2', '13eae4ab170878071e72dfaf80c76dbac583780ca2c11a0ad1e314d39fe2fca7', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -1828,13 +1828,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) IS 'The same for a float';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms double precision, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
+    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata)
+    VALUES (operation, round(duration_ms)::integer, success, session, metadata);
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
+COMMENT ON FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
 
 -- Jobs -----------------------------------------------------------------------------------------------------------------
 
@@ -2706,7 +2707,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '82f4d4db7c249ac7af4728bd95718a091a5bb2387bf4139f7944127676f144b6', 'e3c94e3d7b98aa5d8088340e0b9140515dd2be0aeeb01da346ede23cbb37b3a9', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'dedb816395549f340dabf75120d44188f596de8f956f52d2ed697fe3fc4f24a2', '0a9a64da59edb04162a362bec8a55f583e2c5c0378ea7331b96c6aead522d9b7', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4504,7 +4505,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'replaced_objects';
     SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
-    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
@@ -4516,7 +4517,7 @@ BEGIN
     WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
       AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
     detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
-    fix := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    fix := 'Let one of the two write them: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     check_name := 'views_past_row_security';
@@ -4787,7 +4788,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '709801b2ce6a5add60efa2ed2ca32e7f8e8306a9985d0445cf0ceff76c8442a6', '58a0f4033c48953164c115a3cea29789edacaa49bfc2844e82f5ecbae8545e30', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '14303272a47e57c92471a7f22ceb5db21ff7c4f3150888acc9fb9b86cc4d6928', 'cbd9b0ad62bac770e1ca367c2dfdbd5f6188b19422cbfb966897c3e09d5f7b1e', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.

@@ -216,7 +216,7 @@ BEGIN
         RETURN;
     ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
         RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
               USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
@@ -264,7 +264,7 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
         RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
               USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
     END IF;

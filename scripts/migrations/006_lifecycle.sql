@@ -293,13 +293,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) IS 'The same for a float';
 
-CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
+CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms double precision, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
+    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata)
+    VALUES (operation, round(duration_ms)::integer, success, session, metadata);
 END $$;
-COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
+COMMENT ON FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
 
 -- Jobs -----------------------------------------------------------------------------------------------------------------
 

@@ -188,12 +188,13 @@ def _fail(error: PgvigilError, arguments: argparse.Namespace | None) -> int:
 
 
 _NAMED = re.compile(
-    r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|session-monitoring|sessions|server|spec|token) )?[a-z][a-z-]*)(?![\w.:])"
+    r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|session-monitoring|sessions|server|spec|token) )?[a-z][a-z-]*)(?![\w:]|\.\w)(\.$)?"
 )
-_SCRIPT = re.compile(r"(?<![\w/.-])scripts/((?:run-migration|setup-enhanced-db)\.sh)")
 _WITHOUT_DATABASE = (
     "check",
     "init",
+    "help",
+    "setup",
     "init-sql",
     "metrics-files",
     "new",
@@ -222,4 +223,4 @@ def _as_called(hint: str, arguments: argparse.Namespace | None) -> str:
         is_whole = hint.startswith(" --", found.end())  # it has its options already
         return project.command(*words, option="" if is_whole or found[1].startswith(_WITHOUT_DATABASE) else option)
 
-    return _NAMED.sub(spelt, _SCRIPT.sub(lambda found: project.script(found[1]), hint))
+    return _NAMED.sub(spelt, hint)

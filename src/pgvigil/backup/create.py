@@ -138,9 +138,7 @@ def take(
             manifest.require_our_directory(directory)
             made.enter_context(manifest.making(part))
         except OSError as error:
-            raise BackupError(
-                f"no backup can be written to {directory}: {error.strerror}", pg_tools.ELSEWHERE
-            ) from error
+            raise pg_tools.unusable(directory, error, "no backup can be written to") from error
         except RestoreError as error:
             raise BackupError(error.message, error.hint) from error
         made.callback(part.unlink, missing_ok=True)

@@ -21,7 +21,7 @@ from pgvigil.maintenance.client_jobs import Options
 from pgvigil.migration import ledger, preflight
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
-from pgvigil.text import page
+from pgvigil.text import counted, page
 
 _TOLD = 160  # characters of an error in a table for people
 _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -319,4 +319,12 @@ def _schedule(job: Job) -> str:
         return f"{_WEEK[days]} {clock}"
     if job.every == timedelta(days=1):
         return f"daily {clock}"
-    return f"every {job.every}" + (f" + {job.at}" if job.at else "")
+    return f"every {_length(job.every)}" + (f" + {_length(job.at)}" if job.at else "")
+
+
+def _length(length: timedelta) -> str:
+    for name, seconds in (("day", 86_400), ("h", 3600), ("min", 60)):
+        number, rest = divmod(length.total_seconds(), seconds)
+        if number and not rest:
+            return counted(int(number), name) if name == "day" else f"{number:.0f} {name}"
+    return str(length)
