@@ -704,6 +704,9 @@ COMMENT ON COLUMN pgvigil.deleted_sessions.last_row IS 'The row as it was delete
 COMMENT ON COLUMN pgvigil.deleted_sessions.events IS 'Its events of session_lifecycle in order, and the deletion itself';
 COMMENT ON CONSTRAINT deleted_sessions_pkey ON pgvigil.deleted_sessions IS 'The same id may come and go more than once';
 
+CREATE INDEX idx_deleted_sessions_deleted_at ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
+COMMENT ON INDEX pgvigil.idx_deleted_sessions_deleted_at IS 'Deletions of a day, for the archives';
+
 -- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
 CREATE TABLE pgvigil.displaced_tables (
     table_name   text NOT NULL CONSTRAINT displaced_tables_pkey PRIMARY KEY,
@@ -738,7 +741,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'd13ec50d3530b95d926940cd6c4358bee3fc3c5b9e65dbb16723cf3c67c31299', 'ef62f8a358f4809eeaa203426f4e7eb9bdca48c3d1766410e680aa6685a55b5e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'a208d7753ebfa05d8be9cc064c39a64974a0a9311ce80e1445aeb6dcfa566b74', '2590798047fd380228728ad20419c68be6663df85796eb9ed9b39cde160301b9', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -1538,7 +1541,8 @@ CREATE TABLE pgvigil.retention_policies (
     archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0 AND archived_days <= 36500),
     logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0 AND logs_days <= 36500),
     metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0 AND metrics_days <= 36500),
-    legal_hold          boolean NOT NULL DEFAULT false
+    legal_hold          boolean NOT NULL DEFAULT false,
+    keep_archive        boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited: new sessions follow at once, the jobs from their next run on';
 COMMENT ON COLUMN pgvigil.retention_policies.policy IS 'Its name, as sessions.retention_policy has it; a session without one, or with an unknown one, follows standard';
@@ -1548,6 +1552,7 @@ COMMENT ON COLUMN pgvigil.retention_policies.archived_days IS 'An archived sessi
 COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS 'Rows of performance_logs are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS 'Rows of system_metrics are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS 'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
+COMMENT ON COLUMN pgvigil.retention_policies.keep_archive IS 'Nothing is dropped or deleted for its age before it is archived: while any session has the policy, no log, metric or query execution';
 COMMENT ON CONSTRAINT retention_policies_pkey ON pgvigil.retention_policies IS 'One row a policy';
 COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired; a century at most';
 COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant; a century at most';
@@ -1950,8 +1955,8 @@ DECLARE
             CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
             CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
             CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
-                      OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
-            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+                      OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'executions' END,
             CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
 BEGIN
     UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
@@ -2477,15 +2482,15 @@ JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
 
 -- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean, archive boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold)
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold), bool_or(p.keep_archive)
     FROM pgvigil.retention_policies p
     WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, and whether a policy under legal hold keeps them all';
+COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, whether a policy under legal hold keeps them all, and whether they are archived first';
 
 CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2600,8 +2605,10 @@ DECLARE
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
+    unkept   text[] := '{}';
     used     text[] := '{}';
     detail   text;
+    archives boolean;
 BEGIN
     PERFORM pgvigil.require_consent('retention'), set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
@@ -2615,6 +2622,7 @@ BEGIN
         RETURN;
     END IF;
 
+    SELECT k.archive INTO archives FROM pgvigil.days_kept() k;
     FOR slice IN SELECT * FROM pgvigil.due_partitions() LOOP
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
@@ -2628,6 +2636,14 @@ BEGIN
             END IF;
         END IF;
         CONTINUE WHEN in_use;
+        IF archives THEN
+            -- Rows that come late wait here; those that came since the archive was written show.
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
+            IF NOT pgvigil.is_archived(slice.parent_table, slice.partition_oid) THEN
+                unkept := unkept || slice.partition;
+                CONTINUE;
+            END IF;
+        END IF;
         BEGIN
             IF slice.parent_table = 'system_metrics' THEN
                 -- The markers of installs and migrations are written once: they move on.
@@ -2637,6 +2653,9 @@ BEGIN
                                pgvigil.application_table('system_metrics'), slice.partition_oid::regclass);
             END IF;
             EXECUTE format('DROP TABLE %s', slice.partition_oid::regclass);
+            IF to_regclass('pgvigil.archives') IS NOT NULL THEN  -- made by 018
+                PERFORM pgvigil.record_drop(slice.parent_table, slice.partition_oid);
+            END IF;
         EXCEPTION WHEN dependent_objects_still_exist THEN  -- somebody's view: the others go all the same
             GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
             used := used || format('%s (%s)', slice.partition, detail);
@@ -2655,6 +2674,9 @@ BEGIN
     more := false;
     IF held <> '{}' THEN
         note := 'kept, for rows of sessions under legal hold: ' || array_to_string(held, ', ');
+    END IF;
+    IF unkept <> '{}' THEN
+        note := concat_ws('; ', note, 'kept, because they are not archived as they are now (pgvigil maintain run archive): ' || array_to_string(unkept, ', '));
     END IF;
     RETURN NEXT;
 END $$$run$);
@@ -2700,7 +2722,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '912a53aa0f4de8b357e422d423f1b9b0d3ddb61434d1b6cb0ae909161cdd4682', '49fb03b5f05ebd42becbbbdd6ecc916af273fec42de87a1b1200657a43370272', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'f67f3fb935fce01b815e899dca038dc161d0afe6c196306b4cd084627296fa58', 'bb6bb74540594e94709ebc68b808b1f6423e11aba12b1aba192ffc1d19c8a163', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3268,10 +3290,22 @@ DECLARE
     kept record;
 BEGIN
     PERFORM pgvigil.require_consent('executions');
-    SELECT now() - make_interval(days => k.logs) AS since, k.hold INTO kept FROM pgvigil.days_kept() k;
+    SELECT now() - make_interval(days => k.logs) AS since, k.hold, k.archive INTO kept FROM pgvigil.days_kept() k;
     done := 0;
     IF kept.hold THEN
         note := 'kept: a retention policy that sessions have is under legal hold';
+    ELSIF kept.archive THEN
+        WITH gone AS (
+            DELETE FROM "{app}".query_executions
+            WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED))
+            RETURNING *
+        )
+        INSERT INTO pgvigil.executions_to_archive (
+            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
+            page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata)
+        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
+               page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata FROM gone;
+        GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
         DELETE FROM "{app}".query_executions
         WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED));
@@ -3284,7 +3318,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'ca9789da6228e0fa071dd9f194221ae28dc984c841340bfd7fdbefeafee74890', '4cd6c41a39158288144ef5c210900ae034e11408ae1791186e15213b317a316f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '981d2a8ba07572522d17c062d8d9fa8b0f6655edcf45d67f17fb0bb80499be39', '22a151b5885142622ae598fb03be1cdb40068c50f7acd7beb7c14f166a9c3d33', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -5692,9 +5726,258 @@ BEGIN
 END $$;
 DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'c15e1efca960f3eb18a8a8c6d3d1ee33ce00b2fa55c119ce1dd94c6ca4d4282c', 'afa0ebd810ebed68bd5ba8c1741691a20b8b569ecdf8cbe346c02b0a17229dda', 0, '0.1.0'); END $$;
 
-DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
+-- ---------- 018_archives.sql ------------------------------------------------------------------------------------
+-- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files` writes them;
+-- this is what the database knows of them. Whoever may write here can make retention drop what was not kept: the owner alone.
 
-DO $$ BEGIN PERFORM pgvigil.mark_initialized('017'); END $$;
+CREATE TABLE pgvigil.archives (
+    id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archives_pkey PRIMARY KEY,
+    source        text NOT NULL CONSTRAINT archives_source_check CHECK (source = ANY
+                  ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements,query_executions,deleted_sessions}'::text[])),
+    partition     text,
+    partition_oid oid,
+    from_time     timestamptz NOT NULL,
+    to_time       timestamptz NOT NULL,
+    location      text NOT NULL,
+    path          text NOT NULL,
+    sha256        text,
+    rows          bigint,
+    bytes         bigint,
+    fingerprint   numeric,
+    min_id        text,
+    max_id        text,
+    min_time      timestamptz,
+    max_time      timestamptz,
+    started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    completed_at  timestamptz,
+    dropped_at    timestamptz,
+    replaced_at   timestamptz,
+    written_by    text NOT NULL DEFAULT session_user,
+    CONSTRAINT archives_path_key UNIQUE (path),
+    CONSTRAINT archives_completed_check CHECK (completed_at IS NULL OR sha256 IS NOT NULL AND rows IS NOT NULL AND bytes IS NOT NULL AND fingerprint IS NOT NULL)
+);
+COMMENT ON TABLE pgvigil.archives IS 'What is kept in Parquet files: a partition, or a day of rows. Written by job archive_files with the owner''s rights';
+COMMENT ON COLUMN pgvigil.archives.id IS 'Order in which they were begun';
+COMMENT ON COLUMN pgvigil.archives.source IS 'The table';
+COMMENT ON COLUMN pgvigil.archives.partition IS 'The partition; NULL: a day of rows';
+COMMENT ON COLUMN pgvigil.archives.partition_oid IS 'Its oid when it was read: a later partition of that name is another one';
+COMMENT ON COLUMN pgvigil.archives.from_time IS 'Where its stretch of time begins';
+COMMENT ON COLUMN pgvigil.archives.to_time IS 'Where it ends; not included';
+COMMENT ON COLUMN pgvigil.archives.location IS 'The directory or URL of the archives';
+COMMENT ON COLUMN pgvigil.archives.path IS 'Its manifest, from there';
+COMMENT ON COLUMN pgvigil.archives.sha256 IS 'Of the manifest, which holds those of the files';
+COMMENT ON COLUMN pgvigil.archives.rows IS 'Rows in the files';
+COMMENT ON COLUMN pgvigil.archives.bytes IS 'Bytes of the files';
+COMMENT ON COLUMN pgvigil.archives.fingerprint IS 'pgvigil.rows_fingerprint() of the rows that were read; for rows of an erased session it no longer is that of the files';
+COMMENT ON COLUMN pgvigil.archives.min_id IS 'The least id';
+COMMENT ON COLUMN pgvigil.archives.max_id IS 'The greatest id';
+COMMENT ON COLUMN pgvigil.archives.min_time IS 'The earliest time of a row';
+COMMENT ON COLUMN pgvigil.archives.max_time IS 'The latest time of a row';
+COMMENT ON COLUMN pgvigil.archives.started_at IS 'When writing began';
+COMMENT ON COLUMN pgvigil.archives.completed_at IS 'When the files had been read back and were equal; NULL: they count for nothing, and the next run removes them';
+COMMENT ON COLUMN pgvigil.archives.dropped_at IS 'When the rows left the database: from then on they are read from the files';
+COMMENT ON COLUMN pgvigil.archives.replaced_at IS 'When a newer archive of the same rows took its place: the files are to be removed';
+COMMENT ON COLUMN pgvigil.archives.written_by IS 'The login role';
+COMMENT ON CONSTRAINT archives_pkey ON pgvigil.archives IS 'One row an archive';
+COMMENT ON CONSTRAINT archives_path_key ON pgvigil.archives IS 'Each archive has files of its own';
+COMMENT ON CONSTRAINT archives_source_check ON pgvigil.archives IS 'The tables that are archived';
+COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'What counts as kept has been checked';
+CREATE INDEX idx_archives_source_from_time ON pgvigil.archives (source, from_time);
+COMMENT ON INDEX pgvigil.idx_archives_source_from_time IS 'The archives of a table over time';
+
+CREATE TABLE pgvigil.archive_erasures (
+    id         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archive_erasures_pkey PRIMARY KEY,
+    session_id uuid NOT NULL,
+    reason     text NOT NULL CONSTRAINT archive_erasures_reason_check CHECK (btrim(reason) <> ''),
+    rows       bigint NOT NULL,
+    files      text[] NOT NULL,
+    erased_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor      text NOT NULL DEFAULT pgvigil.actor(),
+    erased_by  text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE pgvigil.archive_erasures IS 'Sessions whose rows were erased from the archives, by `pgvigil archive erase`';
+COMMENT ON COLUMN pgvigil.archive_erasures.id IS 'Order of the erasures';
+COMMENT ON COLUMN pgvigil.archive_erasures.session_id IS 'The session';
+COMMENT ON COLUMN pgvigil.archive_erasures.reason IS 'Why';
+COMMENT ON COLUMN pgvigil.archive_erasures.rows IS 'Rows that were erased';
+COMMENT ON COLUMN pgvigil.archive_erasures.files IS 'Manifests of the archives that were rewritten, as they were called before';
+COMMENT ON COLUMN pgvigil.archive_erasures.erased_at IS 'When';
+COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'Who: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.archive_erasures.erased_by IS 'The login role';
+COMMENT ON CONSTRAINT archive_erasures_pkey ON pgvigil.archive_erasures IS 'One row an erasure';
+COMMENT ON CONSTRAINT archive_erasures_reason_check ON pgvigil.archive_erasures IS 'An erasure has a reason';
+
+-- Partitions wait for their archive whole. Rows that are deleted one by one wait here, so that none comes between reading and deleting.
+CALL pg_temp.pgvigil_run($run$CREATE TABLE pgvigil.executions_to_archive (
+    place bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT executions_to_archive_pkey PRIMARY KEY,
+    LIKE "{app}".query_executions INCLUDING COMMENTS
+)$run$);
+COMMENT ON TABLE pgvigil.executions_to_archive IS 'Query executions that job executions has taken out and job archive_files has not archived yet';
+COMMENT ON COLUMN pgvigil.executions_to_archive.place IS 'Order in which they came';
+COMMENT ON CONSTRAINT executions_to_archive_pkey ON pgvigil.executions_to_archive IS 'One row an execution';
+
+-- Ids and transactions: any insert, update or delete changes it, at a third of what the contents would cost to read. After a restore
+-- from a dump it is another one, and the partition is archived again.
+CREATE FUNCTION pgvigil.rows_fingerprint(of_table regclass, key name) RETURNS TABLE (rows bigint, fingerprint numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0) FROM %s t', key, of_table);
+END $$;
+COMMENT ON FUNCTION pgvigil.rows_fingerprint(regclass, name) IS 'How many rows a partition has, and a number that any change of them changes';
+
+-- Called under a lock that keeps writers out, before the partition is dropped.
+CREATE FUNCTION pgvigil.is_archived(parent text, slice regclass) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_ record;
+BEGIN
+    SELECT * INTO now_ FROM pgvigil.rows_fingerprint(slice, pgvigil.partition_key(pgvigil.partitioned_table(parent)));
+    RETURN now_.rows = 0
+           OR EXISTS (SELECT 1 FROM pgvigil.archives a
+                      WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+                        AND a.rows = now_.rows AND a.fingerprint = now_.fingerprint);
+END $$;
+COMMENT ON FUNCTION pgvigil.is_archived(text, regclass) IS 'Whether the archive of a partition holds exactly what the partition holds now';
+
+CREATE FUNCTION pgvigil.record_drop(parent text, slice oid) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pgvigil.archives a SET dropped_at = clock_timestamp()
+    WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS 'Job retention drops a partition: from now on its rows are read from its archive';
+
+-- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds the first row.
+CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    one  record;
+    same boolean;
+    found_ bigint := 0;
+BEGIN
+    FOR one IN SELECT a.id, a.source, a.min_id, a.partition_oid, p.partition_oid AS oid_now
+               FROM pgvigil.archives a LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
+               WHERE a.partition IS NOT NULL AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+                 AND p.partition_oid IS DISTINCT FROM a.partition_oid
+    LOOP
+        same := false;
+        IF one.oid_now IS NOT NULL AND one.min_id IS NOT NULL THEN
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE %I = $1)', one.oid_now::regclass,
+                           pgvigil.partition_key(pgvigil.partitioned_table(one.source))) INTO same USING one.min_id::uuid;
+        END IF;
+        IF same THEN
+            UPDATE pgvigil.archives a SET partition_oid = one.oid_now WHERE a.id = one.id;
+        ELSE
+            UPDATE pgvigil.archives a SET dropped_at = clock_timestamp() WHERE a.id = one.id;
+            found_ := found_ + 1;
+        END IF;
+    END LOOP;
+    RETURN found_;
+END $$;
+COMMENT ON FUNCTION pgvigil.find_dropped_partitions() IS 'Notes which archived partitions are no longer in the database; returns how many';
+
+CREATE FUNCTION pgvigil.keeps_archive() RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT k.archive FROM pgvigil.days_kept() k);
+END $$;
+COMMENT ON FUNCTION pgvigil.keeps_archive() IS 'Whether a retention policy that sessions have wants archives (keep_archive)';
+
+-- A day after its end, late rows have come. From then on each change is seen when it is due to be dropped.
+CREATE FUNCTION pgvigil.partitions_to_archive() RETURNS TABLE (source text, partition text, partition_oid oid, key name, from_time timestamptz, to_time timestamptz)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    one     record;
+    current pgvigil.archives;
+    now_    record;
+BEGIN
+    IF NOT pgvigil.keeps_archive() THEN
+        RETURN;
+    END IF;
+    FOR one IN SELECT p.*, EXISTS (SELECT 1 FROM pgvigil.due_partitions() d WHERE d.partition_oid = p.partition_oid) AS is_due
+               FROM pgvigil.partitions p WHERE p.to_time < now() - interval '1 day' ORDER BY p.to_time, p.parent_table LOOP
+        key := pgvigil.partition_key(pgvigil.partitioned_table(one.parent_table));
+        SELECT * INTO current FROM pgvigil.archives a
+        WHERE a.source = one.parent_table AND a.partition_oid = one.partition_oid AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+        CONTINUE WHEN FOUND AND NOT one.is_due;
+        IF FOUND THEN
+            SELECT * INTO now_ FROM pgvigil.rows_fingerprint(one.partition_oid, key);
+            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows are no reason to write again.
+            CONTINUE WHEN now_.rows = 0 OR now_.rows = current.rows AND now_.fingerprint = current.fingerprint
+                          OR one.parent_table = 'session_lifecycle' AND now_.rows <= current.rows;
+        ELSE
+            EXECUTE format('SELECT count(*) AS rows FROM (SELECT 1 FROM %s LIMIT 1) t', one.partition_oid::regclass) INTO now_;
+            CONTINUE WHEN now_.rows = 0;
+        END IF;
+        source := one.parent_table;
+        partition := one.partition;
+        partition_oid := one.partition_oid;
+        from_time := one.from_time;
+        to_time := one.to_time;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgvigil.partitions_to_archive() IS 'Partitions that ended a day ago and are not archived as they are now, the oldest first';
+
+CREATE FUNCTION pgvigil.complete_archive(archive_id bigint, sha256 text, row_count bigint, byte_count bigint, fingerprint numeric,
+                                         min_id text, max_id text, min_time timestamptz, max_time timestamptz, upto bigint DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    one     pgvigil.archives;
+    gone    timestamptz;
+    deleted bigint;
+BEGIN
+    SELECT * INTO STRICT one FROM pgvigil.archives a WHERE a.id = archive_id AND a.completed_at IS NULL FOR UPDATE;
+    IF one.source = 'query_executions' THEN
+        -- Nobody else deletes here, and what comes has a later place: what was read is what goes.
+        DELETE FROM pgvigil.executions_to_archive e
+        WHERE e.place <= upto AND coalesce(e.started_at >= one.from_time AND e.started_at < one.to_time, false);
+        GET DIAGNOSTICS deleted = ROW_COUNT;
+        IF deleted <> row_count THEN
+            RAISE EXCEPTION '% rows of query_executions were archived, and % were there to go', row_count, deleted USING ERRCODE = 'data_exception';
+        END IF;
+        gone := clock_timestamp();
+    ELSE
+        UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
+        WHERE a.source = one.source AND a.id <> archive_id AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
+          AND CASE WHEN one.partition_oid IS NULL THEN a.from_time = one.from_time ELSE a.partition_oid = one.partition_oid AND a.partition = one.partition END;
+    END IF;
+    UPDATE pgvigil.archives a
+    SET sha256 = complete_archive.sha256, rows = row_count, bytes = byte_count, fingerprint = complete_archive.fingerprint, min_id = complete_archive.min_id,
+        max_id = complete_archive.max_id, min_time = complete_archive.min_time, max_time = complete_archive.max_time,
+        completed_at = clock_timestamp(), dropped_at = gone
+    WHERE a.id = archive_id;
+END $$;
+COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz, timestamptz, bigint) IS
+    'The files of an archive have been read back and are equal: it counts from now on, and an earlier archive of the same rows no longer does';
+
+-- What is read from files: rows that are no longer in the database. Everything else is read from its table.
+CREATE VIEW pgvigil.archives_to_read AS
+SELECT a.* FROM pgvigil.archives a
+WHERE a.completed_at IS NOT NULL AND a.replaced_at IS NULL
+  AND (a.dropped_at IS NOT NULL OR a.partition IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pgvigil.partitions p WHERE p.parent_table = a.source AND p.partition = a.partition));
+COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer in the database';
+
+INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
+VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
+
+-- Who may do what: looking. A role that is not there is left out, as in 013.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.archives, pgvigil.archives_to_read, pgvigil.archive_erasures, pgvigil.executions_to_archive TO %I', role_name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
+    END LOOP;
+END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '6908655ffaca3cd5b8ffdc7aeb11ad93367e3fcbaef18245a41484922fd35611', '244a5e5ba6d2e2c57ea43989938286234f4a6e2b93295dc50ab2b4ae39bc9dbf', 0, '0.1.0'); END $$;
+
+DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
+
+DO $$ BEGIN PERFORM pgvigil.mark_initialized('018'); END $$;
 
 -- ---------- closing.sql -----------------------------------------------------------------------------------------
 -- After each run: what no file can say of the objects of all files. "{app}" is the application's schema. Run again, it changes nothing.

@@ -447,6 +447,9 @@ COMMENT ON COLUMN pgvigil.deleted_sessions.last_row IS 'The row as it was delete
 COMMENT ON COLUMN pgvigil.deleted_sessions.events IS 'Its events of session_lifecycle in order, and the deletion itself';
 COMMENT ON CONSTRAINT deleted_sessions_pkey ON pgvigil.deleted_sessions IS 'The same id may come and go more than once';
 
+CREATE INDEX idx_deleted_sessions_deleted_at ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
+COMMENT ON INDEX pgvigil.idx_deleted_sessions_deleted_at IS 'Deletions of a day, for the archives';
+
 -- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
 CREATE TABLE pgvigil.displaced_tables (
     table_name   text NOT NULL CONSTRAINT displaced_tables_pkey PRIMARY KEY,
