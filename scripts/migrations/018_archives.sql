@@ -11,6 +11,7 @@ CREATE TABLE pgvigil.archives (
     to_time       timestamptz NOT NULL,
     location      text NOT NULL,
     path          text NOT NULL,
+    origin        text NOT NULL,
     sha256        text,
     rows          bigint,
     bytes         bigint,
@@ -36,10 +37,11 @@ COMMENT ON COLUMN pgvigil.archives.from_time IS 'Where its stretch of time begin
 COMMENT ON COLUMN pgvigil.archives.to_time IS 'Where it ends; not included';
 COMMENT ON COLUMN pgvigil.archives.location IS 'The directory or URL of the archives';
 COMMENT ON COLUMN pgvigil.archives.path IS 'Its manifest, from there';
+COMMENT ON COLUMN pgvigil.archives.origin IS 'Server and database that wrote it: a copy of the database removes no files of the original';
 COMMENT ON COLUMN pgvigil.archives.sha256 IS 'Of the manifest, which holds those of the files';
 COMMENT ON COLUMN pgvigil.archives.rows IS 'Rows in the files';
 COMMENT ON COLUMN pgvigil.archives.bytes IS 'Bytes of the files';
-COMMENT ON COLUMN pgvigil.archives.fingerprint IS 'pgvigil.rows_fingerprint() of the rows that were read; for rows of an erased session it no longer is that of the files';
+COMMENT ON COLUMN pgvigil.archives.fingerprint IS 'As pgvigil.rows_fingerprint(), of the rows in the database that were read';
 COMMENT ON COLUMN pgvigil.archives.min_id IS 'The least id';
 COMMENT ON COLUMN pgvigil.archives.max_id IS 'The greatest id';
 COMMENT ON COLUMN pgvigil.archives.min_time IS 'The earliest time of a row';
@@ -192,7 +194,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.partitions_to_archive() IS 'Partitions that ended a day ago and are not archived as they are now, the oldest first';
 
 CREATE FUNCTION pgvigil.complete_archive(archive_id bigint, sha256 text, row_count bigint, byte_count bigint, fingerprint numeric,
-                                         min_id text, max_id text, min_time timestamptz, max_time timestamptz, upto bigint DEFAULT NULL) RETURNS void
+                                         min_id text, max_id text, min_time timestamptz, max_time timestamptz, upto bigint DEFAULT NULL,
+                                         instead_of bigint DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
@@ -201,7 +204,13 @@ DECLARE
     deleted bigint;
 BEGIN
     SELECT * INTO STRICT one FROM pgvigil.archives a WHERE a.id = archive_id AND a.completed_at IS NULL FOR UPDATE;
-    IF one.source = 'query_executions' THEN
+    IF instead_of IS NOT NULL THEN
+        UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
+        WHERE a.id = instead_of AND a.source = one.source AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL RETURNING a.dropped_at INTO gone;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'archive % is no longer there', instead_of USING ERRCODE = 'object_not_in_prerequisite_state';
+        END IF;
+    ELSIF one.source = 'query_executions' THEN
         -- Nobody else deletes here, and what comes has a later place: what was read is what goes.
         DELETE FROM pgvigil.executions_to_archive e
         WHERE e.place <= upto AND coalesce(e.started_at >= one.from_time AND e.started_at < one.to_time, false);
@@ -221,8 +230,49 @@ BEGIN
         completed_at = clock_timestamp(), dropped_at = gone
     WHERE a.id = archive_id;
 END $$;
-COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz, timestamptz, bigint) IS
+COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz, timestamptz, bigint, bigint) IS
     'The files of an archive have been read back and are equal: it counts from now on, and an earlier archive of the same rows no longer does';
+
+-- A hold that is being placed waits for the erasure that has looked, and the erasure for the hold.
+CREATE FUNCTION pgvigil.require_no_hold(session uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    why text;
+BEGIN
+    LOCK TABLE pgvigil.legal_holds, pgvigil.retention_policies IN SHARE MODE;
+    SELECT string_agg(h.reason, ', ' ORDER BY h.placed_at) INTO why FROM pgvigil.legal_holds h WHERE h.session_id = session;
+    IF why IS NULL THEN
+        SELECT 'its retention policy, ' || p.policy || ', is' INTO why FROM pgvigil.retention_policies p
+        WHERE p.legal_hold AND p.policy IN (SELECT coalesce(s.retention_policy, 'standard') FROM "{app}".sessions s WHERE s.id = session
+                                            UNION ALL SELECT coalesce(d.retention_policy, 'standard') FROM pgvigil.deleted_sessions d WHERE d.session_id = session)
+        LIMIT 1;
+    END IF;
+    IF why IS NULL AND (SELECT k.hold FROM pgvigil.days_kept() k) THEN
+        why := 'a retention policy that sessions have is, and keeps all logs';
+    END IF;
+    IF why IS NOT NULL THEN
+        RAISE EXCEPTION 'session % is under legal hold: %', session, why
+              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See pgvigil.legal_holds, and legal_hold in pgvigil.retention_policies.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_no_hold(uuid) IS 'Raises where a legal hold keeps a session, or all logs';
+
+-- All files of the session or none, and the audit row with them.
+CREATE FUNCTION pgvigil.complete_erasure(session uuid, why text, erased bigint, rewritten jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    one record;
+BEGIN
+    PERFORM pgvigil.require_no_hold(session);
+    INSERT INTO pgvigil.archive_erasures (session_id, reason, rows, files)
+    SELECT session, why, erased, coalesce(array_agg(a.path ORDER BY a.id), '{}')
+    FROM jsonb_to_recordset(rewritten) r (instead_of bigint) JOIN pgvigil.archives a ON a.id = r.instead_of;
+    FOR one IN SELECT * FROM jsonb_to_recordset(rewritten) r (id bigint, sha256 text, rows bigint, bytes bigint, fingerprint numeric, min_id text, max_id text,
+                                                              min_time timestamptz, max_time timestamptz, instead_of bigint) LOOP
+        PERFORM pgvigil.complete_archive(one.id, one.sha256, one.rows, one.bytes, one.fingerprint, one.min_id, one.max_id, one.min_time, one.max_time, NULL, one.instead_of);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS 'The rewritten archives of an erased session take the place of the old ones, together with the audit row';
 
 -- What is read from files: rows that are no longer in the database. Everything else is read from its table.
 CREATE VIEW pgvigil.archives_to_read AS

@@ -81,3 +81,9 @@ class JobError(PgvigilError):
     """An error that says that a maintenance job failed; its earlier commits stay, and the next run continues from there."""
 
     exit_code = 10
+
+
+class ArchiveError(PgvigilError):
+    """An error that says that an archive is damaged, missing or not to be trusted; nothing of it is read as data."""
+
+    exit_code = 11

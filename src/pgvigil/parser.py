@@ -16,8 +16,8 @@ exit codes:
   2 usage, or a broken file    7 a migration failed and was rolled back
   3 cannot connect or compare  8 migrated, but the schema does not meet the spec
   4 precondition not met       9 restore failed
-  10 a maintenance job failed  70 a defect of pgvigil itself
-  130 interrupted
+  10 a maintenance job failed  11 an archive is damaged or missing
+  70 a defect of pgvigil       130 interrupted
 
 The database is named by --database-url, else DATABASE_URL, else PG* variables and service files, else a .env file
 (in the current directory or the project), else it is the embedded server's, if there is one.
