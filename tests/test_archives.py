@@ -112,11 +112,11 @@ def test_rows_of_a_file_are_those_of_the_table(fresh: Database, tmp_path: Path) 
     )
     keep(fresh)
     archive(fresh, tmp_path)
-    was = fresh.execute("SELECT * FROM performance_logs ORDER BY id")
+    was = fresh.execute("SELECT t::text FROM performance_logs t ORDER BY id")
     retention(fresh)
     assert fresh.execute("SELECT count(*) FROM performance_logs") == [(0,)]
     restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
-    assert fresh.execute("SELECT * FROM back ORDER BY id") == was
+    assert fresh.execute("SELECT t::text FROM back t ORDER BY id") == was
 
 
 def test_numbers_are_exact_and_every_type_comes_back(fresh: Database, tmp_path: Path) -> None:
@@ -130,8 +130,9 @@ def test_numbers_are_exact_and_every_type_comes_back(fresh: Database, tmp_path: 
     keep(fresh)
     archive(fresh, tmp_path)
     restore.restore(target(fresh), "system_metrics", None, None, Reporter(), table="back")
-    both = fresh.execute("SELECT metric_value::text FROM back ORDER BY id"), fresh.execute(
-        "SELECT t.metric_value::text FROM system_metrics t JOIN back USING (id) ORDER BY t.id"
+    both = (
+        fresh.execute("SELECT metric_value::text FROM back ORDER BY id"),
+        fresh.execute("SELECT t.metric_value::text FROM system_metrics t JOIN back USING (id) ORDER BY t.id"),
     )
     assert both[0] == both[1]
     assert [value for (value,) in both[0]][2:] == ["-Infinity", "1.10"]
@@ -184,9 +185,7 @@ def test_deleted_sessions_are_copied_and_stay(fresh: Database, tmp_path: Path) -
 # --- interrupted ------------------------------------------------------------------------------------------------------
 
 
-def test_an_unfinished_archive_counts_for_nothing_and_is_removed(
-    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_archive_counts_for_nothing_and_is_removed(fresh: Database, tmp_path: Path) -> None:
     partition = old_logs(fresh)
     keep(fresh)
     code = """
@@ -223,7 +222,9 @@ def test_a_file_that_is_not_what_was_sent_drops_nothing(
     honest = store.Store.publish
 
     def lie(self: store.Store, made: Path, name: str) -> None:
-        duckdb.sql(f"COPY (SELECT * REPLACE (duration_ms + 1 AS duration_ms) FROM '{made}') TO '{made}.x' (FORMAT parquet)")
+        duckdb.sql(
+            f"COPY (SELECT * REPLACE (duration_ms + 1 AS duration_ms) FROM '{made}') TO '{made}.x' (FORMAT parquet)"
+        )
         made.write_bytes(Path(f"{made}.x").read_bytes())
         honest(self, made, name)
 
@@ -284,7 +285,9 @@ def test_damage_is_found_and_nothing_of_it_is_read(
     assert fresh.execute("SELECT to_regclass('back')") == [(None,)]
 
 
-def test_a_file_that_no_archive_has_is_named_and_not_read(fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_no_archive_has_is_named_and_not_read(
+    fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old_logs(fresh)
     keep(fresh)
     archive(fresh, tmp_path)
@@ -326,7 +329,9 @@ def test_rows_come_back_into_a_database_of_their_own(fresh: Database, tmp_path: 
     try:
         restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="logs", database=name)
         with psycopg.connect(fresh.server.dsn(name)) as conn:
-            assert conn.execute("SELECT count(*), pg_typeof(min(metadata::text)::jsonb)::text FROM logs").fetchone() == (500, "jsonb")
+            assert conn.execute(
+                "SELECT count(*), pg_typeof(min(metadata::text)::jsonb)::text FROM logs"
+            ).fetchone() == (500, "jsonb")
     finally:
         fresh.execute(f'DROP DATABASE IF EXISTS "{name}"')
 
@@ -345,7 +350,7 @@ def test_a_table_that_is_there_is_not_written_over(fresh: Database, tmp_path: Pa
     old_logs(fresh)
     keep(fresh)
     archive(fresh, tmp_path)
-    with pytest.raises(PreconditionError, match="sessions is there already|\"sessions\" is there already"):
+    with pytest.raises(PreconditionError, match="is there already"):
         restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="sessions")
 
 
@@ -389,7 +394,7 @@ def test_rows_that_are_still_in_the_database_are_deleted_there_first(fresh: Data
     "hold",
     [
         "INSERT INTO pgvigil.legal_holds (session_id, reason) VALUES (%(id)s, 'a v. b')",
-        "UPDATE pgvigil.retention_policies SET legal_hold = true WHERE policy = 'standard' AND %(id)s IS NOT NULL",
+        "UPDATE pgvigil.retention_policies SET legal_hold = true WHERE policy = 'standard' AND %(id)s::uuid IS NOT NULL",
     ],
 )
 def test_a_hold_holds_archives_too(fresh: Database, tmp_path: Path, hold: str) -> None:
@@ -439,10 +444,10 @@ def test_only_the_owner_can_say_that_something_is_archived(shared: Database, sta
             conn.execute(statement)  # type: ignore[call-overload]
 
 
-def test_an_administrator_who_is_not_the_owner_cannot_run_it(fresh: Database, tmp_path: Path) -> None:
+def test_an_administrator_who_is_not_the_owner_cannot_run_it(fresh: Database) -> None:
     old_logs(fresh)
     keep(fresh)
-    fresh.execute(f'CREATE ROLE "admin of {fresh.name}" LOGIN PASSWORD \'x\' IN ROLE pgvigil_admin')
+    fresh.execute(f"CREATE ROLE \"admin of {fresh.name}\" LOGIN PASSWORD 'x' IN ROLE pgvigil_admin")
     try:
         with psycopg.connect(fresh.url, autocommit=True) as conn:
             conn.execute(f'SET ROLE "admin of {fresh.name}"')
@@ -498,7 +503,9 @@ def test_no_place_is_a_sentence(fresh: Database, monkeypatch: pytest.MonkeyPatch
         archive(fresh, "")
 
 
-def test_run_archive_writes_files_where_a_policy_wants_them(fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_archive_writes_files_where_a_policy_wants_them(
+    fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old_logs(fresh)
     words = ("maintain", "run", "archive", "--archive-to", str(tmp_path))
     assert pgvigil(fresh, *words) == 0

@@ -30,7 +30,8 @@ def keep(database: Database) -> None:
 def old_logs(database: Database, *, ago: int = 20, rows: int = 500) -> str:
     """A partition of performance_logs of a day that is long over, with rows; returns its name."""
     database.execute(
-        "SELECT pgvigil.ensure_partitions('performance_logs', t, t) FROM (SELECT now() - %s * interval '1 day') s (t)", (ago,)
+        "SELECT pgvigil.ensure_partitions('performance_logs', t, t) FROM (SELECT now() - %s * interval '1 day') s (t)",
+        (ago,),
     )
     database.execute(_LOGS, {"ago": ago, "rows": rows})
     [(name,)] = database.execute(
@@ -52,7 +53,9 @@ def archive(database: Database, place: Path | str) -> str:
 def retention(database: Database) -> str:
     """Runs retention; returns its notes."""
     job_runner.run(target(database), "retention", Options(), Reporter())
-    return "; ".join(database.execute("SELECT notes FROM pgvigil.job_runs WHERE job = 'retention' ORDER BY id DESC LIMIT 1")[0][0])
+    return "; ".join(
+        database.execute("SELECT notes FROM pgvigil.job_runs WHERE job = 'retention' ORDER BY id DESC LIMIT 1")[0][0]
+    )
 
 
 def is_there(database: Database, partition: str) -> bool:

@@ -11,6 +11,8 @@ is are compared with their SHA-256 before they are read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgvigil.errors import UsageError
@@ -40,3 +42,8 @@ def identifier(name: str) -> str:
 def literal(text: str) -> str:
     """Return a string constant of DuckDB: no backslash means anything there."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def scan(paths: Iterable[Path]) -> str:
+    """Return what DuckDB reads files as; the names of their directories are no columns."""
+    return f"read_parquet([{', '.join(literal(str(path)) for path in paths)}], hive_partitioning = false)"

@@ -14,7 +14,7 @@ from psycopg import errors
 from psycopg.rows import class_row
 
 from pgvigil import database
-from pgvigil.archives import duck, identifier, literal
+from pgvigil.archives import duck, identifier, scan
 from pgvigil.archives.manifest import Manifest, load
 from pgvigil.archives.parquet import extent_of
 from pgvigil.archives.source import SOURCES
@@ -76,7 +76,9 @@ def read(conn: psycopg.Connection) -> list[Archive]:
         with conn.cursor(row_factory=class_row(Archive)) as cursor:
             return cursor.execute(_LIST.encode()).fetchall()
     except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
-        raise PreconditionError("this database knows no archives: it is not migrated", "Run: pgvigil migrate") from error
+        raise PreconditionError(
+            "this database knows no archives: it is not migrated", "Run: pgvigil migrate"
+        ) from error
     except errors.InsufficientPrivilege as error:
         raise PreconditionError(
             "this role may not see the archives", "Let an administrator run: GRANT pgvigil_reader TO the role."
@@ -137,7 +139,9 @@ def verify(target: Target, moved_to: str | None = None) -> tuple[list[Verified],
         else:
             found.append(Verified(archive))
     stems = tuple(archive.path.removesuffix(".json") for archive in archives)
-    return found, [f"{store.location}/{name}" for store in stores.values() for name in store.names() if not name.startswith(stems)]
+    return found, [
+        f"{store.location}/{name}" for store in stores.values() for name in store.names() if not name.startswith(stems)
+    ]
 
 
 def _require_whole(store: Store, archive: Archive) -> None:
@@ -145,13 +149,12 @@ def _require_whole(store: Store, archive: Archive) -> None:
     source = SOURCES[made.source]
     with opened(store, archive, made) as files, closing(duck()) as conn:
         for path, part in zip(files, made.parts, strict=True):
-            kept = f"read_parquet({literal(str(path))})"
+            kept = scan([path])
             rows = conn.execute(f"SELECT count(*) FROM {kept}").fetchone()
             if rows != (part.rows,):
                 raise ArchiveError(f"{part.file} has not the {part.rows:,} rows of its manifest", "")
         if files:
-            names = ", ".join(literal(str(path)) for path in files)
-            whole = f"read_parquet([{names}])"
+            whole = scan(files)
             shown = conn.execute(f"SELECT * FROM {whole} LIMIT 0").description or []
             if [column[0] for column in shown] != list(made.columns):
                 raise ArchiveError(f"{archive.path}: the files have other columns than the manifest", "")
@@ -180,16 +183,24 @@ def text(archives: list[Archive]) -> str:
             f"  {quoted(f'{one.location}/{one.path}')}"
         )
     kept = [one for one in archives if one.state in ("file", "copy")]
-    lines.append(f"{counted(len(kept), 'archive')}, {sum(one.rows or 0 for one in kept):,} rows, {sum(one.bytes or 0 for one in kept) / 1e6:.1f} MB")
+    lines.append(
+        f"{counted(len(kept), 'archive')}, {sum(one.rows or 0 for one in kept):,} rows, {sum(one.bytes or 0 for one in kept) / 1e6:.1f} MB"
+    )
     return page(lines)
 
 
 def verified_text(found: list[Verified], strays: list[str]) -> str:
     """For people."""
-    lines = [f"DAMAGED  {one.archive.source} from {_moment(one.archive.from_time)}: {one.fault}" for one in found if one.fault]
+    lines = [
+        f"DAMAGED  {one.archive.source} from {_moment(one.archive.from_time)}: {one.fault}"
+        for one in found
+        if one.fault
+    ]
     lines += [f"unknown  {quoted(name)}: no archive of this database has it, and it is not read" for name in strays]
     whole = sum(not one.fault for one in found)
-    lines.append(f"{counted(whole, 'archive')} of {len(found):,} whole, {sum(one.archive.rows or 0 for one in found if not one.fault):,} rows")
+    lines.append(
+        f"{counted(whole, 'archive')} of {len(found):,} whole, {sum(one.archive.rows or 0 for one in found if not one.fault):,} rows"
+    )
     return page(lines)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from pgvigil.archives import catalogue, duck, literal, write
+from pgvigil.archives import catalogue, duck, literal, scan, write
 from pgvigil.archives.catalogue import Archive
 from pgvigil.archives.manifest import Manifest, Part
 from pgvigil.archives.parquet import WRITTEN, Extent, extent_of
@@ -54,7 +54,10 @@ def erase(target: Target, session: str, reason: str, log: Reporter, *, moved_to:
             raise
         finally:
             with suppress(psycopg.Error):
-                conn.execute("SELECT pgvigil.report_job(%s, 0, %s, %s, true, NULL)", (row[0], "erased a session from the archives", said))
+                conn.execute(
+                    "SELECT pgvigil.report_job(%s, 0, %s, %s, true, NULL)",
+                    (row[0], "erased a session from the archives", said),
+                )
                 conn.execute("SELECT pgvigil.release_job(%s)", (row[0],))
 
 
@@ -90,7 +93,7 @@ def _erase(
             write.publish(store, f"{directory}/{stem}.json", new)
             erased += found
             rewritten.append({
-                "id": archive_id, "sha256": hashlib.sha256(new.dump()).hexdigest(), "rows": new.rows, "bytes": new.bytes,
+                "id": archive_id, "sha256": hashlib.sha256(new.dump()).hexdigest(), "rows": new.rows, "bytes": new.size,
                 "fingerprint": 0, "min_id": new.min_id, "max_id": new.max_id, "min_time": new.min_time, "max_time": new.max_time,
                 "instead_of": archive.id,
             })  # fmt: skip
@@ -127,9 +130,8 @@ def _count(store: Store, archive: Archive, made: Manifest, session: str) -> int:
     with catalogue.opened(store, archive, made) as files, closing(duck()) as conn:
         if not files:
             return 0
-        names = ", ".join(literal(str(path)) for path in files)
         row = conn.execute(
-            f"SELECT count(*) FROM read_parquet([{names}]) WHERE coalesce({_is_of(made.source, session)}, false)"
+            f"SELECT count(*) FROM {scan(files)} WHERE coalesce({_is_of(made.source, session)}, false)"
         ).fetchone()
         return int(row[0]) if row else 0
 
@@ -143,13 +145,14 @@ def _without(store: Store, archive: Archive, made: Manifest, session: str, direc
         for number, path in enumerate(files, 1):
             name = f"{stem}-{number:05}.parquet"
             new = work / name
-            kept = f"SELECT * FROM read_parquet({literal(str(path))}) WHERE NOT coalesce({_is_of(made.source, session)}, false)"
+            kept = f"SELECT * FROM {scan([path])} WHERE NOT coalesce({_is_of(made.source, session)}, false)"
             conn.execute(f"COPY ({kept}) TO {literal(str(new))} ({WRITTEN})")
-            new.chmod(0o600)
-            row = conn.execute(f"SELECT count(*) FROM read_parquet({literal(str(new))})").fetchone()
+            row = conn.execute(f"SELECT count(*) FROM {scan([new])}").fetchone()
             with new.open("rb") as file:
-                part = Part(name, int(row[0]) if row else 0, new.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-            extent |= extent_of(conn, f"read_parquet({literal(str(new))})", (source.id, source.time))
+                part = Part(
+                    name, int(row[0]) if row else 0, new.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+                )
+            extent |= extent_of(conn, scan([new]), (source.id, source.time))
             store.publish(new, f"{directory}/{name}")
             parts.append(part)
     values = {**made.__dict__, "parts": parts, "rows": sum(part.rows for part in parts)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from pathlib import PurePosixPath
 from typing import Any
 
 from pgvigil.archives.store import require_name
@@ -47,7 +46,7 @@ class Manifest:
     format: int = FORMAT
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Return the bytes of all files."""
         return sum(part.bytes for part in self.parts)
 
@@ -62,11 +61,10 @@ def load(name: str, contents: bytes) -> Manifest:
         values: dict[str, Any] = json.loads(contents)
         parts = [Part(**part) for part in values.pop("parts")]
         made = Manifest(parts=parts, **{f.name: values[f.name] for f in fields(Manifest) if f.name != "parts"})
-        if made.format != FORMAT or sum(part.rows for part in parts) != made.rows:
-            raise ValueError
-        for part in parts:
-            if len(PurePosixPath(require_name(part.file)).parts) != 1:
-                raise ValueError
+        in_place = all("/" not in require_name(part.file) for part in parts)
+        is_valid = in_place and made.format == FORMAT and sum(part.rows for part in parts) == made.rows
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ArchiveError(f"{name} is not a manifest of this version of pgvigil", "Use the version that wrote it.") from error
+        raise ArchiveError(f"{name} is not a manifest", "Restore it from a copy.") from error
+    if not is_valid:
+        raise ArchiveError(f"{name} is not a manifest of this version of pgvigil", "Use the version that wrote it.")
     return made

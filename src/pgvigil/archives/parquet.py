@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from pgvigil.archives import duck, literal
+from pgvigil.archives import duck, literal, scan
 from pgvigil.archives.manifest import Part
 from pgvigil.archives.source import Column
 from pgvigil.archives.store import Store
@@ -71,7 +71,11 @@ def write(
     """
     parts: list[Part] = []
     extent = Extent()
-    with store.workshop(stem) as work, ThreadPoolExecutor(1) as pool, closing(_parts(reader, query, work, part_bytes)) as sent:
+    with (
+        store.workshop(stem) as work,
+        ThreadPoolExecutor(1) as pool,
+        closing(_parts(reader, query, work, part_bytes)) as sent,
+    ):
         waiting: Future[tuple[Part, Extent]] | None = None
         for number, (csv, rows, longest) in enumerate(sent, 1):
             if waiting:
@@ -87,7 +91,9 @@ def write(
     return Written(parts, extent)
 
 
-def _parts(reader: psycopg.Connection, query: str, work: Path, part_bytes: int) -> Iterator[tuple[Path, int, int]]:
+def _parts(
+    reader: psycopg.Connection, query: str, work: Path, part_bytes: int
+) -> Generator[tuple[Path, int, int], None, None]:
     """Files with the rows of a COPY, how many, and the bytes of the longest one.
 
     By libpq itself: a Copy of psycopg waits for the socket at each row, and takes three times as long.
@@ -144,7 +150,7 @@ def _part(
         part = Part(name, rows, made.stat().st_size, sha256)
         store.publish(made, f"{directory}/{name}")
         with store.opened(f"{directory}/{name}", sha256, part.bytes) as path:
-            kept = f"read_parquet({literal(str(path))})"
+            kept = scan([path])
             if _sum(conn, kept, [column.kept for column in columns]) != was:
                 raise ArchiveError(f"{name}, read back, is not what the server sent", "Nothing is dropped.")
             return part, extent_of(conn, kept, key)

@@ -8,7 +8,7 @@ from datetime import datetime
 import psycopg
 from psycopg import errors, sql
 
-from pgvigil.archives import catalogue, duck, identifier, literal
+from pgvigil.archives import catalogue, duck, identifier, literal, scan
 from pgvigil.archives.catalogue import Archive
 from pgvigil.archives.manifest import Manifest
 from pgvigil.archives.source import SOURCES
@@ -39,38 +39,56 @@ def restore(
             raise ArchiveError(f"there are no archives of {source} in that time", "See: pgvigil archive list")
         made = [(store, one, catalogue.manifest_of(store, one)) for store, one in wanted]
         if database is None:
-            return _into(conn, table, made, since, until, log)
+            return _into(conn, _named(conn, table), made, since, until, log)
         name = sql.Identifier(database)
         try:
             conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
         except errors.DuplicateDatabase as error:
-            raise PreconditionError(f"database {name.as_string(conn)} is there already", "Give another name.") from error
+            raise PreconditionError(
+                f"database {name.as_string(conn)} is there already", "Give another name."
+            ) from error
         try:
             with catalogue.connect(target.at(database), "restore") as own:
-                return _into(own, table, made, since, until, log)
+                return _into(
+                    own,
+                    sql.Identifier(*(table.split(".", 1) if "." in table else ("public", table))),
+                    made,
+                    since,
+                    until,
+                    log,
+                )
         except BaseException:
             with suppress(psycopg.Error):
                 conn.execute(sql.SQL("DROP DATABASE {}").format(name))
             raise
 
 
+def _named(conn: psycopg.Connection, table: str) -> sql.Identifier:
+    """The table, in the application's schema where it names none."""
+    if "." in table:
+        return sql.Identifier(*table.split(".", 1))
+    row = conn.execute("SELECT pgvigil.application_schema()").fetchone()
+    return sql.Identifier(row[0] if row else "public", table)
+
+
 def _into(
-    conn: psycopg.Connection, table: str, made: list[tuple[Store, Archive, Manifest]],
+    conn: psycopg.Connection, name: sql.Identifier, made: list[tuple[Store, Archive, Manifest]],
     since: datetime | None, until: datetime | None, log: Reporter,
 ) -> int:  # fmt: skip
-    name = sql.Identifier(*table.split(".", 1))
     columns = {column: type_ for _, _, manifest in made for column, type_ in manifest.columns.items()}
     total = 0
     with conn.transaction():
         # A type that this database does not have, such as an enum of pgvigil's in a new one, becomes text.
         types = [
-            sql.SQL("{} {}").format(sql.Identifier(column), sql.SQL(_type(conn, type_)))  # type: ignore[arg-type]
+            sql.SQL("{} {}").format(sql.Identifier(column), sql.SQL(_type(conn, type_)))
             for column, type_ in columns.items()
         ]
         try:
             conn.execute(sql.SQL("CREATE TABLE {} ({})").format(name, sql.SQL(", ").join(types)))
         except errors.DuplicateTable as error:
-            raise PreconditionError(f"table {name.as_string(conn)} is there already", "Give another name: --into.") from error
+            raise PreconditionError(
+                f"table {name.as_string(conn)} is there already", "Give another name: --into."
+            ) from error
         for store, archive, manifest in made:
             log.progress(f"reading {archive.path}")
             total += _rows(conn, name, store, archive, manifest, since, until)
@@ -95,12 +113,14 @@ def _rows(
     rows = 0
     with catalogue.opened(store, archive, manifest) as files, closing(duck()) as reader:
         for path in files:
-            reader.execute(f"SELECT {shown} FROM read_parquet({literal(str(path))}){where}")
+            reader.execute(f"SELECT {shown} FROM {scan([path])}{where}")
             with conn.cursor() as cursor, cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(table, names)) as copy:
                 while batch := reader.fetchmany(10_000):
                     for row in batch:
                         copy.write_row(row)
                     rows += len(batch)
     if not ends and rows != manifest.rows:
-        raise ArchiveError(f"{archive.path} has {manifest.rows:,} rows, and {rows:,} were read", "Nothing was restored.")
+        raise ArchiveError(
+            f"{archive.path} has {manifest.rows:,} rows, and {rows:,} were read", "Nothing was restored."
+        )
     return rows

@@ -95,6 +95,6 @@ def copy_query(columns: list[Column], table: str, condition: str) -> str:
 
 def fingerprint_query(table: str, key: str, condition: str) -> sql.Composed:
     """As pgvigil.rows_fingerprint, of some rows of a table."""
-    return sql.SQL(
-        "SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.{}, t.xmin), 0)), 0) FROM {} t {}"
-    ).format(sql.Identifier(key), sql.SQL(table), sql.SQL(condition))  # type: ignore[arg-type]
+    return sql.SQL("SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.{}, t.xmin), 0)), 0) FROM {} t {}").format(
+        sql.Identifier(key), sql.SQL(table), sql.SQL(condition)
+    )

@@ -56,7 +56,9 @@ class Store:
             self._root = root.resolve()
             require_our_directory(self._root)
         except RestoreError as error:
-            raise ArchiveError(error.message.replace("backup", "file"), error.hint.replace("a backup", "a file")) from error
+            raise ArchiveError(
+                error.message.replace("backup", "file"), error.hint.replace("a backup", "a file")
+            ) from error
         except OSError as error:
             raise UsageError(f"{root} cannot be used: {error.strerror}", "Give another directory.") from error
         self.location = str(self._root)
@@ -77,6 +79,7 @@ class Store:
     def publish(self, made: Path, name: str) -> None:
         """Move a finished file to its place."""
         target = self._root / require_name(name)
+        made.chmod(0o600)
         with made.open("rb") as file:
             os.fsync(file.fileno())
         self._directory(target.parent)

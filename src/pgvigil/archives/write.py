@@ -77,7 +77,8 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
     owner = owner_of_archives(conn)
     if not location:
         raise JobError(
-            "no place for archives is given", "Give a directory or URL: --archive-to, or the environment variable PGVIGIL_ARCHIVE."
+            "no place for archives is given",
+            "Give a directory or URL: --archive-to, or the environment variable PGVIGIL_ARCHIVE.",
         )
     duck().close()
     store = open_store(location)
@@ -103,7 +104,9 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
             did(rows, f"archived {unit} ({rows:,} rows)")
     clean(conn, owner, lambda note: did(0, note))
     if failures:
-        raise JobError(f"{len(failures)} of {len(units)} could not be archived: {failures[0]}", "The next run tries them again.")
+        raise JobError(
+            f"{len(failures)} of {len(units)} could not be archived: {failures[0]}", "The next run tries them again."
+        )
 
 
 # ── What waits ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -114,7 +117,7 @@ def _partitions(conn: psycopg.Connection) -> list[Unit]:
         """SELECT p.source, format('%I.%I', n.nspname, c.relname), p.key::text, p.from_time, p.to_time, p.partition, p.partition_oid::bigint
            FROM pgvigil.partitions_to_archive() p JOIN pg_class c ON c.oid = p.partition_oid JOIN pg_namespace n ON n.oid = c.relnamespace"""
     ).fetchall()
-    return [Unit(*row[:5], partition=row[5], oid=row[6]) for row in rows]
+    return [Unit(*row) for row in rows]
 
 
 def _executions(reader: psycopg.Connection) -> list[Unit]:
@@ -205,7 +208,9 @@ def begun(conn: psycopg.Connection, owner: Owner, store: Store, unit: Unit) -> I
     except BaseException:
         # Where the connection was lost, its end may have been committed all the same: then the next run finds out.
         with suppress(OSError, psycopg.Error, PgvigilError):
-            open_ = conn.execute(f"SELECT 1 FROM {TABLE} WHERE id = %s AND completed_at IS NULL", (archive_id,)).fetchone()
+            open_ = conn.execute(
+                f"SELECT 1 FROM {TABLE} WHERE id = %s AND completed_at IS NULL", (archive_id,)
+            ).fetchone()
             if open_:
                 store.remove(directory, stem)
                 owner.execute(conn, f"DELETE FROM {TABLE} WHERE id = {int(archive_id or 0)} AND completed_at IS NULL")
@@ -220,7 +225,7 @@ def complete(
     made = _manifest(conn, unit, written, of)
     publish(store, path, made)
     values = [
-        archive_id, hashlib.sha256(made.dump()).hexdigest(), made.rows, made.bytes, fingerprint,
+        archive_id, hashlib.sha256(made.dump()).hexdigest(), made.rows, made.size, fingerprint,
         made.min_id, made.max_id, made.min_time, made.max_time, unit.upto,
     ]  # fmt: skip
     owner.execute(conn, f"SELECT pgvigil.complete_archive({_literals(values)})")
@@ -273,5 +278,3 @@ def clean(conn: psycopg.Connection, owner: Owner, note: Callable[[str], None]) -
 
 def _literals(values: list[Any]) -> str:
     return ", ".join(sql.quote(value.isoformat() if isinstance(value, datetime) else value) for value in values)
-
-

@@ -15,7 +15,9 @@ SUMMARY = "archives of dropped rows: list, verify, restore, erase a session"
 def add_arguments(command: argparse.ArgumentParser) -> None:
     actions = options.actions(command)
     listing = options.add_action(actions, "list", "print which archives there are")
-    verify = options.add_action(actions, "verify", "read all files and compare them; exit 11 when one is damaged or missing")
+    verify = options.add_action(
+        actions, "verify", "read all files and compare them; exit 11 when one is damaged or missing"
+    )
     restore = options.add_action(actions, "restore", "put archived rows into a table of their own")
     erase = options.add_action(
         actions, "erase", "rewrite the files that hold a session, without it; an audit row is written"
