@@ -120,7 +120,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS 'Job retention drops a partition: from now on its rows are read from its archive';
 
--- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds the first row.
+-- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds the first row and the last.
 CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -128,15 +128,15 @@ DECLARE
     same boolean;
     found_ bigint := 0;
 BEGIN
-    FOR one IN SELECT a.id, a.source, a.min_id, a.partition_oid, p.partition_oid AS oid_now
+    FOR one IN SELECT a.id, a.source, a.min_id, a.max_id, a.partition_oid, p.partition_oid AS oid_now
                FROM pgvigil.archives a LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
                WHERE a.partition IS NOT NULL AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
                  AND p.partition_oid IS DISTINCT FROM a.partition_oid
     LOOP
         same := false;
         IF one.oid_now IS NOT NULL AND one.min_id IS NOT NULL THEN
-            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE %I = $1)', one.oid_now::regclass,
-                           pgvigil.partition_key(pgvigil.partitioned_table(one.source))) INTO same USING one.min_id::uuid;
+            EXECUTE format('SELECT count(*) = cardinality(ARRAY(SELECT DISTINCT unnest($1))) FROM %s WHERE %I = ANY ($1)', one.oid_now::regclass,
+                           pgvigil.partition_key(pgvigil.partitioned_table(one.source))) INTO same USING ARRAY[one.min_id, one.max_id]::uuid[];
         END IF;
         IF same THEN
             UPDATE pgvigil.archives a SET partition_oid = one.oid_now WHERE a.id = one.id;

@@ -54,6 +54,7 @@ def _spark(master: str) -> Iterator[Ask]:
         "spark.sql.shuffle.partitions": "8",
         "spark.sql.caseSensitive": "true",
         "spark.log.level": "ERROR",
+        "spark.ui.showConsoleProgress": "false",
     }.items():
         builder = builder.config(key, value)
     try:
