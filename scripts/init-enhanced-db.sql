@@ -1871,13 +1871,13 @@ COMMENT ON CONSTRAINT jobs_job_check ON pgvigil.jobs IS 'A name that is the same
 COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'A length that is always the same, or one month of the calendar';
 COMMENT ON CONSTRAINT jobs_at_check ON pgvigil.jobs IS 'A time within the stretch';
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
-    ('partitions', '1 hour', 'makes partitions ahead and empties the default ones'),
-    ('expiry', '1 hour', 'expires open sessions whose time has come'),
-    ('archive', '1 hour', 'archives finished sessions that are idle'),
-    ('dormancy', '30 minutes', 'marks idle open sessions dormant'),
-    ('counters', '10 minutes', 'adds up what changed in the counters of sessions'),
-    ('orphans', '1 day', 'deletes sessions that never held anything and are idle for a week'),
-    ('retention', '1 day', 'deletes archived sessions and drops partitions past their time');
+    ('partitions', '1 hour', 'makes partitions ahead, and moves rows out of the default partitions'),
+    ('expiry', '1 hour', 'sets open sessions whose expires_at has passed to expired'),
+    ('archive', '1 hour', 'sets archived_at of ended sessions that are idle: they are read-only from then on'),
+    ('dormancy', '30 minutes', 'sets is_dormant of idle open sessions'),
+    ('counters', '10 minutes', 'adds up session_counter_changes into session_counters'),
+    ('orphans', '1 day', 'deletes sessions that have been idle for a week, are not completed and never had a context entry, a snapshot or a hand-off request'),
+    ('retention', '1 day', 'deletes archived sessions after their archive time, and drops partitions after their time');
 -- Of an install that had sessions before, nothing is ended, archived or deleted that its owner has not been shown.
 UPDATE pgvigil.jobs SET needs_consent = (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000')
 WHERE job = ANY ('{expiry,archive,orphans,retention}'::text[]);
@@ -2722,7 +2722,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'f67f3fb935fce01b815e899dca038dc161d0afe6c196306b4cd084627296fa58', 'bb6bb74540594e94709ebc68b808b1f6423e11aba12b1aba192ffc1d19c8a163', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '825b7e9b7704e0be32d3d0b753cb2b8d94e6c179001b7aa8dd90d99343f964bd', 'f229d5c401ab87776ea9a1062e6dac5bb0b0dea0cf96437000c155f731333a24', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3169,8 +3169,8 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
-    ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '7e851a2a625f4d4fb4f5087c02234fe2d3caea7643f1dd16958753fb12297382', '0e03e375096f87b19057cd6f5d65513a81f35eccf8b5fa9cd535f165836f4133', 0, '0.1.0'); END $$;
+    ('aggregation', '1 hour', 'writes changes into analytics_aggregations: hours and days of the three types');
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '3631c07a443b3dcb9712e9659fa62e4e828f9b5a805144b99b31285444c5f25e', '71844d0eaf2d2705964c2e01e9272ce067026307036e8baf11a675c75361f3bf', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- What an application asks of query engines, of whatever kind: one row an execution.
@@ -3317,8 +3317,8 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executions';
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
-SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '981d2a8ba07572522d17c062d8d9fa8b0f6655edcf45d67f17fb0bb80499be39', '22a151b5885142622ae598fb03be1cdb40068c50f7acd7beb7c14f166a9c3d33', 0, '0.1.0'); END $$;
+SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'd95bbda0ecb3da7baee590a16b9dba53b6e7ba20e2ba756fb881fd71b7f24739', '75e662ab68d36958cb4f336692de36799176ef139969b716a194de00ce222cd7', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3879,7 +3879,7 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_reap(integer) IS 'One batch of job reap';
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('reap', '10 minutes', 'closes sessions of dead applications, and forgets those past their time');
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('reap', '10 minutes', 'closes the sessions of dead applications, and deletes those whose statements have been deleted');
 
 -- Ending a session ----------------------------------------------------------------------------------------------------
 
@@ -4155,7 +4155,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '8f869a4d92ff553eb902388256b5e3a4fca6b2cee79c365d567d9f5b2cc17ae4', '9415b3aa5873cb887ecefe5c3964582dbaf656d417037e782926de96417a37f8', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '5be77c64cb492a322cac63c8271ad61ae4eb6802a5a83cb475e2277a8e44cb96', 'c7091c7a49f0711113a40983156cbab334e8a1107fff6eb58f6c61e418de0ea0', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by one of the
@@ -4181,30 +4181,30 @@ COMMENT ON CONSTRAINT alert_thresholds_warning_check ON pgvigil.alert_thresholds
 COMMENT ON CONSTRAINT alert_thresholds_critical_check ON pgvigil.alert_thresholds IS '0 is well, for every check';
 COMMENT ON CONSTRAINT alert_thresholds_order_check ON pgvigil.alert_thresholds IS 'What is critical deserved a warning';
 INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VALUES
-    ('foreign_keys_enabled', 1, 1, 'foreign keys and roles for which references are not enforced: orphans can be made'),
-    ('orphaned_messages', 1, 10, 'rows of a session that is not there: they belong to nobody, and no retention takes them'),
-    ('count_mismatches', 5, 100, 'sessions whose context_count is not the number of their rows'),
-    ('token_mismatches', 5, 100, 'sessions whose total_tokens is not the sum of their rows'),
-    ('size_mismatches', 5, 100, 'sessions whose total_content_bytes is not the sum of their rows'),
-    ('database_integrity', 1, 1, 'reads of pages that fail their checksum, and what amcheck finds broken: data is damaged'),
-    ('invalid_indexes', 1, 10, 'indexes that an interrupted build left: no query uses them, or they promise what they do not keep'),
-    ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, or of triggers, that everybody may use for a table of his own: whoever connects can make them work for him'),
-    ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser: a row of somebody''s making can bring code along that runs as him'),
-    ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built: rows are not found, duplicates get in'),
-    ('publications_by_partition', 1, NULL, 'publications that send partitions of pgvigil by their own names: what goes into a new one does not reach subscribers that do not know it, and stops them'),
-    ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
-    ('replaced_objects', 1, NULL, 'triggers and views of pgvigil that somebody has put others in the place of, as some applications do at each start: what these do is done no longer'),
-    ('duplicate_events', 1, NULL, 'events of the last day that are there twice, once by the application: by hand, or by a trigger of its own'),
-    ('views_past_row_security', 1, 1, 'views that read with the rights of their owner while row security is on for sessions: everybody sees the rows of all'),
-    ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
-    ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
-    ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
-    ('waiting_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
-    ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table with 10,000 of them: VACUUM does not keep up'),
-    ('transaction_id_age', 1000000000, 1500000000, 'transactions since the oldest unfrozen row: at 2,147,483,648 the server stops taking writes'),
-    ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections that are taken: beyond 1 an application is refused'),
-    ('database_size_mb', 1000, 5000, 'megabytes of the database: more than was planned for'),
-    ('avg_query_time_ms', 100, 1000, 'average of the operations in performance_logs over the last hour, in milliseconds');
+    ('foreign_keys_enabled', 1, 1, 'foreign keys that are not enforced, and sessions, roles and databases with session_replication_role = replica'),
+    ('orphaned_messages', 1, 10, 'rows of a session that does not exist: context, snapshots, hand-offs, trail, counters, holds'),
+    ('count_mismatches', 5, 100, 'sessions whose context_count differs from the number of their rows'),
+    ('token_mismatches', 5, 100, 'sessions whose total_tokens differs from the sum of their rows'),
+    ('size_mismatches', 5, 100, 'sessions whose total_content_bytes differs from the sum of their rows'),
+    ('database_integrity', 1, 1, 'reads of a page that failed its checksum; with --deep also faults that amcheck finds'),
+    ('invalid_indexes', 1, 10, 'indexes that an interrupted build left; indexes that are being built now are not counted'),
+    ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, and trigger functions, that PUBLIC may execute'),
+    ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser'),
+    ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built'),
+    ('publications_by_partition', 1, NULL, 'publications that send all partitions of a table of pgvigil, but not by the root: subscribers stop at the next new partition'),
+    ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire'),
+    ('replaced_objects', 1, NULL, 'triggers of pgvigil that are missing or call another function, and monitoring views that read nothing of pgvigil'),
+    ('duplicate_events', 1, NULL, 'events of the last day that were recorded twice within one second, at least once by something other than the trigger of pgvigil; looks at 10,000 events at most, with --deep at all'),
+    ('views_past_row_security', 1, 1, 'monitoring views without security_invoker while a table that they read has row security on (from PostgreSQL 15 on)'),
+    ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times; of those that never succeeded the detail says what is not done yet'),
+    ('failed_jobs', 1, 3, 'jobs whose last run failed or died, also because no verified backup exists'),
+    ('jobs_without_consent', 1, NULL, 'jobs of a migrated install that wait until the owner has accepted what they would do'),
+    ('waiting_rows', 1000, 100000, 'rows in default partitions, counted up to 100,000 each'),
+    ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table that has 10,000 of them'),
+    ('transaction_id_age', 1000000000, 1500000000, 'transactions (or multixacts) since the oldest that is not frozen'),
+    ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections of the server that are in use, or of the limit of this database'),
+    ('database_size_mb', 1000, 5000, 'size of the database, in MB of 1,048,576 bytes'),
+    ('avg_query_time_ms', 100, 1000, 'average duration of the operations in performance_logs over the last hour, in milliseconds, as far as they are rolled up');
 
 CREATE FUNCTION pgvigil.watched_schemas() RETURNS oid[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -4583,10 +4583,17 @@ CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text,
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'overdue_jobs';
-    SELECT count(*), string_agg(format('%s (last success: %s)', s.job, coalesce(s.last_success::text, 'never')), ', ' ORDER BY s.job),
-           'pgvigil maintain run-due' INTO value, detail, fix
-    FROM pgvigil.job_status s WHERE s.overdue HAVING count(*) > 0;
-    value := coalesce(value, 0);
+    SELECT count(*) FILTER (WHERE s.overdue),
+           concat_ws('; ', string_agg(format('%s (last success: %s)', s.job, s.last_success), ', ' ORDER BY s.job)
+                               FILTER (WHERE s.overdue AND s.last_success IS NOT NULL),
+                     'never succeeded, so not done yet: '
+                         || string_agg(format('%s (%s)', s.job, s.purpose), ', ' ORDER BY s.job) FILTER (WHERE s.overdue AND s.last_success IS NULL),
+                     CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'no job has ever run: no scheduler is set up' END),
+           CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'pgvigil maintain watch'
+                ELSE 'pgvigil maintain run-due' END
+    INTO value, detail, fix
+    FROM pgvigil.job_status s WHERE s.enabled;
+    detail := nullif(detail, '');
     RETURN NEXT;
 
     check_name := 'failed_jobs';
@@ -4803,12 +4810,12 @@ END $$;
 COMMENT ON FUNCTION pgvigil.job_analyze(integer) IS 'One step of job analyze: a table, with its partitions';
 
 INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
-    ('health', '1 hour', '0', false, 'asks integrity_report() and keeps what it found in job_runs'),
-    ('backup', '1 day', '1 hour', true, 'takes a proved backup, and lets those of more than 30 days go'),
-    ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
+    ('health', '1 hour', '0', false, 'runs the checks of pgvigil health without options, and keeps the findings in the notes of the run'),
+    ('backup', '1 day', '1 hour', true, 'takes a full backup, verifies it by a restore, then deletes backups of this database that are older than 30 days'),
+    ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '199ec730c5be342646d262c44e356b7effbf162ab73438b79f47f0bfb4994a4c', '23a6c59c69e12bd1b4305c4d25a7cd46055dc2a187e0856badbc2f8ef4021f96', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '709801b2ce6a5add60efa2ed2ca32e7f8e8306a9985d0445cf0ceff76c8442a6', '58a0f4033c48953164c115a3cea29789edacaa49bfc2844e82f5ecbae8545e30', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -5678,7 +5685,7 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_totals(integer) IS 'One step of job totals: a batch of query executions, and a day of session events';
 
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new query executions and session events');
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new rows of query_executions into hours, and these and session events into totals that never fall');
 
 -- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not counted yet: the numbers are those of
 -- a sum over the table, as long as nothing was deleted from it.
@@ -5724,7 +5731,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'c15e1efca960f3eb18a8a8c6d3d1ee33ce00b2fa55c119ce1dd94c6ca4d4282c', 'afa0ebd810ebed68bd5ba8c1741691a20b8b569ecdf8cbe346c02b0a17229dda', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '97afc3f424f5aab6f3346b35f3697c443cdf050b67cdc89f09edb5c04b37f7cb', '15f47fb81caff82969d2841b43f6b8cd491472bb2b1e13b6dbd1f231991bcda5', 0, '0.1.0'); END $$;
 
 -- ---------- 018_archives.sql ------------------------------------------------------------------------------------
 -- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files` writes them;
@@ -5849,7 +5856,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS 'Job retention drops a partition: from now on its rows are read from its archive';
 
--- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds the first row.
+-- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds the first row and the last.
 CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -5857,15 +5864,15 @@ DECLARE
     same boolean;
     found_ bigint := 0;
 BEGIN
-    FOR one IN SELECT a.id, a.source, a.min_id, a.partition_oid, p.partition_oid AS oid_now
+    FOR one IN SELECT a.id, a.source, a.min_id, a.max_id, a.partition_oid, p.partition_oid AS oid_now
                FROM pgvigil.archives a LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
                WHERE a.partition IS NOT NULL AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
                  AND p.partition_oid IS DISTINCT FROM a.partition_oid
     LOOP
         same := false;
         IF one.oid_now IS NOT NULL AND one.min_id IS NOT NULL THEN
-            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE %I = $1)', one.oid_now::regclass,
-                           pgvigil.partition_key(pgvigil.partitioned_table(one.source))) INTO same USING one.min_id::uuid;
+            EXECUTE format('SELECT count(*) = cardinality(ARRAY(SELECT DISTINCT unnest($1))) FROM %s WHERE %I = ANY ($1)', one.oid_now::regclass,
+                           pgvigil.partition_key(pgvigil.partitioned_table(one.source))) INTO same USING ARRAY[one.min_id, one.max_id]::uuid[];
         END IF;
         IF same THEN
             UPDATE pgvigil.archives a SET partition_oid = one.oid_now WHERE a.id = one.id;
@@ -6023,7 +6030,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '7188f700cad6ed7a101a766d432ea6398c9eeb4674c78cf474281295f20d4570', '869de23b0b4de513ef9ad2fd86a90cdd3e2766d0f84720ba8bad5eb65e2bc53a', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9e6ac14c34bed17c9ab3ee4e37b559da44c6c0f478e5bec6ab951f886bdc6cc6', 'e0b20e45b13b24612ec0748c55ba70c3607620b538af71e0637d755f0bdbc26e', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 

@@ -339,13 +339,13 @@ COMMENT ON CONSTRAINT jobs_job_check ON pgvigil.jobs IS 'A name that is the same
 COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'A length that is always the same, or one month of the calendar';
 COMMENT ON CONSTRAINT jobs_at_check ON pgvigil.jobs IS 'A time within the stretch';
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
-    ('partitions', '1 hour', 'makes partitions ahead and empties the default ones'),
-    ('expiry', '1 hour', 'expires open sessions whose time has come'),
-    ('archive', '1 hour', 'archives finished sessions that are idle'),
-    ('dormancy', '30 minutes', 'marks idle open sessions dormant'),
-    ('counters', '10 minutes', 'adds up what changed in the counters of sessions'),
-    ('orphans', '1 day', 'deletes sessions that never held anything and are idle for a week'),
-    ('retention', '1 day', 'deletes archived sessions and drops partitions past their time');
+    ('partitions', '1 hour', 'makes partitions ahead, and moves rows out of the default partitions'),
+    ('expiry', '1 hour', 'sets open sessions whose expires_at has passed to expired'),
+    ('archive', '1 hour', 'sets archived_at of ended sessions that are idle: they are read-only from then on'),
+    ('dormancy', '30 minutes', 'sets is_dormant of idle open sessions'),
+    ('counters', '10 minutes', 'adds up session_counter_changes into session_counters'),
+    ('orphans', '1 day', 'deletes sessions that have been idle for a week, are not completed and never had a context entry, a snapshot or a hand-off request'),
+    ('retention', '1 day', 'deletes archived sessions after their archive time, and drops partitions after their time');
 -- Of an install that had sessions before, nothing is ended, archived or deleted that its owner has not been shown.
 UPDATE pgvigil.jobs SET needs_consent = (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000')
 WHERE job = ANY ('{expiry,archive,orphans,retention}'::text[]);

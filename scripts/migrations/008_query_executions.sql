@@ -142,4 +142,4 @@ END $$;
 COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executions';
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
-SELECT 'executions', '1 day', 'deletes query executions past their time', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
+SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from typing import NoReturn, cast
 
 from pgvigil import __version__, argv, commands
 from pgvigil.commands.common.options import Actions, add_action
+from pgvigil.errors import EXIT_CODES
 
-EXIT_CODES = """\
+_CODES = "\n".join(
+    textwrap.fill(meaning.replace("`", ""), 78, initial_indent=f"  {code:<5}", subsequent_indent=" " * 7)
+    for code, meaning in EXIT_CODES.items()
+)
+EPILOG = f"""\
 exit codes:
-  0 ok                         5 no verified backup
-  1 findings                   6 locked by another session
-  2 usage, or a broken file    7 a migration failed and was rolled back
-  3 cannot connect or compare  8 migrated, but the schema does not meet the spec
-  4 precondition not met       9 restore failed
-  10 a maintenance job failed  11 an archive is damaged or missing
-  70 a defect of pgvigil       130 interrupted
+{_CODES}
 
 The database is named by --database-url, else DATABASE_URL, else PG* variables and service files, else a .env file
 (in the current directory or the project), else it is the embedded server's, if there is one.
@@ -39,7 +39,7 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     whole = Parser(
         prog="pgvigil", description="Brings a session database to a schema that watches it, and keeps it there.",
-        epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     whole.add_argument("--version", action="version", version=f"pgvigil {__version__}")
     verbs = cast("Actions", whole.add_subparsers(required=True, metavar="COMMAND"))

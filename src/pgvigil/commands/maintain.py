@@ -125,8 +125,7 @@ def _watch(target: Target, options: Options, *, every: float, as_json: bool) -> 
 
     def say(line: watch.Line) -> None:
         entry = {"at": line.at.isoformat(timespec="seconds"), "job": line.job, "ok": line.ok, "said": line.said}
-        words = f"{entry['at']} {line.job or 'watch'} {'ok' if line.ok else 'FAILED'}: {line.said}"
-        print(json.dumps(entry) if as_json else one_line(words), flush=True)
+        print(json.dumps(entry) if as_json else line.text(), flush=True)
 
     with suppress(KeyboardInterrupt):  # SIGTERM as well: to be stopped is how a watch ends
         watch.watch(target, options, say, every=every)

@@ -21,7 +21,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
-    from pgvigil.embedded import PersistentServer
+    from pgvigil.embedded import JobsProcess, PersistentServer
     from pgvigil.migration import setup
 
     target = named_target(arguments)
@@ -47,5 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
             + project.command("validate", schema=outcome.schema, option=target.option)
         )
     runs.print_waiting(outcome, target)
-    runs.print_jobs(target)
+    if embedded:
+        JobsProcess(embedded).start()
+        print(f"\nThe regular jobs run while this server is up. Their status:\n  {program} maintain status")
+    else:
+        runs.print_jobs(target)
     return 0

@@ -82,6 +82,10 @@ class PersistentServer:
             except OSError:
                 return False
 
+    def has_process(self) -> bool:
+        """Return true if the server's process is alive: cheaper than `is_running`, and no connection."""
+        return self._postmaster() is not None
+
     def start(self) -> None:
         """Start the server unless it runs, and create its data directory the first time. Two processes may call this at once."""
         log_start = -1
