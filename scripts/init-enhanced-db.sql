@@ -526,12 +526,12 @@ COMMENT ON PROCEDURE pgvigil.validate_value_checks() IS
 CREATE TABLE pgvigil.partition_policies (
     parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY CONSTRAINT partition_policies_parent_table_check
                  CHECK (parent_table = ANY ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements}'::text[])),
-    step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{day,month}'::text[])),
+    step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{hour,day,month}'::text[])),
     make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
 COMMENT ON TABLE pgvigil.partition_policies IS 'How each partitioned table is cut';
 COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned table';
-COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: day or month, in UTC';
+COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: hour, day or month, in UTC';
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
 COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
 COMMENT ON CONSTRAINT partition_policies_parent_table_check ON pgvigil.partition_policies IS 'The tables of ours that are cut: no job works on another';
@@ -597,6 +597,8 @@ DECLARE
     stem     name;
     owner_   name;
     width    interval;
+    step_    text;       -- of this slice: finer where finer partitions have a part of it
+    taken    record;
     lower_   timestamp;  -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
     upper_   timestamp;
     last_    timestamp;
@@ -622,9 +624,24 @@ BEGIN
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
     last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
-    WHILE lower_ <= last_ LOOP
-        upper_ := lower_ + width;
-        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+    last_ := date_trunc(policy.step, last_) + width;
+    WHILE lower_ < last_ LOOP
+        -- The step may have been another one before. A slice that is taken in part is cut finer; so every partition is a whole hour, day or month.
+        step_ := CASE WHEN lower_ <> date_trunc('day', lower_) THEN 'hour' WHEN policy.step = 'month' AND lower_ <> date_trunc('month', lower_) THEN 'day' ELSE policy.step END;
+        upper_ := lower_ + ('1 ' || step_)::interval;
+        SELECT b.from_, b.to_ INTO taken
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        CROSS JOIN LATERAL (SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
+                                   pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
+        WHERE i.inhparent = table_ AND b.from_ < upper_ AND b.to_ > lower_ ORDER BY b.from_ LIMIT 1;
+        IF FOUND AND taken.from_ <= lower_ THEN
+            lower_ := taken.to_;
+            CONTINUE;
+        ELSIF FOUND THEN
+            step_ := CASE WHEN taken.to_ - taken.from_ < interval '1 day' THEN 'hour' ELSE 'day' END;
+            upper_ := lower_ + ('1 ' || step_)::interval;
+        END IF;
+        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYYMMDDHH24' WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
         slice := to_regclass(name_);
         IF slice IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
             LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
@@ -671,7 +688,8 @@ BEGIN
             PERFORM set_config('pgvigil.instrumentation', '', true);
         END IF;
         EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, 'YYYY-MM-DD'), to_char(upper_, 'YYYY-MM-DD')));
+        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END),
+                                                                      to_char(upper_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END)));
         made := made + 1;
         lower_ := upper_;
     END LOOP;
@@ -741,7 +759,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'a208d7753ebfa05d8be9cc064c39a64974a0a9311ce80e1445aeb6dcfa566b74', '2590798047fd380228728ad20419c68be6663df85796eb9ed9b39cde160301b9', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '9324f504253236df5aa3d28a3b50f54d5561fd451af2c6c98cbae5dbddb297ff', '34467efa23b72a82bd373f5d25b1c253129b591943c18e94578529e03cf5793d', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -853,7 +871,7 @@ BEGIN
         -- One a transaction: a partition of session_lifecycle locks sessions against writers until the end of it.
         FOR slice IN SELECT start AT TIME ZONE 'UTC'
                      FROM pgvigil.partition_policies, generate_series(
-                         date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END) AT TIME ZONE 'UTC'),
+                         date_trunc(step, greatest(oldest, now() - CASE step WHEN 'month' THEN interval '3 years' WHEN 'day' THEN interval '3 months' ELSE interval '3 days' END) AT TIME ZONE 'UTC'),
                          now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
@@ -890,7 +908,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'd8f93a7bd8c8b8d65b6392267282701c8c1a4d434dc782c4cdb6dc36f96355d2', 'def081b9ccf4ba333223507e7132dfdc171fb58ca972c59ac08f9dd4231e4bae', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'c19ac6b9d2e4ef5ac7ee64fec1f0587c92a6a761fae87043785fc844ccdc0e8b', '3feca62425b59f2947fca68e2dc7b76cb7842ea28c23c26f7c4d7b677b7424b0', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
@@ -2517,6 +2535,7 @@ DECLARE
     slice    timestamptz;
     begins   timestamp;  -- UTC: a step of a month must not bend with the session's time zone
     width    interval;
+    reach    interval;
     from_id  uuid;
     end_id   uuid;
     one      uuid;
@@ -2548,8 +2567,9 @@ BEGIN
         CONTINUE WHEN waits IS NULL;
         key := pgvigil.partition_key(table_);
         width := ('1 ' || policy.step)::interval;
-        -- A time-ordered id of a time at most 100 partitions ago belongs into a partition of its own.
-        from_id := pgvigil.uuid_v7_floor(now() - 100 * width);
+        reach := greatest(100 * width, interval '8 days');
+        -- A time-ordered id of a time at most 100 partitions (or eight days) ago belongs into a partition of its own.
+        from_id := pgvigil.uuid_v7_floor(now() - reach);
         end_id := pgvigil.uuid_v7_floor(now());
         LOOP
             EXECUTE format('SELECT %2$I FROM %1$s WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7'' ORDER BY %2$I LIMIT 1', waits, key)
@@ -2578,7 +2598,7 @@ BEGIN
         EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %4$I = ANY (ARRAY(
                             SELECT %4$I FROM %1$s WHERE NOT (%4$I >= $2 AND %4$I < $3 AND substr(%4$I::text, 15, 1) = ''7'') LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
                         INSERT INTO %2$s (%4$I, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved', waits, table_, columns, key)
-        USING batch, pgvigil.uuid_v7_floor(now() - 100 * width), end_id;
+        USING batch, pgvigil.uuid_v7_floor(now() - reach), end_id;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM set_config('pgvigil.instrumentation', '', true);
         IF done > 0 THEN
@@ -2722,7 +2742,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '825b7e9b7704e0be32d3d0b753cb2b8d94e6c179001b7aa8dd90d99343f964bd', 'f229d5c401ab87776ea9a1062e6dac5bb0b0dea0cf96437000c155f731333a24', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '72b39af103d3805a1baac334f0dffa7f7db6b7105e8a5757927ef4ce2c9c870f', '9600c27cad709c7210ae627d44ec77ba7986023bd4655be15e1910273549d067', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

@@ -985,6 +985,7 @@ DECLARE
     slice    timestamptz;
     begins   timestamp;  -- UTC: a step of a month must not bend with the session's time zone
     width    interval;
+    reach    interval;
     from_id  uuid;
     end_id   uuid;
     one      uuid;
@@ -1016,8 +1017,9 @@ BEGIN
         CONTINUE WHEN waits IS NULL;
         key := pgvigil.partition_key(table_);
         width := ('1 ' || policy.step)::interval;
-        -- A time-ordered id of a time at most 100 partitions ago belongs into a partition of its own.
-        from_id := pgvigil.uuid_v7_floor(now() - 100 * width);
+        reach := greatest(100 * width, interval '8 days');
+        -- A time-ordered id of a time at most 100 partitions (or eight days) ago belongs into a partition of its own.
+        from_id := pgvigil.uuid_v7_floor(now() - reach);
         end_id := pgvigil.uuid_v7_floor(now());
         LOOP
             EXECUTE format('SELECT %2$I FROM %1$s WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7'' ORDER BY %2$I LIMIT 1', waits, key)
@@ -1046,7 +1048,7 @@ BEGIN
         EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %4$I = ANY (ARRAY(
                             SELECT %4$I FROM %1$s WHERE NOT (%4$I >= $2 AND %4$I < $3 AND substr(%4$I::text, 15, 1) = ''7'') LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
                         INSERT INTO %2$s (%4$I, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved', waits, table_, columns, key)
-        USING batch, pgvigil.uuid_v7_floor(now() - 100 * width), end_id;
+        USING batch, pgvigil.uuid_v7_floor(now() - reach), end_id;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM set_config('pgvigil.instrumentation', '', true);
         IF done > 0 THEN
