@@ -20,6 +20,7 @@ EXIT_CODES: Final = {
     8: "migrated, but the schema does not meet the spec",
     9: "restore failed; the database is as it was",
     10: "a maintenance job failed",
+    11: "an archive is damaged or missing; nothing of it was read as data",
     70: "a defect of pgvigil itself: no verdict; please report what it printed",
     130: "interrupted",
 }
@@ -98,3 +99,9 @@ class JobError(PgvigilError):
     """An error that says that a maintenance job failed; its earlier commits stay, and the next run continues from there."""
 
     exit_code = 10
+
+
+class ArchiveError(PgvigilError):
+    """An error that says that an archive is damaged, missing or not to be trusted; nothing of it is read as data."""
+
+    exit_code = 11

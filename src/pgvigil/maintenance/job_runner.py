@@ -118,6 +118,12 @@ def run(target: Target, job: str, options: Options, log: Reporter) -> str:
         return _done(conn, job, rows)
 
 
+def keeps_archive(target: Target) -> bool:
+    """Whether a retention policy in use wants rows archived before they are dropped."""
+    with connect(target) as conn:
+        return conn.execute("SELECT pgvigil.keeps_archive()").fetchone() == (True,)
+
+
 def _named(jobs: list[Job], name: str) -> Job:
     for job in jobs:
         if job.job == name:
