@@ -25,9 +25,13 @@ from pgvigil.web import access, state
 
 pytestmark = pytest.mark.client_side
 BASE = "/admin/session-monitoring/dashboard/"
-FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-         " --disable-sync --disable-dev-shm-usage").split()  # fmt: skip
-PAGES = [*sorted(set(state.PAGES) - {"overview", "session", "operation"}), "", "operation?name=search", "session?id={id}"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]  # fmt: skip
+PAGES = [
+    *sorted(set(state.PAGES) - {"overview", "session", "operation"}),
+    "",
+    "operation?name=search",
+    "session?id={id}",
+]
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 AXE = os.environ.get("AXE_JS", "")
@@ -68,7 +72,11 @@ def shop(templates: Templates, browser: Any) -> Iterator[Database]:  # noqa: ARG
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("tokens") / "tokens"
-    return {"file": file, "alice": access.new_token(file, "alice", "admin"), "vera": access.new_token(file, "vera", "viewer")}
+    return {
+        "file": file,
+        "alice": access.new_token(file, "alice", "admin"),
+        "vera": access.new_token(file, "vera", "viewer"),
+    }
 
 
 @contextmanager
@@ -77,7 +85,9 @@ def served(url: str, **options: Any) -> Iterator[str]:
     many = {"reads": "1000000/minute", "writes": "1000000/minute", "failures": "1000000/minute"}
     app = web.application(url, hosts=["127.0.0.1"], **{**many, **options})
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning", proxy_headers=False, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, lifespan="off", log_level="warning", proxy_headers=False, timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
@@ -154,7 +164,9 @@ def poll(tab: Any) -> None:
 def session_id(shop: Database, key: str | None = None) -> str:
     """A session that has events, or the one of that key."""
     condition = "s.session_key = %s" if key else "s.status = 'active' AND s.is_dormant AND %s::text IS NULL"
-    [(found,)] = shop.execute(f"SELECT s.id::text FROM sessions s WHERE {condition} ORDER BY s.session_key LIMIT 1", (key,))
+    [(found,)] = shop.execute(
+        f"SELECT s.id::text FROM sessions s WHERE {condition} ORDER BY s.session_key LIMIT 1", (key,)
+    )
     return str(found)
 
 
@@ -327,7 +339,9 @@ def test_a_refusal_is_shown_in_words_and_recorded(visit: Visit, shop: Database) 
 
 
 def test_a_session_is_archived_and_reactivated_in_the_name_of_the_person(visit: Visit, shop: Database) -> None:
-    [(id,)] = shop.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('to archive', 'planner') RETURNING id::text")
+    [(id,)] = shop.execute(
+        "INSERT INTO sessions (session_key, agent_from) VALUES ('to archive', 'planner') RETURNING id::text"
+    )
     tab = visit().shown(f"session?id={id}")
     tab.click("main button:has-text('Archive')")
     tab.click("dialog button[type=submit]")
@@ -335,7 +349,9 @@ def test_a_session_is_archived_and_reactivated_in_the_name_of_the_person(visit: 
     tab.click("main button:has-text('Reactivate')")
     tab.click("dialog button[type=submit]")
     tab.wait_for_selector("text=to archive: reactivated.")
-    events = shop.execute(f"SELECT event_type, event_data->>'actor' FROM session_lifecycle WHERE session_id = '{id}' ORDER BY id")
+    events = shop.execute(
+        f"SELECT event_type, event_data->>'actor' FROM session_lifecycle WHERE session_id = '{id}' ORDER BY id"
+    )
     assert ("archived", "web:alice") in events
     assert ("reactivated", "web:alice") in events
 
@@ -554,7 +570,9 @@ def other_site(page: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["form", "fetch"])
 def test_a_page_of_another_site_changes_nothing(visit: Visit, shop: Database, kind: str) -> None:
-    [(id,)] = shop.execute("INSERT INTO sessions (session_key, agent_from) VALUES (%s, 'planner') RETURNING id::text", (f"target {kind}",))
+    [(id,)] = shop.execute(
+        "INSERT INTO sessions (session_key, agent_from) VALUES (%s, 'planner') RETURNING id::text", (f"target {kind}",)
+    )
     visitor = visit()
     address = f"{visitor.url}api/sessions/{id}/archive"
     page = {

@@ -62,7 +62,9 @@ def test_a_page_and_all_that_it_loads_are_small(viewer: TestClient, page: str) -
 @pytest.mark.parametrize("file", OUR_FILES, ids=lambda file: file.name)
 def test_our_files_parse_no_html_and_name_no_address(file: Path) -> None:
     text = file.read_text().replace("http://www.w3.org/2000/svg", "")
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|https?://", text)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|https?://", text
+    )
     assert not re.search(r"""(?:src|href)=["']/|fetch\(["'`]/""", text), "a link from the root leaves the prefix"
 
 
@@ -286,7 +288,11 @@ def test_a_job_is_run_in_the_name_of_the_admin(serve: Serve, own: Database) -> N
     answer = serve(own.url).post("/api/v1/jobs/totals/run", json={})
     assert answer.status_code in (200, 202), answer.text
     assert answer.json()["ok"]
-    while not (rows := own.execute("SELECT actor, error FROM pgvigil.job_runs WHERE job = 'totals' AND finished_at IS NOT NULL")):
+    while not (
+        rows := own.execute(
+            "SELECT actor, error FROM pgvigil.job_runs WHERE job = 'totals' AND finished_at IS NOT NULL"
+        )
+    ):
         pass  # 202: it is on its way
     assert rows == [("web:the admin", None)]
 

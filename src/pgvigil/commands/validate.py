@@ -18,8 +18,8 @@ from pgvigil.errors import ConnectError, PreconditionError, UsageError
 from pgvigil.text import print_script, trusted
 
 if TYPE_CHECKING:
-    from pgvigil.projects.config import Config
     from pgvigil.database import Target
+    from pgvigil.projects.config import Config
     from pgvigil.validate.report.model import Report
 
 SUMMARY = "compare the live schema with the spec"
@@ -162,6 +162,8 @@ def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
+
+
 def _without_pgvigil(conn: psycopg.Connection, schema: str) -> Report | None:
     """One finding instead of each object of the spec, for a database that pgvigil never was in; else None."""
     from pgvigil.migration import preflight
