@@ -229,7 +229,7 @@ def test_a_database_of_a_newer_pgvigil_is_4(run: Run, migrated: Database) -> Non
     )
     migrated.execute("UPDATE pgvigil.alembic_version SET version_num = '900'")
     refused(
-        run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it stands at 900"
+        run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it is at 900"
     )
 
 

@@ -50,7 +50,7 @@ def _main(argv: Sequence[str] | None) -> int:
             return _fail(failure, arguments)
         return _defect(arguments)
     except UnicodeEncodeError:  # bytes of the call that are no text
-        return _fail(UsageError("the call holds characters that are no UTF-8", "Type names in UTF-8."), arguments)
+        return _fail(UsageError("the call holds characters that are not UTF-8", "Type names in UTF-8."), arguments)
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -59,7 +59,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return _fail(UsageError(f"{error.filename or 'the output'}: {error.strerror}", hint), arguments)
     except KeyboardInterrupt:
         print(
-            "\ninterrupted: what ran in a transaction is rolled back; running this again goes on from there",
+            "\ninterrupted: the open transaction is rolled back; the next run continues from there",
             file=sys.stderr,
         )
         return 130

@@ -346,7 +346,7 @@ def _deleted(life: SessionFixture) -> None:
         raise _Failed(f"{left} events left in session_lifecycle")
 
 
-@_check("view session_monitoring_view", "it tells idle time, children and last event of a session")
+@_check("view session_monitoring_view", "it shows idle time, children and last event of a session")
 def _monitored(life: SessionFixture) -> None:
     for table in ("context_history", "handoff_requests"):
         life.child(table)
@@ -359,7 +359,7 @@ def _monitored(life: SessionFixture) -> None:
         raise _Failed(f"{'no row' if row is None else tuple(row)} instead of (5, 1, 1, 'created')")
 
 
-@_check("view performance_monitoring_view", "it tells calls, durations and success of an operation")
+@_check("view performance_monitoring_view", "it shows calls, durations and success of an operation")
 def _measured(life: SessionFixture) -> None:
     operation = f"pgvigil-self-test-{life.id}"
     for duration, success in ((10, True), (20, True), (30, True), (40, False)):
