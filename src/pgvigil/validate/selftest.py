@@ -437,7 +437,7 @@ def _require_connection(conn: Connection, error: psycopg.Error) -> None:
     if conn.closed:
         raise ConnectError(
             f"the connection was lost during the self-test: {' '.join(str(error).split())}",
-            "Look at the server's log and at the triggers on the application's tables; what was written is rolled back.",
+            "Look at the server's log and at the triggers on the application's tables; the self-test is rolled back.",
         ) from error
 
 
