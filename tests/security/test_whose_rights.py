@@ -323,6 +323,29 @@ def test_validate_reads_no_table_whose_index_calls_the_owner_s_function(mined: I
     assert not mined.turned
 
 
+def test_a_superuser_s_backup_reads_no_table_whose_index_calls_the_owner_s_function(
+    mined: Installation, tmp_path: Path
+) -> None:
+    mined.as_owner(
+        """CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
+           CREATE TABLE {app}.beside AS SELECT 1 AS n;
+           CREATE INDEX evil ON {app}.beside (n) WHERE {app}.planned()"""
+    )
+    code, said = mined.pgvigil("backup", "create", "--verify-backup", "read", "--backup-dir", str(tmp_path))
+    assert (code, "index public.evil calls public.planned()" in said) == (4, True), said
+    assert not mined.turned
+
+
+def test_a_superuser_s_migration_reads_no_table_whose_index_calls_the_owner_s_function(mined: Installation) -> None:
+    mined.as_owner(
+        """CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
+           CREATE INDEX evil ON {app}.handoff_requests (status) WHERE {app}.planned()"""
+    )
+    code, said = mined.pgvigil("migrate", "--backup", "none", "--dry-run")
+    assert (code, "index public.evil calls public.planned()" in said) == (4, True), said
+    assert not mined.turned
+
+
 def test_the_copy_of_the_reference_is_written_with_the_owner_s_rights(mined: Installation) -> None:
     mined.migrate()
     plant_triggers(mined, "pgvigil.reference_snapshots")

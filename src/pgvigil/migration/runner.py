@@ -26,6 +26,7 @@ from pgvigil.migration.lock_retry import Attempts
 from pgvigil.migration.plan_report import Plan
 from pgvigil.migration.trace import Trace
 from pgvigil.owner import OWN_ROLE, owner_of
+from pgvigil.planned_code import planned_code
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
 from pgvigil.validate import (
@@ -259,6 +260,11 @@ def open_run(conn: psycopg.Connection, options: Options, log: Reporter) -> Run:
     require_shipped(conn)
     state = ledger.read(conn)
     schema = state.schema or options.schema or "public"
+    if told := list(planned_code(conn, (), schema, preflight.APPLICATION_TABLES)):
+        raise PreconditionError(
+            f"reading the application's tables would run functions of others with the rights of {conn.info.user}: {'; '.join(told)}",
+            "Migrate as the owner of the tables, or drop these indexes or constraints first. Nothing was changed.",
+        )
     if options.schema and options.schema != schema:
         raise PreconditionError(
             f'pgvigil watches schema "{schema}" in this database, not "{options.schema}"', "Leave --schema out."
