@@ -556,7 +556,7 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_reap(integer) IS 'One batch of job reap';
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('reap', '10 minutes', 'closes sessions of dead applications, and forgets those past their time');
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('reap', '10 minutes', 'closes the sessions of dead applications, and deletes those whose statements have been deleted');
 
 -- Ending a session ----------------------------------------------------------------------------------------------------
 

@@ -391,7 +391,8 @@ def _spell(found: Snapshot, declared: frozenset[str]) -> None:
     """One spelling where the server has several: the usual owner, the application's schema in settings, IN arguments."""
     spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words stand in quotes too
     counted = [of for path, of in found.objects.items() if path in declared] or list(found.objects.values())
-    owners = Counter(a["owned_by"] for a in counted if "owned_by" in a)
+    # Since PostgreSQL 15 a database comes with schema public owned by this role: it says nothing of who makes objects here.
+    owners = Counter(a["owned_by"] for a in counted if a.get("owned_by", "pg_database_owner") != "pg_database_owner")
     usual = min(owners, key=lambda name: (-owners[name], name), default=None)
     found.owners.extend([usual] if usual else [])
     for attributes in found.objects.values():
