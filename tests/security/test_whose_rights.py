@@ -220,6 +220,17 @@ def test_an_index_that_calls_the_owner_s_function_with_columns_and_a_view_of_the
     assert not mined.turned
 
 
+def test_what_the_owner_has_replaced_is_not_called_by_a_superuser_s_archive_and_history(mined: Installation) -> None:
+    mined.migrate()
+    mined.as_owner(
+        """CREATE OR REPLACE FUNCTION pgvigil.application_schema() RETURNS name LANGUAGE plpgsql STABLE AS $$
+           BEGIN PERFORM {app}.spring(); RETURN 'public'; END $$"""
+    )
+    for words in (("archive", "list"), ("history", "performance")):
+        assert mined.pgvigil(*words)[0] == 3, words
+    assert not mined.turned
+
+
 @pytest.mark.in_short
 def test_what_was_not_replaced_is_called(mined: Installation) -> None:
     mined.migrate()
