@@ -83,6 +83,6 @@ DO $$ BEGIN
         CREATE COLLATION ruled (PROVIDER = icu, LOCALE = 'und', RULES = '&V << w <<< W');
     END IF;
     IF current_setting('server_version_num')::integer >= 180000 THEN
-        CREATE TABLE loose (a integer CONSTRAINT loosely NOT NULL NO INHERIT);
+        EXECUTE 'CREATE TABLE loose (a integer CONSTRAINT loosely NOT NULL NO INHERIT)';
     END IF;
 END $$;

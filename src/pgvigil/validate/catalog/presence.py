@@ -60,6 +60,7 @@ _TOGETHER = {
     "on_relation": ("policy", "rule", "statistics", "foreign_data_wrapper"),
     "rights": ("relation_rights", "column_rights", "foreign_data_wrapper"),
 }
+ASKED = frozenset(_ASKED)
 ALL = frozenset([*_ASKED, *_TOGETHER, "everywhere", "named"])
 
 # Each kind, or NULL.

@@ -250,7 +250,8 @@ FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l 
 WHERE n.nspname = ANY (%(own)s) AND {no_member("pg_proc", "p.oid")}"""
 
 _NOT_NULL_OF_DOMAIN = f"""(SELECT {spelt("c.conname")} FROM pg_constraint c
-               WHERE c.contypid = y.oid AND c.contype = 'n' AND c.conname <> left(y.typname, 54) || '_not_null')"""
+               WHERE c.contypid = y.oid AND c.contype = 'n' AND c.conname <> y.typname || '_not_null'
+                 AND (octet_length(y.typname::text) < 54 OR c.conname !~ '_not_null\\d*$'))"""
 
 _ATTRIBUTES = f"""CASE WHEN y.typtype = 'c' THEN (
         SELECT json_agg({spelt("a.attname")} || ' ' || format_type(a.atttypid, a.atttypmod)

@@ -457,7 +457,9 @@ class Comparison:
                 continue
             if canonical(key, a) == canonical(key, b):
                 continue
-            if key == "inherited" and inherited.has_other_parents(self.roots[path], self.expected, self.found.objects):
+            if key in ("inherited", "not_null", "not_null_comment") and inherited.has_other_parents(
+                self.roots[path], self.expected, self.found.objects
+            ):
                 continue
             if kind in ("column", "table") and inherited.is_change_of_type(
                 self.roots[path], self.expected, self.found.objects, key

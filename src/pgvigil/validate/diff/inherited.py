@@ -66,11 +66,17 @@ def is_change_of_type(
 def is_left_by_parent(
     path: str, root: str, expected: Mapping[str, Attributes], found: Mapping[str, Attributes]
 ) -> bool:
-    """Whether a constraint became a partition's own when that was detached: to be attached again, it needs it."""
-    table = expected.get(f"table {root}", {})
-    if kind_of(path) != "constraint" or "partition_of" not in table or "partition_of" in found.get(f"table {root}", {}):
-        return False
+    """Return whether a constraint became a table's own when that left its parent: to come back, it needs it."""
+    table, there = (objects.get(f"table {root}", {}) for objects in (expected, found))
     name = path.removeprefix(f"constraint {root}.")
+    left = [parent for parent in table.get("inherits", ()) if parent not in there.get("inherits", ())]
+    if kind_of(path) == "constraint" and any(
+        expected.get(f"constraint {parent}.{name}", {}).get("definition") == found[path]["definition"]
+        for parent in left
+    ):
+        return True
+    if kind_of(path) != "constraint" or "partition_of" not in table or "partition_of" in there:
+        return False
     while parent := table.get("partition_of"):
         of = expected.get(f"constraint {parent}.{name}", {})
         if of.get("definition") == found[path]["definition"]:
