@@ -31,8 +31,14 @@ GAUGES = {"active_sessions": 2, "busiest_process": 2, "pool_size/main": 5, "chec
 def report(database: Database, application: str = "shop", ended: bool = False, **changes: Any) -> None:
     """One worker, with its counts."""
     worker = uuid4()
-    counters = {**WELL, **{name: value for name, value in changes.items() if name in WELL}}
-    gauges = {**GAUGES, **{name: value for name, value in changes.items() if name not in WELL}}
+    counters = {
+        **WELL,
+        **{name: value for name, value in changes.items() if name in WELL or name.startswith("recorder/")},
+    }
+    gauges = {
+        **GAUGES,
+        **{name: value for name, value in changes.items() if name not in WELL and not name.startswith("recorder/")},
+    }
     database.execute("SELECT pgvigil.register_monitor(%s, %s, 'host', 1, '1 hour')", (worker, application))
     database.execute(
         "SELECT pgvigil.report_monitor(%s, 1, %s, %s, %s, %s)",
@@ -180,7 +186,7 @@ def test_below_flask_the_older_address_leads_to_the_new_one(below_flask: Any) ->
 
 @pytest.mark.parametrize(
     ("path", "kind"),
-    [("/pgvigil/nope", "not-found"), ("/pgvigil/", "not-found"), ("/pgvigil/api/v1/executions?limit=x", "bad-parameter"), (f"{BASE}/nope", "not-found"),
+    [("/pgvigil/nope", "not-found"), ("/pgvigil/nothing", "not-found"), ("/pgvigil/api/v1/executions?limit=x", "bad-parameter"), (f"{BASE}/nope", "not-found"),
      ("/pgvigil/api/v1/executions?status=%ff\xe4", "bad-parameter"), ("/pgvigil/api/v1/executions/ada%2Fstats", "bad-parameter")],
 )  # fmt: skip
 def test_below_flask_errors_are_problems_too(below_flask: Any, path: str, kind: str) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pgvigil import project
-from pgvigil.migration import files, init_script, schema_reference
+from pgvigil.migration import doc_blocks, files, init_script, schema_reference
 from pgvigil.validate import load_spec
 from pgvigil.validate.spec import json_schema
 
@@ -33,6 +33,8 @@ def check() -> list[str]:
     faults += _generated(project.SPEC_SCHEMA, json_schema.generate(), "the spec's keys", "spec schema")
     if project.REFERENCE.parent.is_dir():  # a wheel carries no documentation
         faults += _generated(project.REFERENCE, schema_reference.page(migrations), "spec and comments", "spec docs")
+        for page, text in doc_blocks.pages(project.REFERENCE.parent, migrations).items():
+            faults += _generated(page, text, "code and migrations", "spec docs")
     return faults
 
 
