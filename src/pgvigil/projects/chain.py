@@ -70,8 +70,9 @@ class ProjectChain(Chain):
                 f"Write it from the files: {self.command('check', '--write-spec')}, or leave `spec` out of {self.config.file.name}.",
             )
         declared = load_declaration(self.config.spec)
-        ledgers = tuple((pattern, "the ledger of the migrations", True) for pattern in self.ledger.ignored)
-        return dataclasses.replace(declared, ignore=(*declared.ignore, *ledgers))
+        more = [(pattern, "the ledger of the migrations", True) for pattern in self.ledger.ignored]
+        more += [(pattern, f"ignored by {self.config.file.name}", True) for pattern in self.config.ignore]
+        return dataclasses.replace(declared, ignore=(*declared.ignore, *more))
 
     # ── The database ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,7 +207,8 @@ class ProjectChain(Chain):
             if self.config.drift == "refuse":
                 raise PreconditionError(
                     words,
-                    f'Undo the change, or write it into a migration; or set drift = "tell" in {self.config.file}. Nothing was changed.',
+                    f"Undo the change, or write it into a migration; or, in {self.config.file}, list what is not of this project: "
+                    f'ignore = ["{report.findings[0].object if report.findings else "table other"}"], or set drift = "tell". Nothing was changed.',
                 )
             log(f"warning: {words}")
 
@@ -231,7 +233,7 @@ class ProjectChain(Chain):
     def not_drift(self) -> list[str]:
         """Return the patterns of what may be there besides what the files make."""
         spec = self.declaration() if self.config.spec and self.config.spec.exists() else None
-        return [*self.ledger.ignored, *(pattern for pattern, *_ in (spec.ignore if spec else ()))]
+        return [*self.ledger.ignored, *self.config.ignore, *(pattern for pattern, *_ in (spec.ignore if spec else ()))]
 
     def require_reversible(self, to_revert: list[Migration]) -> None:
         for migration in cast("list[ProjectFile]", to_revert):

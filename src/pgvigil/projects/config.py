@@ -31,6 +31,7 @@ class Config:
     transaction: Literal["file", "together"] = "file"
     ledger_table: str = "schema_migrations"
     out_of_order: bool = False
+    ignore: tuple[str, ...] = ()  # patterns of objects that are not the project's
     drift: Literal["refuse", "tell", "off"] = "refuse"
     backup_kind: str = "full"
     backup_verify: Literal["read", "restore"] = "read"
@@ -132,6 +133,7 @@ class _Reader:
             "transaction": _one_of("file", "together"),
             "ledger_table": _string,
             "out_of_order": _boolean,
+            "ignore": _strings,
             "drift": _one_of("refuse", "tell", "off"),
         }
         backup: dict[str, Callable[[object], Any]] = {
