@@ -134,7 +134,7 @@ class ProjectChain(Chain):
             found.append(f"version {version} was taken out by {self.config.layout}: it is pending again")
         for version, progress in state.progress.items():
             if version in by_version:
-                mover.require_unedited(by_version[version], progress)
+                mover.require_unedited(by_version[version].path, by_version[version].statements, progress)
                 found.append(
                     f"{by_version[version].path} was begun: its first {counted(progress.steps, 'statement')} are in, and stay"
                 )
@@ -153,6 +153,10 @@ class ProjectChain(Chain):
             if progress := state.progress.get(one.version):
                 return f"begun: {progress.steps} of {counted(len(one.statements), 'statement')} are in"
             return "pending"
+        if back := state.down_progress.get(one.version):
+            return (
+                f"half out: {back.steps} of {counted(len(one.down_statements), 'statement')} of its way back have run"
+            )
         if one.version in state.adopted:
             return f"in, by {self.config.layout}"
         return "baselined" if entry.baselined else "in"
@@ -173,6 +177,11 @@ class ProjectChain(Chain):
         conn = run.conn
         if not run.pending:
             return
+        if half := cast("ProjectState", run.state).down_progress:
+            raise PreconditionError(
+                f"the way back of version {min(half)} has stopped half-way",
+                f"Finish it first: {self.command('revert', '--to', 'VERSION')}, with the version below. Nothing was changed.",
+            )
         lacking = conn.execute(
             """SELECT format('GRANT CREATE ON DATABASE %%I TO %%I;', current_database(), current_user)
                WHERE to_regnamespace(%(ledger)s) IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')

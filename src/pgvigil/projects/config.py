@@ -51,6 +51,8 @@ class Config:
 def find(directory: Path | None) -> Config:
     """Return the project of a directory, or of the first one above it that has one. Raises UsageError."""
     start = (directory or Path.cwd()).absolute()
+    if start.is_file() and (start.name == FILE or _is_project(start)):
+        return read(start)
     if not start.is_dir():
         raise UsageError(f"there is no directory {start}", "Name the directory that pgvigil.toml is in.")
     for place in (start, *start.parents):
