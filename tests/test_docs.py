@@ -180,6 +180,47 @@ def test_a_file_to_copy_can_be_read(block: Block) -> None:
         assert subprocess.run(["/bin/bash", "-n"], input=block.code, text=True, check=False).returncode == 0
 
 
+# --- the first screen --------------------------------------------------------------------------------------------------------
+
+FIRST_SCREEN = (PROJECT / "README.md").read_text().splitlines()[:60]
+
+
+def test_the_query_of_the_first_screen_has_the_columns_that_are_shown(migrated: Database) -> None:
+    at, query = next((at, line) for at, line in enumerate(FIRST_SCREEN) if line.startswith("app=> "))
+    with migrated.connect() as connection:
+        columns = connection.execute(query.removeprefix("app=> ").encode()).description or []
+    assert [column.name for column in columns] == [name.strip() for name in FIRST_SCREEN[at + 1].split("|")]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/health.md"])
+def test_health_finds_what_a_page_shows(fresh: Database, call: Run, page: str) -> None:
+    fresh.execute("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle")
+    sample = (PROJECT / page).read_text().partition("$ pgvigil health\n")[2].partition("\n```")[0]
+    said = call("pgvigil", "health", "--database-url", fresh.url).stdout
+    for line in sample.removesuffix("…").splitlines():
+        assert line.startswith("database ") or line in said.splitlines(), line
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "four PostgreSQL tables",  # what, and for whom
+        "Needs Linux and Python",
+        "pip install 'pgvigil[embedded]'",
+        "$ pgvigil setup",
+        "scripts/setup-enhanced-db.sh",
+        "scripts/test.sh",
+        "pgvigil migrate --dry-run",
+        "pgvigil revert --to base",  # the way back
+        "**What it costs**",
+        "**What it is not**",
+        "**Maturity**",
+    ],
+)
+def test_the_first_screen_answers_what_a_person_asks_first(answer: str) -> None:
+    assert answer in "\n".join(FIRST_SCREEN)
+
+
 # --- the tutorial ------------------------------------------------------------------------------------------------------------
 
 TUTORIAL = PROJECT / "docs/tutorial.md"
