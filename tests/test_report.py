@@ -13,9 +13,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pgvigil import project
-from pgvigil.text import one_line, visible
+from pgvigil.text import one_line, visible, wants_colour
 from pgvigil.validate import FORMATS, Finding, Report, Unchecked, load_declaration, load_spec, render, with_source_line
-from pgvigil.validate.report.formats.text import wants_colour
 
 pytestmark = pytest.mark.client_side
 

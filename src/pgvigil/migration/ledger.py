@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -40,6 +41,14 @@ class State:
     @property
     def schema(self) -> str | None:
         return self.entries[0].schema_name if self.entries else None
+
+    @cached_property
+    def by_revision(self) -> dict[str, Entry]:
+        return {entry.revision: entry for entry in self.entries}
+
+    @property
+    def revisions(self) -> Collection[str]:
+        return self.by_revision.keys()
 
 
 def read(conn: psycopg.Connection) -> State:

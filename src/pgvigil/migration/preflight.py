@@ -311,6 +311,5 @@ def require_application(conn: psycopg.Connection, schema: str) -> None:
         told = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
         raise PreconditionError(
             f'schema "{schema}" is not the session application that pgvigil watches:{told}',
-            "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh. "
-            "Nothing was changed.",
+            "Nothing was changed. Is this the right database and --schema? A new, empty database is built by pgvigil setup.",
         )

@@ -30,15 +30,14 @@ def validate(
     spec: Spec | Declaration,
     schema: str,
     *,
-    before: str | None = None,
+    before: Collection[str] | None = None,
     reference: Snapshot | Reference | None = None,
     strict: bool = False,
     early: Answers | None = None,
 ) -> Report:
     """Compare. Inside an open transaction its own changes are seen; either way the connection is left as it was.
 
-    `before` is the first migration still to come, if one is: what the spec declares as brought by it or by later ones
-    is not looked for. `reference` is what the project's DDL makes on this server, or its making. `strict` makes findings
+    `before` are the migrations still to come, if any are: what the spec declares as brought by them is not looked for. `reference` is what the project's DDL makes on this server, or its making. `strict` makes findings
     of what an application has added to its own tables. `early` is what read_early() has read in the same transaction.
     """
     declaration = _declared(spec)
@@ -61,7 +60,7 @@ def validate(
     to_come = [
         pattern
         for revision, patterns in declaration.later
-        if before is not None and revision >= before
+        if before is not None and revision in before
         for pattern in patterns
     ]
     findings = [

@@ -7,6 +7,7 @@ that a schema of that path could have for other types.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,10 +17,13 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
+from pgvigil import project
 from pgvigil.database import see_all_rows
 from pgvigil.errors import ConnectError, PreconditionError
+from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.snapshot import Connection
 from pgvigil.validate.report.model import REPLACED, Finding
+from pgvigil.validate.spec.cache import load_declaration
 
 ACTOR = "pgvigil self-test"
 _SETTINGS = {
@@ -442,9 +446,30 @@ def _unread(of: str, expected: str, error: Exception) -> Finding:
 
 
 def _failed(of: str, expected: str, error: psycopg.Error) -> Finding:
-    # A column of the application's own that has to be filled: nothing is wrong, but nothing was tried either.
-    not_ours = isinstance(error, errors.NotNullViolation) and error.diag.table_name in ("sessions", *_CHILDREN)
     message = error.diag.message_primary or str(error)
-    if not_ours:
-        return Finding("different", of, f"{expected}: could not be tried", message, "note")
+    if _is_of_application(error):
+        message = (
+            f"could not be tried: {message}. A column, a constraint or a trigger of the application refuses the self-test's row; "
+            "where a column has to be filled, a default lets the self-test write it"
+        )
+        return Finding("different", of, expected, message, "note")
     return Finding("different", of, expected, message)
+
+
+def _is_of_application(error: psycopg.Error) -> bool:
+    """Return true if what refused a row is the application's own: nothing of ours is wrong then, but nothing was tried either."""
+    diag = error.diag
+    if isinstance(error, errors.IntegrityError) and diag.datatype_name:  # a domain: no column of ours has one
+        return True
+    declared = load_declaration(project.SPEC).objects
+    if isinstance(error, errors.IntegrityError):
+        part = (
+            f"column {{}}.{quoted(diag.column_name)}"
+            if diag.column_name
+            else f"constraint {{}}.{quoted(diag.constraint_name or '')}"
+        )
+        return diag.table_name in ("sessions", *_CHILDREN) and part.format(diag.table_name) not in declared
+    if isinstance(error, errors.RaiseException):
+        place = re.match(r"PL/pgSQL function ([^(]+\([^)]*\))", diag.context or "")
+        return bool(place) and not {f"function {place[1]}", f"function pgvigil.{place[1]}"} & declared.keys()  # type: ignore[index]
+    return False

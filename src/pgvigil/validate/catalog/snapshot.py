@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -167,7 +167,7 @@ def pinned(
                 if opened:
                     _only_catalog(conn)
                 else:
-                    _print_for(conn, schema)
+                    print_for(conn, schema)
                 yield
             except psycopg.Error:
                 with suppress(psycopg.Error):
@@ -191,7 +191,8 @@ def _is_read_only_by_default(conn: Connection) -> bool:
     return status("default_transaction_read_only") == "on" and status("in_hot_standby") != "on"
 
 
-def _print_for(conn: Connection, schema: str) -> None:
+def print_for(conn: Connection, schema: str) -> None:
+    """Sets the path that the server prints for: the application's schema. A query that is parsed now may meet an operator planted there."""
     conn.execute(
         "SELECT pg_catalog.set_config('search_path', pg_catalog.quote_ident(%s) || ', pg_temp', true)", (schema,)
     )
@@ -290,10 +291,21 @@ def _answers(conn: Connection, names: Iterable[str], parameters: dict[str, Any])
     names = list(names)
     for name in names:
         conn.execute(f"DECLARE pgvigil_{name} NO SCROLL CURSOR FOR {QUERIES[name]}", parameters)
-    _print_for(conn, parameters["schema"])
+    print_for(conn, parameters["schema"])
     cursors = {name: conn.execute(f"FETCH ALL FROM pgvigil_{name}") for name in names}
     _only_catalog(conn)
     return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+
+
+def fetch(conn: Connection, schema: str, query: str, parameters: Sequence[Any] = ()) -> Any:
+    """The first row of a query, which is understood and printed as those of `_answers` are."""
+    _only_catalog(conn)
+    conn.execute(f"DECLARE pgvigil_one NO SCROLL CURSOR FOR {query}".encode(), parameters)
+    print_for(conn, schema)
+    row = conn.execute("FETCH pgvigil_one").fetchone()
+    conn.execute("CLOSE pgvigil_one")
+    _only_catalog(conn)
+    return row
 
 
 def _only_catalog(conn: Connection) -> None:
@@ -379,7 +391,8 @@ def _spell(found: Snapshot, declared: frozenset[str]) -> None:
     """One spelling where the server has several: the usual owner, the application's schema in settings, IN arguments."""
     spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words stand in quotes too
     counted = [of for path, of in found.objects.items() if path in declared] or list(found.objects.values())
-    owners = Counter(a["owned_by"] for a in counted if "owned_by" in a)
+    # Since PostgreSQL 15 a database comes with schema public owned by this role: it says nothing of who makes objects here.
+    owners = Counter(a["owned_by"] for a in counted if a.get("owned_by", "pg_database_owner") != "pg_database_owner")
     usual = min(owners, key=lambda name: (-owners[name], name), default=None)
     found.owners.extend([usual] if usual else [])
     for attributes in found.objects.values():
