@@ -6223,7 +6223,7 @@ COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer i
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
 VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
-VALUES ('holds', '10 minutes', 'tells the telemetry server which sessions are under legal hold; off until there is one', true, false);
+VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one', true, false);
 
 -- Who may do what: looking. A role that is not there is left out, as in 013.
 DO $$
@@ -6235,7 +6235,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '3097f93d86fa5b349cfa7c71d7cfc1f88a59528eb62a9b3186368f159a2d31b4', 'd1815a9389fcb6b2e7d3bca5ccbd8edd3fd21c72d9052a8fa5ed52772c15f297', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9d85b83c6e997ccc74404f0f60effe576711a837224c82001b900f5d4e168a39', '06b383ea037739605ff030cba5a090e81881bd1b088d5dfba2d9f5865bdfd3fc', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 
