@@ -24,6 +24,7 @@ from pgvigil import cli, database
 from pgvigil.live import Recorder, SessionPerformanceMonitor, initialize_performance_monitoring
 from pgvigil.live import monitor as monitor_module
 from pgvigil.live.monitor_report import Reporter
+from pgvigil.live.recorder import counts_of_process
 
 numbers = count(1)
 
@@ -330,6 +331,54 @@ def test_the_history_of_an_application_goes_to_system_metrics(
         (application,),
     )
     assert found == [(1, "counter"), (2, "counter")]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_worker_reports_what_its_recorders_wrote_also_those_that_are_closed(
+    reports: Database, application: str, tmp_path: Path
+) -> None:
+    (before, _), engine = (
+        counts_of_process(),
+        create_engine(reports.url.replace("postgresql://", "postgresql+psycopg://")),
+    )
+    monitor = initialize_performance_monitoring(
+        None, sessionmaker(engine), engine, application=application, interval=3600
+    )
+    with Recorder(reports.url, spill_directory=tmp_path / "closed", metrics_interval=0) as closed:
+        closed.record_metric("m", 1)
+    with Recorder(reports.url, spill_directory=tmp_path / "open", metrics_interval=0) as recorder:
+        recorder.record_metric("m", 1)
+        recorder.record_metric("m", 1)
+        assert recorder.flush() == "written"
+        monitor.close()
+    closed.record_metric("too late", 1)
+    [(written,)] = reports.execute(
+        "SELECT (counters ->> 'recorder/written')::integer FROM pgvigil.session_monitor WHERE application = %s",
+        (application,),
+    )
+    assert written - before["written"] == 3
+    engine.dispose()
+
+
+PARENT = """
+    import os, sys
+    from pathlib import Path
+    from pgvigil.live import Recorder
+    from pgvigil.live.recorder import counts_of_process
+    with Recorder(sys.argv[1], spill_directory=Path(sys.argv[2]), metrics_interval=0) as recorder:
+        recorder.record_metric("m", 1)
+    if child := os.fork():
+        os.waitpid(child, 0)
+    print(counts_of_process()[0]["written"], flush=True)
+    if not child:
+        os._exit(0)
+"""
+
+
+def test_a_forked_worker_does_not_report_what_its_parent_wrote(reports: Database, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", textwrap.dedent(PARENT), reports.url, str(tmp_path / "spill")]
+    done = subprocess.run(command, env={"PYTHONPATH": "src"}, cwd=PROJECT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "1"], done.stderr
 
 
 # --- forks -----------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from pgvigil import cli
 from pgvigil.live import ExecutionTracker, Recorder, Stats, records
 from pgvigil.live import recorder as recorder_module
 from pgvigil.live.copy_encoding import Encoder
+from pgvigil.live.own_transaction import application_schema, find_tables
 from pgvigil.live.writer import Unavailable, Writer
 
 pytestmark = pytest.mark.client_side
@@ -146,6 +147,23 @@ def test_tables_are_found_in_whatever_schema_they_are(database: Database, make: 
     record_all(recorder, names(3))
     assert recorder.flush() == "written"
     assert database.execute('SELECT count(*) FROM "my app".performance_logs') == [(3,)]
+    recorder.close()
+
+    # A role that may not read the ledger finds them too, and no table of its own that looks like them.
+    with database.connect() as connection:
+        connection.execute("CREATE ROLE t_stranger; CREATE SCHEMA aaa AUTHORIZATION t_stranger")
+        connection.execute(
+            "GRANT USAGE ON SCHEMA pgvigil TO t_stranger; GRANT EXECUTE ON FUNCTION pgvigil.uuid_v7() TO t_stranger"
+        )
+        try:
+            connection.execute("SET ROLE t_stranger")
+            connection.execute(
+                "CREATE TABLE aaa.performance_logs (id uuid DEFAULT pgvigil.uuid_v7()) PARTITION BY RANGE (id)"
+            )
+            assert application_schema(connection) is None
+            assert '"my app".performance_logs' in find_tables(connection).values()
+        finally:
+            connection.execute("RESET ROLE; DROP OWNED BY t_stranger; DROP ROLE t_stranger")
 
 
 def test_role_that_may_only_append_is_enough(fresh: Database, make: Make, proxy: Proxy) -> None:
@@ -225,7 +243,7 @@ def test_bad_metric_is_refused_in_the_caller(
         ({"at": "yesterday"}, TypeError),
         ({"at": datetime(2020, 1, 1)}, ValueError),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),  # the same in each worker of pytest-xdist
 )
 def test_bad_details_are_refused_in_the_caller(
     make: Make, tmp_path: Path, options: Any, error: type[Exception]

@@ -301,6 +301,34 @@ def test_a_run_killed_while_it_builds_an_index_leaves_nothing_that_a_second_run_
     assert all(valid for _, valid in existing.execute(INDEXES))
 
 
+def test_a_run_killed_while_it_settles_rows_keeps_those_it_settled_and_leaves_no_trigger_disabled(
+    run: Run, existing: Database, tmp_path: Path
+) -> None:
+    settled = "SELECT count(last_activity_at) FROM sessions"
+    first = run(MIGRATE, "--database-url", existing.url, "--to", "013")
+    assert first.returncode == 0, first.stderr
+    existing.execute("SELECT pgvigil.settle_last_activity_step('{}')")  # the only step that waits for readers: a CHECK
+    with existing.connect(autocommit=False) as writer:
+        # Its row is left out of the batches, so the work cannot come to its end.
+        writer.execute("SELECT FROM sessions ORDER BY ctid DESC LIMIT 1 FOR UPDATE")
+        migration = start(existing, tmp_path)
+        wait_until(doing(existing, "settle_last_activity"))
+        wait_until(lambda: existing.execute(settled)[0][0] > 2000)
+        migration.kill()
+        migration.communicate()
+        wait_until(lambda: not doing(existing, "settle_last_activity")(), 10)
+        [(kept,)] = existing.execute(settled)
+        off = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'sessions'::regclass AND NOT tgisinternal AND tgenabled = 'D'"
+        assert (2000 < kept < 20_000, existing.execute(off)) == (True, [])
+    again = run(MIGRATE, "--database-url", existing.url)
+    assert again.returncode == 0, again.stderr
+    # Settling is no activity, and nothing that happened to a session.
+    assert existing.execute("SELECT count(*) FROM session_lifecycle") == [(0,)]
+    assert existing.execute("SELECT count(*) FROM sessions WHERE last_activity_at IS DISTINCT FROM updated_at") == [
+        (0,)
+    ]
+
+
 RUN_LOCK = """SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database
               WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()"""
 

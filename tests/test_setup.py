@@ -164,7 +164,7 @@ def test_a_database_in_another_encoding_takes_all_of_it(call: Run, database: Dat
 def test_an_existing_install_is_refused_with_the_way_to_go(call: Run, existing: Database) -> None:
     before = catalog(existing)
     done = call(SETUP, "--database-url", existing.url)
-    assert (done.returncode, "run-migration.sh" in done.stderr) == (4, True), done.stderr
+    assert (done.returncode, "pgvigil migrate" in done.stderr) == (4, True), done.stderr
     assert catalog(existing) == before
 
 
@@ -207,7 +207,7 @@ def test_with_no_database_named_an_embedded_server_is_made_and_kept(run: Run) ->
     url = run("pgvigil", "server", "url").stdout.strip()
     assert run("pgvigil", "status", "--database-url", url).stdout.count(" in\n") == len(REVISIONS)
     assert run("pgvigil", "server", "stop").stdout == "stopped\n"
-    assert run("pgvigil", "server", "status").stdout == "stopped\n"
+    assert run("pgvigil", "server", "status").stdout.startswith("stopped\n")
     refused = run("scripts/validate-schema.py", cwd=Path("/"))
     assert (refused.returncode, "pgvigil server start" in refused.stderr) == (3, True)
     assert run("pgvigil", "server", "start").returncode == 0

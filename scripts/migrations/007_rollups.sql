@@ -442,4 +442,4 @@ COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one
 
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
-    ('aggregation', '1 hour', 'writes what changed into analytics_aggregations');
+    ('aggregation', '1 hour', 'writes changes into analytics_aggregations: hours and days of the three types');

@@ -21,30 +21,30 @@ COMMENT ON CONSTRAINT alert_thresholds_warning_check ON pgvigil.alert_thresholds
 COMMENT ON CONSTRAINT alert_thresholds_critical_check ON pgvigil.alert_thresholds IS '0 is well, for every check';
 COMMENT ON CONSTRAINT alert_thresholds_order_check ON pgvigil.alert_thresholds IS 'What is critical deserved a warning';
 INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VALUES
-    ('foreign_keys_enabled', 1, 1, 'foreign keys and roles for which references are not enforced: orphans can be made'),
-    ('orphaned_messages', 1, 10, 'rows of a session that is not there: they belong to nobody, and no retention takes them'),
-    ('count_mismatches', 5, 100, 'sessions whose context_count is not the number of their rows'),
-    ('token_mismatches', 5, 100, 'sessions whose total_tokens is not the sum of their rows'),
-    ('size_mismatches', 5, 100, 'sessions whose total_content_bytes is not the sum of their rows'),
-    ('database_integrity', 1, 1, 'reads of pages that fail their checksum, and what amcheck finds broken: data is damaged'),
-    ('invalid_indexes', 1, 10, 'indexes that an interrupted build left: no query uses them, or they promise what they do not keep'),
-    ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, or of triggers, that everybody may use for a table of his own: whoever connects can make them work for him'),
-    ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser: a row of somebody''s making can bring code along that runs as him'),
-    ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built: rows are not found, duplicates get in'),
-    ('publications_by_partition', 1, NULL, 'publications that send partitions of pgvigil by their own names: what goes into a new one does not reach subscribers that do not know it, and stops them'),
-    ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire: events and counts are being lost'),
-    ('replaced_objects', 1, NULL, 'triggers and views of pgvigil that somebody has put others in the place of, as some applications do at each start: what these do is done no longer'),
-    ('duplicate_events', 1, NULL, 'events of the last day that are there twice, once by the application: by hand, or by a trigger of its own'),
-    ('views_past_row_security', 1, 1, 'views that read with the rights of their owner while row security is on for sessions: everybody sees the rows of all'),
-    ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times'),
-    ('failed_jobs', 1, 3, 'jobs whose last run failed or died'),
-    ('jobs_without_consent', 1, NULL, 'jobs that end, archive or delete what was there before pgvigil, and wait for the owner to accept that'),
-    ('waiting_rows', 1000, 100000, 'rows in default partitions: nobody made room for them, and retention cannot drop them'),
-    ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table with 10,000 of them: VACUUM does not keep up'),
-    ('transaction_id_age', 1000000000, 1500000000, 'transactions since the oldest unfrozen row: at 2,147,483,648 the server stops taking writes'),
-    ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections that are taken: beyond 1 an application is refused'),
-    ('database_size_mb', 1000, 5000, 'megabytes of the database: more than was planned for'),
-    ('avg_query_time_ms', 100, 1000, 'average of the operations in performance_logs over the last hour, in milliseconds');
+    ('foreign_keys_enabled', 1, 1, 'foreign keys that are not enforced, and sessions, roles and databases with session_replication_role = replica'),
+    ('orphaned_messages', 1, 10, 'rows of a session that does not exist: context, snapshots, hand-offs, trail, counters, holds'),
+    ('count_mismatches', 5, 100, 'sessions whose context_count differs from the number of their rows'),
+    ('token_mismatches', 5, 100, 'sessions whose total_tokens differs from the sum of their rows'),
+    ('size_mismatches', 5, 100, 'sessions whose total_content_bytes differs from the sum of their rows'),
+    ('database_integrity', 1, 1, 'reads of a page that failed its checksum; with --deep also faults that amcheck finds'),
+    ('invalid_indexes', 1, 10, 'indexes that an interrupted build left; indexes that are being built now are not counted'),
+    ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, and trigger functions, that PUBLIC may execute'),
+    ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser'),
+    ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built'),
+    ('publications_by_partition', 1, NULL, 'publications that send all partitions of a table of pgvigil, but not by the root: subscribers stop at the next new partition'),
+    ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire'),
+    ('replaced_objects', 1, NULL, 'triggers of pgvigil that are missing or call another function, and monitoring views that read nothing of pgvigil'),
+    ('duplicate_events', 1, NULL, 'events of the last day that were recorded twice within one second, at least once by something other than the trigger of pgvigil; looks at 10,000 events at most, with --deep at all'),
+    ('views_past_row_security', 1, 1, 'monitoring views without security_invoker while a table that they read has row security on (from PostgreSQL 15 on)'),
+    ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times; of those that never succeeded the detail says what is not done yet'),
+    ('failed_jobs', 1, 3, 'jobs whose last run failed or died, also because no verified backup exists'),
+    ('jobs_without_consent', 1, NULL, 'jobs of a migrated install that wait until the owner has accepted what they would do'),
+    ('waiting_rows', 1000, 100000, 'rows in default partitions, counted up to 100,000 each'),
+    ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table that has 10,000 of them'),
+    ('transaction_id_age', 1000000000, 1500000000, 'transactions (or multixacts) since the oldest that is not frozen'),
+    ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections of the server that are in use, or of the limit of this database'),
+    ('database_size_mb', 1000, 5000, 'size of the database, in MB of 1,048,576 bytes'),
+    ('avg_query_time_ms', 100, 1000, 'average duration of the operations in performance_logs over the last hour, in milliseconds, as far as they are rolled up');
 
 CREATE FUNCTION pgvigil.watched_schemas() RETURNS oid[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -372,7 +372,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'replaced_objects';
     SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
-    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
@@ -384,7 +384,7 @@ BEGIN
     WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
       AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
     detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
-    fix := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    fix := 'Let one of the two write them: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     check_name := 'views_past_row_security';
@@ -423,10 +423,17 @@ CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text,
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'overdue_jobs';
-    SELECT count(*), string_agg(format('%s (last success: %s)', s.job, coalesce(s.last_success::text, 'never')), ', ' ORDER BY s.job),
-           'pgvigil maintain run-due' INTO value, detail, fix
-    FROM pgvigil.job_status s WHERE s.overdue HAVING count(*) > 0;
-    value := coalesce(value, 0);
+    SELECT count(*) FILTER (WHERE s.overdue),
+           concat_ws('; ', string_agg(format('%s (last success: %s)', s.job, s.last_success), ', ' ORDER BY s.job)
+                               FILTER (WHERE s.overdue AND s.last_success IS NOT NULL),
+                     'never succeeded, so not done yet: '
+                         || string_agg(format('%s (%s)', s.job, s.purpose), ', ' ORDER BY s.job) FILTER (WHERE s.overdue AND s.last_success IS NULL),
+                     CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'no job has ever run: no scheduler is set up' END),
+           CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'pgvigil maintain watch'
+                ELSE 'pgvigil maintain run-due' END
+    INTO value, detail, fix
+    FROM pgvigil.job_status s WHERE s.enabled;
+    detail := nullif(detail, '');
     RETURN NEXT;
 
     check_name := 'failed_jobs';
@@ -643,8 +650,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.job_analyze(integer) IS 'One step of job analyze: a table, with its partitions';
 
 INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
-    ('health', '1 hour', '0', false, 'asks integrity_report() and keeps what it found in job_runs'),
-    ('backup', '1 day', '1 hour', true, 'takes a proved backup, and lets those of more than 30 days go'),
-    ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, for the planner'),
+    ('health', '1 hour', '0', false, 'runs the checks of pgvigil health without options, and keeps the findings in the notes of the run'),
+    ('backup', '1 day', '1 hour', true, 'takes a full backup, verifies it by a restore, then deletes backups of this database that are older than 30 days'),
+    ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');

@@ -197,7 +197,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.job_totals(integer) IS 'One step of job totals: a batch of query executions, and a day of session events';
 
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new query executions and session events');
+INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new rows of query_executions into hours, and these and session events into totals that never fall');
 
 -- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not counted yet: the numbers are those of
 -- a sum over the table, as long as nothing was deleted from it.

@@ -1,6 +1,6 @@
 -- The integrity report follows its thresholds, says what it could not look at, and is for readers.
 BEGIN;
-SELECT plan(17);
+SELECT plan(21);
 CREATE ROLE t_reader IN ROLE pgvigil_reader;
 CREATE ROLE t_admin IN ROLE pgvigil_admin;
 CREATE ROLE t_writer IN ROLE pgvigil_writer;
@@ -33,6 +33,22 @@ SELECT throws_ok($$UPDATE pgvigil.alert_thresholds SET warning = 11 WHERE check_
 SELECT throws_ok($$UPDATE pgvigil.alert_thresholds SET warning = 0 WHERE check_name = 'orphaned_messages'$$, '23514', NULL, '0 is well');
 SELECT throws_ok($$UPDATE pgvigil.alert_thresholds SET critical = 'NaN' WHERE check_name = 'orphaned_messages'$$, '23514', NULL, 'NaN is no threshold');
 
+-- A new install that nothing runs the jobs of.
+SELECT is((SELECT level || ': ' || detail FROM pgvigil.integrity_report() WHERE check_name = 'overdue_jobs'),
+          'ok: no job has ever run: no scheduler is set up', 'a new install is told that no job has run');
+UPDATE pgvigil.jobs SET since = now() - interval '1 hour' WHERE job = 'counters';
+SELECT is((SELECT level || ': ' || detail || ': ' || fix FROM pgvigil.integrity_report() WHERE check_name = 'overdue_jobs'),
+          'warning: never succeeded, so not done yet: counters (adds up session_counter_changes into session_counters);'
+          ' no job has ever run: no scheduler is set up: pgvigil maintain watch', 'and what that means, once it is overdue');
+INSERT INTO pgvigil.job_runs (job, started_at, finished_at) VALUES ('expiry', now(), now());
+SELECT is((SELECT detail || ': ' || fix FROM pgvigil.integrity_report() WHERE check_name = 'overdue_jobs'),
+          'never succeeded, so not done yet: counters (adds up session_counter_changes into session_counters): pgvigil maintain run-due',
+          'one that never ran beside others that did');
+INSERT INTO pgvigil.job_runs (job, started_at, finished_at) VALUES ('counters', now() - interval '1 hour', now());
+SELECT is((SELECT regexp_replace(detail, '\(last success: .*\)', '(last success: …)') FROM pgvigil.integrity_report() WHERE check_name = 'overdue_jobs'),
+          'counters (last success: …)', 'one whose last success is long ago');
+UPDATE pgvigil.jobs SET since = now();
+INSERT INTO pgvigil.job_runs (job, started_at, finished_at) VALUES ('counters', now(), now());
 SET LOCAL ROLE t_reader;
 SELECT is((SELECT string_agg(check_name, ', ') FROM pgvigil.integrity_report(true) WHERE level <> 'ok'), NULL, 'a reader may ask for all of it');
 SELECT lives_ok('SELECT * FROM pgvigil.settings_report()', 'and for the settings');

@@ -98,6 +98,16 @@ def test_the_buckets_of_operations_are_within_one_percent(serve: Serve, watched:
     assert least <= found <= most
 
 
+def test_what_recorders_of_an_application_did_is_added_up_over_its_workers(serve: Serve, fresh: Database) -> None:
+    for worker in range(2):
+        report(fresh, "shop", **{"recorder/written": 5, "recorder/dropped": worker})
+    found = read(serve, fresh)
+    counted = {
+        name: found[f"pgvigil_recorder_{name}_total{{application=shop}}"] for name in ("written", "dropped", "spilled")
+    }
+    assert counted == {"written": 10, "dropped": 1, "spilled": 0}
+
+
 def test_retention_does_not_lower_a_counter_and_what_comes_late_is_counted_once(serve: Serve, fresh: Database) -> None:
     executions(fresh, 1, 30)
     fresh.execute("CALL pgvigil.run_job('totals')")

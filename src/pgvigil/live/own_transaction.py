@@ -27,13 +27,19 @@ _ATTEMPTS: Final = 3
 # Values that the driver parses or prints must not depend on the settings of the server.
 _READABLE: Final = b"; SET LOCAL DateStyle = 'ISO'; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1"
 _LEDGER: Final = "SELECT m.schema_name FROM pgvigil.migrations m WHERE m.revision OPERATOR(pg_catalog.=) '000'"
-# For a role that may not read the ledger: the search_path of one of pgvigil's functions names the schema.
-_FUNCTION_PATH: Final = """
-    SELECT (pg_catalog.parse_ident(pg_catalog.split_part(pg_catalog.substr(setting, 13), ', ', 1)))[1]
+# For a role that may not read the ledger: ids of this table are made by a function of pgvigil, and both have one owner, so that
+# nobody else's table can pass for it.
+_SCHEMA_BY_DEFAULT: Final = """
+    SELECT n.nspname
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace f ON f.oid OPERATOR(pg_catalog.=) p.pronamespace
-    CROSS JOIN pg_catalog.unnest(p.proconfig) setting
-    WHERE f.nspname OPERATOR(pg_catalog.=) 'pgvigil' AND p.proname OPERATOR(pg_catalog.=) 'record_metric'
-      AND pg_catalog.starts_with(setting, 'search_path=')"""
+    JOIN pg_catalog.pg_depend d ON d.refobjid OPERATOR(pg_catalog.=) p.oid
+         AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+         AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+    JOIN pg_catalog.pg_attrdef a ON a.oid OPERATOR(pg_catalog.=) d.objid
+    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.adrelid AND c.relowner OPERATOR(pg_catalog.=) p.proowner
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE f.nspname OPERATOR(pg_catalog.=) 'pgvigil' AND p.proname OPERATOR(pg_catalog.=) 'uuid_v7'
+      AND c.relname OPERATOR(pg_catalog.=) 'performance_logs' AND c.relkind OPERATOR(pg_catalog.=) 'p'"""
 _TABLES: Final = """
     SELECT CASE WHEN n.nspname OPERATOR(pg_catalog.=) 'instrumentation' THEN pg_catalog.concat('instrumentation.', c.relname) ELSE c.relname END,
            pg_catalog.format('%%I.%%I', n.nspname, c.relname)
@@ -122,7 +128,7 @@ def find_tables(connection: psycopg.Connection[Any], *, writing: bool = True) ->
         if writing:
             refuse_standby(connection)
         if schema is None:
-            row = connection.execute(_FUNCTION_PATH.encode()).fetchone()
+            row = connection.execute(_SCHEMA_BY_DEFAULT.encode()).fetchone()
             schema = row[0] if row else None
         found = dict(connection.execute(_TABLES, (schema, list(TABLES))).fetchall())
     if missing := [table for table in TABLES if table not in found]:

@@ -103,6 +103,7 @@ class Recorder:
                 _log.warning("the spill directory cannot be used, so nothing can be spilled: %s", error)
         self._reset()
         _recorders.add(self)
+        _counted.add(self)
         atexit.register(self.close)
 
     def _reset(self) -> None:
@@ -278,7 +279,9 @@ class Recorder:
             counters.in_hand = 0
             self._queue.clear()
             counters.lock.notify_all()
-            return self._outcome(since=0)
+            outcome = self._outcome(since=0)
+        _stop_counting(self)
+        return outcome
 
     def __enter__(self) -> Recorder:
         return self
@@ -433,8 +436,38 @@ class Recorder:
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
+_COUNTED: Final = ("written", "dropped", "quarantined", "spilled")
+_counted: weakref.WeakSet[Recorder] = weakref.WeakSet()
+_ended: dict[str, int] = dict.fromkeys(_COUNTED, 0)  # by recorders that are closed
+_counting = threading.Lock()
+
+
+def counts_of_process() -> tuple[dict[str, int], int]:
+    """Return what all recorders of this process have written, dropped, quarantined and spilled since it began, closed
+    ones included, and how many records are in memory now."""
+    with _counting:
+        found, depth = dict(_ended), 0
+        for recorder in list(_counted):
+            stats = recorder.stats()
+            depth += stats.queue_depth
+            for name in _COUNTED:
+                found[name] += getattr(stats, name)
+    return found, depth
+
+
+def _stop_counting(recorder: Recorder) -> None:
+    with _counting:
+        if recorder in _counted:
+            _counted.discard(recorder)
+            stats = recorder.stats()
+            for name in _COUNTED:
+                _ended[name] += getattr(stats, name)
+
 
 def _after_fork_in_child() -> None:
+    global _counting
+    _counting = threading.Lock()  # a thread of the parent may have held it
+    _ended.update(dict.fromkeys(_COUNTED, 0))
     for recorder in list(_recorders):
         recorder._after_fork()
 

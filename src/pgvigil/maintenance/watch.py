@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pgvigil import project
 from pgvigil.database import Target
@@ -13,6 +17,7 @@ from pgvigil.errors import PgvigilError
 from pgvigil.maintenance import job_runner
 from pgvigil.maintenance.client_jobs import Options
 from pgvigil.progress import Reporter
+from pgvigil.text import one_line
 
 INTERVAL = 60.0  # seconds between two looks for due jobs
 
@@ -26,13 +31,26 @@ class Line:
     ok: bool
     said: str
 
+    def text(self) -> str:
+        return one_line(
+            f"{self.at.isoformat(timespec='seconds')} {self.job or 'watch'} {'ok' if self.ok else 'FAILED'}: {self.said}"
+        )
 
-def watch(target: Target, options: Options, say: Callable[[Line], None], *, every: float = INTERVAL) -> None:
-    """Runs due jobs until it is interrupted. A failed job or a lost connection is reported, and tried again at the next look.
 
-    Any number of watches may run side by side: a job is run by the first that finds it due.
+def watch(
+    target: Target,
+    options: Options,
+    say: Callable[[Line], None],
+    *,
+    every: float = INTERVAL,
+    wanted: Callable[[], bool] = lambda: True,
+) -> None:
+    """Runs due jobs until it is interrupted, or `wanted`, which is asked each second, says no.
+
+    A failed job or a lost connection is reported, and tried again at the next look. Any number of watches may run side by
+    side: a job is run by the first that finds it due.
     """
-    while True:
+    while wanted():
         began = time.monotonic()
         failed: set[str] = set()
 
@@ -44,20 +62,35 @@ def watch(target: Target, options: Options, say: Callable[[Line], None], *, ever
         try:
             job_runner.run_due(target, options, Reporter(), report=report)
         except PgvigilError as error:
-            if not failed:  # else each failure has its line
+            if not failed and wanted():  # else each failure has its line, or the server was stopped
                 say(Line(datetime.now(UTC), None, False, error.message))
-        time.sleep(max(0.0, every - (time.monotonic() - began)))
+        while wanted() and (left := every - (time.monotonic() - began)) > 0:
+            time.sleep(min(left, 1.0))
+
+
+def _words(action: str, option: str) -> list[str]:
+    """The words of the command. Its program by the whole path: schedulers have another PATH, and no directory of their own."""
+    program, *rest = shlex.split(project.command("maintain", action, option=option))
+    found = shutil.which(program)
+    return [str(Path(found).absolute()) if found else program, *rest]
 
 
 def cron_line(option: str) -> str:
     """For `crontab -e`: cron takes a percent sign as the end of the line."""
-    command = project.command("maintain", "run-due", option=option).replace("%", "\\%")
-    return f"*/5 * * * * {command}"
+    return f"*/5 * * * * {shlex.join(_words('run-due', option))}".replace("%", "\\%")
+
+
+def _systemd_word(word: str) -> str:
+    """Quote a word for ExecStart=, where systemd reads specifiers, variables and C escapes, also within quotes."""
+    escaped = "".join(
+        {"\\": "\\\\", '"': '\\"', "\n": "\\n", "%": "%%", "$": "$$"}.get(letter, letter) for letter in word
+    )
+    return escaped if re.fullmatch(r"[\w@%+=:,./-]+", word) else f'"{escaped}"'
 
 
 def systemd_unit(option: str) -> str:
-    """A service that keeps watch; systemd reads specifiers and variables in a command."""
-    command = project.command("maintain", "watch", option=option).replace("%", "%%").replace("$", "$$")
+    """A service that keeps watch."""
+    command = " ".join(map(_systemd_word, _words("watch", option)))
     return f"""[Unit]
 Description=Jobs of pgvigil
 After=network-online.target postgresql.service

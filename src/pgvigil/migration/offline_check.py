@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pgvigil import project
-from pgvigil.migration import files, init_script, schema_reference
+from pgvigil.migration import doc_blocks, files, init_script, schema_reference
 from pgvigil.validate import load_spec
 from pgvigil.validate.spec import json_schema
 
@@ -33,11 +33,13 @@ def check() -> list[str]:
     faults += _generated(project.SPEC_SCHEMA, json_schema.generate(), "the spec's keys", "spec schema")
     if project.REFERENCE.parent.is_dir():  # a wheel carries no documentation
         faults += _generated(project.REFERENCE, schema_reference.page(migrations), "spec and comments", "spec docs")
+        for page, text in doc_blocks.pages(project.REFERENCE.parent, migrations).items():
+            faults += _generated(page, text, "code and migrations", "spec docs")
     return faults
 
 
 def _generated(path: Path, text: str, source: str, command: str) -> list[str]:
-    again = f"write it anew with `pgvigil {command} --write`"
+    again = f"write it again with `pgvigil {command} --write`"
     if not path.is_file():
         return [f"{path} is missing: {again}"]
     if path.read_text(encoding="utf-8") != text:
@@ -46,7 +48,7 @@ def _generated(path: Path, text: str, source: str, command: str) -> list[str]:
 
 
 def _init_script(migrations: list[files.Migration]) -> list[str]:
-    again = "write it anew with `pgvigil init-sql --write`"
+    again = "write it again with `pgvigil init-sql --write`"
     if not project.INIT_SQL.is_file():
         return [f"{project.INIT_SQL} is missing: {again}"]
     if init_script.is_current(project.INIT_SQL, migrations):

@@ -213,7 +213,7 @@ def _checks(connection: Connection, _: Store) -> Families:
     yield _gauge(
         "check_level", "0: ok, 1: warning, 2: critical", ["check"], [(name, _LEVELS[level]) for name, _, level in rows]
     )
-    yield _gauge("check_value", "What the check has found", ["check"], [(name, value) for name, value, _ in rows])
+    yield _gauge("check_value", "Value that the check found", ["check"], [(name, value) for name, value, _ in rows])
 
 
 _TABLES: Final = ("sessions", "context_history", "session_lifecycle", "system_metrics", "performance_logs",
@@ -241,6 +241,10 @@ _COUNTED: Final = {
     "creations": "Sessions created", "closures": "Sessions closed", "leaked": "Sessions that were dropped without being closed",
     "commits": "Transactions committed", "rollbacks": "Transactions rolled back",
     "discarded": "Transactions that ended by neither commit nor rollback", "errors": "Errors of sessions",
+}  # fmt: skip
+_RECORDED: Final = {
+    "written": "Records that recorders wrote to the database", "dropped": "Records that recorders dropped",
+    "quarantined": "Records that the database refused", "spilled": "Records that recorders wrote to their spill",
 }  # fmt: skip
 _MONITOR: Final = b"""
     SELECT application, workers, extract(epoch FROM clock_timestamp() - last_seen_at), counters, histograms, gauges
@@ -270,6 +274,11 @@ def _monitor(connection: Connection, _: Store) -> Families:
     yield _counter(
         "session_monitor_recoveries", "Attempts to recover detached objects", ["application", "outcome"], recoveries
     )
+
+    for name, help in _RECORDED.items():
+        yield _counter(f"recorder_{name}", help, ["application"], applications.counter(f"recorder/{name}"))
+    depths = [(name, one["gauges"].get("recorder/queue_depth", 0)) for name, one in applications.alive()]
+    yield _gauge("recorder_queue_depth", "Records in the memory of recorders", ["application"], depths)
 
     pool = ["application", "pool"]
     states = (("checked_in", "idle"), ("checked_out", "used"))
