@@ -51,7 +51,12 @@ _QUERIES: Final = (
      """SELECT r.operation, sum(r.calls)::bigint AS calls, sum(r.calls - r.successful)::bigint AS failed,
                round(sum(r.calls - r.successful) * 100.0 / nullif(sum(r.calls), 0), 2) AS failed_percent, round(sum(r.total_ms) / nullif(sum(r.calls), 0), 1) AS mean_ms,
                round(pgvigil.histogram_quantile(sum(r.histogram), sum(r.calls)::bigint, 0.95)::numeric, 1) AS p95_ms
-        FROM pgvigil.performance_rollups r WHERE r.bucket_width = 'hour' AND r.time_bucket >= now() - make_interval(hours => 24 * %(days)s)
+        FROM (SELECT h.operation, h.calls, h.successful, h.total_ms, h.histogram FROM pgvigil.performance_rollups h
+              WHERE h.bucket_width = 'hour' AND h.time_bucket >= now() - make_interval(hours => 24 * %(days)s)
+              UNION ALL
+              SELECT l.operation, l.calls, l.successful, l.total_ms, l.histogram
+              FROM pgvigil.histogram_performance_logs((SELECT p.next_id FROM pgvigil.rollup_progress p), 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+                                                      now() - make_interval(hours => 24 * %(days)s)) l) r
         GROUP BY r.operation ORDER BY 2 DESC, 1 LIMIT 20"""),
     ("anomalies", "Unusual hours of query executions", "None.",
      """SELECT a.database_type AS engine, a.status, a.since, a.ended, a.value AS executions, a.expected FROM pgvigil.anomalies a
@@ -90,7 +95,9 @@ def collect(target: Target, days: int) -> Report:
 
 def document(report: Report) -> dict[str, Any]:
     """Return the report for machines."""
-    sections = {one.name: [{name: _plain(value) for name, value in row.items()} for row in one.rows] for one in report.sections}
+    sections = {
+        one.name: [{name: _plain(value) for name, value in row.items()} for row in one.rows] for one in report.sections
+    }
     return {"database": report.database, "days": report.days, "at": report.at.isoformat(), **sections}
 
 
@@ -124,11 +131,17 @@ def text(report: Report) -> str:
             if not one.rows:
                 yield f"  {one.empty}"
                 continue
-            table = [[name.replace("_", " ") for name in one.rows[0]], *([_words(value) for value in row.values()] for row in one.rows)]
+            table = [
+                [name.replace("_", " ") for name in one.rows[0]],
+                *([_words(value) for value in row.values()] for row in one.rows),
+            ]
             widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
             right = [isinstance(value, (int, float, Decimal)) for value in one.rows[0].values()]
             for row in table:
-                cells = [cell.rjust(width) if is_right else cell.ljust(width) for cell, width, is_right in zip(row, widths, right, strict=True)]
+                cells = [
+                    cell.rjust(width) if is_right else cell.ljust(width)
+                    for cell, width, is_right in zip(row, widths, right, strict=True)
+                ]
                 yield "  " + "  ".join(cells).rstrip()
 
     return page(lines())
@@ -155,6 +168,11 @@ def html(report: Report) -> str:
         kinds = ["n" if isinstance(value, (int, float, Decimal)) else "" for value in one.rows[0].values()]
         cell: Callable[[str, str, str], str] = lambda tag, kind, words: f'<{tag} class="{kind}">{escape(words)}</{tag}>'  # noqa: E731
         head = "".join(cell("th", kind, name.replace("_", " ")) for name, kind in zip(one.rows[0], kinds, strict=True))
-        body = "\n".join("<tr>" + "".join(cell("td", kind, _words(value)) for value, kind in zip(row.values(), kinds, strict=True)) + "</tr>" for row in one.rows)
+        body = "\n".join(
+            "<tr>"
+            + "".join(cell("td", kind, _words(value)) for value, kind in zip(row.values(), kinds, strict=True))
+            + "</tr>"
+            for row in one.rows
+        )
         parts.append(f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>")
     return "\n".join([*parts, "</body>\n</html>"])

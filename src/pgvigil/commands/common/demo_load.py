@@ -42,7 +42,9 @@ class Load:
             address, pool_size=4, max_overflow=2, connect_args={"application_name": "shop"}
         )
         self._sessions: sessionmaker[Session] = sessionmaker(self._engine)
-        self._reports = sqlalchemy.create_engine(address, poolclass=NullPool, connect_args={"application_name": "reports"})
+        self._reports = sqlalchemy.create_engine(
+            address, poolclass=NullPool, connect_args={"application_name": "reports"}
+        )
         monitor = initialize_performance_monitoring(
             None, self._sessions, self._engine, recorder=self._recorder, application="shop", interval=5
         )
