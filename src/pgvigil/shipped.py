@@ -115,7 +115,7 @@ _TREES = """
     UNION ALL
     SELECT 'a default of ' || c.oid::regclass::text, d.adbin::text
     FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname IN ('pgvigil', 'instrumentation') OR n.nspname = %(schema)s AND c.relname = ANY (%(names)s)
+    WHERE n.nspname IN ('pgvigil', 'instrumentation') OR n.nspname = %(schema)s AND c.relname = ANY (%(tables)s)
     UNION ALL
     SELECT 'function ' || p.oid::regprocedure::text, coalesce(p.prosqlbody::text, '') || coalesce(p.proargdefaults::text, '')
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -146,6 +146,7 @@ _FOREIGN = """
     dependents AS (
         SELECT 'pg_rewrite'::regclass AS class, r.oid, 'view ' || o.name AS name FROM pg_rewrite r JOIN ours o ON o.oid = r.ev_class
         UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, 'a default of ' || o.name FROM pg_attrdef d JOIN ours o ON o.oid = d.adrelid
+        WHERE o.name NOT LIKE ALL (%(application)s)  -- what its rows get is computed where they are written
         UNION ALL SELECT 'pg_proc'::regclass, p.oid, 'function ' || p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname IN ('pgvigil', 'instrumentation') AND (p.prosqlbody IS NOT NULL OR p.proargdefaults IS NOT NULL))
     SELECT d.name || ' uses ' || p.oid::regprocedure::text
@@ -165,7 +166,7 @@ _FOREIGN = """
     SELECT d.name || ' uses type ' || format_type(t.oid, NULL)
     FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_type'::regclass AND e.refobjid >= 16384
     JOIN pg_type t ON t.oid = e.refobjid JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN ours o ON o.oid = t.typrelid
-    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND (t.typtype = 'e' OR o.oid IS NOT NULL))
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND o.oid IS NOT NULL) AND t.typtype <> 'e'
     UNION ALL
     SELECT 'rule ' || quote_ident(r.rulename) || ' of ' || o.name FROM ours o JOIN pg_rewrite r ON r.ev_class = o.oid
     WHERE r.rulename <> '_RETURN' AND o.name NOT LIKE ALL (%(application)s)
@@ -270,7 +271,7 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
 
 
 def _calls(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
-    names = {"schema": schema, "names": [*_APPLICATION, *_TABLES]}
+    names = {"schema": schema, "names": [*_APPLICATION, *_TABLES], "tables": list(_TABLES)}
     called = {name: {int(oid) for oid in _CALLED.findall(tree)} for name, tree in conn.execute(_TREES, names)}
     rows = conn.execute(_NOT_PLAIN, (sorted(set().union(*called.values())), list(_PLAIN))).fetchall()
     for oid, function in rows:
