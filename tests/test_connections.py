@@ -597,6 +597,27 @@ def test_what_cannot_be_migrated_is_refused_before_the_backup(call: Run, existin
 
 
 @pytest.mark.client_side
+def test_default_privileges_that_take_rights_from_the_owner_are_refused_before_the_backup(
+    call: Run, owned: Database
+) -> None:
+    role = f'"owner of {owned.name}"'
+    with psycopg.connect(as_owner(owned), autocommit=True) as conn:
+        conn.execute(
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE {role} REVOKE TRUNCATE, TRIGGER ON TABLES FROM {role}".encode()
+        )
+    done = call("pgvigil", "migrate", "--database-url", as_owner(owned))
+    assert (done.returncode, "backing up" in done.stderr) == (4, False)
+    assert (
+        f"because of ALTER DEFAULT PRIVILEGES FOR ROLE {role} REVOKE TRIGGER, TRUNCATE ON TABLES FROM {role}"
+        in done.stderr
+    )
+    printed = re.search("^  (ALTER DEFAULT .*);$", done.stderr, re.M)
+    assert printed
+    owned.execute(printed[1])
+    assert call("pgvigil", "migrate", "--dry-run", "--database-url", as_owner(owned)).returncode == 0
+
+
+@pytest.mark.client_side
 def test_a_partitioned_table_of_sessions_is_refused(call: Run, existing: Database) -> None:
     existing.execute(
         """ALTER TABLE sessions RENAME TO whole; ALTER TABLE whole RENAME CONSTRAINT sessions_pkey TO whole_pkey;
