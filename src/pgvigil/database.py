@@ -371,7 +371,8 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
             )
         except psycopg.OperationalError as error:
             words = " ".join(str(error).split())
-            if re.search(r"\binvalid (integer|port|\w+ value)", words):  # libpq checks some options only now
+            # libpq checks some options only now.
+            if re.search(r"\binvalid (integer|port|\w+ value)|\bdefinition of service ", words):
                 raise UsageError(
                     f"the database address given by {target.source} cannot be used: {words}",
                     "Fix the address. No server was contacted.",
