@@ -181,7 +181,7 @@ def test_the_live_wing_opens_no_connection_of_a_command(module: str) -> None:
 
 def test_every_setting_of_a_session_holds_where_the_server_knows_it(fresh: Database) -> None:
     with connections.connect(connections.parse_url(fresh.url, "a test"), "test") as conn:
-        for name, value in connections._SESSION.items():
+        for name, value in connections.SESSION.items():
             row = conn.execute("SELECT current_setting(%s, true)", (name,)).fetchone()
             assert row in ((value,), (None,)), name
 
