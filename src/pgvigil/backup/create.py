@@ -126,6 +126,8 @@ def take(
         owner_code.require_consent_for(
             conn, run_owner_code, otherwise="verify it with --verify-backup read, which runs none of that code"
         )
+    if kind != "command":
+        owner_code.require_plain_reading(conn, run_owner_code)
     began = datetime.now(UTC)
     clock = time.monotonic()
     name = re.sub(r"[^\w.-]", "_", conn.info.dbname)
@@ -138,9 +140,7 @@ def take(
             manifest.require_our_directory(directory)
             made.enter_context(manifest.making(part))
         except OSError as error:
-            raise BackupError(
-                f"no backup can be written to {directory}: {error.strerror}", pg_tools.ELSEWHERE
-            ) from error
+            raise pg_tools.unusable(directory, error, "no backup can be written to") from error
         except RestoreError as error:
             raise BackupError(error.message, error.hint) from error
         made.callback(part.unlink, missing_ok=True)
