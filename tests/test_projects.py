@@ -376,19 +376,9 @@ def test_a_version_that_no_file_has_stops_the_run(any_layout: Project) -> None:
     path.unlink()
     if any_layout.layout == "golang-migrate":
         path.with_name("2_x.down.sql").unlink()
-    if any_layout.layout == "plain":
-        pytest.skip("its ledger is ours: see the next test")
     done = any_layout.migrate()
     assert done.returncode == 4
     assert "no file here has: 2" in done.stderr
-
-
-def test_a_plain_file_that_is_gone_stops_the_run(project: Project) -> None:
-    path = project.write("1", "CREATE TABLE a (n int);")
-    project.write("2", "CREATE TABLE b (n int);")
-    project.migrated()
-    path.unlink()
-    assert project.migrate().returncode == 4
 
 
 def test_what_something_else_has_changed_stops_the_run_or_is_told(any_layout: Project) -> None:
