@@ -21,7 +21,7 @@ BEGIN
     END IF;
     IF to_regnamespace('pgvigil') IS NOT NULL OR to_regclass(format('%I.sessions', app)) IS NOT NULL THEN
         RAISE EXCEPTION 'this database is not empty'
-              USING HINT = 'An existing install is brought to the schema by scripts/run-migration.sh.';
+              USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
@@ -296,6 +296,25 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's would outlive the
+-- call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and a plain SET outlives the SET clause
+-- of the function that it runs in. The path may be anything here, so every name is qualified.
+CREATE FUNCTION pgvigil.finish_owner_code() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pg_catalog.text;
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+    FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+        EXECUTE pg_catalog.format('CLOSE %I', held);
+    END LOOP;
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
+    'Runs deferred triggers, closes held cursors and restores the path, so that the caller''s COMMIT and next statements meet nothing of the owner''s';
+
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
@@ -454,7 +473,7 @@ BEGIN
         RETURN;
     ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
         RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
               USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
@@ -502,7 +521,7 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
         RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
               USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
     END IF;
@@ -526,12 +545,12 @@ COMMENT ON PROCEDURE pgvigil.validate_value_checks() IS
 CREATE TABLE pgvigil.partition_policies (
     parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY CONSTRAINT partition_policies_parent_table_check
                  CHECK (parent_table = ANY ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements}'::text[])),
-    step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{day,month}'::text[])),
+    step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{hour,day,month}'::text[])),
     make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
 COMMENT ON TABLE pgvigil.partition_policies IS 'How each partitioned table is cut';
 COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned table';
-COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: day or month, in UTC';
+COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: hour, day or month, in UTC';
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
 COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
 COMMENT ON CONSTRAINT partition_policies_parent_table_check ON pgvigil.partition_policies IS 'The tables of ours that are cut: no job works on another';
@@ -597,6 +616,8 @@ DECLARE
     stem     name;
     owner_   name;
     width    interval;
+    step_    text;       -- of this slice: finer where finer partitions have a part of it
+    taken    record;
     lower_   timestamp;  -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
     upper_   timestamp;
     last_    timestamp;
@@ -622,9 +643,24 @@ BEGIN
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
     last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
-    WHILE lower_ <= last_ LOOP
-        upper_ := lower_ + width;
-        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+    last_ := date_trunc(policy.step, last_) + width;
+    WHILE lower_ < last_ LOOP
+        -- The step may have been another one before. A slice that is taken in part is cut finer; so every partition is a whole hour, day or month.
+        step_ := CASE WHEN lower_ <> date_trunc('day', lower_) THEN 'hour' WHEN policy.step = 'month' AND lower_ <> date_trunc('month', lower_) THEN 'day' ELSE policy.step END;
+        upper_ := lower_ + ('1 ' || step_)::interval;
+        SELECT b.from_, b.to_ INTO taken
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        CROSS JOIN LATERAL (SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
+                                   pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
+        WHERE i.inhparent = table_ AND b.from_ < upper_ AND b.to_ > lower_ ORDER BY b.from_ LIMIT 1;
+        IF FOUND AND taken.from_ <= lower_ THEN
+            lower_ := taken.to_;
+            CONTINUE;
+        ELSIF FOUND THEN
+            step_ := CASE WHEN taken.to_ - taken.from_ < interval '1 day' THEN 'hour' ELSE 'day' END;
+            upper_ := lower_ + ('1 ' || step_)::interval;
+        END IF;
+        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYYMMDDHH24' WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
         slice := to_regclass(name_);
         IF slice IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
             LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
@@ -671,7 +707,8 @@ BEGIN
             PERFORM set_config('pgvigil.instrumentation', '', true);
         END IF;
         EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, 'YYYY-MM-DD'), to_char(upper_, 'YYYY-MM-DD')));
+        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END),
+                                                                      to_char(upper_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END)));
         made := made + 1;
         lower_ := upper_;
     END LOOP;
@@ -703,6 +740,9 @@ COMMENT ON COLUMN pgvigil.deleted_sessions.retention_policy IS 'Its retention po
 COMMENT ON COLUMN pgvigil.deleted_sessions.last_row IS 'The row as it was deleted';
 COMMENT ON COLUMN pgvigil.deleted_sessions.events IS 'Its events of session_lifecycle in order, and the deletion itself';
 COMMENT ON CONSTRAINT deleted_sessions_pkey ON pgvigil.deleted_sessions IS 'The same id may come and go more than once';
+
+CREATE INDEX idx_deleted_sessions_deleted_at ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
+COMMENT ON INDEX pgvigil.idx_deleted_sessions_deleted_at IS 'Deletions of a day, for the archives';
 
 -- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
 CREATE TABLE pgvigil.displaced_tables (
@@ -738,7 +778,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'd13ec50d3530b95d926940cd6c4358bee3fc3c5b9e65dbb16723cf3c67c31299', 'ef62f8a358f4809eeaa203426f4e7eb9bdca48c3d1766410e680aa6685a55b5e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'e6b838f3e2cbd3fcb4f6099a3caf491b88bbe56b6188c2f02075cab240dfe2c2', '0e920f1a534e669f306748912f3eadf210999ed4c305d6077e0da90445f4432a', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -850,11 +890,11 @@ BEGIN
         -- One a transaction: a partition of session_lifecycle locks sessions against writers until the end of it.
         FOR slice IN SELECT start AT TIME ZONE 'UTC'
                      FROM pgvigil.partition_policies, generate_series(
-                         date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END) AT TIME ZONE 'UTC'),
+                         date_trunc(step, greatest(oldest, now() - CASE step WHEN 'month' THEN interval '3 years' WHEN 'day' THEN interval '3 months' ELSE interval '3 days' END) AT TIME ZONE 'UTC'),
                          now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
-                SET CONSTRAINTS ALL IMMEDIATE;
+                PERFORM pgvigil.finish_owner_code();
                 RETURN state;
             END IF;
         END LOOP;
@@ -870,7 +910,7 @@ BEGIN
             UPDATE pgvigil.displaced_tables SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
         END IF;
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN state;
 END $$;
 COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS 'One step of copy_legacy_tables; NULL: all is done';
@@ -887,17 +927,23 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'd8f93a7bd8c8b8d65b6392267282701c8c1a4d434dc782c4cdb6dc36f96355d2', 'def081b9ccf4ba333223507e7132dfdc171fb58ca972c59ac08f9dd4231e4bae', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '4f0fca4f9e8310872b823e2d59b025b946942b3a2537d1dc76a5bab44dfad22b', 'ae5adaba47eed24d046cfccb9567015c0f40c84e841696bc49f36f95c0bd6581', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
 -- each partition is a slice of time, and an insert touches only the small indexes of the newest one.
+--
+-- The list of event types is the domain's, and the CHECK asks the domain: every statement reads the text of a CHECK again, and a list in it
+-- costs an INSERT 8 us more (of 15). The column itself is no domain: a view that an application makes itself shows it.
+CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
+    CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,expiration_scheduled,deleted}'::text[]));
+COMMENT ON DOMAIN pgvigil.event_type IS 'What can happen to a session';
+COMMENT ON CONSTRAINT event_type_check ON DOMAIN pgvigil.event_type IS 'The eight kinds of event';
+
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".session_lifecycle (
     id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT session_lifecycle_pkey PRIMARY KEY,
     session_id uuid NOT NULL,  -- 004 adds the foreign key, together with everything else that locks sessions
-    -- No domain, though that would cost an eighth less of a change of status: a view that an application makes itself shows this column.
-    event_type varchar(50) NOT NULL CONSTRAINT session_lifecycle_event_type_check CHECK (event_type::text = ANY
-               ('{created,expired,archived,dormant,reactivated,status_changed,expiration_scheduled,deleted}'::text[])),
+    event_type varchar(50) NOT NULL CONSTRAINT session_lifecycle_event_type_check CHECK (event_type::pgvigil.event_type IS NOT NULL),
     event_data jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) PARTITION BY RANGE (id)$run$);
@@ -907,7 +953,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.sessio
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.event_type IS 'What happened'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.event_data IS 'Its details, and the actor'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.created_at IS 'When it happened (wall clock, not start of the transaction)'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_event_type_check ON "{app}".session_lifecycle IS 'The kinds of event there are'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_event_type_check ON "{app}".session_lifecycle IS 'One of pgvigil.event_type'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_pkey ON "{app}".session_lifecycle IS 'True primary key, because the table is partitioned by it'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_session_lifecycle_session_id ON "{app}".session_lifecycle (session_id, id DESC) INCLUDE (event_type)$run$);
@@ -1010,7 +1056,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".performance_logs_default 
 -- Half of all the work: left out by the validator, which loads this only to read it back.
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'f4ec03e50c3e3625e5d80bcf87abd163b03f19e55c7c708ffd83bd45941dc258', '5b7f47ad6a99cb07cd14cef967c9aca880f33d2211d31aadd3f0ce90c61ef1ea', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, '34aea4b999fe8a5ccf0032e72b8d3f06ab2061905a60d7f13aa728498eeb4893', '9487bb38772231eb2271af588530fa40035f85d63a93414bdfb5fc7d605abcb2', 0, '0.1.0'); END $$;
 
 -- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
@@ -1447,7 +1493,7 @@ BEGIN
         FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
     SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN jsonb_build_object('from', from_id, 'left_out', to_jsonb(left_out));
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.backfill_session_counters_step(jsonb, integer) IS
@@ -1520,11 +1566,11 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '002a8c2123071b30649d956d80110ccdbf162b62aa9580d958e96027ffa57b5f', '34a9fbfb37eeac97f628cc6d5949f0a1ad5e11028ae2d392dc8b7ea7748aa2ef', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'cc1f439dfc0ac6c706f0e165683882516f4938ae7634d3321d253470368ee521', '180f341ad9f8f0550f317745a5b30ee91d4c540d5490ccadc77c23986d244b0f', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -1538,7 +1584,8 @@ CREATE TABLE pgvigil.retention_policies (
     archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0 AND archived_days <= 36500),
     logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0 AND logs_days <= 36500),
     metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0 AND metrics_days <= 36500),
-    legal_hold          boolean NOT NULL DEFAULT false
+    legal_hold          boolean NOT NULL DEFAULT false,
+    keep_archive        boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited: new sessions follow at once, the jobs from their next run on';
 COMMENT ON COLUMN pgvigil.retention_policies.policy IS 'Its name, as sessions.retention_policy has it; a session without one, or with an unknown one, follows standard';
@@ -1548,6 +1595,7 @@ COMMENT ON COLUMN pgvigil.retention_policies.archived_days IS 'An archived sessi
 COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS 'Rows of performance_logs are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS 'Rows of system_metrics are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS 'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
+COMMENT ON COLUMN pgvigil.retention_policies.keep_archive IS 'Nothing is dropped or deleted for its age before it is archived: while any session has the policy, no log, metric or query execution';
 COMMENT ON CONSTRAINT retention_policies_pkey ON pgvigil.retention_policies IS 'One row a policy';
 COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired; a century at most';
 COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant; a century at most';
@@ -1822,13 +1870,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) IS 'The same for a float';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms double precision, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
+    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata)
+    VALUES (operation, round(duration_ms)::integer, success, session, metadata);
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
+COMMENT ON FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
 
 -- Jobs -----------------------------------------------------------------------------------------------------------------
 
@@ -1950,8 +1999,8 @@ DECLARE
             CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
             CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
             CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
-                      OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
-            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+                      OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'executions' END,
             CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
 BEGIN
     UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
@@ -2106,7 +2155,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
-    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
+    PERFORM pgvigil.finish_owner_code();
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -2127,7 +2176,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -2147,7 +2196,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -2165,7 +2214,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
--- and SET CONSTRAINTS leaves nothing deferred for the COMMIT, which the caller's rights would meet.
+-- and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
 CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer) RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2183,7 +2232,7 @@ BEGIN
             PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
         END IF;
         EXECUTE format('SELECT s.done, s.more, s.note FROM pgvigil.%I(1000) s', 'job_' || run.job) INTO STRICT done, more, note;
-        SET CONSTRAINTS ALL IMMEDIATE;
+        PERFORM pgvigil.finish_owner_code();
         -- A step that can do nothing would be taken again for ever.
         IF more AND done = 0 AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
             failure := concat_ws(': ', 'a step could do nothing of what is left', note);
@@ -2477,15 +2526,15 @@ JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
 
 -- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean, archive boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold)
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold), bool_or(p.keep_archive)
     FROM pgvigil.retention_policies p
     WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, and whether a policy under legal hold keeps them all';
+COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, whether a policy under legal hold keeps them all, and whether they are archived first';
 
 CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2512,6 +2561,7 @@ DECLARE
     slice    timestamptz;
     begins   timestamp;  -- UTC: a step of a month must not bend with the session's time zone
     width    interval;
+    reach    interval;
     from_id  uuid;
     end_id   uuid;
     one      uuid;
@@ -2543,8 +2593,9 @@ BEGIN
         CONTINUE WHEN waits IS NULL;
         key := pgvigil.partition_key(table_);
         width := ('1 ' || policy.step)::interval;
-        -- A time-ordered id of a time at most 100 partitions ago belongs into a partition of its own.
-        from_id := pgvigil.uuid_v7_floor(now() - 100 * width);
+        reach := greatest(100 * width, interval '8 days');
+        -- A time-ordered id of a time at most 100 partitions (or eight days) ago belongs into a partition of its own.
+        from_id := pgvigil.uuid_v7_floor(now() - reach);
         end_id := pgvigil.uuid_v7_floor(now());
         LOOP
             EXECUTE format('SELECT %2$I FROM %1$s WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7'' ORDER BY %2$I LIMIT 1', waits, key)
@@ -2573,7 +2624,7 @@ BEGIN
         EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %4$I = ANY (ARRAY(
                             SELECT %4$I FROM %1$s WHERE NOT (%4$I >= $2 AND %4$I < $3 AND substr(%4$I::text, 15, 1) = ''7'') LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
                         INSERT INTO %2$s (%4$I, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved', waits, table_, columns, key)
-        USING batch, pgvigil.uuid_v7_floor(now() - 100 * width), end_id;
+        USING batch, pgvigil.uuid_v7_floor(now() - reach), end_id;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM set_config('pgvigil.instrumentation', '', true);
         IF done > 0 THEN
@@ -2600,8 +2651,10 @@ DECLARE
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
+    unkept   text[] := '{}';
     used     text[] := '{}';
     detail   text;
+    archives boolean;
 BEGIN
     PERFORM pgvigil.require_consent('retention'), set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
@@ -2615,6 +2668,7 @@ BEGIN
         RETURN;
     END IF;
 
+    SELECT k.archive INTO archives FROM pgvigil.days_kept() k;
     FOR slice IN SELECT * FROM pgvigil.due_partitions() LOOP
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
@@ -2628,6 +2682,14 @@ BEGIN
             END IF;
         END IF;
         CONTINUE WHEN in_use;
+        IF archives THEN
+            -- Rows that come late wait here; those that came since the archive was written show.
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
+            IF NOT pgvigil.is_archived(slice.parent_table, slice.partition_oid) THEN
+                unkept := unkept || slice.partition;
+                CONTINUE;
+            END IF;
+        END IF;
         BEGIN
             IF slice.parent_table = 'system_metrics' THEN
                 -- The markers of installs and migrations are written once: they move on.
@@ -2637,6 +2699,9 @@ BEGIN
                                pgvigil.application_table('system_metrics'), slice.partition_oid::regclass);
             END IF;
             EXECUTE format('DROP TABLE %s', slice.partition_oid::regclass);
+            IF to_regclass('pgvigil.archives') IS NOT NULL THEN  -- made by 018
+                PERFORM pgvigil.record_drop(slice.parent_table, slice.partition_oid);
+            END IF;
         EXCEPTION WHEN dependent_objects_still_exist THEN  -- somebody's view: the others go all the same
             GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
             used := used || format('%s (%s)', slice.partition, detail);
@@ -2655,6 +2720,9 @@ BEGIN
     more := false;
     IF held <> '{}' THEN
         note := 'kept, for rows of sessions under legal hold: ' || array_to_string(held, ', ');
+    END IF;
+    IF unkept <> '{}' THEN
+        note := concat_ws('; ', note, 'kept, because they are not archived as they are now (pgvigil maintain run archive): ' || array_to_string(unkept, ', '));
     END IF;
     RETURN NEXT;
 END $$$run$);
@@ -2700,7 +2768,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '82f4d4db7c249ac7af4728bd95718a091a5bb2387bf4139f7944127676f144b6', 'e3c94e3d7b98aa5d8088340e0b9140515dd2be0aeeb01da346ede23cbb37b3a9', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '21e6e0815cc3c4c64b93921e026a490e73f6fc51bdb6a7ac7e6acd619a776809', 'e45a570cc4dfce52f12465668d94578d21e7555f5d05fa9335c5b04754254570', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3268,10 +3336,22 @@ DECLARE
     kept record;
 BEGIN
     PERFORM pgvigil.require_consent('executions');
-    SELECT now() - make_interval(days => k.logs) AS since, k.hold INTO kept FROM pgvigil.days_kept() k;
+    SELECT now() - make_interval(days => k.logs) AS since, k.hold, k.archive INTO kept FROM pgvigil.days_kept() k;
     done := 0;
     IF kept.hold THEN
         note := 'kept: a retention policy that sessions have is under legal hold';
+    ELSIF kept.archive THEN
+        WITH gone AS (
+            DELETE FROM "{app}".query_executions
+            WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED))
+            RETURNING *
+        )
+        INSERT INTO pgvigil.executions_to_archive (
+            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
+            page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata)
+        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
+               page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata FROM gone;
+        GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
         DELETE FROM "{app}".query_executions
         WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED));
@@ -3284,7 +3364,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'dea8c2961f9d1386a5fa8610d337f9673f42f68807be8bf1d8a1704499f3fe31', 'cc1bd30c5b0f135ccea77ce3de02ad92cbd9d3fe39c41997bd7762da7c1a27fb', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'd95bbda0ecb3da7baee590a16b9dba53b6e7ba20e2ba756fb881fd71b7f24739', '75e662ab68d36958cb4f336692de36799176ef139969b716a194de00ce222cd7', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3887,7 +3967,7 @@ BEGIN
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser may be asking: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
@@ -3963,7 +4043,7 @@ BEGIN
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
 END $$;
 COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session and signal_session: marks what was ended, and records the attempt';
 
@@ -4121,7 +4201,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '5be77c64cb492a322cac63c8271ad61ae4eb6802a5a83cb475e2277a8e44cb96', 'c7091c7a49f0711113a40983156cbab334e8a1107fff6eb58f6c61e418de0ea0', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '0b66f2246a8338abca89f8609907857cf1ed37c3e39cab934afa5b236034b65b', '53600bbf7813cf7bf201dce7aaa6e00f45c876baa99fe43d5c755f12cbf382c5', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by one of the
@@ -4498,7 +4578,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'replaced_objects';
     SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
-    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
@@ -4510,7 +4590,7 @@ BEGIN
     WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
       AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
     detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
-    fix := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    fix := 'Let one of the two write them: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     check_name := 'views_past_row_security';
@@ -4781,7 +4861,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '709801b2ce6a5add60efa2ed2ca32e7f8e8306a9985d0445cf0ceff76c8442a6', '58a0f4033c48953164c115a3cea29789edacaa49bfc2844e82f5ecbae8545e30', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '14303272a47e57c92471a7f22ceb5db21ff7c4f3150888acc9fb9b86cc4d6928', 'cbd9b0ad62bac770e1ca367c2dfdbd5f6188b19422cbfb966897c3e09d5f7b1e', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -5699,9 +5779,308 @@ BEGIN
 END $$;
 DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '97afc3f424f5aab6f3346b35f3697c443cdf050b67cdc89f09edb5c04b37f7cb', '15f47fb81caff82969d2841b43f6b8cd491472bb2b1e13b6dbd1f231991bcda5', 0, '0.1.0'); END $$;
 
-DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
+-- ---------- 018_archives.sql ------------------------------------------------------------------------------------
+-- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files` writes them;
+-- this is what the database knows of them. Whoever may write here can make retention drop what was not kept: the owner alone.
 
-DO $$ BEGIN PERFORM pgvigil.mark_initialized('017'); END $$;
+CREATE TABLE pgvigil.archives (
+    id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archives_pkey PRIMARY KEY,
+    source        text NOT NULL CONSTRAINT archives_source_check CHECK (source = ANY
+                  ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements,query_executions,deleted_sessions}'::text[])),
+    partition     text,
+    partition_oid oid,
+    from_time     timestamptz NOT NULL,
+    to_time       timestamptz NOT NULL,
+    location      text NOT NULL,
+    path          text NOT NULL,
+    origin        text NOT NULL,
+    sha256        text,
+    rows          bigint,
+    bytes         bigint,
+    fingerprint   numeric,
+    min_id        text,
+    max_id        text,
+    min_time      timestamptz,
+    max_time      timestamptz,
+    started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    completed_at  timestamptz,
+    dropped_at    timestamptz,
+    replaced_at   timestamptz,
+    written_by    text NOT NULL DEFAULT session_user,
+    CONSTRAINT archives_path_key UNIQUE (path),
+    CONSTRAINT archives_completed_check CHECK (completed_at IS NULL OR sha256 IS NOT NULL AND rows IS NOT NULL AND bytes IS NOT NULL AND fingerprint IS NOT NULL)
+);
+COMMENT ON TABLE pgvigil.archives IS 'What is kept in Parquet files: a partition, or a day of rows. Written by job archive_files with the owner''s rights';
+COMMENT ON COLUMN pgvigil.archives.id IS 'Order in which they were begun';
+COMMENT ON COLUMN pgvigil.archives.source IS 'The table';
+COMMENT ON COLUMN pgvigil.archives.partition IS 'The partition; NULL: a day of rows';
+COMMENT ON COLUMN pgvigil.archives.partition_oid IS 'Its oid when it was read: a later partition of that name is another one';
+COMMENT ON COLUMN pgvigil.archives.from_time IS 'Where its stretch of time begins';
+COMMENT ON COLUMN pgvigil.archives.to_time IS 'Where it ends; not included';
+COMMENT ON COLUMN pgvigil.archives.location IS 'The directory or URL of the archives';
+COMMENT ON COLUMN pgvigil.archives.path IS 'Its manifest, from there';
+COMMENT ON COLUMN pgvigil.archives.origin IS 'Server and database that wrote it: a copy of the database removes no files of the original';
+COMMENT ON COLUMN pgvigil.archives.sha256 IS 'Of the manifest, which holds those of the files';
+COMMENT ON COLUMN pgvigil.archives.rows IS 'Rows in the files';
+COMMENT ON COLUMN pgvigil.archives.bytes IS 'Bytes of the files';
+COMMENT ON COLUMN pgvigil.archives.fingerprint IS 'As pgvigil.rows_fingerprint(), of the rows in the database that were read';
+COMMENT ON COLUMN pgvigil.archives.min_id IS 'The least id';
+COMMENT ON COLUMN pgvigil.archives.max_id IS 'The greatest id';
+COMMENT ON COLUMN pgvigil.archives.min_time IS 'The earliest time of a row';
+COMMENT ON COLUMN pgvigil.archives.max_time IS 'The latest time of a row';
+COMMENT ON COLUMN pgvigil.archives.started_at IS 'When writing began';
+COMMENT ON COLUMN pgvigil.archives.completed_at IS 'When the files had been read back and were equal; NULL: they count for nothing, and the next run removes them';
+COMMENT ON COLUMN pgvigil.archives.dropped_at IS 'When the rows left the database: from then on they are read from the files';
+COMMENT ON COLUMN pgvigil.archives.replaced_at IS 'When a newer archive of the same rows took its place: the files are to be removed';
+COMMENT ON COLUMN pgvigil.archives.written_by IS 'The login role';
+COMMENT ON CONSTRAINT archives_pkey ON pgvigil.archives IS 'One row an archive';
+COMMENT ON CONSTRAINT archives_path_key ON pgvigil.archives IS 'Each archive has files of its own';
+COMMENT ON CONSTRAINT archives_source_check ON pgvigil.archives IS 'The tables that are archived';
+COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'What counts as kept has been checked';
+CREATE INDEX idx_archives_source_from_time ON pgvigil.archives (source, from_time);
+COMMENT ON INDEX pgvigil.idx_archives_source_from_time IS 'The archives of a table over time';
+
+CREATE TABLE pgvigil.archive_erasures (
+    id         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archive_erasures_pkey PRIMARY KEY,
+    session_id uuid NOT NULL,
+    reason     text NOT NULL CONSTRAINT archive_erasures_reason_check CHECK (btrim(reason) <> ''),
+    rows       bigint NOT NULL,
+    files      text[] NOT NULL,
+    erased_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor      text NOT NULL DEFAULT pgvigil.actor(),
+    erased_by  text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE pgvigil.archive_erasures IS 'Sessions whose rows were erased from the archives, by `pgvigil archive erase`';
+COMMENT ON COLUMN pgvigil.archive_erasures.id IS 'Order of the erasures';
+COMMENT ON COLUMN pgvigil.archive_erasures.session_id IS 'The session';
+COMMENT ON COLUMN pgvigil.archive_erasures.reason IS 'Why';
+COMMENT ON COLUMN pgvigil.archive_erasures.rows IS 'Rows that were erased';
+COMMENT ON COLUMN pgvigil.archive_erasures.files IS 'Manifests of the archives that were rewritten, as they were called before';
+COMMENT ON COLUMN pgvigil.archive_erasures.erased_at IS 'When';
+COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'Who: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.archive_erasures.erased_by IS 'The login role';
+COMMENT ON CONSTRAINT archive_erasures_pkey ON pgvigil.archive_erasures IS 'One row an erasure';
+COMMENT ON CONSTRAINT archive_erasures_reason_check ON pgvigil.archive_erasures IS 'An erasure has a reason';
+
+-- Partitions wait for their archive whole. Rows that are deleted one by one wait here, so that none comes between reading and deleting.
+CALL pg_temp.pgvigil_run($run$CREATE TABLE pgvigil.executions_to_archive (
+    place bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT executions_to_archive_pkey PRIMARY KEY,
+    LIKE "{app}".query_executions INCLUDING COMMENTS
+)$run$);
+COMMENT ON TABLE pgvigil.executions_to_archive IS 'Query executions that job executions has taken out and job archive_files has not archived yet';
+COMMENT ON COLUMN pgvigil.executions_to_archive.place IS 'Order in which they came';
+COMMENT ON CONSTRAINT executions_to_archive_pkey ON pgvigil.executions_to_archive IS 'One row an execution';
+
+-- Ids and transactions: any insert, update or delete changes it, at a third of what the contents would cost to read. After a restore
+-- from a dump it is another one, and the partition is archived again.
+CREATE FUNCTION pgvigil.rows_fingerprint(of_table regclass, key name) RETURNS TABLE (rows bigint, fingerprint numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0) FROM %s t', key, of_table);
+END $$;
+COMMENT ON FUNCTION pgvigil.rows_fingerprint(regclass, name) IS 'How many rows a partition has, and a number that any change of them changes';
+
+-- Called under a lock that keeps writers out, before the partition is dropped.
+CREATE FUNCTION pgvigil.is_archived(parent text, slice regclass) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_ record;
+BEGIN
+    SELECT * INTO now_ FROM pgvigil.rows_fingerprint(slice, pgvigil.partition_key(pgvigil.partitioned_table(parent)));
+    RETURN now_.rows = 0
+           OR EXISTS (SELECT 1 FROM pgvigil.archives a
+                      WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+                        AND a.rows = now_.rows AND a.fingerprint = now_.fingerprint);
+END $$;
+COMMENT ON FUNCTION pgvigil.is_archived(text, regclass) IS 'Whether the archive of a partition holds exactly what the partition holds now';
+
+CREATE FUNCTION pgvigil.record_drop(parent text, slice oid) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pgvigil.archives a SET dropped_at = clock_timestamp()
+    WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS 'Job retention drops a partition: from now on its rows are read from its archive';
+
+-- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds the first row and the last.
+CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    one  record;
+    same boolean;
+    found_ bigint := 0;
+BEGIN
+    FOR one IN SELECT a.id, a.source, a.min_id, a.max_id, a.partition_oid, p.partition_oid AS oid_now
+               FROM pgvigil.archives a LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
+               WHERE a.partition IS NOT NULL AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+                 AND p.partition_oid IS DISTINCT FROM a.partition_oid
+    LOOP
+        same := false;
+        IF one.oid_now IS NOT NULL AND one.min_id IS NOT NULL THEN
+            EXECUTE format('SELECT count(*) = cardinality(ARRAY(SELECT DISTINCT unnest($1))) FROM %s WHERE %I = ANY ($1)', one.oid_now::regclass,
+                           pgvigil.partition_key(pgvigil.partitioned_table(one.source))) INTO same USING ARRAY[one.min_id, one.max_id]::uuid[];
+        END IF;
+        IF same THEN
+            UPDATE pgvigil.archives a SET partition_oid = one.oid_now WHERE a.id = one.id;
+        ELSE
+            UPDATE pgvigil.archives a SET dropped_at = clock_timestamp() WHERE a.id = one.id;
+            found_ := found_ + 1;
+        END IF;
+    END LOOP;
+    RETURN found_;
+END $$;
+COMMENT ON FUNCTION pgvigil.find_dropped_partitions() IS 'Notes which archived partitions are no longer in the database; returns how many';
+
+CREATE FUNCTION pgvigil.keeps_archive() RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT k.archive FROM pgvigil.days_kept() k);
+END $$;
+COMMENT ON FUNCTION pgvigil.keeps_archive() IS 'Whether a retention policy that sessions have wants archives (keep_archive)';
+
+-- A day after its end, late rows have come. From then on each change is seen when it is due to be dropped.
+CREATE FUNCTION pgvigil.partitions_to_archive() RETURNS TABLE (source text, partition text, partition_oid oid, key name, from_time timestamptz, to_time timestamptz)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    one     record;
+    current pgvigil.archives;
+    now_    record;
+BEGIN
+    IF NOT pgvigil.keeps_archive() THEN
+        RETURN;
+    END IF;
+    FOR one IN SELECT p.*, EXISTS (SELECT 1 FROM pgvigil.due_partitions() d WHERE d.partition_oid = p.partition_oid) AS is_due
+               FROM pgvigil.partitions p WHERE p.to_time < now() - interval '1 day' ORDER BY p.to_time, p.parent_table LOOP
+        key := pgvigil.partition_key(pgvigil.partitioned_table(one.parent_table));
+        SELECT * INTO current FROM pgvigil.archives a
+        WHERE a.source = one.parent_table AND a.partition_oid = one.partition_oid AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+        CONTINUE WHEN FOUND AND NOT one.is_due;
+        IF FOUND THEN
+            SELECT * INTO now_ FROM pgvigil.rows_fingerprint(one.partition_oid, key);
+            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows are no reason to write again.
+            CONTINUE WHEN now_.rows = 0 OR now_.rows = current.rows AND now_.fingerprint = current.fingerprint
+                          OR one.parent_table = 'session_lifecycle' AND now_.rows <= current.rows;
+        ELSE
+            EXECUTE format('SELECT count(*) AS rows FROM (SELECT 1 FROM %s LIMIT 1) t', one.partition_oid::regclass) INTO now_;
+            CONTINUE WHEN now_.rows = 0;
+        END IF;
+        source := one.parent_table;
+        partition := one.partition;
+        partition_oid := one.partition_oid;
+        from_time := one.from_time;
+        to_time := one.to_time;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgvigil.partitions_to_archive() IS 'Partitions that ended a day ago and are not archived as they are now, the oldest first';
+
+CREATE FUNCTION pgvigil.complete_archive(archive_id bigint, sha256 text, row_count bigint, byte_count bigint, fingerprint numeric,
+                                         min_id text, max_id text, min_time timestamptz, max_time timestamptz, upto bigint DEFAULT NULL,
+                                         instead_of bigint DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    one     pgvigil.archives;
+    gone    timestamptz;
+    deleted bigint;
+BEGIN
+    SELECT * INTO STRICT one FROM pgvigil.archives a WHERE a.id = archive_id AND a.completed_at IS NULL FOR UPDATE;
+    IF instead_of IS NOT NULL THEN
+        UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
+        WHERE a.id = instead_of AND a.source = one.source AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL RETURNING a.dropped_at INTO gone;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'archive % is no longer there', instead_of USING ERRCODE = 'object_not_in_prerequisite_state';
+        END IF;
+    ELSIF one.source = 'query_executions' THEN
+        -- Nobody else deletes here, and what comes has a later place: what was read is what goes.
+        DELETE FROM pgvigil.executions_to_archive e
+        WHERE e.place <= upto AND coalesce(e.started_at >= one.from_time AND e.started_at < one.to_time, false);
+        GET DIAGNOSTICS deleted = ROW_COUNT;
+        IF deleted <> row_count THEN
+            RAISE EXCEPTION '% rows of query_executions were archived, and % were there to go', row_count, deleted USING ERRCODE = 'data_exception';
+        END IF;
+        gone := clock_timestamp();
+    ELSE
+        UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
+        WHERE a.source = one.source AND a.id <> archive_id AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
+          AND CASE WHEN one.partition_oid IS NULL THEN a.from_time = one.from_time ELSE a.partition_oid = one.partition_oid AND a.partition = one.partition END;
+    END IF;
+    UPDATE pgvigil.archives a
+    SET sha256 = complete_archive.sha256, rows = row_count, bytes = byte_count, fingerprint = complete_archive.fingerprint, min_id = complete_archive.min_id,
+        max_id = complete_archive.max_id, min_time = complete_archive.min_time, max_time = complete_archive.max_time,
+        completed_at = clock_timestamp(), dropped_at = gone
+    WHERE a.id = archive_id;
+END $$;
+COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz, timestamptz, bigint, bigint) IS
+    'The files of an archive have been read back and are equal: it counts from now on, and an earlier archive of the same rows no longer does';
+
+-- A hold that is being placed waits for the erasure that has looked, and the erasure for the hold.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.require_no_hold(session uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    why text;
+BEGIN
+    LOCK TABLE pgvigil.legal_holds, pgvigil.retention_policies IN SHARE MODE;
+    SELECT string_agg(h.reason, ', ' ORDER BY h.placed_at) INTO why FROM pgvigil.legal_holds h WHERE h.session_id = session;
+    IF why IS NULL THEN
+        SELECT 'its retention policy, ' || p.policy || ', is' INTO why FROM pgvigil.retention_policies p
+        WHERE p.legal_hold AND p.policy IN (SELECT coalesce(s.retention_policy, 'standard') FROM "{app}".sessions s WHERE s.id = session
+                                            UNION ALL SELECT coalesce(d.retention_policy, 'standard') FROM pgvigil.deleted_sessions d WHERE d.session_id = session)
+        LIMIT 1;
+    END IF;
+    IF why IS NULL AND (SELECT k.hold FROM pgvigil.days_kept() k) THEN
+        why := 'a retention policy that sessions have is, and keeps all logs';
+    END IF;
+    IF why IS NOT NULL THEN
+        RAISE EXCEPTION 'session % is under legal hold: %', session, why
+              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See pgvigil.legal_holds, and legal_hold in pgvigil.retention_policies.';
+    END IF;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.require_no_hold(uuid) IS 'Raises where a legal hold keeps a session, or all logs';
+
+-- All files of the session or none, and the audit row with them.
+CREATE FUNCTION pgvigil.complete_erasure(session uuid, why text, erased bigint, rewritten jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    one record;
+BEGIN
+    PERFORM pgvigil.require_no_hold(session);
+    INSERT INTO pgvigil.archive_erasures (session_id, reason, rows, files)
+    SELECT session, why, erased, coalesce(array_agg(a.path ORDER BY a.id), '{}')
+    FROM jsonb_to_recordset(rewritten) r (instead_of bigint) JOIN pgvigil.archives a ON a.id = r.instead_of;
+    FOR one IN SELECT * FROM jsonb_to_recordset(rewritten) r (id bigint, sha256 text, rows bigint, bytes bigint, fingerprint numeric, min_id text, max_id text,
+                                                              min_time timestamptz, max_time timestamptz, instead_of bigint) LOOP
+        PERFORM pgvigil.complete_archive(one.id, one.sha256, one.rows, one.bytes, one.fingerprint, one.min_id, one.max_id, one.min_time, one.max_time, NULL, one.instead_of);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS 'The rewritten archives of an erased session take the place of the old ones, together with the audit row';
+
+-- What is read from files: rows that are no longer in the database. Everything else is read from its table.
+CREATE VIEW pgvigil.archives_to_read AS
+SELECT a.* FROM pgvigil.archives a
+WHERE a.completed_at IS NOT NULL AND a.replaced_at IS NULL
+  AND (a.dropped_at IS NOT NULL OR a.partition IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pgvigil.partitions p WHERE p.parent_table = a.source AND p.partition = a.partition));
+COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer in the database';
+
+INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
+VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
+
+-- Who may do what: looking. A role that is not there is left out, as in 013.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.archives, pgvigil.archives_to_read, pgvigil.archive_erasures, pgvigil.executions_to_archive TO %I', role_name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
+    END LOOP;
+END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9e6ac14c34bed17c9ab3ee4e37b559da44c6c0f478e5bec6ab951f886bdc6cc6', 'e0b20e45b13b24612ec0748c55ba70c3607620b538af71e0637d755f0bdbc26e', 0, '0.1.0'); END $$;
+
+DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
+
+DO $$ BEGIN PERFORM pgvigil.mark_initialized('018'); END $$;
 
 -- ---------- closing.sql -----------------------------------------------------------------------------------------
 -- After each run: what no file can say of the objects of all files. "{app}" is the application's schema. Run again, it changes nothing.

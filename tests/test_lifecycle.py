@@ -402,6 +402,45 @@ def test_partitions_are_made_ahead(fresh: Database) -> None:
     assert run_job(fresh, "partitions") == 8
 
 
+BOUNDS = """SELECT partition, to_time - from_time, from_time FROM pgvigil.partitions
+            WHERE parent_table = 'performance_logs' AND from_time IS NOT NULL ORDER BY from_time"""
+
+
+def test_partitions_of_an_hour_follow_those_of_a_day_and_days_follow_them(fresh: Database) -> None:
+    before = fresh.execute(BOUNDS)
+    policy = "UPDATE pgvigil.partition_policies SET step = %s, make_ahead = %s WHERE parent_table = 'performance_logs'"
+    ahead = fresh.execute("SELECT make_ahead FROM pgvigil.partition_policies WHERE parent_table = 'performance_logs'")[
+        0
+    ][0]
+    fresh.execute(policy, ("hour", (ahead + 2) * 24))
+    fresh.execute("CALL pgvigil.run_job('partitions')")
+    hourly = fresh.execute(BOUNDS)
+    made = hourly[len(before) :]
+    assert {str(width) for _, width, _ in made} == {"1:00:00"}
+    assert all(name == f"performance_logs_p{start:%Y%m%d%H}" for name, _, start in made)
+    assert made[0][2] == before[-1][2] + before[-1][1], "no gap"
+    # A day that has some of its hours gets the others, and is no partition of its own.
+    fresh.execute(f"DROP TABLE {made[-1][0]}; DROP TABLE {made[-2][0]}")
+    fresh.execute(policy, ("day", ahead + 4))
+    fresh.execute("CALL pgvigil.run_job('partitions')")
+    daily = fresh.execute(BOUNDS)
+    for (_, width, start), (_, _, following) in zip(daily, daily[1:], strict=False):
+        assert start + width == following, "no gap, no overlap"
+    assert {str(width) for _, width, _ in daily} == {"1:00:00", "1 day, 0:00:00"}
+    assert all(
+        (start.hour == 0 and len(name) == len("performance_logs_p20261201")) or str(width) == "1:00:00"
+        for name, width, start in daily
+    )
+
+
+def test_the_validator_knows_partitions_of_an_hour(run: Run, fresh: Database) -> None:
+    fresh.execute(
+        "UPDATE pgvigil.partition_policies SET step = 'hour', make_ahead = 400 WHERE parent_table = 'performance_logs'"
+    )
+    fresh.execute("CALL pgvigil.run_job('partitions')")
+    assert run("validate", "--database-url", fresh.url).returncode == 0
+
+
 def test_a_partition_nobody_made_is_made_and_takes_its_rows_out_of_the_default_one(fresh: Database) -> None:
     fresh.execute(
         "DO $$ BEGIN EXECUTE 'DROP TABLE performance_logs_p' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'); END $$"

@@ -166,7 +166,7 @@ _FOREIGN = """
     WHERE n.nspname NOT IN ('pg_catalog', 'pgvigil', 'instrumentation')
       AND (o.name NOT LIKE ALL (%(application)s) OR a.attname = ANY (%(columns)s))
     UNION ALL
-    SELECT o.name || ' is no ' || CASE WHEN v.is_view THEN 'view' ELSE 'table' END
+    SELECT o.name || ' is not a ' || CASE WHEN v.is_view THEN 'view' ELSE 'table' END
     FROM unnest(%(views)s::text[] || %(tables)s::text[], array_fill(true, ARRAY[cardinality(%(views)s::text[])]) || array_fill(false, ARRAY[cardinality(%(tables)s::text[])])) v (name, is_view)
     JOIN pg_class c ON c.oid = to_regclass(v.name) JOIN ours o ON o.oid = c.oid
     WHERE (c.relkind = 'v') <> v.is_view"""
@@ -234,7 +234,7 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     if ledger is None:
         return
     if ledger[0] != "r":
-        yield "pgvigil.migrations is no table"
+        yield "pgvigil.migrations is not a table"
         return
     named = conn.execute("SELECT schema_name FROM pgvigil.migrations WHERE revision = '000'").fetchone()
     schema = named[0] if named else "public"

@@ -222,6 +222,12 @@ LURES = {
                    CREATE INDEX idx_sessions_is_dormant ON {app}.sessions (is_dormant) WHERE is_dormant AND {app}.lure()""",
     "a CHECK": """ALTER TABLE {app}.session_lifecycle DROP CONSTRAINT session_lifecycle_event_type_check;
                   ALTER TABLE {app}.session_lifecycle ADD CONSTRAINT session_lifecycle_event_type_check CHECK (event_type <> 'x' OR {app}.lure())""",
+    # A literal of a row type is read when the text is: by the CHECK of a domain in it, which lets one be written as long as it is not there.
+    "a view": """CREATE DOMAIN {app}.lure_domain AS integer;
+                 CREATE TYPE {app}.lure_row AS (one {app}.lure_domain);
+                 CREATE OR REPLACE VIEW {app}.session_content_view AS SELECT c.session_id, c.context_count, c.total_tokens, c.total_content_bytes
+                     FROM pgvigil.session_counters c WHERE '(1)'::{app}.lure_row IS NOT NULL;
+                 ALTER DOMAIN {app}.lure_domain ADD CONSTRAINT lure CHECK ({app}.lure()) NOT VALID""",
 }
 
 
@@ -252,8 +258,21 @@ def test_an_expression_that_validate_reads_again_runs_with_its_owner_s_rights(
         ).stdout
     finally:
         mined.execute("REVOKE pgvigil_reader FROM x_stranger")
-    assert "lure()" in said
     assert "INVALID" in said
+    assert not mined.turned
+
+
+def test_validate_reads_what_it_made_again_with_the_server_s_own_functions(mined: Installation) -> None:
+    """The schema is on the path there, so that names in it are printed without it."""
+    mined.migrate()
+    mined.as_owner(
+        """CREATE FUNCTION {app}.pg_get_viewdef(regclass) RETURNS text LANGUAGE plpgsql AS $$
+           BEGIN PERFORM {app}.spring(); RETURN pg_catalog.pg_get_viewdef($1::oid); END $$;
+           CREATE OR REPLACE VIEW {app}.session_content_view AS SELECT c.session_id, c.context_count, c.total_tokens, c.total_content_bytes
+               FROM pgvigil.session_counters c"""
+    )
+    _, said = mined.pgvigil("validate")
+    assert "session_content_view" in said
     assert not mined.turned
 
 

@@ -6,8 +6,19 @@ import argparse
 
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
+from pgvigil.text import print_report
 
 SUMMARY = "is the database in order: integrity, jobs, load, settings; exit 1 when it is not"
+
+_STYLES = {
+    "^critical(?= )": "red",
+    "^warning(?= )": "yellow",
+    "^advice(?= )": "cyan",
+    "^ok(?= )": "green",
+    "^ {10}fix: .*": "cyan",
+    r'^database ".*" is not healthy': "red",
+    r'^database ".*" is healthy': "green",
+}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -29,5 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     target = required_target(arguments)
     with journal() as log:
         found = health.examine(target, log, deep=arguments.deep, repair=arguments.repair)
-    print(output.json_text(health.document(found)) if arguments.json else health.text(found))
+    if arguments.json:
+        print(output.json_text(health.document(found)))
+    else:
+        print_report(health.text(found), _STYLES)
     return found.exit_code

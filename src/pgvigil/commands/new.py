@@ -40,8 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{name!r} is not a name for a migration", "Use lower-case letters, digits and underscores: session_tags."
         )
-    if project.SCRIPTS != project.ROOT / "scripts":
-        raise UsageError("an installed pgvigil has no migrations of its own to add to", "Run this in a checkout.")
+    project.require_checkout("add a migration to its own")
     migrations = files.load(project.MIGRATIONS)
     if taken := [migration.path.name for migration in migrations if migration.name[4:] == name]:
         raise UsageError(f"{taken[0]} has this name already", "Choose another name.")

@@ -18,7 +18,9 @@ from pgvigil.errors import ConnectError, PreconditionError, UsageError
 from pgvigil.text import print_script, trusted
 
 if TYPE_CHECKING:
+    from pgvigil.database import Target
     from pgvigil.projects.config import Config
+    from pgvigil.validate.report.model import Report
 
 SUMMARY = "compare the live schema with the spec"
 
@@ -96,12 +98,15 @@ def run(arguments: argparse.Namespace) -> int:
                 schema = arguments.schema or spec.schema
                 if not arguments.spec:
                     schema = _schema_of(conn, arguments.schema)
+                without = None if arguments.spec or arguments.fix_sql else _without_pgvigil(conn, schema or "public")
+                if without:
+                    arguments.self_test = False
                 if arguments.self_test:
                     from pgvigil.validate import require_owner_or_consent
 
                     require_owner_or_consent(conn, schema or "public", arguments.run_owner_code)
                 schema = schema or "public"
-                report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
+                report = without or validate(conn, spec, schema, reference=reference, strict=arguments.strict)
                 if arguments.self_test:
                     from pgvigil.validate import self_test, with_source_line
 
@@ -114,6 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
             told = render(report, arguments.format, spec=path, colour=wants_colour(out))
             # These two make visible what others wrote, and have colours or commands of their own.
             print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+    if without:
+        print(f"hint: {_way_in(without, target)}", file=sys.stderr)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
@@ -155,6 +162,28 @@ def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
+
+
+def _without_pgvigil(conn: psycopg.Connection, schema: str) -> Report | None:
+    """One finding instead of each object of the spec, for a database that pgvigil never was in; else None."""
+    from pgvigil.migration import preflight
+    from pgvigil.validate.report.model import Finding, Report
+
+    if conn.execute("SELECT to_regnamespace('pgvigil') IS NOT NULL").fetchone() == (True,):
+        return None
+    tables = preflight.application_tables(conn, schema)
+    found = f'nothing of pgvigil; schema "{schema}" has ' + (
+        f"{', '.join(sorted(tables))} of the session application" if tables else "no table of the session application"
+    )
+    finding = Finding("missing", "schema pgvigil", "the schema that setup or migrate makes", found)
+    version = conn.info.parameter_status("server_version") or ""
+    return Report(project.SPEC.name, conn.info.dbname, schema, version, (finding,), (), {}, {})
+
+
+def _way_in(report: Report, target: Target) -> str:
+    is_new = "no table" in report.findings[0].found
+    command = project.command("setup" if is_new else "migrate", schema=report.schema, option=target.option)
+    return f"pgvigil is not in this database. {'Build it' if is_new else 'Bring it in'}: {command}"
 
 
 def _schema_of(conn: psycopg.Connection, asked: str | None) -> str:

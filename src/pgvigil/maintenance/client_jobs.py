@@ -5,6 +5,7 @@ Each is a function of a Run, which it tells of all it does; it raises a PgvigilE
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 import psycopg
 
 from pgvigil import locks
+from pgvigil.archives import write as archives
 from pgvigil.backup import catalogue, create, proofs
 from pgvigil.backup.create import Proof
 from pgvigil.database import Target
@@ -36,6 +38,7 @@ class Options:
     lock_budget: float = 60
     build_wait: float = 3600
     run_owner_code: bool = False
+    archive_to: str | None = None
 
 
 @dataclass(frozen=True)
@@ -178,4 +181,17 @@ def _require_all(passed: list[str], of: int) -> None:
         raise JobError(f"{len(passed)} of {of} were passed over: {passed[0]}", "The next run tries them again.")
 
 
-JOBS: dict[str, Callable[[Run], None]] = {"backup": _backup, "reindex": _reindex, "vacuum": _vacuum}
+# ── archive_files ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _archive_files(run: Run) -> None:
+    location = run.options.archive_to or os.environ.get("PGVIGIL_ARCHIVE")
+    archives.archive_all(run.conn, location, run.did, run.log.progress)
+
+
+JOBS: dict[str, Callable[[Run], None]] = {
+    "archive_files": _archive_files,
+    "backup": _backup,
+    "reindex": _reindex,
+    "vacuum": _vacuum,
+}

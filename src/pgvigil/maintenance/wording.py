@@ -22,6 +22,7 @@ _DONE = {
     "aggregation": ("wrote {}", "aggregate"),
     "reap": ("closed or deleted {} of dead applications", "row"),
     "health": ("found {}", "finding"),
+    "archive_files": ("archived {}", "row"),
     "backup": ("backed up {}", "row"),
     "analyze": ("analyzed {}", "table"),
     "vacuum": ("vacuumed {}", "table"),

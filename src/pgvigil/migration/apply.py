@@ -85,7 +85,7 @@ def run_environment() -> None:
     if connection is not None:
         _migrate(connection)
         return
-    target = database.resolve(options.get("database-url"), [Path.cwd(), project.ROOT])
+    target = database.resolve(options.get("database-url"), project.dotenv_directories())
     if target is None:
         raise UsageError("no database is named", "Set DATABASE_URL or PG*, or pass -x database-url=URL.")
 

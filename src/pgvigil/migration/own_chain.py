@@ -72,7 +72,7 @@ class OwnChain(Chain):
                 raise PreconditionError(
                     f'schema "{schema}" of database "{conn.info.dbname}" has none of the session application\'s tables '
                     f"({', '.join(preflight.APPLICATION_TABLES)})",
-                    "Is this the right database and --schema? A new, empty database is built by scripts/setup-enhanced-db.sh.",
+                    "Is this the right database and --schema? A new, empty database is built by pgvigil setup.",
                 )
             preflight.require_application(conn, schema)
             preflight.require_fit(conn, schema)
@@ -137,8 +137,8 @@ class OwnChain(Chain):
 
     def warnings(self, conn: psycopg.Connection) -> list[str]:
         rows = conn.execute(
-            """SELECT format('%s.%s holds %L, which is not in its list (%s rows): the list stays open until the rows are changed and CALL pgvigil.validate_value_checks() is run',
-                             table_name, column_name, value, rows_found) FROM pgvigil.tolerated_values
+            """SELECT format('%s.%s holds %L, which is not in its list (%s %s): the list stays open until the rows are changed and CALL pgvigil.validate_value_checks() is run',
+                             table_name, column_name, value, rows_found, CASE rows_found WHEN 1 THEN 'row' ELSE 'rows' END) FROM pgvigil.tolerated_values
                UNION ALL
                SELECT format('%s was there in another shape: it is kept whole as pgvigil.legacy_%s, and %s of its %s rows are now in %s%s',
                              table_name, table_name, rows_adopted, coalesce(rows_found::text, '?'), table_name,

@@ -17,7 +17,7 @@ from pgvigil import database, locks
 from pgvigil.backup import create, owner_code, proofs, scratch_restore
 from pgvigil.backup.manifest import Backup, Kind
 from pgvigil.database import Target
-from pgvigil.errors import InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
+from pgvigil.errors import ConnectError, InvalidSchemaError, LockedError, MigrationError, PreconditionError, UsageError
 from pgvigil.migration import concurrent_indexes, lock_retry, plan_report, preflight
 from pgvigil.migration import rehearsal as rehearse
 from pgvigil.migration.chain import Chain, Run
@@ -146,6 +146,9 @@ def migrate(target: Target, options: Options, log: Reporter) -> Outcome:
 
 
 def require_valid(report: Report, chain: Chain, hint: str) -> None:
+    """Raise InvalidSchemaError for a report with findings, and ConnectError for one that only lacks something to compare."""
+    if report.unchecked and not report.findings:
+        raise ConnectError(f"not everything could be compared with {chain.spec_name}:\n{render(report, 'text')}", hint)
     if not report.ok:
         raise InvalidSchemaError(f"the schema does not meet {chain.spec_name}:\n{render(report, 'text')}", hint)
 
@@ -306,7 +309,7 @@ def _rolled_back_when_lost(conn: psycopg.Connection, names: str) -> Iterator[Non
         reason = database.lost(error, f" during {names}")
         raise MigrationError(
             reason.message,
-            "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
+            "The server rolls back the open transaction. Run this again: it continues from the revision in the ledger.",
         ) from error
 
 

@@ -141,7 +141,7 @@ class ProjectChain(Chain):
         late = self.out_of_order(state)
         if late and not self.config.out_of_order:
             raise PreconditionError(
-                f"{late[0].path} stands below {state.revision}, which is in: it came after its turn",
+                f"{late[0].path} is below {state.revision}, which is applied: it came after its turn",
                 f"Give it a version above the last one; or allow it: out_of_order = true in {self.config.file}. Nothing was changed.",
             )
         return found + [f"{one.path} goes in out of order, below {state.revision}" for one in late]

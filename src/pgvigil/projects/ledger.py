@@ -156,7 +156,7 @@ class Ledger:
         kind, may, owner, hung = row
         if kind != "r" or hung:
             raise PreconditionError(
-                f"{TABLE} is not the table that pgvigil made: something hangs on it, or stands in its place",
+                f"{TABLE} is not the table that pgvigil made: another object depends on it, or has its name",
                 f"Look at it with \\d+ {TABLE} in psql. Nothing was changed.",
             )
         if not may:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -110,6 +111,10 @@ def add_job_backup(command: argparse.ArgumentParser) -> None:
     add_proof(group, "restore")
     add_owner_code(group)
     add_keep_days(group)
+    command.add_argument_group("archives").add_argument(
+        "--archive-to", metavar="DIR|URL",
+        help="where job archive_files writes (environment: PGVIGIL_ARCHIVE); credentials of a URL come from the environment",
+    )  # fmt: skip
 
 
 def add_json(command: argparse.ArgumentParser, help: str = "print one JSON document instead of the report") -> None:
@@ -145,3 +150,8 @@ def seconds(text: str) -> float:
     if not 0 <= value < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
     return value
+
+
+def moment(text: str) -> datetime:
+    value = datetime.fromisoformat(text)
+    return value if value.tzinfo else value.replace(tzinfo=UTC)

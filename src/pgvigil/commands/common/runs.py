@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pgvigil import project
 from pgvigil.database import Target
 from pgvigil.errors import UsageError
-from pgvigil.text import block, quoted
+from pgvigil.text import block, counted, quoted
 
 if TYPE_CHECKING:
     from pgvigil.migration.chain import Chain
@@ -24,14 +24,15 @@ def print_outcome(outcome: Outcome, target: Target) -> None:
     if outcome.reverted:
         verdict = ""
     elif outcome.left:
-        verdict = f"; {outcome.left} files are left" + f", and lead to {spec}" * (
-            bool(outcome.applied) and outcome.chain.staged
+        verdict = (
+            f"; {counted(outcome.left, 'file')} {'is' if outcome.left == 1 else 'are'} left"
+            + f", and lead{'s' * (outcome.left == 1)} to {spec}" * (bool(outcome.applied) and outcome.chain.staged)
         )
     else:
         verdict = f"; the schema meets {spec}" if spec else "; no spec is declared, so nothing was compared"
     if not outcome.applied:
         print(
-            f"nothing to revert: the database stands at {start}"
+            f"nothing to revert: the database is at {start}"
             if outcome.reverted
             else f"up to date at revision {end}{verdict}"
         )
@@ -46,6 +47,7 @@ def print_outcome(outcome: Outcome, target: Target) -> None:
     print_waiting(outcome, target)
     if outcome.applied and not outcome.reverted and not outcome.left and outcome.chain.application_tables:
         print_jobs(target)
+        print_looks(target)
 
 
 def print_jobs(target: Target) -> None:
@@ -56,6 +58,19 @@ def print_jobs(target: Target) -> None:
     print(f"\nNext: let the regular jobs run, by this command or by systemd, cron or pg_cron:\n  {watch}\n  {install}")
 
 
+def print_looks(target: Target) -> None:
+    """The commands to look around with."""
+    looks = {
+        "its tables and views, such as session_monitoring_view": ("psql",),
+        "whether all is in order": ("health",),
+        "the pages: metrics, maintenance, recorder and others": ("help",),
+    }
+    print("\nLook around:")
+    for about, words in looks.items():
+        command = project.command(*words, option="" if words == ("help",) else target.option)
+        print(f"  {command:<40}  {about}" if len(command) <= 40 else f"  {command}\n      {about}")
+
+
 def print_waiting(outcome: Outcome, target: Target) -> None:
     """The database was there before pgvigil: its jobs wait until their owner has seen what they would do."""
     if outcome.waiting:
@@ -63,7 +78,7 @@ def print_waiting(outcome: Outcome, target: Target) -> None:
             project.command("maintain", *words, option=target.option) for words in (("preview",), ("accept", "all"))
         )
         print(
-            f"\nNext: {len(outcome.waiting)} jobs wait until you have seen what they would do, and accepted it:\n  {show}\n  {accept}"
+            f"\nNext: {counted(len(outcome.waiting), 'job')} wait{'s' * (len(outcome.waiting) == 1)} until you have seen what {'it' if len(outcome.waiting) == 1 else 'they'} would do, and accepted it:\n  {show}\n  {accept}"
         )
 
 
@@ -83,7 +98,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
     if (getattr(arguments, "backup", None) == "command") != bool(getattr(arguments, "backup_command", None)):
         raise UsageError("--backup command and --backup-command CMD go together", "Give both or neither.")
     if getattr(arguments, "max_lock_ms", None) is not None and not arguments.rehearse:
-        raise UsageError("--max-lock-ms is what a rehearsal is held against", "Add --rehearse.")
+        raise UsageError("--max-lock-ms is the limit of a rehearsal", "Add --rehearse.")
     return Options(
         schema=arguments.schema,
         backup_directory=getattr(arguments, "backup_dir", None) or (config.backup_directory if config else None),

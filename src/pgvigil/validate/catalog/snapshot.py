@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -136,7 +136,7 @@ class Snapshot:
         """Raises ValueError for what is no snapshot."""
         parts = json.loads(text)
         if not (isinstance(parts, list) and [type(part) for part in parts] == [dict] * 4 and parts[0]):
-            raise ValueError("this is no snapshot of a catalog")
+            raise ValueError("this is not a snapshot of a catalog")
         return cls(schema, *parts)
 
 
@@ -167,7 +167,7 @@ def pinned(
                 if opened:
                     _only_catalog(conn)
                 else:
-                    _print_for(conn, schema)
+                    print_for(conn, schema)
                 yield
             except psycopg.Error:
                 with suppress(psycopg.Error):
@@ -180,8 +180,8 @@ def pinned(
         ) from error
     except (errors.CharacterNotInRepertoire, errors.UntranslatableCharacter) as error:
         raise ConnectError(
-            f"A name or a comment in this database is no text in its encoding: {error.diag.message_primary}",
-            "Find it with psql, as \\d and \\dd show it, and write it anew; nothing can be compared until then.",
+            f"A name or a comment in this database is not valid text in its encoding: {error.diag.message_primary}",
+            "Find it with psql, as \\d and \\dd show it, and write it again; nothing can be compared until then.",
         ) from error
 
 
@@ -191,7 +191,8 @@ def _is_read_only_by_default(conn: Connection) -> bool:
     return status("default_transaction_read_only") == "on" and status("in_hot_standby") != "on"
 
 
-def _print_for(conn: Connection, schema: str) -> None:
+def print_for(conn: Connection, schema: str) -> None:
+    """Sets the path that the server prints for: the application's schema. A query that is parsed now may meet an operator planted there."""
     conn.execute(
         "SELECT pg_catalog.set_config('search_path', pg_catalog.quote_ident(%s) || ', pg_temp', true)", (schema,)
     )
@@ -290,10 +291,21 @@ def _answers(conn: Connection, names: Iterable[str], parameters: dict[str, Any])
     names = list(names)
     for name in names:
         conn.execute(f"DECLARE pgvigil_{name} NO SCROLL CURSOR FOR {QUERIES[name]}", parameters)
-    _print_for(conn, parameters["schema"])
+    print_for(conn, parameters["schema"])
     cursors = {name: conn.execute(f"FETCH ALL FROM pgvigil_{name}") for name in names}
     _only_catalog(conn)
     return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+
+
+def fetch(conn: Connection, schema: str, query: str, parameters: Sequence[Any] = ()) -> Any:
+    """The first row of a query, which is understood and printed as those of `_answers` are."""
+    _only_catalog(conn)
+    conn.execute(f"DECLARE pgvigil_one NO SCROLL CURSOR FOR {query}".encode(), parameters)
+    print_for(conn, schema)
+    row = conn.execute("FETCH pgvigil_one").fetchone()
+    conn.execute("CLOSE pgvigil_one")
+    _only_catalog(conn)
+    return row
 
 
 def _only_catalog(conn: Connection) -> None:
