@@ -18,6 +18,8 @@ from pgvigil import cli
 from pgvigil.errors import UsageError
 from pgvigil.projects import config, layouts
 
+pytestmark = pytest.mark.oldest_and_newest
+
 LAYOUTS = ("plain", "dbmate", "golang-migrate")
 STEPS = "INSERT INTO marks VALUES (1); CREATE INDEX CONCURRENTLY i ON t (a); INSERT INTO marks VALUES (2);"
 
@@ -211,7 +213,6 @@ sys.exit(main())
 """
 
 
-@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("written", range(5))
 def test_a_run_that_is_killed_at_any_step_has_each_step_once_in_the_end(project: Project, written: int) -> None:
     project.database.execute("CREATE TABLE t (a int); CREATE TABLE marks (n int)")
@@ -367,6 +368,21 @@ def test_a_dirty_golang_migrate_is_told_and_left_alone(tmp_path: Path, database:
     assert done.returncode == 4
     assert "migrate force" in done.stderr
     assert tables(database) == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "columns"), [("golang-migrate", "version text"), ("dbmate", "version bigint, dirty boolean")]
+)
+def test_a_table_of_another_tool_is_not_taken_for_the_ledger(
+    tmp_path: Path, database: Database, call: Run, layout: str, columns: str
+) -> None:
+    project = Project(tmp_path / "project", database, call, layout)
+    project.configure()
+    project.write("1", "CREATE TABLE a (n int);")
+    database.execute(f"CREATE TABLE schema_migrations ({columns})")
+    done = project.migrate()
+    assert done.returncode == 4
+    assert f"is not the table of {layout}" in done.stderr
 
 
 def test_a_version_that_no_file_has_stops_the_run(any_layout: Project) -> None:
@@ -652,6 +668,16 @@ def test_a_check_finds_a_way_back_that_leads_elsewhere_and_a_spec_that_is_old(pr
     assert check("--write-spec").returncode == 0
     assert "theirs" in spec.read_text()
     assert check().returncode == 0
+
+
+@pytest.mark.client_side
+def test_a_check_says_what_the_linter_finds_and_does_not_fail_for_it(project: Project) -> None:
+    project.write("1", "CREATE TABLE a (n int);", "DROP TABLE a;")
+    project.write("2", "ALTER TABLE a ALTER n SET NOT NULL;", "ALTER TABLE a ALTER n DROP NOT NULL;")
+    done = project.call("pgvigil", "check", "--project", project.directory)
+    assert done.returncode == 0, done.stderr
+    assert "lint: 1 finding" in done.stdout
+    assert "pgvigil lint" in done.stdout
 
 
 @pytest.mark.client_side
