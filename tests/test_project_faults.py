@@ -12,7 +12,6 @@ import pytest
 from conftest import Database, Run, wait_until
 from helpers.projects import Project
 
-
 pytestmark = pytest.mark.oldest_and_newest
 
 
