@@ -89,7 +89,10 @@ def messages() -> Iterator[tuple[str, str]]:
                     arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
                     for part in (part for argument in arguments for part in ast.walk(argument)):
                         if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                            yield f"{file.relative_to(project.ROOT)}:{part.lineno}", part.value.replace('drift = "tell"', "")
+                            yield (
+                                f"{file.relative_to(project.ROOT)}:{part.lineno}",
+                                part.value.replace('drift = "tell"', ""),
+                            )
 
 
 def test_a_message_is_in_plain_english() -> None:

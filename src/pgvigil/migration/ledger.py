@@ -12,7 +12,8 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from pgvigil import __version__
-from pgvigil.errors import PreconditionError
+from pgvigil.errors import ConnectError, PreconditionError
+from pgvigil.planned_code import planned_code
 
 if TYPE_CHECKING:
     from pgvigil.migration.files import Migration
@@ -52,7 +53,7 @@ class State:
 
 
 def read(conn: psycopg.Connection) -> State:
-    """The ledger, or an empty state where there is none."""
+    """The ledger, or an empty state where there is none. Raises PreconditionError or ConnectError where code of others would run."""
     if _scalar(
         conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"
     ):
@@ -65,6 +66,11 @@ def read(conn: psycopg.Connection) -> State:
         raise PreconditionError(
             "pgvigil.migrations or pgvigil.alembic_version is not a table: another object has its name",
             "Look at it with \\d+ pgvigil.migrations in psql, as the owner of the tables; nothing was read.",
+        )
+    if told := list(planned_code(conn, (), "pgvigil", ("migrations", "alembic_version"))):
+        raise ConnectError(
+            f"{told[0]}, which would run with the rights of {conn.info.user} when the ledger is read",
+            "Look at it as the owner of the tables, and drop it. Nothing was read.",
         )
     with conn.cursor(row_factory=class_row(Entry)) as cursor:
         entries = cursor.execute(

@@ -3,6 +3,8 @@
 Every check has a session of its own in a savepoint of its own, so that one failure hides no other. Nothing but these
 rows is locked. Triggers of the application find its tables by the path of the session; our own statements name no operator
 that a schema of that path could have for other types.
+
+More than 400 lines: one check after another, and their order is that of a session's life.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def print_looks(target: Target) -> None:
         "whether all is in order": ("health",),
         "the pages: metrics, maintenance, recorder and others": ("help",),
     }
-    print("\nLook around:")
+    print("\nNext: look around with these:")
     for about, words in looks.items():
         command = project.command(*words, option="" if words == ("help",) else target.option)
         print(f"  {command:<40}  {about}" if len(command) <= 40 else f"  {command}\n      {about}")
