@@ -617,6 +617,24 @@ def test_a_project_may_be_named_by_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.client_side
+def test_the_env_file_of_a_project_names_its_database_and_not_that_of_pgvigil(
+    tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write("1", "CREATE TABLE a (n int);")
+    elsewhere = tmp_path / "pgvigil"
+    elsewhere.mkdir()
+    (elsewhere / ".env").write_text("DATABASE_URL=postgresql:///of_pgvigil_itself?host=/nowhere\n")
+    (project.directory / ".env").write_text(f"DATABASE_URL={project.database.url}\n")
+    for path in (elsewhere / ".env", project.directory / ".env"):
+        path.chmod(0o600)
+    monkeypatch.setattr("pgvigil.project.ROOT", elsewhere)
+    monkeypatch.chdir(tmp_path)
+    done = project.call("pgvigil", "migrate", "--project", project.directory, "--backup", "none")
+    assert done.returncode == 0, done.stderr
+    assert tables(project.database) == ["a"]
+
+
+@pytest.mark.client_side
 def test_no_project_is_found_where_none_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a project of pgvigil"):
         config.find(tmp_path)
