@@ -296,6 +296,25 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's would outlive the
+-- call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and a plain SET outlives the SET clause
+-- of the function that it runs in. The path may be anything here, so every name is qualified.
+CREATE FUNCTION pgvigil.finish_owner_code() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pg_catalog.text;
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+    FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+        EXECUTE pg_catalog.format('CLOSE %I', held);
+    END LOOP;
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
+    'Runs deferred triggers, closes held cursors and restores the path, so that the caller''s COMMIT and next statements meet nothing of the owner''s';
+
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
@@ -526,12 +545,12 @@ COMMENT ON PROCEDURE pgvigil.validate_value_checks() IS
 CREATE TABLE pgvigil.partition_policies (
     parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY CONSTRAINT partition_policies_parent_table_check
                  CHECK (parent_table = ANY ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements}'::text[])),
-    step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{day,month}'::text[])),
+    step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{hour,day,month}'::text[])),
     make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
 COMMENT ON TABLE pgvigil.partition_policies IS 'How each partitioned table is cut';
 COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned table';
-COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: day or month, in UTC';
+COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: hour, day or month, in UTC';
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
 COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
 COMMENT ON CONSTRAINT partition_policies_parent_table_check ON pgvigil.partition_policies IS 'The tables of ours that are cut: no job works on another';
@@ -597,6 +616,8 @@ DECLARE
     stem     name;
     owner_   name;
     width    interval;
+    step_    text;       -- of this slice: finer where finer partitions have a part of it
+    taken    record;
     lower_   timestamp;  -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
     upper_   timestamp;
     last_    timestamp;
@@ -622,9 +643,24 @@ BEGIN
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
     last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
-    WHILE lower_ <= last_ LOOP
-        upper_ := lower_ + width;
-        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+    last_ := date_trunc(policy.step, last_) + width;
+    WHILE lower_ < last_ LOOP
+        -- The step may have been another one before. A slice that is taken in part is cut finer; so every partition is a whole hour, day or month.
+        step_ := CASE WHEN lower_ <> date_trunc('day', lower_) THEN 'hour' WHEN policy.step = 'month' AND lower_ <> date_trunc('month', lower_) THEN 'day' ELSE policy.step END;
+        upper_ := lower_ + ('1 ' || step_)::interval;
+        SELECT b.from_, b.to_ INTO taken
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        CROSS JOIN LATERAL (SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
+                                   pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
+        WHERE i.inhparent = table_ AND b.from_ < upper_ AND b.to_ > lower_ ORDER BY b.from_ LIMIT 1;
+        IF FOUND AND taken.from_ <= lower_ THEN
+            lower_ := taken.to_;
+            CONTINUE;
+        ELSIF FOUND THEN
+            step_ := CASE WHEN taken.to_ - taken.from_ < interval '1 day' THEN 'hour' ELSE 'day' END;
+            upper_ := lower_ + ('1 ' || step_)::interval;
+        END IF;
+        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYYMMDDHH24' WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
         slice := to_regclass(name_);
         IF slice IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
             LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
@@ -671,7 +707,8 @@ BEGIN
             PERFORM set_config('pgvigil.instrumentation', '', true);
         END IF;
         EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, 'YYYY-MM-DD'), to_char(upper_, 'YYYY-MM-DD')));
+        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END),
+                                                                      to_char(upper_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END)));
         made := made + 1;
         lower_ := upper_;
     END LOOP;
@@ -703,6 +740,9 @@ COMMENT ON COLUMN pgvigil.deleted_sessions.retention_policy IS 'Its retention po
 COMMENT ON COLUMN pgvigil.deleted_sessions.last_row IS 'The row as it was deleted';
 COMMENT ON COLUMN pgvigil.deleted_sessions.events IS 'Its events of session_lifecycle in order, and the deletion itself';
 COMMENT ON CONSTRAINT deleted_sessions_pkey ON pgvigil.deleted_sessions IS 'The same id may come and go more than once';
+
+CREATE INDEX idx_deleted_sessions_deleted_at ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
+COMMENT ON INDEX pgvigil.idx_deleted_sessions_deleted_at IS 'Deletions of a day, for the archives';
 
 -- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
 CREATE TABLE pgvigil.displaced_tables (
@@ -738,7 +778,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '76b950c8e5e846fabae920c1b2e3cb45a94e71406b236afffcbb9adc297b5cc2', '13eae4ab170878071e72dfaf80c76dbac583780ca2c11a0ad1e314d39fe2fca7', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'e6b838f3e2cbd3fcb4f6099a3caf491b88bbe56b6188c2f02075cab240dfe2c2', '0e920f1a534e669f306748912f3eadf210999ed4c305d6077e0da90445f4432a', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -850,11 +890,11 @@ BEGIN
         -- One a transaction: a partition of session_lifecycle locks sessions against writers until the end of it.
         FOR slice IN SELECT start AT TIME ZONE 'UTC'
                      FROM pgvigil.partition_policies, generate_series(
-                         date_trunc(step, greatest(oldest, now() - CASE step WHEN 'day' THEN interval '3 months' ELSE interval '3 years' END) AT TIME ZONE 'UTC'),
+                         date_trunc(step, greatest(oldest, now() - CASE step WHEN 'month' THEN interval '3 years' WHEN 'day' THEN interval '3 months' ELSE interval '3 days' END) AT TIME ZONE 'UTC'),
                          now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
-                SET CONSTRAINTS ALL IMMEDIATE;
+                PERFORM pgvigil.finish_owner_code();
                 RETURN state;
             END IF;
         END LOOP;
@@ -870,7 +910,7 @@ BEGIN
             UPDATE pgvigil.displaced_tables SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
         END IF;
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN state;
 END $$;
 COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS 'One step of copy_legacy_tables; NULL: all is done';
@@ -887,7 +927,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'd8f93a7bd8c8b8d65b6392267282701c8c1a4d434dc782c4cdb6dc36f96355d2', 'def081b9ccf4ba333223507e7132dfdc171fb58ca972c59ac08f9dd4231e4bae', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '4f0fca4f9e8310872b823e2d59b025b946942b3a2537d1dc76a5bab44dfad22b', 'ae5adaba47eed24d046cfccb9567015c0f40c84e841696bc49f36f95c0bd6581', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
@@ -1453,7 +1493,7 @@ BEGIN
         FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
     SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN jsonb_build_object('from', from_id, 'left_out', to_jsonb(left_out));
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.backfill_session_counters_step(jsonb, integer) IS
@@ -1526,11 +1566,11 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '002a8c2123071b30649d956d80110ccdbf162b62aa9580d958e96027ffa57b5f', '34a9fbfb37eeac97f628cc6d5949f0a1ad5e11028ae2d392dc8b7ea7748aa2ef', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'cc1f439dfc0ac6c706f0e165683882516f4938ae7634d3321d253470368ee521', '180f341ad9f8f0550f317745a5b30ee91d4c540d5490ccadc77c23986d244b0f', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -1544,7 +1584,8 @@ CREATE TABLE pgvigil.retention_policies (
     archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0 AND archived_days <= 36500),
     logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0 AND logs_days <= 36500),
     metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0 AND metrics_days <= 36500),
-    legal_hold          boolean NOT NULL DEFAULT false
+    legal_hold          boolean NOT NULL DEFAULT false,
+    keep_archive        boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited: new sessions follow at once, the jobs from their next run on';
 COMMENT ON COLUMN pgvigil.retention_policies.policy IS 'Its name, as sessions.retention_policy has it; a session without one, or with an unknown one, follows standard';
@@ -1554,6 +1595,7 @@ COMMENT ON COLUMN pgvigil.retention_policies.archived_days IS 'An archived sessi
 COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS 'Rows of performance_logs are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS 'Rows of system_metrics are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS 'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
+COMMENT ON COLUMN pgvigil.retention_policies.keep_archive IS 'Nothing is dropped or deleted for its age before it is archived: while any session has the policy, no log, metric or query execution';
 COMMENT ON CONSTRAINT retention_policies_pkey ON pgvigil.retention_policies IS 'One row a policy';
 COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired; a century at most';
 COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant; a century at most';
@@ -1635,6 +1677,55 @@ COMMENT ON COLUMN pgvigil.legal_holds.reason IS 'The matter it is held for';
 COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS 'Who placed it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.legal_holds.placed_at IS 'When it was placed';
 COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS 'A session may be held for several matters; lifting one leaves the others';
+
+-- Where this database keeps the telemetry of sessions that are in another one, that one tells it which of them are held. What it has not
+-- told for too long may have changed: then everything is held.
+CREATE TABLE pgvigil.hold_sources (
+    source     text NOT NULL CONSTRAINT hold_sources_pkey PRIMARY KEY,
+    pushed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    valid_for  interval NOT NULL CONSTRAINT hold_sources_valid_for_check CHECK (valid_for > interval '0'),
+    holds_all  boolean NOT NULL,
+    written_by text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE pgvigil.hold_sources IS 'Databases with sessions whose telemetry is here: DELETE one that no longer sends any';
+COMMENT ON COLUMN pgvigil.hold_sources.source IS 'Server and database';
+COMMENT ON COLUMN pgvigil.hold_sources.pushed_at IS 'When it last said what is held';
+COMMENT ON COLUMN pgvigil.hold_sources.valid_for IS 'How long that counts: after that, nothing is dropped';
+COMMENT ON COLUMN pgvigil.hold_sources.holds_all IS 'A policy under legal hold keeps all logs and metrics';
+COMMENT ON COLUMN pgvigil.hold_sources.written_by IS 'The login role';
+COMMENT ON CONSTRAINT hold_sources_pkey ON pgvigil.hold_sources IS 'One row a database';
+COMMENT ON CONSTRAINT hold_sources_valid_for_check ON pgvigil.hold_sources IS 'A stretch of time';
+
+CREATE TABLE pgvigil.remote_holds (
+    source     text NOT NULL CONSTRAINT remote_holds_source_fkey REFERENCES pgvigil.hold_sources (source) ON DELETE CASCADE,
+    session_id uuid NOT NULL,
+    CONSTRAINT remote_holds_pkey PRIMARY KEY (session_id, source)
+);
+COMMENT ON TABLE pgvigil.remote_holds IS 'Sessions of other databases that are under legal hold';
+COMMENT ON COLUMN pgvigil.remote_holds.source IS 'The database';
+COMMENT ON COLUMN pgvigil.remote_holds.session_id IS 'The session';
+COMMENT ON CONSTRAINT remote_holds_pkey ON pgvigil.remote_holds IS 'One row a session';
+COMMENT ON CONSTRAINT remote_holds_source_fkey ON pgvigil.remote_holds IS 'Holds go with their database';
+
+CREATE FUNCTION pgvigil.push_holds(of_source text, valid interval, sessions uuid[], all_held boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pgvigil.hold_sources AS s (source, valid_for, holds_all) VALUES (of_source, valid, all_held)
+    ON CONFLICT ON CONSTRAINT hold_sources_pkey DO UPDATE
+    SET pushed_at = clock_timestamp(), valid_for = excluded.valid_for, holds_all = excluded.holds_all, written_by = session_user;
+    DELETE FROM pgvigil.remote_holds h WHERE h.source = of_source AND h.session_id <> ALL (sessions);
+    INSERT INTO pgvigil.remote_holds (source, session_id) SELECT DISTINCT of_source, unnest(sessions) ON CONFLICT DO NOTHING;
+    SET CONSTRAINTS ALL IMMEDIATE;
+END $$;
+COMMENT ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) IS 'Another database says which of its sessions are held; that replaces what it said before';
+
+CREATE FUNCTION pgvigil.unheard_sources() RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT string_agg(format('%s (last on %s UTC)', s.source, to_char(s.pushed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')), ', ' ORDER BY s.source)
+            FROM pgvigil.hold_sources s WHERE s.pushed_at < now() - s.valid_for);
+END $$;
+COMMENT ON FUNCTION pgvigil.unheard_sources() IS 'Databases that have not said for too long what is held; NULL: there are none';
 
 -- SECURITY DEFINER: who may delete a session need not be able to read holds and policies.
 CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
@@ -1957,8 +2048,8 @@ DECLARE
             CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
             CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
             CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
-                      OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
-            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+                      OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'executions' END,
             CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
 BEGIN
     UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
@@ -2113,7 +2204,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
-    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
+    PERFORM pgvigil.finish_owner_code();
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -2134,7 +2225,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -2154,7 +2245,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -2172,7 +2263,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
--- and SET CONSTRAINTS leaves nothing deferred for the COMMIT, which the caller's rights would meet.
+-- and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
 CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer) RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2190,7 +2281,7 @@ BEGIN
             PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
         END IF;
         EXECUTE format('SELECT s.done, s.more, s.note FROM pgvigil.%I(1000) s', 'job_' || run.job) INTO STRICT done, more, note;
-        SET CONSTRAINTS ALL IMMEDIATE;
+        PERFORM pgvigil.finish_owner_code();
         -- A step that can do nothing would be taken again for ever.
         IF more AND done = 0 AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
             failure := concat_ws(': ', 'a step could do nothing of what is left', note);
@@ -2378,7 +2469,7 @@ BEGIN
         IF slice.parent_table = 'session_lifecycle' THEN
             EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h))', within) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))', within) INTO in_use;
         END IF;
         CONTINUE WHEN in_use;
         RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
@@ -2484,15 +2575,15 @@ JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
 
 -- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean)
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean, archive boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold)
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold) OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r WHERE r.holds_all OR r.pushed_at < now() - r.valid_for), bool_or(p.keep_archive)
     FROM pgvigil.retention_policies p
     WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, and whether a policy under legal hold keeps them all';
+COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, whether a policy under legal hold keeps them all, and whether they are archived first';
 
 CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2519,6 +2610,7 @@ DECLARE
     slice    timestamptz;
     begins   timestamp;  -- UTC: a step of a month must not bend with the session's time zone
     width    interval;
+    reach    interval;
     from_id  uuid;
     end_id   uuid;
     one      uuid;
@@ -2550,8 +2642,9 @@ BEGIN
         CONTINUE WHEN waits IS NULL;
         key := pgvigil.partition_key(table_);
         width := ('1 ' || policy.step)::interval;
-        -- A time-ordered id of a time at most 100 partitions ago belongs into a partition of its own.
-        from_id := pgvigil.uuid_v7_floor(now() - 100 * width);
+        reach := greatest(100 * width, interval '8 days');
+        -- A time-ordered id of a time at most 100 partitions (or eight days) ago belongs into a partition of its own.
+        from_id := pgvigil.uuid_v7_floor(now() - reach);
         end_id := pgvigil.uuid_v7_floor(now());
         LOOP
             EXECUTE format('SELECT %2$I FROM %1$s WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7'' ORDER BY %2$I LIMIT 1', waits, key)
@@ -2580,7 +2673,7 @@ BEGIN
         EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %4$I = ANY (ARRAY(
                             SELECT %4$I FROM %1$s WHERE NOT (%4$I >= $2 AND %4$I < $3 AND substr(%4$I::text, 15, 1) = ''7'') LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
                         INSERT INTO %2$s (%4$I, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved', waits, table_, columns, key)
-        USING batch, pgvigil.uuid_v7_floor(now() - 100 * width), end_id;
+        USING batch, pgvigil.uuid_v7_floor(now() - reach), end_id;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM set_config('pgvigil.instrumentation', '', true);
         IF done > 0 THEN
@@ -2607,8 +2700,10 @@ DECLARE
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
+    unkept   text[] := '{}';
     used     text[] := '{}';
     detail   text;
+    archives boolean;
 BEGIN
     PERFORM pgvigil.require_consent('retention'), set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
@@ -2622,6 +2717,7 @@ BEGIN
         RETURN;
     END IF;
 
+    SELECT k.archive INTO archives FROM pgvigil.days_kept() k;
     FOR slice IN SELECT * FROM pgvigil.due_partitions() LOOP
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
@@ -2629,12 +2725,21 @@ BEGIN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
             EXECUTE format('SELECT EXISTS (SELECT FROM %s)', slice.partition_oid::regclass) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM pgvigil.legal_holds h JOIN %s p USING (session_id))', slice.partition_oid::regclass) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s p WHERE p.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))',
+                           slice.partition_oid::regclass) INTO in_use;
             IF in_use THEN
                 held := held || slice.partition;
             END IF;
         END IF;
         CONTINUE WHEN in_use;
+        IF archives THEN
+            -- Rows that come late wait here; those that came since the archive was written show.
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
+            IF NOT pgvigil.is_archived(slice.parent_table, slice.partition_oid) THEN
+                unkept := unkept || slice.partition;
+                CONTINUE;
+            END IF;
+        END IF;
         BEGIN
             IF slice.parent_table = 'system_metrics' THEN
                 -- The markers of installs and migrations are written once: they move on.
@@ -2644,6 +2749,9 @@ BEGIN
                                pgvigil.application_table('system_metrics'), slice.partition_oid::regclass);
             END IF;
             EXECUTE format('DROP TABLE %s', slice.partition_oid::regclass);
+            IF to_regclass('pgvigil.archives') IS NOT NULL THEN  -- made by 018
+                PERFORM pgvigil.record_drop(slice.parent_table, slice.partition_oid);
+            END IF;
         EXCEPTION WHEN dependent_objects_still_exist THEN  -- somebody's view: the others go all the same
             GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
             used := used || format('%s (%s)', slice.partition, detail);
@@ -2662,6 +2770,11 @@ BEGIN
     more := false;
     IF held <> '{}' THEN
         note := 'kept, for rows of sessions under legal hold: ' || array_to_string(held, ', ');
+    END IF;
+    note := concat_ws('; ', note, 'kept, because these have not said for too long what is under legal hold (pgvigil maintain run holds, there): ' || pgvigil.unheard_sources());
+    note := nullif(note, '');
+    IF unkept <> '{}' THEN
+        note := concat_ws('; ', note, 'kept, because they are not archived as they are now (pgvigil maintain run archive): ' || array_to_string(unkept, ', '));
     END IF;
     RETURN NEXT;
 END $$$run$);
@@ -2707,7 +2820,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'dedb816395549f340dabf75120d44188f596de8f956f52d2ed697fe3fc4f24a2', '0a9a64da59edb04162a362bec8a55f583e2c5c0378ea7331b96c6aead522d9b7', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '58b4c17dbf8747f2537161f2a0d87706ca6af49b69c05ec2cd9740f2b71cb15f', '94a040560eb813f1cb168db4e82645e583a1ffa07212c116edf1431813cca898', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3275,10 +3388,22 @@ DECLARE
     kept record;
 BEGIN
     PERFORM pgvigil.require_consent('executions');
-    SELECT now() - make_interval(days => k.logs) AS since, k.hold INTO kept FROM pgvigil.days_kept() k;
+    SELECT now() - make_interval(days => k.logs) AS since, k.hold, k.archive INTO kept FROM pgvigil.days_kept() k;
     done := 0;
     IF kept.hold THEN
         note := 'kept: a retention policy that sessions have is under legal hold';
+    ELSIF kept.archive THEN
+        WITH gone AS (
+            DELETE FROM "{app}".query_executions
+            WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED))
+            RETURNING *
+        )
+        INSERT INTO pgvigil.executions_to_archive (
+            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
+            page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata)
+        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
+               page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata FROM gone;
+        GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
         DELETE FROM "{app}".query_executions
         WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED));
@@ -3291,7 +3416,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'dea8c2961f9d1386a5fa8610d337f9673f42f68807be8bf1d8a1704499f3fe31', 'cc1bd30c5b0f135ccea77ce3de02ad92cbd9d3fe39c41997bd7762da7c1a27fb', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'd95bbda0ecb3da7baee590a16b9dba53b6e7ba20e2ba756fb881fd71b7f24739', '75e662ab68d36958cb4f336692de36799176ef139969b716a194de00ce222cd7', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
@@ -3894,7 +4019,7 @@ BEGIN
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser may be asking: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
@@ -3970,7 +4095,7 @@ BEGIN
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
 END $$;
 COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session and signal_session: marks what was ended, and records the attempt';
 
@@ -4128,7 +4253,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '5be77c64cb492a322cac63c8271ad61ae4eb6802a5a83cb475e2277a8e44cb96', 'c7091c7a49f0711113a40983156cbab334e8a1107fff6eb58f6c61e418de0ea0', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '0b66f2246a8338abca89f8609907857cf1ed37c3e39cab934afa5b236034b65b', '53600bbf7813cf7bf201dce7aaa6e00f45c876baa99fe43d5c755f12cbf382c5', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by one of the
@@ -5115,10 +5240,10 @@ DECLARE
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
         pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs(),
-        pgvigil.days_kept(), pgvigil.due_partitions()';
+        pgvigil.days_kept(), pgvigil.due_partitions(), pgvigil.unheard_sources()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.displaced_tables, pgvigil.displaced_objects, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
-        pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
+        pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.hold_sources, pgvigil.remote_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
         pgvigil.performance_rollups, pgvigil.operation_totals, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
         instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
     appends   CONSTANT text := 'instrumentation.register_instance(text, text, jsonb, uuid),
@@ -5160,6 +5285,8 @@ BEGIN
         GRANT UPDATE (warning, critical) ON pgvigil.alert_thresholds TO pgvigil_admin;
         GRANT INSERT, UPDATE, DELETE ON pgvigil.retention_policies, pgvigil.final_statuses TO pgvigil_admin;
         GRANT INSERT (session_id, reason), DELETE ON pgvigil.legal_holds TO pgvigil_admin;
+        GRANT DELETE ON pgvigil.hold_sources TO pgvigil_admin;
+        GRANT EXECUTE ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) TO pgvigil_admin;
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
             pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.completed_items(text), pgvigil.recount_session_counters(uuid),
@@ -5170,7 +5297,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'e11e9ac076d11a1159e3e169db097fee6b30298bd5218e888297210ca2b1e201', '4dac42e5aad04f95ccecb738e819101e39956c80f428220e8244d5baca7f51d7', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'a837437e81346872a206b51d628cdf7c761bad1561039f56abbb73d3b4976747', 'd47d5405548375dd9da4f17b7e8426d66ca476193ed5490ab68def21bcf2d87f', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
@@ -5694,21 +5821,425 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.execution_window(interval) IS
     'Query executions of the last stretch of time, at most 366 days (NULL: of all that is kept), by engine and status; times in seconds';
 
+-- Anomalies: of each engine and status, the executions of an hour that are far from those of the same hour of the days before.
+CREATE TABLE pgvigil.anomalies (
+    id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT anomalies_pkey PRIMARY KEY,
+    database_type varchar(50) NOT NULL,
+    status        varchar(20) NOT NULL,
+    since         timestamptz NOT NULL,
+    hour          timestamptz NOT NULL,
+    value         bigint NOT NULL,
+    expected      double precision NOT NULL,
+    spread        double precision NOT NULL,
+    ended         timestamptz
+);
+COMMENT ON TABLE pgvigil.anomalies IS 'Unusual numbers of query executions: open ones, and those that ended within the last 90 days';
+COMMENT ON COLUMN pgvigil.anomalies.id IS 'Order in which they were found';
+COMMENT ON COLUMN pgvigil.anomalies.database_type IS 'The engine';
+COMMENT ON COLUMN pgvigil.anomalies.status IS 'Status of the executions that were counted';
+COMMENT ON COLUMN pgvigil.anomalies.since IS 'Beginning of the first hour of it';
+COMMENT ON COLUMN pgvigil.anomalies.hour IS 'Beginning of the last hour that was judged';
+COMMENT ON COLUMN pgvigil.anomalies.value IS 'Executions in that hour';
+COMMENT ON COLUMN pgvigil.anomalies.expected IS 'Median of the same hour of the 28 days before, as far as anything was recorded by then';
+COMMENT ON COLUMN pgvigil.anomalies.spread IS 'Their spread: 1.4826 times the median distance from the median, and at least the square root of the median, and 1';
+COMMENT ON COLUMN pgvigil.anomalies.ended IS 'End of the last hour of it; NULL: it goes on';
+COMMENT ON CONSTRAINT anomalies_pkey ON pgvigil.anomalies IS 'One row an anomaly';
+CREATE UNIQUE INDEX idx_anomalies_open ON pgvigil.anomalies (database_type, status) WHERE ended IS NULL;
+COMMENT ON INDEX pgvigil.idx_anomalies_open IS 'At most one that goes on, of an engine and status';
+
+-- An hour without a row is one with 0 executions, once the engine has begun to be used: a load that stops is an anomaly too.
+CREATE FUNCTION pgvigil.hour_distances(last_hour timestamptz)
+RETURNS TABLE (database_type varchar, status varchar, hour timestamptz, value bigint, expected double precision, spread double precision, distance double precision)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH known AS MATERIALIZED (
+        SELECT r.database_type, r.status, min(b.first) AS first
+        FROM (SELECT DISTINCT e.database_type, e.status FROM pgvigil.execution_rollups e WHERE e.bucket_width = 'day' AND e.bucket >= last_hour - interval '30 days') r
+        JOIN (SELECT e.database_type, min(e.bucket) AS first FROM pgvigil.execution_rollups e WHERE e.bucket_width = 'hour' GROUP BY e.database_type) b
+             ON b.database_type = r.database_type
+        GROUP BY r.database_type, r.status
+    ), counted AS MATERIALIZED (
+        SELECT k.database_type, k.status, h.hour, d.day, coalesce(e.executions, 0) AS executions
+        FROM known k CROSS JOIN (VALUES (last_hour), (last_hour - interval '1 hour')) h (hour) CROSS JOIN generate_series(0, 28) d (day)
+        LEFT JOIN pgvigil.execution_rollups e ON e.bucket_width = 'hour' AND e.bucket = h.hour - d.day * interval '24 hours'
+                                             AND e.database_type = k.database_type AND e.status = k.status
+        WHERE h.hour - d.day * interval '24 hours' >= k.first
+    ), middle AS (
+        SELECT c.database_type, c.status, c.hour, percentile_cont(0.5) WITHIN GROUP (ORDER BY c.executions) AS expected
+        FROM counted c WHERE c.day > 0 GROUP BY c.database_type, c.status, c.hour HAVING count(*) >= 5
+    ), spreads AS (
+        SELECT m.database_type, m.status, m.hour, m.expected,
+               greatest(1.4826 * percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(c.executions - m.expected)), sqrt(m.expected), 1) AS spread
+        FROM middle m JOIN counted c ON c.database_type = m.database_type AND c.status = m.status AND c.hour = m.hour AND c.day > 0
+        GROUP BY m.database_type, m.status, m.hour, m.expected
+    )
+    SELECT s.database_type, s.status, s.hour, c.executions, s.expected, s.spread, (c.executions - s.expected) / s.spread
+    FROM spreads s JOIN counted c ON c.database_type = s.database_type AND c.status = s.status AND c.hour = s.hour AND c.day = 0
+$$;
+COMMENT ON FUNCTION pgvigil.hour_distances(timestamptz) IS
+    'Used by job anomalies: how far the executions of an hour, and of the hour before, are from what is usual, in spreads; engines with fewer than five days are left out';
+
+CREATE FUNCTION pgvigil.job_anomalies(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last_hour timestamptz := date_trunc('hour', now(), 'UTC') - interval '1 hour';
+BEGIN
+    more := false;
+    -- An hour that is not yet counted as a whole would look empty.
+    IF NOT EXISTS (SELECT FROM pgvigil.job_runs r WHERE r.job = 'totals' AND r.finished_at IS NOT NULL AND r.error IS NULL
+                                                    AND r.started_at >= last_hour + interval '1 hour') THEN
+        done := 0;
+        note := 'waits for job totals, which has not counted the last hour';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    WITH distances AS MATERIALIZED (
+        SELECT d.* FROM pgvigil.hour_distances(last_hour) d
+    ), judged AS MATERIALIZED (
+        SELECT n.*, b.hour AS hour_before, abs(n.distance) > 4 AS is_far, abs(b.distance) > 4 AND sign(b.distance) = sign(n.distance) AS is_second
+        FROM distances n JOIN distances b ON b.database_type = n.database_type AND b.status = n.status AND b.hour = n.hour - interval '1 hour'
+        WHERE n.hour = last_hour
+    ), closed AS (
+        UPDATE pgvigil.anomalies a SET ended = last_hour
+        WHERE a.ended IS NULL AND a.hour < last_hour
+          AND NOT EXISTS (SELECT FROM judged j WHERE j.database_type = a.database_type AND j.status = a.status AND j.is_far)
+        RETURNING 1
+    ), opened AS (
+        INSERT INTO pgvigil.anomalies AS a (database_type, status, since, hour, value, expected, spread)
+        SELECT j.database_type, j.status, j.hour_before, j.hour, j.value, j.expected, j.spread FROM judged j
+        WHERE j.is_far AND (j.is_second OR EXISTS (SELECT FROM pgvigil.anomalies o WHERE o.ended IS NULL AND o.database_type = j.database_type AND o.status = j.status))
+        ORDER BY 1, 2
+        ON CONFLICT (database_type, status) WHERE ended IS NULL DO UPDATE
+        SET hour = excluded.hour, value = excluded.value, expected = excluded.expected, spread = excluded.spread WHERE a.hour < excluded.hour
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM closed) + (SELECT count(*) FROM opened) INTO done;
+    DELETE FROM pgvigil.anomalies a WHERE a.ended < now() - interval '90 days';
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_anomalies(integer) IS
+    'Job anomalies, in one step: an anomaly begins with two hours in a row more than four spreads from the median, in the same direction, and ends with an hour that is not';
+
+INSERT INTO pgvigil.jobs (job, every, at, purpose) VALUES ('anomalies', '1 hour', '10 minutes', 'compares the executions of the last hour with those of the same hour of the days before');
+
 -- Who may do what. A role that is not there is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
 BEGIN
     FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
-        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.totals_progress TO %I', role_name);
+        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '97afc3f424f5aab6f3346b35f3697c443cdf050b67cdc89f09edb5c04b37f7cb', '15f47fb81caff82969d2841b43f6b8cd491472bb2b1e13b6dbd1f231991bcda5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'aeb0c7d1732ba40b78b124cf339e0f51a5bdc162a243644da78b944365c689fc', '97c23bbba14df7f3f78649e686f0e92f011f32b89e3e3ff3d38e9ee1176bba2f', 0, '0.1.0'); END $$;
 
-DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('017'); END $$;
+-- ---------- 018_archives.sql ------------------------------------------------------------------------------------
+-- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files` writes them;
+-- this is what the database knows of them. Whoever may write here can make retention drop what was not kept: the owner alone.
 
-DO $$ BEGIN PERFORM pgvigil.mark_initialized('017'); END $$;
+CREATE TABLE pgvigil.archives (
+    id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archives_pkey PRIMARY KEY,
+    source        text NOT NULL CONSTRAINT archives_source_check CHECK (source = ANY
+                  ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements,query_executions,deleted_sessions}'::text[])),
+    partition     text,
+    partition_oid oid,
+    from_time     timestamptz NOT NULL,
+    to_time       timestamptz NOT NULL,
+    location      text NOT NULL,
+    path          text NOT NULL,
+    origin        text NOT NULL,
+    sha256        text,
+    rows          bigint,
+    bytes         bigint,
+    fingerprint   numeric,
+    min_id        text,
+    max_id        text,
+    min_time      timestamptz,
+    max_time      timestamptz,
+    started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    completed_at  timestamptz,
+    dropped_at    timestamptz,
+    replaced_at   timestamptz,
+    written_by    text NOT NULL DEFAULT session_user,
+    CONSTRAINT archives_path_key UNIQUE (path),
+    CONSTRAINT archives_completed_check CHECK (completed_at IS NULL OR sha256 IS NOT NULL AND rows IS NOT NULL AND bytes IS NOT NULL AND fingerprint IS NOT NULL)
+);
+COMMENT ON TABLE pgvigil.archives IS 'What is kept in Parquet files: a partition, or a day of rows. Written by job archive_files with the owner''s rights';
+COMMENT ON COLUMN pgvigil.archives.id IS 'Order in which they were begun';
+COMMENT ON COLUMN pgvigil.archives.source IS 'The table';
+COMMENT ON COLUMN pgvigil.archives.partition IS 'The partition; NULL: a day of rows';
+COMMENT ON COLUMN pgvigil.archives.partition_oid IS 'Its oid when it was read: a later partition of that name is another one';
+COMMENT ON COLUMN pgvigil.archives.from_time IS 'Where its stretch of time begins';
+COMMENT ON COLUMN pgvigil.archives.to_time IS 'Where it ends; not included';
+COMMENT ON COLUMN pgvigil.archives.location IS 'The directory or URL of the archives';
+COMMENT ON COLUMN pgvigil.archives.path IS 'Its manifest, from there';
+COMMENT ON COLUMN pgvigil.archives.origin IS 'Server and database that wrote it: a copy of the database removes no files of the original';
+COMMENT ON COLUMN pgvigil.archives.sha256 IS 'Of the manifest, which holds those of the files';
+COMMENT ON COLUMN pgvigil.archives.rows IS 'Rows in the files';
+COMMENT ON COLUMN pgvigil.archives.bytes IS 'Bytes of the files';
+COMMENT ON COLUMN pgvigil.archives.fingerprint IS 'As pgvigil.rows_fingerprint(), of the rows in the database that were read';
+COMMENT ON COLUMN pgvigil.archives.min_id IS 'The least id';
+COMMENT ON COLUMN pgvigil.archives.max_id IS 'The greatest id';
+COMMENT ON COLUMN pgvigil.archives.min_time IS 'The earliest time of a row';
+COMMENT ON COLUMN pgvigil.archives.max_time IS 'The latest time of a row';
+COMMENT ON COLUMN pgvigil.archives.started_at IS 'When writing began';
+COMMENT ON COLUMN pgvigil.archives.completed_at IS 'When the files had been read back and were equal; NULL: they count for nothing, and the next run removes them';
+COMMENT ON COLUMN pgvigil.archives.dropped_at IS 'When the rows left the database: from then on they are read from the files';
+COMMENT ON COLUMN pgvigil.archives.replaced_at IS 'When a newer archive of the same rows took its place: the files are to be removed';
+COMMENT ON COLUMN pgvigil.archives.written_by IS 'The login role';
+COMMENT ON CONSTRAINT archives_pkey ON pgvigil.archives IS 'One row an archive';
+COMMENT ON CONSTRAINT archives_path_key ON pgvigil.archives IS 'Each archive has files of its own';
+COMMENT ON CONSTRAINT archives_source_check ON pgvigil.archives IS 'The tables that are archived';
+COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'What counts as kept has been checked';
+CREATE INDEX idx_archives_source_from_time ON pgvigil.archives (source, from_time);
+COMMENT ON INDEX pgvigil.idx_archives_source_from_time IS 'The archives of a table over time';
+
+CREATE TABLE pgvigil.archive_erasures (
+    id         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archive_erasures_pkey PRIMARY KEY,
+    session_id uuid NOT NULL,
+    reason     text NOT NULL CONSTRAINT archive_erasures_reason_check CHECK (btrim(reason) <> ''),
+    rows       bigint NOT NULL,
+    files      text[] NOT NULL,
+    erased_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor      text NOT NULL DEFAULT pgvigil.actor(),
+    erased_by  text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE pgvigil.archive_erasures IS 'Sessions whose rows were erased from the archives, by `pgvigil archive erase`';
+COMMENT ON COLUMN pgvigil.archive_erasures.id IS 'Order of the erasures';
+COMMENT ON COLUMN pgvigil.archive_erasures.session_id IS 'The session';
+COMMENT ON COLUMN pgvigil.archive_erasures.reason IS 'Why';
+COMMENT ON COLUMN pgvigil.archive_erasures.rows IS 'Rows that were erased';
+COMMENT ON COLUMN pgvigil.archive_erasures.files IS 'Manifests of the archives that were rewritten, as they were called before';
+COMMENT ON COLUMN pgvigil.archive_erasures.erased_at IS 'When';
+COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'Who: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.archive_erasures.erased_by IS 'The login role';
+COMMENT ON CONSTRAINT archive_erasures_pkey ON pgvigil.archive_erasures IS 'One row an erasure';
+COMMENT ON CONSTRAINT archive_erasures_reason_check ON pgvigil.archive_erasures IS 'An erasure has a reason';
+
+-- Partitions wait for their archive whole. Rows that are deleted one by one wait here, so that none comes between reading and deleting.
+CALL pg_temp.pgvigil_run($run$CREATE TABLE pgvigil.executions_to_archive (
+    place bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT executions_to_archive_pkey PRIMARY KEY,
+    LIKE "{app}".query_executions INCLUDING COMMENTS
+)$run$);
+COMMENT ON TABLE pgvigil.executions_to_archive IS 'Query executions that job executions has taken out and job archive_files has not archived yet';
+COMMENT ON COLUMN pgvigil.executions_to_archive.place IS 'Order in which they came';
+COMMENT ON CONSTRAINT executions_to_archive_pkey ON pgvigil.executions_to_archive IS 'One row an execution';
+
+-- Ids and transactions: any insert, update or delete changes it, at a third of what the contents would cost to read. After a restore
+-- from a dump it is another one, and the partition is archived again.
+CREATE FUNCTION pgvigil.rows_fingerprint(of_table regclass, key name) RETURNS TABLE (rows bigint, fingerprint numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0) FROM %s t', key, of_table);
+END $$;
+COMMENT ON FUNCTION pgvigil.rows_fingerprint(regclass, name) IS 'How many rows a partition has, and a number that any change of them changes';
+
+-- Called under a lock that keeps writers out, before the partition is dropped.
+CREATE FUNCTION pgvigil.is_archived(parent text, slice regclass) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_ record;
+BEGIN
+    SELECT * INTO now_ FROM pgvigil.rows_fingerprint(slice, pgvigil.partition_key(pgvigil.partitioned_table(parent)));
+    RETURN now_.rows = 0
+           OR EXISTS (SELECT 1 FROM pgvigil.archives a
+                      WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+                        AND a.rows = now_.rows AND a.fingerprint = now_.fingerprint);
+END $$;
+COMMENT ON FUNCTION pgvigil.is_archived(text, regclass) IS 'Whether the archive of a partition holds exactly what the partition holds now';
+
+CREATE FUNCTION pgvigil.record_drop(parent text, slice oid) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pgvigil.archives a SET dropped_at = clock_timestamp()
+    WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+END $$;
+COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS 'Job retention drops a partition: from now on its rows are read from its archive';
+
+-- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds the first row and the last.
+CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    one  record;
+    same boolean;
+    found_ bigint := 0;
+BEGIN
+    FOR one IN SELECT a.id, a.source, a.min_id, a.max_id, a.partition_oid, p.partition_oid AS oid_now
+               FROM pgvigil.archives a LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
+               WHERE a.partition IS NOT NULL AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+                 AND p.partition_oid IS DISTINCT FROM a.partition_oid
+    LOOP
+        same := false;
+        IF one.oid_now IS NOT NULL AND one.min_id IS NOT NULL THEN
+            EXECUTE format('SELECT count(*) = cardinality(ARRAY(SELECT DISTINCT unnest($1))) FROM %s WHERE %I = ANY ($1)', one.oid_now::regclass,
+                           pgvigil.partition_key(pgvigil.partitioned_table(one.source))) INTO same USING ARRAY[one.min_id, one.max_id]::uuid[];
+        END IF;
+        IF same THEN
+            UPDATE pgvigil.archives a SET partition_oid = one.oid_now WHERE a.id = one.id;
+        ELSE
+            UPDATE pgvigil.archives a SET dropped_at = clock_timestamp() WHERE a.id = one.id;
+            found_ := found_ + 1;
+        END IF;
+    END LOOP;
+    RETURN found_;
+END $$;
+COMMENT ON FUNCTION pgvigil.find_dropped_partitions() IS 'Notes which archived partitions are no longer in the database; returns how many';
+
+CREATE FUNCTION pgvigil.keeps_archive() RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT k.archive FROM pgvigil.days_kept() k);
+END $$;
+COMMENT ON FUNCTION pgvigil.keeps_archive() IS 'Whether a retention policy that sessions have wants archives (keep_archive)';
+
+-- A day after its end, late rows have come. From then on each change is seen when it is due to be dropped.
+CREATE FUNCTION pgvigil.partitions_to_archive() RETURNS TABLE (source text, partition text, partition_oid oid, key name, from_time timestamptz, to_time timestamptz)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    one     record;
+    current pgvigil.archives;
+    now_    record;
+BEGIN
+    IF NOT pgvigil.keeps_archive() THEN
+        RETURN;
+    END IF;
+    FOR one IN SELECT p.*, EXISTS (SELECT 1 FROM pgvigil.due_partitions() d WHERE d.partition_oid = p.partition_oid) AS is_due
+               FROM pgvigil.partitions p WHERE p.to_time < now() - interval '1 day' ORDER BY p.to_time, p.parent_table LOOP
+        key := pgvigil.partition_key(pgvigil.partitioned_table(one.parent_table));
+        SELECT * INTO current FROM pgvigil.archives a
+        WHERE a.source = one.parent_table AND a.partition_oid = one.partition_oid AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+        CONTINUE WHEN FOUND AND NOT one.is_due;
+        IF FOUND THEN
+            SELECT * INTO now_ FROM pgvigil.rows_fingerprint(one.partition_oid, key);
+            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows are no reason to write again.
+            CONTINUE WHEN now_.rows = 0 OR now_.rows = current.rows AND now_.fingerprint = current.fingerprint
+                          OR one.parent_table = 'session_lifecycle' AND now_.rows <= current.rows;
+        ELSE
+            EXECUTE format('SELECT count(*) AS rows FROM (SELECT 1 FROM %s LIMIT 1) t', one.partition_oid::regclass) INTO now_;
+            CONTINUE WHEN now_.rows = 0;
+        END IF;
+        source := one.parent_table;
+        partition := one.partition;
+        partition_oid := one.partition_oid;
+        from_time := one.from_time;
+        to_time := one.to_time;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgvigil.partitions_to_archive() IS 'Partitions that ended a day ago and are not archived as they are now, the oldest first';
+
+CREATE FUNCTION pgvigil.complete_archive(archive_id bigint, sha256 text, row_count bigint, byte_count bigint, fingerprint numeric,
+                                         min_id text, max_id text, min_time timestamptz, max_time timestamptz, upto bigint DEFAULT NULL,
+                                         instead_of bigint DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    one     pgvigil.archives;
+    gone    timestamptz;
+    deleted bigint;
+BEGIN
+    SELECT * INTO STRICT one FROM pgvigil.archives a WHERE a.id = archive_id AND a.completed_at IS NULL FOR UPDATE;
+    IF instead_of IS NOT NULL THEN
+        UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
+        WHERE a.id = instead_of AND a.source = one.source AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL RETURNING a.dropped_at INTO gone;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'archive % is no longer there', instead_of USING ERRCODE = 'object_not_in_prerequisite_state';
+        END IF;
+    ELSIF one.source = 'query_executions' THEN
+        -- Nobody else deletes here, and what comes has a later place: what was read is what goes.
+        DELETE FROM pgvigil.executions_to_archive e
+        WHERE e.place <= upto AND coalesce(e.started_at >= one.from_time AND e.started_at < one.to_time, false);
+        GET DIAGNOSTICS deleted = ROW_COUNT;
+        IF deleted <> row_count THEN
+            RAISE EXCEPTION '% rows of query_executions were archived, and % were there to go', row_count, deleted USING ERRCODE = 'data_exception';
+        END IF;
+        gone := clock_timestamp();
+    ELSE
+        UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
+        WHERE a.source = one.source AND a.id <> archive_id AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
+          AND CASE WHEN one.partition_oid IS NULL THEN a.from_time = one.from_time ELSE a.partition_oid = one.partition_oid AND a.partition = one.partition END;
+    END IF;
+    UPDATE pgvigil.archives a
+    SET sha256 = complete_archive.sha256, rows = row_count, bytes = byte_count, fingerprint = complete_archive.fingerprint, min_id = complete_archive.min_id,
+        max_id = complete_archive.max_id, min_time = complete_archive.min_time, max_time = complete_archive.max_time,
+        completed_at = clock_timestamp(), dropped_at = gone
+    WHERE a.id = archive_id;
+END $$;
+COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz, timestamptz, bigint, bigint) IS
+    'The files of an archive have been read back and are equal: it counts from now on, and an earlier archive of the same rows no longer does';
+
+-- A hold that is being placed waits for the erasure that has looked, and the erasure for the hold.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.require_no_hold(session uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    why text;
+BEGIN
+    LOCK TABLE pgvigil.legal_holds, pgvigil.remote_holds, pgvigil.retention_policies IN SHARE MODE;
+    SELECT string_agg(h.reason, ', ' ORDER BY h.placed_at) INTO why FROM pgvigil.legal_holds h WHERE h.session_id = session;
+    IF why IS NULL THEN
+        SELECT 'in ' || h.source INTO why FROM pgvigil.remote_holds h WHERE h.session_id = session LIMIT 1;
+    END IF;
+    IF why IS NULL THEN
+        SELECT 'its retention policy, ' || p.policy || ', is' INTO why FROM pgvigil.retention_policies p
+        WHERE p.legal_hold AND p.policy IN (SELECT coalesce(s.retention_policy, 'standard') FROM "{app}".sessions s WHERE s.id = session
+                                            UNION ALL SELECT coalesce(d.retention_policy, 'standard') FROM pgvigil.deleted_sessions d WHERE d.session_id = session)
+        LIMIT 1;
+    END IF;
+    IF why IS NULL AND (SELECT k.hold FROM pgvigil.days_kept() k) THEN
+        why := 'a retention policy that sessions have is, and keeps all logs';
+    END IF;
+    IF why IS NOT NULL THEN
+        RAISE EXCEPTION 'session % is under legal hold: %', session, why
+              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See pgvigil.legal_holds, and legal_hold in pgvigil.retention_policies.';
+    END IF;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.require_no_hold(uuid) IS 'Raises where a legal hold keeps a session, or all logs';
+
+-- All files of the session or none, and the audit row with them.
+CREATE FUNCTION pgvigil.complete_erasure(session uuid, why text, erased bigint, rewritten jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    one record;
+BEGIN
+    PERFORM pgvigil.require_no_hold(session);
+    INSERT INTO pgvigil.archive_erasures (session_id, reason, rows, files)
+    SELECT session, why, erased, coalesce(array_agg(a.path ORDER BY a.id), '{}')
+    FROM jsonb_to_recordset(rewritten) r (instead_of bigint) JOIN pgvigil.archives a ON a.id = r.instead_of;
+    FOR one IN SELECT * FROM jsonb_to_recordset(rewritten) r (id bigint, sha256 text, rows bigint, bytes bigint, fingerprint numeric, min_id text, max_id text,
+                                                              min_time timestamptz, max_time timestamptz, instead_of bigint) LOOP
+        PERFORM pgvigil.complete_archive(one.id, one.sha256, one.rows, one.bytes, one.fingerprint, one.min_id, one.max_id, one.min_time, one.max_time, NULL, one.instead_of);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS 'The rewritten archives of an erased session take the place of the old ones, together with the audit row';
+
+-- What is read from files: rows that are no longer in the database. Everything else is read from its table.
+CREATE VIEW pgvigil.archives_to_read AS
+SELECT a.* FROM pgvigil.archives a
+WHERE a.completed_at IS NOT NULL AND a.replaced_at IS NULL
+  AND (a.dropped_at IS NOT NULL OR a.partition IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pgvigil.partitions p WHERE p.parent_table = a.source AND p.partition = a.partition));
+COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer in the database';
+
+INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
+VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
+INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
+VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one', true, false);
+
+-- Who may do what: looking. A role that is not there is left out, as in 013.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.archives, pgvigil.archives_to_read, pgvigil.archive_erasures, pgvigil.executions_to_archive TO %I', role_name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
+    END LOOP;
+END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9d85b83c6e997ccc74404f0f60effe576711a837224c82001b900f5d4e168a39', '06b383ea037739605ff030cba5a090e81881bd1b088d5dfba2d9f5865bdfd3fc', 0, '0.1.0'); END $$;
+
+DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
+
+DO $$ BEGIN PERFORM pgvigil.mark_initialized('018'); END $$;
 
 -- ---------- closing.sql -----------------------------------------------------------------------------------------
 -- After each run: what no file can say of the objects of all files. "{app}" is the application's schema. Run again, it changes nothing.

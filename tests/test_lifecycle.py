@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ JOBS = [
     "executions",
     "reap",
     "totals",
+    "anomalies",
     "health",
 ]
 
@@ -400,6 +402,38 @@ def test_a_trail_goes_with_its_last_session_and_not_before(fresh: Database) -> N
 def test_partitions_are_made_ahead(fresh: Database) -> None:
     fresh.execute("UPDATE pgvigil.partition_policies SET make_ahead = make_ahead + 2")
     assert run_job(fresh, "partitions") == 8
+
+
+BOUNDS = """SELECT partition, to_time - from_time, from_time FROM pgvigil.partitions
+            WHERE parent_table = 'performance_logs' AND from_time IS NOT NULL ORDER BY from_time"""
+
+
+def cut(database: Database, step: str, ahead: int) -> None:
+    database.execute(
+        "UPDATE pgvigil.partition_policies SET step = %s, make_ahead = %s WHERE parent_table = 'performance_logs'",
+        (step, ahead),
+    )
+    run_job(database, "partitions")
+
+
+def test_partitions_of_an_hour_follow_those_of_a_day_and_days_follow_them(run: Run, fresh: Database) -> None:
+    for name, _, _ in fresh.execute(BOUNDS)[2:]:
+        fresh.execute(f"DROP TABLE {name}")
+    before = fresh.execute(BOUNDS)
+    cut(fresh, "hour", 51)  # at least three of them begin the day after tomorrow, at any time of the day
+    made = fresh.execute(BOUNDS)[2:]
+    assert len(made) >= 3
+    assert {str(width) for _, width, _ in made} == {"1:00:00"}
+    assert all(name == f"performance_logs_p{start:%Y%m%d%H}" for name, _, start in made)
+    assert made[0][2] == before[-1][2] + before[-1][1], "no gap"
+    for name, _, _ in made[2:]:
+        fresh.execute(f"DROP TABLE {name}")
+    cut(fresh, "day", 3)
+    # The day that has some of its hours gets the others, and is no partition of its own.
+    bounds = fresh.execute(BOUNDS)
+    assert [str(width) for _, width, _ in bounds] == ["1 day, 0:00:00"] * 2 + ["1:00:00"] * 24 + ["1 day, 0:00:00"]
+    assert all(start + width == following for (_, width, start), (_, _, following) in itertools.pairwise(bounds))
+    assert run("pgvigil", "validate", "--database-url", fresh.url).returncode == 0, "the validator knows all of them"
 
 
 def test_a_partition_nobody_made_is_made_and_takes_its_rows_out_of_the_default_one(fresh: Database) -> None:

@@ -39,6 +39,25 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's would outlive the
+-- call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and a plain SET outlives the SET clause
+-- of the function that it runs in. The path may be anything here, so every name is qualified.
+CREATE FUNCTION pgvigil.finish_owner_code() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pg_catalog.text;
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+    FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+        EXECUTE pg_catalog.format('CLOSE %I', held);
+    END LOOP;
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
+    'Runs deferred triggers, closes held cursors and restores the path, so that the caller''s COMMIT and next statements meet nothing of the owner''s';
+
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
@@ -269,12 +288,12 @@ COMMENT ON PROCEDURE pgvigil.validate_value_checks() IS
 CREATE TABLE pgvigil.partition_policies (
     parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY CONSTRAINT partition_policies_parent_table_check
                  CHECK (parent_table = ANY ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements}'::text[])),
-    step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{day,month}'::text[])),
+    step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{hour,day,month}'::text[])),
     make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
 COMMENT ON TABLE pgvigil.partition_policies IS 'How each partitioned table is cut';
 COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned table';
-COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: day or month, in UTC';
+COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: hour, day or month, in UTC';
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
 COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
 COMMENT ON CONSTRAINT partition_policies_parent_table_check ON pgvigil.partition_policies IS 'The tables of ours that are cut: no job works on another';
@@ -340,6 +359,8 @@ DECLARE
     stem     name;
     owner_   name;
     width    interval;
+    step_    text;       -- of this slice: finer where finer partitions have a part of it
+    taken    record;
     lower_   timestamp;  -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
     upper_   timestamp;
     last_    timestamp;
@@ -365,9 +386,24 @@ BEGIN
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
     last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
-    WHILE lower_ <= last_ LOOP
-        upper_ := lower_ + width;
-        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE policy.step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+    last_ := date_trunc(policy.step, last_) + width;
+    WHILE lower_ < last_ LOOP
+        -- The step may have been another one before. A slice that is taken in part is cut finer; so every partition is a whole hour, day or month.
+        step_ := CASE WHEN lower_ <> date_trunc('day', lower_) THEN 'hour' WHEN policy.step = 'month' AND lower_ <> date_trunc('month', lower_) THEN 'day' ELSE policy.step END;
+        upper_ := lower_ + ('1 ' || step_)::interval;
+        SELECT b.from_, b.to_ INTO taken
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        CROSS JOIN LATERAL (SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
+                                   pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
+        WHERE i.inhparent = table_ AND b.from_ < upper_ AND b.to_ > lower_ ORDER BY b.from_ LIMIT 1;
+        IF FOUND AND taken.from_ <= lower_ THEN
+            lower_ := taken.to_;
+            CONTINUE;
+        ELSIF FOUND THEN
+            step_ := CASE WHEN taken.to_ - taken.from_ < interval '1 day' THEN 'hour' ELSE 'day' END;
+            upper_ := lower_ + ('1 ' || step_)::interval;
+        END IF;
+        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYYMMDDHH24' WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
         slice := to_regclass(name_);
         IF slice IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
             LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
@@ -414,7 +450,8 @@ BEGIN
             PERFORM set_config('pgvigil.instrumentation', '', true);
         END IF;
         EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, 'YYYY-MM-DD'), to_char(upper_, 'YYYY-MM-DD')));
+        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END),
+                                                                      to_char(upper_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END)));
         made := made + 1;
         lower_ := upper_;
     END LOOP;
@@ -446,6 +483,9 @@ COMMENT ON COLUMN pgvigil.deleted_sessions.retention_policy IS 'Its retention po
 COMMENT ON COLUMN pgvigil.deleted_sessions.last_row IS 'The row as it was deleted';
 COMMENT ON COLUMN pgvigil.deleted_sessions.events IS 'Its events of session_lifecycle in order, and the deletion itself';
 COMMENT ON CONSTRAINT deleted_sessions_pkey ON pgvigil.deleted_sessions IS 'The same id may come and go more than once';
+
+CREATE INDEX idx_deleted_sessions_deleted_at ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
+COMMENT ON INDEX pgvigil.idx_deleted_sessions_deleted_at IS 'Deletions of a day, for the archives';
 
 -- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
 CREATE TABLE pgvigil.displaced_tables (

@@ -9,7 +9,8 @@ CREATE TABLE pgvigil.retention_policies (
     archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0 AND archived_days <= 36500),
     logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0 AND logs_days <= 36500),
     metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0 AND metrics_days <= 36500),
-    legal_hold          boolean NOT NULL DEFAULT false
+    legal_hold          boolean NOT NULL DEFAULT false,
+    keep_archive        boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited: new sessions follow at once, the jobs from their next run on';
 COMMENT ON COLUMN pgvigil.retention_policies.policy IS 'Its name, as sessions.retention_policy has it; a session without one, or with an unknown one, follows standard';
@@ -19,6 +20,7 @@ COMMENT ON COLUMN pgvigil.retention_policies.archived_days IS 'An archived sessi
 COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS 'Rows of performance_logs are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS 'Rows of system_metrics are kept at least this long while any session has the policy';
 COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS 'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
+COMMENT ON COLUMN pgvigil.retention_policies.keep_archive IS 'Nothing is dropped or deleted for its age before it is archived: while any session has the policy, no log, metric or query execution';
 COMMENT ON CONSTRAINT retention_policies_pkey ON pgvigil.retention_policies IS 'One row a policy';
 COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired; a century at most';
 COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant; a century at most';
@@ -100,6 +102,55 @@ COMMENT ON COLUMN pgvigil.legal_holds.reason IS 'The matter it is held for';
 COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS 'Who placed it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.legal_holds.placed_at IS 'When it was placed';
 COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS 'A session may be held for several matters; lifting one leaves the others';
+
+-- Where this database keeps the telemetry of sessions that are in another one, that one tells it which of them are held. What it has not
+-- told for too long may have changed: then everything is held.
+CREATE TABLE pgvigil.hold_sources (
+    source     text NOT NULL CONSTRAINT hold_sources_pkey PRIMARY KEY,
+    pushed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    valid_for  interval NOT NULL CONSTRAINT hold_sources_valid_for_check CHECK (valid_for > interval '0'),
+    holds_all  boolean NOT NULL,
+    written_by text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE pgvigil.hold_sources IS 'Databases with sessions whose telemetry is here: DELETE one that no longer sends any';
+COMMENT ON COLUMN pgvigil.hold_sources.source IS 'Server and database';
+COMMENT ON COLUMN pgvigil.hold_sources.pushed_at IS 'When it last said what is held';
+COMMENT ON COLUMN pgvigil.hold_sources.valid_for IS 'How long that counts: after that, nothing is dropped';
+COMMENT ON COLUMN pgvigil.hold_sources.holds_all IS 'A policy under legal hold keeps all logs and metrics';
+COMMENT ON COLUMN pgvigil.hold_sources.written_by IS 'The login role';
+COMMENT ON CONSTRAINT hold_sources_pkey ON pgvigil.hold_sources IS 'One row a database';
+COMMENT ON CONSTRAINT hold_sources_valid_for_check ON pgvigil.hold_sources IS 'A stretch of time';
+
+CREATE TABLE pgvigil.remote_holds (
+    source     text NOT NULL CONSTRAINT remote_holds_source_fkey REFERENCES pgvigil.hold_sources (source) ON DELETE CASCADE,
+    session_id uuid NOT NULL,
+    CONSTRAINT remote_holds_pkey PRIMARY KEY (session_id, source)
+);
+COMMENT ON TABLE pgvigil.remote_holds IS 'Sessions of other databases that are under legal hold';
+COMMENT ON COLUMN pgvigil.remote_holds.source IS 'The database';
+COMMENT ON COLUMN pgvigil.remote_holds.session_id IS 'The session';
+COMMENT ON CONSTRAINT remote_holds_pkey ON pgvigil.remote_holds IS 'One row a session';
+COMMENT ON CONSTRAINT remote_holds_source_fkey ON pgvigil.remote_holds IS 'Holds go with their database';
+
+CREATE FUNCTION pgvigil.push_holds(of_source text, valid interval, sessions uuid[], all_held boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pgvigil.hold_sources AS s (source, valid_for, holds_all) VALUES (of_source, valid, all_held)
+    ON CONFLICT ON CONSTRAINT hold_sources_pkey DO UPDATE
+    SET pushed_at = clock_timestamp(), valid_for = excluded.valid_for, holds_all = excluded.holds_all, written_by = session_user;
+    DELETE FROM pgvigil.remote_holds h WHERE h.source = of_source AND h.session_id <> ALL (sessions);
+    INSERT INTO pgvigil.remote_holds (source, session_id) SELECT DISTINCT of_source, unnest(sessions) ON CONFLICT DO NOTHING;
+    SET CONSTRAINTS ALL IMMEDIATE;
+END $$;
+COMMENT ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) IS 'Another database says which of its sessions are held; that replaces what it said before';
+
+CREATE FUNCTION pgvigil.unheard_sources() RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT string_agg(format('%s (last on %s UTC)', s.source, to_char(s.pushed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')), ', ' ORDER BY s.source)
+            FROM pgvigil.hold_sources s WHERE s.pushed_at < now() - s.valid_for);
+END $$;
+COMMENT ON FUNCTION pgvigil.unheard_sources() IS 'Databases that have not said for too long what is held; NULL: there are none';
 
 -- SECURITY DEFINER: who may delete a session need not be able to read holds and policies.
 CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
@@ -422,8 +473,8 @@ DECLARE
             CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
             CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
             CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
-                      OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'retention' END,
-            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold THEN 'executions' END,
+                      OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'executions' END,
             CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
 BEGIN
     UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
@@ -578,7 +629,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
-    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
+    PERFORM pgvigil.finish_owner_code();
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -599,7 +650,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -619,7 +670,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -637,7 +688,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
--- and SET CONSTRAINTS leaves nothing deferred for the COMMIT, which the caller's rights would meet.
+-- and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
 CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer) RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -655,7 +706,7 @@ BEGIN
             PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
         END IF;
         EXECUTE format('SELECT s.done, s.more, s.note FROM pgvigil.%I(1000) s', 'job_' || run.job) INTO STRICT done, more, note;
-        SET CONSTRAINTS ALL IMMEDIATE;
+        PERFORM pgvigil.finish_owner_code();
         -- A step that can do nothing would be taken again for ever.
         IF more AND done = 0 AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
             failure := concat_ws(': ', 'a step could do nothing of what is left', note);
@@ -843,7 +894,7 @@ BEGIN
         IF slice.parent_table = 'session_lifecycle' THEN
             EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h))', within) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))', within) INTO in_use;
         END IF;
         CONTINUE WHEN in_use;
         RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
@@ -949,15 +1000,15 @@ JOIN pg_class c ON c.oid = i.inhrelid;
 COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
 
 -- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
-CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean)
+CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean, archive boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold)
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold) OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r WHERE r.holds_all OR r.pushed_at < now() - r.valid_for), bool_or(p.keep_archive)
     FROM pgvigil.retention_policies p
     WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
 END $$;
-COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, and whether a policy under legal hold keeps them all';
+COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, whether a policy under legal hold keeps them all, and whether they are archived first';
 
 CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -984,6 +1035,7 @@ DECLARE
     slice    timestamptz;
     begins   timestamp;  -- UTC: a step of a month must not bend with the session's time zone
     width    interval;
+    reach    interval;
     from_id  uuid;
     end_id   uuid;
     one      uuid;
@@ -1015,8 +1067,9 @@ BEGIN
         CONTINUE WHEN waits IS NULL;
         key := pgvigil.partition_key(table_);
         width := ('1 ' || policy.step)::interval;
-        -- A time-ordered id of a time at most 100 partitions ago belongs into a partition of its own.
-        from_id := pgvigil.uuid_v7_floor(now() - 100 * width);
+        reach := greatest(100 * width, interval '8 days');
+        -- A time-ordered id of a time at most 100 partitions (or eight days) ago belongs into a partition of its own.
+        from_id := pgvigil.uuid_v7_floor(now() - reach);
         end_id := pgvigil.uuid_v7_floor(now());
         LOOP
             EXECUTE format('SELECT %2$I FROM %1$s WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7'' ORDER BY %2$I LIMIT 1', waits, key)
@@ -1045,7 +1098,7 @@ BEGIN
         EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %4$I = ANY (ARRAY(
                             SELECT %4$I FROM %1$s WHERE NOT (%4$I >= $2 AND %4$I < $3 AND substr(%4$I::text, 15, 1) = ''7'') LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
                         INSERT INTO %2$s (%4$I, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved', waits, table_, columns, key)
-        USING batch, pgvigil.uuid_v7_floor(now() - 100 * width), end_id;
+        USING batch, pgvigil.uuid_v7_floor(now() - reach), end_id;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM set_config('pgvigil.instrumentation', '', true);
         IF done > 0 THEN
@@ -1072,8 +1125,10 @@ DECLARE
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
+    unkept   text[] := '{}';
     used     text[] := '{}';
     detail   text;
+    archives boolean;
 BEGIN
     PERFORM pgvigil.require_consent('retention'), set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
@@ -1087,6 +1142,7 @@ BEGIN
         RETURN;
     END IF;
 
+    SELECT k.archive INTO archives FROM pgvigil.days_kept() k;
     FOR slice IN SELECT * FROM pgvigil.due_partitions() LOOP
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
@@ -1094,12 +1150,21 @@ BEGIN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
             EXECUTE format('SELECT EXISTS (SELECT FROM %s)', slice.partition_oid::regclass) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM pgvigil.legal_holds h JOIN %s p USING (session_id))', slice.partition_oid::regclass) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s p WHERE p.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))',
+                           slice.partition_oid::regclass) INTO in_use;
             IF in_use THEN
                 held := held || slice.partition;
             END IF;
         END IF;
         CONTINUE WHEN in_use;
+        IF archives THEN
+            -- Rows that come late wait here; those that came since the archive was written show.
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
+            IF NOT pgvigil.is_archived(slice.parent_table, slice.partition_oid) THEN
+                unkept := unkept || slice.partition;
+                CONTINUE;
+            END IF;
+        END IF;
         BEGIN
             IF slice.parent_table = 'system_metrics' THEN
                 -- The markers of installs and migrations are written once: they move on.
@@ -1109,6 +1174,9 @@ BEGIN
                                pgvigil.application_table('system_metrics'), slice.partition_oid::regclass);
             END IF;
             EXECUTE format('DROP TABLE %s', slice.partition_oid::regclass);
+            IF to_regclass('pgvigil.archives') IS NOT NULL THEN  -- made by 018
+                PERFORM pgvigil.record_drop(slice.parent_table, slice.partition_oid);
+            END IF;
         EXCEPTION WHEN dependent_objects_still_exist THEN  -- somebody's view: the others go all the same
             GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
             used := used || format('%s (%s)', slice.partition, detail);
@@ -1127,6 +1195,11 @@ BEGIN
     more := false;
     IF held <> '{}' THEN
         note := 'kept, for rows of sessions under legal hold: ' || array_to_string(held, ', ');
+    END IF;
+    note := concat_ws('; ', note, 'kept, because these have not said for too long what is under legal hold (pgvigil maintain run holds, there): ' || pgvigil.unheard_sources());
+    note := nullif(note, '');
+    IF unkept <> '{}' THEN
+        note := concat_ws('; ', note, 'kept, because they are not archived as they are now (pgvigil maintain run archive): ' || array_to_string(unkept, ', '));
     END IF;
     RETURN NEXT;
 END $$;

@@ -115,10 +115,22 @@ DECLARE
     kept record;
 BEGIN
     PERFORM pgvigil.require_consent('executions');
-    SELECT now() - make_interval(days => k.logs) AS since, k.hold INTO kept FROM pgvigil.days_kept() k;
+    SELECT now() - make_interval(days => k.logs) AS since, k.hold, k.archive INTO kept FROM pgvigil.days_kept() k;
     done := 0;
     IF kept.hold THEN
         note := 'kept: a retention policy that sessions have is under legal hold';
+    ELSIF kept.archive THEN
+        WITH gone AS (
+            DELETE FROM "{app}".query_executions
+            WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED))
+            RETURNING *
+        )
+        INSERT INTO pgvigil.executions_to_archive (
+            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
+            page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata)
+        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
+               page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata FROM gone;
+        GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
         DELETE FROM "{app}".query_executions
         WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED));

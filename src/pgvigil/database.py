@@ -99,7 +99,8 @@ _WHO = "SELECT pg_catalog.pg_backend_pid()"
 
 _LIMITS = ("statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
 # Settings that pg_dump and pg_restore, which set most of these themselves, do not change, or use before they do.
-_OF_CLIENTS = (*_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only")
+# With jit, a server set to compile every query takes minutes for the catalog queries of a dump.
+_OF_CLIENTS = (*_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only", "jit")
 
 _BEGINS_WITHIN = 1.5  # seconds for another connection to begin a transaction; a pool of one session may never let it
 _ANSWERS_WITHIN = 2.0  # seconds for an idle connection to report its backend

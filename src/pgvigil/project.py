@@ -20,6 +20,7 @@ MIGRATIONS = SCRIPTS / "migrations"
 SPEC = SCRIPTS / "schema-spec.yaml"
 SPEC_SCHEMA = SCRIPTS / "schema-spec.schema.json"
 INIT_SQL = SCRIPTS / "init-enhanced-db.sql"
+REFERENCE_DIGESTS = SCRIPTS / "reference-digests.txt"
 REFERENCE = DOCS / "reference.md"
 
 

@@ -114,13 +114,15 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     how = Options(
         arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait,
-        arguments.run_owner_code,
+        arguments.run_owner_code, arguments.archive_to, arguments.telemetry_url,
     )  # fmt: skip
     if arguments.action == "watch":
         return _watch(target, how, every=arguments.every, as_json=arguments.json)
     with journal() as log:
         if arguments.action == "run":
             said = f"{arguments.job}: {job_runner.run(target, arguments.job, how, log)}"
+            if arguments.job == "archive" and job_runner.keeps_archive(target):
+                said += f"\narchive_files: {job_runner.run(target, 'archive_files', how, log)}"
         else:
             ran = job_runner.run_due(target, how, log)
             said = f"{counted(ran, 'job')} ran" if ran else "no job is due"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import TYPE_CHECKING
 
 from pgvigil import project
+from pgvigil.commands.common import options, runs
 from pgvigil.errors import UsageError
 
-SUMMARY = "write the three files of a new migration: the DDL, its revert, the Alembic revision"
+if TYPE_CHECKING:
+    from pgvigil.projects.config import Config
+
+SUMMARY = "write the files of a new migration: of pgvigil's own, or of a project"
 
 _VERSION = '''"""{title}"""
 
@@ -21,12 +26,15 @@ upgrade, downgrade = sql_file(__file__)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_project(command)
     command.add_argument("name", metavar="NAME", help="its name, such as session_tags: lower case, digits, underscores")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.migration import files
 
+    if config := runs.config_of(arguments):
+        return _in_project(config, arguments.name)
     name: str = arguments.name
     if not re.fullmatch("[a-z][a-z0-9_]{0,59}", name):
         raise UsageError(
@@ -56,4 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
         f"pgvigil.alembic_version. Then:\n  {project.command('init-sql', '--write')}\n  {project.command('spec', 'docs', '--write')}\n"
         f"  {project.command('validate', '--offline')}"
     )
+    return 0
+
+
+def _in_project(config: Config, name: str) -> int:
+    from pgvigil.projects import start
+    from pgvigil.projects.chain import ProjectChain
+
+    for path in start.new(config, name):
+        print(path)
+    print(f"\nNext: write the SQL and the way back, then\n  {ProjectChain(config).command('check', '--write-spec')}")
     return 0

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from pgvigil import database, project, registry
-from pgvigil.commands.common import options, output
+from pgvigil.commands.common import options, output, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
 from pgvigil.text import print_script, trusted
 
 if TYPE_CHECKING:
     from pgvigil.database import Target
+    from pgvigil.projects.config import Config
     from pgvigil.validate.report.model import Report
 
 SUMMARY = "compare the live schema with the spec"
@@ -26,6 +27,7 @@ SUMMARY = "compare the live schema with the spec"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     options.add_schema(options.add_database(command))
+    options.add_project(command)
     command.add_argument(
         "--spec", type=Path, metavar="FILE",
         help="compare with this spec, of any schema, instead of pgvigil's own (see: spec dump)",
@@ -62,6 +64,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if config := runs.config_of(arguments):
+        return _validate_project(arguments, config)
     if arguments.offline:
         return _validate_offline(arguments)
     if arguments.run_owner_code and not arguments.self_test:
@@ -117,6 +121,44 @@ def run(arguments: argparse.Namespace) -> int:
             print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
     if without:
         print(f"hint: {_way_in(without, target)}", file=sys.stderr)
+    if arguments.output:
+        print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
+    return report.exit_code
+
+
+def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
+    from pgvigil.projects.chain import ProjectChain
+    from pgvigil.validate import fix_sql, validate
+    from pgvigil.validate.report.formats import render, wants_colour
+
+    of_own = {
+        "--offline": arguments.offline,
+        "--self-test": arguments.self_test,
+        "--run-owner-code": arguments.run_owner_code,
+        "--spec": arguments.spec,
+    }
+    if given := [name for name, value in of_own.items() if value]:
+        raise UsageError(
+            f"{given[0]} is not for a project", "Leave it out; without a server a project is checked by pgvigil check."
+        )
+    if arguments.fix_sql and arguments.format != "text":
+        raise UsageError("--fix-sql prints a script, not a report", "Leave out --fix-sql or --format.")
+    chain = ProjectChain(config)
+    declared = chain.declaration()
+    if declared is None:
+        raise UsageError(
+            f"{config.file} names no spec, so there is nothing to compare the schema with",
+            f'Write one: spec = "schema-spec.yaml", then {chain.command("check", "--write-spec")}',
+        )
+    schema = arguments.schema or config.schema
+    with output.stream(arguments.output) as out:
+        with database.connect(required_target(arguments), "validate") as conn:
+            report = validate(conn, declared, schema, strict=arguments.strict)
+        if arguments.fix_sql:
+            print_script(fix_sql(report), out)
+        else:
+            told = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))
+            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code

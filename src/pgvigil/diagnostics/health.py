@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import psycopg
 from psycopg import errors
-from psycopg.rows import tuple_row
 
-from pgvigil import database
+from pgvigil import database, other_state
 from pgvigil.database import Target
 from pgvigil.diagnostics.remake import remake
 from pgvigil.errors import PreconditionError
@@ -121,28 +119,16 @@ def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool =
             if repair:
                 remade = remake(conn, log)
                 log.progress("recounting sessions")
-                repaired = tuple(_rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))
+                repaired = tuple(other_state.rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))
             query = f"SELECT * FROM pgvigil.integrity_report({'true' if deep else 'false'})"
-            checks = tuple(_rows(conn, Check, query))
-            settings = tuple(_rows(conn, Setting, "SELECT * FROM pgvigil.settings_report()"))
+            checks = tuple(other_state.rows(conn, Check, query))
+            settings = tuple(other_state.rows(conn, Setting, "SELECT * FROM pgvigil.settings_report()"))
         except (errors.UndefinedFunction, errors.InvalidSchemaName) as error:
             raise PreconditionError(
                 "this database has no integrity report: it is not migrated, or not as far as this pgvigil is",
                 "See pgvigil status; then pgvigil migrate.",
             ) from error
         return Health(conn.info.dbname, deep, checks, settings, repaired, remade)
-
-
-def _rows(conn: psycopg.Connection, kind: type[Any], query: str) -> list[Any]:
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        rows = cursor.execute(query.encode()).fetchall()
-        columns = [column.name for column in cursor.description or ()]
-    if not set(columns) <= {field.name for field in fields(kind)}:
-        raise PreconditionError(
-            f"this database was migrated by another state of pgvigil: its report has the columns {', '.join(columns)}",
-            "See pgvigil status: it compares the files with those that this database was migrated with.",
-        )
-    return [kind(**dict(zip(columns, row, strict=True))) for row in rows]
 
 
 def _progress(log: Reporter, notice: str) -> None:

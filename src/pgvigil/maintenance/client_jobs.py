@@ -5,6 +5,7 @@ Each is a function of a Run, which it tells of all it does; it raises a PgvigilE
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from pathlib import Path
 import psycopg
 
 from pgvigil import locks
+from pgvigil.archives import write as archives
 from pgvigil.backup import catalogue, create, proofs
 from pgvigil.backup.create import Proof
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, JobError, LockedError
+from pgvigil.maintenance import remote_holds
 from pgvigil.migration import concurrent_indexes, ledger, lock_retry
 from pgvigil.migration.lock_retry import Attempts
 from pgvigil.migration.trace import Trace
@@ -36,6 +39,8 @@ class Options:
     lock_budget: float = 60
     build_wait: float = 3600
     run_owner_code: bool = False
+    archive_to: str | None = None
+    telemetry_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -178,4 +183,28 @@ def _require_all(passed: list[str], of: int) -> None:
         raise JobError(f"{len(passed)} of {of} were passed over: {passed[0]}", "The next run tries them again.")
 
 
-JOBS: dict[str, Callable[[Run], None]] = {"backup": _backup, "reindex": _reindex, "vacuum": _vacuum}
+# ── archive_files ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _archive_files(run: Run) -> None:
+    location = run.options.archive_to or os.environ.get("PGVIGIL_ARCHIVE")
+    archives.archive_all(run.conn, location, run.did, run.log.progress)
+
+
+def _holds(run: Run) -> None:
+    url = run.options.telemetry_url or os.environ.get("PGVIGIL_TELEMETRY_URL")
+    if not url:
+        raise JobError(
+            "no telemetry server is given",
+            "Set PGVIGIL_TELEMETRY_URL, or --telemetry-url, to its database; or disable job holds.",
+        )
+    run.did(remote_holds.push(run.conn, url))
+
+
+JOBS: dict[str, Callable[[Run], None]] = {
+    "archive_files": _archive_files,
+    "holds": _holds,
+    "backup": _backup,
+    "reindex": _reindex,
+    "vacuum": _vacuum,
+}

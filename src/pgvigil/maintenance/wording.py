@@ -22,6 +22,8 @@ _DONE = {
     "aggregation": ("wrote {}", "aggregate"),
     "reap": ("closed or deleted {} of dead applications", "row"),
     "health": ("found {}", "finding"),
+    "archive_files": ("archived {}", "row"),
+    "holds": ("pushed {}", "hold"),
     "backup": ("backed up {}", "row"),
     "analyze": ("analyzed {}", "table"),
     "vacuum": ("vacuumed {}", "table"),

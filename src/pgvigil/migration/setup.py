@@ -41,19 +41,20 @@ def setup(target: Target, options: Options, wait: float, log: Reporter) -> Outco
                     "Bring it up to date with pgvigil migrate, which takes a backup first.",
                 )
         log("validating")
-        report = runner.against_reference(conn, target, run.schema)
+        report = run.chain.verdict(conn, target, run.schema)
         if not applied:  # else all that is there was made by this run
             require_owner_or_consent(conn, run.schema, False)
         log("testing every trigger and view in a transaction that is rolled back")
         if report.replaced:
             log(
-                f"warning: the application has put its own in the place of {', '.join(sorted(report.replaced))}: what these do is"
+                f"warning: the application has put its own in the place of {', '.join(sorted(report.replaced))}: their effects are"
                 " not tested (pgvigil help from-the-enhanced-original)"
             )
         report = report.tested(self_test(conn, run.schema, report.replaced))
-        waiting = runner.waiting_jobs(conn)
+        waiting = run.chain.waiting_jobs(conn)
     runner.require_valid(
         report,
+        run.chain,
         "To see it again: " + project.command("validate", "--self-test", schema=run.schema, option=target.option),
     )
     return Outcome(

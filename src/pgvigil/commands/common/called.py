@@ -10,6 +10,10 @@ _NAMED = re.compile(
     r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|session-monitoring|sessions|server|spec|token) )?[a-z][a-z-]*)(?![\w:]|\.\w)(\.$)?"
 )
 _WITHOUT_DATABASE = (
+    "check",
+    "init",
+    "new",
+    "lint",
     "help",
     "setup",
     "init-sql",

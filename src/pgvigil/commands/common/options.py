@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -33,6 +34,16 @@ def add_schema(group: Any) -> None:
     )
 
 
+def add_project(command: argparse.ArgumentParser, *, always: bool = False) -> None:
+    """Adds --project: the call is about a team's own migrations; with `always` it is never about anything else."""
+    group = command.add_argument_group("project")
+    group.add_argument(
+        "--project", nargs="?", const=Path(), default=Path() if always else None, type=Path, metavar="DIR",
+        help="the project in this directory, or in the first one above it (default: the current one"
+        + (")" if always else "; without --project: pgvigil's own migrations)"),
+    )  # fmt: skip
+
+
 def add_locks(command: argparse.ArgumentParser, *, run_lock: bool = False) -> None:
     """Adds how long to wait for locks; with `run_lock` for another run of pgvigil as well."""
     group = command.add_argument_group("locks")
@@ -58,10 +69,11 @@ def add_backup_directory(group: Any) -> None:
     )  # fmt: skip
 
 
-def add_proof(group: Any, default: Literal["read", "restore"]) -> None:
+def add_proof(group: Any, default: Literal["read", "restore"], *, of_project: bool = False) -> None:
     group.add_argument(
-        "--verify-backup", choices=("read", "restore"), default=default,
-        help="verify the backup by decoding all of it, or by restoring it into a scratch database and comparing (default %(default)s)",
+        "--verify-backup", choices=("read", "restore"), default=None if of_project else default,
+        help="verify the backup by decoding all of it, or by restoring it into a scratch database and comparing"
+        f" (default {default}{', or as the project says' * of_project})",
     )  # fmt: skip
 
 
@@ -85,10 +97,10 @@ def add_migration_backup(command: argparse.ArgumentParser) -> None:
     add_backup_directory(group)
     add_owner_code(group)
     group.add_argument(
-        "--backup", choices=("full", "schema", "none", "command"), default="full",
-        help="the backup to take first (default %(default)s); command: --backup-command takes it",
+        "--backup", choices=("full", "schema", "none", "command"),
+        help="the backup to take first (default full, or as the project says); command: --backup-command takes it",
     )  # fmt: skip
-    add_proof(group, "read")
+    add_proof(group, "read", of_project=True)
     group.add_argument("--backup-command", metavar="CMD", help="a command for /bin/sh; exit status 0 means success")
 
 
@@ -99,6 +111,14 @@ def add_job_backup(command: argparse.ArgumentParser) -> None:
     add_proof(group, "restore")
     add_owner_code(group)
     add_keep_days(group)
+    command.add_argument_group("archives").add_argument(
+        "--archive-to", metavar="DIR|URL",
+        help="where job archive_files writes (environment: PGVIGIL_ARCHIVE); credentials of a URL come from the environment",
+    )  # fmt: skip
+    command.add_argument_group("telemetry server").add_argument(
+        "--telemetry-url", metavar="URL",
+        help="the database that job holds sends legal holds to (environment: PGVIGIL_TELEMETRY_URL)",
+    )  # fmt: skip
 
 
 def add_json(command: argparse.ArgumentParser, help: str = "print one JSON document instead of the report") -> None:
@@ -134,3 +154,8 @@ def seconds(text: str) -> float:
     if not 0 <= value < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
     return value
+
+
+def moment(text: str) -> datetime:
+    value = datetime.fromisoformat(text)
+    return value if value.tzinfo else value.replace(tzinfo=UTC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime, timedelta
 
 from pgvigil.validate.catalog import sql_text
 from pgvigil.validate.catalog.identifiers import quoted
@@ -18,7 +18,12 @@ from pgvigil.validate.report import describe
 from pgvigil.validate.spec.declaration import Partitions
 
 _BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
-_TOKENS = {"YYYY": "(?P<year>[0-9]{4})", "MM": "(?P<month>0[1-9]|1[0-2])", "DD": "(?P<day>0[1-9]|[12][0-9]|3[01])"}
+_TOKENS = {
+    "YYYY": "(?P<year>[0-9]{4})",
+    "MM": "(?P<month>0[1-9]|1[0-2])",
+    "DD": "(?P<day>0[1-9]|[12][0-9]|3[01])",
+    "HH": "(?P<hour>[01][0-9]|2[0-3])",
+}
 
 
 def compare(collector: DiffBuilder, name: str, declared: Partitions, owner: str) -> set[str]:
@@ -49,11 +54,13 @@ def compare(collector: DiffBuilder, name: str, declared: Partitions, owner: str)
             )
     now = found.server.now if found.server else 0.0
     if declared.present and not any(_holds(of, now) for of in attached.values()):
-        today = datetime.fromtimestamp(now, UTC).date()
+        present = datetime.fromtimestamp(now, UTC)
         stretches = [stretch_of(name, declared, label) for label in stray]
-        if not any(stretch and stretch[0] <= today < stretch[1] for stretch in stretches):
+        if not any(stretch and stretch[0] <= present < stretch[1] for stretch in stretches):
             repair = declared.repair.replace("{table}", name)
-            collector.miss(f"partition of {name} for {today}", "a partition for the present", fix=lambda: repair)
+            collector.miss(
+                f"partition of {name} for {present.date()}", "a partition for the present", fix=lambda: repair
+            )
     return {*attached, *stray}
 
 
@@ -63,7 +70,7 @@ def _attach(name: str, declared: Partitions, label: str) -> str:
     stretch = stretch_of(name, declared, label)
     if stretch is None:
         return ""
-    first, last = (f"{_milliseconds(day):012x}" for day in stretch)
+    first, last = (f"{_milliseconds(moment):012x}" for moment in stretch)
     start, end = (f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000" for digits in (first, last))
     return f"ALTER TABLE {name} ATTACH PARTITION {label} FOR VALUES FROM ('{start}') TO ('{end}');"
 
@@ -87,8 +94,9 @@ def _partition(
     elif (stretch := stretch_of(name, declared, label)) is None:
         patterns = " or ".join(name + suffix for suffix in declared.names)
         parts.append(AttributeDiff(f"name {patterns}", f"name {label}", key="name"))
-    elif (bounds := _bounds(bound)) != tuple(_milliseconds(day) for day in stretch):
-        parts.append(AttributeDiff(f"from {stretch[0]} to {stretch[1]}", _said(bounds, bound), key="bound"))
+    elif (bounds := _bounds(bound)) != tuple(_milliseconds(moment) for moment in stretch):
+        stretch_said = " to ".join(_shown(moment) for moment in stretch)
+        parts.append(AttributeDiff(f"from {stretch_said}", _said(bounds, bound), key="bound"))
     usual = {
         key: value
         for key, value in collector.found.objects[f"table {name}"].items()
@@ -191,34 +199,37 @@ def _right_name(name: str, declared: Partitions, bound: str) -> str:
     if bound == "DEFAULT":
         return name + declared.default
     if bounds := _bounds(bound):
-        start = datetime.fromtimestamp(bounds[0] / 1000, UTC).date()
+        start = datetime.fromtimestamp(bounds[0] / 1000, UTC)
         for suffix in declared.names:
-            label = name + suffix.replace("YYYY", f"{start:%Y}").replace("MM", f"{start:%m}").replace(
-                "DD", f"{start:%d}"
-            )
+            label = suffix
+            for token, part in {"YYYY": "%Y", "MM": "%m", "DD": "%d", "HH": "%H"}.items():
+                label = label.replace(token, format(start, part))
+            label = name + label
             stretch = stretch_of(name, declared, label)
-            if stretch and tuple(_milliseconds(day) for day in stretch) == bounds:
+            if stretch and tuple(_milliseconds(moment) for moment in stretch) == bounds:
                 return label
     return ""
 
 
-def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[date, date] | None:
-    """First day of a partition and of the next one, as its name says."""
+def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[datetime, datetime] | None:
+    """Where a partition and the next one begin, as its name says."""
     for suffix in declared.names:
         pattern = re.escape(suffix)
         for token, group in _TOKENS.items():
             pattern = pattern.replace(token, group)
         if match := re.fullmatch(re.escape(name) + pattern, partition):
             parts = match.groupdict()
-            year, month, day = int(parts["year"]), int(parts.get("month", 1)), int(parts.get("day", 1))
+            year, month = int(parts["year"]), int(parts.get("month", 1))
             try:
-                start = date(year, month, day)
+                start = datetime(year, month, int(parts.get("day", 1)), int(parts.get("hour", 0)), tzinfo=UTC)
+                if "hour" in parts:
+                    return start, start + timedelta(hours=1)
                 if "day" in parts:
-                    return start, date.fromordinal(start.toordinal() + 1)
+                    return start, start + timedelta(days=1)
                 if "month" in parts:
-                    return start, date(year + month // 12, month % 12 + 1, 1)
-                return start, date(year + 1, 1, 1)
-            except ValueError:
+                    return start, start.replace(year=year + month // 12, month=month % 12 + 1)
+                return start, start.replace(year=year + 1)
+            except (ValueError, OverflowError):
                 return None
     return None
 
@@ -227,8 +238,12 @@ def _is_named_after(name: str, declared: Partitions, label: str) -> bool:
     return label == name + declared.default or stretch_of(name, declared, label) is not None
 
 
-def _milliseconds(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment.hour else f"{moment:%Y-%m-%d}"
 
 
 def _bounds(bound: str) -> tuple[int, int] | None:

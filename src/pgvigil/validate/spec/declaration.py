@@ -18,7 +18,7 @@ from pgvigil.validate.catalog.snapshot import Attributes, Scope
 class Partitions:
     """A pattern, because partitions come and go: a name is its table's and a suffix with YYYY, MM, DD for its start."""
 
-    names: tuple[str, ...]  # suffixes of a partition's name, with YYYY, MM and DD for its start: `_pYYYYMM`
+    names: tuple[str, ...]  # suffixes of a partition's name, with YYYY, MM, DD and HH for its start: `_pYYYYMM`
     default: str = ""  # suffix of the default partition's name
     present: bool = False  # there must be one for the present time
     repair: str = ""  # SQL that makes what is missing; {table} stands for the table
@@ -92,7 +92,9 @@ class Declaration:
         ]
         return Scope(
             tuple(schema if name == "{schema}" else unquoted(name) for name in self.schemas),
-            tuple(sorted(unquoted(name) for name in names if not name.startswith("of ") and "." not in name)),
+            ()
+            if "{schema}" in self.schemas
+            else tuple(sorted(unquoted(n) for n in names if not n.startswith("of ") and "." not in n)),
             tuple(slices),
             tuple(self.patterns),
             tuple(unquoted(path.partition(" ")[2]) for path in self.objects if path.startswith("extension ")),

@@ -1,0 +1,49 @@
+"""Archives: rows that retention takes from the database, kept in Parquet files.
+
+    write.py      what job archive_files does: partitions and days of rows, into files that are read back before they count
+    catalogue.py  which archives there are, and whether they are whole
+    erase.py      the rows of one session, out of all files
+    restore.py    rows back into a table
+
+The database says what is archived, in pgvigil.archives: a file that is not listed there counts for nothing, and the files of one that
+is are compared with their SHA-256 before they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgvigil.errors import UsageError
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def duck(**config: Any) -> duckdb.DuckDBPyConnection:
+    """Return an empty DuckDB in memory that works in UTC and loads no extensions. Raises UsageError where DuckDB is not installed."""
+    try:
+        import duckdb
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "archives need the package duckdb, which is not installed", "Run: pip install 'pgvigil[archive]'"
+        ) from error
+    conn = duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 2, **config})
+    conn.execute("SET TimeZone = 'UTC'")
+    return conn
+
+
+def identifier(name: str) -> str:
+    """Return a name as SQL of DuckDB, of Spark in ANSI mode and of PostgreSQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return a string constant of DuckDB: no backslash means anything there."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def scan(paths: Iterable[Path]) -> str:
+    """Return what DuckDB reads files as; the names of their directories are no columns."""
+    return f"read_parquet([{', '.join(literal(str(path)) for path in paths)}], hive_partitioning = false)"

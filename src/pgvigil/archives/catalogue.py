@@ -1,0 +1,219 @@
+"""Which archives there are, and whether they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import class_row
+
+from pgvigil import database
+from pgvigil.archives import duck, identifier, scan
+from pgvigil.archives.manifest import Manifest, load
+from pgvigil.archives.parquet import extent_of
+from pgvigil.archives.source import SOURCES
+from pgvigil.archives.store import Store, open_store
+from pgvigil.database import Target
+from pgvigil.errors import ArchiveError, PgvigilError, PreconditionError
+from pgvigil.shipped import require_shipped
+from pgvigil.text import counted, page, quoted
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A row of pgvigil.archives. `state` is "file" (the rows are only there), "copy" (they are in the database as well), "unfinished"
+    or "replaced".
+    """
+
+    id: int
+    source: str
+    partition: str | None
+    from_time: datetime
+    to_time: datetime
+    location: str
+    path: str
+    sha256: str | None
+    rows: int | None
+    bytes: int | None
+    min_id: str | None
+    max_id: str | None
+    min_time: datetime | None
+    max_time: datetime | None
+    completed_at: datetime | None
+    dropped_at: datetime | None
+    state: str
+
+    @property
+    def directory(self) -> str:
+        """Return the directory of its files, from its location."""
+        return self.path.rpartition("/")[0]
+
+
+_LIST = """
+SELECT a.id, a.source, a.partition, a.from_time, a.to_time, a.location, a.path, a.sha256, a.rows, a.bytes, a.min_id, a.max_id,
+       CASE WHEN isfinite(a.min_time) THEN a.min_time END AS min_time, CASE WHEN isfinite(a.max_time) THEN a.max_time END AS max_time,
+       a.completed_at, a.dropped_at,
+       CASE WHEN a.completed_at IS NULL THEN 'unfinished' WHEN a.replaced_at IS NOT NULL THEN 'replaced'
+            WHEN EXISTS (SELECT 1 FROM pgvigil.archives_to_read r WHERE r.id = a.id) THEN 'file' ELSE 'copy' END AS state
+FROM pgvigil.archives a ORDER BY a.source, a.from_time, a.id"""
+
+
+def connect(target: Target, purpose: str) -> psycopg.Connection:
+    """Connect with times in UTC. Raises ConnectError where what is called and read is not what pgvigil shipped, see `shipped`."""
+    conn = database.connect(target, f"archive ({purpose})")
+    try:
+        require_shipped(conn)
+        conn.execute("SET TimeZone = 'UTC'")
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def read(conn: psycopg.Connection) -> list[Archive]:
+    """Return all archives. Raises PreconditionError where the database knows none, or who asks may not see them."""
+    try:
+        with conn.cursor(row_factory=class_row(Archive)) as cursor:
+            return cursor.execute(_LIST.encode()).fetchall()
+    except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
+        raise PreconditionError(
+            "this database knows no archives: it is not migrated", "Run: pgvigil migrate"
+        ) from error
+    except errors.InsufficientPrivilege as error:
+        raise PreconditionError(
+            "this role may not see the archives", "Let an administrator run: GRANT pgvigil_reader TO the role."
+        ) from error
+
+
+def store_of(archive: Archive, moved_to: str | None) -> Store:
+    """Return where the files of an archive are."""
+    return open_store(moved_to or archive.location)
+
+
+def manifest_of(store: Store, archive: Archive) -> Manifest:
+    """Return the manifest that was written. Raises ArchiveError for any other one."""
+    with store.opened(archive.path, archive.sha256 or ""):
+        made = load(archive.path, store.text(archive.path))
+    if (made.source, made.rows) != (archive.source, archive.rows):
+        raise ArchiveError(f"{archive.path} is of another archive", "Restore it from a copy: it is not read.")
+    return made
+
+
+@contextmanager
+def opened(store: Store, archive: Archive, made: Manifest) -> Iterator[list[Path]]:
+    """Yield the files of an archive, each compared with its SHA-256. Raises ArchiveError before the first row is read."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(store.opened(f"{archive.directory}/{part.file}", part.sha256, part.bytes))
+            for part in made.parts
+        ]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found of an archive; `fault` is "" where it is whole."""
+
+    archive: Archive
+    fault: str = ""
+
+
+def verify(target: Target, moved_to: str | None = None) -> tuple[list[Verified], list[str]]:
+    """Read all files of all archives. Returns what was found, and the files that no archive has."""
+    with connect(target, "verify") as conn:
+        archives = read(conn)
+    found = []
+    stores: dict[str, Store] = {}
+    for archive in archives:
+        if archive.state not in ("file", "copy"):
+            continue
+        try:
+            place = moved_to or archive.location
+            store = stores.setdefault(place, open_store(place))
+            _require_whole(store, archive)
+        except PgvigilError as error:
+            found.append(Verified(archive, error.message))
+        except OSError as error:
+            found.append(Verified(archive, f"{archive.path} cannot be read: {error.strerror or error}"))
+        else:
+            found.append(Verified(archive))
+    stems = tuple(archive.path.removesuffix(".json") for archive in archives)
+    return found, [
+        f"{store.location}/{name}" for store in stores.values() for name in store.names() if not name.startswith(stems)
+    ]
+
+
+def _require_whole(store: Store, archive: Archive) -> None:
+    made = manifest_of(store, archive)
+    source = SOURCES[made.source]
+    with opened(store, archive, made) as files, closing(duck()) as conn:
+        for path, part in zip(files, made.parts, strict=True):
+            kept = scan([path])
+            rows = conn.execute(f"SELECT count(*) FROM {kept}").fetchone()
+            if rows != (part.rows,):
+                raise ArchiveError(f"{part.file} has not the {part.rows:,} rows of its manifest", "")
+        if files:
+            whole = scan(files)
+            shown = conn.execute(f"SELECT * FROM {whole} LIMIT 0").description or []
+            if [column[0] for column in shown] != list(made.columns):
+                raise ArchiveError(f"{archive.path}: the files have other columns than the manifest", "")
+            extent = extent_of(conn, whole, (identifier(source.id), identifier(source.time)))
+            if (extent.min_time, extent.max_time) != (made.min_time, made.max_time):
+                raise ArchiveError(f"{archive.path}: the files have other times than the manifest", "")
+
+
+# ── Told ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def document(archives: list[Archive]) -> list[dict[str, Any]]:
+    """For machines."""
+    return [asdict(archive) for archive in archives]
+
+
+def text(archives: list[Archive]) -> str:
+    """For people."""
+    if not archives:
+        return "no archives"
+    lines = [f"{'state':<12}{'table':<32}{'from (UTC)':<18}{'to':<18}{'rows':>12}{'MB':>10}  manifest"]
+    for one in archives:
+        rows, size = (f"{one.rows:,}", f"{(one.bytes or 0) / 1e6:.1f}") if one.rows is not None else ("", "")
+        lines.append(
+            f"{one.state:<12}{one.source:<32}{_moment(one.from_time):<18}{_moment(one.to_time):<18}{rows:>12}{size:>10}"
+            f"  {quoted(f'{one.location}/{one.path}')}"
+        )
+    kept = [one for one in archives if one.state in ("file", "copy")]
+    lines.append(
+        f"{counted(len(kept), 'archive')}, {sum(one.rows or 0 for one in kept):,} rows, {sum(one.bytes or 0 for one in kept) / 1e6:.1f} MB"
+    )
+    return page(lines)
+
+
+def verified_text(found: list[Verified], strays: list[str]) -> str:
+    """For people."""
+    lines = [
+        f"DAMAGED  {one.archive.source} from {_moment(one.archive.from_time)}: {one.fault}"
+        for one in found
+        if one.fault
+    ]
+    lines += [f"unknown  {quoted(name)}: no archive of this database has it, and it is not read" for name in strays]
+    whole = sum(not one.fault for one in found)
+    lines.append(
+        f"{counted(whole, 'archive')} of {len(found):,} whole, {sum(one.archive.rows or 0 for one in found if not one.fault):,} rows"
+    )
+    return page(lines)
+
+
+def verified_document(found: list[Verified], strays: list[str]) -> dict[str, Any]:
+    """For machines."""
+    return {"archives": [asdict(one.archive) | {"fault": one.fault} for one in found], "unknown_files": strays}
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"

@@ -1,0 +1,219 @@
+"""Where archives are: a directory, or a URL that fsspec knows, such as s3://bucket/archives.
+
+A file comes into a directory whole or not at all: it is written beside its place, flushed to the disk and renamed. An object store
+does that itself. Credentials never stand in a URL: fsspec's implementations read them from the environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from pgvigil.backup.manifest import require_our_directory, require_ours
+from pgvigil.errors import ArchiveError, RestoreError, UsageError
+
+_WITHIN = re.compile(r"(?:[A-Za-z0-9_=.-]+/)*[A-Za-z0-9_=-][A-Za-z0-9_=.-]*")
+
+
+def open_store(location: str) -> Store:
+    """Open a directory or URL. Raises UsageError for one that cannot be used, ArchiveError for a directory that is not ours."""
+    if "://" not in location:
+        return Store(Path(location))
+    parts = urlsplit(location)
+    if parts.scheme == "file":
+        return Store(Path(parts.path))
+    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    if parts.username or parts.password or parts.query:
+        raise UsageError(
+            f"the URL {shown} has credentials or options in it, and a URL is stored and printed",
+            "Give them by environment variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+        )
+    return RemoteStore(location)
+
+
+def require_name(name: str) -> str:
+    """Return a path below a store, as pgvigil makes them. Raises ArchiveError for any other one, such as one with `..`."""
+    if not _WITHIN.fullmatch(name) or ".." in PurePosixPath(name).parts:
+        raise ArchiveError(f"{name!r} is not a name of an archive", "The manifest or pgvigil.archives was changed.")
+    return name
+
+
+class Store:
+    """A directory of archives."""
+
+    def __init__(self, root: Path) -> None:
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._root = root.resolve()
+            require_our_directory(self._root)
+        except RestoreError as error:
+            raise ArchiveError(
+                error.message.replace("backup", "file"), error.hint.replace("a backup", "a file")
+            ) from error
+        except OSError as error:
+            raise UsageError(f"{root} cannot be used: {error.strerror}", "Give another directory.") from error
+        self.location = str(self._root)
+
+    @contextmanager
+    def workshop(self, stem: str) -> Iterator[Path]:
+        """A directory for what is not finished, on the same file system; gone at the end. `remove` finds it after a crash."""
+        place = self._work(stem)
+        place.mkdir(parents=True, mode=0o700)
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _work(self, stem: str) -> Path:
+        return self._root / ".unfinished" / require_name(stem)
+
+    def publish(self, made: Path, name: str) -> None:
+        """Move a finished file to its place."""
+        target = self._root / require_name(name)
+        made.chmod(0o600)
+        with made.open("rb") as file:
+            os.fsync(file.fileno())
+        self._directory(target.parent)
+        made.rename(target)
+        _sync(target.parent)
+
+    def _directory(self, directory: Path) -> None:
+        if directory.is_dir():
+            return
+        self._directory(directory.parent)
+        directory.mkdir(exist_ok=True, mode=0o700)
+        _sync(directory.parent)
+
+    @contextmanager
+    def opened(self, name: str, sha256: str, size: int | None = None) -> Iterator[Path]:
+        """Yield a file for reading, which is what it is said to be. Raises ArchiveError for any other one."""
+        path = self._root / require_name(name)
+        try:
+            found = path.lstat()
+            require_ours(path, found)
+        except FileNotFoundError:
+            raise _missing(name) from None
+        except RestoreError as error:
+            raise ArchiveError(error.message, error.hint) from error
+        _require(path, name, sha256, size)
+        yield path
+
+    def text(self, name: str) -> bytes:
+        """The contents of a small file. Raises ArchiveError where there is none."""
+        path = self._root / require_name(name)
+        try:
+            require_ours(path, path.lstat())
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise _missing(name) from None
+        except RestoreError as error:
+            raise ArchiveError(error.message, error.hint) from error
+
+    def remove(self, directory: str, stem: str) -> None:
+        """Remove all files of an archive, finished or not."""
+        shutil.rmtree(self._work(stem), ignore_errors=True)
+        place = self._root / require_name(directory)
+        for path in place.glob(f"{require_name(stem)}[-.]*") if place.is_dir() else ():
+            path.unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """All files below, but for unfinished ones."""
+        return sorted(
+            path.relative_to(self._root).as_posix()
+            for path in self._root.glob("table=*/**/*")
+            if path.is_file() and not path.name.startswith(".")
+        )
+
+
+class RemoteStore(Store):
+    """A bucket, or what else fsspec reaches. A file is fetched, compared, and read from there: never twice over the network."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import fsspec
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                "archives at a URL need the package fsspec, which is not installed",
+                "Run: pip install 'pgvigil[archive]'",
+            ) from error
+        self.location = url.rstrip("/")
+        try:
+            self._fs: Any
+            self._fs, base = fsspec.core.url_to_fs(self.location)
+        except (ImportError, ValueError) as error:
+            raise UsageError(
+                f"{self.location} cannot be used: {error}", "Install the package that the message names."
+            ) from error
+        self._base = str(base).rstrip("/")
+
+    def _work(self, stem: str) -> Path:
+        return Path(tempfile.gettempdir()) / f"pgvigil-archive-{require_name(stem)}"
+
+    def publish(self, made: Path, name: str) -> None:
+        target = f"{self._base}/{require_name(name)}"
+        self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+        self._fs.put_file(str(made), target)
+        made.unlink()
+
+    @contextmanager
+    def opened(self, name: str, sha256: str, size: int | None = None) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="pgvigil-archive-") as place:
+            path = Path(place) / secrets.token_hex(8)
+            try:
+                self._fs.get_file(f"{self._base}/{require_name(name)}", str(path))
+            except FileNotFoundError:
+                raise _missing(name) from None
+            _require(path, name, sha256, size)
+            yield path
+
+    def text(self, name: str) -> bytes:
+        try:
+            return bytes(self._fs.cat_file(f"{self._base}/{require_name(name)}"))
+        except FileNotFoundError:
+            raise _missing(name) from None
+
+    def remove(self, directory: str, stem: str) -> None:
+        shutil.rmtree(self._work(stem), ignore_errors=True)
+        for found in self._fs.glob(f"{self._base}/{require_name(directory)}/{require_name(stem)}[-.]*"):
+            self._fs.rm_file(found)
+
+    def names(self) -> list[str]:
+        self._fs.invalidate_cache()
+        found = (str(name) for name in self._fs.find(self._base))
+        below = (name[name.index(self._base) + len(self._base) + 1 :] for name in found)
+        return sorted(name for name in below if name.startswith("table="))
+
+
+def _require(path: Path, name: str, sha256: str, size: int | None) -> None:
+    if size is not None and (found := path.stat().st_size) != size:
+        raise ArchiveError(
+            f"{name} has {found:,} bytes, and was written with {size:,}", "Restore it from a copy: it is not read."
+        )
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise ArchiveError(
+            f"{name} is not as it was written: SHA-256 is {digest[:16]}…, was {sha256[:16]}…",
+            "Restore it from a copy: it is not read.",
+        )
+
+
+def _missing(name: str) -> ArchiveError:
+    return ArchiveError(f"{name} is missing", "Restore it from a copy, or give the place where it is: --archive.")
+
+
+def _sync(directory: Path) -> None:
+    number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

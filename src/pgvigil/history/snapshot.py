@@ -1,0 +1,118 @@
+"""One moment of the database. Whatever is dropped is in the database or listed as dropped at that moment, never both and never neither:
+partitions are locked against DROP first, then rows and list are read in one snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from pgvigil.archives import catalogue
+from pgvigil.archives.catalogue import Archive
+from pgvigil.database import Target
+from pgvigil.errors import PreconditionError, UsageError
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+END = datetime(9999, 1, 1, tzinfo=UTC)
+WIDTHS = {"hour": 3600, "day": 86400}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of time, [since, until); `by` is "hour", "day" or "all"."""
+
+    since: datetime = BEGINNING
+    until: datetime = END
+    by: str = "day"
+
+    def __post_init__(self) -> None:
+        if self.since >= self.until:
+            raise UsageError(f"--since {self.since} is not before --until {self.until}", "Give an earlier --since.")
+
+    def duck(self, column: str) -> str:
+        """The condition in the engines' SQL."""
+        return f"{column} >= {{time}} '{_utc(self.since)}' AND {column} < {{time}} '{_utc(self.until)}'"
+
+    def bucket(self, column: str) -> str:
+        """The beginning of a bucket in the engines' SQL, in seconds since 1970; one bucket for "all"."""
+        if self.by == "all":
+            return "CAST(0 AS BIGINT)"
+        return f"CAST({{micros}}({column}) {{div}} {WIDTHS[self.by] * 1_000_000} * {WIDTHS[self.by]} AS BIGINT)"
+
+    def postgres_bucket(self, column: str) -> str:
+        """The same in PostgreSQL."""
+        if self.by == "all":
+            return "0::bigint"
+        width = WIDTHS[self.by]
+        return f"floor(extract(epoch FROM {column}) / {width})::bigint * {width}"
+
+    def moment(self, bucket: int) -> datetime | None:
+        """The beginning of a bucket; None for "all"."""
+        return None if self.by == "all" else BEGINNING + timedelta(seconds=bucket)
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00:00"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The connection, in its transaction, and the archives as they are in it."""
+
+    conn: psycopg.Connection
+    schema: sql.Identifier
+    archives: list[Archive]
+
+    def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Ask the database; {app} is the application's schema."""
+        return self.conn.execute(sql.SQL(query).format(app=self.schema), parameters).fetchall()
+
+    def files_of(self, source: str, span: Span, *, copies: bool = False) -> list[Archive]:
+        """The archives that may hold rows of that time and are not in the database; with `copies` also those that are."""
+        states = ("file", "copy") if copies else ("file",)
+        return [
+            one for one in self.archives
+            if one.source == source and one.state in states and (one.rows or 0) > 0
+            and (one.min_time is None or one.min_time < span.until) and (one.max_time is None or one.max_time >= span.since)
+        ]  # fmt: skip
+
+
+@contextmanager
+def snapshot(target: Target, *tables: str) -> Iterator[Snapshot]:
+    """Take one, of these tables of the application's schema. Others may read and write meanwhile; none of the tables loses a partition."""
+    with catalogue.connect(target, "history") as conn:
+        row = conn.execute("SELECT to_regclass('pgvigil.archives') IS NOT NULL").fetchone()
+        if row != (True,):
+            raise PreconditionError("this database has no history: it is not migrated", "Run: pgvigil migrate")
+        try:
+            row = conn.execute("SELECT pgvigil.application_schema()").fetchone()
+            schema = sql.Identifier(row[0] if row else "public")
+            with conn.transaction():
+                conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                for table in tables:  # LOCK takes no snapshot: the next statement does
+                    conn.execute(sql.SQL("LOCK TABLE {}.{} IN ACCESS SHARE MODE").format(schema, sql.Identifier(table)))
+                yield Snapshot(conn, schema, catalogue.read(conn))
+        except errors.InsufficientPrivilege as error:
+            said = error.diag.message_primary or str(error)
+            raise PreconditionError(
+                f"this role may not read history: {said}", "GRANT pgvigil_reader TO the role."
+            ) from error
+
+
+@contextmanager
+def paths(archives: list[Archive], moved_to: str | None) -> Iterator[list[Path]]:
+    """The files of archives. Raises ArchiveError, before any is read, where one is not as it was written."""
+    with ExitStack() as stack:
+        found: list[Path] = []
+        for archive in archives:
+            store = catalogue.store_of(archive, moved_to)
+            made = catalogue.manifest_of(store, archive)
+            found += stack.enter_context(catalogue.opened(store, archive, made))
+        yield found

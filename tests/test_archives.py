@@ -1,0 +1,535 @@
+"""Nothing is dropped before it is kept, nothing that is kept is lost, and nothing that is damaged is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from conftest import PROJECT, Database, wait_until
+from helpers.archived import SESSION, archive, faults, is_there, keep, listed, old_logs, pgvigil, retention, target
+from pgvigil.archives import erase, parquet, restore, store
+from pgvigil.errors import ArchiveError, JobError, PreconditionError, UsageError
+from pgvigil.progress import Reporter
+
+pytestmark = pytest.mark.client_side
+duckdb = pytest.importorskip("duckdb")
+
+
+def files(place: Path, suffix: str = ".parquet") -> list[Path]:
+    return sorted(place.rglob(f"*{suffix}"))
+
+
+# --- what is dropped was kept -----------------------------------------------------------------------------------------
+
+
+def test_retention_keeps_a_partition_until_it_is_archived(fresh: Database, tmp_path: Path) -> None:
+    partition = old_logs(fresh)
+    keep(fresh)
+    assert f"not archived as they are now (pgvigil maintain run archive): {partition}" in retention(fresh)
+    assert is_there(fresh, partition)
+    assert archive(fresh, tmp_path / "a") == "archived 500 rows"
+    assert f"dropped {partition}" in retention(fresh)
+    assert not is_there(fresh, partition)
+    [one] = listed(fresh)
+    assert (one.state, one.rows) == ("file", 500)
+    assert one.dropped_at is not None
+    assert faults(fresh) == []
+
+
+def test_a_call_in_sql_obeys_too(fresh: Database) -> None:
+    partition = old_logs(fresh)
+    keep(fresh)
+    fresh.execute("CALL pgvigil.enforce_retention()")
+    assert is_there(fresh, partition)
+
+
+def test_without_the_policy_nothing_waits(fresh: Database, tmp_path: Path) -> None:
+    partition = old_logs(fresh)
+    assert archive(fresh, tmp_path / "a") == "archived 0 rows"
+    assert f"dropped {partition}" in retention(fresh)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO performance_logs (id, operation, duration_ms, success) SELECT overlay(min(id::text) PLACING 'fff' FROM 25)::uuid, 'late', 1, true FROM performance_logs",
+        "UPDATE performance_logs SET metadata = '{}' WHERE id = (SELECT min(id::text)::uuid FROM performance_logs)",
+        "DELETE FROM performance_logs WHERE id = (SELECT min(id::text)::uuid FROM performance_logs)",
+    ],
+    ids=["insert", "update", "delete"],
+)
+def test_a_partition_that_changed_after_its_archive_stays_and_is_archived_again(
+    fresh: Database, tmp_path: Path, change: str
+) -> None:
+    partition = old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    fresh.execute(change)
+    assert partition in retention(fresh)
+    assert is_there(fresh, partition)
+    [(rows,)] = fresh.execute("SELECT count(*) FROM performance_logs")
+    assert archive(fresh, tmp_path) == f"archived {rows} rows"
+    assert f"dropped {partition}" in retention(fresh)
+    [one] = listed(fresh)
+    assert one.rows == rows
+    assert len(files(tmp_path)) == 1, "the files of the earlier archive are removed"
+
+
+def test_a_second_run_writes_nothing(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    before = files(tmp_path)
+    assert archive(fresh, tmp_path) == "archived 0 rows"
+    assert files(tmp_path) == before
+
+
+def test_late_rows_of_a_dropped_partition_get_an_archive_of_their_own(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    retention(fresh)
+    old_logs(fresh, rows=7)
+    archive(fresh, tmp_path)
+    retention(fresh)
+    assert sorted(one.rows or 0 for one in listed(fresh)) == [7, 500]
+    assert {one.state for one in listed(fresh)} == {"file"}
+
+
+def test_rows_of_a_file_are_those_of_the_table(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh)
+    fresh.execute(
+        """INSERT INTO performance_logs (id, operation, duration_ms, success, metadata, created_at)
+           SELECT overlay(min(id::text) PLACING 'eee' FROM 25)::uuid, '', 2147483647, false, '{}', 'infinity' FROM performance_logs"""
+    )
+    keep(fresh)
+    archive(fresh, tmp_path)
+    was = fresh.execute("SELECT t::text FROM performance_logs t ORDER BY id")
+    retention(fresh)
+    assert fresh.execute("SELECT count(*) FROM performance_logs") == [(0,)]
+    restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
+    assert fresh.execute("SELECT t::text FROM back t ORDER BY id") == was
+
+
+def test_numbers_are_exact_and_every_type_comes_back(fresh: Database, tmp_path: Path) -> None:
+    at = "date_trunc('month', now() - interval '100 days', 'UTC')"
+    fresh.execute(f"SELECT pgvigil.ensure_partitions('system_metrics', {at}, {at})")
+    fresh.execute(
+        f"""INSERT INTO system_metrics (id, metric_name, metric_value, metric_type, labels, recorded_at)
+            SELECT overlay(pgvigil.uuid_v7_floor({at} + interval '1 hour')::text PLACING lpad(n::text, 12, '0') FROM 25)::uuid, 'm', v, 'gauge', '{{"a": "b"}}', {at}
+            FROM (VALUES (1, 1e-50), (2, 123456789012345678901234567890.123456789), (3, '-Infinity'), (4, 1.10)) s (n, v)"""
+    )
+    keep(fresh)
+    archive(fresh, tmp_path)
+    restore.restore(target(fresh), "system_metrics", None, None, Reporter(), table="back")
+    both = (
+        fresh.execute("SELECT metric_value::text FROM back ORDER BY id"),
+        fresh.execute("SELECT t.metric_value::text FROM system_metrics t JOIN back USING (id) ORDER BY t.id"),
+    )
+    assert both[0] == both[1]
+    assert [value for (value,) in both[0]][2:] == ["-Infinity", "1.10"]
+
+
+def test_more_than_one_part(fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet.write, "__kwdefaults__", {"part_bytes": 20_000})
+    old_logs(fresh, rows=900)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    assert len(files(tmp_path)) > 3
+    [one] = listed(fresh)
+    assert one.rows == 900
+    assert faults(fresh) == []
+
+
+def test_query_executions_wait_for_their_archive(fresh: Database, tmp_path: Path) -> None:
+    fresh.execute(
+        """INSERT INTO query_executions (execution_id, query, database_type, status, execution_time, started_at)
+           SELECT 'e' || n, E'SELECT\\n' || n, 'postgresql', 'success', n * 0.1, date_trunc('day', now(), 'UTC') - (20 + n / 2) * interval '1 day'
+           FROM generate_series(1, 6) n"""
+    )
+    keep(fresh)
+    fresh.execute("CALL pgvigil.run_job('executions')")
+    assert fresh.execute("SELECT count(*) FROM query_executions") == [(0,)]
+    assert fresh.execute("SELECT count(*) FROM pgvigil.executions_to_archive") == [(6,)]
+    assert archive(fresh, tmp_path) == "archived 6 rows"
+    assert fresh.execute("SELECT count(*) FROM pgvigil.executions_to_archive") == [(0,)]
+    assert sorted(one.rows or 0 for one in listed(fresh)) == [1, 1, 2, 2]
+    restore.restore(target(fresh), "query_executions", None, None, Reporter(), table="back")
+    assert fresh.execute("SELECT sum(execution_time)::numeric, count(DISTINCT query) FROM back")[0][1] == 6
+
+
+def test_deleted_sessions_are_copied_and_stay(fresh: Database, tmp_path: Path) -> None:
+    fresh.execute(
+        """INSERT INTO pgvigil.deleted_sessions (session_id, session_key, deleted_at, actor, last_row, events)
+           SELECT gen_random_uuid(), 'k' || n, now() - interval '5 days', 'x', '{}', '[]' FROM generate_series(1, 3) n"""
+    )
+    keep(fresh)
+    assert archive(fresh, tmp_path) == "archived 3 rows"
+    assert archive(fresh, tmp_path) == "archived 0 rows"
+    fresh.execute(
+        "INSERT INTO pgvigil.deleted_sessions (session_id, session_key, deleted_at, actor, last_row, events) VALUES (gen_random_uuid(), 'late', now() - interval '5 days', 'x', '{}', '[]')"
+    )
+    assert archive(fresh, tmp_path) == "archived 4 rows"
+    assert [one.rows for one in listed(fresh)] == [4]
+    assert fresh.execute("SELECT count(*) FROM pgvigil.deleted_sessions") == [(4,)]
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------------
+
+
+def test_an_unfinished_archive_counts_for_nothing_and_is_removed(fresh: Database, tmp_path: Path) -> None:
+    partition = old_logs(fresh)
+    keep(fresh)
+    code = """
+import os, sys
+from pgvigil.archives import store
+publish = store.Store.publish
+def die(self, made, name):
+    publish(self, made, name)
+    if name.endswith(sys.argv[1]):
+        os.kill(os.getpid(), 9)
+store.Store.publish = die
+from pgvigil.cli import main
+main(["maintain", "run", "archive_files", "--archive-to", sys.argv[2], "--database-url", sys.argv[3]])
+"""
+    for moment in (".parquet", ".json"):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, moment, str(tmp_path), fresh.url],
+            env={**os.environ, "PYTHONPATH": str(PROJECT / "src")}, check=False, capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGKILL
+        wait_until(lambda: fresh.execute("SELECT pgvigil.is_running('archive_files')") == [(False,)])
+        assert partition in retention(fresh)
+        assert {one.state for one in listed(fresh)} == {"unfinished"}
+    assert archive(fresh, tmp_path) == "archived 500 rows"
+    assert len(files(tmp_path)) == len(files(tmp_path, ".json")) == 1
+    assert len(listed(fresh)) == 1
+
+
+def test_a_file_that_is_not_what_was_sent_drops_nothing(
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = old_logs(fresh)
+    keep(fresh)
+    honest = store.Store.publish
+
+    def lie(self: store.Store, made: Path, name: str) -> None:
+        duckdb.sql(
+            f"COPY (SELECT * REPLACE (duration_ms + 1 AS duration_ms) FROM '{made}') TO '{made}.x' (FORMAT parquet)"
+        )
+        made.write_bytes(Path(f"{made}.x").read_bytes())
+        honest(self, made, name)
+
+    monkeypatch.setattr(store.Store, "publish", lie)
+    with pytest.raises(JobError, match="1 of 1 could not be archived"):
+        archive(fresh, tmp_path)
+    assert listed(fresh) == []
+    assert files(tmp_path) == []
+    assert partition in retention(fresh)
+
+
+# --- damaged ----------------------------------------------------------------------------------------------------------
+
+
+def _flip(place: Path) -> None:
+    [file] = files(place)
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+
+
+def _cut(place: Path) -> None:
+    [file] = files(place)
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def _lose(place: Path) -> None:
+    files(place, ".json")[0].unlink()
+
+
+def _lose_file(place: Path) -> None:
+    files(place)[0].unlink()
+
+
+def _edit(place: Path) -> None:
+    [file] = files(place, ".json")
+    made = json.loads(file.read_text())
+    file.write_text(json.dumps(made | {"rows": 1}))
+
+
+def _open_to_all(place: Path) -> None:
+    files(place)[0].chmod(0o666)
+
+
+@pytest.mark.parametrize("damage", [_flip, _cut, _lose, _lose_file, _edit, _open_to_all])
+def test_damage_is_found_and_nothing_of_it_is_read(
+    fresh: Database, tmp_path: Path, damage: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    retention(fresh)
+    damage(tmp_path)  # type: ignore[operator]
+    assert pgvigil(fresh, "archive", "verify") == 11
+    assert "DAMAGED  performance_logs" in capsys.readouterr().out
+    with pytest.raises(ArchiveError):
+        restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
+    assert fresh.execute("SELECT to_regclass('back')") == [(None,)]
+
+
+def test_a_file_that_no_archive_has_is_named_and_not_read(
+    fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    [file] = files(tmp_path)
+    file.with_name("another.parquet").write_bytes(file.read_bytes())
+    assert pgvigil(fresh, "archive", "verify") == 0
+    assert "unknown  " in capsys.readouterr().out
+    assert restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back") == 500
+
+
+def test_files_that_were_moved_are_read_where_they_are(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert len(faults(fresh)) == 1
+    assert faults(fresh, tmp_path / "b") == []
+
+
+# --- list, restore ----------------------------------------------------------------------------------------------------
+
+
+def test_a_list_says_what_is_there(fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pgvigil(fresh, "archive", "list") == 0
+    assert capsys.readouterr().out == "no archives\n"
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    pgvigil(fresh, "archive", "list", "--json")
+    [one] = json.loads(capsys.readouterr().out)
+    assert (one["state"], one["source"], one["rows"]) == ("copy", "performance_logs", 500)
+
+
+def test_rows_come_back_into_a_database_of_their_own(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    name = f"{fresh.name}_back"
+    try:
+        restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="logs", database=name)
+        with psycopg.connect(fresh.server.dsn(name)) as conn:
+            assert conn.execute(
+                "SELECT count(*), pg_typeof(min(metadata::text)::jsonb)::text FROM logs"
+            ).fetchone() == (500, "jsonb")
+    finally:
+        fresh.execute(f'DROP DATABASE IF EXISTS "{name}"')
+
+
+def test_part_of_a_time_comes_back(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    [one] = listed(fresh)
+    assert one.min_time is not None
+    since = one.min_time.replace(minute=1, second=0)
+    assert restore.restore(target(fresh), "performance_logs", since, None, Reporter(), table="back") == 441
+
+
+def test_a_table_that_is_there_is_not_written_over(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    with pytest.raises(PreconditionError, match="is there already"):
+        restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="sessions")
+
+
+# --- erase ------------------------------------------------------------------------------------------------------------
+
+
+def _dropped(database: Database, place: Path) -> None:
+    old_logs(database)
+    keep(database)
+    archive(database, place)
+    retention(database)
+
+
+def test_an_erased_session_is_in_no_file_and_in_the_audit(fresh: Database, tmp_path: Path) -> None:
+    _dropped(fresh, tmp_path)
+    said = erase.erase(target(fresh), SESSION, "request 4711", Reporter())
+    assert said == "erased 100 rows from 1 archive"
+    assert faults(fresh) == []
+    assert restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back") == 400
+    assert fresh.execute("SELECT count(*) FROM back WHERE session_id IS NOT NULL") == [(0,)]
+    assert fresh.execute("SELECT session_id::text, reason, rows, cardinality(files) FROM pgvigil.archive_erasures") == [
+        (SESSION, "request 4711", 100, 1)
+    ]
+    assert len(files(tmp_path)) == 1
+    assert b"0000000000aa" not in files(tmp_path)[0].read_bytes()
+    assert erase.erase(target(fresh), SESSION, "again", Reporter()) == "the archives hold no row of the session"
+
+
+def test_rows_that_are_still_in_the_database_are_deleted_there_first(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    with pytest.raises(PreconditionError) as refused:
+        erase.erase(target(fresh), SESSION, "x", Reporter())
+    fresh.execute(refused.value.hint.partition(";")[0])
+    archive(fresh, tmp_path)
+    assert erase.erase(target(fresh), SESSION, "x", Reporter()) == "the archives hold no row of the session"
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        "INSERT INTO pgvigil.legal_holds (session_id, reason) VALUES (%(id)s, 'a v. b')",
+        "UPDATE pgvigil.retention_policies SET legal_hold = true WHERE policy = 'standard' AND %(id)s::uuid IS NOT NULL",
+    ],
+)
+def test_a_hold_holds_archives_too(fresh: Database, tmp_path: Path, hold: str) -> None:
+    _dropped(fresh, tmp_path)
+    fresh.execute("INSERT INTO sessions (id, session_key, agent_from) VALUES (%s, 'k', 'a')", (SESSION,))
+    fresh.execute(hold, {"id": SESSION})
+    with pytest.raises(PreconditionError, match="is under legal hold"):
+        erase.erase(target(fresh), SESSION, "x", Reporter())
+    assert fresh.execute("SELECT count(*) FROM pgvigil.archive_erasures") == [(0,)]
+
+
+def test_an_erasure_that_fails_changes_nothing(fresh: Database, tmp_path: Path) -> None:
+    _dropped(fresh, tmp_path)
+    before = files(tmp_path)
+    fresh.execute(
+        """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+           CREATE TRIGGER refuse BEFORE INSERT ON pgvigil.archive_erasures FOR EACH ROW EXECUTE FUNCTION refuse()"""
+    )
+    with pytest.raises(psycopg.Error):
+        erase.erase(target(fresh), SESSION, "x", Reporter())
+    assert files(tmp_path) == before
+    assert [one.state for one in listed(fresh)] == ["file"]
+    assert faults(fresh) == []
+
+
+# --- whose hands ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO pgvigil.archives (source, from_time, to_time, location, path, origin) VALUES ('performance_logs', now(), now(), '/', 'x', 'y')",
+        "UPDATE pgvigil.archives SET dropped_at = now()",
+        "DELETE FROM pgvigil.archives",
+        "DELETE FROM pgvigil.executions_to_archive",
+        "DELETE FROM pgvigil.archive_erasures",
+        "SELECT pgvigil.complete_archive(1, '', 1, 1, 1, '', '', now(), now())",
+        "SELECT pgvigil.complete_erasure(gen_random_uuid(), 'x', 1, '[]')",
+        "SELECT pgvigil.record_drop('performance_logs', 1)",
+        "SELECT pgvigil.find_dropped_partitions()",
+    ],
+)
+def test_only_the_owner_can_say_that_something_is_archived(shared: Database, statement: str) -> None:
+    with shared.connect(autocommit=False) as conn:
+        conn.execute("SET ROLE pgvigil_admin")
+        with pytest.raises(errors.InsufficientPrivilege):
+            conn.execute(statement)  # type: ignore[call-overload]
+
+
+def test_an_administrator_who_is_not_the_owner_cannot_run_it(fresh: Database) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    fresh.execute(f"CREATE ROLE \"admin of {fresh.name}\" LOGIN PASSWORD 'x' IN ROLE pgvigil_admin")
+    try:
+        with psycopg.connect(fresh.url, autocommit=True) as conn:
+            conn.execute(f'SET ROLE "admin of {fresh.name}"')
+            from pgvigil.archives import write
+
+            with pytest.raises(PreconditionError, match="only the owner of the tables or a superuser may"):
+                write.owner_of_archives(conn)
+    finally:
+        fresh.execute(f'DROP ROLE "admin of {fresh.name}"')
+
+
+def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "open"
+    place.mkdir()
+    place.chmod(0o777)
+    with pytest.raises(ArchiveError, match="may be written by others"):
+        store.open_store(str(place))
+
+
+def test_files_are_for_their_owner_only(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path / "a")
+    for path in (tmp_path / "a").rglob("*"):
+        assert not path.stat().st_mode & 0o077, path
+
+
+def test_a_url_with_credentials_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError) as refused:
+        store.open_store("s3://key:s3cr3t@bucket/archives")
+    assert "s3cr3t" not in f"{refused.value.message}{refused.value.hint}"
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "", ".x", "a\nb"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(ArchiveError):
+        store.require_name(name)
+
+
+def test_a_missing_extra_is_named(fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(JobError) as refused:
+        archive(fresh, tmp_path)
+    assert "pip install 'pgvigil[archive]'" in refused.value.hint
+
+
+def test_no_place_is_a_sentence(fresh: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGVIGIL_ARCHIVE", raising=False)
+    keep(fresh)
+    with pytest.raises(JobError, match="no place for archives is given"):
+        archive(fresh, "")
+
+
+def test_run_archive_writes_files_where_a_policy_wants_them(
+    fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_logs(fresh)
+    words = ("maintain", "run", "archive", "--archive-to", str(tmp_path))
+    assert pgvigil(fresh, *words) == 0
+    assert capsys.readouterr().out == "archive: archived 0 sessions\n"
+    keep(fresh)
+    assert pgvigil(fresh, *words) == 0
+    assert capsys.readouterr().out == "archive: archived 0 sessions\narchive_files: archived 500 rows\n"
+
+
+def test_an_object_store_is_written_and_read_through_fsspec(fresh: Database) -> None:
+    pytest.importorskip("fsspec")
+    place = f"memory://{fresh.name}"
+    old_logs(fresh)
+    keep(fresh)
+    assert archive(fresh, place) == "archived 500 rows"
+    retention(fresh)
+    assert faults(fresh) == []
+    assert erase.erase(target(fresh), SESSION, "x", Reporter()) == "erased 100 rows from 1 archive"
+    assert restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back") == 400
+
+
+def test_consent_lapses_when_archives_are_no_longer_wanted(migrated: Database) -> None:
+    keep(migrated)
+    migrated.execute("SELECT pgvigil.accept_job('all')")
+    migrated.execute("UPDATE pgvigil.retention_policies SET keep_archive = false WHERE policy = 'standard'")
+    waiting = migrated.execute("SELECT job FROM pgvigil.jobs WHERE needs_consent AND accepted_at IS NULL ORDER BY job")
+    assert waiting == [("executions",), ("retention",)]
