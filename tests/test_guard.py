@@ -20,6 +20,8 @@ from conftest import PROJECT, Connection, Database, Pooler, Run, wait_until
 from pgvigil.guard import confine, proxy
 from pgvigil.validate import dump_spec
 
+pytestmark = pytest.mark.oldest_and_newest
+
 # A migration tool in four lines: it finds its database as psycopg does, or by the address it is given.
 TOOL = """
 import os, sys, psycopg
@@ -160,6 +162,22 @@ def test_a_spec_that_is_not_met_afterwards_ends_with_8(guard: Run, orders: Datab
     assert done.returncode == 8
     assert "column orders.age" in done.stderr
     assert guard(orders, "--spec", str(spec), tool=["ALTER TABLE orders DROP COLUMN age"]).returncode == 0
+
+
+def test_a_project_names_the_command_and_how_it_is_run(call: Run, orders: Database, tmp_path: Path) -> None:
+    def guard(text: str) -> Any:
+        (tmp_path / "pgvigil.toml").write_text(f'[backup]\nkind = "none"\n[guard]\n{text}')
+        return call("pgvigil", "guard", "--json", "--database-url", orders.tcp_url, "--project", str(tmp_path))
+
+    command = json.dumps([sys.executable, "-c", TOOL, ADD])
+    with reader(orders):
+        done = guard(f"command = {command}\nmax_wait_ms = 20\n")
+    assert [entry["waited_ms"] < 190 for entry in json.loads(done.stdout)["cancelled"]] in ([True], [False])
+    assert guard(f"command = {command}\n").returncode == 0
+    assert columns(orders) == ["id", "state", "age"]
+    for wrong in ("comand = []\n", "retry = 1\n", "command = [1]\n", "max_wait_ms = true\n"):
+        done = guard(wrong)
+        assert (done.returncode, "pgvigil.toml" in done.stderr) == (2, True)
 
 
 def test_an_index_that_the_command_left_invalid_is_named(call: Run, orders: Database) -> None:
@@ -380,7 +398,7 @@ def test_a_command_behind_a_pooler_is_bounded_only_under_a_declared_name(
         thread = threading.Thread(target=lambda: done.append(guard(orders, "--json", tool=[ADD])))
         thread.start()
         wait_until(lambda: orders.execute(
-            "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted AND clock_timestamp() - waitstart > interval '0.6 s'"
+            "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted AND clock_timestamp() - waitstart > interval '1.2 s'"
         ))  # fmt: skip
         conn.rollback()
         thread.join()
@@ -607,7 +625,7 @@ def test_no_process_of_a_rehearsal_reaches_another_server(
         )
     finally:
         del os.environ["TOOL_URL"]
-    assert done.returncode == 4
+    assert done.returncode == 4, done.stderr
     assert "did not reach the copy" in done.stderr
     assert catalog(orders) == before
 

@@ -94,7 +94,7 @@ class Command:
 
     def sockets(self) -> Sockets:
         """The connections of the command and all that it has started."""
-        return processes.sockets(processes.descendants(self._process.pid))
+        return processes.sockets(processes.tree(self._process.pid))
 
     def _hear(self) -> None:
         lines = b""
