@@ -47,7 +47,7 @@ class Command:
         self._control, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _MAIN, str(_PACKAGE), str(theirs.fileno())],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()],
             start_new_session=True,
         )  # fmt: skip
         theirs.close()
