@@ -186,11 +186,12 @@ _OWN_TABLES = (
     "pgvigil.session_counters", "pgvigil.session_counter_changes", "pgvigil.legal_holds", "pgvigil.performance_rollups", "pgvigil.rollup_progress",
     "pgvigil.alert_thresholds", "pgvigil.backup_proofs", "pgvigil.final_statuses",
     "pgvigil.operation_totals", "pgvigil.execution_rollups", "pgvigil.execution_totals", "pgvigil.event_totals", "pgvigil.totals_progress",
+    "pgvigil.archives", "pgvigil.archive_erasures", "pgvigil.executions_to_archive", "pgvigil.hold_sources", "pgvigil.remote_holds",
     "pgvigil.session_monitors", "pgvigil.session_monitor_totals", "pgvigil.monitor_settings",
     "instrumentation.instances", "instrumentation.sessions", "instrumentation.sql_statements", "instrumentation.kill_attempts",
 )  # fmt: skip
 _OWN_VIEWS = (
-    "pgvigil.job_status", "pgvigil.partitions", "pgvigil.session_monitor", "instrumentation.active_sessions", "instrumentation.session_stats", "instrumentation.session_activity",
+    "pgvigil.job_status", "pgvigil.partitions", "pgvigil.archives_to_read", "pgvigil.session_monitor", "instrumentation.active_sessions", "instrumentation.session_stats", "instrumentation.session_activity",
 )  # fmt: skip
 _COLUMNS = (
     "id", "session_id", "session_key", "agent_from", "agent_to", "status", "created_at", "updated_at", "expires_at", "last_activity_at", "is_dormant",
