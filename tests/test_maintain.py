@@ -262,7 +262,7 @@ def test_the_backup_job_takes_a_proved_one_and_tells_of_what_is_not_sound(
     assert error is None
     assert rows > 0
     assert notes[0].startswith(f"{archive}, ")
-    assert notes[0].endswith(f"tables with {rows} rows equal")
+    assert notes[0].endswith(f"tables with {rows:,} rows equal")
     assert (
         notes[1] == "the database is not sound: critical disabled_triggers 1: log_session_lifecycle on public.sessions"
     )

@@ -146,7 +146,7 @@ def test_a_new_install_that_was_reverted_and_holds_other_values_is_told_which(ca
     fresh.execute("INSERT INTO sessions (session_key, agent_from, status) VALUES ('odd', 'a', 'on hold')")
     refused = migrate(call, fresh)
     assert refused.returncode == 7
-    assert "sessions.status holds values outside its list: 'on hold' (1 rows)" in refused.stderr
+    assert "sessions.status holds values outside its list: 'on hold' (1 row)" in refused.stderr
     fresh.execute("UPDATE sessions SET status = 'active'")
     assert migrate(call, fresh).returncode == 0
     assert len(fresh.execute(CHECKS)) == 3

@@ -263,7 +263,7 @@ def test_a_small_error_is_blamed_for_the_large_one_above_it(look: Callable[..., 
     inner = "SELECT id FROM small WHERE id < 60 AND id % 1 = 0 OFFSET 0"
     found = only(look(f"SELECT count(*) FROM ({inner}) a JOIN parts b ON b.n = a.id", **HASHED), "estimate_off")
     assert found.node == "Seq Scan on public.small"
-    assert found.sentence.startswith("Seq Scan on public.small: 1 rows expected, 59 actual; and of Hash Join above it ")
+    assert found.sentence.startswith("Seq Scan on public.small: 1 row expected, 59 actual; and of Hash Join above it ")
 
 
 @pytest.mark.parametrize(
@@ -352,8 +352,8 @@ def test_a_database_is_as_before_when_every_run_fails(call: Run, world: Database
 def test_the_report_of_explain_has_findings_then_the_plan(call: Run, world: Database) -> None:
     done = call("pgvigil", "explain", "--database-url", world.url, "SELECT * FROM big WHERE id = $1", "-p", "7")
     first, _, finding, _, head, *plan = done.stdout.splitlines()
-    assert first.endswith(" ms; 1 rows; rolled back")
-    assert finding == "note      Index Scan on public.big uses big_pkey, for 1 rows"
+    assert first.endswith(" ms; 1 row; rolled back")
+    assert finding == "note      Index Scan on public.big uses big_pkey, for 1 row"
     assert head.split() == ["time", "own", "ms", "rows"]
     assert "Index Scan on public.big using big_pkey" in plan[0]
     assert done.returncode == 0

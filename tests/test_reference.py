@@ -13,10 +13,12 @@ import psycopg
 import pytest
 
 from conftest import Mortal, Run, wait_until
+from helpers.reference_digests import digests
 from pgvigil import project, scratch_databases
 from pgvigil.database import connect, parse_url
+from pgvigil.embedded import Server
 from pgvigil.validate import Reference, fix_sql, keep_reference, load_declaration, validate
-from pgvigil.validate.diff.reference import WHAT
+from pgvigil.validate.diff.reference import WHAT, shipped_digests
 from pgvigil.validate.spec import cache
 
 SPEC = load_declaration(project.SPEC)
@@ -245,6 +247,20 @@ def test_without_any_reference_the_verdict_is_no_pass(fresh: Any) -> None:
         )
         conn.execute("ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle")
         assert validate(conn, SPEC, "public", reference=begin(fresh, "pgvigil_reader")).exit_code == 1
+
+
+@pytest.mark.client_side
+@pytest.mark.usefixtures("no_cache")
+def test_reader_without_any_reference_is_told_what_to_type(fresh: Any, call: Run) -> None:
+    fresh.execute("DELETE FROM pgvigil.reference_snapshots")
+    done = call("pgvigil", "validate", "--database-url", f"{fresh.url}&options=-c%20role%3Dpgvigil_reader")
+    assert done.returncode == 3
+    assert "as a role that may create databases (ALTER ROLE … CREATEDB)" in done.stdout
+
+
+def test_shipped_digests_are_those_of_this_ddl(pg: Server) -> None:
+    """Else: PG_MATRIX_DIR=… python -m tests.helpers.reference_digests."""
+    assert digests(pg) == shipped_digests(pg.major)
 
 
 def test_damaged_cache_costs_time_and_nothing_else(fresh: Any, no_cache: Path) -> None:

@@ -13,9 +13,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pgvigil import project
-from pgvigil.text import one_line, visible
+from pgvigil.text import one_line, visible, wants_colour
 from pgvigil.validate import FORMATS, Finding, Report, Unchecked, load_declaration, load_spec, render, with_source_line
-from pgvigil.validate.report.formats.text import wants_colour
 
 pytestmark = pytest.mark.client_side
 
@@ -153,7 +152,7 @@ def test_text_reads_from_the_defect_to_the_verdict() -> None:
         "  rows of pgvigil.secrets",
         "      why       permission denied",
         "",
-        "NOTES (1), told but not failed",
+        "NOTES (1), not failures",
         "  index t.extra: unexpected",
         "      found     btree (b)",
         "",

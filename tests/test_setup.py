@@ -164,7 +164,7 @@ def test_a_database_in_another_encoding_takes_all_of_it(call: Run, database: Dat
 def test_an_existing_install_is_refused_with_the_way_to_go(call: Run, existing: Database) -> None:
     before = catalog(existing)
     done = call(SETUP, "--database-url", existing.url)
-    assert (done.returncode, "run-migration.sh" in done.stderr) == (4, True), done.stderr
+    assert (done.returncode, "pgvigil migrate" in done.stderr) == (4, True), done.stderr
     assert catalog(existing) == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -198,3 +199,14 @@ def test_the_package_loads_nothing_until_it_is_asked() -> None:
         "assert pgvigil.transactions.pool_options('cli'); assert 'sqlalchemy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(PROJECT / "src")})
+
+
+def test_example_of_the_page_works(database: Database) -> None:
+    page = (PROJECT / "docs/transactions.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    environment = {"PYTHONPATH": str(PROJECT / "src"), "DATABASE_URL": database.url}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("['success', 'failed']\n", "")
+    assert database.execute("DELETE FROM sessions WHERE session_key = 'order-17' RETURNING status") == [("active",)]

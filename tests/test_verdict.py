@@ -151,6 +151,25 @@ def test_self_test_finds_events_whose_data_are_no_object(fresh: Database, call: 
     assert "trigger sessions.log_session_lifecycle" in done.stdout
 
 
+OF_THE_APPLICATION = {
+    "a column to be filled": "ALTER TABLE sessions ADD COLUMN tenant int NOT NULL",
+    "a constraint": "ALTER TABLE sessions ADD CONSTRAINT numbered CHECK (session_key ~ '^[0-9]+$')",
+    "a domain": "CREATE DOMAIN tenant AS int NOT NULL; ALTER TABLE sessions ADD COLUMN tenant tenant",
+    "a foreign key": "CREATE TABLE tenants (id int PRIMARY KEY); ALTER TABLE sessions ADD COLUMN tenant int DEFAULT 1 REFERENCES tenants",
+    "a trigger": """CREATE FUNCTION require_tenant() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no tenant'; END $$;
+                    CREATE TRIGGER require_tenant BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION require_tenant()""",
+}
+
+
+@pytest.mark.parametrize("what", OF_THE_APPLICATION)
+def test_self_test_could_not_try_what_the_application_itself_refuses(fresh: Database, call: Run, what: str) -> None:
+    fresh.execute(OF_THE_APPLICATION[what])
+    done = call("pgvigil", "validate", "--self-test", "--database-url", fresh.url)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "NOT COMPARED (1)\n  table sessions: a session can be made" in done.stdout
+    assert "could not be tried: " in done.stdout
+
+
 def test_self_test_whose_session_a_trigger_ends_has_no_verdict(fresh: Database, call: Run) -> None:
     fresh.execute(
         """CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS
@@ -566,11 +585,18 @@ def test_reference_of_one_server_is_not_taken_for_another(fresh: Database, folde
         "GRANT pg_write_all_data TO scribe",
     ],
 )
-def test_kept_reference_that_a_role_could_have_written_is_not_compared_with(fresh: Database, gift: str) -> None:
+def test_kept_reference_that_a_role_could_have_written_is_compared_with_only_if_its_digest_is_shipped(
+    fresh: Database, gift: str
+) -> None:
     fresh.execute("CREATE ROLE scribe LOGIN")
     try:
         fresh.execute(gift)
-        fresh.execute("UPDATE pgvigil.reference_snapshots SET made_at = '2026-01-02 03:04Z'")
+        snapshot, unchecked = made(fresh.url, "pgvigil_reader").outcome()
+        assert (snapshot is not None, unchecked) == (True, ())
+        fresh.execute(
+            """UPDATE pgvigil.reference_snapshots SET made_at = '2026-01-02 03:04Z',
+                      snapshot = replace(snapshot, '"STABLE"', '"VOLATILE"')"""
+        )
         snapshot, (unchecked,) = made(fresh.url, "pgvigil_reader").outcome()
         assert snapshot is None
         assert unchecked.reason.startswith(

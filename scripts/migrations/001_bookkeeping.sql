@@ -39,6 +39,25 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's would outlive the
+-- call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and a plain SET outlives the SET clause
+-- of the function that it runs in. The path may be anything here, so every name is qualified.
+CREATE FUNCTION pgvigil.finish_owner_code() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pg_catalog.text;
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+    FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+        EXECUTE pg_catalog.format('CLOSE %I', held);
+    END LOOP;
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
+    'Runs deferred triggers, closes held cursors and restores the path, so that the caller''s COMMIT and next statements meet nothing of the owner''s';
+
 -- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
@@ -197,7 +216,7 @@ BEGIN
         RETURN;
     ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
         RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
               USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
@@ -245,7 +264,7 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
         RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
-              (SELECT string_agg(format('%L (%s rows)', t.value, t.rows_found), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
               USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
     END IF;

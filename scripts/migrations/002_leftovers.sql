@@ -111,7 +111,7 @@ BEGIN
                          now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
-                SET CONSTRAINTS ALL IMMEDIATE;
+                PERFORM pgvigil.finish_owner_code();
                 RETURN state;
             END IF;
         END LOOP;
@@ -127,7 +127,7 @@ BEGIN
             UPDATE pgvigil.displaced_tables SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
         END IF;
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN state;
 END $$;
 COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS 'One step of copy_legacy_tables; NULL: all is done';

@@ -180,7 +180,7 @@ BEGIN
         FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
     SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN jsonb_build_object('from', from_id, 'left_out', to_jsonb(left_out));
 END $$;
 COMMENT ON FUNCTION pgvigil.backfill_session_counters_step(jsonb, integer) IS
@@ -253,7 +253,7 @@ BEGIN
         INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
         SELECT id, contexts - contexts_was, tokens - tokens_was, bytes - bytes_was FROM wrong)
     SELECT id, contexts_was, contexts, tokens_was, tokens, bytes_was, bytes FROM wrong ORDER BY id;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser calls this: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
 END $$;
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';

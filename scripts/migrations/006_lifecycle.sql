@@ -344,13 +344,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) IS 'The same for a float';
 
-CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms integer, success boolean DEFAULT true,
+CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms double precision, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata) VALUES (operation, duration_ms, success, session, metadata);
+    INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata)
+    VALUES (operation, round(duration_ms)::integer, success, session, metadata);
 END $$;
-COMMENT ON FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
+COMMENT ON FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
 
 -- Jobs -----------------------------------------------------------------------------------------------------------------
 
@@ -628,7 +629,7 @@ BEGIN
     UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
-    SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would run at the COMMIT, with the rights of whoever commits
+    PERFORM pgvigil.finish_owner_code();
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
@@ -649,7 +650,7 @@ BEGIN
         PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
         RAISE;
     END;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
@@ -669,7 +670,7 @@ BEGIN
         objects = array_remove(r.objects || object, NULL), error = failure,
         finished_at = CASE WHEN over THEN clock_timestamp() END
     WHERE r.id = run_id AND r.finished_at IS NULL RETURNING r.rows INTO total;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
@@ -687,7 +688,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
--- and SET CONSTRAINTS leaves nothing deferred for the COMMIT, which the caller's rights would meet.
+-- and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
 CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer) RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -705,7 +706,7 @@ BEGIN
             PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
         END IF;
         EXECUTE format('SELECT s.done, s.more, s.note FROM pgvigil.%I(1000) s', 'job_' || run.job) INTO STRICT done, more, note;
-        SET CONSTRAINTS ALL IMMEDIATE;
+        PERFORM pgvigil.finish_owner_code();
         -- A step that can do nothing would be taken again for ever.
         IF more AND done = 0 AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
             failure := concat_ws(': ', 'a step could do nothing of what is left', note);

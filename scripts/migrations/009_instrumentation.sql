@@ -598,7 +598,7 @@ BEGIN
     IF refusal IS NOT NULL THEN
         PERFORM instrumentation.record_kill(session, mode, false, refusal);
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;  -- a superuser may be asking: nothing of the owner's may be left for the COMMIT
+    PERFORM pgvigil.finish_owner_code();
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
@@ -674,7 +674,7 @@ BEGIN
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM pgvigil.finish_owner_code();
 END $$;
 COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session and signal_session: marks what was ended, and records the attempt';
 

@@ -372,7 +372,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     check_name := 'replaced_objects';
     SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
-    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: docs/from-the-enhanced-original.md';
+    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
@@ -384,7 +384,7 @@ BEGIN
     WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
       AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
     detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
-    fix := 'Let one of the two write them: docs/from-the-enhanced-original.md';
+    fix := 'Let one of the two write them: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     check_name := 'views_past_row_security';

@@ -18,8 +18,9 @@ from contextlib import suppress
 
 import psycopg
 
-from pgvigil import commands, database, parser, project, text
+from pgvigil import database, other_state, parser, project, text
 from pgvigil.argv import restore
+from pgvigil.commands.common.called import as_called
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
@@ -48,9 +49,9 @@ def _main(argv: Sequence[str] | None) -> int:
     except psycopg.Error as error:
         if arguments is not None and (failure := _of_server(error, arguments)):
             return _fail(failure, arguments)
-        return _defect()
+        return _defect(arguments)
     except UnicodeEncodeError:  # bytes of the call that are no text
-        return _fail(UsageError("the call holds characters that are no UTF-8", "Type names in UTF-8."), arguments)
+        return _fail(UsageError("the call holds characters that are not UTF-8", "Type names in UTF-8."), arguments)
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -59,12 +60,12 @@ def _main(argv: Sequence[str] | None) -> int:
         return _fail(UsageError(f"{error.filename or 'the output'}: {error.strerror}", hint), arguments)
     except KeyboardInterrupt:
         print(
-            "\ninterrupted: what ran in a transaction is rolled back; running this again goes on from there",
+            "\ninterrupted: the open transaction is rolled back; the next run continues from there",
             file=sys.stderr,
         )
         return 130
     except Exception:  # noqa: BLE001 - whatever it is, it must not pass for findings
-        return _defect()
+        return _defect(arguments)
 
 
 def _take_signals() -> None:
@@ -86,7 +87,10 @@ def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilEr
                 "Use a role that sees every row: one with BYPASSRLS, or with a policy of its own USING (true).",
             )
         return PreconditionError(f"a right is missing: {words}", _grant(words, arguments))
-    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+    # On a standby a transaction cannot even be set to write.
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or (
+        isinstance(error, psycopg.errors.FeatureNotSupported) and "recovery" in words
+    ):
         return PreconditionError(
             f"this server can only be read: {words}",
             "Connect to the primary, if this is a standby. Nothing was changed.",
@@ -95,21 +99,47 @@ def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilEr
         return ConnectError(f"the server cancelled a query of this command: {words}", "Run this again when it may run.")
     if isinstance(error, psycopg.OperationalError):  # memory, disk, locks
         return ConnectError(f"the server could not answer: {words}", "Look at the server's log; then run this again.")
-    return None
+    return other_state.explain(error)
+
+
+# Which of our roles has what a statement was refused for, and whether the connected role is a member of it already.
+_HOLDERS = """
+    SELECT r.rolname::text, pg_catalog.pg_has_role(current_user, r.oid, 'USAGE')
+    FROM pg_catalog.pg_roles r
+    WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}')
+      AND CASE WHEN %(is_routine)s THEN EXISTS (
+                   SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+                   WHERE n.nspname IN ('pgvigil', 'instrumentation') AND p.proname = %(name)s
+                     AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE'))
+               ELSE true END
+    ORDER BY r.rolname DESC"""
+_FOR = {"pgvigil_reader": "lets it read", "pgvigil_admin": "lets it run jobs too"}
 
 
 def _grant(words: str, arguments: argparse.Namespace) -> str:
-    """What gives the right that is missing."""
+    """Return the statement that gives the missing right, if a role of pgvigil's has it and the connected role is no member yet."""
     from pgvigil.commands.common.target import named_target
 
     target = named_target(arguments)
-    if target is None or not re.search(r"permission denied for (?:schema|table|view|function|procedure) ", words):
+    found = re.search(r"permission denied for (schema|table|view|function|procedure) (\S+)", words)
+    if target is None or not found:
         return "Use a role that has it."
-    role = '"' + target.user.replace('"', '""') + '"'
-    return f"As the owner of pgvigil's schema: GRANT pgvigil_reader TO {role}; lets it read, GRANT pgvigil_admin TO {role}; run jobs too."
+    try:
+        with database.connect(target, "rights") as conn:
+            parameters = {"is_routine": found[1] in ("function", "procedure"), "name": found[2]}
+            rows = conn.execute(_HOLDERS, parameters).fetchall()
+            user = conn.execute("SELECT pg_catalog.quote_ident(current_user)").fetchone()
+    except (psycopg.Error, PgvigilError):
+        return "Use a role that has it."
+    grants = [f"GRANT {role} TO {user[0]}; {_FOR[role]}" for role, is_member in rows if user and not is_member]
+    if not grants:
+        return "Use a role that has it: the owner of the tables, or a superuser."
+    return f"As the owner of pgvigil's schema: {', '.join(grants)}."
 
 
-def _defect() -> int:
+def _defect(arguments: argparse.Namespace | None) -> int:
+    if arguments is not None and (failure := _of_other_migrations(arguments)):
+        return _fail(failure, arguments)
     from pgvigil.live.redact import hide_secrets  # here, because hardly any call needs it
 
     print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
@@ -119,6 +149,31 @@ def _defect() -> int:
         file=sys.stderr,
     )
     return DEFECT
+
+
+def _of_other_migrations(arguments: argparse.Namespace) -> PgvigilError | None:
+    """Return the error to report if the database has other migrations than those here: then no command can rely on what it reads."""
+    from pgvigil.commands.common.target import named_target
+    from pgvigil.migration import files, ledger
+
+    try:
+        target = named_target(arguments) if hasattr(arguments, "database_url") else None
+        if target is None:
+            return None
+        with database.connect(target, "status") as conn:
+            state = ledger.read(conn)
+        migrations = files.load(project.MIGRATIONS)
+        ledger.compare(state, migrations)
+    except PreconditionError as failure:
+        return failure
+    except (psycopg.Error, PgvigilError, OSError):
+        return None
+    if state.entries and len(state.entries) < len(migrations):
+        return PreconditionError(
+            f"this database is at revision {state.revision}, and this command reads what later migrations make",
+            "Apply them: pgvigil migrate.",
+        )
+    return None
 
 
 def _written(status: int) -> int:
@@ -133,36 +188,10 @@ def _fail(error: PgvigilError, arguments: argparse.Namespace | None) -> int:
     return error.exit_code
 
 
-_NAMED = re.compile(
-    r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|session-monitoring|sessions|server|spec|token) )?[a-z][a-z-]*)(?![\w.:])"
-)
-_SCRIPT = re.compile(r"(?<![\w/.-])scripts/((?:run-migration|setup-enhanced-db)\.sh)")
-_WITHOUT_DATABASE = (
-    "init-sql",
-    "metrics-files",
-    "token",
-    "server",
-    "backup list",
-    "backup prune",
-    "spec schema",
-    "spec tests",
-)
-
-
 def _as_called(hint: str, arguments: argparse.Namespace | None) -> str:
     """With each command in it as it can be pasted: this program, and the database that this call named."""
     option = ""
     if url := getattr(arguments, "database_url", None):
         with suppress(PgvigilError):
             option = database.parse_url(url, "--database-url").option
-
-    names = commands.names()
-
-    def spelt(found: re.Match[str]) -> str:
-        words = found[1].split()
-        if words[0] not in names:
-            return found[0]
-        is_whole = hint.startswith(" --", found.end())  # it has its options already
-        return project.command(*words, option="" if is_whole or found[1].startswith(_WITHOUT_DATABASE) else option)
-
-    return _NAMED.sub(spelt, _SCRIPT.sub(lambda found: project.script(found[1]), hint))
+    return as_called(hint, option)

@@ -9,6 +9,7 @@ credentials of that file.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import select
@@ -27,7 +28,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq.abc import PGresult
 
-from pgvigil import dot_env
+from pgvigil import connect_advice, dot_env
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 from pgvigil.text import one_line, quoted
 
@@ -98,7 +99,8 @@ _WHO = "SELECT pg_catalog.pg_backend_pid()"
 
 _LIMITS = ("statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
 # Settings that pg_dump and pg_restore, which set most of these themselves, do not change, or use before they do.
-_OF_CLIENTS = (*_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only")
+# With jit, a server set to compile every query takes minutes for the catalog queries of a dump.
+_OF_CLIENTS = (*_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only", "jit")
 
 _BEGINS_WITHIN = 1.5  # seconds for another connection to begin a transaction; a pool of one session may never let it
 _ANSWERS_WITHIN = 2.0  # seconds for an idle connection to report its backend
@@ -187,12 +189,15 @@ def parse_url(url: str, source: str) -> Target:
     if not plain:
         raise UsageError(
             f"the database address given by {source} is empty",
-            "Set an address, or remove it, so that the next source is used (see README.md, Naming the database).",
+            "Set an address, or remove it, so that the next source is used (see pgvigil --help).",
         )
     unreadable = UsageError(
         f"the database address given by {source} cannot be read",
-        "Write it as postgresql://user:password@host:port/database; characters such as @ / : # % in the password "
-        "must be percent-encoded.",
+        "Write it as postgresql://user:password@host:port/database; characters such as @ / : # % in the password, and = in a "
+        "parameter, must be percent-encoded."
+        if plain.startswith("postgresql:")
+        else "Write it as postgresql://user:password@host:port/database, or as host=… dbname=… with libpq's parameters only and "
+        "values with blanks in quotes.",
     )
     try:
         parameters = conninfo_to_dict(plain)
@@ -251,6 +256,8 @@ def _of_another_tool(address: str, source: str) -> UsageError | None:
         return None
     instead = list(dict.fromkeys(_OF_OTHERS[name.lower()] for name in names if name.lower() in _OF_OTHERS))
     plural = "s" * (len(names) > 1)
+    for name in names:
+        instead += [f"Did you mean {near}?" for near in difflib.get_close_matches(name, known, 1, 0.7)]
     return UsageError(
         f"{what} contains what other tools read: libpq has no parameter{plural} {', '.join(names)}",
         " ".join([f"Remove {'them' if plural else 'it'}.", *instead]),
@@ -589,14 +596,10 @@ def _advice(words: str, target: Target) -> str:
     if "password" in words:
         return "Check user and password: DATABASE_URL, PGPASSWORD, or a line in ~/.pgpass (mode 0600)."
     if re.search(r'database ".*" does not exist', words):
-        return "Check the name with psql -l; scripts/setup-enhanced-db.sh creates a new database."
+        return "Check the name with psql -l; pgvigil setup creates a new database."
     if re.search(r'role ".*" does not exist', words):
         return "Check the user name: it is part of the URL, or PGUSER."
-    if "too many clients" in words or "remaining connection slots" in words:
-        return "The server has no free connection: close some, or try again later."
-    if "pooler" in words:
-        return "Raise the pool's size to four sessions, or connect to the server directly."
-    return "Check that the server is running, and that host and port are right."
+    return connect_advice.advice(words)
 
 
 def is_missing_database(error: ConnectError) -> bool:

@@ -10,13 +10,13 @@ from typing import ClassVar, Final
 # Printed by `pgvigil --help` and on docs/exit-codes.md.
 EXIT_CODES: Final = {
     0: "ok",
-    1: "findings (`validate`, `health`, `explain`), a job is overdue (`maintain status`), or alerts (`session-monitoring alerts`)",
+    1: "findings (`validate`, `health`, `explain`, `check`, `lint`), a job is overdue (`maintain status`), or alerts (`session-monitoring alerts`)",
     2: "usage, a broken file (spec, migration, `.env`), or a statement that fails (`profile`, `explain`)",
-    3: "no connection, the connection was lost, not everything could be compared, or no worker reports (`session-monitoring`)",
+    3: "no connection, the connection was lost, not everything could be compared (`lint`: measured), or no worker reports (`session-monitoring`)",
     4: "precondition failed: this command cannot work on this database as it is",
     5: "no verified backup; nothing was changed",
     6: "another run in progress, or a table lock that was not granted in time",
-    7: "a migration failed and was rolled back",
+    7: "a migration failed and was rolled back (`guard`: the command failed; its own code is in the report)",
     8: "migrated, but the schema does not meet the spec",
     9: "restore failed; the database is as it was",
     10: "a maintenance job failed",

@@ -2,7 +2,8 @@
 functions, and nobody who has more rights than he has may run that with them.
 
 SET ROLE is no boundary: a trigger may RESET ROLE, and a deferred one runs at COMMIT. A SECURITY DEFINER function is one: no SET ROLE is
-possible inside, and SET CONSTRAINTS leaves nothing for the COMMIT.
+possible inside. Its end is that of pgvigil.finish_owner_code, which may not be there yet: what is deferred runs, cursors that are held
+(they are computed at the COMMIT) are closed, and a path that the code has left is taken back.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _RUN = sql.SQL("""
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $run$
     DECLARE
         result text;
+        held   text;
     BEGIN
         IF wants_row THEN
             EXECUTE statement INTO result;
@@ -28,6 +30,10 @@ _RUN = sql.SQL("""
             EXECUTE statement;
         END IF;
         SET CONSTRAINTS ALL IMMEDIATE;
+        FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+            EXECUTE pg_catalog.format('CLOSE %I', held);
+        END LOOP;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
         RETURN result;
     END $run$;
     ALTER FUNCTION pg_temp.pgvigil_run_as_owner(text, boolean) OWNER TO {owner}""")

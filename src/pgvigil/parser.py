@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import textwrap
-from collections.abc import Sequence
-from typing import NoReturn, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn, cast
 
-from pgvigil import __version__, argv, commands
+from pgvigil import argv, commands
 from pgvigil.commands.common.options import Actions, add_action
+from pgvigil.commands.common.version import Version
 from pgvigil.errors import EXIT_CODES
 
 _CODES = "\n".join(
@@ -24,14 +27,34 @@ The database is named by --database-url, else DATABASE_URL, else PG* variables a
 """
 
 
+_CHOICE = re.compile(r"argument [\w/-]+: invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
+
+
+def _near(word: str, choices: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word.partition("=")[0], list(choices), 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Returns the parser for `words`; what it parses has the function to call as `run`.
+    """Returns the parser for `words`; what it parses has the function to call as `run`, and this one as `build`.
 
     Of `words`, no secret is repeated in an error. Where they begin with the name of a command, only that one is loaded.
     """
 
     class Parser(argparse.ArgumentParser):
+        # The type of argparse's own is an overload for namespaces of other classes, which no caller here has.
+        def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+            """Report surplus words here: the parser of a whole call would show the usage of all commands."""
+            found, surplus = super().parse_known_args(args, namespace)
+            if surplus:
+                self.error(
+                    f"unrecognized arguments: {' '.join(surplus)}{_near(surplus[0], self._option_string_actions)}"
+                )
+            return found, surplus
+
         def error(self, message: str) -> NoReturn:
+            if found := _CHOICE.fullmatch(message):
+                message += _near(found[1], re.findall(r"[\w-]+", found[2]))
             for word in sorted(words, key=len, reverse=True):
                 for spelt in (word, repr(word)[1:-1]):
                     message = message.replace(spelt, argv.shown(word)) if argv.shown(word) != word else message
@@ -41,12 +64,18 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         prog="pgvigil", description="Brings a session database to a schema that watches it, and keeps it there.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    whole.add_argument("--version", action="version", version=f"pgvigil {__version__}")
+    whole.add_argument(
+        "--version",
+        action=Version,
+        nargs=0,
+        words=words,
+        help="print the version, the schema's, and those of server and database",
+    )
     verbs = cast("Actions", whole.add_subparsers(required=True, metavar="COMMAND"))
     names = commands.names()
     for name in list(words[:1]) if words and words[0] in names else names:
         verb = commands.load(name)
         command = add_action(verbs, name, verb.SUMMARY)
         verb.add_arguments(command)
-        command.set_defaults(run=verb.run)
+        command.set_defaults(run=verb.run, build=build)
     return whole

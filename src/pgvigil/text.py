@@ -6,11 +6,12 @@ text; and a line that begins with `::`, or contains `##[`, is a command to the C
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
@@ -24,7 +25,7 @@ _UNSEEN: Final = re.compile(
     r"|(?<=#)#(?=\[|vso\[)"
 )
 _PLAIN_BYTES: Final = frozenset(range(0x20, 0x7F)) - frozenset(b"'\\")
-_PLURALS: Final = {"index": "indexes"}
+_PLURALS: Final = {"index": "indexes", "table or view": "tables or views"}
 _COMMAND: Final = re.compile(r"^(?=[^\S\n]*::)", re.MULTILINE)
 
 
@@ -110,6 +111,38 @@ def trusted(stream: TextIO) -> TextIO:
 def print_script(script: str, stream: TextIO, *, end: str = "\n") -> None:
     """Print SQL or other text for programs: unchanged to a file; elsewhere visible, but without bars, because `::` is a cast, too."""
     print(visible(script) if isinstance(stream, Guarded) else script, end=end, file=trusted(stream))
+
+
+_OF_STYLE: Final = {"red": "1;31", "yellow": "1;33", "green": "1;32", "cyan": "36", "bold": "1", "dim": "2"}
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Return true for a terminal. NO_COLOR (no-color.org), then FORCE_COLOR, then TERM=dumb decide otherwise."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if forced := os.environ.get("FORCE_COLOR"):
+        return forced not in ("0", "false")
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def painted(text: str, style: str) -> str:
+    return f"\x1b[{_OF_STYLE[style]}m{text}\x1b[0m" if text else text
+
+
+def print_report(report: str, styles: Mapping[str, str]) -> None:
+    """Print a report to stdout; if it has colours, each match of a pattern of `styles` in a line is painted in its style.
+
+    The text is made visible first, so colours of others do not get through.
+    """
+    if not wants_colour(sys.stdout):
+        print(report)
+        return
+    safe = io.StringIO()
+    Guarded(safe).write(report)
+    shown = safe.getvalue()
+    for pattern, style in styles.items():
+        shown = re.sub(pattern, lambda found, style=style: painted(found[0], style), shown, flags=re.MULTILINE)  # type: ignore[misc]
+    print(shown, file=trusted(sys.stdout))
 
 
 @contextmanager

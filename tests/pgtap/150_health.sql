@@ -38,11 +38,11 @@ SELECT is((SELECT level || ': ' || detail FROM pgvigil.integrity_report() WHERE 
           'ok: no job has ever run: no scheduler is set up', 'a new install is told that no job has run');
 UPDATE pgvigil.jobs SET since = now() - interval '1 hour' WHERE job = 'counters';
 SELECT is((SELECT level || ': ' || detail || ': ' || fix FROM pgvigil.integrity_report() WHERE check_name = 'overdue_jobs'),
-          'warning: never succeeded, so not done yet: counters (adds up what changed in the counters of sessions);'
+          'warning: never succeeded, so not done yet: counters (adds up session_counter_changes into session_counters);'
           ' no job has ever run: no scheduler is set up: pgvigil maintain watch', 'and what that means, once it is overdue');
 INSERT INTO pgvigil.job_runs (job, started_at, finished_at) VALUES ('expiry', now(), now());
 SELECT is((SELECT detail || ': ' || fix FROM pgvigil.integrity_report() WHERE check_name = 'overdue_jobs'),
-          'never succeeded, so not done yet: counters (adds up what changed in the counters of sessions): pgvigil maintain run-due',
+          'never succeeded, so not done yet: counters (adds up session_counter_changes into session_counters): pgvigil maintain run-due',
           'one that never ran beside others that did');
 INSERT INTO pgvigil.job_runs (job, started_at, finished_at) VALUES ('counters', now() - interval '1 hour', now());
 SELECT is((SELECT regexp_replace(detail, '\(last success: .*\)', '(last success: …)') FROM pgvigil.integrity_report() WHERE check_name = 'overdue_jobs'),

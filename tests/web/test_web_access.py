@@ -45,13 +45,31 @@ ROUTES = {
     ("GET", "/api/v1/sessions"): READ,
     ("GET", "/api/v1/sessions/{id}"): (401, 404, 404),
     ("GET", "/api/v1/sessions/{id}/timeline"): (401, 404, 404),
+    ("GET", "/api/v1/sessions/{id}/context"): READ,
+    ("GET", "/api/v1/sessions/{id}/handoffs"): READ,
+    ("GET", "/api/v1/sessions/{id}/operations"): READ,
     ("GET", "/api/v1/connections"): READ,
+    ("GET", "/api/v1/statements/live"): READ,
+    ("GET", "/api/v1/alerts"): READ,
+    ("GET", "/api/v1/application"): READ,
+    ("GET", "/api/v1/application/workers"): READ,
+    ("GET", "/api/v1/operations/calls"): (401, 422, 422),
     ("GET", "/api/v1/operations"): READ,
     ("GET", "/api/v1/jobs"): READ,
     ("GET", "/api/v1/health"): READ,
     ("POST", "/api/v1/connections/{id}/kill"): (401, 403, 409),
     ("POST", "/api/v1/sessions/{id}/archive"): (401, 403, 404),
     ("POST", "/api/v1/sessions/{id}/reactivate"): (401, 403, 404),
+    ("POST", "/api/v1/jobs/{job}/run"): (401, 403, 404),
+    ("GET", "/"): (307, 307, 307),
+    ("GET", "/admin/session-monitoring/dashboard"): (307, 307, 307),
+    ("GET", "/admin/session-monitoring/dashboard/"): (303, 200, 200),
+    ("GET", "/admin/session-monitoring/dashboard/{name}"): (303, 200, 200),
+    ("GET", "/admin/session-monitoring/dashboard/state"): READ,
+    ("GET", "/admin/session-monitoring/dashboard/login"): OPEN,
+    ("POST", "/admin/session-monitoring/dashboard/login"): (422, 422, 422),
+    ("POST", "/admin/session-monitoring/dashboard/logout"): (204, 204, 204),
+    ("GET", "/admin/session-monitoring/dashboard/static/{version}/{name}"): (404, 404, 404),
 }
 ROLES = (None, "viewer", "admin")
 
@@ -81,7 +99,15 @@ def test_each_route_lets_in_whom_it_should(
     serve: Serve, executions: Database, method: str, path: str, role: str | None
 ) -> None:
     client = serve(executions.url, role, records=True)
-    where = path.replace("{user_id}", "ada").replace("{what}", "status").replace("{id}", str(UUID(int=1)))
+    known = {
+        "user_id": "ada",
+        "what": "status",
+        "id": UUID(int=1),
+        "name": "sessions",
+        "job": "nothing",
+        "version": "x",
+    }
+    where = path.format(**known)
     answer = client.request(method, where, json={} if method == "POST" else None, follow_redirects=False)
     assert answer.status_code == ROUTES[method, path][ROLES.index(role)], answer.text
     if answer.status_code == 401:

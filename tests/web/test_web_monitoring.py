@@ -186,7 +186,7 @@ def test_below_flask_the_older_address_leads_to_the_new_one(below_flask: Any) ->
 
 @pytest.mark.parametrize(
     ("path", "kind"),
-    [("/pgvigil/nope", "not-found"), ("/pgvigil/", "not-found"), ("/pgvigil/api/v1/executions?limit=x", "bad-parameter"), (f"{BASE}/nope", "not-found"),
+    [("/pgvigil/nope", "not-found"), ("/pgvigil/nothing", "not-found"), ("/pgvigil/api/v1/executions?limit=x", "bad-parameter"), (f"{BASE}/nope", "not-found"),
      ("/pgvigil/api/v1/executions?status=%ff\xe4", "bad-parameter"), ("/pgvigil/api/v1/executions/ada%2Fstats", "bad-parameter")],
 )  # fmt: skip
 def test_below_flask_errors_are_problems_too(below_flask: Any, path: str, kind: str) -> None:

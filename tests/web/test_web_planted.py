@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from conftest import Database, Templates, _new_database
+from pgvigil.web.state import PAGES
 from web.conftest import ESCAPE, SCRIPT, SECRET, Serve
 from web.test_web_monitoring import report
 
@@ -20,7 +21,9 @@ PATHS = [
     "/api/v1/executions", "/api/v1/executions/stats/global", "/api/v1/executions/database-stats/global", "/api/v1/sessions",
     "/api/v1/sessions/{id}", "/api/v1/sessions/{id}/timeline", "/api/v1/connections", "/api/v1/operations", "/api/v1/jobs", "/api/v1/health",
     "/admin/session-monitoring/status", "/admin/session-monitoring/metrics", "/admin/session-monitoring/summary",
-    "/admin/session-monitoring/alerts?active_sessions=1", "/metrics",
+    "/admin/session-monitoring/alerts?active_sessions=1", "/metrics", "/api/v1/sessions/{id}/context", "/api/v1/sessions/{id}/handoffs",
+    "/api/v1/sessions/{id}/operations", "/api/v1/statements/live", "/api/v1/alerts", "/api/v1/application", "/api/v1/application/workers",
+    *(f"/admin/session-monitoring/dashboard/state?page={page}" for page in PAGES),
 ]  # fmt: skip
 
 

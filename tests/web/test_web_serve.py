@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from conftest import PROJECT, Database, Run
+from pgvigil.text import quoted
 from web.conftest import ESCAPE, SECRET
 
 pytestmark = pytest.mark.client_side
@@ -179,9 +180,9 @@ def test_a_command_whose_packages_are_missing_says_what_to_install(words: list[s
     done = alone(f"from pgvigil import cli; sys.exit(cli.main({words!r}))")
     assert done.returncode == 2
     assert "which is not installed" in done.stderr
-    assert "pip install 'pgvigil[web]'" in done.stderr
+    assert f"pip install {quoted(f'{PROJECT}[web]')}" in done.stderr
 
 
 def test_web_without_its_packages_says_what_to_install() -> None:
     done = alone("from pgvigil import web; web.application")
-    assert "pip install 'pgvigil[web]'" in done.stderr
+    assert f"pip install {quoted(f'{PROJECT}[web]')}" in done.stderr

@@ -8,7 +8,7 @@ DROP VIEW pgvigil.partitions, pgvigil.job_status;
 DROP FUNCTION pgvigil.due_at(text), pgvigil.time_slot(interval, interval, timestamptz), pgvigil.is_running(text), pgvigil.is_alive(bigint, integer);
 DROP FUNCTION pgvigil.accept_job(text), pgvigil.require_backup(text), pgvigil.require_consent(text);
 DROP TABLE pgvigil.final_statuses, pgvigil.backup_proofs, pgvigil.job_runs, pgvigil.jobs;
-DROP FUNCTION pgvigil.record_performance(text, integer, boolean, uuid, jsonb), pgvigil.record_metric(text, double precision, text, jsonb),
+DROP FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, jsonb), pgvigil.record_metric(text, double precision, text, jsonb),
     pgvigil.record_metric(text, numeric, text, jsonb),
     pgvigil.archive_session(uuid), pgvigil.mark_session_dormant(uuid), pgvigil.expire_session(uuid),
     pgvigil.schedule_expiration(uuid, timestamptz), pgvigil.require_session(uuid);

@@ -65,7 +65,7 @@ FROM pgvigil.archives a ORDER BY a.source, a.from_time, a.id"""
 
 
 def connect(target: Target, purpose: str) -> psycopg.Connection:
-    """Connect with times in UTC."""
+    """Connect with times in UTC. Raises ConnectError where what is called and read is not what pgvigil shipped, see `shipped`."""
     conn = database.connect(target, f"archive ({purpose})")
     try:
         require_shipped(conn)

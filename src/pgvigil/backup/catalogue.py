@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pgvigil.backup import manifest
+from pgvigil.backup import manifest, pg_tools
 from pgvigil.backup.manifest import Backup
 from pgvigil.errors import BackupError, RestoreError
 
@@ -54,9 +54,7 @@ def listing(directory: Path) -> list[Entry]:
     try:
         names = [path.name for path in directory.iterdir()] if directory.exists() else []
     except OSError as error:
-        raise BackupError(
-            f"{directory} cannot be read: {error.strerror}", "Choose another one with --backup-dir."
-        ) from error
+        raise pg_tools.unusable(directory, error, "no backup can be read from") from error
     stems = {
         name.rpartition(".")[0] for name in names if name.endswith((".dump", ".json", ".part")) and name[0] != "."
     } - {name.removesuffix(".part") for name in names if name.endswith(".schema.part")}

@@ -126,6 +126,8 @@ def take(
         owner_code.require_consent_for(
             conn, run_owner_code, otherwise="verify it with --verify-backup read, which runs none of that code"
         )
+    if kind != "command":
+        owner_code.require_plain_reading(conn, run_owner_code)
     began = datetime.now(UTC)
     clock = time.monotonic()
     name = re.sub(r"[^\w.-]", "_", conn.info.dbname)
@@ -138,9 +140,7 @@ def take(
             manifest.require_our_directory(directory)
             made.enter_context(manifest.making(part))
         except OSError as error:
-            raise BackupError(
-                f"no backup can be written to {directory}: {error.strerror}", pg_tools.ELSEWHERE
-            ) from error
+            raise pg_tools.unusable(directory, error, "no backup can be written to") from error
         except RestoreError as error:
             raise BackupError(error.message, error.hint) from error
         made.callback(part.unlink, missing_ok=True)
@@ -178,7 +178,10 @@ def take(
         except psycopg.Error as error:
             if database.is_lost(error):
                 raise database.lost(error, " during the backup") from error
-            raise BackupError(f"the backup failed: {' '.join(str(error).split())}", "Nothing was changed.") from error
+            hint = "Nothing was changed."
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                hint = f"Use a role that may read every table: their owner, or one with pg_read_all_data. {hint}"
+            raise BackupError(f"the backup failed: {' '.join(str(error).split())}", hint) from error
     return backup
 
 

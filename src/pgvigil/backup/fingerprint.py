@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from pgvigil import database
+from pgvigil.text import counted
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,11 @@ def left_out(then: Mapping[str, Extension], now: Mapping[str, Extension]) -> lis
     for name, (extension, table) in rows.items():
         there = now[extension].tables.get(name) if extension in now else None
         if there != table:
-            count = f"{there.rows} of {table.rows} rows" if there and there.rows < table.rows else f"{table.rows} rows"
+            count = (
+                f"{there.rows:,} of {counted(table.rows, 'row')}"
+                if there and there.rows < table.rows
+                else counted(table.rows, "row")
+            )
             missing.append(f"table {name} ({count}), a member of extension {extension}")
     for extension, was in then.items():
         its = now.get(extension)

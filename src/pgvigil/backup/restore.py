@@ -26,6 +26,7 @@ from pgvigil.backup.manifest import Backup
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError
 from pgvigil.progress import Reporter
+from pgvigil.text import counted
 
 _TRY_AGAIN = "The database is as it was. Fix this, then run the restore again."
 
@@ -196,11 +197,13 @@ def _newer(live: psycopg.Connection, backup: Backup) -> list[str]:
         if then is None:
             now = fingerprint.measure(live, name, partitioned, [], markers)
             if now.rows:
-                found.append(f"{name} has {now.rows} rows and was created after the backup")
+                found.append(f"{name} has {counted(now.rows, 'row')} and was created after the backup")
             continue
         now = fingerprint.measure(live, name, partitioned, [c for c in then.columns if c in columns], markers)
         if now.rows and now != then:
-            found.append(f"{name} has {now.rows} rows that differ from the {then.rows} in the backup")
+            found.append(
+                f"{name} has {counted(now.rows, 'row')} that differ{'s' * (now.rows == 1)} from the {then.rows:,} in the backup"
+            )
     return found
 
 

@@ -26,6 +26,7 @@ from pgvigil.backup.fingerprint import Extension, TableFingerprint
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError, UnequalError
 from pgvigil.progress import Reporter
+from pgvigil.text import counted
 
 Tool = tuple[Path, str]  # pg_restore, with pg_dump beside it, and its version
 
@@ -66,7 +67,11 @@ def prove(
         compare(there, pg_restore(conn, written_by), schema, tables, large_objects, log)
         left_out = not_in(there, extensions) if tables else []
         findings = integrity(there, log) if tables else []
-    rows = f", {len(tables)} tables with {sum(t.rows for t in tables.values())} rows" if tables else ""
+    rows = (
+        f", {counted(len(tables), 'table')} with {counted(sum(t.rows for t in tables.values()), 'row')}"
+        if tables
+        else ""
+    )
     but = f"; without what pg_dump leaves out: {', '.join(left_out)}" if left_out else ""
     return Proved(f"restored: schema{rows} equal{but}", findings, left_out)
 
@@ -253,7 +258,7 @@ def compare(
             if then is None:
                 faults += [f"table {name} was not expected"] if tables else []
             elif now.rows != then.rows:
-                faults.append(f"{name} has {now.rows} rows instead of {then.rows}")
+                faults.append(f"{name} has {counted(now.rows, 'row')} instead of {then.rows:,}")
             elif now != then:
                 faults.append(f"{name} has rows with different content")
         if objects != large_objects:
@@ -273,7 +278,7 @@ def not_in(there: Target, extensions: Mapping[str, Extension]) -> list[str]:
 def may_be_left_out(extensions: Mapping[str, Extension]) -> list[str]:
     """Return, from the original alone, the rows of extensions' tables that CREATE EXTENSION may or may not recreate."""
     return [
-        f"table {name} ({table.rows} rows), a member of extension {extension}, unless CREATE EXTENSION recreates it"
+        f"table {name} ({counted(table.rows, 'row')}), a member of extension {extension}, unless CREATE EXTENSION recreates it"
         for name, (extension, table) in fingerprint.extension_rows(extensions).items()
     ]
 

@@ -8,9 +8,16 @@ from pathlib import Path
 
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
-from pgvigil.text import page, quoted
+from pgvigil.text import page, print_report, quoted
 
 SUMMARY = "verified backups: create, list, verify, prune, record"
+
+_STYLES = {
+    "^verified(?= )": "green",
+    "^(?:failed|damaged|missing)(?= )": "red",
+    "^(?:unverified|abandoned|no manifest|foreign)(?= )": "yellow",
+    "^state .*": "bold",
+}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -61,7 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     directory = getattr(arguments, "backup_dir", None) or backup.default_directory()
     if arguments.action == "list":
         entries = catalogue.listing(directory)
-        print(output.json_text(backups.document(entries)) if arguments.json else backups.text(entries, directory))
+        if arguments.json:
+            print(output.json_text(backups.document(entries)))
+        else:
+            print_report(backups.text(entries, directory), _STYLES)
     elif arguments.action == "prune":
         pruned = catalogue.prune(directory, arguments.keep_days)
         print(output.json_text(backups.pruned_document(pruned)) if arguments.json else backups.pruned_text(pruned))

@@ -7,8 +7,11 @@ import sys
 
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
+from pgvigil.text import print_report
 
 SUMMARY = "run a statement once, rolled back, and report what is wrong with its plan; exit 1 if something is"
+
+_STYLES = {"^warning(?= )": "yellow", "^note(?= )": "cyan", "^ {10}fix: .*": "cyan", "█+": "cyan"}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -25,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(output.json_text(explain.document(done)))
     else:
-        print(explain.text(done, bars=sys.stdout.isatty()))
+        print_report(explain.text(done, bars=sys.stdout.isatty()), _STYLES)
     return 0 if done.sound else 1

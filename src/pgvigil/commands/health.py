@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.called import as_called
 from pgvigil.commands.common.target import required_target
+from pgvigil.text import print_report
 
 SUMMARY = "is the database in order: integrity, jobs, load, settings; exit 1 when it is not"
+
+_FIX = re.compile(r"^( {10}fix: )(.*)$", re.MULTILINE)
+_STYLES = {
+    "^critical(?= )": "red",
+    "^warning(?= )": "yellow",
+    "^advice(?= )": "cyan",
+    "^ok(?= )": "green",
+    "^ {10}fix: .*": "cyan",
+    r'^database ".*" is not healthy': "red",
+    r'^database ".*" is healthy': "green",
+}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -29,5 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     target = required_target(arguments)
     with journal() as log:
         found = health.examine(target, log, deep=arguments.deep, repair=arguments.repair)
-    print(output.json_text(health.document(found)) if arguments.json else health.text(found))
+    if arguments.json:
+        print(output.json_text(health.document(found)))
+    else:
+        report = _FIX.sub(lambda line: line[1] + as_called(line[2], target.option), health.text(found))
+        print_report(report, _STYLES)
     return found.exit_code

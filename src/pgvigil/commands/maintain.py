@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING
 from pgvigil import project
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
-from pgvigil.text import counted, one_line, page
+from pgvigil.text import counted, one_line, page, print_report
 
 if TYPE_CHECKING:
     from pgvigil.database import Target
     from pgvigil.maintenance.client_jobs import Options
 
 SUMMARY = "the regular jobs: preview and accept them, run one now, run what is due, watch, their status"
+
+_STYLES = {
+    "^job .*": "bold",
+    "(?<=  )(?:failed|died)(?=  )|\\bOVERDUE\\b": "red",
+    "(?<=  )waits for consent": "yellow",
+    "(?<=  )done(?=  )": "green",
+}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -71,7 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
     target = required_target(arguments)
     if arguments.action == "status":
         jobs = job_runner.status(target)
-        print(output.json_text(job_runner.document(jobs)) if arguments.json else job_runner.text(jobs, target.option))
+        if arguments.json:
+            print(output.json_text(job_runner.document(jobs)))
+        else:
+            print_report(job_runner.text(jobs, target.option), _STYLES)
         return 1 if any(job.overdue for job in jobs) else 0
     if arguments.action == "preview":
         shown = job_runner.preview(target)

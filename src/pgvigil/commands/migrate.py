@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from pgvigil import database, project
+from pgvigil import database
 from pgvigil.commands.common import options, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import PgvigilError, UsageError
 from pgvigil.text import print_script
 
 if TYPE_CHECKING:
-    from pgvigil.migration.runner import Run
+    from pgvigil.migration.chain import Run
 
 SUMMARY = "bring an existing database to the schema: backup, migrations, validation"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     options.add_schema(options.add_database(command))
+    options.add_project(command)
     command.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
     command.add_argument("--sql", action="store_true", help="with --dry-run: print the SQL instead of the plan")
     options.add_json(command, "print one JSON document on stdout instead of the report")
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         elif arguments.sql:
             print_script(_plan_as_sql(run), sys.stdout)
         else:
-            command = project.command("migrate", schema=run.schema, option=target.option)
+            command = run.chain.command("migrate", schema=run.schema, option=target.option)
             print(plan_report.text(plan, migrate=command))
         return 0
     try:
@@ -104,6 +105,6 @@ def _plan_as_sql(run: Run) -> str:
         how = "in a transaction" if migration.transactional else "step by step, outside a transaction"
         lines += [f"-- {migration.name} ({how})", migration.script]
     for migration in run.to_revert:
-        lines += [f"-- {migration.name} (taken out)", migration.revert_path.read_text()]
+        lines += [f"-- {migration.name} (taken out)", migration.revert_script]
     count = f"{len(run.pending)} pending" if run.pending else f"{len(run.to_revert)} to be taken out"
     return "\n".join([*lines, f"-- {count if lines else 'up to date'}; nothing was changed"])

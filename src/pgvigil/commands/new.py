@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import TYPE_CHECKING
 
 from pgvigil import project
+from pgvigil.commands.common import options, runs
 from pgvigil.errors import UsageError
 
-SUMMARY = "write the three files of a new migration: the DDL, its revert, the Alembic revision"
+if TYPE_CHECKING:
+    from pgvigil.projects.config import Config
+
+SUMMARY = "write the files of a new migration: of pgvigil's own, or of a project"
 
 _VERSION = '''"""{title}"""
 
@@ -21,19 +26,21 @@ upgrade, downgrade = sql_file(__file__)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
+    options.add_project(command)
     command.add_argument("name", metavar="NAME", help="its name, such as session_tags: lower case, digits, underscores")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.migration import files
 
+    if config := runs.config_of(arguments):
+        return _in_project(config, arguments.name)
     name: str = arguments.name
     if not re.fullmatch("[a-z][a-z0-9_]{0,59}", name):
         raise UsageError(
             f"{name!r} is not a name for a migration", "Use lower-case letters, digits and underscores: session_tags."
         )
-    if project.SCRIPTS != project.ROOT / "scripts":
-        raise UsageError("an installed pgvigil has no migrations of its own to add to", "Run this in a checkout.")
+    project.require_checkout("add a migration to its own")
     migrations = files.load(project.MIGRATIONS)
     if taken := [migration.path.name for migration in migrations if migration.name[4:] == name]:
         raise UsageError(f"{taken[0]} has this name already", "Choose another name.")
@@ -57,4 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
         f"pgvigil.alembic_version. Then:\n  {project.command('init-sql', '--write')}\n  {project.command('spec', 'docs', '--write')}\n"
         f"  {project.command('validate', '--offline')}"
     )
+    return 0
+
+
+def _in_project(config: Config, name: str) -> int:
+    from pgvigil.projects import start
+    from pgvigil.projects.chain import ProjectChain
+
+    for path in start.new(config, name):
+        print(path)
+    print(f"\nNext: write the SQL and the way back, then\n  {ProjectChain(config).command('check', '--write-spec')}")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pgvigil.commands.common import options
 from pgvigil.commands.common.target import required_target
-from pgvigil.text import block, one_line
+from pgvigil.text import block, counted, one_line
 
 SUMMARY = "replace a database by a backup of it; the replaced one is kept under another name"
 
@@ -41,9 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
             run_owner_code=arguments.run_owner_code, accept_left_out=arguments.accept_left_out,
         )  # fmt: skip
     print(
-        f'restored "{one_line(done.database)}" to revision {done.revision or "base"} in {done.seconds:.1f} s: {done.tables} tables, {done.rows} rows'
+        f'restored "{one_line(done.database)}" to revision {done.revision or "base"} in {done.seconds:.1f} s: '
+        f"{counted(done.tables, 'table')}, {counted(done.rows, 'row')}"
     )
-    print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{one_line(done.kept)}"')
+    print(f'  swapped in {done.swap_seconds:.2f} s; the old content is kept as database "{one_line(done.kept)}"')
     kept = '"' + done.kept.replace('"', '""') + '"'
     print(f"  to delete it, when it is needed no longer, in psql: DROP DATABASE {one_line(kept)};")
     for finding in done.findings:

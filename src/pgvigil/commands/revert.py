@@ -12,6 +12,7 @@ SUMMARY = "revert migrations, after a backup"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     options.add_schema(options.add_database(command))
+    options.add_project(command)
     command.add_argument("--to", required=True, metavar="REVISION", help='the revision to stay at, or "base" for none')
     options.add_locks(command, run_lock=True)
     options.add_migration_backup(command)

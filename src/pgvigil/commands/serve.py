@@ -10,14 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgvigil import project
 from pgvigil.commands.common import options
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import UsageError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from pgvigil.database import Target
     from pgvigil.web.access import Authorize
 
-SUMMARY = "serve the HTTP API, health endpoints and /metrics; closed without a login"
+SUMMARY = "serve the dashboard, the HTTP API, health endpoints and /metrics; closed without a login"
 _GIVE_ONE = "Give one of --auth-token-file, --authorize, --trust-proxy; or --no-auth, on a loopback address only."
 
 
@@ -60,9 +64,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    host, port = _address(arguments.listen)
+    host, port = address(arguments.listen)
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401 - to refuse before anything is opened
 
         from pgvigil import web
         from pgvigil.live import Recorder
@@ -70,9 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
         application = web.application
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"pgvigil serve needs the package {error.name}, which is not installed", "Run: pip install 'pgvigil[web]'"
+            f"pgvigil serve needs the package {error.name}, which is not installed", f"Run: {project.install('web')}"
         ) from error
-    loopback = _is_loopback(host)
+    loopback = is_loopback(host)
     authorize = _authorize(arguments, loopback=loopback)
     target = required_target(arguments)
     hosts = [*arguments.host, *({"localhost", "127.0.0.1", "[::1]", host} if loopback else ())]
@@ -80,7 +84,26 @@ def run(arguments: argparse.Namespace) -> int:
     app = application(
         target, authorize=authorize, recorder=recorder, read_only=arguments.read_only, hosts=hosts or None
     )
-    listener = _listen(host, port)
+    try:
+        _answer(app, listen(host, port), host)
+    finally:
+        if recorder is not None:
+            recorder.close()
+    return 0
+
+
+def serve_alone(target: Target, listener: socket.socket, host: str, *, read_only: bool) -> None:
+    """Serve everybody on this machine as an admin, until Ctrl-C: for `pgvigil demo`, whose data are made up."""
+    from pgvigil.web import access
+    from pgvigil.web.app import application
+
+    hosts = {"localhost", "127.0.0.1", "[::1]", host}
+    _answer(application(target, authorize=access.everybody(), read_only=read_only, hosts=hosts), listener, host)
+
+
+def _answer(app: FastAPI, listener: socket.socket, host: str) -> None:
+    import uvicorn
+
     # Forwarded headers are not read: the peer is the one that connects. Only --trust-proxy trusts a proxy.
     configuration = uvicorn.Config(
         app, proxy_headers=False, server_header=False, lifespan="off", timeout_graceful_shutdown=2, log_level="info"
@@ -92,12 +115,9 @@ def run(arguments: argparse.Namespace) -> int:
             uvicorn.Server(configuration).run(sockets=[listener])
     finally:
         app.state.store.close()
-        if recorder is not None:
-            recorder.close()
-    return 0
 
 
-def _address(text: str) -> tuple[str, int]:
+def address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
@@ -105,14 +125,14 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)

@@ -6,7 +6,7 @@ import argparse
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pgvigil import database
+from pgvigil import database, project
 from pgvigil.errors import PreconditionError
 from pgvigil.text import one_line
 
@@ -22,6 +22,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         choices=("start", "stop", "status", "url", "jobs"),
         help="jobs: run the due jobs in the foreground while the server is up; start does that in the background",
     )
+    command.add_argument(
+        "--database", default="pgvigil", metavar="NAME", help="with url: a database of the server (default %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,14 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "start":
         server.start()
         jobs.start()
-        print(server.url())
+        print(server.url(arguments.database))
     elif arguments.action == "stop":
         jobs.stop()
         print("stopped" if server.stop() else "it was not running")
     elif not server.exists():
-        raise PreconditionError("there is no embedded server yet", "Make one with scripts/setup-enhanced-db.sh.")
+        raise PreconditionError("there is no embedded server yet", "Make one with pgvigil setup.")
     elif arguments.action == "url":
-        print(server.url())
+        print(server.url(arguments.database))
     elif arguments.action == "jobs":
         return _run_jobs(server, jobs)
     else:
@@ -50,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _jobs_line(jobs: JobsProcess) -> str:
     if (pid := jobs.pid()) is None:
-        return "jobs: not running; `pgvigil server start` starts them"
+        return f"jobs: not running; `{project.command('server', 'start')}` starts them"
     return f"jobs: run by process {pid or '(starting)'}, log {one_line(str(jobs.log))}"
 
 

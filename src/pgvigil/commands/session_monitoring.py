@@ -51,10 +51,12 @@ def _threshold(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.live import monitor_workers as workers
+    from pgvigil.migration import preflight
 
     with database.connect(required_target(arguments), "session-monitoring") as connection:
         require_shipped(connection)  # the view that is read calls functions with the rights of the reader
         if arguments.action == "enable-periodic-logging":
+            preflight.require_primary(connection)
             print(workers.set_logging(connection, arguments.application, arguments.interval))
             return 0
         found = workers.read(connection, arguments.application)

@@ -36,20 +36,19 @@ def run(arguments: argparse.Namespace) -> int:
     done = f"built, at revision {outcome.end}" if outcome.applied else f"already set up, at revision {outcome.end}"
     print(f"{done}; the schema meets {project.SPEC.name} and every trigger and view works ({outcome.seconds:.1f} s)")
     if embedded:
-        program = project.program()
-        print(f'\nNext:\n  export DATABASE_URL="$({program} server url)"     where your application connects')
+        url = f'export DATABASE_URL="$({project.command("server", "url")})"'
         print(
-            f"  {program} validate                            the verdict, any time\n  {program} server stop                         (start, status)"
+            f"\nNext: point your application at this database, which `server stop` stops and `server start` starts:\n  {url}"
         )
     else:
-        print(
-            "\nNext: point your application at this database. The verdict, any time:\n  "
-            + project.command("validate", schema=outcome.schema, option=target.option)
-        )
+        print("\nNext: point your application at this database.")
     runs.print_waiting(outcome, target)
     if embedded:
         JobsProcess(embedded).start()
-        print(f"\nThe regular jobs run while this server is up. Their status:\n  {program} maintain status")
+        print(
+            f"\nThe regular jobs run while this server is up. Their status:\n  {project.command('maintain', 'status')}"
+        )
     else:
         runs.print_jobs(target)
+    runs.print_looks(target)
     return 0

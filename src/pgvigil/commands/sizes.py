@@ -7,6 +7,7 @@ import sys
 
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
+from pgvigil.text import print_report
 
 SUMMARY = "print the size of each table with its partitions, indexes and dead rows"
 
@@ -21,5 +22,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     found = sizes.measure(required_target(arguments))
     bars = sys.stdout.isatty()
-    print(output.json_text(sizes.document(found)) if arguments.json else sizes.text(found, bars=bars))
+    if arguments.json:
+        print(output.json_text(sizes.document(found)))
+    else:
+        print_report(sizes.text(found, bars=bars), {"^table .*": "bold", "█+": "cyan"})
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pgvigil import project
 from pgvigil.commands.common import options
 from pgvigil.errors import UsageError
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         from pgvigil.web.access import new_token
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"pgvigil token needs the package {error.name}, which is not installed", "Run: pip install 'pgvigil[web]'"
+            f"pgvigil token needs the package {error.name}, which is not installed", f"Run: {project.install('web')}"
         ) from error
     print(new_token(arguments.auth_token_file, arguments.name, arguments.role))
     return 0

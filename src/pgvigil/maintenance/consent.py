@@ -11,9 +11,8 @@ from typing import Any
 
 import psycopg
 from psycopg import errors, sql
-from psycopg.rows import class_row
 
-from pgvigil import project
+from pgvigil import other_state, project
 from pgvigil.errors import PreconditionError
 from pgvigil.owner import owner_of_table
 from pgvigil.text import counted, page, quoted
@@ -83,8 +82,7 @@ class Preview:
 
 def preview(conn: psycopg.Connection) -> list[Preview]:
     """Of each job that ends, marks, archives or deletes, in the order in which they are run."""
-    with conn.cursor(row_factory=class_row(Effect)) as cursor:
-        effects = cursor.execute("SELECT * FROM pgvigil.preview_jobs()").fetchall()
+    effects = other_state.rows(conn, Effect, "SELECT * FROM pgvigil.preview_jobs()")
     jobs = conn.execute(
         """SELECT j.job, j.needs_consent AND j.accepted_at IS NULL, j.needs_consent, j.accepted_at, j.accepted_by, j.backup_within,
                   (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp())

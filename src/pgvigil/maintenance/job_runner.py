@@ -12,9 +12,8 @@ from typing import Any
 
 import psycopg
 from psycopg import errors, sql
-from psycopg.rows import class_row
 
-from pgvigil import database
+from pgvigil import database, other_state
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, JobError, LockedError, PgvigilError, PreconditionError, UsageError
 from pgvigil.maintenance import client_jobs, consent, wording
@@ -22,7 +21,7 @@ from pgvigil.maintenance.client_jobs import Options
 from pgvigil.migration import ledger, preflight
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
-from pgvigil.text import page
+from pgvigil.text import counted, page
 
 _TOLD = 160  # characters of an error in a table for people
 _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -188,7 +187,7 @@ def _run(
         row = conn.execute("CALL pgvigil.run_job(%s, %s)", (job.job, only_if_due)).fetchone()
     except psycopg.DatabaseError as error:
         if conn.closed:
-            raise database.lost(error, f" during job {job.job}; what it had committed stays") from error
+            raise database.lost(error, f" during job {job.job}; its commits are kept") from error
         if isinstance(error, errors.ObjectNotInPrerequisiteState):
             words_of_server = error.diag.message_primary or str(error)
             if "waits for the consent" in words_of_server:  # it lapsed since we looked
@@ -224,7 +223,7 @@ def _run_here(
         if isinstance(error, ConnectError):
             raise
         if database.is_lost(error):
-            raise database.lost(error, f" during job {job}; what it had committed stays") from error
+            raise database.lost(error, f" during job {job}; its commits are kept") from error
         raise JobError(f"job {job} failed: {said}", hint or "It goes on from there when it is run again.") from error
     except BaseException as error:
         with suppress(psycopg.Error, LockedError):
@@ -235,10 +234,8 @@ def _run_here(
 
 def jobs_of(conn: psycopg.Connection) -> list[Job]:
     try:
-        with conn.cursor(row_factory=class_row(Job)) as cursor:
-            return cursor.execute(
-                "SELECT s.* FROM pgvigil.job_status s JOIN pgvigil.jobs j USING (job) ORDER BY j.since, job"
-            ).fetchall()
+        query = "SELECT s.* FROM pgvigil.job_status s JOIN pgvigil.jobs j USING (job) ORDER BY j.since, job"
+        return other_state.rows(conn, Job, query)
     except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
         raise PreconditionError(
             "this database has no jobs: it is not migrated", "See pgvigil status; then pgvigil migrate."
@@ -328,4 +325,12 @@ def _schedule(job: Job) -> str:
         return f"{_WEEK[days]} {clock}"
     if job.every == timedelta(days=1):
         return f"daily {clock}"
-    return f"every {job.every}" + (f" + {job.at}" if job.at else "")
+    return f"every {_length(job.every)}" + (f" + {_length(job.at)}" if job.at else "")
+
+
+def _length(length: timedelta) -> str:
+    for name, seconds in (("day", 86_400), ("h", 3600), ("min", 60)):
+        number, rest = divmod(length.total_seconds(), seconds)
+        if number and not rest:
+            return counted(int(number), name) if name == "day" else f"{number:.0f} {name}"
+    return str(length)

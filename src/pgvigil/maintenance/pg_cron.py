@@ -42,7 +42,7 @@ def install(target: Target) -> CronJobs:
             raise PreconditionError(
                 f'pg_cron is neither in database "{name}" nor in "{home}"',
                 "Install it (shared_preload_libraries = 'pg_cron', then CREATE EXTENSION pg_cron; 1.4 or later), or let cron or a "
-                "systemd timer run `pgvigil maintain run-due`: see docs/maintenance.md.",
+                "systemd timer run `pgvigil maintain run-due`: see pgvigil help maintenance.",
             )
         registered = [job.job for job in jobs if not job.needs_client]
         for job in registered:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,12 +19,13 @@ import psycopg
 import sqlalchemy
 from alembic import command, context, op
 from alembic.config import Config
-from psycopg import sql as compose
+from psycopg import sql
 from sqlalchemy.pool import StaticPool
 
 from pgvigil import database, locks, project
-from pgvigil.errors import MigrationError, PreconditionError, UsageError
-from pgvigil.migration import concurrent_indexes, files, ledger, preflight, trace
+from pgvigil.errors import PreconditionError, UsageError
+from pgvigil.migration import files, ledger, preflight, statements, trace
+from pgvigil.migration.concurrent_indexes import Build
 from pgvigil.migration.files import Migration
 from pgvigil.migration.preflight import application_tables, require_application
 from pgvigil.migration.sql_lexer import Statement
@@ -43,7 +44,7 @@ def pin(conn: psycopg.Connection, schema: str) -> None:
     """
     settings = (
         "search_path = pg_catalog, pg_temp",
-        f"pgvigil.schema = {compose.quote(schema)}",
+        f"pgvigil.schema = {sql.quote(schema)}",
         f"lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'",
         "statement_timeout = 0",
         "idle_in_transaction_session_timeout = 0",
@@ -84,7 +85,7 @@ def run_environment() -> None:
     if connection is not None:
         _migrate(connection)
         return
-    target = database.resolve(options.get("database-url"), [Path.cwd(), project.ROOT])
+    target = database.resolve(options.get("database-url"), project.dotenv_directories())
     if target is None:
         raise UsageError("no database is named", "Set DATABASE_URL or PG*, or pass -x database-url=URL.")
 
@@ -163,10 +164,10 @@ def _upgrade(migration: Migration) -> None:
     if baselined:
         require_application(conn, schema)
     elif migration.transactional:
-        statements = migration.statements
+        parts = migration.statements
         if files.is_shipped(migration.path):  # an error in a comment of another file is reported with its own line
-            statements = list(_comments_at_once(statements))
-        for statement in statements:
+            parts = list(_comments_at_once(parts))
+        for statement in parts:
             _execute(conn, migration.path, statement)
     else:
         with op.get_context().autocommit_block():
@@ -259,9 +260,9 @@ def _run_script(conn: psycopg.Connection, path: Path, *, as_owner: bool = True) 
         _execute(conn, path, statement, as_owner=as_owner)
 
 
-def _comments_at_once(statements: list[Statement]) -> Iterator[Statement]:
+def _comments_at_once(parts: list[Statement]) -> Iterator[Statement]:
     """Join consecutive comments into one statement: each by itself is a round trip more while tables are locked."""
-    for are_comments, run in groupby(statements, key=lambda s: s.tokens[0].text.upper() == "COMMENT"):
+    for are_comments, run in groupby(parts, key=lambda s: s.tokens[0].text.upper() == "COMMENT"):
         first, *rest = run
         if not are_comments:
             yield from (first, *rest)
@@ -272,25 +273,14 @@ def _comments_at_once(statements: list[Statement]) -> Iterator[Statement]:
 def _execute(conn: psycopg.Connection, path: Path, statement: Statement, *, as_owner: bool = True) -> None:
     owner = _names.get().owner
     text = bound(statement.text, _names.get().schema, owner.name)
-    try:
-        with trace.current.get(Trace()).statement(conn, path.name, statement):
-            if as_owner and owner.is_other:
-                _execute_as(conn, owner, text, statement)
-            else:
-                conn.execute(text.encode())
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled):
-        raise
-    except psycopg.Error as error:
-        diagnosis = error.diag
-        line = statement.line
-        position = diagnosis.internal_position if diagnosis.internal_query == text else diagnosis.statement_position
-        if position:
-            line += text.count("\n", 0, int(position) - 1)
-        words = [diagnosis.message_primary or str(error), diagnosis.message_detail, diagnosis.context]
-        raise MigrationError(
-            f"{path}:{line}: " + "\n  ".join(word for word in words if word),
-            diagnosis.message_hint or _what_next(path, diagnosis.sqlstate or "", error),
-        ) from error
+
+    def run(text: str) -> None:
+        if as_owner and owner.is_other:
+            _execute_as(conn, owner, text, statement)
+        else:
+            conn.execute(text.encode())
+
+    statements.run(conn, path, statement, text, run)
 
 
 def _execute_as(conn: psycopg.Connection, owner: Owner, text: str, statement: Statement) -> None:
@@ -300,7 +290,7 @@ def _execute_as(conn: psycopg.Connection, owner: Owner, text: str, statement: St
         state: str | None = "{}"
         step = "".join(t.text for t in statement.tokens[1:4])
         while state is not None:
-            state = owner.scalar(conn, f"SELECT {step}_step({compose.quote(state)}::jsonb)")
+            state = owner.scalar(conn, f"SELECT {step}_step({sql.quote(state)}::jsonb)")
     elif "CONCURRENTLY" in words:
         conn.execute(
             text.encode()
@@ -309,42 +299,21 @@ def _execute_as(conn: psycopg.Connection, owner: Owner, text: str, statement: St
         owner.execute(conn, text)
 
 
-def _what_next(path: Path, sqlstate: str, error: psycopg.Error) -> str:
-    if sqlstate == "58P01" or "could not load library" in str(error):
-        return "The server runs other files than are installed, as after an upgrade: restart the server, then run this again."
-    if sqlstate == "42501":
-        return "Use a role that has this right, then run this again."
-    if sqlstate[:2] == "53":
-        return "Make room on the server, then run this again."
-    if sqlstate[:2] in ("22", "23"):
-        return "Rows that are there break it: fix them, then run this again."
-    if not files.is_shipped(path):
-        return "Fix the file, then run this again."
-    return "Something in this database or its server makes it fail: change that, then run this again."
-
-
 # ── Steps outside a transaction: each one can be run again after an interruption ──────────────────────────────────────
 
 
 def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: Statement) -> None:
-    """Runs a statement that commits by itself, first clearing away what an interrupted run of it left behind."""
-    name = concurrent_indexes.index_name(statement, _names.get().schema)
-    if name is None:
-        validating = any(t.text.upper() == "VALIDATE" for t in statement.tokens)
-        with concurrent_indexes.patient(conn) if validating else nullcontext():
-            _execute(conn, migration.path, statement)
-        return
-    told = trace.current.get(Trace())
-    try:
-        with concurrent_indexes.patient(conn):
-            if concurrent_indexes.prepare_name(
-                conn, migration.revision, _names.get().schema, statement, name, told.patience
-            ):
-                _execute(conn, migration.path, statement)
-    except (MigrationError, psycopg.errors.QueryCanceled):
-        if not conn.closed:
-            concurrent_indexes.discard(conn, name)
-        raise
+    def displace(_: Build, name: str, definition: str) -> bool:
+        """One with another definition is remembered in pgvigil.displaced_objects and dropped."""
+        values = ", ".join(sql.quote(value) for value in (migration.revision, f"index {name}", definition))
+        owner = owner_of(conn, _names.get().schema)
+        owner.execute(conn, f"INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql) VALUES ({values})")
+        conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
+        return True
+
+    statements.run_healing(
+        conn, _names.get().schema, statement, lambda: _execute(conn, migration.path, statement), displace
+    )
 
 
 def _has_ledger(conn: psycopg.Connection) -> bool:

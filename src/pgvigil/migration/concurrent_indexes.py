@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import sql
 
 from pgvigil import locks
 from pgvigil.errors import LockedError
 from pgvigil.migration.files import Migration
 from pgvigil.migration.sql_lexer import Statement
-from pgvigil.owner import owner_of
+from pgvigil.placeholders import bound
 
 _POLL = 0.2  # seconds between looks at a build that somebody else is at
 _DISCARD_TRIES = 5
@@ -33,37 +32,110 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def index_name(statement: Statement, schema: str) -> str | None:
-    """The name of the index that a statement builds concurrently on a table of the application's, with its schema."""
-    words = [t.text.upper() for t in statement.tokens]
-    if words[:1] == ["CREATE"] and words[1:3] != ["OR", "REPLACE"] and "CONCURRENTLY" in words[2:4]:
-        return f"{quoted(schema)}.{statement.tokens[words.index('CONCURRENTLY') + 1].text}"
-    return None
+@dataclass(frozen=True)
+class Build:
+    """A CREATE INDEX CONCURRENTLY, taken apart. `name` is None where the server is to choose one; `table` is written as the statement
+    names it; `table_at` and `concurrently` say where its tokens are.
+    """
+
+    statement: Statement
+    name: str | None
+    table: str
+    table_at: slice
+    concurrently: int
+    if_not_exists: bool
+
+    @classmethod
+    def of(cls, statement: Statement) -> Build | None:
+        words = [t.text.upper() for t in statement.tokens]
+        if words[:1] != ["CREATE"] or words[1:2] not in (["INDEX"], ["UNIQUE"]) or "CONCURRENTLY" not in words[2:4]:
+            return None
+        concurrently = words.index("CONCURRENTLY")
+        at = concurrently + 1
+        if_not_exists = words[at : at + 3] == ["IF", "NOT", "EXISTS"]
+        at += 3 * if_not_exists
+        name = None if words[at] == "ON" else statement.tokens[at].text
+        first = at + (1 if name is None else 2)
+        first += words[first] == "ONLY"
+        last = first
+        while words[last + 1 : last + 2] == ["."]:
+            last += 2
+        table = "".join(t.text for t in statement.tokens[first : last + 1])
+        return cls(statement, name, table, slice(first, last + 1), concurrently, if_not_exists)
+
+    def script(self, table: str) -> str:
+        """Return the statement on another table, without CONCURRENTLY."""
+        text, tokens = self.statement.text, self.statement.tokens
+        first, last = tokens[self.table_at][0], tokens[self.table_at][-1]
+        origin = tokens[0].start
+        text = text[: first.start - origin] + table + text[last.start - origin + len(last.text) :]
+        word = tokens[self.concurrently]
+        return text[: word.start - origin] + text[word.start - origin + len(word.text) :]
 
 
-def prepare_name(
-    conn: psycopg.Connection, revision: str, schema: str, statement: Statement, name: str, patience: WaitPolicy
+def index_names(conn: psycopg.Connection, statement: Statement, schema: str) -> list[str]:
+    """Return the index that a statement builds concurrently, with the schema of its table, which is where the server puts it.
+
+    Where the statement leaves the name to the server, these are the indexes of the table that are defined like it.
+    `schema` stands for the placeholder.
+    """
+    build = Build.of(statement)
+    if build is None:
+        return []
+    table = bound(build.table, schema)
+    row = conn.execute(
+        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)",
+        (table,),
+    ).fetchone()
+    if row is None:
+        return []  # the server says that there is no such table
+    if build.name is not None:
+        return [f"{quoted(row[0])}.{build.name}"]
+    wanted = _wanted_shape(conn, build, table)
+    rows = conn.execute(
+        """SELECT format('%%I.%%I', n.nspname, c.relname), pg_get_indexdef(i.indexrelid)
+           FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE i.indrelid = to_regclass(%s) ORDER BY 1""",
+        (table,),
+    ).fetchall()
+    return [name for name, definition in rows if _shape(definition) == wanted]
+
+
+def prepare(
+    conn: psycopg.Connection,
+    schema: str,
+    statement: Statement,
+    patience: WaitPolicy,
+    displace: Callable[[Build, str, str], bool],
 ) -> bool:
     """Whether the index has to be built: False when a valid one with this very definition is there already.
 
-    One with another definition is remembered in pgvigil.displaced_objects and dropped.
+    `displace` is called with the name and the definition of another one under its name; it says whether to build.
     """
-    drop_if_invalid(conn, name, patience)
-    found = conn.execute(
-        "SELECT pg_get_indexdef(indexrelid), indrelid::regclass::text FROM pg_index WHERE indexrelid = to_regclass(%s)",
-        (name,),
-    ).fetchone()
-    if found is None:
+    build = Build.of(statement)
+    names = index_names(conn, statement, schema)
+    for name in names:
+        drop_if_invalid(conn, name, patience)
+    if build is None:
         return True
-    definition, table = found
-    if _shape(definition) == _shape(_wanted_definition(conn, statement, table)):
-        return False
-    values = ", ".join(sql.quote(value) for value in (revision, f"index {name}", definition))
-    owner_of(conn, schema).execute(
-        conn, f"INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql) VALUES ({values})"
-    )
-    conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
+    for name in names:
+        found = conn.execute(
+            "SELECT pg_get_indexdef(indexrelid), indrelid::regclass::text FROM pg_index WHERE indexrelid = to_regclass(%s)",
+            (name,),
+        ).fetchone()
+        if found is None:
+            continue
+        definition, table = found
+        wanted = _wanted_shape(conn, build, table)
+        return wanted is None or (_shape(definition) != wanted and displace(build, name, definition))
     return True
+
+
+def waits_for_transactions(statement: Statement) -> bool:
+    """Whether a statement stops no writer, but waits for the transactions of others to end: see patient()."""
+    words = [t.text.upper() for t in statement.tokens]
+    concurrently = "CONCURRENTLY" in words and words[0] in ("CREATE", "DROP", "REINDEX")
+    return concurrently or "VALIDATE" in words or (words[0] == "ALTER" and words[-1] == "CONCURRENTLY")
 
 
 def drop_if_invalid(conn: psycopg.Connection, name: str, patience: WaitPolicy) -> None:
@@ -144,8 +216,10 @@ def rebuild(conn: psycopg.Connection, name: str, log: Callable[[str], None]) -> 
 
 def unfinished(conn: psycopg.Connection, migrations: Collection[Migration], schema: str) -> list[str]:
     """The indexes of migrations that are in and that are INVALID."""
+    if not conn.execute("SELECT FROM pg_index WHERE NOT indisvalid LIMIT 1").rowcount:
+        return []
     statements = [s for migration in migrations if not migration.transactional for s in migration.statements]
-    names = [name for statement in statements if (name := index_name(statement, schema))]
+    names = [name for statement in statements for name in index_names(conn, statement, schema)]
     return [name for name in names if (state := _state(conn, name)) and not state.valid]
 
 
@@ -193,26 +267,20 @@ def _state(conn: psycopg.Connection, name: str) -> _State | None:
     return _State(*row) if row else None
 
 
-def _wanted_definition(conn: psycopg.Connection, statement: Statement, table: str) -> str:
-    """The definition as this server prints it, from building the index on an empty copy of the table."""
-    with conn.transaction(force_rollback=True):
-        conn.execute(
-            f"CREATE TEMP TABLE pgvigil_copy (LIKE {table})".encode()
-        )  # no defaults, no CHECKs: nothing of theirs runs
-        script = statement.text
-        origin = statement.tokens[0].start
-        words = [t.text.upper() for t in statement.tokens]
-        for at, text in (
-            (slice(words.index("ON") + 1, words.index("ON") + 4), "pg_temp.pgvigil_copy"),
-            (slice(words.index("CONCURRENTLY"), words.index("CONCURRENTLY") + 1), ""),
-        ):  # from the end
-            first, last = statement.tokens[at][0], statement.tokens[at][-1]
-            script = script[: first.start - origin] + text + script[last.start - origin + len(last.text) :]
-        conn.execute(script.encode())
-        row = conn.execute(
-            "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.pgvigil_copy'::regclass"
-        ).fetchone()
-    return str(row[0]) if row else ""
+def _wanted_shape(conn: psycopg.Connection, build: Build, table: str) -> tuple[bool, str] | None:
+    """The definition as this server prints it, from building the index on an empty copy of the table; None where that cannot be built."""
+    try:
+        with conn.transaction(force_rollback=True):
+            conn.execute(
+                f"CREATE TEMP TABLE pgvigil_copy (LIKE {table})".encode()
+            )  # no defaults, no CHECKs: nothing of theirs runs
+            conn.execute(build.script("pg_temp.pgvigil_copy").encode())
+            row = conn.execute(
+                "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.pgvigil_copy'::regclass"
+            ).fetchone()
+    except psycopg.errors.ProgrammingError:  # the statement itself will say what is wrong, with its line
+        return None
+    return _shape(str(row[0])) if row else None
 
 
 def _shape(definition: str) -> tuple[bool, str]:

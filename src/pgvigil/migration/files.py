@@ -15,7 +15,7 @@ from pgvigil.migration import sql_lexer
 
 NO_TRANSACTION = "-- pgvigil: no-transaction"
 _FILE_NAME = re.compile(r"(?P<revision>\d{3})_[a-z0-9_]+")
-_TRANSACTION_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE"}
+TRANSACTION_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Migration:
     @property
     def revert_path(self) -> Path:
         return self.path.parent / "revert" / self.path.name
+
+    @property
+    def revert_script(self) -> str:
+        return self.revert_path.read_text()
 
     @property
     def script(self) -> str:
@@ -85,7 +89,7 @@ def read_statements(path: Path, script: str, *, transactional: bool) -> list[sql
     except sql_lexer.SqlError as error:
         raise UsageError(f"{path}:{error.line}: {error}", "Fix the file; no database was asked.") from error
     for statement in found:
-        if transactional and statement.tokens[0].text.upper() in _TRANSACTION_CONTROL:
+        if transactional and statement.tokens[0].text.upper() in TRANSACTION_CONTROL:
             raise UsageError(
                 f"{path}:{statement.line}: {statement.tokens[0].text.upper()} in a file that runs in a transaction of the runner's",
                 f'Take it out, or make the first line "{NO_TRANSACTION}".',

@@ -33,7 +33,7 @@ BEGIN
     END IF;
     IF to_regnamespace('pgvigil') IS NOT NULL OR to_regclass(format('%I.sessions', app)) IS NOT NULL THEN
         RAISE EXCEPTION 'this database is not empty'
-              USING HINT = 'An existing install is brought to the schema by scripts/run-migration.sh.';
+              USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP

@@ -16,7 +16,8 @@ from psycopg import sql as compose
 from pgvigil import project
 from pgvigil.backup import create as backup
 from pgvigil.migration import preflight
-from pgvigil.migration.files import Migration, groups
+from pgvigil.migration.chain import Run
+from pgvigil.migration.files import Migration
 from pgvigil.text import counted, one_line, page
 from pgvigil.validate import load_spec
 
@@ -66,34 +67,24 @@ def value_lists(migrations: Sequence[Migration]) -> list[tuple[str, str, tuple[s
     return [(table, column, tuple(values.split(","))) for table, column, values in _LIST.findall(text)]
 
 
-def read(
-    conn: psycopg.Connection,
-    schema: str,
-    revision: str | None,
-    migrations: Sequence[Migration],
-    pending: Sequence[Migration],
-    reverts: Sequence[Migration],
-    *,
-    kind: str,
-    directory: Path | None,
-) -> Plan:
+def read(run: Run, *, kind: str, directory: Path | None) -> Plan:
     """Reads what the plan says of this database. Raises psycopg.Error."""
-    begins = not revision
-    tables = [_table(conn, schema, name) for name in preflight.APPLICATION_TABLES] if pending else []
-    names = {migration.name[4:] for migration in pending}
+    conn, schema, pending, reverts = run.conn, run.schema, run.pending, run.to_revert
+    tables = [_table(conn, schema, name) for name in run.chain.application_tables] if pending else []
+    names = {migration.name[4:] for migration in pending} if run.chain.application_tables else set()
     steps = [
         (group[0].name if len(group) == 1 else f"{group[0].name} … {group[-1].name}", group[0].transactional)
-        for group in groups(list(pending))
+        for group in run.chain.groups(pending)
     ]
     return Plan(
         conn.info.dbname,
         schema,
-        revision,
-        begins,
+        run.state.revision,
+        bool(run.chain.application_tables) and not run.state.revision,
         tuple(steps),
         tuple(migration.name for migration in reverts),
         tuple(table for table in tables if table),
-        tuple(_open_values(conn, schema, migrations)) if "bookkeeping" in names else (),
+        tuple(_open_values(conn, schema, run.migrations)) if "bookkeeping" in names else (),
         tuple(_earlier(conn, schema)) if "monitoring_tables" in names else (),
         tuple(text for _, text in preflight.blockers(conn, schema)) if pending else (),
         kind if pending or reverts else "none",
@@ -159,7 +150,14 @@ def text(plan: Plan, *, migrate: str) -> str:
     if not plan.steps and not plan.reverts:
         add("state", f"up to date at revision {plan.revision or 'base'}")
         return page(lines)
-    add("state", f"at revision {plan.revision}" if plan.revision else "without pgvigil")
+    add(
+        "state",
+        f"at revision {plan.revision}"
+        if plan.revision
+        else "without pgvigil"
+        if plan.baselined
+        else "no migration is in",
+    )
     if plan.baselined and plan.steps:
         add("baselined", "000_session_application is recorded without being run: the application's tables exist")
     ways = [
@@ -191,7 +189,8 @@ def text(plan: Plan, *, migrate: str) -> str:
         add(
             "locks",
             "each table lock is given up after 0.2 s and tried again (--lock-budget); --rehearse measures them on a copy",
-            "sessions is locked once, for an instant at the end of the transaction; indexes are built CONCURRENTLY",
+            *["sessions is locked once, for an instant at the end of the transaction; indexes are built CONCURRENTLY"]
+            * bool(plan.tables),
         )
         if plan.baselined:
             add(

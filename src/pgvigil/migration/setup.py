@@ -15,6 +15,7 @@ from pgvigil.migration import preflight, runner
 from pgvigil.migration.files import Migration
 from pgvigil.migration.runner import Options, Outcome
 from pgvigil.progress import Reporter
+from pgvigil.text import counted
 from pgvigil.validate import require_owner_or_consent, self_test
 
 
@@ -36,23 +37,24 @@ def setup(target: Target, options: Options, wait: float, log: Reporter) -> Outco
                 applied = runner.apply_pending(run, target, options, log)
             elif run.pending:
                 raise PreconditionError(
-                    f"this database is set up, but {len(run.pending)} migrations behind: {run.pending[0].name} is the next",
-                    "Bring it up to date with scripts/run-migration.sh, which takes a backup first.",
+                    f"this database is set up, but {counted(len(run.pending), 'migration')} behind: {run.pending[0].name} is the next",
+                    "Bring it up to date with pgvigil migrate, which takes a backup first.",
                 )
         log("validating")
-        report = runner.against_reference(conn, target, run.schema)
+        report = run.chain.verdict(conn, target, run.schema)
         if not applied:  # else all that is there was made by this run
             require_owner_or_consent(conn, run.schema, False)
         log("testing every trigger and view in a transaction that is rolled back")
         if report.replaced:
             log(
-                f"warning: the application has put its own in the place of {', '.join(sorted(report.replaced))}: what these do is"
-                " not tested (docs/from-the-enhanced-original.md)"
+                f"warning: the application has put its own in the place of {', '.join(sorted(report.replaced))}: their effects are"
+                " not tested (pgvigil help from-the-enhanced-original)"
             )
         report = report.tested(self_test(conn, run.schema, report.replaced))
-        waiting = runner.waiting_jobs(conn)
+        waiting = run.chain.waiting_jobs(conn)
     runner.require_valid(
         report,
+        run.chain,
         "To see it again: " + project.command("validate", "--self-test", schema=run.schema, option=target.option),
     )
     return Outcome(
@@ -99,7 +101,7 @@ def _require_empty(conn: psycopg.Connection, schema: str) -> None:
     if there:
         raise PreconditionError(
             f"this database already holds the session application ({', '.join(sorted(there))})",
-            "Bring it to the schema with scripts/run-migration.sh, which takes a backup first.",
+            "Bring it to the schema with pgvigil migrate, which takes a backup first.",
         )
     rows = conn.execute(
         """SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -109,7 +111,8 @@ def _require_empty(conn: psycopg.Connection, schema: str) -> None:
     ).fetchall()
     if rows:
         names = ", ".join(row[0] for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+        held = counted(len(rows), "table or view")
         raise PreconditionError(
-            f'database "{conn.info.dbname}" is not empty: it holds {len(rows)} tables and views of something else ({names})',
+            f'database "{conn.info.dbname}" is not empty: it holds {held} of something else ({names})',
             "Name a database of its own, for instance by another database in the URL: it is created if it does not exist.",
         )

@@ -3,10 +3,13 @@
 Every check has a session of its own in a savepoint of its own, so that one failure hides no other. Nothing but these
 rows is locked. Triggers of the application find its tables by the path of the session; our own statements name no operator
 that a schema of that path could have for other types.
+
+More than 400 lines: one check after another, and their order is that of a session's life.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,10 +19,13 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
+from pgvigil import project
 from pgvigil.database import see_all_rows
 from pgvigil.errors import ConnectError, PreconditionError
+from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.snapshot import Connection
 from pgvigil.validate.report.model import REPLACED, Finding
+from pgvigil.validate.spec.cache import load_declaration
 
 ACTOR = "pgvigil self-test"
 _SETTINGS = {
@@ -342,7 +348,7 @@ def _deleted(life: SessionFixture) -> None:
         raise _Failed(f"{left} events left in session_lifecycle")
 
 
-@_check("view session_monitoring_view", "it tells idle time, children and last event of a session")
+@_check("view session_monitoring_view", "it shows idle time, children and last event of a session")
 def _monitored(life: SessionFixture) -> None:
     for table in ("context_history", "handoff_requests"):
         life.child(table)
@@ -355,7 +361,7 @@ def _monitored(life: SessionFixture) -> None:
         raise _Failed(f"{'no row' if row is None else tuple(row)} instead of (5, 1, 1, 'created')")
 
 
-@_check("view performance_monitoring_view", "it tells calls, durations and success of an operation")
+@_check("view performance_monitoring_view", "it shows calls, durations and success of an operation")
 def _measured(life: SessionFixture) -> None:
     operation = f"pgvigil-self-test-{life.id}"
     for duration, success in ((10, True), (20, True), (30, True), (40, False)):
@@ -433,7 +439,7 @@ def _require_connection(conn: Connection, error: psycopg.Error) -> None:
     if conn.closed:
         raise ConnectError(
             f"the connection was lost during the self-test: {' '.join(str(error).split())}",
-            "Look at the server's log and at the triggers on the application's tables; what was written is rolled back.",
+            "Look at the server's log and at the triggers on the application's tables; the self-test is rolled back.",
         ) from error
 
 
@@ -442,9 +448,30 @@ def _unread(of: str, expected: str, error: Exception) -> Finding:
 
 
 def _failed(of: str, expected: str, error: psycopg.Error) -> Finding:
-    # A column of the application's own that has to be filled: nothing is wrong, but nothing was tried either.
-    not_ours = isinstance(error, errors.NotNullViolation) and error.diag.table_name in ("sessions", *_CHILDREN)
     message = error.diag.message_primary or str(error)
-    if not_ours:
-        return Finding("different", of, f"{expected}: could not be tried", message, "note")
+    if _is_of_application(error):
+        message = (
+            f"could not be tried: {message}. A column, a constraint or a trigger of the application refuses the self-test's row; "
+            "where a column has to be filled, a default lets the self-test write it"
+        )
+        return Finding("different", of, expected, message, "note")
     return Finding("different", of, expected, message)
+
+
+def _is_of_application(error: psycopg.Error) -> bool:
+    """Return true if what refused a row is the application's own: nothing of ours is wrong then, but nothing was tried either."""
+    diag = error.diag
+    if isinstance(error, errors.IntegrityError) and diag.datatype_name:  # a domain: no column of ours has one
+        return True
+    declared = load_declaration(project.SPEC).objects
+    if isinstance(error, errors.IntegrityError):
+        part = (
+            f"column {{}}.{quoted(diag.column_name)}"
+            if diag.column_name
+            else f"constraint {{}}.{quoted(diag.constraint_name or '')}"
+        )
+        return diag.table_name in ("sessions", *_CHILDREN) and part.format(diag.table_name) not in declared
+    if isinstance(error, errors.RaiseException):
+        place = re.match(r"PL/pgSQL function ([^(]+\([^)]*\))", diag.context or "")
+        return bool(place) and not {f"function {place[1]}", f"function pgvigil.{place[1]}"} & declared.keys()  # type: ignore[index]
+    return False

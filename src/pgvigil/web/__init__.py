@@ -23,8 +23,10 @@ else:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("pgvigil"):
                 raise
+            from pgvigil import project
+
             raise ModuleNotFoundError(
-                f"pgvigil.web needs the package {error.name}: pip install 'pgvigil[web]'", name=error.name
+                f"pgvigil.web needs the package {error.name}: {project.install('web')}", name=error.name
             ) from error
 
 

@@ -31,6 +31,11 @@ from pgvigil.errors import UsageError
 from pgvigil.web.problems import Problem, of_status
 
 Role = Literal["viewer", "admin"]
+# Over https the name makes the browser insist on Secure and on the whole host.
+COOKIES: Final = ("__Host-pgvigil", "pgvigil")
+COOKIE_SECONDS: Final = 12 * 3600
+# Polls of open pages: their answers are shared, and one principal may have many pages open.
+_POLLS: Final = "1200/minute"
 _ROLES: Final = ("viewer", "admin")
 
 
@@ -104,31 +109,78 @@ def _digest(text: str) -> bytes:
     return digest
 
 
-def tokens(path: Path | str) -> Authorize:
-    """Authorize by `Authorization: Bearer TOKEN`, from a file made by `pgvigil token create`. The file is read again when it changes."""
-    path = Path(path)
-    known = _lines(path)
-    seen = path.stat()
+class Tokens:
+    """Authorize by `Authorization: Bearer TOKEN`, from a file made by `pgvigil token create`. The file is read again when it changes.
 
-    async def authorize(request: Request) -> Principal | None:
-        nonlocal known, seen
+    A browser exchanges the token for a cookie once (`log_in`), so that no script of a page ever holds it. The cookie names its token
+    and is signed with the token's digest and a secret: it ends with the token, after 12 hours, or with the secret. Without `secret`
+    each process makes its own; give all workers of an application the same one.
+    """
+
+    def __init__(self, path: Path | str, secret: bytes | None = None) -> None:
+        self._path = Path(path)
+        self._secret = secret or secrets.token_bytes(32)
+        self._known = _lines(self._path)
+        self._seen = self._version()
+
+    async def __call__(self, request: Request) -> Principal | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        if scheme.lower() == "bearer" and token:
+            found = self._holder(token)
+            return found[0] if found else None
+        for name in COOKIES:
+            if cookie := request.cookies.get(name):
+                return self._by_cookie(cookie)
+        return None
+
+    def log_in(self, token: str) -> str | None:
+        """Return the value of a cookie for the holder of the token; None: there is no such token."""
+        found = self._holder(token)
+        if found is None:
             return None
-        try:
-            now = path.stat()
-            if (now.st_mtime_ns, now.st_size, now.st_ino) != (seen.st_mtime_ns, seen.st_size, seen.st_ino):
-                known, seen = _lines(path), now
-        except (OSError, UsageError):
-            return None  # without a readable file nobody is let in
-        digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        digest = found[1]
+        ends = int(time.time()) + COOKIE_SECONDS
+        return f"{digest.hex()[:16]}.{ends}.{self._signature(digest, ends)}"
+
+    def _by_cookie(self, cookie: str) -> Principal | None:
+        which, _, rest = cookie.partition(".")
+        ends, _, signature = rest.partition(".")
+        if not (ends.isascii() and ends.isdigit() and len(ends) < 12) or int(ends) < time.time():
+            return None
+        for principal, digest in self._lines():
+            right = self._signature(digest, int(ends))
+            if hmac.compare_digest(digest.hex()[:16].encode(), which.encode("utf-8", "replace")):
+                return principal if hmac.compare_digest(right.encode(), signature.encode("utf-8", "replace")) else None
+        return None
+
+    def _signature(self, digest: bytes, ends: int) -> str:
+        return hmac.new(self._secret, digest + str(ends).encode(), "sha256").hexdigest()
+
+    def _holder(self, token: str) -> tuple[Principal, bytes] | None:
+        offered = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
         found = None
-        for principal, right in known:  # all of them, so that the time reveals nothing
-            if hmac.compare_digest(digest, right):
-                found = principal
+        for principal, digest in self._lines():  # all of them, so that the time reveals nothing
+            if hmac.compare_digest(offered, digest):
+                found = principal, digest
         return found
 
-    return authorize
+    def _lines(self) -> list[tuple[Principal, bytes]]:
+        try:
+            now = self._version()
+            if now != self._seen:
+                self._known, self._seen = _lines(self._path), now
+        except (OSError, UsageError):
+            return []  # without a readable file nobody is let in
+        return self._known
+
+    def _version(self) -> tuple[int, int, int]:
+        now = self._path.stat()
+        return now.st_mtime_ns, now.st_size, now.st_ino
+
+
+def tokens(path: Path | str, secret: bytes | None = None) -> Tokens:
+    """Authorize by the tokens of a file, and by the cookie that a browser gets for one. See Tokens."""
+    return Tokens(path, secret)
 
 
 def trusted_proxy(networks: Iterable[str], header: str, admins: Iterable[str] = ()) -> Authorize:
@@ -172,6 +224,12 @@ def everybody(role: Role = "admin") -> Authorize:
     return authorize
 
 
+def require_json(request: Request) -> None:
+    """Raise Problem for a body that a form of another site could send."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "wrong-media-type", "The body has to be application/json")
+
+
 # --- the checks of a request -----------------------------------------------------------------------------------------
 
 
@@ -183,6 +241,32 @@ class Access:
         self._read_only = read_only
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._reads, self._writes, self._failures = (limits.parse(one) for one in (reads, writes, failures))
+        self._polls = limits.parse(_POLLS)
+        self._is_async = inspect.iscoroutinefunction(authorize) or isinstance(authorize, Tokens)
+
+    @property
+    def read_only(self) -> bool:
+        return self._read_only
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a browser can log in with a token."""
+        return isinstance(self._authorize, Tokens)
+
+    async def log_in(self, request: Request, token: str) -> str:
+        """Return the value of a cookie. Raises Problem for what is not a token, and for a peer that has tried too often."""
+        self.require_same_origin(request)
+        require_json(request)
+        peer = request.client.host if request.client else ""
+        if not isinstance(self._authorize, Tokens):
+            raise of_status(404)
+        if not self._limiter.test(self._failures, "failures", peer):
+            raise self._too_many(request, self._failures, "failures", peer)
+        cookie = self._authorize.log_in(token)
+        if cookie is None:
+            self._limiter.hit(self._failures, "failures", peer)
+            raise Problem(401, "login-needed", "This token is not valid", headers={"WWW-Authenticate": "Bearer"})
+        return cookie
 
     async def principal(self, request: Request) -> Principal | None:
         """Return the principal of the request. Raises Problem for a peer that has failed too often."""
@@ -191,8 +275,8 @@ class Access:
         if offered and not self._limiter.test(self._failures, "failures", peer):
             raise self._too_many(request, self._failures, "failures", peer)
         found: Principal | None
-        if inspect.iscoroutinefunction(self._authorize):
-            found = await self._authorize(request)
+        if self._is_async:
+            found = await self._authorize(request)  # type: ignore[misc]
         else:  # it may ask a database of its own
             answer = await anyio.to_thread.run_sync(self._authorize, request)
             found = await answer if inspect.isawaitable(answer) else answer
@@ -214,6 +298,12 @@ class Access:
         self._count(request, self._reads, "reads", self._key(request, found))
         return found
 
+    async def poller(self, request: Request) -> Principal:
+        """Return a principal that may read, for a page that asks every few seconds. Raises Problem."""
+        found = await self._known(request)
+        self._count(request, self._polls, "polls", self._key(request, found))
+        return found
+
     async def admin(self, request: Request) -> Principal:
         """Return a principal that may change things, and check that no other site made the request. Raises Problem."""
         found = await self._known(request)
@@ -224,9 +314,8 @@ class Access:
             return found
         if self._read_only:
             raise Problem(403, "read-only", "This service runs read-only")
-        self._require_same_origin(request)
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise Problem(415, "wrong-media-type", "The body has to be application/json")
+        self.require_same_origin(request)
+        require_json(request)
         self._count(request, self._writes, "writes", self._key(request, found))
         return found
 
@@ -241,7 +330,7 @@ class Access:
         return f"name {principal.name}" if principal else f"peer {request.client.host if request.client else ''}"
 
     @staticmethod
-    def _require_same_origin(request: Request) -> None:
+    def require_same_origin(request: Request) -> None:
         site = request.headers.get("sec-fetch-site")
         if site is not None:
             same = site in ("same-origin", "none")

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgvigil import __version__, database
-from pgvigil.web import dashboard_reads, executions, metrics, problems, session_monitoring
+from pgvigil.web import actions, dashboard, executions, metrics, problems, session_monitoring, sessions, state_api
 from pgvigil.web.access import Access, Authorize
 from pgvigil.web.store import Store
 
@@ -62,12 +62,16 @@ def application(
     app.state.recorder = recorder
     app.include_router(_health(app))
     app.include_router(executions.router(app))
-    app.include_router(dashboard_reads.router(app))
+    app.include_router(sessions.router(app))
+    app.include_router(state_api.router(app))
+    app.include_router(actions.router(app))
     app.include_router(session_monitoring.router(app))
     app.include_router(metrics.router(app))
+    app.include_router(dashboard.router(app))
     app.add_exception_handler(problems.Problem, _problem)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_middleware(dashboard.Alias)
     if hosts is not None:
         app.add_middleware(_Hosts, hosts=frozenset(host.lower() for host in hosts))
     app.add_middleware(problems.Guard)

@@ -434,7 +434,7 @@ def _accept(recorder: "Recorder", body: bytes) -> Response:
     if recorder.stats().dropped > lost:
         raise Problem(
             503, "recorder-full", "Executions are written more slowly than they come, and the spill is full",
-            "Send the same batch again later: what has an execution_id is written once.", headers={"Retry-After": "10"},
+            "Send the same batch again later: an execution with an execution_id is written once.", headers={"Retry-After": "10"},
         )  # fmt: skip
     return as_json({"accepted": len(made), "execution_ids": ids, "refused": refused}, 202)
 

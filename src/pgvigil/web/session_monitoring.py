@@ -113,11 +113,11 @@ class _Read:
         return {"workers": self.workers, "timestamp": self.at.isoformat()}
 
 
-def _rows(connection: Connection) -> list[tuple[Any, ...]]:
+def read_rows(connection: Connection) -> list[tuple[Any, ...]]:
     return connection.execute(_READ).fetchall()
 
 
-def _select(rows: list[tuple[Any, ...]], application: str | None, missing: int = 404) -> _Read:
+def select(rows: list[tuple[Any, ...]], application: str | None, missing: int = 404) -> _Read:
     """Select the live applications. Raises Problem if there is none: no numbers, rather than zeros."""
     alive = [row for row in rows if row[2] and application in (None, row[0])]
     if not alive:
@@ -169,7 +169,7 @@ def router(app: FastAPI) -> APIRouter:
     router = APIRouter(tags=["session monitor"])
 
     async def read(application: str | None, missing: int = 404) -> _Read:
-        return _select(await store.shared("session monitor", _KEPT, _rows), application, missing)
+        return select(await store.shared("session monitor", _KEPT, read_rows), application, missing)
 
     def route(path: str, model: type[BaseModel], summary: str) -> Any:
         return router.get(

@@ -38,6 +38,7 @@ _NOT_MIGRATED: Final = (
     errors.InvalidSchemaName,
 )
 _TOO_SLOW: Final = (errors.QueryCanceled, errors.LockNotAvailable)
+_LONGEST_KEPT: Final = 120.0  # seconds
 _inherited: list[Connection] = []  # a forked child leaves its parent's connections alone, and open
 
 
@@ -100,8 +101,13 @@ class Store:
             lambda: self.call(question, began=began, **options), limiter=self._limiter()
         )
 
-    async def shared(self, key: str, seconds: float, question: Callable[[Connection], T], **options: Any) -> T:
-        """Ask once for all callers: an answer is kept for `seconds`, and callers wait for one that is on its way."""
+    async def shared(
+        self, key: str, seconds: float, question: Callable[[Connection], T], *, keep: float = 0.0, **options: Any
+    ) -> T:
+        """Ask once for all callers: an answer is kept for `seconds`, and callers wait for one that is on its way.
+
+        It is kept for `keep` times what it cost as well, up to two minutes, so that asking for ever costs the server at most 1/`keep`.
+        """
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -111,9 +117,19 @@ class Store:
             if not asked.done() or (time.monotonic() < expires and not asked.cancelled() and not asked.exception()):
                 return cast("T", await asyncio.shield(asked))
 
+        cost = 0.0
+
+        def timed(connection: Connection) -> T:
+            nonlocal cost
+            began = time.monotonic()
+            result = question(connection)
+            cost = time.monotonic() - began
+            return result
+
         async def answer() -> T:
-            result = await self.ask(question, **options)
-            self._answers[key] = (loop, time.monotonic() + seconds, task)
+            result = await self.ask(timed, **options)
+            kept = max(seconds, min(keep * cost, _LONGEST_KEPT))
+            self._answers[key] = (loop, time.monotonic() + kept, task)
             return result
 
         task: asyncio.Task[T] = loop.create_task(answer())

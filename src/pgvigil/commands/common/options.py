@@ -34,6 +34,16 @@ def add_schema(group: Any) -> None:
     )
 
 
+def add_project(command: argparse.ArgumentParser, *, always: bool = False) -> None:
+    """Adds --project: the call is about a team's own migrations; with `always` it is never about anything else."""
+    group = command.add_argument_group("project")
+    group.add_argument(
+        "--project", nargs="?", const=Path(), default=Path() if always else None, type=Path, metavar="DIR",
+        help="the project in this directory, or in the first one above it (default: the current one"
+        + (")" if always else "; without --project: pgvigil's own migrations)"),
+    )  # fmt: skip
+
+
 def add_locks(command: argparse.ArgumentParser, *, run_lock: bool = False) -> None:
     """Adds how long to wait for locks; with `run_lock` for another run of pgvigil as well."""
     group = command.add_argument_group("locks")
@@ -59,10 +69,11 @@ def add_backup_directory(group: Any) -> None:
     )  # fmt: skip
 
 
-def add_proof(group: Any, default: Literal["read", "restore"]) -> None:
+def add_proof(group: Any, default: Literal["read", "restore"], *, of_project: bool = False) -> None:
     group.add_argument(
-        "--verify-backup", choices=("read", "restore"), default=default,
-        help="verify the backup by decoding all of it, or by restoring it into a scratch database and comparing (default %(default)s)",
+        "--verify-backup", choices=("read", "restore"), default=None if of_project else default,
+        help="verify the backup by decoding all of it, or by restoring it into a scratch database and comparing"
+        f" (default {default}{', or as the project says' * of_project})",
     )  # fmt: skip
 
 
@@ -86,10 +97,10 @@ def add_migration_backup(command: argparse.ArgumentParser) -> None:
     add_backup_directory(group)
     add_owner_code(group)
     group.add_argument(
-        "--backup", choices=("full", "schema", "none", "command"), default="full",
-        help="the backup to take first (default %(default)s); command: --backup-command takes it",
+        "--backup", choices=("full", "schema", "none", "command"),
+        help="the backup to take first (default full, or as the project says); command: --backup-command takes it",
     )  # fmt: skip
-    add_proof(group, "read")
+    add_proof(group, "read", of_project=True)
     group.add_argument("--backup-command", metavar="CMD", help="a command for /bin/sh; exit status 0 means success")
 
 

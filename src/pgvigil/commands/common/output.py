@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from pgvigil import text
+from pgvigil import project, text
 from pgvigil.errors import UsageError
 
 
@@ -58,6 +58,7 @@ def _umask() -> int:
 
 def generated(written: str, path: Path | None) -> int:
     if path:
+        project.require_checkout(f"write {path.name}")
         path.write_text(written, encoding="utf-8")
         print(f"wrote {path}", file=sys.stderr)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from pgvigil import database, project
 from pgvigil.database import Target
@@ -11,7 +10,7 @@ from pgvigil.errors import ConnectError, UsageError
 
 
 def named_target(arguments: argparse.Namespace) -> Target | None:
-    return database.resolve(arguments.database_url, [Path.cwd(), project.ROOT])
+    return database.resolve(arguments.database_url, project.dotenv_directories())
 
 
 def required_target(arguments: argparse.Namespace) -> Target:

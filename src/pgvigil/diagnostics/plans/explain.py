@@ -16,7 +16,7 @@ from pgvigil.diagnostics.plans.plan_advice import Finding, Plan, findings
 from pgvigil.diagnostics.plans.plan_catalog import Named
 from pgvigil.diagnostics.plans.plan_tree import Node, index_scans, tree
 from pgvigil.errors import UsageError
-from pgvigil.text import page
+from pgvigil.text import counted, page
 
 # VERBOSE, because only then EXPLAIN prints schemas, and the table of each column.
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) "
@@ -51,6 +51,11 @@ class Explanation:
 
 def explain(target: Target, statement: str, parameters: Sequence[str]) -> Explanation:
     """Run the statement once. Raises ConnectError, and the errors of `rolled_back.attempt`, also for a statement without a plan, such as CALL."""
+    if rolled_back.first_word(statement) == "explain":
+        raise UsageError(
+            "the statement is an EXPLAIN, and this command runs EXPLAIN itself",
+            "Pass the statement without EXPLAIN and its options.",
+        )
     with rolled_back.connect(target, "explain") as conn:
         result, _ = rolled_back.attempt(conn, statement, parameters, _EXPLAIN)
         explained = next((one for one in json.loads(result.get_value(0, 0) or b"[]") if "Plan" in one), None)
@@ -95,7 +100,7 @@ def document(explanation: Explanation) -> dict[str, Any]:
 def text(explanation: Explanation, *, bars: bool) -> str:
     """Return the result for people: the findings, then the plan with each node's share of the time, which `bars` draws as well."""
     lines = [
-        f"{explanation.execution_ms:,.1f} ms, planned in {explanation.planning_ms:,.1f} ms; {explanation.row_count:,} rows; rolled back"
+        f"{explanation.execution_ms:,.1f} ms, planned in {explanation.planning_ms:,.1f} ms; {counted(explanation.row_count, 'row')}; rolled back"
     ]
     for finding in explanation.findings:
         lines += ["", f"{finding.level:<10}{finding.sentence}"]
@@ -136,7 +141,7 @@ def _line(node: Node, depth: int, whole: float, bars: bool) -> str:
     if index := node.fields.get("Index Name"):
         label += f" using {index}"
     pages = node.own_blocks("Shared Hit Blocks", "Shared Read Blocks")
-    label += f", {pages:,} pages" if pages else ""
+    label += f", {counted(pages, 'page')}" if pages else ""
     label += f", {node.loops:,.0f} times" if node.loops > node.processes else "" if node.loops else ", never run"
     return _columns(node.own_ms, node.rows, label, whole, bars)
 

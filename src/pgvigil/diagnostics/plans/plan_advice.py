@@ -11,6 +11,7 @@ from typing import Final
 
 from pgvigil.diagnostics.plans.plan_catalog import Named, Table, compared, has_alternatives
 from pgvigil.diagnostics.plans.plan_tree import Node
+from pgvigil.text import counted
 
 _LARGE: Final = 8 << 20  # bytes that a scan may read without a finding
 _MANY_ROWS: Final = 10_000  # removed by a filter
@@ -102,7 +103,7 @@ def _sequential_scans(plan: Plan) -> Iterator[Finding]:
         read = sum(node.own_blocks(*blocks) for node in nodes) * plan.block_size
         if read >= _LARGE and thrown >= 9 * max(kept, 1):
             reason, fix = _why_sequential(plan, name, max(nodes, key=lambda node: node.total("Rows Removed by Filter")))
-            rows = f"{kept:,} of {kept + thrown:,} rows" if kept else f"none of {thrown:,} rows"
+            rows = f"{kept:,} of {kept + thrown:,} rows" if kept else f"none of {counted(thrown, 'row')}"
             sentence = f"sequential scan of {name} reads {size(read)} for {rows}: {reason}"
             yield Finding("sequential_scan", "warning", f"Seq Scan on {name}", sentence, fix)
 
@@ -176,9 +177,7 @@ def _heap_fetches(plan: Plan) -> Iterator[Finding]:
         tables = [plan.tables[one] for one in {node.relation for node in nodes} if one in plan.tables]
         pages, visible = sum(table.pages for table in tables), sum(table.visible_pages for table in tables)
         known = f"knows {visible * 100 // pages} % of its pages" if pages else "is empty"
-        sentence = (
-            f"index-only scan of {name} looks up {fetches:,} rows in the table nevertheless: the visibility map {known}"
-        )
+        sentence = f"index-only scan of {name} looks up {counted(fetches, 'row')} in the table nevertheless: the visibility map {known}"
         yield Finding("heap_fetches", "warning", f"Index Only Scan on {name}", sentence, f"VACUUM {name};")
 
 
@@ -193,7 +192,7 @@ def _indexes(plan: Plan) -> Iterator[Finding]:
                 scans.append(scan)
     for (name, index), scans in used.items():
         kind = scans[0].kind
-        sentence = f"{kind} on {name} uses {index}, for {sum(scan.rows for scan in scans):,} rows"
+        sentence = f"{kind} on {name} uses {index}, for {counted(sum(scan.rows for scan in scans), 'row')}"
         if kind == "Index Only Scan" and not any(scan.fields.get("Heap Fetches") for scan in scans):
             sentence += " and without the table"
         yield Finding("index_used", "note", f"{kind} on {name}", sentence)
@@ -208,7 +207,7 @@ def _sorts(plan: Plan) -> Iterator[Finding]:
         if written:
             enough = _megabytes(_in_memory(length, rows, plan.server_version < 150000))
             sentence = (
-                f"{node.kind} of {node.children[0].rows:,} rows writes {size(written)} to disk:"
+                f"{node.kind} of {counted(node.children[0].rows, 'row')} writes {size(written)} to disk:"
                 f" work_mem is {size(plan.work_mem)}, {enough} is enough"
             )
             yield Finding("sort_on_disk", "warning", node.kind, sentence, f"SET work_mem = '{enough}';")
@@ -250,7 +249,7 @@ def _hashes(plan: Plan) -> Iterator[Finding]:
             batches, peak = node.fields["Hash Batches"], int(node.fields.get("Peak Memory Usage", 0)) << 10
             enough = _megabytes(batches * peak * 1.1 / plan.hash_mem_multiplier)
             sentence = (
-                f"Hash of {node.rows:,} rows is split into {batches} batches on disk:"
+                f"Hash of {counted(node.rows, 'row')} is split into {batches} batches on disk:"
                 f" work_mem is {size(plan.work_mem)}, {enough} is enough"
             )
             yield Finding("hash_on_disk", "warning", "Hash", sentence, f"SET work_mem = '{enough}';")
@@ -315,7 +314,7 @@ def _estimates(plan: Plan) -> Iterator[Finding]:
 
 def _in_rows(node: Node) -> str:
     each = " each time" if node.loops > node.processes else ""
-    return f"{node.fields['Plan Rows']:,} rows expected, {node.fields['Actual Rows']:,.0f} actual{each}"
+    return f"{counted(node.fields['Plan Rows'], 'row')} expected, {node.fields['Actual Rows']:,.0f} actual{each}"
 
 
 def _expected_and_came(node: Node) -> tuple[float, float]:
@@ -432,7 +431,7 @@ def _loops(plan: Plan) -> Iterator[Finding]:
         else:
             continue
         share = node.ms / plan.top.ms if plan.top.ms else 0
-        sentence = f"{what} runs {node.loops:,.0f} times, {node.ms:,.1f} ms of {plan.top.ms:,.1f} ms"
+        sentence = f"{what} runs {'once' if node.loops == 1 else f'{node.loops:,.0f} times'}, {node.ms:,.1f} ms of {plan.top.ms:,.1f} ms"
         yield Finding("many_loops", "warning" if share >= 0.25 else "note", plan.label(node), sentence, fix)
 
 

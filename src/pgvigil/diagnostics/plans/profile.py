@@ -9,7 +9,7 @@ from typing import Any
 
 from pgvigil.database import Target
 from pgvigil.diagnostics.plans import rolled_back
-from pgvigil.text import page
+from pgvigil.text import counted, page
 
 _BAR = 40  # characters of the fullest bucket
 _BUCKETS = 8
@@ -57,7 +57,7 @@ def document(profile: Profile) -> dict[str, Any]:
 def text(profile: Profile, *, bars: bool) -> str:
     """Return the result for people; `bars` draws the distribution of the times."""
     lines = [
-        f"{profile.iterations} runs, each rolled back; {profile.row_count:,} rows",
+        f"{counted(profile.iterations, 'run')}, each rolled back; {counted(profile.row_count, 'row')}",
         f"min {profile.min_ms:,.3f} ms   avg {profile.avg_ms:,.3f} ms   p95 {profile.p95_ms:,.3f} ms   max {profile.max_ms:,.3f} ms",
     ]
     if bars and profile.min_ms < profile.max_ms:

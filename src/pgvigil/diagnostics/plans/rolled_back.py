@@ -49,11 +49,11 @@ def given(argument: str | None, file: Path | None, stdin: TextIO) -> str:
 
 def _require_undoable(statement: str) -> None:
     """Refuse what the server would allow. It refuses the rest itself, because it gets a single statement within a transaction."""
-    word = _first_word(statement)
+    word = first_word(statement)
     if word in _CONTROL:
         raise UsageError(
             f"{word.upper()} is not allowed: pgvigil runs the statement in its own transaction and rolls it back",
-            "Remove {word.upper()} and pass only the statement.",
+            f"Remove {word.upper()} and pass only the statement.",
         )
     if word == "copy":
         raise UsageError(
@@ -62,7 +62,7 @@ def _require_undoable(statement: str) -> None:
         )
 
 
-def _first_word(text: str) -> str:
+def first_word(text: str) -> str:
     """Return the first word in lower case. Like the server, skip spaces, semicolons and comments, which may be nested, before it."""
     place = depth = 0
     while match := (_IN_COMMENT if depth else _OUTSIDE).match(text, place):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
+from pgvigil.validate.catalog.identifiers import unquoted
 from pgvigil.validate.catalog.object_paths import kind_of, last_name
-from pgvigil.validate.catalog.snapshot import Connection, pinned
+from pgvigil.validate.catalog.snapshot import Connection, fetch, pinned, print_for
 from pgvigil.validate.catalog.spelling import plain_fields
 from pgvigil.validate.repair import ddl, ddl_relations, ddl_routines
 
@@ -39,21 +41,30 @@ _READ_BACK["collation", "locale"] = (
 _READ_BACK |= {("procedure", key): _READ_BACK["function", key] for key in ("body", "arguments")}
 
 
-# To make an index, a CHECK or a generated column the server computes what is constant in it: a function of the owner's that says it is
-# IMMUTABLE runs at once, with the rights of whoever compares. So the owner's rights are taken where they are others, as far as one may.
+# To make an object the server computes what is constant in it (a function that says it is IMMUTABLE) and reads its literals (a domain
+# checks them): code of the owner's, which would run with the rights of whoever compares. So the owner's rights are taken, as far as one
+# may; and who may not take them leaves what calls code of others.
+_OWNERS = {
+    "function": "SELECT p.proowner FROM pg_proc p WHERE p.oid = to_regprocedure(%s)",
+    "type": "SELECT t.typowner FROM pg_type t WHERE t.oid = to_regtype(%s)",
+    "collation": "SELECT oid FROM pg_roles WHERE rolname = current_user AND %s <> ''",  # its attributes are no expressions
+    "relation": "SELECT c.relowner FROM pg_class c WHERE c.oid = to_regclass(%s)",
+}
 _WHOSE = """
-    SELECT r.rolname::text, pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER'), EXISTS (
-        SELECT FROM pg_catalog.pg_depend d WHERE d.refclassid IN ('pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_operator'::regclass)
-          AND d.refobjid OPERATOR(pg_catalog.>=) 16384::oid AND (d.classid, d.objid) IN (
-              SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid
-              UNION ALL SELECT 'pg_catalog.pg_constraint'::regclass, k.oid FROM pg_catalog.pg_constraint k WHERE k.conrelid OPERATOR(pg_catalog.=) c.oid
-              UNION ALL SELECT 'pg_catalog.pg_attrdef'::regclass, a.oid FROM pg_catalog.pg_attrdef a WHERE a.adrelid OPERATOR(pg_catalog.=) c.oid))
-    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) c.relowner
-    WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s) AND r.rolname OPERATOR(pg_catalog.<>) current_user"""
+    SELECT r.rolname::text, r.rolsuper OR r.rolname = current_user, pg_has_role(current_user, r.oid, 'MEMBER'), EXISTS (
+        SELECT FROM (
+            SELECT p.proowner AS owner FROM pg_proc p WHERE p.proname = ANY (%s::text[])
+            UNION ALL SELECT t.typowner FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+                      WHERE t.typname = ANY (%s::text[]) AND coalesce(c.relkind, 'c') = 'c' OR t.typname = ANY (%s::text[])
+            UNION ALL SELECT o.oprowner FROM pg_operator o WHERE strpos(%s, o.oprname) > 0
+            UNION ALL SELECT t.typowner FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                      WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0) code
+        JOIN pg_roles o ON o.oid = code.owner AND NOT o.rolsuper AND o.rolname <> current_user)
+    FROM pg_roles r WHERE r.oid = ({owner})"""
 _AS_OWNER = sql.SQL("""
     CREATE FUNCTION pg_temp.probe_as_owner(statement text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $run$ BEGIN EXECUTE statement; END $run$""")
-_COMPUTED = {"constraint", "index", "column"}
+_WORD = re.compile(r'(::\s*|\bCAST\s*\([^()]*\bAS\s+)?(?:[^\W\d]\w*\.|"(?:[^"]|"")+"\.)?([^\W\d]\w*|"(?:[^"]|"")+")')
 
 
 @dataclass(frozen=True)
@@ -98,24 +109,46 @@ def _plain(text: object) -> object:
 
 def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> object:
     # In a pipeline, and so over the extended protocol, a text of the spec cannot smuggle in a second statement.
-    with pinned(conn, schema, read_only=False):
-        whose = conn.execute(_WHOSE, (probe.root,)).fetchone() if kind_of(probe.path) in _COMPUTED else None
-        if whose and not whose[1] and whose[2]:
+    with pinned(conn, schema, read_only=False, opened=True):
+        owner, has_my_rights, is_mine, calls_others = _whose(conn, schema, probe)
+        if not (has_my_rights or is_mine) and calls_others:
             raise psycopg.errors.InsufficientPrivilege(
-                f"{probe.root} calls functions that would run with the rights of whoever compares"
+                f"code of others, which {probe.root} may call, would run with the rights of whoever compares"
             )
-        if whose and whose[1]:
+        if not has_my_rights and is_mine:
             conn.execute(_AS_OWNER.format(schema=sql.Identifier(schema)))
             conn.execute(
-                sql.SQL("ALTER FUNCTION pg_temp.probe_as_owner(text) OWNER TO {}").format(sql.Identifier(whose[0]))
+                sql.SQL("ALTER FUNCTION pg_temp.probe_as_owner(text) OWNER TO {}").format(sql.Identifier(owner))
             )
             for statement in _statements(probe, text):
                 conn.execute("SELECT pg_temp.probe_as_owner(%s)", (statement,))
         else:
+            print_for(conn, schema)
             for statement in _statements(probe, text):
                 conn.execute(statement)
-        row = conn.execute(_READ_BACK[kind_of(probe.path), probe.key]).fetchone()
+        row = fetch(conn, schema, _READ_BACK[kind_of(probe.path), probe.key])
     return row[0] if row else None
+
+
+def _whose(conn: Connection, schema: str, probe: Probe) -> tuple[str, bool, bool, bool]:
+    """The owner of what is made again, whether that is who compares or a superuser, whether one may act as the owner, and whether a name
+    in the text may be that of code of somebody else, who is no superuser.
+    """
+    kind = {"procedure": "function"}.get(kind_of(probe.path), kind_of(probe.path))
+    of = kind if kind in _OWNERS else "relation"
+    text = f"{probe.expected} {probe.found}" + (
+        f" {probe.attributes}" if kind in ("policy", "type", "function") else ""
+    )
+    words = [(name if name.startswith('"') else name.lower(), cast) for cast, name in _WORD.findall(text)]
+    names, casts = [unquoted(name) for name, _ in words], [unquoted(name) for name, cast in words if cast]
+    label = probe.root if of == "relation" else probe.path.partition(" ")[2]
+    query = _WHOSE.replace("{owner}", _OWNERS[of])
+    row: tuple[str, bool, bool, bool] | None = fetch(
+        conn, schema, query, (names, names, casts, text, probe.root, label)
+    )
+    if row is None:
+        raise psycopg.errors.UndefinedObject(f"{label} is not there")
+    return row
 
 
 def _statements(probe: Probe, text: str) -> list[str]:

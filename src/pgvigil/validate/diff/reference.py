@@ -7,6 +7,7 @@ not create databases and for replicas, in the database itself. Nothing that one 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import sys
 import threading
@@ -18,9 +19,11 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from pgvigil import database, scratch_databases
+from pgvigil import database, project, scratch_databases
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
+from pgvigil.owner import owner_of_table
+from pgvigil.planned_code import planned_code
 from pgvigil.scratch_databases import Log, Scratch
 from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.queries import QUERIES
@@ -131,7 +134,7 @@ class Reference:
                 )
 
     def _tell_kept(self, conn: Connection, key: str, schema: str, reason: str) -> None:
-        text, doubt = _kept(conn, key)
+        text, doubt = _kept(conn, key, schema)
         try:
             if text and not doubt:
                 self._tell(Snapshot.from_json(text, schema))
@@ -209,16 +212,41 @@ WHERE r.rolcanlogin AND NOT r.rolsuper AND EXISTS (
 ORDER BY NOT EXISTS (SELECT FROM holder h WHERE h.oid OPERATOR(pg_catalog.=) r.oid), 1"""
 
 _WAYS = (
-    "Run this as a role that may create databases (ALTER ROLE … CREATEDB), on the primary server; a copy in the database is"
-    " taken where only superusers could have written it"
+    "Run this as a role that may create databases (ALTER ROLE … CREATEDB), on the primary server. A copy in the database is"
+    " compared with if only superusers could have written it, or if this version of pgvigil has its digest"
 )
 
 
-def _kept(conn: Connection, key: str) -> tuple[str | None, str]:
+def digest(made: Snapshot) -> str:
+    """Return what identifies a snapshot on every server of one major version: only the numbers of its objects differ there."""
+    details = {path: {key: of[key] for key in of if key != "oid"} for path, of in made.details.items()}
+    text = json.dumps([made.objects, made.roots, made.grantees, details], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shipped_digests(major: int) -> set[str]:
+    """Return the digests of the snapshots that pgvigil's own DDL gives on this major version, in schema public."""
+    lines = (line.split() for line in project.REFERENCE_DIGESTS.read_text().splitlines() if not line.startswith("#"))
+    return {words[1] for words in lines if words[:1] == [str(major)]}
+
+
+def _is_shipped(text: str, schema: str, major: int) -> bool:
+    try:
+        return digest(Snapshot.from_json(text, schema)) in shipped_digests(major)
+    except (ValueError, AttributeError, TypeError):
+        return False
+
+
+def _kept(conn: Connection, key: str, schema: str) -> tuple[str | None, str]:
     """The copy that lies in the database, and why it is not to be taken."""
     with suppress(
         psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege
     ):
+        plain = conn.execute(
+            "SELECT relkind::text OPERATOR(pg_catalog.=) 'r' FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgvigil.reference_snapshots')::oid"
+        ).fetchone()
+        if plain == (False,) or list(planned_code(conn, (), "pgvigil", ("reference_snapshots",))):
+            return None, "and pgvigil.reference_snapshots would run code of its owner's when it is read"
         row = conn.execute(
             "SELECT snapshot, pg_catalog.to_char(made_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') FROM pgvigil.reference_snapshots"
             " WHERE key::text = %s::text AND server_major::integer = %s::integer",
@@ -229,23 +257,25 @@ def _kept(conn: Connection, key: str) -> tuple[str | None, str]:
         writers = [quoted(writer) for (writer,) in conn.execute(_WRITERS)]
         names = ", ".join(writers[:3]) + (" and others" if len(writers) > 3 else "")
         doubt = f"and the copy in pgvigil.reference_snapshots, of {row[1]} UTC, could have been written by {names}"
-        return str(row[0]), doubt if writers else ""
+        is_sure = not writers or _is_shipped(row[0], schema, conn.info.server_version // 10000)
+        return str(row[0]), "" if is_sure else doubt
     return None, ""
 
 
 def keep_reference(conn: Connection, made: Snapshot, ddl: Path) -> None:
-    """For those who can only read: a replica, a role that may not create databases. Older ones are forgotten."""
-    parameters = {
-        "key": key_of(ddl, made.schema),
-        "major": conn.info.server_version // 10000,
-        "snapshot": made.to_json(),
-    }
-    with conn.transaction():
-        conn.execute(
-            "DELETE FROM pgvigil.reference_snapshots WHERE (key, server_major) <> (%(key)s, %(major)s)", parameters
-        )
-        conn.execute(
-            "INSERT INTO pgvigil.reference_snapshots (key, server_major, snapshot) VALUES (%(key)s, %(major)s, %(snapshot)s)"
+    """Store the reference for those who can only read: a replica, a role that may not create databases. Older ones are deleted.
+
+    The table may have triggers of its owner's, so its owner writes it. A role that may not write it leaves it as it is.
+    """
+    owner = owner_of_table(conn, "pgvigil.reference_snapshots")
+    if owner is None:
+        return
+    values = (key_of(ddl, made.schema), conn.info.server_version // 10000, made.to_json())
+    key, major, snapshot = map(sql.quote, values)
+    with suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():
+        owner.execute(conn, f"DELETE FROM pgvigil.reference_snapshots WHERE (key, server_major) <> ({key}, {major})")
+        owner.execute(
+            conn,
+            f"INSERT INTO pgvigil.reference_snapshots (key, server_major, snapshot) VALUES ({key}, {major}, {snapshot})"
             " ON CONFLICT (key, server_major) DO UPDATE SET snapshot = excluded.snapshot, made_at = clock_timestamp()",
-            parameters,
         )

@@ -74,7 +74,7 @@ def as_one_note(found: Snapshot, findings: Iterable[Finding]) -> tuple[list[Find
         "different",
         REPLACED,
         f"what pgvigil made ({', '.join(sorted(replaced))}): `pgvigil health --repair` makes it again",
-        f"what the application makes of these at each of its starts: {told}. See docs/from-the-enhanced-original.md",
+        f"what the application makes of these at each of its starts: {told}. See pgvigil help from-the-enhanced-original",
         "note",
     )
     return [*rest, note], frozenset(replaced)

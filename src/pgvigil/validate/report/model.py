@@ -96,11 +96,21 @@ class Report:
     replaced: frozenset[str] = frozenset()  # objects of ours that the application is known to replace, and has
 
     def tested(self, results: Iterable[Finding]) -> Report:
-        """With what a self-test found."""
+        """Add what a self-test found; what it could not try was not compared."""
         results = list(results)
-        untried = tuple(result for result in results if result.kind == "different" and result.object == REPLACED)
+        of_application = [result for result in results if result.severity == "note"]
         return replace(
-            self, findings=(*self.findings, *(r for r in results if r not in untried)), notes=(*self.notes, *untried)
+            self,
+            findings=(*self.findings, *(result for result in results if result.severity == "finding")),
+            notes=(*self.notes, *(result for result in of_application if result.object == REPLACED)),
+            unchecked=(
+                *self.unchecked,
+                *(
+                    Unchecked(f"{result.object}: {result.expected}", str(result.found))
+                    for result in of_application
+                    if result.object != REPLACED
+                ),
+            ),
         )
 
     @property

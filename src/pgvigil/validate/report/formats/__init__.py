@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 from pgvigil import registry
+from pgvigil.text import wants_colour
 from pgvigil.validate.report.formats import text
-from pgvigil.validate.report.formats.text import wants_colour
 from pgvigil.validate.report.model import Report
 
 __all__ = ["FORMATS", "render", "wants_colour"]

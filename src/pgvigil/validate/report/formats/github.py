@@ -14,15 +14,16 @@ def render(report: Report, spec: str) -> str:
 
 def _lines(report: Report, spec: str) -> Iterator[str]:
     for finding in (*report.findings, *report.notes):
-        command = "error" if finding.severity == "finding" else "notice"
+        kind = "error" if finding.severity == "finding" else "notice"
         message = "\n".join(f"{label}: {text}" for label, text in finding.facts) or finding.kind
-        yield _command(command, spec, finding.line, f"{finding.object}: {finding.kind}", message)
+        yield command(kind, spec, finding.line, f"{finding.object}: {finding.kind}", message)
     for item in report.unchecked:
-        yield _command("error", spec, None, f"{item.objects}: not compared", item.reason)
+        yield command("error", spec, None, f"{item.objects}: not compared", item.reason)
     yield one_line(report.verdict)
 
 
-def _command(name: str, file: str, line: int | None, title: str, message: str) -> str:
+def command(name: str, file: str, line: int | None, title: str, message: str) -> str:
+    """One annotation."""
     at = f"file={_property(file)}" + (f",line={line}" if line else "")
     return f"::{name} {at},title={_property(title)}::{_data(message)}"
 

@@ -21,34 +21,32 @@ def render(report: Report, spec: str) -> str:
         "errors": str(len(report.unchecked)),
     }
     whole = ET.Element("testsuites", {"name": "pgvigil validate", **counts})
-    suite = ET.SubElement(whole, "testsuite", {"name": _held(spec), **counts, "skipped": "0", "time": "0"})
+    suite = ET.SubElement(whole, "testsuite", {"name": held(spec), **counts, "skipped": "0", "time": "0"})
     properties = ET.SubElement(suite, "properties")
     for name in ("database", "schema", "server_version"):
-        ET.SubElement(properties, "property", name=name, value=_held(getattr(report, name)))
+        ET.SubElement(properties, "property", name=name, value=held(getattr(report, name)))
     for kind, count in sound.items():
         _case(suite, kind, kind).set("assertions", str(count))
     for finding in report.findings:
         case = _case(suite, subject(finding.object), f"{finding.object} {finding.kind}")
         place = f"{spec}:{finding.line}\n" if finding.line else ""
         fault = ET.SubElement(
-            case, "failure", type=finding.kind, message=_held(one_line(f"{finding.object}: {finding.kind}"))
+            case, "failure", type=finding.kind, message=held(one_line(f"{finding.object}: {finding.kind}"))
         )
-        fault.text = _held(place + "\n".join(f"{label}: {text}" for label, text in finding.facts))
+        fault.text = held(place + "\n".join(f"{label}: {text}" for label, text in finding.facts))
     for item in report.unchecked:
         case = _case(suite, subject(item.objects), f"{item.objects} not compared")
-        ET.SubElement(case, "error", type="not compared", message=_held(one_line(item.objects))).text = _held(
-            item.reason
-        )
+        ET.SubElement(case, "error", type="not compared", message=held(one_line(item.objects))).text = held(item.reason)
     notes = [one_line(f"note: {note.object}: {note.kind}") for note in report.notes]
-    ET.SubElement(suite, "system-out").text = _held("\n".join([*notes, report.coverage, report.verdict]))
+    ET.SubElement(suite, "system-out").text = held("\n".join([*notes, report.coverage, report.verdict]))
     ET.indent(whole)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(whole, encoding="unicode")
 
 
 def _case(suite: ET.Element, kind: str, name: str) -> ET.Element:
-    return ET.SubElement(suite, "testcase", classname=f"pgvigil.validate.{kind}", name=_held(one_line(name)), time="0")
+    return ET.SubElement(suite, "testcase", classname=f"pgvigil.validate.{kind}", name=held(one_line(name)), time="0")
 
 
-def _held(text: str) -> str:
+def held(text: str) -> str:
     """Characters that XML cannot hold, and those that a reader would obey, are spelt out."""
     return _FORBIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), visible(text))

@@ -12,7 +12,7 @@ from pgvigil import __version__
 from pgvigil.text import visible
 from pgvigil.validate.report.model import MEANINGS, Finding, Report, Unchecked, subject
 
-_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _GAP = "not compared"
 _RULES: dict[str, str] = dict(MEANINGS) | {_GAP: "Nobody can say whether it is as declared"}
 _LAST = re.compile(r"[^.]*(?:\([^)]*\))?$")
@@ -39,7 +39,7 @@ def render(report: Report, spec: str) -> str:
             "serverVersion": report.server_version,
         },
     }
-    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
 
 
 def _finding(finding: Finding, spec: str) -> dict[str, Any]:
@@ -72,5 +72,10 @@ def _result(rule: str, level: str, path: str, message: str, spec: str, line: int
             }
         ],
         # By which the next run knows it again: neither its line in the spec nor what was found does.
-        "partialFingerprints": {"object/v1": hashlib.sha256(f"{rule}\0{path}".encode(errors="replace")).hexdigest()},
+        "partialFingerprints": {"object/v1": fingerprint(rule, path)},
     }
+
+
+def fingerprint(*parts: str) -> str:
+    """What identifies a result from run to run."""
+    return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()

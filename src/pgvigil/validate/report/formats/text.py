@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Iterator
-from typing import TextIO
 
-from pgvigil.text import BAR, one_line
+from pgvigil.text import BAR, one_line, painted
 from pgvigil.validate.report.model import KINDS, Finding, Report
 
 _INDENT, _LABEL = " " * 6, 8
-_CODES = {"red": "1;31", "yellow": "1;33", "green": "1;32", "cyan": "36", "bold": "1", "dim": "2"}
 _OF_KIND = {"missing": "red", "different": "yellow", "invalid": "red", "disabled": "red", "unexpected": "yellow"}
-
-
-def wants_colour(stream: TextIO) -> bool:
-    """Colour is for terminals, unless NO_COLOR (no-color.org) or TERM=dumb ask for none."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def render(report: Report, *, colour: bool = False) -> str:
@@ -42,7 +34,7 @@ class _Page:
             for item in report.unchecked:
                 yield f"  {self._paint(one_line(item.objects), 'bold')}"
                 yield from _labelled("why", item.reason)
-        yield from self._findings("NOTES", report.notes, "cyan", ", told but not failed")
+        yield from self._findings("NOTES", report.notes, "cyan", ", not failures")
         yield ""
         yield report.coverage
         yield self._paint(report.verdict, "green" if report.ok else "red")
@@ -79,7 +71,7 @@ class _Page:
             yield self._paint(f"{_INDENT}{BAR}{one_line(line)}", {"-": "green", "+": "red"}.get(line[0], "dim"))
 
     def _paint(self, text: str, colour: str) -> str:
-        return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if self.colour and text else text
+        return painted(text, colour) if self.colour else text
 
 
 def _labelled(label: str, text: str) -> Iterator[str]:

@@ -1,0 +1,75 @@
+"""Recognises a database whose objects of pgvigil another state of pgvigil made, or somebody changed.
+
+What a command then asks for is missing there, or has another shape. That is no defect of pgvigil: the command says what it missed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgvigil import project
+from pgvigil.errors import PreconditionError
+
+T = TypeVar("T")
+
+_HINT = (
+    "See pgvigil status, which compares the migrations here with those of the database, and pgvigil validate, which "
+    "names what was changed."
+)
+# In any language of the server: what stands in quotes, is called, or is qualified.
+_NAME = re.compile(r"[\"«»„“”'](\w[\w.]*)[\"«»“”']|([\w.]+)\(|(\w+\.\w+)")
+
+
+def explain(error: psycopg.Error) -> PreconditionError | None:
+    """Return the error to raise for a failed statement, if the cause is in the database: an object that a migration makes is missing
+    or has another shape, or a function of the database raised the error.
+
+    A name that no migration mentions is a mistake of pgvigil's own; then the result is None.
+    """
+    words = error.diag.message_primary or ""
+    failure = None
+    if _is_ours(words, error.sqlstate or ""):
+        failure = PreconditionError(
+            f"an object of pgvigil is missing in this database, or is another one: {words}", _HINT
+        )
+    elif place := re.search(
+        r"^(?:PL/pgSQL|SQL) function .+?(?= line \d+| statement \d+|$)", error.diag.context or "", re.MULTILINE
+    ):
+        failure = PreconditionError(
+            f"a function of this database failed: {words} ({place[0]})",
+            "See pgvigil validate, which names what was changed. If nothing was, this is a defect of pgvigil: please report it.",
+        )
+    if failure:
+        failure.__cause__ = error
+    return failure
+
+
+def _is_ours(words: str, sqlstate: str) -> bool:
+    """Return true if these words, of one of the classes for missing or unfit objects, name something that a migration makes."""
+    if not sqlstate.startswith(("42", "3F")):
+        return False
+    names = {next(filter(None, found)) for found in _NAME.findall(words)}
+    names = {name for name in names if not name.startswith(("pg_catalog.", "information_schema."))}
+    ours = set(re.findall(r"\w+", project.INIT_SQL.read_text().lower()))
+    return any(name.rsplit(".", 1)[-1].lower() in ours for name in names)
+
+
+def rows(conn: psycopg.Connection[Any], kind: type[T], query: str) -> list[T]:
+    """Return the rows of a view or a function of ours as records. Raises PreconditionError if its columns are not their fields."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        found = cursor.execute(query.encode()).fetchall()
+        columns = [column.name for column in cursor.description or ()]
+    expected = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if sorted(columns) != sorted(expected):
+        differing = sorted(set(columns) ^ set(expected)) or columns
+        raise PreconditionError(
+            f"this database was migrated by another state of pgvigil: the answer to {query!r} differs in the columns "
+            f"{', '.join(differing)}",
+            _HINT,
+        )
+    return [kind(**dict(zip(columns, row, strict=True))) for row in found]

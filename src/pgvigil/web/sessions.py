@@ -1,0 +1,294 @@
+"""Serve sessions: pages of them, one with its contents in numbers, its timeline, and lists of what it holds."""
+
+# Annotations are not postponed: FastAPI reads those of functions that are made within a function.
+import base64
+import json
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Query
+from psycopg.rows import dict_row
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from pgvigil.web import problems
+from pgvigil.web.access import Principal
+from pgvigil.web.actions import MISSING, no_session
+from pgvigil.web.answers import NO_NUL, as_json, written
+from pgvigil.web.store import Connection, Store
+
+Text = Annotated[str | None, Query(min_length=1, max_length=255, pattern=NO_NUL)]
+Id = Annotated[UUID, Path()]
+
+
+class Session(BaseModel):
+    """A row of session_monitoring_view."""
+
+    id: UUID
+    session_key: str
+    agent_from: str
+    agent_to: str | None
+    status: str
+    created_at: str | None
+    updated_at: str | None
+    last_activity_at: str | None
+    is_dormant: bool | None
+    archived_at: str | None
+    retention_policy: str | None
+    expires_at: str | None
+    hours_since_activity: float | None
+    context_entries: int
+    handoff_requests: int
+    last_lifecycle_event: str | None
+
+
+class Sessions(BaseModel):
+    """A page, the last active or the longest idle first. `next_cursor` is null on the last one."""
+
+    count: int
+    limit: int
+    next_cursor: str | None
+    sessions: list[Session]
+
+
+class OneSession(Session):
+    """A session with its contents in numbers. A viewer sees null for metadata."""
+
+    total_tokens: int
+    total_content_bytes: int
+    metadata: Any
+
+
+class Event(BaseModel):
+    """An event of a session; event_data names the actor."""
+
+    id: UUID
+    event_type: str
+    event_data: dict[str, Any]
+    created_at: str
+
+
+class Timeline(BaseModel):
+    """Events, the latest first. `next_before` is null on the last page."""
+
+    session_id: UUID
+    next_before: UUID | None
+    events: list[Event]
+
+
+class Rows(BaseModel):
+    """Rows with their columns."""
+
+    count: int
+    rows: list[dict[str, Any]]
+
+
+_PAGE: Final = """
+    SELECT pg_catalog.row_to_json(v)::pg_catalog.text, i.last_activity_at::pg_catalog.text, i.id
+    FROM (SELECT s.id, s.last_activity_at FROM {sessions} s WHERE {conditions}
+          ORDER BY s.last_activity_at {way}, s.id {way} LIMIT %s) i
+    CROSS JOIN LATERAL (SELECT m.* FROM {view} m WHERE m.id OPERATOR(pg_catalog.=) i.id) v
+    ORDER BY i.last_activity_at {way}, i.id {way}"""
+_OPEN: Final = "s.status OPERATOR(pg_catalog.=) ANY (pgvigil.open_statuses())"
+
+
+class _Filter:
+    """The parameters that select sessions."""
+
+    def __init__(
+        self,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        status: Annotated[str | None, Query(min_length=1, max_length=50, pattern=NO_NUL)] = None,
+        retention_policy: Annotated[str | None, Query(min_length=1, max_length=50, pattern=NO_NUL)] = None,
+        dormant: Annotated[bool | None, Query()] = None,
+        agent: Annotated[str | None, Query(min_length=1, max_length=100, pattern=NO_NUL)] = None,
+        key_prefix: Text = None,
+        idle_hours: Annotated[
+            float | None, Query(gt=0, le=1_000_000, allow_inf_nan=False, description="Idle for longer")
+        ] = None,
+        expires_hours: Annotated[
+            float | None, Query(gt=0, le=1_000_000, allow_inf_nan=False, description="Open, and expire within")
+        ] = None,
+        order: Annotated[
+            Literal["newest", "idle"], Query(description="Last active first, or longest idle first")
+        ] = "newest",
+        cursor: Annotated[
+            str | None,
+            Query(
+                max_length=200,
+                description="next_cursor of the page before",
+                json_schema_extra={"format": "pgvigil-session-cursor"},
+            ),
+        ] = None,
+    ) -> None:
+        given = {
+            "s.status OPERATOR(pg_catalog.=) %s": status,
+            "s.retention_policy OPERATOR(pg_catalog.=) %s": retention_policy,
+            "s.is_dormant OPERATOR(pg_catalog.=) %s": dormant,
+            "s.agent_from OPERATOR(pg_catalog.=) %s": agent,
+            "pg_catalog.starts_with(s.session_key, %s)": key_prefix,
+            "s.last_activity_at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => 3600.0 OPERATOR(pg_catalog.*) %s))": idle_hours,
+            "s.expires_at OPERATOR(pg_catalog.>) pg_catalog.now() AND s.expires_at OPERATOR(pg_catalog.<=)"
+            f" (pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => 3600.0 OPERATOR(pg_catalog.*) %s)) AND {_OPEN}": expires_hours,
+        }
+        known = {condition: value for condition, value in given.items() if value is not None}
+        self.limit = limit
+        self.conditions = list(known)
+        self.values: list[Any] = list(known.values())
+        self.way = "DESC" if order == "newest" else "ASC"
+        if cursor is not None:
+            self.conditions.append(
+                f"(s.last_activity_at, s.id) OPERATOR(pg_catalog.{'<' if order == 'newest' else '>'}) (%s::pg_catalog.timestamptz, %s::pg_catalog.uuid)"
+            )
+            self.values += _place(cursor)
+
+
+def _place(cursor: str) -> tuple[str, UUID]:
+    try:
+        at, _, id = base64.b64decode(cursor.encode(), b"-_", validate=True).decode().rpartition(" ")
+        if at not in ("infinity", "-infinity") and datetime.fromisoformat(at).tzinfo is None:
+            at = "no time"
+        return {"no time": ""}.get(at) or at, UUID(id)
+    except ValueError:
+        raise problems.bad_parameter("query", "cursor", "has to be the next_cursor of a page before") from None
+
+
+def _dicts(connection: Connection, query: str, values: Any = ()) -> list[dict[str, Any]]:
+    return connection.cursor(row_factory=dict_row).execute(query.encode(), values or None).fetchall()
+
+
+def _page(connection: Connection, store: Store, wanted: _Filter) -> tuple[list[str], str | None]:
+    query = _PAGE.format(
+        sessions=store.table("sessions"),
+        view=store.table("session_monitoring_view"),
+        conditions=" AND ".join(wanted.conditions) or "true",
+        way=wanted.way,
+    )
+    rows = connection.execute(query.encode(), [*wanted.values, wanted.limit + 1]).fetchall()
+    shown = rows[: wanted.limit]
+    more = len(rows) > wanted.limit
+    return [text for text, _, _ in shown], base64.urlsafe_b64encode(
+        f"{shown[-1][1]} {shown[-1][2]}".encode()
+    ).decode() if more else None
+
+
+def _one(connection: Connection, store: Store, session: UUID, *, private: bool) -> str:
+    row = connection.execute(
+        f"""SELECT pg_catalog.row_to_json(o)::pg_catalog.text
+            FROM (SELECT v.*, c.total_tokens, c.total_content_bytes, {"NULL::pg_catalog.jsonb" if private else "s.metadata"} AS metadata
+                  FROM {store.table("session_monitoring_view")} v JOIN {store.table("sessions")} s ON s.id OPERATOR(pg_catalog.=) v.id
+                  JOIN {store.table("session_content_view")} c ON c.session_id OPERATOR(pg_catalog.=) v.id
+                  WHERE v.id OPERATOR(pg_catalog.=) %s) o""".encode(),
+        (session,),
+    ).fetchone()
+    if row is None:
+        raise no_session()
+    return str(row[0])
+
+
+def _timeline(
+    connection: Connection, store: Store, session: UUID, limit: int, before: UUID | None
+) -> list[dict[str, Any]]:
+    found = _dicts(
+        connection,
+        f"""SELECT l.id, l.event_type, l.event_data, l.created_at FROM {store.table("session_lifecycle")} l
+            WHERE l.session_id OPERATOR(pg_catalog.=) %s AND (%s::pg_catalog.uuid IS NULL OR l.id OPERATOR(pg_catalog.<) %s)
+            ORDER BY l.id DESC LIMIT %s""",
+        (session, before, before, limit + 1),
+    )
+    if not found and before is None:
+        exists = connection.execute(
+            f"SELECT FROM {store.table('sessions')} WHERE id OPERATOR(pg_catalog.=) %s".encode(), (session,)
+        )
+        if exists.fetchone() is None:
+            raise no_session()
+    return found
+
+
+def router(app: FastAPI) -> APIRouter:
+    """Return the routes below /api/v1/sessions that read."""
+    store: Store = app.state.store
+    Viewer = Annotated[Principal, Depends(app.state.access.viewer)]
+    router = APIRouter(prefix="/api/v1", responses=problems.DOCUMENTED)
+
+    @router.get(
+        "/sessions",
+        response_model=None,
+        responses={200: {"model": Sessions}},
+        tags=["sessions"],
+        summary="Sessions, the last active first",
+    )
+    async def sessions(_: Viewer, wanted: Annotated[_Filter, Depends()]) -> Response:
+        texts, cursor = await store.ask(lambda connection: _page(connection, store, wanted))
+        head = json.dumps({"count": len(texts), "limit": wanted.limit, "next_cursor": cursor})
+        return written(f'{head[:-1]}, "sessions": [{",".join(texts)}]}}')
+
+    @router.get(
+        "/sessions/{id}",
+        response_model=None,
+        responses={200: {"model": OneSession}, **MISSING},
+        tags=["sessions"],
+        summary="One session",
+    )
+    async def session(principal: Viewer, id: Id) -> Response:
+        text = await store.ask(lambda connection: _one(connection, store, id, private=principal.role != "admin"))
+        return written(text)
+
+    @router.get("/sessions/{id}/timeline", response_model=None, responses={200: {"model": Timeline}, **MISSING}, tags=["sessions"],
+                summary="What happened to a session")  # fmt: skip
+    async def timeline(
+        _: Viewer, id: Id, limit: Annotated[int, Query(ge=1, le=200)] = 100,
+        before: Annotated[UUID | None, Query(description="next_before of the page before")] = None,
+    ) -> Response:  # fmt: skip
+        found = await store.ask(lambda connection: _timeline(connection, store, id, limit, before))
+        shown = found[:limit]
+        return as_json(
+            {"session_id": id, "next_before": shown[-1]["id"] if len(found) > limit else None, "events": shown}
+        )
+
+    _contents(router, store, Viewer)
+    return router
+
+
+# What a session holds, the latest first: enough to see what it was about. An admin sees text, a viewer sizes.
+_CONTEXT: Final = """
+    SELECT c.sequence_number, c.context_type, c.content_size_bytes, c.processing_time_ms, c.tokens_used, c.created_at,
+           CASE WHEN %s THEN pg_catalog."left"(c.content, 2000) END AS content
+    FROM {context_history} c WHERE c.session_id OPERATOR(pg_catalog.=) %s AND (%s::pg_catalog.int4 IS NULL OR c.sequence_number OPERATOR(pg_catalog.<) %s)
+    ORDER BY c.sequence_number DESC LIMIT 50"""
+_HANDOFFS: Final = """
+    SELECT h.id, h.requesting_agent, h.target_agent, h.request_type, h.status, h.created_at, h.completed_at
+    FROM {handoff_requests} h WHERE h.session_id OPERATOR(pg_catalog.=) %s ORDER BY h.created_at DESC NULLS LAST, h.id LIMIT 200"""
+_CALLS: Final = """
+    SELECT l.id, l.operation, l.duration_ms, l.success, l.created_at
+    FROM {performance_logs} l WHERE l.session_id OPERATOR(pg_catalog.=) %s ORDER BY l.id DESC LIMIT 200"""
+
+
+def _contents(router: APIRouter, store: Store, viewer: Any) -> None:
+    def read(path: str, summary: str) -> Any:
+        return router.get(
+            f"/sessions/{{id}}/{path}", response_model=None, responses={200: {"model": Rows}}, tags=["sessions"], summary=summary
+        )  # fmt: skip
+
+    async def answer(query: str, values: Any) -> Response:
+        def question(connection: Connection) -> list[dict[str, Any]]:
+            names = ("context_history", "handoff_requests", "performance_logs")
+            return _dicts(connection, query.format(**{name: store.table(name) for name in names}), values)
+
+        found = await store.ask(question)
+        return as_json({"count": len(found), "rows": found})
+
+    @read("context", "Its last 50 entries of context, or those before one")  # type: ignore[untyped-decorator]
+    async def context(
+        principal: viewer, id: Id, before: Annotated[int | None, Query(ge=-(2**31), le=2**31 - 1)] = None
+    ) -> Response:  # fmt: skip
+        return await answer(_CONTEXT, (principal.role == "admin", id, before, before))
+
+    @read("handoffs", "Its last 200 hand-off requests")  # type: ignore[untyped-decorator]
+    async def handoffs(_: viewer, id: Id) -> Response:
+        return await answer(_HANDOFFS, (id,))
+
+    @read("operations", "Its last 200 operations")  # type: ignore[untyped-decorator]
+    async def operations(_: viewer, id: Id) -> Response:
+        return await answer(_CALLS, (id,))
