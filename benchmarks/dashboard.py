@@ -53,7 +53,10 @@ def fill(connection: psycopg.Connection[Any], rows: int) -> None:
 def cpu(url: str) -> float:
     """Seconds of CPU of this process and of the server's processes that work for it; not those that clean up after the rows."""
     with psycopg.connect(url) as connection:
-        pids = [pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgvigil-web'")]
+        pids = [
+            pid
+            for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgvigil-web'")
+        ]
     ticks = 0
     for pid in pids:
         ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
