@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import psycopg
@@ -18,6 +19,7 @@ from pgvigil import project
 from pgvigil.errors import ConnectError
 from pgvigil.owner import OWN_ROLE
 from pgvigil.placeholders import bound
+from pgvigil.planned_code import planned_code
 
 _FUNCTION = re.compile(
     r"CREATE (?:OR REPLACE )?(?:FUNCTION|PROCEDURE) (?P<schema>pgvigil|instrumentation)\.(?P<name>\w+)\("
@@ -49,6 +51,10 @@ _SPELLINGS = {
     "bool": "boolean",
     "varchar": "character varying",
 }
+_ALIAS = re.compile(rf"\b(?:{'|'.join(_SPELLINGS)})\b")
+_DEFAULT = re.compile(r"\s+(?:DEFAULT|=)\s+(?:'[^']*'|\(\)|[^,()])+")
+_BESIDE = re.compile(r"\s*([(),])\s*")
+_IN = re.compile(r"(^|,)in ")
 _RESULT = re.compile(
     r"\s*RETURNS\s+(TABLE\s*\([^)]*\)|(?:SETOF\s+)?(?:double precision|[\w.]+)(?:\[\])?)", re.IGNORECASE
 )
@@ -57,10 +63,10 @@ _SETTING = re.compile(r"\bSET (\w+) (?:=|TO) (\w+(?:, \w+)*)")
 
 def _spelt(declaration: str) -> str:
     """Arguments or a result as one spelling of them: no defaults, no quotes, no aliases of types."""
-    plain = re.sub(r"\s+(?:DEFAULT|=)\s+(?:'[^']*'|\(\)|[^,()])+", "", declaration).replace('"', "")
-    words = re.sub(r"\w+", lambda word: _SPELLINGS.get(word[0].lower(), word[0]), plain)
-    joined = re.sub(r"\s*([(),])\s*", r"\1", " ".join(words.split())).lower()
-    return re.sub(r"(^|,)in ", r"\1", joined)  # as a procedure's are printed
+    plain = _DEFAULT.sub("", declaration) if "=" in declaration or "DEFAULT" in declaration else declaration
+    words = _ALIAS.sub(lambda word: _SPELLINGS[word[0]], plain.replace('"', "").lower())
+    joined = _BESIDE.sub(r"\1", " ".join(words.split()))
+    return _IN.sub(r"\1", joined) if "in " in joined else joined  # as a procedure's are printed
 
 
 def _shape(found: re.Match[str]) -> _Shape:
@@ -91,10 +97,14 @@ _FUNCTIONS = """
     SELECT n.nspname::text, p.proname::text, p.prosrc, p.prosecdef, coalesce(p.proconfig, '{}'),
            pg_get_function_identity_arguments(p.oid), coalesce(pg_get_function_result(p.oid), ''),
            p.proowner = s.nspowner, l.lanname IN ('sql', 'plpgsql') AND (l.lanname = 'sql' AND p.prosqlbody IS NOT NULL OR p.prosrc <> ''),
-           p.prosqlbody IS NOT NULL
+           p.prosqlbody IS NOT NULL, p.oid::bigint
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
     JOIN pg_namespace s ON s.nspname = 'pgvigil'
     WHERE n.nspname IN ('pgvigil', 'instrumentation')"""
+
+_USED = """
+    SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) || ' uses ' || d.refobjid::regprocedure::text FROM pg_depend d
+    WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = ANY (%s::oid[]) ORDER BY 1"""
 
 # Views, bodies that are kept parsed, and defaults, of columns and of arguments, are evaluated with the rights of whoever asks. Some
 # functions of the server's run a statement that they are given, read any table, or call a type's cast; pg_depend has no row for one.
@@ -139,23 +149,23 @@ _FOREIGN = """
         UNION ALL SELECT 'pg_proc'::regclass, p.oid, 'function ' || p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname IN ('pgvigil', 'instrumentation') AND (p.prosqlbody IS NOT NULL OR p.proargdefaults IS NOT NULL))
     SELECT d.name || ' uses ' || p.oid::regprocedure::text
-    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_proc'::regclass
+    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_proc'::regclass AND e.refobjid >= 16384
     JOIN pg_proc p ON p.oid = e.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname NOT IN ('pgvigil', 'instrumentation', 'pg_catalog')
     UNION ALL
     SELECT d.name || ' uses operator ' || p.oid::regoperator::text
-    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_operator'::regclass
+    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_operator'::regclass AND e.refobjid >= 16384
     JOIN pg_operator p ON p.oid = e.refobjid JOIN pg_namespace n ON n.oid = p.oprnamespace WHERE n.nspname <> 'pg_catalog'
     UNION ALL
     SELECT d.name || ' reads ' || c.oid::regclass::text
-    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_class'::regclass
+    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_class'::regclass AND e.refobjid >= 16384
     JOIN pg_class c ON c.oid = e.refobjid AND c.relkind IN ('v', 'm', 'f') LEFT JOIN ours o ON o.oid = c.oid
     WHERE o.oid IS NULL AND c.relnamespace <> 'pg_catalog'::regnamespace
     UNION ALL
     SELECT d.name || ' uses type ' || format_type(t.oid, NULL)
-    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_type'::regclass
-    JOIN pg_type t ON t.oid = e.refobjid AND t.typtype = 'd' JOIN pg_namespace n ON n.oid = t.typnamespace
-    WHERE n.nspname NOT IN ('pgvigil', 'instrumentation', 'pg_catalog')
+    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_type'::regclass AND e.refobjid >= 16384
+    JOIN pg_type t ON t.oid = e.refobjid JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN ours o ON o.oid = t.typrelid
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND (t.typtype = 'e' OR o.oid IS NOT NULL))
     UNION ALL
     SELECT 'rule ' || quote_ident(r.rulename) || ' of ' || o.name FROM ours o JOIN pg_rewrite r ON r.ev_class = o.oid
     WHERE r.rulename <> '_RETURN' AND o.name NOT LIKE ALL (%(application)s)
@@ -163,23 +173,18 @@ _FOREIGN = """
     SELECT 'column ' || a.attname || ' of ' || o.name || ' has type ' || format_type(a.atttypid, NULL)
     FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace
-    WHERE n.nspname NOT IN ('pg_catalog', 'pgvigil', 'instrumentation')
+    WHERE n.nspname <> 'pg_catalog' AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND t.typtype = 'e')
       AND (o.name NOT LIKE ALL (%(application)s) OR a.attname = ANY (%(columns)s))
     UNION ALL
-    SELECT o.name || ' is no ' || CASE WHEN v.is_view THEN 'view' ELSE 'table' END
+    SELECT o.name || ' is not a ' || CASE WHEN v.is_view THEN 'view' ELSE 'table' END
     FROM unnest(%(views)s::text[] || %(tables)s::text[], array_fill(true, ARRAY[cardinality(%(views)s::text[])]) || array_fill(false, ARRAY[cardinality(%(tables)s::text[])])) v (name, is_view)
     JOIN pg_class c ON c.oid = to_regclass(v.name) JOIN ours o ON o.oid = c.oid
     WHERE (c.relkind = 'v') <> v.is_view"""
 
+_SCHEMAS = ("pgvigil", "instrumentation")
 _APPLICATION = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
+# Its views are its own affair: no command that asks this reads them.
 _TABLES = ("session_lifecycle", "system_metrics", "performance_logs", "analytics_aggregations", "query_executions")
-_VIEWS = (
-    "session_monitoring_view",
-    "performance_monitoring_view",
-    "session_content_view",
-    "execution_analytics",
-    "user_recent_executions",
-)
 _OWN_TABLES = (
     "pgvigil.alembic_version", "pgvigil.migrations", "pgvigil.jobs", "pgvigil.job_runs", "pgvigil.partition_policies", "pgvigil.retention_policies",
     "pgvigil.deleted_sessions", "pgvigil.tolerated_values", "pgvigil.displaced_tables", "pgvigil.displaced_objects", "pgvigil.reference_snapshots",
@@ -187,10 +192,11 @@ _OWN_TABLES = (
     "pgvigil.alert_thresholds", "pgvigil.backup_proofs", "pgvigil.final_statuses",
     "pgvigil.operation_totals", "pgvigil.execution_rollups", "pgvigil.execution_totals", "pgvigil.event_totals", "pgvigil.totals_progress",
     "pgvigil.session_monitors", "pgvigil.session_monitor_totals", "pgvigil.monitor_settings",
+    "pgvigil.archives", "pgvigil.archive_erasures", "pgvigil.executions_to_archive",
     "instrumentation.instances", "instrumentation.sessions", "instrumentation.sql_statements", "instrumentation.kill_attempts",
 )  # fmt: skip
 _OWN_VIEWS = (
-    "pgvigil.job_status", "pgvigil.partitions", "pgvigil.session_monitor", "instrumentation.active_sessions", "instrumentation.session_stats", "instrumentation.session_activity",
+    "pgvigil.job_status", "pgvigil.partitions", "pgvigil.archives_to_read", "pgvigil.session_monitor", "instrumentation.active_sessions", "instrumentation.session_stats", "instrumentation.session_activity",
 )  # fmt: skip
 _COLUMNS = (
     "id", "session_id", "session_key", "agent_from", "agent_to", "status", "created_at", "updated_at", "expires_at", "last_activity_at", "is_dormant",
@@ -234,29 +240,37 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     if ledger is None:
         return
     if ledger[0] != "r":
-        yield "pgvigil.migrations is no table"
+        yield "pgvigil.migrations is not a table"
         return
+    reading = Thread(target=_shapes, args=(project.MIGRATIONS,), daemon=True)  # while the server works
+    reading.start()
+    told = sorted(planned_code(conn, _SCHEMAS))
+    yield from told
+    if told:
+        return  # the ledger is a table, too
     named = conn.execute("SELECT schema_name FROM pgvigil.migrations WHERE revision = '000'").fetchone()
     schema = named[0] if named else "public"
-    yield from _functions(conn, schema)
+    yield from sorted(planned_code(conn, (), schema, [*_APPLICATION, *_TABLES]))
     q = schema.replace('"', '""')
     rows = conn.execute(
         _FOREIGN,
         {
             "schema": schema,
-            "names": [*_APPLICATION, *_TABLES, *_VIEWS],
+            "names": [*_APPLICATION, *_TABLES],
             "application": [f"%{name}" for name in _APPLICATION],
             "columns": list(_COLUMNS),
-            "views": [*(f'"{q}".{name}' for name in _VIEWS), *_OWN_VIEWS],
+            "views": list(_OWN_VIEWS),
             "tables": [*(f'"{q}".{name}' for name in (*_APPLICATION, *_TABLES)), *_OWN_TABLES],
         },
     ).fetchall()
     yield from sorted(row[0] for row in rows)
     yield from _calls(conn, schema)
+    reading.join()
+    yield from _functions(conn, schema)
 
 
 def _calls(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
-    names = {"schema": schema, "names": [*_APPLICATION, *_TABLES, *_VIEWS]}
+    names = {"schema": schema, "names": [*_APPLICATION, *_TABLES]}
     called = {name: {int(oid) for oid in _CALLED.findall(tree)} for name, tree in conn.execute(_TREES, names)}
     rows = conn.execute(_NOT_PLAIN, (sorted(set().union(*called.values())), list(_PLAIN))).fetchall()
     for oid, function in rows:
@@ -265,9 +279,10 @@ def _calls(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
 
 def _functions(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
     shapes = _shapes(project.MIGRATIONS)
-    for nsp, name, body, definer, settings, arguments, result, owned, known_language, parsed in conn.execute(
+    unknown = []
+    for nsp, name, body, definer, settings, arguments, result, owned, known_language, parsed, oid in conn.execute(
         _FUNCTIONS
-    ):
+    ).fetchall():
         what = f"function {nsp}.{name}"
         if (nsp, name) in _COMPUTED:
             plain = not definer and not settings and (arguments, result) == ("policy text", "interval")
@@ -276,14 +291,17 @@ def _functions(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
             continue
         candidates = shapes.get((nsp, name))
         if candidates is None:
-            continue  # nobody calls it: a view or a body that did would have to be another one, too
+            unknown.append(oid)  # a body that called it would be another one, too
+            continue
+        spelt, options = (_spelt(arguments), _spelt(result)), (definer, tuple(sorted(settings)))
         if not owned:
             yield f"{what} belongs to another role"
         elif not known_language or not any(
-            (_spelt(arguments), _spelt(result)) == (shape.arguments, shape.result)
-            and shape.definer == definer
-            and shape.settings == tuple(sorted(settings))
+            spelt == (shape.arguments, shape.result)
+            and options == (shape.definer, shape.settings)
             and (parsed if shape.body is None else not parsed and bound(shape.body, schema) == body)
             for shape in candidates
         ):
             yield f"{what} is another one"
+    if unknown:
+        yield from (used for (used,) in conn.execute(_USED, (unknown,)).fetchall())

@@ -148,6 +148,23 @@ REPLACED = {
         pg_get_viewdef('pgvigil.job_status'::regclass), 'j.purpose,', 'table_to_xml(''{app}.trap'', true, true, '''')::text AS purpose,'); END $$""",
     "a parsed body that has the server run a statement": """CREATE OR REPLACE FUNCTION pgvigil.is_running(job_name text) RETURNS boolean
         LANGUAGE sql STABLE BEGIN ATOMIC SELECT query_to_xml('SELECT {app}.spring()', true, true, '') IS NULL; END""",
+    "a view that calls a function of the owner's beside ours": """CREATE FUNCTION pgvigil.state() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); RETURN true; END $$;
+        DO $$ BEGIN EXECUTE 'CREATE OR REPLACE VIEW pgvigil.job_status AS ' || replace(
+        pg_get_viewdef('pgvigil.job_status'::regclass), 'j.purpose,', '(pgvigil.state() || j.purpose) AS purpose,'); END $$""",
+    "a view that reads text as a row with a domain": """CREATE DOMAIN pgvigil.evil AS integer;
+        CREATE TYPE {app}.evil_row AS (one pgvigil.evil);
+        ALTER DOMAIN pgvigil.evil ADD CHECK ({app}.spring());
+        DO $$ BEGIN EXECUTE 'CREATE OR REPLACE VIEW pgvigil.job_status AS ' || replace(
+        pg_get_viewdef('pgvigil.job_status'::regclass), 'j.purpose,', '((''('' || length(j.purpose)::text || '')'')::{app}.evil_row)::text AS purpose,'); END $$""",
+    "a domain of ours": """CREATE DOMAIN pgvigil.evil AS text;
+        ALTER TABLE pgvigil.alert_thresholds ADD COLUMN extra pgvigil.evil;
+        ALTER DOMAIN pgvigil.evil ADD CHECK ({app}.spring()) NOT VALID""",
+    "a function in an index, which the planner computes": """CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
+        CREATE INDEX evil ON pgvigil.jobs (job) WHERE {app}.planned()""",
+    "a function in an index of the ledger": """CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
+        CREATE INDEX evil ON pgvigil.migrations (revision) WHERE {app}.planned()""",
+    "a function in an index of the application's": """CREATE FUNCTION {app}.planned(boolean) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
+        CREATE INDEX evil ON {app}.sessions (id) WHERE {app}.planned(is_dormant AND false)""",
     "a rule": "CREATE RULE also AS ON UPDATE TO pgvigil.alert_thresholds DO ALSO SELECT {app}.spring()",
     "a security barrier taken off": "ALTER FUNCTION pgvigil.job_step(bigint, integer) SECURITY INVOKER",
     "a path taken off": "ALTER FUNCTION pgvigil.job_step(bigint, integer) RESET search_path",
@@ -182,6 +199,36 @@ def test_the_owner_may_run_what_the_owner_has_replaced(mined: Installation) -> N
         "pgvigil", "maintain", "run", "expiry", "--database-url", mined.database.url.replace("postgres@", "x_owner@")
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_index_that_calls_the_owner_s_function_with_columns_and_a_view_of_the_application_keep_nobody_out(
+    mined: Installation,
+) -> None:
+    """The first runs where rows are written, and none of these commands reads the second."""
+    mined.migrate()
+    mined.as_owner(
+        """CREATE FUNCTION {app}.plain_key(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+           BEGIN PERFORM {app}.spring(); RETURN lower($1); END $$;
+           CREATE INDEX by_plain_key ON {app}.sessions ({app}.plain_key(btrim(session_key::text)));
+           CREATE FUNCTION {app}.described(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM {app}.spring(); RETURN $1; END $$;
+           DO $do$ BEGIN EXECUTE 'CREATE OR REPLACE VIEW {app}.session_monitoring_view AS ' || replace(
+               pg_get_viewdef('{app}.session_monitoring_view'::regclass), 's.agent_to,', '({app}.described(s.agent_to))::varchar(100) AS agent_to,'); END $do$"""
+    )
+    for words in (("maintain", "run", "expiry"), ("health",)):
+        code, said = mined.pgvigil(*words)
+        assert code in (0, 1), said
+    assert not mined.turned
+
+
+def test_what_the_owner_has_replaced_is_not_called_by_a_superuser_s_archive_and_history(mined: Installation) -> None:
+    mined.migrate()
+    mined.as_owner(
+        """CREATE OR REPLACE FUNCTION pgvigil.application_schema() RETURNS name LANGUAGE plpgsql STABLE AS $$
+           BEGIN PERFORM {app}.spring(); RETURN 'public'; END $$"""
+    )
+    for words in (("archive", "list"), ("history", "performance")):
+        assert mined.pgvigil(*words)[0] == 3, words
+    assert not mined.turned
 
 
 @pytest.mark.in_short
@@ -273,6 +320,48 @@ def test_validate_reads_what_it_made_again_with_the_server_s_own_functions(mined
     )
     _, said = mined.pgvigil("validate")
     assert "session_content_view" in said
+    assert not mined.turned
+
+
+def test_validate_reads_no_table_whose_index_calls_the_owner_s_function(mined: Installation) -> None:
+    mined.migrate()
+    mined.as_owner(
+        """CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
+           CREATE INDEX evil ON pgvigil.retention_policies (policy) WHERE {app}.planned()"""
+    )
+    code, said = mined.pgvigil("validate")
+    assert (code, "index pgvigil.evil calls public.planned()" in said) == (1, True), said
+    assert not mined.turned
+
+
+def test_a_superuser_s_backup_reads_no_table_whose_index_calls_the_owner_s_function(
+    mined: Installation, tmp_path: Path
+) -> None:
+    mined.as_owner(
+        """CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
+           CREATE TABLE {app}.beside AS SELECT 1 AS n;
+           CREATE INDEX evil ON {app}.beside (n) WHERE {app}.planned()"""
+    )
+    code, said = mined.pgvigil("backup", "create", "--verify-backup", "read", "--backup-dir", str(tmp_path))
+    assert (code, "index public.evil calls public.planned()" in said) == (4, True), said
+    assert not mined.turned
+
+
+def test_a_superuser_s_migration_reads_no_table_whose_index_calls_the_owner_s_function(mined: Installation) -> None:
+    mined.as_owner(
+        """CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
+           CREATE INDEX evil ON {app}.handoff_requests (status) WHERE {app}.planned()"""
+    )
+    code, said = mined.pgvigil("migrate", "--backup", "none", "--dry-run")
+    assert (code, "index public.evil calls public.planned()" in said) == (4, True), said
+    assert not mined.turned
+
+
+def test_the_copy_of_the_reference_is_written_with_the_owner_s_rights(mined: Installation) -> None:
+    mined.migrate()
+    plant_triggers(mined, "pgvigil.reference_snapshots")
+    code, said = mined.pgvigil("migrate", "--backup", "none")
+    assert code == 8, said  # the triggers are drift
     assert not mined.turned
 
 

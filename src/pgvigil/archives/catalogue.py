@@ -21,6 +21,7 @@ from pgvigil.archives.source import SOURCES
 from pgvigil.archives.store import Store, open_store
 from pgvigil.database import Target
 from pgvigil.errors import ArchiveError, PgvigilError, PreconditionError
+from pgvigil.shipped import require_shipped
 from pgvigil.text import counted, page, quoted
 
 
@@ -64,9 +65,14 @@ FROM pgvigil.archives a ORDER BY a.source, a.from_time, a.id"""
 
 
 def connect(target: Target, purpose: str) -> psycopg.Connection:
-    """Connect with times in UTC."""
+    """Connect with times in UTC. Raises ConnectError where what is called and read is not what pgvigil shipped, see `shipped`."""
     conn = database.connect(target, f"archive ({purpose})")
-    conn.execute("SET TimeZone = 'UTC'")
+    try:
+        require_shipped(conn)
+        conn.execute("SET TimeZone = 'UTC'")
+    except BaseException:
+        conn.close()
+        raise
     return conn
 
 

@@ -43,6 +43,7 @@ def restore(
         name = sql.Identifier(database)
         try:
             conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
+            conn.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
         except errors.DuplicateDatabase as error:
             raise PreconditionError(
                 f"database {name.as_string(conn)} is there already", "Give another name."

@@ -126,6 +126,8 @@ def take(
         owner_code.require_consent_for(
             conn, run_owner_code, otherwise="verify it with --verify-backup read, which runs none of that code"
         )
+    if kind != "command":
+        owner_code.require_plain_reading(conn, run_owner_code)
     began = datetime.now(UTC)
     clock = time.monotonic()
     name = re.sub(r"[^\w.-]", "_", conn.info.dbname)

@@ -12,6 +12,7 @@ import psycopg
 
 from pgvigil.backup import fingerprint
 from pgvigil.errors import PreconditionError, RestoreError
+from pgvigil.planned_code import planned_code
 
 OPTION = "--run-owner-code"
 # pgvigil makes this role for installs of superusers; it has no members unless an administrator added some.
@@ -32,6 +33,27 @@ def require_consent(
     if owners is None:
         elsewhere = elsewhere or "the manifest does not name the owners of its objects"
     _require(conn, owners or (), agreed, otherwise, elsewhere)
+
+
+def require_plain_reading(conn: psycopg.Connection, agreed: bool) -> None:
+    """Require consent to read the tables of `conn` where a table's indexes or CHECKs call functions of others, which planning a query
+    runs. pg_dump copies tables without such a plan; the fingerprints are queries. Raises PreconditionError (exit 4).
+    """
+    if agreed or conn.execute("SELECT pg_catalog.current_setting('is_superuser')").fetchone() != ("on",):
+        return
+    schemas = [
+        name
+        for (name,) in conn.execute(
+            "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+        )
+    ]
+    if found := list(planned_code(conn, schemas)):
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise PreconditionError(
+            f'role "{conn.info.user}" is a superuser, and reading the tables would run functions of others with its rights: '
+            f"{'; '.join(found[:3])}{more}",
+            f"Choose one of 2 ways: connect as the owner of the tables; or add {OPTION}. Nothing was changed.",
+        )
 
 
 def _require(

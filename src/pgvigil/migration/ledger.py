@@ -12,7 +12,8 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from pgvigil import __version__
-from pgvigil.errors import PreconditionError
+from pgvigil.errors import ConnectError, PreconditionError
+from pgvigil.planned_code import planned_code
 
 if TYPE_CHECKING:
     from pgvigil.migration.files import Migration
@@ -52,7 +53,7 @@ class State:
 
 
 def read(conn: psycopg.Connection) -> State:
-    """The ledger, or an empty state where there is none."""
+    """The ledger, or an empty state where there is none. Raises PreconditionError or ConnectError where code of others would run."""
     if _scalar(
         conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"
     ):
@@ -63,8 +64,13 @@ def read(conn: psycopg.Connection) -> State:
         "SELECT bool_or(relkind <> 'r') FROM pg_class WHERE oid IN (to_regclass('pgvigil.migrations'), to_regclass('pgvigil.alembic_version'))",
     ):
         raise PreconditionError(
-            "pgvigil.migrations or pgvigil.alembic_version is no table: something else stands in its place",
+            "pgvigil.migrations or pgvigil.alembic_version is not a table: another object has its name",
             "Look at it with \\d+ pgvigil.migrations in psql, as the owner of the tables; nothing was read.",
+        )
+    if told := list(planned_code(conn, (), "pgvigil", ("migrations", "alembic_version"))):
+        raise ConnectError(
+            f"{told[0]}, which would run with the rights of {conn.info.user} when the ledger is read",
+            "Look at it as the owner of the tables, and drop it. Nothing was read.",
         )
     with conn.cursor(row_factory=class_row(Entry)) as cursor:
         entries = cursor.execute(
@@ -82,7 +88,7 @@ def compare(state: State, migrations: list[Migration], accepted: Collection[str]
         recorded[-1] if recorded else None
     ):
         raise PreconditionError(
-            f"the ledger does not fit the migrations here: it stands at {state.revision}, its rows are "
+            f"the ledger does not fit the migrations here: it is at {state.revision}, its rows are "
             f"{', '.join(recorded) or 'none'}, the files are {', '.join(by_revision)}",
             "Use the version of pgvigil that migrated this database, or a newer one: SELECT * FROM pgvigil.migrations names it.",
         )
@@ -91,8 +97,8 @@ def compare(state: State, migrations: list[Migration], accepted: Collection[str]
         migration = by_revision[entry.revision]
         if entry.name != migration.name:
             raise PreconditionError(
-                f"{migration.path} stands below the head of this database, where {entry.name} went in: it would never be run",
-                "Give a new migration a number above the last one; put back the files as they were. Nothing was changed.",
+                f"{migration.path} is below the head of this database, where {entry.name} went in: it would never be run",
+                "Give a new migration a number above the last one; restore the files as they were. Nothing was changed.",
             )
         if entry.sha256_tokens != migration.sha256_tokens:
             if entry.revision in accepted:

@@ -16,6 +16,7 @@ from pgvigil.migration.files import Migration
 from pgvigil.migration.ledger import State
 from pgvigil.migration.trace import Trace
 from pgvigil.owner import OWN_ROLE, owner_of
+from pgvigil.planned_code import planned_code
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
 from pgvigil.validate import Declaration, Reference, Report, keep_reference, load_declaration, load_spec, validate
@@ -44,6 +45,11 @@ class OwnChain(Chain):
         require_shipped(conn)
         state = ledger.read(conn)
         schema = state.schema or asked_schema or "public"
+        if told := list(planned_code(conn, (), schema, preflight.APPLICATION_TABLES)):
+            raise PreconditionError(
+                f"reading the application's tables would run functions of others with the rights of {conn.info.user}: {'; '.join(told)}",
+                "Migrate as the owner of the tables, or drop these indexes or constraints first. Nothing was changed.",
+            )
         if asked_schema and asked_schema != schema:
             raise PreconditionError(
                 f'pgvigil watches schema "{schema}" in this database, not "{asked_schema}"', "Leave --schema out."

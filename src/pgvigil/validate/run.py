@@ -7,8 +7,9 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pgvigil.validate.catalog.identifiers import quoted
-from pgvigil.validate.catalog.object_paths import PLACEHOLDER, kind_of
+from pgvigil.planned_code import planned_code
+from pgvigil.validate.catalog.identifiers import quoted, unquoted
+from pgvigil.validate.catalog.object_paths import PLACEHOLDER, kind_of, last_name
 from pgvigil.validate.catalog.snapshot import PLAIN_TYPE, Answers, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.diff import replaced, schema_access, settings
 from pgvigil.validate.diff.compare import LEDGER, Comparison
@@ -42,7 +43,7 @@ def validate(
     """
     declaration = _declared(spec)
     found = snapshot(conn, declaration.scope(schema), schema, early)
-    rows = _rows(conn, declaration, found)
+    rows, unsafe = _rows(conn, declaration, found)
     made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
     collector = DiffBuilder(declaration, found, strict)
     Comparison(collector, made, rows).run()
@@ -54,7 +55,8 @@ def validate(
     known: frozenset[str] = frozenset()
     if not (declaration.complete or strict):
         findings, known = replaced.as_one_note(found, findings)
-    collector.unchecked += unchecked
+    collector.unchecked += [*unchecked, *unsafe]
+    collector.unreadable -= {code.objects.removeprefix("rows of ") for code in unsafe}
     if collector.unreadable:
         collector.unchecked.append(_unreadable(conn, schema, collector.unreadable))
     to_come = [
@@ -99,15 +101,26 @@ def _declared(spec: Spec | Declaration) -> Declaration:
     return declare(spec)
 
 
-def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
-    """The rows that a spec needs: among them the one that says whether lists of values may be open."""
+def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> tuple[Rows, list[Unchecked]]:
+    """The rows that a spec needs, among them the one that says whether lists of values may be open; and the tables whose reading
+    would run code of others.
+    """
     expected = set(declaration.rows)
     if any(mark.unless_baselined for mark in declaration.marks.values()):
         expected.add(LEDGER)
     if ACTIVE_TIME in declaration.objects:
         expected.add(POLICIES)
     readable = [name for name in sorted(expected) if found.details.get(f"table {name}", {}).get("readable")]
-    columns: dict[str, list[str]] = {name: [] for name in readable}
+    unsafe = []
+    for name in readable:
+        last = last_name(f"table {name}")
+        of = name.removesuffix(last).removesuffix(".")
+        for code in planned_code(conn, (), unquoted(of) if of else found.schema, (unquoted(last),)):
+            found.details[f"table {name}"]["readable"] = False
+            unsafe.append(
+                Unchecked(f"rows of {name}", f"{code}, which would run with the rights of whoever reads them")
+            )
+    columns: dict[str, list[str]] = {name: [] for name in readable if found.details[f"table {name}"]["readable"]}
     for path, attributes in found.objects.items():
         if (
             (root := found.roots[path]) in columns
@@ -115,7 +128,7 @@ def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> Rows:
             and PLAIN_TYPE.fullmatch(attributes["type"])
         ):
             columns[root].append(path.removeprefix(f"column {root}."))
-    return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema)
+    return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema), unsafe
 
 
 def _unreadable(conn: Connection, schema: str, tables: Collection[str]) -> Unchecked:

@@ -348,7 +348,7 @@ def _deleted(life: SessionFixture) -> None:
         raise _Failed(f"{left} events left in session_lifecycle")
 
 
-@_check("view session_monitoring_view", "it tells idle time, children and last event of a session")
+@_check("view session_monitoring_view", "it shows idle time, children and last event of a session")
 def _monitored(life: SessionFixture) -> None:
     for table in ("context_history", "handoff_requests"):
         life.child(table)
@@ -361,7 +361,7 @@ def _monitored(life: SessionFixture) -> None:
         raise _Failed(f"{'no row' if row is None else tuple(row)} instead of (5, 1, 1, 'created')")
 
 
-@_check("view performance_monitoring_view", "it tells calls, durations and success of an operation")
+@_check("view performance_monitoring_view", "it shows calls, durations and success of an operation")
 def _measured(life: SessionFixture) -> None:
     operation = f"pgvigil-self-test-{life.id}"
     for duration, success in ((10, True), (20, True), (30, True), (40, False)):
@@ -439,7 +439,7 @@ def _require_connection(conn: Connection, error: psycopg.Error) -> None:
     if conn.closed:
         raise ConnectError(
             f"the connection was lost during the self-test: {' '.join(str(error).split())}",
-            "Look at the server's log and at the triggers on the application's tables; what was written is rolled back.",
+            "Look at the server's log and at the triggers on the application's tables; the self-test is rolled back.",
         ) from error
 
 

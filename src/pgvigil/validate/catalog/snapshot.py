@@ -145,7 +145,7 @@ class Snapshot:
         """Raises ValueError for what is no snapshot."""
         parts = json.loads(text)
         if not (isinstance(parts, list) and [type(part) for part in parts] == [dict] * 4 and parts[0]):
-            raise ValueError("this is no snapshot of a catalog")
+            raise ValueError("this is not a snapshot of a catalog")
         return cls(schema, *parts)
 
 
@@ -189,8 +189,8 @@ def pinned(
         ) from error
     except (errors.CharacterNotInRepertoire, errors.UntranslatableCharacter) as error:
         raise ConnectError(
-            f"A name or a comment in this database is no text in its encoding: {error.diag.message_primary}",
-            "Find it with psql, as \\d and \\dd show it, and write it anew; nothing can be compared until then.",
+            f"A name or a comment in this database is not valid text in its encoding: {error.diag.message_primary}",
+            "Find it with psql, as \\d and \\dd show it, and write it again; nothing can be compared until then.",
         ) from error
 
 

@@ -22,6 +22,8 @@ from psycopg import sql
 from pgvigil import database, project, scratch_databases
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
+from pgvigil.owner import owner_of_table
+from pgvigil.planned_code import planned_code
 from pgvigil.scratch_databases import Log, Scratch
 from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.queries import QUERIES
@@ -240,6 +242,11 @@ def _kept(conn: Connection, key: str, schema: str) -> tuple[str | None, str]:
     with suppress(
         psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege
     ):
+        plain = conn.execute(
+            "SELECT relkind::text OPERATOR(pg_catalog.=) 'r' FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgvigil.reference_snapshots')::oid"
+        ).fetchone()
+        if plain == (False,) or list(planned_code(conn, (), "pgvigil", ("reference_snapshots",))):
+            return None, "and pgvigil.reference_snapshots would run code of its owner's when it is read"
         row = conn.execute(
             "SELECT snapshot, pg_catalog.to_char(made_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') FROM pgvigil.reference_snapshots"
             " WHERE key::text = %s::text AND server_major::integer = %s::integer",
@@ -258,19 +265,17 @@ def _kept(conn: Connection, key: str, schema: str) -> tuple[str | None, str]:
 def keep_reference(conn: Connection, made: Snapshot, ddl: Path) -> None:
     """Store the reference for those who can only read: a replica, a role that may not create databases. Older ones are deleted.
 
-    A role that may not write it leaves it as it is.
+    The table may have triggers of its owner's, so its owner writes it. A role that may not write it leaves it as it is.
     """
-    parameters = {
-        "key": key_of(ddl, made.schema),
-        "major": conn.info.server_version // 10000,
-        "snapshot": made.to_json(),
-    }
+    owner = owner_of_table(conn, "pgvigil.reference_snapshots")
+    if owner is None:
+        return
+    values = (key_of(ddl, made.schema), conn.info.server_version // 10000, made.to_json())
+    key, major, snapshot = map(sql.quote, values)
     with suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():
-        conn.execute(
-            "DELETE FROM pgvigil.reference_snapshots WHERE (key, server_major) <> (%(key)s, %(major)s)", parameters
-        )
-        conn.execute(
-            "INSERT INTO pgvigil.reference_snapshots (key, server_major, snapshot) VALUES (%(key)s, %(major)s, %(snapshot)s)"
+        owner.execute(conn, f"DELETE FROM pgvigil.reference_snapshots WHERE (key, server_major) <> ({key}, {major})")
+        owner.execute(
+            conn,
+            f"INSERT INTO pgvigil.reference_snapshots (key, server_major, snapshot) VALUES ({key}, {major}, {snapshot})"
             " ON CONFLICT (key, server_major) DO UPDATE SET snapshot = excluded.snapshot, made_at = clock_timestamp()",
-            parameters,
         )
