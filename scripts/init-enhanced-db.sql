@@ -1678,6 +1678,55 @@ COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS 'Who placed it: the setting p
 COMMENT ON COLUMN pgvigil.legal_holds.placed_at IS 'When it was placed';
 COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS 'A session may be held for several matters; lifting one leaves the others';
 
+-- Where this database keeps the telemetry of sessions that are in another one, that one tells it which of them are held. What it has not
+-- told for too long may have changed: then everything is held.
+CREATE TABLE pgvigil.hold_sources (
+    source     text NOT NULL CONSTRAINT hold_sources_pkey PRIMARY KEY,
+    pushed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    valid_for  interval NOT NULL CONSTRAINT hold_sources_valid_for_check CHECK (valid_for > interval '0'),
+    holds_all  boolean NOT NULL,
+    written_by text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE pgvigil.hold_sources IS 'Databases with sessions whose telemetry is here: DELETE one that no longer sends any';
+COMMENT ON COLUMN pgvigil.hold_sources.source IS 'Server and database';
+COMMENT ON COLUMN pgvigil.hold_sources.pushed_at IS 'When it last said what is held';
+COMMENT ON COLUMN pgvigil.hold_sources.valid_for IS 'How long that counts: after that, nothing is dropped';
+COMMENT ON COLUMN pgvigil.hold_sources.holds_all IS 'A policy under legal hold keeps all logs and metrics';
+COMMENT ON COLUMN pgvigil.hold_sources.written_by IS 'The login role';
+COMMENT ON CONSTRAINT hold_sources_pkey ON pgvigil.hold_sources IS 'One row a database';
+COMMENT ON CONSTRAINT hold_sources_valid_for_check ON pgvigil.hold_sources IS 'A stretch of time';
+
+CREATE TABLE pgvigil.remote_holds (
+    source     text NOT NULL CONSTRAINT remote_holds_source_fkey REFERENCES pgvigil.hold_sources (source) ON DELETE CASCADE,
+    session_id uuid NOT NULL,
+    CONSTRAINT remote_holds_pkey PRIMARY KEY (session_id, source)
+);
+COMMENT ON TABLE pgvigil.remote_holds IS 'Sessions of other databases that are under legal hold';
+COMMENT ON COLUMN pgvigil.remote_holds.source IS 'The database';
+COMMENT ON COLUMN pgvigil.remote_holds.session_id IS 'The session';
+COMMENT ON CONSTRAINT remote_holds_pkey ON pgvigil.remote_holds IS 'One row a session';
+COMMENT ON CONSTRAINT remote_holds_source_fkey ON pgvigil.remote_holds IS 'Holds go with their database';
+
+CREATE FUNCTION pgvigil.push_holds(of_source text, valid interval, sessions uuid[], all_held boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pgvigil.hold_sources AS s (source, valid_for, holds_all) VALUES (of_source, valid, all_held)
+    ON CONFLICT ON CONSTRAINT hold_sources_pkey DO UPDATE
+    SET pushed_at = clock_timestamp(), valid_for = excluded.valid_for, holds_all = excluded.holds_all, written_by = session_user;
+    DELETE FROM pgvigil.remote_holds h WHERE h.source = of_source AND h.session_id <> ALL (sessions);
+    INSERT INTO pgvigil.remote_holds (source, session_id) SELECT DISTINCT of_source, unnest(sessions) ON CONFLICT DO NOTHING;
+    SET CONSTRAINTS ALL IMMEDIATE;
+END $$;
+COMMENT ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) IS 'Another database says which of its sessions are held; that replaces what it said before';
+
+CREATE FUNCTION pgvigil.unheard_sources() RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT string_agg(format('%s (last on %s UTC)', s.source, to_char(s.pushed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')), ', ' ORDER BY s.source)
+            FROM pgvigil.hold_sources s WHERE s.pushed_at < now() - s.valid_for);
+END $$;
+COMMENT ON FUNCTION pgvigil.unheard_sources() IS 'Databases that have not said for too long what is held; NULL: there are none';
+
 -- SECURITY DEFINER: who may delete a session need not be able to read holds and policies.
 CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -2420,7 +2469,7 @@ BEGIN
         IF slice.parent_table = 'session_lifecycle' THEN
             EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h))', within) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))', within) INTO in_use;
         END IF;
         CONTINUE WHEN in_use;
         RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
@@ -2530,7 +2579,7 @@ CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE 
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold), bool_or(p.keep_archive)
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold) OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r WHERE r.holds_all OR r.pushed_at < now() - r.valid_for), bool_or(p.keep_archive)
     FROM pgvigil.retention_policies p
     WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
 END $$$run$);
@@ -2676,7 +2725,8 @@ BEGIN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
             EXECUTE format('SELECT EXISTS (SELECT FROM %s)', slice.partition_oid::regclass) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM pgvigil.legal_holds h JOIN %s p USING (session_id))', slice.partition_oid::regclass) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s p WHERE p.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))',
+                           slice.partition_oid::regclass) INTO in_use;
             IF in_use THEN
                 held := held || slice.partition;
             END IF;
@@ -2721,6 +2771,8 @@ BEGIN
     IF held <> '{}' THEN
         note := 'kept, for rows of sessions under legal hold: ' || array_to_string(held, ', ');
     END IF;
+    note := concat_ws('; ', note, 'kept, because these have not said for too long what is under legal hold (pgvigil maintain run holds, there): ' || pgvigil.unheard_sources());
+    note := nullif(note, '');
     IF unkept <> '{}' THEN
         note := concat_ws('; ', note, 'kept, because they are not archived as they are now (pgvigil maintain run archive): ' || array_to_string(unkept, ', '));
     END IF;
@@ -2768,7 +2820,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '21e6e0815cc3c4c64b93921e026a490e73f6fc51bdb6a7ac7e6acd619a776809', 'e45a570cc4dfce52f12465668d94578d21e7555f5d05fa9335c5b04754254570', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '58b4c17dbf8747f2537161f2a0d87706ca6af49b69c05ec2cd9740f2b71cb15f', '94a040560eb813f1cb168db4e82645e583a1ffa07212c116edf1431813cca898', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -5188,10 +5240,10 @@ DECLARE
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
         pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs(),
-        pgvigil.days_kept(), pgvigil.due_partitions()';
+        pgvigil.days_kept(), pgvigil.due_partitions(), pgvigil.unheard_sources()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.displaced_tables, pgvigil.displaced_objects, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
-        pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
+        pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.hold_sources, pgvigil.remote_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
         pgvigil.performance_rollups, pgvigil.operation_totals, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
         instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
     appends   CONSTANT text := 'instrumentation.register_instance(text, text, jsonb, uuid),
@@ -5233,6 +5285,8 @@ BEGIN
         GRANT UPDATE (warning, critical) ON pgvigil.alert_thresholds TO pgvigil_admin;
         GRANT INSERT, UPDATE, DELETE ON pgvigil.retention_policies, pgvigil.final_statuses TO pgvigil_admin;
         GRANT INSERT (session_id, reason), DELETE ON pgvigil.legal_holds TO pgvigil_admin;
+        GRANT DELETE ON pgvigil.hold_sources TO pgvigil_admin;
+        GRANT EXECUTE ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) TO pgvigil_admin;
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
             pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.completed_items(text), pgvigil.recount_session_counters(uuid),
@@ -5243,7 +5297,7 @@ BEGIN
             pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'e11e9ac076d11a1159e3e169db097fee6b30298bd5218e888297210ca2b1e201', '4dac42e5aad04f95ccecb738e819101e39956c80f428220e8244d5baca7f51d7', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'a837437e81346872a206b51d628cdf7c761bad1561039f56abbb73d3b4976747', 'd47d5405548375dd9da4f17b7e8426d66ca476193ed5490ab68def21bcf2d87f', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
@@ -5767,17 +5821,117 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.execution_window(interval) IS
     'Query executions of the last stretch of time, at most 366 days (NULL: of all that is kept), by engine and status; times in seconds';
 
+-- Anomalies: of each engine and status, the executions of an hour that are far from those of the same hour of the days before.
+CREATE TABLE pgvigil.anomalies (
+    id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT anomalies_pkey PRIMARY KEY,
+    database_type varchar(50) NOT NULL,
+    status        varchar(20) NOT NULL,
+    since         timestamptz NOT NULL,
+    hour          timestamptz NOT NULL,
+    value         bigint NOT NULL,
+    expected      double precision NOT NULL,
+    spread        double precision NOT NULL,
+    ended         timestamptz
+);
+COMMENT ON TABLE pgvigil.anomalies IS 'Unusual numbers of query executions: open ones, and those that ended within the last 90 days';
+COMMENT ON COLUMN pgvigil.anomalies.id IS 'Order in which they were found';
+COMMENT ON COLUMN pgvigil.anomalies.database_type IS 'The engine';
+COMMENT ON COLUMN pgvigil.anomalies.status IS 'Status of the executions that were counted';
+COMMENT ON COLUMN pgvigil.anomalies.since IS 'Beginning of the first hour of it';
+COMMENT ON COLUMN pgvigil.anomalies.hour IS 'Beginning of the last hour that was judged';
+COMMENT ON COLUMN pgvigil.anomalies.value IS 'Executions in that hour';
+COMMENT ON COLUMN pgvigil.anomalies.expected IS 'Median of the same hour of the 28 days before, as far as anything was recorded by then';
+COMMENT ON COLUMN pgvigil.anomalies.spread IS 'Their spread: 1.4826 times the median distance from the median, and at least the square root of the median, and 1';
+COMMENT ON COLUMN pgvigil.anomalies.ended IS 'End of the last hour of it; NULL: it goes on';
+COMMENT ON CONSTRAINT anomalies_pkey ON pgvigil.anomalies IS 'One row an anomaly';
+CREATE UNIQUE INDEX idx_anomalies_open ON pgvigil.anomalies (database_type, status) WHERE ended IS NULL;
+COMMENT ON INDEX pgvigil.idx_anomalies_open IS 'At most one that goes on, of an engine and status';
+
+-- An hour without a row is one with 0 executions, once the engine has begun to be used: a load that stops is an anomaly too.
+CREATE FUNCTION pgvigil.hour_distances(last_hour timestamptz)
+RETURNS TABLE (database_type varchar, status varchar, hour timestamptz, value bigint, expected double precision, spread double precision, distance double precision)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH known AS MATERIALIZED (
+        SELECT r.database_type, r.status, min(b.first) AS first
+        FROM (SELECT DISTINCT e.database_type, e.status FROM pgvigil.execution_rollups e WHERE e.bucket_width = 'day' AND e.bucket >= last_hour - interval '30 days') r
+        JOIN (SELECT e.database_type, min(e.bucket) AS first FROM pgvigil.execution_rollups e WHERE e.bucket_width = 'hour' GROUP BY e.database_type) b
+             ON b.database_type = r.database_type
+        GROUP BY r.database_type, r.status
+    ), counted AS MATERIALIZED (
+        SELECT k.database_type, k.status, h.hour, d.day, coalesce(e.executions, 0) AS executions
+        FROM known k CROSS JOIN (VALUES (last_hour), (last_hour - interval '1 hour')) h (hour) CROSS JOIN generate_series(0, 28) d (day)
+        LEFT JOIN pgvigil.execution_rollups e ON e.bucket_width = 'hour' AND e.bucket = h.hour - d.day * interval '24 hours'
+                                             AND e.database_type = k.database_type AND e.status = k.status
+        WHERE h.hour - d.day * interval '24 hours' >= k.first
+    ), middle AS (
+        SELECT c.database_type, c.status, c.hour, percentile_cont(0.5) WITHIN GROUP (ORDER BY c.executions) AS expected
+        FROM counted c WHERE c.day > 0 GROUP BY c.database_type, c.status, c.hour HAVING count(*) >= 5
+    ), spreads AS (
+        SELECT m.database_type, m.status, m.hour, m.expected,
+               greatest(1.4826 * percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(c.executions - m.expected)), sqrt(m.expected), 1) AS spread
+        FROM middle m JOIN counted c ON c.database_type = m.database_type AND c.status = m.status AND c.hour = m.hour AND c.day > 0
+        GROUP BY m.database_type, m.status, m.hour, m.expected
+    )
+    SELECT s.database_type, s.status, s.hour, c.executions, s.expected, s.spread, (c.executions - s.expected) / s.spread
+    FROM spreads s JOIN counted c ON c.database_type = s.database_type AND c.status = s.status AND c.hour = s.hour AND c.day = 0
+$$;
+COMMENT ON FUNCTION pgvigil.hour_distances(timestamptz) IS
+    'Used by job anomalies: how far the executions of an hour, and of the hour before, are from what is usual, in spreads; engines with fewer than five days are left out';
+
+CREATE FUNCTION pgvigil.job_anomalies(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last_hour timestamptz := date_trunc('hour', now(), 'UTC') - interval '1 hour';
+BEGIN
+    more := false;
+    -- An hour that is not yet counted as a whole would look empty.
+    IF NOT EXISTS (SELECT FROM pgvigil.job_runs r WHERE r.job = 'totals' AND r.finished_at IS NOT NULL AND r.error IS NULL
+                                                    AND r.started_at >= last_hour + interval '1 hour') THEN
+        done := 0;
+        note := 'waits for job totals, which has not counted the last hour';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    WITH distances AS MATERIALIZED (
+        SELECT d.* FROM pgvigil.hour_distances(last_hour) d
+    ), judged AS MATERIALIZED (
+        SELECT n.*, b.hour AS hour_before, abs(n.distance) > 4 AS is_far, abs(b.distance) > 4 AND sign(b.distance) = sign(n.distance) AS is_second
+        FROM distances n JOIN distances b ON b.database_type = n.database_type AND b.status = n.status AND b.hour = n.hour - interval '1 hour'
+        WHERE n.hour = last_hour
+    ), closed AS (
+        UPDATE pgvigil.anomalies a SET ended = last_hour
+        WHERE a.ended IS NULL AND a.hour < last_hour
+          AND NOT EXISTS (SELECT FROM judged j WHERE j.database_type = a.database_type AND j.status = a.status AND j.is_far)
+        RETURNING 1
+    ), opened AS (
+        INSERT INTO pgvigil.anomalies AS a (database_type, status, since, hour, value, expected, spread)
+        SELECT j.database_type, j.status, j.hour_before, j.hour, j.value, j.expected, j.spread FROM judged j
+        WHERE j.is_far AND (j.is_second OR EXISTS (SELECT FROM pgvigil.anomalies o WHERE o.ended IS NULL AND o.database_type = j.database_type AND o.status = j.status))
+        ORDER BY 1, 2
+        ON CONFLICT (database_type, status) WHERE ended IS NULL DO UPDATE
+        SET hour = excluded.hour, value = excluded.value, expected = excluded.expected, spread = excluded.spread WHERE a.hour < excluded.hour
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM closed) + (SELECT count(*) FROM opened) INTO done;
+    DELETE FROM pgvigil.anomalies a WHERE a.ended < now() - interval '90 days';
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_anomalies(integer) IS
+    'Job anomalies, in one step: an anomaly begins with two hours in a row more than four spreads from the median, in the same direction, and ends with an hour that is not';
+
+INSERT INTO pgvigil.jobs (job, every, at, purpose) VALUES ('anomalies', '1 hour', '10 minutes', 'compares the executions of the last hour with those of the same hour of the days before');
+
 -- Who may do what. A role that is not there is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
 BEGIN
     FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
-        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.totals_progress TO %I', role_name);
+        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '97afc3f424f5aab6f3346b35f3697c443cdf050b67cdc89f09edb5c04b37f7cb', '15f47fb81caff82969d2841b43f6b8cd491472bb2b1e13b6dbd1f231991bcda5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'aeb0c7d1732ba40b78b124cf339e0f51a5bdc162a243644da78b944365c689fc', '97c23bbba14df7f3f78649e686f0e92f011f32b89e3e3ff3d38e9ee1176bba2f', 0, '0.1.0'); END $$;
 
 -- ---------- 018_archives.sql ------------------------------------------------------------------------------------
 -- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files` writes them;
@@ -6021,8 +6175,11 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     why text;
 BEGIN
-    LOCK TABLE pgvigil.legal_holds, pgvigil.retention_policies IN SHARE MODE;
+    LOCK TABLE pgvigil.legal_holds, pgvigil.remote_holds, pgvigil.retention_policies IN SHARE MODE;
     SELECT string_agg(h.reason, ', ' ORDER BY h.placed_at) INTO why FROM pgvigil.legal_holds h WHERE h.session_id = session;
+    IF why IS NULL THEN
+        SELECT 'in ' || h.source INTO why FROM pgvigil.remote_holds h WHERE h.session_id = session LIMIT 1;
+    END IF;
     IF why IS NULL THEN
         SELECT 'its retention policy, ' || p.policy || ', is' INTO why FROM pgvigil.retention_policies p
         WHERE p.legal_hold AND p.policy IN (SELECT coalesce(s.retention_policy, 'standard') FROM "{app}".sessions s WHERE s.id = session
@@ -6065,6 +6222,8 @@ COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer i
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
 VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
+INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
+VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one', true, false);
 
 -- Who may do what: looking. A role that is not there is left out, as in 013.
 DO $$
@@ -6076,7 +6235,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9e6ac14c34bed17c9ab3ee4e37b559da44c6c0f478e5bec6ab951f886bdc6cc6', 'e0b20e45b13b24612ec0748c55ba70c3607620b538af71e0637d755f0bdbc26e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9d85b83c6e997ccc74404f0f60effe576711a837224c82001b900f5d4e168a39', '06b383ea037739605ff030cba5a090e81881bd1b088d5dfba2d9f5865bdfd3fc', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 

@@ -229,7 +229,7 @@ def test_a_database_of_a_newer_pgvigil_is_4(run: Run, migrated: Database) -> Non
     )
     migrated.execute("UPDATE pgvigil.alembic_version SET version_num = '900'")
     refused(
-        run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it stands at 900"
+        run(MIGRATE, "--database-url", migrated.url), 4, "the ledger does not fit the migrations here: it is at 900"
     )
 
 
@@ -537,5 +537,5 @@ def test_a_new_file_below_the_head_of_a_database_is_4_and_changes_nothing(
     squeezed = add_migration(migrations, "SELECT 1;\n", "SELECT 1;\n")
     add_migration(migrations, "SELECT 2;\n", "SELECT 2;\n")
     done = run(project_copy / MIGRATE, "--database-url", migrated.url)
-    refused(done, 4, rf"{squeezed}\.sql stands below the head of this database, where {last} went in")
+    refused(done, 4, rf"{squeezed}\.sql is below the head of this database, where {last} went in")
     assert catalog(migrated) == before

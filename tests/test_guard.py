@@ -636,6 +636,27 @@ def test_a_statement_about_the_copy_alone_is_let_through(statement: str) -> None
     assert not proxy.touches_others(statement)
 
 
+@pytest.mark.client_side
+def test_the_way_to_log_in_is_offered_as_without_tls() -> None:
+    """libpq refuses a server that offers a mechanism bound to TLS on a connection without it."""
+    offer = b"R\0\0\0\x2a\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"
+    assert proxy.without_channel_binding(offer) == b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"
+    for other in (b"R\0\0\0\x08\0\0\0\0", b"E\0\0\0\x0a\0\0\0\x0aX\0"):
+        assert proxy.without_channel_binding(other) == other
+
+
+@pytest.mark.client_side
+def test_in_a_rehearsal_the_command_is_not_asked_for_tls() -> None:
+    given = {
+        "DATABASE_URL": "postgres://h/d?sslmode=verify-full&x=1&channel_binding=require",
+        "PGSSLMODE": "require",
+        "OTHER": "x",
+    }
+    made = proxy.without_tls(given)
+    assert made["DATABASE_URL"] == "postgres://h/d?sslmode=disable&x=1&channel_binding=disable"
+    assert (made["PGSSLMODE"], made["OTHER"]) == ("disable", "x")
+
+
 def test_a_command_that_makes_a_role_is_not_rehearsed(rehearse: Run, orders: Database) -> None:
     done = rehearse(orders, tool=["CREATE ROLE made_in_a_rehearsal"])
     assert done.returncode == 4

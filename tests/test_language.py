@@ -1,7 +1,8 @@
-"""The pages are in plain English: no word or turn of phrase that a reader has to guess the meaning of."""
+"""Pages and messages are in plain English: no word or turn of phrase that a reader has to guess the meaning of."""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 
@@ -76,6 +77,32 @@ def unclear(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_in_plain_english(page: str) -> None:
     assert unclear(PAGES[page].read_text()) == []
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Each text of an error, of the log and of the help, with its place."""
+    for file in sorted(project.ROOT.glob("src/**/*.py")):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call):
+                name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+                if name.endswith("Error") or name in ("log", "print", "say", "add_argument", "add_action"):
+                    arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+                    for part in (part for argument in arguments for part in ast.walk(argument)):
+                        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                            yield (
+                                f"{file.relative_to(project.ROOT)}:{part.lineno}",
+                                part.value.replace('drift = "tell"', ""),
+                            )
+
+
+def test_a_message_is_in_plain_english() -> None:
+    turns = [
+        f"{place}: {text!r}: write {instead}"
+        for place, text in messages()
+        for turn, instead in TURNS
+        if turn.search(text)
+    ]
+    assert turns == []
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,36 @@ def test_a_read_under_a_lock_of_an_earlier_statement_is_found(bench: Any, tmp_pa
     )
 
 
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("UPDATE orders SET state = 'x'", [(0, "bulk-change", "orders")]),
+        ("DELETE FROM orders WHERE total > 3", [(0, "bulk-change", "orders")]),
+        ("WITH gone AS (DELETE FROM orders RETURNING *) SELECT count(*) FROM gone", [(0, "bulk-change", "orders")]),
+        ("UPDATE orders SET state = c.mail FROM customers c WHERE orders.id = 1 AND c.name = 'x'", []),
+        ("INSERT INTO customers SELECT id FROM orders", []),
+        ("WITH a AS (SELECT * FROM orders) SELECT * FROM a", []),
+        ("CREATE TABLE copied AS SELECT * FROM orders", []),
+        ("DO $$ BEGIN EXECUTE 'CREATE INDEX ON orders (total)'; END $$", [(0, "full-read", "orders")]),
+        ("CREATE MATERIALIZED VIEW v AS SELECT * FROM orders", []),
+    ],
+)
+def test_changes_of_rows_and_mere_reads_are_distinguished(
+    bench: Any, tmp_path: Path, sql: str, expected: list[Any]
+) -> None:
+    assert found(bench(tmp_path, sql)) == expected
+
+
+def test_a_lock_is_told_of_the_statement_that_brings_it(bench: Any, tmp_path: Path) -> None:
+    add, comment, index = bench(
+        tmp_path,
+        "ALTER TABLE orders ADD COLUMN a int; COMMENT ON TABLE customers IS 'x'; CREATE INDEX ON customers (mail);",
+    )
+    assert (add.locks, comment.locks) == ({"orders": "AccessExclusiveLock"}, {"customers": "ShareUpdateExclusiveLock"})
+    assert index.locks == {"customers": "ShareLock"}
+    assert index.held == {"orders": ("AccessExclusiveLock", 1), "customers": ("ShareLock", 1)}
+
+
 def test_tables_of_the_same_file_are_left_out(bench: Any, tmp_path: Path) -> None:
     script = "CREATE TABLE mine (id int, name text);\nCREATE INDEX ON mine (name);\nALTER TABLE mine ALTER COLUMN name SET NOT NULL;"
     assert found(bench(tmp_path, script)) == []

@@ -76,7 +76,7 @@ def test_what_a_command_cannot_work_with_is_not_its_defect_if_the_ledger_is_of_o
     capsys.readouterr()
     assert cli.main(["sizes", "--database-url", fresh.url]) == 4
     said = capsys.readouterr().err
-    assert said.startswith("error: the ledger does not fit the migrations here: it stands at 999")
+    assert said.startswith("error: the ledger does not fit the migrations here: it is at 999")
     assert "Traceback" not in said
 
 

@@ -90,6 +90,20 @@ def test_a_file_whose_deferred_constraint_fails_at_the_commit_is_rolled_back(pro
     assert tables(project.database) == []
 
 
+def test_a_deferred_trigger_that_raises_at_the_commit_is_an_error_of_the_file(project: Project) -> None:
+    project.database.execute(
+        "CREATE TABLE a (n int); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not so''; END'"
+    )
+    project.database.execute(
+        "CREATE CONSTRAINT TRIGGER t AFTER INSERT ON a DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    project.write("1", "INSERT INTO a VALUES (1);")
+    project.write("2", "INSERT INTO a VALUES (1);", transaction=False)
+    done = project.migrate()
+    assert done.returncode == 7
+    assert "1_x.sql: at the commit: not so" in done.stderr
+
+
 def test_a_file_without_a_transaction_goes_on_where_it_failed(any_layout: Project) -> None:
     any_layout.database.execute(
         "CREATE TABLE t (a text); INSERT INTO t VALUES ('x'), ('x'); CREATE TABLE marks (n int)"
@@ -154,6 +168,32 @@ def test_a_statement_that_the_server_runs_in_no_transaction_is_a_step_of_its_own
     project.write("1", "VACUUM t; CALL p();", transaction=False)
     project.migrated()
     assert project.database.execute("SELECT count(*) FROM t") == [(1,)]
+
+
+def test_a_way_back_in_steps_goes_on_where_it_failed(any_layout: Project) -> None:
+    any_layout.write(
+        "1",
+        "CREATE TABLE marks (n int); CREATE TABLE t (a int); INSERT INTO t VALUES (1), (1);",
+        "DROP TABLE t; DROP TABLE marks;",
+    )
+    back = "INSERT INTO marks VALUES (1); CREATE UNIQUE INDEX CONCURRENTLY i ON t (a); INSERT INTO marks VALUES (2);"
+    any_layout.write("2", "CREATE INDEX CONCURRENTLY j ON t (a);", back, transaction=False)
+    any_layout.migrated()
+    assert any_layout.run("revert", "--to", "1", "--backup", "none").returncode == 7
+    assert any_layout.states() == ["in", "half out: 1 of 3 statements of its way back have run"]
+    any_layout.write("3", "CREATE TABLE more (n int);")
+    assert any_layout.migrate().returncode == 4
+    any_layout.database.execute("TRUNCATE t")
+    done = any_layout.run("revert", "--to", "1", "--backup", "none")
+    assert done.returncode == 0, done.stderr
+    assert any_layout.database.execute("SELECT n FROM marks ORDER BY 1") == [(1,), (2,)]
+    assert any_layout.states() == ["in", "pending", "pending"]
+
+
+def test_a_drop_of_what_was_never_there_fails_again(project: Project) -> None:
+    project.write("1", "DROP INDEX CONCURRENTLY nothing;", transaction=False)
+    assert project.migrate().returncode == 7
+    assert project.migrate().returncode == 7
 
 
 KILLED = """
@@ -359,27 +399,34 @@ def test_what_something_else_has_changed_stops_the_run_or_is_told(any_layout: Pr
     done = any_layout.migrate()
     assert done.returncode == 4
     assert "by_hand" in done.stderr
-    assert "GRANT" not in done.stderr
+    assert "grant" not in done.stderr.lower()
     any_layout.configure(drift="tell")
     assert "by_hand" in any_layout.migrated()
+
+
+def test_what_is_not_of_the_project_can_be_left_alone(project: Project) -> None:
+    project.write("1", "CREATE TABLE a (n int);")
+    project.migrated()
+    project.database.execute("CREATE TABLE other_things (n int)")
+    project.write("2", "CREATE TABLE b (n int);")
+    done = project.migrate()
+    assert done.returncode == 4
+    assert 'ignore = ["table other_things"]' in done.stderr
+    project.configure(ignore=["table other_*"])
+    project.migrated()
 
 
 def test_what_pgvigil_s_own_migrations_have_brought_is_not_drift(tmp_path: Path, fresh: Database, call: Run) -> None:
     project = Project(tmp_path / "project", fresh, call)
     project.configure()
-    tables = [
-        f"CREATE TABLE {name} (id uuid);"
-        for name in ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
-    ]
-    project.write("1", "".join(tables).replace("TABLE", "TABLE IF NOT EXISTS") + "CREATE TABLE a (n int);")
+    project.write("1", "CREATE TABLE a (n int);")
     project.migrated()
     fresh.execute("CREATE TABLE by_hand (n int)")
     project.write("2", "CREATE TABLE b (n int);")
     done = project.migrate()
     assert done.returncode == 4
-    assert "table by_hand: unexpected" in done.stderr
-    assert "session_lifecycle" not in done.stderr
-    assert "is_dormant" not in done.stderr
+    assert "table by_hand" in done.stderr
+    assert "INVALID: 1 finding" in done.stderr, done.stderr
 
 
 def test_a_baseline_is_recorded_only_where_the_schema_is_what_the_files_make(any_layout: Project) -> None:
@@ -555,6 +602,12 @@ def test_a_project_may_stand_in_pyproject_toml_and_is_found_from_below(tmp_path:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n\n[tool.pgvigil]\nlayuot = "dbmate"\n')
     with pytest.raises(UsageError, match=r"pyproject\.toml:5: there is no key layuot"):
         config.find(below)
+
+
+@pytest.mark.client_side
+def test_a_project_may_be_named_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "pgvigil.toml").write_text('schema = "app"\n')
+    assert config.find(tmp_path / "pgvigil.toml").schema == "app"
 
 
 @pytest.mark.client_side

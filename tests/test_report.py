@@ -152,7 +152,7 @@ def test_text_reads_from_the_defect_to_the_verdict() -> None:
         "  rows of pgvigil.secrets",
         "      why       permission denied",
         "",
-        "NOTES (1), told but not failed",
+        "NOTES (1), not failures",
         "  index t.extra: unexpected",
         "      found     btree (b)",
         "",

@@ -747,7 +747,7 @@ def test_a_kill_ends_the_session_and_a_refused_one_says_why(call: Run, world: Wo
     [
         (["kill"], "`sessions kill` takes the id of a session; list takes none"),
         (["list", "x"], "`sessions kill` takes the id of a session; list takes none"),
-        (["kill", "x"], "x is no id of a session"),
+        (["kill", "x"], "x is not the id of a session"),
     ],
 )
 def test_a_call_that_means_no_session_is_refused(call: Run, bystander: World, words: list[str], told: str) -> None:

@@ -216,7 +216,7 @@ FAULTS = [
         "id is marked as added, but the whole table is ours",
     ),
     ("  parents:", "  elsewhere.parents:", 4, "schema elsewhere is not among the schemas pgvigil"),
-    ("pgvigil.watch(): {", "watch(): {", 22, "function watch() must lie in one of the schemas pgvigil"),
+    ("pgvigil.watch(): {", "watch(): {", 22, "function watch() must be in one of the schemas pgvigil"),
     ("pgvigil.watch(): {", "pgvigil.watch: {", 22, "function 'pgvigil.watch' must read `schema.name(type, …)`"),
     ("pgvigil.watch(): {", "pgvigil.watch(): {arguments: [a text], ", 22, "function pgvigil.watch() has 1 arguments"),
 ]

@@ -15,6 +15,7 @@ import pytest
 from conftest import _new_database, servers
 from pgvigil import embedded
 from pgvigil.validate import Declaration, dump_spec, fix_sql, load_declaration, validate
+from pgvigil.validate.catalog import presence, snapshot
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -124,6 +125,59 @@ def test_what_a_dump_leaves_out_is_told_with_the_reason(database: Any, another: 
     assert "constructors" in told["revocation on function stretch(integer, integer) from PUBLIC"]
     assert "pg_dump writes inherited columns first" in told["table c"]
     assert "--create" in told["setting work_mem"]
+
+
+def test_operator_that_only_another_names_is_a_note_where_a_dump_left_it_out(
+    database: Any, another: Any, tmp_path: Path
+) -> None:
+    with database.connect() as conn:
+        conn.execute("""
+            CREATE OPERATOR ### (LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4eq, NEGATOR = !##);
+            DROP OPERATOR ### (integer, integer)""")
+        spec = declared(conn, tmp_path)
+        assert validate(conn, spec, "public").findings == ()
+    with another.connect() as conn:
+        report = validate(conn, spec, "public")
+    assert report.findings == ()
+    assert "pg_dump leaves out" in next(
+        note.expected for note in report.notes if note.object == "operator !##(integer, integer)"
+    )
+
+
+def test_trigger_on_a_table_of_a_schema_that_was_not_dumped_is_no_finding(database: Any, tmp_path: Path) -> None:
+    with database.connect() as conn:
+        conn.execute("""
+            CREATE SCHEMA a; CREATE SCHEMA b; CREATE TABLE a.t (x integer); CREATE TABLE b.u (x integer);
+            CREATE FUNCTION a.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+            CREATE TRIGGER tr AFTER INSERT ON b.u FOR EACH ROW EXECUTE FUNCTION a.f()""")
+        path = tmp_path / "a.yaml"
+        path.write_text(dump_spec(conn, ["a"]))
+        assert validate(conn, load_declaration(path), "a").findings == ()
+
+
+def test_every_kind_is_asked_for_where_there_is_one(strange: Any) -> None:
+    with strange.connect() as conn:
+        conn.execute("""
+            CREATE FUNCTION bytes_of(internal) RETURNS internal LANGUAGE internal IMMUTABLE AS 'textin';
+            CREATE TRANSFORM FOR integer LANGUAGE sql (FROM SQL WITH FUNCTION bytes_of(internal));
+            DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = 5000', current_database()); END $$""")
+        present = {kind for kind in conn.execute(f"SELECT {presence.PRESENT}").fetchone()[0] if kind}
+    assert presence.ASKED - present <= {"member", "named_not_null"}  # members of plpgsql do not count
+
+
+def test_what_is_not_asked_for_is_not_there(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with database.connect() as conn:
+        conn.execute("CREATE TABLE t (a integer PRIMARY KEY); GRANT SELECT ON t TO PUBLIC")
+        short = dump_spec(conn, [])
+        monkeypatch.setattr(snapshot, "kinds_to_ask_for", lambda *_, **__: presence.ALL)
+        assert dump_spec(conn, []) == short
+
+
+def test_objects_of_the_server_itself_are_asked_for_in_its_schemas(database: Any) -> None:
+    with database.connect() as conn:
+        document = json.loads(dump_spec(conn, ["information_schema"], json=True))
+    assert "sql_features" in document["tables"]
+    assert document["types"]["cardinal_number"]["checks"]
 
 
 def test_invalid_index_is_declared_and_never_asked_for(database: Any, tmp_path: Path) -> None:

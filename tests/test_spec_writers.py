@@ -153,10 +153,10 @@ def test_offline_validation_tells_a_generated_file_that_is_not_current(run: Any,
     done = run(project_copy / "scripts" / "validate-schema.py", "--offline")
     assert done.returncode == 1
     assert (
-        "schema-spec.schema.json is not what the spec's keys make: write it anew with `pgvigil spec schema --write`"
+        "schema-spec.schema.json is not what the spec's keys make: write it again with `pgvigil spec schema --write`"
         in done.stdout
     )
-    assert "reference.md is missing: write it anew with `pgvigil spec docs --write`" in done.stdout
+    assert "reference.md is missing: write it again with `pgvigil spec docs --write`" in done.stdout
 
 
 # --- reference -------------------------------------------------------------------------------------------------------

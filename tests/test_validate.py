@@ -468,7 +468,7 @@ def test_report_reads_from_the_defect_to_the_verdict(fresh: Any) -> None:
         "      fix       ALTER TABLE sessions ENABLE TRIGGER log_session_lifecycle;",
         f"      declared  schema-spec.yaml:{sessions.triggers['log_session_lifecycle'].line}",
         "",
-        "NOTES (1), told but not failed",
+        "NOTES (1), not failures",
         "  index sessions.app_extra: unexpected",
         "      found     btree (agent_from)",
         "",

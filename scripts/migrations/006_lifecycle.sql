@@ -103,6 +103,55 @@ COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS 'Who placed it: the setting p
 COMMENT ON COLUMN pgvigil.legal_holds.placed_at IS 'When it was placed';
 COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS 'A session may be held for several matters; lifting one leaves the others';
 
+-- Where this database keeps the telemetry of sessions that are in another one, that one tells it which of them are held. What it has not
+-- told for too long may have changed: then everything is held.
+CREATE TABLE pgvigil.hold_sources (
+    source     text NOT NULL CONSTRAINT hold_sources_pkey PRIMARY KEY,
+    pushed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    valid_for  interval NOT NULL CONSTRAINT hold_sources_valid_for_check CHECK (valid_for > interval '0'),
+    holds_all  boolean NOT NULL,
+    written_by text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE pgvigil.hold_sources IS 'Databases with sessions whose telemetry is here: DELETE one that no longer sends any';
+COMMENT ON COLUMN pgvigil.hold_sources.source IS 'Server and database';
+COMMENT ON COLUMN pgvigil.hold_sources.pushed_at IS 'When it last said what is held';
+COMMENT ON COLUMN pgvigil.hold_sources.valid_for IS 'How long that counts: after that, nothing is dropped';
+COMMENT ON COLUMN pgvigil.hold_sources.holds_all IS 'A policy under legal hold keeps all logs and metrics';
+COMMENT ON COLUMN pgvigil.hold_sources.written_by IS 'The login role';
+COMMENT ON CONSTRAINT hold_sources_pkey ON pgvigil.hold_sources IS 'One row a database';
+COMMENT ON CONSTRAINT hold_sources_valid_for_check ON pgvigil.hold_sources IS 'A stretch of time';
+
+CREATE TABLE pgvigil.remote_holds (
+    source     text NOT NULL CONSTRAINT remote_holds_source_fkey REFERENCES pgvigil.hold_sources (source) ON DELETE CASCADE,
+    session_id uuid NOT NULL,
+    CONSTRAINT remote_holds_pkey PRIMARY KEY (session_id, source)
+);
+COMMENT ON TABLE pgvigil.remote_holds IS 'Sessions of other databases that are under legal hold';
+COMMENT ON COLUMN pgvigil.remote_holds.source IS 'The database';
+COMMENT ON COLUMN pgvigil.remote_holds.session_id IS 'The session';
+COMMENT ON CONSTRAINT remote_holds_pkey ON pgvigil.remote_holds IS 'One row a session';
+COMMENT ON CONSTRAINT remote_holds_source_fkey ON pgvigil.remote_holds IS 'Holds go with their database';
+
+CREATE FUNCTION pgvigil.push_holds(of_source text, valid interval, sessions uuid[], all_held boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pgvigil.hold_sources AS s (source, valid_for, holds_all) VALUES (of_source, valid, all_held)
+    ON CONFLICT ON CONSTRAINT hold_sources_pkey DO UPDATE
+    SET pushed_at = clock_timestamp(), valid_for = excluded.valid_for, holds_all = excluded.holds_all, written_by = session_user;
+    DELETE FROM pgvigil.remote_holds h WHERE h.source = of_source AND h.session_id <> ALL (sessions);
+    INSERT INTO pgvigil.remote_holds (source, session_id) SELECT DISTINCT of_source, unnest(sessions) ON CONFLICT DO NOTHING;
+    SET CONSTRAINTS ALL IMMEDIATE;
+END $$;
+COMMENT ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) IS 'Another database says which of its sessions are held; that replaces what it said before';
+
+CREATE FUNCTION pgvigil.unheard_sources() RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT string_agg(format('%s (last on %s UTC)', s.source, to_char(s.pushed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')), ', ' ORDER BY s.source)
+            FROM pgvigil.hold_sources s WHERE s.pushed_at < now() - s.valid_for);
+END $$;
+COMMENT ON FUNCTION pgvigil.unheard_sources() IS 'Databases that have not said for too long what is held; NULL: there are none';
+
 -- SECURITY DEFINER: who may delete a session need not be able to read holds and policies.
 CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -845,7 +894,7 @@ BEGIN
         IF slice.parent_table = 'session_lifecycle' THEN
             EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h))', within) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))', within) INTO in_use;
         END IF;
         CONTINUE WHEN in_use;
         RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
@@ -955,7 +1004,7 @@ CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold), bool_or(p.keep_archive)
+    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold) OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r WHERE r.holds_all OR r.pushed_at < now() - r.valid_for), bool_or(p.keep_archive)
     FROM pgvigil.retention_policies p
     WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
 END $$;
@@ -1101,7 +1150,8 @@ BEGIN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
             EXECUTE format('SELECT EXISTS (SELECT FROM %s)', slice.partition_oid::regclass) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM pgvigil.legal_holds h JOIN %s p USING (session_id))', slice.partition_oid::regclass) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s p WHERE p.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))',
+                           slice.partition_oid::regclass) INTO in_use;
             IF in_use THEN
                 held := held || slice.partition;
             END IF;
@@ -1146,6 +1196,8 @@ BEGIN
     IF held <> '{}' THEN
         note := 'kept, for rows of sessions under legal hold: ' || array_to_string(held, ', ');
     END IF;
+    note := concat_ws('; ', note, 'kept, because these have not said for too long what is under legal hold (pgvigil maintain run holds, there): ' || pgvigil.unheard_sources());
+    note := nullif(note, '');
     IF unkept <> '{}' THEN
         note := concat_ws('; ', note, 'kept, because they are not archived as they are now (pgvigil maintain run archive): ' || array_to_string(unkept, ', '));
     END IF;

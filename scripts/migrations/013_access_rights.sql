@@ -13,10 +13,10 @@ DECLARE
         pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
         pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
         pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs(),
-        pgvigil.days_kept(), pgvigil.due_partitions()';
+        pgvigil.days_kept(), pgvigil.due_partitions(), pgvigil.unheard_sources()';
     readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
         pgvigil.displaced_tables, pgvigil.displaced_objects, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
-        pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
+        pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.hold_sources, pgvigil.remote_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
         pgvigil.performance_rollups, pgvigil.operation_totals, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
         instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
     appends   CONSTANT text := 'instrumentation.register_instance(text, text, jsonb, uuid),
@@ -58,6 +58,8 @@ BEGIN
         GRANT UPDATE (warning, critical) ON pgvigil.alert_thresholds TO pgvigil_admin;
         GRANT INSERT, UPDATE, DELETE ON pgvigil.retention_policies, pgvigil.final_statuses TO pgvigil_admin;
         GRANT INSERT (session_id, reason), DELETE ON pgvigil.legal_holds TO pgvigil_admin;
+        GRANT DELETE ON pgvigil.hold_sources TO pgvigil_admin;
+        GRANT EXECUTE ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) TO pgvigil_admin;
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
             pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.completed_items(text), pgvigil.recount_session_counters(uuid),

@@ -239,8 +239,11 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     why text;
 BEGIN
-    LOCK TABLE pgvigil.legal_holds, pgvigil.retention_policies IN SHARE MODE;
+    LOCK TABLE pgvigil.legal_holds, pgvigil.remote_holds, pgvigil.retention_policies IN SHARE MODE;
     SELECT string_agg(h.reason, ', ' ORDER BY h.placed_at) INTO why FROM pgvigil.legal_holds h WHERE h.session_id = session;
+    IF why IS NULL THEN
+        SELECT 'in ' || h.source INTO why FROM pgvigil.remote_holds h WHERE h.session_id = session LIMIT 1;
+    END IF;
     IF why IS NULL THEN
         SELECT 'its retention policy, ' || p.policy || ', is' INTO why FROM pgvigil.retention_policies p
         WHERE p.legal_hold AND p.policy IN (SELECT coalesce(s.retention_policy, 'standard') FROM "{app}".sessions s WHERE s.id = session
@@ -283,6 +286,8 @@ COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer i
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
 VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
+INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
+VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one', true, false);
 
 -- Who may do what: looking. A role that is not there is left out, as in 013.
 DO $$

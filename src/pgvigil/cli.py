@@ -18,8 +18,9 @@ from contextlib import suppress
 
 import psycopg
 
-from pgvigil import commands, database, other_state, parser, project, text
+from pgvigil import database, other_state, parser, project, text
 from pgvigil.argv import restore
+from pgvigil.commands.common.called import as_called
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
@@ -50,7 +51,7 @@ def _main(argv: Sequence[str] | None) -> int:
             return _fail(failure, arguments)
         return _defect(arguments)
     except UnicodeEncodeError:  # bytes of the call that are no text
-        return _fail(UsageError("the call holds characters that are no UTF-8", "Type names in UTF-8."), arguments)
+        return _fail(UsageError("the call holds characters that are not UTF-8", "Type names in UTF-8."), arguments)
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -59,7 +60,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return _fail(UsageError(f"{error.filename or 'the output'}: {error.strerror}", hint), arguments)
     except KeyboardInterrupt:
         print(
-            "\ninterrupted: what ran in a transaction is rolled back; running this again goes on from there",
+            "\ninterrupted: the open transaction is rolled back; the next run continues from there",
             file=sys.stderr,
         )
         return 130
@@ -187,40 +188,10 @@ def _fail(error: PgvigilError, arguments: argparse.Namespace | None) -> int:
     return error.exit_code
 
 
-_NAMED = re.compile(
-    r"(?<![\w/.-])pgvigil ((?:(?:backup|maintain|session-monitoring|sessions|server|spec|token) )?[a-z][a-z-]*)(?![\w:]|\.\w)(\.$)?"
-)
-_WITHOUT_DATABASE = (
-    "check",
-    "init",
-    "help",
-    "setup",
-    "init-sql",
-    "metrics-files",
-    "new",
-    "token",
-    "server",
-    "backup list",
-    "backup prune",
-    "spec schema",
-    "spec tests",
-)
-
-
 def _as_called(hint: str, arguments: argparse.Namespace | None) -> str:
     """With each command in it as it can be pasted: this program, and the database that this call named."""
     option = ""
     if url := getattr(arguments, "database_url", None):
         with suppress(PgvigilError):
             option = database.parse_url(url, "--database-url").option
-
-    names = commands.names()
-
-    def spelt(found: re.Match[str]) -> str:
-        words = found[1].split()
-        if words[0] not in names:
-            return found[0]
-        is_whole = hint.startswith(" --", found.end())  # it has its options already
-        return project.command(*words, option="" if is_whole or found[1].startswith(_WITHOUT_DATABASE) else option)
-
-    return _NAMED.sub(spelt, hint)
+    return as_called(hint, option)

@@ -177,7 +177,7 @@ _FOREIGN = """
     WHERE n.nspname <> 'pg_catalog' AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND t.typtype = 'e')
       AND (NOT o.is_application OR a.attname = ANY (%(columns)s))
     UNION ALL
-    SELECT o.oid::regclass::text || ' is no ' || CASE WHEN v.is_view THEN 'view' ELSE 'table' END
+    SELECT o.oid::regclass::text || ' is not a ' || CASE WHEN v.is_view THEN 'view' ELSE 'table' END
     FROM unnest(%(views)s::text[] || %(tables)s::text[], array_fill(true, ARRAY[cardinality(%(views)s::text[])]) || array_fill(false, ARRAY[cardinality(%(tables)s::text[])])) v (name, is_view)
     JOIN pg_class c ON c.oid = to_regclass(v.name) JOIN ours o ON o.oid = c.oid
     WHERE (c.relkind = 'v') <> v.is_view"""
@@ -241,7 +241,7 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     if ledger is None:
         return
     if ledger[0] != "r":
-        yield "pgvigil.migrations is no table"
+        yield "pgvigil.migrations is not a table"
         return
     reading = Thread(target=_shapes, args=(project.MIGRATIONS,), daemon=True)  # while the server works
     reading.start()

@@ -70,3 +70,19 @@ CREATE CONVERSION converted FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
 CREATE OPERATOR === (LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4eq);
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = ''8MB''', current_database()); END $$;
+CREATE TYPE pair AS (a integer, b text);
+COMMENT ON COLUMN pair.b IS 'second';
+CREATE TABLE pairs OF pair;
+CREATE DOMAIN filled AS integer CONSTRAINT "filled in" NOT NULL;
+CREATE TABLE heir () INHERITS (base);
+CREATE TEXT SEARCH TEMPLATE plainly (LEXIZE = dsimple_lexize);
+CREATE TEXT SEARCH PARSER halves (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, LEXTYPES = prsd_lextype);
+CREATE EXTENSION pg_trgm SCHEMA pg_catalog;
+DO $$ BEGIN
+    IF current_setting('server_version_num')::integer >= 160000 THEN
+        CREATE COLLATION ruled (PROVIDER = icu, LOCALE = 'und', RULES = '&V << w <<< W');
+    END IF;
+    IF current_setting('server_version_num')::integer >= 180000 THEN
+        EXECUTE 'CREATE TABLE loose (a integer CONSTRAINT loosely NOT NULL NO INHERIT)';
+    END IF;
+END $$;

@@ -485,7 +485,6 @@ ALTER TABLE analytics_aggregations DROP CONSTRAINT analytics_aggregations_bucket
 --- CHECK not enforced
 ---   from 18
 ---   different constraint system_metrics.system_metrics_labels_check
----   perhaps invalid constraint system_metrics.system_metrics_labels_check
 ALTER TABLE system_metrics DROP CONSTRAINT system_metrics_labels_check,
     ADD CONSTRAINT system_metrics_labels_check CHECK (jsonb_typeof(labels) = 'object') NOT ENFORCED;
 
@@ -608,7 +607,6 @@ ALTER TABLE codebase_snapshots DROP CONSTRAINT codebase_snapshots_session_id_fke
 --- foreign key not enforced
 ---   from 18
 ---   different constraint context_history.context_history_session_id_fkey
----   perhaps * constraint context_history.context_history_session_id_fkey
 ALTER TABLE context_history ALTER CONSTRAINT context_history_session_id_fkey NOT ENFORCED;
 
 --- foreign key that is not checked
@@ -2453,3 +2451,95 @@ DROP TABLE numbered;
 ---   on any schema
 ---   missing index events.events_both
 DROP INDEX events_both;
+
+--- rules of an ICU collation
+---   from 16
+---   on any schema
+---   different collation ruled
+DROP COLLATION ruled;
+CREATE COLLATION ruled (PROVIDER = icu, LOCALE = 'und', RULES = '&V << w');
+
+--- comment on an extension
+---   on any schema
+---   different comment on extension pg_trgm
+COMMENT ON EXTENSION pg_trgm IS 'x';
+
+--- name of a domain's NOT NULL
+---   from 18
+---   on any schema
+---   different type filled
+ALTER DOMAIN filled RENAME CONSTRAINT "filled in" TO must;
+
+--- named NOT NULL of a domain dropped
+---   on any schema
+---   different type filled
+ALTER DOMAIN filled DROP NOT NULL;
+
+--- attribute of a composite type renamed
+---   on any schema
+---   different type pair
+ALTER TYPE pair RENAME ATTRIBUTE b TO "B 2" CASCADE;
+
+--- attribute of a composite type of another type
+---   on any schema
+---   different type pair
+ALTER TYPE pair ALTER ATTRIBUTE b TYPE varchar(9) COLLATE "C" CASCADE;
+
+--- attribute of a composite type nobody declared
+---   on any schema
+---   different type pair
+ALTER TYPE pair ADD ATTRIBUTE c integer CASCADE;
+
+--- last attribute of a composite type dropped
+---   on any schema
+---   different type pair
+ALTER TYPE pair DROP ATTRIBUTE b CASCADE;
+
+--- first attribute of a composite type dropped
+---   by hand
+---   on any schema
+---   different type pair
+ALTER TYPE pair DROP ATTRIBUTE a CASCADE;
+
+--- NOT NULL that is inherited
+---   from 18
+---   on any schema
+---   different constraint loose.loosely
+ALTER TABLE loose ALTER CONSTRAINT loosely INHERIT;
+
+--- bounds of a partition
+---   on any schema
+---   different table events_2020
+ALTER TABLE events DETACH PARTITION events_2020;
+ALTER TABLE events ATTACH PARTITION events_2020 FOR VALUES FROM ('2019-01-01') TO ('2021-01-01');
+
+--- range nobody declared
+---   on any schema
+---   unexpected type more
+CREATE TYPE more AS RANGE (SUBTYPE = text);
+
+--- conversion that became the usual one
+---   on any schema
+---   different other conversion converted
+DROP CONVERSION converted;
+CREATE DEFAULT CONVERSION converted FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
+
+--- child that left its parent
+---   by hand
+---   on any schema
+---   different table heir
+ALTER TABLE heir NO INHERIT base;
+
+--- function of a text search template
+---   by hand
+---   on any schema
+---   different other ts_template plainly
+DROP TEXT SEARCH TEMPLATE plainly;
+CREATE TEXT SEARCH TEMPLATE plainly (INIT = dsimple_init, LEXIZE = dsimple_lexize);
+
+--- function of a text search parser
+---   by hand
+---   on any schema
+---   different other ts_parser halves
+DROP TEXT SEARCH PARSER halves;
+CREATE TEXT SEARCH PARSER halves (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, HEADLINE = prsd_headline, LEXTYPES = prsd_lextype);

@@ -1,4 +1,4 @@
-DELETE FROM pgvigil.jobs WHERE job = 'archive_files';
+DELETE FROM pgvigil.jobs WHERE job = ANY ('{archive_files,holds}'::text[]);
 DROP VIEW pgvigil.archives_to_read;
 DROP FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb), pgvigil.require_no_hold(uuid),
     pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz, timestamptz, bigint, bigint), pgvigil.partitions_to_archive(),

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     with journal() as log:
         done = check(chain, log, write_spec=arguments.write_spec)
     for name in done.without_way_back:
-        print(f"note: {name} has no way back: what is below it was not reverted")
+        print(f"note: {name} has no way back: the files below it were not reverted")
     if done.findings:
         print("\n\n".join(done.findings))
         return 1

@@ -15,7 +15,7 @@ _BASH = """\
 # completion of pgvigil for {shell}; in {file}: eval "$({program} completion {shell})"
 {zsh}_pgvigil() {{
     local word previous=${{COMP_WORDS[COMP_CWORD-1]}} current=${{COMP_WORDS[COMP_CWORD]}} way='' choices
-    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    for word in "${{COMP_WORDS[@]:1:$((COMP_CWORD - 1))}}"; do
         case "$way $word" in
 {ways}
         esac

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.called import as_called
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import print_report
 
 SUMMARY = "is the database in order: integrity, jobs, load, settings; exit 1 when it is not"
 
+_FIX = re.compile(r"^( {10}fix: )(.*)$", re.MULTILINE)
 _STYLES = {
     "^critical(?= )": "red",
     "^warning(?= )": "yellow",
@@ -43,5 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(output.json_text(health.document(found)))
     else:
-        print_report(health.text(found), _STYLES)
+        report = _FIX.sub(lambda line: line[1] + as_called(line[2], target.option), health.text(found))
+        print_report(report, _STYLES)
     return found.exit_code

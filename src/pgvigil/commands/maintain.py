@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     how = Options(
         arguments.backup_dir, arguments.verify_backup, arguments.keep_days, arguments.lock_budget, arguments.build_wait,
-        arguments.run_owner_code, arguments.archive_to,
+        arguments.run_owner_code, arguments.archive_to, arguments.telemetry_url,
     )  # fmt: skip
     if arguments.action == "watch":
         return _watch(target, how, every=arguments.every, as_json=arguments.json)

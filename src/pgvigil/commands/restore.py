@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         f'restored "{one_line(done.database)}" to revision {done.revision or "base"} in {done.seconds:.1f} s: '
         f"{counted(done.tables, 'table')}, {counted(done.rows, 'row')}"
     )
-    print(f'  swapped in {done.swap_seconds:.2f} s; what was there is kept as database "{one_line(done.kept)}"')
+    print(f'  swapped in {done.swap_seconds:.2f} s; the old content is kept as database "{one_line(done.kept)}"')
     kept = '"' + done.kept.replace('"', '""') + '"'
     print(f"  to delete it, when it is needed no longer, in psql: DROP DATABASE {one_line(kept)};")
     for finding in done.findings:

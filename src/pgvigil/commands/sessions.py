@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 
@@ -44,14 +45,18 @@ def run(arguments: argparse.Namespace) -> int:
             print(output.json_text([asdict(session) for session in found]))
         elif not found:
             print("no session is registered: an application registers its connections with pgvigil.instrument()")
-        for session in [] if arguments.json else found:
-            who = f"{session.username} ({session.application_name})" if session.application_name else session.username
-            since = f"{session.start_time:%Y-%m-%d %H:%M:%S%z}"
-            where = f"{session.peer or session.hostname} pid {session.backend_pid or '-'}"
-            print(
-                output.statement_line(
-                    f"{session.session_id}  {since}  {who:<30}  {where:<34}  {session.sql_text or ''}"
-                )
+        else:
+            _print_table(
+                [
+                    str(session.session_id),
+                    f"{session.start_time:%Y-%m-%d %H:%M:%S%z}",
+                    f"{session.username} ({session.application_name})"
+                    if session.application_name
+                    else str(session.username),
+                    f"{session.peer or session.hostname} pid {session.backend_pid or '-'}",
+                    session.sql_text or "",
+                ]
+                for session in found
             )
     else:
         with suppress(KeyboardInterrupt):  # the way to end it
@@ -63,3 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
                 told = f"{one.execution_start_time:%H:%M:%S}  {one.username:<16}  {one.status:<9}  {took:>9}  {one.sql_text or ''}"
                 print(output.statement_line(f"{told}  {one.error_message or ''}"), flush=True)
     return 0
+
+
+def _print_table(rows: Iterable[list[str]]) -> None:
+    """Print rows in aligned columns; the last one is a statement, which ends its line."""
+    shown = [[output.statement_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in list(zip(*shown, strict=True))[:-1]]
+    for *cells, last in shown:
+        print("  ".join([*(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)), last]).rstrip())

@@ -124,7 +124,7 @@ def _identity(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError as error:
-        raise UsageError(f"{text} is no id of a session", "See pgvigil sessions list.") from error
+        raise UsageError(f"{text} is not the id of a session", "See pgvigil sessions list.") from error
 
 
 @contextmanager

@@ -146,7 +146,8 @@ def _connect(sock: socket.socket, address: bytes, rules: Rules) -> int:
             path = os.fsdecode(address[2:].partition(b"\0")[0])
             if stream and path in rules.unix:
                 return sock.connect_ex(rules.proxy_path)
-            rules.refused.append(path or "an abstract socket")
+            if not path.endswith("/nscd/socket"):  # names are looked up without it
+                rules.refused.append(path or "an abstract socket")
             return errno.ECONNREFUSED
         if family in (socket.AF_INET, socket.AF_INET6):
             port = struct.unpack_from("!H", address, 2)[0]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import shutil
 import socket
 import ssl
 import struct
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,9 @@ from typing import Self
 import psycopg
 
 _CANCEL, _SSL, _GSS = 80877102, 80877103, 80877104
+_OFF = (b"off", b"false", b"no", b"0")
+_FULL = 1 << 20  # bytes that wait for one side before no more are taken from the other
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _SHARED = re.compile(
     r"\b(?:create|alter|drop)\s+(?:role|user(?!\s+mapping)|group|database|tablespace|subscription|server|foreign\s+data\s+wrapper)\b"
     r"|\balter\s+system\b|\b(?:grant|revoke)\b[^;]*\bon\s+(?:database|tablespace|parameter)\b|\b(?:reassign|drop)\s+owned\b"
@@ -149,12 +153,7 @@ class Proxy:
             given = dict(zip(words[0:-1:2], words[1::2], strict=False))
             user = given.get(b"user", b"").decode(errors="replace")
             database = given.get(b"database", b"").decode(errors="replace") or user
-            if database not in (self.real, self.copy) or given.get(b"replication", b"off") not in (
-                b"off",
-                b"false",
-                b"no",
-                b"0",
-            ):
+            if database not in (self.real, self.copy) or given.get(b"replication", b"off") not in _OFF:
                 self.turned_away.append(database)
                 client.sendall(
                     _fatal("3D000", f'a rehearsal reaches the copy of "{self.real}" only, not database "{database}"')
@@ -167,28 +166,56 @@ class Proxy:
             with self.upstream.open() as server:
                 self._open.add(server)
                 server.sendall(struct.pack("!I", len(body) + 4) + body)
-                answers = threading.Thread(target=_pump, args=(server, client), daemon=True)
-                answers.start()
-                self._pass(client, server)
-                with contextlib.suppress(OSError):
-                    server.shutdown(socket.SHUT_WR)
-                answers.join(10)
-
-    def _pass(self, client: socket.socket, server: socket.socket) -> None:
-        """Message by message, so that each statement is seen before the server sees it."""
-        while True:
-            head = client.recv(1)
-            if not head:
-                return
-            length = _exactly(client, 4)
-            body = _exactly(client, struct.unpack("!I", length)[0] - 4)
-            if head in (b"Q", b"P"):
-                text = body.decode(errors="replace")
-                if found := touches_others(text):
+                if self.upstream.tls:
+                    _pass_greeting(server, client)
+                if found := _relay(client, server):
                     self.stopped.append(found)
+                    client.setblocking(True)
                     client.sendall(_fatal("0A000", f"{found}: a rehearsal does not do what reaches beyond the copy"))
-                    return
-            server.sendall(head + length + body)
+
+
+def _relay(client: socket.socket, server: socket.socket) -> str:
+    """Passes on what both sides send until one of them ends. Returns the words of a statement that is not to be passed on.
+
+    In one thread, because a TLS connection must not be read and written at once.
+    """
+    for sock in (client, server):
+        sock.setblocking(False)
+    incoming, to_server, to_client = bytearray(), bytearray(), bytearray()
+    ended = False
+    while not (ended and not to_client):
+        readers = (
+            []
+            if ended
+            else [*([client] if len(to_server) < _FULL else []), *([server] if len(to_client) < _FULL else [])]
+        )
+        writers = [*([server] if to_server and not ended else []), *([client] if to_client else [])]
+        waits = isinstance(server, ssl.SSLSocket) and server in readers and server.pending()
+        ready, open_, _ = select.select(readers, writers, [], 0 if waits else None)
+        with contextlib.suppress(*_NOT_NOW):
+            if server in ready or waits:
+                data = server.recv(1 << 16)
+                ended = not data
+                to_client += data
+        with contextlib.suppress(*_NOT_NOW):
+            if client in ready:
+                data = client.recv(1 << 16)
+                if not data:
+                    server.setblocking(True)
+                    server.sendall(to_server)
+                    return ""
+                incoming += data
+                while len(incoming) >= 5 and len(incoming) > (size := struct.unpack_from("!I", incoming, 1)[0]):
+                    message = bytes(incoming[: size + 1])
+                    del incoming[: size + 1]
+                    if message[:1] in (b"Q", b"P") and (found := touches_others(message[5:].decode(errors="replace"))):
+                        return found
+                    to_server += message
+        for sock, data_ in ((server, to_server), (client, to_client)):
+            with contextlib.suppress(*_NOT_NOW):
+                if sock in open_ and data_:
+                    del data_[: sock.send(data_)]
+    return ""
 
 
 def touches_others(text: str) -> str:
@@ -207,12 +234,30 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
     return data
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+def _pass_greeting(server: socket.socket, client: socket.socket) -> None:
+    """The server's first message, which offers ways to log in: without those that are bound to TLS, which the client does not speak."""
+    head = _exactly(server, 5)
+    body = _exactly(server, struct.unpack("!I", head[1:])[0] - 4)
+    client.sendall(without_channel_binding(head + body))
+
+
+def without_channel_binding(message: bytes) -> bytes:
+    """AuthenticationSASL without the mechanisms that end in -PLUS; any other message as it is."""
+    if message[:1] != b"R" or message[5:9] != struct.pack("!I", 10):
+        return message
+    offered = [name for name in message[9:].split(b"\0") if name and not name.endswith(b"-PLUS")]
+    body = message[5:9] + b"".join(name + b"\0" for name in offered) + b"\0"
+    return b"R" + struct.pack("!I", len(body) + 4) + body
+
+
+def without_tls(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a command whose connections end in this process: to this machine, and not encrypted."""
+    made = dict(environment) | {"PGSSLMODE": "disable", "PGCHANNELBINDING": "disable", "PGGSSENCMODE": "disable"}
+    made.pop("PGSSLNEGOTIATION", None)
+    if url := made.get("DATABASE_URL"):
+        url = re.sub(r"([?&]sslmode=)[^&]*", r"\1disable", url)
+        made["DATABASE_URL"] = re.sub(r"([?&]channel_binding=)[^&]*", r"\1disable", url)
+    return made
 
 
 def _fatal(state: str, message: str) -> bytes:

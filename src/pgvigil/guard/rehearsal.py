@@ -19,7 +19,7 @@ from pgvigil.database import Target
 from pgvigil.errors import MigrationError, PreconditionError
 from pgvigil.guard import confine
 from pgvigil.guard.command import Command, in_words
-from pgvigil.guard.proxy import Proxy, Upstream
+from pgvigil.guard.proxy import Proxy, Upstream, without_tls
 from pgvigil.guard.sessions import Route
 from pgvigil.migration.rehearsal import Lock
 from pgvigil.progress import Reporter
@@ -109,7 +109,9 @@ def rehearse(
         with (
             Proxy(Upstream.of(conn), conn.info.dbname, copy, admit) as proxy,
             _LockTrace(database.connect(there, "rehearsal (watch)"), list(before)) as trace,
-            start({**order, "confine": rules_for(conn, proxy)}) as command,
+            start(
+                {**order, "environment": without_tls(order["environment"]), "confine": rules_for(conn, proxy)}
+            ) as command,
         ):
             status = command.wait(lambda: False)
         after = {oid: (name, file) for oid, name, file in look.execute(_TABLES).fetchall()}
@@ -148,7 +150,7 @@ def _judge(
     if not proxy.sessions:
         tried = f"it tried to reach {refused}" if refused else "it opened no connection"
         tls = (
-            ", and insists on TLS, which a rehearsal does not speak to it (sslmode=prefer will do)"
+            ", and insists on TLS, which a rehearsal does not speak to it (sslmode=disable in its configuration will do)"
             if proxy.insisted_on_tls
             else ""
         )

@@ -132,7 +132,7 @@ def guard(target: Target, options: Options, log: Reporter, outcome: Outcome) -> 
                 if not report.ok:
                     raise InvalidSchemaError(
                         f"the command succeeded, but the schema does not meet {options.spec}:\n{render(report, 'text')}",
-                        f"What it committed stays. {_back(outcome)}",
+                        f"Its commits are kept. {_back(outcome)}",
                     )
 
 

@@ -36,8 +36,9 @@ _TIME_ZONE_TYPES = re.compile(r"\btimestamp|\btimetz|\bwith(?:out)?\s+time\s+zon
 
 @dataclass
 class Measured:
-    """One statement. All tables are ones that were there before its file. `held` are the locks that stop writers while it runs,
-    each with the line that took it; `reads` the tables it scans; `elsewhere` the tables it rewrites under another time zone only.
+    """One statement. All tables are ones that were there before its file. `locks` are those that came with it; `held` those that
+    stop writers while it runs, each with the line that took it; `reads` the tables it scans, `changes` those whose rows it may
+    change; `elsewhere` the tables it rewrites under another time zone only.
     """
 
     source: Source
@@ -46,6 +47,7 @@ class Measured:
     held: dict[str, tuple[str, int]] = field(default_factory=dict)
     rewrites: list[str] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     error: str = ""
     outside: bool = False  # it refuses to run in a transaction
@@ -155,7 +157,7 @@ class Bench:
         statement = measured.statement
         # Of an empty table the planner would read all of it even where an index fits.
         self._conn.execute(f"SET LOCAL enable_seqscan = {'off' if measured.changes_rows else 'on'}")
-        before, counted = self._relations(), self._counters()
+        before, counted, had = self._relations(), self._counters(), set(self._locks())
         self._conn.execute("SAVEPOINT pgvigil")
         try:
             self._with_roles(text or statement.text)
@@ -163,11 +165,11 @@ class Bench:
             self._conn.execute("ROLLBACK TO pgvigil")
             measured.error = _words(error)
             return
-        for oid, mode in self._conn.execute(_LOCKS, (list(self._known),)).fetchall():
-            if self._known[oid].kind in ("i", "I"):
-                continue
+        for oid, mode in self._locks():
             name = self._known[oid].name
-            if _stronger(mode, measured.locks.get(name)):
+            if mode == "RowExclusiveLock" and measured.changes_rows:
+                measured.changes.append(name)
+            if (oid, mode) not in had and _stronger(mode, measured.locks.get(name)):
                 measured.locks[name] = mode
             if mode in BLOCKS_WRITERS and _stronger(mode, self._held.get(oid, ("", 0))[0] or None):
                 self._held[oid] = mode, statement.line
@@ -224,6 +226,11 @@ class Bench:
             table = self._known.get(now.table) if now.table else now
             if table and table.name not in measured.rewrites:
                 measured.rewrites.append(table.name)
+
+    def _locks(self) -> list[tuple[int, str]]:
+        """The locks that this session has on tables that were there before the file."""
+        tables = [oid for oid, relation in self._known.items() if relation.kind not in ("i", "I")]
+        return [(oid, mode) for oid, mode in self._conn.execute(_LOCKS, (tables,)).fetchall()]
 
     def _relations(self) -> dict[int, _Relation]:
         return {oid: _Relation(*rest) for oid, *rest in self._conn.execute(_RELATIONS).fetchall()}

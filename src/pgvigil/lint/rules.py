@@ -68,7 +68,7 @@ def _seen(measured: Measured) -> Iterator[tuple[str, str, str]]:
     for table in measured.reads:
         if table in measured.rewrites:
             continue
-        if measured.changes_rows and not measured.statement.starts_with("INSERT"):
+        if table in measured.changes and not measured.statement.starts_with("INSERT"):
             yield "bulk-change", table, f"goes through all of {table} in one transaction"
         elif measured.held:
             yield "full-read", table, f"reads all of {table}{_under(measured, table)}"

@@ -20,6 +20,7 @@ from pgvigil.backup import catalogue, create, proofs
 from pgvigil.backup.create import Proof
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, JobError, LockedError
+from pgvigil.maintenance import remote_holds
 from pgvigil.migration import concurrent_indexes, ledger, lock_retry
 from pgvigil.migration.lock_retry import Attempts
 from pgvigil.migration.trace import Trace
@@ -39,6 +40,7 @@ class Options:
     build_wait: float = 3600
     run_owner_code: bool = False
     archive_to: str | None = None
+    telemetry_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,19 @@ def _archive_files(run: Run) -> None:
     archives.archive_all(run.conn, location, run.did, run.log.progress)
 
 
+def _holds(run: Run) -> None:
+    url = run.options.telemetry_url or os.environ.get("PGVIGIL_TELEMETRY_URL")
+    if not url:
+        raise JobError(
+            "no telemetry server is given",
+            "Set PGVIGIL_TELEMETRY_URL, or --telemetry-url, to its database; or disable job holds.",
+        )
+    run.did(remote_holds.push(run.conn, url))
+
+
 JOBS: dict[str, Callable[[Run], None]] = {
     "archive_files": _archive_files,
+    "holds": _holds,
     "backup": _backup,
     "reindex": _reindex,
     "vacuum": _vacuum,

@@ -187,7 +187,7 @@ def _run(
         row = conn.execute("CALL pgvigil.run_job(%s, %s)", (job.job, only_if_due)).fetchone()
     except psycopg.DatabaseError as error:
         if conn.closed:
-            raise database.lost(error, f" during job {job.job}; what it had committed stays") from error
+            raise database.lost(error, f" during job {job.job}; its commits are kept") from error
         if isinstance(error, errors.ObjectNotInPrerequisiteState):
             words_of_server = error.diag.message_primary or str(error)
             if "waits for the consent" in words_of_server:  # it lapsed since we looked
@@ -223,7 +223,7 @@ def _run_here(
         if isinstance(error, ConnectError):
             raise
         if database.is_lost(error):
-            raise database.lost(error, f" during job {job}; what it had committed stays") from error
+            raise database.lost(error, f" during job {job}; its commits are kept") from error
         raise JobError(f"job {job} failed: {said}", hint or "It goes on from there when it is run again.") from error
     except BaseException as error:
         with suppress(psycopg.Error, LockedError):

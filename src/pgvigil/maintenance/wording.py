@@ -23,6 +23,7 @@ _DONE = {
     "reap": ("closed or deleted {} of dead applications", "row"),
     "health": ("found {}", "finding"),
     "archive_files": ("archived {}", "row"),
+    "holds": ("pushed {}", "hold"),
     "backup": ("backed up {}", "row"),
     "analyze": ("analyzed {}", "table"),
     "vacuum": ("vacuumed {}", "table"),

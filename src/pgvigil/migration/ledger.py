@@ -64,7 +64,7 @@ def read(conn: psycopg.Connection) -> State:
         "SELECT bool_or(relkind <> 'r') FROM pg_class WHERE oid IN (to_regclass('pgvigil.migrations'), to_regclass('pgvigil.alembic_version'))",
     ):
         raise PreconditionError(
-            "pgvigil.migrations or pgvigil.alembic_version is no table: something else stands in its place",
+            "pgvigil.migrations or pgvigil.alembic_version is not a table: another object has its name",
             "Look at it with \\d+ pgvigil.migrations in psql, as the owner of the tables; nothing was read.",
         )
     if told := list(planned_code(conn, (), "pgvigil", ("migrations", "alembic_version"))):
@@ -88,7 +88,7 @@ def compare(state: State, migrations: list[Migration], accepted: Collection[str]
         recorded[-1] if recorded else None
     ):
         raise PreconditionError(
-            f"the ledger does not fit the migrations here: it stands at {state.revision}, its rows are "
+            f"the ledger does not fit the migrations here: it is at {state.revision}, its rows are "
             f"{', '.join(recorded) or 'none'}, the files are {', '.join(by_revision)}",
             "Use the version of pgvigil that migrated this database, or a newer one: SELECT * FROM pgvigil.migrations names it.",
         )
@@ -97,8 +97,8 @@ def compare(state: State, migrations: list[Migration], accepted: Collection[str]
         migration = by_revision[entry.revision]
         if entry.name != migration.name:
             raise PreconditionError(
-                f"{migration.path} stands below the head of this database, where {entry.name} went in: it would never be run",
-                "Give a new migration a number above the last one; put back the files as they were. Nothing was changed.",
+                f"{migration.path} is below the head of this database, where {entry.name} went in: it would never be run",
+                "Give a new migration a number above the last one; restore the files as they were. Nothing was changed.",
             )
         if entry.sha256_tokens != migration.sha256_tokens:
             if entry.revision in accepted:

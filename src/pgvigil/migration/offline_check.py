@@ -39,7 +39,7 @@ def check() -> list[str]:
 
 
 def _generated(path: Path, text: str, source: str, command: str) -> list[str]:
-    again = f"write it anew with `pgvigil {command} --write`"
+    again = f"write it again with `pgvigil {command} --write`"
     if not path.is_file():
         return [f"{path} is missing: {again}"]
     if path.read_text(encoding="utf-8") != text:
@@ -48,7 +48,7 @@ def _generated(path: Path, text: str, source: str, command: str) -> list[str]:
 
 
 def _init_script(migrations: list[files.Migration]) -> list[str]:
-    again = "write it anew with `pgvigil init-sql --write`"
+    again = "write it again with `pgvigil init-sql --write`"
     if not project.INIT_SQL.is_file():
         return [f"{project.INIT_SQL} is missing: {again}"]
     if init_script.is_current(project.INIT_SQL, migrations):

@@ -246,8 +246,7 @@ def require_nobody_in_the_way(conn: psycopg.Connection, schema: str, wait: float
         dumps = all(text.startswith("a running pg_dump") for _, text in there)
         if time.monotonic() - began >= max(wait, _GRACE if dumps else 0):
             raise PreconditionError(
-                "these stand in the way of a migration that blocks nobody:\n  "
-                + "\n  ".join(text for _, text in there),
+                "these prevent a migration that blocks nobody:\n  " + "\n  ".join(text for _, text in there),
                 "End them or let them end, and run this again, or wait for them with --wait-for-blockers SECONDS. "
                 "Nothing was changed.",
             )

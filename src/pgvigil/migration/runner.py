@@ -309,7 +309,7 @@ def _rolled_back_when_lost(conn: psycopg.Connection, names: str) -> Iterator[Non
         reason = database.lost(error, f" during {names}")
         raise MigrationError(
             reason.message,
-            "What ran in a transaction is rolled back by the server. Run this again: it goes on from where the ledger stands.",
+            "The server rolls back the open transaction. Run this again: it continues from the revision in the ledger.",
         ) from error
 
 

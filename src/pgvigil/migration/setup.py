@@ -47,7 +47,7 @@ def setup(target: Target, options: Options, wait: float, log: Reporter) -> Outco
         log("testing every trigger and view in a transaction that is rolled back")
         if report.replaced:
             log(
-                f"warning: the application has put its own in the place of {', '.join(sorted(report.replaced))}: what these do is"
+                f"warning: the application has put its own in the place of {', '.join(sorted(report.replaced))}: their effects are"
                 " not tested (pgvigil help from-the-enhanced-original)"
             )
         report = report.tested(self_test(conn, run.schema, report.replaced))

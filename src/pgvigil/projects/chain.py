@@ -70,8 +70,9 @@ class ProjectChain(Chain):
                 f"Write it from the files: {self.command('check', '--write-spec')}, or leave `spec` out of {self.config.file.name}.",
             )
         declared = load_declaration(self.config.spec)
-        ledgers = tuple((pattern, "the ledger of the migrations", True) for pattern in self.ledger.ignored)
-        return dataclasses.replace(declared, ignore=(*declared.ignore, *ledgers))
+        more = [(pattern, "the ledger of the migrations", True) for pattern in self.ledger.ignored]
+        more += [(pattern, f"ignored by {self.config.file.name}", True) for pattern in self.config.ignore]
+        return dataclasses.replace(declared, ignore=(*declared.ignore, *more))
 
     # ── The database ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -133,14 +134,14 @@ class ProjectChain(Chain):
             found.append(f"version {version} was taken out by {self.config.layout}: it is pending again")
         for version, progress in state.progress.items():
             if version in by_version:
-                mover.require_unedited(by_version[version], progress)
+                mover.require_unedited(by_version[version].path, by_version[version].statements, progress)
                 found.append(
                     f"{by_version[version].path} was begun: its first {counted(progress.steps, 'statement')} are in, and stay"
                 )
         late = self.out_of_order(state)
         if late and not self.config.out_of_order:
             raise PreconditionError(
-                f"{late[0].path} stands below {state.revision}, which is in: it came after its turn",
+                f"{late[0].path} is below {state.revision}, which is applied: it came after its turn",
                 f"Give it a version above the last one; or allow it: out_of_order = true in {self.config.file}. Nothing was changed.",
             )
         return found + [f"{one.path} goes in out of order, below {state.revision}" for one in late]
@@ -152,6 +153,10 @@ class ProjectChain(Chain):
             if progress := state.progress.get(one.version):
                 return f"begun: {progress.steps} of {counted(len(one.statements), 'statement')} are in"
             return "pending"
+        if back := state.down_progress.get(one.version):
+            return (
+                f"half out: {back.steps} of {counted(len(one.down_statements), 'statement')} of its way back have run"
+            )
         if one.version in state.adopted:
             return f"in, by {self.config.layout}"
         return "baselined" if entry.baselined else "in"
@@ -172,6 +177,11 @@ class ProjectChain(Chain):
         conn = run.conn
         if not run.pending:
             return
+        if half := cast("ProjectState", run.state).down_progress:
+            raise PreconditionError(
+                f"the way back of version {min(half)} has stopped half-way",
+                f"Finish it first: {self.command('revert', '--to', 'VERSION')}, with the version below. Nothing was changed.",
+            )
         lacking = conn.execute(
             """SELECT format('GRANT CREATE ON DATABASE %%I TO %%I;', current_database(), current_user)
                WHERE to_regnamespace(%(ledger)s) IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')
@@ -206,7 +216,8 @@ class ProjectChain(Chain):
             if self.config.drift == "refuse":
                 raise PreconditionError(
                     words,
-                    f'Undo the change, or write it into a migration; or set drift = "tell" in {self.config.file}. Nothing was changed.',
+                    f"Undo the change, or write it into a migration; or, in {self.config.file}, list what is not of this project: "
+                    f'ignore = ["{report.findings[0].object if report.findings else "table other"}"], or set drift = "tell". Nothing was changed.',
                 )
             log(f"warning: {words}")
 
@@ -231,7 +242,7 @@ class ProjectChain(Chain):
     def not_drift(self) -> list[str]:
         """Return the patterns of what may be there besides what the files make."""
         spec = self.declaration() if self.config.spec and self.config.spec.exists() else None
-        return [*self.ledger.ignored, *(pattern for pattern, *_ in (spec.ignore if spec else ()))]
+        return [*self.ledger.ignored, *self.config.ignore, *(pattern for pattern, *_ in (spec.ignore if spec else ()))]
 
     def require_reversible(self, to_revert: list[Migration]) -> None:
         for migration in cast("list[ProjectFile]", to_revert):

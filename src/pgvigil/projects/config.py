@@ -31,6 +31,7 @@ class Config:
     transaction: Literal["file", "together"] = "file"
     ledger_table: str = "schema_migrations"
     out_of_order: bool = False
+    ignore: tuple[str, ...] = ()  # patterns of objects that are not the project's
     drift: Literal["refuse", "tell", "off"] = "refuse"
     backup_kind: str = "full"
     backup_verify: Literal["read", "restore"] = "read"
@@ -50,6 +51,8 @@ class Config:
 def find(directory: Path | None) -> Config:
     """Return the project of a directory, or of the first one above it that has one. Raises UsageError."""
     start = (directory or Path.cwd()).absolute()
+    if start.is_file() and (start.name == FILE or _is_project(start)):
+        return read(start)
     if not start.is_dir():
         raise UsageError(f"there is no directory {start}", "Name the directory that pgvigil.toml is in.")
     for place in (start, *start.parents):
@@ -132,6 +135,7 @@ class _Reader:
             "transaction": _one_of("file", "together"),
             "ledger_table": _string,
             "out_of_order": _boolean,
+            "ignore": _strings,
             "drift": _one_of("refuse", "tell", "off"),
         }
         backup: dict[str, Callable[[object], Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,14 @@ from pgvigil.progress import Reporter
 from pgvigil.projects import mover
 from pgvigil.projects.config import LEDGER_SCHEMA, Config
 from pgvigil.projects.layouts import ProjectFile, acts_on_whole_server
-from pgvigil.validate import Declaration, Report, dump_spec, load_declaration, render, validate
+from pgvigil.validate import Declaration, Finding, Report, dump_spec, load_declaration, render, validate
 from pgvigil.validate.catalog.snapshot import all_schemas
+from pgvigil.validate.spec.path_patterns import covers
 
 _NAMES = "^pgvigil_project_[0-9a-f]{8}_[0-9a-f]{8}$"
+_OWNER = re.compile(r"(?:no )?owned by(?:: .*)?")
 # A role may be granted rights by whoever runs the server, as needed; nobody's migration has to say so.
-_NOT_DRIFT = ("*grant *", "*revocation *")
+_NOT_DRIFT = ("*grant* *", "*revocation* *")
 
 
 def build(conn: psycopg.Connection, config: Config, files: Sequence[ProjectFile]) -> None:
@@ -80,13 +83,22 @@ def compare(
     except (psycopg.Error, MigrationError) as error:
         words = error.message if isinstance(error, PgvigilError) else " ".join(str(error).split())
         return None, f"the files that are in could not be built again: {words}"
-    rules = tuple((pattern, "", True) for pattern in (*_NOT_DRIFT, *ignored, *_of_pgvigil(conn, config.schema)))
-    declared = dataclasses.replace(made, ignore=rules, name="the files")
-    return validate(conn, declared, config.schema), ""
+    rules = [*_NOT_DRIFT, *ignored, *_of_pgvigil(conn, config.schema)]
+    declared = dataclasses.replace(made, ignore=tuple((rule, "", True) for rule in rules), name="the files")
+    report = validate(conn, declared, config.schema)
+    return dataclasses.replace(report, findings=tuple(_drifts(report.findings, rules)), notes=()), ""
+
+
+def _drifts(findings: Sequence[Finding], rules: Sequence[str]) -> Iterator[Finding]:
+    """Without whose an object is, which says who ran the files, and without partitions of tables that are left alone."""
+    for finding in findings:
+        only_owner = _OWNER.fullmatch(finding.expected) and _OWNER.fullmatch(finding.found)
+        if not only_owner and not any(covers(rule, finding.object) for rule in rules):
+            yield finding
 
 
 def _of_pgvigil(conn: psycopg.Connection, schema: str) -> list[str]:
-    """The patterns of what pgvigil's own migrations have brought into this schema, if they have."""
+    """The patterns of what the spec of pgvigil's own migrations declares, if they are in this schema."""
     if not conn.execute(
         "SELECT FROM pg_class WHERE oid = to_regclass('pgvigil.migrations') AND relkind = 'r'"
     ).rowcount:
@@ -94,7 +106,9 @@ def _of_pgvigil(conn: psycopg.Connection, schema: str) -> list[str]:
     if conn.execute("SELECT FROM pgvigil.migrations WHERE schema_name = %s LIMIT 1", (schema,)).rowcount == 0:
         return []
     own = load_declaration(project.SPEC)
-    brought = [path.replace("[", "[[]") for path, mark in own.marks.items() if mark.ours]
+    brought = [
+        path.replace("[", "[[]") for path in own.objects
+    ]  # also the application's tables: pgvigil validate is for those
     return [*brought, *(f"*table {table}_*" for table in own.patterns)]
 
 

@@ -21,6 +21,7 @@ from pgvigil.migration.sql_lexer import Statement
 from pgvigil.projects.config import LEDGER_SCHEMA, Config
 from pgvigil.projects.layouts import ProjectFile
 
+_BACK = "back:"  # before a digest: the steps are those of the way back
 TABLE = f"{LEDGER_SCHEMA}.migrations"
 
 _MAKE = f"""
@@ -58,6 +59,14 @@ class Progress:
     sha256: str = ""
     begun: bool = False
 
+    @property
+    def is_back(self) -> bool:
+        return self.sha256.startswith(_BACK)
+
+    @property
+    def back(self) -> Progress:
+        return Progress(self.steps, self.sha256.removeprefix(_BACK), self.begun)
+
 
 class _Row(NamedTuple):
     name: str
@@ -73,6 +82,7 @@ class ProjectState(State):
     """`unknown` are versions that the tool has recorded and no file has; `adopted` those that it has run without pgvigil."""
 
     progress: dict[str, Progress] = field(default_factory=dict)
+    down_progress: dict[str, Progress] = field(default_factory=dict)  # of files that are in, and half taken out
     unknown: tuple[str, ...] = ()
     adopted: frozenset[str] = frozenset()
     stale: frozenset[str] = frozenset()  # in our table, but no more in the tool's
@@ -125,6 +135,7 @@ class Ledger:
             entries[-1].revision if entries else None,
             entries,
             {version: row.progress for version, row in ours.items() if not row.finished and version not in there},
+            {version: row.progress.back for version, row in ours.items() if row.finished and row.progress.is_back},
             tuple(sorted(there - known)),
             frozenset(there & known - finished),
             frozenset(finished - there),
@@ -145,7 +156,7 @@ class Ledger:
         kind, may, owner, hung = row
         if kind != "r" or hung:
             raise PreconditionError(
-                f"{TABLE} is not the table that pgvigil made: something hangs on it, or stands in its place",
+                f"{TABLE} is not the table that pgvigil made: another object depends on it, or has its name",
                 f"Look at it with \\d+ {TABLE} in psql. Nothing was changed.",
             )
         if not may:
@@ -233,8 +244,16 @@ class Ledger:
             there = conn.execute(f"SELECT max(version) FROM {self.tool_table}".encode()).fetchone()
             self._set_version(conn, max(one.version, str(there[0] or 0) if there else "0", key=int))
 
-    def step(self, conn: psycopg.Connection, one: ProjectFile, steps: int, *, begun: bool = False) -> None:
-        """Write that so many statements of a file are in; `begun`: the next one, which commits by itself, begins."""
+    def step(
+        self, conn: psycopg.Connection, one: ProjectFile, steps: int, *, begun: bool = False, down: bool = False
+    ) -> None:
+        """Write that so many statements of a file are in; `begun`: the next one, which commits by itself, begins. `down`: of its way back."""
+        if down:
+            conn.execute(
+                f"UPDATE {TABLE} SET steps = %s, steps_sha256 = %s, begun = %s WHERE chain = %s AND version = %s".encode(),
+                (steps, _BACK + digest_of(one.down_statements[:steps]), begun, self.config.name, one.version),
+            )
+            return
         self._put(conn, one, Progress(steps, digest_of(one.statements[:steps]), begun), finished=False)
 
     def forget(self, conn: psycopg.Connection, one: ProjectFile, before: ProjectFile | None) -> None:

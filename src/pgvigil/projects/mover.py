@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
 import psycopg
 
@@ -72,11 +72,11 @@ class Mover:
                 for one in group:
                     began = time.monotonic()
                     for statement in one.statements:
-                        _run(conn, one, statement)
+                        _Way(one).run(conn, statement)
                     pin(conn, self.config)
                     self.ledger.record(conn, one, duration_ms=round((time.monotonic() - began) * 1000))
                 before_commit()
-                _check_constraints(conn, group[-1])
+                _check_constraints(conn, at)
         except psycopg.errors.IntegrityError as error:
             raise _at_the_commit(at, error) from error
         finally:
@@ -92,43 +92,54 @@ class Mover:
         with conn.transaction():
             self._prepare(conn)
         progress = self.ledger.read(conn, self.files).progress.get(one.version, Progress())
-        require_unedited(one, progress)
-        for statement in one.statements[: progress.steps]:
-            if statement.starts_with("SET") or statement.starts_with("RESET") or "set_config" in statement.text.lower():
-                _run(conn, one, statement)  # what is set for the session went with the process
-        for number, statement in enumerate(one.statements[progress.steps :], progress.steps):
-            locks.require_run_lock(conn)
-            if not runs_alone(statement) and self._as_a_step(conn, one, number, statement):
-                continue
-            with conn.transaction():
-                self._write_step(conn, one, number, begun=True)
-            was_begun = progress.begun and number == progress.steps
-            self._alone(conn, one, statement, was_begun)
-            with conn.transaction():
-                self._write_step(conn, one, number + 1)
-        pin(conn, self.config)
+        self._steps(conn, _Way(one), progress)
         with conn.transaction():
             self.ledger.record(conn, one)
             before_commit()
 
-    def _write_step(self, conn: psycopg.Connection, one: ProjectFile, steps: int, *, begun: bool = False) -> None:
-        conn.execute("SET LOCAL ROLE TO DEFAULT")  # the file may have set another one, for its own statements
-        self.ledger.step(conn, one, steps, begun=begun)
+    def _steps(self, conn: psycopg.Connection, way: _Way, progress: Progress) -> None:
+        """Run what is not in yet of a file, statement by statement."""
+        require_unedited(way.path, way.statements, progress)
+        for statement in way.statements[: progress.steps]:
+            if statement.starts_with("SET") or statement.starts_with("RESET") or "set_config" in statement.text.lower():
+                way.run(conn, statement)  # what is set for the session went with the process
+        for number, statement in enumerate(way.statements[progress.steps :], progress.steps):
+            locks.require_run_lock(conn)
+            if not runs_alone(statement) and self._as_a_step(conn, way, number, statement):
+                continue
+            with conn.transaction():
+                self._write_step(conn, way, number, begun=True)
+            try:
+                self._alone(conn, way, statement, progress.begun and number == progress.steps)
+            except MigrationError:
+                if (
+                    not conn.closed
+                ):  # it has failed, and was not interrupted: what it needs is not gone because it is done
+                    with conn.transaction():
+                        self._write_step(conn, way, number)
+                raise
+            with conn.transaction():
+                self._write_step(conn, way, number + 1)
+        pin(conn, self.config)
 
-    def _as_a_step(self, conn: psycopg.Connection, one: ProjectFile, number: int, statement: Statement) -> bool:
+    def _write_step(self, conn: psycopg.Connection, way: _Way, steps: int, *, begun: bool = False) -> None:
+        conn.execute("SET LOCAL ROLE TO DEFAULT")  # the file may have set another one, for its own statements
+        self.ledger.step(conn, way.one, steps, begun=begun, down=way.down)
+
+    def _as_a_step(self, conn: psycopg.Connection, way: _Way, number: int, statement: Statement) -> bool:
         """Run a statement with its step in one transaction. False where the server has refused to run it in one."""
         try:
             with conn.transaction():
-                _run(conn, one, statement)
-                _check_constraints(conn, one, statement)
-                self._write_step(conn, one, number + 1)
+                way.run(conn, statement)
+                _check_constraints(conn, f"{way.path}:{statement.line}")
+                self._write_step(conn, way, number + 1)
         except MigrationError as error:
             if isinstance(error.__cause__, psycopg.Error) and error.__cause__.sqlstate in _NOT_IN_A_TRANSACTION:
                 return False
             raise
         return True
 
-    def _alone(self, conn: psycopg.Connection, one: ProjectFile, statement: Statement, was_begun: bool) -> None:
+    def _alone(self, conn: psycopg.Connection, way: _Way, statement: Statement, was_begun: bool) -> None:
         words = [token.text.upper() for token in statement.tokens]
         if was_begun and words[0] == "REINDEX":
             self._drop_leftovers(conn, statement)
@@ -137,19 +148,19 @@ class Mover:
             if build.if_not_exists:
                 return False  # as the server would have it; the spec, if there is one, will not
             raise MigrationError(
-                f"{one.path}:{statement.line}: there is an index {name} already, with another definition:\n  {definition}",
+                f"{way.path}:{statement.line}: there is an index {name} already, with another definition:\n  {definition}",
                 "Rename or drop it, or give the new one another name; then run this again.",
             )
 
         try:
-            statements.run_healing(conn, self.config.schema, statement, lambda: _run(conn, one, statement), displace)
+            statements.run_healing(conn, self.config.schema, statement, lambda: way.run(conn, statement), displace)
         except MigrationError as error:
             state = error.__cause__.sqlstate if isinstance(error.__cause__, psycopg.Error) else None
             detaches = words[:2] == ["ALTER", "TABLE"] and "DETACH" in words
             if detaches and state == _PENDING_DETACH:
                 finalize = _DETACH.sub("FINALIZE", statement.text)
                 with concurrent_indexes.patient(conn):
-                    statements.run(conn, one.path, statement, finalize, lambda text: conn.execute(text.encode()))
+                    statements.run(conn, way.path, statement, finalize, lambda text: conn.execute(text.encode()))
                 return
             if was_begun and state in _GONE and (words[0] == "DROP" or detaches):
                 return
@@ -181,10 +192,10 @@ class Mover:
         told.begin(conn)
         for group in revert_groups(to_revert):
             if not group[0].down_in_transaction:
-                for statement in group[0].down_statements:
-                    statements.run_healing(
-                        conn, self.config.schema, statement, partial(_run, conn, group[0], statement, down=True), _keep
-                    )
+                with conn.transaction():
+                    self._prepare(conn)
+                progress = self.ledger.read(conn, self.files).down_progress.get(group[0].version, Progress())
+                self._steps(conn, _Way(group[0], down=True), progress)
             try:
                 with conn.transaction():
                     self.ledger.make(conn)
@@ -193,11 +204,11 @@ class Mover:
                         if one.version not in state.revisions:
                             continue  # an attempt before this one has taken it out
                         for statement in one.down_statements if one.down_in_transaction else ():
-                            _run(conn, one, statement, down=True)
+                            _Way(one, down=True).run(conn, statement)
                         pin(conn, self.config)
                         self.ledger.forget(conn, one, self._before(one, state))
                     before_commit()
-                    _check_constraints(conn, group[-1])
+                    _check_constraints(conn, group[-1].revert_path)
             except psycopg.errors.IntegrityError as error:
                 raise _at_the_commit(group[-1].revert_path, error) from error
             finally:
@@ -216,38 +227,49 @@ def revert_groups(to_revert: Sequence[ProjectFile]) -> list[list[ProjectFile]]:
     return [[one] for one in to_revert]
 
 
-def require_unedited(one: ProjectFile, progress: Progress) -> None:
+@dataclass(frozen=True)
+class _Way:
+    """A file there, or back."""
+
+    one: ProjectFile
+    down: bool = False
+
+    @property
+    def path(self) -> Path:
+        return self.one.revert_path if self.down else self.one.path
+
+    @property
+    def statements(self) -> list[Statement]:
+        return self.one.down_statements if self.down else self.one.statements
+
+    def run(self, conn: psycopg.Connection, statement: Statement) -> None:
+        statements.run(conn, self.path, statement, statement.text, lambda text: conn.execute(text.encode()))
+        if (
+            "lock_timeout" in statement.text.lower()
+        ):  # as a dump of pg_dump has it: how long others may wait is not the file's to say
+            conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
+
+
+def require_unedited(path: Path, parts: Sequence[Statement], progress: Progress) -> None:
     """Raise PreconditionError where the statements of a stopped file that are in are not those of the file any more."""
-    if progress.steps > len(one.statements) or (
-        progress.steps and digest_of(one.statements[: progress.steps]) != progress.sha256
-    ):
+    if progress.steps > len(parts) or (progress.steps and digest_of(parts[: progress.steps]) != progress.sha256):
         raise PreconditionError(
-            f"{one.path} was edited above the place where it stopped: its first {progress.steps} statements are in this database, "
+            f"{path} was edited above the place where it stopped: its first {progress.steps} statements are in this database, "
             "as they were then",
             "Put these statements back as they were, and write what is to change below them or into a new file. Nothing was changed.",
         )
 
 
-def _run(conn: psycopg.Connection, one: ProjectFile, statement: Statement, *, down: bool = False) -> None:
-    path = one.revert_path if down else one.path
-    statements.run(conn, path, statement, statement.text, lambda text: conn.execute(text.encode()))
-    if (
-        "lock_timeout" in statement.text.lower()
-    ):  # as a dump of pg_dump has it: how long others may wait is not the file's to say
-        conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
-
-
-def _keep(build: Build, name: str, definition: str) -> bool:
-    del build, name, definition
-    return True
-
-
-def _check_constraints(conn: psycopg.Connection, one: ProjectFile, statement: Statement | None = None) -> None:
+def _check_constraints(conn: psycopg.Connection, at: object) -> None:
     """Have deferred constraints checked while the error can still be told with its file."""
     try:
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
-    except psycopg.errors.IntegrityError as error:
-        raise _at_the_commit(f"{one.path}:{statement.line}" if statement else one.path, error) from error
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled):
+        raise
+    except psycopg.Error as error:
+        if conn.closed:
+            raise
+        raise _at_the_commit(at, error) from error
 
 
 def _at_the_commit(at: object, error: psycopg.Error) -> MigrationError:
@@ -262,12 +284,13 @@ def run_all(
     conn: psycopg.Connection, one: ProjectFile, wanted: Callable[[Statement], bool], *, down: bool = False
 ) -> None:
     """Run a file, or its way back, on a database that nobody else uses and that has no ledger."""
-    parts = [statement for statement in (one.down_statements if down else one.statements) if wanted(statement)]
+    way = _Way(one, down)
+    parts = [statement for statement in way.statements if wanted(statement)]
     if one.down_in_transaction if down else one.transactional:
         with conn.transaction():
             for statement in parts:
-                _run(conn, one, statement, down=down)
-            _check_constraints(conn, one)
+                way.run(conn, statement)
+            _check_constraints(conn, way.path)
         return
     for statement in parts:
-        _run(conn, one, statement, down=down)
+        way.run(conn, statement)

@@ -30,7 +30,7 @@ def init(directory: Path, layout: str, migrations: str) -> list[Path]:
     """Write a project's file, and its first migration where there is none. Return what was written."""
     file = directory / settings.FILE
     if file.exists():
-        raise UsageError(f"{file} is there already", "See where its database stands: pgvigil status --project")
+        raise UsageError(f"{file} is there already", "See the revision of its database: pgvigil status --project")
     folder = directory / migrations
     try:
         folder.mkdir(parents=True, exist_ok=True)

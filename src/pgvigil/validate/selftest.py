@@ -3,6 +3,8 @@
 Every check has a session of its own in a savepoint of its own, so that one failure hides no other. Nothing but these
 rows is locked. Triggers of the application find its tables by the path of the session; our own statements name no operator
 that a schema of that path could have for other types.
+
+More than 400 lines: one check after another, and their order is that of a session's life.
 """
 
 from __future__ import annotations
@@ -346,7 +348,7 @@ def _deleted(life: SessionFixture) -> None:
         raise _Failed(f"{left} events left in session_lifecycle")
 
 
-@_check("view session_monitoring_view", "it tells idle time, children and last event of a session")
+@_check("view session_monitoring_view", "it shows idle time, children and last event of a session")
 def _monitored(life: SessionFixture) -> None:
     for table in ("context_history", "handoff_requests"):
         life.child(table)
@@ -359,7 +361,7 @@ def _monitored(life: SessionFixture) -> None:
         raise _Failed(f"{'no row' if row is None else tuple(row)} instead of (5, 1, 1, 'created')")
 
 
-@_check("view performance_monitoring_view", "it tells calls, durations and success of an operation")
+@_check("view performance_monitoring_view", "it shows calls, durations and success of an operation")
 def _measured(life: SessionFixture) -> None:
     operation = f"pgvigil-self-test-{life.id}"
     for duration, success in ((10, True), (20, True), (30, True), (40, False)):
@@ -437,7 +439,7 @@ def _require_connection(conn: Connection, error: psycopg.Error) -> None:
     if conn.closed:
         raise ConnectError(
             f"the connection was lost during the self-test: {' '.join(str(error).split())}",
-            "Look at the server's log and at the triggers on the application's tables; what was written is rolled back.",
+            "Look at the server's log and at the triggers on the application's tables; the self-test is rolled back.",
         ) from error
 
 

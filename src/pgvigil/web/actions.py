@@ -127,9 +127,11 @@ def router(app: FastAPI) -> APIRouter:
         target = await store.ask(lambda connection: _target_for(connection, store.target, principal))
         future = jobs.submit(_run_job, target, job)
         running.add(future)
-        future.add_done_callback(lambda done: (running.discard(done), done.exception()))
+        future.add_done_callback(running.discard)
+        waiting = asyncio.wrap_future(future)
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting any more
         try:
-            said = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), _ANSWER_WITHIN)
+            said = await asyncio.wait_for(asyncio.shield(waiting), _ANSWER_WITHIN)
         except TimeoutError:
             return as_json({"ok": True, "reason": "it is running; its outcome will be in the list of jobs"}, 202)
         return as_json({"ok": True, "reason": said})

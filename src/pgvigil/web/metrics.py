@@ -213,7 +213,7 @@ def _checks(connection: Connection, _: Store) -> Families:
     yield _gauge(
         "check_level", "0: ok, 1: warning, 2: critical", ["check"], [(name, _LEVELS[level]) for name, _, level in rows]
     )
-    yield _gauge("check_value", "What the check has found", ["check"], [(name, value) for name, value, _ in rows])
+    yield _gauge("check_value", "Value that the check found", ["check"], [(name, value) for name, value, _ in rows])
 
 
 _TABLES: Final = ("sessions", "context_history", "session_lifecycle", "system_metrics", "performance_logs",

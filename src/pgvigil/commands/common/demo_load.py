@@ -56,7 +56,7 @@ class Load:
             (self._jobs, 20),
         ]
         self._threads = [
-            threading.Thread(target=self._repeat, args=(step, pause, random.Random(number)), name=f"demo {number}", daemon=True)
+            threading.Thread(target=self._repeat, args=(step, pause, random.Random(number)), name=f"demo {number}", daemon=True)  # noqa: S311 - made-up load
             for number, (step, pause) in enumerate(steps)
         ]  # fmt: skip
         for thread in self._threads:

@@ -115,6 +115,10 @@ def add_job_backup(command: argparse.ArgumentParser) -> None:
         "--archive-to", metavar="DIR|URL",
         help="where job archive_files writes (environment: PGVIGIL_ARCHIVE); credentials of a URL come from the environment",
     )  # fmt: skip
+    command.add_argument_group("telemetry server").add_argument(
+        "--telemetry-url", metavar="URL",
+        help="the database that job holds sends legal holds to (environment: PGVIGIL_TELEMETRY_URL)",
+    )  # fmt: skip
 
 
 def add_json(command: argparse.ArgumentParser, help: str = "print one JSON document instead of the report") -> None:

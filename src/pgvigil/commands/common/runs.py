@@ -32,7 +32,7 @@ def print_outcome(outcome: Outcome, target: Target) -> None:
         verdict = f"; the schema meets {spec}" if spec else "; no spec is declared, so nothing was compared"
     if not outcome.applied:
         print(
-            f"nothing to revert: the database stands at {start}"
+            f"nothing to revert: the database is at {start}"
             if outcome.reverted
             else f"up to date at revision {end}{verdict}"
         )
@@ -65,7 +65,7 @@ def print_looks(target: Target) -> None:
         "whether all is in order": ("health",),
         "the pages: metrics, maintenance, recorder and others": ("help",),
     }
-    print("\nLook around:")
+    print("\nNext: look around with these:")
     for about, words in looks.items():
         command = project.command(*words, option="" if words == ("help",) else target.option)
         print(f"  {command:<40}  {about}" if len(command) <= 40 else f"  {command}\n      {about}")
@@ -98,7 +98,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
     if (getattr(arguments, "backup", None) == "command") != bool(getattr(arguments, "backup_command", None)):
         raise UsageError("--backup command and --backup-command CMD go together", "Give both or neither.")
     if getattr(arguments, "max_lock_ms", None) is not None and not arguments.rehearse:
-        raise UsageError("--max-lock-ms is what a rehearsal is held against", "Add --rehearse.")
+        raise UsageError("--max-lock-ms is the limit of a rehearsal", "Add --rehearse.")
     return Options(
         schema=arguments.schema,
         backup_directory=getattr(arguments, "backup_dir", None) or (config.backup_directory if config else None),

@@ -7,7 +7,9 @@ spelt as in SQL; one in the application's schema is without its schema.
 
 from __future__ import annotations
 
-from pgvigil.validate.catalog.queries_rare_kinds import OTHERS, SERVERS
+from pgvigil.validate.catalog.queries_rare_kinds import OTHERS
+from pgvigil.validate.catalog.queries_rights import GRANTS
+from pgvigil.validate.catalog.queries_server import SERVER
 from pgvigil.validate.catalog.sql_fragments import (
     FUNCTION_PATH,
     collation,
@@ -16,6 +18,7 @@ from pgvigil.validate.catalog.sql_fragments import (
     named,
     names_of,
     no_member,
+    only_with,
     operator,
     options_of,
     routine,
@@ -52,69 +55,6 @@ WITH RECURSIVE named AS (
     JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 )"""
 
-_SERVER = """
-SELECT json_build_object(
-    'version', current_setting('server_version'), 'version_num', current_setting('server_version_num')::integer,
-    'database', current_database(), 'role', current_user, 'now', extract(epoch FROM clock_timestamp())::double precision,
-    'schema_there', EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s),
-    'roles', ARRAY(SELECT rolname FROM pg_roles),
-    'powers', (SELECT coalesce(json_object_agg(r.rolname, array_remove(ARRAY[
-                   CASE WHEN r.rolsuper THEN 'SUPERUSER' END, CASE WHEN r.rolcanlogin THEN 'LOGIN' END,
-                   CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
-                   CASE WHEN r.rolcreatedb THEN 'CREATEDB' END, CASE WHEN r.rolreplication THEN 'REPLICATION' END,
-                   CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END], NULL)
-                   || ARRAY(SELECT 'member of ' || m.roleid::regrole FROM pg_auth_members m WHERE m.member = r.oid ORDER BY 1)), '{}')
-               FROM pg_roles r WHERE r.rolname = ANY (%(roles)s)),
-    'settings', (SELECT coalesce(json_agg(json_build_array(split_part(c, '=', 1), substr(c, strpos(c, '=') + 1), s.setdatabase <> 0,
-                                                           r.rolname,
-                                                           NOT r.rolsuper AND EXISTS (
-                                                               SELECT FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
-                                                               WHERE n.nspname = %(schema)s AND t.relname = ANY (%(names)s) AND t.relkind IN ('r', 'p')
-                                                                 AND has_table_privilege(r.oid, t.oid, 'INSERT, UPDATE, DELETE')))), '[]')
-                 FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) c
-                 WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-                   AND (split_part(c, '=', 1) IN ('session_replication_role', 'search_path') OR starts_with(c, 'pgvigil.'))),
-    'own_settings', (SELECT coalesce(json_object_agg(name, value), '{}') FROM (
-                        SELECT name, current_setting(name, true) FROM unnest('{pgvigil.skip_activity,pgvigil.instrumentation,pgvigil.only_to_read,pgvigil.activity_granularity}'::text[]) name
-                     ) s (name, value) WHERE value <> ''),
-    'without_usage', ARRAY(SELECT r.rolname FROM pg_roles r, pg_namespace n
-                           WHERE n.nspname = %(schema)s AND NOT has_schema_privilege(r.oid, n.oid, 'USAGE')
-                             AND (r.rolname = ANY (%(roles)s)
-                                  OR r.oid = (SELECT t.relowner FROM pg_class t WHERE t.relnamespace = n.oid AND t.relname = 'sessions'))
-                           ORDER BY 1),
-    'shadows', ARRAY(SELECT DISTINCT n.nspname FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
-                     WHERE t.relname = ANY (%(names)s) AND n.nspname <> %(schema)s AND t.relkind IN ('r', 'p', 'v', 'm', 'f')),
-    'members', (SELECT coalesce(json_agg(json_build_array(coalesce(f.path, i.type || ' ' || i.identity), e.extname) ORDER BY 1), '[]')
-                FROM pg_extension e JOIN pg_namespace x ON x.oid = e.extnamespace
-                JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
-                JOIN (SELECT 'pg_proc'::regclass AS class, p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY (%(own)s)
-                      UNION ALL
-                      SELECT 'pg_type'::regclass, y.oid FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
-                      WHERE n.nspname = ANY (%(own)s) AND y.typcategory <> 'A'
-                        AND (y.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = y.typrelid AND c.relkind = 'c'))
-                      UNION ALL
-                      SELECT 'pg_class'::regclass, t.oid FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
-                      WHERE n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s AND t.relname = ANY (%(names)s)) o ON o.class = d.classid AND o.oid = d.objid
-                CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) i
-                LEFT JOIN LATERAL (SELECT FUNCTION_PATH AS path FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                                   WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid) f ON true
-                WHERE x.nspname <> ALL (%(own)s)),
-    'configured', CASE WHEN current_setting('session_replication_role') = 'replica'
-                       THEN EXISTS (SELECT FROM pg_settings WHERE name = 'session_replication_role' AND source = 'configuration file')
-                       ELSE false END,
-    'default_grants', (SELECT coalesce(json_agg(json_build_array(n.nspname, d.defaclobjtype, r.rolname,
-                                                                coalesce(g.rolname, 'PUBLIC'), e.privilege_type, e.is_grantable, e.given, r.rolsuper)), '[]')
-                       FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole
-                       CROSS JOIN LATERAL (
-                           SELECT grantee, privilege_type, is_grantable, true AS given FROM aclexplode(d.defaclacl)
-                           UNION ALL
-                           (SELECT grantee, privilege_type, is_grantable, false
-                            FROM aclexplode(acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)) WHERE d.defaclnamespace = 0
-                            EXCEPT SELECT grantee, privilege_type, is_grantable, false FROM aclexplode(d.defaclacl))) e
-                       LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace LEFT JOIN pg_roles g ON g.oid = e.grantee))""".replace(
-    "FUNCTION_PATH", FUNCTION_PATH
-)
-
 _RELATIONS = f"""
 SELECT t.label, t.kind || t.label, json_build_object(
     'kind', CASE c.relkind WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table'
@@ -134,8 +74,8 @@ SELECT t.label, t.kind || t.label, json_build_object(
     'replica_identity', CASE WHEN c.relkind IN ('r', 'p') THEN CASE c.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING'
         WHEN 'i' THEN (SELECT 'USING INDEX ' || {spelt("x.relname")} FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
                        WHERE i.indrelid = c.oid AND i.indisreplident) END END,
-    'server', (SELECT {spelt("srvname")} FROM pg_foreign_table f JOIN pg_foreign_server v ON v.oid = f.ftserver WHERE f.ftrelid = c.oid),
-    'options', (SELECT {options_of("f.ftoptions")} FROM pg_foreign_table f WHERE f.ftrelid = c.oid),
+    'server', {only_with("server", f"(SELECT {spelt('srvname')} FROM pg_foreign_table f JOIN pg_foreign_server v ON v.oid = f.ftserver WHERE f.ftrelid = c.oid)", "NULL")},
+    'options', {only_with("server", f"(SELECT {options_of('f.ftoptions')} FROM pg_foreign_table f WHERE f.ftrelid = c.oid)", "NULL")},
     'definition', CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END,
     'type', format_type(q.seqtypid, NULL), 'increment', nullif(q.seqincrement, 1), 'start', q.seqstart, 'minimum', q.seqmin,
     'maximum', q.seqmax, 'cache', nullif(q.seqcache, 1), 'cycle', nullif(q.seqcycle, false),
@@ -164,6 +104,17 @@ LEFT JOIN LATERAL (SELECT {label("n.nspname", "r.relname")} || '.' || {spelt("a.
                    WHERE c.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
                      AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')) o ON true"""
 
+# Only PostgreSQL 18 has a constraint for it.
+_NOT_NULL = f"""'not_null', CASE WHEN nn.conname <> k.relname || '_' || a.attname || '_not_null' AND (octet_length(k.relname::text || a.attname) < 53 OR nn.conname !~ '_not_null\\d*$')
+                     THEN {spelt("nn.conname")} END,
+    'not_null_comment', nz.description,
+    """
+_NOT_NULL_FROM = """JOIN pg_class k ON k.oid = a.attrelid
+LEFT JOIN pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n' AND nn.conkey[1] = a.attnum AND nn.conislocal AND NOT nn.connoinherit
+                              AND nn.convalidated AND a.attnotnull
+LEFT JOIN pg_description nz ON nz.objoid = nn.oid AND nz.classoid = 'pg_constraint'::regclass AND nz.objsubid = 0
+"""
+
 _COLUMNS = f"""
 SELECT t.label, 'column ' || t.label || '.' || {spelt("a.attname")}, json_build_object(
     'type', format_type(a.atttypid, a.atttypmod),
@@ -178,15 +129,9 @@ SELECT t.label, 'column ' || t.label || '.' || {spelt("a.attname")}, json_build_
     'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
     'options', {options_of("a.attfdwoptions")},
     'inherited', CASE WHEN NOT a.attislocal THEN true END,
-    'not_null', CASE WHEN nn.conname <> k.relname || '_' || a.attname || '_not_null' AND (octet_length(k.relname::text || a.attname) < 53 OR nn.conname !~ '_not_null\\d*$')
-                     THEN {spelt("nn.conname")} END,
-    'not_null_comment', nz.description,
-    'comment', z.description)
-FROM target t JOIN pg_class k ON k.oid = t.oid JOIN pg_attribute a ON a.attrelid = t.oid JOIN pg_type y ON y.oid = a.atttypid
-LEFT JOIN pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n' AND nn.conkey[1] = a.attnum AND nn.conislocal AND NOT nn.connoinherit
-                              AND nn.convalidated AND a.attnotnull
-LEFT JOIN pg_description nz ON nz.objoid = nn.oid AND nz.classoid = 'pg_constraint'::regclass AND nz.objsubid = 0
-LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+{only_with("named_not_null", _NOT_NULL)}    'comment', z.description)
+FROM target t JOIN pg_attribute a ON a.attrelid = t.oid JOIN pg_type y ON y.oid = a.atttypid
+{only_with("named_not_null", _NOT_NULL_FROM)}LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 {comment_of("pg_class", "a.attrelid", "a.attnum")}
 WHERE a.attnum > 0 AND NOT a.attisdropped AND t.relkind <> 'S'
 ORDER BY a.attrelid, a.attnum"""
@@ -267,6 +212,19 @@ LEFT JOIN pg_trigger parent ON parent.oid = g.tgparentid LEFT JOIN pg_constraint
 WHERE (NOT g.tgisinternal OR g.tgparentid <> 0 AND (c.contype IS NULL OR c.contype = 't'))  -- a clone is internal in 14
   AND (g.tgparentid = 0 OR g.tgenabled <> parent.tgenabled)"""
 
+_AGGREGATE = f"""(SELECT json_strip_nulls(json_build_object('SFUNC', {routine("g.aggtransfn")}, 'STYPE', format_type(g.aggtranstype, NULL),
+                    'SSPACE', nullif(g.aggtransspace, 0), 'FINALFUNC', {routine("g.aggfinalfn")},
+                    'FINALFUNC_EXTRA', nullif(g.aggfinalextra, false), 'FINALFUNC_MODIFY', CASE g.aggfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
+                    'COMBINEFUNC', {routine("g.aggcombinefn")}, 'SERIALFUNC', {routine("g.aggserialfn")},
+                    'DESERIALFUNC', {routine("g.aggdeserialfn")}, 'INITCOND', g.agginitval,
+                    'MSFUNC', {routine("g.aggmtransfn")}, 'MINVFUNC', {routine("g.aggminvtransfn")},
+                    'MSTYPE', CASE WHEN g.aggmtranstype <> 0 THEN format_type(g.aggmtranstype, NULL) END,
+                    'MFINALFUNC', {routine("g.aggmfinalfn")}, 'MINITCOND', g.aggminitval,
+                    'SORTOP', CASE WHEN g.aggsortop <> 0 THEN {operator("g.aggsortop")} END,
+                    'MSSPACE', nullif(g.aggmtransspace, 0),
+                    'MFINALFUNC_EXTRA', nullif(g.aggmfinalextra, false), 'MFINALFUNC_MODIFY', CASE g.aggmfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
+                    'HYPOTHETICAL', CASE WHEN g.aggkind = 'h' THEN true END)) FROM pg_aggregate g WHERE g.aggfnoid = p.oid)"""
+
 _FUNCTIONS = f"""
 SELECT '', {FUNCTION_PATH},
   json_build_object(
@@ -284,53 +242,32 @@ SELECT '', {FUNCTION_PATH},
     'body', CASE WHEN p.prokind <> 'a' THEN coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) END,
     'atomic', CASE WHEN p.prosqlbody IS NOT NULL THEN true END,
     'library', p.probin,
-    'aggregate', (SELECT json_strip_nulls(json_build_object('SFUNC', {routine("g.aggtransfn")}, 'STYPE', format_type(g.aggtranstype, NULL),
-                    'SSPACE', nullif(g.aggtransspace, 0), 'FINALFUNC', {routine("g.aggfinalfn")},
-                    'FINALFUNC_EXTRA', nullif(g.aggfinalextra, false), 'FINALFUNC_MODIFY', CASE g.aggfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
-                    'COMBINEFUNC', {routine("g.aggcombinefn")}, 'SERIALFUNC', {routine("g.aggserialfn")},
-                    'DESERIALFUNC', {routine("g.aggdeserialfn")}, 'INITCOND', g.agginitval,
-                    'MSFUNC', {routine("g.aggmtransfn")}, 'MINVFUNC', {routine("g.aggminvtransfn")},
-                    'MSTYPE', CASE WHEN g.aggmtranstype <> 0 THEN format_type(g.aggmtranstype, NULL) END,
-                    'MFINALFUNC', {routine("g.aggmfinalfn")}, 'MINITCOND', g.aggminitval,
-                    'SORTOP', CASE WHEN g.aggsortop <> 0 THEN {operator("g.aggsortop")} END,
-                    'MSSPACE', nullif(g.aggmtransspace, 0),
-                    'MFINALFUNC_EXTRA', nullif(g.aggmfinalextra, false), 'MFINALFUNC_MODIFY', CASE g.aggmfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
-                    'HYPOTHETICAL', CASE WHEN g.aggkind = 'h' THEN true END)) FROM pg_aggregate g WHERE g.aggfnoid = p.oid),
+    'aggregate', {only_with("aggregate", _AGGREGATE, "NULL")},
     'constructor', CASE WHEN p.prolang = 12 AND p.prosrc ~ '^(multi)?range_constructor' AND EXISTS (
         SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'i') THEN true END,
     'owned_by', pg_get_userbyid(p.proowner), 'comment', obj_description(p.oid, 'pg_proc'))
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
 WHERE n.nspname = ANY (%(own)s) AND {no_member("pg_proc", "p.oid")}"""
 
-_TYPES = f"""
-SELECT '', 'type ' || {label("n.nspname", "y.typname")}, json_build_object(
-    'kind', CASE WHEN NOT y.typisdefined THEN 'shell' ELSE CASE y.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range' ELSE 'base' END END,
-    'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid),
-    'type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) END,
-    'nullable', CASE WHEN y.typnotnull THEN false END,
-    'default', pg_get_expr(y.typdefaultbin, 0),
-    'collation', CASE WHEN y.typtype = 'd' AND y.typcollation <> b.typcollation THEN {collation("y.typcollation")} END,
-    'checks', (SELECT json_object_agg({spelt("c.conname")}, pg_get_constraintdef(c.oid) ORDER BY c.conname)
-               FROM pg_constraint c WHERE c.contypid = y.oid AND c.contype = 'c'),
-    'columns', CASE WHEN y.typtype = 'c' THEN (
+_NOT_NULL_OF_DOMAIN = f"""(SELECT {spelt("c.conname")} FROM pg_constraint c
+               WHERE c.contypid = y.oid AND c.contype = 'n' AND c.conname <> y.typname || '_not_null'
+                 AND (octet_length(y.typname::text) < 54 OR c.conname !~ '_not_null\\d*$'))"""
+
+_ATTRIBUTES = f"""CASE WHEN y.typtype = 'c' THEN (
         SELECT json_agg({spelt("a.attname")} || ' ' || format_type(a.atttypid, a.atttypmod)
                         || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || {collation("a.attcollation")} ELSE '' END
                         ORDER BY a.attnum)
-        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END,
-    'comments', CASE y.typtype WHEN 'd' THEN (
-        SELECT json_object_agg({spelt("c.conname")}, z.description ORDER BY c.conname)
-        FROM pg_constraint c {comment_of("pg_constraint", "c.oid")} WHERE c.contypid = y.oid AND z.description IS NOT NULL)
-        WHEN 'c' THEN (
-        SELECT json_object_agg({spelt("a.attname")}, z.description ORDER BY a.attname)
-        FROM pg_attribute a {comment_of("pg_class", "a.attrelid", "a.attnum")} WHERE a.attrelid = y.typrelid AND z.description IS NOT NULL) END,
-    'range', (SELECT json_strip_nulls(json_build_object('SUBTYPE', format_type(r.rngsubtype, NULL), 'SUBTYPE_OPCLASS', CASE WHEN NOT o.opcdefault THEN {named("pg_opclass", "opc", "o.oid")} END,
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END"""
+
+_RANGE = f"""(SELECT json_strip_nulls(json_build_object('SUBTYPE', format_type(r.rngsubtype, NULL), 'SUBTYPE_OPCLASS', CASE WHEN NOT o.opcdefault THEN {named("pg_opclass", "opc", "o.oid")} END,
                         'COLLATION', CASE WHEN r.rngcollation <> s.typcollation THEN {collation("r.rngcollation")} END,
                         'CANONICAL', {routine("r.rngcanonical")}, 'SUBTYPE_DIFF', {routine("r.rngsubdiff")},
                         'MULTIRANGE_TYPE_NAME', CASE WHEN mt.typnamespace <> y.typnamespace OR mt.typname::text <> CASE WHEN strpos(y.typname, 'range') > 0
                             THEN overlay(y.typname::text PLACING 'multirange' FROM strpos(y.typname, 'range') FOR 5) ELSE y.typname || '_multirange' END
                             THEN {label("mn.nspname", "mt.typname")} END))
-              FROM pg_range r JOIN pg_type mt ON mt.oid = r.rngmultitypid JOIN pg_namespace mn ON mn.oid = mt.typnamespace JOIN pg_opclass o ON o.oid = r.rngsubopc JOIN pg_type s ON s.oid = r.rngsubtype WHERE r.rngtypid = y.oid),
-    'base', CASE WHEN y.typtype = 'b' AND y.typisdefined THEN json_strip_nulls(json_build_object(
+              FROM pg_range r JOIN pg_type mt ON mt.oid = r.rngmultitypid JOIN pg_namespace mn ON mn.oid = mt.typnamespace JOIN pg_opclass o ON o.oid = r.rngsubopc JOIN pg_type s ON s.oid = r.rngsubtype WHERE r.rngtypid = y.oid)"""
+
+_BASE = f"""CASE WHEN y.typtype = 'b' AND y.typisdefined THEN json_strip_nulls(json_build_object(
         'INPUT', {routine("y.typinput")}, 'OUTPUT', {routine("y.typoutput")}, 'RECEIVE', {routine("y.typreceive")}, 'SEND', {routine("y.typsend")},
         'TYPMOD_IN', {routine("y.typmodin")}, 'TYPMOD_OUT', {routine("y.typmodout")}, 'ANALYZE', {routine("y.typanalyze")},
         'SUBSCRIPT', {routine("y.typsubscript")}, 'INTERNALLENGTH', CASE y.typlen WHEN -1 THEN 'VARIABLE' ELSE y.typlen::text END,
@@ -338,7 +275,28 @@ SELECT '', 'type ' || {label("n.nspname", "y.typname")}, json_build_object(
         'STORAGE', CASE y.typstorage WHEN 'e' THEN 'external' WHEN 'm' THEN 'main' WHEN 'x' THEN 'extended' END,
         'CATEGORY', nullif(y.typcategory, 'U'), 'PREFERRED', nullif(y.typispreferred, false), 'DEFAULT', y.typdefault,
         'ELEMENT', CASE WHEN y.typelem <> 0 THEN format_type(y.typelem, NULL) END, 'DELIMITER', nullif(y.typdelim, ','),
-        'COLLATABLE', nullif(y.typcollation <> 0, false))) END,
+        'COLLATABLE', nullif(y.typcollation <> 0, false))) END"""
+
+_TYPES = f"""
+SELECT '', 'type ' || {label("n.nspname", "y.typname")}, json_build_object(
+    'kind', CASE WHEN NOT y.typisdefined THEN 'shell' ELSE CASE y.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range' ELSE 'base' END END,
+    'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid),
+    'type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) END,
+    'nullable', CASE WHEN y.typnotnull THEN false END,
+    'not_null', {only_with("named_not_null", _NOT_NULL_OF_DOMAIN, "NULL")},
+    'default', pg_get_expr(y.typdefaultbin, 0),
+    'collation', CASE WHEN y.typtype = 'd' AND y.typcollation <> b.typcollation THEN {collation("y.typcollation")} END,
+    'checks', (SELECT json_object_agg({spelt("c.conname")}, pg_get_constraintdef(c.oid) ORDER BY c.conname)
+               FROM pg_constraint c WHERE c.contypid = y.oid AND c.contype = 'c'),
+    'columns', {only_with("type_composite", _ATTRIBUTES, "NULL")},
+    'comments', CASE y.typtype WHEN 'd' THEN (
+        SELECT json_object_agg({spelt("c.conname")}, z.description ORDER BY c.conname)
+        FROM pg_constraint c {comment_of("pg_constraint", "c.oid")} WHERE c.contypid = y.oid AND z.description IS NOT NULL)
+        WHEN 'c' THEN (
+        SELECT json_object_agg({spelt("a.attname")}, z.description ORDER BY a.attname)
+        FROM pg_attribute a {comment_of("pg_class", "a.attrelid", "a.attnum")} WHERE a.attrelid = y.typrelid AND z.description IS NOT NULL) END,
+    'range', {only_with("type_range", _RANGE, "NULL")},
+    'base', {only_with("type_base", _BASE, "NULL")},
     'owned_by', pg_get_userbyid(y.typowner), 'comment', obj_description(y.oid, 'pg_type'))
 FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
 LEFT JOIN pg_type b ON b.oid = y.typbasetype LEFT JOIN pg_class c ON c.oid = y.typrelid
@@ -346,102 +304,26 @@ WHERE n.nspname = ANY (%(own)s) AND (y.typtype IN ('e', 'd', 'r') OR y.typtype =
                                      OR y.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = y.oid))
   AND {no_member("pg_type", "y.oid")}"""
 
-# Rights beyond those that come with an object, and those of them that were taken away. A right that only a newer server
-# knows is not missed where an upgrade did not bring it.
-_GRANTS = f"""
-SELECT o.label, CASE WHEN e.given THEN 'grant on ' ELSE 'revocation on ' END || o.path || CASE WHEN e.given THEN ' to ' ELSE ' from ' END
-       || coalesce({spelt("r.rolname")}, 'PUBLIC'),
-  json_build_object('privileges', json_agg(e.privilege_type || CASE WHEN e.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END ORDER BY e.privilege_type)),
-  coalesce(r.rolname, 'PUBLIC'), o.owner = e.grantee
-FROM (
-    SELECT t.label, t.kind || t.label AS path, c.relacl AS acl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, c.relowner) AS usual, c.relowner AS owner
-    FROM target t JOIN pg_class c ON c.oid = t.oid WHERE c.relacl IS NOT NULL
-    UNION ALL
-    SELECT t.label, 'column ' || t.label || '.' || {spelt("a.attname")}, a.attacl, acldefault('c', c.relowner), c.relowner
-    FROM target t JOIN pg_class c ON c.oid = t.oid JOIN pg_attribute a ON a.attrelid = t.oid WHERE a.attacl IS NOT NULL AND NOT a.attisdropped
-    UNION ALL
-    SELECT '', {FUNCTION_PATH},
-           p.proacl, acldefault('f', p.proowner), p.proowner
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname = ANY (%(own)s) AND p.proacl IS NOT NULL AND {no_member("pg_proc", "p.oid")}
-    UNION ALL
-    SELECT '', 'type ' || {label("n.nspname", "y.typname")}, y.typacl, acldefault('T', y.typowner), y.typowner
-    FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
-    WHERE n.nspname = ANY (%(own)s) AND y.typacl IS NOT NULL AND {no_member("pg_type", "y.oid")}
-    UNION ALL
-    SELECT '', 'schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {spelt("n.nspname")} END, n.nspacl,
-           coalesce((SELECT initprivs FROM pg_init_privs i WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0),
-                    acldefault('n', n.nspowner)), n.nspowner
-    FROM pg_namespace n WHERE (n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s) AND n.nspacl IS NOT NULL
-    UNION ALL  -- objects of the server itself: what somebody gave or took after initdb
-    SELECT '', {FUNCTION_PATH}, p.proacl, coalesce(i.initprivs, acldefault('f', p.proowner)), p.proowner
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    LEFT JOIN pg_init_privs i ON i.classoid = 'pg_proc'::regclass AND i.objoid = p.oid AND i.objsubid = 0
-    WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND p.proacl IS DISTINCT FROM i.initprivs AND p.proacl IS NOT NULL
-      AND {no_member("pg_proc", "p.oid")}
-    UNION ALL
-    SELECT '', CASE c.relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || {label("n.nspname", "c.relname")}, c.relacl,
-           coalesce(i.initprivs, acldefault('r', c.relowner)), c.relowner
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = 0
-    WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND c.relkind IN ('r', 'v')
-      AND c.relacl IS DISTINCT FROM i.initprivs AND c.relacl IS NOT NULL AND {no_member("pg_class", "c.oid")}
-    UNION ALL
-    SELECT '', 'column ' || {label("n.nspname", "c.relname")} || '.' || {spelt("a.attname")}, a.attacl, coalesce(i.initprivs, acldefault('c', c.relowner)), c.relowner
-    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = a.attnum
-    WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND a.attacl IS DISTINCT FROM i.initprivs AND a.attacl IS NOT NULL
-      AND {no_member("pg_class", "c.oid")}
-    UNION ALL
-    SELECT '', 'schema ' || n.nspname, n.nspacl, coalesce(i.initprivs, acldefault('n', n.nspowner)), n.nspowner
-    FROM pg_namespace n LEFT JOIN pg_init_privs i ON i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0
-    WHERE %(everywhere)s AND n.nspname IN ('pg_catalog', 'information_schema') AND n.nspacl IS DISTINCT FROM i.initprivs AND n.nspacl IS NOT NULL
-    UNION ALL
-    SELECT '', 'other foreign_data_wrapper ' || {spelt("w.fdwname")}, w.fdwacl, acldefault('F', w.fdwowner), w.fdwowner
-    FROM pg_foreign_data_wrapper w WHERE w.fdwacl IS NOT NULL AND {no_member("pg_foreign_data_wrapper", "w.oid")}
-      AND (%(everywhere)s OR EXISTS (SELECT FROM pg_foreign_server s WHERE s.srvfdw = w.oid AND s.oid IN ({SERVERS})))
-    UNION ALL
-    SELECT '', 'other server ' || {spelt("s.srvname")}, s.srvacl, acldefault('S', s.srvowner), s.srvowner
-    FROM pg_foreign_server s WHERE s.srvacl IS NOT NULL AND {no_member("pg_foreign_server", "s.oid")}
-      AND (%(everywhere)s OR s.oid IN ({SERVERS}))
-    UNION ALL
-    SELECT '', 'other language ' || {spelt("l.lanname")}, l.lanacl,
-           coalesce((SELECT initprivs FROM pg_init_privs i WHERE i.classoid = 'pg_language'::regclass AND i.objoid = l.oid AND i.objsubid = 0),
-                    acldefault('l', l.lanowner)), l.lanowner
-    FROM pg_language l WHERE %(everywhere)s AND l.lanacl IS NOT NULL
-    UNION ALL
-    SELECT '', 'database {{database}}', b.datacl, acldefault('d', b.datdba), b.datdba
-    FROM pg_database b WHERE %(everywhere)s AND b.datname = current_database() AND b.datacl IS NOT NULL
-) o CROSS JOIN LATERAL (
-    (SELECT true AS given, grantee, privilege_type, is_grantable FROM aclexplode(o.acl)
-     EXCEPT SELECT true, grantee, privilege_type, is_grantable FROM aclexplode(o.usual))
-    UNION ALL
-    (SELECT false, grantee, privilege_type, is_grantable FROM aclexplode(o.usual) u
-     WHERE NOT (u.grantee = o.owner AND u.privilege_type = 'MAINTAIN')
-     EXCEPT SELECT false, grantee, privilege_type, is_grantable FROM aclexplode(o.acl))
-) e LEFT JOIN pg_roles r ON r.oid = e.grantee
-WHERE NOT (e.grantee = o.owner AND e.privilege_type = 'MAINTAIN') AND e.privilege_type <> 'CONNECT'  -- who may come in is the server's business
-GROUP BY o.label, o.path, o.owner, e.given, e.grantee, r.rolname"""
 
-
-def _rows(query: str, width: int, *, target: bool = True) -> str:
+def _rows(query: str, width: int, target: str = _TARGET) -> str:
     names = ", ".join(f"j.c{n}" for n in range(width))
     columns = ", ".join(f"c{n}" for n in range(width))
     return (
-        f"{_TARGET if target else ''} SELECT coalesce(json_strip_nulls(json_agg(json_build_array({names}))), '[]')::text"
-        f" FROM ({query}) AS j ({columns})"
+        f"{target} SELECT coalesce(json_strip_nulls(json_agg(json_build_array({names}))), '[]')::text"
+        f" FROM ({query}\n) AS j ({columns})"
     )
 
 
+# Each with pieces in it, see for_kinds().
 QUERIES = {
-    "server": f"SELECT ({_SERVER})::text",
+    "server": f"SELECT ({SERVER})::text",
     "relations": _rows(_RELATIONS, 4),
     "columns": _rows(_COLUMNS, 3),
     "constraints": _rows(_CONSTRAINTS, 4),
     "indexes": _rows(_INDEXES, 4),
     "triggers": _rows(_TRIGGERS, 3),
-    "functions": _rows(_FUNCTIONS, 3, target=False),
-    "types": _rows(_TYPES, 3, target=False),
-    "others": _rows(OTHERS, 3),
-    "grants": _rows(_GRANTS, 5),
+    "functions": _rows(_FUNCTIONS, 3, ""),
+    "types": _rows(_TYPES, 3, ""),
+    "others": _rows(OTHERS, 3, only_with("on_relation", _TARGET)),
+    "grants": _rows(GRANTS, 5, only_with("rights", _TARGET)),
 }

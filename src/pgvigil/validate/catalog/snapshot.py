@@ -3,6 +3,8 @@
 A snapshot is objects by path, each with its attributes as the server prints them and as a spec spells them. The server
 prints with the application's schema alone on its search_path: what lies there is printed without a schema, whatever the
 schema is called, and everything else with one.
+
+More than 400 lines: the reading and the understanding of the answers change together, with the queries.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from psycopg.pq import TransactionStatus
 from pgvigil.database import beside
 from pgvigil.errors import ConnectError, LockedError
 from pgvigil.validate.catalog.identifiers import RESERVED, quoted, unquoted
+from pgvigil.validate.catalog.presence import PRESENT, kinds_to_ask_for
 from pgvigil.validate.catalog.queries import QUERIES
+from pgvigil.validate.catalog.sql_fragments import for_kinds
 
 Connection = psycopg.Connection[Any]
 Attributes = dict[str, Any]
@@ -40,6 +44,9 @@ PLAIN_TYPE = re.compile(
 
 # Half of the work. Indexes, constraints and triggers open every table: what one process has to open, the other need not.
 _ASIDE = ("indexes", "constraints", "triggers", "functions", "others")
+
+# Queries that are not sent where there is no object of the kind.
+_KIND_OF = {"triggers": "trigger", "functions": "function", "types": "type"}
 
 # What an object dropped between the snapshot and its printing looks like: the server prints from a newer catalog.
 _CHANGED = (errors.InternalError_, errors.UndefinedObject, errors.UndefinedTable, errors.UndefinedFunction)
@@ -58,6 +65,8 @@ _PINNED = {
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "jit": "off",
+    # Tables are joined in nearly the order written: to try all orders of eight takes longer than the worst of them.
+    "join_collapse_limit": "4",
     "lock_timeout": "10s",  # printing takes ACCESS SHARE; whoever holds ACCESS EXCLUSIVE that long is told of instead
     "statement_timeout": "60s",
 }
@@ -136,7 +145,7 @@ class Snapshot:
         """Raises ValueError for what is no snapshot."""
         parts = json.loads(text)
         if not (isinstance(parts, list) and [type(part) for part in parts] == [dict] * 4 and parts[0]):
-            raise ValueError("this is no snapshot of a catalog")
+            raise ValueError("this is not a snapshot of a catalog")
         return cls(schema, *parts)
 
 
@@ -180,8 +189,8 @@ def pinned(
         ) from error
     except (errors.CharacterNotInRepertoire, errors.UntranslatableCharacter) as error:
         raise ConnectError(
-            f"A name or a comment in this database is no text in its encoding: {error.diag.message_primary}",
-            "Find it with psql, as \\d and \\dd show it, and write it anew; nothing can be compared until then.",
+            f"A name or a comment in this database is not valid text in its encoding: {error.diag.message_primary}",
+            "Find it with psql, as \\d and \\dd show it, and write it again; nothing can be compared until then.",
         ) from error
 
 
@@ -229,8 +238,11 @@ _EARLY = ("server", "types", "others")
 def read_early(conn: Connection, scope: Scope, schema: str) -> Answers:
     """The part of a snapshot that a migration can have read before it locks tables; nothing where an event trigger may change it."""
     with pinned(conn, schema, read_only=True, opened=True):
-        row = conn.execute("SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtenabled <> 'D')").fetchone()
-        return {} if row and row[0] else _answers(conn, _EARLY, _parameters(conn, scope, schema))
+        row = conn.execute(
+            f"SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtenabled <> 'D'), {PRESENT}"
+        ).fetchone()
+        parameters = _parameters(conn, scope, schema)
+        return {} if row is None or row[0] else _answers(conn, _EARLY, parameters, _kinds(parameters, row[1]))
 
 
 def snapshot(conn: Connection, scope: Scope, schema: str, early: Answers | None = None) -> Snapshot:
@@ -239,18 +251,19 @@ def snapshot(conn: Connection, scope: Scope, schema: str, early: Answers | None 
 
     def alone() -> Answers:
         with pinned(conn, schema, read_only=True, opened=True):
-            # Before a commit, tables are locked meanwhile: planned in the order written, in half the time.
-            conn.execute("SET LOCAL join_collapse_limit = 1")
-            return known | _answers(conn, [name for name in QUERIES if name not in known], parameters)
+            present = conn.execute(f"SELECT {PRESENT}").fetchone()[0]  # type: ignore[index]
+            left = [name for name in QUERIES if name not in known]
+            return known | _answers(conn, left, parameters, _kinds(parameters, present))
 
     def together() -> Answers:
         with ThreadPoolExecutor(1) as pool:
             second = pool.submit(beside, conn)
             with pinned(conn, schema, read_only=True, opened=True):
-                name = conn.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()[0]  # type: ignore[index]
-                aside = pool.submit(_aside, second, schema, name, parameters)
-                answers = _answers(conn, [name for name in QUERIES if name not in _ASIDE], parameters)
-                return answers | (aside.result() or _answers(conn, _ASIDE, parameters))
+                exported, present = conn.execute(f"SELECT pg_export_snapshot(), {PRESENT}").fetchone()  # type: ignore[misc]
+                kinds = _kinds(parameters, present)
+                aside = pool.submit(_aside, second, schema, exported, parameters, kinds)
+                answers = _answers(conn, [name for name in QUERIES if name not in _ASIDE], parameters, kinds)
+                return answers | (aside.result() or _answers(conn, _ASIDE, parameters, kinds))
 
     idle = conn.info.transaction_status == TransactionStatus.IDLE
     return _understood(again_if_changed(conn, together if idle else alone), schema, scope.declared)
@@ -270,7 +283,14 @@ def _parameters(conn: Connection, scope: Scope, schema: str) -> dict[str, Any]:
     }
 
 
-def _aside(second: Future[Connection], schema: str, exported: str, parameters: dict[str, Any]) -> Answers | None:
+def _kinds(parameters: dict[str, Any], present: list[str | None]) -> frozenset[str]:
+    named = bool(parameters["names"])
+    return kinds_to_ask_for(present, parameters["own"], everywhere=parameters["everywhere"], named=named)
+
+
+def _aside(
+    second: Future[Connection], schema: str, exported: str, parameters: dict[str, Any], kinds: frozenset[str]
+) -> Answers | None:
     """None without another connection, or where it has led to another server."""
     try:
         conn = second.result()
@@ -279,22 +299,23 @@ def _aside(second: Future[Connection], schema: str, exported: str, parameters: d
     with conn:
         try:
             with pinned(conn, schema, read_only=True, snapshot=exported, opened=True):
-                return _answers(conn, _ASIDE, parameters)
+                return _answers(conn, _ASIDE, parameters, kinds)
         except (errors.UndefinedObject, errors.InvalidParameterValue, errors.FeatureNotSupported):
             return None
 
 
-def _answers(conn: Connection, names: Iterable[str], parameters: dict[str, Any]) -> Answers:
+def _answers(conn: Connection, names: Iterable[str], parameters: dict[str, Any], kinds: frozenset[str]) -> Answers:
     """Each query is understood while pg_catalog alone is on the path, where nobody plants a function or an operator that
     fits better than the server's, and runs when the path is the one to print for.
     """
-    names = list(names)
+    none: Answers = {name: [] for name in names if name in _KIND_OF and _KIND_OF[name] not in kinds}
+    names = [name for name in names if name not in none]
     for name in names:
-        conn.execute(f"DECLARE pgvigil_{name} NO SCROLL CURSOR FOR {QUERIES[name]}", parameters)
+        conn.execute(f"DECLARE pgvigil_{name} NO SCROLL CURSOR FOR {for_kinds(QUERIES[name], kinds)}", parameters)
     print_for(conn, parameters["schema"])
     cursors = {name: conn.execute(f"FETCH ALL FROM pgvigil_{name}") for name in names}
     _only_catalog(conn)
-    return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
+    return none | {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
 
 
 def fetch(conn: Connection, schema: str, query: str, parameters: Sequence[Any] = ()) -> Any:

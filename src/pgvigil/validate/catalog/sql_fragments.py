@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
+# FirstNormalObjectId: objects that initdb makes have lower numbers, and pg_dump leaves them out.
+NOT_BUILT_IN = 16384
+
+_PIECE = re.compile("⟨([a-z_]+)⟩([^⟨⟩]*)⟨else⟩([^⟨⟩]*)⟨end⟩")
+
+
+def only_with(kind: str, text: str, otherwise: str = "") -> str:
+    """A piece of SQL that `for_kinds` keeps only where a database has such a kind. Pieces may contain pieces."""
+    return f"⟨{kind}⟩{text}⟨else⟩{otherwise}⟨end⟩"
+
+
+def for_kinds(query: str, kinds: frozenset[str]) -> str:
+    """The query without the pieces that would find nothing: to plan them takes longer than to run all the rest."""
+    while True:
+        query, changed = _PIECE.subn(lambda piece: piece[2] if piece[1] in kinds else piece[3], query)
+        if not changed:
+            return query
+
 
 def spelt(name: str) -> str:
     """In quotes where SQL needs them in all versions: what is a keyword of some only, or of no consequence, goes without."""
@@ -14,7 +34,12 @@ def label(schema: str, name: str) -> str:
 
 
 def no_member(catalog: str, oid: str) -> str:
-    """A member of an extension is the extension's business."""
+    """A member of an extension is the extension's business. For objects that initdb has not made."""
+    return only_with("member", no_built_in_member(catalog, oid), "true")
+
+
+def no_built_in_member(catalog: str, oid: str) -> str:
+    """The same for any object: plpgsql is an extension that initdb makes."""
     return f"""NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = '{catalog}'::regclass AND x.objid = {oid} AND x.deptype = 'e')"""
 
 

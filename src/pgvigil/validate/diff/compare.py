@@ -2,6 +2,8 @@
 
 Both are objects by path, with their attributes. What is wanted is compared raw first; where an expression is spelt in another
 way, the server is asked to read both.
+
+More than 400 lines, because every rule here reads both sides, the renames that were followed and the marks of the spec.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pgvigil.validate.catalog.identifiers import quoted, unquoted
 from pgvigil.validate.catalog.object_paths import GRANT, kind_of, of_grant
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
 from pgvigil.validate.catalog.spelling import canonical, table_storage, without_upkeep
-from pgvigil.validate.diff import equivalence, inherited, partitions, pg_dump_gaps, renames
+from pgvigil.validate.diff import equivalence, inherited, not_inherited, partitions, pg_dump_gaps, renames
 from pgvigil.validate.diff.default_rights import explained, owner_of
 from pgvigil.validate.diff.diff_builder import ABSENT, AttributeDiff, DiffBuilder
 from pgvigil.validate.diff.equivalence import Probe
@@ -221,7 +223,10 @@ class Comparison:
     def _part_of_missing(self, path: str) -> bool:
         """What stands on a missing relation, rights on a missing object, and what children inherit are told with it."""
         root = self.roots[path]
-        if kind_of(path) == "column" and inherited.is_of_parent(path, root, self.expected, self.found.objects):
+        if kind_of(path) == "column" and (
+            inherited.is_of_parent(path, root, self.expected, self.found.objects)
+            or inherited.is_change_of_type(root, self.expected, self.found.objects)
+        ):
             return True
         relations = {f"{kind} {root}" for kind in ("table", "view", "sequence")}
         if root and path not in relations and not relations & self.found.objects.keys():
@@ -248,7 +253,11 @@ class Comparison:
         objects = self.found.objects
         server = self.found.server
         copy = bool(server and self.declaration.database and server.database != self.declaration.database)
-        if not copy and not any("constructor" in of for side in (self.expected, objects) for of in side.values()):
+        if not copy and not any(
+            "constructor" in of or of.get("definition") == {}
+            for side in (self.expected, objects)
+            for of in side.values()
+        ):
             return noted
         for path in [*self.expected, *(path for path in objects if path not in self.expected)]:
             reason = pg_dump_gaps.left_out(path, self.expected, objects, copy=copy)
@@ -300,6 +309,11 @@ class Comparison:
         if mark and mark.optional:
             return
         kind, label, root = kind_of(path), path.partition(" ")[2], self.roots[path]
+        if kind == "constraint" and (name := not_inherited.inheriting(path, root, self.expected, self.found.objects)):
+            said = expected["definition"]
+            fix = not_inherited.repair(path, root, name)
+            self.collector.add("different", path, said, said.removesuffix(" NO INHERIT"), fix=fix)
+            return
         if kind == "grant" and self.found.server and not self._is_role(path):
             return  # told by itself
         if kind == "revocation" and path.startswith(_CALLS) and path.endswith(" from PUBLIC"):
@@ -408,6 +422,12 @@ class Comparison:
             free.add("owned_by")  # the server keeps it the owner of the table
         if kind in ("column", "type") and self._without_named_not_null:
             free |= {"not_null", "not_null_comment"}
+        elif "not_null" in there and kind == "column":
+            free |= (
+                {"not_null"}
+                if not_inherited.is_of_one(path, self.roots[path], self.expected, self.found.objects)
+                else set()
+            )
         if kind in ("index", "constraint", "column") and self._detached(path):
             free |= {"attached", "inherited", "not_null", "not_null_comment"}  # they are with its partition
         for key in {**expected, **there}:
@@ -437,6 +457,16 @@ class Comparison:
                 continue
             if canonical(key, a) == canonical(key, b):
                 continue
+            if key in ("inherited", "not_null", "not_null_comment") and inherited.has_other_parents(
+                self.roots[path], self.expected, self.found.objects
+            ):
+                continue
+            if kind in ("column", "table") and inherited.is_change_of_type(
+                self.roots[path], self.expected, self.found.objects, key
+            ):
+                continue
+            if key == "validated" and any("NOT ENFORCED" in of.get("definition", "") for of in (expected, there)):
+                continue  # such a constraint is never validated
             if key == "order":
                 a, b = _shared(a, b), _shared(b, a)
             elif key == "with":

@@ -42,14 +42,41 @@ def is_of_parent(path: str, root: str, here: Mapping[str, Attributes], there: Ma
     )
 
 
+def has_other_parents(root: str, expected: Mapping[str, Attributes], found: Mapping[str, Attributes]) -> bool:
+    """Return whether a table has left a parent: its columns are its own then, and are reported with it."""
+    right, there = (objects.get(f"table {root}", {}).get("inherits") for objects in (expected, found))
+    return bool(right != there)
+
+
+def is_change_of_type(
+    root: str, expected: Mapping[str, Attributes], found: Mapping[str, Attributes], key: str = "type"
+) -> bool:
+    """Return whether the columns of a typed table differ because its type does: ALTER TYPE … CASCADE reaches them."""
+    tables = [objects.get(f"table {root}", {}) for objects in (expected, found)]
+    type_ = f"type {tables[0].get('of_type')}"
+    return (
+        key in ("type", "collation", "order")
+        and "of_type" in tables[0]
+        and tables[0]["of_type"] == tables[1].get("of_type")
+        and type_ in expected
+        and expected[type_].get("columns") != found.get(type_, {}).get("columns")
+    )
+
+
 def is_left_by_parent(
     path: str, root: str, expected: Mapping[str, Attributes], found: Mapping[str, Attributes]
 ) -> bool:
-    """Whether a constraint became a partition's own when that was detached: to be attached again, it needs it."""
-    table = expected.get(f"table {root}", {})
-    if kind_of(path) != "constraint" or "partition_of" not in table or "partition_of" in found.get(f"table {root}", {}):
-        return False
+    """Return whether a constraint became a table's own when that left its parent: to come back, it needs it."""
+    table, there = (objects.get(f"table {root}", {}) for objects in (expected, found))
     name = path.removeprefix(f"constraint {root}.")
+    left = [parent for parent in table.get("inherits", ()) if parent not in there.get("inherits", ())]
+    if kind_of(path) == "constraint" and any(
+        expected.get(f"constraint {parent}.{name}", {}).get("definition") == found[path]["definition"]
+        for parent in left
+    ):
+        return True
+    if kind_of(path) != "constraint" or "partition_of" not in table or "partition_of" in there:
+        return False
     while parent := table.get("partition_of"):
         of = expected.get(f"constraint {parent}.{name}", {})
         if of.get("definition") == found[path]["definition"]:

@@ -13,6 +13,7 @@ FOREIGN_PARTITION = (
 )
 IDENTITY = "pg_dump does not carry the type of an identity's sequence, where it is not that of the column"
 ORDER = "pg_dump writes inherited columns first, and no command moves a column"
+_SHELL = "pg_dump leaves out an operator that only another one names, and that has no function yet"
 _CONSTRUCTOR = "pg_dump does not carry rights, owner or attributes of a range type's constructors"
 _MULTIRANGE = "pg_dump does not carry rights of a multirange; since PostgreSQL 17 it has those of its range"
 _LANGUAGES = "a database by another name: pg_dump does not carry rights on the languages of the server itself"
@@ -30,6 +31,8 @@ def left_out(path: str, expected: dict[str, Attributes], found: dict[str, Attrib
         return _MULTIRANGE
     if expected.get(of, {}).get("constructor") or found.get(of, {}).get("constructor"):
         return _CONSTRUCTOR
+    if kind_of(path) == "operator" and expected.get(path, {}).get("definition") == {} and path not in found:
+        return _SHELL
     if copy and (kind_of(path) == "setting" or of == "database {database}"):
         return _DATABASE
     if copy and re.match(r"\w+ information_schema\b", of):

@@ -2,6 +2,8 @@
 
 What a rename changes elsewhere (the text of a view, a foreign key's target) is read as it was before, so that one rename is
 one finding. What holds data is renamed back; nothing empty is made beside it.
+
+More than 400 lines: one search, whose kinds are taken in turn because each rename changes what the next ones read.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pgvigil.validate.catalog.identifiers import quoted, unquoted
 from pgvigil.validate.catalog.object_paths import kind_of, last_name
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot, usual_sequence
 from pgvigil.validate.catalog.spelling import canonical
+from pgvigil.validate.diff import inherited
 from pgvigil.validate.repair import ddl_routines
 from pgvigil.validate.spec.declaration import Mark
 
@@ -115,6 +118,7 @@ class _Search:
             and kind_of(path) in kinds
             and (not path.startswith("other ") or path.split(" ")[1] in _OTHERS)
             and not path.startswith("sequence of ")
+            and not inherited.is_change_of_type(self.roots[path], self.expected, self.found.objects)
             and not (
                 (mark := self.marks.get(path)) and (mark.optional or (not mark.ours and kind_of(path) != "column"))
             )

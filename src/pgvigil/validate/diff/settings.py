@@ -80,7 +80,7 @@ def _granularity(conn: Connection, value: str, least_active: float) -> str:
         with conn.transaction():
             row = conn.execute("SELECT pg_catalog.date_part('epoch', %s::pg_catalog.interval)", (value,)).fetchone()
     except psycopg.DataError:
-        return "this is no interval, and updates of sessions fail"
+        return "this is not an interval, and updates of sessions fail"
     seconds = row[0] if row else 0.0
     if seconds < 0:
         return "it is below 0"

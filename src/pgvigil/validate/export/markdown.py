@@ -1,4 +1,7 @@
-"""A reference of the schema for people, in Markdown, written from a spec and the comments on what it declares."""
+"""A reference of the schema for people, in Markdown, written from a spec and the comments on what it declares.
+
+More than 400 lines: one page, of which each kind of object has a section.
+"""
 
 from __future__ import annotations
 

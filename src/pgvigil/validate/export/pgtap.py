@@ -2,6 +2,8 @@
 
 pgTAP's own functions are used where they exist. Expressions are never compared as text alone: a restored database spells
 some of them anew. Where the texts differ, helpers of the script let the server read and print both.
+
+More than 400 lines: one script, to which each kind of object adds its tests.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.repair import ddl, ddl_relations, ddl_routines
 
 _OPTION = re.compile(r"""("(?:[^"]|"")*"|\w+) = (E?'(?:[^']|'')*'|[^,]+)""")
+_ATTRIBUTE = re.compile(r'("(?:[^"]|"")*"|\S+) (.*)', re.DOTALL)
 _BASE = ("RECEIVE", "SEND", "TYPMOD_IN", "TYPMOD_OUT", "ANALYZE", "SUBSCRIPT", "STORAGE")  # that ALTER TYPE can set
 
 
@@ -62,14 +63,18 @@ def alter_relation(word: str, label: str, key: str, expected: Attributes, found:
         return f"ALTER {word} {label} OPTIONS ({alter_options(expected, found)});"
     if key == "inherits":
         right, there = expected.get("inherits", []), found.get("inherits", [])
-        lines = [f"ALTER {word} {label} NO INHERIT {one};" for one in there if one not in right]
-        return "\n".join(lines + [f"ALTER {word} {label} INHERIT {one};" for one in right if one not in there])
+        first = [a for a, b in zip(right, there, strict=False) if a == b]  # a parent comes after those that are there
+        same = len(first) if right[: len(first)] == first == there[: len(first)] else 0
+        lines = [f"ALTER {word} {label} NO INHERIT {one};" for one in there[same:]]
+        return "\n".join(lines + [f"ALTER {word} {label} INHERIT {one};" for one in right[same:]])
     if key == "of_type":
         return f"ALTER {word} {label} {f'OF {expected[key]}' if key in expected else 'NOT OF'};"
     if key == "partition_of" and key in expected and key not in found:
         return ddl_relations.attach(label, expected)
     if key == "partition_of" and key in found and key not in expected:
         return f"ALTER TABLE {found[key]} DETACH PARTITION {label};"
+    if key == "bound" and expected.get("partition_of") == found.get("partition_of"):  # refused where a row does not fit
+        return f"ALTER TABLE {found['partition_of']} DETACH PARTITION {label};\n{ddl_relations.attach(label, expected)}"
     return ddl_relations.relation(label, key, expected)
 
 
@@ -189,10 +194,42 @@ def _labels(label: str, expected: list[str], found: list[str]) -> list[str]:
     return lines
 
 
+def _attribute(text: str) -> tuple[str, str]:
+    """Return the name and the type of an attribute, which is written as in CREATE TYPE."""
+    match = _ATTRIBUTE.fullmatch(text)
+    return (match[1], match[2]) if match else (text, "")
+
+
+def _attributes(label: str, expected: list[str], found: list[str]) -> list[str]:
+    """One in whose place another of the same type is has been renamed. One can be added at the end alone."""
+    right, there = (dict(map(_attribute, columns)) for columns in (expected, found))
+    lines = []
+    if len(right) == len(there):
+        for (name, type_), (old, same) in zip(right.items(), list(there.items()), strict=True):
+            if name not in there and old not in right and type_ == same:
+                lines.append(f"ALTER TYPE {label} RENAME ATTRIBUTE {old} TO {name} CASCADE;")
+                there = {name if one == old else one: of for one, of in there.items()}
+    extra = [name for name in there if name not in right]
+    left = [name for name in there if name in right]
+    if [*left, *(name for name in right if name not in left)] != list(right):
+        return [
+            *lines,
+            sql_text.remark(f"Attributes of {label}: no command moves an attribute, or adds one before another"),
+        ]
+    lines += [f"-- ALTER TYPE {label} DROP ATTRIBUTE {name} CASCADE;" for name in extra]
+    for name, type_ in right.items():
+        verb = "ADD ATTRIBUTE" if name not in left else "ALTER ATTRIBUTE" if type_ != there[name] else ""
+        if verb:
+            lines.append(f"ALTER TYPE {label} {verb} {name}{' TYPE' * (name in left)} {type_} CASCADE;")
+    return lines
+
+
 def alter_type(label: str, expected: Attributes, found: Attributes, keys: list[str]) -> str:
     lines = []
     if "labels" in keys:
         lines += _labels(label, expected.get("labels", []), found.get("labels", []))
+    if "columns" in keys:
+        lines += _attributes(label, expected["columns"], found["columns"])
     if "base" in keys:
         right, there = expected.get("base", {}), found.get("base", {})
         differing = [key for key in {**there, **right} if right.get(key) != there.get(key)]
@@ -204,7 +241,11 @@ def alter_type(label: str, expected: Attributes, found: Attributes, keys: list[s
         names = [of.pop("MULTIRANGE_TYPE_NAME", ddl_routines.usual_multirange(label)) for of in ranges]
         if ranges[0] == ranges[1]:
             lines.append(f"ALTER TYPE {names[1]} RENAME TO {last_name(names[0])};")
-    if "not_null" in keys:
+    named = "not_null" in keys
+    if named and expected.get("nullable") is False and "nullable" in keys and "not_null" in expected:
+        lines.append(f"ALTER DOMAIN {label} ADD CONSTRAINT {expected['not_null']} NOT NULL;")
+        keys = [key for key in keys if key != "nullable"]
+    elif named and "nullable" not in keys:
         usual = quoted(f"{unquoted(last_name(label))}_not_null")
         lines.append(
             f"ALTER DOMAIN {label} RENAME CONSTRAINT {found.get('not_null', usual)} TO {expected.get('not_null', usual)};"
@@ -217,7 +258,7 @@ def alter_type(label: str, expected: Attributes, found: Attributes, keys: list[s
             if "default" in expected
             else f"ALTER DOMAIN {label} DROP DEFAULT;"
         )
-    said = {}  # comments
+    said: dict[str, str | None] = {}  # comments
     if "comments" in keys:
         said = dict.fromkeys(found.get("comments", {})) | expected.get("comments", {})
     if "checks" in keys:
@@ -231,7 +272,11 @@ def alter_type(label: str, expected: Attributes, found: Attributes, keys: list[s
             for name, text in right.items()
             if there.get(name) != text
         ]
-    gone = found.get("checks", {}).keys() - expected.get("checks", {}).keys()
+    gone: set[str] = set(found.get("checks", {})) - set(expected.get("checks", {}))
+    if "columns" in keys:  # the repair says so where it cannot bring back an attribute
+        moved = any(line.startswith("-- Attributes of ") for line in lines)
+        kept = {_attribute(one)[0] for one in (found if moved else expected).get("columns", ())}
+        gone = {name for name in said if name not in kept}
     lines += [
         sql_text.comment_within(label, expected["kind"], name, text) for name, text in said.items() if name not in gone
     ]

@@ -99,7 +99,8 @@ def create_type(label: str, attributes: Attributes) -> str:
         text = f"CREATE DOMAIN {label} AS {attributes['type']}"
         text += f" COLLATE {attributes['collation']}" if "collation" in attributes else ""
         text += f" DEFAULT {attributes['default']}" if "default" in attributes else ""
-        text += " NOT NULL" * (attributes.get("nullable") is False)
+        named = f" CONSTRAINT {attributes['not_null']}" if "not_null" in attributes else ""
+        text += f"{named} NOT NULL" * (attributes.get("nullable") is False)
         checks = attributes.get("checks", {})
         old = {name: check for name, check in checks.items() if check.endswith(" NOT VALID")}
         text += "".join(f" CONSTRAINT {name} {check}" for name, check in checks.items() if name not in old)

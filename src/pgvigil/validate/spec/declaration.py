@@ -92,7 +92,9 @@ class Declaration:
         ]
         return Scope(
             tuple(schema if name == "{schema}" else unquoted(name) for name in self.schemas),
-            tuple(sorted(unquoted(name) for name in names if not name.startswith("of ") and "." not in name)),
+            ()
+            if "{schema}" in self.schemas
+            else tuple(sorted(unquoted(n) for n in names if not n.startswith("of ") and "." not in n)),
             tuple(slices),
             tuple(self.patterns),
             tuple(unquoted(path.partition(" ")[2]) for path in self.objects if path.startswith("extension ")),

@@ -58,7 +58,7 @@ def _misfits(document: Document) -> Iterator[tuple[int, str]]:
         elif len(signature(key)[1]) != len(function.arguments):
             yield function.line, f"function {key} has {len(function.arguments)} arguments, and others in its name"
         elif match[1].partition(".")[0] not in document.schemas:
-            yield function.line, f"function {key} must lie in one of the schemas {', '.join(document.schemas)}"
+            yield function.line, f"function {key} must be in one of the schemas {', '.join(document.schemas)}"
     functions = {signature(key)[0] for key in document.functions if SIGNATURE.fullmatch(key)}
     for name, table in document.tables.items():
         for line, message in _table_misfits(table, document, functions):

@@ -103,8 +103,8 @@ async function ask(address, options = {}) {
 const logIn = () => location.replace(query("login", { to: `${here === "overview" ? "" : here}${location.search}` }));
 export const read = async (path) => (await ask(`api/${path}`)).json();
 export const send = async (path, document = {}) => {
-  const answer = await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(document) });
-  return answer.status === 204 ? null : answer.json();
+  const answer = await ask(`api/${path}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(document) });
+  return answer.json();
 };
 
 // --- the frame and the poll -------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ function frame() {
 }
 
 async function logOut() {
-  await send("logout").catch(() => {});
+  await ask("logout", { method: "POST" }).catch(() => {});
   logIn();
 }
 

@@ -34,7 +34,7 @@ class _Page:
             for item in report.unchecked:
                 yield f"  {self._paint(one_line(item.objects), 'bold')}"
                 yield from _labelled("why", item.reason)
-        yield from self._findings("NOTES", report.notes, "cyan", ", told but not failed")
+        yield from self._findings("NOTES", report.notes, "cyan", ", not failures")
         yield ""
         yield report.coverage
         yield self._paint(report.verdict, "green" if report.ok else "red")

@@ -1,0 +1,34 @@
+"""Legal holds for a telemetry server: another pgvigil database, to which recorders send what the sessions of this one do."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import errors
+
+from pgvigil import database
+from pgvigil.backup.create import origin
+from pgvigil.errors import JobError
+
+VALID_FOR = "1 hour"  # six times of job holds: after that, nothing is dropped there
+
+
+def push(conn: psycopg.Connection, url: str) -> int:
+    """Say which sessions are held, all of them; return how many. Raises JobError, ConnectError: retention there stops soon after."""
+    held = [session for (session,) in conn.execute("SELECT DISTINCT session_id FROM pgvigil.legal_holds")]
+    row = conn.execute("SELECT k.hold FROM pgvigil.days_kept() k").fetchone()
+    everything = bool(row and row[0])
+    source = "/".join(origin(conn))
+    with database.connect(database.parse_url(url, "PGVIGIL_TELEMETRY_URL"), "holds") as there:
+        if "/".join(origin(there)) == source:
+            raise JobError("the telemetry server is this database", "Give another one, or disable job holds.")
+        try:
+            there.execute(
+                "SELECT pgvigil.push_holds(%s, %s::interval, %s::uuid[], %s)", (source, VALID_FOR, held, everything)
+            )
+        except (errors.UndefinedFunction, errors.InvalidSchemaName) as error:
+            raise JobError("the telemetry server is not migrated", "Run pgvigil migrate or setup there.") from error
+        except errors.InsufficientPrivilege as error:
+            raise JobError(
+                f"role {there.info.user} may not push holds to the telemetry server", "GRANT pgvigil_admin to it there."
+            ) from error
+    return len(held)
