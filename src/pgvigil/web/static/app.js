@@ -146,7 +146,7 @@ function away(words) {
   bar.hidden = false;
 }
 
-const isAway = (problem) => problem && ["database-away", "busy", "not-migrated", "missing-right"].some((kind) => problem.type?.endsWith(`:${kind}`));
+const isAway = (problem) => problem && ["database-away", "not-migrated"].some((kind) => problem.type?.endsWith(`:${kind}`));
 
 async function poll() {
   clearTimeout(timer);
