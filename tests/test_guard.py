@@ -91,6 +91,16 @@ def test_a_backup_is_taken_and_verified_before_the_command_runs(guard: Run, orde
     assert done.stderr.index("verified:") < done.stderr.index("running")
 
 
+def test_a_database_of_pgvigil_is_guarded_like_any_other_and_keeps_the_proof(
+    guard: Run, migrated: Database, tmp_path: Path
+) -> None:
+    done = guard(migrated, "--json", "--backup-dir", str(tmp_path), tool=["CREATE TABLE mine (id int)"], backup="full")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["changes"]) == (0, ["added table mine"]), done.stderr
+    assert migrated.execute("SELECT proof, detail FROM pgvigil.backup_proofs") == [("read", told["backup"]["archive"])]
+    assert told["backup"]["revision"] == migrated.execute("SELECT max(version_num) FROM pgvigil.alembic_version")[0][0]
+
+
 def test_a_command_that_fails_ends_with_7_and_its_own_code_is_told(call: Run, orders: Database, tmp_path: Path) -> None:
     code = f"import os, psycopg; psycopg.connect(os.environ['DATABASE_URL'], autocommit=True).execute('{ADD}'); raise SystemExit(3)"
     words = [

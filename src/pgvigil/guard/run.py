@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import random
 import secrets
 import shutil
@@ -84,6 +85,11 @@ class Outcome:
 def guard(target: Target, options: Options, log: Reporter, outcome: Outcome) -> None:
     """Runs the command; `outcome` says how far it came. Raises MigrationError when it failed, InvalidSchemaError when the spec is unmet."""
     clock = time.monotonic()
+    if platform.system() != "Linux":
+        raise PreconditionError(
+            "guard knows the sessions of a command by the processes and sockets that Linux shows in /proc",
+            "Run it on Linux, for example in a container beside the command.",
+        )
     if shutil.which(options.words[0], path=options.environment.get("PATH")) is None:
         raise UsageError(
             f"there is no program {argv.shown(options.words[0])}", "Name the command as in a shell, after --."

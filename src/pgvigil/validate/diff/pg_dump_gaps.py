@@ -27,7 +27,7 @@ def left_out(path: str, expected: dict[str, Attributes], found: dict[str, Attrib
     `copy`: the database has another name than the one that the spec was dumped from.
     """
     of = of_grant(path) or path
-    if of != path and _is_multirange(of, expected):
+    if of != path and of.startswith("type ") and _is_multirange(of, expected):
         return _MULTIRANGE
     if expected.get(of, {}).get("constructor") or found.get(of, {}).get("constructor"):
         return _CONSTRUCTOR

@@ -67,6 +67,8 @@ class Renames:
 
 
 def follow(expected: dict[str, Attributes], roots: dict[str, str], marks: dict[str, Mark], found: Snapshot) -> Renames:
+    if expected == found.objects:
+        return Renames(found)
     missing = expected.keys() - found.objects.keys()
     relabelled = any(
         path.startswith("type ") and of.get("labels") != found.objects.get(path, of).get("labels")
