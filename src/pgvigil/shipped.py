@@ -1,4 +1,4 @@
-"""Whether what a command is about to call and read is what pgvigil shipped. The owner of the tables may put other functions, views and
+"""The check that the objects a command will call and read are as pgvigil shipped them. The owner of the tables may put other functions, views and
 casts in the places of ours; whoever has more rights than he has would run them with these.
 
 The catalog is asked, and nothing of the database's is called.
@@ -35,7 +35,7 @@ _ACTIVE_TIME = re.compile(
 
 
 class _Shape(NamedTuple):
-    """What a function of ours is like: its source, or None for a body that the server keeps parsed."""
+    """The properties of a function of ours: its source, or None for a body that the server keeps parsed."""
 
     arguments: str
     result: str
