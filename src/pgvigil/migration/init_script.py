@@ -85,7 +85,7 @@ def generate(migrations: list[Migration]) -> str:
 
 
 def is_current(path: Path, migrations: list[Migration]) -> bool:
-    """Whether the script on disk is what the migrations make now."""
+    """Return true if the script on disk is what the migrations make now."""
     return path.is_file() and path.read_text() == generate(migrations)
 
 

@@ -1,4 +1,4 @@
-"""What must hold before anything is begun, and who stands in the way of it."""
+"""The preconditions of a run, and the sessions that prevent it."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def require_room(conn: psycopg.Connection, schema: str, applied: Collection[str]
 
 
 def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
-    """What does not stop a run, but the DBA should know."""
+    """Return the warnings, which do not stop a run."""
     found = []
     if one(conn, "SELECT has_schema_privilege('public', oid, 'CREATE') FROM pg_namespace WHERE nspname = %s", schema):
         found.append(
@@ -290,7 +290,7 @@ def require_nobody_in_the_way(conn: psycopg.Connection, schema: str, wait: float
 
 
 def blockers(conn: psycopg.Connection, schema: str) -> list[tuple[str, str]]:
-    """Who stands in the way, each as a stable name and a description for people."""
+    """Return the sessions that prevent a run, each as a stable name and a description."""
     rows = conn.execute(
         """
         WITH ours AS (SELECT oid, relname FROM pg_class WHERE relkind IN ('r', 'p')
@@ -328,7 +328,7 @@ def one(conn: psycopg.Connection, query: str, *parameters: object) -> object:
 
 
 def application_tables(conn: psycopg.Connection, schema: str) -> list[str]:
-    """Which of the application's tables are there."""
+    """Return the application's tables that exist."""
     rows = conn.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s) AND relname = ANY (%s)",
         (schema, list(APPLICATION_TABLES)),

@@ -96,7 +96,7 @@ def check(chain: ProjectChain, log: Reporter, *, write_spec: bool = False) -> Ch
 
 
 def _reverted(conn: psycopg.Connection, chain: ProjectChain, levels: list[str]) -> Iterator[str]:
-    """What a way back leaves otherwise than it was. The first that fails is the last that is tried: below it nothing is as it should be."""
+    """Return the differences that a way back leaves. The first that fails is the last that is tried: below it nothing is as it should be."""
     for number, one in reversed(list(enumerate(chain.files))):
         if not one.is_reversible:
             return

@@ -1,4 +1,4 @@
-"""Where a project's files are recorded: in the table of its own tool, where it has one, and in pgvigil_project.migrations.
+"""The ledger of a project's files: in the table of its own tool, where it has one, and in pgvigil_project.migrations.
 
 The tool's table is the truth for what is in. Ours, beside it, has checksums, baselines, and how far a file without a transaction has come;
 for the plain layout it is the truth. It has a schema of its own, because a revert of pgvigil's own chain drops schema pgvigil.
@@ -53,7 +53,7 @@ COMMENT ON COLUMN {TABLE}.note IS 'Who has accepted an edit, or a baseline that 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a file without a transaction has come."""
+    """The progress of a file without a transaction."""
 
     steps: int = 0
     sha256: str = ""

@@ -75,7 +75,7 @@ class Comparison:
         self.undeclared = [path for path in there if path not in self.expected] if there.keys() - self.expected else []
 
     def _leave_open(self, path: str, expected: Attributes, there: Attributes | None) -> bool:
-        """Where tables were there before, their lists need not be closed, and a CHECK of the application's own is its own affair."""
+        """If tables existed before, their lists need not be closed, and a CHECK of the application's own is its own affair."""
         ledger = self.rows.get(LEDGER)
         if ledger is None and f"table {LEDGER}" in self.found.objects and there is None:
             self.collector.unreadable.add(LEDGER)
@@ -156,7 +156,7 @@ class Comparison:
         return str(self.expected.get(path, {}).get("owned_by", self.found.owner))
 
     def _members(self) -> dict[str, str]:
-        """What has been made a member of an extension that lies elsewhere, which hides it from all else: with which one."""
+        """Return the objects that were made members of an extension elsewhere, which hides them, with that extension."""
         if self.declaration.complete or self.found.server is None:
             return {}
         here = f" {quoted(self.found.schema)}."
@@ -228,7 +228,7 @@ class Comparison:
         return None
 
     def _part_of_missing(self, path: str) -> bool:
-        """What stands on a missing relation, rights on a missing object, and what children inherit are told with it."""
+        """Report with a missing object its parts and rights, and the inherited parts of its children."""
         root = self.roots[path]
         if kind_of(path) == "column" and (
             inherited.is_of_parent(path, root, self.expected, self.found.objects)
@@ -394,7 +394,7 @@ class Comparison:
         self._comment(path, expected, there, mark)
 
     def _by_default(self, path: str, expected: list[str], there: list[str]) -> bool:
-        """Whether a grant has all it should have, and the rest is the doing of the owner's own default privileges, which a dumped
+        """Return true if a grant has all it should have, and the rest is the doing of the owner's own default privileges, which a dumped
         spec knows itself.
         """
         if self.declaration.complete:
@@ -408,7 +408,7 @@ class Comparison:
     def _differing(
         self, path: str, expected: Attributes, there: Attributes, mark: Mark | None
     ) -> Iterator[tuple[str, Any, Any]]:
-        """What is not the same, nor the same spelt otherwise: key, wanted, found."""
+        """Yield the differences that are not only in spelling: key, expected, found."""
         if expected == there:
             return
         kind = kind_of(path)
