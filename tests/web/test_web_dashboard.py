@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from conftest import Database, Templates, _new_database
 from pgvigil import web
-from pgvigil.web import access, dashboard, state
+from pgvigil.web import access, dashboard, problems, state
 from pgvigil.web.flask import PgvigilFlask
 from web.conftest import Serve, by_header, problem
 
@@ -357,3 +357,17 @@ def test_it_works_below_flask(executions: Database, start: str) -> None:
     app = flask.Flask("shop")
     PgvigilFlask(app, database_url=executions.url, authorize=lambda: web.Principal("ann", "viewer"))
     pages_below(app.test_client(), start, {})
+
+
+def test_a_failed_question_takes_no_name_of_a_table_from_another(serve: Serve, executions: Database) -> None:
+    store = serve(executions.url).app.state.store  # type: ignore[attr-defined]
+
+    def fails(connection: Any) -> None:
+        connection.execute("SELECT FROM pgvigil.nothing")
+
+    def question(_: Any) -> str:
+        with pytest.raises(problems.Problem):
+            store.call(fails)  # on another connection, as another thread would
+        return str(store.table("sessions"))
+
+    assert store.call(question) == "public.sessions"

@@ -85,6 +85,7 @@ class Store:
         self._away_until = 0.0
         self._trying = False
         self._tables: dict[int, str] = {}
+        self._is_stale = True
         self._threads: dict[int, anyio.CapacityLimiter] = {}
         self._answers: dict[str, tuple[Any, float, Any]] = {}
         self._closed = False
@@ -223,9 +224,10 @@ class Store:
     def _in_transaction(
         self, connection: Connection, question: Callable[[Connection], T], until: float, *, writing: bool
     ) -> T:
-        if not self._tables:
+        if self._is_stale:
             try:
                 self._tables = find_tables(connection, writing=False)
+                self._is_stale = False
             except PreconditionError:
                 connection.execute(b"SELECT FROM pgvigil.migrations LIMIT 0")  # whether it is a right that is missing
                 raise
@@ -250,7 +252,9 @@ class Store:
         if isinstance(error, _TOO_SLOW):
             return problems.too_slow()
         if isinstance(error, (*_NOT_MIGRATED, PgvigilError)):
-            self._tables = {}
+            self._is_stale = (
+                True  # other threads may be in the middle of a question: they keep the names that they have
+            )
             return problems.not_migrated()
         if isinstance(error, errors.InsufficientPrivilege):
             return problems.missing_right()
