@@ -70,7 +70,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_two_machines_at_once_run_each_job_once(run: Run, fresh: Database, tmp_path: Path) -> None:
-    make_due(fresh, *(job for (job,) in fresh.execute("SELECT job FROM pgvigil.jobs")))
+    make_due(fresh, *(job for (job,) in fresh.execute("SELECT job FROM pgvigil.jobs WHERE enabled")))
     words = ("maintain", "run-due", "--backup-dir", str(tmp_path / "shared"), "--database-url", fresh.url)
     done: list[subprocess.CompletedProcess[str]] = []
     machines = [threading.Thread(target=lambda: done.append(run("pgvigil", *words))) for _ in range(2)]

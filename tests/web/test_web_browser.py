@@ -393,11 +393,13 @@ def test_a_lost_database_is_said_so_and_the_old_numbers_are_grey_until_it_is_bac
     ):
         own.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('one', 'planner')")
         tab = visit(url=url).shown()
-        assert tab.is_hidden("#away")
+        deadline = time.monotonic() + 60
+        while tab.is_visible("#away") or tab.inner_text(".tile .value >> nth=0") != "1":
+            assert time.monotonic() < deadline
+            poll(tab)
         admin = Database(own.server, "postgres")
         admin.execute(f'ALTER DATABASE "{own.name}" ALLOW_CONNECTIONS false')
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (own.name,))
-        deadline = time.monotonic() + 60
         while tab.is_hidden("#away"):
             assert time.monotonic() < deadline
             poll(tab)
@@ -467,7 +469,7 @@ def test_axe_finds_nothing_on_any_page(visit: Visit, shop: Database, axe: str, s
                 tab.wait_for_selector(".trail li")
             if page == "":
                 tab.wait_for_selector("figure canvas[role=img]")
-                tab.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+                tab.evaluate("document.querySelector('figure details').open = true")
             if page == "live":
                 tab.click(f"#connection-{id} >> text=End…")
             tab.evaluate(axe)

@@ -13,6 +13,7 @@ DROP FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, 
     pgvigil.archive_session(uuid), pgvigil.mark_session_dormant(uuid), pgvigil.expire_session(uuid),
     pgvigil.schedule_expiration(uuid, timestamptz), pgvigil.require_session(uuid);
 DROP FUNCTION pgvigil.set_default_expiry(), pgvigil.guard_legal_hold(), pgvigil.guard_policy_hold();
-DROP TABLE pgvigil.legal_holds, pgvigil.retention_policies;
+DROP FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean), pgvigil.unheard_sources();
+DROP TABLE pgvigil.remote_holds, pgvigil.hold_sources, pgvigil.legal_holds, pgvigil.retention_policies;
 DROP FUNCTION pgvigil.guard_archived_children(), pgvigil.archive_truncated_sessions(), pgvigil.guard_legal_holds(),
     pgvigil.lapse_consent(), pgvigil.lapse_consent_by_status(), pgvigil.refresh_active_time(), pgvigil.compile_active_time(), pgvigil.active_time(text), pgvigil.protect_standard_policy();

@@ -1,4 +1,4 @@
-"""Where archives are: a directory, or a URL that fsspec knows, such as s3://bucket/archives.
+"""The place of archives: a directory, or a URL that fsspec knows, such as s3://bucket/archives.
 
 A file comes into a directory whole or not at all: it is written beside its place, flushed to the disk and renamed. An object store
 does that itself. Credentials never stand in a URL: fsspec's implementations read them from the environment.
@@ -67,7 +67,8 @@ class Store:
     def workshop(self, stem: str) -> Iterator[Path]:
         """A directory for what is not finished, on the same file system; gone at the end. `remove` finds it after a crash."""
         place = self._work(stem)
-        place.mkdir(parents=True, mode=0o700)
+        place.parent.mkdir(exist_ok=True, mode=0o700)  # not by parents=True, whose mode is the umask's
+        place.mkdir(mode=0o700)
         try:
             yield place
         finally:

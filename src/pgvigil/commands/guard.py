@@ -128,7 +128,7 @@ def _project(arguments: argparse.Namespace) -> Config | None:
 
 
 def _table(config: Config | None) -> dict[str, Any]:
-    """What the project says in [guard]."""
+    """Return the settings of [guard] in the project."""
     said = dict(config.tables.get("guard", {})) if config else {}
     for key, value in said.items():
         if key not in _KEYS:

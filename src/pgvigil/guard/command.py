@@ -138,7 +138,7 @@ def _forms(secret: str) -> list[str]:
 
 
 def in_words(status: int) -> str:
-    """How a process ended."""
+    """The end of a process."""
     if status >= 0:
         return f"ended with exit code {status}"
     try:

@@ -56,7 +56,7 @@ def tree(pid: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Sockets:
-    """What processes have open. `tcp`: local address, local port, remote address, remote port. `unix`: paths of servers."""
+    """The open sockets of processes. `tcp`: local address, local port, remote address, remote port. `unix`: paths of servers."""
 
     tcp: frozenset[tuple[str, int, str, int]]
     unix: frozenset[str]

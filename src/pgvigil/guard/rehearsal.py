@@ -54,7 +54,7 @@ _SHARED: LiteralString = """
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What the real run is to be expected to do."""
+    """The expected effects of the real run."""
 
     locks: list[Lock]
     rewritten: list[str]

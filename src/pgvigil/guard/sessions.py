@@ -1,4 +1,4 @@
-"""Which of the server's sessions are the command's own. Only these are ever cancelled.
+"""The sessions of the server that belong to the command. Only these are ever cancelled.
 
 A session is the command's where the kernel says so: over TCP, a process of the command holds the other end of that very
 connection. Over a Unix socket the server tells no port, so the session has to carry the random application_name that only the
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Route:
-    """How this process reaches the server. `direct`: the server sees the port that the kernel knows, so ports can be compared."""
+    """The way this process reaches the server. `direct`: the server sees the port that the kernel knows, so ports can be compared."""
 
     addresses: frozenset[str]
     port: int
@@ -118,7 +118,7 @@ class Own:
         )  # fmt: skip
 
     def _is_server(self, paths: frozenset[str]) -> bool:
-        """Where this process came by TCP and may not read the server's directories: its usual name, with its port."""
+        """If this process came by TCP and may not read the server's directories: its usual name, with its port."""
         return not self._route.unix and any(path.endswith(f"/.s.PGSQL.{self._route.port}") for path in paths)
 
 
@@ -151,7 +151,7 @@ def _same(one: str | None, other: str) -> bool:
 
 
 def _is_local(remote: str, local: str) -> bool:
-    """Whether a connection stays on this machine."""
+    """Return true if a connection stays on this machine."""
     try:
         return remote == local or ipaddress.ip_address(remote).is_loopback
     except ValueError:

@@ -88,6 +88,7 @@ def router(app: FastAPI) -> APIRouter:
             return row or (False, "no answer")
 
         ok, reason = await store.ask(question, writing=True, budget=2 * wanted.grace + 3)
+        store.forget()
         if not ok:
             raise Problem(409, "refused", "The connection was not ended", reason)
         return as_json({"ok": True, "reason": reason})
@@ -104,6 +105,7 @@ def router(app: FastAPI) -> APIRouter:
                 return bool(row and row[0])
 
             changed = await store.ask(question, writing=True)
+            store.forget()
             return as_json({"ok": changed, "reason": done if changed else nothing})
 
     change(
@@ -130,6 +132,7 @@ def router(app: FastAPI) -> APIRouter:
         future.add_done_callback(running.discard)
         waiting = asyncio.wrap_future(future)
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting any more
+        waiting.add_done_callback(lambda _: store.forget())
         try:
             said = await asyncio.wait_for(asyncio.shield(waiting), _ANSWER_WITHIN)
         except TimeoutError:
