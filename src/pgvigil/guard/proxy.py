@@ -252,7 +252,10 @@ def without_channel_binding(message: bytes) -> bytes:
 
 def without_tls(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for a command whose connections end in this process: to this machine, and not encrypted."""
-    made = dict(environment) | {"PGSSLMODE": "disable", "PGCHANNELBINDING": "disable", "PGGSSENCMODE": "disable"}
+    made = dict(environment) | {"PGSSLMODE": "disable"}
+    made |= {
+        name: "disable" for name in ("PGCHANNELBINDING", "PGGSSENCMODE") if name in made
+    }  # some drivers refuse them
     made.pop("PGSSLNEGOTIATION", None)
     if url := made.get("DATABASE_URL"):
         url = re.sub(r"([?&]sslmode=)[^&]*", r"\1disable", url)
