@@ -8,7 +8,12 @@
 SET client_min_messages = error;
 BEGIN;
 SET LOCAL client_min_messages = warning;
+SET LOCAL statement_timeout = 0;
 SET LOCAL search_path = pg_catalog, pg_temp;
+DO $$ BEGIN
+    PERFORM set_config(s.name, s.value, true) FROM (VALUES ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('TimeZone', 'UTC'), ('quote_all_identifiers', 'off'), ('standard_conforming_strings', 'on'), ('array_nulls', 'on'), ('transform_null_equals', 'off'), ('xmloption', 'content'), ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('plpgsql.extra_errors', 'none'), ('plpgsql.extra_warnings', 'none'), ('check_function_bodies', 'on'), ('restrict_nonsystem_relation_kind', ''), ('default_table_access_method', 'heap'), ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('jit', 'off')) AS s (name, value)
+    WHERE current_setting(s.name, true) IS NOT NULL;
+END $$;
 DO $$
 DECLARE
     app   text := coalesce(nullif(current_setting('pgvigil.schema', true), ''), 'public');
@@ -5821,17 +5826,117 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.execution_window(interval) IS
     'Query executions of the last stretch of time, at most 366 days (NULL: of all that is kept), by engine and status; times in seconds';
 
+-- Anomalies: of each engine and status, the executions of an hour that are far from those of the same hour of the days before.
+CREATE TABLE pgvigil.anomalies (
+    id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT anomalies_pkey PRIMARY KEY,
+    database_type varchar(50) NOT NULL,
+    status        varchar(20) NOT NULL,
+    since         timestamptz NOT NULL,
+    hour          timestamptz NOT NULL,
+    value         bigint NOT NULL,
+    expected      double precision NOT NULL,
+    spread        double precision NOT NULL,
+    ended         timestamptz
+);
+COMMENT ON TABLE pgvigil.anomalies IS 'Unusual numbers of query executions: open ones, and those that ended within the last 90 days';
+COMMENT ON COLUMN pgvigil.anomalies.id IS 'Order in which they were found';
+COMMENT ON COLUMN pgvigil.anomalies.database_type IS 'The engine';
+COMMENT ON COLUMN pgvigil.anomalies.status IS 'Status of the executions that were counted';
+COMMENT ON COLUMN pgvigil.anomalies.since IS 'Beginning of the first hour of it';
+COMMENT ON COLUMN pgvigil.anomalies.hour IS 'Beginning of the last hour that was judged';
+COMMENT ON COLUMN pgvigil.anomalies.value IS 'Executions in that hour';
+COMMENT ON COLUMN pgvigil.anomalies.expected IS 'Median of the same hour of the 28 days before, as far as anything was recorded by then';
+COMMENT ON COLUMN pgvigil.anomalies.spread IS 'Their spread: 1.4826 times the median distance from the median, and at least the square root of the median, and 1';
+COMMENT ON COLUMN pgvigil.anomalies.ended IS 'End of the last hour of it; NULL: it goes on';
+COMMENT ON CONSTRAINT anomalies_pkey ON pgvigil.anomalies IS 'One row an anomaly';
+CREATE UNIQUE INDEX idx_anomalies_open ON pgvigil.anomalies (database_type, status) WHERE ended IS NULL;
+COMMENT ON INDEX pgvigil.idx_anomalies_open IS 'At most one that goes on, of an engine and status';
+
+-- An hour without a row is one with 0 executions, once the engine has begun to be used: a load that stops is an anomaly too.
+CREATE FUNCTION pgvigil.hour_distances(last_hour timestamptz)
+RETURNS TABLE (database_type varchar, status varchar, hour timestamptz, value bigint, expected double precision, spread double precision, distance double precision)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH known AS MATERIALIZED (
+        SELECT r.database_type, r.status, min(b.first) AS first
+        FROM (SELECT DISTINCT e.database_type, e.status FROM pgvigil.execution_rollups e WHERE e.bucket_width = 'day' AND e.bucket >= last_hour - interval '30 days') r
+        JOIN (SELECT e.database_type, min(e.bucket) AS first FROM pgvigil.execution_rollups e WHERE e.bucket_width = 'hour' GROUP BY e.database_type) b
+             ON b.database_type = r.database_type
+        GROUP BY r.database_type, r.status
+    ), counted AS MATERIALIZED (
+        SELECT k.database_type, k.status, h.hour, d.day, coalesce(e.executions, 0) AS executions
+        FROM known k CROSS JOIN (VALUES (last_hour), (last_hour - interval '1 hour')) h (hour) CROSS JOIN generate_series(0, 28) d (day)
+        LEFT JOIN pgvigil.execution_rollups e ON e.bucket_width = 'hour' AND e.bucket = h.hour - d.day * interval '24 hours'
+                                             AND e.database_type = k.database_type AND e.status = k.status
+        WHERE h.hour - d.day * interval '24 hours' >= k.first
+    ), middle AS (
+        SELECT c.database_type, c.status, c.hour, percentile_cont(0.5) WITHIN GROUP (ORDER BY c.executions) AS expected
+        FROM counted c WHERE c.day > 0 GROUP BY c.database_type, c.status, c.hour HAVING count(*) >= 5
+    ), spreads AS (
+        SELECT m.database_type, m.status, m.hour, m.expected,
+               greatest(1.4826 * percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(c.executions - m.expected)), sqrt(m.expected), 1) AS spread
+        FROM middle m JOIN counted c ON c.database_type = m.database_type AND c.status = m.status AND c.hour = m.hour AND c.day > 0
+        GROUP BY m.database_type, m.status, m.hour, m.expected
+    )
+    SELECT s.database_type, s.status, s.hour, c.executions, s.expected, s.spread, (c.executions - s.expected) / s.spread
+    FROM spreads s JOIN counted c ON c.database_type = s.database_type AND c.status = s.status AND c.hour = s.hour AND c.day = 0
+$$;
+COMMENT ON FUNCTION pgvigil.hour_distances(timestamptz) IS
+    'Used by job anomalies: how far the executions of an hour, and of the hour before, are from what is usual, in spreads; engines with fewer than five days are left out';
+
+CREATE FUNCTION pgvigil.job_anomalies(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last_hour timestamptz := date_trunc('hour', now(), 'UTC') - interval '1 hour';
+BEGIN
+    more := false;
+    -- An hour that is not yet counted as a whole would look empty.
+    IF NOT EXISTS (SELECT FROM pgvigil.job_runs r WHERE r.job = 'totals' AND r.finished_at IS NOT NULL AND r.error IS NULL
+                                                    AND r.started_at >= last_hour + interval '1 hour') THEN
+        done := 0;
+        note := 'waits for job totals, which has not counted the last hour';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    WITH distances AS MATERIALIZED (
+        SELECT d.* FROM pgvigil.hour_distances(last_hour) d
+    ), judged AS MATERIALIZED (
+        SELECT n.*, b.hour AS hour_before, abs(n.distance) > 4 AS is_far, abs(b.distance) > 4 AND sign(b.distance) = sign(n.distance) AS is_second
+        FROM distances n JOIN distances b ON b.database_type = n.database_type AND b.status = n.status AND b.hour = n.hour - interval '1 hour'
+        WHERE n.hour = last_hour
+    ), closed AS (
+        UPDATE pgvigil.anomalies a SET ended = last_hour
+        WHERE a.ended IS NULL AND a.hour < last_hour
+          AND NOT EXISTS (SELECT FROM judged j WHERE j.database_type = a.database_type AND j.status = a.status AND j.is_far)
+        RETURNING 1
+    ), opened AS (
+        INSERT INTO pgvigil.anomalies AS a (database_type, status, since, hour, value, expected, spread)
+        SELECT j.database_type, j.status, j.hour_before, j.hour, j.value, j.expected, j.spread FROM judged j
+        WHERE j.is_far AND (j.is_second OR EXISTS (SELECT FROM pgvigil.anomalies o WHERE o.ended IS NULL AND o.database_type = j.database_type AND o.status = j.status))
+        ORDER BY 1, 2
+        ON CONFLICT (database_type, status) WHERE ended IS NULL DO UPDATE
+        SET hour = excluded.hour, value = excluded.value, expected = excluded.expected, spread = excluded.spread WHERE a.hour < excluded.hour
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM closed) + (SELECT count(*) FROM opened) INTO done;
+    DELETE FROM pgvigil.anomalies a WHERE a.ended < now() - interval '90 days';
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.job_anomalies(integer) IS
+    'Job anomalies, in one step: an anomaly begins with two hours in a row more than four spreads from the median, in the same direction, and ends with an hour that is not';
+
+INSERT INTO pgvigil.jobs (job, every, at, purpose) VALUES ('anomalies', '1 hour', '10 minutes', 'compares the executions of the last hour with those of the same hour of the days before');
+
 -- Who may do what. A role that is not there is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
 BEGIN
     FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
-        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.totals_progress TO %I', role_name);
+        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '97afc3f424f5aab6f3346b35f3697c443cdf050b67cdc89f09edb5c04b37f7cb', '15f47fb81caff82969d2841b43f6b8cd491472bb2b1e13b6dbd1f231991bcda5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'aeb0c7d1732ba40b78b124cf339e0f51a5bdc162a243644da78b944365c689fc', '97c23bbba14df7f3f78649e686f0e92f011f32b89e3e3ff3d38e9ee1176bba2f', 0, '0.1.0'); END $$;
 
 -- ---------- 018_archives.sql ------------------------------------------------------------------------------------
 -- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files` writes them;
@@ -6123,7 +6228,7 @@ COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer i
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
 VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
-VALUES ('holds', '10 minutes', 'tells the telemetry server which sessions are under legal hold; off until there is one', true, false);
+VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one', true, false);
 
 -- Who may do what: looking. A role that is not there is left out, as in 013.
 DO $$
@@ -6135,7 +6240,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '3097f93d86fa5b349cfa7c71d7cfc1f88a59528eb62a9b3186368f159a2d31b4', 'd1815a9389fcb6b2e7d3bca5ccbd8edd3fd21c72d9052a8fa5ed52772c15f297', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9d85b83c6e997ccc74404f0f60effe576711a837224c82001b900f5d4e168a39', '06b383ea037739605ff030cba5a090e81881bd1b088d5dfba2d9f5865bdfd3fc', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 

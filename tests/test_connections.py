@@ -181,7 +181,7 @@ def test_the_live_wing_opens_no_connection_of_a_command(module: str) -> None:
 
 def test_every_setting_of_a_session_holds_where_the_server_knows_it(fresh: Database) -> None:
     with connections.connect(connections.parse_url(fresh.url, "a test"), "test") as conn:
-        for name, value in connections._SESSION.items():
+        for name, value in connections.SESSION.items():
             row = conn.execute("SELECT current_setting(%s, true)", (name,)).fetchone()
             assert row in ((value,), (None,)), name
 
@@ -594,6 +594,27 @@ def test_what_cannot_be_migrated_is_refused_before_the_backup(call: Run, existin
     assert "hint: " in done.stderr
     assert "backing up" not in done.stderr
     assert existing.execute("SELECT to_regclass('pgvigil.migrations')") == [(None,)]
+
+
+@pytest.mark.client_side
+def test_default_privileges_that_take_rights_from_the_owner_are_refused_before_the_backup(
+    call: Run, owned: Database
+) -> None:
+    role = f'"owner of {owned.name}"'
+    with psycopg.connect(as_owner(owned), autocommit=True) as conn:
+        conn.execute(
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE {role} REVOKE TRUNCATE, TRIGGER ON TABLES FROM {role}".encode()
+        )
+    done = call("pgvigil", "migrate", "--database-url", as_owner(owned))
+    assert (done.returncode, "backing up" in done.stderr) == (4, False)
+    assert (
+        f"because of ALTER DEFAULT PRIVILEGES FOR ROLE {role} REVOKE TRIGGER, TRUNCATE ON TABLES FROM {role}"
+        in done.stderr
+    )
+    printed = re.search("^  (ALTER DEFAULT .*);$", done.stderr, re.M)
+    assert printed
+    owned.execute(printed[1])
+    assert call("pgvigil", "migrate", "--dry-run", "--database-url", as_owner(owned)).returncode == 0
 
 
 @pytest.mark.client_side

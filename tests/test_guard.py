@@ -20,6 +20,8 @@ from conftest import PROJECT, Connection, Database, Pooler, Run, wait_until
 from pgvigil.guard import confine, proxy
 from pgvigil.validate import dump_spec
 
+pytestmark = pytest.mark.oldest_and_newest
+
 # A migration tool in four lines: it finds its database as psycopg does, or by the address it is given.
 TOOL = """
 import os, sys, psycopg
@@ -89,6 +91,16 @@ def test_a_backup_is_taken_and_verified_before_the_command_runs(guard: Run, orde
     assert done.stderr.index("verified:") < done.stderr.index("running")
 
 
+def test_a_database_of_pgvigil_is_guarded_like_any_other_and_keeps_the_proof(
+    guard: Run, migrated: Database, tmp_path: Path
+) -> None:
+    done = guard(migrated, "--json", "--backup-dir", str(tmp_path), tool=["CREATE TABLE mine (id int)"], backup="full")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["changes"]) == (0, ["added table mine"]), done.stderr
+    assert migrated.execute("SELECT proof, detail FROM pgvigil.backup_proofs") == [("read", told["backup"]["archive"])]
+    assert told["backup"]["revision"] == migrated.execute("SELECT max(version_num) FROM pgvigil.alembic_version")[0][0]
+
+
 def test_a_command_that_fails_ends_with_7_and_its_own_code_is_told(call: Run, orders: Database, tmp_path: Path) -> None:
     code = f"import os, psycopg; psycopg.connect(os.environ['DATABASE_URL'], autocommit=True).execute('{ADD}'); raise SystemExit(3)"
     words = [
@@ -136,6 +148,7 @@ def test_a_call_that_names_no_command_ends_with_2(call: Run, database: Database,
     assert told in done.stderr
 
 
+@pytest.mark.client_side
 def test_the_command_keeps_its_own_options_and_separators(call: Run, database: Database) -> None:
     words = [
         "--",
@@ -160,6 +173,23 @@ def test_a_spec_that_is_not_met_afterwards_ends_with_8(guard: Run, orders: Datab
     assert done.returncode == 8
     assert "column orders.age" in done.stderr
     assert guard(orders, "--spec", str(spec), tool=["ALTER TABLE orders DROP COLUMN age"]).returncode == 0
+
+
+@pytest.mark.client_side
+def test_a_project_names_the_command_and_how_it_is_run(call: Run, orders: Database, tmp_path: Path) -> None:
+    def guard(text: str) -> Any:
+        (tmp_path / "pgvigil.toml").write_text(f'[backup]\nkind = "none"\n[guard]\n{text}')
+        return call("pgvigil", "guard", "--json", "--database-url", orders.tcp_url, "--project", str(tmp_path))
+
+    command = json.dumps([sys.executable, "-c", TOOL, ADD])
+    with reader(orders):
+        done = guard(f"command = {command}\nmax_wait_ms = 20\n")
+    assert [entry["waited_ms"] < 190 for entry in json.loads(done.stdout)["cancelled"]] in ([True], [False])
+    assert guard(f"command = {command}\n").returncode == 0
+    assert columns(orders) == ["id", "state", "age"]
+    for wrong in ("comand = []\n", "retry = 1\n", "command = [1]\n", "max_wait_ms = true\n"):
+        done = guard(wrong)
+        assert (done.returncode, "pgvigil.toml" in done.stderr) == (2, True)
 
 
 def test_an_index_that_the_command_left_invalid_is_named(call: Run, orders: Database) -> None:
@@ -243,12 +273,13 @@ def test_with_retry_the_command_is_run_again_until_it_comes_through(guard: Run, 
     assert len(told["cancelled"]) >= 1
 
 
-def test_a_bystander_who_waits_is_left_alone(guard: Run, orders: Database) -> None:
+@pytest.mark.parametrize("road", ["tcp_url", "url"])
+def test_a_bystander_who_waits_is_left_alone(guard: Run, orders: Database, road: str) -> None:
     """It waits for the same lock, begun after the command, from this machine, as the same role."""
     outcome: list[str] = []
 
     def alter() -> None:
-        with psycopg.connect(orders.tcp_url, autocommit=True) as conn:
+        with psycopg.connect(getattr(orders, road), autocommit=True) as conn:
             try:
                 conn.execute("ALTER TABLE orders ADD COLUMN bystander int")
                 outcome.append("done")
@@ -261,7 +292,9 @@ def test_a_bystander_who_waits_is_left_alone(guard: Run, orders: Database) -> No
         gate = orders.connect()
         gate.execute(wait)
         done: list[Any] = []
-        command = threading.Thread(target=lambda: done.append(guard(orders, "--json", tool=[wait, "COMMIT", ADD])))
+        command = threading.Thread(
+            target=lambda: done.append(guard(getattr(orders, road), "--json", tool=[wait, "COMMIT", ADD]))
+        )
         command.start()
         wait_until(
             lambda: orders.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted")
@@ -380,7 +413,7 @@ def test_a_command_behind_a_pooler_is_bounded_only_under_a_declared_name(
         thread = threading.Thread(target=lambda: done.append(guard(orders, "--json", tool=[ADD])))
         thread.start()
         wait_until(lambda: orders.execute(
-            "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted AND clock_timestamp() - waitstart > interval '0.6 s'"
+            "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted AND clock_timestamp() - waitstart > interval '1.2 s'"
         ))  # fmt: skip
         conn.rollback()
         thread.join()
@@ -403,6 +436,7 @@ def test_a_declared_name_that_others_have_is_refused(guard: Run, orders: Databas
 # ── Secrets ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.client_side
 def test_no_password_is_printed_or_in_arguments(call: Run, database: Database) -> None:
     password = database.server.password
     code = (
@@ -472,6 +506,7 @@ def test_a_guard_that_is_killed_takes_the_command_with_it(
     assert columns(orders) == ["id", "state"]
 
 
+@pytest.mark.client_side
 def test_a_supervisor_that_is_killed_takes_the_command_with_it(orders: Database, call: Run) -> None:
     words = [
         "guard",
@@ -547,13 +582,11 @@ def test_a_command_with_an_address_of_its_own_rehearses_on_the_copy(
     """The real database's name, server and role, whichever way guard itself goes. Nothing of it changes but by the real run."""
     monkeypatch.setenv("TOOL_URL", getattr(orders, road))
     before = catalog(orders)
-    for mine in (orders.url, orders.tcp_url):
-        done = rehearse(mine, "--max-lock-ms", "0", tool=[ADD, "SELECT pg_sleep(0.05)"])
-        assert done.returncode == 4, done.stderr
-        assert "more than --max-lock-ms 0" in done.stderr
-        assert catalog(orders) == before
-    assert rehearse(orders, tool=[ADD]).returncode == 0
-    assert columns(orders) == ["id", "state", "age"]
+    other_road = orders.tcp_url if road == "url" else orders.url
+    done = rehearse(other_road, "--max-lock-ms", "0", tool=[ADD, "SELECT pg_sleep(0.05)"])
+    assert done.returncode == 4, done.stderr
+    assert "more than --max-lock-ms 0" in done.stderr
+    assert catalog(orders) == before
 
 
 def test_a_command_that_asks_for_another_database_is_refused(
@@ -566,6 +599,7 @@ def test_a_command_that_asks_for_another_database_is_refused(
     assert another.execute("SELECT to_regclass('here')") == [(None,)]
 
 
+@pytest.mark.parametrize("pooler", ["session"], indirect=True)
 def test_a_command_that_goes_to_another_server_is_refused(
     rehearse: Run, orders: Database, pooler: Pooler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -578,6 +612,8 @@ def test_a_command_that_goes_to_another_server_is_refused(
     assert catalog(orders) == before
 
 
+@pytest.mark.client_side
+@pytest.mark.parametrize("pooler", ["session"], indirect=True)
 @pytest.mark.parametrize("way", ["child", "thread", "non-blocking", "daemon"])
 def test_no_process_of_a_rehearsal_reaches_another_server(
     call: Run, orders: Database, pooler: Pooler, tmp_path: Path, way: str
@@ -607,7 +643,7 @@ def test_no_process_of_a_rehearsal_reaches_another_server(
         )
     finally:
         del os.environ["TOOL_URL"]
-    assert done.returncode == 4
+    assert done.returncode == 4, done.stderr
     assert "did not reach the copy" in done.stderr
     assert catalog(orders) == before
 
@@ -682,6 +718,20 @@ def test_a_machine_that_cannot_confine_a_command_does_not_rehearse(
     assert done.returncode == 4
     assert "cannot keep the command away from the real database" in done.stderr
     assert columns(orders) == ["id", "state"]
+
+
+def test_a_rehearsal_that_is_interrupted_leaves_no_copy(orders: Database, tmp_path: Path) -> None:
+    words = ["guard", "--database-url", orders.tcp_url, "--backup-dir", str(tmp_path), "--rehearse", "--"]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "pgvigil", *words, sys.executable, "-c", TOOL, "SELECT pg_sleep(600)"],
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
+        stderr=subprocess.DEVNULL,
+    ) as running:
+        wait_until(lambda: orders.execute("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%'"))
+        assert scratch(orders) != []
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 130
+    assert scratch(orders) == []
 
 
 def test_settings_of_the_database_hold_in_the_copy(rehearse: Run, orders: Database) -> None:

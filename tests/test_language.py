@@ -105,6 +105,20 @@ def test_a_message_is_in_plain_english() -> None:
     assert turns == []
 
 
+def test_a_docstring_begins_with_a_verb_or_a_noun() -> None:
+    """Not with "What …" or "Whether …": the reader would have to wait for the subject."""
+    found = [
+        f"{file.relative_to(project.ROOT)}: {text.splitlines()[0]}"
+        for file in sorted(project.ROOT.glob("src/**/*.py"))
+        for part in ast.walk(ast.parse(file.read_text()))
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module)
+        if re.match(
+            r"(?:What|Whatever|Who|Whoever|Whether|Which|How|Where|When)\b", text := ast.get_docstring(part) or ""
+        )
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize(
     "sentence",
     [

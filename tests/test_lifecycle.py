@@ -35,6 +35,7 @@ JOBS = [
     "executions",
     "reap",
     "totals",
+    "anomalies",
     "health",
 ]
 

@@ -216,6 +216,16 @@ def test_a_directory_is_checked_in_full_or_since_a_file(call: Run, directory: Pa
     assert [Path(file).name for file in json.loads(since.stdout)["files"]] == ["10_not_null.sql"]
 
 
+def test_a_project_is_checked_by_its_own_file(call: Run, directory: Path) -> None:
+    (directory / "20_zone.sql").write_text("CREATE TABLE z (at timestamp);")
+    (directory / "21_zone.sql").write_text("ALTER TABLE z ALTER COLUMN at TYPE timestamptz;")
+    (directory.parent / "pgvigil.toml").write_text('[lint]\ntimezone = "Europe/Berlin"\n')
+    done = call("pgvigil", "lint", "--format", "json", "--project", str(directory.parent))
+    assert [one["rule"] for one in json.loads(done.stdout)["findings"]] == ["full-read", "full-read", "rewrite"]
+    (directory.parent / "pgvigil.toml").write_text("[lint]\nzone = 1\n")
+    assert call("pgvigil", "lint", "--project", str(directory.parent)).returncode == 2
+
+
 def test_a_comment_allows_a_finding_for_a_reason(call: Run, directory: Path) -> None:
     path = directory / "11_more.sql"
     path.write_text(

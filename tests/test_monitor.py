@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +28,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from conftest import Database
+from conftest import PROJECT, Database
 from pgvigil.live import SessionPerformanceMonitor
 from pgvigil.live.monitor_counts import Counts, current_request
 
@@ -795,3 +797,22 @@ def test_a_ping_that_fails_is_no_error_of_the_application(shared: Database) -> N
     monitor.close()
     engine.dispose()
     assert found == {"errors": 0, "checkouts_total": 2}
+
+
+def test_an_application_without_greenlet_is_monitored() -> None:
+    """SQLAlchemy installs it only with its extra `asyncio`, and pgvigil does not ask for it."""
+    code = (
+        "import sys; sys.modules['greenlet'] = None\n"
+        "from sqlalchemy import create_engine, text\n"
+        "from sqlalchemy.orm import sessionmaker\n"
+        "from pgvigil.live import SessionPerformanceMonitor, recovery\n"
+        "engine = create_engine('sqlite://'); factory = sessionmaker(engine)\n"
+        "monitor = SessionPerformanceMonitor(); monitor.attach(factory, engine)\n"
+        "with factory() as session: session.execute(text('SELECT 1'))\n"
+        "engine.dispose(); print(recovery.__name__)\n"
+    )
+    environment = {"PYTHONPATH": str(PROJECT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("pgvigil.live.recovery\n", "")

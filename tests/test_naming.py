@@ -70,6 +70,18 @@ def test_an_empty_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -
         database.resolve(None, [])
 
 
+def test_a_service_that_no_file_defines_is_an_error_of_the_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PGSERVICE", "nowhere")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    (tmp_path / "services").write_text("[prod]\nhost=other\n")
+    target = database.resolve(None, [])
+    assert target is not None
+    with pytest.raises(UsageError, match='definition of service "nowhere" not found'):
+        database.open_connection(target, "test")
+
+
 def test_an_empty_pg_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PGDATABASE", "")
     write(tmp_path, "DATABASE_URL=postgresql://u@h/other\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from conftest import PROJECT, REVISIONS, Run
 from pgvigil import __version__
@@ -56,15 +58,33 @@ def older(wheel: Path, place: Path) -> Path:
     return path
 
 
+def link_requirements(wheel: Path, extra: str, into: Path) -> None:
+    """Link what `pgvigil[extra]` asks for, and what that asks for, from the packages of the tests: these have more than an installation."""
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"pgvigil-{__version__}.dist-info/METADATA").decode()
+    waiting = [(Requirement(line), {extra}) for line in re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)]
+    seen = set()
+    while waiting:
+        requirement, extras = waiting.pop()
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": one}) for one in extras):
+            continue
+        if (key := (requirement.name, *requirement.extras)) in seen:
+            continue
+        seen.add(key)
+        distribution = importlib.metadata.distribution(requirement.name)
+        waiting += [(Requirement(line), {"", *requirement.extras}) for line in distribution.requires or ()]
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            if not (into / top).exists():
+                (into / top).symlink_to(Path(str(distribution.locate_file(top))))
+
+
 @pytest.fixture(scope="module")
 def environment(wheel: Path, place: Path) -> Path:
-    """An environment into which the older wheel went first, and then this one by an upgrade. The dependencies are those of the tests."""
+    """An environment into which the older wheel went first, and then this one by an upgrade. It has the dependencies and nothing else."""
     path = place / "environment"
     venv.create(path, with_pip=True)
     [packages] = (path / "lib").glob("python*/site-packages")
-    (packages / "dependencies.pth").write_text(
-        "\n".join(entry for entry in sys.path if entry.endswith("site-packages"))
-    )
+    link_requirements(wheel, "embedded", packages)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     for one, option in ((older(wheel, place), ()), (wheel, ("--upgrade",))):
         # With the extra and without an index: a requirement that the tests' packages do not meet is an error.
@@ -138,7 +158,7 @@ def test_an_upgrade_leaves_nothing_of_the_older_version(environment: Path) -> No
 
 def test_setup_names_the_commands_to_go_on_with(built: subprocess.CompletedProcess[str]) -> None:
     told = built.stdout
-    for command in ("pgvigil maintain watch", "pgvigil psql", "pgvigil health", "pgvigil help"):
+    for command in ("pgvigil maintain status", "pgvigil psql", "pgvigil health", "pgvigil help"):
         assert f"  {command}" in told
     assert 'export DATABASE_URL="$(pgvigil server url)"' in told
 
@@ -155,7 +175,7 @@ def test_setup_names_the_commands_to_go_on_with(built: subprocess.CompletedProce
         (("server", "status"), "running"),
         (("sessions", "list"), "no session is registered"),
         (("metrics-files", "metrics"), "metrics/grafana/pgvigil.json"),
-        (("maintain", "run-due"), "ran"),
+        (("maintain", "run-due"), "job"),
         (("sizes",), "MB in total"),
         (("backup", "create", "--verify-backup", "read"), ".dump"),
         (("spec", "tests"), "no_plan"),
@@ -204,6 +224,18 @@ def test_an_environment_file_beside_the_packages_names_no_database(installed: In
         assert "nowhere" not in installed("--version").stdout
     finally:
         (library / ".env").unlink()
+
+
+def test_the_web_application_needs_no_more_than_its_extra(wheel: Path, environment: Path, tmp_path: Path) -> None:
+    link_requirements(wheel, "web", tmp_path)
+    code = (
+        "import pgvigil.web; pgvigil.web.application; from pgvigil.live import orm, recovery; print(pgvigil.__file__)"
+    )
+    call = [environment / "bin/python", "-c", code]
+    done = subprocess.run(
+        call, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.startswith(str(environment))) == (0, True), done.stderr
 
 
 def test_in_a_checkout_hints_name_its_script(run: Run) -> None:

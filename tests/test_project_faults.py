@@ -12,6 +12,8 @@ import pytest
 from conftest import Database, Run, wait_until
 from helpers.projects import Project
 
+pytestmark = pytest.mark.oldest_and_newest
+
 
 @pytest.fixture
 def plain(tmp_path: Path, database: Database, call: Run) -> Project:

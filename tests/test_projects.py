@@ -18,6 +18,8 @@ from pgvigil import cli
 from pgvigil.errors import UsageError
 from pgvigil.projects import config, layouts
 
+pytestmark = pytest.mark.oldest_and_newest
+
 LAYOUTS = ("plain", "dbmate", "golang-migrate")
 STEPS = "INSERT INTO marks VALUES (1); CREATE INDEX CONCURRENTLY i ON t (a); INSERT INTO marks VALUES (2);"
 
@@ -211,7 +213,6 @@ sys.exit(main())
 """
 
 
-@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("written", range(5))
 def test_a_run_that_is_killed_at_any_step_has_each_step_once_in_the_end(project: Project, written: int) -> None:
     project.database.execute("CREATE TABLE t (a int); CREATE TABLE marks (n int)")
@@ -369,6 +370,21 @@ def test_a_dirty_golang_migrate_is_told_and_left_alone(tmp_path: Path, database:
     assert tables(database) == []
 
 
+@pytest.mark.parametrize(
+    ("layout", "columns"), [("golang-migrate", "version text"), ("dbmate", "version bigint, dirty boolean")]
+)
+def test_a_table_of_another_tool_is_not_taken_for_the_ledger(
+    tmp_path: Path, database: Database, call: Run, layout: str, columns: str
+) -> None:
+    project = Project(tmp_path / "project", database, call, layout)
+    project.configure()
+    project.write("1", "CREATE TABLE a (n int);")
+    database.execute(f"CREATE TABLE schema_migrations ({columns})")
+    done = project.migrate()
+    assert done.returncode == 4
+    assert f"is not the table of {layout}" in done.stderr
+
+
 def test_a_version_that_no_file_has_stops_the_run(any_layout: Project) -> None:
     any_layout.write("1", "CREATE TABLE a (n int);")
     path = any_layout.write("2", "CREATE TABLE b (n int);")
@@ -376,19 +392,9 @@ def test_a_version_that_no_file_has_stops_the_run(any_layout: Project) -> None:
     path.unlink()
     if any_layout.layout == "golang-migrate":
         path.with_name("2_x.down.sql").unlink()
-    if any_layout.layout == "plain":
-        pytest.skip("its ledger is ours: see the next test")
     done = any_layout.migrate()
     assert done.returncode == 4
     assert "no file here has: 2" in done.stderr
-
-
-def test_a_plain_file_that_is_gone_stops_the_run(project: Project) -> None:
-    path = project.write("1", "CREATE TABLE a (n int);")
-    project.write("2", "CREATE TABLE b (n int);")
-    project.migrated()
-    path.unlink()
-    assert project.migrate().returncode == 4
 
 
 def test_what_something_else_has_changed_stops_the_run_or_is_told(any_layout: Project) -> None:
@@ -611,6 +617,24 @@ def test_a_project_may_be_named_by_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.client_side
+def test_the_env_file_of_a_project_names_its_database_and_not_that_of_pgvigil(
+    tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write("1", "CREATE TABLE a (n int);")
+    elsewhere = tmp_path / "pgvigil"
+    elsewhere.mkdir()
+    (elsewhere / ".env").write_text("DATABASE_URL=postgresql:///of_pgvigil_itself?host=/nowhere\n")
+    (project.directory / ".env").write_text(f"DATABASE_URL={project.database.url}\n")
+    for path in (elsewhere / ".env", project.directory / ".env"):
+        path.chmod(0o600)
+    monkeypatch.setattr("pgvigil.project.ROOT", elsewhere)
+    monkeypatch.chdir(tmp_path)
+    done = project.call("pgvigil", "migrate", "--project", project.directory, "--backup", "none")
+    assert done.returncode == 0, done.stderr
+    assert tables(project.database) == ["a"]
+
+
+@pytest.mark.client_side
 def test_no_project_is_found_where_none_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a project of pgvigil"):
         config.find(tmp_path)
@@ -662,6 +686,16 @@ def test_a_check_finds_a_way_back_that_leads_elsewhere_and_a_spec_that_is_old(pr
     assert check("--write-spec").returncode == 0
     assert "theirs" in spec.read_text()
     assert check().returncode == 0
+
+
+@pytest.mark.client_side
+def test_a_check_says_what_the_linter_finds_and_does_not_fail_for_it(project: Project) -> None:
+    project.write("1", "CREATE TABLE a (n int);", "DROP TABLE a;")
+    project.write("2", "ALTER TABLE a ALTER n SET NOT NULL;", "ALTER TABLE a ALTER n DROP NOT NULL;")
+    done = project.call("pgvigil", "check", "--project", project.directory)
+    assert done.returncode == 0, done.stderr
+    assert "lint: 1 finding" in done.stdout
+    assert "pgvigil lint" in done.stdout
 
 
 @pytest.mark.client_side

@@ -141,7 +141,9 @@ def test_strict_makes_findings_of_what_an_application_has_added(fresh: Any, refe
 
 
 @pytest.fixture
-def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    if "fresh" in request.fixturenames:  # its setup may be the one that fills the cache
+        request.getfixturevalue("templates").get("fresh")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "pgvigil"
 

@@ -50,6 +50,21 @@ def test_the_init_script_leaves_the_catalog_and_ledger_of_the_migrations(
     assert call("scripts/run-migration.sh", "--database-url", database.url).stdout.startswith("up to date")
 
 
+@pytest.mark.oldest_and_newest
+def test_the_init_script_builds_the_same_whatever_the_database_sets(call: Run, database: Database) -> None:
+    for setting in (
+        "search_path = nowhere", "statement_timeout = '20ms'", "lock_timeout = '1ms'", "standard_conforming_strings = off",
+        "array_nulls = off", "transform_null_equals = on", "datestyle = 'German, DMY'", "intervalstyle = sql_standard",
+        "timezone = 'Asia/Kathmandu'", "quote_all_identifiers = on", "plpgsql.extra_errors = 'all'", "client_min_messages = debug1",
+    ):  # fmt: skip
+        database.execute(f'ALTER DATABASE "{database.name}" SET {setting}')
+    loaded = psql(database)
+    assert loaded.returncode == 0, loaded.stderr
+    database.execute(f'ALTER DATABASE "{database.name}" RESET ALL')  # a finding of their own
+    done = call("scripts/validate-schema.py", "--database-url", database.url)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_init_script_refuses_a_database_that_is_not_empty(existing: Database) -> None:
     before = catalog(existing)
     refused = psql(existing)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +14,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from conftest import Database, Mortal, Run, servers
+from conftest import PROJECT, Database, Mortal, Run, servers
 from pgvigil import project
 from pgvigil.database import connect, parse_url
 from pgvigil.embedded import Server
@@ -89,6 +91,24 @@ PLANTED = [
     "FUNCTION jsonb_typeof(json) RETURNS text",
     "FUNCTION json_strip_nulls(text) RETURNS json",
 ]
+
+
+_WITHOUT_YAML = """
+import sys
+from pgvigil import cli
+try:
+    sys.exit(cli.main())
+finally:
+    print("yaml" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_verdict_from_the_cache_does_not_wait_for_yaml(shared: Database, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src"), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-P", "-c", _WITHOUT_YAML, "validate", "--database-url", shared.url]
+    ends = [subprocess.run(command, env=environment, capture_output=True, text=True) for _ in range(2)]
+    assert [end.returncode for end in ends] == [0, 0]
+    assert [end.stderr.splitlines()[-1] for end in ends] == ["True", "False"]
 
 
 @pytest.mark.oldest_and_newest

@@ -287,7 +287,7 @@ COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer i
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
 VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
-VALUES ('holds', '10 minutes', 'tells the telemetry server which sessions are under legal hold; off until there is one', true, false);
+VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one', true, false);
 
 -- Who may do what: looking. A role that is not there is left out, as in 013.
 DO $$

@@ -1,4 +1,4 @@
-"""What to do about a connection that failed, by the words of libpq and the server."""
+"""Advice on a connection that failed, by the words of libpq and the server."""
 
 from __future__ import annotations
 

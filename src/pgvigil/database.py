@@ -58,7 +58,7 @@ _OF_OTHERS = {
 
 # The session settings of a command or a job, whatever the role, the database or the server sets. A setting that the server does
 # not have is skipped. Commands that need another value (a lock_timeout, a search_path) set it themselves, after this.
-_SESSION = {
+SESSION = {
     "search_path": "pg_catalog, pg_temp",
     "row_security": "off",  # rows that a policy hides raise an error, so that they are never taken for missing
     "DateStyle": "ISO, YMD",
@@ -91,8 +91,8 @@ _SESSION = {
 # because the search_path is still that of the role or the database; no array is used, because array_nulls is theirs too.
 _PIN = (
     "SELECT pg_catalog.set_config(s.name, s.value, false) FROM (VALUES "
-    + ", ".join(f"('{name}', ${place}::pg_catalog.text)" for place, name in enumerate(_SESSION, 1))
-    + f") AS s (name, value) WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ${len(_SESSION) + 1}::pg_catalog.int4"
+    + ", ".join(f"('{name}', ${place}::pg_catalog.text)" for place, name in enumerate(SESSION, 1))
+    + f") AS s (name, value) WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ${len(SESSION) + 1}::pg_catalog.int4"
     " AND pg_catalog.current_setting(s.name, true) IS NOT NULL"
 )
 _WHO = "SELECT pg_catalog.pg_backend_pid()"
@@ -144,7 +144,7 @@ class Target:
     def client_options(self) -> str:
         """Return PGOPTIONS for pg_dump and similar programs, whose sessions cannot be pinned from here."""
         given = self.parameters.get("options", os.environ.get("PGOPTIONS", ""))
-        return " ".join([given, *(f"-c {name}={_SESSION[name]}" for name in _OF_CLIENTS)]).strip()
+        return " ".join([given, *(f"-c {name}={SESSION[name]}" for name in _OF_CLIENTS)]).strip()
 
     @property
     def option(self) -> str:
@@ -329,7 +329,7 @@ def _from_dotenv(path: Path) -> Target | None:
 
 
 def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
-    """Open a connection of a command or a job: as `open_connection`, with the session pinned to `_SESSION`.
+    """Open a connection of a command or a job: as `open_connection`, with the session pinned to `SESSION`.
 
     Raises PreconditionError if a pooler gives each transaction another backend; then nothing was set in any of them.
     """
@@ -377,7 +377,8 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
             )
         except psycopg.OperationalError as error:
             words = " ".join(str(error).split())
-            if re.search(r"\binvalid (integer|port|\w+ value)", words):  # libpq checks some options only now
+            # libpq checks some options only now.
+            if re.search(r"\binvalid (integer|port|\w+ value)|\bdefinition of service ", words):
                 raise UsageError(
                     f"the database address given by {target.source} cannot be used: {words}",
                     "Fix the address. No server was contacted.",
@@ -397,13 +398,13 @@ def pin_session(conn: psycopg.Connection, within: float) -> None:
     """Set the settings that a command or a job relies on. Raises as `connect` does, and OperationalError if there is no answer in
     `within` seconds: a pooler has accepted the connection, and has no server to give.
     """
-    pinned = _answer(conn, _PIN, within, *_SESSION.values(), str(conn.info.backend_pid))
+    pinned = _answer(conn, _PIN, within, *SESSION.values(), str(conn.info.backend_pid))
     if pinned is None:
         raise psycopg.OperationalError(f"there is no answer after {within:g} s; a pooler in between may be full")
     _raise_refusal(pinned, conn)
     if not pinned.ntuples:
         _require_session(conn)
-        again = _answer(conn, _PIN, within, *_SESSION.values(), str(_backend(conn, _WHO, within)))
+        again = _answer(conn, _PIN, within, *SESSION.values(), str(_backend(conn, _WHO, within)))
         _raise_refusal(again, conn)
 
 

@@ -69,7 +69,7 @@ class Owner:
 
 
 def owner_of(conn: psycopg.Connection[Any], schema: str) -> Owner:
-    """Who owns, or is to own, what is ours: the owner of the table sessions; where that is a superuser, or a superuser makes a new
+    """Return the owner of our objects: the owner of the table sessions; where that is a superuser, or a superuser makes a new
     install, a role without login. A superuser who works for either of these two runs no code but his own.
     """
     row = conn.execute(
@@ -90,7 +90,7 @@ def owner_of(conn: psycopg.Connection[Any], schema: str) -> Owner:
 
 
 def owner_of_table(conn: psycopg.Connection[Any], table: str) -> Owner | None:
-    """Who owns a table of ours, or None where it is not there."""
+    """Return the owner of a table of ours, or None if it does not exist."""
     row = conn.execute(
         """SELECT r.rolname::text, r.rolname OPERATOR(pg_catalog.<>) current_user AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER')
            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) c.relowner

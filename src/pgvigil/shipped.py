@@ -1,4 +1,4 @@
-"""Whether what a command is about to call and read is what pgvigil shipped. The owner of the tables may put other functions, views and
+"""The check that the objects a command will call and read are as pgvigil shipped them. The owner of the tables may put other functions, views and
 casts in the places of ours; whoever has more rights than he has would run them with these.
 
 The catalog is asked, and nothing of the database's is called.
@@ -35,7 +35,7 @@ _ACTIVE_TIME = re.compile(
 
 
 class _Shape(NamedTuple):
-    """What a function of ours is like: its source, or None for a body that the server keeps parsed."""
+    """The properties of a function of ours: its source, or None for a body that the server keeps parsed."""
 
     arguments: str
     result: str
@@ -115,7 +115,7 @@ _TREES = """
     UNION ALL
     SELECT 'a default of ' || c.oid::regclass::text, d.adbin::text
     FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname IN ('pgvigil', 'instrumentation') OR n.nspname = %(schema)s AND c.relname = ANY (%(names)s)
+    WHERE n.nspname IN ('pgvigil', 'instrumentation') OR n.nspname = %(schema)s AND c.relname = ANY (%(tables)s)
     UNION ALL
     SELECT 'function ' || p.oid::regprocedure::text, coalesce(p.prosqlbody::text, '') || coalesce(p.proargdefaults::text, '')
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -138,45 +138,46 @@ _PLAIN = (
 # themselves, and what came with the server. Pinned objects have no rows in pg_depend.
 _FOREIGN = """
     WITH ours AS (
-        SELECT c.oid, c.oid::regclass::text AS name, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        SELECT c.oid, c.relkind, false AS is_application FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname IN ('pgvigil', 'instrumentation') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT starts_with(c.relname, 'legacy_')
         UNION
-        SELECT c.oid, c.oid::regclass::text, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        SELECT c.oid, c.relkind, c.relname = ANY (%(application)s) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname = ANY (%(names)s)),
     dependents AS (
-        SELECT 'pg_rewrite'::regclass AS class, r.oid, 'view ' || o.name AS name FROM pg_rewrite r JOIN ours o ON o.oid = r.ev_class
-        UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, 'a default of ' || o.name FROM pg_attrdef d JOIN ours o ON o.oid = d.adrelid
-        UNION ALL SELECT 'pg_proc'::regclass, p.oid, 'function ' || p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        SELECT 'pg_rewrite'::regclass AS class, r.oid FROM pg_rewrite r JOIN ours o ON o.oid = r.ev_class
+        UNION ALL SELECT 'pg_attrdef'::regclass, d.oid FROM pg_attrdef d JOIN ours o ON o.oid = d.adrelid
+        WHERE NOT o.is_application  -- what its rows get is computed where they are written
+        UNION ALL SELECT 'pg_proc'::regclass, p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname IN ('pgvigil', 'instrumentation') AND (p.prosqlbody IS NOT NULL OR p.proargdefaults IS NOT NULL))
-    SELECT d.name || ' uses ' || p.oid::regprocedure::text
+    SELECT pg_describe_object(d.class, d.oid, 0) || ' uses ' || p.oid::regprocedure::text
     FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_proc'::regclass AND e.refobjid >= 16384
     JOIN pg_proc p ON p.oid = e.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname NOT IN ('pgvigil', 'instrumentation', 'pg_catalog')
     UNION ALL
-    SELECT d.name || ' uses operator ' || p.oid::regoperator::text
+    SELECT pg_describe_object(d.class, d.oid, 0) || ' uses operator ' || p.oid::regoperator::text
     FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_operator'::regclass AND e.refobjid >= 16384
     JOIN pg_operator p ON p.oid = e.refobjid JOIN pg_namespace n ON n.oid = p.oprnamespace WHERE n.nspname <> 'pg_catalog'
     UNION ALL
-    SELECT d.name || ' reads ' || c.oid::regclass::text
+    SELECT pg_describe_object(d.class, d.oid, 0) || ' reads ' || c.oid::regclass::text
     FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_class'::regclass AND e.refobjid >= 16384
     JOIN pg_class c ON c.oid = e.refobjid AND c.relkind IN ('v', 'm', 'f') LEFT JOIN ours o ON o.oid = c.oid
     WHERE o.oid IS NULL AND c.relnamespace <> 'pg_catalog'::regnamespace
     UNION ALL
-    SELECT d.name || ' uses type ' || format_type(t.oid, NULL)
+    SELECT pg_describe_object(d.class, d.oid, 0) || ' uses type ' || format_type(t.oid, NULL)
     FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_type'::regclass AND e.refobjid >= 16384
     JOIN pg_type t ON t.oid = e.refobjid JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN ours o ON o.oid = t.typrelid
-    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND (t.typtype = 'e' OR o.oid IS NOT NULL))
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND o.oid IS NOT NULL) AND t.typtype <> 'e'
     UNION ALL
-    SELECT 'rule ' || quote_ident(r.rulename) || ' of ' || o.name FROM ours o JOIN pg_rewrite r ON r.ev_class = o.oid
-    WHERE r.rulename <> '_RETURN' AND o.name NOT LIKE ALL (%(application)s)
+    SELECT 'rule ' || quote_ident(r.rulename) || ' of ' || o.oid::regclass::text FROM ours o JOIN pg_rewrite r ON r.ev_class = o.oid
+    WHERE r.rulename <> '_RETURN' AND NOT o.is_application
     UNION ALL
-    SELECT 'column ' || a.attname || ' of ' || o.name || ' has type ' || format_type(a.atttypid, NULL)
+    SELECT 'column ' || a.attname || ' of ' || o.oid::regclass::text || ' has type ' || format_type(a.atttypid, NULL)
     FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace
     WHERE n.nspname <> 'pg_catalog' AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND t.typtype = 'e')
-      AND (o.name NOT LIKE ALL (%(application)s) OR a.attname = ANY (%(columns)s))
+      AND (NOT o.is_application OR a.attname = ANY (%(columns)s))
     UNION ALL
-    SELECT o.name || ' is not a ' || CASE WHEN v.is_view THEN 'view' ELSE 'table' END
+    SELECT o.oid::regclass::text || ' is not a ' || CASE WHEN v.is_view THEN 'view' ELSE 'table' END
     FROM unnest(%(views)s::text[] || %(tables)s::text[], array_fill(true, ARRAY[cardinality(%(views)s::text[])]) || array_fill(false, ARRAY[cardinality(%(tables)s::text[])])) v (name, is_view)
     JOIN pg_class c ON c.oid = to_regclass(v.name) JOIN ours o ON o.oid = c.oid
     WHERE (c.relkind = 'v') <> v.is_view"""
@@ -258,7 +259,7 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
         {
             "schema": schema,
             "names": [*_APPLICATION, *_TABLES],
-            "application": [f"%{name}" for name in _APPLICATION],
+            "application": list(_APPLICATION),
             "columns": list(_COLUMNS),
             "views": list(_OWN_VIEWS),
             "tables": [*(f'"{q}".{name}' for name in (*_APPLICATION, *_TABLES)), *_OWN_TABLES],
@@ -271,7 +272,7 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
 
 
 def _calls(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
-    names = {"schema": schema, "names": [*_APPLICATION, *_TABLES]}
+    names = {"schema": schema, "names": [*_APPLICATION, *_TABLES], "tables": list(_TABLES)}
     called = {name: {int(oid) for oid in _CALLED.findall(tree)} for name, tree in conn.execute(_TREES, names)}
     rows = conn.execute(_NOT_PLAIN, (sorted(set().union(*called.values())), list(_PLAIN))).fetchall()
     for oid, function in rows:

@@ -25,7 +25,10 @@ from pgvigil.web import access, state
 
 pytestmark = pytest.mark.client_side
 BASE = "/admin/session-monitoring/dashboard/"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+]  # fmt: skip
 PAGES = [
     *sorted(set(state.PAGES) - {"overview", "session", "operation"}),
     "",
@@ -111,7 +114,7 @@ class Visitor:
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
         self.url = url + BASE
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(15_000)
         self.said: list[str] = []
 
     def open(self, page: str = "") -> Any:
@@ -219,8 +222,9 @@ def test_sessions_are_filtered_and_paged(visit: Visit, shop: Database) -> None:
         keys += tab.locator("tbody td:first-child").all_inner_texts()
         if not tab.locator("text=Next 50").count():
             break
+        before = tab.url
         tab.click("text=Next 50")
-        tab.wait_for_url(lambda url, seen=tab.url: url != seen)
+        tab.wait_for_url(lambda url, before=before: url != before)
     assert len(keys) == len(set(keys)) == many > 100
 
 
@@ -267,7 +271,7 @@ def test_an_execution_shows_its_query_and_its_neighbours(visit: Visit) -> None:
     tab.click("dialog a:has-text('its neighbours')")
     tab.wait_for_url("**conversation_id=**")
     tab.wait_for_selector(".list[data-loaded] tbody tr")
-    assert tab.locator("tbody tr").count() <= 6
+    assert 1 <= tab.locator(".list tbody tr").count() <= 6
 
 
 def test_a_viewer_is_told_what_is_hidden_and_has_no_actions(visit: Visit, shop: Database) -> None:
@@ -276,7 +280,7 @@ def test_a_viewer_is_told_what_is_hidden_and_has_no_actions(visit: Visit, shop: 
     assert not visitor.shown("jobs").locator("text=Run now").count()
     tab = visitor.shown(f"session?id={session_id(shop)}")
     tab.wait_for_selector(".trail li")
-    assert not tab.locator("text=Archive").count()
+    assert not tab.locator("main button:has-text('rchive')").count()
 
 
 def test_text_of_others_is_shown_as_text(visit: Visit, shop: Database) -> None:
@@ -389,11 +393,13 @@ def test_a_lost_database_is_said_so_and_the_old_numbers_are_grey_until_it_is_bac
     ):
         own.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('one', 'planner')")
         tab = visit(url=url).shown()
-        assert tab.is_hidden("#away")
+        deadline = time.monotonic() + 60
+        while tab.is_visible("#away") or tab.inner_text(".tile .value >> nth=0") != "1":
+            assert time.monotonic() < deadline
+            poll(tab)
         admin = Database(own.server, "postgres")
         admin.execute(f'ALTER DATABASE "{own.name}" ALLOW_CONNECTIONS false')
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (own.name,))
-        deadline = time.monotonic() + 60
         while tab.is_hidden("#away"):
             assert time.monotonic() < deadline
             poll(tab)
@@ -422,7 +428,7 @@ def test_a_page_asks_every_five_seconds_and_a_hidden_one_does_not(visit: Visit) 
     tab.wait_for_timeout(100)
     assert (asked, tab.evaluate("window.waits.length")) == ([], 0)
     tab.evaluate("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
-    tab.wait_for_function("window.waits.length > 0")
+    tab.wait_for_function("() => window.waits.length > 0")
     assert ["state?page=alerts" in url for url in asked] == [True]
 
 
@@ -463,7 +469,7 @@ def test_axe_finds_nothing_on_any_page(visit: Visit, shop: Database, axe: str, s
                 tab.wait_for_selector(".trail li")
             if page == "":
                 tab.wait_for_selector("figure canvas[role=img]")
-                tab.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+                tab.evaluate("document.querySelector('figure details').open = true")
             if page == "live":
                 tab.click(f"#connection-{id} >> text=End…")
             tab.evaluate(axe)

@@ -333,7 +333,7 @@ def pages_below(client: Any, start: str, headers: dict[str, str]) -> None:
             path = urljoin(path, answer.headers["location"])
             answer = client.get(path, headers=headers)
         assert answer.status_code == 200, (path, answer.status_code)
-        return path, answer.text if isinstance(answer.text, str) else answer.text
+        return path, answer.text
 
     where, text = get(start)
     assert "<title>Overview" in text

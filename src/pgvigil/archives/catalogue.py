@@ -1,4 +1,4 @@
-"""Which archives there are, and whether they are whole."""
+"""The catalogue of archives, and the check that they are whole."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def opened(store: Store, archive: Archive, made: Manifest) -> Iterator[list[Path
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found of an archive; `fault` is "" where it is whole."""
+    """The result of the check of an archive; `fault` is "" if it is whole."""
 
     archive: Archive
     fault: str = ""

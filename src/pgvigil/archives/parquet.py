@@ -27,7 +27,7 @@ WRITTEN = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSIO
 
 @dataclass(frozen=True)
 class Extent:
-    """What the files hold: the least and greatest id, as text, and the earliest and latest time, ISO 8601."""
+    """The contents of the files: the least and greatest id, as text, and the earliest and latest time, ISO 8601."""
 
     min_id: str | None = None
     max_id: str | None = None
@@ -157,7 +157,7 @@ def _part(
 
 
 def _sum(conn: Any, table: str, values: list[str]) -> tuple[int, int]:
-    """How many rows, and the sum of their hashes: the same in any order."""
+    """The number of rows, and the sum of their hashes: the same in any order."""
     row = conn.execute(f"SELECT count(*), coalesce(sum(hash({', '.join(values)})), 0) FROM {table}").fetchone()
     return int(row[0]), int(row[1])
 

@@ -61,7 +61,7 @@ class Column:
 
     @property
     def sent(self) -> str:
-        """What is compared, from COPY's text; numbers of floating point have more than one spelling."""
+        """Return the values to compare, from COPY's text; numbers of floating point have more than one spelling."""
         name = identifier(self.name)
         if self.parquet == "BOOLEAN":
             return f"CASE {name} WHEN 't' THEN 'true' WHEN 'f' THEN 'false' END"
@@ -69,7 +69,7 @@ class Column:
 
     @property
     def kept(self) -> str:
-        """What is compared, from the file."""
+        """Return the values to compare, from the file."""
         name = identifier(self.name)
         return name if self.parquet in ("VARCHAR", "DOUBLE") else f"{name}::VARCHAR"
 

@@ -37,7 +37,7 @@ Did = Callable[[int, str | None], None]
 
 @dataclass(frozen=True)
 class Unit:
-    """What becomes one archive: a partition, or some rows of `table`."""
+    """The rows that become one archive: a partition, or some rows of `table`."""
 
     source: str
     table: str  # quoted

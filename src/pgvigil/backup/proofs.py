@@ -1,4 +1,4 @@
-"""What was proved of backups, as the database itself knows it: jobs that delete sessions may want a young one.
+"""The verified backups, as the database itself knows them: jobs that delete sessions may want a young one.
 
 Rows of pgvigil.backup_proofs are written with the rights of the owner of that table, so that nobody who may only run jobs can make one up.
 """

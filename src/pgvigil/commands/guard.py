@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -15,7 +16,12 @@ from pgvigil.commands.common.target import required_target
 from pgvigil.errors import PgvigilError, UsageError
 from pgvigil.text import block, quoted
 
+if TYPE_CHECKING:
+    from pgvigil.projects.config import Config
+
 SUMMARY = "run any migration command under a run lock, after a verified backup, with its lock waits bounded"
+
+_KEYS: dict[str, Any] = {"command": list, "retry": bool, "max_wait_ms": (int, float), "application_name": str}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -42,8 +48,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group = command.add_argument_group("locks")
     group.add_argument(
-        "--max-wait-ms", type=options.seconds, default=200, metavar="MS",
-        help="cancel a statement of the command that waits this long for a lock and stops others (default %(default)s)",
+        "--max-wait-ms", type=options.seconds, metavar="MS",
+        help="cancel a statement of the command that waits this long for a lock and stops others (default 200)",
     )  # fmt: skip
     group.add_argument(
         "--retry", action="store_true",
@@ -62,13 +68,17 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="the command's sessions have this name, and no others: for commands behind a pooler or in a container",
     )  # fmt: skip
     options.add_migration_backup(command)
+    options.add_project(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
     from pgvigil.guard import run as guarded
 
+    config = _project(arguments)
+    said = _table(config)
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    words = words or said.get("command", [])
     if not words:
         raise UsageError("no command is named", "Write it after --: pgvigil guard -- alembic upgrade head")
     if words[0].startswith("-"):
@@ -79,12 +89,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--backup command and --backup-command CMD go together", "Give both or neither.")
     environment = guarded.environment()
     target = required_target(arguments)
+    wait = arguments.max_wait_ms if arguments.max_wait_ms is not None else said.get("max_wait_ms", 200)
+    spec = arguments.spec or (config.spec if config else None)
     wishes = guarded.Options(
-        words=words, environment=environment, url=arguments.database_url, spec=arguments.spec, rehearse=arguments.rehearse,
-        retry=arguments.retry, max_wait_ms=arguments.max_wait_ms, max_lock_ms=arguments.max_lock_ms,
-        application_name=arguments.application_name, lock_wait=arguments.lock_wait, lock_budget=arguments.lock_budget,
-        blocker_wait=arguments.wait_for_blockers, backup_directory=arguments.backup_dir, backup_kind=arguments.backup,
-        backup_proof=arguments.verify_backup, backup_command=arguments.backup_command, run_owner_code=arguments.run_owner_code,
+        words=words, environment=environment, url=arguments.database_url, spec=spec, rehearse=arguments.rehearse,
+        retry=arguments.retry or said.get("retry", False), max_wait_ms=wait, max_lock_ms=arguments.max_lock_ms,
+        application_name=arguments.application_name or said.get("application_name"),
+        lock_wait=arguments.lock_wait, lock_budget=arguments.lock_budget, blocker_wait=arguments.wait_for_blockers,
+        backup_directory=arguments.backup_dir or (config.backup_directory if config else None),
+        backup_kind=arguments.backup or (config.backup_kind if config else "full"),
+        backup_proof=arguments.verify_backup or (config.backup_verify if config else "read"),
+        backup_command=arguments.backup_command, run_owner_code=arguments.run_owner_code,
     )  # fmt: skip
     outcome = guarded.Outcome()
     try:
@@ -102,8 +117,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(log.document | _document(outcome) | {"exit_code": 0}, indent=2, default=str))
     else:
-        _print(outcome, arguments.spec)
+        _print(outcome, spec)
     return 0
+
+
+def _project(arguments: argparse.Namespace) -> Config | None:
+    from pgvigil.projects import config
+
+    return config.find(arguments.project) if arguments.project is not None else None
+
+
+def _table(config: Config | None) -> dict[str, Any]:
+    """Return the settings of [guard] in the project."""
+    said = dict(config.tables.get("guard", {})) if config else {}
+    for key, value in said.items():
+        if key not in _KEYS:
+            raise UsageError(
+                f"{config and config.file}: there is no key {key} in [guard]; known are {', '.join(_KEYS)}",
+                "Fix the file.",
+            )
+        if isinstance(value, bool) != (_KEYS[key] is bool) or not isinstance(value, _KEYS[key]):
+            raise UsageError(f"{config and config.file}: {key} in [guard] cannot be {value!r}", "Fix the file.")
+    if not all(isinstance(word, str) for word in said.get("command", [])):
+        raise UsageError(f"{config and config.file}: command in [guard] is a list of strings", "Fix the file.")
+    return said
 
 
 def _document(outcome: object) -> dict[str, object]:

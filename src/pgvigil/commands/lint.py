@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pgvigil import database, registry
-from pgvigil.commands.common import output
+from pgvigil.commands.common import options, output
 from pgvigil.errors import UsageError
 from pgvigil.text import trusted
 
@@ -16,8 +16,9 @@ SUMMARY = "run migration files on a temporary server and report what each statem
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "paths", nargs="+", type=Path, metavar="FILE", help="a migration in plain SQL, or a directory of them"
+        "paths", nargs="*", type=Path, metavar="FILE", help="a migration in plain SQL, or a directory of them"
     )
+    options.add_project(command)
     group = command.add_argument_group("base schema (default: the earlier files of the same directory)")
     group.add_argument("--schema", type=Path, metavar="DUMP", help="load this dump first (pg_dump --schema-only)")
     group.add_argument(
@@ -62,12 +63,23 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("both --schema and --database-url name the base schema", "Leave one of them out.")
     if arguments.locks and arguments.format != "text":
         raise UsageError("--locks belongs to the text report", "Leave it out: the JSON report has the locks anyway.")
+    paths, zone = arguments.paths, arguments.timezone
+    if arguments.project is not None:
+        from pgvigil.projects import config
+
+        project = config.find(arguments.project)
+        said = dict(project.tables.get("lint", {}))
+        zone = zone or said.pop("timezone", None)
+        said.pop("timezone", None)
+        if said or not isinstance(zone, str | None):
+            raise UsageError(f"{project.file}: [lint] has one key: timezone, a string", "Fix the file.")
+        paths = paths or [project.migrations]
+    if not paths:
+        raise UsageError("no file is named", "Name migrations, or their directory; or --project.")
     with output.stream(arguments.output) as out:
         # Only what the call names: a DATABASE_URL of the environment is the application's, and is not asked.
         target = database.resolve(arguments.database_url, []) if arguments.database_url is not None else None
-        report = lint(
-            arguments.paths, schema=arguments.schema, target=target, zone=arguments.timezone, since=arguments.since
-        )
+        report = lint(paths, schema=arguments.schema, target=target, zone=zone, since=arguments.since)
         told = formats.render(report, arguments.format, locks=arguments.locks, colour=wants_colour(out))
         print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:

@@ -166,11 +166,11 @@ def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
 
 def _without_pgvigil(conn: psycopg.Connection, schema: str) -> Report | None:
     """One finding instead of each object of the spec, for a database that pgvigil never was in; else None."""
-    from pgvigil.migration import preflight
-    from pgvigil.validate.report.model import Finding, Report
-
     if conn.execute("SELECT to_regnamespace('pgvigil') IS NOT NULL").fetchone() == (True,):
         return None
+    from pgvigil.migration import preflight  # reads YAML, for which a verdict has no time
+    from pgvigil.validate.report.model import Finding, Report
+
     tables = preflight.application_tables(conn, schema)
     found = f'nothing of pgvigil; schema "{schema}" has ' + (
         f"{', '.join(sorted(tables))} of the session application" if tables else "no table of the session application"

@@ -1,4 +1,4 @@
-"""Whether a database is in order, and what fixes it. The checks are the server's: pgvigil.integrity_report."""
+"""The health of a database, and the fixes. The checks are the server's: pgvigil.integrity_report."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _was(found: str) -> str:
 
 
 def definitions(directory: Path, *, has_invoker: bool) -> dict[Object, list[str]]:
-    """What makes each trigger on a table of the application, and each view there, with its comment; names are left open."""
+    """Return the statements that create each trigger and view of the application's tables, with comments; names are left open."""
     made: dict[Object, list[str]] = {}
     for statement in _statements(directory):
         if match := _TRIGGER.match(statement):

@@ -1,4 +1,4 @@
-"""Who is connected and what they run, as schema instrumentation has it; and how to end a session."""
+"""The connected sessions and their statements, from schema instrumentation; and the end of a session."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Command:
         self._control, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _MAIN, str(_PACKAGE), str(theirs.fileno())],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()],
             start_new_session=True,
         )  # fmt: skip
         theirs.close()
@@ -94,7 +94,7 @@ class Command:
 
     def sockets(self) -> Sockets:
         """The connections of the command and all that it has started."""
-        return processes.sockets(processes.descendants(self._process.pid))
+        return processes.sockets(processes.tree(self._process.pid))
 
     def _hear(self) -> None:
         lines = b""
@@ -138,7 +138,7 @@ def _forms(secret: str) -> list[str]:
 
 
 def in_words(status: int) -> str:
-    """How a process ended."""
+    """The end of a process."""
     if status >= 0:
         return f"ended with exit code {status}"
     try:

@@ -36,9 +36,27 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def tree(pid: int) -> list[int]:
+    """The same by the kernel's own lists of children, which costs a hundredth and may miss one while another ends."""
+    found: list[int] = []
+    level = [pid]
+    while level:
+        children: list[int] = []
+        for one in level:
+            with suppress(OSError):
+                for task in os.listdir(_PROC / str(one) / "task"):  # noqa: PTH208
+                    place = _PROC / str(one) / "task" / task / "children"
+                    if not place.exists() and (_PROC / str(one)).exists():
+                        return descendants(pid)  # this kernel keeps no such lists
+                    children += map(int, place.read_text().split())
+        found += children
+        level = children
+    return found
+
+
 @dataclass(frozen=True)
 class Sockets:
-    """What processes have open. `tcp`: local address, local port, remote address, remote port. `unix`: paths of servers."""
+    """The open sockets of processes. `tcp`: local address, local port, remote address, remote port. `unix`: paths of servers."""
 
     tcp: frozenset[tuple[str, int, str, int]]
     unix: frozenset[str]

@@ -34,6 +34,9 @@ _HELD: LiteralString = """
     WHERE l.granted AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.relation = ANY (%s::oid[])
       AND l.pid <> pg_backend_pid() AND a.backend_type = 'client backend' GROUP BY 1, 2"""
+_END_SESSIONS: LiteralString = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"""
 _LEADS_OUT: LiteralString = """
     SELECT format('foreign server %I', srvname) FROM pg_foreign_server
     UNION ALL SELECT format('extension %I', extname) FROM pg_extension WHERE extname = 'dblink' ORDER BY 1"""
@@ -51,7 +54,7 @@ _SHARED: LiteralString = """
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What the real run is to be expected to do."""
+    """The expected effects of the real run."""
 
     locks: list[Lock]
     rewritten: list[str]
@@ -106,14 +109,20 @@ def rehearse(
         _copy_settings(conn, look, copy)
         before = {oid: (name, file) for oid, name, file in look.execute(_TABLES).fetchall()}
         admit = _Admission(conn, there, copy)
-        with (
-            Proxy(Upstream.of(conn), conn.info.dbname, copy, admit) as proxy,
-            _LockTrace(database.connect(there, "rehearsal (watch)"), list(before)) as trace,
-            start(
-                {**order, "environment": without_tls(order["environment"]), "confine": rules_for(conn, proxy)}
-            ) as command,
-        ):
-            status = command.wait(lambda: False)
+        try:
+            with (
+                Proxy(Upstream.of(conn), conn.info.dbname, copy, admit) as proxy,
+                _LockTrace(database.connect(there, "rehearsal (watch)"), list(before)) as trace,
+                start(
+                    {**order, "environment": without_tls(order["environment"]), "confine": rules_for(conn, proxy)}
+                ) as command,
+            ):
+                status = command.wait(lambda: False)
+        finally:
+            with suppress(
+                psycopg.Error
+            ):  # nobody else can be connected to it; a statement of an ended command may go on
+                look.execute(_END_SESSIONS)
         after = {oid: (name, file) for oid, name, file in look.execute(_TABLES).fetchall()}
     _judge(conn, proxy, command, status, shared, log)
     if trace.error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import random
 import secrets
 import shutil
@@ -44,7 +45,7 @@ _INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid
 
 @dataclass(frozen=True)
 class Options:
-    """How a command is run. `environment` is the caller's, before anything was taken out of it; `url` as the caller wrote it."""
+    """The way a command is run. `environment` is the caller's, before anything was taken out of it; `url` as the caller wrote it."""
 
     words: Sequence[str]
     environment: Mapping[str, str]
@@ -67,7 +68,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What a run did, as far as it came. `changes` is None where the schema could not be compared."""
+    """The result of a run, as far as it came. `changes` is None where the schema could not be compared."""
 
     archive: Backup | None = None
     tries: int = 0
@@ -84,6 +85,11 @@ class Outcome:
 def guard(target: Target, options: Options, log: Reporter, outcome: Outcome) -> None:
     """Runs the command; `outcome` says how far it came. Raises MigrationError when it failed, InvalidSchemaError when the spec is unmet."""
     clock = time.monotonic()
+    if platform.system() != "Linux":
+        raise PreconditionError(
+            "guard knows the sessions of a command by the processes and sockets that Linux shows in /proc",
+            "Run it on Linux, for example in a container beside the command.",
+        )
     if shutil.which(options.words[0], path=options.environment.get("PATH")) is None:
         raise UsageError(
             f"there is no program {argv.shown(options.words[0])}", "Name the command as in a shell, after --."
@@ -172,7 +178,7 @@ def _revision(conn: psycopg.Connection) -> str | None:
 
 
 def _order(conn: psycopg.Connection, target: Target, options: Options) -> tuple[dict[str, Any], list[str]]:
-    """What the supervisor is asked for, and the passwords that nobody is to see."""
+    """The request to the supervisor, and the passwords to hide."""
     token = f"guarded_{secrets.token_hex(12)}"
     keywords = {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
     # Without what naming the database took out: other names, and credentials that are not for the server that a .env file names.
@@ -285,7 +291,7 @@ def _once(
 
 
 def _unwatched(own: Own, watch: Watch, seconds: float) -> list[str]:
-    """What has kept lock waits from being bounded."""
+    """Return the reasons why lock waits were not bounded."""
     found = []
     if own.shared:
         found.append(
@@ -320,7 +326,7 @@ def _catalog(conn: psycopg.Connection) -> str:
 
 
 def _changes(conn: psycopg.Connection, before: str) -> list[str] | None:
-    """What is there now and was not, or is different: each in a line."""
+    """Return the objects that are new or different, one per line."""
     if not before:
         return None
     if _catalog(conn) == before:
@@ -349,7 +355,7 @@ def _back(outcome: Outcome) -> str:
 
 
 def _after_failure(outcome: Outcome, options: Options) -> str:
-    """What is there now, and what to do."""
+    """Return the state after the run, and the advice."""
     left = "Whether it left something in the schema could not be seen."
     if outcome.changes is not None:
         left = (

@@ -1,4 +1,4 @@
-"""Which of the server's sessions are the command's own. Only these are ever cancelled.
+"""The sessions of the server that belong to the command. Only these are ever cancelled.
 
 A session is the command's where the kernel says so: over TCP, a process of the command holds the other end of that very
 connection. Over a Unix socket the server tells no port, so the session has to carry the random application_name that only the
@@ -18,6 +18,7 @@ import psycopg
 
 from pgvigil.guard.processes import Sockets
 
+_LOOKS = 3  # at a session that is not found among the command's: a process may have begun or ended meanwhile
 _SERVER = """
     SELECT pg_catalog.current_setting('port')::int, pg_catalog.host(pg_catalog.inet_client_addr()), pg_catalog.inet_client_port(),
            pg_catalog.pg_backend_pid()"""
@@ -43,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Route:
-    """How this process reaches the server. `direct`: the server sees the port that the kernel knows, so ports can be compared."""
+    """The way this process reaches the server. `direct`: the server sees the port that the kernel knows, so ports can be compared."""
 
     addresses: frozenset[str]
     port: int
@@ -78,18 +79,19 @@ class Own:
         self._answers: dict[Session, bool] = {}
         self.candidates = 0  # sessions of which nobody can say whose they are
         self._doubtful: dict[Session, int] = {}
+        self._looks: dict[Session, int] = {}
 
     def __contains__(self, row: Row) -> bool:
         carries = row.application == (self.declared or self._token)
         if self.declared:  # a pooler gives the session to other clients, under their names
             self._answers[row.session] = carries
             return carries
-        if row.session in self._answers and (self._answers[row.session] or not carries):
+        looks = self._looks[row.session] = self._looks.get(row.session, 0) + 1
+        if self._answers.get(row.session) or (looks > _LOOKS and not carries):
             return self._answers[row.session]
-        answer = self._is_own(row, self._look(), carries)
-        self._answers[row.session] = answer
-        if not answer and (row.port is None or row.port < 0 or not self._route.direct):
-            self.candidates += 1
+        answer = self._answers[row.session] = self._is_own(row, self._look(), carries)
+        unclear = row.port is None or row.port < 0 or not self._route.direct
+        self.candidates += not answer and unclear and looks == _LOOKS
         if carries and not answer:
             self._doubtful[row.session] = self._doubtful.get(row.session, 0) + 1
         return answer
@@ -97,7 +99,7 @@ class Own:
     @property
     def shared(self) -> int:
         """Sessions with the command's name at a connection that none of its processes holds, not only while they ended: those of a pooler."""
-        return sum(looks > 2 and not self._answers[one] for one, looks in self._doubtful.items())
+        return sum(looks > 1 and not self._answers[one] for one, looks in self._doubtful.items())
 
     @property
     def seen(self) -> list[Session]:
@@ -116,7 +118,7 @@ class Own:
         )  # fmt: skip
 
     def _is_server(self, paths: frozenset[str]) -> bool:
-        """Where this process came by TCP and may not read the server's directories: its usual name, with its port."""
+        """If this process came by TCP and may not read the server's directories: its usual name, with its port."""
         return not self._route.unix and any(path.endswith(f"/.s.PGSQL.{self._route.port}") for path in paths)
 
 
@@ -149,7 +151,7 @@ def _same(one: str | None, other: str) -> bool:
 
 
 def _is_local(remote: str, local: str) -> bool:
-    """Whether a connection stays on this machine."""
+    """Return true if a connection stays on this machine."""
     try:
         return remote == local or ipaddress.ip_address(remote).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""What reads the files: DuckDB in this process, or Apache Spark where one machine no longer serves. Both are asked the same SQL."""
+"""The engines that read the files: DuckDB in this process, or Apache Spark where one machine no longer serves. Both are asked the same SQL."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _value(bin_: int) -> float:
 
 
 def files_query(span: Span) -> str:
-    """What the files are asked."""
+    """Return the query on the files."""
     return f"""SELECT {span.bucket("created_at")} AS bucket, operation, {_BIN} AS bin, count(*) AS calls,
                       count(*) FILTER (WHERE success) AS successful, CAST(sum(duration_ms) AS BIGINT) AS total_ms, min(duration_ms), max(duration_ms)
                FROM {{files}} WHERE {span.duck("created_at")} GROUP BY 1, 2, 3"""

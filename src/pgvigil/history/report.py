@@ -72,7 +72,7 @@ def picture(title: str, unit: str, rows: Sequence[Row], name: str | None, value:
 
 
 def timeline_picture(title: str, rows: Sequence[Row]) -> str:
-    """How many entries of each kind there are, over time."""
+    """Return the number of entries of each kind, over time."""
     lines: dict[str, list[tuple[datetime, float]]] = defaultdict(list)
     for row in rows:
         line = lines[row["kind"]]

@@ -131,7 +131,7 @@ class Bench:
             self._end()
 
     def _outside(self, measured: Measured) -> None:
-        """What refuses to run in a transaction. In one, its plain form runs in its place, for the statements that follow."""
+        """Statements that PostgreSQL refuses in a transaction. In one, its plain form runs in its place, for the statements that follow."""
         measured.outside = True
         statement = measured.statement
         if self._in_transaction:

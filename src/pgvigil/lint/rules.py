@@ -1,4 +1,4 @@
-"""What is wrong with a statement that was measured, in words, and the rewrite that is safe."""
+"""The faults of a measured statement in words, and the safe rewrite."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Finding:
 
 
 def findings(measured: Measured) -> Iterator[Finding]:
-    """What there is to say of one statement."""
+    """Return the findings on one statement."""
     statement = measured.statement
     for rule, table, message in _seen(measured):
         yield Finding(
@@ -93,7 +93,7 @@ def _strongest(measured: Measured) -> str | None:
 
 
 def _text(statement: Statement) -> Iterator[tuple[str, str, str]]:
-    """What the words of a statement say, and no measurement."""
+    """Return the findings that need no measurement."""
     words = [t.text.upper() for t in statement.tokens]
     if words[0] == "ALTER" and words[1:2] in (["TABLE"], ["VIEW"], ["MATERIALIZED"], ["TYPE"], ["FUNCTION"]):
         name = advice.target(statement)
@@ -122,7 +122,7 @@ def _text(statement: Statement) -> Iterator[tuple[str, str, str]]:
 
 
 def _drops_column(words: Sequence[str], at: int) -> bool:
-    """Whether the DROP at this place of an ALTER TABLE takes a column away."""
+    """Return true if the DROP at this place of an ALTER TABLE takes a column away."""
     following = words[at + 1 : at + 2]
     if words[at - 1] != "," and at > 0 and not _begins_action(words, at):
         return False
@@ -130,7 +130,7 @@ def _drops_column(words: Sequence[str], at: int) -> bool:
 
 
 def _begins_action(words: Sequence[str], at: int) -> bool:
-    """Whether an action of ALTER TABLE begins here: ALTER COLUMN c DROP NOT NULL has its DROP inside."""
+    """Return true if an action of ALTER TABLE begins here: ALTER COLUMN c DROP NOT NULL has its DROP inside."""
     before = list(words[:at])
     last = max((n for n, word in enumerate(before) if word == ","), default=1)
     return "ALTER" not in before[last:] and not re.search(r"[(]", " ".join(before[last:]))

@@ -19,7 +19,7 @@ from pgvigil.text import counted
 
 @dataclass
 class Report:
-    """What was found. `unmeasured` are statements that could not be run; nothing is known of their locks."""
+    """The findings. `unmeasured` are statements that could not be run; nothing is known of their locks."""
 
     zone: str
     zone_known: bool

@@ -45,6 +45,7 @@ def server() -> Iterator[embedded.Server]:
     with embedded.Server(bindir, in_memory=True, settings={"autovacuum": "off"}) as made:
         with psycopg.connect(made.dsn(), autocommit=True) as conn:
             conn.execute(f"CREATE ROLE {ROLE} LOGIN CREATEROLE CREATEDB")
+            conn.execute(f"ALTER ROLE {ROLE} SET statement_timeout = '60s'")  # on empty tables nothing takes long
             # What a migration of a hosted service may do.
             conn.execute(f"GRANT pg_monitor, pg_signal_backend, pg_read_all_data, pg_write_all_data TO {ROLE}")
             conn.execute(f"CREATE DATABASE {_DATABASE} OWNER {ROLE} TEMPLATE template0")

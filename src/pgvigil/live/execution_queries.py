@@ -23,6 +23,7 @@ def page(
     user_id: str | None,
     status: str | None,
     database_type: str | None,
+    conversation_id: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     cursor: str | None,
@@ -36,6 +37,7 @@ def page(
         (f"user_id {EQUALS} %s", user_id),
         (f"status {EQUALS} %s", status),
         (f"database_type {EQUALS} %s", database_type),
+        (f"conversation_id {EQUALS} %s", conversation_id),
         ("started_at OPERATOR(pg_catalog.>=) %s", since),
         ("started_at OPERATOR(pg_catalog.<) %s", until),
     ):

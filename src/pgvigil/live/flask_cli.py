@@ -129,7 +129,7 @@ def commands(monitor: SessionPerformanceMonitor) -> click.Group:
     )
     @click.pass_context
     def alerts(context: click.Context, this_process: bool, form: str, threshold: float) -> None:
-        """What is wrong; exit code 1 if something is."""
+        """Print the alerts; exit code 1 if there is one."""
         alerts = monitor_workers.alerts_of(found(this_process), threshold)
         document = monitor_workers.alerts_document(alerts)
         click.echo(monitor_workers.as_json(document) if form == "json" else monitor_workers.alerts_text(alerts))

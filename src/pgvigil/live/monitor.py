@@ -228,11 +228,11 @@ class SessionPerformanceMonitor:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def start_request_monitoring(self, endpoint: str = "") -> str:
-        """What follows in this thread or task is part of a request; its id."""
+        """Begin a request of this thread or task; return its id."""
         return monitor_requests.begin(self._counts, endpoint)
 
     def end_request_monitoring(self, request_id: str | None) -> dict[str, Any] | None:
-        """What was done in that request; None if it is not known. A slow one, or one with errors, is logged."""
+        """Return the work of that request; None if it is not known. A slow one, or one with errors, is logged."""
         done = monitor_requests.end(self._counts, request_id)
         if done and (done["errors"] or done["detached"] or done["duration"] > self.slow_session_threshold):
             self._to_log.append(
@@ -258,7 +258,7 @@ class SessionPerformanceMonitor:
         return found
 
     def _snapshot_with_recorders(self) -> tuple[dict[str, int], dict[str, list[int]]]:
-        """What workers report: the recorders' own history goes to system_metrics by themselves."""
+        """Return the reported counts with those of the recorders, whose own history goes to system_metrics by themselves."""
         counters, histograms = self._counts.snapshot()
         return counters | {f"recorder/{name}": count for name, count in counts_of_process()[0].items()}, histograms
 
@@ -275,7 +275,7 @@ class SessionPerformanceMonitor:
         return Application(self.application, "-", 1, now, self.get_current_metrics(), now)
 
     def get_alerts(self) -> list[monitor_metrics.Alert]:
-        """What is wrong in this process, by the thresholds of this monitor."""
+        """Return the alerts of this process, by the thresholds of this monitor."""
         return monitor_metrics.alerts(
             self.get_current_metrics(), slow_seconds=self.slow_session_threshold,
             recovery_rate=self.high_recovery_rate_threshold, active_sessions=self.max_active_sessions_threshold,
@@ -316,7 +316,7 @@ class SessionPerformanceMonitor:
                 self.tick()
 
     def tick(self) -> None:
-        """What is done every second: adding up, logging, history."""
+        """Do the work of every second: adding up, logging, history."""
         self._counts.slow_after = self.slow_session_threshold
         self._counts.fold()
         while self._to_log:
@@ -331,7 +331,7 @@ class SessionPerformanceMonitor:
             self.record_history()
 
     def record_history(self) -> None:
-        """What was counted since the last time, and the gauges, into system_metrics."""
+        """Write the counts since the last time and the gauges to system_metrics."""
         recorder, state = self._recorder, self._counts.snapshot()
         if recorder is None:
             return

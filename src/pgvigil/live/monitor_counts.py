@@ -1,4 +1,4 @@
-"""What is counted of an application's sessions: appended to a queue where it happens, added up elsewhere.
+"""The counts of an application's sessions: appended to a queue where it happens, added up elsewhere.
 
 The caller takes no lock. It appends a name, or a name with nanoseconds, to a deque, which is atomic even inside the callback of a
 weak reference, where a lock could be taken twice by the same thread.

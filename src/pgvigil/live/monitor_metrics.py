@@ -1,4 +1,4 @@
-"""What counts mean: the documented metrics, alerts and health of one process or of all workers, and their summary in words."""
+"""The meaning of counts: the documented metrics, alerts and health of one process or of all workers, and their summary in words."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def alerts(
     recovery_rate: float = HIGH_RECOVERY_RATE,
     active_sessions: int = MAX_ACTIVE_SESSIONS,
 ) -> list[Alert]:
-    """What is wrong with these metrics: of one process, or of several."""
+    """Return the alerts of these metrics: of one process, or of several."""
     found = []
     performance = of["performance_metrics"]
     timed = [(name, performance[f"avg_{name}_time"], performance[f"p95_{name}_time"]) for name in _TIMED]

@@ -32,7 +32,7 @@ NOTHING: Final[State] = ({}, {})
 
 
 def difference(now: State, before: State) -> State:
-    """What was counted since."""
+    """Return the counts since then."""
     counters = {name: value - before[0].get(name, 0) for name, value in now[0].items()}
     histograms = {
         name: [value - old for value, old in zip(bins, before[1][name], strict=True)] if name in before[1] else bins

@@ -24,7 +24,7 @@ class _Request:
 
 
 def begin(counts: Counts, endpoint: str) -> str:
-    """What follows in this thread or task is part of a request; its id."""
+    """Begin a request of this thread or task; return its id."""
     if len(counts.requests) >= _OPEN_REQUESTS:
         with suppress(StopIteration, KeyError, RuntimeError):
             del counts.requests[next(iter(counts.requests))]
@@ -36,7 +36,7 @@ def begin(counts: Counts, endpoint: str) -> str:
 
 
 def end(counts: Counts, request_id: str | None) -> dict[str, Any] | None:
-    """What was done in that request; None if it is not known."""
+    """Return the work of that request; None if it is not known."""
     request: _Request | None = counts.requests.pop(request_id or "", None)
     if request is None:
         return None

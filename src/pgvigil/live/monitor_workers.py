@@ -1,4 +1,4 @@
-"""What all workers of an application have counted, as the database has it; for `pgvigil` and `flask session-monitoring` alike."""
+"""The counts of all workers of an application, from the database; for `pgvigil` and `flask session-monitoring` alike."""
 
 from __future__ import annotations
 

@@ -13,17 +13,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from time import perf_counter_ns as clock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 from sqlalchemy import exc as core_exc
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.orm import exc as orm_exc
 from sqlalchemy.pool import PoolProxiedConnection
 
 from pgvigil.live.monitor_counts import BEGUN, CLOSED, Counts, Event
 from pgvigil.live.patching import Undo, replace
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 # In the __dict__ of a session: since when it is open, with its entry among the open ones; whether its unit of work has begun; and
 # how that ended.
@@ -44,13 +46,15 @@ def session_class(factory: Any) -> tuple[type[Session], Undo]:
     (flask-sqlalchemy's `db`), and a subclass of Session.
     """
     seen = 0
-    while not isinstance(factory, sessionmaker | async_sessionmaker | type) and seen < 3:
+    # An application that has such a factory has imported the module. Without greenlet, which is not everywhere, it cannot be imported.
+    asynchronous = getattr(sys.modules.get("sqlalchemy.ext.asyncio"), "async_sessionmaker", ())
+    while not isinstance(factory, (sessionmaker, type)) and not isinstance(factory, asynchronous) and seen < 3:
         inner = getattr(factory, "session_factory", None)
         factory = getattr(factory, "session", None) if inner is None else inner
         seen += 1
     if isinstance(factory, sessionmaker):
         return factory.class_, lambda: None
-    if isinstance(factory, async_sessionmaker):
+    if isinstance(factory, asynchronous):
         return _class_for_async(factory)
     if isinstance(factory, type) and issubclass(factory, Session) and factory is not Session:
         return factory, lambda: None

@@ -12,7 +12,7 @@ _LAYER: Final = "_pgvigil_layer"
 
 
 class _Layer:
-    """What a replacement has covered."""
+    """The original that a replacement covers."""
 
     def __init__(self, before: Any) -> None:
         self.before = before

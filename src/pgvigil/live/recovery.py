@@ -7,15 +7,17 @@ is loaded anew by its identity.
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import inspect
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.orm.exc import DetachedInstanceError, UnmappedInstanceError
 
 from pgvigil.live.monitor import get_performance_monitor
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession  # it needs greenlet, which not every application has
 
 T = TypeVar("T")
 AnySession = Session | scoped_session[Any]

@@ -29,7 +29,7 @@ from pgvigil.progress import Reporter
 
 @dataclass(frozen=True)
 class Options:
-    """How the jobs behave. `lock_budget` is the seconds that one table may take to get its lock; `build_wait` those that the
+    """The options of the jobs. `lock_budget` is the seconds that one table may take to get its lock; `build_wait` those that the
     indexes of a run may wait for old transactions, in vain and all together.
     """
 
@@ -146,7 +146,7 @@ def _vacuum(run: Run) -> None:
 
 
 def _ahead(run: Run, query: str) -> list[str]:
-    """What of the query's objects a run that was cut short has not seen to."""
+    """Return the objects of the query that an interrupted run has not completed."""
     seen = {name for (name,) in run.conn.execute("SELECT unnest(pgvigil.completed_items(%s))", (run.job,))}
     return [name for (name,) in run.conn.execute(query.encode()) if name not in seen]
 

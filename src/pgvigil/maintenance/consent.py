@@ -1,4 +1,4 @@
-"""What jobs that end, archive or delete would do, shown before they may. The owner of the tables accepts; the SQL that does the work
+"""The effects of jobs that end, archive or delete, shown in advance. The owner of the tables accepts; the SQL that does the work
 asks for it (pgvigil.require_consent), so that pg_cron and a plain CALL obey, too.
 """
 
@@ -45,7 +45,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a job would do now; `backup_within` and `latest_backup` where it wants a proved backup."""
+    """The effects of a job now; `backup_within` and `latest_backup` where it wants a proved backup."""
 
     job: str
     waits_for_consent: bool
@@ -74,7 +74,7 @@ class Preview:
 
     @property
     def lacks_backup(self) -> bool:
-        """Whether it would be refused for want of a younger backup."""
+        """Return true if it would be refused because it needs a younger backup."""
         if self.backup_within is None:
             return False
         return self.latest_backup is None or datetime.now(UTC) - self.latest_backup > self.backup_within

@@ -57,7 +57,7 @@ def status(target: Target) -> list[Job]:
 
 
 def preview(target: Target) -> list[consent.Preview]:
-    """What the jobs that end, mark, archive or delete would do now."""
+    """Return the effects of the jobs that end, mark, archive or delete."""
     with connect(target) as conn:
         see_rows(conn)
         jobs_of(conn)
@@ -89,7 +89,7 @@ def accept(target: Target, job: str) -> list[str]:
 
 
 def dry_run(target: Target, job: str) -> str:
-    """What a job would do now, in words; nothing is changed."""
+    """Return the effects of a job now, in words; nothing is changed."""
     with connect(target) as conn:
         see_rows(conn)
         known = _named(jobs_of(conn), job)
@@ -119,7 +119,7 @@ def run(target: Target, job: str, options: Options, log: Reporter) -> str:
 
 
 def keeps_archive(target: Target) -> bool:
-    """Whether a retention policy in use wants rows archived before they are dropped."""
+    """Return true if a retention policy in use wants rows archived before they are dropped."""
     with connect(target) as conn:
         return conn.execute("SELECT pgvigil.keeps_archive()").fetchone() == (True,)
 

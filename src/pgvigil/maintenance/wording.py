@@ -1,4 +1,4 @@
-"""What a run of a job did, in words."""
+"""The result of a job's run, in words."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MORE = "..."  # what report_job puts at the end of notes that it cut
 
 
 def done(job: str, rows: int, notes: Iterable[str] = ()) -> str:
-    """What a run did: `rows` of its row in pgvigil.job_runs, and of job retention its notes, which tell of dropped partitions."""
+    """Return the result of a run in words: from `rows` of its row in pgvigil.job_runs, and for job retention from its notes on dropped partitions."""
     phrase, thing = _DONE.get(job, ("changed {}", "row"))
     notes = list(notes)
     dropped = [int(found[1]) for note in notes if (found := _DROPPED.fullmatch(note))] if job == "retention" else []

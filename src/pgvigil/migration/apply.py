@@ -123,7 +123,7 @@ def _migrate(connection: sqlalchemy.Connection) -> None:
 
 @dataclass(frozen=True)
 class Names:
-    """What our files leave open, looked up once for all statements of a run."""
+    """The values of placeholders, looked up once for all statements of a run."""
 
     schema: str
     owner: Owner

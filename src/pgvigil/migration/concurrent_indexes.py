@@ -21,7 +21,7 @@ _DISCARD_TRIES = 5
 
 @dataclass(frozen=True)
 class WaitPolicy:
-    """How long, in seconds, to wait for a build that is another's; and who is told of it."""
+    """The seconds to wait for a build of another session, and the log for it."""
 
     seconds: float = float("inf")
     log: Callable[[str], None] = lambda _: None
@@ -108,7 +108,7 @@ def prepare(
     patience: WaitPolicy,
     displace: Callable[[Build, str, str], bool],
 ) -> bool:
-    """Whether the index has to be built: False when a valid one with this very definition is there already.
+    """Return true if the index has to be built: False when a valid one with this very definition is there already.
 
     `displace` is called with the name and the definition of another one under its name; it says whether to build.
     """
@@ -132,7 +132,7 @@ def prepare(
 
 
 def waits_for_transactions(statement: Statement) -> bool:
-    """Whether a statement stops no writer, but waits for the transactions of others to end: see patient()."""
+    """Return true if a statement stops no writer, but waits for the transactions of others to end: see patient()."""
     words = [t.text.upper() for t in statement.tokens]
     concurrently = "CONCURRENTLY" in words and words[0] in ("CREATE", "DROP", "REINDEX")
     return concurrently or "VALIDATE" in words or (words[0] == "ALTER" and words[-1] == "CONCURRENTLY")
@@ -145,7 +145,7 @@ def drop_if_invalid(conn: psycopg.Connection, name: str, patience: WaitPolicy) -
 
 
 def stays_invalid(conn: psycopg.Connection, name: str, patience: WaitPolicy) -> bool:
-    """Whether an index is there, INVALID, and nobody is building it. A build that still runs, in the backend of a client
+    """Return true if an index is there, INVALID, and nobody is building it. A build that still runs, in the backend of a client
     that is gone perhaps, is waited for, because it may yet come out valid.
 
     Raises LockedError, naming the builder, when that takes too long.
@@ -224,7 +224,7 @@ def unfinished(conn: psycopg.Connection, migrations: Collection[Migration], sche
 
 
 def leftover_indexes(conn: psycopg.Connection, names: Collection[str], tables: Collection[str]) -> list[str]:
-    """What a REINDEX CONCURRENTLY that did not finish left INVALID beside the named indexes, or on the tables and their
+    """Return the INVALID indexes that an unfinished REINDEX CONCURRENTLY left beside the named indexes, or on the tables and their
     partitions. On the application's tables everything else is the application's business.
     """
     rows = conn.execute(
@@ -284,5 +284,5 @@ def _wanted_shape(conn: psycopg.Connection, build: Build, table: str) -> tuple[b
 
 
 def _shape(definition: str) -> tuple[bool, str]:
-    """What an index definition says besides its own name and its table's."""
+    """Return an index definition without its name and its table."""
     return definition.startswith("CREATE UNIQUE"), definition.partition(" USING ")[2]

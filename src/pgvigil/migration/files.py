@@ -67,7 +67,7 @@ class Migration:
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether a migration is as the init script was generated from it; of its revert file that tells as much."""
+    """Return true if a migration is as the init script was generated from it; the same is then true of its revert file."""
     forward = project.MIGRATIONS / path.name
     try:
         raw, generated = forward.read_bytes(), project.INIT_SQL.read_text(encoding="utf-8")

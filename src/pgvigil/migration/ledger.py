@@ -1,4 +1,4 @@
-"""What the database says of itself: Alembic's revision, and one row per file in pgvigil.migrations."""
+"""The ledgers in the database: Alembic's revision, and one row per file in pgvigil.migrations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class State:
-    """Where a database stands. `revision` is None before the first migration."""
+    """The state of a database. `revision` is None before the first migration."""
 
     revision: str | None = None
     entries: list[Entry] = field(default_factory=list)
@@ -166,7 +166,7 @@ def _call(function: str, *values: object) -> str:
 
 
 def is_baselined(conn: psycopg.Connection, revision: str) -> bool:
-    """Whether what a migration makes was there before it."""
+    """Return true if what a migration makes was there before it."""
     return bool(_scalar(conn, "SELECT baselined FROM pgvigil.migrations WHERE revision = %s", revision))
 
 

@@ -1,4 +1,4 @@
-"""What can be checked without a server: the spec reads, every file is complete, the init script is the files' own."""
+"""The checks without a server: the spec reads, every file is complete, the init script is the files' own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RECORDED = re.compile(
 
 
 def check() -> list[str]:
-    """What is wrong with the files of this checkout, one sentence each. Raises UsageError for a broken spec or migration."""
+    """Return the faults of the files of this checkout, one sentence each. Raises UsageError for a broken spec or migration."""
     load_spec(project.SPEC)
     migrations = files.load(project.MIGRATIONS)
     faults = []

@@ -163,7 +163,7 @@ class OwnChain(Chain):
         return tuple(job for (job,) in conn.execute(query))
 
     def left_by_revert(self, conn: psycopg.Connection, schema: str) -> list[str]:
-        """What a superuser had under names of ours, and pgvigil_owner has now. It is not given back by us: whoever had the rights of
+        """Return the tables that a superuser owned under names of ours and pgvigil_owner owns now. pgvigil does not return them: whoever had the rights of
         that role may have hung code on it, in an index or a rule, which would run as the superuser from then on.
         """
         rows = conn.execute(

@@ -1,4 +1,4 @@
-"""What must hold before anything is begun, and who stands in the way of it."""
+"""The preconditions of a run, and the sessions that prevent it."""
 
 from __future__ import annotations
 
@@ -94,6 +94,39 @@ def require_rights(conn: psycopg.Connection, schema: str) -> None:
             f'role "{conn.info.user}" may not migrate this database; it needs ' + "; ".join(row[0] for row in rows),
             "Run it as the tables' owner or as a superuser, or grant what is missing. Nothing was changed.",
         )
+    _require_own_defaults(conn, schema)
+
+
+# What default privileges take from the very roles that make, or are to own, what the migrations make.
+_TAKEN_FROM_OWNER = """
+    SELECT quote_ident(r.rolname), w.word, string_agg(o.privilege_type, ', ' ORDER BY o.privilege_type)
+    FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole
+    JOIN (VALUES ('r'::"char", 'r'::"char", 'TABLES'), ('S', 's', 'SEQUENCES'), ('f', 'f', 'FUNCTIONS'), ('T', 'T', 'TYPES'),
+                 ('n', 'n', 'SCHEMAS')) w (kind, of_default, word) ON w.kind = d.defaclobjtype
+    CROSS JOIN LATERAL (SELECT grantee, privilege_type FROM aclexplode(acldefault(w.of_default, d.defaclrole)) WHERE grantee = d.defaclrole
+                        EXCEPT SELECT grantee, privilege_type FROM aclexplode(d.defaclacl)) o
+    WHERE d.defaclnamespace = 0
+      AND (r.rolname = current_user OR d.defaclrole = (SELECT c.relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                                       WHERE n.nspname = %s AND c.relname = 'sessions'))
+    GROUP BY 1, 2 ORDER BY 1, 2"""
+
+
+def _require_own_defaults(conn: psycopg.Connection, schema: str) -> None:
+    """Raise PreconditionError if default privileges keep the owner of new objects from using them."""
+    rows = conn.execute(_TAKEN_FROM_OWNER, (schema,)).fetchall()
+    if not rows:
+        return
+    taken = "; ".join(
+        f"ALTER DEFAULT PRIVILEGES FOR ROLE {role} REVOKE {privileges} ON {kind} FROM {role}"
+        for role, kind, privileges in rows
+    )
+    back = [
+        f"  ALTER DEFAULT PRIVILEGES FOR ROLE {role} GRANT {rights} ON {kind} TO {role};" for role, kind, rights in rows
+    ]
+    raise PreconditionError(
+        f"new objects would lack rights of their own owner, because of {taken}",
+        "\n".join(["Nothing was changed. Give the rights back, then run this again:", *back]),
+    )
 
 
 # Each is a question about a table of the application, and why a table like that cannot be watched. `%s` is its name.
@@ -202,7 +235,7 @@ def require_room(conn: psycopg.Connection, schema: str, applied: Collection[str]
 
 
 def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
-    """What does not stop a run, but the DBA should know."""
+    """Return the warnings, which do not stop a run."""
     found = []
     if one(conn, "SELECT has_schema_privilege('public', oid, 'CREATE') FROM pg_namespace WHERE nspname = %s", schema):
         found.append(
@@ -257,7 +290,7 @@ def require_nobody_in_the_way(conn: psycopg.Connection, schema: str, wait: float
 
 
 def blockers(conn: psycopg.Connection, schema: str) -> list[tuple[str, str]]:
-    """Who stands in the way, each as a stable name and a description for people."""
+    """Return the sessions that prevent a run, each as a stable name and a description."""
     rows = conn.execute(
         """
         WITH ours AS (SELECT oid, relname FROM pg_class WHERE relkind IN ('r', 'p')
@@ -295,7 +328,7 @@ def one(conn: psycopg.Connection, query: str, *parameters: object) -> object:
 
 
 def application_tables(conn: psycopg.Connection, schema: str) -> list[str]:
-    """Which of the application's tables are there."""
+    """Return the application's tables that exist."""
     rows = conn.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s) AND relname = ANY (%s)",
         (schema, list(APPLICATION_TABLES)),

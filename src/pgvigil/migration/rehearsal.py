@@ -39,7 +39,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the real run is to be expected to do. `rewritten` are tables that got new files."""
+    """The expected effects of the real run. `rewritten` are tables that got new files."""
 
     locks: list[Lock]
     rewritten: list[str]

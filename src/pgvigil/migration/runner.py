@@ -32,7 +32,7 @@ from pgvigil.validate import Report, event_triggers, read_early, render, validat
 
 @dataclass(frozen=True)
 class Options:
-    """How a run behaves. Times in seconds; `accepted` are revisions whose file may differ from what went in."""
+    """The options of a run. Times in seconds; `accepted` are revisions whose file may differ from what went in."""
 
     schema: str | None
     backup_directory: Path | None
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did, for the report. `applied` holds the names of the files that went in, or out if it `reverted`; `left`
+    """The result of a run, for the report. `applied` holds the names of the files that went in, or out if it `reverted`; `left`
     is how many are not in at the end; `warnings` what the DBA should know of the rows that were there before; `waiting` the jobs that
     wait for the owner's consent.
     """
@@ -154,7 +154,7 @@ def require_valid(report: Report, chain: Chain, hint: str) -> None:
 
 
 def undo_command(outcome: Outcome, target: Target) -> str:
-    """What brings the schema back to where the run found it."""
+    """Return the command that restores the schema that the run found."""
     verb, start = "migrate" if outcome.reverted else "revert", outcome.start or "base"
     return outcome.chain.command(verb, "--to", start, schema=outcome.schema, option=target.option)
 
@@ -179,7 +179,7 @@ def _prepare(conn: psycopg.Connection, options: Options, log: Reporter) -> Run:
 
 
 def open_run(conn: psycopg.Connection, options: Options, log: Reporter) -> Run:
-    """What holds for every run: a server we know, a primary, a ledger that fits the files."""
+    """Check the preconditions of every run: a server we know, a primary, a ledger that fits the files."""
     preflight.require_usable_server(conn)
     chain = options.chain
     migrations = chain.load()
@@ -192,7 +192,7 @@ def open_run(conn: psycopg.Connection, options: Options, log: Reporter) -> Run:
 
 
 def _position(migrations: list[Migration], to: str | None) -> int:
-    """How many migrations are in at a revision."""
+    """Return the number of migrations that are applied at a revision."""
     known = ["base", *(m.revision for m in migrations)]
     if to is not None and to not in known:
         raise UsageError(f"there is no revision {to}", f"Known are: {', '.join(known)}.")
@@ -300,7 +300,7 @@ def apply_pending(
 
 @contextmanager
 def _rolled_back_when_lost(conn: psycopg.Connection, names: str) -> Iterator[None]:
-    """Whatever a lost connection has led to, in psycopg or SQLAlchemy: raises MigrationError instead."""
+    """Raise MigrationError instead of any error that a lost connection causes in psycopg or SQLAlchemy."""
     try:
         yield
     except Exception as error:
@@ -331,7 +331,7 @@ def _attempts(run: Run, target: Target, options: Options, log: Reporter) -> Atte
 
 
 def _index_repairs(run: Run) -> Sequence[tuple[str, Callable[[Trace], None]]]:
-    """What to do about each index that is INVALID: ours is built again, what a REINDEX left beside ours is dropped."""
+    """Return the action for each INVALID index: ours is built again, what a REINDEX left beside ours is dropped."""
     names, tables = run.chain.index_names(run.schema)
     return [
         (

@@ -1,4 +1,4 @@
-"""What the statements of a run did, for its report: how long each took, and which locks it brought."""
+"""The effects of a run's statements, for its report: how long each took, and which locks it brought."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass
 class Trace:
-    """What a caller of move() is told of the statements, and how patient it is with other builds of an index.
+    """The reports to a caller of move(), and the patience with other builds of an index.
 
     `statements` are those that ran: {file, line, statement, ms, locks: [{table, mode, held_ms}], blockers} each; blockers are what `met`
     returns after it, whom it waited for. `at` is the one at work.
@@ -91,7 +91,7 @@ class Trace:
                     self._held[oid, mode] = lock, began
 
     def _has_all(self, statement: Statement) -> bool:
-        """Whether all the tables that a statement names are locked against everybody already. One that names none may lock any."""
+        """Return true if all the tables that a statement names are locked against everybody already. One that names none may lock any."""
         names = set(_WORD.findall(statement.text)) & self._named.keys()
         return (
             bool(names)

@@ -167,7 +167,7 @@ class ProjectChain(Chain):
         return [one for one in self.files[: max(places, default=0)] if one.version not in state.revisions]
 
     def _squashed(self, state: ProjectState) -> list[str]:
-        """What dbmate's table has of files that a team has replaced by a dump of the schema."""
+        """Return the versions in dbmate's table whose files a team has replaced by a dump of the schema."""
         if self.config.layout != "dbmate" or not self.files:
             return []
         return [version for version in state.unknown if version < self.files[0].version]

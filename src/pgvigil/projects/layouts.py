@@ -174,7 +174,7 @@ _LAYOUTS: dict[str, Callable[[Config], Iterator[ProjectFile]]] = {
 
 
 def runs_alone(statement: Statement) -> bool:
-    """Whether the server refuses a statement inside a transaction."""
+    """Return true if the server refuses a statement inside a transaction."""
     words = [token.text.upper() for token in statement.tokens]
     return (
         (words[0] in ("CREATE", "DROP", "REINDEX") and "CONCURRENTLY" in words[1:6])
@@ -192,12 +192,12 @@ def _is_whole(path: Path, text: str) -> bool:
 
 
 def acts_on_whole_server(statement: Statement) -> bool:
-    """Whether a statement, or code that stands in it, changes more than its database."""
+    """Return true if a statement, or code that stands in it, changes more than its database."""
     return bool(_WHOLE_SERVER.search(statement.text))
 
 
 def adds_enum_value(statement: Statement) -> bool:
-    """Whether a statement adds a value that can only be used after its transaction."""
+    """Return true if a statement adds a value that can only be used after its transaction."""
     return statement.starts_with("ALTER", "TYPE") and "ADD" in {token.text.upper() for token in statement.tokens[3:6]}
 
 

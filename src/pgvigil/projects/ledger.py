@@ -1,4 +1,4 @@
-"""Where a project's files are recorded: in the table of its own tool, where it has one, and in pgvigil_project.migrations.
+"""The ledger of a project's files: in the table of its own tool, where it has one, and in pgvigil_project.migrations.
 
 The tool's table is the truth for what is in. Ours, beside it, has checksums, baselines, and how far a file without a transaction has come;
 for the plain layout it is the truth. It has a schema of its own, because a revert of pgvigil's own chain drops schema pgvigil.
@@ -53,7 +53,7 @@ COMMENT ON COLUMN {TABLE}.note IS 'Who has accepted an edit, or a baseline that 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a file without a transaction has come."""
+    """The progress of a file without a transaction."""
 
     steps: int = 0
     sha256: str = ""
@@ -175,8 +175,21 @@ class Ledger:
         }
 
     def _of_tool(self, conn: psycopg.Connection, files: Sequence[ProjectFile], finished: set[str]) -> set[str]:
-        if not conn.execute("SELECT FROM pg_class WHERE oid = to_regclass(%s)", (self.tool_table,)).rowcount:
+        columns = {
+            name
+            for (name,) in conn.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+                (self.tool_table,),
+            )
+        }
+        if not columns:
             return set()
+        expected = {"version"} if self.config.layout == "dbmate" else {"version", "dirty"}
+        if columns != expected:
+            raise PreconditionError(
+                f"{self.tool_table} is not the table of {self.config.layout}: its columns are {', '.join(sorted(columns))}, not {', '.join(sorted(expected))}",
+                f"Correct `layout` or `ledger_table` in {self.config.file}. Nothing was changed.",
+            )
         if self.config.layout == "dbmate":
             return {row[0] for row in conn.execute(f"SELECT version::text FROM {self.tool_table}".encode())}
         row = conn.execute(f"SELECT version, dirty FROM {self.tool_table} LIMIT 1".encode()).fetchone()

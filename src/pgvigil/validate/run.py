@@ -171,7 +171,7 @@ def event_triggers(conn: Connection) -> str:
 
 
 def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[Finding]:
-    """What the migrations need of the application, before the first one: its tables, their base columns, the types."""
+    """Check the needs of the first migration: its tables, their base columns, the types."""
     declaration = _declared(spec)
     found = snapshot(conn, declaration.scope(schema), schema)
     collector = DiffBuilder(declaration, found)

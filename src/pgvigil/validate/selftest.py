@@ -1,4 +1,4 @@
-"""Whether the triggers and views do what they are there for: sessions are lived through, and rolled back.
+"""The self-test of triggers and views: sessions are lived through, and rolled back.
 
 Every check has a session of its own in a savepoint of its own, so that one failure hides no other. Nothing but these
 rows is locked. Triggers of the application find its tables by the path of the session; our own statements name no operator
@@ -52,7 +52,7 @@ IDLE = timedelta(hours=5)
 
 
 class _Failed(Exception):
-    """What a check saw instead of what it expected."""
+    """An observation of a check that differs from its expectation."""
 
 
 class _Untried(Exception):
@@ -113,7 +113,7 @@ class SessionFixture:
     # --- what a check may ask for ------------------------------------------------------------------------------------
 
     def unmet(self, what: str, *triggers: str) -> Exception:
-        """What to raise: what these triggers of ours do is no fault of the rest where the application has replaced one of them."""
+        """Return the error to raise: a replaced trigger is not a fault of the others."""
         return _Untried(what) if self.replaced.intersection(triggers) else _Failed(what)
 
     def expect_events(self, *expected: str) -> list[dict[str, Any]]:
@@ -377,7 +377,7 @@ def _measured(life: SessionFixture) -> None:
 
 
 def self_test(conn: Connection, schema: str, replaced: frozenset[str] = frozenset()) -> list[Finding]:
-    """What the triggers and views of `schema` did not do. Leaves nothing behind.
+    """Return the failures of the triggers and views of `schema`. Leaves nothing behind.
 
     What cannot be tried because of objects that the application is known to replace is one note: Report.replaced names them.
     """

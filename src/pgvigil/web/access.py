@@ -250,7 +250,7 @@ class Access:
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether a browser can log in with a token."""
+        """Return true if a browser can log in with a token."""
         return isinstance(self._authorize, Tokens)
 
     async def log_in(self, request: Request, token: str) -> str:

@@ -88,6 +88,7 @@ def router(app: FastAPI) -> APIRouter:
             return row or (False, "no answer")
 
         ok, reason = await store.ask(question, writing=True, budget=2 * wanted.grace + 3)
+        store.forget()
         if not ok:
             raise Problem(409, "refused", "The connection was not ended", reason)
         return as_json({"ok": True, "reason": reason})
@@ -104,6 +105,7 @@ def router(app: FastAPI) -> APIRouter:
                 return bool(row and row[0])
 
             changed = await store.ask(question, writing=True)
+            store.forget()
             return as_json({"ok": changed, "reason": done if changed else nothing})
 
     change(
@@ -127,9 +129,12 @@ def router(app: FastAPI) -> APIRouter:
         target = await store.ask(lambda connection: _target_for(connection, store.target, principal))
         future = jobs.submit(_run_job, target, job)
         running.add(future)
-        future.add_done_callback(lambda done: (running.discard(done), done.exception()))
+        future.add_done_callback(running.discard)
+        waiting = asyncio.wrap_future(future)
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting any more
+        waiting.add_done_callback(lambda _: store.forget())
         try:
-            said = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), _ANSWER_WITHIN)
+            said = await asyncio.wait_for(asyncio.shield(waiting), _ANSWER_WITHIN)
         except TimeoutError:
             return as_json({"ok": True, "reason": "it is running; its outcome will be in the list of jobs"}, 202)
         return as_json({"ok": True, "reason": said})

@@ -179,6 +179,7 @@ class _Page:
         offset: Annotated[int, Query(ge=0, le=10_000, description="Not with cursor, which is quick anywhere")] = 0,
         status: Annotated[Status | None, Query()] = None,
         database_type: Annotated[str | None, Query(min_length=1, max_length=50, pattern=NO_NUL)] = None,
+        conversation_id: Annotated[str | None, Query(min_length=1, max_length=100, pattern=NO_NUL)] = None,
         cursor: Annotated[
             str | None,
             Query(
@@ -209,6 +210,7 @@ class _Page:
             database_type,
             cursor,
         )
+        self.conversation_id = conversation_id
         self.since, self.until = _moment("from", since), _moment("to", until)
 
 
@@ -320,7 +322,8 @@ async def _page(store: Store, request: Request, principal: Principal, page: _Pag
     columns = ", ".join(f"NULL AS {name}" if private and name in _PRIVATE else name for name in _COLUMNS)
     try:
         query, values = queries.page(
-            columns, user_id=user_id, status=page.status, database_type=page.database_type, since=page.since, until=page.until,
+            columns, user_id=user_id, status=page.status, database_type=page.database_type,
+            conversation_id=page.conversation_id, since=page.since, until=page.until,
             cursor=page.cursor, limit=page.limit, offset=page.offset,
         )  # fmt: skip
     except ValueError:

@@ -1,7 +1,7 @@
 """Read the state of everything at once: what the API shows as lists, and what the pages of the dashboard ask for every few seconds.
 
 A section is one question. Its answer is shared by all clients and is kept for at least two seconds, and for two thousand times
-what it cost: however many pages are open, a section takes half a millisecond a second from the server at most.
+what it cost (up to two minutes; what is live, up to five seconds): however many pages are open, a section takes little.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ _SHOW_AGE: Final = 15.0  # an answer that is kept for longer says of when it is
 
 @dataclass(frozen=True)
 class Section:
-    """A question about the state, how long its answer is kept at least, and the columns that only an admin sees."""
+    """A question about the state, how long its answer is kept at least and at most, and the columns that only an admin sees."""
 
     read: Callable[[Connection, Store], Any]
     seconds: float = 2.0
+    longest: float = 120.0
     private: tuple[str, ...] = ()
 
 
@@ -84,6 +85,9 @@ _DURATIONS: Final = """
     FROM (SELECT u.bound, u.place FROM unnest(pgvigil.execution_bounds() || NULL) WITH ORDINALITY u (bound, place)) b
     CROSS JOIN pgvigil.execution_totals t GROUP BY b.bound, b.place ORDER BY b.place"""
 _ENGINES: Final = "SELECT DISTINCT t.database_type FROM pgvigil.execution_totals t ORDER BY 1 LIMIT 200"
+_ANOMALIES: Final = """
+    SELECT a.database_type, a.status, a.since, a.hour, a.value, a.expected, a.spread FROM pgvigil.anomalies a
+    WHERE a.ended IS NULL ORDER BY a.since, a.id LIMIT 200"""
 _WORKERS: Final = """
     SELECT m.instance_id, m.application, m.reported_by, m.hostname, m.pid, m.started_at, m.seen_at, m.report_interval::text AS report_interval,
            m.seen_at > clock_timestamp() - 3 * m.report_interval AS alive
@@ -93,9 +97,9 @@ _SERVER: Final = """
            (SELECT max(m.revision) FROM pgvigil.migrations m) AS revision"""
 
 SECTIONS: Final[dict[str, Section]] = {
-    "connections": Section(_rows(_CONNECTIONS), private=("sql_text",)),
-    "live_statements": Section(_rows(_LIVE_STATEMENTS), private=("sql_text",)),
-    "jobs": Section(_rows(_JOBS), private=("last_error",)),
+    "connections": Section(_rows(_CONNECTIONS), longest=5.0, private=("sql_text",)),
+    "live_statements": Section(_rows(_LIVE_STATEMENTS), longest=5.0, private=("sql_text",)),
+    "jobs": Section(_rows(_JOBS), longest=10.0, private=("last_error",)),
     "health": Section(_rows(_CHECKS), 5.0, private=("detail", "fix")),
     "operations": Section(_rows(_OPERATIONS, "performance_monitoring_view")),
     "sessions_now": Section(_rows(_SESSIONS_NOW, "sessions")),
@@ -103,10 +107,11 @@ SECTIONS: Final[dict[str, Section]] = {
     "trends": Section(_rows(_TRENDS, "analytics_aggregations"), 30.0),
     "executions_hours": Section(_rows(_EXECUTIONS), 5.0),
     "executions_durations": Section(_rows(_DURATIONS), 30.0),
+    "anomalies": Section(_rows(_ANOMALIES), 5.0),
     "engines": Section(_rows(_ENGINES), 60.0),
-    "workers": Section(_rows(_WORKERS)),
+    "workers": Section(_rows(_WORKERS), longest=10.0),
     "server": Section(_rows(_SERVER), 60.0),
-    "monitor": Section(lambda connection, _: session_monitoring.read_rows(connection), 1.0),
+    "monitor": Section(lambda connection, _: session_monitoring.read_rows(connection), 1.0, 10.0),
 }
 _Answer = tuple[Any, str, float]
 
@@ -119,9 +124,13 @@ async def ask(store: Store, name: str) -> _Answer:
         began = time.monotonic()
         found = section.read(connection, store)
         cost = time.monotonic() - began
-        return found, datetime.now(UTC).isoformat(timespec="seconds"), max(section.seconds, _SHARE * cost)
+        return (
+            found,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            max(section.seconds, min(_SHARE * cost, section.longest)),
+        )
 
-    return await store.shared(f"state {name}", section.seconds, question, keep=_SHARE)
+    return await store.shared(f"state {name}", section.seconds, question, keep=_SHARE, longest=section.longest)
 
 
 async def rows(store: Store, name: str, principal: Principal) -> list[dict[str, Any]]:
@@ -140,7 +149,9 @@ def _masked(name: str, found: list[dict[str, Any]], principal: Principal) -> lis
 
 async def alerts(store: Store, principal: Principal) -> list[dict[str, Any]]:
     """Return all alerts, the worst first: of checks, of monitored applications, and anomalies that last. Raises Problem."""
-    checks, monitor = await asyncio.gather(rows(store, "health", principal), ask(store, "monitor"))
+    checks, monitor, anomalies = await asyncio.gather(
+        rows(store, "health", principal), ask(store, "monitor"), rows(store, "anomalies", principal)
+    )
     found = [
         {
             "type": one["check_name"], "source": "check", "severity": one["level"], "application": None, "since": None,
@@ -154,7 +165,19 @@ async def alerts(store: Store, principal: Principal) -> list[dict[str, Any]]:
             document = {"detail": None, "fix": None, "since": None, "source": "session monitor", **alert}
             document.pop("details", None)
             found.append(document | {"application": application["application"]})
+    found += [_anomaly(one) for one in anomalies]
     return sorted(found, key=lambda one: (one["severity"] != "critical", one["type"], one["application"] or ""))
+
+
+def _anomaly(one: dict[str, Any]) -> dict[str, Any]:
+    more = one["value"] > one["expected"]
+    return {
+        "type": "unusual_executions", "source": "anomaly", "severity": "warning", "application": None, "since": one["since"], "fix": None,
+        "message": f"{one['value']} executions on {one['database_type']} with status {one['status']} in the hour from {one['hour']:%H:%M} UTC:"
+                   f" {'more' if more else 'fewer'} than the usual {one['expected']:g}",
+        "value": one["value"], "threshold": one["expected"] + (4 if more else -4) * one["spread"],
+        "detail": f"The median of this hour over the days before is {one['expected']:g}, the spread {one['spread']:.1f}. Two hours in a row were more than four spreads away.",
+    }  # fmt: skip
 
 
 def applications(monitor: list[tuple[Any, ...]]) -> list[dict[str, Any]]:

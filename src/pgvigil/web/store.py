@@ -38,7 +38,6 @@ _NOT_MIGRATED: Final = (
     errors.InvalidSchemaName,
 )
 _TOO_SLOW: Final = (errors.QueryCanceled, errors.LockNotAvailable)
-_LONGEST_KEPT: Final = 120.0  # seconds
 _inherited: list[Connection] = []  # a forked child leaves its parent's connections alone, and open
 
 
@@ -102,11 +101,18 @@ class Store:
         )
 
     async def shared(
-        self, key: str, seconds: float, question: Callable[[Connection], T], *, keep: float = 0.0, **options: Any
+        self,
+        key: str,
+        seconds: float,
+        question: Callable[[Connection], T],
+        *,
+        keep: float = 0.0,
+        longest: float = 120.0,
+        **options: Any,
     ) -> T:
         """Ask once for all callers: an answer is kept for `seconds`, and callers wait for one that is on its way.
 
-        It is kept for `keep` times what it cost as well, up to two minutes, so that asking for ever costs the server at most 1/`keep`.
+        It is kept for `keep` times what it cost as well, up to `longest` seconds, so that asking for ever costs the server little.
         """
         import asyncio
 
@@ -128,7 +134,7 @@ class Store:
 
         async def answer() -> T:
             result = await self.ask(timed, **options)
-            kept = max(seconds, min(keep * cost, _LONGEST_KEPT))
+            kept = max(seconds, min(keep * cost, longest))
             self._answers[key] = (loop, time.monotonic() + kept, task)
             return result
 
@@ -136,6 +142,10 @@ class Store:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting any more
         self._answers[key] = (loop, 0.0, task)
         return await asyncio.shield(task)
+
+    def forget(self) -> None:
+        """Forget the answers that are kept: something was changed, and whoever changed it wants to see it."""
+        self._answers = {key: known for key, known in self._answers.items() if not known[2].done()}
 
     def _limiter(self) -> anyio.CapacityLimiter:
         import asyncio

@@ -10,8 +10,9 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool
 
-from pgvigil import ExecutionTracker, Recorder, Sampler, initialize_performance_monitoring, instrument
+from pgvigil import ExecutionTracker, Recorder, initialize_performance_monitoring, instrument
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
 from pgvigil.maintenance import client_jobs, job_runner
@@ -23,6 +24,7 @@ _APPEND = sqlalchemy.text("""
     INSERT INTO context_history (session_id, sequence_number, context_type, content) VALUES (:id, 1, 'message', 'A sentence that an agent wrote.')""")
 _END = sqlalchemy.text("UPDATE sessions SET status = :status WHERE id = :id")
 _LONG = sqlalchemy.text("/* monthly report */ SELECT sum(e.total_rows), pg_sleep(45) FROM query_executions e")
+_EXECUTING = sqlalchemy.text("SELECT instrumentation.record_statement(:text, 'executing')")
 _USERS = ("ada", "bob", "chen", "dana", "eli")
 
 
@@ -40,15 +42,16 @@ class Load:
             address, pool_size=4, max_overflow=2, connect_args={"application_name": "shop"}
         )
         self._sessions: sessionmaker[Session] = sessionmaker(self._engine)
-        self._reports = sqlalchemy.create_engine(address, connect_args={"application_name": "reports"})
+        self._reports = sqlalchemy.create_engine(
+            address, poolclass=NullPool, connect_args={"application_name": "reports"}
+        )
         monitor = initialize_performance_monitoring(
             None, self._sessions, self._engine, recorder=self._recorder, application="shop", interval=5
         )
         self._resources.callback(monitor.close)
         self._resources.callback(self._engine.dispose)
         self._resources.callback(instrument(self._engine, self._recorder))
-        # The reports are an application that nobody instruments: the sampler sees what they run.
-        self._resources.callback(Sampler(url, every=3).close)
+        self._resources.callback(instrument(self._reports, self._recorder))
         steps: list[tuple[Callable[[random.Random], Any], float]] = [
             (self._work, 0.4),
             (self._work, 0.7),
@@ -56,7 +59,7 @@ class Load:
             (self._jobs, 20),
         ]
         self._threads = [
-            threading.Thread(target=self._repeat, args=(step, pause, random.Random(number)), name=f"demo {number}", daemon=True)
+            threading.Thread(target=self._repeat, args=(step, pause, random.Random(number)), name=f"demo {number}", daemon=True)  # noqa: S311 - made-up load
             for number, (step, pause) in enumerate(steps)
         ]  # fmt: skip
         for thread in self._threads:
@@ -95,7 +98,11 @@ class Load:
         )  # fmt: skip
 
     def _report(self, _: random.Random) -> None:
-        with self._reports.connect() as connection:
+        with self._reports.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sqlalchemy.text("SELECT 1"))
+            self._ended.wait(2)  # until the recorder has registered this connection
+            # instrument() writes a statement when it has ended. This one is to be seen while it runs.
+            connection.execute(_EXECUTING, {"text": str(_LONG)})
             connection.execute(_LONG)
 
     def _jobs(self, _: random.Random) -> None:

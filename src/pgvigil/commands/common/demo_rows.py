@@ -58,7 +58,8 @@ _STATEMENTS: Final = (
            CASE e.status WHEN 'timeout' THEN '57014' WHEN 'failed' THEN '23505' WHEN 'error' THEN 'ConnectionError' END,
            CASE e.status WHEN 'timeout' THEN 'canceling statement due to statement timeout' WHEN 'failed' THEN 'duplicate key value violates unique constraint "***"'
                          WHEN 'error' THEN 'the server closed the connection unexpectedly' END
-    FROM (SELECT w.*, CASE WHEN w.r % 61 = 0 THEN 'timeout' WHEN w.r % 29 = 0 OR w.t > now() - interval '20 hours' AND w.t < now() - interval '18 hours' AND w.r % 4 = 0 THEN 'failed'
+    FROM (SELECT w.*, CASE WHEN w.r % 61 = 0 THEN 'timeout' WHEN w.r % 29 = 0 OR w.t > now() - interval '20 hours' AND w.t < now() - interval '18 hours' AND w.r % 4 = 0
+                                                                 OR w.t > date_trunc('hour', now()) - interval '2 hours' AND w.r % 3 = 0 THEN 'failed'
                            WHEN w.r % 83 = 0 THEN 'error' ELSE 'success' END AS status
           FROM ({_WHEN}) w {_KEPT}) e ORDER BY e.t""",
     f"""INSERT INTO performance_logs (id, operation, duration_ms, success, session_id, created_at)
@@ -70,7 +71,7 @@ _STATEMENTS: Final = (
 )
 # What a demo cannot do without a shell, and a backup of made-up rows.
 _SWITCHED_OFF: Final = "UPDATE pgvigil.jobs SET enabled = false WHERE needs_client"
-_FIRST_JOBS: Final = ("partitions", "counters", "totals", "rollup", "aggregation", "analyze")
+_FIRST_JOBS: Final = ("partitions", "counters", "totals", "rollup", "aggregation", "analyze", "anomalies")
 
 
 def insert(url: str, sessions: int) -> None:

@@ -117,7 +117,7 @@ def add_job_backup(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument_group("telemetry server").add_argument(
         "--telemetry-url", metavar="URL",
-        help="the database that job holds tells which sessions are under legal hold (environment: PGVIGIL_TELEMETRY_URL)",
+        help="the database that job holds sends legal holds to (environment: PGVIGIL_TELEMETRY_URL)",
     )  # fmt: skip
 
 

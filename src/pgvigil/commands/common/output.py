@@ -1,4 +1,4 @@
-"""Where a report goes: standard output, or a file that is written whole or not at all. And its JSON."""
+"""The destination of a report: standard output, or a file that is written whole or not at all. And its JSON."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def generated(written: str, path: Path | None) -> int:
 
 
 def statement_line(words: str) -> str:
-    """What others have written, such as a statement, on one line."""
+    """Return a text of others, such as a statement, on one line."""
     return text.visible(re.sub(r"\s", " ", words)).rstrip()
 
 

@@ -1,4 +1,4 @@
-"""What `setup`, `migrate` and `revert` share: the options of a run, and its outcome in words."""
+"""The common parts of `setup`, `migrate` and `revert`: the options of a run, and its outcome in words."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pgvigil import database, project
 from pgvigil.database import Target
@@ -10,7 +11,16 @@ from pgvigil.errors import ConnectError, UsageError
 
 
 def named_target(arguments: argparse.Namespace) -> Target | None:
-    return database.resolve(arguments.database_url, project.dotenv_directories())
+    return database.resolve(arguments.database_url, _dotenv_directories(arguments))
+
+
+def _dotenv_directories(arguments: argparse.Namespace) -> list[Path]:
+    """The directories whose .env counts: for a project its own, and never that of pgvigil, which names another database."""
+    if getattr(arguments, "project", None) is None:
+        return project.dotenv_directories()
+    from pgvigil.projects import config
+
+    return [Path.cwd(), config.find(arguments.project).directory]
 
 
 def required_target(arguments: argparse.Namespace) -> Target:

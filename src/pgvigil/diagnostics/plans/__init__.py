@@ -1,1 +1,1 @@
-"""What the server does for one statement: its plan, its time, and advice. Everything is rolled back."""
+"""The work of the server for one statement: its plan, its time, and advice. Everything is rolled back."""

@@ -1,4 +1,4 @@
-"""Which kinds of objects a database holds at all: what it does not hold need not be asked for.
+"""The kinds of objects that a database holds: other kinds are not queried.
 
 Planning is half of the work of a snapshot, and most of what can be planned is for kinds that hardly any database has. One
 cheap question first: its answers come from the ends of indexes by oid, or from tables that are then empty.
@@ -70,7 +70,7 @@ PRESENT = f"ARRAY[{', '.join(f'CASE WHEN {there} THEN {kind!r} END' for kind, th
 def kinds_to_ask_for(
     present: Collection[str | None], own: Collection[str], *, everywhere: bool, named: bool
 ) -> frozenset[str]:
-    """What the queries are cut down to. `named`: relations are asked for by their names, as our own spec does."""
+    """The limits of the queries. `named`: relations are asked for by their names, as our own spec does."""
     if any(schema.startswith("pg_") or schema == "information_schema" for schema in own):
         kinds = set(ALL)  # holds what initdb has made, which PRESENT leaves out
     else:

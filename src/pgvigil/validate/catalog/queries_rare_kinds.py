@@ -1,4 +1,4 @@
-"""What databases seldom hold: schemas with their default rights, policies, rules, extensions, casts, operators and their kin.
+"""The kinds of objects that databases rarely hold: schemas with their default rights, policies, rules, extensions, casts, operators and their kin.
 
 One query, in the form of those in queries.py, which asks it.
 """

@@ -1,4 +1,4 @@
-"""What is asked of the server and of the database as a whole."""
+"""The queries on the server and on the database as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is there: the part of pg_catalog that a spec is about, read in one pipeline and one snapshot.
+"""The live schema: the part of pg_catalog that a spec is about, read in one pipeline and one snapshot.
 
 A snapshot is objects by path, each with its attributes as the server prints them and as a spec spells them. The server
 prints with the application's schema alone on its search_path: what lies there is printed without a schema, whatever the
@@ -74,7 +74,7 @@ _PINNED = {
 
 @dataclass(frozen=True)
 class Scope:
-    """What to look at: schemas covered whole; relations of the application's schema; how partitions of ours are called."""
+    """The scope of a comparison: schemas covered whole; relations of the application's schema; how partitions of ours are called."""
 
     own: tuple[str, ...]
     names: tuple[str, ...] = ()
@@ -208,7 +208,7 @@ def print_for(conn: Connection, schema: str) -> None:
 
 
 def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:
-    """What `read` returns; again if the catalog changed under it. Raises ConnectError if it will not hold still."""
+    """Return the result of `read`, repeated if the catalog changed meanwhile. Raises ConnectError if it will not hold still."""
     for last in (False, False, True):
         try:
             return read()
@@ -246,7 +246,7 @@ def read_early(conn: Connection, scope: Scope, schema: str) -> Answers:
 
 
 def snapshot(conn: Connection, scope: Scope, schema: str, early: Answers | None = None) -> Snapshot:
-    """What is there, read over two connections at once where the server has another one to give. `early` is not read again."""
+    """Read the live schema over two connections at once, if the server has another one. `early` is not read again."""
     parameters, known = _parameters(conn, scope, schema), early or {}
 
     def alone() -> Answers:

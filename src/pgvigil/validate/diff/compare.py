@@ -52,6 +52,7 @@ _STATES: dict[tuple[str, str], Kind] = {
 _OF_SERVERS = re.compile("(^|grant on |revocation on )other (foreign_data_wrapper|server|user_mapping) ")
 _INVALID = "INVALID, and declared so: the server does not use it"
 _UNENFORCED = "its internal triggers are disabled, and declared so: it is not enforced"
+_SAID_ANYHOW = frozenset({"hidden", "valid", "enforced"})  # though both sides have it
 _CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
 _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigger", "function", "procedure"}
 
@@ -69,9 +70,12 @@ class Comparison:
         self.renames = renames.follow(self.expected, self.roots, self.marks, self.found)
         self.found = collector.found = self.renames.found
         self.repairs = Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
+        there = self.found.objects
+        self.changed = [path for path, of in self.expected.items() if there.get(path) != of]
+        self.undeclared = [path for path in there if path not in self.expected] if there.keys() - self.expected else []
 
     def _leave_open(self, path: str, expected: Attributes, there: Attributes | None) -> bool:
-        """Where tables were there before, their lists need not be closed, and a CHECK of the application's own is its own affair."""
+        """If tables existed before, their lists need not be closed, and a CHECK of the application's own is its own affair."""
         ledger = self.rows.get(LEDGER)
         if ledger is None and f"table {LEDGER}" in self.found.objects and there is None:
             self.collector.unreadable.add(LEDGER)
@@ -98,9 +102,12 @@ class Comparison:
             kind: Kind = "different" if rename.different else "missing"
             self.collector.add(kind, rename.path, shown, rename.found, fix=rename.fix)
         members = self._members()
+        compared.update(map(kind_of, self.expected))
+        changed = set(self.changed)
         for path, expected in self.expected.items():
+            if path not in changed and path not in self.marks and _SAID_ANYHOW.isdisjoint(expected):
+                continue
             there = objects.get(path)
-            compared[kind_of(path)] += 1
             if there is not None and (hidden := [one for one in (expected, there) if "hidden" in one]):
                 who = "this role" if there in hidden else "the role that dumped the spec"
                 self.collector.unchecked.append(Unchecked(f"options of {path}", f"{who} may not read them"))
@@ -149,7 +156,7 @@ class Comparison:
         return str(self.expected.get(path, {}).get("owned_by", self.found.owner))
 
     def _members(self) -> dict[str, str]:
-        """What has been made a member of an extension that lies elsewhere, which hides it from all else: with which one."""
+        """Return the objects that were made members of an extension elsewhere, which hides them, with that extension."""
         if self.declaration.complete or self.found.server is None:
             return {}
         here = f" {quoted(self.found.schema)}."
@@ -221,7 +228,7 @@ class Comparison:
         return None
 
     def _part_of_missing(self, path: str) -> bool:
-        """What stands on a missing relation, rights on a missing object, and what children inherit are told with it."""
+        """Report with a missing object its parts and rights, and the inherited parts of its children."""
         root = self.roots[path]
         if kind_of(path) == "column" and (
             inherited.is_of_parent(path, root, self.expected, self.found.objects)
@@ -253,13 +260,7 @@ class Comparison:
         objects = self.found.objects
         server = self.found.server
         copy = bool(server and self.declaration.database and server.database != self.declaration.database)
-        if not copy and not any(
-            "constructor" in of or of.get("definition") == {}
-            for side in (self.expected, objects)
-            for of in side.values()
-        ):
-            return noted
-        for path in [*self.expected, *(path for path in objects if path not in self.expected)]:
+        for path in [*self.changed, *self.undeclared]:
             reason = pg_dump_gaps.left_out(path, self.expected, objects, copy=copy)
             expected, there = self.expected.get(path), objects.get(path)
             of = of_grant(path) or path
@@ -279,8 +280,8 @@ class Comparison:
     def _of_another_owner(self) -> set[str]:
         """Return the rights that come and go with an owner: ALTER … OWNER gives them to the one that is wanted."""
         told: set[str] = set()
-        for path, expected in self.expected.items():
-            there = self.found.objects.get(path)
+        for path in self.changed:
+            expected, there = self.expected[path], self.found.objects.get(path)
             if there is None or expected.get("owned_by") == there.get("owned_by"):
                 continue
             right, wrong = (quoted(of.get("owned_by", self.found.owner)) for of in (expected, there))
@@ -293,7 +294,7 @@ class Comparison:
     def _noted_with_another(self, taken: set[str]) -> set[str]:
         """Return what is in an undeclared schema, and the parts that partitions have of an undeclared index."""
         objects, roots = self.found.objects, self.found.roots
-        undeclared = [path for path in objects if path not in self.expected and path not in taken]
+        undeclared = [path for path in self.undeclared if path not in taken]
         names = [path.partition(" ")[2] for path in undeclared if path.startswith("schema ")]
         inside = re.compile(f" ({'|'.join(map(re.escape, names))})[. ]") if names else None
         noted = {path for path in undeclared if inside and (inside.search(path) or inside.search(f" {roots[path]}."))}
@@ -393,7 +394,7 @@ class Comparison:
         self._comment(path, expected, there, mark)
 
     def _by_default(self, path: str, expected: list[str], there: list[str]) -> bool:
-        """Whether a grant has all it should have, and the rest is the doing of the owner's own default privileges, which a dumped
+        """Return true if a grant has all it should have, and the rest is the doing of the owner's own default privileges, which a dumped
         spec knows itself.
         """
         if self.declaration.complete:
@@ -407,7 +408,7 @@ class Comparison:
     def _differing(
         self, path: str, expected: Attributes, there: Attributes, mark: Mark | None
     ) -> Iterator[tuple[str, Any, Any]]:
-        """What is not the same, nor the same spelt otherwise: key, wanted, found."""
+        """Yield the differences that are not only in spelling: key, expected, found."""
         if expected == there:
             return
         kind = kind_of(path)

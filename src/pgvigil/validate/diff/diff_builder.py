@@ -1,4 +1,4 @@
-"""What comes together while a spec is compared: differences, what follows from what, and what the server settles."""
+"""The builder of a diff: it collects differences, groups consequences under their cause, and drops those the server proves equivalent."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def possible(path: str, key: str) -> bool:
 
 
 def settle(conn: Connection, schema: str, probes: Iterable[Probe]) -> dict[Probe, bool | str]:
-    """Whether each pair means the same, or why the server could not say."""
+    """Return for each pair whether it means the same, or why the server could not decide."""
     return {probe: _same(conn, schema, probe) for probe in dict.fromkeys(probes)}
 
 

@@ -1,4 +1,4 @@
-"""What has to be there: what the spec declares, and with it, what it does not speak of, as our own DDL makes it."""
+"""The expected state: the declarations of the spec and, for the rest, the result of our own DDL."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _add_undeclared(
 
 
 def _is_ours(declaration: Declaration, reference: Snapshot, path: str) -> bool:
-    """Whether an object of the reference, which the spec does not declare, has to be there."""
+    """Return true if an object of the reference, which the spec does not declare, has to be there."""
     kind, root = kind_of(path), reference.roots[path]
     if reference.details.get(f"table {root}", {}).get("cut") or path == "schema {schema}" or kind == "extension":
         return False

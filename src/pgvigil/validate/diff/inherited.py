@@ -1,4 +1,4 @@
-"""What a child table or partition has from its parent: one change there is one finding, and its repair reaches the children."""
+"""The parts that a child table or partition inherits: one change there is one finding, and its repair reaches the children."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_parents_change(
     expected: Mapping[str, Attributes],
     found: Mapping[str, Attributes],
 ) -> bool:
-    """Whether an attribute of a column differs just as it does in a parent; `pair` is what is wanted and what is there."""
+    """Return true if an attribute of a column differs just as it does in a parent; `pair` is what is wanted and what is there."""
     return key in _REACHES and any(
         parent in expected and parent in found and (expected[parent].get(key), found[parent].get(key)) == pair
         for parent in from_parent(path, root, found)
@@ -36,7 +36,7 @@ def is_parents_change(
 
 
 def is_of_parent(path: str, root: str, here: Mapping[str, Attributes], there: Mapping[str, Attributes]) -> bool:
-    """Whether an inherited column is on this side alone, as a parent's is."""
+    """Return true if an inherited column is on this side alone, as a parent's is."""
     return bool(here[path].get("inherited")) and any(
         parent in here and parent not in there for parent in from_parent(path, root, here)
     )

@@ -212,7 +212,7 @@ def _right_name(name: str, declared: Partitions, bound: str) -> str:
 
 
 def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[datetime, datetime] | None:
-    """Where a partition and the next one begin, as its name says."""
+    """Return the bounds of a partition, by its name."""
     for suffix in declared.names:
         pattern = re.escape(suffix)
         for token, group in _TOKENS.items():

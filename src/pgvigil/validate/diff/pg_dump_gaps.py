@@ -27,7 +27,7 @@ def left_out(path: str, expected: dict[str, Attributes], found: dict[str, Attrib
     `copy`: the database has another name than the one that the spec was dumped from.
     """
     of = of_grant(path) or path
-    if of != path and _is_multirange(of, expected):
+    if of != path and of.startswith("type ") and _is_multirange(of, expected):
         return _MULTIRANGE
     if expected.get(of, {}).get("constructor") or found.get(of, {}).get("constructor"):
         return _CONSTRUCTOR
@@ -49,7 +49,7 @@ def _is_multirange(path: str, objects: dict[str, Attributes]) -> bool:
 
 
 def carried(expected: dict[str, Attributes], major: int, server: int) -> dict[str, Attributes]:
-    """What is wanted, as a server of another major version has it: since PostgreSQL 15 PUBLIC may not CREATE in public."""
+    """Return the expected state as a server of another major version has it: since PostgreSQL 15 PUBLIC may not CREATE in public."""
     path = "revocation on schema {schema} from PUBLIC"
     if path not in expected or not 0 < major < 15 <= server:
         return expected
@@ -59,7 +59,7 @@ def carried(expected: dict[str, Attributes], major: int, server: int) -> dict[st
 
 
 def all_of_them(expected: list[str], found: list[str], major: int) -> bool:
-    """Whether GRANT ALL of a server before PostgreSQL 17 was read by a later one, where ALL is MAINTAIN too."""
+    """Return true if GRANT ALL of a server before PostgreSQL 17 was read by a later one, where ALL is MAINTAIN too."""
     more = {one.removesuffix(" WITH GRANT OPTION") for one in set(found or ()) - set(expected or ())}
     return 0 < major < 17 and more == {"MAINTAIN"} and len(expected or ()) == 7 and set(expected) < set(found)
 
@@ -73,7 +73,7 @@ def has_foreign_partition(label: str, objects: dict[str, Attributes]) -> bool:
 
 
 def is_identity_of_parent(path: str, root: str, found: dict[str, Attributes], major: int) -> bool:
-    """Whether the column of a partition has an identity only because servers from 17 on give it that of its parent."""
+    """Return true if the column of a partition has an identity only because servers from 17 on give it that of its parent."""
     parent = found.get(f"table {root}", {}).get("partition_of")
     column = path.removeprefix(f"column {root}.")
     return 0 < major < 17 and bool(parent) and "identity" in found.get(f"column {parent}.{column}", {})

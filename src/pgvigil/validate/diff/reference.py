@@ -1,4 +1,4 @@
-"""What the project's own DDL makes on this very server: the measure for everything that the spec does not spell out.
+"""The reference: the schema that the project's own DDL makes on the same server, for everything that the spec does not declare.
 
 Loaded into a scratch database, read, and rolled back; the reading is kept for the next time, on disk and, for roles that may
 not create databases and for replicas, in the database itself. Nothing that one server printed is held against another.
@@ -68,7 +68,7 @@ class Reference:
         schema: Callable[[Connection], str],
         log: Log = lambda line: print(line, file=sys.stderr),
     ) -> None:
-        """What is asked for by calling need not be there yet. The connection is lent until `begun` is set. `log` is given a line
+        """The getters are called late: their values need not exist yet. The connection is lent until `begun` is set. `log` is given a line
         about each database that a killed run left and that was dropped.
 
         `schema` is that of the application's tables: function bodies hold its name, so the reference is made with the same.

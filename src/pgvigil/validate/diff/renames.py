@@ -67,6 +67,8 @@ class Renames:
 
 
 def follow(expected: dict[str, Attributes], roots: dict[str, str], marks: dict[str, Mark], found: Snapshot) -> Renames:
+    if expected == found.objects:
+        return Renames(found)
     missing = expected.keys() - found.objects.keys()
     relabelled = any(
         path.startswith("type ") and of.get("labels") != found.objects.get(path, of).get("labels")
@@ -146,7 +148,7 @@ class _Search:
         return alike[0] if alike else None
 
     def _several(self, path: str) -> bool:
-        """Whether another missing column of the table is the same."""
+        """Return true if another missing column of the table is the same."""
         return any(
             other != path
             and self.roots[other] == self.roots[path]
@@ -366,7 +368,7 @@ class _Search:
         return value
 
     def _reread(self) -> None:
-        """What names the renamed object, where that is the only difference."""
+        """Return the objects that differ only by the name of the renamed object."""
         if not self.words:
             return
         for path, there in list(self.found.objects.items()):
@@ -468,7 +470,7 @@ class _Search:
 
 
 def _turn(path: str) -> int:
-    """What is named by others goes first."""
+    """Sort an object before those that name it."""
     return _OTHERS.index(path.split(" ")[1]) + 1 if path.startswith("other ") else 0
 
 

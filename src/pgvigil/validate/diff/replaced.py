@@ -81,7 +81,7 @@ def as_one_note(found: Snapshot, findings: Iterable[Finding]) -> tuple[list[Find
 
 
 def _consequence(found: Snapshot, finding: Finding) -> str:
-    """What follows from a replacement that is known; "" for any other finding."""
+    """Return the consequences of a known replacement; "" for any other finding."""
     kind, _, label = finding.object.partition(" ")
     there = found.objects.get(finding.object)
     if there is None or finding.kind != "different":

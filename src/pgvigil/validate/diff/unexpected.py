@@ -1,4 +1,4 @@
-"""What is there and nobody declared: done to us, or an application's own business."""
+"""The undeclared objects: drift in our schema, or the application's own objects."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Strangers:
         return root in self.declaration.application or PLACEHOLDER.match(path) is not None
 
     def _blamed(self, path: str, kind: str, root: str, attributes: Attributes) -> bool:
-        """Whether somebody did this to us: a finding, not a note."""
+        """Return true if it is drift in our schema: a finding, not a note."""
         if self.declaration.complete:
             of_schema = path.startswith(("grant on schema {schema} ", "revocation on schema {schema} "))
             return not (of_schema and self.collector.another_major)
@@ -152,7 +152,7 @@ class Strangers:
         return not self._is_loose(path, root)
 
     def _is_of_the_application(self, path: str, attributes: Attributes) -> bool:
-        """Whether it is the right that an application needs which writes events and aggregations by hand. That is an application, and no
+        """Return true if it is the right that an application needs which writes events and aggregations by hand. That is an application, and no
         stranger, which may write the sessions themselves.
         """
         role = self.found.grantees.get(path, "")
@@ -169,7 +169,7 @@ class Strangers:
         )
 
     def _is_logged(self, table: str) -> bool:
-        """Whether triggers of ours keep a log or a count of its rows, which they do not of a child's."""
+        """Return true if triggers of ours keep a log or a count of its rows, which they do not of a child's."""
         return any(
             path.startswith(f"trigger {table}.") and of.get("timing") == "AFTER"
             for path, of in self.declaration.objects.items()

@@ -294,7 +294,7 @@ def _grouped(parts: list[_Drawing]) -> Iterator[list[_Drawing]]:
 
 
 def _neighbours(parts: list[_Drawing]) -> Iterator[_Drawing]:
-    """What references one another stands together, in the order of a walk from table to table; what stands alone comes last."""
+    """Sort tables so that those which reference one another are together, and single tables come last."""
     by_label = {part.label: part for part in parts}
     beside: dict[str, list[str]] = {part.label: [] for part in parts}
     for part in parts:

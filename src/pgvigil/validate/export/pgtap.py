@@ -127,11 +127,11 @@ class _Writer:
         return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
     def _speaks_of(self, key: str, attributes: Attributes, mark: Mark) -> bool:
-        """Whether the spec says something of an attribute: it gives it, or leaves out what stands for its default."""
+        """Return true if the spec says something of an attribute: it gives it, or leaves out what stands for its default."""
         return key in attributes or mark is _WHOLE or key in mark.spoken_of
 
     def _on(self, root: str, kind: str) -> Iterator[tuple[str, Attributes]]:
-        """What of a kind stands on a relation: names as they are spelt, and attributes."""
+        """Return the parts of a kind on a relation: names as they are spelt, and attributes."""
         start = f"{kind} {root}."
         for path, attributes in self.declared.objects.items():
             if self.declared.roots[path] == root and path.startswith(start):

@@ -154,7 +154,7 @@ def alter_other(label: str, path: str, expected: Attributes, found: Attributes, 
 
 
 def _remade(kind: str, what: str, expected: str, found: str) -> str:
-    """What of a wrapper or server can be changed: not of which kind a server is, nor its wrapper."""
+    """Return the changeable attributes of a wrapper or server: not of which kind a server is, nor its wrapper."""
     if kind == "foreign_data_wrapper":
         words = [
             f"{word} {match[1]}" if (match := re.search(rf"\b{word} (\S+)", expected)) else f"NO {word}"

@@ -34,7 +34,7 @@ def identity(attributes: Attributes) -> str:
 
 
 def matview_column(label: str, name: str, attributes: Attributes) -> Iterator[str]:
-    """How a column of a materialized view is kept."""
+    """Return the storage of a column of a materialized view."""
     for key in ("storage", "compression"):
         if key in attributes:
             yield f"ALTER MATERIALIZED VIEW {label} ALTER {name} SET {key.upper()} {attributes[key]};"

@@ -73,13 +73,13 @@ def _whole(blocks: list[str]) -> list[str]:
 
 
 def _blocks(findings: list[Finding], *, outside: bool = False) -> list[str]:
-    """What of these repairs goes into a transaction, or after it, in an order that works."""
+    """Return the repairs inside a transaction and after it, in an order that works."""
     pieces = [(f.object, _block(f, f.steps or (f.fix,), outside=outside), f.kind == "unexpected") for f in findings]
     return [block for block in ordered(pieces) if block]
 
 
 def _block(finding: Finding, steps: Iterable[str], *, outside: bool) -> str:
-    """What of a repair goes into the transaction, or after it."""
+    """Return the parts of a repair inside the transaction and after it."""
     chosen = [step for step in steps if outside_transactions(step) == outside]
     return "\n".join([sql_text.remark(f"{finding.kind}: {finding.object}"), *chosen, ""]) if chosen else ""
 

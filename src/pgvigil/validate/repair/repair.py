@@ -146,7 +146,7 @@ class Repairs:
         return table[: -len(last_name(table))] + str(sequence.get("name") or quoted(usual_sequence(column)))
 
     def _serial(self, column: str) -> tuple[str, str] | None:
-        """What makes the sequence that a column's default reads, and what gives it to the column."""
+        """Return the statements that create the sequence of a column's default and its OWNED BY."""
         sequence = self.expected.get(f"sequence of {column}")
         default = str(self.expected.get(f"column {column}", {}).get("default"))
         if sequence is None or not default.startswith("nextval("):
@@ -190,7 +190,7 @@ class Repairs:
         return lines
 
     def _inherited_checks(self, label: str, attributes: Attributes) -> Iterator[str]:
-        """What a table must have before it can be a partition."""
+        """Return the statements that a table needs before it can be a partition."""
         while parent := attributes.get("partition_of"):
             attributes = self.expected.get(f"table {parent}", {})
             for path, of in self.expected.items():
@@ -300,13 +300,13 @@ class Repairs:
         return f"ALTER {sql_text.target(path, root, expected.get('kind', ''))} OWNER TO {quoted(name)};" if name else ""
 
     def _is_anothers(self, path: str) -> bool:
-        """Whether it is there, and its owner is not the one it should have."""
+        """Return true if it is there, and its owner is not the one it should have."""
         there = self.found.objects.get(path)
         expected = self.expected.get(path, {}).get("owned_by", self.found.owner)
         return there is not None and there.get("owned_by", self.found.owner) != expected
 
     def _is_all_ours(self, path: str, root: str) -> bool:
-        """Whether what stands on a relation is what should stand there."""
+        """Return true if the parts of a relation are as expected."""
         if kind_of(path) not in ("table", "view"):
             return True
         there = {other for other in self.found.parts.get(root, ()) if kind_of(other) in _PARTS[:-3]}
@@ -426,7 +426,7 @@ class Repairs:
         return "\n".join(lines)
 
     def _replaceable(self, label: str, expected: Attributes, found: Attributes) -> bool:
-        """Whether a view has the columns it should have, so that nothing that stands on it has to go."""
+        """Return true if a view has the columns it should have, so that nothing that stands on it has to go."""
         columns = [f"column {label}.{name}" for name in expected.get("order", ())]
         same = all(self.expected[one].get("type") == self.found.objects.get(one, {}).get("type") for one in columns)
         return same and expected.get("order") == found.get("order") and "kind" not in {**expected, **found}

@@ -1,4 +1,4 @@
-"""What a validation found. How it is told is the business of pgvigil.validate.report.formats."""
+"""The result of a validation. Its formats are in pgvigil.validate.report.formats."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Finding:
 
     @property
     def facts(self) -> Iterator[tuple[str, str]]:
-        """What is known besides kind and object, each under its label."""
+        """Return the details besides kind and object, each under its label."""
         for label, text in (
             ("expected", self.expected),
             ("found", self.found),
@@ -61,7 +61,7 @@ def in_one_transaction(fix: str) -> str:
 
 
 def outside_transactions(fix: str) -> bool:
-    """Whether a statement in it refuses to run in a transaction."""
+    """Return true if a statement in it refuses to run in a transaction."""
     return bool(_OUTSIDE.search(fix))
 
 

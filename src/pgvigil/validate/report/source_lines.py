@@ -1,4 +1,4 @@
-"""Where in the spec's file the object of a finding is declared."""
+"""The line of the spec's file that declares the object of a finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has to be there, as a snapshot is: objects by path, with the attributes of a database that meets the spec.
+"""The declared state in the form of a snapshot: objects by path, with the attributes of a database that meets the spec.
 
 Kept apart from the reading of specs, which a verdict on a spec that was read before does without.
 """
@@ -31,7 +31,7 @@ class Partitions:
 
 @dataclass(frozen=True)
 class Mark:
-    """What a spec written by hand says of an object besides its attributes."""
+    """The parts of a hand-written spec besides an object's attributes."""
 
     spoken_of: frozenset[str]  # attributes that are compared
     ours: bool = True  # so that it must have a comment, and be as in the reference
@@ -83,7 +83,7 @@ class Declaration:
         return cls(**plain)
 
     def scope(self, schema: str) -> Scope:
-        """What of a database with that application's schema is to be looked at."""
+        """Return the scope of a comparison for that application's schema."""
         names = {path.partition(" ")[2] for path in self.objects if path.startswith(("table ", "view ", "sequence "))}
         slices = [
             f"^{re.escape(name)}{re.sub('[YMD]', '[0-9]', suffix)}$"

@@ -219,7 +219,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewColumn:
-    """What a column of a view has besides its type."""
+    """The attributes of a view's column besides its type."""
 
     default: str = ""  # of INSERT through the view
     collation: str = ""

@@ -177,7 +177,7 @@ def _fields(cls: Any) -> list[tuple[str, str, Any]]:
 
 
 def _attributes(item: Any) -> Attributes:
-    """What is not as it is by default."""
+    """Return the attributes that differ from their defaults."""
     cls: Any = type(item)
     values = ((key, getattr(item, name), default) for name, key, default in _fields(cls))
     return {
@@ -233,7 +233,7 @@ def _view(add: Any, name: str, view: View, complete: bool) -> None:
 
 
 def _execute(add: Any, path: str, function: Function) -> None:
-    """Who may call it. PUBLIC may, of a new function, unless that is revoked."""
+    """Return the roles that may call it. PUBLIC may, of a new function, unless that is revoked."""
     if function.execute is None or "PUBLIC" in function.execute:
         return
     add(f"revocation on {path} from PUBLIC", {"privileges": ["EXECUTE"]}, line=function.line)

@@ -113,7 +113,7 @@ def _reached(cls: type) -> set[type]:
 
 
 def _descriptions(cls: type) -> dict[str, str]:
-    """What is said of each field: the comment on its line, or what is said of its name wherever it occurs."""
+    """Return the description of each field: the comment on its line, or what is said of its name wherever it occurs."""
     source = textwrap.dedent(inspect.getsource(cls))
     (body,) = ast.parse(source).body
     assert isinstance(body, ast.ClassDef)  # noqa: S101 - the source of a class

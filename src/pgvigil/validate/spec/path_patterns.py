@@ -61,7 +61,7 @@ def parsed(path: str) -> Path:
 
 
 def covers(pattern: str, path: str) -> bool:
-    """Whether a rule is about the object. A last name that ends in `*` covers what stands on the object as well."""
+    """Return true if a rule is about the object. A last name that ends in `*` covers what stands on the object as well."""
     expected, there = parsed(pattern), parsed(path)
     if not expected.kind:  # without a kind: any object that has such a name, stands on one, or is of one
         plain = _QUOTED.sub('""', there.rest)

@@ -5,7 +5,7 @@ const list = (one) => one.source === "check" ? `jobs#check-${one.type}` : one.so
 
 /** Alerts as a list, the worst first; `of` of them exist. */
 export function alertList(rows, of) {
-  if (!rows.length) return h("p", { className: "fine" }, "All checks pass, and no application reports a problem.");
+  if (!rows.length) return h("p", { className: "fine quiet" }, "All checks pass, and no application reports a problem.");
   return [h("ul", { className: "alerts" }, rows.map((one) => h("li", { className: one.severity },
     h("div", { className: "line" }, badge(one.severity), h("b", {}, link(list(one), one.type.replaceAll("_", " "))), one.application && h("span", { className: "muted" }, one.application),
       h("span", { className: "measure" }, "value ", h("b", {}, value(one.value)), one.threshold !== null && one.threshold !== undefined ? `, threshold ${value(one.threshold)}` : "", one.since ? [", since ", ago(one.since, "for")] : "")),

@@ -85,27 +85,23 @@ export class Refusal extends Error {
 }
 
 async function ask(address, options = {}) {
-  let answer;
+  let answer, document = null;
   try {
     answer = await fetch(address, { cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(25000), ...options });
-  } catch {
-    throw new Refusal(0, { title: "This service does not answer" });
+    if (answer.status !== 204 && answer.status !== 304) document = await answer.json();
+  } catch { // no answer, half of one, or the page of a proxy
+    throw new Refusal(answer?.status || 0, { title: answer && !answer.ok ? `The service answered ${answer.status}` : "This service does not answer" });
   }
-  if (answer.ok || answer.status === 304) return answer;
-  let problem = { title: `The service answered ${answer.status}` };
-  try { problem = await answer.json(); } catch { /* not ours: a proxy's page */ }
+  if (answer.ok || answer.status === 304) return { status: answer.status, document, tag: answer.headers.get("ETag") };
   if (answer.status === 401 && here !== "login") logIn();
-  const refusal = new Refusal(answer.status, problem);
+  const refusal = new Refusal(answer.status, document);
   refusal.wait = Number(answer.headers.get("Retry-After")) * 1000;
   throw refusal;
 }
 
 const logIn = () => location.replace(query("login", { to: `${here === "overview" ? "" : here}${location.search}` }));
-export const read = async (path) => (await ask(`api/${path}`)).json();
-export const send = async (path, document = {}) => {
-  const answer = await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(document) });
-  return answer.status === 204 ? null : answer.json();
-};
+export const read = async (path) => (await ask(`api/${path}`)).document;
+export const send = async (path, document = {}) => (await ask(`api/${path}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(document) })).document;
 
 // --- the frame and the poll -------------------------------------------------------------------------------------------
 
@@ -136,7 +132,7 @@ function frame() {
 }
 
 async function logOut() {
-  await send("logout").catch(() => {});
+  await ask("logout", { method: "POST" }).catch(() => {});
   logIn();
 }
 
@@ -150,7 +146,7 @@ function away(words) {
   bar.hidden = false;
 }
 
-const isAway = (problem) => problem && ["database-away", "busy", "not-migrated", "missing-right"].some((kind) => problem.type?.endsWith(`:${kind}`));
+const isAway = (problem) => problem && ["database-away", "not-migrated"].some((kind) => problem.type?.endsWith(`:${kind}`));
 
 async function poll() {
   clearTimeout(timer);
@@ -160,8 +156,8 @@ async function poll() {
   try {
     const answer = await ask(`state?page=${here}`, { headers: tag ? { "If-None-Match": tag } : {}, signal: AbortSignal.timeout(8000) });
     if (answer.status !== 304) {
-      state = await answer.json();
-      tag = answer.headers.get("ETag");
+      state = answer.document;
+      tag = answer.tag;
     }
     const problem = state.sections.server.problem || Object.values(state.sections).map((one) => one.problem).find(isAway);
     if (problem) {

@@ -77,5 +77,5 @@ def _result(rule: str, level: str, path: str, message: str, spec: str, line: int
 
 
 def fingerprint(*parts: str) -> str:
-    """What identifies a result from run to run."""
+    """Return the fingerprint of a result, equal from run to run."""
     return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()
