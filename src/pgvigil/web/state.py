@@ -1,7 +1,7 @@
 """Read the state of everything at once: what the API shows as lists, and what the pages of the dashboard ask for every few seconds.
 
-A section is one question. Its answer is shared by all clients and is kept for at least two seconds, and for two thousand times
-what it cost (up to two minutes; what is live, up to five seconds): however many pages are open, a section takes little.
+A section is one question. Its answer is shared by all clients and is kept for at least two seconds, and for five thousand times
+what it cost (up to five minutes; what is live, up to five seconds): however many pages are open, a section takes little.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pgvigil.web.access import Principal
 from pgvigil.web.problems import Problem
 from pgvigil.web.store import Connection, Store
 
-_SHARE: Final = 2000.0
+_SHARE: Final = 5000.0
 _SHOW_AGE: Final = 15.0  # an answer that is kept for longer says of when it is
 
 
@@ -31,7 +31,7 @@ class Section:
 
     read: Callable[[Connection, Store], Any]
     seconds: float = 2.0
-    longest: float = 120.0
+    longest: float = 300.0
     private: tuple[str, ...] = ()
 
 
