@@ -682,7 +682,7 @@ BEGIN
         END IF;
         first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
         end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
         IF slice IS NULL THEN
             -- Indexes before rows, for the copying; without rows they come with the ATTACH.
             EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE%s)', name_, table_,
@@ -704,8 +704,8 @@ BEGIN
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', table_);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', waits);
             -- What was copied and has changed or gone since; then what has come since.
-            EXECUTE format('DELETE FROM %2$s s WHERE NOT EXISTS (SELECT FROM %1$s w WHERE w.%3$I = s.%3$I AND ROW(w.*) IS NOT DISTINCT FROM ROW(s.*))', waits, slice, key);
-            EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s w WHERE w.%3$I >= $1 AND w.%3$I < $2 AND NOT EXISTS (SELECT FROM %2$s s WHERE s.%3$I = w.%3$I)', waits, slice, key)
+            EXECUTE format('DELETE FROM %2$s s WHERE NOT EXISTS (SELECT 1 FROM %1$s w WHERE w.%3$I = s.%3$I AND ROW(w.*) IS NOT DISTINCT FROM ROW(s.*))', waits, slice, key);
+            EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s w WHERE w.%3$I >= $1 AND w.%3$I < $2 AND NOT EXISTS (SELECT 1 FROM %2$s s WHERE s.%3$I = w.%3$I)', waits, slice, key)
             USING first_id, end_id;
             PERFORM set_config('pgvigil.instrumentation', 'write', true);
             EXECUTE format('DELETE FROM %1$s WHERE %2$I >= $1 AND %2$I < $2', waits, key) USING first_id, end_id;
@@ -783,7 +783,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'e6b838f3e2cbd3fcb4f6099a3caf491b88bbe56b6188c2f02075cab240dfe2c2', '0e920f1a534e669f306748912f3eadf210999ed4c305d6077e0da90445f4432a', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'b974e936265a39fafd46e2f056140a1542ea40df904794d3124b0e4842f33b12', 'ce24f8507fd2228320a491be9c6a7d0b06e192f69b2b100864c2a99f3a06c95a', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -2431,8 +2431,8 @@ BEGIN
         RETURN format('coalesce(s.last_activity_at, s.updated_at, s.created_at) < %1$L::timestamptz AND (s.last_activity_at < %1$L::timestamptz OR s.last_activity_at IS NULL)
                        AND lower(s.status) <> ALL (''{completed,archived}''::text[]) AND s.archived_at IS NULL
                        AND coalesce(s.retention_policy, ''standard'') = ANY (%2$L::text[])
-                       AND NOT EXISTS (SELECT FROM %3$s c WHERE c.session_id = s.id) AND NOT EXISTS (SELECT FROM %4$s c WHERE c.session_id = s.id)
-                       AND NOT EXISTS (SELECT FROM %5$s h WHERE h.session_id = s.id) AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)',
+                       AND NOT EXISTS (SELECT 1 FROM %3$s c WHERE c.session_id = s.id) AND NOT EXISTS (SELECT 1 FROM %4$s c WHERE c.session_id = s.id)
+                       AND NOT EXISTS (SELECT 1 FROM %5$s h WHERE h.session_id = s.id) AND NOT EXISTS (SELECT 1 FROM pgvigil.legal_holds h WHERE h.session_id = s.id)',
                       now() - interval '7 days', ARRAY(SELECT p.policy FROM pgvigil.retention_policies p WHERE NOT p.legal_hold),
                       pgvigil.application_table('context_history'), pgvigil.application_table('codebase_snapshots'), pgvigil.application_table('handoff_requests'));
     ELSIF job_name = 'retention' THEN
@@ -2440,7 +2440,7 @@ BEGIN
         SELECT array_agg(p.policy), array_agg(p.cutoff), max(p.cutoff) INTO policies, cutoffs, latest
         FROM (SELECT r.policy, now() - make_interval(days => r.archived_days) AS cutoff FROM pgvigil.retention_policies r WHERE NOT r.legal_hold) p;
         RETURN format('s.archived_at <= %L::timestamptz AND s.archived_at <= (%L::timestamptz[])[array_position(%L::text[], coalesce(s.retention_policy, ''standard'')::text)]
-                       AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)', latest, cutoffs, policies);
+                       AND NOT EXISTS (SELECT 1 FROM pgvigil.legal_holds h WHERE h.session_id = s.id)', latest, cutoffs, policies);
     END IF;
     RETURN NULL;
 END $$;
@@ -2472,9 +2472,9 @@ BEGIN
                          pgvigil.partition_key(pgvigil.partitioned_table(slice.parent_table)), pgvigil.uuid_v7_floor(slice.from_time), pgvigil.uuid_v7_floor(slice.to_time));
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s)', within) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))', within) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))', within) INTO in_use;
         END IF;
         CONTINUE WHEN in_use;
         RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
@@ -2728,7 +2728,7 @@ BEGIN
         IF slice.parent_table = 'session_lifecycle' THEN
             -- Trails live as long as their sessions: a partition goes when the last of them is gone.
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', slice.partition_oid::regclass) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s)', slice.partition_oid::regclass) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
             EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s p WHERE p.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))',
                            slice.partition_oid::regclass) INTO in_use;
@@ -2825,7 +2825,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '58b4c17dbf8747f2537161f2a0d87706ca6af49b69c05ec2cd9740f2b71cb15f', '94a040560eb813f1cb168db4e82645e583a1ffa07212c116edf1431813cca898', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '535969ebc60975813cf54ec20de32c3039fcb4ca5b91b60f0974d7934830fb17', 'f5eb0b46d0ec544cfff9cc693a4d1bec8f8e5cc5441c9ac609cfd56a0fe334b4', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4362,7 +4362,7 @@ BEGIN
                 RAISE NOTICE 'looking for orphans in %', child.name;
             END IF;
             share := 100;
-            EXECUTE format('SELECT count(*) FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id)', child.name, of_sessions) INTO found;
+            EXECUTE format('SELECT count(*) FROM %s c WHERE NOT EXISTS (SELECT 1 FROM %s s WHERE s.id = c.session_id)', child.name, of_sessions) INTO found;
         ELSE
             share := least(100, 100 * 40.0 * current_setting('block_size')::numeric
                                / greatest((SELECT sum(pg_relation_size(p.id)) FROM unnest(child.parts) p (id)), 1));
@@ -4374,7 +4374,7 @@ BEGIN
         IF found > 0 THEN
             value := value + ceil(found * 100 / share);
             told := told || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
-            fixes := fixes || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
+            fixes := fixes || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT 1 FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
@@ -4675,7 +4675,7 @@ BEGIN
     FOREACH parent IN ARRAY '{instrumentation.sql_statements,performance_logs,session_lifecycle,system_metrics}'::text[] LOOP
         waits := pgvigil.default_partition(pgvigil.partitioned_table(parent));
         CONTINUE WHEN waits IS NULL;
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 100000) w', waits) INTO waiting;
+        EXECUTE format('SELECT count(*) FROM (SELECT 1 FROM %s LIMIT 100000) w', waits) INTO waiting;
         partition := parent || '_default';
         RETURN NEXT;
     END LOOP;
@@ -4918,7 +4918,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
     ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '14303272a47e57c92471a7f22ceb5db21ff7c4f3150888acc9fb9b86cc4d6928', 'cbd9b0ad62bac770e1ca367c2dfdbd5f6188b19422cbfb966897c3e09d5f7b1e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '16c4fce90e1bce03868417cda29904da66ab202b5e1fe046c14c85a1e047ca2b', '318a444857ac0322d4e74077d4c513644415f49a1fd171b68a926a62dae726dc', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.

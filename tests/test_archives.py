@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -136,6 +137,78 @@ def test_numbers_are_exact_and_every_type_comes_back(fresh: Database, tmp_path: 
     )
     assert both[0] == both[1]
     assert [value for (value,) in both[0]][2:] == ["-Infinity", "1.10"]
+
+
+def test_trails_and_statements_are_archived_too(fresh: Database, tmp_path: Path) -> None:
+    fresh.execute(
+        f"""SELECT pgvigil.ensure_partitions('session_lifecycle', t, t), pgvigil.ensure_partitions('instrumentation.sql_statements', t, t)
+            FROM (SELECT now() - interval '70 days') s (t);
+            INSERT INTO sessions (id, session_key, agent_from) VALUES ('{SESSION}', 'k', 'a');
+            UPDATE session_lifecycle SET id = overlay(pgvigil.uuid_v7_floor(now() - interval '70 days')::text PLACING substr(id::text, 25) FROM 25)::uuid;
+            BEGIN;
+            SELECT set_config('pgvigil.instrumentation', 'write', true);
+            INSERT INTO instrumentation.instances (instance_id, toolkit_version, server_version, hostname, port, database_name, system_identifier, postmaster_start_time) VALUES ('{SESSION}', 'v', 'v', 'h', 1, 'd', 1, now());
+            INSERT INTO instrumentation.sessions (session_id, instance_id, username) VALUES ('{SESSION}', '{SESSION}', 'u');
+            INSERT INTO instrumentation.sql_statements (statement_id, session_id, sql_text, status)
+            SELECT pgvigil.uuid_v7_floor(now() - interval '70 days'), '{SESSION}', '\\N' || chr(9) || chr(13) || chr(10) || '"2", \\n', 'success';
+            COMMIT"""
+    )
+    keep(fresh)
+    archive(fresh, tmp_path)
+    [(events,)] = fresh.execute("SELECT count(*) FROM session_lifecycle")
+    assert {one.source: one.rows for one in listed(fresh)} == {
+        "session_lifecycle": events,
+        "instrumentation.sql_statements": 1,
+    }
+    assert faults(fresh) == []
+    restore.restore(target(fresh), "instrumentation.sql_statements", None, None, Reporter(), table="back")
+    assert fresh.execute("SELECT sql_text, status FROM back") == fresh.execute(
+        "SELECT sql_text, status FROM instrumentation.sql_statements"
+    )
+    retention(fresh)
+    assert {one.state for one in listed(fresh) if one.source == "session_lifecycle"} == {"copy"}, "its session is alive"
+    fresh.execute("DELETE FROM sessions")
+    retention(fresh)
+    assert {one.state for one in listed(fresh)} == {"file"}
+
+
+def test_any_text_comes_back_as_it_was(fresh: Database, tmp_path: Path) -> None:
+    """Whatever ends a line, a field or a quotation somewhere, alone and together, at the beginning and at the end."""
+    chance = random.Random(7)  # noqa: S311 - no secret
+    alphabet = [
+        "\r",
+        "\n",
+        "\r\n",
+        "\t",
+        '"',
+        '""',
+        "'",
+        ",",
+        "\\",
+        "\\N",
+        "\\.",
+        "#",
+        " ",
+        "é",
+        "\U0001f600",
+        "\u2028",
+        "\x01",
+        "a",
+        "NULL",
+    ]
+    texts = ["", *alphabet, *("".join(chance.choices(alphabet, k=chance.randrange(1, 12))) for _ in range(400))]
+    old_logs(fresh, rows=len(texts))
+    fresh.execute(
+        """UPDATE performance_logs p SET operation = t.text, metadata = jsonb_build_object(t.text, t.text)
+           FROM unnest(%s::text[]) WITH ORDINALITY t (text, n) WHERE (p.metadata ->> 'n')::integer = t.n""",
+        (texts,),
+    )
+    keep(fresh)
+    archive(fresh, tmp_path)
+    restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
+    assert fresh.execute(
+        "SELECT count(*) FROM back JOIN performance_logs p USING (id) WHERE ROW(back.*) IS NOT DISTINCT FROM ROW(p.*)"
+    ) == [(len(texts),)]
 
 
 def test_more_than_one_part(fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

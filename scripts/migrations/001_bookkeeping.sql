@@ -420,7 +420,7 @@ BEGIN
         END IF;
         first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
         end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
         IF slice IS NULL THEN
             -- Indexes before rows, for the copying; without rows they come with the ATTACH.
             EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE%s)', name_, table_,
@@ -442,8 +442,8 @@ BEGIN
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', table_);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', waits);
             -- What was copied and has changed or gone since; then what has come since.
-            EXECUTE format('DELETE FROM %2$s s WHERE NOT EXISTS (SELECT FROM %1$s w WHERE w.%3$I = s.%3$I AND ROW(w.*) IS NOT DISTINCT FROM ROW(s.*))', waits, slice, key);
-            EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s w WHERE w.%3$I >= $1 AND w.%3$I < $2 AND NOT EXISTS (SELECT FROM %2$s s WHERE s.%3$I = w.%3$I)', waits, slice, key)
+            EXECUTE format('DELETE FROM %2$s s WHERE NOT EXISTS (SELECT 1 FROM %1$s w WHERE w.%3$I = s.%3$I AND ROW(w.*) IS NOT DISTINCT FROM ROW(s.*))', waits, slice, key);
+            EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s w WHERE w.%3$I >= $1 AND w.%3$I < $2 AND NOT EXISTS (SELECT 1 FROM %2$s s WHERE s.%3$I = w.%3$I)', waits, slice, key)
             USING first_id, end_id;
             PERFORM set_config('pgvigil.instrumentation', 'write', true);
             EXECUTE format('DELETE FROM %1$s WHERE %2$I >= $1 AND %2$I < $2', waits, key) USING first_id, end_id;

@@ -851,8 +851,8 @@ BEGIN
         RETURN format('coalesce(s.last_activity_at, s.updated_at, s.created_at) < %1$L::timestamptz AND (s.last_activity_at < %1$L::timestamptz OR s.last_activity_at IS NULL)
                        AND lower(s.status) <> ALL (''{completed,archived}''::text[]) AND s.archived_at IS NULL
                        AND coalesce(s.retention_policy, ''standard'') = ANY (%2$L::text[])
-                       AND NOT EXISTS (SELECT FROM %3$s c WHERE c.session_id = s.id) AND NOT EXISTS (SELECT FROM %4$s c WHERE c.session_id = s.id)
-                       AND NOT EXISTS (SELECT FROM %5$s h WHERE h.session_id = s.id) AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)',
+                       AND NOT EXISTS (SELECT 1 FROM %3$s c WHERE c.session_id = s.id) AND NOT EXISTS (SELECT 1 FROM %4$s c WHERE c.session_id = s.id)
+                       AND NOT EXISTS (SELECT 1 FROM %5$s h WHERE h.session_id = s.id) AND NOT EXISTS (SELECT 1 FROM pgvigil.legal_holds h WHERE h.session_id = s.id)',
                       now() - interval '7 days', ARRAY(SELECT p.policy FROM pgvigil.retention_policies p WHERE NOT p.legal_hold),
                       pgvigil.application_table('context_history'), pgvigil.application_table('codebase_snapshots'), pgvigil.application_table('handoff_requests'));
     ELSIF job_name = 'retention' THEN
@@ -860,7 +860,7 @@ BEGIN
         SELECT array_agg(p.policy), array_agg(p.cutoff), max(p.cutoff) INTO policies, cutoffs, latest
         FROM (SELECT r.policy, now() - make_interval(days => r.archived_days) AS cutoff FROM pgvigil.retention_policies r WHERE NOT r.legal_hold) p;
         RETURN format('s.archived_at <= %L::timestamptz AND s.archived_at <= (%L::timestamptz[])[array_position(%L::text[], coalesce(s.retention_policy, ''standard'')::text)]
-                       AND NOT EXISTS (SELECT FROM pgvigil.legal_holds h WHERE h.session_id = s.id)', latest, cutoffs, policies);
+                       AND NOT EXISTS (SELECT 1 FROM pgvigil.legal_holds h WHERE h.session_id = s.id)', latest, cutoffs, policies);
     END IF;
     RETURN NULL;
 END $$;
@@ -892,9 +892,9 @@ BEGIN
                          pgvigil.partition_key(pgvigil.partitioned_table(slice.parent_table)), pgvigil.uuid_v7_floor(slice.from_time), pgvigil.uuid_v7_floor(slice.to_time));
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', within) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s)', within) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))', within) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))', within) INTO in_use;
         END IF;
         CONTINUE WHEN in_use;
         RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
@@ -1148,7 +1148,7 @@ BEGIN
         IF slice.parent_table = 'session_lifecycle' THEN
             -- Trails live as long as their sessions: a partition goes when the last of them is gone.
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', slice.partition_oid::regclass) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s)', slice.partition_oid::regclass) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
             EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s p WHERE p.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))',
                            slice.partition_oid::regclass) INTO in_use;

@@ -99,7 +99,7 @@ BEGIN
                 RAISE NOTICE 'looking for orphans in %', child.name;
             END IF;
             share := 100;
-            EXECUTE format('SELECT count(*) FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id)', child.name, of_sessions) INTO found;
+            EXECUTE format('SELECT count(*) FROM %s c WHERE NOT EXISTS (SELECT 1 FROM %s s WHERE s.id = c.session_id)', child.name, of_sessions) INTO found;
         ELSE
             share := least(100, 100 * 40.0 * current_setting('block_size')::numeric
                                / greatest((SELECT sum(pg_relation_size(p.id)) FROM unnest(child.parts) p (id)), 1));
@@ -111,7 +111,7 @@ BEGIN
         IF found > 0 THEN
             value := value + ceil(found * 100 / share);
             told := told || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
-            fixes := fixes || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
+            fixes := fixes || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT 1 FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
@@ -412,7 +412,7 @@ BEGIN
     FOREACH parent IN ARRAY '{instrumentation.sql_statements,performance_logs,session_lifecycle,system_metrics}'::text[] LOOP
         waits := pgvigil.default_partition(pgvigil.partitioned_table(parent));
         CONTINUE WHEN waits IS NULL;
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 100000) w', waits) INTO waiting;
+        EXECUTE format('SELECT count(*) FROM (SELECT 1 FROM %s LIMIT 100000) w', waits) INTO waiting;
         partition := parent || '_default';
         RETURN NEXT;
     END LOOP;

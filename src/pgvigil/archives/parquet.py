@@ -135,7 +135,7 @@ def _part(
     with closing(duck()) as conn:
         conn.execute(
             f"""CREATE TABLE sent AS SELECT * FROM read_csv({literal(str(csv))}, columns = {{{kinds}}}, header = false,
-                auto_detect = false, delim = ',', quote = '"', escape = '"', nullstr = '', allow_quoted_nulls = false,
+                auto_detect = false, delim = ',', quote = '"', escape = '"', nullstr = '', allow_quoted_nulls = false, new_line = '\\n',
                 max_line_size = {longest}, buffer_size = {max(32 << 20, 2 * longest)})"""
         )
         csv.unlink()
