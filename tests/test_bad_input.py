@@ -59,7 +59,7 @@ def test_what_only_a_database_can_tell_is_2_offline(call: Run, option: tuple[str
 
 
 def test_a_name_that_is_no_text_is_2(run: Run, existing: Database) -> None:
-    refused(run("pgvigil", "validate", "--schema", "\udcff", "--database-url", existing.url), 2, "no UTF-8")
+    refused(run("pgvigil", "validate", "--schema", "\udcff", "--database-url", existing.url), 2, "not UTF-8")
 
 
 def test_letters_that_the_output_has_not_cost_no_verdict(run: Run, migrated: Database) -> None:
@@ -127,9 +127,9 @@ def test_a_catalog_that_is_no_text_is_3(call: Run, tmp_path: Path, database: Dat
         conn.execute(b"COMMENT ON TABLE caf IS 'caf\xe9'")
     (tmp_path / "spec.yaml").write_text('spec: 1\ncomplete: true\nschemas: ["{schema}"]\n')
     try:
-        refused(call("pgvigil", "spec", "dump", "--database-url", url), 3, "no text in its encoding")
+        refused(call("pgvigil", "spec", "dump", "--database-url", url), 3, "not valid text in its encoding")
         done = call("pgvigil", "validate", "--spec", tmp_path / "spec.yaml", "--database-url", url)
-        refused(done, 3, "no text in its encoding")
+        refused(done, 3, "not valid text in its encoding")
     finally:
         database.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

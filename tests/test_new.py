@@ -68,9 +68,10 @@ def test_a_name_that_is_taken_is_refused() -> None:
     assert main(["new", files.load(project.MIGRATIONS)[-1].name[4:]]) == 2
 
 
+@pytest.mark.usefixtures("checkout")
 def test_an_installed_package_is_not_written_to(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(project, "ROOT", checkout.parent / "elsewhere")
+    monkeypatch.setattr(project, "IS_CHECKOUT", False)
     assert main(["new", "session_tags"]) == 2
     assert "checkout" in capsys.readouterr().err
