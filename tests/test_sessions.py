@@ -814,6 +814,18 @@ def test_the_sampler_sees_what_an_application_runs_that_knows_nothing_of_it(worl
     running.join(10)
 
 
+def test_a_sampler_that_sees_only_its_own_sessions_names_the_right_that_it_lacks(world: World) -> None:
+    [(owner,)] = world.database.execute("SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'sample_activity'")
+    world.database.execute(f"REVOKE pg_read_all_stats FROM {owner}")
+    try:
+        with Sampler(world.database.url, every=0.02) as sampler:
+            wait_until(lambda: sampler.stats().samples)
+            found = sampler.stats()
+    finally:
+        world.database.execute(f"GRANT pg_read_all_stats TO {owner}")
+    assert (found.errors, f"GRANT pg_read_all_stats TO {owner};" in found.last_error) == (0, True), found
+
+
 def test_the_sampler_goes_on_after_its_connection_was_cut(world: World) -> None:
     with Sampler(world.database.url, every=0.02) as sampler:
         wait_until(lambda: sampler.stats().samples)

@@ -28,6 +28,13 @@ _MAY_SAMPLE: Final = """
     SELECT pg_catalog.pg_has_role(r.oid, 'USAGE'), pg_catalog.quote_ident(CURRENT_USER)
     FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) 'pgvigil_admin'"""
 
+# sample_activity runs with its owner's rights, and to a role without pg_read_all_stats pg_stat_activity hides the statements of others.
+_SEES_ALL: Final = """
+    SELECT o.rolsuper OR pg_catalog.pg_has_role(o.oid, 'pg_read_all_stats'::pg_catalog.name, 'USAGE'), pg_catalog.quote_ident(o.rolname)
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+    JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) p.proowner
+    WHERE n.nspname OPERATOR(pg_catalog.=) 'instrumentation' AND p.proname OPERATOR(pg_catalog.=) 'sample_activity'"""
+
 
 @dataclass(frozen=True)
 class SamplerStats:
@@ -36,7 +43,7 @@ class SamplerStats:
     samples: int
     statements: int  # begun or ended, as seen by the samples
     errors: int  # samples that failed; the next one opens a new connection
-    last_error: str  # empty if there was none
+    last_error: str  # empty if there was none; without errors, the right that the sampler lacks
 
 
 class Sampler:
@@ -55,6 +62,7 @@ class Sampler:
         self._connection: psycopg.Connection | None = None
         self._instance: UUID | None = None
         self._stats = SamplerStats(0, 0, 0, "")
+        self._limits = ""  # sessions that the samples leave out
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pgvigil sampler", daemon=True)
         self._thread.start()
@@ -84,7 +92,7 @@ class Sampler:
         was = self._stats
         try:
             found = self._stop() if ending else self._sample()
-            self._stats = SamplerStats(was.samples + (not ending), was.statements + found, was.errors, was.last_error)
+            self._stats = SamplerStats(was.samples + (not ending), was.statements + found, was.errors, was.last_error or self._limits)
         except (psycopg.Error, PgvigilError) as error:
             words = f"{error.message}. {error.hint}" if isinstance(error, PgvigilError) else str(error)
             self._stats = SamplerStats(was.samples, was.statements, was.errors + 1, " ".join(words.split()))
@@ -112,6 +120,7 @@ class Sampler:
         with own_transaction(connection, read_only=True):
             refuse_standby(connection)
             row = connection.execute(_MAY_SAMPLE.encode()).fetchone()
+            seen = connection.execute(_SEES_ALL.encode()).fetchone()
         if row is None:
             raise PreconditionError(
                 "the database has no role pgvigil_admin, which the sampler needs",
@@ -121,6 +130,11 @@ class Sampler:
             raise PreconditionError(
                 f"the sampler connects as {row[1]}, which is not a member of pgvigil_admin: it may not read the statements of other roles",
                 f"GRANT pgvigil_admin TO {row[1]};",
+            )
+        if seen and not seen[0]:
+            self._limits = (
+                f"the sampler reads pg_stat_activity with the rights of {seen[1]}, which sees only sessions of its own roles."
+                f" To see all: GRANT pg_read_all_stats TO {seen[1]};"
             )
 
     def _stop(self) -> int:
