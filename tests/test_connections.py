@@ -365,7 +365,7 @@ def test_a_run_is_ended_in_order_by_a_terminal_that_closes(existing: Database, s
         wait_until(lambda: existing.execute(waiting) != [(0,)])
         process.send_signal(sign)
         _, said = process.communicate(timeout=60)
-    assert (process.returncode, "interrupted: what ran in a transaction is rolled back" in said) == (130, True), said
+    assert (process.returncode, "interrupted: the open transaction is rolled back" in said) == (130, True), said
     assert existing.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
 
 

@@ -204,7 +204,7 @@ def _backup(run: Run, target: Target, options: Options, log: Reporter) -> Backup
         run.chain.require_rehearsal(run.pending)
         owner_code.require_consent_for(run.conn, options.run_owner_code, otherwise="leave --rehearse out")
     if options.backup_kind == "none":
-        log("warning: no backup is taken, as you said")
+        log("warning: skipping the backup (--backup none)")
         return None
     return create.create(
         run.conn, target, options.backup_directory, run.state.revision, log,
