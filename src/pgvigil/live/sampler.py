@@ -92,7 +92,9 @@ class Sampler:
         was = self._stats
         try:
             found = self._stop() if ending else self._sample()
-            self._stats = SamplerStats(was.samples + (not ending), was.statements + found, was.errors, was.last_error or self._limits)
+            self._stats = SamplerStats(
+                was.samples + (not ending), was.statements + found, was.errors, was.last_error or self._limits
+            )
         except (psycopg.Error, PgvigilError) as error:
             words = f"{error.message}. {error.hint}" if isinstance(error, PgvigilError) else str(error)
             self._stats = SamplerStats(was.samples, was.statements, was.errors + 1, " ".join(words.split()))
