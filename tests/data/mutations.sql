@@ -1369,7 +1369,7 @@ DELETE FROM pgvigil.partition_policies WHERE parent_table = 'performance_logs';
 
 --- ledger set back
 ---   by hand
----   missing row pgvigil.alembic_version (version_num = 017)
+---   missing row pgvigil.alembic_version (version_num = 018)
 UPDATE pgvigil.alembic_version SET version_num = '003';
 
 --- file that the ledger does not know of
