@@ -398,7 +398,7 @@ def test_a_report_for_people_says_what_is_wrong_what_it_means_and_what_mends_it(
     assert done.returncode == 1, done.stderr
     assert (
         "critical  disabled_triggers 1 (critical from 1 on)\n"
-        "          triggers of pgvigil that do not fire: events and counts are being lost\n"
+        "          triggers of pgvigil that do not fire\n"
         "          found: set_default_expiry on public.sessions\n"
         "          fix: ALTER TABLE public.sessions ENABLE TRIGGER set_default_expiry;\n"
     ) in done.stdout

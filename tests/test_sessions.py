@@ -641,6 +641,7 @@ CALLS = {
     "lapse_consent_by_status": "DELETE FROM pgvigil.final_statuses",
     "refresh_active_time lapse_consent": "UPDATE pgvigil.retention_policies SET active_hours = 1",
     "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
+    "push_holds": "SELECT pgvigil.push_holds('x', '1 hour', '{}', false)",
     "begin_job job_step report_job": "CALL pgvigil.run_job('counters')",
     "recount_session_counters": "SELECT * FROM pgvigil.recount_session_counters()",
     "backfill_session_counters_step": "SELECT pgvigil.backfill_session_counters_step('{}')",

@@ -144,7 +144,10 @@ def _whose(conn: Connection, schema: str, probe: Probe) -> tuple[str, bool, bool
     label = probe.root if of == "relation" else probe.path.partition(" ")[2]
     query = _WHOSE.replace("{owner}", _OWNERS[of])
     row: tuple[str, bool, bool, bool] | None = fetch(
-        conn, schema, query, (names, names, casts, text, probe.root, label)
+        conn,
+        schema,
+        query,
+        (names, names, casts, text, probe.root or None, label),  # an empty name is an error up to 15
     )
     if row is None:
         raise psycopg.errors.UndefinedObject(f"{label} is not there")
