@@ -101,11 +101,11 @@ def test_single_defect_is_found_under_its_name_and_repaired(
         assert named(json.loads(again.stdout)["findings"]) == set()
 
 
-@pytest.mark.oldest_and_newest
 def test_single_defect_of_any_schema_has_one_root_cause_and_its_repair_is_accepted(
     database: Database, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     database.execute((DATA / "any_schema.sql").read_text())
+    knows_icu = database.execute("SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu'")  # not every build does
     path = tmp_path / "spec.yaml"
     with database.connect(autocommit=False) as conn:
         conn.execute(STRANGER)
@@ -113,7 +113,7 @@ def test_single_defect_of_any_schema_has_one_root_cause_and_its_repair_is_accept
         spec = load_declaration(path)
         conn.commit()
         for case in OF_ANY_SCHEMA:
-            if case.since > database.server.major:
+            if case.since > database.server.major or ("icu" in case.sql and not knows_icu):
                 continue
             with subtests.test(case=case.name):
                 conn.execute(case.sql.encode())

@@ -79,7 +79,7 @@ CREATE TEXT SEARCH TEMPLATE plainly (LEXIZE = dsimple_lexize);
 CREATE TEXT SEARCH PARSER halves (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, LEXTYPES = prsd_lextype);
 CREATE EXTENSION pg_trgm SCHEMA pg_catalog;
 DO $$ BEGIN
-    IF current_setting('server_version_num')::integer >= 160000 THEN
+    IF current_setting('server_version_num')::integer >= 160000 AND EXISTS (SELECT FROM pg_collation WHERE collname = 'und-x-icu') THEN
         CREATE COLLATION ruled (PROVIDER = icu, LOCALE = 'und', RULES = '&V << w <<< W');
     END IF;
     IF current_setting('server_version_num')::integer >= 180000 THEN
