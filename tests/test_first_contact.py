@@ -88,7 +88,7 @@ def test_help_for_an_unknown_topic_says_what_there_is(call: Run, topic: str) -> 
 # --- completion ----------------------------------------------------------------------------------------------------------
 
 COMPLETED = [
-    ("pgvigil", "ba", "backup"),
+    ("pgvigil", "ba", "backup baseline"),
     ("pgvigil", "backup", "cr", "create"),
     ("pgvigil", "backup", "create", "--verify-backup", "re", "read restore"),
     ("pgvigil", "validate", "--form", "--format"),

@@ -17,7 +17,7 @@ from psycopg import sql
 from conftest import PROJECT, Database, Run
 from pgvigil import project
 from pgvigil.database import Target, parse_url
-from pgvigil.migration import apply, files
+from pgvigil.migration import files, statements
 from pgvigil.text import quoted, visible
 
 pytestmark = pytest.mark.client_side
@@ -143,13 +143,13 @@ OURS = sorted([*project.MIGRATIONS.glob("*.sql"), *project.MIGRATIONS.glob("reve
 def test_nobody_is_told_to_fix_a_file_of_ours(path: Path) -> None:
     assert files.is_shipped(path)
     for sqlstate in ("42P07", "42601", "23505", "58P01", "XX000", "P0001", "42501", "53100", ""):
-        assert "the file" not in apply._what_next(path, sqlstate, psycopg.Error("no"))
+        assert "the file" not in statements._what_next(path, sqlstate, psycopg.Error("no"))
 
 
 def test_a_file_that_was_edited_is_to_be_fixed(tmp_path: Path) -> None:
     edited = tmp_path / "001_x.sql"
     edited.write_text("SELECT 1")
-    assert apply._what_next(edited, "42601", psycopg.Error("no")) == "Fix the file, then run this again."
+    assert statements._what_next(edited, "42601", psycopg.Error("no")) == "Fix the file, then run this again."
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_a_file_that_was_edited_is_to_be_fixed(tmp_path: Path) -> None:
     ],
 )
 def test_a_library_that_cannot_be_loaded_is_cured_by_a_restart(sqlstate: str, words: str) -> None:
-    assert "restart the server" in apply._what_next(OURS[0], sqlstate, psycopg.Error(words))
+    assert "restart the server" in statements._what_next(OURS[0], sqlstate, psycopg.Error(words))

@@ -381,7 +381,7 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
             if re.search(r"\binvalid (integer|port|\w+ value)|\bdefinition of service ", words):
                 raise UsageError(
                     f"the database address given by {target.source} cannot be used: {words}",
-                    "Fix the address. No server was contacted.",
+                    f"{_advice(words, target) if 'service' in words else 'Fix the address.'} No server was contacted.",
                 ) from error
             refused = any(sign in words for sign in ("authentication failed", "no password supplied", "does not exist"))
             if refused or time.monotonic() >= deadline:
