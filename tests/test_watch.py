@@ -109,6 +109,8 @@ def test_the_jobs_of_the_embedded_server_run_while_it_is_up(run: Run, home: Path
     stopped = run("pgvigil", "server", "stop")
     assert (stopped.stdout, jobs.pid(), "FAILED" in jobs.log.read_text()) == ("stopped\n", None, False)
     assert "jobs: not running" in run("pgvigil", "server", "status").stdout
+    refused = run("pgvigil", "server", "jobs")
+    assert (refused.returncode, "pgvigil server start" in refused.stderr) == (3, True), refused.stderr
 
     assert run("pgvigil", "server", "start").returncode == 0
     assert jobs.pid() not in (None, first)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pgvigil import database, project
-from pgvigil.errors import PreconditionError
+from pgvigil.errors import ConnectError, PreconditionError
 from pgvigil.text import one_line
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.action == "url":
         print(server.url(arguments.database))
     elif arguments.action == "jobs":
+        if not server.is_running():
+            raise ConnectError("the embedded server is stopped, so no job can run", "Start it: pgvigil server start")
         return _run_jobs(server, jobs)
     else:
         print("running" if server.is_running() else "stopped")
