@@ -567,12 +567,12 @@ class Comparison:
     def _comment(self, path: str, expected: Attributes, there: Attributes, mark: Mark | None) -> None:
         text, found = expected.get("comment"), there.get("comment")
         known = mark is None or "comment" in mark.spoken_of
-        needed = mark is not None and mark.ours and kind_of(path) in _COMMENTED
-        if (text == found and (text or not needed)) or not (known or needed):
+        ours = mark is not None and mark.ours and kind_of(path) in _COMMENTED
+        if text == found or not (known or ours):
             return
         fix = self.repairs.comment(path)
         if found is None:
-            self.collector.add("missing", f"comment on {path}", text or "a comment", ABSENT, fix=fix if text else "")
+            self.collector.add("missing", f"comment on {path}", text, ABSENT, fix=fix)
         elif text is not None:
             self.collector.add("different", f"comment on {path}", *describe.difference(text, found), fix=fix)
         elif known and mark is None:
