@@ -557,12 +557,13 @@ class Comparison:
         if text == found or not (known or ours):
             return
         fix = self.repairs.comment(ref)
-        if found is None:
+        if text is None:
+            if known and mark is None:
+                self.collector.add("unexpected", ref.comment, "", str(found), fix=fix)
+        elif found is None:
             self.collector.add("missing", ref.comment, text, ABSENT, fix=fix)
-        elif text is not None:
+        else:
             self.collector.add("different", ref.comment, *describe.difference(text, found), fix=fix)
-        elif known and mark is None:
-            self.collector.add("unexpected", ref.comment, "", found, fix=fix)
 
     def _rows(self) -> None:
         for name, rows in self.declaration.rows.items():
