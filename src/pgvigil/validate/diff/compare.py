@@ -572,7 +572,7 @@ class Comparison:
             return
         fix = self.repairs.comment(path)
         if found is None:
-            self.collector.add("missing", f"comment on {path}", text, ABSENT, fix=fix)
+            self.collector.add("missing", f"comment on {path}", str(text), ABSENT, fix=fix)
         elif text is not None:
             self.collector.add("different", f"comment on {path}", *describe.difference(text, found), fix=fix)
         elif known and mark is None:
