@@ -13,12 +13,14 @@ from pgvigil.migration.sql_lexer import Statement, statements
 pytestmark = pytest.mark.client_side
 
 FILES = sorted(project.MIGRATIONS.rglob("*.sql"))
-_ATTRIBUTE = r"LANGUAGE \w+|STABLE|IMMUTABLE|VOLATILE|STRICT|PARALLEL \w+|SECURITY \w+|LEAKPROOF|SET \w+ = .+|AS \$\w*\$"
+_ATTRIBUTE = (
+    r"LANGUAGE \w+|STABLE|IMMUTABLE|VOLATILE|STRICT|PARALLEL \w+|SECURITY \w+|LEAKPROOF|SET \w+ = .+|AS \$\w*\$"
+)
 _SEVERAL = re.compile(rf"^\s*(?:.*\)\s)?LANGUAGE \w+ +(?:{_ATTRIBUTE})")
 # Words that a comment may use and still say nothing beyond the name.
-_EMPTY = set(
-    "a an the of or and is are was were it its in on at by to for from when what which who whether how this that these"
-    " those time has have had one each row per with as name does do did column table if where".split()
+_EMPTY = re.compile(
+    r"\b(an?|the|of|or|and|is|are|was|were|its?|in|on|at|by|to|for|from|when|what|which|who|whether|how|this|that|these|those"
+    r"|time|has|have|had|one|each|row|per|with|as|name|does|do|did|column|table|if|where)\b"
 )
 
 
@@ -27,7 +29,7 @@ def stem(word: str) -> str:
 
 
 def content(text: str) -> set[str]:
-    return {stem(word) for word in re.findall(r"[a-z]+", text.lower()) if word not in _EMPTY}
+    return {stem(word) for word in re.findall(r"[a-z]+", _EMPTY.sub(" ", text.lower()))}
 
 
 def is_vacuous(statement: Statement) -> bool:
