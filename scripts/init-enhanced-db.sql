@@ -1163,7 +1163,16 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_set
 CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
     CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,'
                         'expiration_scheduled,deleted}'::text[]));
-COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session';
+-- docs/schema.md is made of these lines: type, change, and what event_data holds besides actor.
+COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session
+created: INSERT; agent_from, agent_to, retention_policy
+expired: status becomes expired; previous_status, expired_at, retention_policy
+archived: archived_at from NULL; archived_at, final_status
+dormant: is_dormant becomes true; previous_state
+reactivated: is_dormant becomes false, archived_at becomes NULL; previous_state, unarchived_from
+status_changed: status, any other value; old_status, new_status
+expiration_scheduled: expires_at, also from and to NULL; expires_at, retention_policy
+deleted: DELETE, in pgvigil.deleted_sessions; final_status, retention_policy, reason';
 
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".session_lifecycle (
     id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT session_lifecycle_pkey PRIMARY KEY,
@@ -1275,7 +1284,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".performance_logs_default 
 -- Half of all the work: left out by the validator, which loads this only to read it back.
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, '3599202dc1c21303d89b005752640df30d9e6752be207807cb947a2ebba06088', '56dfe5b3f1286fa2fa09edba4c76842e882f5a869910de5f46f2f0e70b082995', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'd0cd13b22fc44477d4d367cff0b95b3a38f2a5a27de8840912381398aa21c163', '1de0891dd00f6e0731f3f0bb7e431cd26cd0459392135bbb4505b53ef2e4d5db', 0, '0.1.0'); END $$;
 
 -- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed

@@ -7,7 +7,16 @@
 CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
     CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,'
                         'expiration_scheduled,deleted}'::text[]));
-COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session';
+-- docs/schema.md is made of these lines: type, change, and what event_data holds besides actor.
+COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session
+created: INSERT; agent_from, agent_to, retention_policy
+expired: status becomes expired; previous_status, expired_at, retention_policy
+archived: archived_at from NULL; archived_at, final_status
+dormant: is_dormant becomes true; previous_state
+reactivated: is_dormant becomes false, archived_at becomes NULL; previous_state, unarchived_from
+status_changed: status, any other value; old_status, new_status
+expiration_scheduled: expires_at, also from and to NULL; expires_at, retention_policy
+deleted: DELETE, in pgvigil.deleted_sessions; final_status, retention_policy, reason';
 
 CREATE TABLE "{app}".session_lifecycle (
     id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT session_lifecycle_pkey PRIMARY KEY,
