@@ -28,6 +28,9 @@ BEGIN
         RAISE EXCEPTION 'this database is not empty'
               USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
+    IF to_regnamespace('instrumentation') IS NOT NULL THEN
+        RAISE EXCEPTION 'schema instrumentation is there already, and pgvigil needs the name' USING HINT = 'Rename or drop it.';
+    END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
         found := found || CASE WHEN name ~ '^[A-Za-z0-9_]+$' THEN '"' || name || '"'
@@ -805,7 +808,8 @@ BEGIN
         VALUES ('002', 'relation ' || leftover.name,
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
                        leftover.name, 'legacy_' || leftover.name, pgvigil.application_schema()));
-        IF NOT leftover.is_view THEN
+        -- Rows of a table that had the name of a view of ours have nowhere to go.
+        IF NOT leftover.is_view AND leftover.name NOT LIKE '%view' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (leftover.name);
         END IF;
     END LOOP;
@@ -932,7 +936,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '4f0fca4f9e8310872b823e2d59b025b946942b3a2537d1dc76a5bab44dfad22b', 'ae5adaba47eed24d046cfccb9567015c0f40c84e841696bc49f36f95c0bd6581', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'a4865373ef988b79c1374c3c516c44555a4a404ed47160f1ac43b4cc2b85ffc4', 'b5c020d10a0733d589f93b54ea700166f78c5f60909a4e72f2abb4bbb8c5d194', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
@@ -3299,7 +3303,7 @@ BEGIN
         VALUES ('008', 'relation ' || found.name,
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
                        found.name, 'legacy_' || found.name, pgvigil.application_schema()));
-        IF NOT found.is_view THEN
+        IF NOT found.is_view AND found.name = 'query_executions' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (found.name);
         END IF;
     END LOOP;
@@ -3421,7 +3425,7 @@ COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executi
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'd95bbda0ecb3da7baee590a16b9dba53b6e7ba20e2ba756fb881fd71b7f24739', '75e662ab68d36958cb4f336692de36799176ef139969b716a194de00ce222cd7', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '1291dff1edf16a6cb6abeb5f138b8d21966d420ba365d2a22836b9dbfedb7e3f', '7d4382bb5c9191e0505da50b9cb99d5209e964a8fb7c9b43dc5f9be80f90f1d4', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by

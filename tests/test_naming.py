@@ -89,7 +89,7 @@ def test_a_service_file_that_is_not_there_is_an_error_of_the_call(
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
     target = database.resolve(None, [])
     assert target is not None
-    with pytest.raises(UsageError, match="service file .* not found"):
+    with pytest.raises(UsageError, match=r"service file .* not found"):
         database.open_connection(target, "test")
 
 

@@ -278,7 +278,9 @@ def resolve(url: str | None, dotenv_directories: list[Path]) -> Target | None:
         for name in given:
             # libpq would take its default instead: another server, or the database that is named like the user.
             if not os.environ[name].strip():
-                raise UsageError(f"{name} is set but empty, so it names no database", f"Give it a value, or unset {name}.")
+                raise UsageError(
+                    f"{name} is set but empty, so it names no database", f"Give it a value, or unset {name}."
+                )
         _require_a_name("PGDATABASE", os.environ.get("PGDATABASE", ""))
         return Target({}, "PG* environment")
     else:
