@@ -1740,8 +1740,8 @@ COMMENT ON FUNCTION pgvigil.unheard_sources() IS 'Databases that have not said f
 CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    why  text;
-    held boolean;
+    why    text;
+    follow pgvigil.retention_policies;
 BEGIN
     SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
     IF why IS NOT NULL THEN
@@ -1751,9 +1751,11 @@ BEGIN
     END IF;
     -- The lock makes who places a hold on the policy wait for this deletion, and this deletion for him; at REPEATABLE READ it fails
     -- where the policy has been edited since its snapshot, instead of not seeing that.
-    SELECT p.legal_hold INTO held FROM pgvigil.retention_policies p WHERE p.policy = coalesce(OLD.retention_policy, 'standard') FOR SHARE;
-    IF held THEN
-        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, coalesce(OLD.retention_policy, 'standard')
+    -- A session with an unknown policy follows standard.
+    SELECT p.* INTO follow FROM pgvigil.retention_policies p WHERE p.policy IN (OLD.retention_policy, 'standard')
+    ORDER BY p.policy = 'standard' LIMIT 1 FOR SHARE;
+    IF follow.legal_hold THEN
+        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, follow.policy
               USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
     END IF;
     RETURN OLD;
@@ -1764,12 +1766,13 @@ COMMENT ON FUNCTION pgvigil.guard_legal_hold() IS 'Refuses to delete a session u
 CREATE FUNCTION pgvigil.guard_policy_hold() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    held boolean;
+    follow pgvigil.retention_policies;
 BEGIN
     IF NEW.retention_policy IS DISTINCT FROM OLD.retention_policy THEN
-        SELECT p.legal_hold INTO held FROM pgvigil.retention_policies p WHERE p.policy = coalesce(OLD.retention_policy, 'standard') FOR SHARE;
-        IF held AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
-            RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id, coalesce(OLD.retention_policy, 'standard'),
+        SELECT p.* INTO follow FROM pgvigil.retention_policies p WHERE p.policy IN (OLD.retention_policy, 'standard')
+        ORDER BY p.policy = 'standard' LIMIT 1 FOR SHARE;
+        IF follow.legal_hold AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
+            RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id, follow.policy,
                   coalesce(NEW.retention_policy, 'standard')
                   USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
         END IF;
@@ -1777,6 +1780,34 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS 'Refuses to move a session from a policy under legal hold to one that is not';
+
+-- Nor is it lifted by the way, in that its sessions get another policy: with their own removed or renamed, or with one made for a name
+-- that was unknown, whose sessions followed standard so far.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    left_ text[] := '{}';
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.legal_hold THEN
+        left_ := left_ || OLD.policy;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NOT NEW.legal_hold AND EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = 'standard' AND p.legal_hold)
+       AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = NEW.policy) THEN
+        left_ := left_ || NEW.policy;
+    END IF;
+    IF left_ <> '{}' AND EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = ANY (left_)) THEN
+        RAISE EXCEPTION 'sessions of the retention policy % are under legal hold, and this would lift it', array_to_string(left_, ', ')
+              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'When the hold is lifted: set legal_hold to false first. A new policy may have legal_hold.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.protect_held_policy() IS 'Refuses to remove, rename or make a policy where that would lift a legal hold';
+CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.protect_held_policy();
+CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
+COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
@@ -1799,7 +1830,8 @@ DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
 BEGIN
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
-    IF EXISTS (SELECT FROM "{app}".sessions s JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard') WHERE p.legal_hold) THEN
+    IF EXISTS (SELECT FROM "{app}".sessions s LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
+               WHERE coalesce(p.legal_hold, (SELECT r.legal_hold FROM pgvigil.retention_policies r WHERE r.policy = 'standard'))) THEN
         RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is' USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';
     END IF;
@@ -2829,7 +2861,7 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '535969ebc60975813cf54ec20de32c3039fcb4ca5b91b60f0974d7934830fb17', 'f5eb0b46d0ec544cfff9cc693a4d1bec8f8e5cc5441c9ac609cfd56a0fe334b4', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '5885bd77b3309f288b1651e33e6c2ec1cbf7e72649be8820d17b331e39c9cffe', '3da34a73dcb0a0212fa7674a49852d919a15ee455b90ca114e64bf5ff7465210', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

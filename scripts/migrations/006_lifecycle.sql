@@ -156,8 +156,8 @@ COMMENT ON FUNCTION pgvigil.unheard_sources() IS 'Databases that have not said f
 CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    why  text;
-    held boolean;
+    why    text;
+    follow pgvigil.retention_policies;
 BEGIN
     SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
     IF why IS NOT NULL THEN
@@ -167,9 +167,11 @@ BEGIN
     END IF;
     -- The lock makes who places a hold on the policy wait for this deletion, and this deletion for him; at REPEATABLE READ it fails
     -- where the policy has been edited since its snapshot, instead of not seeing that.
-    SELECT p.legal_hold INTO held FROM pgvigil.retention_policies p WHERE p.policy = coalesce(OLD.retention_policy, 'standard') FOR SHARE;
-    IF held THEN
-        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, coalesce(OLD.retention_policy, 'standard')
+    -- A session with an unknown policy follows standard.
+    SELECT p.* INTO follow FROM pgvigil.retention_policies p WHERE p.policy IN (OLD.retention_policy, 'standard')
+    ORDER BY p.policy = 'standard' LIMIT 1 FOR SHARE;
+    IF follow.legal_hold THEN
+        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, follow.policy
               USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
     END IF;
     RETURN OLD;
@@ -180,12 +182,13 @@ COMMENT ON FUNCTION pgvigil.guard_legal_hold() IS 'Refuses to delete a session u
 CREATE FUNCTION pgvigil.guard_policy_hold() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    held boolean;
+    follow pgvigil.retention_policies;
 BEGIN
     IF NEW.retention_policy IS DISTINCT FROM OLD.retention_policy THEN
-        SELECT p.legal_hold INTO held FROM pgvigil.retention_policies p WHERE p.policy = coalesce(OLD.retention_policy, 'standard') FOR SHARE;
-        IF held AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
-            RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id, coalesce(OLD.retention_policy, 'standard'),
+        SELECT p.* INTO follow FROM pgvigil.retention_policies p WHERE p.policy IN (OLD.retention_policy, 'standard')
+        ORDER BY p.policy = 'standard' LIMIT 1 FOR SHARE;
+        IF follow.legal_hold AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
+            RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id, follow.policy,
                   coalesce(NEW.retention_policy, 'standard')
                   USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
         END IF;
@@ -193,6 +196,34 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS 'Refuses to move a session from a policy under legal hold to one that is not';
+
+-- Nor is it lifted by the way, in that its sessions get another policy: with their own removed or renamed, or with one made for a name
+-- that was unknown, whose sessions followed standard so far.
+CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    left_ text[] := '{}';
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.legal_hold THEN
+        left_ := left_ || OLD.policy;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NOT NEW.legal_hold AND EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = 'standard' AND p.legal_hold)
+       AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = NEW.policy) THEN
+        left_ := left_ || NEW.policy;
+    END IF;
+    IF left_ <> '{}' AND EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = ANY (left_)) THEN
+        RAISE EXCEPTION 'sessions of the retention policy % are under legal hold, and this would lift it', array_to_string(left_, ', ')
+              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'When the hold is lifted: set legal_hold to false first. A new policy may have legal_hold.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END $$;
+COMMENT ON FUNCTION pgvigil.protect_held_policy() IS 'Refuses to remove, rename or make a policy where that would lift a legal hold';
+CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.protect_held_policy();
+CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
+COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
@@ -215,7 +246,8 @@ DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
 BEGIN
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
-    IF EXISTS (SELECT FROM "{app}".sessions s JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard') WHERE p.legal_hold) THEN
+    IF EXISTS (SELECT FROM "{app}".sessions s LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
+               WHERE coalesce(p.legal_hold, (SELECT r.legal_hold FROM pgvigil.retention_policies r WHERE r.policy = 'standard'))) THEN
         RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is' USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';
     END IF;
