@@ -86,9 +86,7 @@ def _docs(arguments: argparse.Namespace) -> int:
         schema = arguments.schema or declared.schema or "public"
         with database.connect(required_target(arguments), "docs") as conn:
             found = snapshot.snapshot(conn, declared.scope(schema), schema)
-        comments = {
-            path: attributes["comment"] for path, attributes in found.objects.items() if "comment" in attributes
-        }
+        comments = {ref: attributes["comment"] for ref, attributes in found.objects.items() if "comment" in attributes}
     return output.generated(markdown.page(declared, comments), None)
 
 
