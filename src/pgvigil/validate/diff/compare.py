@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Literal, cast
 
 from pgvigil.validate.catalog import sql_text
@@ -70,7 +71,8 @@ class Comparison:
         self.found = collector.found = self.renames.found
         self.repairs = Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
         there = self.found.objects
-        self.changed = [ref for ref, of in self.expected.items() if there.get(ref) != of]
+        same = self.renames.nothing_differs
+        self.changed = [] if same else [ref for ref, of in self.expected.items() if there.get(ref) != of]
         self.undeclared = [ref for ref in there if ref not in self.expected] if there.keys() - self.expected else []
 
     def _leave_open(self, ref: ObjectRef, expected: Attributes, there: Attributes | None) -> bool:
@@ -101,7 +103,7 @@ class Comparison:
             kind: Kind = "different" if rename.different else "missing"
             self.collector.add(kind, rename.ref, shown, rename.found, fix=rename.fix)
         members = self._members()
-        compared.update(ref.kind for ref in self.expected)
+        compared.update(map(attrgetter("kind"), self.expected))
         changed = set(self.changed)
         for ref, expected in self.expected.items():
             if ref not in changed and ref not in self.marks and _SAID_ANYHOW.isdisjoint(expected):
