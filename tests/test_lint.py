@@ -226,6 +226,16 @@ def test_a_project_is_checked_by_its_own_file(call: Run, directory: Path) -> Non
     assert call("pgvigil", "lint", "--project", str(directory.parent)).returncode == 2
 
 
+def test_the_files_of_a_project_begin_with_its_search_path(call: Run, directory: Path) -> None:
+    (directory.parent / "pgvigil.toml").write_text('schema = "app"\nsearch_path = ["app", "a\\"b%s"]\n')
+    (directory / "20_path.sql").write_text('SET search_path = pg_catalog;\nCREATE TABLE "a""b%s".t (id int);')
+    (directory / "21_path.sql").write_text("CREATE INDEX ON t (id); CREATE INDEX ON app.orders (state);")
+    done = call("pgvigil", "lint", "--format", "json", "--project", str(directory.parent))
+    told = json.loads(done.stdout)
+    assert told["unmeasured"] == []
+    assert {one["table"] for one in told["findings"]} == {"orders", "t"}  # both are on it
+
+
 def test_a_comment_allows_a_finding_for_a_reason(call: Run, directory: Path) -> None:
     path = directory / "11_more.sql"
     path.write_text(
@@ -298,6 +308,16 @@ def test_the_schema_of_a_database_is_copied_and_its_time_zone_counts(
         (1, "timestamp without time zone")
     ]
     assert database.server.password not in done.stdout + done.stderr
+
+
+def test_another_version_than_the_databases_is_told(call: Run, database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "1.sql"
+    path.write_text("SELECT 1;")
+    done = call("pgvigil", "lint", "--format", "json", "--database-url", database.tcp_url, str(path))
+    told = json.loads(done.stdout)
+    same = told["server_version"].split(".")[0] == str(database.server.major)  # where it is installed
+    assert (told["other_version"] is None) == same
+    assert same or f"PostgreSQL {database.server.major}" in told["other_version"]
 
 
 def test_a_dump_is_the_base_in_either_form(call: Run, database: Database, tmp_path: Path) -> None:

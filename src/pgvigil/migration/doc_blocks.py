@@ -87,9 +87,9 @@ def _split(words: Iterable[Token]) -> list[list[Token]]:
 
 def _constant(words: list[Token]) -> str | None:
     text = words[0].text
-    if len(words) > 1 or text.upper() == "NULL":
-        return None
-    return text[1:-1].replace("''", "'") if text.startswith("'") else text
+    if all(word.kind == "string" for word in words):  # literals over several lines are one
+        return "".join(word.text[1:-1] for word in words).replace("''", "'")
+    return None if len(words) > 1 or text.upper() == "NULL" else text
 
 
 # --- the tables ------------------------------------------------------------------------------------------------------

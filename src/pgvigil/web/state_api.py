@@ -10,6 +10,7 @@ from starlette.responses import Response
 from pgvigil.web import problems, state
 from pgvigil.web.access import Principal
 from pgvigil.web.answers import NO_NUL, as_json, fresh
+from pgvigil.web.sections import Sections
 from pgvigil.web.sessions import Rows
 from pgvigil.web.store import Connection, Store
 
@@ -24,6 +25,7 @@ _CALLS: Final = """
 def router(app: FastAPI) -> APIRouter:
     """Return the routes below /api/v1 that show the state."""
     store: Store = app.state.store
+    sections: Sections = app.state.sections
     Viewer = Annotated[Principal, Depends(app.state.access.viewer)]
     router = APIRouter(prefix="/api/v1", responses=problems.DOCUMENTED, tags=["state"])
 
@@ -33,7 +35,7 @@ def router(app: FastAPI) -> APIRouter:
     def section(path: str, name: str, summary: str) -> None:
         @rows(path, summary)  # type: ignore[untyped-decorator]
         async def answer(request: Request, principal: Viewer) -> Response:
-            found = await state.rows(store, name, principal)
+            found = await state.rows(sections, name, principal)
             return fresh(request, {"count": len(found), "rows": found})
 
     section("/connections", "connections", "Connections that are active, and what they run")
@@ -57,17 +59,17 @@ def router(app: FastAPI) -> APIRouter:
 
     @rows("/alerts", "Checks and monitored applications that need attention, the worst first")  # type: ignore[untyped-decorator]
     async def alerts(request: Request, principal: Viewer) -> Response:
-        found = await state.alerts(store, principal)
+        found = await state.alerts(sections, principal)
         return fresh(request, {"count": len(found), "rows": found})
 
     @rows("/application", "Monitored applications with a live worker: their numbers and alerts")  # type: ignore[untyped-decorator]
     async def application(request: Request, _: Viewer) -> Response:
-        found = state.applications((await state.ask(store, "monitor"))[0])
+        found = state.applications((await sections.rows("monitor")).data)
         return fresh(request, {"count": len(found), "rows": found})
 
     @rows("/application/workers", "Worker processes of monitored applications")  # type: ignore[untyped-decorator]
     async def workers(request: Request, principal: Viewer) -> Response:
-        found = await state.rows(store, "workers", principal)
+        found = await state.rows(sections, "workers", principal)
         return fresh(request, {"count": len(found), "rows": found})
 
     return router

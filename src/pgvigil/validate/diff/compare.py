@@ -555,16 +555,17 @@ class Comparison:
     def _comment(self, ref: ObjectRef, expected: Attributes, there: Attributes, mark: Mark | None) -> None:
         text, found = expected.get("comment"), there.get("comment")
         known = mark is None or "comment" in mark.spoken_of
-        needed = mark is not None and mark.ours and ref.kind in _COMMENTED
-        if (text == found and (text or not needed)) or not (known or needed):
+        ours = mark is not None and mark.ours and ref.kind in _COMMENTED
+        if text == found or not (known or ours):
             return
         fix = self.repairs.comment(ref)
-        if found is None:
-            self.collector.add("missing", ref.comment, text or "a comment", ABSENT, fix=fix if text else "")
-        elif text is not None:
+        if text is None:
+            if known and mark is None:
+                self.collector.add("unexpected", ref.comment, "", str(found), fix=fix)
+        elif found is None:
+            self.collector.add("missing", ref.comment, text, ABSENT, fix=fix)
+        else:
             self.collector.add("different", ref.comment, *describe.difference(text, found), fix=fix)
-        elif known and mark is None:
-            self.collector.add("unexpected", ref.comment, "", found, fix=fix)
 
     def _rows(self) -> None:
         for name, rows in self.declaration.rows.items():

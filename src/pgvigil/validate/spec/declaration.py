@@ -35,7 +35,7 @@ class Mark:
     """The parts of a hand-written spec besides an object's attributes."""
 
     spoken_of: frozenset[str]  # attributes that are compared
-    ours: bool = True  # so that it must have a comment, and be as in the reference
+    ours: bool = True  # so that it must be as in the reference, comment included
     optional: bool = False
     unless_baselined: bool = False  # not required where the tables were there before
 
