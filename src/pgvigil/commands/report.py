@@ -102,15 +102,15 @@ def _text(report: Report) -> str:
 
 _STYLE: Final = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a2029;background:#fff}"
-    "table{border-collapse:collapse;width:100%}th,td{_text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #dde1e7}"
-    "th{color:#58616d;font-weight:600}td.n,th.n{_text-align:right}h2{font-size:1.05rem;margin-top:1.8rem}p{color:#58616d}"
+    "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #dde1e7}"
+    "th{color:#58616d;font-weight:600}td.n,th.n{text-align:right}h2{font-size:1.05rem;margin-top:1.8rem}p{color:#58616d}"
 )
 
 
 def _html(report: Report) -> str:
     """Return the report as a page of its own, without scripts."""
     parts = [
-        f'<!doctype _html>\n<_html lang="en">\n<head><meta charset="utf-8"><title>{escape(_head(report))}</title>\n<style>{_STYLE}</style></head>',
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{escape(_head(report))}</title>\n<style>{_STYLE}</style></head>',
         f"<body>\n<h1>{escape(_head(report))}</h1>",
     ]
     for one in report.sections:
@@ -128,4 +128,4 @@ def _html(report: Report) -> str:
             for row in one.rows
         )
         parts.append(f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>")
-    return "\n".join([*parts, "</body>\n</_html>"])
+    return "\n".join([*parts, "</body>\n</html>"])
