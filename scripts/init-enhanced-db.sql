@@ -1621,7 +1621,8 @@ CREATE TABLE pgvigil.session_counter_changes (
     -- The key makes replication possible; behind the session, it is the index on that as well. No sequence: a
     -- subscription does not bring its number, so after a switch to the subscriber the application's inserts would fail.
     CONSTRAINT session_counter_changes_pkey PRIMARY KEY (session_id, change_id)
-);
+-- A table without a page is planned to be read whole, again for each session: a prepared plan does that when it fills.
+) WITH (vacuum_truncate = false);
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'What statements on context_history changed, one row a '
     'statement and session, until it is folded into session_counters';
@@ -1917,7 +1918,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) anew and puts its '
     'counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '25b761065d0d49b908b52ba3076187e47afcb7f958144cda827daa1cb4fa5d40', '67ca645536b1a9cc9bad2d299d1b9661d494c88d2c1627fefe2f83ac550e992f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'd45cfceba88d98a13a0c93826212bc38f9d8087b0a512156f626e22f0abe29b5', 'beec03a42533cc9d22f9b0fc612ded07defae061d4c20bff3409ca21635ac36b', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does
@@ -6611,22 +6612,24 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', curre
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE
 -- OR REPLACE: none can be added. last_activity_at is the column itself, so that its indexes give the order. Counts and
 -- the last event are correlated on the session, so they are computed only for rows that a filter lets through, and only
--- the columns that are asked for. A session of an existing install is counted from its rows until 015 has come to it.
--- The range of change_id holds every change: a table that was empty when it was last analyzed has no statistics, and
--- with this condition the planner uses the index all the same.
+-- the columns that are asked for. A session that no job has counted yet has no row in session_counters: its entries are
+-- counted themselves, which takes less time than to add up as many changes. The range of change_id holds every change:
+-- a table that was empty when it was last analyzed has no statistics, and with this condition the planner uses the
+-- index all the same.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_monitoring_view AS
 SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at, s.last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
        CASE WHEN isfinite(s.last_activity_at)  -- one infinite time would fail the view up to 16
             THEN round(extract(epoch FROM now() - s.last_activity_at) / 3600, 2) END AS hours_since_activity,
-       CASE WHEN EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015')
-            THEN coalesce((SELECT c.context_count FROM pgvigil.session_counters c WHERE c.session_id = s.id), 0)
-                 + coalesce((SELECT sum(d.context_count)
-                             FROM pgvigil.session_counter_changes d
-                             WHERE d.session_id = s.id
-                               AND d.change_id BETWEEN '00000000-0000-0000-0000-000000000000'
-                                                   AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'), 0)::bigint
-            ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_entries,
+       coalesce((SELECT (c.context_count
+                         + coalesce((SELECT sum(d.context_count)
+                                     FROM pgvigil.session_counter_changes d
+                                     WHERE d.session_id = c.session_id
+                                       AND d.change_id BETWEEN '00000000-0000-0000-0000-000000000000'
+                                                           AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'), 0))::bigint
+                 FROM pgvigil.session_counters c
+                 WHERE c.session_id = s.id),
+                (SELECT count(*) FROM "{app}".context_history e WHERE e.session_id = s.id)) AS context_entries,
        (SELECT count(*) FROM "{app}".handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
        (SELECT l.event_type
         FROM "{app}".session_lifecycle l
@@ -6676,7 +6679,7 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'a93502beee03c7fdb863609efe6c763bbb23da94a19f6c93b2773aae5335e6fa', '4a979a52fb1e77e8b40456d3bafe2cbac388deed7b6b3692a79c23ab6154c596', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'b02b91fd978f4367a9bc3a201db96e8aefda0f7a275db1f9015cb0f48b6d3fec', 'ae6cb18400bb2db9755d098e2891145e061b67f79c33f4368f810183944713cf', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
 -- Who may do what. The roles are made by prepare.sql where whoever migrates may make them; a grant to one that is not
