@@ -7503,7 +7503,7 @@ COMMENT ON FUNCTION pgvigil.job_totals(integer) IS
 
 INSERT INTO pgvigil.jobs (job, every, purpose)
 VALUES ('totals', '5 minutes',
-        'counts new executions by the hour, and executions, session events and attempts to kill in totals that never fall');
+        'counts executions by the hour, and executions, session events and attempts to kill in totals that never fall');
 
 -- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not
 -- counted yet: the numbers are those of a sum over the table, as long as nothing was deleted from it.
@@ -7702,7 +7702,7 @@ BEGIN
                        role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '59eb991d899ad235931d2804eb7c1b44386b293768b81eb181f13b22a4f9c836', 'ba2f2d6d00694741fb0a02de2f804bcbd73c1689c0a8fedd706b981b91323763', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'de54fde74384a454a3ec26c009aa2e6c06a94c6f79c26a132b23af2e2153837f', '57e2e1beb28ef526a948260fff986ce14b8ccf53a54682a09d41503a04f98424', 0, '0.1.0'); END $$;
 
 -- ---------- 018_archives.sql ------------------------------------------------------------------------------------
 -- Archives: rows that retention deletes are first kept in Parquet files. `pgvigil maintain run archive_files` writes

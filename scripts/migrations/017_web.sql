@@ -283,7 +283,7 @@ COMMENT ON FUNCTION pgvigil.job_totals(integer) IS
 
 INSERT INTO pgvigil.jobs (job, every, purpose)
 VALUES ('totals', '5 minutes',
-        'counts new executions by the hour, and executions, session events and attempts to kill in totals that never fall');
+        'counts executions by the hour, and executions, session events and attempts to kill in totals that never fall');
 
 -- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not
 -- counted yet: the numbers are those of a sum over the table, as long as nothing was deleted from it.
