@@ -1,5 +1,5 @@
--- What the web application reads at once: query executions by hour and day, engine and status, and counts that never
--- fall, for Prometheus. Both are kept by job totals, which counts each row once, when it has come; rows that retention
+-- Numbers that the web application reads at once: query executions by hour and day, engine and status, and counts that
+-- never fall, for Prometheus. Job totals keeps both and counts each row once, after it has come; rows that retention
 -- deletes later stay counted.
 
 CREATE TABLE pgvigil.execution_rollups (
@@ -51,7 +51,8 @@ CREATE TABLE pgvigil.kill_totals (
     ok       boolean NOT NULL CONSTRAINT kill_totals_pkey PRIMARY KEY,
     attempts bigint NOT NULL
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE pgvigil.kill_totals IS 'Rows of instrumentation.kill_attempts counted since the beginning; never falls';
+COMMENT ON TABLE pgvigil.kill_totals IS
+    'Rows of instrumentation.kill_attempts counted since the beginning; never falls';
 COMMENT ON COLUMN pgvigil.kill_totals.ok IS 'Whether it was done';
 COMMENT ON COLUMN pgvigil.kill_totals.attempts IS 'Rows counted';
 COMMENT ON CONSTRAINT kill_totals_pkey ON pgvigil.kill_totals IS 'One row for what was done, one for what was refused';
@@ -63,7 +64,8 @@ CREATE TABLE pgvigil.totals_progress (
     counted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE pgvigil.totals_progress IS 'How far job totals has come';
-COMMENT ON COLUMN pgvigil.totals_progress.source IS 'The table that is counted: query_executions, session_lifecycle or kill_attempts';
+COMMENT ON COLUMN pgvigil.totals_progress.source IS
+    'The table that is counted: query_executions, session_lifecycle or kill_attempts';
 COMMENT ON COLUMN pgvigil.totals_progress.next_id IS
     'Rows of query_executions with a smaller id are counted, the others are not';
 COMMENT ON COLUMN pgvigil.totals_progress.next_event IS
@@ -281,7 +283,7 @@ COMMENT ON FUNCTION pgvigil.job_totals(integer) IS
 
 INSERT INTO pgvigil.jobs (job, every, purpose)
 VALUES ('totals', '5 minutes',
-        'counts new rows of query_executions into hours, and these, session events and attempts to kill into totals that never fall');
+        'counts executions by the hour, and executions, session events and attempts to kill in totals that never fall');
 
 -- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not
 -- counted yet: the numbers are those of a sum over the table, as long as nothing was deleted from it.
@@ -465,7 +467,7 @@ INSERT INTO pgvigil.jobs (job, every, at, purpose)
 VALUES ('anomalies', '1 hour', '10 minutes',
         'compares the executions of the last hour with those of the same hour of the days before');
 
--- Who may do what. A role that is not there is left out, as in 013.
+-- Rights of the roles. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
@@ -474,8 +476,8 @@ BEGIN
         SELECT r.rolname
         FROM pg_roles r
         WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
-        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.kill_totals,
-                       pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
+        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals,
+                       pgvigil.kill_totals, pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I',
                        role_name);
     END LOOP;

@@ -3,6 +3,8 @@
 Each collector is a question of its own, with a second to answer: where one fails, the others are shown, and `pgvigil_up` or
 `pgvigil_collector_success` says so. Counters come from stored totals, which retention does not lower. No label holds users,
 sessions or queries; of names that applications choose, 50 are shown and the rest is `other`.
+
+More than 400 lines: one function for each collector.
 """
 
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.

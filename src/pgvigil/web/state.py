@@ -188,7 +188,7 @@ _KEPT_PAGES: Final = 500
 
 
 class Pages:
-    """What each page shows, as it is sent: made anew only where a section of it has changed."""
+    """The content of each page, as it is sent: made anew only where a section of it has changed."""
 
     def __init__(self, sections: Sections) -> None:
         self._sections = sections
