@@ -4504,22 +4504,19 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    foreign_instance uuid;
 BEGIN
     IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'),
                    CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET'
                         ELSE 'MEMBER' END) THEN
         RETURN NULL;
     END IF;
-    SELECT i.instance_id INTO foreign_instance
-    FROM (SELECT DISTINCT n.session_id FROM appended n) a
-    JOIN instrumentation.sessions s ON s.session_id = a.session_id
-    JOIN instrumentation.instances i ON i.instance_id = s.instance_id
-    WHERE i.registered_by <> session_user LIMIT 1;
-    IF FOUND THEN
-        PERFORM instrumentation.require_speaker(foreign_instance);
-    END IF;
+    -- Each of them: a login that speaks for one of the others need not speak for the next.
+    PERFORM instrumentation.require_speaker(f.instance_id)
+    FROM (SELECT DISTINCT i.instance_id
+          FROM (SELECT DISTINCT n.session_id FROM appended n) a
+          JOIN instrumentation.sessions s ON s.session_id = a.session_id
+          JOIN instrumentation.instances i ON i.instance_id = s.instance_id
+          WHERE i.registered_by <> session_user) f;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION instrumentation.guard_appended() IS
@@ -4603,6 +4600,7 @@ BEGIN
     RETURN (SELECT s.session_id FROM instrumentation.sessions s LEFT JOIN pg_stat_activity a ON a.pid = pg_backend_pid()
             WHERE s.backend_pid = pg_backend_pid()
               AND s.status = 'active'
+              AND s.username = session_user -- a pid that another login has named before it was in use is not this one
               AND coalesce(s.backend_start = a.backend_start, true)
             ORDER BY s.session_id DESC LIMIT 1);
 END $$;
@@ -5397,7 +5395,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '1b9f3fdc2ea5e2443f79661049fdcd7bbd60485fb00c2b07f3ba895dfcc5dd4c', '781d122dfac8b394cf453cb17a5ea03147aeca2396003c61c5d970a568828571', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '73b93948a7c4283dabe40ce7ee1caefd5c77121052395590a2b105865dc3566e', '5378ceed8ab94f52a29720e59bb22c6e990a8cc86ebd68f1bdea224ae0c2ce93', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by
