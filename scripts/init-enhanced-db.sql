@@ -4563,22 +4563,19 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    foreign_instance uuid;
 BEGIN
     IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'),
                    CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET'
                         ELSE 'MEMBER' END) THEN
         RETURN NULL;
     END IF;
-    SELECT i.instance_id INTO foreign_instance
-    FROM (SELECT DISTINCT n.session_id FROM appended n) a
-    JOIN instrumentation.sessions s ON s.session_id = a.session_id
-    JOIN instrumentation.instances i ON i.instance_id = s.instance_id
-    WHERE i.registered_by <> session_user LIMIT 1;
-    IF FOUND THEN
-        PERFORM instrumentation.require_speaker(foreign_instance);
-    END IF;
+    -- Each of them: a login that speaks for one of the others need not speak for the next.
+    PERFORM instrumentation.require_speaker(f.instance_id)
+    FROM (SELECT DISTINCT i.instance_id
+          FROM (SELECT DISTINCT n.session_id FROM appended n) a
+          JOIN instrumentation.sessions s ON s.session_id = a.session_id
+          JOIN instrumentation.instances i ON i.instance_id = s.instance_id
+          WHERE i.registered_by <> session_user) f;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION instrumentation.guard_appended() IS
@@ -4662,6 +4659,7 @@ BEGIN
     RETURN (SELECT s.session_id FROM instrumentation.sessions s LEFT JOIN pg_stat_activity a ON a.pid = pg_backend_pid()
             WHERE s.backend_pid = pg_backend_pid()
               AND s.status = 'active'
+              AND s.username = session_user -- a pid that another login has named before it was in use is not this one
               AND coalesce(s.backend_start = a.backend_start, true)
             ORDER BY s.session_id DESC LIMIT 1);
 END $$;
@@ -5456,7 +5454,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'c512b9dcaf947267e3e8a17508c9d825f6b05378d25f4d6f513bbb21296fc94b', '36ef055922f6b818410c28a64f2d4b6c6151090396039418eedb54c5b281ebf5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'cc57a87ba665b6605a128f69b59c692dbf3075fef3332c0001bb08715f313709', '898c3618547768b8109ae66232dc547b014b90052847a65f95ebe6cecaac4ca5', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- Health between migrations: the checks, their thresholds, and their repairs. Each check is done by one of the
