@@ -246,6 +246,37 @@ def test_a_pool_in_session_mode_is_accepted(call: Run, existing: Database) -> No
             assert done.returncode == 0, (words, done.stderr)
 
 
+WITH_ONE_SESSION = [
+    (("maintain", "run", "vacuum"), 0, ""),
+    (("maintain", "run", "archive_files"), 0, ""),
+    (("backup", "create"), 3, "a backup needs 3 sessions at once"),
+    (("guard", "--backup", "none", "--", "true"), 3, "guard needs 3 sessions at once"),
+    (("revert", "--to", "base"), 3, "a backup needs 3 sessions at once"),
+    (("revert", "--to", "base", "--backup", "none"), 0, ""),
+]
+
+
+@pytest.mark.client_side
+def test_a_pool_of_one_session_is_enough_for_what_needs_no_more(call: Run, fresh: Database, tmp_path: Path) -> None:
+    with pgbouncer(fresh.server, "session", 1) as url:
+        for words, code, said in WITH_ONE_SESSION:
+            at = words.index("--") if "--" in words else len(words)
+            done = call("pgvigil", *words[:at], "--database-url", url(fresh.name), *words[at:])
+            assert (done.returncode, said in done.stderr) == (code, True), (words, done.stderr)
+            assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == int(code != 0), (words, done.stderr)
+    assert list(tmp_path.glob("backups of this test/*")) == []
+    assert fresh.execute("SELECT to_regclass('pgvigil.jobs')") == [(None,)]
+
+
+@pytest.mark.client_side
+def test_no_scratch_database_is_left_behind_through_a_pool(run: Run, fresh: Database, tmp_path: Path) -> None:
+    """A pooler keeps its session of the scratch database, without a name, when ours is closed."""
+    with pgbouncer(fresh.server, "session", 1) as url:
+        done = run("pgvigil", "validate", "--database-url", url(fresh.name), env={"XDG_CACHE_HOME": str(tmp_path)})
+        assert done.returncode == 0, done.stderr
+        assert fresh.execute("SELECT datname FROM pg_database WHERE datname ~ '^pgvigil_reference_'") == []
+
+
 @pytest.mark.client_side
 def test_a_pool_of_one_session_is_enough_to_look(call: Run, migrated: Database) -> None:
     with pgbouncer(migrated.server, "session", 1) as url:

@@ -14,6 +14,7 @@ import pytest
 
 from conftest import Database, Run, servers
 from helpers.lint_statements import BASE, STATEMENTS, Case
+from pgvigil.database import parse_url
 from pgvigil.lint import formats, rules, scratch, sources
 from pgvigil.lint.measure import Bench, Measured
 from pgvigil.lint.run import lint
@@ -298,6 +299,14 @@ def test_the_schema_of_a_database_is_copied_and_its_time_zone_counts(
         (1, "timestamp without time zone")
     ]
     assert database.server.password not in done.stdout + done.stderr
+
+
+def test_the_time_zone_is_read_whatever_the_limits_of_the_application(database: Database) -> None:
+    database.execute(
+        f"ALTER DATABASE {database.name} SET timezone = 'Europe/Berlin';"
+        f"ALTER DATABASE {database.name} SET statement_timeout = '1ms'"
+    )
+    assert scratch.zone_of(parse_url(database.url, "a test")) == "Europe/Berlin"
 
 
 def test_a_dump_is_the_base_in_either_form(call: Run, database: Database, tmp_path: Path) -> None:

@@ -180,6 +180,12 @@ def _run(
     conn: psycopg.Connection, target: Target, job: Job, options: Options, log: Reporter, *, only_if_due: bool
 ) -> int | None:
     if job.needs_client:
+        if not database.has_more_sessions(conn):  # a pool of one session
+            try:
+                return _run_here(conn, target, job.job, options, log, only_if_due=only_if_due)
+            finally:
+                if not conn.closed:
+                    conn.execute("SET lock_timeout = 0")
         with connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
             see_rows(own)
             return _run_here(own, target, job.job, options, log, only_if_due=only_if_due)
