@@ -28,6 +28,9 @@ BEGIN
         RAISE EXCEPTION 'this database is not empty'
               USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
+    IF to_regnamespace('instrumentation') IS NOT NULL THEN
+        RAISE EXCEPTION 'schema instrumentation is there already, and pgvigil needs the name' USING HINT = 'Rename or drop it.';
+    END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
         found := found || CASE WHEN name ~ '^[A-Za-z0-9_]+$' THEN '"' || name || '"'
@@ -43,10 +46,10 @@ BEGIN
 END $$;
 
 -- ---------- prepare.sql -----------------------------------------------------------------------------------------
--- Before every run, by whoever runs it: what takes rights that the owner of the tables need not have. Run again, it changes
--- nothing. "{app}" is the application's schema, "{owner}" the role that everything of ours belongs to.
--- Three roles without login, for the DBA to grant. Roles belong to the whole server: one that is there is used as it is,
--- and a role that may not create them can still migrate.
+-- Before every run, by the role that runs it: the steps that need rights which the owner of the tables need not have.
+-- Running it again changes nothing. "{app}" is the application's schema, "{owner}" the role that owns everything of
+-- ours. Three roles without login, for the DBA to grant. Roles belong to the whole server: an existing one is used as
+-- it is, and a role that may not create them can still migrate.
 CALL pg_temp.pgvigil_run($run$DO $$
 DECLARE
     role_name text;
@@ -56,12 +59,16 @@ BEGIN
         BEGIN
             IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
-                EXECUTE format('COMMENT ON ROLE %I IS %L', role_name, 'Made by pgvigil; shared by all databases of this server');
+                EXECUTE format('COMMENT ON ROLE %I IS %L', role_name,
+                               'Made by pgvigil; shared by all databases of this server');
             END IF;
         EXCEPTION
             WHEN insufficient_privilege THEN
-                RAISE NOTICE 'role % is not there and % may not create it: its grants are left out', role_name, current_user
-                      USING HINT = format('As a superuser: CREATE ROLE %I NOLOGIN; then revert and migrate 013 for its grants.', role_name);
+                RAISE NOTICE 'role % is not there and % may not create it: its grants are left out', role_name,
+                    current_user
+                      USING HINT =
+                          format('As a superuser: CREATE ROLE %I NOLOGIN; then revert and migrate 013 for its grants.',
+                                          role_name);
             WHEN duplicate_object OR unique_violation THEN NULL;  -- a migration of another database was quicker
         END;
     END LOOP;
@@ -71,12 +78,15 @@ CALL pg_temp.pgvigil_run($run$DO $$
 BEGIN
     IF to_regnamespace('pgvigil') IS NULL THEN
         CREATE SCHEMA pgvigil AUTHORIZATION "{owner}";
-        COMMENT ON SCHEMA pgvigil IS 'pgvigil''s bookkeeping: ledger, helper functions, partition settings, kept trails';
+        COMMENT ON SCHEMA pgvigil IS
+            'pgvigil''s bookkeeping: ledger, helper functions, partition settings, kept trails';
     END IF;
-    -- Tables and functions have rights of their own; everybody may ask for his own session, and be told why he may not kill another's.
+    -- Tables and functions have rights of their own; every role may ask for its own session, and be refused with a
+    -- reason when it may not kill another's.
     IF to_regnamespace('instrumentation') IS NULL THEN
         CREATE SCHEMA instrumentation AUTHORIZATION "{owner}";
-        COMMENT ON SCHEMA instrumentation IS 'Who is connected, and what they run: application instances, sessions, SQL statements';
+        COMMENT ON SCHEMA instrumentation IS
+            'Who is connected, and what they run: application instances, sessions, SQL statements';
     END IF;
 END $$$run$);
 
@@ -105,7 +115,7 @@ CREATE TABLE pgvigil.alembic_version (
     version_num varchar(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-COMMENT ON TABLE pgvigil.alembic_version IS 'Alembic''s ledger: the revision this database stands at';
+COMMENT ON TABLE pgvigil.alembic_version IS 'Alembic''s ledger: the current revision of this database';
 COMMENT ON COLUMN pgvigil.alembic_version.version_num IS 'Revision of the newest migration in this database';
 COMMENT ON CONSTRAINT alembic_version_pkc ON pgvigil.alembic_version IS 'As Alembic creates it';
 
@@ -123,60 +133,80 @@ CREATE TABLE pgvigil.migrations (
     accepted_at   timestamptz,
     accepted_by   text
 );
-COMMENT ON TABLE pgvigil.migrations IS 'One row per migration file in this database, written in the file''s own transaction';
+COMMENT ON TABLE pgvigil.migrations IS
+    'One row per migration file in this database, written in the file''s own transaction';
 COMMENT ON COLUMN pgvigil.migrations.revision IS 'The file''s number, and its Alembic revision';
 COMMENT ON COLUMN pgvigil.migrations.name IS 'File name without .sql';
 COMMENT ON COLUMN pgvigil.migrations.schema_name IS 'Schema that holds the application''s tables';
-COMMENT ON COLUMN pgvigil.migrations.baselined IS 'True when what the file makes was already there and was checked instead of made';
-COMMENT ON COLUMN pgvigil.migrations.sha256_bytes IS 'SHA-256 of the file as it lay on disk';
-COMMENT ON COLUMN pgvigil.migrations.sha256_tokens IS 'SHA-256 of its SQL tokens: the same while only comments or white space change';
+COMMENT ON COLUMN pgvigil.migrations.baselined IS
+    'True when what the file makes was already there and was checked instead of made';
+COMMENT ON COLUMN pgvigil.migrations.sha256_bytes IS 'SHA-256 of the file on disk';
+COMMENT ON COLUMN pgvigil.migrations.sha256_tokens IS
+    'SHA-256 of its SQL tokens: the same while only comments or white space change';
 COMMENT ON COLUMN pgvigil.migrations.applied_at IS 'When the file had run';
 COMMENT ON COLUMN pgvigil.migrations.applied_by IS 'The role that ran it';
 COMMENT ON COLUMN pgvigil.migrations.duration_ms IS 'How long its statements took, in milliseconds';
 COMMENT ON COLUMN pgvigil.migrations.tool_version IS 'Version of pgvigil that ran it';
-COMMENT ON COLUMN pgvigil.migrations.accepted_at IS 'When an edit of the file after it had gone in was accepted; NULL: there was none';
+COMMENT ON COLUMN pgvigil.migrations.accepted_at IS
+    'When an edit of the file after it had gone in was accepted; NULL: there was none';
 COMMENT ON COLUMN pgvigil.migrations.accepted_by IS 'The role that accepted it';
 COMMENT ON CONSTRAINT migrations_pkey ON pgvigil.migrations IS 'A file goes in once';
 
 -- The application's schema is stored in the ledger, and nowhere else. A SQL function that is bound when it is made: no
 -- search_path of a caller bends it.
 CREATE FUNCTION pgvigil.application_schema() RETURNS name
-LANGUAGE sql STABLE
+LANGUAGE sql
+STABLE
 BEGIN ATOMIC
     SELECT m.schema_name::name FROM pgvigil.migrations m WHERE m.revision = '000';
 END;
 COMMENT ON FUNCTION pgvigil.application_schema() IS 'The schema that holds the application''s tables';
 
 CREATE FUNCTION pgvigil.application_table(name text) RETURNS regclass
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN to_regclass(format('%I.%I', pgvigil.application_schema(), name));
 END $$;
-COMMENT ON FUNCTION pgvigil.application_table(text) IS 'A table of the application''s schema; NULL if there is none of that name';
+COMMENT ON FUNCTION pgvigil.application_table(text) IS
+    'A table of the application''s schema; NULL if there is none of that name';
 
--- Triggers of the application's own on its tables name their tables as they are used to. What writes there puts this path in force first,
--- when all that is to be found out has been found out: the statement itself names schemas, and its operators fit those of pg_catalog exactly.
+-- Triggers of the application on its tables may name tables without a schema. A function that writes there sets this
+-- path first, after all its look-ups: the statement itself names schemas, and its operators match those of pg_catalog
+-- exactly.
 CREATE FUNCTION pgvigil.use_application_path() RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql
+VOLATILE
+AS $$
 BEGIN
-    PERFORM pg_catalog.set_config('search_path', pg_catalog.format('pg_catalog, %I, pg_temp', pgvigil.application_schema()), true);
+    PERFORM pg_catalog.set_config('search_path',
+                                  pg_catalog.format('pg_catalog, %I, pg_temp', pgvigil.application_schema()),
+                                  true);
 END $$;
-COMMENT ON FUNCTION pgvigil.use_application_path() IS 'search_path of the rest of the calling function: pg_catalog, then the application''s schema';
+COMMENT ON FUNCTION pgvigil.use_application_path() IS
+    'search_path of the rest of the calling function: pg_catalog, then the application''s schema';
 
 -- Used by the runner and by the init script alike. The markers wait for their table: 003 makes it.
-CREATE FUNCTION pgvigil.record_migration(revision text, name text, schema_name text, baselined boolean, sha256_bytes text, sha256_tokens text,
-                                         duration_ms integer, tool_version text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.record_migration(revision text, name text, schema_name text, baselined boolean,
+                                         sha256_bytes text, sha256_tokens text, duration_ms integer, tool_version text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     metrics regclass;
 BEGIN
-    INSERT INTO pgvigil.migrations (revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version)
+    INSERT INTO pgvigil.migrations (revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, duration_ms,
+                                    tool_version)
     VALUES (revision, name, schema_name, baselined, sha256_bytes, sha256_tokens, duration_ms, tool_version);
     metrics := pgvigil.application_table('system_metrics');
     IF (SELECT c.relkind FROM pg_class c WHERE c.oid = metrics) = 'p' THEN
         EXECUTE format($marker$
             INSERT INTO %1$s (metric_name, metric_value, metric_type, labels)
-            SELECT 'migration_completed', 1, 'counter', jsonb_build_object('migration_name', m.name, 'completed_at', m.applied_at)
+            SELECT 'migration_completed', 1,
+                   'counter', jsonb_build_object('migration_name', m.name, 'completed_at', m.applied_at)
             FROM pgvigil.migrations m
             WHERE NOT EXISTS (SELECT FROM %1$s s
                               WHERE s.metric_name = 'migration_completed' AND s.labels ->> 'migration_name' = m.name)
@@ -187,19 +217,22 @@ COMMENT ON FUNCTION pgvigil.record_migration(text, text, text, boolean, text, te
     'Writes the ledger row of a migration, and the markers that are not yet in system_metrics';
 
 CREATE FUNCTION pgvigil.mark_initialized(schema_version text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     EXECUTE format($marker$
         INSERT INTO %1$s (metric_name, metric_value, metric_type, labels)
-        SELECT 'schema_initialized', 1, 'counter', jsonb_build_object('schema_version', $1, 'initialized_at', clock_timestamp())
+        SELECT 'schema_initialized', 1,
+               'counter', jsonb_build_object('schema_version', $1, 'initialized_at', clock_timestamp())
         WHERE NOT EXISTS (SELECT FROM %1$s s WHERE s.metric_name = 'schema_initialized')$marker$,
         pgvigil.application_table('system_metrics')) USING schema_version;
 END $$;
 COMMENT ON FUNCTION pgvigil.mark_initialized(text) IS 'Writes the marker of a new install, once';
 
 -- ---------- 000_session_application.sql -------------------------------------------------------------------------
--- The session application itself. A new install gets these tables; an existing install has them, and then this file is
--- not run: what the later files need of them is checked, and the revision is recorded as baselined.
+-- The session application itself. A new install gets these tables. An existing install has them and skips this file:
+-- the columns that the later files need are checked, and the revision is recorded as baselined.
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".sessions (
     id          uuid NOT NULL DEFAULT gen_random_uuid() CONSTRAINT sessions_pkey PRIMARY KEY,
     session_key varchar(255) NOT NULL CONSTRAINT sessions_session_key_key UNIQUE,
@@ -224,7 +257,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".context_history (
     created_at      timestamptz DEFAULT now(),
     CONSTRAINT context_history_session_id_sequence_number_key UNIQUE (session_id, sequence_number)
 )$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".context_history IS 'What was said and done in a session, in order'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".context_history IS 'Messages, files and tool calls of a session, in order'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".codebase_snapshots (
     id              uuid NOT NULL DEFAULT gen_random_uuid() CONSTRAINT codebase_snapshots_pkey PRIMARY KEY,
@@ -236,7 +269,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".codebase_snapshots (
     analysis_result jsonb DEFAULT '{}',
     created_at      timestamptz DEFAULT now()
 )$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".codebase_snapshots IS 'Files as they stood when a session looked at them'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".codebase_snapshots IS 'Contents of files when a session read them'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_codebase_snapshots_session_id ON "{app}".codebase_snapshots (session_id)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_codebase_snapshots_session_id IS 'Snapshots of a session, and its deletion'$run$);
 
@@ -257,11 +290,11 @@ CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_handoff_requests_session_id ON "{
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_handoff_requests_session_id IS 'Requests of a session, and its deletion'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_handoff_requests_status ON "{app}".handoff_requests (status)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_handoff_requests_status IS 'Pending requests'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('000', '000_session_application', current_setting('pgvigil.schema'), false, '1e6011a1aa2ac37b26ea9d362cf200d4e8cee3eb5c1e052d4f2b26c084ab2601', '95aa74164bde595a6d59b169af0379a03441fbc1759945ea1a971b85083e0a56', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('000', '000_session_application', current_setting('pgvigil.schema'), false, 'd105baab3490535a26193d848a0fc74a8af9f56686f77f5cd7911ebbb068de02', '10d8c833969b93560fa3e5fe58e13334f06698d9e9498860b8e719cf26b6a294', 0, '0.1.0'); END $$;
 
 -- ---------- 001_bookkeeping.sql ---------------------------------------------------------------------------------
--- Helpers and bookkeeping that the later files stand on. Everything is in schema pgvigil.
--- SQL functions have a RETURN body: parsed once, here, so no caller's search_path can bend it, and still inlined.
+-- Helpers and bookkeeping that the later files use. Everything is in schema pgvigil. SQL functions have a RETURN body:
+-- it is parsed once, here, so no caller's search_path can bend it, and it is still inlined.
 
 -- Time-ordered ids: UUIDv7 of RFC 9562, 48 bits of milliseconds and 12 bits of their fraction, then 62 random bits.
 -- The fraction is time too, so ids made one after the other in a transaction sort in that order.
@@ -269,48 +302,70 @@ DO $do$
 BEGIN
     IF current_setting('server_version_num')::integer >= 180000 THEN
         CREATE FUNCTION pgvigil.uuid_v7() RETURNS uuid
-        LANGUAGE sql VOLATILE PARALLEL SAFE
+        LANGUAGE sql
+        VOLATILE
+        PARALLEL SAFE
         RETURN uuidv7();
     ELSE
-        -- 1/4,096 ms fits a double exactly until 2039 and to 1/2,048 ms after; to_hex gives the 15 digits around the version,
-        -- then the 16 of the variant and the random rest. gen_random_uuid() as text would cost five times as much in all.
+        -- 1/4,096 ms fits a double exactly until 2039 and to 1/2,048 ms after; to_hex gives the 15 digits around the
+        -- version, then the 16 of the variant and the random rest. gen_random_uuid() as text would cost five times as
+        -- much in all.
         CREATE FUNCTION pgvigil.uuid_v7() RETURNS uuid
-        LANGUAGE sql VOLATILE PARALLEL SAFE
-        RETURN (overlay(lpad(to_hex((date_part('epoch', clock_timestamp()) * 4096000)::bigint), 15, '0') PLACING '7' FROM 13 FOR 0)
+        LANGUAGE sql
+        VOLATILE
+        PARALLEL SAFE
+        RETURN (overlay(lpad(to_hex((date_part('epoch', clock_timestamp()) * 4096000)::bigint), 15,
+                             '0') PLACING '7' FROM 13 FOR 0)
                 || to_hex(-9223372036854775808 | (random() * 4611686018427387904)::bigint))::uuid;
     END IF;
 END $do$;
-COMMENT ON FUNCTION pgvigil.uuid_v7() IS 'A new time-ordered id (UUIDv7, RFC 9562); the server''s own uuidv7() from PostgreSQL 18 on';
+COMMENT ON FUNCTION pgvigil.uuid_v7() IS
+    'A new time-ordered id (UUIDv7, RFC 9562); the server''s own uuidv7() from PostgreSQL 18 on';
 
 CREATE FUNCTION pgvigil.uuid_v7_floor(moment timestamptz) RETURNS uuid
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 RETURN CASE WHEN moment < timestamptz '1970-01-01 00:00:00+00' THEN '00000000-0000-7000-8000-000000000000'
             WHEN moment >= timestamptz '10000-01-01 00:00:00+00' THEN 'e677d21f-dc00-7000-8000-000000000000'
-            ELSE (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint), 12, '0')
+            ELSE (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint),
+                       12, '0')
                   || '70008000000000000000')::uuid END;
 COMMENT ON FUNCTION pgvigil.uuid_v7_floor(timestamptz) IS
-    'The smallest time-ordered id of that millisecond (of 1970 for what is earlier, of the year 10000 for what is later): turns a time predicate into an id predicate, which prunes partitions';
+    'The smallest time-ordered id of that millisecond (of 1970 for what is earlier, of the year '
+    '10000 for what is later): turns a time predicate into an id predicate, which prunes partitions';
 
 CREATE FUNCTION pgvigil.uuid_v7_time(id uuid) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 RETURN to_timestamp(('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0::double precision);
 COMMENT ON FUNCTION pgvigil.uuid_v7_time(uuid) IS 'When a time-ordered id was made, to the millisecond';
 
 CREATE FUNCTION pgvigil.actor() RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql
+STABLE
+PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
-COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
+COMMENT ON FUNCTION pgvigil.actor() IS
+    'The actor: the setting pgvigil.actor where an application sets it, else the login role';
 
--- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's would outlive the
--- call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and a plain SET outlives the SET clause
--- of the function that it runs in. The path may be anything here, so every name is qualified.
+-- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's
+-- would outlive the call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and
+-- a plain SET outlives the SET clause of the function that it runs in. The path may be anything here, so every name is
+-- qualified.
 CREATE FUNCTION pgvigil.finish_owner_code() RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql
+VOLATILE
+AS $$
 DECLARE
     held pg_catalog.text;
 BEGIN
     SET CONSTRAINTS ALL IMMEDIATE;
-    FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+    FOR held IN
+        SELECT c.name
+        FROM pg_catalog.pg_cursors c
+        WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
         EXECUTE pg_catalog.format('CLOSE %I', held);
     END LOOP;
     IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
@@ -318,9 +373,10 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
-    'Runs deferred triggers, closes held cursors and restores the path, so that the caller''s COMMIT and next statements meet nothing of the owner''s';
+    'Runs deferred triggers, closes held cursors and restores the path, so that '
+    'the caller''s COMMIT and next statements meet nothing of the owner''s';
 
--- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
+-- Objects that a migration found in its place, and the SQL that restores them when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
     revision    text NOT NULL,
@@ -328,16 +384,17 @@ CREATE TABLE pgvigil.displaced_objects (
     restore_sql text NOT NULL,
     found_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE pgvigil.displaced_objects IS 'Objects a migration found in its way: how each one was, so that a revert puts it back';
-COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; put back in reverse';
+COMMENT ON TABLE pgvigil.displaced_objects IS
+    'Objects that a migration found in its way, as they were, so that a revert restores them';
+COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; a revert restores them in reverse';
 COMMENT ON COLUMN pgvigil.displaced_objects.revision IS 'The migration that found it';
 COMMENT ON COLUMN pgvigil.displaced_objects.object IS 'Kind and name';
 COMMENT ON COLUMN pgvigil.displaced_objects.restore_sql IS 'Run by the revert of that migration';
-COMMENT ON COLUMN pgvigil.displaced_objects.found_at IS 'When it was found';
-COMMENT ON CONSTRAINT displaced_objects_pkey ON pgvigil.displaced_objects IS 'One row per object found';
 
 CREATE FUNCTION pgvigil.restore_displaced(of_revision text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     found pgvigil.displaced_objects;
 BEGIN
@@ -346,21 +403,27 @@ BEGIN
     END LOOP;
     DELETE FROM pgvigil.displaced_objects WHERE revision = of_revision;
 END $$;
-COMMENT ON FUNCTION pgvigil.restore_displaced(text) IS 'Used by reverts: what the migration had found in its place is made as it was';
+COMMENT ON FUNCTION pgvigil.restore_displaced(text) IS
+    'Used by reverts: makes the objects that the migration had found in its place as they were';
 
 CREATE FUNCTION pgvigil.add_column(of_revision text, of_table text, of_column text, definition text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     was record;
 BEGIN
-    SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_value, col_description(a.attrelid, a.attnum) AS comment INTO was
+    SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_value,
+           col_description(a.attrelid, a.attnum) AS comment
+    INTO was
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = pgvigil.application_table(of_table) AND a.attname = of_column AND NOT a.attisdropped;
     IF FOUND THEN
         INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES (of_revision, format('column %s.%s', of_table, of_column),
-                format('ALTER TABLE %1$s ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s; COMMENT ON COLUMN %1$s.%2$I IS %5$L',
-                       pgvigil.application_table(of_table), of_column, coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
+                format('ALTER TABLE %1$s ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s;
+                        COMMENT ON COLUMN %1$s.%2$I IS %5$L', pgvigil.application_table(of_table), of_column,
+                            coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
                        CASE WHEN was.attnotnull THEN 'SET NOT NULL' ELSE 'DROP NOT NULL' END, was.comment));
     ELSE
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', pgvigil.application_table(of_table), of_column, definition);
@@ -370,7 +433,9 @@ COMMENT ON FUNCTION pgvigil.add_column(text, text, text, text) IS
     'Used by migrations: adds a column, or remembers how the one already there is declared';
 
 CREATE FUNCTION pgvigil.drop_added_column(of_revision text, of_table text, of_column text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pgvigil.displaced_objects
                    WHERE revision = of_revision AND object = format('column %s.%s', of_table, of_column)) THEN
@@ -381,7 +446,9 @@ COMMENT ON FUNCTION pgvigil.drop_added_column(text, text, text) IS
     'Used by reverts: drops a column that add_column added; one that it found stays';
 
 CREATE FUNCTION pgvigil.displace_trigger(of_revision text, of_table text, of_trigger text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     target regclass := pgvigil.application_table(of_table);
     was record;
@@ -399,21 +466,25 @@ BEGIN
                    WHEN 'R' THEN format('; ALTER TABLE %s ENABLE REPLICA TRIGGER %I', target, of_trigger)
                    WHEN 'A' THEN format('; ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', target, of_trigger)
                    ELSE '' END
-            || CASE WHEN was.comment IS NULL THEN '' ELSE format('; COMMENT ON TRIGGER %I ON %s IS %L', of_trigger, target, was.comment) END);
+            || CASE WHEN was.comment IS NULL THEN ''
+                    ELSE format('; COMMENT ON TRIGGER %I ON %s IS %L', of_trigger, target, was.comment) END);
     EXECUTE format('DROP TRIGGER %I ON %s', of_trigger, target);
 END $$;
 COMMENT ON FUNCTION pgvigil.displace_trigger(text, text, text) IS
-    'Used by migrations: a trigger that stands under a name of ours is remembered, then dropped';
+    'Used by migrations: records and drops a trigger that has a name of ours';
 
--- Lists of values, for columns of the application. What it may store tomorrow is not ours to refuse: on an install that was there
--- before pgvigil no list is closed until its owner asks for it. A new install has them closed.
+-- Lists of values for columns of the application. pgvigil does not decide which values the application stores tomorrow:
+-- on an existing install no list is closed until its owner asks for it. A new install has them closed.
 CREATE FUNCTION pgvigil.value_lists() RETURNS TABLE (place integer, table_name text, column_name text, allowed text[])
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 BEGIN ATOMIC
     SELECT l.place, l.table_name, l.column_name, l.allowed
     FROM (VALUES (1, 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'::text[]),
                  (2, 'context_history', 'context_type', '{message,file,tool_call,system}'),
-                 (3, 'handoff_requests', 'status', '{pending,accepted,rejected,completed}')) l (place, table_name, column_name, allowed);
+                 (3, 'handoff_requests', 'status', '{pending,accepted,rejected,completed}')) l (place, table_name,
+                 column_name, allowed);
 END;
 COMMENT ON FUNCTION pgvigil.value_lists() IS 'The values that columns of the application are meant to hold';
 
@@ -426,61 +497,84 @@ CREATE TABLE pgvigil.tolerated_values (
     CONSTRAINT tolerated_values_pkey PRIMARY KEY (table_name, column_name, value)
 );
 COMMENT ON TABLE pgvigil.tolerated_values IS
-    'Values outside a column''s list that were stored when it was last read: by the migration, or by validate_value_checks()';
+    'Values outside a column''s list that were stored when it was '
+    'last read: by the migration, or by validate_value_checks()';
 COMMENT ON COLUMN pgvigil.tolerated_values.table_name IS 'Table of the application';
 COMMENT ON COLUMN pgvigil.tolerated_values.column_name IS 'Its column with a list of values';
 COMMENT ON COLUMN pgvigil.tolerated_values.value IS 'The value outside the list';
-COMMENT ON COLUMN pgvigil.tolerated_values.rows_found IS 'How many rows held it when it was found';
-COMMENT ON COLUMN pgvigil.tolerated_values.found_at IS 'When it was found';
-COMMENT ON CONSTRAINT tolerated_values_pkey ON pgvigil.tolerated_values IS 'One row for each value of a column';
 
 CREATE FUNCTION pgvigil.find_legacy_values(of_table text, of_column text, allowed text[]) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     found_values bigint;
 BEGIN
     DELETE FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column;
     EXECUTE format('INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found)
-                    SELECT $1, $2, %1$I, count(*) FROM %2$s WHERE %1$I <> ALL ($3) GROUP BY %1$I', of_column, pgvigil.application_table(of_table))
+                    SELECT $1, $2, %1$I, count(*)
+                    FROM %2$s
+                    WHERE %1$I <> ALL ($3)
+                    GROUP BY %1$I', of_column, pgvigil.application_table(of_table))
     USING of_table, of_column, allowed;
     GET DIAGNOSTICS found_values = ROW_COUNT;
     RETURN found_values;
 END $$;
 COMMENT ON FUNCTION pgvigil.find_legacy_values(text, text, text[]) IS
-    'Reads a table for values outside a list (no strong lock), keeps them in tolerated_values, and returns how many there are';
+    'Reads a table for values outside a list (no strong lock), '
+    'keeps them in tolerated_values, and returns how many there are';
 
--- One constant array: `IN (...)` over a varchar casts every member in each statement and made an update 1.6 times as dear.
+-- One constant array: `IN (...)` over a varchar casts every member in each statement and made an update 1.6 times as
+-- dear.
 CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[], validated boolean) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     check_name text := format('%s_%s_check', of_table, of_column);
 BEGIN
     EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (%I::text = ANY (%L::text[]))%s',
-                   pgvigil.application_table(of_table), check_name, of_column, allowed, CASE WHEN NOT validated THEN ' NOT VALID' END);
-    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', check_name, pgvigil.application_table(of_table), 'The values of ' || of_column);
+                   pgvigil.application_table(of_table), check_name, of_column, allowed,
+                   CASE WHEN NOT validated THEN ' NOT VALID' END);
+    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', check_name, pgvigil.application_table(of_table),
+                   'The values of ' || of_column);
 END $$;
-COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[], boolean) IS 'Makes <table>_<column>_check for these values';
+COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[], boolean) IS
+    'Makes <table>_<column>_check for these values';
 
 -- A CHECK of that name which the application has made itself stays as it is. Ours is known by its comment.
-CREATE FUNCTION pgvigil.value_check(of_table text, of_column text) RETURNS TABLE (name name, ours boolean, validated boolean, definition text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.value_check(of_table text, of_column text)
+RETURNS TABLE (name name, ours boolean, validated boolean, definition text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY
-    SELECT c.conname, coalesce(obj_description(c.oid, 'pg_constraint') = 'The values of ' || of_column, false), c.convalidated, pg_get_constraintdef(c.oid)
-    FROM pg_constraint c WHERE c.conrelid = pgvigil.application_table(of_table) AND c.conname = format('%s_%s_check', of_table, of_column);
+    SELECT c.conname, coalesce(obj_description(c.oid, 'pg_constraint') = 'The values of ' || of_column, false),
+           c.convalidated, pg_get_constraintdef(c.oid)
+    FROM pg_constraint c
+    WHERE c.conrelid = pgvigil.application_table(of_table) AND c.conname = format('%s_%s_check', of_table, of_column);
 END $$;
-COMMENT ON FUNCTION pgvigil.value_check(text, text) IS 'The constraint <table>_<column>_check, if there is one, and whether put_value_check made it';
+COMMENT ON FUNCTION pgvigil.value_check(text, text) IS
+    'The constraint <table>_<column>_check, if there is one, and whether put_value_check made it';
 
 CREATE FUNCTION pgvigil.add_value_check(of_table text, of_column text, allowed text[]) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000') THEN
         RETURN;
-    ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
+    ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t
+                  WHERE t.table_name = of_table AND t.column_name = of_column) THEN
         RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
-              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found,
+                                        CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END),
+                                 ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
-              USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
+              USING ERRCODE = 'check_violation',
+                    HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
     PERFORM pgvigil.put_value_check(of_table, of_column, allowed, validated => true);
 END $$;
@@ -488,23 +582,34 @@ COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text[]) IS
     'Used by migrations: closes the list of values of a column of a new install; leaves one that was there before open';
 
 CREATE FUNCTION pgvigil.drop_value_check(of_table text, of_column text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF (SELECT v.ours FROM pgvigil.value_check(of_table, of_column) v) THEN
-        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', pgvigil.application_table(of_table), format('%s_%s_check', of_table, of_column));
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', pgvigil.application_table(of_table),
+                       format('%s_%s_check', of_table, of_column));
     END IF;
 END $$;
-COMMENT ON FUNCTION pgvigil.drop_value_check(text, text) IS 'Drops a CHECK that put_value_check made; one of the application''s own stays';
+COMMENT ON FUNCTION pgvigil.drop_value_check(text, text) IS
+    'Drops a CHECK that put_value_check made; one of the application''s own stays';
 
--- A list is closed in two steps, a transaction each: NOT VALID, so that nothing else gets in; then what is stored is read, which
--- blocks no writer. No rights but the caller's, who has to own the table: that alters it.
+-- A list is closed in two steps, a transaction each: NOT VALID, so that nothing else gets in; then what is stored is
+-- read, which blocks no writer. No rights but the caller's, who has to own the table: that alters it.
 CREATE FUNCTION pgvigil.validate_value_checks_step(state jsonb) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     list record;
     made record;
 BEGIN
-    SELECT * INTO list FROM pgvigil.value_lists() l WHERE l.place > coalesce((state ->> 'done')::integer, 0) ORDER BY l.place LIMIT 1;
+    SELECT *
+    INTO list
+    FROM pgvigil.value_lists() l
+    WHERE l.place > coalesce((state ->> 'done')::integer, 0)
+    ORDER BY l.place
+    LIMIT 1;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -515,27 +620,35 @@ BEGIN
             RETURN state;  -- the next step validates it
         END IF;
     ELSIF NOT made.ours THEN
-        RAISE NOTICE '%.% has a constraint % of the application''s own, which stays as it is: %', list.table_name, list.column_name, made.name, made.definition;
+        RAISE NOTICE '%.% has a constraint % of the application''s own, which stays as it is: %', list.table_name,
+            list.column_name, made.name, made.definition;
     ELSIF NOT made.validated THEN
         BEGIN
-            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(list.table_name), made.name);
-        EXCEPTION WHEN check_violation THEN  -- stored between the reading and the CHECK, under which such a row could not be updated
+            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(list.table_name),
+                           made.name);
+        -- stored between the reading and the CHECK, under which such a row could not be updated
+        EXCEPTION WHEN check_violation THEN
             PERFORM pgvigil.drop_value_check(list.table_name, list.column_name);
             PERFORM pgvigil.find_legacy_values(list.table_name, list.column_name, list.allowed);
         END;
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
         RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
-              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
-               FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found,
+                                        CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END),
+                                 ', ' ORDER BY t.rows_found DESC, t.value)
+               FROM pgvigil.tolerated_values t
+               WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
               USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
     END IF;
     RETURN state || jsonb_build_object('done', list.place);
 END $$;
-COMMENT ON FUNCTION pgvigil.validate_value_checks_step(jsonb) IS 'One step of validate_value_checks, from one state to the next; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.validate_value_checks_step(jsonb) IS
+    'One step of validate_value_checks, from one state to the next; NULL: all is done';
 
 CREATE PROCEDURE pgvigil.validate_value_checks()
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
@@ -545,28 +658,37 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.validate_value_checks() IS
-    'Closes the lists of values of an install that was there before pgvigil; a list outside of which values are stored stays open, with a notice';
+    'Closes the lists of values of an install that was there before pgvigil; '
+    'a list outside of which values are stored stays open, with a notice';
 
 CREATE TABLE pgvigil.partition_policies (
-    parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY CONSTRAINT partition_policies_parent_table_check
-                 CHECK (parent_table = ANY ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements}'::text[])),
+    parent_table text NOT NULL
+        CONSTRAINT partition_policies_pkey PRIMARY KEY
+        CONSTRAINT partition_policies_parent_table_check
+                 CHECK (parent_table = ANY ('{session_lifecycle,system_metrics,performance_logs,'
+                                            'instrumentation.sql_statements}'::text[])),
     step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{hour,day,month}'::text[])),
-    make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
+    make_ahead   integer NOT NULL
+        CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
 COMMENT ON TABLE pgvigil.partition_policies IS 'How each partitioned table is cut';
-COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned table';
 COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: hour, day or month, in UTC';
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
-COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
-COMMENT ON CONSTRAINT partition_policies_parent_table_check ON pgvigil.partition_policies IS 'The tables of ours that are cut: no job works on another';
-COMMENT ON CONSTRAINT partition_policies_step_check ON pgvigil.partition_policies IS 'Widths that ensure_partitions knows';
-COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS 'There is always a next partition, and no run makes them for ever';
+COMMENT ON CONSTRAINT partition_policies_parent_table_check ON pgvigil.partition_policies IS
+    'The tables of ours that are cut: no job works on another';
+COMMENT ON CONSTRAINT partition_policies_step_check ON pgvigil.partition_policies IS
+    'Widths that ensure_partitions knows';
+COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS
+    'There is always a next partition, and no run makes them for ever';
 INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead)
 VALUES ('session_lifecycle', 'month', 3), ('system_metrics', 'month', 3), ('performance_logs', 'day', 14);
 
 -- A name that somebody may edit never becomes the name of a table: who is asked for one of these is given that one.
 CREATE FUNCTION pgvigil.partitioned_table(parent text) RETURNS regclass
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN CASE parent WHEN 'session_lifecycle' THEN pgvigil.application_table('session_lifecycle')
                        WHEN 'system_metrics' THEN pgvigil.application_table('system_metrics')
@@ -576,30 +698,48 @@ END $$;
 COMMENT ON FUNCTION pgvigil.partitioned_table(text) IS 'The table that partition_policies calls so';
 
 CREATE FUNCTION pgvigil.default_partition(of_table regclass) RETURNS regclass
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN (SELECT p.partdefid::regclass FROM pg_partitioned_table p WHERE p.partrelid = of_table AND p.partdefid <> 0);
 END $$;
-COMMENT ON FUNCTION pgvigil.default_partition(regclass) IS 'Its default partition, by the catalog and never by a name; NULL if it has none';
+COMMENT ON FUNCTION pgvigil.default_partition(regclass) IS
+    'Its default partition, by the catalog and never by a name; NULL if it has none';
 
 CREATE FUNCTION pgvigil.partition_key(of_table regclass) RETURNS name
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN (SELECT a.attname FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+    RETURN (SELECT a.attname
+            FROM pg_partitioned_table p
+            JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
             WHERE p.partrelid = of_table);
 END $$;
 COMMENT ON FUNCTION pgvigil.partition_key(regclass) IS 'The column of time-ordered ids by which a table is partitioned';
 
--- A step of copying what waits in the default partition into one that is not attached yet. Readers see the rows where they
--- were, all the time; what changes meanwhile is seen to under the lock, before the new partition is attached.
-CREATE FUNCTION pgvigil.fill_partition(waits regclass, slice regclass, key name, first_id uuid, end_id uuid, batch integer) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- A step that copies rows which wait in the default partition into one that is not attached yet. Readers see the rows
+-- in their old place all the time. Changes in between are copied under the lock, before the new partition is attached.
+CREATE FUNCTION pgvigil.fill_partition(waits regclass, slice regclass, key name, first_id uuid, end_id uuid,
+                                       batch integer)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     from_id uuid;
     copied  bigint;
 BEGIN
     EXECUTE format('SELECT %2$I FROM %1$s ORDER BY %2$I DESC LIMIT 1', slice, key) INTO from_id;
-    EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s WHERE %3$I >= $1 AND %3$I < $2 AND ($3 IS NULL OR %3$I > $3) ORDER BY %3$I LIMIT $4', waits, slice, key)
+    EXECUTE format('INSERT INTO %2$s
+                    SELECT *
+                    FROM %1$s
+                    WHERE %3$I >= $1 AND %3$I < $2 AND ($3 IS NULL OR %3$I > $3)
+                    ORDER BY %3$I
+                    LIMIT $4', waits, slice, key)
     USING first_id, end_id, from_id, batch;
     GET DIAGNOSTICS copied = ROW_COUNT;
     RETURN copied;
@@ -607,11 +747,16 @@ END $$;
 COMMENT ON FUNCTION pgvigil.fill_partition(regclass, regclass, name, uuid, uuid, integer) IS
     'Used by ensure_partitions: copies a batch of the rows that wait into their partition to be; returns how many';
 
--- CREATE and ATTACH, because PARTITION OF would take ACCESS EXCLUSIVE on the parent and stop its writers. Where rows wait in the
--- default partition, that lock is what keeps a writer from having chosen the default one just before: without it, an INSERT that
--- waited would fail. Locks are taken in the order in which writers take them, so nobody waits for us and we for him.
-CREATE FUNCTION pgvigil.ensure_partitions(parent text, since timestamptz DEFAULT now(), until timestamptz DEFAULT NULL, batch integer DEFAULT NULL) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- CREATE and ATTACH, because PARTITION OF would take ACCESS EXCLUSIVE on the parent and stop its writers. Where rows
+-- wait in the default partition, that lock is what keeps a writer from having chosen the default one just before:
+-- without it, an INSERT that waited would fail. Locks are taken in the order in which writers take them, so nobody
+-- waits for us and we for him.
+CREATE FUNCTION pgvigil.ensure_partitions(parent text, since timestamptz DEFAULT now(), until timestamptz DEFAULT NULL,
+                                          batch integer DEFAULT NULL)
+RETURNS integer
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     policy   pgvigil.partition_policies;
     table_   regclass := pgvigil.partitioned_table(parent);
@@ -623,7 +768,8 @@ DECLARE
     width    interval;
     step_    text;       -- of this slice: finer where finer partitions have a part of it
     taken    record;
-    lower_   timestamp;  -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
+    -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
+    lower_   timestamp;
     upper_   timestamp;
     last_    timestamp;
     name_    text;
@@ -632,14 +778,16 @@ DECLARE
     end_id   uuid;
     waiting  boolean;
     made     integer := 0;
-    being_filled CONSTANT text := 'pgvigil: rows of the default partition are being copied here; job partitions attaches it';
+    being_filled CONSTANT text :=
+        'pgvigil: rows of the default partition are being copied here; job partitions attaches it';
 BEGIN
     SELECT * INTO policy FROM pgvigil.partition_policies WHERE parent_table = parent;
     IF NOT FOUND OR table_ IS NULL THEN
         RAISE EXCEPTION 'table % is not one that is cut into partitions here', parent
               USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.partition_policies;';
     END IF;
-    IF (since >= timestamptz '1970-01-01 00:00:00+00' AND coalesce(until, since) < timestamptz '10000-01-01 00:00:00+00') IS NOT TRUE THEN
+    IF (since >= timestamptz '1970-01-01 00:00:00+00'
+        AND coalesce(until, since) < timestamptz '10000-01-01 00:00:00+00') IS NOT TRUE THEN
         RAISE EXCEPTION 'there are no partitions from % to %', since, coalesce(until, since)
               USING ERRCODE = 'invalid_parameter_value', HINT = 'Time-ordered ids tell times from 1970 to 9999.';
     END IF;
@@ -647,16 +795,23 @@ BEGIN
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = table_;
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
-    last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
+    last_ := coalesce(until AT TIME ZONE 'UTC',
+                      date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
     last_ := date_trunc(policy.step, last_) + width;
     WHILE lower_ < last_ LOOP
-        -- The step may have been another one before. A slice that is taken in part is cut finer; so every partition is a whole hour, day or month.
-        step_ := CASE WHEN lower_ <> date_trunc('day', lower_) THEN 'hour' WHEN policy.step = 'month' AND lower_ <> date_trunc('month', lower_) THEN 'day' ELSE policy.step END;
+        -- The step may have been another one before. A slice that is taken in part is cut finer; so every partition is
+        -- a whole hour, day or month.
+        step_ := CASE WHEN lower_ <> date_trunc('day', lower_) THEN 'hour'
+                      WHEN policy.step = 'month' AND lower_ <> date_trunc('month', lower_) THEN 'day'
+                      ELSE policy.step END;
         upper_ := lower_ + ('1 ' || step_)::interval;
         SELECT b.from_, b.to_ INTO taken
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        CROSS JOIN LATERAL (SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
-                                   pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
+        CROSS JOIN LATERAL (
+            SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
+                                            FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
+                   pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
+                                            FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
         WHERE i.inhparent = table_ AND b.from_ < upper_ AND b.to_ > lower_ ORDER BY b.from_ LIMIT 1;
         IF FOUND AND taken.from_ <= lower_ THEN
             lower_ := taken.to_;
@@ -665,27 +820,42 @@ BEGIN
             step_ := CASE WHEN taken.to_ - taken.from_ < interval '1 day' THEN 'hour' ELSE 'day' END;
             upper_ := lower_ + ('1 ' || step_)::interval;
         END IF;
-        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYYMMDDHH24' WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+        name_ := format('%I.%I', schema_,
+                        stem || '_p'
+                            || to_char(lower_,
+                                       CASE step_
+                                            WHEN 'hour' THEN 'YYYYMMDDHH24'
+                                            WHEN 'day' THEN 'YYYYMMDD'
+                                            ELSE 'YYYYMM' END));
         slice := to_regclass(name_);
-        IF slice IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
+        -- another one may be making it; no advisory lock, after which one does not see that it has
+        IF slice IS NULL THEN
             LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
             slice := to_regclass(name_);
         END IF;
-        IF slice IS NOT NULL AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = slice AND i.inhparent = table_) THEN
+        IF slice IS NOT NULL
+           AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = slice AND i.inhparent = table_) THEN
             lower_ := upper_;
             CONTINUE;
         END IF;
         IF slice IS NOT NULL AND obj_description(slice, 'pg_class') IS DISTINCT FROM being_filled THEN
             RAISE EXCEPTION 'the name % is taken by something that is no partition of %', name_, table_
-                  USING ERRCODE = 'duplicate_table', HINT = format('Rename it, or attach it: ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L);', table_, name_,
-                      pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC'), pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC'));
+                  USING ERRCODE = 'duplicate_table',
+                        HINT = format(
+                      'Rename it, or attach it: ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L);',
+                      table_, name_,
+                      pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC'),
+                      pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC'));
         END IF;
         first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
         end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
-        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key)
+            INTO waiting
+            USING first_id, end_id;
         IF slice IS NULL THEN
             -- Indexes before rows, for the copying; without rows they come with the ATTACH.
-            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE%s)', name_, table_,
+            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE%s)',
+                           name_, table_,
                            CASE WHEN waiting THEN ' INCLUDING INDEXES' ELSE '' END);
             slice := to_regclass(name_);
             IF owner_ <> current_user THEN  -- else its owner could not drop it
@@ -693,34 +863,53 @@ BEGIN
             END IF;
             EXECUTE format('COMMENT ON TABLE %s IS %L', slice, being_filled);
         END IF;
-        IF waiting AND batch IS NOT NULL AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
+        IF waiting
+           AND batch IS NOT NULL
+           AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
             RETURN -1;  -- there is more to copy: in the next transaction
         END IF;
         -- A foreign key of the new partition asks for this lock on the way.
-        IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = table_ AND c.contype = 'f' AND c.confrelid = pgvigil.application_table('sessions')) THEN
+        IF EXISTS (SELECT FROM pg_constraint c
+                   WHERE c.conrelid = table_
+                     AND c.contype = 'f'
+                     AND c.confrelid = pgvigil.application_table('sessions')) THEN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', pgvigil.application_table('sessions'));
         END IF;
         IF waiting THEN
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', table_);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', waits);
-            -- What was copied and has changed or gone since; then what has come since.
-            EXECUTE format('DELETE FROM %2$s s WHERE NOT EXISTS (SELECT 1 FROM %1$s w WHERE w.%3$I = s.%3$I AND ROW(w.*) IS NOT DISTINCT FROM ROW(s.*))', waits, slice, key);
-            EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s w WHERE w.%3$I >= $1 AND w.%3$I < $2 AND NOT EXISTS (SELECT 1 FROM %2$s s WHERE s.%3$I = w.%3$I)', waits, slice, key)
+            -- First the copied rows that have changed or gone since, then the rows that have come since.
+            EXECUTE format('DELETE FROM %2$s s
+                            WHERE NOT EXISTS (SELECT 1
+                                              FROM %1$s w
+                                              WHERE w.%3$I = s.%3$I AND ROW(w.*) IS NOT DISTINCT FROM ROW(s.*))',
+                           waits, slice, key);
+            EXECUTE format('INSERT INTO %2$s
+                            SELECT *
+                            FROM %1$s w
+                            WHERE w.%3$I >= $1
+                              AND w.%3$I < $2
+                              AND NOT EXISTS (SELECT 1 FROM %2$s s WHERE s.%3$I = w.%3$I)',
+                           waits, slice, key)
             USING first_id, end_id;
             PERFORM set_config('pgvigil.instrumentation', 'write', true);
             EXECUTE format('DELETE FROM %1$s WHERE %2$I >= $1 AND %2$I < $2', waits, key) USING first_id, end_id;
             PERFORM set_config('pgvigil.instrumentation', '', true);
         END IF;
-        EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END),
-                                                                      to_char(upper_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END)));
+        EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id,
+                       end_id);
+        EXECUTE format('COMMENT ON TABLE %s IS %L', slice,
+                       format('%s from %s to %s, UTC', parent,
+                              to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END),
+                              to_char(upper_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END)));
         made := made + 1;
         lower_ := upper_;
     END LOOP;
     RETURN made;
 END $$;
 COMMENT ON FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz, integer) IS
-    'Makes the missing partitions of a table from one time to another (to the end of its make_ahead if not given); returns how many. With a batch, copies at most that many waiting rows and returns -1 while there are more';
+    'Makes the missing partitions of a table from one time to another (to the end of its make_ahead if not given); '
+    'returns how many. With a batch, copies at most that many waiting rows and returns -1 while there are more';
 
 CREATE TABLE pgvigil.deleted_sessions (
     session_id       uuid NOT NULL,
@@ -734,22 +923,21 @@ CREATE TABLE pgvigil.deleted_sessions (
     events           jsonb NOT NULL,
     CONSTRAINT deleted_sessions_pkey PRIMARY KEY (session_id, deleted_at)
 );
-COMMENT ON TABLE pgvigil.deleted_sessions IS 'Deletion is logged and forgets nothing: the last row and the whole trail of each deleted session';
-COMMENT ON COLUMN pgvigil.deleted_sessions.session_id IS 'Its id';
-COMMENT ON COLUMN pgvigil.deleted_sessions.session_key IS 'Its key';
-COMMENT ON COLUMN pgvigil.deleted_sessions.deleted_at IS 'When it was deleted';
-COMMENT ON COLUMN pgvigil.deleted_sessions.actor IS 'Who deleted it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON TABLE pgvigil.deleted_sessions IS
+    'Deletion is logged and forgets nothing: the last row and the whole trail of each deleted session';
+COMMENT ON COLUMN pgvigil.deleted_sessions.actor IS
+    'The role or person that deleted it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.deleted_sessions."session_user" IS 'The login role, whatever the actor is said to be';
 COMMENT ON COLUMN pgvigil.deleted_sessions.reason IS 'Why: the setting pgvigil.reason, if set';
-COMMENT ON COLUMN pgvigil.deleted_sessions.retention_policy IS 'Its retention policy at the end';
-COMMENT ON COLUMN pgvigil.deleted_sessions.last_row IS 'The row as it was deleted';
-COMMENT ON COLUMN pgvigil.deleted_sessions.events IS 'Its events of session_lifecycle in order, and the deletion itself';
+COMMENT ON COLUMN pgvigil.deleted_sessions.events IS
+    'Its events of session_lifecycle in order, and the deletion itself';
 COMMENT ON CONSTRAINT deleted_sessions_pkey ON pgvigil.deleted_sessions IS 'The same id may come and go more than once';
 
-CREATE INDEX idx_deleted_sessions_deleted_at ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
+CREATE INDEX idx_deleted_sessions_deleted_at
+    ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
 COMMENT ON INDEX pgvigil.idx_deleted_sessions_deleted_at IS 'Deletions of a day, for the archives';
 
--- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
+-- Tables of an earlier attempt that had the names of ours, and how far their rows are copied into ours.
 CREATE TABLE pgvigil.displaced_tables (
     table_name   text NOT NULL CONSTRAINT displaced_tables_pkey PRIMARY KEY,
     rows_found   bigint,
@@ -758,15 +946,18 @@ CREATE TABLE pgvigil.displaced_tables (
     finished_at  timestamptz
 );
 COMMENT ON TABLE pgvigil.displaced_tables IS
-    'Tables that stood under our names: each is kept whole as pgvigil.legacy_<name>, and its rows are copied into ours by copy_legacy_tables()';
+    'Tables that had the names of ours: each is kept whole as pgvigil.legacy_<name>, '
+    'and its rows are copied into ours by copy_legacy_tables()';
 COMMENT ON COLUMN pgvigil.displaced_tables.table_name IS 'The name, ours and theirs';
 COMMENT ON COLUMN pgvigil.displaced_tables.rows_found IS 'Rows the old table holds';
-COMMENT ON COLUMN pgvigil.displaced_tables.rows_adopted IS 'Rows of it that are in our table; the rest break its constraints and stay in the old one only';
-COMMENT ON COLUMN pgvigil.displaced_tables.next_block IS 'Where copying goes on after an interruption (a block of the old table)';
+COMMENT ON COLUMN pgvigil.displaced_tables.rows_adopted IS
+    'Rows of it that are in our table; the rest break its constraints and stay in the old one only';
+COMMENT ON COLUMN pgvigil.displaced_tables.next_block IS
+    'Where copying goes on after an interruption (a block of the old table)';
 COMMENT ON COLUMN pgvigil.displaced_tables.finished_at IS 'When the last row had been looked at';
-COMMENT ON CONSTRAINT displaced_tables_pkey ON pgvigil.displaced_tables IS 'One row a table';
 
--- What the DDL makes on this server, as the validator read it from a scratch database: for roles that may not create one.
+-- The objects that the DDL makes on this server, as the validator read them from a scratch database: for roles that may
+-- not create one.
 CREATE TABLE pgvigil.reference_snapshots (
     key          text NOT NULL,
     server_major integer NOT NULL,
@@ -776,14 +967,15 @@ CREATE TABLE pgvigil.reference_snapshots (
     CONSTRAINT reference_snapshots_pkey PRIMARY KEY (key, server_major)
 );
 COMMENT ON TABLE pgvigil.reference_snapshots IS
-    'How a database is that our DDL has just built: what pgvigil validate holds this one against where it may not build one itself';
+    'The objects of a database that our DDL has just built: pgvigil validate '
+    'compares this database with them where it may not build one itself';
 COMMENT ON COLUMN pgvigil.reference_snapshots.key IS 'SHA-256 of the DDL and of what is read of a catalog';
 COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of the server that printed it';
 COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';
-COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
-COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'b974e936265a39fafd46e2f056140a1542ea40df904794d3124b0e4842f33b12', 'ce24f8507fd2228320a491be9c6a7d0b06e192f69b2b100864c2a99f3a06c95a', 0, '0.1.0'); END $$;
+COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
+    'One snapshot for each DDL and major version';
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'e42c766aa91b9a790cef78612a9661703807d7f85dced9b867e3d9356cfec7d2', 'b028d65069de777b45a772b321db01661cbae611ecaf3531f9510b8f77d9cfec', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -796,16 +988,20 @@ BEGIN
     FOR leftover IN
         SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = pgvigil.application_schema())
-          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,session_content_view,performance_monitoring_view}'::name[])
-        ORDER BY c.relkind IN ('v', 'm') DESC, c.relname  -- views first: none of ours is made while its tables are on the way
+          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,'
+                               'session_monitoring_view,session_content_view,performance_monitoring_view}'::name[])
+        -- views first: none of ours is made while its tables are on the way
+        ORDER BY c.relkind IN ('v', 'm') DESC, c.relname
     LOOP
         EXECUTE format('ALTER TABLE %I.%I SET SCHEMA pgvigil', pgvigil.application_schema(), leftover.name);
         EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', leftover.name, 'legacy_' || leftover.name);
         INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES ('002', 'relation ' || leftover.name,
-                format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
-                       leftover.name, 'legacy_' || leftover.name, pgvigil.application_schema()));
-        IF NOT leftover.is_view THEN
+                format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
+                        ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', leftover.name, 'legacy_' || leftover.name,
+                            pgvigil.application_schema()));
+        -- Rows of a table that had the name of a view of ours have nowhere to go.
+        IF NOT leftover.is_view AND leftover.name NOT LIKE '%view' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (leftover.name);
         END IF;
     END LOOP;
@@ -813,32 +1009,42 @@ END $$;
 
 DO $quietly$ BEGIN PERFORM pgvigil.find_legacy_values(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place; END $quietly$;
 
--- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same new
--- id, so copying again after an interruption copies nothing twice.
+-- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same
+-- new id, so copying again after an interruption copies nothing twice.
 CREATE FUNCTION pgvigil.copy_legacy_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
-    row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END;
+    row_time text := CASE target
+                          WHEN 'system_metrics' THEN 'recorded_at'
+                          WHEN 'query_executions' THEN 'started_at'
+                          ELSE 'created_at' END;
     insert_sql text;
     adopted bigint;
     one tid;
     done bigint := 0;
 BEGIN
-    -- Columns by name, through JSON, so that an old table's other types and missing columns are no obstacle; cast without
-    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it. An id that
-    -- is counted up is given anew.
+    -- Columns by name, through JSON, so that other types and missing columns of an old table do no harm; cast without
+    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it. An id
+    -- from a sequence is replaced by a new one.
     SELECT format('INSERT INTO %s (%s) SELECT %s
-                   FROM (SELECT doc, overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')), ''hex'')
+                   FROM (SELECT doc,
+                                overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')),
+                                               ''hex'')
                                              PLACING ''-'' FROM 7 FOR 0) AS hash
                          FROM (SELECT to_jsonb(o) AS doc, o.ctid AS old_ctid FROM pgvigil.%I o
                                WHERE o.ctid >= $1 AND o.ctid < $2 OFFSET 0) d) r
                    ON CONFLICT DO NOTHING',
                   pgvigil.application_table(target), string_agg(quote_ident(attname), ', '),
                   string_agg(CASE WHEN attname = 'id'
-                                  THEN format('overlay(overlay(pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
-                                               PLACING substr(r.hash, 1, 3) FROM 16 FOR 3) PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid', row_time)
+                                  THEN format('overlay(overlay(
+                                          pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
+                                          PLACING substr(r.hash, 1, 3) FROM 16 FOR 3)
+                                          PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid', row_time)
                                   WHEN default_value IS NULL THEN format('(r.doc ->> %L)::%s', attname, type)
-                                  ELSE format('coalesce((r.doc ->> %L)::%s, %s)', attname, type, default_value) END, ', '),
+                                  ELSE format('coalesce((r.doc ->> %L)::%s, %s)', attname, type, default_value) END,
+                             ', '),
                   'legacy_' || target)
     INTO insert_sql
     FROM (SELECT a.attname, format_type(a.atttypid, NULL) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_value
@@ -863,12 +1069,16 @@ BEGIN
     RETURN done;
 END $$;
 COMMENT ON FUNCTION pgvigil.copy_legacy_rows(text, bigint, bigint) IS
-    'Used by copy_legacy_tables: copies the rows of some blocks of a leftover table into ours; returns how many went in';
+    'Used by copy_legacy_tables: copies the rows of some blocks '
+    'of a leftover table into ours; returns how many went in';
 
--- One step of the procedure below: counting, a partition, or some blocks; NULL when there is nothing left to do. How far it has come
--- stands in pgvigil.displaced_tables.
+-- One step of the procedure below: counting, a partition, or some blocks; NULL when nothing is left to do.
+-- pgvigil.displaced_tables holds the progress.
 CREATE FUNCTION pgvigil.copy_legacy_tables_step(state jsonb, blocks integer DEFAULT 128) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     leftover   pgvigil.displaced_tables;
     old_table  regclass;
@@ -878,7 +1088,8 @@ DECLARE
     slice      timestamptz;
 BEGIN
     SELECT * INTO leftover FROM pgvigil.displaced_tables l
-    WHERE l.finished_at IS NULL AND (SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass('pgvigil.legacy_' || l.table_name)) = 'r'
+    WHERE l.finished_at IS NULL
+      AND (SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass('pgvigil.legacy_' || l.table_name)) = 'r'
     ORDER BY l.table_name LIMIT 1;
     IF NOT FOUND THEN
         RETURN NULL;
@@ -887,15 +1098,23 @@ BEGIN
     IF leftover.rows_found IS NULL THEN
         BEGIN
             EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM %s o',
-                           CASE leftover.table_name WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END, old_table) INTO oldest;
+                           CASE leftover.table_name
+                                WHEN 'system_metrics' THEN 'recorded_at'
+                                WHEN 'query_executions' THEN 'started_at'
+                                ELSE 'created_at' END,
+                           old_table)
+                INTO oldest;
         EXCEPTION WHEN data_exception THEN
             oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
         END;
-        -- Partitions for three years of months or three months of days; what is older lies well in the default one.
-        -- One a transaction: a partition of session_lifecycle locks sessions against writers until the end of it.
+        -- Partitions for three years of months or three months of days; older rows go into the default one. One a
+        -- transaction: a partition of session_lifecycle locks sessions against writers until the transaction ends.
         FOR slice IN SELECT start AT TIME ZONE 'UTC'
                      FROM pgvigil.partition_policies, generate_series(
-                         date_trunc(step, greatest(oldest, now() - CASE step WHEN 'month' THEN interval '3 years' WHEN 'day' THEN interval '3 months' ELSE interval '3 days' END) AT TIME ZONE 'UTC'),
+                         date_trunc(step,
+                                    greatest(oldest, now() - CASE step WHEN 'month' THEN interval '3 years'
+                                                                       WHEN 'day' THEN interval '3 months'
+                                                                       ELSE interval '3 days' END) AT TIME ZONE 'UTC'),
                          now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
@@ -909,7 +1128,8 @@ BEGIN
         last_block := pg_relation_size(old_table) / current_setting('block_size')::bigint;
         IF leftover.next_block <= last_block THEN
             UPDATE pgvigil.displaced_tables
-            SET rows_adopted = rows_adopted + pgvigil.copy_legacy_rows(table_name, next_block, next_block + blocks), next_block = next_block + blocks
+            SET rows_adopted = rows_adopted + pgvigil.copy_legacy_rows(table_name, next_block, next_block + blocks),
+                next_block = next_block + blocks
             WHERE table_name = leftover.table_name;
         ELSE
             UPDATE pgvigil.displaced_tables SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
@@ -918,10 +1138,12 @@ BEGIN
     PERFORM pgvigil.finish_owner_code();
     RETURN state;
 END $$;
-COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS 'One step of copy_legacy_tables; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS
+    'One step of copy_legacy_tables; NULL: all is done';
 
 CREATE PROCEDURE pgvigil.copy_legacy_tables(blocks integer DEFAULT 128)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
@@ -931,42 +1153,56 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
-    'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '4f0fca4f9e8310872b823e2d59b025b946942b3a2537d1dc76a5bab44dfad22b', 'ae5adaba47eed24d046cfccb9567015c0f40c84e841696bc49f36f95c0bd6581', 0, '0.1.0'); END $$;
+    'Copies the rows of the tables that had the names of ours '
+    'into ours, in batches that commit; goes on where it stopped';
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'ffd93741f1afff9d3596fdcd3a9e5afae50d52e27da0dfdabe0c4c801db82122', '825e5f6936acd71d4da64b0423fee5c812ffa1119603e243e016dba5327adbe4', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
--- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
+-- Monitoring tables. The three append-only ones are partitioned by their time-ordered id: id stays a true primary key,
 -- each partition is a slice of time, and an insert touches only the small indexes of the newest one.
 --
--- The list of event types is the domain's, and the CHECK asks the domain: every statement reads the text of a CHECK again, and a list in it
--- costs an INSERT 8 us more (of 15). The column itself is no domain: a view that an application makes itself shows it.
+-- The list of event types is the domain's, and the CHECK asks the domain: every statement reads the text of a CHECK
+-- again, and a list in it costs an INSERT 8 us more (of 15). The column itself has a plain type, because a view that an
+-- application makes itself shows it.
 CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
-    CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,expiration_scheduled,deleted}'::text[]));
-COMMENT ON DOMAIN pgvigil.event_type IS 'What can happen to a session';
-COMMENT ON CONSTRAINT event_type_check ON DOMAIN pgvigil.event_type IS 'The eight kinds of event';
+    CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,'
+                        'expiration_scheduled,deleted}'::text[]));
+-- docs/schema.md is made of these lines: type, change, and what event_data holds besides actor.
+COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session
+created: INSERT; agent_from, agent_to, retention_policy
+expired: status becomes expired; previous_status, expired_at, retention_policy
+archived: archived_at from NULL; archived_at, final_status
+dormant: is_dormant becomes true; previous_state
+reactivated: is_dormant becomes false, archived_at becomes NULL; previous_state, unarchived_from
+status_changed: status, any other value; old_status, new_status
+expiration_scheduled: expires_at, also from and to NULL; expires_at, retention_policy
+deleted: DELETE, in pgvigil.deleted_sessions; final_status, retention_policy, reason';
 
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".session_lifecycle (
     id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT session_lifecycle_pkey PRIMARY KEY,
     session_id uuid NOT NULL,  -- 004 adds the foreign key, together with everything else that locks sessions
-    event_type varchar(50) NOT NULL CONSTRAINT session_lifecycle_event_type_check CHECK (event_type::pgvigil.event_type IS NOT NULL),
+    event_type varchar(50) NOT NULL
+        CONSTRAINT session_lifecycle_event_type_check CHECK (event_type::pgvigil.event_type IS NOT NULL),
     event_data jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) PARTITION BY RANGE (id)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".session_lifecycle IS 'Every change in the life of a session, written by triggers'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.id IS 'Time-ordered (UUIDv7): the order of events, also within a transaction'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.session_id IS 'The session'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.event_type IS 'What happened'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.id IS
+    'Time-ordered (UUIDv7): the order of events, also within a transaction'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.event_data IS 'Its details, and the actor'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".session_lifecycle.created_at IS 'When it happened (wall clock, not start of the transaction)'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_event_type_check ON "{app}".session_lifecycle IS 'One of pgvigil.event_type'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_pkey ON "{app}".session_lifecycle IS 'True primary key, because the table is partitioned by it'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_pkey ON "{app}".session_lifecycle IS
+    'True primary key, because the table is partitioned by it'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_session_lifecycle_session_id ON "{app}".session_lifecycle (session_id, id DESC) INCLUDE (event_type)$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_session_lifecycle_event_type ON "{app}".session_lifecycle (event_type, id)
     WHERE event_type <> ALL ('{created,status_changed}'::text[])$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_session_lifecycle_created_at ON "{app}".session_lifecycle USING brin (created_at) WITH (pages_per_range = 32)$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_session_lifecycle_session_id IS 'The trail of a session and its last event, from the index alone'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_session_lifecycle_event_type IS 'The rare events by kind; the common ones are most of the table, where an index would only cost'$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_session_lifecycle_created_at
+    ON "{app}".session_lifecycle USING brin (created_at) WITH (pages_per_range = 32)$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_session_lifecycle_session_id IS
+    'The trail of a session and its last event, from the index alone'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_session_lifecycle_event_type IS
+    'The rare events by kind; the common ones are most of the table, where an index would only cost'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_session_lifecycle_created_at IS 'Events of a stretch of time within a partition'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".system_metrics (
@@ -974,28 +1210,26 @@ CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".system_metrics (
     metric_name  varchar(100) NOT NULL,
     metric_value numeric NOT NULL CONSTRAINT system_metrics_metric_value_check CHECK (metric_value <> 'NaN'::numeric),
     metric_type  varchar(50) NOT NULL
-                 CONSTRAINT system_metrics_metric_type_check CHECK (metric_type::text = ANY ('{counter,gauge,histogram}'::text[])),
-    labels       jsonb NOT NULL DEFAULT '{}' CONSTRAINT system_metrics_labels_check CHECK (jsonb_typeof(labels) = 'object'),
+                 CONSTRAINT system_metrics_metric_type_check
+                     CHECK (metric_type::text = ANY ('{counter,gauge,histogram}'::text[])),
+    labels       jsonb NOT NULL DEFAULT '{}'
+        CONSTRAINT system_metrics_labels_check CHECK (jsonb_typeof(labels) = 'object'),
     recorded_at  timestamptz NOT NULL DEFAULT now()
 ) PARTITION BY RANGE (id)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".system_metrics IS 'Measurements of the system, and the markers of installs and migrations'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".system_metrics.id IS 'Time-ordered (UUIDv7)'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".system_metrics.metric_name IS 'What is measured'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".system_metrics.metric_value IS 'The value'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".system_metrics.metric_type IS 'counter, gauge or histogram'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".system_metrics.labels IS 'Dimensions of the measurement'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".system_metrics.recorded_at IS 'When it was measured'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT system_metrics_pkey ON "{app}".system_metrics IS 'True primary key, because the table is partitioned by it'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT system_metrics_metric_value_check ON "{app}".system_metrics IS 'NaN would poison every sum and average'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT system_metrics_metric_type_check ON "{app}".system_metrics IS 'The kinds of metric'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT system_metrics_labels_check ON "{app}".system_metrics IS 'Labels are names with values'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT system_metrics_pkey ON "{app}".system_metrics IS
+    'True primary key, because the table is partitioned by it'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT system_metrics_metric_value_check ON "{app}".system_metrics IS
+    'NaN would poison every sum and average'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_system_metrics_name_recorded_at ON "{app}".system_metrics (metric_name, recorded_at)$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_system_metrics_recorded_at ON "{app}".system_metrics USING brin (recorded_at) WITH (pages_per_range = 32)$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_system_metrics_recorded_at
+    ON "{app}".system_metrics USING brin (recorded_at) WITH (pages_per_range = 32)$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_system_metrics_labels ON "{app}".system_metrics USING gin (labels jsonb_path_ops)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_system_metrics_name_recorded_at IS 'One metric over time'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_system_metrics_recorded_at IS 'All metrics of a stretch of time within a partition'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_system_metrics_labels IS 'Metrics by label: labels @> ''{...}'''$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_system_metrics_labels IS 'Finds metrics by label: labels @> ''{...}'''$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".performance_logs (
     id          uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT performance_logs_pkey PRIMARY KEY,
@@ -1007,23 +1241,21 @@ CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".performance_logs (
     created_at  timestamptz NOT NULL DEFAULT now()
 ) PARTITION BY RANGE (id)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".performance_logs IS 'One row per operation: how long it took and whether it succeeded'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".performance_logs.id IS 'Time-ordered (UUIDv7)'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".performance_logs.operation IS 'Name of the operation'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".performance_logs.duration_ms IS 'Duration in milliseconds'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".performance_logs.success IS 'Whether it succeeded'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".performance_logs.session_id IS 'The session, if there was one: a soft reference, because a foreign key would halve the speed of inserts'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".performance_logs.metadata IS 'Details'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".performance_logs.created_at IS 'When it happened'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT performance_logs_pkey ON "{app}".performance_logs IS 'True primary key, because the table is partitioned by it'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".performance_logs.session_id IS
+    'The session, if there was one: a soft reference, because a foreign key would halve the speed of inserts'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT performance_logs_pkey ON "{app}".performance_logs IS
+    'True primary key, because the table is partitioned by it'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT performance_logs_duration_ms_check ON "{app}".performance_logs IS 'Time does not run backwards'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_performance_logs_operation ON "{app}".performance_logs (operation) WHERE NOT success$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_performance_logs_operation_created_at ON "{app}".performance_logs USING brin (operation, created_at) WITH (pages_per_range = 32)$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_performance_logs_operation_created_at
+    ON "{app}".performance_logs USING brin (operation, created_at) WITH (pages_per_range = 32)$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_performance_logs_session_id ON "{app}".performance_logs (session_id) WHERE session_id IS NOT NULL$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_performance_logs_created_at ON "{app}".performance_logs USING brin (created_at) WITH (pages_per_range = 32)$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_performance_logs_operation IS 'Failures of an operation; a full index on operation costs inserts a third of their speed'$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_performance_logs_created_at
+    ON "{app}".performance_logs USING brin (created_at) WITH (pages_per_range = 32)$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_performance_logs_operation IS
+    'Failures of an operation; a full index on operation costs inserts a third of their speed'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_performance_logs_operation_created_at IS 'An operation over time within a partition'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_performance_logs_session_id IS 'The operations of a session'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_performance_logs_created_at IS 'Operations of a stretch of time within a partition'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".analytics_aggregations (
@@ -1032,22 +1264,17 @@ CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".analytics_aggregations (
     time_bucket      timestamptz NOT NULL,
     aggregation_data jsonb NOT NULL,
     created_at       timestamptz NOT NULL DEFAULT now(),
-    bucket_width     text NOT NULL DEFAULT 'hour' CONSTRAINT analytics_aggregations_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])),
+    bucket_width     text NOT NULL DEFAULT 'hour'
+        CONSTRAINT analytics_aggregations_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])),
     origin           text NOT NULL DEFAULT 'application'
 )$run$);
 -- An application may have aggregations of its own types, and more than one a bucket: only ours are unique.
-CALL pg_temp.pgvigil_run($run$CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket ON "{app}".analytics_aggregations (aggregation_type, time_bucket, bucket_width)
+CALL pg_temp.pgvigil_run($run$CREATE UNIQUE INDEX idx_analytics_aggregations_type_time_bucket
+    ON "{app}".analytics_aggregations (aggregation_type, time_bucket, bucket_width)
     WHERE origin = 'pgvigil'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".analytics_aggregations IS 'Rolled-up statistics, one row per kind and stretch of time'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".analytics_aggregations.id IS 'Time-ordered (UUIDv7)'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".analytics_aggregations.aggregation_type IS 'What is rolled up'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".analytics_aggregations.time_bucket IS 'Start of the stretch of time'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".analytics_aggregations.aggregation_data IS 'The statistics'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".analytics_aggregations.created_at IS 'When they were computed'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".analytics_aggregations.origin IS 'pgvigil, or application: who wrote it'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".analytics_aggregations.bucket_width IS 'How long it is: an hour or a day, in UTC'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT analytics_aggregations_bucket_width_check ON "{app}".analytics_aggregations IS 'The widths there are'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT analytics_aggregations_pkey ON "{app}".analytics_aggregations IS 'One id a row'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_analytics_aggregations_type_time_bucket IS 'A kind of statistics over time'$run$);
 
 -- A row whose clock is off, or that comes when nobody made a partition in time, still finds a place.
@@ -1061,22 +1288,25 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".performance_logs_default 
 -- Half of all the work: left out by the validator, which loads this only to read it back.
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, '34aea4b999fe8a5ccf0032e72b8d3f06ab2061905a60d7f13aa728498eeb4893', '9487bb38772231eb2271af588530fa40035f85d63a93414bdfb5fc7d605abcb2', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'd0cd13b22fc44477d4d367cff0b95b3a38f2a5a27de8840912381398aa21c163', '1de0891dd00f6e0731f3f0bb7e431cd26cd0459392135bbb4505b53ef2e4d5db', 0, '0.1.0'); END $$;
 
 -- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
--- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to anew
--- in every transaction, so what seldom decides stands in an IF of its own, further down.
+-- and compiled again in every statement, an UPDATE OF column list is not. plpgsql compiles each expression that it
+-- reaches again in every transaction, so a rare case has an IF of its own, further down.
 
--- Fires before touch_session, and only where a statement names one of its columns: an ordinary update compares none of them.
--- No SET search_path here, which would cost every update: operators and functions are qualified instead, and nothing is used that
--- looks up an operator by itself (NULLIF, IN, IS DISTINCT FROM). No helper functions either: who may write sessions need not have
--- USAGE on schema pgvigil.
+-- Fires before touch_session, and only where a statement names one of its columns: an ordinary update compares none of
+-- them. No SET search_path here, which would cost every update: operators and functions are qualified instead, and
+-- nothing is used that looks up an operator by itself (NULLIF, IN, IS DISTINCT FROM). No helper functions either: who
+-- may write sessions need not have USAGE on schema pgvigil.
 CREATE FUNCTION pgvigil.limit_activity_updates() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
-    -- The common case in one expression: what follows comes to the same.
-    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired' AND NEW.archived_at IS NULL
+    -- The common case in one expression: the branches below would give the same result.
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status
+       AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
+       AND NEW.archived_at IS NULL
        AND NOT NEW.is_dormant AND NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at
        AND coalesce(pg_catalog.current_setting('pgvigil.skip_activity', true), '') OPERATOR(pg_catalog.=) '' THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
@@ -1085,20 +1315,24 @@ BEGIN
     IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
-                   coalesce(CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
-                                 THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END, interval '1 minute')) THEN
+               coalesce(
+                   CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
+                        THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END,
+                   interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
         ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
-            RETURN NEW;  -- a value that the statement chose stands
+            RETURN NEW;  -- a value that the statement chose is kept
         END IF;
     END IF;
-    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.skip_activity, is not activity; any other change of
-    -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
-    IF NEW.archived_at IS NOT NULL OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
+    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.skip_activity, is not activity; any other
+    -- change of what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
+    IF NEW.archived_at IS NOT NULL
+       OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
         RETURN NEW;
     END IF;
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
-        IF NEW.status OPERATOR(pg_catalog.<>) 'expired' AND (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE) IS NOT TRUE THEN
+        IF NEW.status OPERATOR(pg_catalog.<>) 'expired'
+           AND (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE) IS NOT TRUE THEN
             NEW.last_activity_at := CURRENT_TIMESTAMP;
         END IF;
         RETURN NEW;
@@ -1108,7 +1342,8 @@ BEGIN
     END IF;
     IF NEW.is_dormant OPERATOR(pg_catalog.<>) OLD.is_dormant
        OR OLD.archived_at IS NOT NULL
-       OR NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       OR NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at,
+                       NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        OR NOT coalesce(NEW.retention_policy OPERATOR(pg_catalog.=) OLD.retention_policy,
                        NEW.retention_policy IS NULL AND OLD.retention_policy IS NULL) THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
@@ -1116,36 +1351,43 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.limit_activity_updates() IS
-    'Moves last_activity_at exactly where an indexed column changes; leaves steps of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
+    'Moves last_activity_at exactly where an indexed column changes; leaves steps '
+    'of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
 
--- Moves updated_at always and last_activity_at seldom enough that ordinary updates touch no index and stay HOT.
+-- Moves updated_at always and last_activity_at so rarely that ordinary updates touch no index and stay HOT.
 CREATE FUNCTION pgvigil.touch_session() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
     IF NEW.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
-           coalesce(CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
-                                 THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END, interval '1 minute'))
+           coalesce(
+               CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
+                    THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END,
+               interval '1 minute'))
        AND NEW.archived_at IS NULL THEN
         RETURN NEW;
     END IF;
 
-    IF OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.=) 'migration' THEN
+    IF OLD.is_dormant IS NULL
+       AND pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.=) 'migration' THEN
         NEW.updated_at := OLD.updated_at;  -- a migration fixes this column: nothing of the application's may move
         RETURN NEW;
     END IF;
     IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
         RAISE EXCEPTION 'session % is archived and read-only', OLD.id
               USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
+                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
+                                             OLD.id);
     END IF;
-    -- What is not activity is the same as above, for a session that was not active lately.
+    -- The same updates as above are not activity, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
        OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
-        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.last_activity_at, OLD.updated_at, OLD.created_at, CURRENT_TIMESTAMP);
+        NEW.last_activity_at :=
+            coalesce(NEW.last_activity_at, OLD.last_activity_at, OLD.updated_at, OLD.created_at, CURRENT_TIMESTAMP);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
@@ -1159,58 +1401,74 @@ COMMENT ON FUNCTION pgvigil.touch_session() IS
 
 -- For a statement that names updated_at itself; touch_session has done it for every other.
 CREATE FUNCTION pgvigil.stamp_updated_at() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
 
--- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows are: a sequential
--- scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at SERIALIZABLE every second writer failed.
--- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
--- compiled for every row, a twelfth of what a bulk update costs. No SET search_path, another twentieth: as above, all is qualified.
+-- SECURITY DEFINER: a role that may change a session need not be able to write its trail. By the index, however few the
+-- rows are: a sequential scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at
+-- SERIALIZABLE every second writer failed. The contents of an event are put together in variables, which plpgsql
+-- compiles once a transaction; in the INSERT it would compile them for every row, a twelfth of the cost of a bulk
+-- update. No SET search_path, another twentieth: as above, all is qualified.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET enable_seqscan = off
+AS $$
 DECLARE
     event_id pg_catalog.uuid;
     details  pg_catalog.jsonb;
 BEGIN
-    -- The common case by fewer expressions: nothing but the status changed, and not to 'expired'. RETURN NEW is none, RETURN NULL is one.
+    -- The common case by fewer expressions: nothing but the status changed, and not to 'expired'. RETURN NEW is none,
+    -- RETURN NULL is one.
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
        AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
-       AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at,
+                    NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        AND NEW.archived_at IS NULL AND OLD.archived_at IS NULL THEN
         event_id := pgvigil.uuid_v7();
-        details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
-        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
+        details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
+                                                 'actor', pgvigil.actor(), 'session_user', session_user]);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+        VALUES (event_id, NEW.id, 'status_changed', details);
         RETURN NEW;
     END IF;
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
         event_id := pgvigil.uuid_v7();
         IF NEW.status OPERATOR(pg_catalog.=) 'expired' THEN
             details := pg_catalog.jsonb_build_object('previous_status', OLD.status, 'expired_at', CURRENT_TIMESTAMP,
-                           'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
-            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expired', details);
+                           'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(),
+                           'session_user', session_user);
+            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+            VALUES (event_id, NEW.id, 'expired', details);
         ELSE
-            details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
-            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
+            details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
+                                                     'actor', pgvigil.actor(), 'session_user', session_user]);
+            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+            VALUES (event_id, NEW.id, 'status_changed', details);
         END IF;
     END IF;
     IF coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
-       AND coalesce(NEW.archived_at OPERATOR(pg_catalog.=) OLD.archived_at, NEW.archived_at IS NULL AND OLD.archived_at IS NULL) THEN
+       AND coalesce(NEW.archived_at OPERATOR(pg_catalog.=) OLD.archived_at,
+                    NEW.archived_at IS NULL AND OLD.archived_at IS NULL) THEN
         RETURN NULL;
     END IF;
-    IF NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL) THEN
+    IF NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at,
+                    NEW.expires_at IS NULL AND OLD.expires_at IS NULL) THEN
         event_id := pgvigil.uuid_v7();
         details := pg_catalog.jsonb_build_object('expires_at', NEW.expires_at, 'retention_policy', NEW.retention_policy,
                                                  'actor', pgvigil.actor(), 'session_user', session_user);
-        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expiration_scheduled', details);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+        VALUES (event_id, NEW.id, 'expiration_scheduled', details);
     END IF;
     IF (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.<>) (OLD.is_dormant IS TRUE) THEN
         event_id := pgvigil.uuid_v7();
-        details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor(),
+                                                 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
         VALUES (event_id, NEW.id, CASE WHEN NEW.is_dormant THEN 'dormant' ELSE 'reactivated' END, details);
     END IF;
@@ -1218,42 +1476,54 @@ BEGIN
         event_id := pgvigil.uuid_v7();
         details := pg_catalog.jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status,
                                                  'actor', pgvigil.actor(), 'session_user', session_user);
-        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'archived', details);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+        VALUES (event_id, NEW.id, 'archived', details);
     ELSIF NEW.archived_at IS NULL AND OLD.archived_at IS NOT NULL
-          AND (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.=) (OLD.is_dormant IS TRUE) THEN  -- else the event above has said so
+          -- else the event above has said so
+          AND (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.=) (OLD.is_dormant IS TRUE) THEN
         event_id := pgvigil.uuid_v7();
         details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'unarchived_from', OLD.archived_at,
                                                  'actor', pgvigil.actor(), 'session_user', session_user);
-        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'reactivated', details);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+        VALUES (event_id, NEW.id, 'reactivated', details);
     END IF;
     RETURN NULL;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.log_session_change() IS 'Writes one session_lifecycle event for each change in a session''s state';
+COMMENT ON FUNCTION pgvigil.log_session_change() IS
+    'Writes one session_lifecycle event for each change in a session''s state';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET enable_seqscan = off
+AS $$
 BEGIN
     INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
     SELECT s.id, 'created', pg_catalog.jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
            'retention_policy', s.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user])
     FROM new_sessions s;
-    RETURN NEW;  -- nobody looks at it, and it is no expression
+    RETURN NEW;  -- it is ignored, and costs no expression
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_deleted_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
     gone_at timestamptz := clock_timestamp();
 BEGIN
-    INSERT INTO pgvigil.deleted_sessions (session_id, session_key, deleted_at, actor, reason, retention_policy, last_row, events)
+    INSERT INTO pgvigil.deleted_sessions (session_id, session_key, deleted_at, actor, reason, retention_policy,
+                                          last_row, events)
     SELECT OLD.id, OLD.session_key, gone_at, pgvigil.actor(), why, OLD.retention_policy, to_jsonb(OLD),
            coalesce(jsonb_agg(jsonb_build_object('id', l.id, 'event_type', l.event_type, 'event_data', l.event_data,
                                                  'created_at', l.created_at) ORDER BY l.id), '[]')
            || jsonb_build_object('id', pgvigil.uuid_v7(), 'event_type', 'deleted', 'created_at', gone_at,
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
-                                                   'reason', why, 'actor', pgvigil.actor(), 'session_user', session_user))
+                                                   'reason', why, 'actor', pgvigil.actor(),
+                                                   'session_user', session_user))
     FROM "{app}".session_lifecycle l WHERE l.session_id = OLD.id;
     RETURN NULL;
 END $$$run$);
@@ -1262,42 +1532,59 @@ COMMENT ON FUNCTION pgvigil.archive_deleted_session() IS
 
 -- SECURITY DEFINER: who may write children need not be able to read sessions. No SET search_path: all is qualified.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.guard_archived_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET enable_seqscan = off
+AS $$
 DECLARE
     archived_id pg_catalog.uuid;
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id AND archived_at IS NOT NULL;
+        SELECT id
+        INTO archived_id
+        FROM "{app}".sessions
+        WHERE id OPERATOR(pg_catalog.=) NEW.session_id AND archived_at IS NOT NULL;
         IF NOT FOUND THEN
             RETURN NEW;
         END IF;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
         -- In a cascade the session itself is gone already, so its children may follow.
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) OLD.session_id AND archived_at IS NOT NULL;
+        SELECT id
+        INTO archived_id
+        FROM "{app}".sessions
+        WHERE id OPERATOR(pg_catalog.=) OLD.session_id AND archived_at IS NOT NULL;
         IF NOT FOUND THEN
             RETURN OLD;
         END IF;
     ELSE
         SELECT id INTO archived_id FROM "{app}".sessions
-        WHERE (id OPERATOR(pg_catalog.=) OLD.session_id OR id OPERATOR(pg_catalog.=) NEW.session_id) AND archived_at IS NOT NULL LIMIT 1;
+        WHERE (id OPERATOR(pg_catalog.=) OLD.session_id OR id OPERATOR(pg_catalog.=) NEW.session_id)
+          AND archived_at IS NOT NULL
+        LIMIT 1;
         IF NOT FOUND THEN
             RETURN NEW;
         END IF;
     END IF;
     RAISE EXCEPTION 'session % is archived and read-only', archived_id
           USING ERRCODE = 'object_not_in_prerequisite_state',
-                HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', archived_id);
+                HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
+                                         archived_id);
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.reactivate_session(session uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     was        record;
     new_status text;
     expiry     timestamptz;
 BEGIN
-    SELECT s.status, s.expires_at, s.archived_at IS NOT NULL OR s.is_dormant OR s.status IN ('archived', 'expired') AS asleep INTO was
+    SELECT s.status, s.expires_at,
+           s.archived_at IS NOT NULL OR s.is_dormant OR s.status IN ('archived', 'expired') AS asleep
+    INTO was
     FROM "{app}".sessions s WHERE s.id = session FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
@@ -1308,19 +1595,22 @@ BEGIN
     new_status := CASE WHEN was.status IN ('archived', 'expired') THEN 'active' ELSE was.status END;
     expiry := CASE WHEN was.expires_at > now() THEN was.expires_at END;  -- or it would be expired again at once
     PERFORM pgvigil.use_application_path();
-    UPDATE "{app}".sessions SET archived_at = NULL, is_dormant = false, status = new_status, expires_at = expiry WHERE id = session;
+    UPDATE "{app}".sessions
+    SET archived_at = NULL, is_dormant = false, status = new_status, expires_at = expiry
+    WHERE id = session;
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
-    'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '0788a5aa3ef8e18bf8c127f12264fd4e006e301924691d35659227145912dac9', '7dc073bbd2c8a01f6a5e0ea845e132ab9add7508fa25db6b3c0201fc8575095b', 0, '0.1.0'); END $$;
+    'Brings an archived, dormant or expired session back to life, without an expires_at '
+    'that has passed; false if it was none of these; an error if there is no such session';
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '81e2f868ff1bfd72513eb5d4e632f3c7297999012c349dfa49762876b24b6dd1', '1d323e6af281a465f486722abf86746a2c103cdac69ddb0e2fe554d3f455964f', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
--- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would make the
--- writers of a session queue until commit, and deadlock where two transactions write the same sessions in another order. So
--- writers only append what they changed; pgvigil.fold_session_counters adds it up now and then. At any moment
---     what a session holds = its row in session_counters + its rows in session_counter_changes
--- and one snapshot sees context rows and their changes together, so whoever compares the two needs no lock either.
+-- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates
+-- would make the writers of a session queue until commit, and deadlock where two transactions write the same sessions
+-- in another order. So writers only append their changes; pgvigil.fold_session_counters adds them up now and then. At
+-- any moment the contents of a session = its row in session_counters + its rows in session_counter_changes, and one
+-- snapshot sees context rows and their changes together, so comparing the two needs no lock either.
 
 CREATE TABLE pgvigil.session_counters (
     session_id          uuid NOT NULL CONSTRAINT session_counters_pkey PRIMARY KEY,
@@ -1329,13 +1619,12 @@ CREATE TABLE pgvigil.session_counters (
     total_content_bytes bigint NOT NULL  -- 011 adds the foreign key
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.session_counters IS
-    'What a session holds, but for what session_counter_changes adds. A session without a row: 0 from migration 015 on, not yet counted before';
-COMMENT ON COLUMN pgvigil.session_counters.session_id IS 'The session';
+    'The contents of a session, without the changes in session_counter_changes. '
+    'A session without a row: 0 from migration 015 on, not yet counted before';
 COMMENT ON COLUMN pgvigil.session_counters.context_count IS 'Rows in context_history';
 COMMENT ON COLUMN pgvigil.session_counters.total_tokens IS 'Sum of their tokens_used, where given';
 COMMENT ON COLUMN pgvigil.session_counters.total_content_bytes IS
     'Sum of their sizes in bytes: content_size_bytes where given, else octet_length(content)';
-COMMENT ON CONSTRAINT session_counters_pkey ON pgvigil.session_counters IS 'One row a session';
 
 CREATE TABLE pgvigil.session_counter_changes (
     session_id          uuid NOT NULL,
@@ -1343,29 +1632,39 @@ CREATE TABLE pgvigil.session_counter_changes (
     total_tokens        bigint NOT NULL,
     total_content_bytes bigint NOT NULL,
     change_id           uuid NOT NULL DEFAULT gen_random_uuid(),
-    -- The key makes replication possible; behind the session, it is the index on that as well. No sequence: a subscription does not
-    -- bring its number, so after a switch to the subscriber the application's inserts would fail.
+    -- The key makes replication possible; behind the session, it is the index on that as well. No sequence: a
+    -- subscription does not bring its number, so after a switch to the subscriber the application's inserts would fail.
     CONSTRAINT session_counter_changes_pkey PRIMARY KEY (session_id, change_id)
 );
 COMMENT ON TABLE pgvigil.session_counter_changes IS
-    'What statements on context_history changed, one row a statement and session, until it is folded into session_counters';
+    'Changes by statements on context_history, one row a statement '
+    'and session, until they are folded into session_counters';
 COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
-    'The session: no foreign key, which would cost a third more; the rows of a deleted one cancel out, and go when they are folded';
+    'The session: no foreign key, which would cost a third more; the '
+    'rows of a deleted one cancel out, and go when they are folded';
 COMMENT ON COLUMN pgvigil.session_counter_changes.context_count IS 'Rows more, or fewer if below zero';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_tokens IS 'Tokens more or fewer';
 COMMENT ON COLUMN pgvigil.session_counter_changes.total_content_bytes IS 'Bytes of content more or fewer';
 COMMENT ON COLUMN pgvigil.session_counter_changes.change_id IS 'Tells changes of a session apart; no order';
-COMMENT ON CONSTRAINT session_counter_changes_pkey ON pgvigil.session_counter_changes IS 'The changes of a session; the replica identity';
+COMMENT ON CONSTRAINT session_counter_changes_pkey ON pgvigil.session_counter_changes IS
+    'The changes of a session; the replica identity';
 
 CREATE FUNCTION pgvigil.content_bytes(content_size_bytes integer, content text) RETURNS integer
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 RETURN coalesce(content_size_bytes, octet_length(content));
-COMMENT ON FUNCTION pgvigil.content_bytes(integer, text) IS 'How the bytes of a context row are counted: as given, else as they are';
+COMMENT ON FUNCTION pgvigil.content_bytes(integer, text) IS
+    'How the bytes of a context row are counted: as given, else as they are';
 
 -- plpgsql, so that the application may still alter the columns it reads.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.count_context(VARIADIC sessions uuid[])
 RETURNS TABLE (session_id uuid, context_count bigint, total_tokens bigint, total_content_bytes bigint)
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY
     SELECT s.id, h.* FROM unnest(sessions) s (id) CROSS JOIN LATERAL (
@@ -1373,23 +1672,33 @@ BEGIN
                coalesce(sum(pgvigil.content_bytes(c.content_size_bytes, c.content)), 0)::bigint
         FROM "{app}".context_history c WHERE c.session_id = s.id) h;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.count_context(uuid[]) IS 'What each of these sessions holds, counted from context_history itself';
+COMMENT ON FUNCTION pgvigil.count_context(uuid[]) IS
+    'The contents of each of these sessions, counted from context_history itself';
 
 CREATE FUNCTION pgvigil.current_counters(session uuid)
 RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql
+STABLE
+PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT coalesce(sum(k.context_count), 0)::bigint, coalesce(sum(k.total_tokens), 0)::bigint, coalesce(sum(k.total_content_bytes), 0)::bigint
-    FROM (SELECT c.context_count, c.total_tokens, c.total_content_bytes FROM pgvigil.session_counters c WHERE c.session_id = session
+    SELECT coalesce(sum(k.context_count), 0)::bigint, coalesce(sum(k.total_tokens), 0)::bigint,
+           coalesce(sum(k.total_content_bytes), 0)::bigint
+    FROM (SELECT c.context_count, c.total_tokens, c.total_content_bytes
+          FROM pgvigil.session_counters c
+          WHERE c.session_id = session
           UNION ALL
-          SELECT d.context_count, d.total_tokens, d.total_content_bytes FROM pgvigil.session_counter_changes d WHERE d.session_id = session) k;
+          SELECT d.context_count, d.total_tokens, d.total_content_bytes
+          FROM pgvigil.session_counter_changes d
+          WHERE d.session_id = session) k;
 END;
-COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'What a session holds as its counters have it';
+COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'The contents of a session by its counters';
 
 -- No SET search_path here, a sixth of what counting a single row costs: names are qualified instead.
 -- Most statements add one row, and to set up sums takes longer than to append that row as it is.
 CREATE FUNCTION pgvigil.count_added_context() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+AS $$
 BEGIN
     PERFORM FROM new_context OFFSET 1 LIMIT 1;
     IF FOUND THEN
@@ -1407,11 +1716,15 @@ END $$;
 COMMENT ON FUNCTION pgvigil.count_added_context() IS 'Counts the rows that a statement added to context_history';
 
 CREATE FUNCTION pgvigil.count_changed_context() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     SELECT session_id, sum(one), sum(tokens), sum(bytes)
-    FROM (SELECT n.session_id, 1 AS one, coalesce(n.tokens_used, 0) AS tokens, pgvigil.content_bytes(n.content_size_bytes, n.content) AS bytes
+    FROM (SELECT n.session_id, 1 AS one, coalesce(n.tokens_used, 0) AS tokens,
+                 pgvigil.content_bytes(n.content_size_bytes, n.content) AS bytes
           FROM new_context n
           UNION ALL
           SELECT o.session_id, -1, -coalesce(o.tokens_used, 0), -pgvigil.content_bytes(o.content_size_bytes, o.content)
@@ -1419,44 +1732,58 @@ BEGIN
     GROUP BY session_id HAVING sum(one) <> 0 OR sum(tokens) <> 0 OR sum(bytes) <> 0;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.count_changed_context() IS 'Counts what a statement changed in rows of context_history, and rows it moved between sessions';
+COMMENT ON FUNCTION pgvigil.count_changed_context() IS
+    'Counts what a statement changed in rows of context_history, and rows it moved between sessions';
 
 CREATE FUNCTION pgvigil.count_removed_context() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
-    SELECT o.session_id, -count(*), -coalesce(sum(o.tokens_used), 0), -sum(pgvigil.content_bytes(o.content_size_bytes, o.content))
+    SELECT o.session_id, -count(*), -coalesce(sum(o.tokens_used), 0),
+           -sum(pgvigil.content_bytes(o.content_size_bytes, o.content))
     FROM old_context o GROUP BY o.session_id;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
 
--- Who settles, folds or recounts does so alone: two at once would each put right the same difference.
+-- Only one session at a time may settle, fold or recount: two at once would each correct the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE sql
+VOLATILE
 BEGIN ATOMIC
     SELECT pg_advisory_xact_lock('pgvigil.session_counters'::regclass::oid::integer, 0);
 END;
-COMMENT ON FUNCTION pgvigil.lock_session_counters() IS 'One at a time, to the end of the transaction; writers of context_history do not ask';
+COMMENT ON FUNCTION pgvigil.lock_session_counters() IS
+    'One at a time, to the end of the transaction; writers of context_history do not ask';
 
--- Of a session that is deleted, so that what it held and the rows that go with it cancel out: in any order, and also where
--- the same statement puts the session back.
+-- For a deleted session, so that its contents and the rows deleted with it cancel out: in any order, and also where the
+-- same statement inserts the session again.
 CREATE FUNCTION pgvigil.record_removed_counters() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
     VALUES (OLD.session_id, OLD.context_count, OLD.total_tokens, OLD.total_content_bytes);
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.record_removed_counters() IS 'What counters say that go is kept as a change';
-CREATE TRIGGER record_removed_counters AFTER DELETE ON pgvigil.session_counters FOR EACH ROW EXECUTE FUNCTION pgvigil.record_removed_counters();
-COMMENT ON TRIGGER record_removed_counters ON pgvigil.session_counters IS 'Counters that go with their session leave no difference';
+COMMENT ON FUNCTION pgvigil.record_removed_counters() IS 'Counters that are deleted are kept as a change';
+CREATE TRIGGER record_removed_counters AFTER DELETE ON pgvigil.session_counters
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.record_removed_counters();
+COMMENT ON TRIGGER record_removed_counters ON pgvigil.session_counters IS
+    'Counters that go with their session leave no difference';
 
 CREATE FUNCTION pgvigil.clear_session_counters() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    -- Who is just folding would put back what is gone. No TRUNCATE: that of sessions takes the counters along, and has them
-    -- in hand when this comes.
+    -- A session that is folding would restore the deleted counters. No TRUNCATE: that of sessions truncates the
+    -- counters too, and has them locked when this trigger fires.
     PERFORM pgvigil.lock_session_counters();
     UPDATE pgvigil.session_counters SET context_count = 0, total_tokens = 0, total_content_bytes = 0;
     DELETE FROM pgvigil.session_counter_changes;
@@ -1464,12 +1791,17 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
 
--- What a session held before its first change was counted is the same at any moment, and each snapshot shows it: what it
--- holds now, less what its changes say. So no writer is waited for, and none is counted twice.
--- A procedure that commits has a function of its name for each of its transactions. Where a function runs with rights that its
--- caller does not share, the runner calls that one instead: from an empty state to the next, until there is none.
+-- The contents of a session before its first counted change are the same at any moment, and each snapshot shows them:
+-- its contents now, less its changes. So no writer is waited for, and none is counted twice.
+--
+-- A procedure that commits has a function of its name for each of its transactions. Where a function runs with rights
+-- that its caller does not share, the runner calls that one instead: from an empty state to the next, until there is
+-- none.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_session_counters_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     from_id  uuid := CASE WHEN state ? 'from' THEN state ->> 'from' ELSE '00000000-0000-0000-0000-000000000000' END;
     left_out uuid[] := ARRAY(SELECT e::uuid FROM jsonb_array_elements_text(coalesce(state -> 'left_out', '[]')) e);
@@ -1486,17 +1818,24 @@ BEGIN
         left_out := '{}';
         PERFORM pg_sleep(0.05);
     END IF;
-    -- From an array, so that no plan reads whole tables. A session that is just being deleted is looked at again in the end.
+    -- From an array, so that no plan reads whole tables. A session that is just being deleted is looked at again in the
+    -- end.
     WITH uncounted AS MATERIALIZED (
         SELECT s.id FROM unnest(ids) i (id) JOIN "{app}".sessions s USING (id)
         WHERE NOT EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = i.id)),
     mine AS MATERIALIZED (
-        SELECT s.id FROM unnest(ARRAY(SELECT id FROM uncounted)) i (id) JOIN "{app}".sessions s USING (id) FOR KEY SHARE OF s SKIP LOCKED),
+        SELECT s.id
+        FROM unnest(ARRAY(SELECT id FROM uncounted)) i (id)
+        JOIN "{app}".sessions s USING (id)
+        FOR KEY SHARE OF s SKIP LOCKED),
     counted AS (
         INSERT INTO pgvigil.session_counters (session_id, context_count, total_tokens, total_content_bytes)
-        SELECT h.session_id, h.context_count - k.context_count, h.total_tokens - k.total_tokens, h.total_content_bytes - k.total_content_bytes
-        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
-        WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes))
+        SELECT h.session_id, h.context_count - k.context_count, h.total_tokens - k.total_tokens,
+               h.total_content_bytes - k.total_content_bytes
+        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT id FROM mine)) h
+        CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
+        WHERE (h.context_count, h.total_tokens, h.total_content_bytes)
+            <> (k.context_count, k.total_tokens, k.total_content_bytes))
     SELECT left_out || ARRAY(SELECT id FROM uncounted EXCEPT SELECT id FROM mine) INTO left_out;
     PERFORM pgvigil.finish_owner_code();
     RETURN jsonb_build_object('from', from_id, 'left_out', to_jsonb(left_out));
@@ -1505,7 +1844,8 @@ COMMENT ON FUNCTION pgvigil.backfill_session_counters_step(jsonb, integer) IS
     'One batch of backfill_session_counters, from one state to the next; NULL: all is done';
 
 CREATE PROCEDURE pgvigil.backfill_session_counters(batch integer DEFAULT 1000)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
@@ -1515,10 +1855,14 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.backfill_session_counters(integer) IS
-    'Used by migrations: counts what each session held before its changes were counted, in batches that commit; goes on where it stopped';
+    'Used by migrations: counts what each session held before its changes '
+    'were counted, in batches that commit; goes on where it stopped';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.fold_session_counters(batch integer DEFAULT 10000) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     folded bigint;
 BEGIN
@@ -1527,7 +1871,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '015') THEN
         RETURN 0;
     END IF;
-    DELETE FROM pgvigil.session_counter_changes d WHERE NOT EXISTS (SELECT FROM "{app}".sessions s WHERE s.id = d.session_id);
+    DELETE FROM pgvigil.session_counter_changes d
+    WHERE NOT EXISTS (SELECT FROM "{app}".sessions s WHERE s.id = d.session_id);
     WITH mine AS MATERIALIZED (
         SELECT s.id FROM "{app}".sessions s
         WHERE s.id IN (SELECT d.session_id FROM pgvigil.session_counter_changes d LIMIT batch)
@@ -1539,32 +1884,44 @@ BEGIN
         INSERT INTO pgvigil.session_counters AS c (session_id, context_count, total_tokens, total_content_bytes)
         SELECT session_id, sum(context_count), sum(total_tokens), sum(total_content_bytes) FROM gone GROUP BY session_id
         ON CONFLICT (session_id) DO UPDATE
-        SET context_count = c.context_count + EXCLUDED.context_count, total_tokens = c.total_tokens + EXCLUDED.total_tokens,
+        SET context_count = c.context_count + EXCLUDED.context_count,
+            total_tokens = c.total_tokens + EXCLUDED.total_tokens,
             total_content_bytes = c.total_content_bytes + EXCLUDED.total_content_bytes)
     SELECT count(*) INTO folded FROM gone;
     RETURN folded;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.fold_session_counters(integer) IS
-    'Adds at least a batch of session_counter_changes up into session_counters, if there are as many; returns how many. Waits for no writer and lets none wait';
+    'Adds at least a batch of session_counter_changes up into session_counters, if '
+    'there are as many; returns how many. Waits for no writer and lets none wait';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.recount_session_counters(session uuid DEFAULT NULL)
-RETURNS TABLE (session_id uuid, context_count_was bigint, context_count bigint, total_tokens_was bigint, total_tokens bigint,
-               total_content_bytes_was bigint, total_content_bytes bigint)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+RETURNS TABLE (session_id uuid, context_count_was bigint, context_count bigint, total_tokens_was bigint,
+               total_tokens bigint, total_content_bytes_was bigint, total_content_bytes bigint)
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'counters are put right under READ COMMITTED only, this transaction is %', upper(current_setting('transaction_isolation'))
-              USING ERRCODE = 'active_sql_transaction', HINT = 'Its snapshot may be older than the last repair. Call it in a transaction of its own.';
+        RAISE EXCEPTION 'counters are put right under READ COMMITTED only, this transaction is %',
+            upper(current_setting('transaction_isolation'))
+              USING ERRCODE = 'active_sql_transaction',
+                    HINT = 'Its snapshot may be older than the last repair. Call it in a transaction of its own.';
     END IF;
     PERFORM pgvigil.lock_session_counters();
     RETURN QUERY
     WITH wrong AS MATERIALIZED (
-        SELECT h.session_id AS id, k.context_count AS contexts_was, h.context_count AS contexts, k.total_tokens AS tokens_was, h.total_tokens AS tokens,
-               k.total_content_bytes AS bytes_was, h.total_content_bytes AS bytes
-        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT s.id FROM "{app}".sessions s WHERE session IS NULL OR s.id = session)) h
+        SELECT h.session_id AS id, k.context_count AS contexts_was, h.context_count AS contexts,
+               k.total_tokens AS tokens_was, h.total_tokens AS tokens, k.total_content_bytes AS bytes_was,
+               h.total_content_bytes AS bytes
+        FROM pgvigil.count_context(VARIADIC ARRAY(SELECT s.id
+                                                  FROM "{app}".sessions s
+                                                  WHERE session IS NULL OR s.id = session)) h
         CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
-        WHERE (h.context_count, h.total_tokens, h.total_content_bytes) <> (k.context_count, k.total_tokens, k.total_content_bytes)
+        WHERE (h.context_count, h.total_tokens, h.total_content_bytes)
+            <> (k.context_count, k.total_tokens, k.total_content_bytes)
           AND (EXISTS (SELECT FROM pgvigil.session_counters c WHERE c.session_id = h.session_id)
                OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015'))),
     put_right AS (
@@ -1574,69 +1931,96 @@ BEGIN
     PERFORM pgvigil.finish_owner_code();
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
-    'Counts a session (all of them if not given) anew and puts its counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'cc1f439dfc0ac6c706f0e165683882516f4938ae7634d3321d253470368ee521', '180f341ad9f8f0550f317745a5b30ee91d4c540d5490ccadc77c23986d244b0f', 0, '0.1.0'); END $$;
+    'Counts a session (all of them if not given) again and corrects its '
+    'counters; returns those that were wrong, as they were and are';
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '93bca0d9e1b9550ed92b86e66b49144438ead8882f9f6a9ef8473a24c52dcab1', '0e086ee8d2f747a054fdb5e75fa4916a5d2929d039fe21dd2eef7f0a7f5d3540', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
--- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does one
--- batch of what is due and says how much that was and whether there is more; run_job calls it, a transaction each, until
--- there is not. So a job is set-based, can be interrupted anywhere, and holds no lock for longer than a batch takes.
+-- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does
+-- one batch of what is due and says how much that was and whether there is more; run_job calls it, a transaction each,
+-- until there is not. So a job is set-based, can be interrupted anywhere, and holds no lock for longer than a batch
+-- takes.
 
 CREATE TABLE pgvigil.retention_policies (
     policy              varchar(50) NOT NULL CONSTRAINT retention_policies_pkey PRIMARY KEY,
-    active_hours        integer NOT NULL CONSTRAINT retention_policies_active_hours_check CHECK (active_hours > 0 AND active_hours <= 876000),
-    dormant_after_hours integer NOT NULL CONSTRAINT retention_policies_dormant_after_hours_check CHECK (dormant_after_hours > 0 AND dormant_after_hours <= 876000),
-    archived_days       integer NOT NULL CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0 AND archived_days <= 36500),
-    logs_days           integer NOT NULL CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0 AND logs_days <= 36500),
-    metrics_days        integer NOT NULL CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0 AND metrics_days <= 36500),
+    active_hours        integer NOT NULL
+        CONSTRAINT retention_policies_active_hours_check CHECK (active_hours > 0 AND active_hours <= 876000),
+    dormant_after_hours integer NOT NULL
+        CONSTRAINT retention_policies_dormant_after_hours_check
+            CHECK (dormant_after_hours > 0 AND dormant_after_hours <= 876000),
+    archived_days       integer NOT NULL
+        CONSTRAINT retention_policies_archived_days_check CHECK (archived_days >= 0 AND archived_days <= 36500),
+    logs_days           integer NOT NULL
+        CONSTRAINT retention_policies_logs_days_check CHECK (logs_days > 0 AND logs_days <= 36500),
+    metrics_days        integer NOT NULL
+        CONSTRAINT retention_policies_metrics_days_check CHECK (metrics_days > 0 AND metrics_days <= 36500),
     legal_hold          boolean NOT NULL DEFAULT false,
     keep_archive        boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE pgvigil.retention_policies IS 'How long sessions, logs and metrics live; to be edited: new sessions follow at once, the jobs from their next run on';
-COMMENT ON COLUMN pgvigil.retention_policies.policy IS 'Its name, as sessions.retention_policy has it; a session without one, or with an unknown one, follows standard';
-COMMENT ON COLUMN pgvigil.retention_policies.active_hours IS 'A new session expires this long after its creation, unless it is given a time';
-COMMENT ON COLUMN pgvigil.retention_policies.dormant_after_hours IS 'Without activity for this long, an open session becomes dormant and a finished one is archived';
+COMMENT ON TABLE pgvigil.retention_policies IS
+    'How long sessions, logs and metrics live; to be edited: new '
+    'sessions follow at once, the jobs from their next run on';
+COMMENT ON COLUMN pgvigil.retention_policies.policy IS
+    'Its name, as sessions.retention_policy has it; a session without one, or with an unknown one, follows standard';
+COMMENT ON COLUMN pgvigil.retention_policies.active_hours IS
+    'A new session expires this long after its creation, unless it is given a time';
+COMMENT ON COLUMN pgvigil.retention_policies.dormant_after_hours IS
+    'Without activity for this long, an open session becomes dormant and a finished one is archived';
 COMMENT ON COLUMN pgvigil.retention_policies.archived_days IS 'An archived session is deleted after this';
-COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS 'Rows of performance_logs are kept at least this long while any session has the policy';
-COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS 'Rows of system_metrics are kept at least this long while any session has the policy';
-COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS 'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
-COMMENT ON COLUMN pgvigil.retention_policies.keep_archive IS 'Nothing is dropped or deleted for its age before it is archived: while any session has the policy, no log, metric or query execution';
-COMMENT ON CONSTRAINT retention_policies_pkey ON pgvigil.retention_policies IS 'One row a policy';
-COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS 'A new session is not expired; a century at most';
-COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS 'An active session is not dormant; a century at most';
-COMMENT ON CONSTRAINT retention_policies_archived_days_check ON pgvigil.retention_policies IS '0: deleted as soon as archived; a century at most';
-COMMENT ON CONSTRAINT retention_policies_logs_days_check ON pgvigil.retention_policies IS 'The views look back a day; a century at most';
-COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention_policies IS 'The views look back a day; a century at most';
-INSERT INTO pgvigil.retention_policies (policy, active_hours, dormant_after_hours, archived_days, logs_days, metrics_days)
+COMMENT ON COLUMN pgvigil.retention_policies.logs_days IS
+    'Rows of performance_logs are kept at least this long while any session has the policy';
+COMMENT ON COLUMN pgvigil.retention_policies.metrics_days IS
+    'Rows of system_metrics are kept at least this long while any session has the policy';
+COMMENT ON COLUMN pgvigil.retention_policies.legal_hold IS
+    'Nothing is deleted: no session of this policy, and while there is one, no log and no metric';
+COMMENT ON COLUMN pgvigil.retention_policies.keep_archive IS
+    'Nothing is dropped or deleted for its age before it is archived: '
+    'while any session has the policy, no log, metric or query execution';
+COMMENT ON CONSTRAINT retention_policies_active_hours_check ON pgvigil.retention_policies IS
+    'A new session is not expired; a century at most';
+COMMENT ON CONSTRAINT retention_policies_dormant_after_hours_check ON pgvigil.retention_policies IS
+    'An active session is not dormant; a century at most';
+COMMENT ON CONSTRAINT retention_policies_archived_days_check ON pgvigil.retention_policies IS
+    '0: deleted as soon as archived; a century at most';
+COMMENT ON CONSTRAINT retention_policies_logs_days_check ON pgvigil.retention_policies IS
+    'The views look back a day; a century at most';
+COMMENT ON CONSTRAINT retention_policies_metrics_days_check ON pgvigil.retention_policies IS
+    'The views look back a day; a century at most';
+INSERT INTO pgvigil.retention_policies (policy, active_hours, dormant_after_hours, archived_days, logs_days,
+                                        metrics_days)
 VALUES ('standard', 24, 2, 30, 7, 30), ('extended', 72, 6, 90, 30, 90), ('short', 4, 1, 7, 3, 7);
 
 CREATE FUNCTION pgvigil.protect_standard_policy() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RAISE EXCEPTION 'the retention policy standard is what sessions without a policy follow'
-          USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Change its values; it cannot be removed or renamed.';
+          USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = 'Change its values; it cannot be removed or renamed.';
 END $$;
 COMMENT ON FUNCTION pgvigil.protect_standard_policy() IS 'Refuses to let the policy standard go';
 CREATE TRIGGER protect_standard_policy_row BEFORE DELETE ON pgvigil.retention_policies
     FOR EACH ROW WHEN (OLD.policy = 'standard') EXECUTE FUNCTION pgvigil.protect_standard_policy();
 CREATE TRIGGER protect_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
-    FOR EACH ROW WHEN (OLD.policy = 'standard' AND NEW.policy <> 'standard') EXECUTE FUNCTION pgvigil.protect_standard_policy();
+    FOR EACH ROW WHEN (OLD.policy = 'standard' AND NEW.policy <> 'standard')
+        EXECUTE FUNCTION pgvigil.protect_standard_policy();
 CREATE TRIGGER protect_standard_policy_rows BEFORE TRUNCATE ON pgvigil.retention_policies
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.protect_standard_policy();
-COMMENT ON TRIGGER protect_standard_policy_row ON pgvigil.retention_policies IS 'There is always a standard';
-COMMENT ON TRIGGER protect_standard_policy_name ON pgvigil.retention_policies IS 'There is always a standard';
-COMMENT ON TRIGGER protect_standard_policy_rows ON pgvigil.retention_policies IS 'There is always a standard';
 
--- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times stand in a function
--- that the planner puts in place of its call, which PostgreSQL lets every session know of when it is replaced.
+-- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times are in a
+-- function that the planner inlines; when it is replaced, PostgreSQL informs every session.
 -- Operators are qualified, because it runs under the search_path of whoever makes a session.
 CREATE FUNCTION pgvigil.compile_active_time() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     body text;
 BEGIN
     SELECT format('SELECT CASE %s ELSE interval ''%s hours'' END',
-                  string_agg(format('WHEN policy OPERATOR(pg_catalog.=) %L THEN interval ''%s hours''', policy, active_hours),
+                  string_agg(format('WHEN policy OPERATOR(pg_catalog.=) %L THEN interval ''%s hours''', policy,
+                                    active_hours),
                              ' ' ORDER BY policy COLLATE "C"),
                   max(active_hours) FILTER (WHERE policy = 'standard'))
     INTO body FROM pgvigil.retention_policies;
@@ -1646,16 +2030,22 @@ END $$;
 COMMENT ON FUNCTION pgvigil.compile_active_time() IS 'Writes pgvigil.active_time(text) from pgvigil.retention_policies';
 DO $quietly$ BEGIN PERFORM pgvigil.compile_active_time(); END $quietly$;
 COMMENT ON FUNCTION pgvigil.active_time(text) IS
-    'active_hours of a retention policy, of standard for NULL and unknown ones; written anew by every edit of pgvigil.retention_policies';
+    'active_hours of a retention policy, of standard for NULL and '
+    'unknown ones; every edit of pgvigil.retention_policies rewrites it';
 
 -- SECURITY DEFINER: who may edit policies need not own the function.
 CREATE FUNCTION pgvigil.refresh_active_time() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         -- It does not see what others have committed since it began, and would write a function without that.
-        RAISE EXCEPTION 'times of retention policies cannot be edited in a transaction that is %', upper(current_setting('transaction_isolation'))
-              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, and edit them again.';
+        RAISE EXCEPTION 'times of retention policies cannot be edited in a transaction that is %',
+            upper(current_setting('transaction_isolation'))
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, and edit them again.';
     END IF;
     LOCK TABLE pgvigil.retention_policies IN SHARE UPDATE EXCLUSIVE MODE;  -- another edit first commits
     PERFORM pgvigil.compile_active_time();
@@ -1663,7 +2053,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.refresh_active_time() IS 'Lets the next new session follow an edited policy';
 -- By row and always, so that edits which come by replication are followed too.
-CREATE TRIGGER refresh_active_time AFTER INSERT OR UPDATE OF policy, active_hours OR DELETE ON pgvigil.retention_policies
+CREATE TRIGGER refresh_active_time AFTER INSERT
+    OR UPDATE OF policy, active_hours
+    OR DELETE ON pgvigil.retention_policies
     FOR EACH ROW EXECUTE FUNCTION pgvigil.refresh_active_time();
 ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER refresh_active_time;
 COMMENT ON TRIGGER refresh_active_time ON pgvigil.retention_policies IS 'New sessions follow an edited policy';
@@ -1677,14 +2069,14 @@ CREATE TABLE pgvigil.legal_holds (
     CONSTRAINT legal_holds_pkey PRIMARY KEY (session_id, reason)
 );
 COMMENT ON TABLE pgvigil.legal_holds IS 'Sessions that nobody may delete: INSERT places a hold, DELETE lifts it';
-COMMENT ON COLUMN pgvigil.legal_holds.session_id IS 'The session';
 COMMENT ON COLUMN pgvigil.legal_holds.reason IS 'The matter it is held for';
-COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS 'Who placed it: the setting pgvigil.actor if set, else the login role';
-COMMENT ON COLUMN pgvigil.legal_holds.placed_at IS 'When it was placed';
-COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS 'A session may be held for several matters; lifting one leaves the others';
+COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS
+    'The role or person that placed it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS
+    'A session may be held for several matters; lifting one leaves the others';
 
--- Where this database keeps the telemetry of sessions that are in another one, that one tells it which of them are held. What it has not
--- told for too long may have changed: then everything is held.
+-- Where this database keeps the telemetry of sessions in another database, that one reports here which of them are
+-- held. A report that is too old may be wrong: then everything is held.
 CREATE TABLE pgvigil.hold_sources (
     source     text NOT NULL CONSTRAINT hold_sources_pkey PRIMARY KEY,
     pushed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -1692,91 +2084,166 @@ CREATE TABLE pgvigil.hold_sources (
     holds_all  boolean NOT NULL,
     written_by text NOT NULL DEFAULT session_user
 );
-COMMENT ON TABLE pgvigil.hold_sources IS 'Databases with sessions whose telemetry is here: DELETE one that no longer sends any';
+COMMENT ON TABLE pgvigil.hold_sources IS
+    'Databases with sessions whose telemetry is here: DELETE one that no longer sends any';
 COMMENT ON COLUMN pgvigil.hold_sources.source IS 'Server and database';
 COMMENT ON COLUMN pgvigil.hold_sources.pushed_at IS 'When it last said what is held';
 COMMENT ON COLUMN pgvigil.hold_sources.valid_for IS 'How long that counts: after that, nothing is dropped';
 COMMENT ON COLUMN pgvigil.hold_sources.holds_all IS 'A policy under legal hold keeps all logs and metrics';
-COMMENT ON COLUMN pgvigil.hold_sources.written_by IS 'The login role';
-COMMENT ON CONSTRAINT hold_sources_pkey ON pgvigil.hold_sources IS 'One row a database';
-COMMENT ON CONSTRAINT hold_sources_valid_for_check ON pgvigil.hold_sources IS 'A stretch of time';
 
 CREATE TABLE pgvigil.remote_holds (
-    source     text NOT NULL CONSTRAINT remote_holds_source_fkey REFERENCES pgvigil.hold_sources (source) ON DELETE CASCADE,
+    source     text NOT NULL
+        CONSTRAINT remote_holds_source_fkey
+        REFERENCES pgvigil.hold_sources (source) ON DELETE CASCADE,
     session_id uuid NOT NULL,
     CONSTRAINT remote_holds_pkey PRIMARY KEY (session_id, source)
 );
 COMMENT ON TABLE pgvigil.remote_holds IS 'Sessions of other databases that are under legal hold';
-COMMENT ON COLUMN pgvigil.remote_holds.source IS 'The database';
-COMMENT ON COLUMN pgvigil.remote_holds.session_id IS 'The session';
-COMMENT ON CONSTRAINT remote_holds_pkey ON pgvigil.remote_holds IS 'One row a session';
 COMMENT ON CONSTRAINT remote_holds_source_fkey ON pgvigil.remote_holds IS 'Holds go with their database';
 
 CREATE FUNCTION pgvigil.push_holds(of_source text, valid interval, sessions uuid[], all_held boolean) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     INSERT INTO pgvigil.hold_sources AS s (source, valid_for, holds_all) VALUES (of_source, valid, all_held)
     ON CONFLICT ON CONSTRAINT hold_sources_pkey DO UPDATE
-    SET pushed_at = clock_timestamp(), valid_for = excluded.valid_for, holds_all = excluded.holds_all, written_by = session_user;
+    SET pushed_at = clock_timestamp(), valid_for = excluded.valid_for, holds_all = excluded.holds_all,
+        written_by = session_user;
     DELETE FROM pgvigil.remote_holds h WHERE h.source = of_source AND h.session_id <> ALL (sessions);
-    INSERT INTO pgvigil.remote_holds (source, session_id) SELECT DISTINCT of_source, unnest(sessions) ON CONFLICT DO NOTHING;
+    INSERT INTO pgvigil.remote_holds (source, session_id)
+    SELECT DISTINCT of_source, unnest(sessions)
+    ON CONFLICT DO NOTHING;
     SET CONSTRAINTS ALL IMMEDIATE;
 END $$;
-COMMENT ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) IS 'Another database says which of its sessions are held; that replaces what it said before';
+COMMENT ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) IS
+    'Another database says which of its sessions are held; that replaces what it said before';
 
 CREATE FUNCTION pgvigil.unheard_sources() RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN (SELECT string_agg(format('%s (last on %s UTC)', s.source, to_char(s.pushed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')), ', ' ORDER BY s.source)
+    RETURN (SELECT string_agg(format('%s (last on %s UTC)', s.source,
+                                     to_char(s.pushed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')),
+                              ', ' ORDER BY s.source)
             FROM pgvigil.hold_sources s WHERE s.pushed_at < now() - s.valid_for);
 END $$;
-COMMENT ON FUNCTION pgvigil.unheard_sources() IS 'Databases that have not said for too long what is held; NULL: there are none';
+COMMENT ON FUNCTION pgvigil.unheard_sources() IS
+    'Databases that have not said for too long what is held; NULL: there are none';
 
 -- SECURITY DEFINER: who may delete a session need not be able to read holds and policies.
 CREATE FUNCTION pgvigil.guard_legal_hold() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
-    why  text;
-    held boolean;
+    why    text;
+    follow pgvigil.retention_policies;
 BEGIN
     SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
     IF why IS NOT NULL THEN
         RAISE EXCEPTION 'session % is under legal hold: %', OLD.id, why
               USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = format('When the hold is lifted: DELETE FROM pgvigil.legal_holds WHERE session_id = %L;', OLD.id);
+                    HINT = format('When the hold is lifted: DELETE FROM pgvigil.legal_holds WHERE session_id = %L;',
+                                  OLD.id);
     END IF;
-    -- The lock makes who places a hold on the policy wait for this deletion, and this deletion for him; at REPEATABLE READ it fails
-    -- where the policy has been edited since its snapshot, instead of not seeing that.
-    SELECT p.legal_hold INTO held FROM pgvigil.retention_policies p WHERE p.policy = coalesce(OLD.retention_policy, 'standard') FOR SHARE;
-    IF held THEN
-        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, coalesce(OLD.retention_policy, 'standard')
-              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
+    -- The lock makes who places a hold on the policy wait for this deletion, and this deletion for him; at REPEATABLE
+    -- READ it fails where the policy has been edited since its snapshot, instead of not seeing that. A session with an
+    -- unknown policy follows standard.
+    SELECT p.*
+    INTO follow
+    FROM pgvigil.retention_policies p
+    WHERE p.policy IN (OLD.retention_policy, 'standard')
+    ORDER BY p.policy = 'standard'
+    LIMIT 1
+    FOR SHARE;
+    IF follow.legal_hold THEN
+        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, follow.policy
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'See legal_hold in pgvigil.retention_policies.';
     END IF;
     RETURN OLD;
 END $$;
-COMMENT ON FUNCTION pgvigil.guard_legal_hold() IS 'Refuses to delete a session under legal hold, by itself or by its policy';
+COMMENT ON FUNCTION pgvigil.guard_legal_hold() IS
+    'Refuses to delete a session under legal hold, by itself or by its policy';
 
 -- Or the hold of a policy could be got round: off the policy, then deleted.
 CREATE FUNCTION pgvigil.guard_policy_hold() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
-    held boolean;
+    follow pgvigil.retention_policies;
 BEGIN
     IF NEW.retention_policy IS DISTINCT FROM OLD.retention_policy THEN
-        SELECT p.legal_hold INTO held FROM pgvigil.retention_policies p WHERE p.policy = coalesce(OLD.retention_policy, 'standard') FOR SHARE;
-        IF held AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
-            RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id, coalesce(OLD.retention_policy, 'standard'),
-                  coalesce(NEW.retention_policy, 'standard')
-                  USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See legal_hold in pgvigil.retention_policies.';
+        SELECT p.*
+        INTO follow
+        FROM pgvigil.retention_policies p
+        WHERE p.policy IN (OLD.retention_policy, 'standard')
+        ORDER BY p.policy = 'standard'
+        LIMIT 1
+        FOR SHARE;
+        IF follow.legal_hold
+           AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p
+                           WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
+            RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id,
+                follow.policy, coalesce(NEW.retention_policy, 'standard')
+                  USING ERRCODE = 'object_not_in_prerequisite_state',
+                        HINT = 'See legal_hold in pgvigil.retention_policies.';
         END IF;
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS 'Refuses to move a session from a policy under legal hold to one that is not';
+COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS
+    'Refuses to move a session from a policy under legal hold to one that is not';
+
+-- Nor is it lifted by the way, in that its sessions get another policy: with their own removed or renamed, or with one
+-- made for a name that was unknown, whose sessions followed standard so far.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    loses text[] := '{}';
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.legal_hold THEN
+        loses := loses || OLD.policy;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NOT NEW.legal_hold
+       AND EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = 'standard' AND p.legal_hold)
+       AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = NEW.policy) THEN
+        loses := loses || NEW.policy;
+    END IF;
+    IF loses <> '{}' AND EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = ANY (loses)) THEN
+        RAISE EXCEPTION 'sessions of the retention policy % are under legal hold, and this would lift it',
+            array_to_string(loses, ', ')
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'When the hold is lifted: set legal_hold to false first. A new policy may have legal_hold.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.protect_held_policy() IS
+    'Refuses to remove, rename or make a policy where that would lift a legal hold';
+CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.protect_held_policy();
+CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
+COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF EXISTS (SELECT FROM pgvigil.legal_holds) THEN
         RAISE EXCEPTION 'there are sessions under legal hold' USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -1784,49 +2251,73 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.guard_legal_holds() IS 'Refuses to truncate holds, and thereby sessions, while there are any';
-CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_legal_holds();
-COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'What is under legal hold stays, also when sessions is truncated';
+COMMENT ON FUNCTION pgvigil.guard_legal_holds() IS
+    'Refuses to truncate holds, and thereby sessions, while there are any';
+CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_legal_holds();
+COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'Keeps holds also when sessions is truncated';
 
--- Nor does it fire those that keep a deleted session and guard an archived one: these stand in for them.
+-- TRUNCATE does not fire the row triggers that keep a deleted session and guard an archived one either: these replace
+-- them.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_truncated_sessions() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
 BEGIN
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
-    IF EXISTS (SELECT FROM "{app}".sessions s JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard') WHERE p.legal_hold) THEN
-        RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is' USING ERRCODE = 'object_not_in_prerequisite_state',
+    IF EXISTS (SELECT FROM "{app}".sessions s
+               LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
+               WHERE coalesce(p.legal_hold, (SELECT r.legal_hold FROM pgvigil.retention_policies r
+                                             WHERE r.policy = 'standard'))) THEN
+        RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';
     END IF;
     INSERT INTO pgvigil.deleted_sessions (session_id, session_key, actor, reason, retention_policy, last_row, events)
     SELECT s.id, s.session_key, pgvigil.actor(), why, s.retention_policy, to_jsonb(s),
-           coalesce(l.events, '[]') || jsonb_build_object('id', pgvigil.uuid_v7(), 'event_type', 'deleted', 'created_at', clock_timestamp(),
-               'event_data', jsonb_build_object('final_status', s.status, 'retention_policy', s.retention_policy, 'reason', why, 'actor', pgvigil.actor(), 'session_user', session_user))
+           coalesce(l.events, '[]')
+               || jsonb_build_object('id', pgvigil.uuid_v7(), 'event_type', 'deleted', 'created_at', clock_timestamp(),
+               'event_data',
+               jsonb_build_object('final_status', s.status, 'retention_policy', s.retention_policy, 'reason', why,
+                                  'actor', pgvigil.actor(), 'session_user', session_user))
     FROM "{app}".sessions s LEFT JOIN (
-        SELECT e.session_id, jsonb_agg(jsonb_build_object('id', e.id, 'event_type', e.event_type, 'event_data', e.event_data, 'created_at', e.created_at) ORDER BY e.id) AS events
+        SELECT e.session_id,
+               jsonb_agg(jsonb_build_object('id', e.id, 'event_type', e.event_type, 'event_data', e.event_data,
+                                            'created_at', e.created_at)
+                         ORDER BY e.id) AS events
         FROM "{app}".session_lifecycle e GROUP BY e.session_id) l ON l.session_id = s.id;
     RETURN NULL;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.archive_truncated_sessions() IS
-    'Keeps all sessions and their trails in pgvigil.deleted_sessions before they are truncated; refuses if the policy of one is under legal hold';
+    'Keeps all sessions and their trails in pgvigil.deleted_sessions before '
+    'they are truncated; refuses if the policy of one is under legal hold';
 
 -- After the TRUNCATE, when it shows whether the sessions have gone as well.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.guard_archived_children() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF EXISTS (SELECT FROM "{app}".sessions WHERE archived_at IS NOT NULL) THEN
-        RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only' USING ERRCODE = 'object_not_in_prerequisite_state',
+        RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE what the other sessions hold, or TRUNCATE sessions CASCADE.';
     END IF;
     RETURN NULL;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.guard_archived_children() IS 'Refuses to truncate what archived sessions hold, unless they go too';
+COMMENT ON FUNCTION pgvigil.guard_archived_children() IS
+    'Refuses to truncate what archived sessions hold, unless they go too';
 
 -- No SET search_path, which would cost every insert: operators are qualified instead, and no type is named.
 -- SECURITY DEFINER: who may make a session need not have USAGE on schema pgvigil.
 CREATE FUNCTION pgvigil.set_default_expiry() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+AS $$
 BEGIN
     NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
                                                    OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy));
@@ -1836,12 +2327,17 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.set_default_expiry() IS
-    'A new session without expires_at gets one by its retention policy; one without last_activity_at was last active when it was created';
+    'A new session without expires_at gets one by its retention policy; '
+    'one without last_activity_at was last active when it was created';
 
--- One session at a time, for the application ---------------------------------------------------------------------------
+-- One session at a time, for the application
+-- ---------------------------------------------------------------------------
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.require_session(session uuid) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session;
     IF NOT FOUND THEN
@@ -1851,7 +2347,10 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.require_session(uuid) IS 'Raises no_data_found if there is no such session';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.schedule_expiration(session uuid, at timestamptz) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session AND expires_at IS DISTINCT FROM at FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -1866,9 +2365,14 @@ COMMENT ON FUNCTION pgvigil.schedule_expiration(uuid, timestamptz) IS
     'When a session expires; NULL: never by itself. False if that was so already; an error if there is no such session';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.expire_session(session uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    PERFORM FROM "{app}".sessions WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[]) FOR NO KEY UPDATE;
+    PERFORM FROM "{app}".sessions
+        WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[])
+        FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM pgvigil.require_session(session);
         RETURN false;
@@ -1877,10 +2381,14 @@ BEGIN
     UPDATE "{app}".sessions SET status = 'expired' WHERE id = session;
     RETURN true;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS 'Expires an open session now; false if it had ended already; an error if there is no such session';
+COMMENT ON FUNCTION pgvigil.expire_session(uuid) IS
+    'Expires an open session now; false if it had ended already; an error if there is no such session';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.mark_session_dormant(session uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session AND NOT is_dormant FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -1895,7 +2403,10 @@ COMMENT ON FUNCTION pgvigil.mark_session_dormant(uuid) IS
     'Marks a session dormant, which is not activity; false if it was; an error if there is no such session';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_session(session uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session AND archived_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -1907,36 +2418,55 @@ BEGIN
     RETURN true;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.archive_session(uuid) IS
-    'Archives a session: from now on it and its children are read-only; its status stays. False if it was archived; an error if there is none';
+    'Archives a session: from now on it and its children are read-only; '
+    'its status stays. False if it was archived; an error if there is none';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_metric(name text, value numeric, type text DEFAULT 'gauge', labels jsonb DEFAULT '{}') RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_metric(name text, value numeric, type text DEFAULT 'gauge', labels jsonb DEFAULT '{}')
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    INSERT INTO "{app}".system_metrics (metric_name, metric_value, metric_type, labels) VALUES (name, value, type, labels);
+    INSERT INTO "{app}".system_metrics (metric_name, metric_value, metric_type, labels)
+    VALUES (name, value, type, labels);
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.record_metric(text, numeric, text, jsonb) IS 'Appends a metric: counter, gauge or histogram';
+COMMENT ON FUNCTION pgvigil.record_metric(text, numeric, text, jsonb) IS
+    'Appends a metric: counter, gauge or histogram';
 
--- What drivers send for a float has no implicit cast to numeric. By way of text, so that 0.1 is stored as 0.1 and no digit is lost.
-CREATE FUNCTION pgvigil.record_metric(name text, value double precision, type text DEFAULT 'gauge', labels jsonb DEFAULT '{}') RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+-- Drivers send a float as double precision, which has no implicit cast to numeric. By way of text, so that 0.1 is
+-- stored as 0.1 and no digit is lost.
+CREATE FUNCTION pgvigil.record_metric(name text, value double precision, type text DEFAULT 'gauge',
+                                      labels jsonb DEFAULT '{}')
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     PERFORM pgvigil.record_metric(name, value::text::numeric, type, labels);
 END $$;
-COMMENT ON FUNCTION pgvigil.record_metric(text, double precision, text, jsonb) IS 'The same for a float';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.record_performance(operation text, duration_ms double precision, success boolean DEFAULT true,
                                            session uuid DEFAULT NULL, metadata jsonb DEFAULT '{}') RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     INSERT INTO "{app}".performance_logs (operation, duration_ms, success, session_id, metadata)
     VALUES (operation, round(duration_ms)::integer, success, session, metadata);
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, jsonb) IS 'Appends an operation to performance_logs';
+COMMENT ON FUNCTION pgvigil.record_performance(text, double precision, boolean, uuid, jsonb) IS
+    'Appends an operation to performance_logs';
 
--- Jobs -----------------------------------------------------------------------------------------------------------------
+-- Jobs
+-- -----------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE pgvigil.jobs (
-    job          text NOT NULL CONSTRAINT jobs_pkey PRIMARY KEY CONSTRAINT jobs_job_check CHECK (job ~ '^[a-z_]{1,40}$'),
+    job          text NOT NULL
+        CONSTRAINT jobs_pkey PRIMARY KEY
+        CONSTRAINT jobs_job_check CHECK (job ~ '^[a-z_]{1,40}$'),
     every        interval NOT NULL CONSTRAINT jobs_every_check
                  CHECK (every >= interval '1 minute' AND every <= interval '28 days' AND date_part('month', every) = 0
                         OR every = interval '1 month' AND date_part('month', every) = 1),
@@ -1951,22 +2481,26 @@ CREATE TABLE pgvigil.jobs (
     backup_within interval CONSTRAINT jobs_backup_within_check CHECK (backup_within > interval '0'),
     CONSTRAINT jobs_at_check CHECK (at >= interval '0' AND at < every)
 );
-COMMENT ON TABLE pgvigil.jobs IS 'What is done regularly, by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
+COMMENT ON TABLE pgvigil.jobs IS 'Regular work, done by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
 COMMENT ON COLUMN pgvigil.jobs.job IS 'Its name; the work is pgvigil.job_<name>(batch), unless it needs a client';
-COMMENT ON COLUMN pgvigil.jobs.every IS 'It is due once in each such stretch of time: weeks begin on Monday, months on the 1st, days at midnight, UTC';
+COMMENT ON COLUMN pgvigil.jobs.every IS
+    'It is due once in each such stretch of time: weeks begin on Monday, months on the 1st, days at midnight, UTC';
 COMMENT ON COLUMN pgvigil.jobs.enabled IS 'False: never due by itself';
-COMMENT ON COLUMN pgvigil.jobs.purpose IS 'What it does';
 COMMENT ON COLUMN pgvigil.jobs.since IS 'From when on its absence counts as overdue';
-COMMENT ON COLUMN pgvigil.jobs.at IS 'How far into each stretch of time it is due: 02:00 of a day; one with a time of its own does not begin before that time has come';
+COMMENT ON COLUMN pgvigil.jobs.at IS
+    'How far into each stretch of time it is due: 02:00 of a day; one '
+    'with a time of its own does not begin before that time has come';
 COMMENT ON COLUMN pgvigil.jobs.needs_client IS 'True: a function cannot do it, and `pgvigil maintain` does';
-COMMENT ON COLUMN pgvigil.jobs.needs_consent IS 'True: it ends, archives or deletes what was there before pgvigil, and does nothing until the owner has accepted that';
-COMMENT ON COLUMN pgvigil.jobs.accepted_at IS 'When the owner accepted what it would do; NULL: not yet, or a policy has become shorter since';
-COMMENT ON COLUMN pgvigil.jobs.accepted_by IS 'Who accepted it';
-COMMENT ON COLUMN pgvigil.jobs.backup_within IS 'It deletes sessions only with a proved backup younger than this; NULL: without one too';
-COMMENT ON CONSTRAINT jobs_backup_within_check ON pgvigil.jobs IS 'A stretch of time';
-COMMENT ON CONSTRAINT jobs_pkey ON pgvigil.jobs IS 'One row a job';
+COMMENT ON COLUMN pgvigil.jobs.needs_consent IS
+    'True: it ends, archives or deletes what was there before '
+    'pgvigil, and does nothing until the owner has accepted that';
+COMMENT ON COLUMN pgvigil.jobs.accepted_at IS
+    'When the owner accepted what it would do; NULL: not yet, or a policy has become shorter since';
+COMMENT ON COLUMN pgvigil.jobs.backup_within IS
+    'It deletes sessions only with a proved backup younger than this; NULL: without one too';
 COMMENT ON CONSTRAINT jobs_job_check ON pgvigil.jobs IS 'A name that is the same in SQL, in a shell and in a schedule';
-COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS 'A length that is always the same, or one month of the calendar';
+COMMENT ON CONSTRAINT jobs_every_check ON pgvigil.jobs IS
+    'A length that is always the same, or one month of the calendar';
 COMMENT ON CONSTRAINT jobs_at_check ON pgvigil.jobs IS 'A time within the stretch';
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('partitions', '1 hour', 'makes partitions ahead, and moves rows out of the default partitions'),
@@ -1974,14 +2508,18 @@ INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('archive', '1 hour', 'sets archived_at of ended sessions that are idle: they are read-only from then on'),
     ('dormancy', '30 minutes', 'sets is_dormant of idle open sessions'),
     ('counters', '10 minutes', 'adds up session_counter_changes into session_counters'),
-    ('orphans', '1 day', 'deletes sessions that have been idle for a week, are not completed and never had a context entry, a snapshot or a hand-off request'),
+    ('orphans', '1 day',
+     'deletes sessions that have been idle for a week, are not completed '
+     'and never had a context entry, a snapshot or a hand-off request'),
     ('retention', '1 day', 'deletes archived sessions after their archive time, and drops partitions after their time');
 -- Of an install that had sessions before, nothing is ended, archived or deleted that its owner has not been shown.
 UPDATE pgvigil.jobs SET needs_consent = (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000')
 WHERE job = ANY ('{expiry,archive,orphans,retention}'::text[]);
-UPDATE pgvigil.jobs SET backup_within = interval '26 hours' WHERE needs_consent AND job = ANY ('{orphans,retention}'::text[]);
+UPDATE pgvigil.jobs
+SET backup_within = interval '26 hours'
+WHERE needs_consent AND job = ANY ('{orphans,retention}'::text[]);
 
--- What was proved of a backup. Written by those who take it, with the owner's rights; admins only read it.
+-- Verified backups. Written by the functions that take backups, with the owner's rights; admins only read it.
 CREATE TABLE pgvigil.backup_proofs (
     id         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT backup_proofs_pkey PRIMARY KEY,
     proved_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -1990,36 +2528,46 @@ CREATE TABLE pgvigil.backup_proofs (
     detail     text NOT NULL,
     written_by text NOT NULL DEFAULT session_user
 );
-COMMENT ON TABLE pgvigil.backup_proofs IS 'Backups of this database that were proved, or that somebody vouches for: jobs that delete sessions may want a young one';
-COMMENT ON COLUMN pgvigil.backup_proofs.id IS 'Order in which they were written';
-COMMENT ON COLUMN pgvigil.backup_proofs.proved_at IS 'When it was proved';
+COMMENT ON TABLE pgvigil.backup_proofs IS
+    'Backups of this database that were proved, or that somebody '
+    'vouches for: jobs that delete sessions may want a young one';
 COMMENT ON COLUMN pgvigil.backup_proofs.taken_at IS 'When the backup was begun: how old what it holds is';
-COMMENT ON COLUMN pgvigil.backup_proofs.proof IS 'read, restore, or external';
 COMMENT ON COLUMN pgvigil.backup_proofs.detail IS 'The archive, or what somebody says of an external backup';
-COMMENT ON COLUMN pgvigil.backup_proofs.written_by IS 'The login role';
-COMMENT ON CONSTRAINT backup_proofs_pkey ON pgvigil.backup_proofs IS 'One row a proof';
 
 CREATE FUNCTION pgvigil.require_consent(job_name text) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF EXISTS (SELECT FROM pgvigil.jobs j WHERE j.job = job_name AND j.needs_consent AND j.accepted_at IS NULL) THEN
-        RAISE EXCEPTION 'job % waits for the consent of the owner: it would end, archive or delete what was there before', job_name
+        RAISE EXCEPTION 'job % waits for the consent of the owner: it would '
+                        'end, archive or delete what was there before',
+            job_name
               USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = format('See what it would do: SELECT * FROM pgvigil.preview_jobs(); then, as the owner of the tables: SELECT pgvigil.accept_job(%L);', job_name);
+                    HINT =
+                        format('See what it would do: SELECT * FROM pgvigil.preview_jobs(); '
+                               'then, as the owner of the tables: SELECT pgvigil.accept_job(%L);',
+                                  job_name);
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.require_consent(text) IS 'Raises where a job may do nothing yet';
 
 CREATE FUNCTION pgvigil.require_backup(job_name text) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     within interval := (SELECT j.backup_within FROM pgvigil.jobs j WHERE j.job = job_name);
     latest timestamptz := (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp());
 BEGIN
     IF within IS NOT NULL AND (latest >= clock_timestamp() - within) IS NOT TRUE THEN
         -- The remedy is in the message, because that is what job_runs, health and the caller of run_job get to see.
-        RAISE EXCEPTION 'it deletes sessions only with a proved backup younger than %, and the last one is %: take one (pgvigil backup create), or vouch for one taken otherwise (pgvigil backup record --external TEXT)',
-              within, coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
+        RAISE EXCEPTION 'it deletes sessions only with a proved backup younger than %, and '
+                        'the last one is %: take one (pgvigil backup create), or vouch for '
+                        'one taken otherwise (pgvigil backup record --external TEXT)',
+            within, coalesce('of ' || to_char(latest AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'none')
               USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END $$;
@@ -2027,23 +2575,33 @@ COMMENT ON FUNCTION pgvigil.require_backup(text) IS 'Raises where a job wants a 
 
 -- No rights but the caller's: the owner of the tables accepts, and nobody who may only edit times.
 CREATE FUNCTION pgvigil.accept_job(job_name text) RETURNS SETOF text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY UPDATE pgvigil.jobs j SET accepted_at = clock_timestamp(), accepted_by = session_user
-                 WHERE j.needs_consent AND j.accepted_at IS NULL AND (j.job = job_name OR job_name = 'all') RETURNING j.job;
+                 WHERE j.needs_consent AND j.accepted_at IS NULL AND (j.job = job_name OR job_name = 'all')
+                 RETURNING j.job;
     IF NOT FOUND AND job_name <> 'all' THEN
         PERFORM FROM pgvigil.jobs j WHERE j.job = job_name;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
+            RAISE EXCEPTION 'there is no job %', job_name
+                USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
         END IF;
     END IF;
 END $$;
-COMMENT ON FUNCTION pgvigil.accept_job(text) IS 'The owner has seen what a job (or all) would do, and accepts it; returns the jobs that had waited for that';
+COMMENT ON FUNCTION pgvigil.accept_job(text) IS
+    'The owner has seen what a job (or all) would do, and accepts it; returns the jobs that had waited for that';
 
--- A policy that has become shorter takes more than what was accepted. Sessions with the name of a new policy followed standard so far, and were
--- kept; those of a policy that is deleted follow standard from now on, and what only its days had kept goes.
+-- A policy that has become shorter takes more than what was accepted. Sessions with the name of a new policy followed
+-- standard so far, and were kept; those of a policy that is deleted follow standard from now on, and what only its days
+-- had kept goes.
 CREATE FUNCTION pgvigil.lapse_consent() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     lapsed text[] := CASE
         WHEN TG_OP = 'INSERT' THEN '{archive,orphans,retention}'::text[]
@@ -2052,19 +2610,27 @@ DECLARE
         ELSE array_remove(ARRAY[
             CASE WHEN NEW.active_hours < OLD.active_hours THEN 'expiry' END,
             CASE WHEN NEW.dormant_after_hours < OLD.dormant_after_hours THEN 'archive' END,
-            CASE WHEN NEW.archived_days < OLD.archived_days OR NEW.logs_days < OLD.logs_days OR NEW.metrics_days < OLD.metrics_days
-                      OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'retention' END,
-            CASE WHEN NEW.logs_days < OLD.logs_days OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'executions' END,
+            CASE WHEN NEW.archived_days < OLD.archived_days
+                 OR NEW.logs_days < OLD.logs_days
+                 OR NEW.metrics_days < OLD.metrics_days
+                      OR OLD.legal_hold AND NOT NEW.legal_hold OR OLD.keep_archive AND NOT NEW.keep_archive THEN
+                          'retention' END,
+            CASE WHEN NEW.logs_days < OLD.logs_days
+                 OR OLD.legal_hold AND NOT NEW.legal_hold
+                 OR OLD.keep_archive AND NOT NEW.keep_archive THEN 'executions' END,
             CASE WHEN OLD.legal_hold AND NOT NEW.legal_hold THEN 'orphans' END], NULL) END;
 BEGIN
-    UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
+    UPDATE pgvigil.jobs j
+    SET accepted_at = NULL, accepted_by = NULL
+    WHERE j.job = ANY (lapsed) AND j.accepted_at IS NOT NULL;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.lapse_consent() IS 'Consent to a job lapses when a policy lets it do more';
 CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.retention_policies
     FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent();
 ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER lapse_consent;
-COMMENT ON TRIGGER lapse_consent ON pgvigil.retention_policies IS 'What was accepted is not more than what is done';
+COMMENT ON TRIGGER lapse_consent ON pgvigil.retention_policies IS
+    'A change that lets a job do more than was accepted withdraws the consent';
 
 CREATE TABLE pgvigil.job_runs (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT job_runs_pkey PRIMARY KEY,
@@ -2080,51 +2646,62 @@ CREATE TABLE pgvigil.job_runs (
     objects     text[] NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE pgvigil.job_runs IS 'One row per run of a job; those of the last 90 days are kept';
-COMMENT ON COLUMN pgvigil.job_runs.id IS 'Order of the runs';
-COMMENT ON COLUMN pgvigil.job_runs.job IS 'The job';
-COMMENT ON COLUMN pgvigil.job_runs.started_at IS 'When it began';
-COMMENT ON COLUMN pgvigil.job_runs.finished_at IS 'When it ended, well or not; NULL: it runs, or died and the next run will say so';
+COMMENT ON COLUMN pgvigil.job_runs.finished_at IS
+    'When it ended, well or not; NULL: it runs, or died and the next run will say so';
 COMMENT ON COLUMN pgvigil.job_runs.rows IS
-    'How much it did, as far as it came: rows it changed or backed up, tables and indexes it saw to, findings; a dropped partition by the planner''s estimate';
-COMMENT ON COLUMN pgvigil.job_runs.notes IS 'What else it has to tell';
+    'How much it did, as far as it came: rows it changed or backed up, tables and '
+    'indexes it saw to, findings; a dropped partition by the planner''s estimate';
+COMMENT ON COLUMN pgvigil.job_runs.notes IS 'Further results, such as findings';
 COMMENT ON COLUMN pgvigil.job_runs.error IS 'Why it failed; NULL: it did not';
-COMMENT ON COLUMN pgvigil.job_runs.actor IS 'Who ran it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.job_runs.actor IS
+    'The role or person that ran it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.job_runs.client IS 'From where; NULL: over a local socket';
-COMMENT ON COLUMN pgvigil.job_runs.pid IS 'Its server process';
-COMMENT ON COLUMN pgvigil.job_runs.objects IS 'Tables or indexes it is through with: where a run was cut short, the next one goes on behind them';
-COMMENT ON CONSTRAINT job_runs_pkey ON pgvigil.job_runs IS 'One row a run';
+COMMENT ON COLUMN pgvigil.job_runs.objects IS
+    'Tables or indexes it is through with: where a run was cut short, the next one goes on behind them';
 COMMENT ON CONSTRAINT job_runs_job_fkey ON pgvigil.job_runs IS 'The runs of a job go with it';
 CREATE INDEX idx_job_runs_job_started_at ON pgvigil.job_runs (job, started_at);
-COMMENT ON INDEX pgvigil.idx_job_runs_job_started_at IS 'The last runs of a job';
 
--- A run is alive while the process that began it holds its advisory lock: "pgvg" in ASCII, and the number of the run. A dead backend
--- holds none, and what others lock says nothing.
+-- A run is alive while the process that began it holds its advisory lock: "pgvg" in ASCII, and the number of the run. A
+-- dead backend holds none, and what others lock says nothing.
 CREATE FUNCTION pgvigil.is_alive(run_id bigint, pid integer) RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE sql
+STABLE
 RETURN EXISTS (SELECT FROM pg_locks l
-               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = 1885828711 AND l.objid::bigint = run_id & 2147483647 AND l.pid = is_alive.pid
+               WHERE l.locktype = 'advisory'
+                 AND l.granted
+                 AND l.objsubid = 2
+                 AND l.classid = 1885828711
+                 AND l.objid::bigint = run_id & 2147483647
+                 AND l.pid = is_alive.pid
                  AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
 COMMENT ON FUNCTION pgvigil.is_alive(bigint, integer) IS 'Whether the session that began a run of a job is still at it';
 
 CREATE FUNCTION pgvigil.is_running(job_name text) RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE sql
+STABLE
 BEGIN ATOMIC
-    SELECT EXISTS (SELECT FROM pgvigil.job_runs r WHERE r.job = job_name AND r.finished_at IS NULL AND pgvigil.is_alive(r.id, r.pid));
+    SELECT EXISTS (SELECT FROM pgvigil.job_runs r
+                   WHERE r.job = job_name AND r.finished_at IS NULL AND pgvigil.is_alive(r.id, r.pid));
 END;
 COMMENT ON FUNCTION pgvigil.is_running(text) IS 'Whether a job is running in some session';
 
 -- Reckoned in UTC: with the session's time zone, a day would sometimes have 23 hours. 2001 began on a Monday.
 CREATE FUNCTION pgvigil.time_slot(every interval, at interval, moment timestamptz) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 RETURN CASE WHEN date_part('month', every) = 1 THEN date_trunc('month', (moment AT TIME ZONE 'UTC') - at) + at
-            ELSE date_bin(every, moment AT TIME ZONE 'UTC', timestamp '2001-01-01 00:00:00' + at) END AT TIME ZONE 'UTC';
+            ELSE date_bin(every, moment AT TIME ZONE 'UTC',
+                          timestamp '2001-01-01 00:00:00' + at) END AT TIME ZONE 'UTC';
 COMMENT ON FUNCTION pgvigil.time_slot(interval, interval, timestamptz) IS
-    'When the stretch of time began that a moment lies in: each is `every` long and begins `at` after its Monday, 1st or midnight';
+    'Start of the interval that contains a moment: intervals are '
+    '`every` long and begin `at` after their Monday, 1st or midnight';
 
--- A failure is not repeated every few minutes: a backup that finds the disk full would load the server for nothing all night.
--- A run that was killed is no failure of the job's.
+-- A failure is not repeated every few minutes: a backup that finds the disk full would load the server for nothing all
+-- night. A run that was killed does not count as a failure of the job.
 CREATE FUNCTION pgvigil.due_at(job_name text) RETURNS timestamptz
-LANGUAGE sql VOLATILE
+LANGUAGE sql
+VOLATILE
 BEGIN ATOMIC
     SELECT CASE WHEN slot > coalesce(r.success, CASE WHEN j.at > interval '0' THEN j.since END, '-infinity')
                 THEN greatest(slot, r.failure + least(j.every / 12, interval '1 hour'))
@@ -2132,12 +2709,14 @@ BEGIN ATOMIC
     FROM pgvigil.jobs j CROSS JOIN LATERAL pgvigil.time_slot(j.every, j.at, clock_timestamp()) t (slot)
     CROSS JOIN LATERAL (SELECT max(started_at) FILTER (WHERE error IS NULL) AS success,
                                max(finished_at) FILTER (WHERE error NOT LIKE 'died: %') AS failure
-                        -- What is dated later than now was dated by a clock that was ahead: it says nothing.
-                        FROM pgvigil.job_runs WHERE job = j.job AND finished_at <= clock_timestamp() AND started_at <= clock_timestamp()) r
+                        -- A run dated later than now was dated by a clock that was ahead: it is ignored.
+                        FROM pgvigil.job_runs
+                        WHERE job = j.job AND finished_at <= clock_timestamp() AND started_at <= clock_timestamp()) r
     WHERE j.job = job_name AND j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL);
 END;
 COMMENT ON FUNCTION pgvigil.due_at(text) IS
-    'When a job was or will be due, NULL if it is off or waits for consent: one that never ran at once, or from its own time on if it has one; after a failure an hour later, or a twelfth of `every` if that is less';
+    'When a job was or will be due, NULL if it is off or waits for consent: one that never ran at once, or from '
+    'its own time on if it has one; after a failure an hour later, or a twelfth of `every` if that is less';
 
 CREATE VIEW pgvigil.job_status AS
 SELECT j.job, j.every, j.enabled, j.purpose,
@@ -2146,38 +2725,56 @@ SELECT j.job, j.every, j.enabled, j.purpose,
             WHEN r.finished_at IS NULL THEN 'died'
             WHEN r.error IS NOT NULL THEN 'failed'
             ELSE 'done' END AS state,
-       r.started_at AS last_started, r.finished_at AS last_finished, r.rows AS last_rows, r.error AS last_error, s.started_at AS last_success,
+       r.started_at AS last_started, r.finished_at AS last_finished, r.rows AS last_rows, r.error AS last_error,
+       s.started_at AS last_success,
        coalesce(d.next_due <= clock_timestamp(), false) AND NOT pgvigil.is_running(j.job) AS due,
-       j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL) AND coalesce(s.started_at, greatest(j.since, j.accepted_at)) < clock_timestamp() - 2 * j.every AS overdue,
-       j.at, j.needs_client, r.notes AS last_notes, d.next_due, j.needs_consent AND j.accepted_at IS NULL AS waits_for_consent
+       j.enabled
+           AND NOT (j.needs_consent AND j.accepted_at IS NULL)
+           AND coalesce(s.started_at, greatest(j.since, j.accepted_at)) < clock_timestamp() - 2 * j.every AS overdue,
+       j.at, j.needs_client, r.notes AS last_notes, d.next_due,
+       j.needs_consent AND j.accepted_at IS NULL AS waits_for_consent
 FROM pgvigil.jobs j
 LEFT JOIN LATERAL (SELECT * FROM pgvigil.job_runs r WHERE r.job = j.job ORDER BY r.id DESC LIMIT 1) r ON true
 LEFT JOIN LATERAL (SELECT max(r.started_at) AS started_at FROM pgvigil.job_runs r
-                   WHERE r.job = j.job AND r.finished_at IS NOT NULL AND r.error IS NULL AND r.started_at <= clock_timestamp()) s ON true
+                   WHERE r.job = j.job
+                     AND r.finished_at IS NOT NULL
+                     AND r.error IS NULL
+                     AND r.started_at <= clock_timestamp()) s ON true
 CROSS JOIN LATERAL pgvigil.due_at(j.job) d (next_due);
 COMMENT ON VIEW pgvigil.job_status IS
-    'Each job: its last run, whether and since when it is due or when it will be, and whether two of its times have gone by without success';
+    'Each job: its last run, whether and since when it is due or when it '
+    'will be, and whether two of its times have gone by without success';
 
 CREATE FUNCTION pgvigil.release_job(run_id bigint) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     PERFORM pg_advisory_unlock(1885828711, (run_id & 2147483647)::integer);
 END $$;
-COMMENT ON FUNCTION pgvigil.release_job(bigint) IS 'Lets go of the lock that begin_job took; its run has been reported and committed by then';
+COMMENT ON FUNCTION pgvigil.release_job(bigint) IS
+    'Lets go of the lock that begin_job took; its run has been reported and committed by then';
 
--- Where rows come by logical replication, their publisher does the jobs, and what those write comes with them. Done here as well, jobs
--- would meet the publisher's rows (a duplicate key stops the subscription), and the rollup, which knows of local writers only, would
--- pass rows that are still to come.
+-- Where rows come by logical replication, their publisher does the jobs, and what those write comes with them. Done
+-- here as well, jobs would meet the publisher's rows (a duplicate key stops the subscription), and the rollup, which
+-- knows of local writers only, would pass rows that are still to come.
 CREATE FUNCTION pgvigil.require_no_subscription() RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     came text;
 BEGIN
     SELECT r.srrelid::regclass::text INTO came
     FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = ANY ('{pgvigil,instrumentation}')
-       OR c.oid IN (SELECT t.relid FROM unnest('{sessions,context_history,handoff_requests,codebase_snapshots,session_lifecycle,performance_logs,system_metrics,analytics_aggregations,query_executions}'::text[]) w (name),
-                    pg_partition_tree(pgvigil.application_table(w.name)) t)
+       OR c.oid IN (SELECT t.relid
+                    FROM unnest('{sessions,context_history,handoff_requests,codebase_snapshots,'
+                                'session_lifecycle,performance_logs,system_metrics,'
+                                'analytics_aggregations,query_executions}'::text[]) w (name),
+                         pg_partition_tree(pgvigil.application_table(w.name)) t)
     ORDER BY 1 LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'rows of % come by logical replication: jobs are done at the publisher', came
@@ -2185,28 +2782,39 @@ BEGIN
                     HINT = 'Run them there. After DROP SUBSCRIPTION they can be run here.';
     END IF;
 END $$;
-COMMENT ON FUNCTION pgvigil.require_no_subscription() IS 'Raises an error where a subscription brings rows of tables that jobs work on';
+COMMENT ON FUNCTION pgvigil.require_no_subscription() IS
+    'Raises an error where a subscription brings rows of tables that jobs work on';
 
--- One run of a job at a time, by the lock on its row until the caller commits; from then on by the advisory lock of the run. Another
--- one's lock on a number that comes is passed over: nobody can keep a job from being run.
+-- One run of a job at a time, by the lock on its row until the caller commits; from then on by the advisory lock of the
+-- run. Another one's lock on a number that comes is passed over: nobody can keep a job from being run.
 CREATE FUNCTION pgvigil.begin_job(job_name text, only_if_due boolean) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     other  record;
     run_id bigint;
 BEGIN
     PERFORM FROM pgvigil.jobs j WHERE j.job = job_name FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no job %', job_name USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
+        RAISE EXCEPTION 'there is no job %', job_name
+            USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
     END IF;
     PERFORM pgvigil.require_no_subscription();
-    FOR other IN SELECT r.id, r.pid, r.actor FROM pgvigil.job_runs r WHERE r.job = job_name AND r.finished_at IS NULL LOOP
+    FOR other IN
+        SELECT r.id, r.pid, r.actor
+        FROM pgvigil.job_runs r
+        WHERE r.job = job_name AND r.finished_at IS NULL LOOP
         IF pgvigil.is_alive(other.id, other.pid) THEN
-            RAISE NOTICE 'job % is running already, in process % (%): nothing is done here', job_name, other.pid, other.actor;
+            RAISE NOTICE 'job % is running already, in process % (%): nothing is done here', job_name, other.pid,
+                other.actor;
             RETURN NULL;
         END IF;
     END LOOP;
-    UPDATE pgvigil.job_runs r SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
+    UPDATE pgvigil.job_runs r
+    SET finished_at = clock_timestamp(), error = format('died: its server process %s is gone', r.pid)
     WHERE r.job = job_name AND r.finished_at IS NULL;
     DELETE FROM pgvigil.job_runs r WHERE r.job = job_name AND r.started_at < now() - interval '90 days';
     PERFORM pgvigil.finish_owner_code();
@@ -2219,29 +2827,41 @@ BEGIN
         EXIT WHEN pg_try_advisory_lock(1885828711, (run_id & 2147483647)::integer);
         IF attempt = 1000 THEN
             SELECT l.pid, a.usename INTO other FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-            WHERE l.locktype = 'advisory' AND l.classid = 1885828711 AND l.objid::bigint = run_id & 2147483647 AND l.granted LIMIT 1;
-            RAISE EXCEPTION 'job % cannot begin: process % of role % holds the locks that its runs need', job_name, other.pid, other.usename
+            WHERE l.locktype = 'advisory'
+              AND l.classid = 1885828711
+              AND l.objid::bigint = run_id & 2147483647
+              AND l.granted
+            LIMIT 1;
+            RAISE EXCEPTION 'job % cannot begin: process % of role % holds the locks that its runs need', job_name,
+                other.pid, other.usename
                   USING ERRCODE = 'lock_not_available', HINT = format('SELECT pg_terminate_backend(%s);', other.pid);
         END IF;
     END LOOP;
     BEGIN
         INSERT INTO pgvigil.job_runs (id, job) OVERRIDING SYSTEM VALUE VALUES (run_id, job_name);
     EXCEPTION WHEN query_canceled OR OTHERS THEN
-        PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
+        PERFORM pgvigil.release_job(run_id);  -- no rollback releases it
         RAISE;
     END;
     PERFORM pgvigil.finish_owner_code();
     RETURN run_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
-    'Opens a row in job_runs and takes the lock of that run, for the session; tells of runs that died; NULL: another is running it, or it is not due';
+    'Opens a row in job_runs and takes the lock of that run, for the session; '
+    'reports runs that died; NULL: another session is running it, or it is not due';
 
-CREATE FUNCTION pgvigil.report_job(run_id bigint, did bigint, note text, failure text, over boolean, object text DEFAULT NULL) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.report_job(run_id bigint, did bigint, note text, failure text, over boolean,
+                                   object text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     total bigint;
 BEGIN
-    -- What was said is not said again, and nobody reads more than a hundred of them.
+    -- A repeated note is not stored again, and nobody reads more than a hundred of them.
     UPDATE pgvigil.job_runs r
     SET rows = r.rows + did,
         notes = CASE WHEN note IS NULL OR note = ANY (r.notes) THEN r.notes
@@ -2254,38 +2874,53 @@ BEGIN
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
-    'What a run has done since it last reported, and whether that was all; returns how much in all, NULL if the run was taken for dead meanwhile';
+    'Records the progress of a run, and whether it is finished; returns '
+    'the rows done in all, NULL if the run was recorded as dead meanwhile';
 
--- A run that succeeded ends the list: the next one begins anew.
+-- A run that succeeded ends the list: the next one begins from the start.
 CREATE FUNCTION pgvigil.completed_items(job_name text) RETURNS text[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN ARRAY(SELECT o.name FROM pgvigil.jobs j JOIN pgvigil.job_runs r USING (job) CROSS JOIN LATERAL unnest(r.objects) o (name)
+    RETURN ARRAY(SELECT o.name
+                 FROM pgvigil.jobs j
+                 JOIN pgvigil.job_runs r USING (job)
+                 CROSS JOIN LATERAL unnest(r.objects) o (name)
                  WHERE j.job = job_name AND r.started_at >= pgvigil.time_slot(j.every, j.at, clock_timestamp())
                    AND r.id > coalesce((SELECT max(s.id) FROM pgvigil.job_runs s
                                         WHERE s.job = j.job AND s.finished_at IS NOT NULL AND s.error IS NULL), 0));
 END $$;
-COMMENT ON FUNCTION pgvigil.completed_items(text) IS 'What the runs of a job that did not come to their end are through with, in this stretch of time';
+COMMENT ON FUNCTION pgvigil.completed_items(text) IS
+    'Items already completed by unfinished runs of this job in the current interval';
 
--- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE is possible,
--- and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
-CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer) RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE
+-- is possible, and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
+CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer)
+RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     run  pgvigil.job_runs;
     done bigint;
     note text;
 BEGIN
     SELECT * INTO STRICT run FROM pgvigil.job_runs r WHERE r.id = run_id;
-    -- 50 ms: whoever queues behind a lock that we wait for waits no longer than that.
+    -- 50 ms: a session that queues behind a lock for which this one waits is not delayed longer.
     PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.skip_activity', 'job', true),
-            set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || run.job), true);
+            set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || run.job),
+                       true);
     refused_now := 0;
     BEGIN
         IF refused > 0 THEN
             PERFORM pg_sleep(least(0.05 * 1.5 ^ refused, 2));
         END IF;
-        EXECUTE format('SELECT s.done, s.more, s.note FROM pgvigil.%I(1000) s', 'job_' || run.job) INTO STRICT done, more, note;
+        EXECUTE format('SELECT s.done, s.more, s.note FROM pgvigil.%I(1000) s', 'job_' || run.job)
+            INTO STRICT done, more, note;
         PERFORM pgvigil.finish_owner_code();
         -- A step that can do nothing would be taken again for ever.
         IF more AND done = 0 AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
@@ -2309,11 +2944,14 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_step(bigint, integer) IS
-    'One step of a run that begin_job began: how much it has done in all, whether there is more, why it failed, and how often a lock was refused';
+    'One step of a run that begin_job began: how much it has done in all, '
+    'whether there is more, why it failed, and how often a lock was refused';
 
--- What commits can have neither a SET clause nor rights of its owner, so operators and functions are qualified here.
+-- A procedure that commits can have neither a SET clause nor its owner's rights, so operators and functions are
+-- qualified here.
 CREATE PROCEDURE pgvigil.run_job(job_name text, only_if_due boolean DEFAULT false, INOUT rows bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 DECLARE
     run_id  bigint;
     more    boolean := true;
@@ -2322,14 +2960,17 @@ DECLARE
 BEGIN
     IF EXISTS (SELECT FROM pgvigil.jobs j WHERE j.job OPERATOR(pg_catalog.=) job_name AND j.needs_client) THEN
         RAISE EXCEPTION 'job % is nothing that a procedure can do', job_name
-              USING ERRCODE = 'feature_not_supported', HINT = pg_catalog.format('From a shell: pgvigil maintain run %s', job_name);
+              USING ERRCODE = 'feature_not_supported',
+                    HINT = pg_catalog.format('From a shell: pgvigil maintain run %s', job_name);
     END IF;
-    -- Tried before anything is locked. In this block it never succeeds; what it says tells why.
+    -- Tried before anything is locked. In this block it never succeeds; the error says why.
     BEGIN
         COMMIT;
     EXCEPTION WHEN invalid_transaction_termination THEN
         IF SQLERRM OPERATOR(pg_catalog.=) 'invalid transaction termination' THEN
-            RAISE EXCEPTION 'job % commits after each of its batches: it cannot run inside a transaction block or a function', job_name
+            RAISE EXCEPTION 'job % commits after each of its batches: it cannot '
+                            'run inside a transaction block or a function',
+                job_name
                   USING ERRCODE = 'invalid_transaction_termination', HINT = 'CALL it as a statement of its own.';
         END IF;
     END;
@@ -2341,48 +2982,66 @@ BEGIN
         RETURN;
     END IF;
     WHILE more LOOP
-        SELECT s.total, s.more, s.failure, s.refused_now INTO rows, more, failure, refused FROM pgvigil.job_step(run_id, refused) s;
+        SELECT s.total, s.more, s.failure, s.refused_now
+        INTO rows, more, failure, refused
+        FROM pgvigil.job_step(run_id, refused) s;
         COMMIT;
     END LOOP;
     PERFORM pgvigil.release_job(run_id);
     IF failure IS NOT NULL THEN
-        RAISE EXCEPTION 'job % failed: %', job_name, failure USING HINT = 'It goes on from there when it is run again. See pgvigil.job_runs.';
+        RAISE EXCEPTION 'job % failed: %', job_name, failure
+            USING HINT = 'It goes on from there when it is run again. See pgvigil.job_runs.';
     END IF;
 END $$;
 COMMENT ON PROCEDURE pgvigil.run_job(text, boolean, bigint) IS
-    'Runs a job to its end, a transaction per batch; returns the rows it changed, NULL if another is running it or (only_if_due) it is not due';
+    'Runs a job to its end, a transaction per batch; returns the rows it '
+    'changed, NULL if another is running it or (only_if_due) it is not due';
 
--- Statuses that end a session, to be edited; in another spelling ('Archived') too. Whatever else an application writes is open.
+-- Statuses that end a session, to be edited; in another spelling ('Archived') too. Any other status counts as open.
 CREATE TABLE pgvigil.final_statuses (
-    status text NOT NULL CONSTRAINT final_statuses_pkey PRIMARY KEY CONSTRAINT final_statuses_status_check CHECK (status = lower(status))
+    status text NOT NULL
+        CONSTRAINT final_statuses_pkey PRIMARY KEY
+        CONSTRAINT final_statuses_status_check CHECK (status = lower(status))
 );
-COMMENT ON TABLE pgvigil.final_statuses IS 'Statuses of sessions that have ended, in lower case; to be edited: every other one is open';
-COMMENT ON COLUMN pgvigil.final_statuses.status IS 'The status';
-COMMENT ON CONSTRAINT final_statuses_pkey ON pgvigil.final_statuses IS 'One row a status';
-COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Whatever the case in which it is stored';
+COMMENT ON TABLE pgvigil.final_statuses IS
+    'Statuses of sessions that have ended, in lower case; to be edited: every other one is open';
+COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Compared without regard to case';
 
 -- One more status that ends sessions lets them be archived, one less lets them expire.
 CREATE FUNCTION pgvigil.lapse_consent_by_status() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     UPDATE pgvigil.jobs j SET accepted_at = NULL, accepted_by = NULL
-    WHERE j.job = ANY (CASE TG_OP WHEN 'INSERT' THEN '{archive}' WHEN 'DELETE' THEN '{expiry}' ELSE '{archive,expiry}' END::text[]) AND j.accepted_at IS NOT NULL;
+    WHERE j.job = ANY (CASE TG_OP
+                            WHEN 'INSERT' THEN '{archive}'
+                            WHEN 'DELETE' THEN '{expiry}'
+                            ELSE '{archive,expiry}' END::text[])
+      AND j.accepted_at IS NOT NULL;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.lapse_consent_by_status() IS 'Consent to a job lapses when another list of ended statuses lets it do more';
+COMMENT ON FUNCTION pgvigil.lapse_consent_by_status() IS
+    'Consent to a job lapses when another list of ended statuses lets it do more';
 INSERT INTO pgvigil.final_statuses (status) VALUES ('completed'), ('cancelled'), ('expired'), ('archived');
 -- After the rows above: nothing was accepted yet. By row and always, as for the policies.
 CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.final_statuses
     FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent_by_status();
 ALTER TABLE pgvigil.final_statuses ENABLE ALWAYS TRIGGER lapse_consent;
-COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS 'What was accepted is not more than what is done';
+COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS
+    'A change that lets a job do more than was accepted withdraws the consent';
 
 -- From one status to the next in the index, so that many sessions of few statuses are a few looks.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     found  text[] := '{}';
-    latest text := (SELECT min(s.status) FROM "{app}".sessions s);  -- no %TYPE: PL/pgSQL reads no name in Unicode escapes
+    -- no %TYPE: PL/pgSQL reads no name in Unicode escapes
+    latest text := (SELECT min(s.status) FROM "{app}".sessions s);
 BEGIN
     WHILE latest IS NOT NULL LOOP
         found := found || latest;
@@ -2393,103 +3052,171 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.stored_statuses() IS 'Statuses that sessions have';
 
 CREATE FUNCTION pgvigil.ended_statuses() RETURNS text[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN ARRAY(SELECT s FROM unnest(pgvigil.stored_statuses()) s WHERE EXISTS (SELECT FROM pgvigil.final_statuses f WHERE f.status = lower(s)));
+    RETURN ARRAY(SELECT s
+                 FROM unnest(pgvigil.stored_statuses()) s
+                 WHERE EXISTS (SELECT FROM pgvigil.final_statuses f WHERE f.status = lower(s)));
 END $$;
 COMMENT ON FUNCTION pgvigil.ended_statuses() IS 'Statuses of sessions that have ended, as they are stored';
 
 CREATE FUNCTION pgvigil.open_statuses() RETURNS text[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN ARRAY(SELECT s FROM unnest(pgvigil.stored_statuses()) s WHERE NOT EXISTS (SELECT FROM pgvigil.final_statuses f WHERE f.status = lower(s)));
+    RETURN ARRAY(SELECT s
+                 FROM unnest(pgvigil.stored_statuses()) s
+                 WHERE NOT EXISTS (SELECT FROM pgvigil.final_statuses f WHERE f.status = lower(s)));
 END $$;
 COMMENT ON FUNCTION pgvigil.open_statuses() IS 'Statuses of sessions that have not ended, as they are stored';
 
--- Which sessions a job works on: a condition on "{app}".sessions s, with the values of this moment in it. Said once, for the job and for
--- the preview of it.
+-- Which sessions a job works on: a condition on "{app}".sessions s, with the values of this moment in it. Said once,
+-- for the job and for the preview of it.
 CREATE FUNCTION pgvigil.due_sessions(job_name text) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     policies text[];
     cutoffs  timestamptz[];
     latest   timestamptz;
 BEGIN
     IF job_name = 'expiry' THEN
-        RETURN format('s.status = ANY (%L::text[]) AND s.expires_at <= %L::timestamptz AND s.archived_at IS NULL', pgvigil.open_statuses(), now());
+        RETURN format('s.status = ANY (%L::text[]) AND s.expires_at <= %L::timestamptz AND s.archived_at IS NULL',
+                      pgvigil.open_statuses(), now());
     ELSIF job_name = ANY ('{dormancy,archive}'::text[]) THEN
         -- Cut-off of each policy, standard's first: that is the one of unknown policies.
-        SELECT array_agg(p.policy ORDER BY p.policy <> 'standard'), array_agg(p.cutoff ORDER BY p.policy <> 'standard'), max(p.cutoff) INTO policies, cutoffs, latest
-        FROM (SELECT r.policy, now() - make_interval(hours => r.dormant_after_hours) AS cutoff FROM pgvigil.retention_policies r) p;
-        RETURN format('s.status = ANY (%L::text[]) AND s.archived_at IS NULL AND (s.last_activity_at < %L::timestamptz OR s.last_activity_at IS NULL)
-                       AND coalesce(s.last_activity_at, s.updated_at, s.created_at) < (%L::timestamptz[])[coalesce(array_position(%L::text[], s.retention_policy::text), 1)]',
-                      CASE job_name WHEN 'dormancy' THEN pgvigil.open_statuses() ELSE pgvigil.ended_statuses() END, latest, cutoffs, policies)
+        SELECT array_agg(p.policy ORDER BY p.policy <> 'standard'), array_agg(p.cutoff ORDER BY p.policy <> 'standard'),
+               max(p.cutoff)
+        INTO policies, cutoffs, latest
+        FROM (SELECT r.policy, now() - make_interval(hours => r.dormant_after_hours) AS cutoff
+              FROM pgvigil.retention_policies r) p;
+        RETURN format('s.status = ANY (%L::text[])
+                       AND s.archived_at IS NULL
+                       AND (s.last_activity_at < %L::timestamptz OR s.last_activity_at IS NULL)
+                       AND coalesce(s.last_activity_at, s.updated_at, s.created_at)
+                           < (%L::timestamptz[])[coalesce(array_position(%L::text[], s.retention_policy::text), 1)]',
+                      CASE job_name WHEN 'dormancy' THEN pgvigil.open_statuses() ELSE pgvigil.ended_statuses() END,
+                          latest, cutoffs, policies)
                || CASE job_name WHEN 'dormancy' THEN ' AND NOT s.is_dormant' ELSE '' END;
     ELSIF job_name = 'orphans' THEN
-        -- Policies that let go of a session; an unknown one may be a misspelt one that does not. A session with anything in it is no orphan:
-        -- that would not be kept.
-        RETURN format('coalesce(s.last_activity_at, s.updated_at, s.created_at) < %1$L::timestamptz AND (s.last_activity_at < %1$L::timestamptz OR s.last_activity_at IS NULL)
+        -- Policies under which sessions may be deleted; an unknown one may be a misspelt one under which they may not.
+        -- A session with contents does not count as an orphan.
+        RETURN format('coalesce(s.last_activity_at, s.updated_at, s.created_at) < %1$L::timestamptz
+                       AND (s.last_activity_at < %1$L::timestamptz OR s.last_activity_at IS NULL)
                        AND lower(s.status) <> ALL (''{completed,archived}''::text[]) AND s.archived_at IS NULL
                        AND coalesce(s.retention_policy, ''standard'') = ANY (%2$L::text[])
-                       AND NOT EXISTS (SELECT 1 FROM %3$s c WHERE c.session_id = s.id) AND NOT EXISTS (SELECT 1 FROM %4$s c WHERE c.session_id = s.id)
-                       AND NOT EXISTS (SELECT 1 FROM %5$s h WHERE h.session_id = s.id) AND NOT EXISTS (SELECT 1 FROM pgvigil.legal_holds h WHERE h.session_id = s.id)',
-                      now() - interval '7 days', ARRAY(SELECT p.policy FROM pgvigil.retention_policies p WHERE NOT p.legal_hold),
-                      pgvigil.application_table('context_history'), pgvigil.application_table('codebase_snapshots'), pgvigil.application_table('handoff_requests'));
+                       AND NOT EXISTS (SELECT 1 FROM %3$s c WHERE c.session_id = s.id)
+                           AND NOT EXISTS (SELECT 1 FROM %4$s c WHERE c.session_id = s.id)
+                       AND NOT EXISTS (SELECT 1 FROM %5$s h WHERE h.session_id = s.id)
+                           AND NOT EXISTS (SELECT 1 FROM pgvigil.legal_holds h WHERE h.session_id = s.id)',
+                      now() - interval '7 days',
+                      ARRAY(SELECT p.policy FROM pgvigil.retention_policies p WHERE NOT p.legal_hold),
+                      pgvigil.application_table('context_history'), pgvigil.application_table('codebase_snapshots'),
+                      pgvigil.application_table('handoff_requests'));
     ELSIF job_name = 'retention' THEN
         -- An unknown policy may be a misspelt longer one: such a session is kept.
         SELECT array_agg(p.policy), array_agg(p.cutoff), max(p.cutoff) INTO policies, cutoffs, latest
-        FROM (SELECT r.policy, now() - make_interval(days => r.archived_days) AS cutoff FROM pgvigil.retention_policies r WHERE NOT r.legal_hold) p;
-        RETURN format('s.archived_at <= %L::timestamptz AND s.archived_at <= (%L::timestamptz[])[array_position(%L::text[], coalesce(s.retention_policy, ''standard'')::text)]
-                       AND NOT EXISTS (SELECT 1 FROM pgvigil.legal_holds h WHERE h.session_id = s.id)', latest, cutoffs, policies);
+        FROM (SELECT r.policy, now() - make_interval(days => r.archived_days) AS cutoff
+              FROM pgvigil.retention_policies r
+              WHERE NOT r.legal_hold) p;
+        RETURN format('s.archived_at <= %L::timestamptz AND s.archived_at '
+                      '<= (%L::timestamptz[])[array_position(%L::text[], '
+                      'coalesce(s.retention_policy, ''standard'')::text)]
+                       AND NOT EXISTS (SELECT 1 FROM pgvigil.legal_holds h WHERE h.session_id = s.id)', latest, cutoffs,
+                           policies);
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.due_sessions(text) IS 'Which sessions a job works on now, as a condition; NULL: it works on none';
+COMMENT ON FUNCTION pgvigil.due_sessions(text) IS
+    'Which sessions a job works on now, as a condition; NULL: it works on none';
 
 -- Rows of the partitioned table are read, not of the partition, on which a reader has no rights.
-CREATE FUNCTION pgvigil.preview_jobs() RETURNS TABLE (job text, action text, object text, rows bigint, status text, is_known boolean, policy text,
-                                                      oldest timestamptz, newest timestamptz, waits_for_consent boolean)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.preview_jobs()
+RETURNS TABLE (job text, action text, object text, rows bigint, status text, is_known boolean, policy text,
+               oldest timestamptz, newest timestamptz, waits_for_consent boolean)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
     one    record;
     slice  record;
     within text;
     in_use boolean;
-    cutoff timestamptz := (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
+    cutoff timestamptz :=
+        (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
 BEGIN
     FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
-               FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'), (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
+               FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'),
+                     (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
                     v (place, job, action) JOIN pgvigil.jobs j ON j.job = v.job ORDER BY v.place LOOP
-        RETURN QUERY EXECUTE format('SELECT %L, %L, %L, count(*), s.status::text, lower(s.status) = ANY (%L::text[]), coalesce(s.retention_policy, ''standard'')::text,
-                                            min(coalesce(s.last_activity_at, s.updated_at, s.created_at)), max(coalesce(s.last_activity_at, s.updated_at, s.created_at)), %L::boolean
-                                     FROM %s s WHERE %s GROUP BY s.status, lower(s.status), 7 ORDER BY 4 DESC, 5, 7', one.job, one.action, 'sessions',
-                                    ARRAY(SELECT f.status FROM pgvigil.final_statuses f) || '{active,pending}'::text[], one.waits,
-                                    pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
+        RETURN QUERY EXECUTE format(
+            'SELECT %L, %L, %L, count(*), s.status::text, lower(s.status) = ANY (%L::text[]),
+                    coalesce(s.retention_policy, ''standard'')::text,
+                    min(coalesce(s.last_activity_at, s.updated_at, s.created_at)),
+                    max(coalesce(s.last_activity_at, s.updated_at, s.created_at)), %L::boolean
+             FROM %s s
+             WHERE %s
+             GROUP BY s.status, lower(s.status), 7
+             ORDER BY 4 DESC, 5, 7',
+            one.job, one.action, 'sessions',
+            ARRAY(SELECT f.status FROM pgvigil.final_statuses f) || '{active,pending}'::text[],
+            one.waits, pgvigil.application_table('sessions'), pgvigil.due_sessions(one.job));
     END LOOP;
-    FOR slice IN SELECT p.*, j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.due_partitions() p JOIN pgvigil.jobs j ON j.job = 'retention' LOOP
+    FOR slice IN
+        SELECT p.*, j.needs_consent AND j.accepted_at IS NULL AS waits
+        FROM pgvigil.due_partitions() p
+        JOIN pgvigil.jobs j ON j.job = 'retention' LOOP
         within := format('%s t WHERE t.%2$I >= %3$L AND t.%2$I < %4$L', pgvigil.partitioned_table(slice.parent_table),
-                         pgvigil.partition_key(pgvigil.partitioned_table(slice.parent_table)), pgvigil.uuid_v7_floor(slice.from_time), pgvigil.uuid_v7_floor(slice.to_time));
+                         pgvigil.partition_key(pgvigil.partitioned_table(slice.parent_table)),
+                         pgvigil.uuid_v7_floor(slice.from_time), pgvigil.uuid_v7_floor(slice.to_time));
         in_use := false;
         IF slice.parent_table = 'session_lifecycle' THEN
             EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s)', within) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))', within) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s
+                                             AND t.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h
+                                                                  UNION ALL
+                                                                  SELECT h.session_id FROM pgvigil.remote_holds h))',
+                           within)
+                INTO in_use;
         END IF;
         CONTINUE WHEN in_use;
-        RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean, NULL::text, slice.from_time, slice.to_time, slice.waits;
+        RETURN QUERY SELECT 'retention', 'drop', slice.partition, slice.estimated_rows, NULL::text, NULL::boolean,
+            NULL::text, slice.from_time, slice.to_time, slice.waits;
     END LOOP;
-    FOR one IN SELECT j.needs_consent AND j.accepted_at IS NULL AS waits FROM pgvigil.jobs j WHERE j.job = 'executions' AND cutoff IS NOT NULL LOOP
-        RETURN QUERY EXECUTE format('SELECT ''executions'', ''delete'', ''query_executions'', count(*), NULL::text, NULL::boolean, NULL::text, min(e.started_at), max(e.started_at), $1
-                                     FROM %s e WHERE e.started_at < $2 HAVING count(*) > 0', pgvigil.application_table('query_executions')) USING one.waits, cutoff;
+    FOR one IN
+        SELECT j.needs_consent AND j.accepted_at IS NULL AS waits
+        FROM pgvigil.jobs j
+        WHERE j.job = 'executions' AND cutoff IS NOT NULL LOOP
+        RETURN QUERY EXECUTE format('SELECT ''executions'', ''delete'', ''query_executions'', count(*), NULL::text,
+                                    NULL::boolean, NULL::text, min(e.started_at), max(e.started_at), $1
+                                     FROM %s e
+                                     WHERE e.started_at < $2
+                                     HAVING count(*) > 0',
+                                    pgvigil.application_table('query_executions'))
+            USING one.waits, cutoff;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION pgvigil.preview_jobs() IS
-    'What each job would do now to how many sessions, by status and policy (oldest and newest by their last activity; is_known: the status is an ended one, active or pending), query executions and partitions (rows by the planner''s estimate)';
+    'The sessions that each job would change now, by status and policy (oldest and '
+    'newest by their last activity; is_known: the status is an ended one, active or '
+    'pending), query executions and partitions (rows by the planner''s estimate)';
 
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     ids uuid[];
 BEGIN
@@ -2504,10 +3231,12 @@ BEGIN
     END IF;
     RETURN NEXT;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.job_expiry(integer) IS 'One batch of job expiry';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_dormancy(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     ids uuid[];
 BEGIN
@@ -2521,10 +3250,12 @@ BEGIN
     END IF;
     RETURN NEXT;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.job_dormancy(integer) IS 'One batch of job dormancy';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_archive(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     ids uuid[];
 BEGIN
@@ -2539,15 +3270,18 @@ BEGIN
     END IF;
     RETURN NEXT;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.job_archive(integer) IS 'One batch of job archive';
 
--- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions.
+-- Deleted sessions are kept, with their trails, in pgvigil.deleted_sessions.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_orphans(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     ids uuid[];
 BEGIN
-    PERFORM pgvigil.require_consent('orphans'), set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
+    PERFORM pgvigil.require_consent('orphans'),
+            set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('orphans')) INTO ids USING batch;
     done := cardinality(ids);
@@ -2558,56 +3292,82 @@ BEGIN
     END IF;
     RETURN NEXT;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.job_orphans(integer) IS 'One batch of job orphans';
 
 CREATE FUNCTION pgvigil.job_counters(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     done := pgvigil.fold_session_counters(batch);
     more := done >= batch;
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.job_counters(integer) IS 'One batch of job counters';
 
 CREATE VIEW pgvigil.partitions AS
-SELECT p.parent_table, CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN 'instrumentation.' || c.relname ELSE c.relname::text END AS partition,
-       pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AS from_time,
-       pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AS to_time,
-       greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes, c.oid AS partition_oid
+SELECT p.parent_table,
+       CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN 'instrumentation.' || c.relname
+            ELSE c.relname::text END AS partition,
+       pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
+                                      FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AS from_time,
+       pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
+                                      FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AS to_time,
+       greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes,
+       c.oid AS partition_oid
 FROM pgvigil.partition_policies p
 JOIN pg_inherits i ON i.inhparent = pgvigil.partitioned_table(p.parent_table)
 JOIN pg_class c ON c.oid = i.inhrelid;
-COMMENT ON VIEW pgvigil.partitions IS 'The partitions there are, the stretch of time and the size of each; a default one has no times';
+COMMENT ON VIEW pgvigil.partitions IS
+    'The partitions there are, the stretch of time and the size of each; a default one has no times';
 
--- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of them.
+-- Most rows of logs and metrics name no session, so the longest of the policies that sessions have counts for all of
+-- them.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.days_kept() RETURNS TABLE (logs integer, metrics integer, hold boolean, archive boolean)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY
-    SELECT max(p.logs_days), max(p.metrics_days), bool_or(p.legal_hold) OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r WHERE r.holds_all OR r.pushed_at < now() - r.valid_for), bool_or(p.keep_archive)
+    SELECT max(p.logs_days), max(p.metrics_days),
+           bool_or(p.legal_hold)
+               OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r WHERE r.holds_all OR r.pushed_at < now() - r.valid_for),
+           bool_or(p.keep_archive)
     FROM pgvigil.retention_policies p
-    WHERE p.policy = 'standard' OR EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
+    WHERE p.policy = 'standard'
+      OR EXISTS (SELECT FROM "{app}".sessions s
+                 WHERE s.retention_policy = p.policy AND s.retention_policy <> 'standard');
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.days_kept() IS 'For how many days logs and metrics are kept, whether a policy under legal hold keeps them all, and whether they are archived first';
+COMMENT ON FUNCTION pgvigil.days_kept() IS
+    'For how many days logs and metrics are kept, whether a policy under '
+    'legal hold keeps them all, and whether they are archived first';
 
 CREATE FUNCTION pgvigil.due_partitions() RETURNS SETOF pgvigil.partitions
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY
     SELECT p.* FROM pgvigil.partitions p CROSS JOIN pgvigil.days_kept() k
     WHERE p.to_time < now() - CASE p.parent_table WHEN 'performance_logs' THEN make_interval(days => k.logs)
-                                                  WHEN 'instrumentation.sql_statements' THEN make_interval(days => k.logs)
+                                                  WHEN 'instrumentation.sql_statements'
+                                                      THEN make_interval(days => k.logs)
                                                   WHEN 'system_metrics' THEN make_interval(days => k.metrics)
                                                   WHEN 'session_lifecycle' THEN interval '1 day' END
       AND (p.parent_table = 'session_lifecycle' OR NOT k.hold)
     ORDER BY p.to_time;
 END $$;
-COMMENT ON FUNCTION pgvigil.due_partitions() IS 'Partitions past their time, the oldest first; those with rows of sessions that are kept stay all the same';
+COMMENT ON FUNCTION pgvigil.due_partitions() IS
+    'Partitions past their time, the oldest first; those with rows of sessions that are kept stay all the same';
 
--- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. What stands in the way of
--- one partition is told in the end, and keeps none of the others from being made.
+-- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. An obstacle to
+-- one partition is reported at the end, and does not prevent the others.
 CREATE FUNCTION pgvigil.job_partitions(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     policy   pgvigil.partition_policies;
     table_   regclass;
@@ -2652,15 +3412,20 @@ BEGIN
         from_id := pgvigil.uuid_v7_floor(now() - reach);
         end_id := pgvigil.uuid_v7_floor(now());
         LOOP
-            EXECUTE format('SELECT %2$I FROM %1$s WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7'' ORDER BY %2$I LIMIT 1', waits, key)
+            EXECUTE format('SELECT %2$I
+                            FROM %1$s
+                            WHERE %2$I >= $1 AND %2$I < $2 AND substr(%2$I::text, 15, 1) = ''7''
+                            ORDER BY %2$I
+                            LIMIT 1', waits, key)
             INTO one USING from_id, end_id;
             EXIT WHEN one IS NULL;
             slice := pgvigil.uuid_v7_time(one);
             BEGIN
                 done := pgvigil.ensure_partitions(policy.parent_table, slice, slice, 10 * batch);
                 IF done <> 0 THEN
-                    note := CASE WHEN done > 0 THEN format('made room in %s for rows of %s that had waited in the default partition', policy.parent_table,
-                                                           to_char(slice AT TIME ZONE 'UTC', 'YYYY-MM-DD')) END;
+                    note := CASE WHEN done > 0
+                                 THEN format('made room in %s for rows of %s that had waited in the default partition',
+                                             policy.parent_table, to_char(slice AT TIME ZONE 'UTC', 'YYYY-MM-DD')) END;
                     done := CASE WHEN done < 0 THEN 10 * batch ELSE done END;
                     RETURN NEXT;
                     RETURN;
@@ -2668,16 +3433,25 @@ BEGIN
                 EXIT;  -- there is a partition, and still a row of its time waits: PostgreSQL allows no such thing
             EXCEPTION WHEN duplicate_table THEN
                 problems := problems || SQLERRM;
-                from_id := pgvigil.uuid_v7_floor((date_trunc(policy.step, slice AT TIME ZONE 'UTC') + width) AT TIME ZONE 'UTC');
+                from_id := pgvigil.uuid_v7_floor(
+                    (date_trunc(policy.step, slice AT TIME ZONE 'UTC') + width) AT TIME ZONE 'UTC');
             END;
         END LOOP;
-        -- Any other id tells no time: its row gets one of now, when it is first seen in order; its own time column stays.
+        -- Any other id holds no time: its row gets one of now, when it is first seen in order; its own time column
+        -- stays.
         SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_attribute
         WHERE attrelid = table_ AND attnum > 0 AND NOT attisdropped AND attname <> key;
         PERFORM set_config('pgvigil.instrumentation', 'write', true);
         EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %4$I = ANY (ARRAY(
-                            SELECT %4$I FROM %1$s WHERE NOT (%4$I >= $2 AND %4$I < $3 AND substr(%4$I::text, 15, 1) = ''7'') LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING *)
-                        INSERT INTO %2$s (%4$I, %3$s) SELECT pgvigil.uuid_v7(), %3$s FROM moved', waits, table_, columns, key)
+                            SELECT %4$I
+                            FROM %1$s
+                            WHERE NOT (%4$I >= $2 AND %4$I < $3 AND substr(%4$I::text, 15, 1) = ''7'')
+                            LIMIT $1
+                            FOR UPDATE SKIP LOCKED))
+                            RETURNING *)
+                        INSERT INTO %2$s (%4$I, %3$s)
+                        SELECT pgvigil.uuid_v7(), %3$s
+                        FROM moved', waits, table_, columns, key)
         USING batch, pgvigil.uuid_v7_floor(now() - reach), end_id;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM set_config('pgvigil.instrumentation', '', true);
@@ -2688,18 +3462,21 @@ BEGIN
         END IF;
     END LOOP;
     IF problems <> '{}' THEN
-        RAISE EXCEPTION '%', array_to_string(ARRAY(SELECT DISTINCT p FROM unnest(problems) p ORDER BY 1), '; ') USING ERRCODE = 'duplicate_table';
+        RAISE EXCEPTION '%', array_to_string(ARRAY(SELECT DISTINCT p FROM unnest(problems) p ORDER BY 1), '; ')
+            USING ERRCODE = 'duplicate_table';
     END IF;
     done := 0;
     more := false;
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.job_partitions(integer) IS 'One step of job partitions';
 
--- Sessions first, then one partition at a time. DROP, not DETACH CONCURRENTLY, which PostgreSQL refuses where there is a
--- default partition: it holds its lock for a millisecond, and the file goes after that.
+-- Sessions first, then one partition at a time. DROP, not DETACH CONCURRENTLY, which PostgreSQL refuses where there is
+-- a default partition: it holds its lock for a millisecond, and the file goes after that.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_retention(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     ids      uuid[];
     slice    record;
@@ -2710,9 +3487,11 @@ DECLARE
     detail   text;
     archives boolean;
 BEGIN
-    PERFORM pgvigil.require_consent('retention'), set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
+    PERFORM pgvigil.require_consent('retention'),
+            set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
     EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('retention')) INTO ids USING greatest(batch / 10, 1);
+                   pgvigil.application_table('sessions'), pgvigil.due_sessions('retention'))
+    INTO ids USING greatest(batch / 10, 1);
     IF ids <> '{}' THEN
         done := cardinality(ids);
         more := true;
@@ -2730,8 +3509,12 @@ BEGIN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', slice.partition_oid::regclass);
             EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s)', slice.partition_oid::regclass) INTO in_use;
         ELSIF slice.parent_table = 'performance_logs' THEN
-            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s p WHERE p.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h UNION ALL SELECT h.session_id FROM pgvigil.remote_holds h))',
-                           slice.partition_oid::regclass) INTO in_use;
+            EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s p
+                                           WHERE p.session_id IN (SELECT h.session_id FROM pgvigil.legal_holds h
+                                                                  UNION ALL
+                                                                  SELECT h.session_id FROM pgvigil.remote_holds h))',
+                           slice.partition_oid::regclass)
+                INTO in_use;
             IF in_use THEN
                 held := held || slice.partition;
             END IF;
@@ -2750,7 +3533,8 @@ BEGIN
                 -- The markers of installs and migrations are written once: they move on.
                 EXECUTE format('INSERT INTO %s (metric_name, metric_value, metric_type, labels, recorded_at)
                                 SELECT metric_name, metric_value, metric_type, labels, recorded_at FROM %s
-                                WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[]) ORDER BY id',
+                                WHERE metric_name = ANY (''{schema_initialized,migration_completed}''::text[])
+                                ORDER BY id',
                                pgvigil.application_table('system_metrics'), slice.partition_oid::regclass);
             END IF;
             EXECUTE format('DROP TABLE %s', slice.partition_oid::regclass);
@@ -2763,59 +3547,72 @@ BEGIN
             CONTINUE;
         END;
         done := greatest(slice.estimated_rows, 1);
-        note := format('dropped %s (about %s rows, %s)', slice.partition, slice.estimated_rows, pg_size_pretty(slice.bytes));
+        note := format('dropped %s (about %s rows, %s)', slice.partition, slice.estimated_rows,
+                       pg_size_pretty(slice.bytes));
         more := true;
         RETURN NEXT;
         RETURN;
     END LOOP;
     IF used <> '{}' THEN
-        RAISE EXCEPTION 'partitions past their time could not be dropped: %', array_to_string(used, '; ') USING ERRCODE = 'dependent_objects_still_exist';
+        RAISE EXCEPTION 'partitions past their time could not be dropped: %', array_to_string(used, '; ')
+            USING ERRCODE = 'dependent_objects_still_exist';
     END IF;
     done := 0;
     more := false;
     IF held <> '{}' THEN
         note := 'kept, for rows of sessions under legal hold: ' || array_to_string(held, ', ');
     END IF;
-    note := concat_ws('; ', note, 'kept, because these have not said for too long what is under legal hold (pgvigil maintain run holds, there): ' || pgvigil.unheard_sources());
+    note := concat_ws('; ', note,
+                      'kept, because these have not said for too long what is under legal hold (pgvigil maintain run '
+                      'holds, there): '
+                          || pgvigil.unheard_sources());
     note := nullif(note, '');
     IF unkept <> '{}' THEN
-        note := concat_ws('; ', note, 'kept, because they are not archived as they are now (pgvigil maintain run archive): ' || array_to_string(unkept, ', '));
+        note := concat_ws('; ', note,
+                          'kept, because they are not archived as they are now (pgvigil maintain run archive): '
+                              || array_to_string(unkept, ', '));
     END IF;
     RETURN NEXT;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.job_retention(integer) IS 'One step of job retention: a batch of sessions, then a partition at a time';
+COMMENT ON FUNCTION pgvigil.job_retention(integer) IS
+    'One step of job retention: a batch of sessions, then a partition at a time';
 
 -- The jobs under the names people look for.
 CREATE PROCEDURE pgvigil.expire_due_sessions(INOUT rows bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
     CALL pgvigil.run_job('expiry', false, rows);
 END $$;
 COMMENT ON PROCEDURE pgvigil.expire_due_sessions(bigint) IS 'Runs job expiry; returns the sessions expired';
 
 CREATE PROCEDURE pgvigil.detect_dormant_sessions(INOUT rows bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
     CALL pgvigil.run_job('dormancy', false, rows);
 END $$;
 COMMENT ON PROCEDURE pgvigil.detect_dormant_sessions(bigint) IS 'Runs job dormancy; returns the sessions marked';
 
 CREATE PROCEDURE pgvigil.archive_due_sessions(INOUT rows bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
     CALL pgvigil.run_job('archive', false, rows);
 END $$;
 COMMENT ON PROCEDURE pgvigil.archive_due_sessions(bigint) IS 'Runs job archive; returns the sessions archived';
 
 CREATE PROCEDURE pgvigil.cleanup_orphaned_sessions(INOUT rows bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
     CALL pgvigil.run_job('orphans', false, rows);
 END $$;
 COMMENT ON PROCEDURE pgvigil.cleanup_orphaned_sessions(bigint) IS 'Runs job orphans; returns the sessions deleted';
 
 CREATE PROCEDURE pgvigil.enforce_retention(INOUT rows bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 DECLARE
     gone bigint;
 BEGIN
@@ -2824,8 +3621,9 @@ BEGIN
     rows := coalesce(rows OPERATOR(pg_catalog.+) gone, rows, gone);
 END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
-    'Runs the jobs retention and executions; returns the rows that went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '535969ebc60975813cf54ec20de32c3039fcb4ca5b91b60f0974d7934830fb17', 'f5eb0b46d0ec544cfff9cc693a4d1bec8f8e5cc5441c9ac609cfd56a0fe334b4', 0, '0.1.0'); END $$;
+    'Runs the jobs retention and executions; returns the rows that '
+    'went, those of dropped partitions by the planner''s estimate';
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '1c224cfee90df66ebfbb03a5ae1ace7b3ce3cc08ae15fe39a84a674db7ed2750', '4f7ea62e20e6d4c5a587b3572166a0cd10ca3559de259b82fe4447dc0d1e1dd6', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -2834,26 +3632,37 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_set
 -- within 1 % of everything in it.
 
 CREATE FUNCTION pgvigil.histogram_bin(duration_ms integer) RETURNS integer
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN duration_ms < 1 THEN 0 ELSE 1 + ceil(ln(duration_ms::double precision) / 0.020000666706669435 - 1e-9)::integer END;
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
+RETURN CASE WHEN duration_ms < 1 THEN 0
+            ELSE 1 + ceil(ln(duration_ms::double precision) / 0.020000666706669435 - 1e-9)::integer END;
 COMMENT ON FUNCTION pgvigil.histogram_bin(integer) IS 'The bin of a duration: 0 for 0, else 1 + ceil(log of gamma)';
 
--- Whole milliseconds below 50 have a bin each, so they are told exactly.
+-- Whole milliseconds below 50 have a bin each, so they are exact.
 CREATE FUNCTION pgvigil.histogram_value(bin integer) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 RETURN CASE WHEN bin < 1 THEN 0 WHEN bin <= 196 THEN round(0.99 * exp((bin - 1) * 0.020000666706669435))
             ELSE 0.99 * exp((bin - 1) * 0.020000666706669435) END;
-COMMENT ON FUNCTION pgvigil.histogram_value(integer) IS 'The duration a bin stands for, in milliseconds';
+COMMENT ON FUNCTION pgvigil.histogram_value(integer) IS 'Duration of a bin, in milliseconds';
 
 CREATE FUNCTION pgvigil.histogram_unit(bin integer) RETURNS numeric
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 RETURN ('1e' || 12 * bin)::numeric;
 COMMENT ON FUNCTION pgvigil.histogram_unit(integer) IS 'A histogram with one call in that bin';
 
--- By halving: the sum of a number's digits in base 10^12 is its remainder by 10^12 - 1, so the calls in the lower half are
--- one division by a short number, and each step works on half of what the step before did.
+-- By halving: the sum of a number's digits in base 10^12 is its remainder by 10^12 - 1, so the calls in the lower half
+-- are one division by a short number, and each step works on half of what the step before did.
 CREATE FUNCTION pgvigil.histogram_rank(histogram numeric, rank bigint) RETURNS TABLE (bin integer, longer bigint)
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+IMMUTABLE
+PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     rest   numeric := histogram;
     bins   integer := 1088;  -- the longest integer of milliseconds is in bin 1075
@@ -2887,15 +3696,22 @@ COMMENT ON FUNCTION pgvigil.histogram_rank(numeric, bigint) IS
     'The bin of the call with that many shorter ones, and how many calls of the same bin come after it';
 
 -- As percentile_cont: linear between the two neighbouring ranks, each of which is within 1 %.
-CREATE FUNCTION pgvigil.histogram_quantile(histogram numeric, calls bigint, fraction double precision) RETURNS double precision
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.histogram_quantile(histogram numeric, calls bigint, fraction double precision)
+RETURNS double precision
+LANGUAGE plpgsql
+IMMUTABLE
+PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     place double precision := fraction * (calls - 1);
     low   double precision;
     high  double precision;
     after bigint;
 BEGIN
-    SELECT pgvigil.histogram_value(r.bin), r.longer INTO low, after FROM pgvigil.histogram_rank(histogram, floor(place)::bigint) r;
+    SELECT pgvigil.histogram_value(r.bin), r.longer
+    INTO low, after
+    FROM pgvigil.histogram_rank(histogram, floor(place)::bigint) r;
     IF place = floor(place) OR after > 0 THEN
         RETURN low;
     END IF;
@@ -2906,7 +3722,8 @@ COMMENT ON FUNCTION pgvigil.histogram_quantile(numeric, bigint, double precision
     'A quantile of a histogram of so many calls in milliseconds, within 1 % of percentile_cont';
 
 CREATE TABLE pgvigil.performance_rollups (
-    bucket_width text NOT NULL CONSTRAINT performance_rollups_bucket_width_check CHECK (bucket_width = ANY ('{minute,hour}'::text[])),
+    bucket_width text NOT NULL
+        CONSTRAINT performance_rollups_bucket_width_check CHECK (bucket_width = ANY ('{minute,hour}'::text[])),
     time_bucket  timestamptz NOT NULL,
     operation    varchar(100) NOT NULL,
     calls        bigint NOT NULL,
@@ -2918,19 +3735,15 @@ CREATE TABLE pgvigil.performance_rollups (
     changed_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT performance_rollups_pkey PRIMARY KEY (bucket_width, time_bucket, operation)
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE pgvigil.performance_rollups IS 'performance_logs by operation and minute (for 26 hours) or hour (for 100 days), up to rollup_progress';
-COMMENT ON COLUMN pgvigil.performance_rollups.bucket_width IS 'minute or hour';
+COMMENT ON TABLE pgvigil.performance_rollups IS
+    'performance_logs by operation and minute (for 26 hours) or hour (for 100 days), up to rollup_progress';
 COMMENT ON COLUMN pgvigil.performance_rollups.time_bucket IS 'Where it begins: created_at of the rows counted';
-COMMENT ON COLUMN pgvigil.performance_rollups.operation IS 'The operation';
-COMMENT ON COLUMN pgvigil.performance_rollups.calls IS 'Rows counted';
-COMMENT ON COLUMN pgvigil.performance_rollups.successful IS 'Those that succeeded';
 COMMENT ON COLUMN pgvigil.performance_rollups.total_ms IS 'Sum of their durations, in milliseconds';
-COMMENT ON COLUMN pgvigil.performance_rollups.min_ms IS 'The shortest';
-COMMENT ON COLUMN pgvigil.performance_rollups.max_ms IS 'The longest';
-COMMENT ON COLUMN pgvigil.performance_rollups.histogram IS 'Their durations, for pgvigil.histogram_quantile(); sum() merges histograms';
+COMMENT ON COLUMN pgvigil.performance_rollups.histogram IS
+    'Their durations, for pgvigil.histogram_quantile(); sum() merges histograms';
 COMMENT ON COLUMN pgvigil.performance_rollups.changed_at IS 'When rows were last counted into it, late ones too';
-COMMENT ON CONSTRAINT performance_rollups_pkey ON pgvigil.performance_rollups IS 'One row per operation and stretch of time';
-COMMENT ON CONSTRAINT performance_rollups_bucket_width_check ON pgvigil.performance_rollups IS 'Days are merged from hours';
+COMMENT ON CONSTRAINT performance_rollups_bucket_width_check ON pgvigil.performance_rollups IS
+    'Days are merged from hours';
 
 CREATE TABLE pgvigil.operation_totals (
     operation  varchar(100) NOT NULL CONSTRAINT operation_totals_pkey PRIMARY KEY,
@@ -2940,14 +3753,13 @@ CREATE TABLE pgvigil.operation_totals (
     histogram  numeric NOT NULL,
     since      timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE pgvigil.operation_totals IS 'performance_logs by operation since the beginning, up to rollup_progress; never falls. After 1,000 operations new ones are counted as (others)';
-COMMENT ON COLUMN pgvigil.operation_totals.operation IS 'The operation';
-COMMENT ON COLUMN pgvigil.operation_totals.calls IS 'Rows counted';
-COMMENT ON COLUMN pgvigil.operation_totals.successful IS 'Those that succeeded';
+COMMENT ON TABLE pgvigil.operation_totals IS
+    'performance_logs by operation since the beginning, up to rollup_progress; '
+    'never falls. After 1,000 operations new ones are counted as (others)';
 COMMENT ON COLUMN pgvigil.operation_totals.total_ms IS 'Sum of their durations, in milliseconds';
 COMMENT ON COLUMN pgvigil.operation_totals.histogram IS 'Their durations, as in performance_rollups';
-COMMENT ON COLUMN pgvigil.operation_totals.since IS 'When it was first counted: of many operations, /metrics names the first';
-COMMENT ON CONSTRAINT operation_totals_pkey ON pgvigil.operation_totals IS 'One row per operation';
+COMMENT ON COLUMN pgvigil.operation_totals.since IS
+    'When it was first counted: of many operations, /metrics names the first';
 
 CREATE TABLE pgvigil.rollup_progress (
     source       text NOT NULL CONSTRAINT rollup_progress_pkey PRIMARY KEY,
@@ -2957,34 +3769,47 @@ CREATE TABLE pgvigil.rollup_progress (
 );
 COMMENT ON TABLE pgvigil.rollup_progress IS 'How far the rollups have come';
 COMMENT ON COLUMN pgvigil.rollup_progress.source IS 'The table that is rolled up: performance_logs';
-COMMENT ON COLUMN pgvigil.rollup_progress.next_id IS 'Rows of performance_logs with a smaller id are counted, the others are not';
-COMMENT ON COLUMN pgvigil.rollup_progress.rolled_up_at IS 'When that was last moved';
-COMMENT ON COLUMN pgvigil.rollup_progress.published_at IS 'Rollups changed since then are not yet in analytics_aggregations';
-COMMENT ON CONSTRAINT rollup_progress_pkey ON pgvigil.rollup_progress IS 'One row a table';
-INSERT INTO pgvigil.rollup_progress (source, next_id) VALUES ('performance_logs', '00000000-0000-0000-0000-000000000000');
+COMMENT ON COLUMN pgvigil.rollup_progress.next_id IS
+    'Rows of performance_logs with a smaller id are counted, the others are not';
+COMMENT ON COLUMN pgvigil.rollup_progress.published_at IS
+    'Rollups changed since then are not yet in analytics_aggregations';
+INSERT INTO pgvigil.rollup_progress (source, next_id)
+VALUES ('performance_logs', '00000000-0000-0000-0000-000000000000');
 
 -- Planned for the very ids it is given: then it reads the partitions of those, by their keys.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.histogram_performance_logs(from_id uuid, to_id uuid, from_time timestamptz DEFAULT '-infinity')
-RETURNS TABLE (time_bucket timestamptz, operation varchar, calls bigint, successful bigint, total_ms bigint, min_ms integer, max_ms integer, histogram numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+RETURNS TABLE (time_bucket timestamptz, operation varchar, calls bigint, successful bigint, total_ms bigint,
+               min_ms integer, max_ms integer, histogram numeric)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+SET plan_cache_mode = force_custom_plan
+AS $$
 BEGIN
     RETURN QUERY
-    SELECT b.time_bucket, b.operation, sum(b.calls)::bigint, sum(b.successful)::bigint, sum(b.total_ms)::bigint, min(b.min_ms), max(b.max_ms),
-           sum(b.calls * pgvigil.histogram_unit(b.bin))
+    SELECT b.time_bucket, b.operation, sum(b.calls)::bigint, sum(b.successful)::bigint, sum(b.total_ms)::bigint,
+           min(b.min_ms), max(b.max_ms), sum(b.calls * pgvigil.histogram_unit(b.bin))
     FROM (SELECT date_bin('1 minute', l.created_at, timestamptz '2001-01-01 00:00:00+00') AS time_bucket, l.operation,
-                 pgvigil.histogram_bin(l.duration_ms) AS bin, count(*) AS calls, count(*) FILTER (WHERE l.success) AS successful,
-                 sum(l.duration_ms) AS total_ms, min(l.duration_ms) AS min_ms, max(l.duration_ms) AS max_ms
+                 pgvigil.histogram_bin(l.duration_ms) AS bin, count(*) AS calls,
+                 count(*) FILTER (WHERE l.success) AS successful, sum(l.duration_ms) AS total_ms,
+                 min(l.duration_ms) AS min_ms, max(l.duration_ms) AS max_ms
           FROM "{app}".performance_logs l
           WHERE l.id >= from_id AND l.id < to_id AND l.created_at >= from_time
           GROUP BY 1, 2, 3) b
     GROUP BY b.time_bucket, b.operation;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.histogram_performance_logs(uuid, uuid, timestamptz) IS 'Rows of performance_logs between two ids, as rollups of a minute';
+COMMENT ON FUNCTION pgvigil.histogram_performance_logs(uuid, uuid, timestamptz) IS
+    'Rows of performance_logs between two ids, as rollups of a minute';
 
--- Ids are made after their transaction has the lock for writing. So whoever may yet commit an id from before this moment is
--- among those who hold that lock now: when the last of them is gone, all ids up to this moment are visible or void.
+-- Ids are made after their transaction has the lock for writing. So whoever may yet commit an id from before this
+-- moment is among those who hold that lock now: when the last of them is gone, all ids up to this moment are visible or
+-- void.
 CREATE FUNCTION pgvigil.complete_until(of_table regclass) RETURNS timestamptz
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     -- A second for a clock that is set back; rows since then are counted from the table meanwhile.
     moment  timestamptz := clock_timestamp() - interval '1 second';
@@ -3002,14 +3827,19 @@ BEGIN
         EXIT WHEN writers IS NULL OR attempt = 100;
         PERFORM pg_sleep(0.01);
     END LOOP;
-    -- Whoever still writes began at some time; to see that of other roles' sessions takes the right to read pg_stat_activity.
+    -- Transactions that still write began at some time; to see that of other roles' sessions takes the right to read
+    -- pg_stat_activity.
     RETURN least(moment, oldest);
 END $$;
 COMMENT ON FUNCTION pgvigil.complete_until(regclass) IS
-    'All rows of a table with ids made before this time are visible to the next statement, or will never be; waits a second for writers';
+    'All rows of a table with ids made before this time are visible to '
+    'the next statement, or will never be; waits a second for writers';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_rollup(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     from_id uuid;
     to_id   uuid;
@@ -3017,7 +3847,8 @@ DECLARE
     first   uuid;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'the rollup has to see what others have committed meanwhile' USING ERRCODE = 'invalid_transaction_state',
+        RAISE EXCEPTION 'the rollup has to see what others have committed meanwhile'
+            USING ERRCODE = 'invalid_transaction_state',
               HINT = 'SET default_transaction_isolation = ''read committed'';';
     END IF;
     SELECT next_id INTO STRICT from_id FROM pgvigil.rollup_progress FOR UPDATE;
@@ -3034,34 +3865,41 @@ BEGIN
             WITH counted AS MATERIALIZED (
                 SELECT * FROM pgvigil.histogram_performance_logs(from_id, to_id)
             ), named AS (
-                -- An application that puts ids into its operations' names makes no rows without end: 1,000 names, the rest together.
+                -- An application that puts ids into its operations' names makes no rows without end: 1,000 names, the
+                -- rest together.
                 SELECT o.operation, t.operation IS NOT NULL
-                                    OR row_number() OVER (PARTITION BY t.operation IS NULL ORDER BY o.calls DESC, o.operation)
+                                    OR row_number() OVER (PARTITION BY t.operation IS NULL
+                                                          ORDER BY o.calls DESC, o.operation)
                                        + (SELECT count(*) FROM pgvigil.operation_totals) <= 1000 AS is_kept
                 FROM (SELECT c.operation, sum(c.calls) AS calls FROM counted c GROUP BY c.operation) o
                 LEFT JOIN pgvigil.operation_totals t ON t.operation = o.operation
             ), minutes AS MATERIALIZED (
-                SELECT c.time_bucket, CASE WHEN n.is_kept THEN c.operation ELSE '(others)' END AS operation, sum(c.calls) AS calls,
-                       sum(c.successful) AS successful, sum(c.total_ms) AS total_ms, min(c.min_ms) AS min_ms, max(c.max_ms) AS max_ms,
-                       sum(c.histogram) AS histogram
+                SELECT c.time_bucket, CASE WHEN n.is_kept THEN c.operation ELSE '(others)' END AS operation,
+                       sum(c.calls) AS calls, sum(c.successful) AS successful, sum(c.total_ms) AS total_ms,
+                       min(c.min_ms) AS min_ms, max(c.max_ms) AS max_ms, sum(c.histogram) AS histogram
                 FROM counted c JOIN named n ON n.operation = c.operation GROUP BY 1, 2
             ), rollups AS (
-                INSERT INTO pgvigil.performance_rollups AS r (bucket_width, time_bucket, operation, calls, successful, total_ms, min_ms, max_ms, histogram)
+                INSERT INTO pgvigil.performance_rollups AS r (bucket_width, time_bucket, operation, calls, successful,
+                                                              total_ms, min_ms, max_ms, histogram)
                 SELECT 'minute', m.* FROM minutes m WHERE m.time_bucket >= now() - interval '26 hours'
                 UNION ALL
                 SELECT 'hour', date_bin('1 hour', m.time_bucket, timestamptz '2001-01-01 00:00:00+00'), m.operation,
                        sum(m.calls), sum(m.successful), sum(m.total_ms), min(m.min_ms), max(m.max_ms), sum(m.histogram)
                 FROM minutes m GROUP BY 2, 3
                 ON CONFLICT ON CONSTRAINT performance_rollups_pkey DO UPDATE
-                SET calls = r.calls + excluded.calls, successful = r.successful + excluded.successful, total_ms = r.total_ms + excluded.total_ms,
-                    min_ms = least(r.min_ms, excluded.min_ms), max_ms = greatest(r.max_ms, excluded.max_ms),
-                    histogram = r.histogram + excluded.histogram, changed_at = excluded.changed_at
+                SET calls = r.calls + excluded.calls, successful = r.successful + excluded.successful,
+                    total_ms = r.total_ms + excluded.total_ms, min_ms = least(r.min_ms, excluded.min_ms),
+                    max_ms = greatest(r.max_ms, excluded.max_ms), histogram = r.histogram + excluded.histogram,
+                    changed_at = excluded.changed_at
             ), totals AS (
                 INSERT INTO pgvigil.operation_totals AS t (operation, calls, successful, total_ms, histogram)
-                SELECT m.operation, sum(m.calls), sum(m.successful), sum(m.total_ms), sum(m.histogram) FROM minutes m GROUP BY m.operation ORDER BY m.operation
+                SELECT m.operation, sum(m.calls), sum(m.successful), sum(m.total_ms), sum(m.histogram)
+                FROM minutes m
+                GROUP BY m.operation
+                ORDER BY m.operation
                 ON CONFLICT ON CONSTRAINT operation_totals_pkey DO UPDATE
-                SET calls = t.calls + excluded.calls, successful = t.successful + excluded.successful, total_ms = t.total_ms + excluded.total_ms,
-                    histogram = t.histogram + excluded.histogram
+                SET calls = t.calls + excluded.calls, successful = t.successful + excluded.successful,
+                    total_ms = t.total_ms + excluded.total_ms, histogram = t.histogram + excluded.histogram
             )
             SELECT coalesce(sum(calls), 0) INTO done FROM minutes;
         END IF;
@@ -3070,8 +3908,10 @@ BEGIN
         note := 'waits for a long transaction that writes to performance_logs';
     END IF;
     IF NOT more THEN
-        DELETE FROM pgvigil.performance_rollups WHERE bucket_width = 'minute' AND time_bucket < now() - interval '26 hours';
-        DELETE FROM pgvigil.performance_rollups WHERE bucket_width = 'hour' AND time_bucket < now() - interval '100 days';
+        DELETE FROM pgvigil.performance_rollups
+        WHERE bucket_width = 'minute' AND time_bucket < now() - interval '26 hours';
+        DELETE FROM pgvigil.performance_rollups
+        WHERE bucket_width = 'hour' AND time_bucket < now() - interval '100 days';
     END IF;
     RETURN NEXT;
 END $$$run$);
@@ -3079,40 +3919,55 @@ COMMENT ON FUNCTION pgvigil.job_rollup(integer) IS 'One step of job rollup: at m
 
 -- Planned for the tail as it is now.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.performance_window(stretch interval)
-RETURNS TABLE (operation varchar, total_calls bigint, avg_duration_ms numeric, min_duration_ms integer, max_duration_ms integer,
-               p95_duration_ms double precision, successful_calls bigint, failed_calls bigint, success_rate_percent numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+RETURNS TABLE (operation varchar, total_calls bigint, avg_duration_ms numeric, min_duration_ms integer,
+               max_duration_ms integer, p95_duration_ms double precision, successful_calls bigint, failed_calls bigint,
+               success_rate_percent numeric)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+SET plan_cache_mode = force_custom_plan
+AS $$
 DECLARE
     first_minute timestamptz := date_bin('1 minute', now() - stretch, timestamptz '2001-01-01 00:00:00+00');
-    first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00') + interval '1 hour';
+    first_hour   timestamptz := date_bin('1 hour', now() - stretch, timestamptz '2001-01-01 00:00:00+00')
+        + interval '1 hour';
     -- A clock that is ahead by minutes counts; one that is ahead by days would stay in sight until then.
     end_         timestamptz := date_bin('1 hour', now(), timestamptz '2001-01-01 00:00:00+00') + interval '2 hours';
     tail         uuid;
 BEGIN
     IF (stretch > interval '0' AND stretch <= interval '26 hours') IS NOT TRUE THEN
         RAISE EXCEPTION 'performance_window() looks back 26 hours at most, not %', coalesce(stretch::text, 'NULL')
-              USING ERRCODE = 'invalid_parameter_value', HINT = 'What is older is in analytics_aggregations, by hours and days.';
+              USING ERRCODE = 'invalid_parameter_value',
+                    HINT = 'What is older is in analytics_aggregations, by hours and days.';
     END IF;
     SELECT greatest(next_id, pgvigil.uuid_v7_floor(first_minute)) INTO STRICT tail FROM pgvigil.rollup_progress;
     RETURN QUERY
     WITH rolled AS MATERIALIZED (
-        SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
-               min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
-        FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+        SELECT p.operation, sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful,
+               sum(p.total_ms) AS total_ms, min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms,
+               sum(p.histogram) AS histogram
+        FROM (SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram
+              FROM pgvigil.performance_rollups r
               WHERE r.bucket_width = 'hour' AND r.time_bucket >= first_hour AND r.time_bucket < end_
               UNION ALL
-              SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+              SELECT r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram
+              FROM pgvigil.performance_rollups r
               WHERE r.bucket_width = 'minute' AND r.time_bucket >= first_minute AND r.time_bucket < first_hour) p
         GROUP BY p.operation
     ), durations AS MATERIALIZED (  -- the only step that meets every row: two counts in a hash table
         SELECT l.operation, l.duration_ms, count(*) AS calls, count(*) FILTER (WHERE l.success) AS successful
         FROM "{app}".performance_logs l
-        -- With both ends of the range, which holds every later id, the planner takes the index where there are no statistics.
-        WHERE l.id >= tail AND l.id < 'ffffffff-ffff-ffff-ffff-ffffffffffff' AND l.created_at >= first_minute AND l.created_at < end_
+        -- With both ends of the range, which holds every later id, the planner takes the index where there are no
+        -- statistics.
+        WHERE l.id >= tail
+          AND l.id < 'ffffffff-ffff-ffff-ffff-ffffffffffff'
+          AND l.created_at >= first_minute
+          AND l.created_at < end_
         GROUP BY l.operation, l.duration_ms
     ), fresh AS MATERIALIZED (
-        SELECT d.operation, sum(d.calls)::bigint AS calls, sum(d.successful)::bigint AS successful, sum(d.calls * d.duration_ms) AS total_ms,
-               min(d.duration_ms) AS min_ms, max(d.duration_ms) AS max_ms
+        SELECT d.operation, sum(d.calls)::bigint AS calls, sum(d.successful)::bigint AS successful,
+               sum(d.calls * d.duration_ms) AS total_ms, min(d.duration_ms) AS min_ms, max(d.duration_ms) AS max_ms
         FROM durations d GROUP BY d.operation
     ), exact AS (  -- of what no rollup holds: as percentile_cont
         SELECT o.operation, o.low + (o.place - floor(o.place)) * (o.high - o.low) AS p95
@@ -3130,50 +3985,75 @@ BEGIN
         GROUP BY b.operation
     )
     SELECT w.operation, w.calls, round(w.total_ms / w.calls, 3), w.min_ms, w.max_ms,
-           round(coalesce(w.p95, least(w.max_ms, greatest(w.min_ms, pgvigil.histogram_quantile(w.histogram, w.calls, 0.95))))::numeric, 3)::double precision,
+           round(coalesce(w.p95,
+                          least(w.max_ms,
+                                greatest(w.min_ms, pgvigil.histogram_quantile(w.histogram, w.calls, 0.95))))::numeric,
+                 3)::double precision,
            w.successful, w.calls - w.successful, round(w.successful * 100.0 / w.calls, 2)
     FROM (SELECT coalesce(r.operation, f.operation) AS operation, coalesce(r.calls, 0) + coalesce(f.calls, 0) AS calls,
-                 coalesce(r.successful, 0) + coalesce(f.successful, 0) AS successful, coalesce(r.total_ms, 0) + coalesce(f.total_ms, 0) AS total_ms,
-                 least(r.min_ms, f.min_ms) AS min_ms, greatest(r.max_ms, f.max_ms) AS max_ms, e.p95,
-                 r.histogram + coalesce(m.histogram, 0) AS histogram
+                 coalesce(r.successful, 0) + coalesce(f.successful, 0) AS successful,
+                 coalesce(r.total_ms, 0) + coalesce(f.total_ms, 0) AS total_ms, least(r.min_ms, f.min_ms) AS min_ms,
+                 greatest(r.max_ms, f.max_ms) AS max_ms, e.p95, r.histogram + coalesce(m.histogram, 0) AS histogram
           FROM rolled r FULL JOIN fresh f ON f.operation = r.operation
           LEFT JOIN exact e ON e.operation = f.operation LEFT JOIN merged m ON m.operation = r.operation) w;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
-    'Calls, durations (milliseconds) and success of each operation over a stretch of at most 26 hours up to now, begun minutes whole';
+    'Calls, durations (milliseconds) and success of each operation over a stretch of at most 26 hours up to now, '
+    'begun minutes whole';
 
--- What analytics_aggregations holds, one function a type: the documents of whole buckets between two times.
--- No standard SQL bodies: those would stop the application from altering columns of its own tables.
+-- The documents of analytics_aggregations, one function a type: those of whole buckets between two times. No standard
+-- SQL bodies: those would stop the application from altering columns of its own tables.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.session_stats(width interval, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY
     WITH made AS MATERIALIZED (
         SELECT date_bin(width, s.created_at, timestamptz '2001-01-01 00:00:00+00') AS bucket, s.status, s.agent_from,
                CASE WHEN isfinite(coalesce(s.last_activity_at, s.updated_at, s.created_at)) AND isfinite(s.created_at)
-                    THEN greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at) - s.created_at), 0) END AS seconds,
+                    THEN greatest(extract(epoch FROM coalesce(s.last_activity_at, s.updated_at, s.created_at)
+                                          - s.created_at),
+                                  0) END AS seconds,
                (SELECT count(*) FROM "{app}".context_history c WHERE c.session_id = s.id) AS entries,
                (SELECT count(DISTINCT a.agent)
-                FROM (SELECT s.agent_from UNION ALL SELECT s.agent_to UNION ALL SELECT h.requesting_agent FROM "{app}".handoff_requests h WHERE h.session_id = s.id
-                      UNION ALL SELECT h.target_agent FROM "{app}".handoff_requests h WHERE h.session_id = s.id) a (agent)) AS agents
+                FROM (SELECT s.agent_from
+                      UNION ALL
+                      SELECT s.agent_to
+                      UNION ALL
+                      SELECT h.requesting_agent FROM "{app}".handoff_requests h WHERE h.session_id = s.id
+                      UNION ALL
+                      SELECT h.target_agent FROM "{app}".handoff_requests h WHERE h.session_id = s.id) a (agent)
+               ) AS agents
         FROM "{app}".sessions s WHERE s.created_at >= from_time AND s.created_at < to_time
     )
-    SELECT t.bucket, jsonb_build_object('total_sessions', t.sessions, 'sessions_by_status', st.counts, 'sessions_by_agent', ag.counts,
-               'avg_duration', round(t.seconds, 3), 'avg_context_volume', round(t.entries, 3), 'avg_participants', round(t.agents, 3))
-    FROM (SELECT m.bucket, count(*) AS sessions, avg(m.seconds) AS seconds, avg(m.entries) AS entries, avg(m.agents) AS agents
+    SELECT t.bucket,
+           jsonb_build_object(
+               'total_sessions', t.sessions, 'sessions_by_status', st.counts, 'sessions_by_agent', ag.counts,
+               'avg_duration', round(t.seconds, 3), 'avg_context_volume', round(t.entries, 3),
+               'avg_participants', round(t.agents, 3))
+    FROM (SELECT m.bucket, count(*) AS sessions, avg(m.seconds) AS seconds, avg(m.entries) AS entries,
+                 avg(m.agents) AS agents
           FROM made m GROUP BY m.bucket) t
     JOIN (SELECT c.bucket, jsonb_object_agg(c.status, c.n) AS counts
-          FROM (SELECT m.bucket, m.status, count(*) AS n FROM made m GROUP BY m.bucket, m.status) c GROUP BY c.bucket) st ON st.bucket = t.bucket
+          FROM (SELECT m.bucket, m.status, count(*) AS n FROM made m GROUP BY m.bucket, m.status) c
+          GROUP BY c.bucket) st ON st.bucket = t.bucket
     JOIN (SELECT c.bucket, jsonb_object_agg(c.agent_from, c.n) AS counts
-          FROM (SELECT m.bucket, m.agent_from, count(*) AS n FROM made m GROUP BY m.bucket, m.agent_from) c GROUP BY c.bucket) ag ON ag.bucket = t.bucket;
+          FROM (SELECT m.bucket, m.agent_from, count(*) AS n FROM made m GROUP BY m.bucket, m.agent_from) c
+          GROUP BY c.bucket) ag ON ag.bucket = t.bucket;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.session_stats(interval, timestamptz, timestamptz) IS
-    'Sessions by the time of their creation, as they are now: durations in seconds, volume in context entries, participants in agents';
+    'Sessions by the time of their creation, as they are now: durations '
+    'in seconds, volume in context entries, participants in agents';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.handoff_stats(width interval, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY
     WITH routes AS MATERIALIZED (
@@ -3181,22 +4061,28 @@ BEGIN
                h.requesting_agent || '->' || coalesce(h.target_agent, '') AS route, count(*) AS requests,
                count(*) FILTER (WHERE h.status = ANY ('{accepted,completed}'::text[])) AS successful,
                count(*) FILTER (WHERE h.status = 'rejected') AS failed,
-               sum(greatest(extract(epoch FROM h.completed_at - h.created_at), 0)) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS seconds,
+               sum(greatest(extract(epoch FROM h.completed_at - h.created_at), 0))
+                   FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS seconds,
                count(*) FILTER (WHERE isfinite(h.completed_at) AND isfinite(h.created_at)) AS ended
         FROM "{app}".handoff_requests h WHERE h.created_at >= from_time AND h.created_at < to_time GROUP BY 1, 2
     )
-    SELECT r.bucket, jsonb_build_object('total', sum(r.requests), 'successful', sum(r.successful), 'failed', sum(r.failed),
+    SELECT r.bucket,
+           jsonb_build_object('total', sum(r.requests), 'successful', sum(r.successful), 'failed', sum(r.failed),
                'success_rate', round(sum(r.successful) * 100 / sum(r.requests), 2),
                'avg_duration', round(sum(r.seconds) / nullif(sum(r.ended), 0), 3),
                'routes', jsonb_object_agg(r.route, jsonb_build_object('count', r.requests, 'successful', r.successful)))
     FROM routes r GROUP BY r.bucket;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.handoff_stats(interval, timestamptz, timestamptz) IS
-    'Hand-off requests by the time they were made, as they are now: accepted and completed ones succeeded, rejected ones failed; durations in seconds';
+    'Hand-off requests by the time they were made, as they are now: accepted '
+    'and completed ones succeeded, rejected ones failed; durations in seconds';
 
 CREATE FUNCTION pgvigil.performance_trends(width interval, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     tail uuid;
 BEGIN
@@ -3204,15 +4090,22 @@ BEGIN
     RETURN QUERY
     SELECT b.bucket, jsonb_build_object('operations', jsonb_object_agg(b.operation, jsonb_build_object(
                'count', b.calls, 'avg', round(b.total_ms / b.calls, 3), 'min', b.min_ms, 'max', b.max_ms,
-               'p95', round(least(b.max_ms, greatest(b.min_ms, pgvigil.histogram_quantile(b.histogram, b.calls, 0.95)))::numeric, 3),
-               'successful', b.successful, 'failed', b.calls - b.successful, 'success_rate', round(b.successful * 100.0 / b.calls, 2))))
-    FROM (SELECT date_bin(width, p.time_bucket, timestamptz '2001-01-01 00:00:00+00') AS bucket, p.operation, sum(p.calls)::bigint AS calls,
-                 sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms, min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms,
-                 sum(p.histogram) AS histogram
-          FROM (SELECT r.time_bucket, r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram FROM pgvigil.performance_rollups r
+               'p95',
+               round(least(b.max_ms,
+                           greatest(b.min_ms, pgvigil.histogram_quantile(b.histogram, b.calls, 0.95)))::numeric,
+                     3),
+               'successful', b.successful, 'failed', b.calls - b.successful,
+               'success_rate', round(b.successful * 100.0 / b.calls, 2))))
+    FROM (SELECT date_bin(width, p.time_bucket, timestamptz '2001-01-01 00:00:00+00') AS bucket, p.operation,
+                 sum(p.calls)::bigint AS calls, sum(p.successful)::bigint AS successful, sum(p.total_ms) AS total_ms,
+                 min(p.min_ms) AS min_ms, max(p.max_ms) AS max_ms, sum(p.histogram) AS histogram
+          FROM (SELECT r.time_bucket, r.operation, r.calls, r.successful, r.total_ms, r.min_ms, r.max_ms, r.histogram
+                FROM pgvigil.performance_rollups r
                 WHERE r.bucket_width = 'hour' AND r.time_bucket >= from_time AND r.time_bucket < to_time
                 UNION ALL
-                SELECT l.* FROM pgvigil.histogram_performance_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', from_time) l WHERE l.time_bucket < to_time) p
+                SELECT l.*
+                FROM pgvigil.histogram_performance_logs(tail, 'ffffffff-ffff-ffff-ffff-ffffffffffff', from_time) l
+                WHERE l.time_bucket < to_time) p
           -- Of a bucket older than the rollups nothing is left but late rows: its document stays as it is.
           WHERE p.time_bucket >= now() - interval '99 days'
           GROUP BY 1, 2) b
@@ -3221,9 +4114,12 @@ END $$;
 COMMENT ON FUNCTION pgvigil.performance_trends(interval, timestamptz, timestamptz) IS
     'Operations by the time they happened, from the rollups and the rows not yet rolled up: durations in milliseconds';
 
--- Documents are computed anew from what is there, so doing it twice, or with late rows, does no harm.
+-- Documents are computed again from the rows, so doing it twice, or with late rows, does no harm.
 CREATE FUNCTION pgvigil.aggregate_analytics(type text, from_time timestamptz, to_time timestamptz) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     origin  CONSTANT timestamptz := '2001-01-01 00:00:00+00';
     width   interval;
@@ -3231,7 +4127,8 @@ DECLARE
     total   bigint := 0;
 BEGIN
     IF (type = ANY ('{session_stats,handoff_stats,performance_trends}'::text[])) IS NOT TRUE THEN
-        RAISE EXCEPTION 'there is no aggregation type %', coalesce(type, 'NULL') USING ERRCODE = 'invalid_parameter_value',
+        RAISE EXCEPTION 'there is no aggregation type %', coalesce(type, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value',
               HINT = 'It is session_stats, handoff_stats or performance_trends.';
     END IF;
     FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP
@@ -3239,7 +4136,8 @@ BEGIN
                         SELECT $1, $2, d.time_bucket, d.aggregation_data, ''pgvigil'' FROM pgvigil.%I($3, $4, $5) d
                         ON CONFLICT (aggregation_type, time_bucket, bucket_width) WHERE origin = ''pgvigil'' DO UPDATE
                         SET aggregation_data = excluded.aggregation_data, created_at = now()
-                        WHERE a.aggregation_data IS DISTINCT FROM excluded.aggregation_data', pgvigil.application_table('analytics_aggregations'), type)
+                        WHERE a.aggregation_data IS DISTINCT FROM excluded.aggregation_data',
+                            pgvigil.application_table('analytics_aggregations'), type)
         USING type, CASE width WHEN interval '1 day' THEN 'day' ELSE 'hour' END, width,
               date_bin(width, from_time, origin), date_bin(width, to_time - interval '1 microsecond', origin) + width;
         GET DIAGNOSTICS written = ROW_COUNT;
@@ -3248,13 +4146,17 @@ BEGIN
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.aggregate_analytics(text, timestamptz, timestamptz) IS
-    'Writes the hours and days between two times into analytics_aggregations; returns how many documents are new or other than before';
+    'Writes the hours and days between two times into analytics_aggregations; '
+    'returns how many documents are new or other than before';
 
 CREATE FUNCTION pgvigil.job_aggregation(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     last_time timestamptz;
-    -- Hours before the present one are done again: what came late belongs to them. Two days for sessions that go on.
+    -- Hours before the present one are computed again, with the rows that came late. Two days for sessions that go on.
     earliest  timestamptz;
 BEGIN
     -- The rollup holds this row too, so every rollup changed before this moment is visible below.
@@ -3263,26 +4165,29 @@ BEGIN
     SELECT least(min(time_bucket), now() - interval '1 hour') INTO earliest
     FROM pgvigil.performance_rollups WHERE bucket_width = 'hour' AND changed_at >= last_time;
     done := pgvigil.aggregate_analytics('performance_trends', earliest, now())
-          + pgvigil.aggregate_analytics('session_stats', greatest(last_time, now() - interval '30 days') - interval '2 days', now())
-          + pgvigil.aggregate_analytics('handoff_stats', greatest(last_time, now() - interval '30 days') - interval '2 days', now());
+          + pgvigil.aggregate_analytics('session_stats',
+                                        greatest(last_time, now() - interval '30 days') - interval '2 days',
+                                        now())
+          + pgvigil.aggregate_analytics('handoff_stats',
+                                        greatest(last_time, now() - interval '30 days') - interval '2 days',
+                                        now());
     more := false;
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.job_aggregation(integer) IS 'Job aggregation, in one step';
 
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes changes into analytics_aggregations: hours and days of the three types');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '3631c07a443b3dcb9712e9659fa62e4e828f9b5a805144b99b31285444c5f25e', '71844d0eaf2d2705964c2e01e9272ce067026307036e8baf11a675c75361f3bf', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '8a066cb745e39b5fd6becbc9bb953a28f5878c93bc0ef728bc39ff8fec2c7fb9', '474a581bc17a9d461502cf12e64a6a59be42db627ee461635fd91af1d1f1aa3d', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
--- What an application asks of query engines, of whatever kind: one row an execution.
--- A plain table, not a partitioned one: execution_id is unique over all time, so that a row that is sent again, from a spill
--- or by a client that heard no answer, is there once; and a unique constraint of a partitioned table must contain what it is
--- cut by. Ids made by pgvigil are time-ordered, as are id and started_at: inserts meet the right edge of each index, and job
+-- Queries that an application sends to query engines of any kind: one row an execution. A plain table, not a
+-- partitioned one: execution_id is unique over all time, so that a row that is sent again, from a spill or by a client
+-- that got no answer, is stored once; and a unique constraint of a partitioned table must contain the partition key.
+-- Ids made by pgvigil are time-ordered, as are id and started_at: inserts meet the right edge of each index, and job
 -- executions deletes from the left, a batch at a time.
 
--- As in 002: what stands under our names is moved aside whole.
+-- As in 002: a table that has a name of ours is moved aside whole.
 DO $$
 DECLARE
     found record;
@@ -3297,9 +4202,10 @@ BEGIN
         EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', found.name, 'legacy_' || found.name);
         INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES ('008', 'relation ' || found.name,
-                format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
-                       found.name, 'legacy_' || found.name, pgvigil.application_schema()));
-        IF NOT found.is_view THEN
+                format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
+                        ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', found.name, 'legacy_' || found.name,
+                            pgvigil.application_schema()));
+        IF NOT found.is_view AND found.name = 'query_executions' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (found.name);
         END IF;
     END LOOP;
@@ -3331,43 +4237,49 @@ CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".query_executions (
     response_metadata jsonb NOT NULL DEFAULT '{}'
 )$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".query_executions IS 'One row per query that an application ran, on any query engine'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.id IS 'Order in which they were written'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.execution_id IS 'Made where the query ran; what is sent twice is stored once'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.execution_id IS
+    'Made by the client that ran the query; a row that is sent twice is stored once'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.user_id IS 'For whom it ran; NULL: for nobody in particular'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.conversation_id IS 'What it belongs to in the application'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.query IS 'Its text; literals are ? where the tracker was told to leave them out'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.conversation_id IS 'The conversation of the application'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.query IS
+    'Its text; literals are ? where the tracker is set to leave them out'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.database_type IS 'The engine: postgresql, mysql, mongodb, ...'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.query_complexity IS 'SINGLE_LINE or MULTI_LINE'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.status IS 'success; failed: the engine refused it; timeout; error: it came to no answer for another reason, also by being cancelled'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.status IS
+    'success; failed: the engine refused it; timeout; error: it '
+    'came to no answer for another reason, also by being cancelled'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.execution_time IS 'Seconds'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.total_rows IS 'Rows of the whole result'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.returned_rows IS 'Rows handed over'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.page IS 'Page of the result that was asked for, from 0'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.page_size IS 'Rows of a page'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.error_message IS 'What was said, without passwords'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.error_message IS 'The error, without passwords'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.error_type IS 'Class of the exception'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.started_at IS 'When it began'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.completed_at IS 'When it ended'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.connection_params IS 'How it was reached, without secrets'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.request_metadata IS 'Details of the request, without secrets'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.response_metadata IS 'Details of the response, without secrets'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_pkey ON "{app}".query_executions IS 'One id a row'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_execution_id_key ON "{app}".query_executions IS 'An execution is stored once, however often it is sent'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_execution_id_key ON "{app}".query_executions IS
+    'An execution is stored once, however often it is sent'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_query_complexity_check ON "{app}".query_executions IS 'The kinds there are'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_status_check ON "{app}".query_executions IS 'How an execution can end'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_execution_time_check ON "{app}".query_executions IS 'Time does not run backwards, and one NaN would poison every average'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT query_executions_execution_time_check ON "{app}".query_executions IS
+    'Time does not run backwards, and one NaN would poison every average'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_query_executions_user_started_at ON "{app}".query_executions (user_id, started_at DESC, id DESC)$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_query_executions_started_at ON "{app}".query_executions (started_at DESC, id DESC)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_query_executions_user_started_at IS 'The executions of a user, newest first, page by page'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_query_executions_started_at IS 'All users, newest first, page by page; and what is past its time'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_query_executions_started_at IS
+    'All users, newest first, page by page; and what is past its time'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".execution_analytics AS
 SELECT e.user_id, e.database_type, e.status, (e.started_at AT TIME ZONE 'UTC')::date AS execution_date,
-       count(*) AS execution_count, avg(e.execution_time) AS avg_execution_time, max(e.execution_time) AS max_execution_time,
-       min(e.execution_time) AS min_execution_time, coalesce(sum(e.total_rows), 0)::bigint AS total_rows_processed,
-       count(*) FILTER (WHERE e.status = 'success') AS success_count, count(*) FILTER (WHERE e.status = 'failed') AS failed_count,
-       count(*) FILTER (WHERE e.status = 'error') AS error_count, count(*) FILTER (WHERE e.status = 'timeout') AS timeout_count
+       count(*) AS execution_count, avg(e.execution_time) AS avg_execution_time,
+       max(e.execution_time) AS max_execution_time, min(e.execution_time) AS min_execution_time,
+       coalesce(sum(e.total_rows), 0)::bigint AS total_rows_processed,
+       count(*) FILTER (WHERE e.status = 'success') AS success_count,
+       count(*) FILTER (WHERE e.status = 'failed') AS failed_count,
+       count(*) FILTER (WHERE e.status = 'error') AS error_count,
+       count(*) FILTER (WHERE e.status = 'timeout') AS timeout_count
 FROM "{app}".query_executions e
 GROUP BY e.user_id, e.database_type, e.status, (e.started_at AT TIME ZONE 'UTC')::date$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".execution_analytics IS 'Executions by user, engine, status and day (UTC); times in seconds'$run$);
@@ -3376,7 +4288,8 @@ CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".user_recent_executions AS
 SELECT e.user_id, e.execution_id, e.query, e.database_type, e.status, e.execution_time, e.started_at,
        row_number() OVER (PARTITION BY e.user_id ORDER BY e.started_at DESC, e.id DESC) AS execution_rank
 FROM "{app}".query_executions e$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".user_recent_executions IS 'Executions numbered per user, the newest is 1: ask for a user_id, and execution_rank up to what you need'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".user_recent_executions IS
+    'Executions numbered per user, the newest is 1: ask for a user_id, and execution_rank up to what you need'$run$);
 
 CALL pg_temp.pgvigil_run($run$DO $$
 BEGIN
@@ -3388,7 +4301,10 @@ END $$$run$);
 
 -- They are logs, and kept as long as those; the rule of job retention.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_executions(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     kept record;
 BEGIN
@@ -3400,41 +4316,57 @@ BEGIN
     ELSIF kept.archive THEN
         WITH gone AS (
             DELETE FROM "{app}".query_executions
-            WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED))
+            WHERE id = ANY (ARRAY(SELECT id
+                                  FROM "{app}".query_executions
+                                  WHERE started_at < kept.since
+                                  ORDER BY started_at
+                                  LIMIT batch
+                                  FOR UPDATE SKIP LOCKED))
             RETURNING *
         )
         INSERT INTO pgvigil.executions_to_archive (
-            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
-            page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata)
-        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
-               page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata FROM gone;
+            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time,
+            total_rows, returned_rows, page, page_size, error_message, error_type, started_at, completed_at,
+            connection_params, request_metadata, response_metadata)
+        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status,
+               execution_time, total_rows, returned_rows, page, page_size, error_message, error_type, started_at,
+               completed_at, connection_params, request_metadata, response_metadata
+        FROM gone;
         GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
         DELETE FROM "{app}".query_executions
-        WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED));
+        WHERE id = ANY (ARRAY(SELECT id
+                              FROM "{app}".query_executions
+                              WHERE started_at < kept.since
+                              ORDER BY started_at
+                              LIMIT batch
+                              FOR UPDATE SKIP LOCKED));
         GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
     more := done = batch;
     RETURN NEXT;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executions';
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
-SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, 'd95bbda0ecb3da7baee590a16b9dba53b6e7ba20e2ba756fb881fd71b7f24739', '75e662ab68d36958cb4f336692de36799176ef139969b716a194de00ce222cd7', 0, '0.1.0'); END $$;
+SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined
+FROM pgvigil.migrations m
+WHERE m.revision = '000';
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '64d55b91e91125303b762e5eb530204ef5aa3ee14aaead76cfc10ebf4b2aa959', '69b733ea0c82ddf2b1f061ae80d272c080579ca31921dff52409dd54392360ec', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
--- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append statements by
--- COPY; nobody else writes at all. Everything is in a schema of its own, because `sessions` is the application's name.
--- Functions that run with their owner's rights pin a search_path of nothing but pg_catalog, and qualify the rest.
--- The schema itself is made by prepare.sql.
+-- Connections, and their statements. Applications and DBAs write here through functions, and recorders append
+-- statements by COPY; nobody else writes at all. Everything is in a schema of its own, because `sessions` is the
+-- application's name. Functions that run with their owner's rights pin a search_path of nothing but pg_catalog, and
+-- qualify the rest. The schema itself is made by prepare.sql.
 GRANT USAGE ON SCHEMA instrumentation TO PUBLIC;
 
 CREATE TYPE instrumentation.instance_status AS ENUM ('running', 'stopped');
 CREATE TYPE instrumentation.session_status AS ENUM ('active', 'closed', 'killed', 'timeout', 'error');
 CREATE TYPE instrumentation.statement_status AS ENUM ('executing', 'success', 'error', 'timeout', 'cancelled');
 COMMENT ON TYPE instrumentation.instance_status IS 'Whether an application runs';
-COMMENT ON TYPE instrumentation.session_status IS 'active, or how a session ended: closed by its application, killed by a DBA, timeout (no heartbeat), error (its server process vanished)';
+COMMENT ON TYPE instrumentation.session_status IS
+    'active, or how a session ended: closed by its application, killed by a DBA, timeout (no heartbeat), error (its '
+    'server process vanished)';
 COMMENT ON TYPE instrumentation.statement_status IS 'executing, or how a statement ended';
 
 CREATE TABLE instrumentation.instances (
@@ -3455,26 +4387,28 @@ CREATE TABLE instrumentation.instances (
     registered_by         text NOT NULL DEFAULT session_user
 );
 COMMENT ON TABLE instrumentation.instances IS 'One row per application process that is instrumented, or sampler';
-COMMENT ON COLUMN instrumentation.instances.instance_id IS 'Time-ordered (UUIDv7)';
-COMMENT ON COLUMN instrumentation.instances.toolkit_version IS 'Version of pgvigil in the application; NULL: it uses the SQL functions alone';
+COMMENT ON COLUMN instrumentation.instances.toolkit_version IS
+    'Version of pgvigil in the application; NULL: it uses the SQL functions alone';
 COMMENT ON COLUMN instrumentation.instances.server_version IS 'Version of the server when it registered';
 COMMENT ON COLUMN instrumentation.instances.hostname IS 'Host on which the application runs, as it says';
 COMMENT ON COLUMN instrumentation.instances.port IS 'Port of the server';
-COMMENT ON COLUMN instrumentation.instances.database_name IS 'The database';
-COMMENT ON COLUMN instrumentation.instances.start_time IS 'When it registered';
 COMMENT ON COLUMN instrumentation.instances.stop_time IS 'When it stopped, or was found to have';
-COMMENT ON COLUMN instrumentation.instances.status IS 'Whether it runs';
-COMMENT ON COLUMN instrumentation.instances.stop_reason IS 'Why it stopped; "heartbeat missed": it was found dead, and a late heartbeat revives it';
+COMMENT ON COLUMN instrumentation.instances.stop_reason IS
+    'Why it stopped; "heartbeat missed": it was found dead, and a late heartbeat revives it';
 COMMENT ON COLUMN instrumentation.instances.heartbeat_at IS 'Its last sign of life, by the server''s clock';
-COMMENT ON COLUMN instrumentation.instances.system_identifier IS 'The server''s own identity: another one after a failover to a copy that was initialised anew';
-COMMENT ON COLUMN instrumentation.instances.postmaster_start_time IS 'When the server had been started, at the last heartbeat';
-COMMENT ON COLUMN instrumentation.instances.instance_tag IS 'What the application says of itself';
-COMMENT ON COLUMN instrumentation.instances.registered_by IS 'The login role that registered it: only that one speaks for it, and admins';
-COMMENT ON CONSTRAINT instances_pkey ON instrumentation.instances IS 'One row a process';
+COMMENT ON COLUMN instrumentation.instances.system_identifier IS
+    'The server''s own identity: another one after a failover to a copy that was initialised separately';
+COMMENT ON COLUMN instrumentation.instances.postmaster_start_time IS
+    'When the server had been started, at the last heartbeat';
+COMMENT ON COLUMN instrumentation.instances.instance_tag IS 'Set by the application';
+COMMENT ON COLUMN instrumentation.instances.registered_by IS
+    'The login role that registered it: only that one speaks for it, and admins';
 
 CREATE TABLE instrumentation.sessions (
     session_id       uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT sessions_pkey PRIMARY KEY,
-    instance_id      uuid NOT NULL CONSTRAINT sessions_instance_id_fkey REFERENCES instrumentation.instances (instance_id),
+    instance_id      uuid NOT NULL
+        CONSTRAINT sessions_instance_id_fkey
+        REFERENCES instrumentation.instances (instance_id),
     username         text NOT NULL,
     role             text,
     peer             text,
@@ -3490,31 +4424,30 @@ CREATE TABLE instrumentation.sessions (
     last_activity_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE instrumentation.sessions IS 'One row per connection of an application';
-COMMENT ON COLUMN instrumentation.sessions.session_id IS 'Time-ordered (UUIDv7)';
-COMMENT ON COLUMN instrumentation.sessions.instance_id IS 'The application process';
-COMMENT ON COLUMN instrumentation.sessions.username IS 'The login role';
 COMMENT ON COLUMN instrumentation.sessions.role IS 'The role in effect when it was registered, if known';
 COMMENT ON COLUMN instrumentation.sessions.peer IS 'Address and port of the client; local: over a socket';
-COMMENT ON COLUMN instrumentation.sessions.start_time IS 'When it was registered';
 COMMENT ON COLUMN instrumentation.sessions.stop_time IS 'When it ended, or was found to have';
 COMMENT ON COLUMN instrumentation.sessions.status IS 'active, or how it ended';
 COMMENT ON COLUMN instrumentation.sessions.stop_reason IS 'Why it ended, and who ended it';
-COMMENT ON COLUMN instrumentation.sessions.backend_pid IS 'Its server process; NULL: behind a transaction pooler, where that changes';
+COMMENT ON COLUMN instrumentation.sessions.backend_pid IS
+    'Its server process; NULL: behind a transaction pooler, where that changes';
 COMMENT ON COLUMN instrumentation.sessions.backend_start IS 'When that process was started: with the pid, its identity';
-COMMENT ON COLUMN instrumentation.sessions.application_name IS 'What the connection calls itself';
-COMMENT ON COLUMN instrumentation.sessions.auth_method IS 'How it authenticated; known from PostgreSQL 16 on to a connection that registers itself';
-COMMENT ON COLUMN instrumentation.sessions.session_tag IS 'What the application says of it';
-COMMENT ON COLUMN instrumentation.sessions.last_activity_at IS 'When its server process last began or ended something, to a heartbeat';
-COMMENT ON CONSTRAINT sessions_pkey ON instrumentation.sessions IS 'One row a session';
-COMMENT ON CONSTRAINT sessions_instance_id_fkey ON instrumentation.sessions IS 'A session belongs to an instance';
+COMMENT ON COLUMN instrumentation.sessions.application_name IS 'application_name of the connection';
+COMMENT ON COLUMN instrumentation.sessions.auth_method IS
+    'How it authenticated; known from PostgreSQL 16 on to a connection that registers itself';
+COMMENT ON COLUMN instrumentation.sessions.session_tag IS 'Set by the application';
+COMMENT ON COLUMN instrumentation.sessions.last_activity_at IS
+    'When its server process last began or ended something, to a heartbeat';
 CREATE INDEX idx_instrumentation_sessions_active ON instrumentation.sessions (backend_pid) WHERE status = 'active';
 CREATE INDEX idx_instrumentation_sessions_instance_id ON instrumentation.sessions (instance_id);
-COMMENT ON INDEX instrumentation.idx_instrumentation_sessions_active IS 'The session of a server process, and all that are active';
-COMMENT ON INDEX instrumentation.idx_instrumentation_sessions_instance_id IS 'The sessions of an instance';
+COMMENT ON INDEX instrumentation.idx_instrumentation_sessions_active IS
+    'The session of a server process, and all that are active';
 
 CREATE TABLE instrumentation.sql_statements (
     statement_id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT sql_statements_pkey PRIMARY KEY,
-    session_id           uuid NOT NULL CONSTRAINT sql_statements_session_id_fkey REFERENCES instrumentation.sessions (session_id),
+    session_id           uuid NOT NULL
+        CONSTRAINT sql_statements_session_id_fkey
+        REFERENCES instrumentation.sessions (session_id),
     sql_text             text,
     statement_handle     text,
     execution_start_time timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -3528,32 +4461,32 @@ CREATE TABLE instrumentation.sql_statements (
     query_tag            jsonb,
     source               text NOT NULL DEFAULT 'application'
 ) PARTITION BY RANGE (statement_id);
-COMMENT ON TABLE instrumentation.sql_statements IS 'One row per statement: what ran, how long, and how it ended';
-COMMENT ON COLUMN instrumentation.sql_statements.statement_id IS 'Time-ordered (UUIDv7), made by whoever records the statement';
-COMMENT ON COLUMN instrumentation.sql_statements.session_id IS 'The session';
-COMMENT ON COLUMN instrumentation.sql_statements.sql_text IS 'The statement, without its parameters; for others than admins, see session_activity';
+COMMENT ON TABLE instrumentation.sql_statements IS 'One row per statement: its text, duration and outcome';
+COMMENT ON COLUMN instrumentation.sql_statements.statement_id IS
+    'Time-ordered (UUIDv7), made by whoever records the statement';
+COMMENT ON COLUMN instrumentation.sql_statements.sql_text IS
+    'The statement, without its parameters; for others than admins, see session_activity';
 COMMENT ON COLUMN instrumentation.sql_statements.statement_handle IS 'The application''s own name for it';
-COMMENT ON COLUMN instrumentation.sql_statements.execution_start_time IS 'When it began';
-COMMENT ON COLUMN instrumentation.sql_statements.execution_end_time IS 'When it ended';
 COMMENT ON COLUMN instrumentation.sql_statements.rows_fetched IS 'Rows returned or changed';
-COMMENT ON COLUMN instrumentation.sql_statements.status IS 'executing, or how it ended; the sampler cannot tell success from error, and says success';
-COMMENT ON COLUMN instrumentation.sql_statements.error_message IS 'Why it failed';
-COMMENT ON COLUMN instrumentation.sql_statements.duration_ms IS 'Duration in milliseconds';
+COMMENT ON COLUMN instrumentation.sql_statements.status IS
+    'executing, or how it ended; the sampler cannot distinguish success from error, and says success';
 COMMENT ON COLUMN instrumentation.sql_statements.sqlstate IS 'Code of the error';
 COMMENT ON COLUMN instrumentation.sql_statements.query_id IS 'As pg_stat_statements has it, if known';
-COMMENT ON COLUMN instrumentation.sql_statements.query_tag IS 'What the application says of it';
-COMMENT ON COLUMN instrumentation.sql_statements.source IS 'Who recorded it: sampler saw it in pg_stat_activity, anybody else ran it';
-COMMENT ON CONSTRAINT sql_statements_pkey ON instrumentation.sql_statements IS 'True primary key, because the table is partitioned by it';
-COMMENT ON CONSTRAINT sql_statements_session_id_fkey ON instrumentation.sql_statements IS 'A statement belongs to a session';
-COMMENT ON CONSTRAINT sql_statements_duration_ms_check ON instrumentation.sql_statements IS 'Time does not run backwards';
+COMMENT ON COLUMN instrumentation.sql_statements.query_tag IS 'Set by the application';
+COMMENT ON COLUMN instrumentation.sql_statements.source IS
+    'Recorder: sampler saw it in pg_stat_activity, any other ran it';
+COMMENT ON CONSTRAINT sql_statements_pkey ON instrumentation.sql_statements IS
+    'True primary key, because the table is partitioned by it';
+COMMENT ON CONSTRAINT sql_statements_duration_ms_check ON instrumentation.sql_statements IS
+    'Time does not run backwards';
 CREATE INDEX idx_sql_statements_session_id ON instrumentation.sql_statements (session_id);
 CREATE INDEX idx_sql_statements_executing ON instrumentation.sql_statements (session_id) WHERE status = 'executing';
-COMMENT ON INDEX instrumentation.idx_sql_statements_session_id IS 'The statements of a session';
-COMMENT ON INDEX instrumentation.idx_sql_statements_executing IS 'What runs now';
+COMMENT ON INDEX instrumentation.idx_sql_statements_executing IS 'Statements that are running';
 CREATE TABLE instrumentation.sql_statements_default PARTITION OF instrumentation.sql_statements DEFAULT;
 COMMENT ON TABLE instrumentation.sql_statements_default IS 'Rows no other partition takes; should be empty';
 
-INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead) VALUES ('instrumentation.sql_statements', 'day', 14);
+INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead)
+VALUES ('instrumentation.sql_statements', 'day', 14);
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions('instrumentation.sql_statements')
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;  -- see 003
 
@@ -3569,30 +4502,30 @@ CREATE TABLE instrumentation.kill_attempts (
     on_behalf_of text,
     attempted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE instrumentation.kill_attempts IS 'Every call of kill_session, refused ones too; those of the last 90 days are kept';
-COMMENT ON COLUMN instrumentation.kill_attempts.attempt_id IS 'Time-ordered (UUIDv7)';
+COMMENT ON TABLE instrumentation.kill_attempts IS
+    'Every call of kill_session, refused ones too; those of the last 90 days are kept';
 COMMENT ON COLUMN instrumentation.kill_attempts.session_id IS 'The session named, which need not be one';
-COMMENT ON COLUMN instrumentation.kill_attempts.mode IS 'cancel, terminate or escalate';
-COMMENT ON COLUMN instrumentation.kill_attempts.ok IS 'Whether it was done';
-COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'What was done, or why not';
+COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'The action, or the reason for the refusal';
 COMMENT ON COLUMN instrumentation.kill_attempts.actor IS 'The login role, and the role it had taken';
-COMMENT ON COLUMN instrumentation.kill_attempts."session_user" IS 'The login role';
 COMMENT ON COLUMN instrumentation.kill_attempts.peer IS 'From where; NULL: over a local socket';
-COMMENT ON COLUMN instrumentation.kill_attempts.on_behalf_of IS 'For whom, as the caller claims (setting pgvigil.actor): the person behind a web application';
-COMMENT ON COLUMN instrumentation.kill_attempts.attempted_at IS 'When';
-COMMENT ON CONSTRAINT kill_attempts_pkey ON instrumentation.kill_attempts IS 'One row an attempt';
+COMMENT ON COLUMN instrumentation.kill_attempts.on_behalf_of IS
+    'For whom, as the caller claims (setting pgvigil.actor): the person behind a web application';
 CREATE INDEX idx_kill_attempts_session_id ON instrumentation.kill_attempts (session_id);
 COMMENT ON INDEX instrumentation.idx_kill_attempts_session_id IS 'Whether somebody had ended a session';
 
 -- Guards --------------------------------------------------------------------------------------------------------------
 
--- Rights keep others out. This is for those whom rights do not stop, above all an application that owns its schema: what does not
--- come through the functions below, a job or a recorder is a mistake. They say so by a setting of their transaction.
+-- Rights keep others out. This guard is for roles that rights do not stop, above all an application that owns its
+-- schema: a write by anything but the functions below, a job or a recorder is a mistake. Those set a setting for their
+-- transaction.
 CREATE FUNCTION instrumentation.guard() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    -- Rows that come by logical replication were let through where they were written. Its workers are known by the server's own
-    -- list of them, which any role may read and no client can get into; pg_stat_activity hides them from most roles.
+    -- Rows that come by logical replication were let through where they were written. Its workers are known by the
+    -- server's own list of them, which any role may read and no client can get into; pg_stat_activity hides them from
+    -- most roles.
     IF current_setting('pgvigil.instrumentation', true) IS DISTINCT FROM 'write'
        AND NOT EXISTS (SELECT FROM pg_stat_get_subscription(NULL) w WHERE w.pid = pg_backend_pid()) THEN
         RAISE EXCEPTION 'Cannot modify the instrumentation tables. They are read-only for client sessions.'
@@ -3600,7 +4533,8 @@ BEGIN
     END IF;
     RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
 END $$;
-COMMENT ON FUNCTION instrumentation.guard() IS 'Refuses whatever does not come through the functions of this schema, a job or a recorder';
+COMMENT ON FUNCTION instrumentation.guard() IS
+    'Refuses whatever does not come through the functions of this schema, a job or a recorder';
 
 CREATE TRIGGER guard_instances BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON instrumentation.instances
     FOR EACH STATEMENT EXECUTE FUNCTION instrumentation.guard();
@@ -3608,7 +4542,8 @@ CREATE TRIGGER guard_sessions BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON i
     FOR EACH STATEMENT EXECUTE FUNCTION instrumentation.guard();
 CREATE TRIGGER guard_sql_statements BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON instrumentation.sql_statements
     FOR EACH STATEMENT EXECUTE FUNCTION instrumentation.guard();
--- That of a statement is not met by who names a partition. Inserts go without this one: it would halve the speed of COPY.
+-- That of a statement is not met by who names a partition. Inserts go without this one: it would halve the speed of
+-- COPY.
 CREATE TRIGGER guard_sql_statements_rows BEFORE UPDATE OR DELETE ON instrumentation.sql_statements
     FOR EACH ROW EXECUTE FUNCTION instrumentation.guard();
 CREATE TRIGGER guard_kill_attempts BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON instrumentation.kill_attempts
@@ -3619,74 +4554,98 @@ ALTER TABLE instrumentation.sessions ENABLE ALWAYS TRIGGER guard_sessions;
 ALTER TABLE instrumentation.sql_statements ENABLE ALWAYS TRIGGER guard_sql_statements;
 ALTER TABLE instrumentation.sql_statements ENABLE ALWAYS TRIGGER guard_sql_statements_rows;
 ALTER TABLE instrumentation.kill_attempts ENABLE ALWAYS TRIGGER guard_kill_attempts;
--- A recorder appends by COPY, which no function of ours is asked about: once a statement, what it appended is looked at.
+-- A recorder appends by COPY, which no function of ours is asked about: once a statement, what it appended is looked
+-- at.
 CREATE FUNCTION instrumentation.guard_appended() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     foreign_instance uuid;
 BEGIN
     IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'),
-                   CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET' ELSE 'MEMBER' END) THEN
+                   CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET'
+                        ELSE 'MEMBER' END) THEN
         RETURN NULL;
     END IF;
     SELECT i.instance_id INTO foreign_instance
     FROM (SELECT DISTINCT n.session_id FROM appended n) a
-    JOIN instrumentation.sessions s ON s.session_id = a.session_id JOIN instrumentation.instances i ON i.instance_id = s.instance_id
+    JOIN instrumentation.sessions s ON s.session_id = a.session_id
+    JOIN instrumentation.instances i ON i.instance_id = s.instance_id
     WHERE i.registered_by <> session_user LIMIT 1;
     IF FOUND THEN
         PERFORM instrumentation.require_speaker(foreign_instance);
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION instrumentation.guard_appended() IS 'Refuses statements of sessions whose instance another role registered';
+COMMENT ON FUNCTION instrumentation.guard_appended() IS
+    'Refuses statements of sessions whose instance another role registered';
 CREATE TRIGGER guard_appended AFTER INSERT ON instrumentation.sql_statements
     REFERENCING NEW TABLE AS appended FOR EACH STATEMENT EXECUTE FUNCTION instrumentation.guard_appended();
 COMMENT ON TRIGGER guard_appended ON instrumentation.sql_statements IS 'Nobody writes into another''s sessions';
 
-COMMENT ON TRIGGER guard_instances ON instrumentation.instances IS 'Read-only for client sessions';
-COMMENT ON TRIGGER guard_sessions ON instrumentation.sessions IS 'Read-only for client sessions';
-COMMENT ON TRIGGER guard_sql_statements ON instrumentation.sql_statements IS 'Read-only for client sessions';
-COMMENT ON TRIGGER guard_sql_statements_rows ON instrumentation.sql_statements IS 'Read-only for client sessions, also by way of a partition';
-COMMENT ON TRIGGER guard_kill_attempts ON instrumentation.kill_attempts IS 'Read-only for client sessions';
+COMMENT ON TRIGGER guard_sql_statements_rows ON instrumentation.sql_statements IS
+    'Read-only for client sessions, also by way of a partition';
 
--- Who am I ------------------------------------------------------------------------------------------------------------
+-- The caller ----------------------------------------------------------------------------------------------------------
 
--- SECURITY DEFINER hides from a function who called it. The setting `role` does not: only SET ROLE changes it, to a role one may take.
+-- SECURITY DEFINER hides from a function who called it. The setting `role` does not: only SET ROLE changes it, to a
+-- role one may take.
 CREATE FUNCTION instrumentation.caller() RETURNS name
-LANGUAGE sql STABLE
+LANGUAGE sql
+STABLE
 RETURN CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END;
 COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of SECURITY DEFINER functions';
 
--- Whoever registered an instance speaks for it, and so do admins, the owner of the tables and superusers.
--- Who is a member of a role may do all that the role does, and so may speak of its connections.
+-- The role that registered an instance acts for it, and so do admins, the owner of the tables and superusers. A member
+-- of a role may do everything that the role may do, and so may act for its connections.
 CREATE FUNCTION instrumentation.speaks_for(registered_by text) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     -- From PostgreSQL 16 on, a member that neither inherits nor may SET ROLE may only administer the role.
     RETURN coalesce(registered_by = session_user, false)
-           OR (SELECT bool_or(pg_has_role(session_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET' ELSE 'MEMBER' END))
+           OR (SELECT bool_or(pg_has_role(session_user, r.oid,
+                                          CASE WHEN current_setting('server_version_num')::integer >= 160000
+                                               THEN 'USAGE, SET'
+                                               ELSE 'MEMBER' END))
                FROM pg_roles r
-               WHERE r.rolname IN (registered_by, 'pgvigil_admin') OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'));
+               WHERE r.rolname IN (registered_by, 'pgvigil_admin')
+                 OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'));
 END $$;
-COMMENT ON FUNCTION instrumentation.speaks_for(text) IS 'Whether this login may write for an instance that this role registered';
+COMMENT ON FUNCTION instrumentation.speaks_for(text) IS
+    'Whether this login may write for an instance that this role registered';
 
--- What others may not do is an error, not a silence: it would look like a row that was written.
+-- A forbidden call is an error, not a silence: silence would look like a row that was written.
 CREATE FUNCTION instrumentation.require_speaker(instance uuid) RETURNS void
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     registrar text := (SELECT i.registered_by FROM instrumentation.instances i WHERE i.instance_id = instance);
 BEGIN
     IF registrar IS NOT NULL AND NOT instrumentation.speaks_for(registrar) THEN
         RAISE EXCEPTION 'instance % was registered by %, and % does not speak for it', instance, registrar, session_user
-              USING ERRCODE = 'insufficient_privilege', HINT = 'Register an instance of your own, or connect as that role.';
+              USING ERRCODE = 'insufficient_privilege',
+                    HINT = 'Register an instance of your own, or connect as that role.';
     END IF;
 END $$;
-COMMENT ON FUNCTION instrumentation.require_speaker(uuid) IS 'Raises insufficient_privilege where another role registered the instance; an unknown one is nobody''s';
+COMMENT ON FUNCTION instrumentation.require_speaker(uuid) IS
+    'Raises insufficient_privilege where another role registered the instance; an unknown one is nobody''s';
 
 -- pgvigil.session_id is anybody's to set, so it counts only if it names a session of the same login.
 -- The start of a process shows only to its own role and to pg_read_all_stats; where it does not, the pid has to do.
 CREATE FUNCTION instrumentation.current_session() RETURNS uuid
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     named  text := current_setting('pgvigil.session_id', true);
     its_id uuid;
@@ -3699,28 +4658,45 @@ BEGIN
         END IF;
     END IF;
     RETURN (SELECT s.session_id FROM instrumentation.sessions s LEFT JOIN pg_stat_activity a ON a.pid = pg_backend_pid()
-            WHERE s.backend_pid = pg_backend_pid() AND s.status = 'active' AND coalesce(s.backend_start = a.backend_start, true)
+            WHERE s.backend_pid = pg_backend_pid()
+              AND s.status = 'active'
+              AND coalesce(s.backend_start = a.backend_start, true)
             ORDER BY s.session_id DESC LIMIT 1);
 END $$;
 COMMENT ON FUNCTION instrumentation.current_session() IS
-    'The session of this connection: the one that the setting pgvigil.session_id names, else that of this server process; NULL: none is registered';
+    'The session of this connection: the one that the setting pgvigil.session_id '
+    'names, else that of this server process; NULL: none is registered';
 
 CREATE FUNCTION instrumentation.current_instance() RETURNS uuid
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN (SELECT s.instance_id FROM instrumentation.sessions s WHERE s.session_id = instrumentation.current_session());
+    RETURN (SELECT s.instance_id
+            FROM instrumentation.sessions s
+            WHERE s.session_id = instrumentation.current_session());
 END $$;
-COMMENT ON FUNCTION instrumentation.current_instance() IS 'The application instance of this connection; NULL: none is registered';
+COMMENT ON FUNCTION instrumentation.current_instance() IS
+    'The application instance of this connection; NULL: none is registered';
 
 -- For applications ----------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION instrumentation.register_instance(hostname text, toolkit_version text DEFAULT NULL, tag jsonb DEFAULT '{}', instance uuid DEFAULT NULL) RETURNS uuid
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION instrumentation.register_instance(hostname text, toolkit_version text DEFAULT NULL,
+                                                  tag jsonb DEFAULT '{}', instance uuid DEFAULT NULL)
+RETURNS uuid
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 BEGIN
     instance := coalesce(instance, pgvigil.uuid_v7());
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    INSERT INTO instrumentation.instances (instance_id, toolkit_version, server_version, hostname, port, database_name, system_identifier, postmaster_start_time, instance_tag)
+    INSERT INTO instrumentation.instances (instance_id, toolkit_version, server_version, hostname, port, database_name,
+                                           system_identifier, postmaster_start_time, instance_tag)
     SELECT instance, register_instance.toolkit_version, current_setting('server_version'), register_instance.hostname,
            current_setting('port')::integer, current_database(), c.system_identifier, pg_postmaster_start_time(), tag
     FROM pg_control_system() c
@@ -3729,11 +4705,20 @@ BEGIN
     RETURN instance;
 END $$;
 COMMENT ON FUNCTION instrumentation.register_instance(text, text, jsonb, uuid) IS
-    'An application process begins: its host, its version of pgvigil, what else it says, its id if it has made one. Again with the same id changes nothing';
+    'An application process begins: its host, its version of pgvigil, what else '
+    'it says, its id if it has made one. Again with the same id changes nothing';
 
-CREATE FUNCTION instrumentation.register_session(instance uuid, session uuid DEFAULT NULL, pid integer DEFAULT pg_backend_pid(), backend_start timestamptz DEFAULT NULL,
-                                                 username text DEFAULT NULL, peer text DEFAULT NULL, application_name text DEFAULT NULL, tag jsonb DEFAULT '{}') RETURNS uuid
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION instrumentation.register_session(instance uuid, session uuid DEFAULT NULL,
+                                                 pid integer DEFAULT pg_backend_pid(),
+                                                 backend_start timestamptz DEFAULT NULL, username text DEFAULT NULL,
+                                                 peer text DEFAULT NULL, application_name text DEFAULT NULL,
+                                                 tag jsonb DEFAULT '{}')
+RETURNS uuid
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
     backend record;
@@ -3741,18 +4726,25 @@ DECLARE
 BEGIN
     PERFORM pg_stat_clear_snapshot(), instrumentation.require_speaker(instance);
     SELECT a.backend_start, a.usename::text AS username, a.application_name, a.datname,
-           CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) || ':' || a.client_port END AS peer INTO backend
+           CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) || ':' || a.client_port END AS peer
+               INTO backend
     FROM pg_stat_activity a
     WHERE a.pid = register_session.pid AND coalesce(a.backend_start = register_session.backend_start, true);
-    IF FOUND AND (backend.datname IS DISTINCT FROM current_database() OR NOT instrumentation.speaks_for(backend.username)) THEN
-        RAISE EXCEPTION 'process % is a connection of % to database %: % registers only its own, to this database', pid, backend.username, backend.datname, session_user
+    IF FOUND
+       AND (backend.datname IS DISTINCT FROM current_database()
+            OR NOT instrumentation.speaks_for(backend.username)) THEN
+        RAISE EXCEPTION 'process % is a connection of % to database %: % registers only its own, to this database', pid,
+            backend.username, backend.datname, session_user
               USING ERRCODE = 'insufficient_privilege', HINT = coalesce(
-                  'A recorder that logs in as another role than the application has to be a member of it: GRANT ' || quote_ident(backend.username) || ' TO ' || quote_ident(session_user) || '.',
+                  'A recorder that logs in as another role than the application has to be a member of it: GRANT '
+                      || quote_ident(backend.username) || ' TO ' || quote_ident(session_user) || '.',
                   'It is a process of the server itself.');
     END IF;
     IF session IS NULL AND pid IS NOT NULL THEN
         SELECT s.session_id INTO session FROM instrumentation.sessions s
-        WHERE s.backend_pid = pid AND s.status = 'active' AND s.username = coalesce(backend.username, register_session.username, session_user)
+        WHERE s.backend_pid = pid
+          AND s.status = 'active'
+          AND s.username = coalesce(backend.username, register_session.username, session_user)
           AND coalesce(s.backend_start = coalesce(backend.backend_start, register_session.backend_start), true)
         ORDER BY s.session_id DESC LIMIT 1;
         IF FOUND THEN
@@ -3764,19 +4756,32 @@ BEGIN
         EXECUTE 'SELECT split_part(system_user, '':'', 1)' INTO method;
     END IF;
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    INSERT INTO instrumentation.sessions (session_id, instance_id, username, role, peer, backend_pid, backend_start, application_name, auth_method, session_tag)
-    SELECT session, instance, coalesce(backend.username, CASE WHEN instrumentation.speaks_for(register_session.username) THEN register_session.username END, session_user), CASE WHEN pid = pg_backend_pid() THEN instrumentation.caller() END,
-           coalesce(backend.peer, register_session.peer), pid, coalesce(backend.backend_start, register_session.backend_start),
+    INSERT INTO instrumentation.sessions (session_id, instance_id, username, role, peer, backend_pid, backend_start,
+                                          application_name, auth_method, session_tag)
+    SELECT session, instance,
+           coalesce(backend.username,
+                    CASE WHEN instrumentation.speaks_for(register_session.username) THEN register_session.username END,
+                    session_user),
+           CASE WHEN pid = pg_backend_pid() THEN instrumentation.caller() END,
+           coalesce(backend.peer, register_session.peer), pid,
+           coalesce(backend.backend_start, register_session.backend_start),
            coalesce(backend.application_name, register_session.application_name), method, tag
     ON CONFLICT (session_id) DO NOTHING;
     PERFORM set_config('pgvigil.instrumentation', '', true);
     RETURN session;
 END $$;
 COMMENT ON FUNCTION instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb) IS
-    'A connection begins: this one, or that of another server process (pid); pid NULL: one behind a transaction pooler. What the server knows of it counts, the rest is taken as given. Without an id, a connection is registered once';
+    'A connection begins: this one, or that of another server process (pid); pid NULL: one behind a transaction '
+    'pooler. Values known to the server are used before those given. Without an id, a connection is registered once';
 
-CREATE FUNCTION instrumentation.close_session(session uuid DEFAULT NULL, reason text DEFAULT NULL, outcome instrumentation.session_status DEFAULT 'closed') RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION instrumentation.close_session(session uuid DEFAULT NULL, reason text DEFAULT NULL,
+                                              outcome instrumentation.session_status DEFAULT 'closed')
+RETURNS boolean
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
     was_active boolean;
@@ -3786,13 +4791,16 @@ BEGIN
               HINT = 'closed, timeout or error; for killed, see kill_session.';
     END IF;
     session := coalesce(session, instrumentation.current_session());
-    PERFORM instrumentation.require_speaker((SELECT s.instance_id FROM instrumentation.sessions s WHERE s.session_id = session)),
+    PERFORM instrumentation.require_speaker((SELECT s.instance_id
+                                             FROM instrumentation.sessions s
+                                             WHERE s.session_id = session)),
             set_config('pgvigil.instrumentation', 'write', true);
     UPDATE instrumentation.sessions s SET status = outcome, stop_time = clock_timestamp(), stop_reason = reason
     WHERE s.session_id = session AND s.status = 'active';
     was_active := FOUND;
     UPDATE instrumentation.sql_statements t
-    SET status = 'cancelled', execution_end_time = clock_timestamp(), error_message = coalesce(reason, 'the session was closed')
+    SET status = 'cancelled', execution_end_time = clock_timestamp(),
+        error_message = coalesce(reason, 'the session was closed')
     WHERE was_active AND t.session_id = session AND t.status = 'executing';
     PERFORM set_config('pgvigil.instrumentation', '', true);
     RETURN was_active;
@@ -3801,7 +4809,11 @@ COMMENT ON FUNCTION instrumentation.close_session(uuid, text, instrumentation.se
     'A session has ended: this one, or the one named; false if it had ended already or is not registered';
 
 CREATE FUNCTION instrumentation.stop_instance(instance uuid DEFAULT NULL, reason text DEFAULT 'ended') RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
     was_running boolean;
@@ -3821,31 +4833,51 @@ COMMENT ON FUNCTION instrumentation.stop_instance(uuid, text) IS
     'An application process ends, and its sessions with it; false if it had ended already or is not registered';
 
 CREATE FUNCTION instrumentation.set_session_tag(tag jsonb) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     done boolean;
 BEGIN
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    UPDATE instrumentation.sessions s SET session_tag = coalesce(tag, '{}') WHERE s.session_id = instrumentation.current_session();
+    UPDATE instrumentation.sessions s
+    SET session_tag = coalesce(tag, '{}')
+    WHERE s.session_id = instrumentation.current_session();
     done := FOUND;
     PERFORM set_config('pgvigil.instrumentation', '', true);
     RETURN done;
 END $$;
-COMMENT ON FUNCTION instrumentation.set_session_tag(jsonb) IS 'Tags the session of this connection; false if none is registered';
+COMMENT ON FUNCTION instrumentation.set_session_tag(jsonb) IS
+    'Tags the session of this connection; false if none is registered';
 
 CREATE FUNCTION instrumentation.set_query_tag(tag jsonb) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     -- Behind a transaction pooler, where the session is set per transaction, the tag must not stay for the next client.
-    PERFORM set_config('pgvigil.query_tag', coalesce(tag::text, ''), coalesce(current_setting('pgvigil.session_id', true), '') <> '');
+    PERFORM set_config('pgvigil.query_tag', coalesce(tag::text, ''),
+                       coalesce(current_setting('pgvigil.session_id', true), '') <> '');
 END $$;
 COMMENT ON FUNCTION instrumentation.set_query_tag(jsonb) IS
-    'Tags what record_statement records from now on in this connection; where pgvigil.session_id is set, in this transaction. NULL: no tag';
+    'Tags what record_statement records from now on in this connection; '
+    'where pgvigil.session_id is set, in this transaction. NULL: no tag';
 
-CREATE FUNCTION instrumentation.record_statement(sql_text text, status instrumentation.statement_status DEFAULT 'success', duration_ms bigint DEFAULT NULL,
-                                                 rows_fetched bigint DEFAULT NULL, error_message text DEFAULT NULL, sqlstate text DEFAULT NULL,
-                                                 statement uuid DEFAULT NULL, session uuid DEFAULT NULL, statement_handle text DEFAULT NULL, tag jsonb DEFAULT NULL) RETURNS uuid
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION instrumentation.record_statement(sql_text text,
+                                                 status instrumentation.statement_status DEFAULT 'success',
+                                                 duration_ms bigint DEFAULT NULL, rows_fetched bigint DEFAULT NULL,
+                                                 error_message text DEFAULT NULL, sqlstate text DEFAULT NULL,
+                                                 statement uuid DEFAULT NULL, session uuid DEFAULT NULL,
+                                                 statement_handle text DEFAULT NULL, tag jsonb DEFAULT NULL)
+RETURNS uuid
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
     over   boolean := record_statement.status <> 'executing';
@@ -3853,60 +4885,91 @@ DECLARE
 BEGIN
     session := coalesce(session, instrumentation.current_session());
     IF session IS NULL THEN
-        RAISE EXCEPTION 'this connection has no session to record a statement of' USING ERRCODE = 'object_not_in_prerequisite_state',
+        RAISE EXCEPTION 'this connection has no session to record a statement of'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'SELECT instrumentation.register_session(instrumentation.register_instance(''host''));';
     END IF;
     statement := coalesce(statement, pgvigil.uuid_v7());
-    PERFORM instrumentation.require_speaker((SELECT s.instance_id FROM instrumentation.sessions s WHERE s.session_id = session));
+    PERFORM instrumentation.require_speaker((SELECT s.instance_id
+                                             FROM instrumentation.sessions s
+                                             WHERE s.session_id = session));
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
     INSERT INTO instrumentation.sql_statements AS t
-        (statement_id, session_id, sql_text, statement_handle, execution_start_time, execution_end_time, rows_fetched, status,
-         error_message, duration_ms, sqlstate, query_tag)
+        (statement_id, session_id, sql_text, statement_handle, execution_start_time, execution_end_time, rows_fetched,
+         status, error_message, duration_ms, sqlstate, query_tag)
     VALUES (statement, session, record_statement.sql_text, record_statement.statement_handle,
-            CASE WHEN over THEN moment - coalesce(record_statement.duration_ms, 0) * interval '1 millisecond' ELSE moment END, CASE WHEN over THEN moment END,
-            record_statement.rows_fetched, record_statement.status, record_statement.error_message, record_statement.duration_ms, record_statement.sqlstate,
-            coalesce(tag, nullif(current_setting('pgvigil.query_tag', true), '')::jsonb))
+            CASE WHEN over THEN moment - coalesce(record_statement.duration_ms, 0) * interval '1 millisecond'
+                 ELSE moment END,
+                CASE WHEN over THEN moment END, record_statement.rows_fetched, record_statement.status,
+                record_statement.error_message, record_statement.duration_ms, record_statement.sqlstate,
+                coalesce(tag, nullif(current_setting('pgvigil.query_tag', true), '')::jsonb))
     ON CONFLICT (statement_id) DO UPDATE
-    SET status = EXCLUDED.status, execution_end_time = EXCLUDED.execution_end_time, rows_fetched = EXCLUDED.rows_fetched,
-        error_message = EXCLUDED.error_message, sqlstate = EXCLUDED.sqlstate,
-        duration_ms = coalesce(EXCLUDED.duration_ms, (extract(epoch FROM EXCLUDED.execution_end_time - t.execution_start_time) * 1000)::bigint)
+    SET status = EXCLUDED.status, execution_end_time = EXCLUDED.execution_end_time,
+        rows_fetched = EXCLUDED.rows_fetched, error_message = EXCLUDED.error_message, sqlstate = EXCLUDED.sqlstate,
+        duration_ms = coalesce(
+            EXCLUDED.duration_ms,
+            (extract(epoch FROM EXCLUDED.execution_end_time - t.execution_start_time) * 1000)::bigint)
     WHERE t.status = 'executing' AND t.session_id = EXCLUDED.session_id AND EXCLUDED.status <> 'executing';
     PERFORM set_config('pgvigil.instrumentation', '', true);
     RETURN statement;
 END $$;
-COMMENT ON FUNCTION instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb) IS
-    'Records a statement of this session, or of the one named: first as executing, and again with the id it returned when it has ended; or only then';
+COMMENT ON FUNCTION instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text,
+                                                     uuid, uuid, text, jsonb) IS
+    'Records a statement of this session, or of the one named: first as '
+    'executing, and again with the id it returned when it has ended; or only then';
 
 -- A recorder may append statements, but not read sessions.
 CREATE FUNCTION instrumentation.unknown_sessions(sessions uuid[]) RETURNS uuid[]
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN ARRAY(SELECT DISTINCT u.id FROM unnest(sessions) u (id) WHERE NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.session_id = u.id));
+    RETURN ARRAY(SELECT DISTINCT u.id
+                 FROM unnest(sessions) u (id)
+                 WHERE NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.session_id = u.id));
 END $$;
-COMMENT ON FUNCTION instrumentation.unknown_sessions(uuid[]) IS 'Which of these are no sessions, or none any more: statements of theirs cannot be recorded';
+COMMENT ON FUNCTION instrumentation.unknown_sessions(uuid[]) IS
+    'Those of the ids that are not registered sessions, or not any more: their statements cannot be recorded';
 
 -- Upkeep --------------------------------------------------------------------------------------------------------------
 
--- Rows that somebody has locked are passed over: an application may sit in a transaction in which it has tagged its session.
-CREATE FUNCTION instrumentation.reap_stale(missed interval DEFAULT '1 minute') RETURNS TABLE (reaped_instances bigint, reaped_sessions bigint, reaped_statements bigint)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- Rows that somebody has locked are passed over: an application may sit in a transaction in which it has tagged its
+-- session.
+CREATE FUNCTION instrumentation.reap_stale(missed interval DEFAULT '1 minute')
+RETURNS TABLE (reaped_instances bigint, reaped_sessions bigint, reaped_statements bigint)
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     -- A heartbeat is due every 30 seconds: who waits for less than two of them closes the living.
     missed := greatest(coalesce(missed, '1 minute'), '1 minute');
     PERFORM pg_stat_clear_snapshot(), set_config('pgvigil.instrumentation', 'write', true);
-    UPDATE instrumentation.instances i SET status = 'stopped', stop_time = clock_timestamp(), stop_reason = 'heartbeat missed'
+    UPDATE instrumentation.instances i
+    SET status = 'stopped', stop_time = clock_timestamp(), stop_reason = 'heartbeat missed'
     WHERE i.instance_id = ANY (ARRAY(SELECT d.instance_id FROM instrumentation.instances d
                                      WHERE d.status = 'running' AND d.heartbeat_at < clock_timestamp() - missed
                                      FOR NO KEY UPDATE SKIP LOCKED));
     GET DIAGNOSTICS reaped_instances = ROW_COUNT;
     UPDATE instrumentation.sessions s
     SET status = dead.status, stop_time = clock_timestamp(), stop_reason = dead.reason
-    FROM (SELECT d.session_id, verdict.* FROM instrumentation.sessions d JOIN instrumentation.instances i ON i.instance_id = d.instance_id
+    FROM (SELECT d.session_id, verdict.*
+          FROM instrumentation.sessions d
+          JOIN instrumentation.instances i ON i.instance_id = d.instance_id
           LEFT JOIN pg_stat_activity a ON a.pid = d.backend_pid AND coalesce(a.backend_start = d.backend_start, true)
           CROSS JOIN LATERAL (
               SELECT 'killed'::instrumentation.session_status, k.reason FROM instrumentation.kill_attempts k
-              WHERE d.backend_pid IS NOT NULL AND a.pid IS NULL AND k.session_id = d.session_id AND k.ok AND k.mode <> 'cancel'
-              UNION ALL SELECT 'error', CASE WHEN d.backend_start < pg_postmaster_start_time() THEN 'postmaster restarted' ELSE 'backend gone' END
+              WHERE d.backend_pid IS NOT NULL
+                AND a.pid IS NULL
+                AND k.session_id = d.session_id
+                AND k.ok
+                AND k.mode <> 'cancel'
+              UNION ALL SELECT 'error',
+                  CASE WHEN d.backend_start < pg_postmaster_start_time() THEN 'postmaster restarted'
+                       ELSE 'backend gone' END
               WHERE d.backend_pid IS NOT NULL AND a.pid IS NULL
               UNION ALL SELECT 'timeout', 'heartbeat missed' WHERE i.status = 'stopped'
               LIMIT 1) verdict (status, reason)
@@ -3923,36 +4986,50 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.reap_stale(interval) IS
-    'Closes what dead applications have left: instances without a heartbeat for that long, their sessions, sessions whose server process is gone, statements of ended sessions; returns how many of each';
+    'Closes what dead applications have left: instances without a heartbeat for that long, their sessions, '
+    'sessions whose server process is gone, statements of ended sessions; returns how many of each';
 
 CREATE FUNCTION instrumentation.heartbeat(instance uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    PERFORM pg_stat_clear_snapshot(), instrumentation.require_speaker(instance), set_config('pgvigil.instrumentation', 'write', true);
+    PERFORM pg_stat_clear_snapshot(), instrumentation.require_speaker(instance),
+            set_config('pgvigil.instrumentation', 'write', true);
     UPDATE instrumentation.instances i
-    SET heartbeat_at = clock_timestamp(), postmaster_start_time = pg_postmaster_start_time(), status = 'running', stop_time = NULL, stop_reason = NULL
+    SET heartbeat_at = clock_timestamp(), postmaster_start_time = pg_postmaster_start_time(), status = 'running',
+        stop_time = NULL, stop_reason = NULL
     WHERE i.instance_id = instance AND (i.status = 'running' OR i.stop_reason = 'heartbeat missed');
     IF NOT FOUND THEN
         PERFORM set_config('pgvigil.instrumentation', '', true);
         RETURN false;
     END IF;
     UPDATE instrumentation.sessions s
-    SET last_activity_at = greatest(s.last_activity_at, alive.state_change), status = 'active', stop_time = NULL, stop_reason = NULL
+    SET last_activity_at = greatest(s.last_activity_at, alive.state_change), status = 'active', stop_time = NULL,
+        stop_reason = NULL
     FROM (SELECT l.session_id, a.state_change
           FROM instrumentation.sessions l
           LEFT JOIN pg_stat_activity a ON a.pid = l.backend_pid AND coalesce(a.backend_start = l.backend_start, true)
           WHERE l.instance_id = instance AND (l.status = 'active' AND a.state_change > l.last_activity_at
-                                              OR l.status = 'timeout' AND l.stop_reason = 'heartbeat missed' AND (l.backend_pid IS NULL OR a.pid IS NOT NULL))
+                                              OR l.status = 'timeout'
+                                                  AND l.stop_reason = 'heartbeat missed'
+                                                  AND (l.backend_pid IS NULL OR a.pid IS NOT NULL))
           FOR NO KEY UPDATE OF l SKIP LOCKED) alive
     WHERE s.session_id = alive.session_id;
     PERFORM instrumentation.reap_stale();
     RETURN true;
 END $$;
 COMMENT ON FUNCTION instrumentation.heartbeat(uuid) IS
-    'A sign of life, due every 30 seconds; whoever lives closes what the dead have left. False: the instance has ended or is not registered, and has to register anew';
+    'A sign of life, due every 30 seconds; it also closes the sessions of dead instances. '
+    'False: the instance has ended or is not registered, and has to register again';
 
 CREATE FUNCTION pgvigil.job_reap(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     kept timestamptz := now() - (SELECT max(make_interval(days => logs_days)) FROM pgvigil.retention_policies);
     gone bigint;
@@ -3961,11 +5038,13 @@ BEGIN
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
     more := false;
     DELETE FROM instrumentation.kill_attempts WHERE attempt_id < pgvigil.uuid_v7_floor(now() - interval '90 days');
-    -- Statements go by the partition; a session goes when the last of its own has gone, and an instance with its last session.
+    -- Statements go by the partition; a session goes when the last of its own has gone, and an instance with its last
+    -- session.
     DELETE FROM instrumentation.sessions
     WHERE session_id = ANY (ARRAY(SELECT s.session_id FROM instrumentation.sessions s
                                   WHERE s.status <> 'active' AND s.stop_time < kept
-                                    AND NOT EXISTS (SELECT FROM instrumentation.sql_statements t WHERE t.session_id = s.session_id)
+                                    AND NOT EXISTS (SELECT FROM instrumentation.sql_statements t
+                                                    WHERE t.session_id = s.session_id)
                                   LIMIT batch FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS gone = ROW_COUNT;
     done := done + gone;
@@ -3973,7 +5052,8 @@ BEGIN
     DELETE FROM instrumentation.instances
     WHERE instance_id = ANY (ARRAY(SELECT i.instance_id FROM instrumentation.instances i
                                    WHERE i.status = 'stopped' AND i.stop_time < kept
-                                     AND NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.instance_id = i.instance_id)
+                                     AND NOT EXISTS (SELECT FROM instrumentation.sessions s
+                                                     WHERE s.instance_id = i.instance_id)
                                    LIMIT batch FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS gone = ROW_COUNT;
     done := done + gone;
@@ -3981,14 +5061,20 @@ BEGIN
     PERFORM set_config('pgvigil.instrumentation', '', true);
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.job_reap(integer) IS 'One batch of job reap';
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('reap', '10 minutes', 'closes the sessions of dead applications, and deletes those whose statements have been deleted');
+INSERT INTO pgvigil.jobs (job, every, purpose)
+VALUES ('reap', '10 minutes',
+        'closes the sessions of dead applications, and deletes those whose statements have been deleted');
 
 -- Ending a session ----------------------------------------------------------------------------------------------------
 
--- Who may end what, without ending it. A refusal is recorded here, so that everybody may be refused.
-CREATE FUNCTION instrumentation.judge_kill(session uuid, mode text) RETURNS TABLE (refusal text, target_pid integer, target_start timestamptz, was_killed boolean)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- The rules of kill_session, without the kill. A refusal is recorded here, so that everybody may be refused.
+CREATE FUNCTION instrumentation.judge_kill(session uuid, mode text)
+RETURNS TABLE (refusal text, target_pid integer, target_start timestamptz, was_killed boolean)
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     caller   name := instrumentation.caller();
     target   instrumentation.sessions;
@@ -3997,26 +5083,45 @@ DECLARE
 BEGIN
     PERFORM pg_stat_clear_snapshot();
     SELECT * INTO target FROM instrumentation.sessions s WHERE s.session_id = session;
-    SELECT a.pid, a.backend_start, a.backend_type, a.usename, a.datname, coalesce(r.rolsuper, false) AS rolsuper INTO backend
+    SELECT a.pid, a.backend_start, a.backend_type, a.usename, a.datname, coalesce(r.rolsuper, false) AS rolsuper
+    INTO backend
     FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid WHERE a.pid = target.backend_pid;
     refusal := CASE
-        WHEN NOT is_super AND NOT EXISTS (SELECT FROM pg_roles r, pg_roles a WHERE r.rolname = caller AND a.rolname = 'pgvigil_admin'
-                                               AND pg_has_role(r.oid, a.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET' ELSE 'MEMBER' END))
+        WHEN NOT is_super
+            AND NOT EXISTS (
+                SELECT FROM pg_roles r, pg_roles a
+                WHERE r.rolname = caller AND a.rolname = 'pgvigil_admin'
+                  AND pg_has_role(r.oid, a.oid,
+                                  CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET'
+                                       ELSE 'MEMBER' END))
             THEN 'Only members of pgvigil_admin can kill sessions'
         WHEN target.session_id IS NULL THEN 'Session not found: ' || coalesce(session::text, 'NULL')
-        WHEN session = instrumentation.current_session() OR target.backend_pid = pg_backend_pid() AND target.backend_start = backend.backend_start
+        WHEN session = instrumentation.current_session()
+            OR target.backend_pid = pg_backend_pid() AND target.backend_start = backend.backend_start
             THEN 'Cannot kill your own session'
-        WHEN mode IS NULL OR mode <> ALL ('{cancel,terminate,escalate}'::text[]) THEN format('Unknown mode %s: it is cancel, terminate or escalate', coalesce(left(mode, 20), 'NULL'))
+        WHEN mode IS NULL OR mode <> ALL ('{cancel,terminate,escalate}'::text[])
+            THEN format('Unknown mode %s: it is cancel, terminate or escalate', coalesce(left(mode, 20), 'NULL'))
         WHEN target.status = 'killed' THEN NULL
-        WHEN target.status <> 'active' THEN format('Session is not active: %s, %s', target.status, coalesce(target.stop_reason, 'by its application'))
-        WHEN target.backend_pid IS NULL THEN 'Session has no server process of its own: it is behind a transaction pooler'
-        WHEN backend.pid IS NULL THEN format('Session has lost its server process %s; reap_stale will close it', target.backend_pid)
+        WHEN target.status <> 'active'
+            THEN format('Session is not active: %s, %s', target.status,
+                        coalesce(target.stop_reason, 'by its application'))
+        WHEN target.backend_pid IS NULL
+            THEN 'Session has no server process of its own: it is behind a transaction pooler'
+        WHEN backend.pid IS NULL
+            THEN format('Session has lost its server process %s; reap_stale will close it', target.backend_pid)
         WHEN target.backend_start IS NULL OR backend.backend_start IS NULL AND NOT is_super
-            THEN format('Cannot tell whether process %s is still that of the session: %s needs pg_read_all_stats', target.backend_pid, current_user)
-        WHEN backend.backend_start <> target.backend_start THEN format('Session has lost its server process: %s is another one now; reap_stale will close the session', target.backend_pid)
-        WHEN backend.backend_type <> 'client backend' THEN format('Process %s is a %s, not a client backend', target.backend_pid, backend.backend_type)
-        WHEN backend.datname IS DISTINCT FROM current_database() THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
-        WHEN backend.rolsuper AND NOT is_super THEN format('Session belongs to superuser %s: only a superuser can kill it', backend.usename)
+            THEN format('Cannot tell whether process %s is still that of the session: %s needs pg_read_all_stats',
+                        target.backend_pid, current_user)
+        WHEN backend.backend_start <> target.backend_start
+            THEN format('Session has lost its server process: %s is another one now; reap_stale will close the session',
+                        target.backend_pid)
+        WHEN backend.backend_type <> 'client backend'
+            THEN format('Process %s is a %s, not a client backend', target.backend_pid, backend.backend_type)
+        WHEN backend.datname IS DISTINCT FROM current_database()
+            THEN format('Process %s is connected to database %s: ask there', target.backend_pid, backend.datname)
+        WHEN backend.rolsuper
+            AND NOT is_super THEN
+                format('Session belongs to superuser %s: only a superuser can kill it', backend.usename)
     END;
     target_pid := target.backend_pid;
     target_start := target.backend_start;
@@ -4027,33 +5132,48 @@ BEGIN
     PERFORM pgvigil.finish_owner_code();
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS 'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
+COMMENT ON FUNCTION instrumentation.judge_kill(uuid, text) IS
+    'Used by kill_session: why the caller may not kill a session, or its server process; records a refusal';
 
 -- Everybody may try: of the refused attempts of a login, a hundred an hour are kept.
 CREATE FUNCTION instrumentation.record_kill(session uuid, mode text, ok boolean, reason text) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     caller name := instrumentation.caller();
 BEGIN
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
     INSERT INTO instrumentation.kill_attempts (session_id, mode, ok, reason, on_behalf_of, actor)
     SELECT session, left(record_kill.mode, 20), record_kill.ok, left(record_kill.reason, 500),
-           left(nullif(current_setting('pgvigil.actor', true), ''), 200), CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
+           left(nullif(current_setting('pgvigil.actor', true), ''), 200),
+           CASE caller WHEN session_user THEN caller::text ELSE format('%s as %s', session_user, caller) END
     WHERE record_kill.ok OR (SELECT count(*) FROM instrumentation.kill_attempts k
-                             WHERE k.attempt_id >= pgvigil.uuid_v7_floor(now() - interval '1 hour') AND k."session_user" = session_user AND NOT k.ok) < 100;
+                             WHERE k.attempt_id >= pgvigil.uuid_v7_floor(now() - interval '1 hour')
+                               AND k."session_user" = session_user
+                               AND NOT k.ok) < 100;
     PERFORM set_config('pgvigil.instrumentation', '', true);
 END $$;
-COMMENT ON FUNCTION instrumentation.record_kill(uuid, text, boolean, text) IS 'Used by judge_kill and finish_kill: keeps an attempt';
+COMMENT ON FUNCTION instrumentation.record_kill(uuid, text, boolean, text) IS
+    'Used by judge_kill and finish_kill: keeps an attempt';
 
--- With the rights of whoever calls it. Nothing is locked before the signal: the target may hold its own row, tagged in a transaction
--- that it never ends.
-CREATE FUNCTION instrumentation.signal_process(target_pid integer, target_start timestamptz, mode text, grace interval) RETURNS TABLE (ok boolean, reason text, gone boolean)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+-- With the rights of whoever calls it. Nothing is locked before the signal: the target may hold its own row, tagged in
+-- a transaction that it never ends.
+CREATE FUNCTION instrumentation.signal_process(target_pid integer, target_start timestamptz, mode text, grace interval)
+RETURNS TABLE (ok boolean, reason text, gone boolean)
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     deadline timestamptz := clock_timestamp() + coalesce(grace, '5 seconds');
 BEGIN
     PERFORM pg_stat_clear_snapshot();
-    gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start AND a.backend_type = 'client backend');
+    gone := NOT EXISTS (SELECT FROM pg_stat_activity a
+                        WHERE a.pid = target_pid
+                          AND a.backend_start = target_start
+                          AND a.backend_type = 'client backend');
     ok := false;
     IF gone THEN
         reason := format('Process %s is no client backend of that session', target_pid);
@@ -4073,7 +5193,8 @@ BEGIN
         deadline := clock_timestamp() + coalesce(grace, '5 seconds');
         WHILE NOT gone AND clock_timestamp() < deadline LOOP
             PERFORM pg_sleep(0.005), pg_stat_clear_snapshot();
-            gone := NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start);
+            gone :=
+                NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start);
         END LOOP;
         reason := CASE WHEN gone THEN 'terminated' ELSE 'told to terminate, and has not ended yet' END;
     END IF;
@@ -4081,33 +5202,48 @@ BEGIN
     RETURN NEXT;
 EXCEPTION WHEN insufficient_privilege THEN
     ok := false;
-    reason := format('%s may not signal the session''s process: it needs pg_signal_backend (GRANT pg_signal_backend TO %I: it may then end the sessions of everybody but superusers)',
+    reason :=
+        format('%s may not signal the session''s process: it needs pg_signal_backend (GRANT '
+               'pg_signal_backend TO %I: it may then end the sessions of everybody but superusers)',
                      current_user, current_user);
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.signal_process(integer, timestamptz, text, interval) IS
-    'Used by kill_session: cancels or terminates a client of this server, and tells whether it is gone';
+    'Used by kill_session: cancels or terminates a client of this server, and returns whether it is gone';
 
 CREATE FUNCTION instrumentation.finish_kill(session uuid, mode text, ok boolean, reason text, gone boolean) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
     IF ok THEN
-        UPDATE instrumentation.sessions s SET status = 'killed', stop_time = clock_timestamp(), stop_reason = format('killed by %s', instrumentation.caller())
+        UPDATE instrumentation.sessions s
+        SET status = 'killed', stop_time = clock_timestamp(),
+            stop_reason = format('killed by %s', instrumentation.caller())
         WHERE gone AND s.session_id = session AND s.status = 'active';
         UPDATE instrumentation.sql_statements t
-        SET status = 'cancelled', execution_end_time = clock_timestamp(), error_message = format('cancelled by %s', instrumentation.caller()), sqlstate = '57014'
+        SET status = 'cancelled', execution_end_time = clock_timestamp(),
+            error_message = format('cancelled by %s', instrumentation.caller()), sqlstate = '57014'
         WHERE t.status = 'executing' AND t.session_id = session;
     END IF;
     PERFORM instrumentation.record_kill(session, mode, ok, reason), set_config('pgvigil.instrumentation', '', true);
     PERFORM pgvigil.finish_owner_code();
 END $$;
-COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS 'Used by kill_session and signal_session: marks what was ended, and records the attempt';
+COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS
+    'Used by kill_session and signal_session: marks what was ended, and records the attempt';
 
--- For admins, who need no right to signal others themselves. Whether they may kill the session is asked again, and the attempt recorded
--- here: whoever calls this by itself leaves the same trail, and nobody records what was not done.
-CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval) RETURNS TABLE (ok boolean, reason text)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- For admins, who need no right to signal others themselves. The rules are checked again and the attempt is recorded
+-- here: a direct call leaves the same trail, and an attempt that was not made is not recorded.
+CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval)
+RETURNS TABLE (ok boolean, reason text)
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     verdict record;
     gone    boolean;
@@ -4117,16 +5253,24 @@ BEGIN
         ok := false;
         reason := coalesce(verdict.refusal, 'already killed');
     ELSE
-        SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+        SELECT s.ok, s.reason, s.gone
+        INTO ok, reason, gone
+        FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
         PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
     END IF;
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS 'Used by kill_session: signals with the owner''s rights, and records it';
+COMMENT ON FUNCTION instrumentation.signal_session(uuid, text, interval) IS
+    'Used by kill_session: signals with the owner''s rights, and records it';
 
 -- A superuser ends sessions with his own rights; the owner of this function need not be able to.
-CREATE FUNCTION instrumentation.kill_session(session uuid, mode text DEFAULT 'terminate', grace interval DEFAULT '5 seconds') RETURNS TABLE (ok boolean, reason text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION instrumentation.kill_session(session uuid, mode text DEFAULT 'terminate',
+                                             grace interval DEFAULT '5 seconds')
+RETURNS TABLE (ok boolean, reason text)
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     verdict record;
     gone    boolean;
@@ -4136,7 +5280,9 @@ BEGIN
     reason := CASE WHEN ok THEN 'already killed' ELSE verdict.refusal END;
     IF reason IS NULL THEN
         IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
-            SELECT s.ok, s.reason, s.gone INTO ok, reason, gone FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
+            SELECT s.ok, s.reason, s.gone
+            INTO ok, reason, gone
+            FROM instrumentation.signal_process(verdict.target_pid, verdict.target_start, mode, grace) s;
             PERFORM instrumentation.finish_kill(session, mode, ok, reason, gone);
         ELSE
             SELECT s.ok, s.reason INTO ok, reason FROM instrumentation.signal_session(session, mode, grace) s;
@@ -4145,28 +5291,43 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.kill_session(uuid, text, interval) IS
-    'For pgvigil_admin. cancel: ends the statement that runs; terminate: ends the session; escalate: cancels, and terminates if the session has not ended within grace. Never raises: tells whether it was done, and what or why not';
+    'For pgvigil_admin. cancel: ends the statement that runs; terminate: ends the '
+    'session; escalate: cancels, and terminates if the session has not ended within '
+    'grace. Never raises: returns whether it was done, and the action or the reason';
 
 -- For applications that cannot be changed -----------------------------------------------------------------------------
 
--- Texts leave the server, and come back without their secrets: whoever samples is asked to take them out, by the same function
--- as everywhere (pgvigil.live). A statement whose text did not come back waits for the next sample.
+-- Texts leave the server, and come back without their secrets: the caller of sample_activity() has to remove them, by
+-- the same function as everywhere (pgvigil.live). A statement whose text did not come back waits for the next sample.
 CREATE FUNCTION instrumentation.sampled_texts(instance uuid) RETURNS text[]
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     last timestamptz := (SELECT i.heartbeat_at FROM instrumentation.instances i WHERE i.instance_id = instance);
 BEGIN
     PERFORM pg_stat_clear_snapshot();
     RETURN ARRAY(SELECT DISTINCT a.query FROM pg_stat_activity a
-                 WHERE a.backend_type = 'client backend' AND a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.query <> ''
-                   AND a.query_start IS NOT NULL AND (a.state = 'active' OR last IS NULL OR greatest(a.state_change, a.query_start) >= last));
+                 WHERE a.backend_type = 'client backend'
+                   AND a.datname = current_database()
+                   AND a.pid <> pg_backend_pid()
+                   AND a.query <> ''
+                   AND a.query_start IS NOT NULL
+                       AND (a.state = 'active' OR last IS NULL OR greatest(a.state_change, a.query_start) >= last));
 END $$;
-COMMENT ON FUNCTION instrumentation.sampled_texts(uuid) IS 'The statements that the next sample of this instance may record, for the sampler to take secrets out';
+COMMENT ON FUNCTION instrumentation.sampled_texts(uuid) IS
+    'The statements that the next sample of this instance may record, for the sampler to take secrets out';
 
--- A statement's id is made of when and where it began, so each sample meets the row that the one before has written.
--- What calls itself pgvigil is sampled like everybody: an application_name can be anybody's.
+-- A statement's id is computed from its process and start time, so each sample finds the row that the previous one
+-- wrote. A client that calls itself pgvigil is sampled like every other: anybody can set an application_name.
 CREATE FUNCTION instrumentation.sample_activity(instance uuid, texts text[], shown text[]) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     last    timestamptz := (SELECT i.heartbeat_at FROM instrumentation.instances i WHERE i.instance_id = instance);
     written bigint;
@@ -4175,46 +5336,74 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    -- Whoever is registered by another instance is not sampled: he tells more of himself than can be seen from here.
+    -- A session that another instance has registered is not sampled: its instance knows more than a sample shows.
     INSERT INTO instrumentation.sessions (instance_id, username, peer, backend_pid, backend_start, application_name)
-    SELECT instance, a.usename, CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) || ':' || a.client_port END, a.pid, a.backend_start, a.application_name
+    SELECT instance, a.usename,
+           CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) || ':' || a.client_port END, a.pid,
+           a.backend_start, a.application_name
     FROM pg_stat_activity a
     WHERE a.backend_type = 'client backend' AND a.datname = current_database() AND a.pid <> pg_backend_pid()
-      AND NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.backend_pid = a.pid AND s.status = 'active' AND s.backend_start = a.backend_start);
+      AND NOT EXISTS (SELECT FROM instrumentation.sessions s
+                      WHERE s.backend_pid = a.pid AND s.status = 'active' AND s.backend_start = a.backend_start);
     INSERT INTO instrumentation.sql_statements AS t
-        (statement_id, session_id, sql_text, execution_start_time, execution_end_time, duration_ms, status, query_id, source)
-    SELECT DISTINCT ON (a.pid, a.backend_start) overlay(overlay(pgvigil.uuid_v7_floor(a.query_start)::text PLACING substr(h.hash, 1, 3) FROM 16 FOR 3) PLACING substr(h.hash, 4, 16) FROM 21 FOR 16)::uuid,
-           s.session_id, shown[array_position(texts, a.query)], a.query_start, ended.at, (extract(epoch FROM ended.at - a.query_start) * 1000)::bigint,
-           CASE WHEN ended.at IS NULL THEN 'executing' WHEN a.state = 'idle in transaction (aborted)' THEN 'error' ELSE 'success' END::instrumentation.statement_status,
+        (statement_id, session_id, sql_text, execution_start_time, execution_end_time, duration_ms, status, query_id,
+         source)
+    SELECT DISTINCT ON (a.pid, a.backend_start)
+           overlay(overlay(pgvigil.uuid_v7_floor(a.query_start)::text PLACING substr(h.hash, 1, 3) FROM 16 FOR 3)
+                   PLACING substr(h.hash, 4, 16) FROM 21 FOR 16)::uuid,
+           s.session_id, shown[array_position(texts, a.query)], a.query_start, ended.at,
+           (extract(epoch FROM ended.at - a.query_start) * 1000)::bigint,
+           CASE WHEN ended.at IS NULL THEN 'executing'
+                WHEN a.state = 'idle in transaction (aborted)' THEN 'error'
+                ELSE 'success' END::instrumentation.statement_status,
            a.query_id, 'sampler'
-    FROM instrumentation.sessions s JOIN pg_stat_activity a ON a.pid = s.backend_pid AND a.backend_start = s.backend_start
-    CROSS JOIN LATERAL (SELECT overlay(md5(format('%s %s %s', a.pid, extract(epoch FROM a.backend_start), extract(epoch FROM a.query_start))) PLACING '-' FROM 7 FOR 0) AS hash) h
-    CROSS JOIN LATERAL (SELECT CASE WHEN a.state <> 'active' THEN greatest(a.state_change, a.query_start) END AS at) ended
-    WHERE s.instance_id = instance AND s.status = 'active' AND a.pid <> pg_backend_pid() AND a.query = ANY (texts) AND a.query_start IS NOT NULL AND (ended.at IS NULL OR ended.at >= last)
+    FROM instrumentation.sessions s
+    JOIN pg_stat_activity a ON a.pid = s.backend_pid AND a.backend_start = s.backend_start
+    CROSS JOIN LATERAL (
+        SELECT overlay(md5(format('%s %s %s', a.pid, extract(epoch FROM a.backend_start),
+                                  extract(epoch FROM a.query_start)))
+                       PLACING '-' FROM 7 FOR 0) AS hash) h
+    CROSS JOIN LATERAL (SELECT CASE WHEN a.state <> 'active'
+                                    THEN greatest(a.state_change, a.query_start) END AS at) ended
+    WHERE s.instance_id = instance
+      AND s.status = 'active'
+      AND a.pid <> pg_backend_pid()
+      AND a.query = ANY (texts)
+      AND a.query_start IS NOT NULL
+      AND (ended.at IS NULL OR ended.at >= last)
     ORDER BY a.pid, a.backend_start, s.session_id
     ON CONFLICT (statement_id) DO UPDATE
     SET status = EXCLUDED.status, execution_end_time = EXCLUDED.execution_end_time, duration_ms = EXCLUDED.duration_ms
     WHERE t.status = 'executing' AND EXCLUDED.status <> 'executing';
     GET DIAGNOSTICS written = ROW_COUNT;
-    -- What was executing and is no longer that process's last statement ended unseen: before the next one began.
+    -- A statement that was executing and is no longer the last one of its process ended unseen, before the next one
+    -- began.
     UPDATE instrumentation.sql_statements t
-    SET status = 'success', execution_end_time = a.query_start, duration_ms = (extract(epoch FROM a.query_start - t.execution_start_time) * 1000)::bigint
-    FROM instrumentation.sessions s JOIN pg_stat_activity a ON a.pid = s.backend_pid AND a.backend_start = s.backend_start
-    WHERE t.status = 'executing' AND t.source = 'sampler' AND s.session_id = t.session_id AND s.instance_id = instance AND a.query_start > t.execution_start_time;
+    SET status = 'success', execution_end_time = a.query_start,
+        duration_ms = (extract(epoch FROM a.query_start - t.execution_start_time) * 1000)::bigint
+    FROM instrumentation.sessions s
+    JOIN pg_stat_activity a ON a.pid = s.backend_pid AND a.backend_start = s.backend_start
+    WHERE t.status = 'executing'
+      AND t.source = 'sampler'
+      AND s.session_id = t.session_id
+      AND s.instance_id = instance
+      AND a.query_start > t.execution_start_time;
     PERFORM set_config('pgvigil.instrumentation', '', true);
     RETURN written;
 END $$;
 COMMENT ON FUNCTION instrumentation.sample_activity(uuid, text[], text[]) IS
-    'Records what pg_stat_activity shows of sessions that no application has registered; a heartbeat too. Of each text of sampled_texts() the one that is shown for it is recorded. Returns the statements begun or ended, NULL: register the instance anew';
+    'Records what pg_stat_activity shows of sessions that no application has registered; '
+    'a heartbeat too. Each text of sampled_texts() is recorded as the text given for it. '
+    'Returns the statements begun or ended; NULL: register the instance again';
 
 -- Views ---------------------------------------------------------------------------------------------------------------
 
 CREATE VIEW instrumentation.active_sessions AS
-SELECT s.session_id, s.instance_id, s.username, s.role, s.peer, s.start_time, s.status, i.hostname, i.port, i.database_name,
-       extract(epoch FROM now() - s.start_time) AS session_duration_seconds
+SELECT s.session_id, s.instance_id, s.username, s.role, s.peer, s.start_time, s.status, i.hostname, i.port,
+       i.database_name, extract(epoch FROM now() - s.start_time) AS session_duration_seconds
 FROM instrumentation.sessions s JOIN instrumentation.instances i ON i.instance_id = s.instance_id
 WHERE s.status = 'active';
-COMMENT ON VIEW instrumentation.active_sessions IS 'Who is connected';
+COMMENT ON VIEW instrumentation.active_sessions IS 'Connected sessions';
 
 -- Correlated on the session, so that a filter on sessions reads only their statements.
 CREATE VIEW instrumentation.session_stats AS
@@ -4224,32 +5413,39 @@ SELECT s.session_id, s.instance_id, s.username, s.role, s.peer, s.start_time, s.
 FROM instrumentation.sessions s
 CROSS JOIN LATERAL (
     SELECT count(*) AS total_statements, count(*) FILTER (WHERE q.status = 'success') AS successful_statements,
-           count(*) FILTER (WHERE q.status = 'error') AS failed_statements, count(*) FILTER (WHERE q.status = 'timeout') AS timed_out_statements,
-           count(*) FILTER (WHERE q.status = 'cancelled') AS cancelled_statements, coalesce(sum(q.rows_fetched), 0)::bigint AS total_rows_fetched,
-           avg(q.duration_ms) AS avg_duration_ms, max(q.duration_ms) AS max_duration_ms
+           count(*) FILTER (WHERE q.status = 'error') AS failed_statements,
+           count(*) FILTER (WHERE q.status = 'timeout') AS timed_out_statements,
+           count(*) FILTER (WHERE q.status = 'cancelled') AS cancelled_statements,
+           coalesce(sum(q.rows_fetched), 0)::bigint AS total_rows_fetched, avg(q.duration_ms) AS avg_duration_ms,
+           max(q.duration_ms) AS max_duration_ms
     FROM instrumentation.sql_statements q WHERE q.session_id = s.session_id) t;
-COMMENT ON VIEW instrumentation.session_stats IS 'What each session has run, in numbers';
+COMMENT ON VIEW instrumentation.session_stats IS 'Numbers of the statements of each session';
 
 CREATE FUNCTION instrumentation.may_read(username text) RETURNS boolean
-LANGUAGE sql STABLE
-RETURN EXISTS (SELECT FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_admin,pg_read_all_stats}'::name[]) AND pg_has_role(r.oid, 'USAGE'))
+LANGUAGE sql
+STABLE
+RETURN EXISTS (SELECT FROM pg_roles r
+               WHERE r.rolname = ANY ('{pgvigil_admin,pg_read_all_stats}'::name[]) AND pg_has_role(r.oid, 'USAGE'))
     OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = username AND pg_has_role(r.oid, 'USAGE'));
 COMMENT ON FUNCTION instrumentation.may_read(text) IS 'Whether the present role may see what that login ran';
 
 -- With its owner's rights: readers may not read what others ran, and this is where they see the rest.
 CREATE VIEW instrumentation.session_activity AS
 SELECT i.instance_id, i.hostname, i.port, i.database_name, i.status AS instance_status,
-       s.session_id, s.username, s.role, s.peer, s.application_name, s.backend_pid, s.start_time, s.stop_time, s.status AS session_status, s.session_tag,
-       t.statement_id, CASE WHEN t.sql_text IS NULL OR m.may_read THEN t.sql_text ELSE '<insufficient privilege>' END AS sql_text,
+       s.session_id, s.username, s.role, s.peer, s.application_name, s.backend_pid, s.start_time, s.stop_time,
+       s.status AS session_status, s.session_tag, t.statement_id,
+       CASE WHEN t.sql_text IS NULL OR m.may_read THEN t.sql_text ELSE '<insufficient privilege>' END AS sql_text,
        t.statement_handle, t.execution_start_time, t.execution_end_time, t.rows_fetched, t.status AS statement_status,
-       CASE WHEN t.error_message IS NULL OR m.may_read THEN t.error_message ELSE '<insufficient privilege>' END AS error_message,
-       t.duration_ms, t.sqlstate, t.query_id, t.query_tag, t.source
+       CASE WHEN t.error_message IS NULL OR m.may_read THEN t.error_message
+            ELSE '<insufficient privilege>' END AS error_message,
+           t.duration_ms, t.sqlstate, t.query_id, t.query_tag, t.source
 FROM instrumentation.instances i
 LEFT JOIN instrumentation.sessions s ON s.instance_id = i.instance_id
 LEFT JOIN instrumentation.sql_statements t ON t.session_id = s.session_id
 CROSS JOIN LATERAL (SELECT instrumentation.may_read(s.username) AS may_read) m;
 COMMENT ON VIEW instrumentation.session_activity IS
-    'Instances with their sessions, and these with their statements. What others ran shows only to pgvigil_admin and pg_read_all_stats, as in pg_stat_activity';
+    'Instances with their sessions, and these with their statements. Statements of '
+    'others show only to pgvigil_admin and pg_read_all_stats, as in pg_stat_activity';
 
 DO $$
 BEGIN
@@ -4258,12 +5454,12 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '0b66f2246a8338abca89f8609907857cf1ed37c3e39cab934afa5b236034b65b', '53600bbf7813cf7bf201dce7aaa6e00f45c876baa99fe43d5c755f12cbf382c5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'c512b9dcaf947267e3e8a17508c9d825f6b05378d25f4d6f513bbb21296fc94b', '36ef055922f6b818410c28a64f2d4b6c6151090396039418eedb54c5b281ebf5', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
--- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by one of the
--- functions check_*(deep), which say what they found; integrity_report holds that against alert_thresholds. Without deep no check
--- reads a large table as a whole: what would have to is estimated from a sample.
+-- Health between migrations: the checks, their thresholds, and their repairs. Each check is done by one of the
+-- functions check_*(deep), which return their findings; integrity_report compares them with alert_thresholds. Without
+-- deep no check reads a large table as a whole: it estimates from a sample.
 
 CREATE TABLE pgvigil.alert_thresholds (
     check_name text NOT NULL CONSTRAINT alert_thresholds_pkey PRIMARY KEY,
@@ -4274,72 +5470,116 @@ CREATE TABLE pgvigil.alert_thresholds (
     CONSTRAINT alert_thresholds_critical_check CHECK (critical > 0 AND critical < 'NaN'),
     CONSTRAINT alert_thresholds_order_check CHECK (critical >= warning)
 );
-COMMENT ON TABLE pgvigil.alert_thresholds IS 'From which value on each check of integrity_report() is a warning, and critical; to be edited';
-COMMENT ON COLUMN pgvigil.alert_thresholds.check_name IS 'The check';
+COMMENT ON TABLE pgvigil.alert_thresholds IS
+    'From which value on each check of integrity_report() is a warning, and critical; to be edited';
 COMMENT ON COLUMN pgvigil.alert_thresholds.warning IS 'A warning from this value on; NULL: never';
 COMMENT ON COLUMN pgvigil.alert_thresholds.critical IS 'Critical from this value on; NULL: never';
-COMMENT ON COLUMN pgvigil.alert_thresholds.meaning IS 'What is counted or measured, and what it means when it is high';
-COMMENT ON CONSTRAINT alert_thresholds_pkey ON pgvigil.alert_thresholds IS 'One row a check';
+COMMENT ON COLUMN pgvigil.alert_thresholds.meaning IS 'The counted or measured value, and the meaning of a high one';
 COMMENT ON CONSTRAINT alert_thresholds_warning_check ON pgvigil.alert_thresholds IS '0 is well, for every check';
 COMMENT ON CONSTRAINT alert_thresholds_critical_check ON pgvigil.alert_thresholds IS '0 is well, for every check';
-COMMENT ON CONSTRAINT alert_thresholds_order_check ON pgvigil.alert_thresholds IS 'What is critical deserved a warning';
+COMMENT ON CONSTRAINT alert_thresholds_order_check ON pgvigil.alert_thresholds IS 'A critical value is also a warning';
 INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VALUES
-    ('foreign_keys_enabled', 1, 1, 'foreign keys that are not enforced, and sessions, roles and databases with session_replication_role = replica'),
-    ('orphaned_messages', 1, 10, 'rows of a session that does not exist: context, snapshots, hand-offs, trail, counters, holds'),
+    ('foreign_keys_enabled', 1, 1,
+     'foreign keys that are not enforced, and sessions, roles and databases with session_replication_role = replica'),
+    ('orphaned_messages', 1, 10,
+     'rows of a session that does not exist: context, snapshots, hand-offs, trail, counters, holds'),
     ('count_mismatches', 5, 100, 'sessions whose context_count differs from the number of their rows'),
     ('token_mismatches', 5, 100, 'sessions whose total_tokens differs from the sum of their rows'),
     ('size_mismatches', 5, 100, 'sessions whose total_content_bytes differs from the sum of their rows'),
-    ('database_integrity', 1, 1, 'reads of a page that failed its checksum; with --deep also faults that amcheck finds'),
-    ('invalid_indexes', 1, 10, 'indexes that an interrupted build left; indexes that are being built now are not counted'),
-    ('executable_by_everybody', 1, 1, 'functions with their owner''s rights, and trigger functions, that PUBLIC may execute'),
+    ('database_integrity', 1, 1,
+     'reads of a page that failed its checksum; with --deep also faults that amcheck finds'),
+    ('invalid_indexes', 1, 10,
+     'indexes that an interrupted build left; indexes that are being built now are not counted'),
+    ('executable_by_everybody', 1, 1,
+     'functions with their owner''s rights, and trigger functions, that PUBLIC may execute'),
     ('definers_of_superusers', 1, 1, 'functions with their owner''s rights that belong to a superuser'),
     ('collation_mismatches', 1, NULL, 'collations whose library has changed since their indexes were built'),
-    ('publications_by_partition', 1, NULL, 'publications that send all partitions of a table of pgvigil, but not by the root: subscribers stop at the next new partition'),
+    ('publications_by_partition', 1, NULL,
+     'publications that send all partitions of a table of pgvigil, '
+     'but not by the root: subscribers stop at the next new partition'),
     ('disabled_triggers', 1, 1, 'triggers of pgvigil that do not fire'),
-    ('replaced_objects', 1, NULL, 'triggers of pgvigil that are missing or call another function, and monitoring views that read nothing of pgvigil'),
-    ('duplicate_events', 1, NULL, 'events of the last day that were recorded twice within one second, at least once by something other than the trigger of pgvigil; looks at 10,000 events at most, with --deep at all'),
-    ('views_past_row_security', 1, 1, 'monitoring views without security_invoker while a table that they read has row security on (from PostgreSQL 15 on)'),
-    ('overdue_jobs', 1, 3, 'jobs that had no success for two of their times; of those that never succeeded the detail says what is not done yet'),
+    ('replaced_objects', 1, NULL,
+     'triggers of pgvigil that are missing or call another '
+     'function, and monitoring views that read nothing of pgvigil'),
+    ('duplicate_events', 1, NULL,
+     'events of the last day that were recorded twice within one second, at least once by something '
+     'other than the trigger of pgvigil; looks at 10,000 events at most, with --deep at all'),
+    ('views_past_row_security', 1, 1,
+     'monitoring views without security_invoker while a table '
+     'that they read has row security on (from PostgreSQL 15 on)'),
+    ('overdue_jobs', 1, 3,
+     'jobs that had no success for two of their times; of those '
+     'that never succeeded the detail says what is not done yet'),
     ('failed_jobs', 1, 3, 'jobs whose last run failed or died, also because no verified backup exists'),
-    ('jobs_without_consent', 1, NULL, 'jobs of a migrated install that wait until the owner has accepted what they would do'),
+    ('jobs_without_consent', 1, NULL,
+     'jobs of a migrated install that wait until the owner has accepted what they would do'),
     ('waiting_rows', 1000, 100000, 'rows in default partitions, counted up to 100,000 each'),
     ('dead_rows_percent', 30, 60, 'share of dead rows in the worst table that has 10,000 of them'),
     ('transaction_id_age', 1000000000, 1500000000, 'transactions (or multixacts) since the oldest that is not frozen'),
-    ('connection_pool_exhaustion', 0.8, 0.95, 'share of the connections of the server that are in use, or of the limit of this database'),
+    ('connection_pool_exhaustion', 0.8, 0.95,
+     'share of the connections of the server that are in use, or of the limit of this database'),
     ('database_size_mb', 1000, 5000, 'size of the database, in MB of 1,048,576 bytes'),
-    ('avg_query_time_ms', 100, 1000, 'average duration of the operations in performance_logs over the last hour, in milliseconds, as far as they are rolled up');
+    ('avg_query_time_ms', 100, 1000,
+     'average duration of the operations in performance_logs over '
+     'the last hour, in milliseconds, as far as they are rolled up');
 
 CREATE FUNCTION pgvigil.watched_schemas() RETURNS oid[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN ARRAY(SELECT n.oid FROM pg_namespace n WHERE n.nspname = ANY (ARRAY[pgvigil.application_schema(), 'pgvigil', 'instrumentation']));
+    RETURN ARRAY(SELECT n.oid
+                 FROM pg_namespace n
+                 WHERE n.nspname = ANY (ARRAY[pgvigil.application_schema(), 'pgvigil', 'instrumentation']));
 END $$;
 COMMENT ON FUNCTION pgvigil.watched_schemas() IS 'The application''s schema and those of pgvigil';
 
 CREATE FUNCTION pgvigil.stored_settings() RETURNS TABLE (setting text, holder text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY
-    SELECT c.setting, concat_ws(' IN ', CASE WHEN s.setrole <> 0 THEN 'ROLE ' || quote_ident(r.rolname) WHEN s.setdatabase = 0 THEN 'ROLE ALL' END,
+    SELECT c.setting,
+           concat_ws(' IN ',
+                     CASE WHEN s.setrole <> 0 THEN 'ROLE ' || quote_ident(r.rolname)
+                          WHEN s.setdatabase = 0 THEN 'ROLE ALL' END,
                                 CASE WHEN s.setdatabase <> 0 THEN 'DATABASE ' || quote_ident(current_database()) END)
-    FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c (setting) LEFT JOIN pg_roles r ON r.oid = s.setrole
+    FROM pg_db_role_setting s
+    CROSS JOIN LATERAL unnest(s.setconfig) c (setting)
+    LEFT JOIN pg_roles r ON r.oid = s.setrole
     WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
 END $$;
-COMMENT ON FUNCTION pgvigil.stored_settings() IS 'Settings that the roles and this database bring along, and whose they are';
+COMMENT ON FUNCTION pgvigil.stored_settings() IS
+    'Settings that the roles and this database bring along, and whose they are';
 
 CREATE FUNCTION pgvigil.fits_full_scan(VARIADIC tables regclass[]) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN (SELECT sum(pg_relation_size(t.id)) <= 16777216 AND pg_relation_size(pgvigil.application_table('sessions')) <= 8388608 FROM unnest(tables) t (id));
+    RETURN (SELECT sum(pg_relation_size(t.id)) <= 16777216
+            AND pg_relation_size(pgvigil.application_table('sessions')) <= 8388608
+            FROM unnest(tables) t (id));
 END $$;
-COMMENT ON FUNCTION pgvigil.fits_full_scan(regclass[]) IS 'Whether these tables (16 MB) can be held against sessions (8 MB) as a whole in an instant';
+COMMENT ON FUNCTION pgvigil.fits_full_scan(regclass[]) IS
+    'Whether these tables (16 MB) can be compared with sessions (8 MB) as a whole in an instant';
 
--- The checks -----------------------------------------------------------------------------------------------------------
+-- The checks
+-- -----------------------------------------------------------------------------------------------------------
 
--- A row of a sample is looked up one by one, so that its cost does not grow with sessions; of a whole table, the planner chooses. 250 rows
--- of those on 40 pages: each may mean a page of sessions or of its index that has to come from disk.
-CREATE FUNCTION pgvigil.check_orphans(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+-- A row of a sample is looked up one by one, so that its cost does not grow with sessions; of a whole table, the
+-- planner chooses. 250 rows of those on 40 pages: each may mean a page of sessions or of its index that has to come
+-- from disk.
+CREATE FUNCTION pgvigil.check_orphans(deep boolean)
+RETURNS TABLE (check_name text, value numeric, detail text, fix text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     child   record;
     share   numeric;  -- percent of its pages
@@ -4352,8 +5592,11 @@ BEGIN
     value := 0;
     FOR child IN
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
-               ARRAY(SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid) || c.oid::regclass AS parts
-        FROM unnest(ARRAY(SELECT pgvigil.application_table(a) FROM unnest('{context_history,codebase_snapshots,handoff_requests,session_lifecycle}'::text[]) a)
+               ARRAY(SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid)
+                   || c.oid::regclass AS parts
+        FROM unnest(ARRAY(SELECT pgvigil.application_table(a)
+                          FROM unnest('{context_history,codebase_snapshots,handoff_requests,'
+                                      'session_lifecycle}'::text[]) a)
                     || '{pgvigil.session_counters,pgvigil.legal_holds}'::regclass[]) WITH ORDINALITY t (id, place)
         JOIN pg_class c ON c.oid = t.id JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY t.place
     LOOP
@@ -4362,33 +5605,50 @@ BEGIN
                 RAISE NOTICE 'looking for orphans in %', child.name;
             END IF;
             share := 100;
-            EXECUTE format('SELECT count(*) FROM %s c WHERE NOT EXISTS (SELECT 1 FROM %s s WHERE s.id = c.session_id)', child.name, of_sessions) INTO found;
+            EXECUTE format('SELECT count(*)
+                            FROM %s c
+                            WHERE NOT EXISTS (SELECT 1 FROM %s s WHERE s.id = c.session_id)', child.name, of_sessions)
+                INTO found;
         ELSE
             share := least(100, 100 * 40.0 * current_setting('block_size')::numeric
                                / greatest((SELECT sum(pg_relation_size(p.id)) FROM unnest(child.parts) p (id)), 1));
-            EXECUTE format('SELECT coalesce(ceil(count(*) FILTER (WHERE (SELECT s.id FROM %3$s s WHERE s.id = c.session_id) IS NULL) * max(c.there)::numeric / count(*)), 0)
-                            FROM (SELECT t.session_id, count(*) OVER () AS there FROM %1$s t TABLESAMPLE SYSTEM (%2$s) ORDER BY random() LIMIT 250) c',
+            EXECUTE format('SELECT coalesce(ceil(
+                                count(*) FILTER (WHERE (SELECT s.id FROM %3$s s WHERE s.id = c.session_id) IS NULL)
+                                * max(c.there)::numeric / count(*)), 0)
+                            FROM (SELECT t.session_id, count(*) OVER () AS there
+                                  FROM %1$s t TABLESAMPLE SYSTEM (%2$s)
+                                  ORDER BY random()
+                                  LIMIT 250) c',
                            child.name, share, of_sessions) INTO found;
             sampled := sampled OR share < 100;
         END IF;
         IF found > 0 THEN
             value := value + ceil(found * 100 / share);
-            told := told || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
-            fixes := fixes || format('DELETE FROM %s c WHERE NOT EXISTS (SELECT 1 FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
+            told := told
+                || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
+            fixes := fixes
+                || format('DELETE FROM %s c
+                           WHERE NOT EXISTS (SELECT 1 FROM %s s WHERE s.id = c.session_id);', child.name, of_sessions);
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
-    detail := concat_ws('; ', nullif(array_to_string(told, ', '), ''), CASE WHEN sampled THEN 'looked at 250 rows of each large table' END);
+    detail := concat_ws('; ', nullif(array_to_string(told, ', '), ''),
+                        CASE WHEN sampled THEN 'looked at 250 rows of each large table' END);
     fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS 'Rows without their session, in each table that belongs to sessions; of a large one an estimate unless deep';
+COMMENT ON FUNCTION pgvigil.check_orphans(boolean) IS
+    'Rows without their session, in each table that belongs to sessions; of a large one an estimate unless deep';
 
--- One snapshot (STABLE) shows rows and counters as they belong together. The sample: 100 sessions that hold 3,000 rows at most,
--- each of which may be a page from disk.
--- All of them are counted in one pass over context_history: session by session, as count_context does, takes ten times as long.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.check_counters(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+-- One snapshot (STABLE) shows rows and counters as they belong together. The sample: 100 sessions that hold 3,000 rows
+-- at most, each of which may be a page from disk. All of them are counted in one pass over context_history: session by
+-- session, as count_context does, takes ten times as long.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.check_counters(deep boolean)
+RETURNS TABLE (check_name text, value numeric, detail text, fix text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     ids   uuid[];
     total numeric;  -- sessions
@@ -4402,12 +5662,15 @@ BEGIN
         SELECT (SELECT count(*) FROM "{app}".sessions) AS looked, count(*) FILTER (WHERE d.contexts <> 0) AS counts,
                count(*) FILTER (WHERE d.tokens <> 0) AS tokens, count(*) FILTER (WHERE d.bytes <> 0) AS bytes INTO part
         FROM (SELECT u.session_id, sum(u.contexts) AS contexts, sum(u.tokens) AS tokens, sum(u.bytes) AS bytes
-              FROM (SELECT c.session_id, 1 AS contexts, c.tokens_used::bigint AS tokens, pgvigil.content_bytes(c.content_size_bytes, c.content)::bigint AS bytes
+              FROM (SELECT c.session_id, 1 AS contexts, c.tokens_used::bigint AS tokens,
+                           pgvigil.content_bytes(c.content_size_bytes, c.content)::bigint AS bytes
                     FROM "{app}".context_history c
                     UNION ALL
-                    SELECT k.session_id, -k.context_count, -k.total_tokens, -k.total_content_bytes FROM pgvigil.session_counters k
+                    SELECT k.session_id, -k.context_count, -k.total_tokens, -k.total_content_bytes
+                    FROM pgvigil.session_counters k
                     UNION ALL
-                    SELECT k.session_id, -k.context_count, -k.total_tokens, -k.total_content_bytes FROM pgvigil.session_counter_changes k) u
+                    SELECT k.session_id, -k.context_count, -k.total_tokens, -k.total_content_bytes
+                    FROM pgvigil.session_counter_changes k) u
               GROUP BY u.session_id HAVING sum(u.contexts) <> 0 OR sum(u.tokens) <> 0 OR sum(u.bytes) <> 0) d
         WHERE EXISTS (SELECT FROM "{app}".sessions s WHERE s.id = d.session_id);
         total := part.looked;
@@ -4423,19 +5686,29 @@ BEGIN
                count(*) FILTER (WHERE h.total_tokens <> k.total_tokens) AS tokens,
                count(*) FILTER (WHERE h.total_content_bytes <> k.total_content_bytes) AS bytes INTO part
         FROM pgvigil.count_context(VARIADIC ids) h CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k;
-        SELECT greatest(c.reltuples, part.looked) INTO total FROM pg_class c WHERE c.oid = pgvigil.application_table('sessions');
+        SELECT greatest(c.reltuples, part.looked)
+        INTO total
+        FROM pg_class c
+        WHERE c.oid = pgvigil.application_table('sessions');
     END IF;
     detail := CASE WHEN total > part.looked THEN format('looked at %s of about %s sessions', part.looked, total) END;
-    FOR check_name, value IN VALUES ('count_mismatches', part.counts), ('token_mismatches', part.tokens), ('size_mismatches', part.bytes) LOOP
+    FOR check_name, value IN
+        VALUES ('count_mismatches', part.counts), ('token_mismatches', part.tokens),
+               ('size_mismatches', part.bytes) LOOP
         value := ceil(value * total / greatest(part.looked, 1));
         fix := 'SELECT * FROM pgvigil.recount_session_counters();';
         RETURN NEXT;
     END LOOP;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.check_counters(boolean) IS 'Counters of sessions against a recount: of all if deep or few, else an estimate from 100';
+COMMENT ON FUNCTION pgvigil.check_counters(boolean) IS
+    'Counters of sessions against a recount: of all if deep or few, else an estimate from 100';
 
-CREATE FUNCTION pgvigil.check_storage(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.check_storage(deep boolean)
+RETURNS TABLE (check_name text, value numeric, detail text, fix text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     failures bigint;
     last_    timestamptz;
@@ -4450,20 +5723,32 @@ BEGIN
     value := coalesce(failures, 0);
     IF value > 0 THEN
         told := told || format('%s reads met a page that fails its checksum, the last at %s', failures, last_);
-        fixes := fixes || 'Restore a backup from before (pgvigil restore), on other storage; see the server''s log for the file.'::text;
+        fixes := fixes
+            || 'Restore a backup from before (pgvigil restore), on '
+               'other storage; see the server''s log for the file.'::text;
     ELSIF current_setting('data_checksums') = 'off' THEN
         told := told || 'data checksums are off: a damaged page is not noticed'::text;
     END IF;
     IF deep THEN
-        SELECT n.nspname INTO place FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck';
+        SELECT n.nspname
+        INTO place
+        FROM pg_extension e
+        JOIN pg_namespace n ON n.oid = e.extnamespace
+        WHERE e.extname = 'amcheck';
         IF place IS NULL THEN
-            told := told || 'amcheck is not there (CREATE EXTENSION amcheck): indexes and tables were not looked at'::text;
+            told := told
+                || 'amcheck is not there (CREATE EXTENSION amcheck): indexes and tables were not looked at'::text;
         END IF;
         FOR part IN
-            SELECT c.oid, c.relkind, format('%I.%I', n.nspname, c.relname) AS name, count(*) OVER () AS parts, row_number() OVER () AS number
-            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_index i ON i.indexrelid = c.oid JOIN pg_am a ON a.oid = c.relam
+            SELECT c.oid, c.relkind, format('%I.%I', n.nspname, c.relname) AS name, count(*) OVER () AS parts,
+                   row_number() OVER () AS number
+            FROM pg_class c
+            JOIN pg_namespace n ON n.oid = c.relnamespace
+            LEFT JOIN pg_index i ON i.indexrelid = c.oid
+            JOIN pg_am a ON a.oid = c.relam
             WHERE place IS NOT NULL AND n.oid = ANY (pgvigil.watched_schemas()) AND c.relpersistence <> 't'
-              AND (c.relkind = 'i' AND i.indisvalid AND i.indisready AND a.amname = 'btree' OR c.relkind IN ('r', 'm') AND a.amname = 'heap')
+              AND (c.relkind = 'i' AND i.indisvalid AND i.indisready AND a.amname = 'btree'
+                   OR c.relkind IN ('r', 'm') AND a.amname = 'heap')
         LOOP
             RAISE NOTICE 'amcheck % (% of %)', part.name, part.number, part.parts;
             broken := NULL;
@@ -4471,13 +5756,17 @@ BEGIN
                 IF part.relkind = 'i' THEN
                     EXECUTE format('SELECT %I.bt_index_check($1, true)', place) USING part.oid::regclass;
                 ELSE
-                    EXECUTE format('SELECT format(''block %%s: %%s'', v.blkno, v.msg) FROM %I.verify_heapam($1, on_error_stop => true) v LIMIT 1', place)
+                    EXECUTE format('SELECT format(''block %%s: %%s'', v.blkno, v.msg)
+                                    FROM %I.verify_heapam($1, on_error_stop => true) v
+                                    LIMIT 1', place)
                     INTO broken USING part.oid::regclass;
                 END IF;
             EXCEPTION
                 WHEN undefined_table OR undefined_object THEN NULL;  -- dropped meanwhile
                 WHEN insufficient_privilege THEN
-                    told := told || format('amcheck was not allowed: GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA %I TO %I', place, current_user);
+                    told := told
+                        || format('amcheck was not allowed: GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA %I TO %I', place,
+                                  current_user);
                     EXIT;
                 WHEN OTHERS THEN
                     broken := SQLERRM;
@@ -4495,11 +5784,16 @@ BEGIN
     fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.check_storage(boolean) IS 'Failed checksums, and if deep what amcheck finds in indexes and tables';
+COMMENT ON FUNCTION pgvigil.check_storage(boolean) IS
+    'Failed checksums, and if deep what amcheck finds in indexes and tables';
 
--- What is built CONCURRENTLY at this moment is no fault.
-CREATE FUNCTION pgvigil.check_objects(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+-- An index that is being built CONCURRENTLY at this moment does not count.
+CREATE FUNCTION pgvigil.check_objects(deep boolean)
+RETURNS TABLE (check_name text, value numeric, detail text, fix text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     check_name := 'foreign_keys_enabled';
     SELECT count(*), string_agg(f.told, ', '), string_agg(DISTINCT f.fix, ' ') INTO value, detail, fix
@@ -4521,51 +5815,74 @@ BEGIN
           SELECT format('%s of %s.%s is NOT ENFORCED', c.conname, n.nspname, t.relname),
                  format('ALTER TABLE %I.%I ALTER CONSTRAINT %I ENFORCED;', n.nspname, t.relname, c.conname)
           FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
-          WHERE c.contype = 'f' AND n.oid = ANY (pgvigil.watched_schemas()) AND to_jsonb(c) ->> 'conenforced' = 'false') f;  -- a column since 18
+          -- a column since 18
+          WHERE c.contype = 'f'
+            AND n.oid = ANY (pgvigil.watched_schemas())
+            AND to_jsonb(c) ->> 'conenforced' = 'false') f;
     RETURN NEXT;
 
     check_name := 'invalid_indexes';
     SELECT count(*), string_agg(f.name, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name,
-                 CASE WHEN c.relkind = 'I' THEN format('Build its index on each partition that has none, and attach it: \d+ %I.%I', n.nspname, c.relname)
-                      WHEN c.relname ~ '_cc(new|old)\d*$' THEN format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname)
+                 CASE WHEN c.relkind = 'I'
+                      THEN format('Build its index on each partition that has none, and attach it: \d+ %I.%I',
+                                  n.nspname, c.relname)
+                      WHEN c.relname ~ '_cc(new|old)\d*$'
+                          THEN format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname)
                       ELSE format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) END AS fix
           FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE n.oid = ANY (pgvigil.watched_schemas()) AND NOT (i.indisvalid AND i.indisready AND i.indislive)
             AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p
-                            WHERE p.relid = i.indrelid AND p.datid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+                            WHERE p.relid = i.indrelid
+                              AND p.datid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
           ORDER BY 1) f;
     RETURN NEXT;
 
-    -- Grants that a restore without our roles has lost, above all: REVOKE stands in no archive of a database whose roles are not there.
+    -- Above all, grants that a restore without our roles has lost: an archive of a database without these roles has no
+    -- REVOKE.
     check_name := 'executable_by_everybody';
-    SELECT count(*), string_agg(f.name, ', '), string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.name, ', '),
+           string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ')
+    INTO value, detail, fix
     FROM (SELECT p.oid::regprocedure::text AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-          WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND (p.prosecdef OR p.prorettype = 'trigger'::regtype)
+          WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[])
+            AND (p.prosecdef OR p.prorettype = 'trigger'::regtype)
             AND p.proname <> ALL ('{current_session,current_instance,set_session_tag,judge_kill}'::name[])
             AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)
           ORDER BY 1) f;
     RETURN NEXT;
 
     check_name := 'definers_of_superusers';
-    SELECT count(*), string_agg(DISTINCT format('%s: %s', f.owner, f.name), ', '), string_agg(format('ALTER ROUTINE %s OWNER TO pgvigil_owner;', f.name), ' ') INTO value, detail, fix
-    FROM (SELECT p.oid::regprocedure::text AS name, r.rolname AS owner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_roles r ON r.oid = p.proowner
+    SELECT count(*), string_agg(DISTINCT format('%s: %s', f.owner, f.name), ', '),
+           string_agg(format('ALTER ROUTINE %s OWNER TO pgvigil_owner;', f.name), ' ')
+    INTO value, detail, fix
+    FROM (SELECT p.oid::regprocedure::text AS name, r.rolname AS owner
+          FROM pg_proc p
+          JOIN pg_namespace n ON n.oid = p.pronamespace
+          JOIN pg_roles r ON r.oid = p.proowner
           WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND p.prosecdef AND r.rolsuper ORDER BY 1) f;
     RETURN NEXT;
 
-    -- What sorts otherwise since a library changed: an index in that order finds rows no longer, and lets duplicates in.
+    -- Collations whose sort order may have changed with a library: an index in the old order no longer finds rows, and
+    -- accepts duplicates.
     check_name := 'collation_mismatches';
     SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
-    FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion, pg_collation_actual_version(c.oid)) AS told,
-                 format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname, c.collname) AS fix
+    FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion,
+                        pg_collation_actual_version(c.oid)) AS told,
+                 format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname,
+                        c.collname) AS fix
           FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
           WHERE c.collversion <> pg_collation_actual_version(c.oid)
             AND EXISTS (SELECT FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid
                         WHERE a.attcollation = c.oid AND t.relnamespace = ANY (pgvigil.watched_schemas()))
           ORDER BY 1) f;
     IF current_setting('server_version_num')::integer >= 150000 THEN
-        EXECUTE 'SELECT $1 + count(*), concat_ws('', '', $2, string_agg(format(''the database: %s, now %s'', d.datcollversion, v.now), '', '')),
-                        concat_ws('' '', $3, string_agg(format(''REINDEX DATABASE %1$I; ALTER DATABASE %1$I REFRESH COLLATION VERSION;'', d.datname), '' ''))
+        EXECUTE 'SELECT $1 + count(*),
+                     concat_ws('', '', $2,
+                               string_agg(format(''the database: %s, now %s'', d.datcollversion, v.now), '', '')),
+                     concat_ws('' '', $3,
+                               string_agg(format(''REINDEX DATABASE %1$I; ''
+                                                 ''ALTER DATABASE %1$I REFRESH COLLATION VERSION;'', d.datname), '' ''))
                  FROM pg_database d CROSS JOIN LATERAL (SELECT pg_database_collation_actual_version(d.oid) AS now) v
                  WHERE d.datname = current_database() AND d.datcollversion <> v.now'
         INTO value, detail, fix USING value, detail, fix;
@@ -4575,7 +5892,8 @@ BEGIN
     -- Some partitions by name may be meant; all of them are the table, and each day and month brings one more.
     check_name := 'publications_by_partition';
     SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
-    FROM (SELECT format('%I: %s', p.pubname, string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS told,
+    FROM (SELECT format('%I: %s', p.pubname,
+                        string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS told,
                  format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS fix
           FROM pg_publication p CROSS JOIN pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE NOT p.pubviaroot AND c.relkind = 'p' AND n.oid = ANY (pgvigil.watched_schemas())
@@ -4588,30 +5906,47 @@ BEGIN
 
     check_name := 'disabled_triggers';
     SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
-    FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname, CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
+    FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname,
+                        CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
                  format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, t.relname, g.tgname) AS fix
-          FROM pg_trigger g JOIN pg_class t ON t.oid = g.tgrelid JOIN pg_namespace n ON n.oid = t.relnamespace JOIN pg_proc p ON p.oid = g.tgfoid
+          FROM pg_trigger g
+          JOIN pg_class t ON t.oid = g.tgrelid
+          JOIN pg_namespace n ON n.oid = t.relnamespace
+          JOIN pg_proc p ON p.oid = g.tgfoid
           WHERE n.oid = ANY (pgvigil.watched_schemas()) AND NOT g.tgisinternal AND g.tgenabled IN ('D', 'R')
             AND p.pronamespace IN (SELECT o.oid FROM pg_namespace o WHERE o.nspname IN ('pgvigil', 'instrumentation'))
           ORDER BY 1) f;
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS 'Foreign keys that are not enforced, invalid indexes, open functions, collations, publications, and triggers of pgvigil that are disabled; deep changes nothing';
+COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS
+    'Foreign keys that are not enforced, invalid indexes, open functions, collations, '
+    'publications, and triggers of pgvigil that are disabled; deep changes nothing';
 
--- What applications know by name they make anew, in their own way; health --repair makes ours again, from the files. A trigger of
--- ours calls a function of ours, and both views stand on something in schema pgvigil.
+-- Applications recreate objects of these names in their own way; health --repair makes ours again, from the files. A
+-- trigger of ours calls a function of ours, and both views read something in schema pgvigil.
 CREATE FUNCTION pgvigil.replaced_objects() RETURNS TABLE (kind text, name text, of_table text, found text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    SELECT 'trigger', t.name, t.of_table, CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
-    FROM (SELECT 'sessions', name FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,00_archive_deleted_session,watch_session,set_default_expiry,guard_legal_hold,guard_policy_hold,archive_truncated_sessions}'::text[]) name
+    SELECT 'trigger', t.name, t.of_table,
+           CASE WHEN g.oid IS NULL THEN 'nothing' ELSE 'calls ' || g.tgfoid::regprocedure::text END
+    FROM (SELECT 'sessions', name
+          FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,'
+                      'log_session_lifecycle_created,00_archive_deleted_session,watch_session,'
+                      'set_default_expiry,guard_legal_hold,guard_policy_hold,'
+                      'archive_truncated_sessions}'::text[]) name
           UNION ALL
-          SELECT 'context_history', name FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) name
+          SELECT 'context_history', name
+          FROM unnest('{count_added_context,count_changed_context,count_removed_context,'
+                      'clear_session_counters}'::text[]) name
           UNION ALL
           SELECT child, name FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) child,
-                                  unnest('{guard_archived_session,guard_archived_children}'::text[]) name) t (of_table, name)
+                                  unnest('{guard_archived_session,guard_archived_children}'::text[]) name)
+         t (of_table, name)
     LEFT JOIN pg_trigger g ON g.tgrelid = pgvigil.application_table(t.of_table) AND g.tgname = t.name
     LEFT JOIN pg_proc p ON p.oid = g.tgfoid
     WHERE EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '011')  -- which makes them
@@ -4619,60 +5954,92 @@ BEGIN
     UNION ALL
     SELECT 'view', c.relname::text, NULL, 'reads nothing of pgvigil'
     FROM pg_class c
-    WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'), pgvigil.application_table('performance_monitoring_view'))
+    WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'),
+                    pgvigil.application_table('performance_monitoring_view'))
       AND NOT EXISTS (
           SELECT FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
           LEFT JOIN pg_class t ON d.refclassid = 'pg_class'::regclass AND t.oid = d.refobjid
           LEFT JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
           WHERE r.ev_class = c.oid
-            AND coalesce(t.relnamespace, f.pronamespace) = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'pgvigil'))
+            AND coalesce(t.relnamespace, f.pronamespace)
+                = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'pgvigil'))
     ORDER BY 1, 3, 2;
 END $$;
-COMMENT ON FUNCTION pgvigil.replaced_objects() IS 'Triggers of ours on tables of the application, and the monitoring views, that are missing or somebody else''s';
+COMMENT ON FUNCTION pgvigil.replaced_objects() IS
+    'Triggers of ours on tables of the application, and the monitoring views, that are missing or somebody else''s';
 
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.check_replaced(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.check_replaced(deep boolean)
+RETURNS TABLE (check_name text, value numeric, detail text, fix text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     check_name := 'replaced_objects';
-    SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ') INTO value, detail FROM pgvigil.replaced_objects() r;
-    fix := 'pgvigil health --repair makes them again; that the application leaves them alone: pgvigil help from-the-enhanced-original';
+    SELECT count(*), string_agg(format('%s %s%s %s', r.kind, r.name, ' on ' || r.of_table, r.found), ', ')
+    INTO value, detail
+    FROM pgvigil.replaced_objects() r;
+    fix :=
+        'pgvigil health --repair makes them again; that the application '
+        'leaves them alone: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     -- Ours carry session_user. Two that both do are two changes, and so are two that say different statuses.
     check_name := 'duplicate_events';
     SELECT count(*), string_agg(DISTINCT e.event_type::text, ', ') INTO value, detail
-    FROM (SELECT l.event_type, l.created_at, l.event_data, lag(l.created_at) OVER one AS before, lag(l.event_data) OVER one AS data_before
-          FROM (SELECT * FROM "{app}".session_lifecycle n WHERE n.created_at > now() - interval '1 day' LIMIT CASE WHEN NOT deep THEN 10000 END) l
+    FROM (SELECT l.event_type, l.created_at, l.event_data, lag(l.created_at) OVER one AS before,
+                 lag(l.event_data) OVER one AS data_before
+          FROM (SELECT *
+                FROM "{app}".session_lifecycle n
+                WHERE n.created_at > now() - interval '1 day'
+                LIMIT CASE WHEN NOT deep THEN 10000 END) l
           WINDOW one AS (PARTITION BY l.session_id, l.event_type ORDER BY l.created_at, l.id)) e
-    WHERE e.created_at <= e.before + interval '1 second' AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
+    WHERE e.created_at <= e.before + interval '1 second'
+      AND NOT (e.event_data ? 'session_user' AND e.data_before ? 'session_user')
       AND (e.event_data ->> 'new_status' = e.data_before ->> 'new_status') IS NOT FALSE;
-    detail := nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END), '');
+    detail :=
+        nullif(concat_ws('; ', detail, CASE WHEN NOT deep AND value > 0 THEN 'looked at 10,000 events at most' END),
+                     '');
     fix := 'Let one of the two write them: pgvigil help from-the-enhanced-original';
     RETURN NEXT;
 
     check_name := 'views_past_row_security';
-    SELECT count(*), string_agg(c.oid::regclass::text, ', '), string_agg(format('ALTER VIEW %s SET (security_invoker = true);', c.oid::regclass), ' ')
+    SELECT count(*), string_agg(c.oid::regclass::text, ', '),
+           string_agg(format('ALTER VIEW %s SET (security_invoker = true);', c.oid::regclass), ' ')
     INTO value, detail, fix
     FROM pg_class c
-    WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'), pgvigil.application_table('session_content_view'), pgvigil.application_table('performance_monitoring_view'))
-      AND c.relkind = 'v' AND current_setting('server_version_num')::integer >= 150000  -- before, no view reads otherwise
-      AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
-      AND EXISTS (SELECT FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+    WHERE c.oid IN (pgvigil.application_table('session_monitoring_view'),
+                    pgvigil.application_table('session_content_view'),
+                    pgvigil.application_table('performance_monitoring_view'))
+      -- before, no view reads otherwise
+      AND c.relkind = 'v' AND current_setting('server_version_num')::integer >= 150000
+      AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o
+                      WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+      AND EXISTS (SELECT FROM pg_rewrite r
+                  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass
+                      AND d.objid = r.oid
+                      AND d.refclassid = 'pg_class'::regclass
                   JOIN pg_class t ON t.oid = d.refobjid WHERE r.ev_class = c.oid AND t.relrowsecurity);
     RETURN NEXT;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.check_replaced(boolean) IS
-    'What applications have put in the place of our triggers and views, and events that are there twice since; deep looks at all events of the last day';
+    'Objects with which applications have replaced our triggers and views, and '
+    'events that are stored twice since; deep looks at all events of the last day';
 
--- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which tables are
--- looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
+-- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which
+-- tables are looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
 CREATE FUNCTION pgvigil.waiting_rows() RETURNS TABLE (partition text, waiting bigint)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     parent text;
     waits  regclass;
 BEGIN
-    FOREACH parent IN ARRAY '{instrumentation.sql_statements,performance_logs,session_lifecycle,system_metrics}'::text[] LOOP
+    FOREACH parent IN ARRAY '{instrumentation.sql_statements,performance_logs,session_lifecycle,'
+                            'system_metrics}'::text[] LOOP
         waits := pgvigil.default_partition(pgvigil.partitioned_table(parent));
         CONTINUE WHEN waits IS NULL;
         EXECUTE format('SELECT count(*) FROM (SELECT 1 FROM %s LIMIT 100000) w', waits) INTO waiting;
@@ -4683,15 +6050,20 @@ END $$;
 COMMENT ON FUNCTION pgvigil.waiting_rows() IS 'How many rows each default partition has, counted up to 100,000';
 
 CREATE FUNCTION pgvigil.check_jobs(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     check_name := 'overdue_jobs';
     SELECT count(*) FILTER (WHERE s.overdue),
            concat_ws('; ', string_agg(format('%s (last success: %s)', s.job, s.last_success), ', ' ORDER BY s.job)
                                FILTER (WHERE s.overdue AND s.last_success IS NOT NULL),
                      'never succeeded, so not done yet: '
-                         || string_agg(format('%s (%s)', s.job, s.purpose), ', ' ORDER BY s.job) FILTER (WHERE s.overdue AND s.last_success IS NULL),
-                     CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'no job has ever run: no scheduler is set up' END),
+                         || string_agg(format('%s (%s)', s.job, s.purpose), ', '
+                                       ORDER BY s.job) FILTER (WHERE s.overdue AND s.last_success IS NULL),
+                     CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran')
+                          THEN 'no job has ever run: no scheduler is set up' END),
            CASE WHEN bool_and(s.last_success IS NULL AND s.state = 'never ran') THEN 'pgvigil maintain watch'
                 ELSE 'pgvigil maintain run-due' END
     INTO value, detail, fix
@@ -4701,14 +6073,18 @@ BEGIN
 
     check_name := 'failed_jobs';
     SELECT count(*), string_agg(format('%s (%s)', s.job, coalesce(s.last_error, s.state)), ', ' ORDER BY s.job),
-           string_agg(CASE WHEN s.needs_client THEN format('pgvigil maintain run %s', s.job) ELSE format('CALL pgvigil.run_job(%L);', s.job) END, ' ' ORDER BY s.job)
+           string_agg(CASE WHEN s.needs_client THEN format('pgvigil maintain run %s', s.job)
+                           ELSE format('CALL pgvigil.run_job(%L);', s.job) END,
+                      ' ' ORDER BY s.job)
     INTO value, detail, fix
     FROM pgvigil.job_status s WHERE s.enabled AND s.state IN ('failed', 'died');
     RETURN NEXT;
 
     check_name := 'jobs_without_consent';
     SELECT count(*), string_agg(s.job, ', ' ORDER BY s.job),
-           'See what they would do: pgvigil maintain preview; then, as the owner of the tables: pgvigil maintain accept all' INTO value, detail, fix
+           'See what they would do: pgvigil maintain preview; then, '
+           'as the owner of the tables: pgvigil maintain accept all'
+    INTO value, detail, fix
     FROM pgvigil.job_status s WHERE s.waits_for_consent;
     RETURN NEXT;
 
@@ -4718,12 +6094,18 @@ BEGIN
     fix := 'CALL pgvigil.run_job(''partitions'');';
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.check_jobs(boolean) IS 'Jobs that are overdue or failed, and rows that wait for their partition, 100,000 a table at most; deep changes nothing';
+COMMENT ON FUNCTION pgvigil.check_jobs(boolean) IS
+    'Jobs that are overdue or failed, and rows that wait for their '
+    'partition, 100,000 a table at most; deep changes nothing';
 
 CREATE FUNCTION pgvigil.check_load(deep boolean) RETURNS TABLE (check_name text, value numeric, detail text, fix text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
-    room numeric := current_setting('max_connections')::numeric - current_setting('superuser_reserved_connections')::numeric
+    room numeric := current_setting('max_connections')::numeric
+        - current_setting('superuser_reserved_connections')::numeric
                     - coalesce(current_setting('reserved_connections', true)::numeric, 0);  -- a setting since 16
 BEGIN
     check_name := 'dead_rows_percent';
@@ -4739,7 +6121,10 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'transaction_id_age';
-    SELECT greatest(age(d.datfrozenxid), mxid_age(d.datminmxid)) INTO value FROM pg_database d WHERE d.datname = current_database();
+    SELECT greatest(age(d.datfrozenxid), mxid_age(d.datminmxid))
+    INTO value
+    FROM pg_database d
+    WHERE d.datname = current_database();
     detail := NULL;
     fix := 'VACUUM (FREEZE); and end what holds it back: old transactions, prepared ones, replication slots.';
     RETURN NEXT;
@@ -4747,11 +6132,16 @@ BEGIN
     -- By user and database: whether others are clients shows only to pg_read_all_stats.
     check_name := 'connection_pool_exhaustion';
     SELECT round(greatest(count(*) / greatest(room, 1),
-                          count(*) FILTER (WHERE a.datname = current_database()) / nullif((SELECT greatest(d.datconnlimit, 0) FROM pg_database d
-                                                                                          WHERE d.datname = current_database()), 0)::numeric), 3),
-           format('%s of %s connections', count(*), room) INTO value, detail
-    FROM pg_stat_activity a WHERE a.datid IS NOT NULL AND a.usesysid IS NOT NULL AND a.backend_type IS DISTINCT FROM 'parallel worker';
-    fix := 'See who holds them: SELECT usename, application_name, state, count(*) FROM pg_stat_activity GROUP BY 1, 2, 3; then pool, or raise max_connections.';
+                          count(*) FILTER (WHERE a.datname = current_database())
+                              / nullif((SELECT greatest(d.datconnlimit, 0) FROM pg_database d
+                                        WHERE d.datname = current_database()), 0)::numeric), 3),
+           format('%s of %s connections', count(*), room)
+    INTO value, detail
+    FROM pg_stat_activity a
+    WHERE a.datid IS NOT NULL AND a.usesysid IS NOT NULL AND a.backend_type IS DISTINCT FROM 'parallel worker';
+    fix :=
+        'See who holds them: SELECT usename, application_name, state, count(*) FROM '
+        'pg_stat_activity GROUP BY 1, 2, 3; then pool, or raise max_connections.';
     RETURN NEXT;
 
     check_name := 'database_size_mb';
@@ -4761,18 +6151,25 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'avg_query_time_ms';
-    SELECT round(sum(r.total_ms) / nullif(sum(r.calls), 0), 1), 'of ' || coalesce(sum(r.calls), 0) || ' calls' INTO value, detail
+    SELECT round(sum(r.total_ms) / nullif(sum(r.calls), 0), 1), 'of ' || coalesce(sum(r.calls), 0) || ' calls'
+    INTO value, detail
     FROM pgvigil.performance_rollups r WHERE r.bucket_width = 'minute' AND r.time_bucket >= now() - interval '1 hour';
     value := coalesce(value, 0);
     fix := 'See which: SELECT * FROM performance_monitoring_view ORDER BY total_calls * avg_duration_ms DESC;';
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.check_load(boolean) IS 'Dead rows, age of transaction ids, connections, size, and how long operations take; deep changes nothing';
+COMMENT ON FUNCTION pgvigil.check_load(boolean) IS
+    'Dead rows, age of transaction ids, connections, size, and how long operations take; deep changes nothing';
 
--- A check that cannot be made hides none of the others; a damaged page or a missing right is itself something to tell.
+-- A check that fails hides none of the others; a damaged page or a missing right is itself a finding.
 CREATE FUNCTION pgvigil.integrity_report(deep boolean DEFAULT false)
-RETURNS TABLE (check_name text, value numeric, warning numeric, critical numeric, level text, meaning text, detail text, fix text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+RETURNS TABLE (check_name text, value numeric, warning numeric, critical numeric, level text, meaning text, detail text,
+               fix text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
 #variable_conflict use_column
 DECLARE
     checks text;
@@ -4780,7 +6177,8 @@ DECLARE
     found  jsonb := '[]';
     failed jsonb := '{}';
 BEGIN
-    FOREACH checks IN ARRAY '{check_objects,check_replaced,check_jobs,check_load,check_orphans,check_counters,check_storage}'::text[] LOOP
+    FOREACH checks IN ARRAY '{check_objects,check_replaced,check_jobs,check_load,check_orphans,'
+                            'check_counters,check_storage}'::text[] LOOP
         BEGIN
             EXECUTE format('SELECT jsonb_agg(to_jsonb(c)) FROM pgvigil.%I($1) c', checks) INTO STRICT one USING deep;
             found := found || one;
@@ -4790,25 +6188,39 @@ BEGIN
     END LOOP;
     RETURN QUERY
     SELECT t.check_name, f.value, t.warning, t.critical, l.level, t.meaning,
-           CASE WHEN f.check_name IS NULL THEN concat_ws(': ', 'could not be looked at', failed ->> w.function) ELSE nullif(f.detail, '') END,
+           CASE WHEN f.check_name IS NULL THEN concat_ws(': ', 'could not be looked at', failed ->> w.function)
+                ELSE nullif(f.detail, '') END,
            CASE WHEN l.level <> 'ok' THEN f.fix END
     FROM pgvigil.alert_thresholds t
     LEFT JOIN jsonb_to_recordset(found) f (check_name text, value numeric, detail text, fix text) USING (check_name)
-    LEFT JOIN (VALUES ('check_objects', '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,definers_of_superusers,collation_mismatches,publications_by_partition,disabled_triggers}'::text[]),
+    LEFT JOIN (VALUES ('check_objects',
+                       '{foreign_keys_enabled,invalid_indexes,executable_by_everybody,'
+                       'definers_of_superusers,collation_mismatches,publications_by_partition,'
+                       'disabled_triggers}'::text[]),
                       ('check_replaced', '{replaced_objects,duplicate_events,views_past_row_security}'),
                       ('check_jobs', '{overdue_jobs,failed_jobs,jobs_without_consent,waiting_rows}'),
-                      ('check_load', '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,avg_query_time_ms}'),
-                      ('check_orphans', '{orphaned_messages}'), ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),
+                      ('check_load',
+                       '{dead_rows_percent,transaction_id_age,connection_pool_exhaustion,database_size_mb,'
+                       'avg_query_time_ms}'),
+                      ('check_orphans', '{orphaned_messages}'),
+                      ('check_counters', '{count_mismatches,token_mismatches,size_mismatches}'),
                       ('check_storage', '{database_integrity}')) w (function, names) ON t.check_name = ANY (w.names)
-    CROSS JOIN LATERAL (SELECT CASE WHEN f.value >= t.critical THEN 'critical' WHEN f.check_name IS NULL OR f.value >= t.warning THEN 'warning' ELSE 'ok' END) l (level)
+    CROSS JOIN LATERAL (SELECT CASE WHEN f.value >= t.critical THEN 'critical'
+                                    WHEN f.check_name IS NULL OR f.value >= t.warning THEN 'warning'
+                                    ELSE 'ok' END) l (level)
     ORDER BY array_position('{critical,warning,ok}'::text[], l.level), t.check_name;
 END $$;
 COMMENT ON FUNCTION pgvigil.integrity_report(boolean) IS
-    'Every check of alert_thresholds: what it found, how bad that is, and what fixes it. Deep: all counters recounted, all orphans, amcheck; reads every table';
+    'Every check of alert_thresholds: its value, level and repair. Deep: '
+    'all counters recounted, all orphans, amcheck; reads every table';
 
 -- advice: PostgreSQL's default, safe, but not what a server in production wants.
-CREATE FUNCTION pgvigil.settings_report() RETURNS TABLE (setting text, value text, recommended text, level text, reason text, fix text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.settings_report()
+RETURNS TABLE (setting text, value text, recommended text, level text, reason text, fix text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     here    text := quote_ident(current_database());
     size    bigint := pg_database_size(current_database());
@@ -4816,48 +6228,72 @@ DECLARE
     work    bigint := (SELECT s.reset_val::bigint * 1024 FROM pg_settings s WHERE s.name = 'work_mem');
     clients bigint := current_setting('max_connections')::bigint;
 BEGIN
-    -- reset_val: what a session begins with, whatever this one has set since.
+    -- reset_val: the value at the start of a session, whatever this session has set since.
     RETURN QUERY
-    SELECT s.name, v.shown, CASE WHEN r.wrong THEN r.wanted END, CASE WHEN r.wrong THEN r.severity ELSE 'ok' END, CASE WHEN r.wrong THEN r.why END,
+    SELECT s.name, v.shown, CASE WHEN r.wrong THEN r.wanted END, CASE WHEN r.wrong THEN r.severity ELSE 'ok' END,
+           CASE WHEN r.wrong THEN r.why END,
            CASE WHEN NOT r.wrong THEN NULL
                 WHEN s.context = 'internal' THEN 'Stop the server, run pg_checksums --enable, start it.'
                 WHEN r.of_database THEN format('ALTER DATABASE %s SET %s = %L;', here, s.name, r.wanted)
                 ELSE format('ALTER SYSTEM SET %s = %L; ', s.name, r.wanted)
-                     || CASE s.context WHEN 'postmaster' THEN 'then restart the server' ELSE 'SELECT pg_reload_conf();' END END
+                     || CASE s.context
+                             WHEN 'postmaster' THEN 'then restart the server'
+                             ELSE 'SELECT pg_reload_conf();' END END
     FROM (VALUES
-        (1, 'fsync'), (2, 'full_page_writes'), (3, 'wal_level'), (4, 'synchronous_commit'), (5, 'data_checksums'), (6, 'autovacuum'),
-        (7, 'shared_buffers'), (8, 'work_mem'), (9, 'lock_timeout'), (10, 'statement_timeout'), (11, 'idle_in_transaction_session_timeout'),
+        (1, 'fsync'), (2, 'full_page_writes'), (3, 'wal_level'), (4, 'synchronous_commit'), (5, 'data_checksums'),
+        (6, 'autovacuum'),
+        (7, 'shared_buffers'), (8, 'work_mem'), (9, 'lock_timeout'), (10, 'statement_timeout'),
+        (11, 'idle_in_transaction_session_timeout'),
         (12, 'session_replication_role')) n (place, name)
     JOIN pg_settings s USING (name)
-    CROSS JOIN LATERAL (SELECT CASE s.unit WHEN '8kB' THEN pg_size_pretty(s.reset_val::bigint * 8192) WHEN 'kB' THEN pg_size_pretty(s.reset_val::bigint * 1024)
+    CROSS JOIN LATERAL (SELECT CASE s.unit
+                                    WHEN '8kB' THEN pg_size_pretty(s.reset_val::bigint * 8192)
+                                    WHEN 'kB' THEN pg_size_pretty(s.reset_val::bigint * 1024)
                                            WHEN 'ms' THEN s.reset_val || ' ms' ELSE s.reset_val END) v (shown)
     CROSS JOIN LATERAL (
         SELECT * FROM (VALUES
-            ('fsync', s.reset_val = 'off', 'on', 'critical', false, 'a power failure or a crash of the machine can destroy the whole database'),
-            ('full_page_writes', s.reset_val = 'off', 'on', 'critical', false, 'a page half written in a crash stays broken, and nothing repairs it'),
-            ('wal_level', s.reset_val = 'minimal', 'replica', 'warning', false, 'neither a replica nor a base backup nor recovery to a point in time is possible'),
-            ('synchronous_commit', s.reset_val = 'off', 'on', 'warning', false, 'transactions of the last moments before a crash are lost after the application was told they are in'),
-            ('data_checksums', s.reset_val = 'off', 'on', 'advice', false, 'a page that the storage has damaged is read as if it were well'),
-            ('autovacuum', s.reset_val = 'off', 'on', 'warning', false, 'dead rows stay, tables grow, and transaction ids run out'),
-            ('shared_buffers', buffers < 134217728 OR buffers <= 134217728 AND size > 1073741824, CASE WHEN size > 1073741824 THEN '1GB' ELSE '128MB' END, 'warning', false,
-             format('the database has %s: give it a quarter of the machine''s memory; this is the least', pg_size_pretty(size))),
+            ('fsync', s.reset_val = 'off', 'on', 'critical', false,
+             'a power failure or a crash of the machine can destroy the whole database'),
+            ('full_page_writes', s.reset_val = 'off', 'on', 'critical', false,
+             'a page half written in a crash stays broken, and nothing repairs it'),
+            ('wal_level', s.reset_val = 'minimal', 'replica', 'warning', false,
+             'neither a replica nor a base backup nor recovery to a point in time is possible'),
+            ('synchronous_commit', s.reset_val = 'off', 'on', 'warning', false,
+             'transactions of the last moments before a crash are lost after the application was told they are in'),
+            ('data_checksums', s.reset_val = 'off', 'on', 'advice', false,
+             'a page that the storage has damaged is read as if it were well'),
+            ('autovacuum', s.reset_val = 'off', 'on', 'warning', false,
+             'dead rows stay, tables grow, and transaction ids run out'),
+            ('shared_buffers', buffers < 134217728 OR buffers <= 134217728 AND size > 1073741824,
+             CASE WHEN size > 1073741824 THEN '1GB' ELSE '128MB' END, 'warning', false,
+             format('the database has %s: give it a quarter of the machine''s memory; this is the least',
+                    pg_size_pretty(size))),
             ('work_mem', work < 4194304, '4MB', 'warning', false, 'sorts and hashes of a few thousand rows go to disk'),
-            ('work_mem', work > 4194304 AND work * clients > 64 * buffers, pg_size_pretty(greatest(64 * buffers / clients / 1048576, 4) * 1048576), 'warning', false,
-             format('%s connections that sort at once take %s: more than 64 times shared_buffers, and the machine runs out of memory', clients, pg_size_pretty(work * clients))),
-            ('lock_timeout', s.reset_val = '0', '30s', 'advice', true, 'a statement that waits for a table lock lets all that come after it wait too, without end'),
-            ('statement_timeout', s.reset_val = '0', '10min', 'advice', true, 'a query that went wrong runs until somebody notices'),
+            ('work_mem', work > 4194304 AND work * clients > 64 * buffers,
+             pg_size_pretty(greatest(64 * buffers / clients / 1048576, 4) * 1048576), 'warning', false,
+             format('%s connections that sort at once take %s: more than 64 '
+                    'times shared_buffers, and the machine runs out of memory',
+                    clients, pg_size_pretty(work * clients))),
+            ('lock_timeout', s.reset_val = '0', '30s', 'advice', true,
+             'a statement that waits for a table lock lets all that come after it wait too, without end'),
+            ('statement_timeout', s.reset_val = '0', '10min', 'advice', true,
+             'a query that went wrong runs until somebody notices'),
             ('idle_in_transaction_session_timeout', s.reset_val = '0', '10min', 'advice', true,
              'a transaction that its application forgot keeps its locks, and keeps VACUUM from removing anything'),
-            ('session_replication_role', s.reset_val = 'replica', 'origin', 'critical', true, 'neither foreign keys nor triggers act in such a session')
+            ('session_replication_role', s.reset_val = 'replica', 'origin', 'critical', true,
+             'neither foreign keys nor triggers act in such a session')
         ) r (name, wrong, wanted, severity, of_database, why) WHERE r.name = s.name ORDER BY r.wrong DESC LIMIT 1) r
     ORDER BY n.place;
 
     RETURN QUERY
     SELECT split_part(s.setting, '=', 1), format('%s for %s', split_part(s.setting, '=', 2), s.holder),
            CASE s.setting WHEN 'synchronous_commit=off' THEN 'on' ELSE 'origin' END, 'warning',
-           CASE s.setting WHEN 'synchronous_commit=off' THEN 'what is committed there can be lost in a crash' ELSE 'neither foreign keys nor triggers act there' END,
-           format('ALTER %s RESET %s;', s.holder, split_part(s.setting, '=', 1))
-    FROM pgvigil.stored_settings() s WHERE s.setting = ANY ('{session_replication_role=replica,synchronous_commit=off}'::text[])
+           CASE s.setting
+                WHEN 'synchronous_commit=off' THEN 'what is committed there can be lost in a crash'
+                ELSE 'neither foreign keys nor triggers act there' END,
+               format('ALTER %s RESET %s;', s.holder, split_part(s.setting, '=', 1))
+    FROM pgvigil.stored_settings() s
+    WHERE s.setting = ANY ('{session_replication_role=replica,synchronous_commit=off}'::text[])
     ORDER BY 1, 2;
 
     RETURN QUERY
@@ -4865,31 +6301,47 @@ BEGIN
            'existing rows were never held against it: they may break it, and the planner cannot trust it',
            format('ALTER TABLE %I.%I VALIDATE CONSTRAINT %I;', n.nspname, t.relname, c.conname)
     FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
-    WHERE NOT c.convalidated AND n.oid = ANY (pgvigil.watched_schemas()) AND coalesce(to_jsonb(c) ->> 'conenforced', 'true') = 'true'
+    WHERE NOT c.convalidated
+      AND n.oid = ANY (pgvigil.watched_schemas())
+      AND coalesce(to_jsonb(c) ->> 'conenforced', 'true') = 'true'
     ORDER BY 2;
 END $$;
 COMMENT ON FUNCTION pgvigil.settings_report() IS
-    'Settings of the server, and constraints that were never validated: what each is, what it should be and why. ok, advice (a safe default), warning, critical';
+    'Settings of the server, and constraints that were never validated: the value, the '
+    'recommended one and the reason. ok, advice (a safe default), warning, critical';
 
--- The jobs of the days between migrations. What is due at night has a time of its own, so that it does not begin when it is installed.
+-- The jobs between migrations. Jobs for the night have a time of their own, so that they do not begin when they are
+-- installed.
 
 CREATE FUNCTION pgvigil.job_health(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    SELECT count(*), string_agg(format('%s %s %s', r.level, r.check_name, coalesce(r.value::text, r.detail)), ', '), false INTO done, note, more
+    SELECT count(*), string_agg(format('%s %s %s', r.level, r.check_name, coalesce(r.value::text, r.detail)), ', '),
+           false
+    INTO done, note, more
     FROM pgvigil.integrity_report() r WHERE r.level <> 'ok';
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.job_health(integer) IS 'Job health: what integrity_report() finds is kept in the notes of the run';
+COMMENT ON FUNCTION pgvigil.job_health(integer) IS
+    'Job health: the findings of integrity_report() are kept in the notes of the run';
 
--- A table a step: ANALYZE holds its lock to the end of the transaction. Autovacuum never analyzes a partitioned table as a whole.
+-- A table a step: ANALYZE holds its lock to the end of the transaction. Autovacuum never analyzes a partitioned table
+-- as a whole.
 CREATE FUNCTION pgvigil.job_analyze(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     next_ record;
 BEGIN
     SELECT t.name, t.owner INTO next_
-    FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner
+          FROM pg_class c
+          JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND n.oid = ANY (pgvigil.watched_schemas())) t
     WHERE t.name <> ALL (pgvigil.completed_items('analyze')) ORDER BY t.name LIMIT 1;
     done := 0;
@@ -4903,7 +6355,8 @@ BEGIN
                 note := format('passed over %s, which belongs to %s', next_.name, next_.owner::regrole);
             END IF;
         EXCEPTION
-            WHEN lock_not_available THEN note := format('passed over %s, which is being vacuumed, indexed or altered', next_.name);
+            WHEN lock_not_available
+                THEN note := format('passed over %s, which is being vacuumed, indexed or altered', next_.name);
             WHEN undefined_table THEN NULL;  -- dropped meanwhile
         END;
         UPDATE pgvigil.job_runs SET objects = objects || next_.name WHERE job = 'analyze' AND finished_at IS NULL;
@@ -4913,36 +6366,46 @@ END $$;
 COMMENT ON FUNCTION pgvigil.job_analyze(integer) IS 'One step of job analyze: a table, with its partitions';
 
 INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
-    ('health', '1 hour', '0', false, 'runs the checks of pgvigil health without options, and keeps the findings in the notes of the run'),
-    ('backup', '1 day', '1 hour', true, 'takes a full backup, verifies it by a restore, then deletes backups of this database that are older than 30 days'),
-    ('analyze', '1 day', '2 hours', false, 'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
+    ('health', '1 hour', '0', false,
+     'runs the checks of pgvigil health without options, and keeps the findings in the notes of the run'),
+    ('backup', '1 day', '1 hour', true,
+     'takes a full backup, verifies it by a restore, then deletes '
+     'backups of this database that are older than 30 days'),
+    ('analyze', '1 day', '2 hours', false,
+     'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '16c4fce90e1bce03868417cda29904da66ab202b5e1fe046c14c85a1e047ca2b', '318a444857ac0322d4e74077d4c513644415f49a1fd171b68a926a62dae726dc', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, 'f288d46b5670872b4b5b00476fb9528dad265b01661854e28e50050606154f78', '427fc964b9a7adae718231aed9fb84256c9eac4f65e91df7c4eebb859e27cbcb', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     ids       uuid[];
     moved     bigint;
     validated boolean;
 BEGIN
-    IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = pgvigil.application_table('sessions') AND attname = 'is_dormant') THEN
+    IF (SELECT attnotnull
+        FROM pg_attribute
+        WHERE attrelid = pgvigil.application_table('sessions') AND attname = 'is_dormant') THEN
         RETURN NULL;
     END IF;
     SELECT c.convalidated INTO validated FROM pg_constraint c
     WHERE c.conrelid = pgvigil.application_table('sessions') AND c.conname = 'sessions_is_dormant_set';
     IF validated IS NULL THEN
-        -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under its lock.
+        -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under
+        -- its lock.
         ALTER TABLE "{app}".sessions ADD CONSTRAINT sessions_is_dormant_set CHECK (is_dormant IS NOT NULL) NOT VALID;
     ELSIF validated THEN
         ALTER TABLE "{app}".sessions ALTER COLUMN is_dormant SET NOT NULL, DROP CONSTRAINT sessions_is_dormant_set;
         RETURN NULL;
     ELSE
         -- a granularity of 0, so that touch_session looks at every row
-        PERFORM set_config('pgvigil.skip_activity', 'migration', true), set_config('pgvigil.activity_granularity', '0', true);
+        PERFORM set_config('pgvigil.skip_activity', 'migration', true),
+                set_config('pgvigil.activity_granularity', '0', true);
         ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
         moved := cardinality(ids);
         IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
@@ -4956,10 +6419,12 @@ BEGIN
     END IF;
     RETURN state;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.backfill_dormancy_step(jsonb, integer) IS 'One step of backfill_dormancy; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.backfill_dormancy_step(jsonb, integer) IS
+    'One step of backfill_dormancy; NULL: all is done';
 
 CREATE PROCEDURE pgvigil.backfill_dormancy(batch integer DEFAULT 1000)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
@@ -4971,11 +6436,17 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.backfill_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
 
--- One transaction of the procedure below, with the rights of its caller, who has to own the table. No other session sees the triggers
--- disabled: the change of their state commits together with the change back. The lock admits readers and lets a writer wait for
--- one batch. Rows are found before it is taken, in the order of the file: each page is read and written once.
+-- One transaction of the procedure below, with the rights of its caller, who has to own the table. No other session
+-- sees the triggers disabled: the change of their state commits together with the change back. The lock admits readers
+-- and lets a writer wait for one batch. Rows are found before it is taken, in the order of the file: each page is read
+-- and written once.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.settle_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_indexscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_indexscan = off
+SET enable_bitmapscan = off
+AS $$
 DECLARE
     target     regclass := pgvigil.application_table('sessions');
     first_page bigint := coalesce((state ->> 'page')::bigint, 0);
@@ -4989,16 +6460,25 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM set_config('lock_timeout', '200ms', true);
-    SELECT c.convalidated INTO validated FROM pg_constraint c WHERE c.conrelid = target AND c.conname = 'sessions_last_activity_at_set';
+    SELECT c.convalidated
+    INTO validated
+    FROM pg_constraint c
+    WHERE c.conrelid = target AND c.conname = 'sessions_last_activity_at_set';
     IF validated IS NULL THEN
-        -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under its lock.
-        ALTER TABLE "{app}".sessions ADD CONSTRAINT sessions_last_activity_at_set CHECK (last_activity_at IS NOT NULL) NOT VALID;
+        -- New rows can hold no NULL from here on; SET NOT NULL then trusts the validated CHECK and reads nothing under
+        -- its lock.
+        ALTER TABLE "{app}".sessions ADD CONSTRAINT sessions_last_activity_at_set
+            CHECK (last_activity_at IS NOT NULL) NOT VALID;
         RETURN state;
     ELSIF validated THEN
-        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at SET NOT NULL, DROP CONSTRAINT sessions_last_activity_at_set;
+        ALTER TABLE "{app}".sessions ALTER COLUMN last_activity_at SET NOT NULL,
+            DROP CONSTRAINT sessions_last_activity_at_set;
         RETURN NULL;
     END IF;
-    places := ARRAY(SELECT s.ctid FROM "{app}".sessions s WHERE s.ctid >= from_row AND s.last_activity_at IS NULL LIMIT batch);
+    places := ARRAY(SELECT s.ctid
+                    FROM "{app}".sessions s
+                    WHERE s.ctid >= from_row AND s.last_activity_at IS NULL
+                    LIMIT batch);
     IF places = '{}' AND first_page > 0 THEN
         PERFORM pg_sleep(0.01);
         RETURN state - 'page';  -- rows that somebody had locked are still to do
@@ -5007,9 +6487,12 @@ BEGIN
         RETURN state;
     END IF;
     SELECT string_agg(format('DISABLE TRIGGER %I', t.tgname), ', '),
-           string_agg(format(CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS TRIGGER %I' ELSE 'ENABLE TRIGGER %I' END, t.tgname), ', ')
+           string_agg(format(CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS TRIGGER %I' ELSE 'ENABLE TRIGGER %I' END,
+                             t.tgname),
+                      ', ')
     INTO off_, on_
-    FROM pg_trigger t WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 > 0;
+    FROM pg_trigger t
+    WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 > 0;
     LOCK TABLE "{app}".sessions IN SHARE ROW EXCLUSIVE MODE;
     PERFORM pgvigil.use_application_path();
     IF off_ IS NOT NULL THEN
@@ -5017,16 +6500,19 @@ BEGIN
     END IF;
     UPDATE "{app}".sessions u SET last_activity_at = coalesce(u.updated_at, u.created_at, CURRENT_TIMESTAMP)
     WHERE u.ctid = ANY (ARRAY(SELECT s.ctid FROM "{app}".sessions s
-                              WHERE s.ctid = ANY (places) AND s.last_activity_at IS NULL FOR NO KEY UPDATE SKIP LOCKED));
+                              WHERE s.ctid = ANY (places) AND s.last_activity_at IS NULL
+                              FOR NO KEY UPDATE SKIP LOCKED));
     IF on_ IS NOT NULL THEN
         EXECUTE format('ALTER TABLE %s %s', target, on_);
     END IF;
     RETURN jsonb_build_object('page', split_part(trim('()' FROM places[cardinality(places)]::text), ',', 1)::bigint);
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.settle_last_activity_step(jsonb, integer) IS 'One step of settle_last_activity; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.settle_last_activity_step(jsonb, integer) IS
+    'One step of settle_last_activity; NULL: all is done';
 
 CREATE PROCEDURE pgvigil.settle_last_activity(batch integer DEFAULT 2000)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
@@ -5036,13 +6522,13 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.settle_last_activity(integer) IS
-    'Used by migrations: sessions from before get updated_at as their last_activity_at, in batches; then the column is NOT NULL';
+    'Used by migrations: sessions from before get updated_at as '
+    'their last_activity_at, in batches; then the column is NOT NULL';
 
--- From here on sessions is locked, until the end of the transaction: only steps that take an instant.
--- No default is written into existing rows: 014 gives them their updated_at, in batches. A default of now() would have declared every
--- idle session active at the time of the migration.
--- Children first: who writes a child holds its lock when the foreign key asks for that of sessions, and in the other order
--- each of us would wait for the other.
+-- From here on sessions is locked, until the end of the transaction: only steps that take an instant. No default is
+-- written into existing rows: 014 gives them their updated_at, in batches. A default of now() would have declared every
+-- idle session active at the time of the migration. Children first: who writes a child holds its lock when the foreign
+-- key asks for that of sessions, and in the other order each of us would wait for the other.
 CALL pg_temp.pgvigil_run($run$LOCK TABLE "{app}".codebase_snapshots IN SHARE ROW EXCLUSIVE MODE$run$);
 CALL pg_temp.pgvigil_run($run$LOCK TABLE "{app}".context_history, "{app}".handoff_requests, "{app}".sessions IN ACCESS EXCLUSIVE MODE$run$);
 
@@ -5059,7 +6545,8 @@ CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".sessions
     ALTER COLUMN is_dormant SET DEFAULT false,
     ALTER COLUMN archived_at DROP DEFAULT,
     ALTER COLUMN retention_policy SET DEFAULT 'standard'$run$);
--- Without rows there is nothing to settle, and the init script, which can call no procedure that commits, ends where migrations do.
+-- Without rows there is nothing to settle, and the init script, which can call no procedure that commits, ends where
+-- migrations do.
 CALL pg_temp.pgvigil_run($run$DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM "{app}".sessions) THEN
@@ -5069,16 +6556,15 @@ END $$$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.last_activity_at IS
     'Last activity, to pgvigil.activity_granularity; before the first one under watch, updated_at'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.is_dormant IS 'Marked as dormant; marking is not activity'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.archived_at IS 'When it was archived: from then on the session and its children are read-only'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.retention_policy IS 'Name of its retention policy'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".context_history.processing_time_ms IS 'How long it took to process, in milliseconds'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".context_history.content_size_bytes IS 'Size of the content in bytes'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".context_history.tokens_used IS 'Tokens it used'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".sessions.archived_at IS
+    'When it was archived: from then on the session and its children are read-only'$run$);
 
 -- Room on each page keeps ordinary updates HOT.
 INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
 SELECT '011', 'fillfactor of sessions',
-       coalesce((SELECT format('ALTER TABLE %s SET (%s)', c.oid::regclass, option) FROM unnest(c.reloptions) AS option WHERE option LIKE 'fillfactor=%'),
+       coalesce((SELECT format('ALTER TABLE %s SET (%s)', c.oid::regclass, option)
+                 FROM unnest(c.reloptions) AS option
+                 WHERE option LIKE 'fillfactor=%'),
                 format('ALTER TABLE %s RESET (fillfactor)', c.oid::regclass))
 FROM pg_class c WHERE c.oid = pgvigil.application_table('sessions');
 CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".sessions SET (fillfactor = 90)$run$);
@@ -5093,11 +6579,13 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON CONSTRAINT session_lifecycle_session_id
 CALL pg_temp.pgvigil_run($run$ALTER TABLE pgvigil.session_counters ADD CONSTRAINT session_counters_session_id_fkey
     FOREIGN KEY (session_id) REFERENCES "{app}".sessions (id) ON DELETE CASCADE$run$);
 COMMENT ON CONSTRAINT session_counters_session_id_fkey ON pgvigil.session_counters IS 'Counters go with their session';
-CALL pg_temp.pgvigil_run($run$ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREIGN KEY (session_id) REFERENCES "{app}".sessions (id)$run$);
+CALL pg_temp.pgvigil_run($run$ALTER TABLE pgvigil.legal_holds ADD CONSTRAINT legal_holds_session_id_fkey FOREIGN KEY (session_id)
+    REFERENCES "{app}".sessions (id)$run$);
 COMMENT ON CONSTRAINT legal_holds_session_id_fkey ON pgvigil.legal_holds IS 'A session under hold cannot be deleted';
 
 DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', 'sessions', name)
-FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,log_session_lifecycle_created,00_archive_deleted_session,watch_session}'::text[]) AS name; END $quietly$;
+FROM unnest('{update_sessions_last_activity,update_sessions_updated_at,log_session_lifecycle,'
+            'log_session_lifecycle_created,00_archive_deleted_session,watch_session}'::text[]) AS name; END $quietly$;
 DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', name, 'guard_archived_session')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
 
@@ -5106,17 +6594,18 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_last_activity
     FOR EACH ROW EXECUTE FUNCTION pgvigil.limit_activity_updates()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE OF updated_at ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.stamp_updated_at()$run$);
--- Under a name that is ours alone, and after the two above by its name: applications make triggers of the names that they know anew at
--- each start, and what they put in the place of those guards nothing.
+-- Under a name of our own, and by that name after the two above: some applications create triggers of the names that
+-- they know again at each start, and the replacements of those guard nothing.
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER watch_session BEFORE UPDATE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session()$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER watch_session ON "{app}".sessions IS 'Moves updated_at and last_activity_at; guards archived sessions'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER watch_session ON "{app}".sessions IS
+    'Moves updated_at and last_activity_at; guards archived sessions'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archived_at, expires_at ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON "{app}".sessions
     REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created()$run$);
--- AFTER, because what a later BEFORE trigger calls off (a soft delete) is no deletion. Triggers fire in the order of their
--- names: this one, for its capital, before the foreign key's (RI_ConstraintTrigger...), which takes the trail away.
+-- AFTER, because a row that a later BEFORE trigger keeps (a soft delete) is not deleted. Triggers fire in the order of
+-- their names: this one, for its digits, before the foreign key's (RI_ConstraintTrigger...), which deletes the trail.
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER "00_archive_deleted_session" AFTER DELETE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.archive_deleted_session()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".context_history
@@ -5125,37 +6614,44 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSER
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".handoff_requests
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session()$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_last_activity ON "{app}".sessions IS 'Changes of state move last_activity_at exactly; small explicit steps of it stay where they were'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_last_activity ON "{app}".sessions IS
+    'Changes of state move last_activity_at exactly; small explicit steps of it stay where they were'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER update_sessions_updated_at ON "{app}".sessions IS 'Moves updated_at where a statement names it'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle ON "{app}".sessions IS
     'One event per change; it sees the columns a statement names, not those that another BEFORE trigger changes'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER log_session_lifecycle_created ON "{app}".sessions IS 'The created events, once per statement'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER "00_archive_deleted_session" ON "{app}".sessions IS 'Deletion forgets nothing; by its name it comes before the foreign key that takes the trail away'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_session ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_session ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_session ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER "00_archive_deleted_session" ON "{app}".sessions IS
+    'Deletion forgets nothing; by its name it comes before the foreign key that takes the trail away'$run$);
 DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', 'context_history', name)
 FROM unnest('{count_added_context,count_changed_context,count_removed_context,clear_session_counters}'::text[]) AS name; END $quietly$;
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER count_added_context AFTER INSERT ON "{app}".context_history
     REFERENCING NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_added_context()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER count_changed_context AFTER UPDATE ON "{app}".context_history
-    REFERENCING OLD TABLE AS old_context NEW TABLE AS new_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_changed_context()$run$);
+    REFERENCING OLD TABLE AS old_context NEW TABLE AS new_context
+        FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_changed_context()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER count_removed_context AFTER DELETE ON "{app}".context_history
     REFERENCING OLD TABLE AS old_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_removed_context()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER clear_session_counters AFTER TRUNCATE ON "{app}".context_history
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.clear_session_counters()$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER count_added_context ON "{app}".context_history IS 'Counters of a session, once per statement'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER count_changed_context ON "{app}".context_history IS 'Counters of a session, once per statement; rows may move between sessions'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER count_changed_context ON "{app}".context_history IS
+    'Counters of a session, once per statement; rows may move between sessions'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER count_removed_context ON "{app}".context_history IS 'Counters of a session, once per statement'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER clear_session_counters ON "{app}".context_history IS 'Counters of all sessions'$run$);
-DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', 'sessions', name) FROM unnest('{set_default_expiry,guard_legal_hold,guard_policy_hold,archive_truncated_sessions}'::text[]) AS name; END $quietly$;
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER set_default_expiry BEFORE INSERT ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.set_default_expiry()$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_legal_hold BEFORE DELETE ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_legal_hold()$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_policy_hold AFTER UPDATE OF retention_policy ON "{app}".sessions FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_policy_hold()$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_policy_hold ON "{app}".sessions IS 'A policy under legal hold cannot be left for one that is not'$run$);
+DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', 'sessions', name)
+FROM unnest('{set_default_expiry,guard_legal_hold,guard_policy_hold,archive_truncated_sessions}'::text[]) AS name; END $quietly$;
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER set_default_expiry BEFORE INSERT ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.set_default_expiry()$run$);
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_legal_hold BEFORE DELETE ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_legal_hold()$run$);
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_policy_hold AFTER UPDATE OF retention_policy ON "{app}".sessions
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_policy_hold()$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_policy_hold ON "{app}".sessions IS
+    'A policy under legal hold cannot be left for one that is not'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER set_default_expiry ON "{app}".sessions IS 'expires_at by policy'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_legal_hold ON "{app}".sessions IS 'What is under legal hold stays'$run$);
-CALL pg_temp.pgvigil_run($run$CREATE TRIGGER archive_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.archive_truncated_sessions()$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_legal_hold ON "{app}".sessions IS 'Keeps sessions that are under legal hold'$run$);
+CALL pg_temp.pgvigil_run($run$CREATE TRIGGER archive_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions
+    FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.archive_truncated_sessions()$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER archive_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either'$run$);
 DO $quietly$ BEGIN PERFORM pgvigil.displace_trigger('011', name, 'guard_archived_children')
 FROM unnest('{context_history,codebase_snapshots,handoff_requests}'::text[]) AS name; END $quietly$;
@@ -5165,17 +6661,15 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".handoff_requests
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".context_history IS 'Children of an archived session are read-only'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".codebase_snapshots IS 'Children of an archived session are read-only'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_archived_children ON "{app}".handoff_requests IS 'Children of an archived session are read-only'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '07f7d6fe4d79d0cc01c0939559c0da585ac0040bb100a9fcff457b08b7864950', '7cb3fe86b6916846ad2adca012913aa3e6fa741a0ebcc018d8dc00bfd835257f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'afb40f950d10396bc1e94431d0af6431ae8001813f319b614ff6b43441d189e2', '3defc87aa844ebbd5ed8c05fd26c0672598dcb7c5e9184e6bfa21e90fad20b4e', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
--- The columns, their order and types are those of the view that an application may make itself at each start by CREATE OR REPLACE: none
--- can be added. last_activity_at is the column itself, so that its indexes give the order. Counts and the last event are correlated on
--- the session, so they are computed only for rows that a filter lets through, and only the columns that are asked for. A session of an
--- existing install is counted from its rows until 015 has come to it. The range of change_id holds every change: a table that was empty
--- when it was last analyzed has no statistics, and with this condition the planner uses the index all the same.
+-- The columns, their order and types are those of the view that an application may make itself at each start by CREATE
+-- OR REPLACE: none can be added. last_activity_at is the column itself, so that its indexes give the order. Counts and
+-- the last event are correlated on the session, so they are computed only for rows that a filter lets through, and only
+-- the columns that are asked for. A session of an existing install is counted from its rows until 015 has come to it.
+-- The range of change_id holds every change: a table that was empty when it was last analyzed has no statistics, and
+-- with this condition the planner uses the index all the same.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_monitoring_view AS
 SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at, s.last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
@@ -5183,11 +6677,18 @@ SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.
             THEN round(extract(epoch FROM now() - s.last_activity_at) / 3600, 2) END AS hours_since_activity,
        CASE WHEN EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015')
             THEN coalesce((SELECT c.context_count FROM pgvigil.session_counters c WHERE c.session_id = s.id), 0)
-                 + coalesce((SELECT sum(d.context_count) FROM pgvigil.session_counter_changes d WHERE d.session_id = s.id
-                              AND d.change_id BETWEEN '00000000-0000-0000-0000-000000000000' AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'), 0)::bigint
+                 + coalesce((SELECT sum(d.context_count)
+                             FROM pgvigil.session_counter_changes d
+                             WHERE d.session_id = s.id
+                               AND d.change_id BETWEEN '00000000-0000-0000-0000-000000000000'
+                                                   AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'), 0)::bigint
             ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_entries,
        (SELECT count(*) FROM "{app}".handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
-       (SELECT l.event_type FROM "{app}".session_lifecycle l WHERE l.session_id = s.id ORDER BY l.id DESC LIMIT 1) AS last_lifecycle_event
+       (SELECT l.event_type
+        FROM "{app}".session_lifecycle l
+        WHERE l.session_id = s.id
+        ORDER BY l.id DESC
+        LIMIT 1) AS last_lifecycle_event
 FROM "{app}".sessions s$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_monitoring_view IS
     'One row a session: how long it has been idle, what it holds, what last happened to it'$run$);
@@ -5202,21 +6703,25 @@ SELECT s.id AS session_id,
        CASE WHEN settled.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
             ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
 FROM "{app}".sessions s LEFT JOIN pgvigil.session_counters c ON c.session_id = s.id
-CROSS JOIN LATERAL (SELECT c.session_id IS NOT NULL OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
+CROSS JOIN LATERAL (SELECT c.session_id IS NOT NULL
+                    OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(n.context_count), 0)::bigint AS context_count, coalesce(sum(n.total_tokens), 0)::bigint AS total_tokens,
+    SELECT coalesce(sum(n.context_count), 0)::bigint AS context_count,
+           coalesce(sum(n.total_tokens), 0)::bigint AS total_tokens,
            coalesce(sum(n.total_content_bytes), 0)::bigint AS total_content_bytes
     FROM pgvigil.session_counter_changes n WHERE n.session_id = s.id
       AND n.change_id BETWEEN '00000000-0000-0000-0000-000000000000' AND 'ffffffff-ffff-ffff-ffff-ffffffffffff') d$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_content_view IS 'What each session holds: entries of its context, their tokens and bytes'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_content_view IS
+    'Contents of each session: entries of its context, their tokens and bytes'$run$);
 
 -- From the rollups, and from the rows that are not yet in them.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".performance_monitoring_view AS
-SELECT w.operation::varchar(100) AS operation, w.total_calls, w.avg_duration_ms, w.min_duration_ms, w.max_duration_ms, w.p95_duration_ms,
-       w.successful_calls, w.failed_calls, w.success_rate_percent
+SELECT w.operation::varchar(100) AS operation, w.total_calls, w.avg_duration_ms, w.min_duration_ms, w.max_duration_ms,
+       w.p95_duration_ms, w.successful_calls, w.failed_calls, w.success_rate_percent
 FROM pgvigil.performance_window(interval '24 hours') w$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".performance_monitoring_view IS
-    'Calls, durations (milliseconds; p95 exact until rollups hold an operation, then within 1 %) and success of each operation over the last 24 hours, begun minutes whole'$run$);
+    'Calls, durations (milliseconds; p95 exact until rollups hold an operation, then within 1 %) and success of '
+    'each operation over the last 24 hours, begun minutes whole'$run$);
 
 -- Where the server can (15 and later), a view reads with the rights of its reader.
 CALL pg_temp.pgvigil_run($run$DO $$
@@ -5227,63 +6732,88 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, '882bfeef7426eb0b1ef86cd92d87201dc1c248f883073d93e321e6e513d611a8', '924d94e186e12cd151c8e1a889939938181f06f2d3e4820288a50a4cf40a126e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, '058aeaa5d71a0250ffa7f6803c6449254164291034e2c811fea045cfd2c81c34', '8f69bbba6cfc57237acab3a850b937531526e1c254538c3973f3c92cc61782cb', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
--- Who may do what. The roles are made by prepare.sql where whoever migrates may make them; a grant to one that is not there is left
--- out. What PUBLIC may do stands in closing.sql: almost nothing.
+-- Rights of the roles. The roles are made by prepare.sql where the migrating role may make them; a grant to a missing
+-- role is left out. closing.sql has the rights of PUBLIC: almost none.
 DO $$
 DECLARE
     role_name text;
     app       text := quote_ident(pgvigil.application_schema());
-    -- What shows how things are: reading, for readers and admins alike.
-    looks     CONSTANT text := 'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), pgvigil.partitioned_table(text),
-        pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), pgvigil.waiting_rows(), pgvigil.performance_window(interval),
-        pgvigil.histogram_performance_logs(uuid, uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.current_counters(uuid), pgvigil.integrity_report(boolean),
-        pgvigil.settings_report(), pgvigil.stored_settings(), pgvigil.watched_schemas(), pgvigil.fits_full_scan(regclass[]), pgvigil.check_objects(boolean), pgvigil.check_replaced(boolean), pgvigil.replaced_objects(),
-        pgvigil.check_jobs(boolean), pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean),
-        pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), pgvigil.handoff_stats(interval, timestamptz, timestamptz),
-        pgvigil.performance_trends(interval, timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(),
-        pgvigil.stored_statuses(), pgvigil.due_sessions(text), pgvigil.preview_jobs(),
-        pgvigil.days_kept(), pgvigil.due_partitions(), pgvigil.unheard_sources()';
-    readable  CONSTANT text := 'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, pgvigil.tolerated_values,
-        pgvigil.displaced_tables, pgvigil.displaced_objects, pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes,
-        pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.hold_sources, pgvigil.remote_holds, pgvigil.jobs, pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions,
-        pgvigil.performance_rollups, pgvigil.operation_totals, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions,
-        instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
+    -- Functions that show the state: reading, for readers and admins alike.
+    looks     CONSTANT text :=
+        'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), '
+        'pgvigil.partitioned_table(text), pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), '
+        'pgvigil.waiting_rows(), pgvigil.performance_window(interval), pgvigil.histogram_performance_logs(uuid, '
+        'uuid, timestamptz), pgvigil.count_context(uuid[]), pgvigil.current_counters(uuid), '
+        'pgvigil.integrity_report(boolean), pgvigil.settings_report(), pgvigil.stored_settings(), '
+        'pgvigil.watched_schemas(), pgvigil.fits_full_scan(regclass[]), pgvigil.check_objects(boolean), '
+        'pgvigil.check_replaced(boolean), pgvigil.replaced_objects(), pgvigil.check_jobs(boolean), '
+        'pgvigil.check_load(boolean), pgvigil.check_orphans(boolean), pgvigil.check_counters(boolean), '
+        'pgvigil.check_storage(boolean), pgvigil.session_stats(interval, timestamptz, timestamptz), '
+        'pgvigil.handoff_stats(interval, timestamptz, timestamptz), pgvigil.performance_trends(interval, '
+        'timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(), pgvigil.stored_statuses(), '
+        'pgvigil.due_sessions(text), pgvigil.preview_jobs(), pgvigil.days_kept(), pgvigil.due_partitions(), '
+        'pgvigil.unheard_sources()';
+    readable  CONSTANT text :=
+        'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, '
+        'pgvigil.tolerated_values, pgvigil.displaced_tables, pgvigil.displaced_objects, '
+        'pgvigil.reference_snapshots, pgvigil.session_counters, pgvigil.session_counter_changes, '
+        'pgvigil.retention_policies, pgvigil.legal_holds, pgvigil.hold_sources, pgvigil.remote_holds, pgvigil.jobs, '
+        'pgvigil.job_runs, pgvigil.job_status, pgvigil.partitions, pgvigil.performance_rollups, '
+        'pgvigil.operation_totals, pgvigil.rollup_progress, pgvigil.alert_thresholds, pgvigil.final_statuses, '
+        'pgvigil.backup_proofs, instrumentation.instances, instrumentation.sessions, '
+        'instrumentation.active_sessions, instrumentation.session_stats, instrumentation.session_activity';
     appends   CONSTANT text := 'instrumentation.register_instance(text, text, jsonb, uuid),
         instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb),
-        instrumentation.close_session(uuid, text, instrumentation.session_status), instrumentation.stop_instance(uuid, text),
-        instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid, text, jsonb),
+        instrumentation.close_session(uuid, text, instrumentation.session_status),
+        instrumentation.stop_instance(uuid, text),
+        instrumentation.record_statement(text, instrumentation.statement_status, bigint, bigint, text, text, uuid, uuid,
+                                         text, jsonb),
         instrumentation.unknown_sessions(uuid[]), instrumentation.heartbeat(uuid)';
 BEGIN
-    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+    FOR role_name IN
+        SELECT r.rolname
+        FROM pg_roles r
+        WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA pgvigil TO %I', role_name);
         EXECUTE format('GRANT SELECT ON %s TO %I', readable, role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', looks, role_name);
-        EXECUTE format('GRANT SELECT ON %1$s.sessions, %1$s.context_history, %1$s.codebase_snapshots, %1$s.handoff_requests, %1$s.session_lifecycle,
-                        %1$s.system_metrics, %1$s.performance_logs, %1$s.analytics_aggregations, %1$s.query_executions, %1$s.session_monitoring_view,
-                        %1$s.session_content_view, %1$s.performance_monitoring_view, %1$s.execution_analytics, %1$s.user_recent_executions TO %2$I', app, role_name);
+        EXECUTE format('GRANT SELECT ON %1$s.sessions, %1$s.context_history, %1$s.codebase_snapshots,
+                       %1$s.handoff_requests, %1$s.session_lifecycle,
+                        %1$s.system_metrics, %1$s.performance_logs, %1$s.analytics_aggregations, %1$s.query_executions,
+                        %1$s.session_monitoring_view, %1$s.session_content_view, %1$s.performance_monitoring_view,
+                        %1$s.execution_analytics, %1$s.user_recent_executions TO %2$I', app, role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_reader') THEN
-        -- What others ran shows to admins only; see instrumentation.session_activity.
-        GRANT SELECT (statement_id, session_id, statement_handle, execution_start_time, execution_end_time, rows_fetched, status, duration_ms,
-                      sqlstate, query_id, query_tag, source) ON instrumentation.sql_statements TO pgvigil_reader;
+        -- Statements of others show to admins only; see instrumentation.session_activity.
+        GRANT SELECT (statement_id, session_id, statement_handle, execution_start_time, execution_end_time,
+                      rows_fetched, status, duration_ms, sqlstate, query_id, query_tag, source)
+            ON instrumentation.sql_statements
+            TO pgvigil_reader;
     END IF;
-    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_writer,pgvigil_admin}'::name[]) LOOP
+    FOR role_name IN
+        SELECT r.rolname
+        FROM pg_roles r
+        WHERE r.rolname = ANY ('{pgvigil_writer,pgvigil_admin}'::name[]) LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA pgvigil TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', appends, role_name);
-        EXECUTE format('GRANT INSERT ON %1$s.system_metrics, %1$s.performance_logs, %1$s.query_executions TO %2$I', app, role_name);
+        EXECUTE format('GRANT INSERT ON %1$s.system_metrics, %1$s.performance_logs, %1$s.query_executions TO %2$I', app,
+                       role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_writer') THEN
-        -- Where the application's tables are; and the ids: what is sent again is told the id it has.
+        -- The schema of the application's tables; and the ids: a row that is sent again is answered with its existing
+        -- id.
         GRANT SELECT (revision, schema_name) ON pgvigil.migrations TO pgvigil_writer;
         EXECUTE format('GRANT SELECT (id, execution_id) ON %s.query_executions TO pgvigil_writer', app);
         GRANT INSERT ON instrumentation.sql_statements TO pgvigil_writer;
     END IF;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_admin') THEN
-        EXECUTE format('GRANT INSERT, UPDATE, DELETE ON %1$s.sessions, %1$s.context_history, %1$s.codebase_snapshots, %1$s.handoff_requests,
-                        %1$s.system_metrics, %1$s.performance_logs, %1$s.analytics_aggregations, %1$s.query_executions TO pgvigil_admin', app);
+        EXECUTE format('GRANT INSERT, UPDATE, DELETE ON %1$s.sessions, %1$s.context_history, %1$s.codebase_snapshots,
+                       %1$s.handoff_requests,
+                        %1$s.system_metrics, %1$s.performance_logs, %1$s.analytics_aggregations,
+                        %1$s.query_executions TO pgvigil_admin', app);
         -- Times and switches, not what a row is about.
         GRANT UPDATE (step, make_ahead) ON pgvigil.partition_policies TO pgvigil_admin;
         GRANT UPDATE (every, enabled, at) ON pgvigil.jobs TO pgvigil_admin;
@@ -5293,52 +6823,68 @@ BEGIN
         GRANT DELETE ON pgvigil.hold_sources TO pgvigil_admin;
         GRANT EXECUTE ON FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean) TO pgvigil_admin;
         GRANT SELECT ON instrumentation.sql_statements, instrumentation.kill_attempts TO pgvigil_admin;
-        GRANT EXECUTE ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.release_job(bigint),
-            pgvigil.report_job(bigint, bigint, text, text, boolean, text), pgvigil.completed_items(text), pgvigil.recount_session_counters(uuid),
-            pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval), instrumentation.sample_activity(uuid, text[], text[]), instrumentation.sampled_texts(uuid),
-            instrumentation.signal_session(uuid, text, interval)
+        GRANT EXECUTE
+            ON FUNCTION pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer),
+                pgvigil.release_job(bigint), pgvigil.report_job(bigint, bigint, text, text, boolean, text),
+                pgvigil.completed_items(text), pgvigil.recount_session_counters(uuid),
+                pgvigil.aggregate_analytics(text, timestamptz, timestamptz), instrumentation.reap_stale(interval),
+                instrumentation.sample_activity(uuid, text[], text[]), instrumentation.sampled_texts(uuid),
+                instrumentation.signal_session(uuid, text, interval)
             TO pgvigil_admin;
-        GRANT EXECUTE ON PROCEDURE pgvigil.run_job(text, boolean, bigint), pgvigil.expire_due_sessions(bigint), pgvigil.detect_dormant_sessions(bigint),
-            pgvigil.archive_due_sessions(bigint), pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint) TO pgvigil_admin;
+        GRANT EXECUTE
+            ON PROCEDURE pgvigil.run_job(text, boolean, bigint), pgvigil.expire_due_sessions(bigint),
+                pgvigil.detect_dormant_sessions(bigint), pgvigil.archive_due_sessions(bigint),
+                pgvigil.cleanup_orphaned_sessions(bigint), pgvigil.enforce_retention(bigint)
+            TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'a837437e81346872a206b51d628cdf7c761bad1561039f56abbb73d3b4976747', 'd47d5405548375dd9da4f17b7e8426d66ca476193ed5490ab68def21bcf2d87f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'e04223116869006b89c3959cbeb4f9472bbfa4dd7df2cdaf0a711148cb3cf1cf', 'e7ed5224774d936bd283f7c01e0b6da029cfcbdcdaecc260efc4232fdf57821d', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- Before last_activity_at has indexes: settling its rows then writes no entry into them.
--- Built while the application writes. An index that an interrupted build left INVALID is dropped and built anew; one that
--- stands under the name with another definition is remembered and replaced.
+-- Built while the application writes. An index that an interrupted build left INVALID is dropped and built again; an
+-- index of the name with another definition is recorded and replaced.
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_last_activity_at ON "{app}".sessions (last_activity_at)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_sessions_last_activity_at IS 'Sessions by idle time'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_is_dormant ON "{app}".sessions (is_dormant) WHERE is_dormant$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_sessions_is_dormant IS 'The dormant few; partial, so the active many cost nothing'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_archived_at ON "{app}".sessions (archived_at) WHERE archived_at IS NOT NULL$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_sessions_archived_at IS 'Archived sessions by age, for retention'$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_retention_policy ON "{app}".sessions (retention_policy) WHERE retention_policy <> 'standard'$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_retention_policy
+    ON "{app}".sessions (retention_policy)
+    WHERE retention_policy <> 'standard'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_sessions_retention_policy IS 'Sessions off the standard policy'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_status_last_activity ON "{app}".sessions (status, last_activity_at)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_sessions_status_last_activity IS 'Idle sessions of a status'$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_dormant_last_activity ON "{app}".sessions (is_dormant, last_activity_at) WHERE is_dormant$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_dormant_last_activity
+    ON "{app}".sessions (is_dormant, last_activity_at)
+    WHERE is_dormant$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_sessions_dormant_last_activity IS 'Dormant sessions by idle time'$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_processing_time ON "{app}".context_history (processing_time_ms) WHERE processing_time_ms IS NOT NULL$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_processing_time
+    ON "{app}".context_history (processing_time_ms)
+    WHERE processing_time_ms IS NOT NULL$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_context_history_processing_time IS 'Slow entries; rows from before the watch are left out'$run$);
-CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_content_size ON "{app}".context_history (content_size_bytes) WHERE content_size_bytes IS NOT NULL$run$);
+CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_content_size
+    ON "{app}".context_history (content_size_bytes)
+    WHERE content_size_bytes IS NOT NULL$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_context_history_content_size IS 'Large entries; rows from before the watch are left out'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, 'c76a36b394d9d8e7bde96ae1eee87d32bf0b7c2a9e695f1c2ebf7dc8efab85ba', '382ce3fa7ab5f9b124e95afd3b0c9671ffd4185898caea5fc33803a495703390', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, '081a2c9c090c3ff1c3494f911da0ea54d40d03f464c2f71103e1876eb562719b', '382ce3fa7ab5f9b124e95afd3b0c9671ffd4185898caea5fc33803a495703390', 0, '0.1.0'); END $$;
 
 -- ---------- 015_settle_existing_rows.sql ------------------------------------------------------------------------
 -- pgvigil: no-transaction
--- What has to read or write many rows of an existing install, in steps that block nobody and go on where they stopped.
-DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, 'a335a3942f0c924fb234c77000fa77f718d61f9eef67d6e84248850bfe690f05', '7852352db21ede676c45335a8296a85497e4db26a8535081713d32aded5e22c5', 0, '0.1.0'); END $$;
+-- Steps that read or write many rows of an existing install: they block nobody and go on where they stopped.
+DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, '1d11c31248846d8ef15185a6a65d0fcd63ff09442e1a0090806203b56bc37fb3', '7852352db21ede676c45335a8296a85497e4db26a8535081713d32aded5e22c5', 0, '0.1.0'); END $$;
 
 -- ---------- 016_session_monitor.sql -----------------------------------------------------------------------------
--- The session monitor of SQLAlchemy applications. Each worker process keeps one row and overwrites it every few seconds with what it has
--- counted since it began, so a report that is lost is made good by the next one. The counts of workers that have ended are added to the
--- totals of their application in the same transaction that deletes their rows: a sum over both never falls.
--- A row belongs to the login that made it, and so do totals: who may report cannot change what another login has reported.
+-- The session monitor of SQLAlchemy applications. Each worker process keeps one row and overwrites it every few seconds
+-- with what it has counted since it began, so a report that is lost is made good by the next one. The counts of workers
+-- that have ended are added to the totals of their application in the same transaction that deletes their rows: a sum
+-- over both never falls. A row belongs to the login that made it, and so do totals: who may report cannot change what
+-- another login has reported.
 
--- A key is a name, or name/pool. The 16 numbers of a histogram: observations up to 14 bounds, those beyond, and the sum in nanoseconds.
+-- A key is a name, or name/pool. The 16 numbers of a histogram: observations up to 14 bounds, those beyond, and the sum
+-- in nanoseconds.
 CREATE TABLE pgvigil.session_monitors (
     instance_id     uuid NOT NULL CONSTRAINT session_monitors_pkey PRIMARY KEY,
     application     text NOT NULL,
@@ -5352,37 +6898,51 @@ CREATE TABLE pgvigil.session_monitors (
     counters        jsonb NOT NULL DEFAULT '{}',
     histograms      jsonb NOT NULL DEFAULT '{}',
     gauges          jsonb NOT NULL DEFAULT '{}',
-    CONSTRAINT session_monitors_application_check CHECK (application <> '' AND length(application) <= 100 AND length(hostname) <= 255),
-    CONSTRAINT session_monitors_report_interval_check CHECK (report_interval > interval '0' AND report_interval <= interval '1 hour'),
+    CONSTRAINT session_monitors_application_check
+        CHECK (application <> '' AND length(application) <= 100 AND length(hostname) <= 255),
+    CONSTRAINT session_monitors_report_interval_check
+        CHECK (report_interval > interval '0' AND report_interval <= interval '1 hour'),
     CONSTRAINT session_monitors_counters_check CHECK (
         jsonb_typeof(counters) = 'object' AND length(counters::text) <= 100000
-        AND NOT counters @? 'strict $.* ? (@.type() != "number" || @ < 0 || @ > 1000000000000000000 || @ != @.floor())'),
+        AND NOT counters @? 'strict $.* ? (@.type() != "number" || @ < 0 '
+                            '|| @ > 1000000000000000000 || @ != @.floor())'),
     CONSTRAINT session_monitors_histograms_check CHECK (
         jsonb_typeof(histograms) = 'object' AND length(histograms::text) <= 100000
         AND NOT histograms @? 'strict $.* ? (@.type() != "array" || @.size() != 16)'
-        AND NOT histograms @? 'strict $.*[*] ? (@.type() != "number" || @ < 0 || @ > 1000000000000000000 || @ != @.floor())'),
+        AND NOT histograms @? 'strict $.*[*] ? (@.type() != "number" || @ < 0 '
+                              '|| @ > 1000000000000000000 || @ != @.floor())'),
     CONSTRAINT session_monitors_gauges_check CHECK (
         jsonb_typeof(gauges) = 'object' AND length(gauges::text) <= 100000
-        AND NOT gauges @? 'strict $.* ? (@.type() != "number" && @.type() != "null" || @ < 0 || @ > 1000000000000000000)')
+        AND NOT gauges @? 'strict $.* ? (@.type() != "number" && @.type() '
+                          '!= "null" || @ < 0 || @ > 1000000000000000000)')
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE pgvigil.session_monitors IS 'One row per worker process whose SQLAlchemy sessions are monitored: its counts since it began';
+COMMENT ON TABLE pgvigil.session_monitors IS
+    'One row per worker process whose SQLAlchemy sessions are monitored: its counts since it began';
 COMMENT ON COLUMN pgvigil.session_monitors.instance_id IS 'Made by the worker; a forked child makes its own';
 COMMENT ON COLUMN pgvigil.session_monitors.application IS 'Name of the application, as the worker gives it';
-COMMENT ON COLUMN pgvigil.session_monitors.reported_by IS 'The login role that registered the worker: only that one reports for it';
+COMMENT ON COLUMN pgvigil.session_monitors.reported_by IS
+    'The login role that registered the worker: only that one reports for it';
 COMMENT ON COLUMN pgvigil.session_monitors.hostname IS 'Host of the worker, as it says';
 COMMENT ON COLUMN pgvigil.session_monitors.pid IS 'Process id on that host';
-COMMENT ON COLUMN pgvigil.session_monitors.started_at IS 'When the worker registered';
 COMMENT ON COLUMN pgvigil.session_monitors.seen_at IS 'Its last report, by the server''s clock';
-COMMENT ON COLUMN pgvigil.session_monitors.report_interval IS 'Time between two reports; after three without one its gauges no longer count';
-COMMENT ON COLUMN pgvigil.session_monitors.report_number IS 'Number of its last report: one that arrives late is ignored';
-COMMENT ON COLUMN pgvigil.session_monitors.counters IS 'Counts that only rise, by name or name/pool; durations are sums in nanoseconds';
-COMMENT ON COLUMN pgvigil.session_monitors.histograms IS 'By name or name/pool: observations per bound (0.5 ms to 30 s), those beyond, sum in nanoseconds';
-COMMENT ON COLUMN pgvigil.session_monitors.gauges IS 'Values of the moment, by name or name/pool; null: this kind of pool has none';
-COMMENT ON CONSTRAINT session_monitors_pkey ON pgvigil.session_monitors IS 'One row per worker';
-COMMENT ON CONSTRAINT session_monitors_application_check ON pgvigil.session_monitors IS 'Names fit into labels and lines';
-COMMENT ON CONSTRAINT session_monitors_report_interval_check ON pgvigil.session_monitors IS 'A worker cannot claim to be alive for longer than it is';
-COMMENT ON CONSTRAINT session_monitors_counters_check ON pgvigil.session_monitors IS 'Whole numbers from 0: no report can make the sum fail or fall';
-COMMENT ON CONSTRAINT session_monitors_histograms_check ON pgvigil.session_monitors IS 'Arrays of 16 whole numbers from 0';
+COMMENT ON COLUMN pgvigil.session_monitors.report_interval IS
+    'Time between two reports; after three without one its gauges no longer count';
+COMMENT ON COLUMN pgvigil.session_monitors.report_number IS
+    'Number of its last report: one that arrives late is ignored';
+COMMENT ON COLUMN pgvigil.session_monitors.counters IS
+    'Counts that only rise, by name or name/pool; durations are sums in nanoseconds';
+COMMENT ON COLUMN pgvigil.session_monitors.histograms IS
+    'By name or name/pool: observations per bound (0.5 ms to 30 s), those beyond, sum in nanoseconds';
+COMMENT ON COLUMN pgvigil.session_monitors.gauges IS
+    'Values of the moment, by name or name/pool; null: this kind of pool has none';
+COMMENT ON CONSTRAINT session_monitors_application_check ON pgvigil.session_monitors IS
+    'Names fit into labels and lines';
+COMMENT ON CONSTRAINT session_monitors_report_interval_check ON pgvigil.session_monitors IS
+    'A worker cannot claim to be alive for longer than it is';
+COMMENT ON CONSTRAINT session_monitors_counters_check ON pgvigil.session_monitors IS
+    'Whole numbers from 0: no report can make the sum fail or fall';
+COMMENT ON CONSTRAINT session_monitors_histograms_check ON pgvigil.session_monitors IS
+    'Arrays of 16 whole numbers from 0';
 COMMENT ON CONSTRAINT session_monitors_gauges_check ON pgvigil.session_monitors IS 'Numbers from 0, or null';
 
 CREATE TABLE pgvigil.session_monitor_totals (
@@ -5394,14 +6954,11 @@ CREATE TABLE pgvigil.session_monitor_totals (
     histograms   jsonb NOT NULL,
     CONSTRAINT session_monitor_totals_pkey PRIMARY KEY (application, reported_by)
 );
-COMMENT ON TABLE pgvigil.session_monitor_totals IS 'Counts of the workers that have ended, added up per application and login';
-COMMENT ON COLUMN pgvigil.session_monitor_totals.application IS 'Name of the application';
+COMMENT ON TABLE pgvigil.session_monitor_totals IS
+    'Counts of the workers that have ended, added up per application and login';
 COMMENT ON COLUMN pgvigil.session_monitor_totals.reported_by IS 'The login role of its workers';
 COMMENT ON COLUMN pgvigil.session_monitor_totals.workers IS 'How many workers have ended';
 COMMENT ON COLUMN pgvigil.session_monitor_totals.last_seen_at IS 'Last report of any of them';
-COMMENT ON COLUMN pgvigil.session_monitor_totals.counters IS 'As in session_monitors';
-COMMENT ON COLUMN pgvigil.session_monitor_totals.histograms IS 'As in session_monitors';
-COMMENT ON CONSTRAINT session_monitor_totals_pkey ON pgvigil.session_monitor_totals IS 'One row per application and login';
 
 CREATE TABLE pgvigil.monitor_settings (
     application  text NOT NULL,
@@ -5410,31 +6967,41 @@ CREATE TABLE pgvigil.monitor_settings (
     changed_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     changed_by   text NOT NULL DEFAULT session_user,
     CONSTRAINT monitor_settings_pkey PRIMARY KEY (application, reported_by),
-    CONSTRAINT monitor_settings_log_interval_check CHECK (log_interval >= interval '1 second' AND log_interval <= interval '1 day')
+    CONSTRAINT monitor_settings_log_interval_check
+        CHECK (log_interval >= interval '1 second' AND log_interval <= interval '1 day')
 );
-COMMENT ON TABLE pgvigil.monitor_settings IS 'Applications whose workers write a summary to their log at an interval; set by set_monitor_logging()';
-COMMENT ON COLUMN pgvigil.monitor_settings.application IS 'Name of the application';
+COMMENT ON TABLE pgvigil.monitor_settings IS
+    'Applications whose workers write a summary to their log at an interval; set by set_monitor_logging()';
 COMMENT ON COLUMN pgvigil.monitor_settings.reported_by IS 'The login role of its workers';
 COMMENT ON COLUMN pgvigil.monitor_settings.log_interval IS 'Time between two summaries of a worker';
-COMMENT ON COLUMN pgvigil.monitor_settings.changed_at IS 'When it was set';
 COMMENT ON COLUMN pgvigil.monitor_settings.changed_by IS 'The login role that set it';
-COMMENT ON CONSTRAINT monitor_settings_pkey ON pgvigil.monitor_settings IS 'One row per application and login';
-COMMENT ON CONSTRAINT monitor_settings_log_interval_check ON pgvigil.monitor_settings IS 'Logs are not flooded, and something is logged every day';
+COMMENT ON CONSTRAINT monitor_settings_log_interval_check ON pgvigil.monitor_settings IS
+    'Logs are not flooded, and something is logged every day';
 
 -- Adding up -----------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION pgvigil.sum_monitors(documents jsonb[]) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN coalesce((
         SELECT jsonb_object_agg(k.key, k.value)
-        FROM (SELECT e.key, CASE WHEN e.key ~ '^(peak|utilization|busiest)' THEN max((e.value #>> '{}')::numeric) ELSE sum((e.value #>> '{}')::numeric) END AS value
+        FROM (SELECT e.key,
+                     CASE WHEN e.key ~ '^(peak|utilization|busiest)' THEN max((e.value #>> '{}')::numeric)
+                          ELSE sum((e.value #>> '{}')::numeric) END AS value
               FROM unnest(documents) d (document) CROSS JOIN LATERAL jsonb_each(d.document) e GROUP BY e.key) k), '{}');
 END $$;
-COMMENT ON FUNCTION pgvigil.sum_monitors(jsonb[]) IS 'Counters or gauges of workers, added up by key; of peaks, utilizations and the busiest process the highest. A null counts as nothing';
+COMMENT ON FUNCTION pgvigil.sum_monitors(jsonb[]) IS
+    'Counters or gauges of workers, added up by key; of peaks, utilizations '
+    'and the busiest process the highest. A null counts as nothing';
 
 CREATE FUNCTION pgvigil.sum_histograms(documents jsonb[]) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN coalesce((
         SELECT jsonb_object_agg(h.key, h.bins)
@@ -5447,50 +7014,76 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.sum_histograms(jsonb[]) IS 'Histograms of workers, added up place by place';
 
--- Deleting and adding is one statement: whoever reads sees a worker in its row or in the totals, never in both or neither.
--- Totals are locked in order, so that two that fold at once cannot wait for each other.
+-- Deleting and adding is one statement: a reader sees a worker in its row or in the totals, never in both or neither.
+-- Totals are locked in order, so that two sessions that fold at once cannot wait for each other.
 CREATE FUNCTION pgvigil.fold_monitors(ended uuid[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     WITH gone AS (DELETE FROM pgvigil.session_monitors m WHERE m.instance_id = ANY (ended) RETURNING m.*)
-    INSERT INTO pgvigil.session_monitor_totals AS t (application, reported_by, workers, last_seen_at, counters, histograms)
-    SELECT g.application, g.reported_by, count(*), max(g.seen_at), pgvigil.sum_monitors(array_agg(g.counters)), pgvigil.sum_histograms(array_agg(g.histograms))
+    INSERT INTO pgvigil.session_monitor_totals AS t (application, reported_by, workers, last_seen_at, counters,
+                                                     histograms)
+    SELECT g.application, g.reported_by, count(*), max(g.seen_at), pgvigil.sum_monitors(array_agg(g.counters)),
+           pgvigil.sum_histograms(array_agg(g.histograms))
     FROM gone g GROUP BY g.application, g.reported_by ORDER BY g.application, g.reported_by
     ON CONFLICT (application, reported_by) DO UPDATE
     SET workers = t.workers + excluded.workers, last_seen_at = greatest(t.last_seen_at, excluded.last_seen_at),
         counters = pgvigil.sum_monitors(ARRAY[t.counters, excluded.counters]),
         histograms = pgvigil.sum_histograms(ARRAY[t.histograms, excluded.histograms]);
 END $$;
-COMMENT ON FUNCTION pgvigil.fold_monitors(uuid[]) IS 'Adds the counts of these workers to the totals of their applications and deletes their rows';
+COMMENT ON FUNCTION pgvigil.fold_monitors(uuid[]) IS
+    'Adds the counts of these workers to the totals of their applications and deletes their rows';
 
 -- For workers ---------------------------------------------------------------------------------------------------------
 
--- The row begins without counts: to register again, after an answer that was lost, counts nothing twice, even if the row was folded meanwhile.
-CREATE FUNCTION pgvigil.register_monitor(instance uuid, application text, hostname text, pid integer, report_interval interval) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- The row begins without counts: to register again, after an answer that was lost, counts nothing twice, even if the
+-- row was folded meanwhile.
+CREATE FUNCTION pgvigil.register_monitor(instance uuid, application text, hostname text, pid integer,
+                                         report_interval interval)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 BEGIN
     -- All readers add up all rows: one login must not make that slow.
     IF (SELECT count(*) FROM pgvigil.session_monitors m WHERE m.reported_by = session_user) >= 10000 THEN
-        RAISE EXCEPTION 'role % has 10000 workers registered, which is the limit', session_user USING ERRCODE = 'program_limit_exceeded',
+        RAISE EXCEPTION 'role % has 10000 workers registered, which is the limit', session_user
+            USING ERRCODE = 'program_limit_exceeded',
               HINT = 'Workers that end by close() leave no row; the rows of others are folded after an hour.';
     END IF;
     IF (SELECT count(*) FROM (SELECT m.application FROM pgvigil.session_monitors m WHERE m.reported_by = session_user
-                              UNION SELECT t.application FROM pgvigil.session_monitor_totals t WHERE t.reported_by = session_user
+                              UNION SELECT t.application
+                              FROM pgvigil.session_monitor_totals t
+                              WHERE t.reported_by = session_user
                               UNION SELECT register_monitor.application) a) > 50 THEN
-        RAISE EXCEPTION 'role % has reported 50 applications, which is the limit', session_user USING ERRCODE = 'program_limit_exceeded',
-              HINT = 'An application keeps its name from run to run. Rows that are of no use: DELETE FROM pgvigil.session_monitor_totals WHERE application = ...; as pgvigil_admin.';
+        RAISE EXCEPTION 'role % has reported 50 applications, which is the limit', session_user
+            USING ERRCODE = 'program_limit_exceeded',
+              HINT =
+                  'An application keeps its name from run to run. Rows that are of no use: DELETE '
+                  'FROM pgvigil.session_monitor_totals WHERE application = ...; as pgvigil_admin.';
     END IF;
     INSERT INTO pgvigil.session_monitors (instance_id, application, hostname, pid, report_interval)
-    VALUES (instance, register_monitor.application, register_monitor.hostname, register_monitor.pid, register_monitor.report_interval)
+    VALUES (instance, register_monitor.application, register_monitor.hostname, register_monitor.pid,
+            register_monitor.report_interval)
     ON CONFLICT (instance_id) DO NOTHING;
 END $$;
 COMMENT ON FUNCTION pgvigil.register_monitor(uuid, text, text, integer, interval) IS
-    'A worker begins to report: its id, application, host, process and interval. Again with the same id changes nothing';
+    'A worker begins to report: its id, application, host, '
+    'process and interval. Again with the same id changes nothing';
 
-CREATE FUNCTION pgvigil.report_monitor(instance uuid, report_number bigint, counters jsonb, histograms jsonb, gauges jsonb, ended boolean DEFAULT false)
+CREATE FUNCTION pgvigil.report_monitor(instance uuid, report_number bigint, counters jsonb, histograms jsonb,
+                                       gauges jsonb, ended boolean DEFAULT false)
 RETURNS TABLE (known boolean, log_interval interval)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
     worker record;
@@ -5503,26 +7096,36 @@ BEGIN
     SELECT m.application, m.reported_by INTO worker FROM pgvigil.session_monitors m WHERE m.instance_id = instance;
     IF NOT known AND FOUND THEN
         IF worker.reported_by <> session_user THEN
-            RAISE EXCEPTION 'worker % was registered by %, and % cannot report for it', instance, worker.reported_by, session_user
+            RAISE EXCEPTION 'worker % was registered by %, and % cannot report for it', instance, worker.reported_by,
+                session_user
                   USING ERRCODE = 'insufficient_privilege', HINT = 'Register a worker of your own.';
         END IF;
-        known := true;  -- a late report: what it says is known already
+        known := true;  -- a late report: its numbers are known already
     END IF;
-    log_interval := (SELECT s.log_interval FROM pgvigil.monitor_settings s WHERE s.application = worker.application AND s.reported_by = session_user);
+    log_interval := (SELECT s.log_interval
+                     FROM pgvigil.monitor_settings s
+                     WHERE s.application = worker.application AND s.reported_by = session_user);
     PERFORM pgvigil.fold_monitors(f.ids)
     FROM (SELECT array_agg(o.instance_id) AS ids
           FROM (SELECT m.instance_id FROM pgvigil.session_monitors m
-                WHERE m.seen_at < clock_timestamp() - interval '1 hour' - 3 * m.report_interval OR known AND ended AND m.instance_id = instance
+                WHERE m.seen_at < clock_timestamp() - interval '1 hour' - 3 * m.report_interval
+                  OR known AND ended AND m.instance_id = instance
                 ORDER BY m.instance_id = instance DESC LIMIT 100 FOR UPDATE SKIP LOCKED) o) f
     WHERE f.ids IS NOT NULL;
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, boolean) IS
-    'A worker''s counts since it began, and its gauges. Not known: its row was folded, because it was not seen for an hour, and it has to register again under another id with what it counted since. Answers the interval at which it is to log its summary';
+    'A worker''s counts since it began, and its gauges. Not known: its row was folded, '
+    'because it was not seen for an hour, and it has to register again under another id '
+    'with what it counted since. Answers the interval at which it is to log its summary';
 
--- Whoever sees to an application sets this for its workers; an admin for those of all logins.
+-- The login of an application sets this for its workers; an admin for those of all logins.
 CREATE FUNCTION pgvigil.set_monitor_logging(application text, log_interval interval) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
     logins text[] := ARRAY(
@@ -5534,7 +7137,8 @@ DECLARE
         ORDER BY 1);
 BEGIN
     IF set_monitor_logging.log_interval IS NULL THEN
-        DELETE FROM pgvigil.monitor_settings s WHERE s.application = set_monitor_logging.application AND s.reported_by = ANY (logins);
+        DELETE FROM pgvigil.monitor_settings s
+        WHERE s.application = set_monitor_logging.application AND s.reported_by = ANY (logins);
     ELSE
         INSERT INTO pgvigil.monitor_settings (application, reported_by, log_interval)
         SELECT set_monitor_logging.application, l.login, set_monitor_logging.log_interval FROM unnest(logins) l (login)
@@ -5544,31 +7148,41 @@ BEGIN
     RETURN cardinality(logins);
 END $$;
 COMMENT ON FUNCTION pgvigil.set_monitor_logging(text, interval) IS
-    'Workers of this application log their summary at this interval (NULL: no longer); returns for how many logins it was set, 0: no worker of it has reported';
+    'Workers of this application log their summary at this interval (NULL: no '
+    'longer); returns for how many logins it was set, 0: no worker of it has reported';
 
 -- For readers ---------------------------------------------------------------------------------------------------------
 
 CREATE VIEW pgvigil.session_monitor AS
 SELECT r.application, r.reported_by, count(*) FILTER (WHERE r.alive) AS workers, max(r.seen_at) AS last_seen_at,
-       pgvigil.sum_monitors(array_agg(r.counters)) AS counters, pgvigil.sum_histograms(array_agg(r.histograms)) AS histograms,
+       pgvigil.sum_monitors(array_agg(r.counters)) AS counters,
+       pgvigil.sum_histograms(array_agg(r.histograms)) AS histograms,
        pgvigil.sum_monitors(array_agg(r.gauges) FILTER (WHERE r.alive)) AS gauges
-FROM (SELECT m.application, m.reported_by, m.seen_at, m.counters, m.histograms, m.gauges, m.seen_at > clock_timestamp() - 3 * m.report_interval AS alive
+FROM (SELECT m.application, m.reported_by, m.seen_at, m.counters, m.histograms, m.gauges,
+             m.seen_at > clock_timestamp() - 3 * m.report_interval AS alive
       FROM pgvigil.session_monitors m
       UNION ALL
-      SELECT t.application, t.reported_by, t.last_seen_at, t.counters, t.histograms, '{}'::jsonb, false AS alive FROM pgvigil.session_monitor_totals t) r
+      SELECT t.application, t.reported_by, t.last_seen_at, t.counters, t.histograms, '{}'::jsonb, false AS alive
+      FROM pgvigil.session_monitor_totals t) r
 GROUP BY r.application, r.reported_by;
 COMMENT ON VIEW pgvigil.session_monitor IS
-    'What the workers of each application and login have counted, ended ones included; workers and gauges are of those seen within three of their intervals';
+    'Counts of the workers of each application and login, ended ones included; '
+    'workers and gauges are of those seen within three of their intervals';
 
 -- An application that may report may see what came of it, so that its own command line needs no other login.
 CREATE FUNCTION pgvigil.own_session_monitor() RETURNS SETOF pgvigil.session_monitor
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY SELECT v.* FROM pgvigil.session_monitor v WHERE v.reported_by = session_user;
 END $$;
-COMMENT ON FUNCTION pgvigil.own_session_monitor() IS 'The rows of session_monitor that workers of this login have reported';
+COMMENT ON FUNCTION pgvigil.own_session_monitor() IS
+    'The rows of session_monitor that workers of this login have reported';
 
--- Who may do what. A role that is not there is left out, as in 013.
+-- Rights of the roles. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
@@ -5576,26 +7190,37 @@ BEGIN
     IF current_setting('server_version_num')::integer >= 150000 THEN
         ALTER VIEW pgvigil.session_monitor SET (security_invoker = true);
     END IF;
-    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
-        EXECUTE format('GRANT SELECT ON pgvigil.session_monitors, pgvigil.session_monitor_totals, pgvigil.monitor_settings, pgvigil.session_monitor TO %I', role_name);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.sum_monitors(jsonb[]), pgvigil.sum_histograms(jsonb[]) TO %I', role_name);
+    FOR role_name IN
+        SELECT r.rolname
+        FROM pg_roles r
+        WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.session_monitors, pgvigil.session_monitor_totals,
+                       pgvigil.monitor_settings, pgvigil.session_monitor TO %I', role_name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.sum_monitors(jsonb[]), pgvigil.sum_histograms(jsonb[]) TO %I',
+                       role_name);
     END LOOP;
-    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_writer,pgvigil_admin}'::name[]) LOOP
+    FOR role_name IN
+        SELECT r.rolname
+        FROM pg_roles r
+        WHERE r.rolname = ANY ('{pgvigil_writer,pgvigil_admin}'::name[]) LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.register_monitor(uuid, text, text, integer, interval),
-            pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, boolean), pgvigil.set_monitor_logging(text, interval), pgvigil.own_session_monitor() TO %I', role_name);
+            pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, boolean),
+            pgvigil.set_monitor_logging(text, interval), pgvigil.own_session_monitor() TO %I', role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_admin') THEN
         GRANT DELETE ON pgvigil.session_monitor_totals TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, '547703389ed70482bb5f85c9d68000518f7ea5a0187c54fabf1c0f524e59d8c5', 'fb042d8b421deadf406983516d072a76a386f5531f4270a9c7b234b96d0a1694', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, '63f60bbde31afd5e38d79de2501029c52d678fe23ea5aa4893b7a690db7fc044', 'c08724d5d07461c709da79f008b5f71a5b7c3e66ee82ca366665dbd23f0fe37a', 0, '0.1.0'); END $$;
 
 -- ---------- 017_web.sql -----------------------------------------------------------------------------------------
--- What the web application reads at once: query executions by hour and day, engine and status, and counts that never fall, for Prometheus.
--- Both are kept by job totals, which counts each row once, when it has come; rows that retention deletes later stay counted.
+-- Numbers that the web application reads at once: query executions by hour and day, engine and status, and counts that
+-- never fall, for Prometheus. Job totals keeps both and counts each row once, after it has come; rows that retention
+-- deletes later stay counted.
 
 CREATE TABLE pgvigil.execution_rollups (
-    bucket_width  text NOT NULL CONSTRAINT execution_rollups_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])),
+    bucket_width  text NOT NULL
+        CONSTRAINT execution_rollups_bucket_width_check CHECK (bucket_width = ANY ('{hour,day}'::text[])),
     bucket        timestamptz NOT NULL,
     database_type varchar(50) NOT NULL,
     status        varchar(20) NOT NULL,
@@ -5606,18 +7231,14 @@ CREATE TABLE pgvigil.execution_rollups (
     total_rows    numeric NOT NULL,
     CONSTRAINT execution_rollups_pkey PRIMARY KEY (bucket_width, bucket, database_type, status)
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE pgvigil.execution_rollups IS 'query_executions by hour and by day (UTC), engine and status, for 400 days, up to totals_progress';
-COMMENT ON COLUMN pgvigil.execution_rollups.bucket_width IS 'hour or day';
+COMMENT ON TABLE pgvigil.execution_rollups IS
+    'query_executions by hour and by day (UTC), engine and status, for 400 days, up to totals_progress';
 COMMENT ON COLUMN pgvigil.execution_rollups.bucket IS 'Where the hour or day begins: started_at of the rows counted';
-COMMENT ON COLUMN pgvigil.execution_rollups.database_type IS 'The engine';
-COMMENT ON COLUMN pgvigil.execution_rollups.status IS 'success, failed, timeout or error';
-COMMENT ON COLUMN pgvigil.execution_rollups.executions IS 'Rows counted';
 COMMENT ON COLUMN pgvigil.execution_rollups.timed IS 'Those with an execution_time';
 COMMENT ON COLUMN pgvigil.execution_rollups.seconds IS 'Sum of their execution_time';
 COMMENT ON COLUMN pgvigil.execution_rollups.longest IS 'The longest of them; NULL: none is known';
-COMMENT ON COLUMN pgvigil.execution_rollups.total_rows IS 'Sum of total_rows';
-COMMENT ON CONSTRAINT execution_rollups_pkey ON pgvigil.execution_rollups IS 'One row per hour or day, engine and status';
-COMMENT ON CONSTRAINT execution_rollups_bucket_width_check ON pgvigil.execution_rollups IS 'A year is read as days, what is left of one as hours';
+COMMENT ON CONSTRAINT execution_rollups_bucket_width_check ON pgvigil.execution_rollups IS
+    'A year is read as days, what is left of one as hours';
 
 -- By user it would be as long as the table itself. Bounds are those of pgvigil.execution_bounds().
 CREATE TABLE pgvigil.execution_totals (
@@ -5629,23 +7250,18 @@ CREATE TABLE pgvigil.execution_totals (
     since         timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT execution_totals_pkey PRIMARY KEY (database_type, status)
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE pgvigil.execution_totals IS 'query_executions counted since the beginning, by engine and status; never falls';
-COMMENT ON COLUMN pgvigil.execution_totals.database_type IS 'The engine';
-COMMENT ON COLUMN pgvigil.execution_totals.status IS 'success, failed, timeout or error';
-COMMENT ON COLUMN pgvigil.execution_totals.executions IS 'Rows counted';
-COMMENT ON COLUMN pgvigil.execution_totals.seconds IS 'Sum of execution_time';
-COMMENT ON COLUMN pgvigil.execution_totals.bins IS 'How many took up to each of execution_bounds(), then how many took longer; not cumulative';
-COMMENT ON COLUMN pgvigil.execution_totals.since IS 'When it was first counted: of many engines, /metrics names the first';
-COMMENT ON CONSTRAINT execution_totals_pkey ON pgvigil.execution_totals IS 'One row per engine and status';
+COMMENT ON TABLE pgvigil.execution_totals IS
+    'query_executions counted since the beginning, by engine and status; never falls';
+COMMENT ON COLUMN pgvigil.execution_totals.bins IS
+    'How many took up to each of execution_bounds(), then how many took longer; not cumulative';
+COMMENT ON COLUMN pgvigil.execution_totals.since IS
+    'When it was first counted: of many engines, /metrics names the first';
 
 CREATE TABLE pgvigil.event_totals (
     event_type varchar(50) NOT NULL CONSTRAINT event_totals_pkey PRIMARY KEY,
     events     bigint NOT NULL
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.event_totals IS 'Events of session_lifecycle counted since the beginning; never falls';
-COMMENT ON COLUMN pgvigil.event_totals.event_type IS 'The type of event';
-COMMENT ON COLUMN pgvigil.event_totals.events IS 'Rows counted';
-COMMENT ON CONSTRAINT event_totals_pkey ON pgvigil.event_totals IS 'One row per type';
 
 CREATE TABLE pgvigil.totals_progress (
     source     text NOT NULL CONSTRAINT totals_progress_pkey PRIMARY KEY,
@@ -5655,21 +7271,26 @@ CREATE TABLE pgvigil.totals_progress (
 );
 COMMENT ON TABLE pgvigil.totals_progress IS 'How far job totals has come';
 COMMENT ON COLUMN pgvigil.totals_progress.source IS 'The table that is counted: query_executions or session_lifecycle';
-COMMENT ON COLUMN pgvigil.totals_progress.next_id IS 'Rows of query_executions with a smaller id are counted, the others are not';
-COMMENT ON COLUMN pgvigil.totals_progress.next_event IS 'Rows of session_lifecycle with a smaller id are counted, the others are not';
-COMMENT ON COLUMN pgvigil.totals_progress.counted_at IS 'When that was last moved';
-COMMENT ON CONSTRAINT totals_progress_pkey ON pgvigil.totals_progress IS 'One row a table';
+COMMENT ON COLUMN pgvigil.totals_progress.next_id IS
+    'Rows of query_executions with a smaller id are counted, the others are not';
+COMMENT ON COLUMN pgvigil.totals_progress.next_event IS
+    'Rows of session_lifecycle with a smaller id are counted, the others are not';
 INSERT INTO pgvigil.totals_progress (source, next_id, next_event) VALUES
     ('query_executions', 0, NULL), ('session_lifecycle', NULL, '00000000-0000-0000-0000-000000000000');
 
 CREATE FUNCTION pgvigil.execution_bounds() RETURNS double precision[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 RETURN '{0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10,30,60}'::double precision[];
 COMMENT ON FUNCTION pgvigil.execution_bounds() IS 'Upper bounds of the bins of execution_totals, in seconds';
 
 -- A transaction that may yet commit an id up to `last` holds the lock for writing now: ids are made after it is taken.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.executions_until() RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     last    bigint := (SELECT max(id) FROM "{app}".query_executions);
     writers text[];
@@ -5690,10 +7311,15 @@ BEGIN
     RETURN NULL;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.executions_until() IS
-    'All rows of query_executions up to this id are visible to the next statement, or will never be; waits a second for writers, then it is NULL';
+    'All rows of query_executions up to this id are visible to the next '
+    'statement, or will never be; waits a second for writers, then it is NULL';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_totals(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
 DECLARE
     from_id    bigint;
     to_id      bigint;
@@ -5706,7 +7332,8 @@ DECLARE
     waits      text[] := '{}';
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'the totals have to see what others have committed meanwhile' USING ERRCODE = 'invalid_transaction_state',
+        RAISE EXCEPTION 'the totals have to see what others have committed meanwhile'
+            USING ERRCODE = 'invalid_transaction_state',
               HINT = 'SET default_transaction_isolation = ''read committed'';';
     END IF;
     done := 0;
@@ -5717,25 +7344,35 @@ BEGIN
         waits := waits || 'query_executions'::text;
     ELSIF to_id >= from_id THEN
         -- The next rows by the primary key, so that a gap in the ids costs nothing.
-        SELECT max(n.id) INTO to_id FROM (SELECT e.id FROM "{app}".query_executions e WHERE e.id >= from_id AND e.id <= to_id ORDER BY e.id LIMIT batch * 50) n;
+        SELECT max(n.id)
+        INTO to_id
+        FROM (SELECT e.id
+              FROM "{app}".query_executions e
+              WHERE e.id >= from_id AND e.id <= to_id
+              ORDER BY e.id
+              LIMIT batch * 50) n;
         WITH found AS MATERIALIZED (
             SELECT date_trunc('hour', e.started_at, 'UTC') AS bucket, e.database_type, e.status,
-                   width_bucket(e.execution_time, pgvigil.execution_bounds()) AS place, e.execution_time = ANY (pgvigil.execution_bounds()) AS is_bound,
-                   e.execution_time, e.total_rows
+                   width_bucket(e.execution_time, pgvigil.execution_bounds()) AS place,
+                   e.execution_time = ANY (pgvigil.execution_bounds()) AS is_bound, e.execution_time, e.total_rows
             FROM "{app}".query_executions e WHERE e.id >= from_id AND e.id <= to_id
         ), hours AS MATERIALIZED (
             SELECT f.bucket, f.database_type, f.status, count(*) AS executions, count(f.execution_time) AS timed,
-                   coalesce(sum(f.execution_time), 0) AS seconds, max(f.execution_time) AS longest, coalesce(sum(f.total_rows), 0) AS total_rows
+                   coalesce(sum(f.execution_time), 0) AS seconds, max(f.execution_time) AS longest,
+                   coalesce(sum(f.total_rows), 0) AS total_rows
             FROM found f WHERE f.bucket >= now() - interval '400 days' GROUP BY 1, 2, 3
         ), rollups AS (
-            INSERT INTO pgvigil.execution_rollups AS r (bucket_width, bucket, database_type, status, executions, timed, seconds, longest, total_rows)
-            SELECT 'day', date_trunc('day', h.bucket, 'UTC'), h.database_type, h.status, sum(h.executions), sum(h.timed), sum(h.seconds), max(h.longest), sum(h.total_rows)
+            INSERT INTO pgvigil.execution_rollups AS r (bucket_width, bucket, database_type, status, executions, timed,
+                                                        seconds, longest, total_rows)
+            SELECT 'day', date_trunc('day', h.bucket, 'UTC'), h.database_type, h.status, sum(h.executions),
+                   sum(h.timed), sum(h.seconds), max(h.longest), sum(h.total_rows)
             FROM hours h GROUP BY 2, 3, 4
             UNION ALL
             SELECT 'hour', h.* FROM hours h ORDER BY 1, 2, 3, 4
             ON CONFLICT ON CONSTRAINT execution_rollups_pkey DO UPDATE
-            SET executions = r.executions + excluded.executions, timed = r.timed + excluded.timed, seconds = r.seconds + excluded.seconds,
-                longest = greatest(r.longest, excluded.longest), total_rows = r.total_rows + excluded.total_rows
+            SET executions = r.executions + excluded.executions, timed = r.timed + excluded.timed,
+                seconds = r.seconds + excluded.seconds, longest = greatest(r.longest, excluded.longest),
+                total_rows = r.total_rows + excluded.total_rows
         ), bins AS (
             -- A bound belongs to the bin below it, as in Prometheus: le.
             SELECT f.database_type, f.status, f.place + 1 - f.is_bound::integer AS bin, count(*) AS executions
@@ -5743,38 +7380,60 @@ BEGIN
         ), totals AS (
             INSERT INTO pgvigil.execution_totals AS t (database_type, status, executions, seconds, bins)
             SELECT f.database_type, f.status, count(*), coalesce(sum(f.execution_time), 0),
-                   ARRAY(SELECT coalesce(b.executions, 0) FROM generate_series(1, cardinality(pgvigil.execution_bounds()) + 1) p
-                         LEFT JOIN bins b ON b.database_type = f.database_type AND b.status = f.status AND b.bin = p ORDER BY p)
+                   ARRAY(SELECT coalesce(b.executions, 0)
+                         FROM generate_series(1, cardinality(pgvigil.execution_bounds()) + 1) p
+                         LEFT JOIN bins b ON b.database_type = f.database_type AND b.status = f.status AND b.bin = p
+                         ORDER BY p)
             FROM found f GROUP BY f.database_type, f.status ORDER BY 1, 2
             ON CONFLICT ON CONSTRAINT execution_totals_pkey DO UPDATE
             SET executions = t.executions + excluded.executions, seconds = t.seconds + excluded.seconds,
-                bins = ARRAY(SELECT a.n + b.n FROM unnest(t.bins) WITH ORDINALITY a (n, place) JOIN unnest(excluded.bins) WITH ORDINALITY b (n, place) USING (place) ORDER BY place)
+                bins = ARRAY(SELECT a.n + b.n
+                             FROM unnest(t.bins) WITH ORDINALITY a (n, place)
+                             JOIN unnest(excluded.bins) WITH ORDINALITY b (n, place) USING (place)
+                             ORDER BY place)
         )
         SELECT count(*) INTO done FROM found;
         IF done > 0 THEN
             more_ids := done = batch * 50;
-            UPDATE pgvigil.totals_progress p SET next_id = to_id + 1, counted_at = clock_timestamp() WHERE p.source = 'query_executions';
+            UPDATE pgvigil.totals_progress p
+            SET next_id = to_id + 1, counted_at = clock_timestamp()
+            WHERE p.source = 'query_executions';
         END IF;
     END IF;
 
-    SELECT p.next_event INTO STRICT from_event FROM pgvigil.totals_progress p WHERE p.source = 'session_lifecycle' FOR UPDATE;
+    SELECT p.next_event
+    INTO STRICT from_event
+    FROM pgvigil.totals_progress p
+    WHERE p.source = 'session_lifecycle'
+    FOR UPDATE;
     settled := pgvigil.complete_until(pgvigil.application_table('session_lifecycle'));
     IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_event THEN
         to_event := pgvigil.uuid_v7_floor(settled);
-        SELECT l.id INTO first FROM "{app}".session_lifecycle l WHERE l.id >= from_event AND l.id < to_event ORDER BY l.id LIMIT 1;
+        SELECT l.id
+        INTO first
+        FROM "{app}".session_lifecycle l
+        WHERE l.id >= from_event AND l.id < to_event
+        ORDER BY l.id
+        LIMIT 1;
         IF FOUND THEN
             -- A day at a time, so that a long trail is counted in many transactions.
             more := pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 day') < to_event;
             to_event := least(to_event, pgvigil.uuid_v7_floor(pgvigil.uuid_v7_time(first) + interval '1 day'));
             WITH found AS (
                 INSERT INTO pgvigil.event_totals AS t (event_type, events)
-                SELECT l.event_type, count(*) FROM "{app}".session_lifecycle l WHERE l.id >= from_event AND l.id < to_event GROUP BY 1 ORDER BY 1
+                SELECT l.event_type, count(*)
+                FROM "{app}".session_lifecycle l
+                WHERE l.id >= from_event AND l.id < to_event
+                GROUP BY 1
+                ORDER BY 1
                 ON CONFLICT ON CONSTRAINT event_totals_pkey DO UPDATE SET events = t.events + excluded.events
                 RETURNING 1
             )
             SELECT count(*) INTO events FROM found;
         END IF;
-        UPDATE pgvigil.totals_progress p SET next_event = to_event, counted_at = clock_timestamp() WHERE p.source = 'session_lifecycle';
+        UPDATE pgvigil.totals_progress p
+        SET next_event = to_event, counted_at = clock_timestamp()
+        WHERE p.source = 'session_lifecycle';
     ELSE
         waits := waits || 'session_lifecycle'::text;
     END IF;
@@ -5788,15 +7447,24 @@ BEGIN
     END IF;
     RETURN NEXT;
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.job_totals(integer) IS 'One step of job totals: a batch of query executions, and a day of session events';
+COMMENT ON FUNCTION pgvigil.job_totals(integer) IS
+    'One step of job totals: a batch of query executions, and a day of session events';
 
-INSERT INTO pgvigil.jobs (job, every, purpose) VALUES ('totals', '5 minutes', 'counts new rows of query_executions into hours, and these and session events into totals that never fall');
+INSERT INTO pgvigil.jobs (job, every, purpose)
+VALUES ('totals', '5 minutes',
+        'counts new rows of query_executions into hours, and these and session events into totals that never fall');
 
--- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not counted yet: the numbers are those of
--- a sum over the table, as long as nothing was deleted from it.
+-- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not
+-- counted yet: the numbers are those of a sum over the table, as long as nothing was deleted from it.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.execution_window(stretch interval)
-RETURNS TABLE (database_type varchar, status varchar, executions bigint, timed bigint, seconds double precision, longest double precision, total_rows numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+RETURNS TABLE (database_type varchar, status varchar, executions bigint, timed bigint, seconds double precision,
+               longest double precision, total_rows numeric)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+SET plan_cache_mode = force_custom_plan
+AS $$
 DECLARE
     from_time  timestamptz := coalesce(now() - stretch, '-infinity');
     first_hour timestamptz := date_trunc('hour', from_time + interval '1 hour' - interval '1 microsecond', 'UTC');
@@ -5809,24 +7477,32 @@ BEGIN
     END IF;
     SELECT p.next_id INTO STRICT tail FROM pgvigil.totals_progress p WHERE p.source = 'query_executions';
     RETURN QUERY
-    SELECT w.database_type, w.status, sum(w.executions)::bigint, sum(w.timed)::bigint, sum(w.seconds), max(w.longest), sum(w.total_rows)
+    SELECT w.database_type, w.status, sum(w.executions)::bigint, sum(w.timed)::bigint, sum(w.seconds), max(w.longest),
+           sum(w.total_rows)
     FROM (SELECT r.database_type, r.status, r.executions, r.timed, r.seconds, r.longest, r.total_rows
           FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'day' AND r.bucket >= first_day
           UNION ALL
           SELECT r.database_type, r.status, r.executions, r.timed, r.seconds, r.longest, r.total_rows
-          FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'hour' AND r.bucket >= first_hour AND r.bucket < first_day
+          FROM pgvigil.execution_rollups r
+          WHERE r.bucket_width = 'hour' AND r.bucket >= first_hour AND r.bucket < first_day
           UNION ALL
-          SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0), max(e.execution_time), coalesce(sum(e.total_rows), 0)
-          FROM "{app}".query_executions e WHERE e.started_at >= from_time AND e.started_at < first_hour AND e.id < tail GROUP BY 1, 2
+          SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0),
+                 max(e.execution_time), coalesce(sum(e.total_rows), 0)
+          FROM "{app}".query_executions e
+          WHERE e.started_at >= from_time AND e.started_at < first_hour AND e.id < tail
+          GROUP BY 1, 2
           UNION ALL
-          SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0), max(e.execution_time), coalesce(sum(e.total_rows), 0)
+          SELECT e.database_type, e.status, count(*), count(e.execution_time), coalesce(sum(e.execution_time), 0),
+                 max(e.execution_time), coalesce(sum(e.total_rows), 0)
           FROM "{app}".query_executions e WHERE e.id >= tail AND e.started_at >= from_time GROUP BY 1, 2) w
     GROUP BY w.database_type, w.status;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.execution_window(interval) IS
-    'Query executions of the last stretch of time, at most 366 days (NULL: of all that is kept), by engine and status; times in seconds';
+    'Query executions of the last stretch of time, at most 366 days '
+    '(NULL: of all that is kept), by engine and status; times in seconds';
 
--- Anomalies: of each engine and status, the executions of an hour that are far from those of the same hour of the days before.
+-- Anomalies: of each engine and status, the executions of an hour that are far from those of the same hour of the days
+-- before.
 CREATE TABLE pgvigil.anomalies (
     id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT anomalies_pkey PRIMARY KEY,
     database_type varchar(50) NOT NULL,
@@ -5838,34 +7514,48 @@ CREATE TABLE pgvigil.anomalies (
     spread        double precision NOT NULL,
     ended         timestamptz
 );
-COMMENT ON TABLE pgvigil.anomalies IS 'Unusual numbers of query executions: open ones, and those that ended within the last 90 days';
-COMMENT ON COLUMN pgvigil.anomalies.id IS 'Order in which they were found';
-COMMENT ON COLUMN pgvigil.anomalies.database_type IS 'The engine';
+COMMENT ON TABLE pgvigil.anomalies IS
+    'Unusual numbers of query executions: open ones, and those that ended within the last 90 days';
 COMMENT ON COLUMN pgvigil.anomalies.status IS 'Status of the executions that were counted';
 COMMENT ON COLUMN pgvigil.anomalies.since IS 'Beginning of the first hour of it';
 COMMENT ON COLUMN pgvigil.anomalies.hour IS 'Beginning of the last hour that was judged';
 COMMENT ON COLUMN pgvigil.anomalies.value IS 'Executions in that hour';
-COMMENT ON COLUMN pgvigil.anomalies.expected IS 'Median of the same hour of the 28 days before, as far as anything was recorded by then';
-COMMENT ON COLUMN pgvigil.anomalies.spread IS 'Their spread: 1.4826 times the median distance from the median, and at least the square root of the median, and 1';
+COMMENT ON COLUMN pgvigil.anomalies.expected IS
+    'Median of the same hour of the 28 days before, as far as anything was recorded by then';
+COMMENT ON COLUMN pgvigil.anomalies.spread IS
+    'Their spread: 1.4826 times the median distance from the median, and at least the square root of the median, and 1';
 COMMENT ON COLUMN pgvigil.anomalies.ended IS 'End of the last hour of it; NULL: it goes on';
-COMMENT ON CONSTRAINT anomalies_pkey ON pgvigil.anomalies IS 'One row an anomaly';
 CREATE UNIQUE INDEX idx_anomalies_open ON pgvigil.anomalies (database_type, status) WHERE ended IS NULL;
 COMMENT ON INDEX pgvigil.idx_anomalies_open IS 'At most one that goes on, of an engine and status';
 
--- An hour without a row is one with 0 executions, once the engine has begun to be used: a load that stops is an anomaly too.
+-- An hour without a row is one with 0 executions, once the engine has begun to be used: a load that stops is an anomaly
+-- too.
 CREATE FUNCTION pgvigil.hour_distances(last_hour timestamptz)
-RETURNS TABLE (database_type varchar, status varchar, hour timestamptz, value bigint, expected double precision, spread double precision, distance double precision)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+RETURNS TABLE (database_type varchar, status varchar, hour timestamptz, value bigint, expected double precision,
+               spread double precision, distance double precision)
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
     WITH known AS MATERIALIZED (
         SELECT r.database_type, r.status, min(b.first) AS first
-        FROM (SELECT DISTINCT e.database_type, e.status FROM pgvigil.execution_rollups e WHERE e.bucket_width = 'day' AND e.bucket >= last_hour - interval '30 days') r
-        JOIN (SELECT e.database_type, min(e.bucket) AS first FROM pgvigil.execution_rollups e WHERE e.bucket_width = 'hour' GROUP BY e.database_type) b
+        FROM (SELECT DISTINCT e.database_type, e.status
+              FROM pgvigil.execution_rollups e
+              WHERE e.bucket_width = 'day' AND e.bucket >= last_hour - interval '30 days') r
+        JOIN (SELECT e.database_type, min(e.bucket) AS first
+              FROM pgvigil.execution_rollups e
+              WHERE e.bucket_width = 'hour'
+              GROUP BY e.database_type) b
              ON b.database_type = r.database_type
         GROUP BY r.database_type, r.status
     ), counted AS MATERIALIZED (
         SELECT k.database_type, k.status, h.hour, d.day, coalesce(e.executions, 0) AS executions
-        FROM known k CROSS JOIN (VALUES (last_hour), (last_hour - interval '1 hour')) h (hour) CROSS JOIN generate_series(0, 28) d (day)
-        LEFT JOIN pgvigil.execution_rollups e ON e.bucket_width = 'hour' AND e.bucket = h.hour - d.day * interval '24 hours'
+        FROM known k
+        CROSS JOIN (VALUES (last_hour), (last_hour - interval '1 hour')) h (hour)
+        CROSS JOIN generate_series(0, 28) d (day)
+        LEFT JOIN pgvigil.execution_rollups e ON e.bucket_width = 'hour'
+            AND e.bucket = h.hour - d.day * interval '24 hours'
                                              AND e.database_type = k.database_type AND e.status = k.status
         WHERE h.hour - d.day * interval '24 hours' >= k.first
     ), middle AS (
@@ -5873,24 +7563,32 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         FROM counted c WHERE c.day > 0 GROUP BY c.database_type, c.status, c.hour HAVING count(*) >= 5
     ), spreads AS (
         SELECT m.database_type, m.status, m.hour, m.expected,
-               greatest(1.4826 * percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(c.executions - m.expected)), sqrt(m.expected), 1) AS spread
-        FROM middle m JOIN counted c ON c.database_type = m.database_type AND c.status = m.status AND c.hour = m.hour AND c.day > 0
+               greatest(1.4826 * percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(c.executions - m.expected)),
+                        sqrt(m.expected), 1) AS spread
+        FROM middle m
+        JOIN counted c ON c.database_type = m.database_type AND c.status = m.status AND c.hour = m.hour AND c.day > 0
         GROUP BY m.database_type, m.status, m.hour, m.expected
     )
     SELECT s.database_type, s.status, s.hour, c.executions, s.expected, s.spread, (c.executions - s.expected) / s.spread
-    FROM spreads s JOIN counted c ON c.database_type = s.database_type AND c.status = s.status AND c.hour = s.hour AND c.day = 0
+    FROM spreads s
+    JOIN counted c ON c.database_type = s.database_type AND c.status = s.status AND c.hour = s.hour AND c.day = 0
 $$;
 COMMENT ON FUNCTION pgvigil.hour_distances(timestamptz) IS
-    'Used by job anomalies: how far the executions of an hour, and of the hour before, are from what is usual, in spreads; engines with fewer than five days are left out';
+    'Used by job anomalies: how far the executions of an hour, and of the hour before, '
+    'are from what is usual, in spreads; engines with fewer than five days are left out';
 
 CREATE FUNCTION pgvigil.job_anomalies(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     last_hour timestamptz := date_trunc('hour', now(), 'UTC') - interval '1 hour';
 BEGIN
     more := false;
     -- An hour that is not yet counted as a whole would look empty.
-    IF NOT EXISTS (SELECT FROM pgvigil.job_runs r WHERE r.job = 'totals' AND r.finished_at IS NOT NULL AND r.error IS NULL
+    IF NOT EXISTS (SELECT FROM pgvigil.job_runs r
+                   WHERE r.job = 'totals' AND r.finished_at IS NOT NULL AND r.error IS NULL
                                                     AND r.started_at >= last_hour + interval '1 hour') THEN
         done := 0;
         note := 'waits for job totals, which has not counted the last hour';
@@ -5900,21 +7598,30 @@ BEGIN
     WITH distances AS MATERIALIZED (
         SELECT d.* FROM pgvigil.hour_distances(last_hour) d
     ), judged AS MATERIALIZED (
-        SELECT n.*, b.hour AS hour_before, abs(n.distance) > 4 AS is_far, abs(b.distance) > 4 AND sign(b.distance) = sign(n.distance) AS is_second
-        FROM distances n JOIN distances b ON b.database_type = n.database_type AND b.status = n.status AND b.hour = n.hour - interval '1 hour'
+        SELECT n.*, b.hour AS hour_before, abs(n.distance) > 4 AS is_far,
+               abs(b.distance) > 4 AND sign(b.distance) = sign(n.distance) AS is_second
+        FROM distances n
+        JOIN distances b ON b.database_type = n.database_type
+            AND b.status = n.status
+            AND b.hour = n.hour - interval '1 hour'
         WHERE n.hour = last_hour
     ), closed AS (
         UPDATE pgvigil.anomalies a SET ended = last_hour
         WHERE a.ended IS NULL AND a.hour < last_hour
-          AND NOT EXISTS (SELECT FROM judged j WHERE j.database_type = a.database_type AND j.status = a.status AND j.is_far)
+          AND NOT EXISTS (SELECT FROM judged j
+                          WHERE j.database_type = a.database_type AND j.status = a.status AND j.is_far)
         RETURNING 1
     ), opened AS (
         INSERT INTO pgvigil.anomalies AS a (database_type, status, since, hour, value, expected, spread)
         SELECT j.database_type, j.status, j.hour_before, j.hour, j.value, j.expected, j.spread FROM judged j
-        WHERE j.is_far AND (j.is_second OR EXISTS (SELECT FROM pgvigil.anomalies o WHERE o.ended IS NULL AND o.database_type = j.database_type AND o.status = j.status))
+        WHERE j.is_far
+          AND (j.is_second
+               OR EXISTS (SELECT FROM pgvigil.anomalies o
+                          WHERE o.ended IS NULL AND o.database_type = j.database_type AND o.status = j.status))
         ORDER BY 1, 2
         ON CONFLICT (database_type, status) WHERE ended IS NULL DO UPDATE
-        SET hour = excluded.hour, value = excluded.value, expected = excluded.expected, spread = excluded.spread WHERE a.hour < excluded.hour
+        SET hour = excluded.hour, value = excluded.value, expected = excluded.expected, spread = excluded.spread
+            WHERE a.hour < excluded.hour
         RETURNING 1
     )
     SELECT (SELECT count(*) FROM closed) + (SELECT count(*) FROM opened) INTO done;
@@ -5922,30 +7629,40 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_anomalies(integer) IS
-    'Job anomalies, in one step: an anomaly begins with two hours in a row more than four spreads from the median, in the same direction, and ends with an hour that is not';
+    'Job anomalies, in one step: an anomaly begins with two hours in a row more than four '
+    'spreads from the median, in the same direction, and ends with an hour that is not';
 
-INSERT INTO pgvigil.jobs (job, every, at, purpose) VALUES ('anomalies', '1 hour', '10 minutes', 'compares the executions of the last hour with those of the same hour of the days before');
+INSERT INTO pgvigil.jobs (job, every, at, purpose)
+VALUES ('anomalies', '1 hour', '10 minutes',
+        'compares the executions of the last hour with those of the same hour of the days before');
 
--- Who may do what. A role that is not there is left out, as in 013.
+-- Rights of the roles. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
 BEGIN
-    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
-        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals, pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I', role_name);
+    FOR role_name IN
+        SELECT r.rolname
+        FROM pg_roles r
+        WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals,
+                       pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I',
+                       role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'aeb0c7d1732ba40b78b124cf339e0f51a5bdc162a243644da78b944365c689fc', '97c23bbba14df7f3f78649e686f0e92f011f32b89e3e3ff3d38e9ee1176bba2f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '9b8215abb5000ea834d57edcc2d3c3975c7847c1b44da197d3e91e7af2197918', '05f02658d339d7e39f39576c4a4df2c202e93a09186db52a8313819429efb36e', 0, '0.1.0'); END $$;
 
 -- ---------- 018_archives.sql ------------------------------------------------------------------------------------
--- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files` writes them;
--- this is what the database knows of them. Whoever may write here can make retention drop what was not kept: the owner alone.
+-- Archives: rows that retention deletes are first kept in Parquet files. `pgvigil maintain run archive_files` writes
+-- them; this is the database's record of them. A role that may write here can make retention drop rows that were not
+-- kept: so only the owner may.
 
 CREATE TABLE pgvigil.archives (
     id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archives_pkey PRIMARY KEY,
     source        text NOT NULL CONSTRAINT archives_source_check CHECK (source = ANY
-                  ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements,query_executions,deleted_sessions}'::text[])),
+                  ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements,'
+                   'query_executions,deleted_sessions}'::text[])),
     partition     text,
     partition_oid oid,
     from_time     timestamptz NOT NULL,
@@ -5967,35 +7684,32 @@ CREATE TABLE pgvigil.archives (
     replaced_at   timestamptz,
     written_by    text NOT NULL DEFAULT session_user,
     CONSTRAINT archives_path_key UNIQUE (path),
-    CONSTRAINT archives_completed_check CHECK (completed_at IS NULL OR sha256 IS NOT NULL AND rows IS NOT NULL AND bytes IS NOT NULL AND fingerprint IS NOT NULL)
+    CONSTRAINT archives_completed_check
+        CHECK (completed_at IS NULL
+               OR sha256 IS NOT NULL AND rows IS NOT NULL AND bytes IS NOT NULL AND fingerprint IS NOT NULL)
 );
-COMMENT ON TABLE pgvigil.archives IS 'What is kept in Parquet files: a partition, or a day of rows. Written by job archive_files with the owner''s rights';
-COMMENT ON COLUMN pgvigil.archives.id IS 'Order in which they were begun';
-COMMENT ON COLUMN pgvigil.archives.source IS 'The table';
+COMMENT ON TABLE pgvigil.archives IS
+    'Archives in Parquet files: a partition, or a day of rows. Written by job archive_files with the owner''s rights';
 COMMENT ON COLUMN pgvigil.archives.partition IS 'The partition; NULL: a day of rows';
-COMMENT ON COLUMN pgvigil.archives.partition_oid IS 'Its oid when it was read: a later partition of that name is another one';
+COMMENT ON COLUMN pgvigil.archives.partition_oid IS
+    'Its oid when it was read: a later partition of that name is another one';
 COMMENT ON COLUMN pgvigil.archives.from_time IS 'Where its stretch of time begins';
 COMMENT ON COLUMN pgvigil.archives.to_time IS 'Where it ends; not included';
 COMMENT ON COLUMN pgvigil.archives.location IS 'The directory or URL of the archives';
 COMMENT ON COLUMN pgvigil.archives.path IS 'Its manifest, from there';
-COMMENT ON COLUMN pgvigil.archives.origin IS 'Server and database that wrote it: a copy of the database removes no files of the original';
+COMMENT ON COLUMN pgvigil.archives.origin IS
+    'Server and database that wrote it: a copy of the database removes no files of the original';
 COMMENT ON COLUMN pgvigil.archives.sha256 IS 'Of the manifest, which holds those of the files';
-COMMENT ON COLUMN pgvigil.archives.rows IS 'Rows in the files';
-COMMENT ON COLUMN pgvigil.archives.bytes IS 'Bytes of the files';
-COMMENT ON COLUMN pgvigil.archives.fingerprint IS 'As pgvigil.rows_fingerprint(), of the rows in the database that were read';
-COMMENT ON COLUMN pgvigil.archives.min_id IS 'The least id';
-COMMENT ON COLUMN pgvigil.archives.max_id IS 'The greatest id';
-COMMENT ON COLUMN pgvigil.archives.min_time IS 'The earliest time of a row';
-COMMENT ON COLUMN pgvigil.archives.max_time IS 'The latest time of a row';
-COMMENT ON COLUMN pgvigil.archives.started_at IS 'When writing began';
-COMMENT ON COLUMN pgvigil.archives.completed_at IS 'When the files had been read back and were equal; NULL: they count for nothing, and the next run removes them';
-COMMENT ON COLUMN pgvigil.archives.dropped_at IS 'When the rows left the database: from then on they are read from the files';
-COMMENT ON COLUMN pgvigil.archives.replaced_at IS 'When a newer archive of the same rows took its place: the files are to be removed';
-COMMENT ON COLUMN pgvigil.archives.written_by IS 'The login role';
-COMMENT ON CONSTRAINT archives_pkey ON pgvigil.archives IS 'One row an archive';
+COMMENT ON COLUMN pgvigil.archives.fingerprint IS
+    'As pgvigil.rows_fingerprint(), of the rows in the database that were read';
+COMMENT ON COLUMN pgvigil.archives.completed_at IS
+    'When the files had been read back and were equal; NULL: they count for nothing, and the next run removes them';
+COMMENT ON COLUMN pgvigil.archives.dropped_at IS
+    'When the rows left the database: from then on they are read from the files';
+COMMENT ON COLUMN pgvigil.archives.replaced_at IS
+    'When a newer archive of the same rows took its place: the files are to be removed';
 COMMENT ON CONSTRAINT archives_path_key ON pgvigil.archives IS 'Each archive has files of its own';
-COMMENT ON CONSTRAINT archives_source_check ON pgvigil.archives IS 'The tables that are archived';
-COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'What counts as kept has been checked';
+COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'A completed archive has been checked';
 CREATE INDEX idx_archives_source_from_time ON pgvigil.archives (source, from_time);
 COMMENT ON INDEX pgvigil.idx_archives_source_from_time IS 'The archives of a table over time';
 
@@ -6009,75 +7723,102 @@ CREATE TABLE pgvigil.archive_erasures (
     actor      text NOT NULL DEFAULT pgvigil.actor(),
     erased_by  text NOT NULL DEFAULT session_user
 );
-COMMENT ON TABLE pgvigil.archive_erasures IS 'Sessions whose rows were erased from the archives, by `pgvigil archive erase`';
-COMMENT ON COLUMN pgvigil.archive_erasures.id IS 'Order of the erasures';
-COMMENT ON COLUMN pgvigil.archive_erasures.session_id IS 'The session';
-COMMENT ON COLUMN pgvigil.archive_erasures.reason IS 'Why';
-COMMENT ON COLUMN pgvigil.archive_erasures.rows IS 'Rows that were erased';
-COMMENT ON COLUMN pgvigil.archive_erasures.files IS 'Manifests of the archives that were rewritten, as they were called before';
-COMMENT ON COLUMN pgvigil.archive_erasures.erased_at IS 'When';
-COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'Who: the setting pgvigil.actor if set, else the login role';
-COMMENT ON COLUMN pgvigil.archive_erasures.erased_by IS 'The login role';
-COMMENT ON CONSTRAINT archive_erasures_pkey ON pgvigil.archive_erasures IS 'One row an erasure';
-COMMENT ON CONSTRAINT archive_erasures_reason_check ON pgvigil.archive_erasures IS 'An erasure has a reason';
+COMMENT ON TABLE pgvigil.archive_erasures IS
+    'Sessions whose rows were erased from the archives, by `pgvigil archive erase`';
+COMMENT ON COLUMN pgvigil.archive_erasures.files IS
+    'Manifests of the archives that were rewritten, as they were called before';
+COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'The setting pgvigil.actor if set, else the login role';
 
--- Partitions wait for their archive whole. Rows that are deleted one by one wait here, so that none comes between reading and deleting.
+-- Partitions wait for their archive whole. Rows that are deleted one by one wait here, so that none comes between
+-- reading and deleting.
 CALL pg_temp.pgvigil_run($run$CREATE TABLE pgvigil.executions_to_archive (
     place bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT executions_to_archive_pkey PRIMARY KEY,
     LIKE "{app}".query_executions INCLUDING COMMENTS
 )$run$);
-COMMENT ON TABLE pgvigil.executions_to_archive IS 'Query executions that job executions has taken out and job archive_files has not archived yet';
-COMMENT ON COLUMN pgvigil.executions_to_archive.place IS 'Order in which they came';
-COMMENT ON CONSTRAINT executions_to_archive_pkey ON pgvigil.executions_to_archive IS 'One row an execution';
+COMMENT ON TABLE pgvigil.executions_to_archive IS
+    'Query executions that job executions has taken out and job archive_files has not archived yet';
 
--- Ids and transactions: any insert, update or delete changes it, at a third of what the contents would cost to read. After a restore
--- from a dump it is another one, and the partition is archived again.
+-- Ids and transactions: any insert, update or delete changes it, at a third of what the contents would cost to read.
+-- After a restore from a dump it is another one, and the partition is archived again.
 CREATE FUNCTION pgvigil.rows_fingerprint(of_table regclass, key name) RETURNS TABLE (rows bigint, fingerprint numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0) FROM %s t', key, of_table);
+    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0)
+                                 FROM %s t', key, of_table);
 END $$;
-COMMENT ON FUNCTION pgvigil.rows_fingerprint(regclass, name) IS 'How many rows a partition has, and a number that any change of them changes';
+COMMENT ON FUNCTION pgvigil.rows_fingerprint(regclass, name) IS
+    'How many rows a partition has, and a number that any change of them changes';
 
 -- Called under a lock that keeps writers out, before the partition is dropped.
 CREATE FUNCTION pgvigil.is_archived(parent text, slice regclass) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     now_ record;
 BEGIN
     SELECT * INTO now_ FROM pgvigil.rows_fingerprint(slice, pgvigil.partition_key(pgvigil.partitioned_table(parent)));
     RETURN now_.rows = 0
            OR EXISTS (SELECT 1 FROM pgvigil.archives a
-                      WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+                      WHERE a.source = parent
+                        AND a.partition_oid = slice
+                        AND a.completed_at IS NOT NULL
+                        AND a.replaced_at IS NULL
+                        AND a.dropped_at IS NULL
                         AND a.rows = now_.rows AND a.fingerprint = now_.fingerprint);
 END $$;
-COMMENT ON FUNCTION pgvigil.is_archived(text, regclass) IS 'Whether the archive of a partition holds exactly what the partition holds now';
+COMMENT ON FUNCTION pgvigil.is_archived(text, regclass) IS
+    'Whether the archive of a partition holds exactly what the partition holds now';
 
 CREATE FUNCTION pgvigil.record_drop(parent text, slice oid) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     UPDATE pgvigil.archives a SET dropped_at = clock_timestamp()
-    WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+    WHERE a.source = parent
+      AND a.partition_oid = slice
+      AND a.completed_at IS NOT NULL
+      AND a.replaced_at IS NULL
+      AND a.dropped_at IS NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS 'Job retention drops a partition: from now on its rows are read from its archive';
+COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS
+    'Job retention drops a partition: from now on its rows are read from its archive';
 
--- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds the first row and the last.
+-- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds
+-- the first row and the last.
 CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     one  record;
     same boolean;
     found_ bigint := 0;
 BEGIN
     FOR one IN SELECT a.id, a.source, a.min_id, a.max_id, a.partition_oid, p.partition_oid AS oid_now
-               FROM pgvigil.archives a LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
-               WHERE a.partition IS NOT NULL AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+               FROM pgvigil.archives a
+               LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
+               WHERE a.partition IS NOT NULL
+                 AND a.completed_at IS NOT NULL
+                 AND a.replaced_at IS NULL
+                 AND a.dropped_at IS NULL
                  AND p.partition_oid IS DISTINCT FROM a.partition_oid
     LOOP
         same := false;
         IF one.oid_now IS NOT NULL AND one.min_id IS NOT NULL THEN
-            EXECUTE format('SELECT count(*) = cardinality(ARRAY(SELECT DISTINCT unnest($1))) FROM %s WHERE %I = ANY ($1)', one.oid_now::regclass,
-                           pgvigil.partition_key(pgvigil.partitioned_table(one.source))) INTO same USING ARRAY[one.min_id, one.max_id]::uuid[];
+            EXECUTE format('SELECT count(*) = cardinality(ARRAY(SELECT DISTINCT unnest($1)))
+                            FROM %s
+                            WHERE %I = ANY ($1)', one.oid_now::regclass,
+                                pgvigil.partition_key(pgvigil.partitioned_table(one.source)))
+                INTO same
+                USING ARRAY[one.min_id, one.max_id]::uuid[];
         END IF;
         IF same THEN
             UPDATE pgvigil.archives a SET partition_oid = one.oid_now WHERE a.id = one.id;
@@ -6088,18 +7829,27 @@ BEGIN
     END LOOP;
     RETURN found_;
 END $$;
-COMMENT ON FUNCTION pgvigil.find_dropped_partitions() IS 'Notes which archived partitions are no longer in the database; returns how many';
+COMMENT ON FUNCTION pgvigil.find_dropped_partitions() IS
+    'Notes which archived partitions are no longer in the database; returns how many';
 
 CREATE FUNCTION pgvigil.keeps_archive() RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN (SELECT k.archive FROM pgvigil.days_kept() k);
 END $$;
-COMMENT ON FUNCTION pgvigil.keeps_archive() IS 'Whether a retention policy that sessions have wants archives (keep_archive)';
+COMMENT ON FUNCTION pgvigil.keeps_archive() IS
+    'Whether a retention policy that sessions have wants archives (keep_archive)';
 
 -- A day after its end, late rows have come. From then on each change is seen when it is due to be dropped.
-CREATE FUNCTION pgvigil.partitions_to_archive() RETURNS TABLE (source text, partition text, partition_oid oid, key name, from_time timestamptz, to_time timestamptz)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.partitions_to_archive()
+RETURNS TABLE (source text, partition text, partition_oid oid, key name, from_time timestamptz, to_time timestamptz)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
     one     record;
@@ -6109,19 +7859,28 @@ BEGIN
     IF NOT pgvigil.keeps_archive() THEN
         RETURN;
     END IF;
-    FOR one IN SELECT p.*, EXISTS (SELECT 1 FROM pgvigil.due_partitions() d WHERE d.partition_oid = p.partition_oid) AS is_due
-               FROM pgvigil.partitions p WHERE p.to_time < now() - interval '1 day' ORDER BY p.to_time, p.parent_table LOOP
+    FOR one IN
+        SELECT p.*, EXISTS (SELECT 1 FROM pgvigil.due_partitions() d WHERE d.partition_oid = p.partition_oid) AS is_due
+               FROM pgvigil.partitions p
+               WHERE p.to_time < now() - interval '1 day'
+               ORDER BY p.to_time, p.parent_table LOOP
         key := pgvigil.partition_key(pgvigil.partitioned_table(one.parent_table));
         SELECT * INTO current FROM pgvigil.archives a
-        WHERE a.source = one.parent_table AND a.partition_oid = one.partition_oid AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+        WHERE a.source = one.parent_table
+          AND a.partition_oid = one.partition_oid
+          AND a.completed_at IS NOT NULL
+          AND a.replaced_at IS NULL
+          AND a.dropped_at IS NULL;
         CONTINUE WHEN FOUND AND NOT one.is_due;
         IF FOUND THEN
             SELECT * INTO now_ FROM pgvigil.rows_fingerprint(one.partition_oid, key);
-            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows are no reason to write again.
+            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows alone do not make an archive
+            -- outdated.
             CONTINUE WHEN now_.rows = 0 OR now_.rows = current.rows AND now_.fingerprint = current.fingerprint
                           OR one.parent_table = 'session_lifecycle' AND now_.rows <= current.rows;
         ELSE
-            EXECUTE format('SELECT count(*) AS rows FROM (SELECT 1 FROM %s LIMIT 1) t', one.partition_oid::regclass) INTO now_;
+            EXECUTE format('SELECT count(*) AS rows FROM (SELECT 1 FROM %s LIMIT 1) t', one.partition_oid::regclass)
+                INTO now_;
             CONTINUE WHEN now_.rows = 0;
         END IF;
         source := one.parent_table;
@@ -6132,12 +7891,17 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.partitions_to_archive() IS 'Partitions that ended a day ago and are not archived as they are now, the oldest first';
+COMMENT ON FUNCTION pgvigil.partitions_to_archive() IS
+    'Partitions that ended a day ago and are not archived as they are now, the oldest first';
 
-CREATE FUNCTION pgvigil.complete_archive(archive_id bigint, sha256 text, row_count bigint, byte_count bigint, fingerprint numeric,
-                                         min_id text, max_id text, min_time timestamptz, max_time timestamptz, upto bigint DEFAULT NULL,
-                                         instead_of bigint DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.complete_archive(archive_id bigint, sha256 text, row_count bigint, byte_count bigint,
+                                         fingerprint numeric, min_id text, max_id text, min_time timestamptz,
+                                         max_time timestamptz, upto bigint DEFAULT NULL, instead_of bigint DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_variable
 DECLARE
     one     pgvigil.archives;
@@ -6147,48 +7911,65 @@ BEGIN
     SELECT * INTO STRICT one FROM pgvigil.archives a WHERE a.id = archive_id AND a.completed_at IS NULL FOR UPDATE;
     IF instead_of IS NOT NULL THEN
         UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
-        WHERE a.id = instead_of AND a.source = one.source AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL RETURNING a.dropped_at INTO gone;
+        WHERE a.id = instead_of AND a.source = one.source AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
+        RETURNING a.dropped_at
+        INTO gone;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'archive % is no longer there', instead_of USING ERRCODE = 'object_not_in_prerequisite_state';
+            RAISE EXCEPTION 'archive % is no longer there', instead_of
+                USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
     ELSIF one.source = 'query_executions' THEN
-        -- Nobody else deletes here, and what comes has a later place: what was read is what goes.
+        -- Nobody else deletes here, and new rows have a later place: exactly the rows that were read are deleted.
         DELETE FROM pgvigil.executions_to_archive e
         WHERE e.place <= upto AND coalesce(e.started_at >= one.from_time AND e.started_at < one.to_time, false);
         GET DIAGNOSTICS deleted = ROW_COUNT;
         IF deleted <> row_count THEN
-            RAISE EXCEPTION '% rows of query_executions were archived, and % were there to go', row_count, deleted USING ERRCODE = 'data_exception';
+            RAISE EXCEPTION '% rows of query_executions were archived, and % were there to go', row_count, deleted
+                USING ERRCODE = 'data_exception';
         END IF;
         gone := clock_timestamp();
     ELSE
         UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
         WHERE a.source = one.source AND a.id <> archive_id AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
-          AND CASE WHEN one.partition_oid IS NULL THEN a.from_time = one.from_time ELSE a.partition_oid = one.partition_oid AND a.partition = one.partition END;
+          AND CASE WHEN one.partition_oid IS NULL THEN a.from_time = one.from_time
+                   ELSE a.partition_oid = one.partition_oid AND a.partition = one.partition END;
     END IF;
     UPDATE pgvigil.archives a
-    SET sha256 = complete_archive.sha256, rows = row_count, bytes = byte_count, fingerprint = complete_archive.fingerprint, min_id = complete_archive.min_id,
-        max_id = complete_archive.max_id, min_time = complete_archive.min_time, max_time = complete_archive.max_time,
-        completed_at = clock_timestamp(), dropped_at = gone
+    SET sha256 = complete_archive.sha256, rows = row_count, bytes = byte_count,
+        fingerprint = complete_archive.fingerprint, min_id = complete_archive.min_id, max_id = complete_archive.max_id,
+        min_time = complete_archive.min_time, max_time = complete_archive.max_time, completed_at = clock_timestamp(),
+        dropped_at = gone
     WHERE a.id = archive_id;
 END $$;
-COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz, timestamptz, bigint, bigint) IS
-    'The files of an archive have been read back and are equal: it counts from now on, and an earlier archive of the same rows no longer does';
+COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz,
+                                             timestamptz, bigint, bigint) IS
+    'The files of an archive have been read back and are equal: it counts '
+    'from now on, and an earlier archive of the same rows no longer does';
 
 -- A hold that is being placed waits for the erasure that has looked, and the erasure for the hold.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.require_no_hold(session uuid) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     why text;
 BEGIN
     LOCK TABLE pgvigil.legal_holds, pgvigil.remote_holds, pgvigil.retention_policies IN SHARE MODE;
-    SELECT string_agg(h.reason, ', ' ORDER BY h.placed_at) INTO why FROM pgvigil.legal_holds h WHERE h.session_id = session;
+    SELECT string_agg(h.reason, ', ' ORDER BY h.placed_at)
+    INTO why
+    FROM pgvigil.legal_holds h
+    WHERE h.session_id = session;
     IF why IS NULL THEN
         SELECT 'in ' || h.source INTO why FROM pgvigil.remote_holds h WHERE h.session_id = session LIMIT 1;
     END IF;
     IF why IS NULL THEN
         SELECT 'its retention policy, ' || p.policy || ', is' INTO why FROM pgvigil.retention_policies p
-        WHERE p.legal_hold AND p.policy IN (SELECT coalesce(s.retention_policy, 'standard') FROM "{app}".sessions s WHERE s.id = session
-                                            UNION ALL SELECT coalesce(d.retention_policy, 'standard') FROM pgvigil.deleted_sessions d WHERE d.session_id = session)
+        WHERE p.legal_hold
+          AND p.policy IN (SELECT coalesce(s.retention_policy, 'standard') FROM "{app}".sessions s WHERE s.id = session
+                                            UNION ALL SELECT coalesce(d.retention_policy, 'standard')
+                                            FROM pgvigil.deleted_sessions d
+                                            WHERE d.session_id = session)
         LIMIT 1;
     END IF;
     IF why IS NULL AND (SELECT k.hold FROM pgvigil.days_kept() k) THEN
@@ -6196,14 +7977,18 @@ BEGIN
     END IF;
     IF why IS NOT NULL THEN
         RAISE EXCEPTION 'session % is under legal hold: %', session, why
-              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See pgvigil.legal_holds, and legal_hold in pgvigil.retention_policies.';
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'See pgvigil.legal_holds, and legal_hold in pgvigil.retention_policies.';
     END IF;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.require_no_hold(uuid) IS 'Raises where a legal hold keeps a session, or all logs';
 
 -- All files of the session or none, and the audit row with them.
 CREATE FUNCTION pgvigil.complete_erasure(session uuid, why text, erased bigint, rewritten jsonb) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     one record;
 BEGIN
@@ -6211,76 +7996,102 @@ BEGIN
     INSERT INTO pgvigil.archive_erasures (session_id, reason, rows, files)
     SELECT session, why, erased, coalesce(array_agg(a.path ORDER BY a.id), '{}')
     FROM jsonb_to_recordset(rewritten) r (instead_of bigint) JOIN pgvigil.archives a ON a.id = r.instead_of;
-    FOR one IN SELECT * FROM jsonb_to_recordset(rewritten) r (id bigint, sha256 text, rows bigint, bytes bigint, fingerprint numeric, min_id text, max_id text,
-                                                              min_time timestamptz, max_time timestamptz, instead_of bigint) LOOP
-        PERFORM pgvigil.complete_archive(one.id, one.sha256, one.rows, one.bytes, one.fingerprint, one.min_id, one.max_id, one.min_time, one.max_time, NULL, one.instead_of);
+    FOR one IN
+        SELECT *
+        FROM jsonb_to_recordset(rewritten) r (id bigint, sha256 text, rows bigint, bytes bigint, fingerprint numeric,
+                                              min_id text, max_id text, min_time timestamptz, max_time timestamptz,
+                                              instead_of bigint) LOOP
+        PERFORM pgvigil.complete_archive(one.id, one.sha256, one.rows, one.bytes, one.fingerprint, one.min_id,
+                                         one.max_id, one.min_time, one.max_time, NULL, one.instead_of);
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS 'The rewritten archives of an erased session take the place of the old ones, together with the audit row';
+COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS
+    'The rewritten archives of an erased session take the place of the old ones, together with the audit row';
 
--- What is read from files: rows that are no longer in the database. Everything else is read from its table.
+-- Archives to read: their rows are no longer in the database. Everything else is read from its table.
 CREATE VIEW pgvigil.archives_to_read AS
 SELECT a.* FROM pgvigil.archives a
 WHERE a.completed_at IS NOT NULL AND a.replaced_at IS NULL
-  AND (a.dropped_at IS NOT NULL OR a.partition IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pgvigil.partitions p WHERE p.parent_table = a.source AND p.partition = a.partition));
+  AND (a.dropped_at IS NOT NULL
+       OR a.partition IS NOT NULL
+           AND NOT EXISTS (SELECT 1
+                           FROM pgvigil.partitions p
+                           WHERE p.parent_table = a.source AND p.partition = a.partition));
 COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer in the database';
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
-VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
+VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive',
+        true);
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
-VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one', true, false);
+VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one',
+        true, false);
 
--- Who may do what: looking. A role that is not there is left out, as in 013.
+-- Rights of the roles: reading. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
 BEGIN
-    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
-        EXECUTE format('GRANT SELECT ON pgvigil.archives, pgvigil.archives_to_read, pgvigil.archive_erasures, pgvigil.executions_to_archive TO %I', role_name);
+    FOR role_name IN
+        SELECT r.rolname
+        FROM pg_roles r
+        WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.archives, pgvigil.archives_to_read, pgvigil.archive_erasures,
+                       pgvigil.executions_to_archive TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9d85b83c6e997ccc74404f0f60effe576711a837224c82001b900f5d4e168a39', '06b383ea037739605ff030cba5a090e81881bd1b088d5dfba2d9f5865bdfd3fc', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '288a01290aa16114205e206e15406a044642e50bb8cda955263a390de895fddd', '4ed6014e791786e9a4ba29d40e55f1249a8839b44ab038ace8c8fcaceb391213', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 
 DO $$ BEGIN PERFORM pgvigil.mark_initialized('018'); END $$;
 
 -- ---------- closing.sql -----------------------------------------------------------------------------------------
--- After each run: what no file can say of the objects of all files. "{app}" is the application's schema. Run again, it changes nothing.
+-- After each run: rights and owners of the objects of all files. "{app}" is the application's schema. Running it again
+-- changes nothing.
 
--- PUBLIC may call what does nothing but with the caller's own rights and was made for everybody, and the few functions that look themselves
--- at who asks. Above all it may hang no function of ours on a table of its own: a row brings its types along, and their casts run as
--- the function's owner.
+-- PUBLIC may call what does nothing but with the caller's own rights and was made for everybody, and the few functions
+-- that look themselves at who asks. Above all it may hang no function of ours on a table of its own: a row brings its
+-- types along, and their casts run as the function's owner.
 DO $$
 DECLARE
     one record;
-    for_everybody CONSTANT text[] := '{uuid_v7,uuid_v7_floor,uuid_v7_time,actor,content_bytes,time_slot,histogram_bin,histogram_value,histogram_unit,
-        histogram_rank,histogram_quantile,application_schema,application_table,use_application_path,require_session,schedule_expiration,expire_session,mark_session_dormant,
-        archive_session,reactivate_session,record_metric,record_performance,current_session,current_instance,set_session_tag,set_query_tag,kill_session,judge_kill,
-        caller,may_read}';
+    for_everybody CONSTANT text[] :=
+        '{uuid_v7,uuid_v7_floor,uuid_v7_time,actor,content_bytes,time_slot,histogram_bin,histogram_value,'
+        'histogram_unit,histogram_rank,histogram_quantile,application_schema,application_table,use_application_path,'
+        'require_session,schedule_expiration,expire_session,mark_session_dormant,archive_session,reactivate_session,'
+        'record_metric,record_performance,current_session,current_instance,set_session_tag,set_query_tag,'
+        'kill_session,judge_kill,caller,may_read}';
 BEGIN
     FOR one IN
         SELECT p.oid::regprocedure AS routine, p.proname = ANY (for_everybody) AS wanted
         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[])
-          AND (p.proname = ANY (for_everybody)) <> EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+          AND (p.proname = ANY (for_everybody))
+              <> EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                                                           WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')
         ORDER BY p.oid
     LOOP
-        EXECUTE format(CASE WHEN one.wanted THEN 'GRANT EXECUTE ON ROUTINE %s TO PUBLIC' ELSE 'REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC' END, one.routine);
+        EXECUTE format(CASE WHEN one.wanted THEN 'GRANT EXECUTE ON ROUTINE %s TO PUBLIC'
+                            ELSE 'REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC' END,
+                       one.routine);
     END LOOP;
 END $$;
 
--- Where the tables have no owner but a superuser, what he has made comes to belong to a role without login: a function with its owner's
--- rights must never have a superuser's, because the row types that its triggers meet may bring code along.
+-- Where the tables have no owner but a superuser, what he has made comes to belong to a role without login: a function
+-- with its owner's rights must never have a superuser's, because the row types that its triggers meet may bring code
+-- along.
 DO $$
 DECLARE
     -- The first time it is a superuser's; then, file by file, the role's that this gives it to.
-    nobody_s_own boolean := (SELECT r.rolsuper OR r.rolname = 'pgvigil_owner' FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+    nobody_s_own boolean :=
+        (SELECT r.rolsuper OR r.rolname = 'pgvigil_owner' FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
                              WHERE c.oid = to_regclass(format('%I.sessions', pgvigil.application_schema())));
     is_new boolean := coalesce((SELECT NOT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000'), true);
-    tables text[] := '{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,query_executions,session_monitoring_view,performance_monitoring_view,session_content_view,execution_analytics,user_recent_executions}';
+    tables text[] :=
+        '{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,query_executions,'
+        'session_monitoring_view,performance_monitoring_view,session_content_view,execution_analytics,'
+        'user_recent_executions}';
     ours   oid[] := ARRAY(SELECT n.oid FROM pg_namespace n WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]));
     app    oid := (SELECT n.oid FROM pg_namespace n WHERE n.nspname = pgvigil.application_schema());
     to_role oid := (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'pgvigil_owner');
@@ -6293,8 +8104,9 @@ BEGIN
     IF is_new THEN
         tables := tables || '{sessions,context_history,codebase_snapshots,handoff_requests}'::text[];
     ELSE
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON %1$I.sessions, %1$I.context_history, %1$I.codebase_snapshots, %1$I.handoff_requests TO pgvigil_owner',
-                       pgvigil.application_schema());
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER
+                        ON %1$I.sessions, %1$I.context_history, %1$I.codebase_snapshots, %1$I.handoff_requests
+                        TO pgvigil_owner', pgvigil.application_schema());
     END IF;
     -- A partition and a sequence that a column owns are named after what they belong to; the schemas come last.
     FOR one IN
@@ -6302,9 +8114,12 @@ BEGIN
         WHERE c.relowner <> to_role AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
           AND (c.relnamespace = ANY (ours) OR c.relnamespace = app AND EXISTS (
                    SELECT FROM pg_class t WHERE t.relnamespace = app AND t.relname = ANY (tables)
-                     AND (t.oid = c.oid OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND i.inhparent = t.oid))))
+                     AND (t.oid = c.oid
+                          OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND i.inhparent = t.oid))))
         UNION ALL
-        SELECT 'ROUTINE', p.oid::regprocedure::text FROM pg_proc p WHERE p.proowner <> to_role AND p.pronamespace = ANY (ours)
+        SELECT 'ROUTINE', p.oid::regprocedure::text
+        FROM pg_proc p
+        WHERE p.proowner <> to_role AND p.pronamespace = ANY (ours)
         UNION ALL
         SELECT CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, t.oid::regtype::text FROM pg_type t
         WHERE t.typowner <> to_role AND t.typnamespace = ANY (ours) AND t.typtype IN ('d', 'e')

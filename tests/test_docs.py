@@ -285,6 +285,16 @@ def test_autogenerate_leaves_pgvigil_alone(models: MetaData, migrated: Database)
 
 
 @pytest.mark.filterwarnings("ignore:.*expression-based index.*")
+def test_autogenerate_leaves_hourly_partitions_alone(models: MetaData, migrated: Database) -> None:
+    migrated.execute("UPDATE pgvigil.partition_policies SET step = 'hour'")
+    [(made,)] = migrated.execute(
+        "SELECT pgvigil.ensure_partitions('performance_logs', now() + interval '3 years', now() + interval '3 years 1 hour')"
+    )
+    assert made
+    assert _differences(migrated, models, include_object=include_object) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*expression-based index.*")
 def test_autogenerate_of_all_schemas_leaves_pgvigil_alone(models: MetaData, migrated: Database) -> None:
     def elsewhere(name: str | None, kind: str, _: object) -> bool:
         return kind != "schema" or name in (None, "pgvigil", "instrumentation")

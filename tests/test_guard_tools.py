@@ -30,6 +30,7 @@ def guard(call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def guard(database: Database, tool: Migrator, *options: str) -> Any:
+        require_tools(tool.name)
         words = ["sh", "-c", tool.command.format(bin=place)]
         return call("pgvigil", "guard", "--json", "--database-url", url_for(database.tcp_url), *options, "--", *words)
 

@@ -227,6 +227,16 @@ def test_a_project_is_checked_by_its_own_file(call: Run, directory: Path) -> Non
     assert call("pgvigil", "lint", "--project", str(directory.parent)).returncode == 2
 
 
+def test_the_files_of_a_project_begin_with_its_search_path(call: Run, directory: Path) -> None:
+    (directory.parent / "pgvigil.toml").write_text('schema = "app"\nsearch_path = ["app", "a\\"b%s"]\n')
+    (directory / "20_path.sql").write_text('SET search_path = pg_catalog;\nCREATE TABLE "a""b%s".t (id int);')
+    (directory / "21_path.sql").write_text("CREATE INDEX ON t (id); CREATE INDEX ON app.orders (state);")
+    done = call("pgvigil", "lint", "--format", "json", "--project", str(directory.parent))
+    told = json.loads(done.stdout)
+    assert told["unmeasured"] == []
+    assert {one["table"] for one in told["findings"]} == {"orders", "t"}  # both are on it
+
+
 def test_a_comment_allows_a_finding_for_a_reason(call: Run, directory: Path) -> None:
     path = directory / "11_more.sql"
     path.write_text(
@@ -306,7 +316,17 @@ def test_the_time_zone_is_read_whatever_the_limits_of_the_application(database: 
         f"ALTER DATABASE {database.name} SET timezone = 'Europe/Berlin';"
         f"ALTER DATABASE {database.name} SET statement_timeout = '1ms'"
     )
-    assert scratch.zone_of(parse_url(database.url, "a test")) == "Europe/Berlin"
+    assert scratch.settings_of(parse_url(database.url, "a test"))[0] == "Europe/Berlin"
+
+
+def test_another_version_than_the_databases_is_told(call: Run, database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "1.sql"
+    path.write_text("SELECT 1;")
+    done = call("pgvigil", "lint", "--format", "json", "--database-url", database.tcp_url, str(path))
+    told = json.loads(done.stdout)
+    same = told["server_version"].split(".")[0] == str(database.server.major)  # where it is installed
+    assert (told["other_version"] is None) == same
+    assert same or f"PostgreSQL {database.server.major}" in told["other_version"]
 
 
 def test_a_dump_is_the_base_in_either_form(call: Run, database: Database, tmp_path: Path) -> None:

@@ -82,10 +82,33 @@ def test_a_service_that_no_file_defines_is_an_error_of_the_call(
         database.open_connection(target, "test")
 
 
-def test_an_empty_pg_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PGDATABASE", "")
+def test_a_service_file_that_is_not_there_is_an_error_of_the_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PGSERVICE", "prod")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    target = database.resolve(None, [])
+    assert target is not None
+    with pytest.raises(UsageError, match=r"service file .* not found"):
+        database.open_connection(target, "test")
+
+
+@pytest.mark.parametrize("name", ["PGHOST", "PGDATABASE"])
+@pytest.mark.parametrize("others", [{}, {"PGHOST": "h", "PGDATABASE": "d", "PGPORT": "1"}])
+def test_an_empty_pg_variable_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, others: dict[str, str]
+) -> None:
+    for variable, value in (others | {name: ""}).items():
+        monkeypatch.setenv(variable, value)
     write(tmp_path, "DATABASE_URL=postgresql://u@h/other\n")
-    refused(tmp_path, "PGDATABASE is set but empty")
+    refused(tmp_path, f"{name} is set but empty")
+
+
+def test_an_address_in_the_place_of_a_name_is_not_looked_for_on_the_default_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PGDATABASE", "postgresql://u:s3cret@h/d")
+    assert "s3cret" not in refused(tmp_path, "PGDATABASE contains an address")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +119,12 @@ def test_an_empty_pg_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch
         ('DATABASE_URL="postgresql://u@h/d\nB="x"\n', ".env:1 cannot be read"),
         ("DATABASE_URL=\n", ".env:1: DATABASE_URL has no value"),
         ("A=1\nexport DATABASE_URL\n", ".env:2: DATABASE_URL has no value"),
-        ('DATABASE_URL="postgresql://u@h/d\n"\n', ".env:1: DATABASE_URL has no value"),
+        ('DATABASE_URL="postgresql://u@h/d\n"\n', ".env:1: DATABASE_URL has a value of more than one line"),
+        ('PGDATABASE=d\nPGHOST="h\nx"\n', ".env:2: PGHOST has a value of more than one line"),
+        ("PGHOST=h\nPGDATABASE=\n", ".env:2: PGDATABASE has no value"),
+        ("PGDATABASE=d\nPGHOST='  '\n", ".env:2: PGHOST has no value"),
+        ("PGHOST=h\nPGDATABASE=postgresql://u:s3cret@h/d\n", ".env:2: PGDATABASE contains an address"),
+        ("A=1\ndatabase_url=postgresql://u:s3cret@h/d\n", ".env:2: database_url names no database"),
         ("#\nPGHOST=\nPGPORT=\n", ".env:2: PGHOST has no value"),
         ("DATABASE_URL=postgresql://u@h:port/d\n", ".env:1 cannot be read"),
         (b"A=1\nDATABASE_URL=postgresql://\xff\n", ".env:2 is not UTF-8 text"),

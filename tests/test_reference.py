@@ -18,6 +18,7 @@ from pgvigil import project, scratch_databases
 from pgvigil.database import connect, parse_url
 from pgvigil.embedded import Server
 from pgvigil.validate import Reference, fix_sql, keep_reference, load_declaration, validate
+from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.diff.reference import WHAT, shipped_digests
 from pgvigil.validate.spec import cache
 
@@ -47,9 +48,9 @@ def test_migrated_install_has_nothing_that_the_reference_has_not(state: str, req
 
 def test_reference_has_nothing_that_the_spec_leaves_out(reference: Any) -> None:
     """Tables, columns, constraints, indexes, triggers, views and functions are declared by hand."""
-    declared = ("table ", "column ", "constraint ", "index ", "trigger ", "view ", "function ", "procedure ", "type ")
-    cut = {root for path, root in reference.roots.items() if reference.details.get(f"table {root}", {}).get("cut")}
-    made = {path for path in reference.objects if path.startswith(declared) and reference.roots[path] not in cut}
+    declared = ("table", "column", "constraint", "index", "trigger", "view", "function", "procedure", "type")
+    cut = {root for root in reference.roots.values() if reference.details.get(table(root), {}).get("cut")}
+    made = {ref for ref in reference.objects if ref.kind in declared and reference.roots[ref] not in cut}
     assert sorted(made - SPEC.objects.keys()) == []
 
 
@@ -306,7 +307,7 @@ def test_snapshot_of_other_ddl_is_not_used(fresh: Any, tmp_path: Path) -> None:
     assert begin(fresh).outcome()[0] is not None
     made, _ = made_of(fresh, other).outcome()
     assert made is not None
-    assert made.objects["function pgvigil.actor()"]["cost"] == "3"
+    assert made.objects[ObjectRef("function", "pgvigil.actor()")]["cost"] == "3"
     with fresh.connect() as conn:
         keep_reference(conn, made, other)
         assert conn.execute("SELECT count(*) FROM pgvigil.reference_snapshots").fetchone() == (1,)

@@ -225,12 +225,8 @@ def test_comments_of_the_migrations_are_those_of_the_database(fresh: Any) -> Non
             """
         )
     )
-    ours = {
-        path: text
-        for path, text in read.items()
-        if path.partition(" ")[0] in ("table", "view", "function", "procedure")
-    }
-    assert {path.replace(", ", ","): text for path, text in ours.items()} == found
+    ours = {ref: text for ref, text in read.items() if ref.kind in ("table", "view", "function", "procedure")}
+    assert {ref.path.replace(", ", ","): text for ref, text in ours.items()} == found
 
 
 def test_reference_takes_its_comments_from_a_database(fresh: Any, call: Any) -> None:

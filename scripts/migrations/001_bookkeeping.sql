@@ -1,5 +1,5 @@
--- Helpers and bookkeeping that the later files stand on. Everything is in schema pgvigil.
--- SQL functions have a RETURN body: parsed once, here, so no caller's search_path can bend it, and still inlined.
+-- Helpers and bookkeeping that the later files use. Everything is in schema pgvigil. SQL functions have a RETURN body:
+-- it is parsed once, here, so no caller's search_path can bend it, and it is still inlined.
 
 -- Time-ordered ids: UUIDv7 of RFC 9562, 48 bits of milliseconds and 12 bits of their fraction, then 62 random bits.
 -- The fraction is time too, so ids made one after the other in a transaction sort in that order.
@@ -7,48 +7,70 @@ DO $do$
 BEGIN
     IF current_setting('server_version_num')::integer >= 180000 THEN
         CREATE FUNCTION pgvigil.uuid_v7() RETURNS uuid
-        LANGUAGE sql VOLATILE PARALLEL SAFE
+        LANGUAGE sql
+        VOLATILE
+        PARALLEL SAFE
         RETURN uuidv7();
     ELSE
-        -- 1/4,096 ms fits a double exactly until 2039 and to 1/2,048 ms after; to_hex gives the 15 digits around the version,
-        -- then the 16 of the variant and the random rest. gen_random_uuid() as text would cost five times as much in all.
+        -- 1/4,096 ms fits a double exactly until 2039 and to 1/2,048 ms after; to_hex gives the 15 digits around the
+        -- version, then the 16 of the variant and the random rest. gen_random_uuid() as text would cost five times as
+        -- much in all.
         CREATE FUNCTION pgvigil.uuid_v7() RETURNS uuid
-        LANGUAGE sql VOLATILE PARALLEL SAFE
-        RETURN (overlay(lpad(to_hex((date_part('epoch', clock_timestamp()) * 4096000)::bigint), 15, '0') PLACING '7' FROM 13 FOR 0)
+        LANGUAGE sql
+        VOLATILE
+        PARALLEL SAFE
+        RETURN (overlay(lpad(to_hex((date_part('epoch', clock_timestamp()) * 4096000)::bigint), 15,
+                             '0') PLACING '7' FROM 13 FOR 0)
                 || to_hex(-9223372036854775808 | (random() * 4611686018427387904)::bigint))::uuid;
     END IF;
 END $do$;
-COMMENT ON FUNCTION pgvigil.uuid_v7() IS 'A new time-ordered id (UUIDv7, RFC 9562); the server''s own uuidv7() from PostgreSQL 18 on';
+COMMENT ON FUNCTION pgvigil.uuid_v7() IS
+    'A new time-ordered id (UUIDv7, RFC 9562); the server''s own uuidv7() from PostgreSQL 18 on';
 
 CREATE FUNCTION pgvigil.uuid_v7_floor(moment timestamptz) RETURNS uuid
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 RETURN CASE WHEN moment < timestamptz '1970-01-01 00:00:00+00' THEN '00000000-0000-7000-8000-000000000000'
             WHEN moment >= timestamptz '10000-01-01 00:00:00+00' THEN 'e677d21f-dc00-7000-8000-000000000000'
-            ELSE (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint), 12, '0')
+            ELSE (lpad(to_hex(floor(extract(epoch FROM moment - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint),
+                       12, '0')
                   || '70008000000000000000')::uuid END;
 COMMENT ON FUNCTION pgvigil.uuid_v7_floor(timestamptz) IS
-    'The smallest time-ordered id of that millisecond (of 1970 for what is earlier, of the year 10000 for what is later): turns a time predicate into an id predicate, which prunes partitions';
+    'The smallest time-ordered id of that millisecond (of 1970 for what is earlier, of the year '
+    '10000 for what is later): turns a time predicate into an id predicate, which prunes partitions';
 
 CREATE FUNCTION pgvigil.uuid_v7_time(id uuid) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 RETURN to_timestamp(('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0::double precision);
 COMMENT ON FUNCTION pgvigil.uuid_v7_time(uuid) IS 'When a time-ordered id was made, to the millisecond';
 
 CREATE FUNCTION pgvigil.actor() RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql
+STABLE
+PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
-COMMENT ON FUNCTION pgvigil.actor() IS 'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
+COMMENT ON FUNCTION pgvigil.actor() IS
+    'The actor: the setting pgvigil.actor where an application sets it, else the login role';
 
--- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's would outlive the
--- call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and a plain SET outlives the SET clause
--- of the function that it runs in. The path may be anything here, so every name is qualified.
+-- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's
+-- would outlive the call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and
+-- a plain SET outlives the SET clause of the function that it runs in. The path may be anything here, so every name is
+-- qualified.
 CREATE FUNCTION pgvigil.finish_owner_code() RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql
+VOLATILE
+AS $$
 DECLARE
     held pg_catalog.text;
 BEGIN
     SET CONSTRAINTS ALL IMMEDIATE;
-    FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
+    FOR held IN
+        SELECT c.name
+        FROM pg_catalog.pg_cursors c
+        WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
         EXECUTE pg_catalog.format('CLOSE %I', held);
     END LOOP;
     IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
@@ -56,9 +78,10 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
-    'Runs deferred triggers, closes held cursors and restores the path, so that the caller''s COMMIT and next statements meet nothing of the owner''s';
+    'Runs deferred triggers, closes held cursors and restores the path, so that '
+    'the caller''s COMMIT and next statements meet nothing of the owner''s';
 
--- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
+-- Objects that a migration found in its place, and the SQL that restores them when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
     revision    text NOT NULL,
@@ -66,16 +89,17 @@ CREATE TABLE pgvigil.displaced_objects (
     restore_sql text NOT NULL,
     found_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE pgvigil.displaced_objects IS 'Objects a migration found in its way: how each one was, so that a revert puts it back';
-COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; put back in reverse';
+COMMENT ON TABLE pgvigil.displaced_objects IS
+    'Objects that a migration found in its way, as they were, so that a revert restores them';
+COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; a revert restores them in reverse';
 COMMENT ON COLUMN pgvigil.displaced_objects.revision IS 'The migration that found it';
 COMMENT ON COLUMN pgvigil.displaced_objects.object IS 'Kind and name';
 COMMENT ON COLUMN pgvigil.displaced_objects.restore_sql IS 'Run by the revert of that migration';
-COMMENT ON COLUMN pgvigil.displaced_objects.found_at IS 'When it was found';
-COMMENT ON CONSTRAINT displaced_objects_pkey ON pgvigil.displaced_objects IS 'One row per object found';
 
 CREATE FUNCTION pgvigil.restore_displaced(of_revision text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     found pgvigil.displaced_objects;
 BEGIN
@@ -84,21 +108,27 @@ BEGIN
     END LOOP;
     DELETE FROM pgvigil.displaced_objects WHERE revision = of_revision;
 END $$;
-COMMENT ON FUNCTION pgvigil.restore_displaced(text) IS 'Used by reverts: what the migration had found in its place is made as it was';
+COMMENT ON FUNCTION pgvigil.restore_displaced(text) IS
+    'Used by reverts: makes the objects that the migration had found in its place as they were';
 
 CREATE FUNCTION pgvigil.add_column(of_revision text, of_table text, of_column text, definition text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     was record;
 BEGIN
-    SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_value, col_description(a.attrelid, a.attnum) AS comment INTO was
+    SELECT a.attnotnull, pg_get_expr(d.adbin, d.adrelid) AS default_value,
+           col_description(a.attrelid, a.attnum) AS comment
+    INTO was
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = pgvigil.application_table(of_table) AND a.attname = of_column AND NOT a.attisdropped;
     IF FOUND THEN
         INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES (of_revision, format('column %s.%s', of_table, of_column),
-                format('ALTER TABLE %1$s ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s; COMMENT ON COLUMN %1$s.%2$I IS %5$L',
-                       pgvigil.application_table(of_table), of_column, coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
+                format('ALTER TABLE %1$s ALTER COLUMN %2$I %3$s, ALTER COLUMN %2$I %4$s;
+                        COMMENT ON COLUMN %1$s.%2$I IS %5$L', pgvigil.application_table(of_table), of_column,
+                            coalesce('SET DEFAULT ' || was.default_value, 'DROP DEFAULT'),
                        CASE WHEN was.attnotnull THEN 'SET NOT NULL' ELSE 'DROP NOT NULL' END, was.comment));
     ELSE
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', pgvigil.application_table(of_table), of_column, definition);
@@ -108,7 +138,9 @@ COMMENT ON FUNCTION pgvigil.add_column(text, text, text, text) IS
     'Used by migrations: adds a column, or remembers how the one already there is declared';
 
 CREATE FUNCTION pgvigil.drop_added_column(of_revision text, of_table text, of_column text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pgvigil.displaced_objects
                    WHERE revision = of_revision AND object = format('column %s.%s', of_table, of_column)) THEN
@@ -119,7 +151,9 @@ COMMENT ON FUNCTION pgvigil.drop_added_column(text, text, text) IS
     'Used by reverts: drops a column that add_column added; one that it found stays';
 
 CREATE FUNCTION pgvigil.displace_trigger(of_revision text, of_table text, of_trigger text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     target regclass := pgvigil.application_table(of_table);
     was record;
@@ -137,21 +171,25 @@ BEGIN
                    WHEN 'R' THEN format('; ALTER TABLE %s ENABLE REPLICA TRIGGER %I', target, of_trigger)
                    WHEN 'A' THEN format('; ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', target, of_trigger)
                    ELSE '' END
-            || CASE WHEN was.comment IS NULL THEN '' ELSE format('; COMMENT ON TRIGGER %I ON %s IS %L', of_trigger, target, was.comment) END);
+            || CASE WHEN was.comment IS NULL THEN ''
+                    ELSE format('; COMMENT ON TRIGGER %I ON %s IS %L', of_trigger, target, was.comment) END);
     EXECUTE format('DROP TRIGGER %I ON %s', of_trigger, target);
 END $$;
 COMMENT ON FUNCTION pgvigil.displace_trigger(text, text, text) IS
-    'Used by migrations: a trigger that stands under a name of ours is remembered, then dropped';
+    'Used by migrations: records and drops a trigger that has a name of ours';
 
--- Lists of values, for columns of the application. What it may store tomorrow is not ours to refuse: on an install that was there
--- before pgvigil no list is closed until its owner asks for it. A new install has them closed.
+-- Lists of values for columns of the application. pgvigil does not decide which values the application stores tomorrow:
+-- on an existing install no list is closed until its owner asks for it. A new install has them closed.
 CREATE FUNCTION pgvigil.value_lists() RETURNS TABLE (place integer, table_name text, column_name text, allowed text[])
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
 BEGIN ATOMIC
     SELECT l.place, l.table_name, l.column_name, l.allowed
     FROM (VALUES (1, 'sessions', 'status', '{active,pending,completed,expired,cancelled,archived}'::text[]),
                  (2, 'context_history', 'context_type', '{message,file,tool_call,system}'),
-                 (3, 'handoff_requests', 'status', '{pending,accepted,rejected,completed}')) l (place, table_name, column_name, allowed);
+                 (3, 'handoff_requests', 'status', '{pending,accepted,rejected,completed}')) l (place, table_name,
+                 column_name, allowed);
 END;
 COMMENT ON FUNCTION pgvigil.value_lists() IS 'The values that columns of the application are meant to hold';
 
@@ -164,61 +202,84 @@ CREATE TABLE pgvigil.tolerated_values (
     CONSTRAINT tolerated_values_pkey PRIMARY KEY (table_name, column_name, value)
 );
 COMMENT ON TABLE pgvigil.tolerated_values IS
-    'Values outside a column''s list that were stored when it was last read: by the migration, or by validate_value_checks()';
+    'Values outside a column''s list that were stored when it was '
+    'last read: by the migration, or by validate_value_checks()';
 COMMENT ON COLUMN pgvigil.tolerated_values.table_name IS 'Table of the application';
 COMMENT ON COLUMN pgvigil.tolerated_values.column_name IS 'Its column with a list of values';
 COMMENT ON COLUMN pgvigil.tolerated_values.value IS 'The value outside the list';
-COMMENT ON COLUMN pgvigil.tolerated_values.rows_found IS 'How many rows held it when it was found';
-COMMENT ON COLUMN pgvigil.tolerated_values.found_at IS 'When it was found';
-COMMENT ON CONSTRAINT tolerated_values_pkey ON pgvigil.tolerated_values IS 'One row for each value of a column';
 
 CREATE FUNCTION pgvigil.find_legacy_values(of_table text, of_column text, allowed text[]) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     found_values bigint;
 BEGIN
     DELETE FROM pgvigil.tolerated_values WHERE table_name = of_table AND column_name = of_column;
     EXECUTE format('INSERT INTO pgvigil.tolerated_values (table_name, column_name, value, rows_found)
-                    SELECT $1, $2, %1$I, count(*) FROM %2$s WHERE %1$I <> ALL ($3) GROUP BY %1$I', of_column, pgvigil.application_table(of_table))
+                    SELECT $1, $2, %1$I, count(*)
+                    FROM %2$s
+                    WHERE %1$I <> ALL ($3)
+                    GROUP BY %1$I', of_column, pgvigil.application_table(of_table))
     USING of_table, of_column, allowed;
     GET DIAGNOSTICS found_values = ROW_COUNT;
     RETURN found_values;
 END $$;
 COMMENT ON FUNCTION pgvigil.find_legacy_values(text, text, text[]) IS
-    'Reads a table for values outside a list (no strong lock), keeps them in tolerated_values, and returns how many there are';
+    'Reads a table for values outside a list (no strong lock), '
+    'keeps them in tolerated_values, and returns how many there are';
 
--- One constant array: `IN (...)` over a varchar casts every member in each statement and made an update 1.6 times as dear.
+-- One constant array: `IN (...)` over a varchar casts every member in each statement and made an update 1.6 times as
+-- dear.
 CREATE FUNCTION pgvigil.put_value_check(of_table text, of_column text, allowed text[], validated boolean) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     check_name text := format('%s_%s_check', of_table, of_column);
 BEGIN
     EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (%I::text = ANY (%L::text[]))%s',
-                   pgvigil.application_table(of_table), check_name, of_column, allowed, CASE WHEN NOT validated THEN ' NOT VALID' END);
-    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', check_name, pgvigil.application_table(of_table), 'The values of ' || of_column);
+                   pgvigil.application_table(of_table), check_name, of_column, allowed,
+                   CASE WHEN NOT validated THEN ' NOT VALID' END);
+    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', check_name, pgvigil.application_table(of_table),
+                   'The values of ' || of_column);
 END $$;
-COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[], boolean) IS 'Makes <table>_<column>_check for these values';
+COMMENT ON FUNCTION pgvigil.put_value_check(text, text, text[], boolean) IS
+    'Makes <table>_<column>_check for these values';
 
 -- A CHECK of that name which the application has made itself stays as it is. Ours is known by its comment.
-CREATE FUNCTION pgvigil.value_check(of_table text, of_column text) RETURNS TABLE (name name, ours boolean, validated boolean, definition text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.value_check(of_table text, of_column text)
+RETURNS TABLE (name name, ours boolean, validated boolean, definition text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN QUERY
-    SELECT c.conname, coalesce(obj_description(c.oid, 'pg_constraint') = 'The values of ' || of_column, false), c.convalidated, pg_get_constraintdef(c.oid)
-    FROM pg_constraint c WHERE c.conrelid = pgvigil.application_table(of_table) AND c.conname = format('%s_%s_check', of_table, of_column);
+    SELECT c.conname, coalesce(obj_description(c.oid, 'pg_constraint') = 'The values of ' || of_column, false),
+           c.convalidated, pg_get_constraintdef(c.oid)
+    FROM pg_constraint c
+    WHERE c.conrelid = pgvigil.application_table(of_table) AND c.conname = format('%s_%s_check', of_table, of_column);
 END $$;
-COMMENT ON FUNCTION pgvigil.value_check(text, text) IS 'The constraint <table>_<column>_check, if there is one, and whether put_value_check made it';
+COMMENT ON FUNCTION pgvigil.value_check(text, text) IS
+    'The constraint <table>_<column>_check, if there is one, and whether put_value_check made it';
 
 CREATE FUNCTION pgvigil.add_value_check(of_table text, of_column text, allowed text[]) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF (SELECT m.baselined FROM pgvigil.migrations m WHERE m.revision = '000') THEN
         RETURN;
-    ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column) THEN
+    ELSIF EXISTS (SELECT FROM pgvigil.tolerated_values t
+                  WHERE t.table_name = of_table AND t.column_name = of_column) THEN
         RAISE EXCEPTION '%.% holds values outside its list: %', of_table, of_column,
-              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found,
+                                        CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END),
+                                 ', ' ORDER BY t.rows_found DESC, t.value)
                FROM pgvigil.tolerated_values t WHERE t.table_name = of_table AND t.column_name = of_column)
-              USING ERRCODE = 'check_violation', HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
+              USING ERRCODE = 'check_violation',
+                    HINT = 'They were stored while this install of pgvigil was reverted: change these rows first.';
     END IF;
     PERFORM pgvigil.put_value_check(of_table, of_column, allowed, validated => true);
 END $$;
@@ -226,23 +287,34 @@ COMMENT ON FUNCTION pgvigil.add_value_check(text, text, text[]) IS
     'Used by migrations: closes the list of values of a column of a new install; leaves one that was there before open';
 
 CREATE FUNCTION pgvigil.drop_value_check(of_table text, of_column text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF (SELECT v.ours FROM pgvigil.value_check(of_table, of_column) v) THEN
-        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', pgvigil.application_table(of_table), format('%s_%s_check', of_table, of_column));
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', pgvigil.application_table(of_table),
+                       format('%s_%s_check', of_table, of_column));
     END IF;
 END $$;
-COMMENT ON FUNCTION pgvigil.drop_value_check(text, text) IS 'Drops a CHECK that put_value_check made; one of the application''s own stays';
+COMMENT ON FUNCTION pgvigil.drop_value_check(text, text) IS
+    'Drops a CHECK that put_value_check made; one of the application''s own stays';
 
--- A list is closed in two steps, a transaction each: NOT VALID, so that nothing else gets in; then what is stored is read, which
--- blocks no writer. No rights but the caller's, who has to own the table: that alters it.
+-- A list is closed in two steps, a transaction each: NOT VALID, so that nothing else gets in; then what is stored is
+-- read, which blocks no writer. No rights but the caller's, who has to own the table: that alters it.
 CREATE FUNCTION pgvigil.validate_value_checks_step(state jsonb) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     list record;
     made record;
 BEGIN
-    SELECT * INTO list FROM pgvigil.value_lists() l WHERE l.place > coalesce((state ->> 'done')::integer, 0) ORDER BY l.place LIMIT 1;
+    SELECT *
+    INTO list
+    FROM pgvigil.value_lists() l
+    WHERE l.place > coalesce((state ->> 'done')::integer, 0)
+    ORDER BY l.place
+    LIMIT 1;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -253,27 +325,35 @@ BEGIN
             RETURN state;  -- the next step validates it
         END IF;
     ELSIF NOT made.ours THEN
-        RAISE NOTICE '%.% has a constraint % of the application''s own, which stays as it is: %', list.table_name, list.column_name, made.name, made.definition;
+        RAISE NOTICE '%.% has a constraint % of the application''s own, which stays as it is: %', list.table_name,
+            list.column_name, made.name, made.definition;
     ELSIF NOT made.validated THEN
         BEGIN
-            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(list.table_name), made.name);
-        EXCEPTION WHEN check_violation THEN  -- stored between the reading and the CHECK, under which such a row could not be updated
+            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', pgvigil.application_table(list.table_name),
+                           made.name);
+        -- stored between the reading and the CHECK, under which such a row could not be updated
+        EXCEPTION WHEN check_violation THEN
             PERFORM pgvigil.drop_value_check(list.table_name, list.column_name);
             PERFORM pgvigil.find_legacy_values(list.table_name, list.column_name, list.allowed);
         END;
     END IF;
     IF NOT EXISTS (SELECT FROM pgvigil.value_check(list.table_name, list.column_name)) THEN
         RAISE NOTICE 'the list of %.% stays open, it holds %', list.table_name, list.column_name,
-              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found, CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END), ', ' ORDER BY t.rows_found DESC, t.value)
-               FROM pgvigil.tolerated_values t WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
+              (SELECT string_agg(format('%L (%s %s)', t.value, t.rows_found,
+                                        CASE t.rows_found WHEN 1 THEN 'row' ELSE 'rows' END),
+                                 ', ' ORDER BY t.rows_found DESC, t.value)
+               FROM pgvigil.tolerated_values t
+               WHERE t.table_name = list.table_name AND t.column_name = list.column_name)
               USING HINT = 'Change these rows, then call it again; pgvigil.tolerated_values has the counts.';
     END IF;
     RETURN state || jsonb_build_object('done', list.place);
 END $$;
-COMMENT ON FUNCTION pgvigil.validate_value_checks_step(jsonb) IS 'One step of validate_value_checks, from one state to the next; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.validate_value_checks_step(jsonb) IS
+    'One step of validate_value_checks, from one state to the next; NULL: all is done';
 
 CREATE PROCEDURE pgvigil.validate_value_checks()
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
@@ -283,28 +363,37 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.validate_value_checks() IS
-    'Closes the lists of values of an install that was there before pgvigil; a list outside of which values are stored stays open, with a notice';
+    'Closes the lists of values of an install that was there before pgvigil; '
+    'a list outside of which values are stored stays open, with a notice';
 
 CREATE TABLE pgvigil.partition_policies (
-    parent_table text NOT NULL CONSTRAINT partition_policies_pkey PRIMARY KEY CONSTRAINT partition_policies_parent_table_check
-                 CHECK (parent_table = ANY ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements}'::text[])),
+    parent_table text NOT NULL
+        CONSTRAINT partition_policies_pkey PRIMARY KEY
+        CONSTRAINT partition_policies_parent_table_check
+                 CHECK (parent_table = ANY ('{session_lifecycle,system_metrics,performance_logs,'
+                                            'instrumentation.sql_statements}'::text[])),
     step         text NOT NULL CONSTRAINT partition_policies_step_check CHECK (step = ANY ('{hour,day,month}'::text[])),
-    make_ahead   integer NOT NULL CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
+    make_ahead   integer NOT NULL
+        CONSTRAINT partition_policies_make_ahead_check CHECK (make_ahead >= 1 AND make_ahead <= 1000)
 );
 COMMENT ON TABLE pgvigil.partition_policies IS 'How each partitioned table is cut';
-COMMENT ON COLUMN pgvigil.partition_policies.parent_table IS 'The partitioned table';
 COMMENT ON COLUMN pgvigil.partition_policies.step IS 'Width of a partition: hour, day or month, in UTC';
 COMMENT ON COLUMN pgvigil.partition_policies.make_ahead IS 'How many partitions are kept ready beyond the present one';
-COMMENT ON CONSTRAINT partition_policies_pkey ON pgvigil.partition_policies IS 'One policy a table';
-COMMENT ON CONSTRAINT partition_policies_parent_table_check ON pgvigil.partition_policies IS 'The tables of ours that are cut: no job works on another';
-COMMENT ON CONSTRAINT partition_policies_step_check ON pgvigil.partition_policies IS 'Widths that ensure_partitions knows';
-COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS 'There is always a next partition, and no run makes them for ever';
+COMMENT ON CONSTRAINT partition_policies_parent_table_check ON pgvigil.partition_policies IS
+    'The tables of ours that are cut: no job works on another';
+COMMENT ON CONSTRAINT partition_policies_step_check ON pgvigil.partition_policies IS
+    'Widths that ensure_partitions knows';
+COMMENT ON CONSTRAINT partition_policies_make_ahead_check ON pgvigil.partition_policies IS
+    'There is always a next partition, and no run makes them for ever';
 INSERT INTO pgvigil.partition_policies (parent_table, step, make_ahead)
 VALUES ('session_lifecycle', 'month', 3), ('system_metrics', 'month', 3), ('performance_logs', 'day', 14);
 
 -- A name that somebody may edit never becomes the name of a table: who is asked for one of these is given that one.
 CREATE FUNCTION pgvigil.partitioned_table(parent text) RETURNS regclass
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN CASE parent WHEN 'session_lifecycle' THEN pgvigil.application_table('session_lifecycle')
                        WHEN 'system_metrics' THEN pgvigil.application_table('system_metrics')
@@ -314,30 +403,48 @@ END $$;
 COMMENT ON FUNCTION pgvigil.partitioned_table(text) IS 'The table that partition_policies calls so';
 
 CREATE FUNCTION pgvigil.default_partition(of_table regclass) RETURNS regclass
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN (SELECT p.partdefid::regclass FROM pg_partitioned_table p WHERE p.partrelid = of_table AND p.partdefid <> 0);
 END $$;
-COMMENT ON FUNCTION pgvigil.default_partition(regclass) IS 'Its default partition, by the catalog and never by a name; NULL if it has none';
+COMMENT ON FUNCTION pgvigil.default_partition(regclass) IS
+    'Its default partition, by the catalog and never by a name; NULL if it has none';
 
 CREATE FUNCTION pgvigil.partition_key(of_table regclass) RETURNS name
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN (SELECT a.attname FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+    RETURN (SELECT a.attname
+            FROM pg_partitioned_table p
+            JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
             WHERE p.partrelid = of_table);
 END $$;
 COMMENT ON FUNCTION pgvigil.partition_key(regclass) IS 'The column of time-ordered ids by which a table is partitioned';
 
--- A step of copying what waits in the default partition into one that is not attached yet. Readers see the rows where they
--- were, all the time; what changes meanwhile is seen to under the lock, before the new partition is attached.
-CREATE FUNCTION pgvigil.fill_partition(waits regclass, slice regclass, key name, first_id uuid, end_id uuid, batch integer) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- A step that copies rows which wait in the default partition into one that is not attached yet. Readers see the rows
+-- in their old place all the time. Changes in between are copied under the lock, before the new partition is attached.
+CREATE FUNCTION pgvigil.fill_partition(waits regclass, slice regclass, key name, first_id uuid, end_id uuid,
+                                       batch integer)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     from_id uuid;
     copied  bigint;
 BEGIN
     EXECUTE format('SELECT %2$I FROM %1$s ORDER BY %2$I DESC LIMIT 1', slice, key) INTO from_id;
-    EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s WHERE %3$I >= $1 AND %3$I < $2 AND ($3 IS NULL OR %3$I > $3) ORDER BY %3$I LIMIT $4', waits, slice, key)
+    EXECUTE format('INSERT INTO %2$s
+                    SELECT *
+                    FROM %1$s
+                    WHERE %3$I >= $1 AND %3$I < $2 AND ($3 IS NULL OR %3$I > $3)
+                    ORDER BY %3$I
+                    LIMIT $4', waits, slice, key)
     USING first_id, end_id, from_id, batch;
     GET DIAGNOSTICS copied = ROW_COUNT;
     RETURN copied;
@@ -345,11 +452,16 @@ END $$;
 COMMENT ON FUNCTION pgvigil.fill_partition(regclass, regclass, name, uuid, uuid, integer) IS
     'Used by ensure_partitions: copies a batch of the rows that wait into their partition to be; returns how many';
 
--- CREATE and ATTACH, because PARTITION OF would take ACCESS EXCLUSIVE on the parent and stop its writers. Where rows wait in the
--- default partition, that lock is what keeps a writer from having chosen the default one just before: without it, an INSERT that
--- waited would fail. Locks are taken in the order in which writers take them, so nobody waits for us and we for him.
-CREATE FUNCTION pgvigil.ensure_partitions(parent text, since timestamptz DEFAULT now(), until timestamptz DEFAULT NULL, batch integer DEFAULT NULL) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- CREATE and ATTACH, because PARTITION OF would take ACCESS EXCLUSIVE on the parent and stop its writers. Where rows
+-- wait in the default partition, that lock is what keeps a writer from having chosen the default one just before:
+-- without it, an INSERT that waited would fail. Locks are taken in the order in which writers take them, so nobody
+-- waits for us and we for him.
+CREATE FUNCTION pgvigil.ensure_partitions(parent text, since timestamptz DEFAULT now(), until timestamptz DEFAULT NULL,
+                                          batch integer DEFAULT NULL)
+RETURNS integer
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     policy   pgvigil.partition_policies;
     table_   regclass := pgvigil.partitioned_table(parent);
@@ -361,7 +473,8 @@ DECLARE
     width    interval;
     step_    text;       -- of this slice: finer where finer partitions have a part of it
     taken    record;
-    lower_   timestamp;  -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
+    -- bounds are UTC wall-clock times: a step of a month must not bend with the session's time zone
+    lower_   timestamp;
     upper_   timestamp;
     last_    timestamp;
     name_    text;
@@ -370,14 +483,16 @@ DECLARE
     end_id   uuid;
     waiting  boolean;
     made     integer := 0;
-    being_filled CONSTANT text := 'pgvigil: rows of the default partition are being copied here; job partitions attaches it';
+    being_filled CONSTANT text :=
+        'pgvigil: rows of the default partition are being copied here; job partitions attaches it';
 BEGIN
     SELECT * INTO policy FROM pgvigil.partition_policies WHERE parent_table = parent;
     IF NOT FOUND OR table_ IS NULL THEN
         RAISE EXCEPTION 'table % is not one that is cut into partitions here', parent
               USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.partition_policies;';
     END IF;
-    IF (since >= timestamptz '1970-01-01 00:00:00+00' AND coalesce(until, since) < timestamptz '10000-01-01 00:00:00+00') IS NOT TRUE THEN
+    IF (since >= timestamptz '1970-01-01 00:00:00+00'
+        AND coalesce(until, since) < timestamptz '10000-01-01 00:00:00+00') IS NOT TRUE THEN
         RAISE EXCEPTION 'there are no partitions from % to %', since, coalesce(until, since)
               USING ERRCODE = 'invalid_parameter_value', HINT = 'Time-ordered ids tell times from 1970 to 9999.';
     END IF;
@@ -385,16 +500,23 @@ BEGIN
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = table_;
     width := ('1 ' || policy.step)::interval;
     lower_ := date_trunc(policy.step, since AT TIME ZONE 'UTC');
-    last_ := coalesce(until AT TIME ZONE 'UTC', date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
+    last_ := coalesce(until AT TIME ZONE 'UTC',
+                      date_trunc(policy.step, now() AT TIME ZONE 'UTC') + policy.make_ahead * width);
     last_ := date_trunc(policy.step, last_) + width;
     WHILE lower_ < last_ LOOP
-        -- The step may have been another one before. A slice that is taken in part is cut finer; so every partition is a whole hour, day or month.
-        step_ := CASE WHEN lower_ <> date_trunc('day', lower_) THEN 'hour' WHEN policy.step = 'month' AND lower_ <> date_trunc('month', lower_) THEN 'day' ELSE policy.step END;
+        -- The step may have been another one before. A slice that is taken in part is cut finer; so every partition is
+        -- a whole hour, day or month.
+        step_ := CASE WHEN lower_ <> date_trunc('day', lower_) THEN 'hour'
+                      WHEN policy.step = 'month' AND lower_ <> date_trunc('month', lower_) THEN 'day'
+                      ELSE policy.step END;
         upper_ := lower_ + ('1 ' || step_)::interval;
         SELECT b.from_, b.to_ INTO taken
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        CROSS JOIN LATERAL (SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
-                                   pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
+        CROSS JOIN LATERAL (
+            SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
+                                            FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
+                   pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
+                                            FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
         WHERE i.inhparent = table_ AND b.from_ < upper_ AND b.to_ > lower_ ORDER BY b.from_ LIMIT 1;
         IF FOUND AND taken.from_ <= lower_ THEN
             lower_ := taken.to_;
@@ -403,27 +525,42 @@ BEGIN
             step_ := CASE WHEN taken.to_ - taken.from_ < interval '1 day' THEN 'hour' ELSE 'day' END;
             upper_ := lower_ + ('1 ' || step_)::interval;
         END IF;
-        name_ := format('%I.%I', schema_, stem || '_p' || to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYYMMDDHH24' WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END));
+        name_ := format('%I.%I', schema_,
+                        stem || '_p'
+                            || to_char(lower_,
+                                       CASE step_
+                                            WHEN 'hour' THEN 'YYYYMMDDHH24'
+                                            WHEN 'day' THEN 'YYYYMMDD'
+                                            ELSE 'YYYYMM' END));
         slice := to_regclass(name_);
-        IF slice IS NULL THEN  -- another one may be making it; no advisory lock, after which one does not see that it has
+        -- another one may be making it; no advisory lock, after which one does not see that it has
+        IF slice IS NULL THEN
             LOCK TABLE pgvigil.partition_policies IN SHARE UPDATE EXCLUSIVE MODE;
             slice := to_regclass(name_);
         END IF;
-        IF slice IS NOT NULL AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = slice AND i.inhparent = table_) THEN
+        IF slice IS NOT NULL
+           AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = slice AND i.inhparent = table_) THEN
             lower_ := upper_;
             CONTINUE;
         END IF;
         IF slice IS NOT NULL AND obj_description(slice, 'pg_class') IS DISTINCT FROM being_filled THEN
             RAISE EXCEPTION 'the name % is taken by something that is no partition of %', name_, table_
-                  USING ERRCODE = 'duplicate_table', HINT = format('Rename it, or attach it: ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L);', table_, name_,
-                      pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC'), pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC'));
+                  USING ERRCODE = 'duplicate_table',
+                        HINT = format(
+                      'Rename it, or attach it: ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L);',
+                      table_, name_,
+                      pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC'),
+                      pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC'));
         END IF;
         first_id := pgvigil.uuid_v7_floor(lower_ AT TIME ZONE 'UTC');
         end_id := pgvigil.uuid_v7_floor(upper_ AT TIME ZONE 'UTC');
-        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key) INTO waiting USING first_id, end_id;
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE %I >= $1 AND %2$I < $2)', waits, key)
+            INTO waiting
+            USING first_id, end_id;
         IF slice IS NULL THEN
             -- Indexes before rows, for the copying; without rows they come with the ATTACH.
-            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE%s)', name_, table_,
+            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE%s)',
+                           name_, table_,
                            CASE WHEN waiting THEN ' INCLUDING INDEXES' ELSE '' END);
             slice := to_regclass(name_);
             IF owner_ <> current_user THEN  -- else its owner could not drop it
@@ -431,34 +568,53 @@ BEGIN
             END IF;
             EXECUTE format('COMMENT ON TABLE %s IS %L', slice, being_filled);
         END IF;
-        IF waiting AND batch IS NOT NULL AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
+        IF waiting
+           AND batch IS NOT NULL
+           AND pgvigil.fill_partition(waits, slice, key, first_id, end_id, batch) = batch THEN
             RETURN -1;  -- there is more to copy: in the next transaction
         END IF;
         -- A foreign key of the new partition asks for this lock on the way.
-        IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = table_ AND c.contype = 'f' AND c.confrelid = pgvigil.application_table('sessions')) THEN
+        IF EXISTS (SELECT FROM pg_constraint c
+                   WHERE c.conrelid = table_
+                     AND c.contype = 'f'
+                     AND c.confrelid = pgvigil.application_table('sessions')) THEN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', pgvigil.application_table('sessions'));
         END IF;
         IF waiting THEN
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', table_);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', waits);
-            -- What was copied and has changed or gone since; then what has come since.
-            EXECUTE format('DELETE FROM %2$s s WHERE NOT EXISTS (SELECT 1 FROM %1$s w WHERE w.%3$I = s.%3$I AND ROW(w.*) IS NOT DISTINCT FROM ROW(s.*))', waits, slice, key);
-            EXECUTE format('INSERT INTO %2$s SELECT * FROM %1$s w WHERE w.%3$I >= $1 AND w.%3$I < $2 AND NOT EXISTS (SELECT 1 FROM %2$s s WHERE s.%3$I = w.%3$I)', waits, slice, key)
+            -- First the copied rows that have changed or gone since, then the rows that have come since.
+            EXECUTE format('DELETE FROM %2$s s
+                            WHERE NOT EXISTS (SELECT 1
+                                              FROM %1$s w
+                                              WHERE w.%3$I = s.%3$I AND ROW(w.*) IS NOT DISTINCT FROM ROW(s.*))',
+                           waits, slice, key);
+            EXECUTE format('INSERT INTO %2$s
+                            SELECT *
+                            FROM %1$s w
+                            WHERE w.%3$I >= $1
+                              AND w.%3$I < $2
+                              AND NOT EXISTS (SELECT 1 FROM %2$s s WHERE s.%3$I = w.%3$I)',
+                           waits, slice, key)
             USING first_id, end_id;
             PERFORM set_config('pgvigil.instrumentation', 'write', true);
             EXECUTE format('DELETE FROM %1$s WHERE %2$I >= $1 AND %2$I < $2', waits, key) USING first_id, end_id;
             PERFORM set_config('pgvigil.instrumentation', '', true);
         END IF;
-        EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id, end_id);
-        EXECUTE format('COMMENT ON TABLE %s IS %L', slice, format('%s from %s to %s, UTC', parent, to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END),
-                                                                      to_char(upper_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END)));
+        EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', table_, slice, first_id,
+                       end_id);
+        EXECUTE format('COMMENT ON TABLE %s IS %L', slice,
+                       format('%s from %s to %s, UTC', parent,
+                              to_char(lower_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END),
+                              to_char(upper_, CASE step_ WHEN 'hour' THEN 'YYYY-MM-DD HH24:MI' ELSE 'YYYY-MM-DD' END)));
         made := made + 1;
         lower_ := upper_;
     END LOOP;
     RETURN made;
 END $$;
 COMMENT ON FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz, integer) IS
-    'Makes the missing partitions of a table from one time to another (to the end of its make_ahead if not given); returns how many. With a batch, copies at most that many waiting rows and returns -1 while there are more';
+    'Makes the missing partitions of a table from one time to another (to the end of its make_ahead if not given); '
+    'returns how many. With a batch, copies at most that many waiting rows and returns -1 while there are more';
 
 CREATE TABLE pgvigil.deleted_sessions (
     session_id       uuid NOT NULL,
@@ -472,22 +628,21 @@ CREATE TABLE pgvigil.deleted_sessions (
     events           jsonb NOT NULL,
     CONSTRAINT deleted_sessions_pkey PRIMARY KEY (session_id, deleted_at)
 );
-COMMENT ON TABLE pgvigil.deleted_sessions IS 'Deletion is logged and forgets nothing: the last row and the whole trail of each deleted session';
-COMMENT ON COLUMN pgvigil.deleted_sessions.session_id IS 'Its id';
-COMMENT ON COLUMN pgvigil.deleted_sessions.session_key IS 'Its key';
-COMMENT ON COLUMN pgvigil.deleted_sessions.deleted_at IS 'When it was deleted';
-COMMENT ON COLUMN pgvigil.deleted_sessions.actor IS 'Who deleted it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON TABLE pgvigil.deleted_sessions IS
+    'Deletion is logged and forgets nothing: the last row and the whole trail of each deleted session';
+COMMENT ON COLUMN pgvigil.deleted_sessions.actor IS
+    'The role or person that deleted it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.deleted_sessions."session_user" IS 'The login role, whatever the actor is said to be';
 COMMENT ON COLUMN pgvigil.deleted_sessions.reason IS 'Why: the setting pgvigil.reason, if set';
-COMMENT ON COLUMN pgvigil.deleted_sessions.retention_policy IS 'Its retention policy at the end';
-COMMENT ON COLUMN pgvigil.deleted_sessions.last_row IS 'The row as it was deleted';
-COMMENT ON COLUMN pgvigil.deleted_sessions.events IS 'Its events of session_lifecycle in order, and the deletion itself';
+COMMENT ON COLUMN pgvigil.deleted_sessions.events IS
+    'Its events of session_lifecycle in order, and the deletion itself';
 COMMENT ON CONSTRAINT deleted_sessions_pkey ON pgvigil.deleted_sessions IS 'The same id may come and go more than once';
 
-CREATE INDEX idx_deleted_sessions_deleted_at ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
+CREATE INDEX idx_deleted_sessions_deleted_at
+    ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
 COMMENT ON INDEX pgvigil.idx_deleted_sessions_deleted_at IS 'Deletions of a day, for the archives';
 
--- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
+-- Tables of an earlier attempt that had the names of ours, and how far their rows are copied into ours.
 CREATE TABLE pgvigil.displaced_tables (
     table_name   text NOT NULL CONSTRAINT displaced_tables_pkey PRIMARY KEY,
     rows_found   bigint,
@@ -496,15 +651,18 @@ CREATE TABLE pgvigil.displaced_tables (
     finished_at  timestamptz
 );
 COMMENT ON TABLE pgvigil.displaced_tables IS
-    'Tables that stood under our names: each is kept whole as pgvigil.legacy_<name>, and its rows are copied into ours by copy_legacy_tables()';
+    'Tables that had the names of ours: each is kept whole as pgvigil.legacy_<name>, '
+    'and its rows are copied into ours by copy_legacy_tables()';
 COMMENT ON COLUMN pgvigil.displaced_tables.table_name IS 'The name, ours and theirs';
 COMMENT ON COLUMN pgvigil.displaced_tables.rows_found IS 'Rows the old table holds';
-COMMENT ON COLUMN pgvigil.displaced_tables.rows_adopted IS 'Rows of it that are in our table; the rest break its constraints and stay in the old one only';
-COMMENT ON COLUMN pgvigil.displaced_tables.next_block IS 'Where copying goes on after an interruption (a block of the old table)';
+COMMENT ON COLUMN pgvigil.displaced_tables.rows_adopted IS
+    'Rows of it that are in our table; the rest break its constraints and stay in the old one only';
+COMMENT ON COLUMN pgvigil.displaced_tables.next_block IS
+    'Where copying goes on after an interruption (a block of the old table)';
 COMMENT ON COLUMN pgvigil.displaced_tables.finished_at IS 'When the last row had been looked at';
-COMMENT ON CONSTRAINT displaced_tables_pkey ON pgvigil.displaced_tables IS 'One row a table';
 
--- What the DDL makes on this server, as the validator read it from a scratch database: for roles that may not create one.
+-- The objects that the DDL makes on this server, as the validator read them from a scratch database: for roles that may
+-- not create one.
 CREATE TABLE pgvigil.reference_snapshots (
     key          text NOT NULL,
     server_major integer NOT NULL,
@@ -514,10 +672,11 @@ CREATE TABLE pgvigil.reference_snapshots (
     CONSTRAINT reference_snapshots_pkey PRIMARY KEY (key, server_major)
 );
 COMMENT ON TABLE pgvigil.reference_snapshots IS
-    'How a database is that our DDL has just built: what pgvigil validate holds this one against where it may not build one itself';
+    'The objects of a database that our DDL has just built: pgvigil validate '
+    'compares this database with them where it may not build one itself';
 COMMENT ON COLUMN pgvigil.reference_snapshots.key IS 'SHA-256 of the DDL and of what is read of a catalog';
 COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of the server that printed it';
 COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';
-COMMENT ON COLUMN pgvigil.reference_snapshots.made_at IS 'When it was read';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
-COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS 'One snapshot for each DDL and major version';
+COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
+    'One snapshot for each DDL and major version';

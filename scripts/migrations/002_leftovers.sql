@@ -8,16 +8,20 @@ BEGIN
     FOR leftover IN
         SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view FROM pg_class c
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = pgvigil.application_schema())
-          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,session_monitoring_view,session_content_view,performance_monitoring_view}'::name[])
-        ORDER BY c.relkind IN ('v', 'm') DESC, c.relname  -- views first: none of ours is made while its tables are on the way
+          AND c.relname = ANY ('{session_lifecycle,system_metrics,performance_logs,analytics_aggregations,'
+                               'session_monitoring_view,session_content_view,performance_monitoring_view}'::name[])
+        -- views first: none of ours is made while its tables are on the way
+        ORDER BY c.relkind IN ('v', 'm') DESC, c.relname
     LOOP
         EXECUTE format('ALTER TABLE %I.%I SET SCHEMA pgvigil', pgvigil.application_schema(), leftover.name);
         EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', leftover.name, 'legacy_' || leftover.name);
         INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES ('002', 'relation ' || leftover.name,
-                format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
-                       leftover.name, 'legacy_' || leftover.name, pgvigil.application_schema()));
-        IF NOT leftover.is_view THEN
+                format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
+                        ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', leftover.name, 'legacy_' || leftover.name,
+                            pgvigil.application_schema()));
+        -- Rows of a table that had the name of a view of ours have nowhere to go.
+        IF NOT leftover.is_view AND leftover.name NOT LIKE '%view' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (leftover.name);
         END IF;
     END LOOP;
@@ -25,32 +29,42 @@ END $$;
 
 SELECT pgvigil.find_legacy_values(l.table_name, l.column_name, l.allowed) FROM pgvigil.value_lists() l ORDER BY l.place;
 
--- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same new
--- id, so copying again after an interruption copies nothing twice.
+-- Ids become time-ordered: the time of the row, and 72 bits of a hash of the old id. The same row always gets the same
+-- new id, so copying again after an interruption copies nothing twice.
 CREATE FUNCTION pgvigil.copy_legacy_rows(target text, from_block bigint, to_block bigint) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
-    row_time text := CASE target WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END;
+    row_time text := CASE target
+                          WHEN 'system_metrics' THEN 'recorded_at'
+                          WHEN 'query_executions' THEN 'started_at'
+                          ELSE 'created_at' END;
     insert_sql text;
     adopted bigint;
     one tid;
     done bigint := 0;
 BEGIN
-    -- Columns by name, through JSON, so that an old table's other types and missing columns are no obstacle; cast without
-    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it. An id that
-    -- is counted up is given anew.
+    -- Columns by name, through JSON, so that other types and missing columns of an old table do no harm; cast without
+    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it. An id
+    -- from a sequence is replaced by a new one.
     SELECT format('INSERT INTO %s (%s) SELECT %s
-                   FROM (SELECT doc, overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')), ''hex'')
+                   FROM (SELECT doc,
+                                overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')),
+                                               ''hex'')
                                              PLACING ''-'' FROM 7 FOR 0) AS hash
                          FROM (SELECT to_jsonb(o) AS doc, o.ctid AS old_ctid FROM pgvigil.%I o
                                WHERE o.ctid >= $1 AND o.ctid < $2 OFFSET 0) d) r
                    ON CONFLICT DO NOTHING',
                   pgvigil.application_table(target), string_agg(quote_ident(attname), ', '),
                   string_agg(CASE WHEN attname = 'id'
-                                  THEN format('overlay(overlay(pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
-                                               PLACING substr(r.hash, 1, 3) FROM 16 FOR 3) PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid', row_time)
+                                  THEN format('overlay(overlay(
+                                          pgvigil.uuid_v7_floor(coalesce((r.doc ->> %L)::timestamptz, now()))::text
+                                          PLACING substr(r.hash, 1, 3) FROM 16 FOR 3)
+                                          PLACING substr(r.hash, 4, 16) FROM 21 FOR 16)::uuid', row_time)
                                   WHEN default_value IS NULL THEN format('(r.doc ->> %L)::%s', attname, type)
-                                  ELSE format('coalesce((r.doc ->> %L)::%s, %s)', attname, type, default_value) END, ', '),
+                                  ELSE format('coalesce((r.doc ->> %L)::%s, %s)', attname, type, default_value) END,
+                             ', '),
                   'legacy_' || target)
     INTO insert_sql
     FROM (SELECT a.attname, format_type(a.atttypid, NULL) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_value
@@ -75,12 +89,16 @@ BEGIN
     RETURN done;
 END $$;
 COMMENT ON FUNCTION pgvigil.copy_legacy_rows(text, bigint, bigint) IS
-    'Used by copy_legacy_tables: copies the rows of some blocks of a leftover table into ours; returns how many went in';
+    'Used by copy_legacy_tables: copies the rows of some blocks '
+    'of a leftover table into ours; returns how many went in';
 
--- One step of the procedure below: counting, a partition, or some blocks; NULL when there is nothing left to do. How far it has come
--- stands in pgvigil.displaced_tables.
+-- One step of the procedure below: counting, a partition, or some blocks; NULL when nothing is left to do.
+-- pgvigil.displaced_tables holds the progress.
 CREATE FUNCTION pgvigil.copy_legacy_tables_step(state jsonb, blocks integer DEFAULT 128) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     leftover   pgvigil.displaced_tables;
     old_table  regclass;
@@ -90,7 +108,8 @@ DECLARE
     slice      timestamptz;
 BEGIN
     SELECT * INTO leftover FROM pgvigil.displaced_tables l
-    WHERE l.finished_at IS NULL AND (SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass('pgvigil.legacy_' || l.table_name)) = 'r'
+    WHERE l.finished_at IS NULL
+      AND (SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass('pgvigil.legacy_' || l.table_name)) = 'r'
     ORDER BY l.table_name LIMIT 1;
     IF NOT FOUND THEN
         RETURN NULL;
@@ -99,15 +118,23 @@ BEGIN
     IF leftover.rows_found IS NULL THEN
         BEGIN
             EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM %s o',
-                           CASE leftover.table_name WHEN 'system_metrics' THEN 'recorded_at' WHEN 'query_executions' THEN 'started_at' ELSE 'created_at' END, old_table) INTO oldest;
+                           CASE leftover.table_name
+                                WHEN 'system_metrics' THEN 'recorded_at'
+                                WHEN 'query_executions' THEN 'started_at'
+                                ELSE 'created_at' END,
+                           old_table)
+                INTO oldest;
         EXCEPTION WHEN data_exception THEN
             oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
         END;
-        -- Partitions for three years of months or three months of days; what is older lies well in the default one.
-        -- One a transaction: a partition of session_lifecycle locks sessions against writers until the end of it.
+        -- Partitions for three years of months or three months of days; older rows go into the default one. One a
+        -- transaction: a partition of session_lifecycle locks sessions against writers until the transaction ends.
         FOR slice IN SELECT start AT TIME ZONE 'UTC'
                      FROM pgvigil.partition_policies, generate_series(
-                         date_trunc(step, greatest(oldest, now() - CASE step WHEN 'month' THEN interval '3 years' WHEN 'day' THEN interval '3 months' ELSE interval '3 days' END) AT TIME ZONE 'UTC'),
+                         date_trunc(step,
+                                    greatest(oldest, now() - CASE step WHEN 'month' THEN interval '3 years'
+                                                                       WHEN 'day' THEN interval '3 months'
+                                                                       ELSE interval '3 days' END) AT TIME ZONE 'UTC'),
                          now() AT TIME ZONE 'UTC', ('1 ' || step)::interval) start
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
@@ -121,7 +148,8 @@ BEGIN
         last_block := pg_relation_size(old_table) / current_setting('block_size')::bigint;
         IF leftover.next_block <= last_block THEN
             UPDATE pgvigil.displaced_tables
-            SET rows_adopted = rows_adopted + pgvigil.copy_legacy_rows(table_name, next_block, next_block + blocks), next_block = next_block + blocks
+            SET rows_adopted = rows_adopted + pgvigil.copy_legacy_rows(table_name, next_block, next_block + blocks),
+                next_block = next_block + blocks
             WHERE table_name = leftover.table_name;
         ELSE
             UPDATE pgvigil.displaced_tables SET finished_at = clock_timestamp() WHERE table_name = leftover.table_name;
@@ -130,10 +158,12 @@ BEGIN
     PERFORM pgvigil.finish_owner_code();
     RETURN state;
 END $$;
-COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS 'One step of copy_legacy_tables; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.copy_legacy_tables_step(jsonb, integer) IS
+    'One step of copy_legacy_tables; NULL: all is done';
 
 CREATE PROCEDURE pgvigil.copy_legacy_tables(blocks integer DEFAULT 128)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
@@ -143,4 +173,5 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
-    'Copies the rows of the tables that stood under our names into ours, in batches that commit; goes on where it stopped';
+    'Copies the rows of the tables that had the names of ours '
+    'into ours, in batches that commit; goes on where it stopped';

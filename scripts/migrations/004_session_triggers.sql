@@ -1,16 +1,19 @@
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
--- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to anew
--- in every transaction, so what seldom decides stands in an IF of its own, further down.
+-- and compiled again in every statement, an UPDATE OF column list is not. plpgsql compiles each expression that it
+-- reaches again in every transaction, so a rare case has an IF of its own, further down.
 
--- Fires before touch_session, and only where a statement names one of its columns: an ordinary update compares none of them.
--- No SET search_path here, which would cost every update: operators and functions are qualified instead, and nothing is used that
--- looks up an operator by itself (NULLIF, IN, IS DISTINCT FROM). No helper functions either: who may write sessions need not have
--- USAGE on schema pgvigil.
+-- Fires before touch_session, and only where a statement names one of its columns: an ordinary update compares none of
+-- them. No SET search_path here, which would cost every update: operators and functions are qualified instead, and
+-- nothing is used that looks up an operator by itself (NULLIF, IN, IS DISTINCT FROM). No helper functions either: who
+-- may write sessions need not have USAGE on schema pgvigil.
 CREATE FUNCTION pgvigil.limit_activity_updates() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
-    -- The common case in one expression: what follows comes to the same.
-    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired' AND NEW.archived_at IS NULL
+    -- The common case in one expression: the branches below would give the same result.
+    IF NEW.status OPERATOR(pg_catalog.<>) OLD.status
+       AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
+       AND NEW.archived_at IS NULL
        AND NOT NEW.is_dormant AND NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at
        AND coalesce(pg_catalog.current_setting('pgvigil.skip_activity', true), '') OPERATOR(pg_catalog.=) '' THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
@@ -19,20 +22,24 @@ BEGIN
     IF (NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at) IS NOT TRUE THEN
         IF NEW.last_activity_at OPERATOR(pg_catalog.>) OLD.last_activity_at
            AND NEW.last_activity_at OPERATOR(pg_catalog.<) (OLD.last_activity_at OPERATOR(pg_catalog.+)
-                   coalesce(CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
-                                 THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END, interval '1 minute')) THEN
+               coalesce(
+                   CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
+                        THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END,
+                   interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
         ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
-            RETURN NEW;  -- a value that the statement chose stands
+            RETURN NEW;  -- a value that the statement chose is kept
         END IF;
     END IF;
-    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.skip_activity, is not activity; any other change of
-    -- what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
-    IF NEW.archived_at IS NOT NULL OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
+    -- Expiring, marking dormant, archiving, and what a job does under pgvigil.skip_activity, is not activity; any other
+    -- change of what is indexed is, and as such an update is not HOT anyway, it is recorded exactly.
+    IF NEW.archived_at IS NOT NULL
+       OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
         RETURN NEW;
     END IF;
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
-        IF NEW.status OPERATOR(pg_catalog.<>) 'expired' AND (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE) IS NOT TRUE THEN
+        IF NEW.status OPERATOR(pg_catalog.<>) 'expired'
+           AND (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE) IS NOT TRUE THEN
             NEW.last_activity_at := CURRENT_TIMESTAMP;
         END IF;
         RETURN NEW;
@@ -42,7 +49,8 @@ BEGIN
     END IF;
     IF NEW.is_dormant OPERATOR(pg_catalog.<>) OLD.is_dormant
        OR OLD.archived_at IS NOT NULL
-       OR NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       OR NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at,
+                       NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        OR NOT coalesce(NEW.retention_policy OPERATOR(pg_catalog.=) OLD.retention_policy,
                        NEW.retention_policy IS NULL AND OLD.retention_policy IS NULL) THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
@@ -50,36 +58,43 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION pgvigil.limit_activity_updates() IS
-    'Moves last_activity_at exactly where an indexed column changes; leaves steps of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
+    'Moves last_activity_at exactly where an indexed column changes; leaves steps '
+    'of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
 
--- Moves updated_at always and last_activity_at seldom enough that ordinary updates touch no index and stay HOT.
+-- Moves updated_at always and last_activity_at so rarely that ordinary updates touch no index and stay HOT.
 CREATE FUNCTION pgvigil.touch_session() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
     IF NEW.last_activity_at OPERATOR(pg_catalog.>) (CURRENT_TIMESTAMP OPERATOR(pg_catalog.-)
-           coalesce(CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
-                                 THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END, interval '1 minute'))
+           coalesce(
+               CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
+                    THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END,
+               interval '1 minute'))
        AND NEW.archived_at IS NULL THEN
         RETURN NEW;
     END IF;
 
-    IF OLD.is_dormant IS NULL AND pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.=) 'migration' THEN
+    IF OLD.is_dormant IS NULL
+       AND pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.=) 'migration' THEN
         NEW.updated_at := OLD.updated_at;  -- a migration fixes this column: nothing of the application's may move
         RETURN NEW;
     END IF;
     IF OLD.archived_at IS NOT NULL AND NEW.archived_at IS NOT NULL THEN
         RAISE EXCEPTION 'session % is archived and read-only', OLD.id
               USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', OLD.id);
+                    HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
+                                             OLD.id);
     END IF;
-    -- What is not activity is the same as above, for a session that was not active lately.
+    -- The same updates as above are not activity, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
        OR pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.<>) '' THEN
         -- A session not active since the watch began is as old as its last update: that must not pass for this one.
-        NEW.last_activity_at := coalesce(NEW.last_activity_at, OLD.last_activity_at, OLD.updated_at, OLD.created_at, CURRENT_TIMESTAMP);
+        NEW.last_activity_at :=
+            coalesce(NEW.last_activity_at, OLD.last_activity_at, OLD.updated_at, OLD.created_at, CURRENT_TIMESTAMP);
     ELSIF coalesce(NEW.last_activity_at OPERATOR(pg_catalog.=) OLD.last_activity_at,
                    NEW.last_activity_at IS NULL AND OLD.last_activity_at IS NULL) THEN
         NEW.last_activity_at := CURRENT_TIMESTAMP;
@@ -93,58 +108,74 @@ COMMENT ON FUNCTION pgvigil.touch_session() IS
 
 -- For a statement that names updated_at itself; touch_session has done it for every other.
 CREATE FUNCTION pgvigil.stamp_updated_at() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+AS $$
 BEGIN
     NEW.updated_at := CURRENT_TIMESTAMP;
     RETURN NEW;
 END $$;
-COMMENT ON FUNCTION pgvigil.stamp_updated_at() IS 'Moves updated_at';
 
--- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows are: a sequential
--- scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at SERIALIZABLE every second writer failed.
--- What an event holds is put together in variables, which plpgsql compiles once a transaction; in the INSERT it would be
--- compiled for every row, a twelfth of what a bulk update costs. No SET search_path, another twentieth: as above, all is qualified.
+-- SECURITY DEFINER: a role that may change a session need not be able to write its trail. By the index, however few the
+-- rows are: a sequential scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at
+-- SERIALIZABLE every second writer failed. The contents of an event are put together in variables, which plpgsql
+-- compiles once a transaction; in the INSERT it would compile them for every row, a twelfth of the cost of a bulk
+-- update. No SET search_path, another twentieth: as above, all is qualified.
 CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET enable_seqscan = off
+AS $$
 DECLARE
     event_id pg_catalog.uuid;
     details  pg_catalog.jsonb;
 BEGIN
-    -- The common case by fewer expressions: nothing but the status changed, and not to 'expired'. RETURN NEW is none, RETURN NULL is one.
+    -- The common case by fewer expressions: nothing but the status changed, and not to 'expired'. RETURN NEW is none,
+    -- RETURN NULL is one.
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
        AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
-       AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
+       AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at,
+                    NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        AND NEW.archived_at IS NULL AND OLD.archived_at IS NULL THEN
         event_id := pgvigil.uuid_v7();
-        details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
-        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
+        details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
+                                                 'actor', pgvigil.actor(), 'session_user', session_user]);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+        VALUES (event_id, NEW.id, 'status_changed', details);
         RETURN NEW;
     END IF;
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status THEN
         event_id := pgvigil.uuid_v7();
         IF NEW.status OPERATOR(pg_catalog.=) 'expired' THEN
             details := pg_catalog.jsonb_build_object('previous_status', OLD.status, 'expired_at', CURRENT_TIMESTAMP,
-                           'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user);
-            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expired', details);
+                           'retention_policy', NEW.retention_policy, 'actor', pgvigil.actor(),
+                           'session_user', session_user);
+            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+            VALUES (event_id, NEW.id, 'expired', details);
         ELSE
-            details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status, 'actor', pgvigil.actor(), 'session_user', session_user]);
-            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'status_changed', details);
+            details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
+                                                     'actor', pgvigil.actor(), 'session_user', session_user]);
+            INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+            VALUES (event_id, NEW.id, 'status_changed', details);
         END IF;
     END IF;
     IF coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
-       AND coalesce(NEW.archived_at OPERATOR(pg_catalog.=) OLD.archived_at, NEW.archived_at IS NULL AND OLD.archived_at IS NULL) THEN
+       AND coalesce(NEW.archived_at OPERATOR(pg_catalog.=) OLD.archived_at,
+                    NEW.archived_at IS NULL AND OLD.archived_at IS NULL) THEN
         RETURN NULL;
     END IF;
-    IF NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at, NEW.expires_at IS NULL AND OLD.expires_at IS NULL) THEN
+    IF NOT coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at,
+                    NEW.expires_at IS NULL AND OLD.expires_at IS NULL) THEN
         event_id := pgvigil.uuid_v7();
         details := pg_catalog.jsonb_build_object('expires_at', NEW.expires_at, 'retention_policy', NEW.retention_policy,
                                                  'actor', pgvigil.actor(), 'session_user', session_user);
-        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'expiration_scheduled', details);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+        VALUES (event_id, NEW.id, 'expiration_scheduled', details);
     END IF;
     IF (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.<>) (OLD.is_dormant IS TRUE) THEN
         event_id := pgvigil.uuid_v7();
-        details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor(), 'session_user', session_user);
+        details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'actor', pgvigil.actor(),
+                                                 'session_user', session_user);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
         VALUES (event_id, NEW.id, CASE WHEN NEW.is_dormant THEN 'dormant' ELSE 'reactivated' END, details);
     END IF;
@@ -152,42 +183,54 @@ BEGIN
         event_id := pgvigil.uuid_v7();
         details := pg_catalog.jsonb_build_object('archived_at', NEW.archived_at, 'final_status', NEW.status,
                                                  'actor', pgvigil.actor(), 'session_user', session_user);
-        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'archived', details);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+        VALUES (event_id, NEW.id, 'archived', details);
     ELSIF NEW.archived_at IS NULL AND OLD.archived_at IS NOT NULL
-          AND (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.=) (OLD.is_dormant IS TRUE) THEN  -- else the event above has said so
+          -- else the event above has said so
+          AND (NEW.is_dormant IS TRUE) OPERATOR(pg_catalog.=) (OLD.is_dormant IS TRUE) THEN
         event_id := pgvigil.uuid_v7();
         details := pg_catalog.jsonb_build_object('previous_state', OLD.is_dormant, 'unarchived_from', OLD.archived_at,
                                                  'actor', pgvigil.actor(), 'session_user', session_user);
-        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data) VALUES (event_id, NEW.id, 'reactivated', details);
+        INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
+        VALUES (event_id, NEW.id, 'reactivated', details);
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.log_session_change() IS 'Writes one session_lifecycle event for each change in a session''s state';
+COMMENT ON FUNCTION pgvigil.log_session_change() IS
+    'Writes one session_lifecycle event for each change in a session''s state';
 
 CREATE FUNCTION pgvigil.log_session_created() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET enable_seqscan = off
+AS $$
 BEGIN
     INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
     SELECT s.id, 'created', pg_catalog.jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
            'retention_policy', s.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user])
     FROM new_sessions s;
-    RETURN NEW;  -- nobody looks at it, and it is no expression
+    RETURN NEW;  -- it is ignored, and costs no expression
 END $$;
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
 CREATE FUNCTION pgvigil.archive_deleted_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
     gone_at timestamptz := clock_timestamp();
 BEGIN
-    INSERT INTO pgvigil.deleted_sessions (session_id, session_key, deleted_at, actor, reason, retention_policy, last_row, events)
+    INSERT INTO pgvigil.deleted_sessions (session_id, session_key, deleted_at, actor, reason, retention_policy,
+                                          last_row, events)
     SELECT OLD.id, OLD.session_key, gone_at, pgvigil.actor(), why, OLD.retention_policy, to_jsonb(OLD),
            coalesce(jsonb_agg(jsonb_build_object('id', l.id, 'event_type', l.event_type, 'event_data', l.event_data,
                                                  'created_at', l.created_at) ORDER BY l.id), '[]')
            || jsonb_build_object('id', pgvigil.uuid_v7(), 'event_type', 'deleted', 'created_at', gone_at,
                   'event_data', jsonb_build_object('final_status', OLD.status, 'retention_policy', OLD.retention_policy,
-                                                   'reason', why, 'actor', pgvigil.actor(), 'session_user', session_user))
+                                                   'reason', why, 'actor', pgvigil.actor(),
+                                                   'session_user', session_user))
     FROM "{app}".session_lifecycle l WHERE l.session_id = OLD.id;
     RETURN NULL;
 END $$;
@@ -196,42 +239,59 @@ COMMENT ON FUNCTION pgvigil.archive_deleted_session() IS
 
 -- SECURITY DEFINER: who may write children need not be able to read sessions. No SET search_path: all is qualified.
 CREATE FUNCTION pgvigil.guard_archived_session() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off AS $$
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET enable_seqscan = off
+AS $$
 DECLARE
     archived_id pg_catalog.uuid;
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id AND archived_at IS NOT NULL;
+        SELECT id
+        INTO archived_id
+        FROM "{app}".sessions
+        WHERE id OPERATOR(pg_catalog.=) NEW.session_id AND archived_at IS NOT NULL;
         IF NOT FOUND THEN
             RETURN NEW;
         END IF;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
         -- In a cascade the session itself is gone already, so its children may follow.
-        SELECT id INTO archived_id FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) OLD.session_id AND archived_at IS NOT NULL;
+        SELECT id
+        INTO archived_id
+        FROM "{app}".sessions
+        WHERE id OPERATOR(pg_catalog.=) OLD.session_id AND archived_at IS NOT NULL;
         IF NOT FOUND THEN
             RETURN OLD;
         END IF;
     ELSE
         SELECT id INTO archived_id FROM "{app}".sessions
-        WHERE (id OPERATOR(pg_catalog.=) OLD.session_id OR id OPERATOR(pg_catalog.=) NEW.session_id) AND archived_at IS NOT NULL LIMIT 1;
+        WHERE (id OPERATOR(pg_catalog.=) OLD.session_id OR id OPERATOR(pg_catalog.=) NEW.session_id)
+          AND archived_at IS NOT NULL
+        LIMIT 1;
         IF NOT FOUND THEN
             RETURN NEW;
         END IF;
     END IF;
     RAISE EXCEPTION 'session % is archived and read-only', archived_id
           USING ERRCODE = 'object_not_in_prerequisite_state',
-                HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', archived_id);
+                HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
+                                         archived_id);
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 
 CREATE FUNCTION pgvigil.reactivate_session(session uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     was        record;
     new_status text;
     expiry     timestamptz;
 BEGIN
-    SELECT s.status, s.expires_at, s.archived_at IS NOT NULL OR s.is_dormant OR s.status IN ('archived', 'expired') AS asleep INTO was
+    SELECT s.status, s.expires_at,
+           s.archived_at IS NOT NULL OR s.is_dormant OR s.status IN ('archived', 'expired') AS asleep
+    INTO was
     FROM "{app}".sessions s WHERE s.id = session FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no session %', session USING ERRCODE = 'no_data_found';
@@ -242,8 +302,11 @@ BEGIN
     new_status := CASE WHEN was.status IN ('archived', 'expired') THEN 'active' ELSE was.status END;
     expiry := CASE WHEN was.expires_at > now() THEN was.expires_at END;  -- or it would be expired again at once
     PERFORM pgvigil.use_application_path();
-    UPDATE "{app}".sessions SET archived_at = NULL, is_dormant = false, status = new_status, expires_at = expiry WHERE id = session;
+    UPDATE "{app}".sessions
+    SET archived_at = NULL, is_dormant = false, status = new_status, expires_at = expiry
+    WHERE id = session;
     RETURN true;
 END $$;
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
-    'Brings an archived, dormant or expired session back to life, without an expires_at that has passed; false if it was none of these; an error if there is no such session';
+    'Brings an archived, dormant or expired session back to life, without an expires_at '
+    'that has passed; false if it was none of these; an error if there is no such session';

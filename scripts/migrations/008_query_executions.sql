@@ -1,10 +1,10 @@
--- What an application asks of query engines, of whatever kind: one row an execution.
--- A plain table, not a partitioned one: execution_id is unique over all time, so that a row that is sent again, from a spill
--- or by a client that heard no answer, is there once; and a unique constraint of a partitioned table must contain what it is
--- cut by. Ids made by pgvigil are time-ordered, as are id and started_at: inserts meet the right edge of each index, and job
+-- Queries that an application sends to query engines of any kind: one row an execution. A plain table, not a
+-- partitioned one: execution_id is unique over all time, so that a row that is sent again, from a spill or by a client
+-- that got no answer, is stored once; and a unique constraint of a partitioned table must contain the partition key.
+-- Ids made by pgvigil are time-ordered, as are id and started_at: inserts meet the right edge of each index, and job
 -- executions deletes from the left, a batch at a time.
 
--- As in 002: what stands under our names is moved aside whole.
+-- As in 002: a table that has a name of ours is moved aside whole.
 DO $$
 DECLARE
     found record;
@@ -19,9 +19,10 @@ BEGIN
         EXECUTE format('ALTER TABLE pgvigil.%I RENAME TO %I', found.name, 'legacy_' || found.name);
         INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql)
         VALUES ('008', 'relation ' || found.name,
-                format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I; ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I',
-                       found.name, 'legacy_' || found.name, pgvigil.application_schema()));
-        IF NOT found.is_view THEN
+                format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
+                        ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', found.name, 'legacy_' || found.name,
+                            pgvigil.application_schema()));
+        IF NOT found.is_view AND found.name = 'query_executions' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (found.name);
         END IF;
     END LOOP;
@@ -53,43 +54,49 @@ CREATE TABLE "{app}".query_executions (
     response_metadata jsonb NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE "{app}".query_executions IS 'One row per query that an application ran, on any query engine';
-COMMENT ON COLUMN "{app}".query_executions.id IS 'Order in which they were written';
-COMMENT ON COLUMN "{app}".query_executions.execution_id IS 'Made where the query ran; what is sent twice is stored once';
+COMMENT ON COLUMN "{app}".query_executions.execution_id IS
+    'Made by the client that ran the query; a row that is sent twice is stored once';
 COMMENT ON COLUMN "{app}".query_executions.user_id IS 'For whom it ran; NULL: for nobody in particular';
-COMMENT ON COLUMN "{app}".query_executions.conversation_id IS 'What it belongs to in the application';
-COMMENT ON COLUMN "{app}".query_executions.query IS 'Its text; literals are ? where the tracker was told to leave them out';
+COMMENT ON COLUMN "{app}".query_executions.conversation_id IS 'The conversation of the application';
+COMMENT ON COLUMN "{app}".query_executions.query IS
+    'Its text; literals are ? where the tracker is set to leave them out';
 COMMENT ON COLUMN "{app}".query_executions.database_type IS 'The engine: postgresql, mysql, mongodb, ...';
 COMMENT ON COLUMN "{app}".query_executions.query_complexity IS 'SINGLE_LINE or MULTI_LINE';
-COMMENT ON COLUMN "{app}".query_executions.status IS 'success; failed: the engine refused it; timeout; error: it came to no answer for another reason, also by being cancelled';
+COMMENT ON COLUMN "{app}".query_executions.status IS
+    'success; failed: the engine refused it; timeout; error: it '
+    'came to no answer for another reason, also by being cancelled';
 COMMENT ON COLUMN "{app}".query_executions.execution_time IS 'Seconds';
 COMMENT ON COLUMN "{app}".query_executions.total_rows IS 'Rows of the whole result';
 COMMENT ON COLUMN "{app}".query_executions.returned_rows IS 'Rows handed over';
 COMMENT ON COLUMN "{app}".query_executions.page IS 'Page of the result that was asked for, from 0';
 COMMENT ON COLUMN "{app}".query_executions.page_size IS 'Rows of a page';
-COMMENT ON COLUMN "{app}".query_executions.error_message IS 'What was said, without passwords';
+COMMENT ON COLUMN "{app}".query_executions.error_message IS 'The error, without passwords';
 COMMENT ON COLUMN "{app}".query_executions.error_type IS 'Class of the exception';
-COMMENT ON COLUMN "{app}".query_executions.started_at IS 'When it began';
-COMMENT ON COLUMN "{app}".query_executions.completed_at IS 'When it ended';
 COMMENT ON COLUMN "{app}".query_executions.connection_params IS 'How it was reached, without secrets';
 COMMENT ON COLUMN "{app}".query_executions.request_metadata IS 'Details of the request, without secrets';
 COMMENT ON COLUMN "{app}".query_executions.response_metadata IS 'Details of the response, without secrets';
-COMMENT ON CONSTRAINT query_executions_pkey ON "{app}".query_executions IS 'One id a row';
-COMMENT ON CONSTRAINT query_executions_execution_id_key ON "{app}".query_executions IS 'An execution is stored once, however often it is sent';
+COMMENT ON CONSTRAINT query_executions_execution_id_key ON "{app}".query_executions IS
+    'An execution is stored once, however often it is sent';
 COMMENT ON CONSTRAINT query_executions_query_complexity_check ON "{app}".query_executions IS 'The kinds there are';
 COMMENT ON CONSTRAINT query_executions_status_check ON "{app}".query_executions IS 'How an execution can end';
-COMMENT ON CONSTRAINT query_executions_execution_time_check ON "{app}".query_executions IS 'Time does not run backwards, and one NaN would poison every average';
+COMMENT ON CONSTRAINT query_executions_execution_time_check ON "{app}".query_executions IS
+    'Time does not run backwards, and one NaN would poison every average';
 
 CREATE INDEX idx_query_executions_user_started_at ON "{app}".query_executions (user_id, started_at DESC, id DESC);
 CREATE INDEX idx_query_executions_started_at ON "{app}".query_executions (started_at DESC, id DESC);
 COMMENT ON INDEX "{app}".idx_query_executions_user_started_at IS 'The executions of a user, newest first, page by page';
-COMMENT ON INDEX "{app}".idx_query_executions_started_at IS 'All users, newest first, page by page; and what is past its time';
+COMMENT ON INDEX "{app}".idx_query_executions_started_at IS
+    'All users, newest first, page by page; and what is past its time';
 
 CREATE VIEW "{app}".execution_analytics AS
 SELECT e.user_id, e.database_type, e.status, (e.started_at AT TIME ZONE 'UTC')::date AS execution_date,
-       count(*) AS execution_count, avg(e.execution_time) AS avg_execution_time, max(e.execution_time) AS max_execution_time,
-       min(e.execution_time) AS min_execution_time, coalesce(sum(e.total_rows), 0)::bigint AS total_rows_processed,
-       count(*) FILTER (WHERE e.status = 'success') AS success_count, count(*) FILTER (WHERE e.status = 'failed') AS failed_count,
-       count(*) FILTER (WHERE e.status = 'error') AS error_count, count(*) FILTER (WHERE e.status = 'timeout') AS timeout_count
+       count(*) AS execution_count, avg(e.execution_time) AS avg_execution_time,
+       max(e.execution_time) AS max_execution_time, min(e.execution_time) AS min_execution_time,
+       coalesce(sum(e.total_rows), 0)::bigint AS total_rows_processed,
+       count(*) FILTER (WHERE e.status = 'success') AS success_count,
+       count(*) FILTER (WHERE e.status = 'failed') AS failed_count,
+       count(*) FILTER (WHERE e.status = 'error') AS error_count,
+       count(*) FILTER (WHERE e.status = 'timeout') AS timeout_count
 FROM "{app}".query_executions e
 GROUP BY e.user_id, e.database_type, e.status, (e.started_at AT TIME ZONE 'UTC')::date;
 COMMENT ON VIEW "{app}".execution_analytics IS 'Executions by user, engine, status and day (UTC); times in seconds';
@@ -98,7 +105,8 @@ CREATE VIEW "{app}".user_recent_executions AS
 SELECT e.user_id, e.execution_id, e.query, e.database_type, e.status, e.execution_time, e.started_at,
        row_number() OVER (PARTITION BY e.user_id ORDER BY e.started_at DESC, e.id DESC) AS execution_rank
 FROM "{app}".query_executions e;
-COMMENT ON VIEW "{app}".user_recent_executions IS 'Executions numbered per user, the newest is 1: ask for a user_id, and execution_rank up to what you need';
+COMMENT ON VIEW "{app}".user_recent_executions IS
+    'Executions numbered per user, the newest is 1: ask for a user_id, and execution_rank up to what you need';
 
 DO $$
 BEGIN
@@ -110,7 +118,10 @@ END $$;
 
 -- They are logs, and kept as long as those; the rule of job retention.
 CREATE FUNCTION pgvigil.job_executions(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     kept record;
 BEGIN
@@ -122,24 +133,38 @@ BEGIN
     ELSIF kept.archive THEN
         WITH gone AS (
             DELETE FROM "{app}".query_executions
-            WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED))
+            WHERE id = ANY (ARRAY(SELECT id
+                                  FROM "{app}".query_executions
+                                  WHERE started_at < kept.since
+                                  ORDER BY started_at
+                                  LIMIT batch
+                                  FOR UPDATE SKIP LOCKED))
             RETURNING *
         )
         INSERT INTO pgvigil.executions_to_archive (
-            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
-            page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata)
-        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time, total_rows, returned_rows, page,
-               page_size, error_message, error_type, started_at, completed_at, connection_params, request_metadata, response_metadata FROM gone;
+            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time,
+            total_rows, returned_rows, page, page_size, error_message, error_type, started_at, completed_at,
+            connection_params, request_metadata, response_metadata)
+        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status,
+               execution_time, total_rows, returned_rows, page, page_size, error_message, error_type, started_at,
+               completed_at, connection_params, request_metadata, response_metadata
+        FROM gone;
         GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
         DELETE FROM "{app}".query_executions
-        WHERE id = ANY (ARRAY(SELECT id FROM "{app}".query_executions WHERE started_at < kept.since ORDER BY started_at LIMIT batch FOR UPDATE SKIP LOCKED));
+        WHERE id = ANY (ARRAY(SELECT id
+                              FROM "{app}".query_executions
+                              WHERE started_at < kept.since
+                              ORDER BY started_at
+                              LIMIT batch
+                              FOR UPDATE SKIP LOCKED));
         GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
     more := done = batch;
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION pgvigil.job_executions(integer) IS 'One batch of job executions';
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
-SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined FROM pgvigil.migrations m WHERE m.revision = '000';
+SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined
+FROM pgvigil.migrations m
+WHERE m.revision = '000';

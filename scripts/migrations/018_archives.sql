@@ -1,10 +1,12 @@
--- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files` writes them;
--- this is what the database knows of them. Whoever may write here can make retention drop what was not kept: the owner alone.
+-- Archives: rows that retention deletes are first kept in Parquet files. `pgvigil maintain run archive_files` writes
+-- them; this is the database's record of them. A role that may write here can make retention drop rows that were not
+-- kept: so only the owner may.
 
 CREATE TABLE pgvigil.archives (
     id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archives_pkey PRIMARY KEY,
     source        text NOT NULL CONSTRAINT archives_source_check CHECK (source = ANY
-                  ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements,query_executions,deleted_sessions}'::text[])),
+                  ('{session_lifecycle,system_metrics,performance_logs,instrumentation.sql_statements,'
+                   'query_executions,deleted_sessions}'::text[])),
     partition     text,
     partition_oid oid,
     from_time     timestamptz NOT NULL,
@@ -26,35 +28,32 @@ CREATE TABLE pgvigil.archives (
     replaced_at   timestamptz,
     written_by    text NOT NULL DEFAULT session_user,
     CONSTRAINT archives_path_key UNIQUE (path),
-    CONSTRAINT archives_completed_check CHECK (completed_at IS NULL OR sha256 IS NOT NULL AND rows IS NOT NULL AND bytes IS NOT NULL AND fingerprint IS NOT NULL)
+    CONSTRAINT archives_completed_check
+        CHECK (completed_at IS NULL
+               OR sha256 IS NOT NULL AND rows IS NOT NULL AND bytes IS NOT NULL AND fingerprint IS NOT NULL)
 );
-COMMENT ON TABLE pgvigil.archives IS 'What is kept in Parquet files: a partition, or a day of rows. Written by job archive_files with the owner''s rights';
-COMMENT ON COLUMN pgvigil.archives.id IS 'Order in which they were begun';
-COMMENT ON COLUMN pgvigil.archives.source IS 'The table';
+COMMENT ON TABLE pgvigil.archives IS
+    'Archives in Parquet files: a partition, or a day of rows. Written by job archive_files with the owner''s rights';
 COMMENT ON COLUMN pgvigil.archives.partition IS 'The partition; NULL: a day of rows';
-COMMENT ON COLUMN pgvigil.archives.partition_oid IS 'Its oid when it was read: a later partition of that name is another one';
+COMMENT ON COLUMN pgvigil.archives.partition_oid IS
+    'Its oid when it was read: a later partition of that name is another one';
 COMMENT ON COLUMN pgvigil.archives.from_time IS 'Where its stretch of time begins';
 COMMENT ON COLUMN pgvigil.archives.to_time IS 'Where it ends; not included';
 COMMENT ON COLUMN pgvigil.archives.location IS 'The directory or URL of the archives';
 COMMENT ON COLUMN pgvigil.archives.path IS 'Its manifest, from there';
-COMMENT ON COLUMN pgvigil.archives.origin IS 'Server and database that wrote it: a copy of the database removes no files of the original';
+COMMENT ON COLUMN pgvigil.archives.origin IS
+    'Server and database that wrote it: a copy of the database removes no files of the original';
 COMMENT ON COLUMN pgvigil.archives.sha256 IS 'Of the manifest, which holds those of the files';
-COMMENT ON COLUMN pgvigil.archives.rows IS 'Rows in the files';
-COMMENT ON COLUMN pgvigil.archives.bytes IS 'Bytes of the files';
-COMMENT ON COLUMN pgvigil.archives.fingerprint IS 'As pgvigil.rows_fingerprint(), of the rows in the database that were read';
-COMMENT ON COLUMN pgvigil.archives.min_id IS 'The least id';
-COMMENT ON COLUMN pgvigil.archives.max_id IS 'The greatest id';
-COMMENT ON COLUMN pgvigil.archives.min_time IS 'The earliest time of a row';
-COMMENT ON COLUMN pgvigil.archives.max_time IS 'The latest time of a row';
-COMMENT ON COLUMN pgvigil.archives.started_at IS 'When writing began';
-COMMENT ON COLUMN pgvigil.archives.completed_at IS 'When the files had been read back and were equal; NULL: they count for nothing, and the next run removes them';
-COMMENT ON COLUMN pgvigil.archives.dropped_at IS 'When the rows left the database: from then on they are read from the files';
-COMMENT ON COLUMN pgvigil.archives.replaced_at IS 'When a newer archive of the same rows took its place: the files are to be removed';
-COMMENT ON COLUMN pgvigil.archives.written_by IS 'The login role';
-COMMENT ON CONSTRAINT archives_pkey ON pgvigil.archives IS 'One row an archive';
+COMMENT ON COLUMN pgvigil.archives.fingerprint IS
+    'As pgvigil.rows_fingerprint(), of the rows in the database that were read';
+COMMENT ON COLUMN pgvigil.archives.completed_at IS
+    'When the files had been read back and were equal; NULL: they count for nothing, and the next run removes them';
+COMMENT ON COLUMN pgvigil.archives.dropped_at IS
+    'When the rows left the database: from then on they are read from the files';
+COMMENT ON COLUMN pgvigil.archives.replaced_at IS
+    'When a newer archive of the same rows took its place: the files are to be removed';
 COMMENT ON CONSTRAINT archives_path_key ON pgvigil.archives IS 'Each archive has files of its own';
-COMMENT ON CONSTRAINT archives_source_check ON pgvigil.archives IS 'The tables that are archived';
-COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'What counts as kept has been checked';
+COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'A completed archive has been checked';
 CREATE INDEX idx_archives_source_from_time ON pgvigil.archives (source, from_time);
 COMMENT ON INDEX pgvigil.idx_archives_source_from_time IS 'The archives of a table over time';
 
@@ -68,75 +67,102 @@ CREATE TABLE pgvigil.archive_erasures (
     actor      text NOT NULL DEFAULT pgvigil.actor(),
     erased_by  text NOT NULL DEFAULT session_user
 );
-COMMENT ON TABLE pgvigil.archive_erasures IS 'Sessions whose rows were erased from the archives, by `pgvigil archive erase`';
-COMMENT ON COLUMN pgvigil.archive_erasures.id IS 'Order of the erasures';
-COMMENT ON COLUMN pgvigil.archive_erasures.session_id IS 'The session';
-COMMENT ON COLUMN pgvigil.archive_erasures.reason IS 'Why';
-COMMENT ON COLUMN pgvigil.archive_erasures.rows IS 'Rows that were erased';
-COMMENT ON COLUMN pgvigil.archive_erasures.files IS 'Manifests of the archives that were rewritten, as they were called before';
-COMMENT ON COLUMN pgvigil.archive_erasures.erased_at IS 'When';
-COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'Who: the setting pgvigil.actor if set, else the login role';
-COMMENT ON COLUMN pgvigil.archive_erasures.erased_by IS 'The login role';
-COMMENT ON CONSTRAINT archive_erasures_pkey ON pgvigil.archive_erasures IS 'One row an erasure';
-COMMENT ON CONSTRAINT archive_erasures_reason_check ON pgvigil.archive_erasures IS 'An erasure has a reason';
+COMMENT ON TABLE pgvigil.archive_erasures IS
+    'Sessions whose rows were erased from the archives, by `pgvigil archive erase`';
+COMMENT ON COLUMN pgvigil.archive_erasures.files IS
+    'Manifests of the archives that were rewritten, as they were called before';
+COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'The setting pgvigil.actor if set, else the login role';
 
--- Partitions wait for their archive whole. Rows that are deleted one by one wait here, so that none comes between reading and deleting.
+-- Partitions wait for their archive whole. Rows that are deleted one by one wait here, so that none comes between
+-- reading and deleting.
 CREATE TABLE pgvigil.executions_to_archive (
     place bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT executions_to_archive_pkey PRIMARY KEY,
     LIKE "{app}".query_executions INCLUDING COMMENTS
 );
-COMMENT ON TABLE pgvigil.executions_to_archive IS 'Query executions that job executions has taken out and job archive_files has not archived yet';
-COMMENT ON COLUMN pgvigil.executions_to_archive.place IS 'Order in which they came';
-COMMENT ON CONSTRAINT executions_to_archive_pkey ON pgvigil.executions_to_archive IS 'One row an execution';
+COMMENT ON TABLE pgvigil.executions_to_archive IS
+    'Query executions that job executions has taken out and job archive_files has not archived yet';
 
--- Ids and transactions: any insert, update or delete changes it, at a third of what the contents would cost to read. After a restore
--- from a dump it is another one, and the partition is archived again.
+-- Ids and transactions: any insert, update or delete changes it, at a third of what the contents would cost to read.
+-- After a restore from a dump it is another one, and the partition is archived again.
 CREATE FUNCTION pgvigil.rows_fingerprint(of_table regclass, key name) RETURNS TABLE (rows bigint, fingerprint numeric)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0) FROM %s t', key, of_table);
+    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0)
+                                 FROM %s t', key, of_table);
 END $$;
-COMMENT ON FUNCTION pgvigil.rows_fingerprint(regclass, name) IS 'How many rows a partition has, and a number that any change of them changes';
+COMMENT ON FUNCTION pgvigil.rows_fingerprint(regclass, name) IS
+    'How many rows a partition has, and a number that any change of them changes';
 
 -- Called under a lock that keeps writers out, before the partition is dropped.
 CREATE FUNCTION pgvigil.is_archived(parent text, slice regclass) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     now_ record;
 BEGIN
     SELECT * INTO now_ FROM pgvigil.rows_fingerprint(slice, pgvigil.partition_key(pgvigil.partitioned_table(parent)));
     RETURN now_.rows = 0
            OR EXISTS (SELECT 1 FROM pgvigil.archives a
-                      WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+                      WHERE a.source = parent
+                        AND a.partition_oid = slice
+                        AND a.completed_at IS NOT NULL
+                        AND a.replaced_at IS NULL
+                        AND a.dropped_at IS NULL
                         AND a.rows = now_.rows AND a.fingerprint = now_.fingerprint);
 END $$;
-COMMENT ON FUNCTION pgvigil.is_archived(text, regclass) IS 'Whether the archive of a partition holds exactly what the partition holds now';
+COMMENT ON FUNCTION pgvigil.is_archived(text, regclass) IS
+    'Whether the archive of a partition holds exactly what the partition holds now';
 
 CREATE FUNCTION pgvigil.record_drop(parent text, slice oid) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     UPDATE pgvigil.archives a SET dropped_at = clock_timestamp()
-    WHERE a.source = parent AND a.partition_oid = slice AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+    WHERE a.source = parent
+      AND a.partition_oid = slice
+      AND a.completed_at IS NOT NULL
+      AND a.replaced_at IS NULL
+      AND a.dropped_at IS NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS 'Job retention drops a partition: from now on its rows are read from its archive';
+COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS
+    'Job retention drops a partition: from now on its rows are read from its archive';
 
--- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds the first row and the last.
+-- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds
+-- the first row and the last.
 CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     one  record;
     same boolean;
     found_ bigint := 0;
 BEGIN
     FOR one IN SELECT a.id, a.source, a.min_id, a.max_id, a.partition_oid, p.partition_oid AS oid_now
-               FROM pgvigil.archives a LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
-               WHERE a.partition IS NOT NULL AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL
+               FROM pgvigil.archives a
+               LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
+               WHERE a.partition IS NOT NULL
+                 AND a.completed_at IS NOT NULL
+                 AND a.replaced_at IS NULL
+                 AND a.dropped_at IS NULL
                  AND p.partition_oid IS DISTINCT FROM a.partition_oid
     LOOP
         same := false;
         IF one.oid_now IS NOT NULL AND one.min_id IS NOT NULL THEN
-            EXECUTE format('SELECT count(*) = cardinality(ARRAY(SELECT DISTINCT unnest($1))) FROM %s WHERE %I = ANY ($1)', one.oid_now::regclass,
-                           pgvigil.partition_key(pgvigil.partitioned_table(one.source))) INTO same USING ARRAY[one.min_id, one.max_id]::uuid[];
+            EXECUTE format('SELECT count(*) = cardinality(ARRAY(SELECT DISTINCT unnest($1)))
+                            FROM %s
+                            WHERE %I = ANY ($1)', one.oid_now::regclass,
+                                pgvigil.partition_key(pgvigil.partitioned_table(one.source)))
+                INTO same
+                USING ARRAY[one.min_id, one.max_id]::uuid[];
         END IF;
         IF same THEN
             UPDATE pgvigil.archives a SET partition_oid = one.oid_now WHERE a.id = one.id;
@@ -147,18 +173,27 @@ BEGIN
     END LOOP;
     RETURN found_;
 END $$;
-COMMENT ON FUNCTION pgvigil.find_dropped_partitions() IS 'Notes which archived partitions are no longer in the database; returns how many';
+COMMENT ON FUNCTION pgvigil.find_dropped_partitions() IS
+    'Notes which archived partitions are no longer in the database; returns how many';
 
 CREATE FUNCTION pgvigil.keeps_archive() RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     RETURN (SELECT k.archive FROM pgvigil.days_kept() k);
 END $$;
-COMMENT ON FUNCTION pgvigil.keeps_archive() IS 'Whether a retention policy that sessions have wants archives (keep_archive)';
+COMMENT ON FUNCTION pgvigil.keeps_archive() IS
+    'Whether a retention policy that sessions have wants archives (keep_archive)';
 
 -- A day after its end, late rows have come. From then on each change is seen when it is due to be dropped.
-CREATE FUNCTION pgvigil.partitions_to_archive() RETURNS TABLE (source text, partition text, partition_oid oid, key name, from_time timestamptz, to_time timestamptz)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.partitions_to_archive()
+RETURNS TABLE (source text, partition text, partition_oid oid, key name, from_time timestamptz, to_time timestamptz)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_column
 DECLARE
     one     record;
@@ -168,19 +203,28 @@ BEGIN
     IF NOT pgvigil.keeps_archive() THEN
         RETURN;
     END IF;
-    FOR one IN SELECT p.*, EXISTS (SELECT 1 FROM pgvigil.due_partitions() d WHERE d.partition_oid = p.partition_oid) AS is_due
-               FROM pgvigil.partitions p WHERE p.to_time < now() - interval '1 day' ORDER BY p.to_time, p.parent_table LOOP
+    FOR one IN
+        SELECT p.*, EXISTS (SELECT 1 FROM pgvigil.due_partitions() d WHERE d.partition_oid = p.partition_oid) AS is_due
+               FROM pgvigil.partitions p
+               WHERE p.to_time < now() - interval '1 day'
+               ORDER BY p.to_time, p.parent_table LOOP
         key := pgvigil.partition_key(pgvigil.partitioned_table(one.parent_table));
         SELECT * INTO current FROM pgvigil.archives a
-        WHERE a.source = one.parent_table AND a.partition_oid = one.partition_oid AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL AND a.dropped_at IS NULL;
+        WHERE a.source = one.parent_table
+          AND a.partition_oid = one.partition_oid
+          AND a.completed_at IS NOT NULL
+          AND a.replaced_at IS NULL
+          AND a.dropped_at IS NULL;
         CONTINUE WHEN FOUND AND NOT one.is_due;
         IF FOUND THEN
             SELECT * INTO now_ FROM pgvigil.rows_fingerprint(one.partition_oid, key);
-            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows are no reason to write again.
+            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows alone do not make an archive
+            -- outdated.
             CONTINUE WHEN now_.rows = 0 OR now_.rows = current.rows AND now_.fingerprint = current.fingerprint
                           OR one.parent_table = 'session_lifecycle' AND now_.rows <= current.rows;
         ELSE
-            EXECUTE format('SELECT count(*) AS rows FROM (SELECT 1 FROM %s LIMIT 1) t', one.partition_oid::regclass) INTO now_;
+            EXECUTE format('SELECT count(*) AS rows FROM (SELECT 1 FROM %s LIMIT 1) t', one.partition_oid::regclass)
+                INTO now_;
             CONTINUE WHEN now_.rows = 0;
         END IF;
         source := one.parent_table;
@@ -191,12 +235,17 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.partitions_to_archive() IS 'Partitions that ended a day ago and are not archived as they are now, the oldest first';
+COMMENT ON FUNCTION pgvigil.partitions_to_archive() IS
+    'Partitions that ended a day ago and are not archived as they are now, the oldest first';
 
-CREATE FUNCTION pgvigil.complete_archive(archive_id bigint, sha256 text, row_count bigint, byte_count bigint, fingerprint numeric,
-                                         min_id text, max_id text, min_time timestamptz, max_time timestamptz, upto bigint DEFAULT NULL,
-                                         instead_of bigint DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pgvigil.complete_archive(archive_id bigint, sha256 text, row_count bigint, byte_count bigint,
+                                         fingerprint numeric, min_id text, max_id text, min_time timestamptz,
+                                         max_time timestamptz, upto bigint DEFAULT NULL, instead_of bigint DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 #variable_conflict use_variable
 DECLARE
     one     pgvigil.archives;
@@ -206,48 +255,65 @@ BEGIN
     SELECT * INTO STRICT one FROM pgvigil.archives a WHERE a.id = archive_id AND a.completed_at IS NULL FOR UPDATE;
     IF instead_of IS NOT NULL THEN
         UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
-        WHERE a.id = instead_of AND a.source = one.source AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL RETURNING a.dropped_at INTO gone;
+        WHERE a.id = instead_of AND a.source = one.source AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
+        RETURNING a.dropped_at
+        INTO gone;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'archive % is no longer there', instead_of USING ERRCODE = 'object_not_in_prerequisite_state';
+            RAISE EXCEPTION 'archive % is no longer there', instead_of
+                USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
     ELSIF one.source = 'query_executions' THEN
-        -- Nobody else deletes here, and what comes has a later place: what was read is what goes.
+        -- Nobody else deletes here, and new rows have a later place: exactly the rows that were read are deleted.
         DELETE FROM pgvigil.executions_to_archive e
         WHERE e.place <= upto AND coalesce(e.started_at >= one.from_time AND e.started_at < one.to_time, false);
         GET DIAGNOSTICS deleted = ROW_COUNT;
         IF deleted <> row_count THEN
-            RAISE EXCEPTION '% rows of query_executions were archived, and % were there to go', row_count, deleted USING ERRCODE = 'data_exception';
+            RAISE EXCEPTION '% rows of query_executions were archived, and % were there to go', row_count, deleted
+                USING ERRCODE = 'data_exception';
         END IF;
         gone := clock_timestamp();
     ELSE
         UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
         WHERE a.source = one.source AND a.id <> archive_id AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
-          AND CASE WHEN one.partition_oid IS NULL THEN a.from_time = one.from_time ELSE a.partition_oid = one.partition_oid AND a.partition = one.partition END;
+          AND CASE WHEN one.partition_oid IS NULL THEN a.from_time = one.from_time
+                   ELSE a.partition_oid = one.partition_oid AND a.partition = one.partition END;
     END IF;
     UPDATE pgvigil.archives a
-    SET sha256 = complete_archive.sha256, rows = row_count, bytes = byte_count, fingerprint = complete_archive.fingerprint, min_id = complete_archive.min_id,
-        max_id = complete_archive.max_id, min_time = complete_archive.min_time, max_time = complete_archive.max_time,
-        completed_at = clock_timestamp(), dropped_at = gone
+    SET sha256 = complete_archive.sha256, rows = row_count, bytes = byte_count,
+        fingerprint = complete_archive.fingerprint, min_id = complete_archive.min_id, max_id = complete_archive.max_id,
+        min_time = complete_archive.min_time, max_time = complete_archive.max_time, completed_at = clock_timestamp(),
+        dropped_at = gone
     WHERE a.id = archive_id;
 END $$;
-COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz, timestamptz, bigint, bigint) IS
-    'The files of an archive have been read back and are equal: it counts from now on, and an earlier archive of the same rows no longer does';
+COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz,
+                                             timestamptz, bigint, bigint) IS
+    'The files of an archive have been read back and are equal: it counts '
+    'from now on, and an earlier archive of the same rows no longer does';
 
 -- A hold that is being placed waits for the erasure that has looked, and the erasure for the hold.
 CREATE FUNCTION pgvigil.require_no_hold(session uuid) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     why text;
 BEGIN
     LOCK TABLE pgvigil.legal_holds, pgvigil.remote_holds, pgvigil.retention_policies IN SHARE MODE;
-    SELECT string_agg(h.reason, ', ' ORDER BY h.placed_at) INTO why FROM pgvigil.legal_holds h WHERE h.session_id = session;
+    SELECT string_agg(h.reason, ', ' ORDER BY h.placed_at)
+    INTO why
+    FROM pgvigil.legal_holds h
+    WHERE h.session_id = session;
     IF why IS NULL THEN
         SELECT 'in ' || h.source INTO why FROM pgvigil.remote_holds h WHERE h.session_id = session LIMIT 1;
     END IF;
     IF why IS NULL THEN
         SELECT 'its retention policy, ' || p.policy || ', is' INTO why FROM pgvigil.retention_policies p
-        WHERE p.legal_hold AND p.policy IN (SELECT coalesce(s.retention_policy, 'standard') FROM "{app}".sessions s WHERE s.id = session
-                                            UNION ALL SELECT coalesce(d.retention_policy, 'standard') FROM pgvigil.deleted_sessions d WHERE d.session_id = session)
+        WHERE p.legal_hold
+          AND p.policy IN (SELECT coalesce(s.retention_policy, 'standard') FROM "{app}".sessions s WHERE s.id = session
+                                            UNION ALL SELECT coalesce(d.retention_policy, 'standard')
+                                            FROM pgvigil.deleted_sessions d
+                                            WHERE d.session_id = session)
         LIMIT 1;
     END IF;
     IF why IS NULL AND (SELECT k.hold FROM pgvigil.days_kept() k) THEN
@@ -255,14 +321,18 @@ BEGIN
     END IF;
     IF why IS NOT NULL THEN
         RAISE EXCEPTION 'session % is under legal hold: %', session, why
-              USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See pgvigil.legal_holds, and legal_hold in pgvigil.retention_policies.';
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'See pgvigil.legal_holds, and legal_hold in pgvigil.retention_policies.';
     END IF;
 END $$;
 COMMENT ON FUNCTION pgvigil.require_no_hold(uuid) IS 'Raises where a legal hold keeps a session, or all logs';
 
 -- All files of the session or none, and the audit row with them.
 CREATE FUNCTION pgvigil.complete_erasure(session uuid, why text, erased bigint, rewritten jsonb) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     one record;
 BEGIN
@@ -270,32 +340,47 @@ BEGIN
     INSERT INTO pgvigil.archive_erasures (session_id, reason, rows, files)
     SELECT session, why, erased, coalesce(array_agg(a.path ORDER BY a.id), '{}')
     FROM jsonb_to_recordset(rewritten) r (instead_of bigint) JOIN pgvigil.archives a ON a.id = r.instead_of;
-    FOR one IN SELECT * FROM jsonb_to_recordset(rewritten) r (id bigint, sha256 text, rows bigint, bytes bigint, fingerprint numeric, min_id text, max_id text,
-                                                              min_time timestamptz, max_time timestamptz, instead_of bigint) LOOP
-        PERFORM pgvigil.complete_archive(one.id, one.sha256, one.rows, one.bytes, one.fingerprint, one.min_id, one.max_id, one.min_time, one.max_time, NULL, one.instead_of);
+    FOR one IN
+        SELECT *
+        FROM jsonb_to_recordset(rewritten) r (id bigint, sha256 text, rows bigint, bytes bigint, fingerprint numeric,
+                                              min_id text, max_id text, min_time timestamptz, max_time timestamptz,
+                                              instead_of bigint) LOOP
+        PERFORM pgvigil.complete_archive(one.id, one.sha256, one.rows, one.bytes, one.fingerprint, one.min_id,
+                                         one.max_id, one.min_time, one.max_time, NULL, one.instead_of);
     END LOOP;
 END $$;
-COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS 'The rewritten archives of an erased session take the place of the old ones, together with the audit row';
+COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS
+    'The rewritten archives of an erased session take the place of the old ones, together with the audit row';
 
--- What is read from files: rows that are no longer in the database. Everything else is read from its table.
+-- Archives to read: their rows are no longer in the database. Everything else is read from its table.
 CREATE VIEW pgvigil.archives_to_read AS
 SELECT a.* FROM pgvigil.archives a
 WHERE a.completed_at IS NOT NULL AND a.replaced_at IS NULL
-  AND (a.dropped_at IS NOT NULL OR a.partition IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pgvigil.partitions p WHERE p.parent_table = a.source AND p.partition = a.partition));
+  AND (a.dropped_at IS NOT NULL
+       OR a.partition IS NOT NULL
+           AND NOT EXISTS (SELECT 1
+                           FROM pgvigil.partitions p
+                           WHERE p.parent_table = a.source AND p.partition = a.partition));
 COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer in the database';
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
-VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive', true);
+VALUES ('archive_files', '1 hour', 'writes to Parquet files what retention will take, where a policy has keep_archive',
+        true);
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
-VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one', true, false);
+VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one',
+        true, false);
 
--- Who may do what: looking. A role that is not there is left out, as in 013.
+-- Rights of the roles: reading. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
 BEGIN
-    FOR role_name IN SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
-        EXECUTE format('GRANT SELECT ON pgvigil.archives, pgvigil.archives_to_read, pgvigil.archive_erasures, pgvigil.executions_to_archive TO %I', role_name);
+    FOR role_name IN
+        SELECT r.rolname
+        FROM pg_roles r
+        WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
+        EXECUTE format('GRANT SELECT ON pgvigil.archives, pgvigil.archives_to_read, pgvigil.archive_erasures,
+                       pgvigil.executions_to_archive TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;

@@ -30,7 +30,7 @@ def _names() -> _Names:
     own = [name for name in tables if "." not in name and name not in _APPLICATION]
     columns = {(table, name) for table in _APPLICATION for name, one in tables[table].columns.items() if one.added}
     return _Names(
-        re.compile(rf"(?:{'|'.join(map(re.escape, own))})(?:_default|_p\d{{4,8}})?"),
+        re.compile(rf"(?:{'|'.join(map(re.escape, own))})(?:_default|_p\d{{6,10}})?"),
         frozenset(columns),
         # Indexes of the other tables are the application's, as the tables are.
         frozenset(name for table in {table for table, _ in columns} for name in tables[table].indexes),

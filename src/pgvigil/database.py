@@ -275,10 +275,13 @@ def resolve(url: str | None, dotenv_directories: list[Path]) -> Target | None:
     elif "DATABASE_URL" in os.environ:
         target = parse_url(os.environ["DATABASE_URL"], "DATABASE_URL")
     elif given := [name for name in _NAMING if name in os.environ]:
-        if not any(os.environ[name] for name in given):
-            raise UsageError(
-                f"{given[0]} is set but empty, so it names no database", f"Give it a value, or unset {given[0]}."
-            )
+        for name in given:
+            # libpq would take its default instead: another server, or the database that is named like the user.
+            if not os.environ[name].strip():
+                raise UsageError(
+                    f"{name} is set but empty, so it names no database", f"Give it a value, or unset {name}."
+                )
+        _require_a_name("PGDATABASE", os.environ.get("PGDATABASE", ""))
         return Target({}, "PG* environment")
     else:
         for directory in dotenv_directories:
@@ -294,22 +297,41 @@ def _forget(names: Iterable[str]) -> None:
         os.environ.pop(name, None)
 
 
+def _require_a_name(where: str, value: str) -> None:
+    """Raise UsageError for an address where libpq expects a database's name: it would look for it on a default server."""
+    if re.match(r"[A-Za-z][\w+.:]*://", value):
+        raise UsageError(
+            f"{where} contains an address, not the name of a database",
+            "Give the address as DATABASE_URL, or write only the name.",
+        )
+
+
+def _require_capitals(path: Path, values: Mapping[str, tuple[str | None, int]]) -> None:
+    """Raise UsageError for a name like `database_url`, which other loaders of such files read and libpq does not."""
+    for name, (_, line) in values.items():
+        if (capitals := name.upper()) in ("DATABASE_URL", *_NAMING):
+            raise UsageError(f"{path}:{line}: {name} names no database", f"Write it as {capitals}. {dot_env.INSTEAD}")
+
+
 def _from_dotenv(path: Path) -> Target | None:
     values = dot_env.read(path)
     if values is None:
         return None
     naming = [name for name in ("DATABASE_URL", *_NAMING) if name in values]
     if not naming:
+        _require_capitals(path, values)
         return None
     given = {name: value for name, (value, _) in values.items() if value and "\n" not in value}
     first = f"{path}:{values[naming[0]][1]}"
-    if "DATABASE_URL" in naming and "DATABASE_URL" not in given:
-        raise UsageError(f"{first}: DATABASE_URL has no value", "Write its value on the same line, or remove the line.")
-    if not any(name in given for name in naming):
-        raise UsageError(
-            f"{first}: {naming[0]} has no value, and nothing else names a database",
-            "Set its value, or remove the line.",
-        )
+    for name in naming[:1] if "DATABASE_URL" in naming else naming:
+        if not given.get(name, "").strip():
+            extends = "\n" in (values[name][0] or "")
+            raise UsageError(
+                f"{path}:{values[name][1]}: {name} has {'a value of more than one line' if extends else 'no value'}",
+                f"Write its value on the same line, or remove the line. {dot_env.INSTEAD}",
+            )
+    if "PGDATABASE" in given:
+        _require_a_name(f"{path}:{values['PGDATABASE'][1]}: PGDATABASE", given["PGDATABASE"])
     keywords = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
     parameters = {keywords[k]: v for k, v in given.items() if k in keywords}
     if "DATABASE_URL" in given:
@@ -381,7 +403,7 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
         except psycopg.OperationalError as error:
             words = " ".join(str(error).split())
             # libpq checks some options only now.
-            if re.search(r"\binvalid (integer|port|\w+ value)|\bdefinition of service ", words):
+            if re.search(r"\binvalid (integer|port|\w+ value)|\bdefinition of service |\bservice file ", words):
                 raise UsageError(
                     f"the database address given by {target.source} cannot be used: {words}",
                     f"{_advice(words, target) if 'service' in words else 'Fix the address.'} No server was contacted.",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pgvigil.errors import UsageError
 
-_INSTEAD = "Or leave it unused and name the database by --database-url, DATABASE_URL or PGHOST, PGDATABASE …"
+INSTEAD = "Or leave it unused and name the database by --database-url, DATABASE_URL or PGHOST, PGDATABASE …"
 
 
 def read(path: Path) -> dict[str, tuple[str | None, int]] | None:
@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, tuple[str | None, int]] | None:
         data = _bytes(path)
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror}", f"Make it a readable file, or remove it. {_INSTEAD}"
+            f"{path} cannot be read: {error.strerror}", f"Make it a readable file, or remove it. {INSTEAD}"
         ) from error
     try:
         text = data.decode("utf-8-sig")
@@ -46,7 +46,7 @@ def read(path: Path) -> dict[str, tuple[str | None, int]] | None:
 
 
 def _broken(path: Path, line: int, what: str) -> UsageError:
-    return UsageError(f"{path}:{line} {what}", f"Fix this line. {_INSTEAD}")
+    return UsageError(f"{path}:{line} {what}", f"Fix this line. {INSTEAD}")
 
 
 def _bytes(path: Path) -> bytes:
@@ -54,7 +54,7 @@ def _bytes(path: Path) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 - a descriptor
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise UsageError(f"{path} is not a file", f"Remove it. {_INSTEAD}")
+            raise UsageError(f"{path} is not a file", f"Remove it. {INSTEAD}")
         _require_own(path, found)
         for directory in {path.absolute().parent, path.resolve().parent}:
             _require_own(directory, directory.stat())
@@ -73,7 +73,7 @@ def _require_own(path: Path, found: os.stat_result) -> None:
         what = "pgvigil does not read its .env" if stat.S_ISDIR(found.st_mode) else "pgvigil does not read it"
         raise UsageError(
             f"{path} {reason}: {what}, because its writer could decide where passwords are sent",
-            f"Make this user its only writer (chown, chmod go-w). {_INSTEAD}",
+            f"Make this user its only writer (chown, chmod go-w). {INSTEAD}",
         )
 
 

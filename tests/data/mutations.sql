@@ -651,12 +651,12 @@ CREATE CONSTRAINT TRIGGER extra AFTER INSERT ON analytics_aggregations DEFERRABL
 ALTER TABLE MONTH ADD CONSTRAINT extra CHECK (event_type <> 'created') NOT VALID;
 
 --- comment on a constraint removed
----   missing comment on constraint system_metrics.system_metrics_labels_check
-COMMENT ON CONSTRAINT system_metrics_labels_check ON system_metrics IS NULL;
+---   missing comment on constraint system_metrics.system_metrics_metric_value_check
+COMMENT ON CONSTRAINT system_metrics_metric_value_check ON system_metrics IS NULL;
 
 --- comment on a constraint changed
----   different comment on constraint system_metrics.system_metrics_labels_check
-COMMENT ON CONSTRAINT system_metrics_labels_check ON system_metrics IS 'Labels are labels';
+---   different comment on constraint system_metrics.system_metrics_metric_value_check
+COMMENT ON CONSTRAINT system_metrics_metric_value_check ON system_metrics IS 'A value is a value';
 
 -- ── Indexes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -692,13 +692,11 @@ UPDATE pg_index SET indislive = false WHERE indexrelid = 'idx_sessions_archived_
 ---   invalid index performance_logs.idx_performance_logs_session_id
 DROP INDEX idx_performance_logs_session_id;
 CREATE INDEX idx_performance_logs_session_id ON ONLY performance_logs (session_id) WHERE session_id IS NOT NULL;
-COMMENT ON INDEX idx_performance_logs_session_id IS 'The operations of a session';
 
 --- index of a partitioned table on one partition only
 ---   invalid index performance_logs.idx_performance_logs_session_id
 DROP INDEX idx_performance_logs_session_id;
 CREATE INDEX idx_performance_logs_session_id ON ONLY performance_logs (session_id) WHERE session_id IS NOT NULL;
-COMMENT ON INDEX idx_performance_logs_session_id IS 'The operations of a session';
 CREATE INDEX of_day ON DAY (session_id) WHERE session_id IS NOT NULL;
 ALTER INDEX idx_performance_logs_session_id ATTACH PARTITION of_day;
 
@@ -707,7 +705,6 @@ ALTER INDEX idx_performance_logs_session_id ATTACH PARTITION of_day;
 DROP INDEX idx_performance_logs_session_id;
 CREATE INDEX of_day ON DAY (session_id) WHERE session_id IS NOT NULL;
 CREATE INDEX idx_performance_logs_session_id ON performance_logs (session_id) WHERE session_id IS NOT NULL;
-COMMENT ON INDEX idx_performance_logs_session_id IS 'The operations of a session';
 UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'of_day'::regclass;
 
 --- index that goes with an extension

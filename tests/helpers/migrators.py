@@ -45,6 +45,10 @@ _FILES = {
     "shop/__init__.py": "",
     "shop/migrations/__init__.py": "",
     "shop/migrations/0001_age.py": _DJANGO_MIGRATION,
+    "sqitch/sqitch.conf": "[core]\n    engine = pg\n",
+    "sqitch/sqitch.plan": "%syntax-version=1.0.0\n%project=shop\n\nage 2026-01-01T00:00:00Z A <a@example.com> # age\n",
+    "sqitch/deploy/age.sql": f"BEGIN;\nALTER TABLE orders ADD COLUMN {COLUMN} int;\nCOMMIT;\n",
+    "sqitch/verify/age.sql": f"SELECT {COLUMN} FROM orders WHERE false;\n",
     "yoyo/0001.age.sql": f"ALTER TABLE orders ADD COLUMN {COLUMN} int;\n",
 }  # fmt: skip
 
@@ -61,6 +65,8 @@ class Migrator:
 
 _DBMATE = '{bin}/dbmate --url "${{OWN_URL:-$DATABASE_URL}}" --no-dump-schema -d dbmate'
 _YOYO = 'u=${{OWN_URL:-$DATABASE_URL}}; {bin}/yoyo {verb} --batch --database "postgresql+psycopg://${{u#*://}}" yoyo'
+# Debian's package: it is written in Perl.
+_SQITCH = 'u=${{OWN_URL:-$DATABASE_URL}}; cd sqitch && SQITCH_FULLNAME=A SQITCH_EMAIL=a@example.com sqitch {verb} "db:pg://${{u#*://}}"'
 MIGRATORS = (
     Migrator("dbmate", f"{_DBMATE} migrate", f"{_DBMATE} status", "Applied: 1"),
     Migrator("alembic", "{bin}/alembic upgrade head", "{bin}/alembic current", "1 (head)"),
@@ -69,6 +75,9 @@ MIGRATORS = (
         "PYTHONPATH=. {bin}/python -m django migrate --settings settings",
         "PYTHONPATH=. {bin}/python -m django showmigrations --settings settings",
         "[X] 0001_age",
+    ),
+    Migrator(
+        "sqitch", _SQITCH.replace("{verb}", "deploy --verify"), _SQITCH.replace("{verb}", "status"), "Nothing to deploy"
     ),
     Migrator("yoyo", _YOYO.replace("{verb}", "apply"), _YOYO.replace("{verb}", "list"), "A "),
 )
@@ -80,11 +89,13 @@ def place_of_tools() -> Path | None:
     return Path(given) if given and shutil.which("dbmate", path=given) else None
 
 
-def require_tools() -> Path:
-    """For a test: skips where they are not there. In CI they have to be."""
+def require_tools(tool: str = "") -> Path:
+    """For a test: skips where they, or this one, are not there. In CI they have to be."""
     place = place_of_tools()
+    refuse = pytest.fail if os.environ.get("REQUIRE_MIGRATORS") else pytest.skip
+    if tool == "sqitch" and not shutil.which("sqitch"):
+        refuse("no sqitch here: apt-get install sqitch libdbd-pg-perl")
     if place is None:
-        refuse = pytest.fail if os.environ.get("REQUIRE_MIGRATORS") else pytest.skip
         refuse("no migrators here: install requirements/migrators.txt into a virtual environment, MIGRATORS_BIN=…/bin")
     return place
 

@@ -1,5 +1,5 @@
--- On an install that was baselined this file is not run: the tables are the application's. Where they were made here, they
--- go only while they are empty: no undo may take an application's rows with it.
+-- On an install that was baselined this file is not run: the tables are the application's. Where they were made here,
+-- they go only while they are empty: no undo may take an application's rows with it.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM "{app}".sessions) THEN

@@ -1,6 +1,8 @@
-DROP TABLE pgvigil.reference_snapshots, pgvigil.displaced_tables, pgvigil.deleted_sessions, pgvigil.partition_policies, pgvigil.tolerated_values;
-DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz, integer), pgvigil.fill_partition(regclass, regclass, name, uuid, uuid, integer),
-    pgvigil.partition_key(regclass), pgvigil.default_partition(regclass), pgvigil.partitioned_table(text);
+DROP TABLE pgvigil.reference_snapshots, pgvigil.displaced_tables, pgvigil.deleted_sessions, pgvigil.partition_policies,
+    pgvigil.tolerated_values;
+DROP FUNCTION pgvigil.ensure_partitions(text, timestamptz, timestamptz, integer),
+    pgvigil.fill_partition(regclass, regclass, name, uuid, uuid, integer), pgvigil.partition_key(regclass),
+    pgvigil.default_partition(regclass), pgvigil.partitioned_table(text);
 DROP PROCEDURE pgvigil.validate_value_checks();
 DROP FUNCTION pgvigil.validate_value_checks_step(jsonb);
 DROP FUNCTION pgvigil.add_value_check(text, text, text[]);

@@ -1,4 +1,5 @@
-LOCK TABLE "{app}".codebase_snapshots, "{app}".context_history, "{app}".handoff_requests, "{app}".sessions IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE "{app}".codebase_snapshots, "{app}".context_history, "{app}".handoff_requests,
+    "{app}".sessions IN ACCESS EXCLUSIVE MODE;
 DROP TRIGGER guard_archived_children ON "{app}".handoff_requests;
 DROP TRIGGER guard_archived_children ON "{app}".codebase_snapshots;
 DROP TRIGGER guard_archived_children ON "{app}".context_history;
@@ -23,7 +24,8 @@ ALTER TABLE pgvigil.legal_holds DROP CONSTRAINT legal_holds_session_id_fkey;
 ALTER TABLE pgvigil.session_counters DROP CONSTRAINT session_counters_session_id_fkey;
 ALTER TABLE "{app}".session_lifecycle DROP CONSTRAINT session_lifecycle_session_id_fkey;
 -- Of a run that did not finish.
-ALTER TABLE "{app}".sessions DROP CONSTRAINT IF EXISTS sessions_is_dormant_set, DROP CONSTRAINT IF EXISTS sessions_last_activity_at_set;
+ALTER TABLE "{app}".sessions DROP CONSTRAINT IF EXISTS sessions_is_dormant_set,
+    DROP CONSTRAINT IF EXISTS sessions_last_activity_at_set;
 SELECT pgvigil.drop_value_check(l.table_name, l.column_name) FROM pgvigil.value_lists() l ORDER BY l.place DESC;
 SELECT pgvigil.drop_added_column('011', 'context_history', 'tokens_used');
 SELECT pgvigil.drop_added_column('011', 'context_history', 'content_size_bytes');

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.locks and arguments.format != "text":
         raise UsageError("--locks belongs to the text report", "Leave it out: the JSON report has the locks anyway.")
     paths, zone = arguments.paths, arguments.timezone
+    search_path: tuple[str, ...] = ()
     if arguments.project is not None:
         from pgvigil.projects import config
 
@@ -73,13 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
         said.pop("timezone", None)
         if said or not isinstance(zone, str | None):
             raise UsageError(f"{project.file}: [lint] has one key: timezone, a string", "Fix the file.")
-        paths = paths or [project.migrations]
+        paths, search_path = paths or [project.migrations], project.path
     if not paths:
         raise UsageError("no file is named", "Name migrations, or their directory; or --project.")
     with output.stream(arguments.output) as out:
         # Only what the call names: a DATABASE_URL of the environment is the application's, and is not asked.
         target = database.resolve(arguments.database_url, []) if arguments.database_url is not None else None
-        report = lint(paths, schema=arguments.schema, target=target, zone=zone, since=arguments.since)
+        report = lint(
+            paths, schema=arguments.schema, target=target, zone=zone, since=arguments.since, search_path=search_path
+        )
         told = formats.render(report, arguments.format, locks=arguments.locks, colour=wants_colour(out))
         print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:

@@ -9,7 +9,7 @@ server's account: so the server cannot plant a link that root would follow.
 
 from pgvigil.embedded.jobs import JobsProcess
 from pgvigil.embedded.persistent import PersistentServer
-from pgvigil.embedded.process import binaries, die_with_parent, major_version
+from pgvigil.embedded.process import any_binaries, binaries, die_with_parent, major_version
 from pgvigil.embedded.temporary import Server
 
-__all__ = ["JobsProcess", "PersistentServer", "Server", "binaries", "die_with_parent", "major_version"]
+__all__ = ["JobsProcess", "PersistentServer", "Server", "any_binaries", "binaries", "die_with_parent", "major_version"]

@@ -44,6 +44,22 @@ def binaries() -> Path | None:
     return None
 
 
+def any_binaries(major: int | None = None) -> Path | None:
+    """Return the bin directory of a server for a throw-away database, or None where nothing is installed.
+
+    PGVIGIL_PG_BIN, where a server is in it; else a server of this major version that Debian's packages installed; else
+    the embedded one; else the newest installed.
+    """
+    chosen = os.environ.get("PGVIGIL_PG_BIN")
+    if chosen and (Path(chosen) / "postgres").is_file():
+        return Path(chosen)
+    places = [place for place in Path("/usr/lib/postgresql").glob("[0-9]*/bin") if (place / "postgres").is_file()]
+    installed = {int(place.parent.name): place for place in places if place.parent.name.isdigit()}
+    if major in installed:
+        return installed[major]
+    return binaries() or (installed[max(installed)] if installed else None)
+
+
 def major_version(bindir: Path, account: Account | None = None) -> int:
     """Ask the server binary for its version: this also proves that `account` can reach and run it."""
     try:

@@ -33,6 +33,8 @@ def _text(report: Report, locks: bool, colour: bool) -> Iterator[str]:
 
     zone = report.zone if report.zone_known else f"{report.zone} (assumed)"
     yield one_line(f"Measured on PostgreSQL {report.server_version.split()[0]}, TimeZone {zone}")
+    if report.other_version:
+        yield one_line(f"note: {report.other_version}")
     if report.base:
         yield paint(f"BASE SCHEMA: {len(report.base)} statements could not be run", "1;33")
         yield from (f"  {one_line(line)}" for line in report.base[:5])
@@ -87,6 +89,7 @@ def _json(report: Report) -> str:
         "exit_code": report.exit_code,
         "verdict": report.verdict,
         "server_version": report.server_version,
+        "other_version": report.other_version or None,
         "time_zone": report.zone,
         "time_zone_assumed": not report.zone_known,
         "files": report.files,

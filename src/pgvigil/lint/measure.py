@@ -6,7 +6,7 @@ No rows are needed: a table that is rewritten gets a new file, and a scan that i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import LiteralString
 
@@ -72,9 +72,12 @@ class _Relation:
 class Bench:
     """A connection to the scratch database on which files are run one after the other."""
 
-    def __init__(self, conn: psycopg.Connection, zone: str) -> None:
+    def __init__(self, conn: psycopg.Connection, zone: str, search_path: Sequence[str] = ()) -> None:
         self._conn = conn
         self._zone = zone
+        self._path = sql.SQL(", ").join(map(sql.Identifier, search_path)) if search_path else None
+        for schema in search_path:
+            conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
         self._known: dict[int, _Relation] = {}
         self._held: dict[int, tuple[str, int]] = {}
         self._in_transaction = False
@@ -98,6 +101,8 @@ class Bench:
         """Each file has a session as its tool would open it, and sees what was there before it."""
         self._conn.execute("DISCARD ALL")
         self._conn.execute(sql.SQL("SET TimeZone = {}").format(self._zone))
+        if self._path is not None:
+            self._conn.execute(sql.SQL("SET search_path = {}").format(self._path))
         self._known = self._relations()
 
     def _begin(self) -> None:

@@ -24,6 +24,7 @@ class Report:
     zone: str
     zone_known: bool
     server_version: str = ""
+    other_version: str = ""  # why the files were not run on the version that they are for
     files: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
@@ -55,8 +56,12 @@ def lint(
     target: Target | None = None,
     zone: str | None = None,
     since: Path | None = None,
+    search_path: Sequence[str] = (),
 ) -> Report:
-    """Runs the files on a temporary server. The base is `schema`, a dump, or that of `target`, or the earlier files of the directory."""
+    """Runs the files on a temporary server. The base is `schema`, a dump, or that of `target`, or the earlier files of the directory.
+
+    Each file begins with `search_path`, the server's own where it is empty; schemas of it that are missing are made.
+    """
     files = sources.gather(paths)
     before = [] if schema or target else sources.earlier(files)
     if since is not None:
@@ -66,9 +71,10 @@ def lint(
         at = names.index(since.resolve()) + 1
         before, files = [*before, *files[:at]], files[at:]
     read = {file: sources.read(file, rules.RULES) for file in [*before, *files]}
-    given = zone or (scratch.zone_of(target) if target else None)
+    there, major = scratch.settings_of(target) if target else (None, None)
+    given = zone or there
     report = Report(given or "UTC", given is not None, files=[str(file) for file in files])
-    with scratch.server() as server:
+    with scratch.server(major) as server:
         if schema:
             report.base += [f"{schema}: {line}" for line in scratch.load(schema, server)]
         if target:
@@ -76,7 +82,9 @@ def lint(
         with psycopg.connect(scratch.address(server), autocommit=True, prepare_threshold=None) as conn:
             report.server_version = str(conn.info.parameter_status("server_version"))
             _require_zone(conn, report.zone)
-            bench = Bench(conn, report.zone)
+            if major is not None and conn.info.server_version // 10000 != major:
+                report.other_version = f"the database is PostgreSQL {major}, of which no server is installed here"
+            bench = Bench(conn, report.zone, search_path)
             for file in before:
                 report.base += bench.build(read[file])
             for file in files:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
@@ -30,13 +29,12 @@ _NO_STRUCTURE = re.compile(
 
 
 @contextmanager
-def server() -> Iterator[embedded.Server]:
-    """A throw-away server: the binaries of PGVIGIL_PG_BIN if there is a server among them, else the embedded ones.
+def server(major: int | None = None) -> Iterator[embedded.Server]:
+    """A throw-away server of this major version where one is installed (see embedded.any_binaries).
 
     What runs on it runs as a role without superuser rights: a schema that was copied from elsewhere is code.
     """
-    chosen = os.environ.get("PGVIGIL_PG_BIN")
-    bindir = Path(chosen) if chosen and (Path(chosen) / "postgres").is_file() else embedded.binaries()
+    bindir = embedded.any_binaries(major)
     if bindir is None:
         raise PreconditionError(
             "there is no PostgreSQL to run the files on",
@@ -57,11 +55,11 @@ def address(made: embedded.Server) -> str:
     return made.dsn(_DATABASE).replace("postgres@", f"{ROLE}@", 1)
 
 
-def zone_of(target: Target) -> str:
-    """The TimeZone that a new session of this role has in this database: what a cast to timestamptz goes by."""
+def settings_of(target: Target) -> tuple[str, int]:
+    """The TimeZone that a new session of this role has in this database, what a cast to timestamptz goes by; the major version."""
     with database.connect(target, "lint") as conn:  # its settings change no reset_val
         row = conn.execute("SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'").fetchone()
-    return str(row[0]) if row else "UTC"
+        return str(row[0]) if row else "UTC", conn.info.server_version // 10000
 
 
 def copy_schema(target: Target, made: embedded.Server) -> list[str]:

@@ -13,6 +13,7 @@ from pgvigil.migration.files import Migration
 from pgvigil.migration.sql_lexer import Statement, Token, statements
 from pgvigil.placeholders import APPLICATION_SCHEMA
 from pgvigil.validate import load_declaration
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.export import markdown
 from pgvigil.validate.spec.document import spelt
 
@@ -25,27 +26,27 @@ def page(migrations: Iterable[Migration]) -> str:
     return markdown.page(load_declaration(project.SPEC), comments(scripts))
 
 
-def comments(scripts: Iterable[str]) -> dict[str, str]:
-    """Comments by the path of what they are on; of several on one object the last."""
-    found: dict[str, str] = {}
+def comments(scripts: Iterable[str]) -> dict[ObjectRef, str]:
+    """Comments by what they are on; of several on one object the last."""
+    found: dict[ObjectRef, str] = {}
     for script in scripts:
         for statement in statements(script):
             if statement.starts_with("COMMENT", "ON"):
-                path, comment = _read(statement)
-                found[path] = comment
+                ref, comment = _read(statement)
+                found[ref] = comment
     return found
 
 
-def _read(statement: Statement) -> tuple[str, str]:
+def _read(statement: Statement) -> tuple[ObjectRef, str]:
     words = statement.tokens[2:]
     ends = max(at for at, token in enumerate(words) if token.text.upper() == "IS")
     kind, name, value = words[0].text.lower(), words[1:ends], words[ends + 1 :]
     if kind.upper() in _ON_TABLES:
         on = next(at for at, token in enumerate(name) if token.text.upper() == "ON")
-        return f"{kind} {_joined(name[on + 1 :])}.{_joined(name[:on])}", _text(value)
+        return ObjectRef.on(kind, _joined(name[on + 1 :]), _joined(name[:on])), _text(value)
     if kind == "index":  # whose table the statement does not name
-        return f"index {_joined(name[-1:])}", _text(value)
-    return f"{kind} {_joined(name)}", _text(value)
+        return ObjectRef("index", _joined(name[-1:])), _text(value)
+    return ObjectRef.parse(f"{kind} {_joined(name)}"), _text(value)
 
 
 def _joined(tokens: Iterable[Token]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import psycopg
 import yaml
 
 from pgvigil import database
-from pgvigil.embedded import Server, binaries
+from pgvigil.embedded import Server, any_binaries
 from pgvigil.errors import MigrationError, UsageError
 from pgvigil.progress import Reporter
 from pgvigil.projects import drift, mover
@@ -39,8 +38,7 @@ class Checked:
 @contextmanager
 def throw_away() -> Iterator[psycopg.Connection]:
     """A connection to an empty database of a server of its own. Raises UsageError where no PostgreSQL is installed for that."""
-    chosen = os.environ.get("PGVIGIL_PG_BIN")
-    found = Path(chosen) if chosen and (Path(chosen) / "postgres").is_file() else binaries() or _installed()
+    found = any_binaries()
     if found is None:
         raise UsageError(
             "there is no PostgreSQL here to build the files on",
@@ -52,11 +50,6 @@ def throw_away() -> Iterator[psycopg.Connection]:
             conn.execute("CREATE DATABASE project TEMPLATE template0")
         with database.connect(target.at("project"), "check") as conn:
             yield conn
-
-
-def _installed() -> Path | None:
-    found = [place for place in Path("/usr/lib/postgresql").glob("[0-9]*/bin") if (place / "postgres").is_file()]
-    return max(found, key=lambda place: int(place.parent.name), default=None)
 
 
 def check(chain: ProjectChain, log: Reporter, *, write_spec: bool = False) -> Checked:

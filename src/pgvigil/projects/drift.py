@@ -107,7 +107,7 @@ def _of_pgvigil(conn: psycopg.Connection, schema: str) -> list[str]:
         return []
     own = load_declaration(project.SPEC)
     brought = [
-        path.replace("[", "[[]") for path in own.objects
+        ref.path.replace("[", "[[]") for ref in own.objects
     ]  # also the application's tables: pgvigil validate is for those
     return [*brought, *(f"*table {table}_*" for table in own.patterns)]
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pgvigil.planned_code import planned_code
-from pgvigil.validate.catalog.identifiers import quoted, unquoted
-from pgvigil.validate.catalog.object_paths import PLACEHOLDER, kind_of, last_name
+from pgvigil.validate.catalog.identifiers import last_name, quoted, schema_of, unquoted
+from pgvigil.validate.catalog.object_ref import ObjectRef, table, view
 from pgvigil.validate.catalog.snapshot import PLAIN_TYPE, Answers, Connection, Snapshot, read_rows, snapshot
 from pgvigil.validate.diff import replaced, schema_access, settings
 from pgvigil.validate.diff.compare import LEDGER, Comparison
@@ -66,7 +66,7 @@ def validate(
         for pattern in patterns
     ]
     findings = [
-        replace(f, object=PLACEHOLDER.sub(lambda match: f"{match[1]} {quoted(schema)}", f.object))
+        replace(f, object=ObjectRef.parse(f.object).shown_in(quoted(schema)))
         for f in findings
         if not any(covers(pattern, f.object) for pattern in to_come)
     ]
@@ -86,7 +86,7 @@ def validate(
         server.version if server else "",
         tuple(finding for finding in findings if finding.severity == "finding"),
         tuple(notes),
-        dict(sorted(Counter(_seen_as(found, path) for path in found.objects).items())),
+        dict(sorted(Counter(_seen_as(found, ref) for ref in found.objects).items())),
         dict(sorted(collector.compared.items())),
         tuple(collector.unchecked),
         known,
@@ -110,24 +110,19 @@ def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> tuple[
         expected.add(LEDGER)
     if ACTIVE_TIME in declaration.objects:
         expected.add(POLICIES)
-    readable = [name for name in sorted(expected) if found.details.get(f"table {name}", {}).get("readable")]
+    readable = [name for name in sorted(expected) if found.details.get(table(name), {}).get("readable")]
     unsafe = []
     for name in readable:
-        last = last_name(f"table {name}")
-        of = name.removesuffix(last).removesuffix(".")
-        for code in planned_code(conn, (), unquoted(of) if of else found.schema, (unquoted(last),)):
-            found.details[f"table {name}"]["readable"] = False
+        of = unquoted(schema_of(name)) or found.schema
+        for code in planned_code(conn, (), of, (unquoted(last_name(name)),)):
+            found.details[table(name)]["readable"] = False
             unsafe.append(
                 Unchecked(f"rows of {name}", f"{code}, which would run with the rights of whoever reads them")
             )
-    columns: dict[str, list[str]] = {name: [] for name in readable if found.details[f"table {name}"]["readable"]}
-    for path, attributes in found.objects.items():
-        if (
-            (root := found.roots[path]) in columns
-            and kind_of(path) == "column"
-            and PLAIN_TYPE.fullmatch(attributes["type"])
-        ):
-            columns[root].append(path.removeprefix(f"column {root}."))
+    columns: dict[str, list[str]] = {name: [] for name in readable if found.details[table(name)]["readable"]}
+    for ref, attributes in found.objects.items():
+        if ref.kind == "column" and found.roots[ref] in columns and PLAIN_TYPE.fullmatch(attributes["type"]):
+            columns[ref.relation].append(ref.name)
     return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema), unsafe
 
 
@@ -150,8 +145,8 @@ def _unreadable(conn: Connection, schema: str, tables: Collection[str]) -> Unche
     return Unchecked(f"rows of {listed}", f"{role} may not read them: {give}")
 
 
-def _seen_as(found: Snapshot, path: str) -> str:
-    return "partition" if "partition_of" in found.objects[path] else kind_of(path)
+def _seen_as(found: Snapshot, ref: ObjectRef) -> str:
+    return "partition" if "partition_of" in found.objects[ref] else ref.kind
 
 
 def event_triggers(conn: Connection) -> str:
@@ -175,23 +170,21 @@ def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[
     declaration = _declared(spec)
     found = snapshot(conn, declaration.scope(schema), schema)
     collector = DiffBuilder(declaration, found)
-    for path, attributes in declaration.objects.items():
-        root = declaration.roots[path]
-        if root not in declaration.application or kind_of(path) not in ("table", "column"):
+    for ref, attributes in declaration.objects.items():
+        root = declaration.roots[ref]
+        if root not in declaration.application or ref.kind not in ("table", "column"):
             continue
-        there = found.objects.get(path)
-        if kind_of(path) == "table":
-            if there is None and f"view {root}" in found.objects:
-                collector.differ(
-                    path, [AttributeDiff("table", describe.whole(f"view {root}", found.objects[f"view {root}"]))]
-                )
+        there, of_view = found.objects.get(ref), view(root)
+        if ref.kind == "table":
+            if there is None and of_view in found.objects:
+                collector.differ(ref, [AttributeDiff("table", describe.whole(of_view, found.objects[of_view]))])
             elif there is None:
-                collector.miss(path, "a table of the application", attributes, root)
+                collector.miss(ref, "a table of the application", attributes, root)
             elif there.get("kind") not in (None, "partitioned table"):
-                collector.differ(path, [AttributeDiff("table", there["kind"])])
-        elif f"table {root}" in found.objects:
-            if there is None and not declaration.marks[path].ours:
-                collector.miss(path, attributes["type"], attributes, root)
+                collector.differ(ref, [AttributeDiff("table", there["kind"])])
+        elif table(root) in found.objects:
+            if there is None and not declaration.marks[ref].ours:
+                collector.miss(ref, attributes["type"], attributes, root)
             elif there is not None and there["type"] != attributes["type"]:
-                collector.differ(path, [AttributeDiff(attributes["type"], there["type"])])
+                collector.differ(ref, [AttributeDiff(attributes["type"], there["type"])])
     return collector.settled(conn)

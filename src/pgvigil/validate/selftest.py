@@ -23,6 +23,7 @@ from pgvigil import project
 from pgvigil.database import see_all_rows
 from pgvigil.errors import ConnectError, PreconditionError
 from pgvigil.validate.catalog.identifiers import quoted
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Connection
 from pgvigil.validate.report.model import REPLACED, Finding
 from pgvigil.validate.spec.cache import load_declaration
@@ -465,13 +466,11 @@ def _is_of_application(error: psycopg.Error) -> bool:
         return True
     declared = load_declaration(project.SPEC).objects
     if isinstance(error, errors.IntegrityError):
-        part = (
-            f"column {{}}.{quoted(diag.column_name)}"
-            if diag.column_name
-            else f"constraint {{}}.{quoted(diag.constraint_name or '')}"
-        )
-        return diag.table_name in ("sessions", *_CHILDREN) and part.format(diag.table_name) not in declared
+        kind, name = ("column", diag.column_name) if diag.column_name else ("constraint", diag.constraint_name or "")
+        relation = diag.table_name or ""
+        return relation in ("sessions", *_CHILDREN) and ObjectRef.on(kind, relation, quoted(name)) not in declared
     if isinstance(error, errors.RaiseException):
         place = re.match(r"PL/pgSQL function ([^(]+\([^)]*\))", diag.context or "")
-        return bool(place) and not {f"function {place[1]}", f"function pgvigil.{place[1]}"} & declared.keys()  # type: ignore[index]
+        names = (place[1], f"pgvigil.{place[1]}") if place else ()
+        return bool(names) and not {ObjectRef("function", name) for name in names} & declared.keys()
     return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -18,7 +19,8 @@ from pgvigil.web.problems import of_status
 NO_NUL: Final = r"^[^\x00]+$"  # PostgreSQL stores none
 
 
-def _plain(value: object) -> Any:
+def plain(value: object) -> Any:
+    """Return the form in JSON of a value that json does not know."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, datetime):
@@ -36,25 +38,42 @@ _UNSEEN: Final = re.compile("[\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\
 def written(json_text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with this JSON, from the server or from us: the same value, with harmful characters escaped."""
     headers = {"Cache-Control": "private, no-store"} | (headers or {})
-    return Response(
-        _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text), status, headers, "application/json"
-    )
+    return Response(_escaped(json_text), status, headers, "application/json")
+
+
+def _escaped(json_text: str) -> bytes:
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text).encode()
 
 
 def as_json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with rows, which no cache keeps."""
-    return written(json.dumps(document, default=_plain), status, headers)
+    return written(json.dumps(document, default=plain), status, headers)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A document as it is sent, with its tag: made once for all who ask while it is the same."""
+
+    body: bytes
+    tag: str
+
+    @classmethod
+    def of(cls, json_text: str) -> Encoded:
+        body = _escaped(json_text)
+        return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+    def answer(self, request: Request) -> Response:
+        """Answer with 304 if the client has the same already."""
+        headers = {"Cache-Control": "private, no-cache", "ETag": self.tag}
+        asked = request.headers.get("if-none-match", "")
+        if asked.strip() == "*" or self.tag in [one.strip().removeprefix("W/") for one in asked.split(",")]:
+            return Response(None, 304, headers)
+        return Response(self.body, 200, headers, "application/json")
 
 
 def fresh(request: Request, document: Any) -> Response:
     """Answer with state or aggregates: 304 if the client has the same already."""
-    body = json.dumps(document, default=_plain)
-    tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
-    headers = {"Cache-Control": "private, no-cache", "ETag": tag}
-    asked = request.headers.get("if-none-match", "")
-    if asked.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in asked.split(",")]:
-        return Response(None, 304, headers)
-    return written(body, 200, headers)
+    return Encoded.of(json.dumps(document, default=plain)).answer(request)
 
 
 async def bounded_body(request: Request, most: int) -> bytes:

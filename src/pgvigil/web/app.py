@@ -14,8 +14,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgvigil import __version__, database
-from pgvigil.web import actions, dashboard, executions, metrics, problems, session_monitoring, sessions, state_api
+from pgvigil.web import (
+    actions,
+    dashboard,
+    executions,
+    metrics,
+    problems,
+    session_monitoring,
+    sessions,
+    state,
+    state_api,
+)
 from pgvigil.web.access import Access, Authorize
+from pgvigil.web.sections import Sections
 from pgvigil.web.store import Store
 
 if TYPE_CHECKING:
@@ -58,6 +69,7 @@ def application(
         separate_input_output_schemas=False, redirect_slashes=False,
     )  # fmt: skip
     app.state.store = Store(target, **store)
+    app.state.sections = Sections(app.state.store, state.SECTIONS)
     app.state.access = Access(authorize, read_only=read_only, reads=reads, writes=writes, failures=failures)
     app.state.recorder = recorder
     app.include_router(_health(app))
@@ -91,8 +103,7 @@ def _health(app: FastAPI) -> Any:
 
     @router.get("/readyz", summary="The database answers and is migrated", responses=answers)
     async def readyz() -> dict[str, str]:
-        store: Store = app.state.store
-        await store.shared("readyz", 1.0, lambda connection: connection.execute(b"SELECT 1").fetchone())
+        await app.state.sections.alive()
         return {"status": "ready"}
 
     @router.get("/openapi.json", include_in_schema=False)

@@ -22,9 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pgvigil import __version__
 from pgvigil.web import problems, state
 from pgvigil.web.access import COOKIE_SECONDS, COOKIES, Access, Principal
-from pgvigil.web.answers import bounded_body, fresh
+from pgvigil.web.answers import bounded_body
 from pgvigil.web.problems import of_status
-from pgvigil.web.store import Store
 
 BASE: Final = "/admin/session-monitoring/dashboard"
 _TITLES: Final = {
@@ -84,7 +83,7 @@ def _html(page: str, status: int = 200, **options: Any) -> Response:
 
 def router(app: FastAPI) -> APIRouter:
     """Return the routes of the dashboard; those of the API below it are made by Alias."""
-    store: Store = app.state.store
+    pages = state.Pages(app.state.sections)
     access: Access = app.state.access
     Poller = Annotated[Principal, Depends(access.poller)]
     router = APIRouter(tags=["dashboard"])
@@ -136,9 +135,9 @@ def router(app: FastAPI) -> APIRouter:
     @router.get(f"{BASE}/state", summary="What a page of the dashboard shows; 304 as long as it is the same", response_model=None,
                 responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **problems.DOCUMENTED})  # fmt: skip
     async def state_of_page(request: Request, principal: Poller, page: Page = "overview") -> Response:
-        found = await state.page(store, page, principal)
         who = {"name": principal.name, "role": principal.role, "logs_out": access.takes_tokens}
-        return fresh(request, {"principal": who, "read_only": access.read_only, "sections": found})
+        found = await pages.state(page, principal, {"principal": who, "read_only": access.read_only})
+        return found.answer(request)
 
     @router.get(f"{BASE}/static/{{version}}/{{name}}", include_in_schema=False)
     async def static(request: Request, version: str, name: str) -> Response:

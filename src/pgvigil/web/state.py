@@ -1,16 +1,13 @@
 """Read the state of everything at once: what the API shows as lists, and what the pages of the dashboard ask for every few seconds.
 
-A section is one question. Its answer is shared by all clients and is kept for at least two seconds, and for five thousand times
-what it cost (up to five minutes; what is live, up to five seconds): however many pages are open, a section takes little.
+How the answers are kept: pgvigil.web.sections.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from psycopg.rows import dict_row
@@ -18,26 +15,17 @@ from psycopg.rows import dict_row
 from pgvigil.live import monitor_metrics
 from pgvigil.web import session_monitoring
 from pgvigil.web.access import Principal
+from pgvigil.web.answers import Encoded, plain
 from pgvigil.web.problems import Problem
+from pgvigil.web.sections import Answer, Section, Sections, masked
 from pgvigil.web.store import Connection, Store
 
-_SHARE: Final = 5000.0
-_SHOW_AGE: Final = 15.0  # an answer that is kept for longer says of when it is
 
-
-@dataclass(frozen=True)
-class Section:
-    """A question about the state, how long its answer is kept at least and at most, and the columns that only an admin sees."""
-
-    read: Callable[[Connection, Store], Any]
-    seconds: float = 2.0
-    longest: float = 300.0
-    private: tuple[str, ...] = ()
-
-
-def _rows(query: str, *tables: str) -> Callable[[Connection, Store], Any]:
+def _rows(query: str, *tables: str, before: bytes = b"") -> Callable[[Connection, Store], Any]:
     def read(connection: Connection, store: Store) -> list[dict[str, Any]]:
         text = query.format(**{table: store.table(table) for table in tables}) if tables else query
+        if before:
+            connection.execute(before)
         return connection.cursor(row_factory=dict_row).execute(text.encode()).fetchall()
 
     return read
@@ -76,8 +64,10 @@ _TRENDS: Final = """
     WHERE a.aggregation_type = 'performance_trends' AND a.origin = 'pgvigil' AND a.bucket_width = 'hour' AND a.time_bucket >= now() - interval '24 hours'
     ORDER BY a.time_bucket"""
 _EXECUTIONS: Final = """
-    SELECT r.bucket, coalesce(sum(r.executions) FILTER (WHERE r.status = 'success'), 0) AS ok,
-           coalesce(sum(r.executions) FILTER (WHERE r.status <> 'success'), 0) AS failed
+    SELECT r.bucket, coalesce(sum(r.executions) FILTER (WHERE r.status = 'success'), 0) AS success,
+           coalesce(sum(r.executions) FILTER (WHERE r.status = 'failed'), 0) AS failed,
+           coalesce(sum(r.executions) FILTER (WHERE r.status = 'error'), 0) AS error,
+           coalesce(sum(r.executions) FILTER (WHERE r.status = 'timeout'), 0) AS timeout
     FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'hour' AND r.bucket >= now() - interval '72 hours'
     GROUP BY r.bucket ORDER BY r.bucket"""
 _DURATIONS: Final = """
@@ -96,71 +86,56 @@ _SERVER: Final = """
     SELECT current_database() AS database, current_setting('server_version') AS server_version,
            (SELECT max(m.revision) FROM pgvigil.migrations m) AS revision"""
 
+_ONE_PROCESS: Final = b"SET LOCAL max_parallel_workers_per_gather = 0"  # sooner is not worth the work of three
+
 SECTIONS: Final[dict[str, Section]] = {
-    "connections": Section(_rows(_CONNECTIONS), longest=5.0, private=("sql_text",)),
-    "live_statements": Section(_rows(_LIVE_STATEMENTS), longest=5.0, private=("sql_text",)),
+    "connections": Section(_rows(_CONNECTIONS), longest=4.0, private=("sql_text",), mark="live"),
+    "live_statements": Section(_rows(_LIVE_STATEMENTS), longest=4.0, private=("sql_text",), mark="live"),
     "jobs": Section(_rows(_JOBS), longest=10.0, private=("last_error",)),
-    "health": Section(_rows(_CHECKS), 5.0, private=("detail", "fix")),
+    "health": Section(_rows(_CHECKS), 5.0, private=("detail", "fix"), share=10_000.0),
     "operations": Section(_rows(_OPERATIONS, "performance_monitoring_view")),
-    "sessions_now": Section(_rows(_SESSIONS_NOW, "sessions")),
+    "sessions_now": Section(_rows(_SESSIONS_NOW, "sessions", before=_ONE_PROCESS), longest=900.0, share=3000.0, mark="sessions", unchanged=900.0, is_long=True),
     "sessions_created": Section(_rows(_SESSIONS_CREATED, "analytics_aggregations"), 30.0),
     "trends": Section(_rows(_TRENDS, "analytics_aggregations"), 30.0),
-    "executions_hours": Section(_rows(_EXECUTIONS), 5.0),
+    "executions_hours": Section(_rows(_EXECUTIONS), 10.0),
     "executions_durations": Section(_rows(_DURATIONS), 30.0),
-    "anomalies": Section(_rows(_ANOMALIES), 5.0),
+    "anomalies": Section(_rows(_ANOMALIES), 10.0),
     "engines": Section(_rows(_ENGINES), 60.0),
     "workers": Section(_rows(_WORKERS), longest=10.0),
     "server": Section(_rows(_SERVER), 60.0),
-    "monitor": Section(lambda connection, _: session_monitoring.read_rows(connection), 1.0, 10.0),
-}
-_Answer = tuple[Any, str, float]
+    "monitor": Section(lambda connection, _: session_monitoring.read_rows(connection), 4.0, 10.0),
+}  # fmt: skip
 
 
-async def ask(store: Store, name: str) -> _Answer:
-    """Return the answer of a section, of when it is, and for how many seconds it is kept. Raises Problem."""
-    section = SECTIONS[name]
-
-    def question(connection: Connection) -> _Answer:
-        began = time.monotonic()
-        found = section.read(connection, store)
-        cost = time.monotonic() - began
-        return (
-            found,
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            max(section.seconds, min(_SHARE * cost, section.longest)),
-        )
-
-    return await store.shared(f"state {name}", section.seconds, question, keep=_SHARE, longest=section.longest)
-
-
-async def rows(store: Store, name: str, principal: Principal) -> list[dict[str, Any]]:
+async def rows(sections: Sections, name: str, principal: Principal) -> list[dict[str, Any]]:
     """Return the rows of a section; a viewer sees null in columns that may repeat text of others. Raises Problem."""
-    found, _, _ = await ask(store, name)
-    return _masked(name, found, principal)
-
-
-def _masked(name: str, found: list[dict[str, Any]], principal: Principal) -> list[dict[str, Any]]:
-    private = SECTIONS[name].private
-    return [{**row, **dict.fromkeys(private)} for row in found] if private and principal.role != "admin" else found
+    found: list[dict[str, Any]] = masked(
+        SECTIONS[name], (await sections.rows(name)).data, private=principal.role == "admin"
+    )
+    return found
 
 
 # --- what several sections say together ------------------------------------------------------------------------------
 
+_ALERTS_OF: Final = ("health", "monitor", "anomalies")
 
-async def alerts(store: Store, principal: Principal) -> list[dict[str, Any]]:
+
+async def alerts(sections: Sections, principal: Principal) -> list[dict[str, Any]]:
     """Return all alerts, the worst first: of checks, of monitored applications, and anomalies that last. Raises Problem."""
-    checks, monitor, anomalies = await asyncio.gather(
-        rows(store, "health", principal), ask(store, "monitor"), rows(store, "anomalies", principal)
-    )
+    checks, monitor, anomalies = await asyncio.gather(*(sections.rows(name) for name in _ALERTS_OF))
+    return _alerts(checks.data, monitor.data, anomalies.data, private=principal.role == "admin")
+
+
+def _alerts(checks: Any, monitor: Any, anomalies: Any, *, private: bool) -> list[dict[str, Any]]:
     found = [
         {
             "type": one["check_name"], "source": "check", "severity": one["level"], "application": None, "since": None,
             "message": one["meaning"], "value": one["value"], "detail": one["detail"], "fix": one["fix"],
             "threshold": one["critical"] if one["level"] == "critical" else one["warning"],
         }
-        for one in checks if one["level"] != "ok"
+        for one in masked(SECTIONS["health"], checks, private=private) if one["level"] != "ok"
     ]  # fmt: skip
-    for application in applications(monitor[0]):
+    for application in applications(monitor):
         for alert in application["alerts"]:
             document = {"detail": None, "fix": None, "since": None, "source": "session monitor", **alert}
             document.pop("details", None)
@@ -207,22 +182,47 @@ PAGES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-async def page(store: Store, name: str, principal: Principal) -> dict[str, Any]:
-    """Return what a page shows. A section that cannot be read is replaced by the problem: the others are there all the same."""
-    names = ("server", "alerts", *PAGES[name])
-    sections = await asyncio.gather(*(_section(store, one, principal) for one in names))
-    return dict(zip(names, sections, strict=True))
+_COMPUTED: Final = {"alerts": _ALERTS_OF, "applications": ("monitor",)}
+_PENDING: Final = '{"pending": true}'
+_KEPT_PAGES: Final = 500
 
 
-async def _section(store: Store, name: str, principal: Principal) -> dict[str, Any]:
-    try:
-        if name == "alerts":
-            return {"data": await alerts(store, principal)}
-        if name == "applications":
-            found, _, _ = await ask(store, "monitor")
-            return {"data": applications(found)}
-        found, at, kept = await ask(store, name)
-        section = {"data": _masked(name, found, principal)}
-        return section | {"at": at} if kept > _SHOW_AGE else section
-    except Problem as problem:
-        return {"problem": problem.document()}
+class Pages:
+    """What each page shows, as it is sent: made anew only where a section of it has changed."""
+
+    def __init__(self, sections: Sections) -> None:
+        self._sections = sections
+        self._computed: dict[tuple[str, bool], tuple[tuple[Any, ...], str]] = {}
+        self._pages: dict[tuple[str, str], tuple[list[str], Encoded]] = {}
+
+    async def state(self, name: str, principal: Principal, head: dict[str, Any]) -> Encoded:
+        """Return the state of a page. A section that cannot be read is replaced by the problem: the others are there all the same."""
+        private = principal.role == "admin"
+        names = ("server", "alerts", *PAGES[name])
+        found = await self._sections.page(dict.fromkeys(part for one in names for part in _COMPUTED.get(one, (one,))))
+        top = json.dumps(head)
+        texts = [top, *(self._text(one, found, private=private) for one in names)]
+        known = self._pages.get((name, top))
+        if known is not None and known[0] == texts:
+            return known[1]
+        sections = ", ".join(f'"{one}": {text}' for one, text in zip(names, texts[1:], strict=True))
+        made = Encoded.of(f'{top[:-1]}, "sections": {{{sections}}}}}')
+        if len(self._pages) >= _KEPT_PAGES:
+            self._pages.clear()
+        self._pages[name, top] = texts, made
+        return made
+
+    def _text(self, name: str, found: dict[str, Answer | Problem | None], *, private: bool) -> str:
+        parts = tuple(found[one] for one in _COMPUTED.get(name, (name,)))
+        problem = next((part for part in parts if isinstance(part, Problem)), None)
+        if problem is not None:
+            return json.dumps({"problem": problem.document()})
+        if name not in _COMPUTED:
+            [answer] = parts
+            return answer.shown(SECTIONS[name], private=private) if isinstance(answer, Answer) else _PENDING
+        known = self._computed.get((name, private))
+        if known is None or any(one is not other for one, other in zip(known[0], parts, strict=True)):
+            data = [part.data for part in parts if isinstance(part, Answer)]
+            document = _alerts(*data, private=private) if name == "alerts" else applications(data[0])
+            known = self._computed[name, private] = parts, json.dumps({"data": document}, default=plain)
+        return known[1]

@@ -67,7 +67,8 @@ class Store:
         self._conninfo = make_conninfo(
             "", **{**target.parameters, "application_name": "pgvigil-web", "client_encoding": "utf8"}
         )
-        self._size, self._deadline, self._wait, self._pause = size, deadline, wait, pause
+        self._size, self.deadline, self._wait, self._pause = size, deadline, wait, pause
+        self.epoch = 0
         self._most = size + max_waiting
         # The server gives up before we shut the socket: then the connection stays, and a slow server is distinguished from a frozen one.
         self._statement_timeout = max(0.05, deadline * 0.8)
@@ -147,6 +148,7 @@ class Store:
     def forget(self) -> None:
         """Forget the answers that are kept: something was changed, and whoever changed it wants to see it."""
         self._answers = {key: known for key, known in self._answers.items() if not known[2].done()}
+        self.epoch += 1
 
     def _limiter(self) -> anyio.CapacityLimiter:
         import asyncio
@@ -164,12 +166,12 @@ class Store:
         """Run `question` in a transaction of its own, read-only unless `writing`, and return its result. Raises Problem.
 
         A reading question may be run twice: an idle connection may turn out to have been ended. `budget` replaces the
-        deadline for a question that takes longer.
+        deadline, for a question that takes longer or has less time.
         """
         if self._pid != os.getpid():
             _inherited.extend(self._idle)
             self._reset()
-        until = (time.monotonic() if began is None else began) + (budget or self._deadline)
+        until = (time.monotonic() if began is None else began) + (budget or self.deadline)
         with self._lock:
             if self._closed:
                 raise problems.database_away()
@@ -180,32 +182,35 @@ class Store:
             if not self._slots.acquire(timeout=max(0.0, min(self._wait, until - time.monotonic()))):
                 raise problems.busy()
             try:
-                return self._guarded(question, until, writing=writing)
+                return self._guarded(question, until, writing=writing, is_long=(budget or 0.0) > self.deadline)
             finally:
                 self._slots.release()
         finally:
             with self._lock:
                 self._asking -= 1
 
-    def _guarded(self, question: Callable[[Connection], T], until: float, *, writing: bool) -> T:
+    def _guarded(self, question: Callable[[Connection], T], until: float, *, writing: bool, is_long: bool) -> T:
         with self._lock:
             if self._trying:
                 raise problems.database_away()
-            tries = self._trying = time.monotonic() < self._away_until
+            tries = time.monotonic() < self._away_until
+            if tries and is_long and not writing:
+                raise problems.database_away()  # whoever tries is to find out soon
+            self._trying = tries
         try:
-            return self._answer(question, until, writing=writing)
+            return self._answer(question, until, writing=writing, is_long=is_long)
         finally:
             if tries:
                 with self._lock:
                     self._trying = False
 
-    def _answer(self, question: Callable[[Connection], T], until: float, *, writing: bool) -> T:
+    def _answer(self, question: Callable[[Connection], T], until: float, *, writing: bool, is_long: bool) -> T:
         while True:
-            connection, was_idle = self._take(until)
+            connection, was_idle = self._take(min(until, time.monotonic() + self.deadline) if is_long else until)
             watch = None
             try:
                 with self._watchdog.watching(connection.pgconn, until) as watch:
-                    result = self._in_transaction(connection, question, until, writing=writing)
+                    result = self._in_transaction(connection, question, until, writing=writing, is_long=is_long)
             except BaseException as error:
                 lost = connection.closed or connection.pgconn.status != 0 or (watch is not None and watch.expired)
                 if lost:
@@ -222,7 +227,13 @@ class Store:
             return result
 
     def _in_transaction(
-        self, connection: Connection, question: Callable[[Connection], T], until: float, *, writing: bool
+        self,
+        connection: Connection,
+        question: Callable[[Connection], T],
+        until: float,
+        *,
+        writing: bool,
+        is_long: bool,
     ) -> T:
         if self._is_stale:
             try:
@@ -231,9 +242,9 @@ class Store:
             except PreconditionError:
                 connection.execute(b"SELECT FROM pgvigil.migrations LIMIT 0")  # whether it is a right that is missing
                 raise
-        left = max(0.05, min(self._statement_timeout, (until - time.monotonic()) * 0.8))
-        if writing:
-            left = max(0.05, (until - time.monotonic()) * 0.8)
+        left = max(0.05, (until - time.monotonic()) * 0.8)
+        if not writing and not is_long:
+            left = min(self._statement_timeout, left)
         with own_transaction(
             connection,
             read_only=not writing,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
+_LAST = re.compile(r'("(?:[^"]|"")*"|[^.]*)$')
 _PART = re.compile(r'"(?:[^"]|"")*"|[^".]+')
 
 # Key words that no table or column is called without quotes.
@@ -33,3 +34,29 @@ def unquoted(name: str) -> str:
 def spelt_as_sql(name: str) -> str:
     """A name, with its schema or without: in quotes where SQL needs them, and only there."""
     return ".".join(quoted(unquoted(part)) for part in _PART.findall(name))
+
+
+def last_name(label: str) -> str:
+    """The last identifier of a dotted name, as it is spelt."""
+    match = _LAST.search(label)
+    return match[1] if match else label
+
+
+def schema_of(label: str) -> str:
+    """What stands before the last identifier: of a column its table. "" where that stands alone."""
+    return label[: -len(last_name(label)) - 1]
+
+
+def beside(label: str, name: str) -> str:
+    """Another name in the schema of an object."""
+    return label[: -len(last_name(label))] + name
+
+
+def first_parenthesis(label: str) -> int:
+    """Where the types behind a name begin: at the first parenthesis that is not in quotes, or at the end."""
+    quoted = False
+    for at, character in enumerate(label):
+        quoted ^= character == '"'
+        if character == "(" and not quoted:
+            return at
+    return len(label)

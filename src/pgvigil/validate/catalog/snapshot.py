@@ -1,6 +1,6 @@
 """The live schema: the part of pg_catalog that a spec is about, read in one pipeline and one snapshot.
 
-A snapshot is objects by path, each with its attributes as the server prints them and as a spec spells them. The server
+A snapshot is objects, each with its attributes as the server prints them and as a spec spells them. The server
 prints with the application's schema alone on its search_path: what lies there is printed without a schema, whatever the
 schema is called, and everything else with one.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,7 +25,8 @@ from psycopg.pq import TransactionStatus
 
 from pgvigil.database import beside
 from pgvigil.errors import ConnectError, LockedError
-from pgvigil.validate.catalog.identifiers import RESERVED, quoted, unquoted
+from pgvigil.validate.catalog.identifiers import RESERVED, last_name, quoted, schema_of, unquoted
+from pgvigil.validate.catalog.object_ref import ObjectRef, table, view
 from pgvigil.validate.catalog.presence import PRESENT, kinds_to_ask_for
 from pgvigil.validate.catalog.queries import QUERIES
 from pgvigil.validate.catalog.sql_fragments import for_kinds
@@ -83,7 +84,7 @@ class Scope:
     extensions: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     everywhere: bool = False  # other schemas too, and what belongs to none
-    declared: frozenset[str] = frozenset()  # paths whose owner is the usual one, whoever owns the rest
+    declared: frozenset[ObjectRef] = frozenset()  # whose owner is the usual one, whoever owns the rest
 
 
 @dataclass(frozen=True)
@@ -118,17 +119,17 @@ class Snapshot:
     """`roots` names the relation an object stands on, `details` what is known of a relation and is no attribute of it."""
 
     schema: str
-    objects: dict[str, Attributes]
-    roots: dict[str, str]
-    grantees: dict[str, str]
-    details: dict[str, Attributes] = field(default_factory=dict)
+    objects: dict[ObjectRef, Attributes]
+    roots: dict[ObjectRef, str]
+    grantees: dict[ObjectRef, str]
+    details: dict[ObjectRef, Attributes] = field(default_factory=dict)
     server: Server | None = None
     owners: list[str] = field(default_factory=list)  # the usual one
 
     @cached_property
-    def parts(self) -> dict[str, list[str]]:
-        """Paths of what stands on each relation, itself included."""
-        parts: dict[str, list[str]] = {}
+    def parts(self) -> dict[str, list[ObjectRef]]:
+        """What stands on each relation, itself included."""
+        parts: dict[str, list[ObjectRef]] = {}
         for path, root in self.roots.items():
             parts.setdefault(root, []).append(path)
         return parts
@@ -138,7 +139,8 @@ class Snapshot:
         return self.owners[0] if self.owners else ""
 
     def to_json(self) -> str:
-        return json.dumps([self.objects, self.roots, self.grantees, self.details], separators=(",", ":"))
+        parts = (self.objects, self.roots, self.grantees, self.details)
+        return json.dumps([by_path(part) for part in parts], separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str, schema: str) -> Snapshot:
@@ -146,7 +148,17 @@ class Snapshot:
         parts = json.loads(text)
         if not (isinstance(parts, list) and [type(part) for part in parts] == [dict] * 4 and parts[0]):
             raise ValueError("this is not a snapshot of a catalog")
-        return cls(schema, *parts)
+        objects, roots, grantees, details = map(by_ref, parts)
+        return cls(schema, objects, roots, grantees, details)
+
+
+def by_path(objects: Mapping[ObjectRef, T]) -> dict[str, T]:
+    return {ref.path: of for ref, of in objects.items()}
+
+
+def by_ref(objects: Mapping[str, T]) -> dict[ObjectRef, T]:
+    parse = ObjectRef.parse
+    return {parse(path): of for path, of in objects.items()}
 
 
 @contextmanager
@@ -360,58 +372,65 @@ def read_rows(conn: Connection, tables: dict[str, list[str]], schema: str) -> di
     return again_if_changed(conn, read) if tables else {}
 
 
-def _understood(answers: Answers, schema: str, declared: frozenset[str]) -> Snapshot:
+def _understood(answers: Answers, schema: str, declared: frozenset[ObjectRef]) -> Snapshot:
     found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
+    parse = ObjectRef.parse
     orders: dict[str, list[str]] = {}
     feeding = _feeding(answers["relations"])
     for label, path, attributes, details in answers["relations"]:
+        ref = parse(path)
         if (column := details.get("of_column")) and feeding[column] != label:
             attributes["of"] = column
         elif column:
-            path = f"sequence of {column}"
+            ref = ObjectRef("column", column).owned_sequence
             details["name"] = label
-            if (name := _last(label)) != quoted(usual_sequence(column)):
+            if (name := last_name(label)) != quoted(usual_sequence(column)):
                 attributes["name"] = name
-            label = column[: -len(_last(column)) - 1]
-        found.objects[path], found.roots[path], found.details[path] = attributes, label, details
+            label = schema_of(column)
+        found.objects[ref], found.roots[ref], found.details[ref] = attributes, label, details
     # Dropped since the snapshot: the server prints from a newer catalog, where it has no bound.
-    gone = {found.roots[path] for path, of in found.objects.items() if "partition_of" in of and "bound" not in of}
-    for path in [path for path, label in found.roots.items() if label in gone]:
-        del found.objects[path], found.roots[path], found.details[path]
+    gone = {found.roots[ref] for ref, of in found.objects.items() if "partition_of" in of and "bound" not in of}
+    for ref in [ref for ref, label in found.roots.items() if label in gone]:
+        del found.objects[ref], found.roots[ref], found.details[ref]
     for name in ("columns", "constraints", "indexes", "triggers", "others", "grants") if gone else ():
         answers[name] = [row for row in answers[name] if row[0] not in gone]
     for label, path, attributes in answers["columns"]:
-        orders.setdefault(label, []).append(path[8 + len(label) :])
-        found.objects[path], found.roots[path] = attributes, label
+        ref = parse(path)
+        orders.setdefault(label, []).append(ref.label[len(label) + 1 :])
+        found.objects[ref], found.roots[ref] = attributes, label
     for label, path, attributes, options in answers["indexes"]:
         if options:
             attributes["definition"] = _without_options(attributes["definition"], options)
-        found.objects[path], found.roots[path] = attributes, label
+        ref = parse(path)
+        found.objects[ref], found.roots[ref] = attributes, label
     for label, path, attributes, enable in answers["constraints"]:
-        found.objects[path], found.roots[path] = attributes, label
+        ref = parse(path)
+        found.objects[ref], found.roots[ref] = attributes, label
         if enable:
-            found.details[path] = {"enable": enable}
+            found.details[ref] = {"enable": enable}
     for name in ("triggers", "functions", "types", "others"):
         for label, path, attributes in answers[name]:
-            found.objects[path], found.roots[path] = attributes, label
+            ref = parse(path)
+            found.objects[ref], found.roots[ref] = attributes, label
     # Few depend on an extension: one question for all kinds, instead of one more in the query of each.
-    for path in [path for path in found.objects if path.startswith("dependent ")]:
-        if (of := path.removeprefix("dependent ")) in found.objects:
-            found.objects[of] |= found.objects[path]
-        del found.objects[path], found.roots[path]
+    for ref in [ref for ref in found.objects if ref.kind == "dependent"]:
+        if (of := parse(ref.label)) in found.objects:
+            found.objects[of] |= found.objects[ref]
+        del found.objects[ref], found.roots[ref]
     for label, path, attributes, role, _ in answers["grants"]:
-        found.objects[path], found.roots[path], found.grantees[path] = attributes, label, role
+        ref = parse(path)
+        found.objects[ref], found.roots[ref], found.grantees[ref] = attributes, label, role
     for label, order in orders.items():
-        if (path := f"table {label}") in found.objects or (path := f"view {label}") in found.objects:
-            found.objects[path]["order"] = order
+        if (ref := table(label)) in found.objects or (ref := view(label)) in found.objects:
+            found.objects[ref]["order"] = order
     _spell(found, declared)
     return found
 
 
-def _spell(found: Snapshot, declared: frozenset[str]) -> None:
+def _spell(found: Snapshot, declared: frozenset[ObjectRef]) -> None:
     """One spelling where the server has several: the usual owner, the application's schema in settings, IN arguments."""
     spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words stand in quotes too
-    counted = [of for path, of in found.objects.items() if path in declared] or list(found.objects.values())
+    counted = [of for ref, of in found.objects.items() if ref in declared] or list(found.objects.values())
     # Since PostgreSQL 15 a database comes with schema public owned by this role: it says nothing of who makes objects here.
     owners = Counter(a["owned_by"] for a in counted if a.get("owned_by", "pg_database_owner") != "pg_database_owner")
     usual = min(owners, key=lambda name: (-owners[name], name), default=None)
@@ -432,21 +451,14 @@ def _feeding(relations: list[Any]) -> dict[str, str]:
     owned: dict[str, list[tuple[bool, bool, str]]] = {}
     for label, _, _, details in relations:
         if column := details.get("of_column"):
-            usual = _last(label) == quoted(usual_sequence(column))
+            usual = last_name(label) == quoted(usual_sequence(column))
             owned.setdefault(column, []).append((not details.get("fills"), not usual, label))
     return {column: min(sequences)[2] for column, sequences in owned.items()}
 
 
 def usual_sequence(column: str) -> str:
     """The name that the server gives the sequence of a column, unless that is too long."""
-    name = _last(column)
-    return f"{unquoted(_last(column[: -len(name) - 1]))}_{unquoted(name)}_seq"
-
-
-def _last(label: str) -> str:
-    """The last identifier of a dotted name."""
-    match = re.search(r'("(?:[^"]|"")*"|[^.]*)$', label)
-    return match[1] if match else label
+    return f"{unquoted(last_name(schema_of(column)))}_{unquoted(last_name(column))}_seq"
 
 
 def _without_options(definition: str, options: list[str]) -> str:

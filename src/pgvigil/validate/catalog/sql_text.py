@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from pgvigil.validate.catalog.identifiers import quoted
-from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.identifiers import beside, quoted
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes
 
 _SUBOBJECTS = ("trigger", "rule", "policy")
@@ -55,38 +55,24 @@ def fdw_options(options: dict[str, str]) -> str:
     return ", ".join(f"{quoted(name)} {literal(value)}" for name, value in options.items())
 
 
-def opening(label: str) -> int:
-    quoted = False
-    for at, character in enumerate(label):
-        quoted ^= character == '"'
-        if character == "(" and not quoted:
-            return at
-    return len(label)
-
-
-def target(path: str, root: str, of_relation: str = "") -> str:
+def target(ref: ObjectRef, root: str, of_relation: str = "") -> str:
     """The object as COMMENT ON and DROP name it; `of_relation` is the kind of a relation, where it has one."""
-    kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+    kind = ref.kind
     if of_relation in ("foreign table", "materialized view"):
-        return f"{of_relation.upper()} {label}"
+        return f"{of_relation.upper()} {ref.label}"
     if kind == "window function":
-        return f"FUNCTION {label}"
+        return f"FUNCTION {ref.label}"
     if kind == "other":
-        return f"{RARE[label.partition(' ')[0]]} {label.partition(' ')[2]}"
+        return f"{RARE[ref.rare_kind]} {ref.rare_name}"
     if kind in ("constraint", *_SUBOBJECTS):
-        return f"{kind.upper()} {last_name(label)} ON {root}"
+        return f"{kind.upper()} {ref.name} ON {root}"
     if kind == "index":
-        return f"INDEX {_beside(root, last_name(label))}"
-    return f"{kind.upper()} {label}"
+        return f"INDEX {beside(root, ref.name)}"
+    return f"{kind.upper()} {ref.label}"
 
 
-def _beside(root: str, name: str) -> str:
-    """A name in the schema of a relation."""
-    return root[: -len(last_name(root))] + name
-
-
-def comment(path: str, root: str, text: str | None, kind: str = "") -> str:
-    return f"COMMENT ON {target(path, root, kind)} IS {literal(text) if text else 'NULL'};"
+def comment(ref: ObjectRef, root: str, text: str | None, kind: str = "") -> str:
+    return f"COMMENT ON {target(ref, root, kind)} IS {literal(text) if text else 'NULL'};"
 
 
 def enable(word: str, root: str, name: str, state: str) -> str:

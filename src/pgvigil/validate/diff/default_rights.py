@@ -6,33 +6,31 @@ import itertools
 
 from pgvigil.owner import OWN_ROLE
 from pgvigil.validate.catalog.identifiers import quoted, unquoted
-from pgvigil.validate.catalog.object_paths import kind_of, of_grant
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
-from pgvigil.validate.spec.path_patterns import parsed
 
 _KINDS = {"table": "r", "view": "r", "sequence": "S", "function": "f", "procedure": "f", "type": "T", "schema": "n"}
 _WORDS = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES", "n": "SCHEMAS"}
 _OPTION = " WITH GRANT OPTION"
 
 
-def owner_of(found: Snapshot, path: str) -> str:
-    return str(found.objects.get(path, {}).get("owned_by", found.owner))
+def owner_of(found: Snapshot, ref: ObjectRef) -> str:
+    return str(found.objects.get(ref, {}).get("owned_by", found.owner))
 
 
-def explained(found: Snapshot, path: str, attributes: Attributes) -> str:
+def explained(found: Snapshot, right: ObjectRef, attributes: Attributes) -> str:
     """The statements whose doing the whole of this grant or revocation is. "" where there are none.
 
     Only defaults of the object's owner come into it: those of others bear on what they make themselves. What a superuser made and
     gave to pgvigil_owner has the superuser's. EXECUTE for PUBLIC is never explained away.
     """
-    given = kind_of(path) == "grant"
-    what = of_grant(path)
-    of = _KINDS.get(kind_of(what))
-    role = found.grantees.get(path, "")
-    if of is None or found.server is None or (given and of == "f" and role == "PUBLIC"):
+    given = right.kind == "grant"
+    what = right.of
+    of = _KINDS.get(what.kind) if what else None
+    role = found.grantees.get(right, "")
+    if what is None or of is None or found.server is None or (given and of == "f" and role == "PUBLIC"):
         return ""
-    names = parsed(what).names
-    schema = None if of == "n" else names[0] if len(names) > 1 else found.schema
+    schema = None if of == "n" else unquoted(what.schema) or found.schema
     owner = owner_of(found, what)
     makers = [owner]
     if owner == OWN_ROLE:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.identifiers import schema_of
+from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes, Connection, Snapshot
 from pgvigil.validate.diff.equivalence import Probe, settle
 from pgvigil.validate.repair.ddl_routines import usual_multirange
@@ -37,6 +38,7 @@ class AttributeDiff:
 
 @dataclass
 class _Entry:
+    ref: ObjectRef
     finding: Finding
     parts: tuple[AttributeDiff, ...] = ()
     fix: Callable[[list[str]], str] | None = None  # from the attributes that differ
@@ -51,48 +53,49 @@ class DiffBuilder:
     used_rules: set[str] = field(default_factory=set)
     unchecked: list[Unchecked] = field(default_factory=list)
     unreadable: set[str] = field(default_factory=set)  # tables whose rows were asked for
-    _in_force: set[str] = field(default_factory=set)  # what no rule covers
+    _in_force: set[ObjectRef] = field(default_factory=set)  # what no rule covers
     _entries: list[_Entry] = field(default_factory=list)
-    _missing: dict[str, tuple[Attributes, str]] = field(default_factory=dict)
+    _missing: dict[ObjectRef, tuple[Attributes, str]] = field(default_factory=dict)
 
     def add(
-        self, kind: Kind, path: str, expected: str, found: str, severity: Severity = "finding", fix: str = ""
+        self, kind: Kind, ref: ObjectRef, expected: str, found: str, severity: Severity = "finding", fix: str = ""
     ) -> None:
-        self._entries.append(_Entry(Finding(kind, path, expected, found, severity, fix=fix)))
+        self._entries.append(_Entry(ref, Finding(kind, ref.path, expected, found, severity, fix=fix)))
 
     def miss(
         self,
-        path: str,
+        ref: ObjectRef,
         expected: str,
         attributes: Attributes | None = None,
         root: str = "",
         fix: Callable[[], str] | None = None,
     ) -> None:
-        self._missing[path] = (attributes or {}, root)
-        self._entries.append(_Entry(Finding("missing", path, expected, ABSENT), fix=(lambda _: fix()) if fix else None))
+        self._missing[ref] = (attributes or {}, root)
+        finding = Finding("missing", ref.path, expected, ABSENT)
+        self._entries.append(_Entry(ref, finding, fix=(lambda _: fix()) if fix else None))
 
-    def unexpected(self, path: str, found: str, ours: bool, fix: str = "", *, in_force: bool = False) -> None:
+    def unexpected(self, ref: ObjectRef, found: str, ours: bool, fix: str = "", *, in_force: bool = False) -> None:
         """`in_force`: it bears on objects of ours, so that no rule leaves it alone."""
         if in_force:
-            self._in_force.add(path)
+            self._in_force.add(ref)
         rules = () if in_force else self.declaration.ignore
-        if rule := next((rule for rule in rules if covers(rule[0], path)), None):
+        if rule := next((rule for rule in rules if covers(rule[0], ref.path)), None):
             self.used_rules.add(rule[0])
-            self.add("unexpected", path, f"left alone: {rule[1]}", found, "note")
+            self.add("unexpected", ref, f"left alone: {rule[1]}", found, "note")
         else:
             blamed = ours or self.strict
-            self.add("unexpected", path, "", found, "finding" if blamed else "note", fix if blamed else "")
+            self.add("unexpected", ref, "", found, "finding" if blamed else "note", fix if blamed else "")
 
     def differ(
         self,
-        path: str,
+        ref: ObjectRef,
         parts: Iterable[AttributeDiff],
         severity: Severity = "finding",
         kind: Kind = "different",
         fix: Callable[[list[str]], str] | None = None,
     ) -> None:
         if parts := tuple(parts):
-            self._entries.append(_Entry(Finding(kind, path, severity=severity), parts, fix))
+            self._entries.append(_Entry(ref, Finding(kind, ref.path, severity=severity), parts, fix))
 
     @property
     def another_major(self) -> bool:
@@ -110,14 +113,12 @@ class DiffBuilder:
             conn, self.found.schema, [part.probe for entry in self._entries for part in entry.parts if part.probe]
         )
         followers = self._followers()
-        follows = {path for paths in followers.values() for path in paths}
-        makers = {
-            entry.finding.object: entry.fix for entry in self._entries if entry.fix and entry.finding.kind == "missing"
-        }
-        findings = []
+        follows = {ref for refs in followers.values() for ref in refs}
+        makers = {entry.ref: entry.fix for entry in self._entries if entry.fix and entry.finding.kind == "missing"}
+        findings: list[tuple[ObjectRef, Finding]] = []
         for entry in self._entries:
             finding = entry.finding
-            if finding.kind == "missing" and finding.object in follows:
+            if finding.kind == "missing" and entry.ref in follows:
                 continue
             left = [part for part in entry.parts if part.probe is None or answers[part.probe] is not True]
             if entry.parts and not left:
@@ -133,153 +134,129 @@ class DiffBuilder:
             if entry.parts and len(unsaid) == len(left):
                 continue
             left = [part for part in left if part not in unsaid]
-            also = followers.get(finding.object, []) if finding.kind == "missing" else []
+            also = followers.get(entry.ref, []) if finding.kind == "missing" else []
             fix, steps = finding.fix, list(finding.steps)
             if entry.fix and finding.severity == "finding":
                 fix = entry.fix([part.key for part in left])
-                pieces = [(finding.object, fix), *((path, makers[path]([])) for path in also if path in makers)]
-                steps = ordered([(path, text, False) for path, text in pieces if text])
+                pieces = [(entry.ref, fix), *((ref, makers[ref]([])) for ref in also if ref in makers)]
+                steps = ordered([(ref, text, False) for ref, text in pieces if text])
                 fix = "\n".join(steps)
-            findings.append(
-                replace(
-                    finding,
-                    expected=finding.expected or "; ".join(part.expected for part in left),
-                    found=finding.found or "; ".join(part.found for part in left),
-                    also=tuple(also),
-                    fix=fix,
-                    steps=tuple(steps),
-                )
+            settled = replace(
+                finding,
+                expected=finding.expected or "; ".join(part.expected for part in left),
+                found=finding.found or "; ".join(part.found for part in left),
+                also=tuple(ref.path for ref in also),
+                fix=fix,
+                steps=tuple(steps),
             )
-        ignored = [self._left_alone(finding) for finding in findings]
-        return sorted(_without_echoes(ignored), key=lambda finding: KINDS.index(finding.kind))
+            findings.append((entry.ref, self._left_alone(entry.ref, settled)))
+        return sorted(_without_echoes(findings), key=lambda finding: KINDS.index(finding.kind))
 
-    def _left_alone(self, finding: Finding) -> Finding:
+    def _left_alone(self, ref: ObjectRef, finding: Finding) -> Finding:
         for pattern, reason, _ in self.declaration.ignore:
-            if (
-                finding.severity == "finding"
-                and finding.object not in self._in_force
-                and covers(pattern, finding.object)
-            ):
+            if finding.severity == "finding" and ref not in self._in_force and covers(pattern, ref.path):
                 self.used_rules.add(pattern)
                 return replace(finding, severity="note", expected=f"left alone: {reason}", fix="")
         return finding
 
-    def _followers(self) -> dict[str, list[str]]:
+    def _followers(self) -> dict[ObjectRef, list[ObjectRef]]:
         """Missing object → what is missing because of it: what stood on it, or names it."""
-        ranked = sorted(self._missing, key=lambda path: _RANK.get(kind_of(path), 99))
-        keys = {path: _names(path) for path in ranked}
-        cause_of: dict[str, str] = {}
-        for path in ranked:
-            attributes, root = self._missing[path]
+        ranked = sorted(self._missing, key=lambda ref: _RANK.get(ref.kind, 99))
+        keys = {ref: _names(ref) for ref in ranked}
+        cause_of: dict[ObjectRef, ObjectRef] = {}
+        for ref in ranked:
+            attributes, root = self._missing[ref]
             text = " ".join(_texts(attributes)) + f" {root}"
             for cause in ranked:
-                if cause == path or cause_of.get(cause) == path:
+                if cause == ref or cause_of.get(cause) == ref:
                     continue
-                of = self._missing[cause][1]
-                if self._follows(path, text, root, cause, keys[cause], of):
-                    cause_of[path] = cause_of.get(cause, cause)
+                if self._follows(ref, text, root, cause, keys[cause]):
+                    cause_of[ref] = cause_of.get(cause, cause)
                     break
-        followers: dict[str, list[str]] = {}
-        for path in self._missing:
-            if path in cause_of and (top := _top(path, cause_of)) != path:
-                followers.setdefault(top, []).append(path)
+        followers: dict[ObjectRef, list[ObjectRef]] = {}
+        for ref in self._missing:
+            if ref in cause_of and (top := _top(ref, cause_of)) != ref:
+                followers.setdefault(top, []).append(ref)
         return followers
 
-    def _follows(self, path: str, text: str, root: str, cause: str, name: re.Pattern[str], of: str) -> bool:
-        kind, by = kind_of(path), kind_of(cause)
+    def _follows(self, ref: ObjectRef, text: str, root: str, cause: ObjectRef, name: re.Pattern[str]) -> bool:
+        kind, by = ref.kind, cause.kind
+        attributes, (of_cause, of) = self._missing[ref][0], self._missing[cause]
         if by == "other":
-            return _stands_on_rare(path, self._missing[path][0], cause)
-        if by in ("table", "view") and cause.partition(" ")[2] == root and path != cause:
+            return _stands_on_rare(ref, attributes, cause)
+        if by in ("table", "view") and cause.label == root:
             return True
         if by == kind == "table":
-            attributes = self._missing[path][0]
             return of in (attributes.get("partition_of"), *attributes.get("inherits", ()))
-        if by == "type" and self._missing[path][0].get("constructor"):
-            return path.removeprefix("function ").partition("(")[0] in _constructors(cause, self._missing[cause][0])
-        if by == "sequence" and cause.startswith("sequence of "):
+        if by == "type" and attributes.get("constructor"):
+            return ref.bare_label in _constructors(cause, of_cause)
+        if by == "sequence" and cause.of_column:
             return False
         if by == "schema":
-            label = path.removeprefix(kind).strip()
-            return label.startswith(cause.removeprefix("schema ") + ".") or root.startswith(
-                cause.removeprefix("schema ") + "."
-            )
+            return ref.within(cause) or schema_of(root) == cause.label
         if _RANK.get(kind, 99) < _RANK.get(by, 99) or (kind == by and kind not in ("view", "constraint")):
             return False
         if by == "column":
-            attributes = self._missing[path][0]
             if kind == "view" and "definition" not in attributes:
                 return of in attributes.get("reads", ())
             words = text.replace(root, "") if root != of else text
             mentions_table = root == of or re.search(rf'(?<!["\w]){re.escape(of)}(?!["\w])', text)
             return bool(mentions_table and name.search(words))
         if by == "constraint":
-            attributes = self._missing[cause][0]
             return (
                 kind == "constraint"
-                and attributes.get("definition", "").startswith(("PRIMARY KEY", "UNIQUE"))
+                and of_cause.get("definition", "").startswith(("PRIMARY KEY", "UNIQUE"))
                 and bool(re.search(rf" REFERENCES {re.escape(of)}\(", text))
             )
-        return (
-            by in ("table", "view", "type", "function", "sequence")
-            and bool(name.search(text))
-            and kind not in ("column",)
-        ) or (by == "type" and kind == "column" and bool(name.search(text)))
+        named = by == "type" or (by in ("table", "view", "function", "sequence") and kind != "column")
+        return named and bool(name.search(text))
 
 
-def _constructors(path: str, attributes: Attributes) -> tuple[str, str]:
+def _constructors(type_: ObjectRef, attributes: Attributes) -> tuple[str, str]:
     """Names of the functions that come with a range type."""
-    label = path.removeprefix("type ")
+    label = type_.label
     return label, attributes.get("range", {}).get("MULTIRANGE_TYPE_NAME", usual_multirange(label))
 
 
 # Rare kinds whose definitions name others.
-_NAMED_IN = {
-    "ts_dict": "other ts_config ",
-    "ts_parser": "other ts_config ",
-    "ts_template": "other ts_dict ",
-    "opfamily": "other opclass ",
-}
+_NAMED_IN = {"ts_dict": "ts_config", "ts_parser": "ts_config", "ts_template": "ts_dict", "opfamily": "opclass"}
 
 
-def _stands_on_rare(path: str, attributes: Attributes, cause: str) -> bool:
+def _stands_on_rare(ref: ObjectRef, attributes: Attributes, cause: ObjectRef) -> bool:
     """A table needs its server, a server its wrapper, a transform or a function its language."""
-    _, kind, name = cause.split(" ", 2)
+    kind, name = cause.rare_kind, cause.rare_name
+    definition = attributes.get("definition", "")
     if kind in _NAMED_IN:
         word = re.compile(rf'(?<!["\w.]){re.escape(name.partition(" USING ")[0])}(?!["\w.])')
-        return path.startswith(_NAMED_IN[kind]) and bool(word.search(attributes.get("definition", "")))
+        return ref.rare_kind == _NAMED_IN[kind] and bool(word.search(definition))
     needs = {
         "server": (
             attributes.get("server") == name,
-            path.startswith("other user_mapping ") and path.endswith(f" SERVER {name}"),
+            ref.rare_kind == "user_mapping" and ref.label.endswith(f" SERVER {name}"),
         ),
-        "foreign_data_wrapper": (
-            path.startswith("other server ") and attributes.get("definition", "").endswith(f" WRAPPER {name}"),
-        ),
+        "foreign_data_wrapper": (ref.rare_kind == "server" and definition.endswith(f" WRAPPER {name}"),),
         "language": (
             attributes.get("language") == name,
-            path.startswith("other transform ") and path.endswith(f" LANGUAGE {name}"),
+            ref.rare_kind == "transform" and ref.label.endswith(f" LANGUAGE {name}"),
         ),
         "access_method": (
             attributes.get("access_method") == name,
-            path.startswith(("other opclass ", "other opfamily ")) and path.endswith(f" USING {name}"),
+            ref.rare_kind in ("opclass", "opfamily") and ref.label.endswith(f" USING {name}"),
         ),
     }
     return any(needs.get(kind, ()))
 
 
-def _top(path: str, cause_of: dict[str, str]) -> str:
-    seen = {path}
-    while (cause := cause_of.get(path)) and cause not in seen:
-        path = cause
-        seen.add(path)
-    return path
+def _top(ref: ObjectRef, cause_of: dict[ObjectRef, ObjectRef]) -> ObjectRef:
+    seen = {ref}
+    while (cause := cause_of.get(ref)) and cause not in seen:
+        ref = cause
+        seen.add(ref)
+    return ref
 
 
-def _names(path: str) -> re.Pattern[str]:
-    label = path.removeprefix(kind_of(path)).strip()
-    if "function" in kind_of(path) or kind_of(path) == "procedure":
-        label = label.partition("(")[0]
-    word = last_name(label) if kind_of(path) == "column" else label
+def _names(ref: ObjectRef) -> re.Pattern[str]:
+    word = ref.name if ref.kind == "column" else ref.bare_label if ref.kind in ROUTINES else ref.label
     return re.compile(rf'(?<!["\w]){re.escape(word)}(?!["\w])')
 
 
@@ -294,16 +271,15 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _without_echoes(findings: list[Finding]) -> Iterator[Finding]:
+def _without_echoes(findings: list[tuple[ObjectRef, Finding]]) -> Iterator[Finding]:
     """An object that was made anew lost its comment with it: one defect, not two."""
-    at_fault = {finding.object: finding for finding in findings if finding.severity == "finding"}
-    for finding in findings:
-        comment = f"comment on {finding.object}"
-        if finding.severity == "finding" and comment in at_fault:
-            again = at_fault[comment].fix
+    at_fault = {ref: finding for ref, finding in findings if finding.severity == "finding"}
+    for ref, finding in findings:
+        if finding.severity == "finding" and ref.comment in at_fault:
+            again = at_fault[ref.comment].fix
             more = [again] if again and finding.fix and again not in finding.fix else []
             steps = (*(finding.steps or (finding.fix,)), *more)
             fix = "\n".join([finding.fix, *more])
-            yield replace(finding, also=(*finding.also, comment), fix=fix, steps=steps)
-        elif finding.object.removeprefix("comment on ") not in at_fault.keys() - {finding.object}:
+            yield replace(finding, also=(*finding.also, ref.comment.path), fix=fix, steps=steps)
+        elif ref.commented not in at_fault:
             yield finding

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from pgvigil.validate.catalog.identifiers import unquoted
-from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Connection, fetch, pinned, print_for
 from pgvigil.validate.catalog.spelling import plain_fields
 from pgvigil.validate.repair import ddl, ddl_relations, ddl_routines
@@ -71,7 +71,7 @@ _WORD = re.compile(r'(::\s*|\bCAST\s*\([^()]*\bAS\s+)?(?:[^\W\d]\w*\.|"(?:[^"]|"
 class Probe:
     """An object of which one attribute is spelt in two ways; `attributes` are its others, as JSON."""
 
-    path: str
+    ref: ObjectRef
     root: str
     key: str
     expected: str
@@ -79,8 +79,8 @@ class Probe:
     attributes: str
 
 
-def possible(path: str, key: str) -> bool:
-    return (kind_of(path), key) in _READ_BACK
+def possible(ref: ObjectRef, key: str) -> bool:
+    return (ref.kind, key) in _READ_BACK
 
 
 def settle(conn: Connection, schema: str, probes: Iterable[Probe]) -> dict[Probe, bool | str]:
@@ -126,7 +126,7 @@ def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> objec
             print_for(conn, schema)
             for statement in _statements(probe, text):
                 conn.execute(statement)
-        row = fetch(conn, schema, _READ_BACK[kind_of(probe.path), probe.key])
+        row = fetch(conn, schema, _READ_BACK[probe.ref.kind, probe.key])
     return row[0] if row else None
 
 
@@ -134,14 +134,14 @@ def _whose(conn: Connection, schema: str, probe: Probe) -> tuple[str, bool, bool
     """The owner of what is made again, whether that is who compares or a superuser, whether one may act as the owner, and whether a name
     in the text may be that of code of somebody else, who is no superuser.
     """
-    kind = {"procedure": "function"}.get(kind_of(probe.path), kind_of(probe.path))
+    kind = {"procedure": "function"}.get(probe.ref.kind, probe.ref.kind)
     of = kind if kind in _OWNERS else "relation"
     text = f"{probe.expected} {probe.found}" + (
         f" {probe.attributes}" if kind in ("policy", "type", "function") else ""
     )
     words = [(name if name.startswith('"') else name.lower(), cast) for cast, name in _WORD.findall(text)]
     names, casts = [unquoted(name) for name, _ in words], [unquoted(name) for name, cast in words if cast]
-    label = probe.root if of == "relation" else probe.path.partition(" ")[2]
+    label = probe.root if of == "relation" else probe.ref.label
     query = _WHOSE.replace("{owner}", _OWNERS[of])
     row: tuple[str, bool, bool, bool] | None = fetch(
         conn,
@@ -155,7 +155,7 @@ def _whose(conn: Connection, schema: str, probe: Probe) -> tuple[str, bool, bool
 
 
 def _statements(probe: Probe, text: str) -> list[str]:
-    kind, name = kind_of(probe.path), last_name(probe.path)
+    kind, name = probe.ref.kind, probe.ref.name
     given = json.loads(text) if text.startswith("{") and probe.key == "checks" else text
     attributes = json.loads(probe.attributes) | {probe.key: given}
     copy = f"CREATE TEMP TABLE probe (LIKE {probe.root})"
@@ -191,7 +191,9 @@ def _statements(probe: Probe, text: str) -> list[str]:
     if kind == "type":
         return [
             ddl.create(
-                "type pg_temp.probe", "", {key: value for key, value in attributes.items() if key != "comment"}
+                ObjectRef("type", "pg_temp.probe"),
+                "",
+                {key: value for key, value in attributes.items() if key != "comment"},
             ).rstrip(";")
         ]
     label = "pg_temp.probe()"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pgvigil.validate.catalog.object_paths import kind_of
+from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
 from pgvigil.validate.catalog.sql_text import literal
 from pgvigil.validate.spec.declaration import Declaration, Mark
 
 POLICIES = "pgvigil.retention_policies"
-ACTIVE_TIME = "function pgvigil.active_time(text)"  # written anew by every edit of the policies
+ACTIVE_TIME = ObjectRef("function", "pgvigil.active_time(text)")  # written anew by every edit of the policies
+_APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 Rows = dict[str, list[dict[str, Any]]]  # of some tables
-Joined = tuple[dict[str, Attributes], dict[str, str], dict[str, Mark]]
+Joined = tuple[dict[ObjectRef, Attributes], dict[ObjectRef, str], dict[ObjectRef, Mark]]
 
 
 def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, rows: Rows) -> Joined:
@@ -21,21 +22,20 @@ def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, 
     expected, roots, marks = declaration.objects, declaration.roots, declaration.marks
     if not declaration.complete:
         expected, marks = {}, {}
-        for path, attributes in declaration.objects.items():
-            made = reference.objects.get(path) if reference and declaration.marks[path].ours else None
-            expected[path], marks[path] = _joined(
-                declaration.marks[path], attributes, made, found.objects.get(path, {})
-            )
+        for ref, attributes in declaration.objects.items():
+            mark = declaration.marks[ref]
+            made = reference.objects.get(ref) if reference and mark.ours else None
+            expected[ref], marks[ref] = _joined(mark, attributes, made, found.objects.get(ref, {}))
         roots = dict(declaration.roots)
         if reference:
             _add_undeclared(declaration, reference, found, expected, roots)
     if found.server and found.server.major < 15:
-        expected = {path: _without_invoker(of) if path.startswith("view ") else of for path, of in expected.items()}
+        expected = {ref: _without_invoker(of) if ref.kind == "view" else of for ref, of in expected.items()}
     there = found.objects.get(ACTIVE_TIME, {})
     if ACTIVE_TIME in expected and (body := _active_time(rows.get(POLICIES, [])) or there.get("body")):
         expected = expected | {ACTIVE_TIME: expected[ACTIVE_TIME] | {"body": body}}
-        if mark := marks.get(ACTIVE_TIME):
-            marks = marks | {ACTIVE_TIME: replace(mark, spoken_of=mark.spoken_of | {"body"})}
+        if said := marks.get(ACTIVE_TIME):
+            marks = marks | {ACTIVE_TIME: replace(said, spoken_of=said.spoken_of | {"body"})}
     return expected, roots, marks
 
 
@@ -64,29 +64,26 @@ def _add_undeclared(
     declaration: Declaration,
     reference: Snapshot,
     found: Snapshot,
-    expected: dict[str, Attributes],
-    roots: dict[str, str],
+    expected: dict[ObjectRef, Attributes],
+    roots: dict[ObjectRef, str],
 ) -> None:
     roles = {"PUBLIC", *(found.server.roles if found.server else [])}
-    for path, attributes in reference.objects.items():
-        if path in expected or not _is_ours(declaration, reference, path):
+    for ref, attributes in reference.objects.items():
+        if ref in expected or not _is_ours(declaration, reference, ref):
             continue
-        if reference.grantees.get(path, "PUBLIC") in roles:  # a missing role is told by itself
-            expected[path], roots[path] = attributes, reference.roots[path]
+        if reference.grantees.get(ref, "PUBLIC") in roles:  # a missing role is told by itself
+            expected[ref], roots[ref] = attributes, reference.roots[ref]
 
 
-def _is_ours(declaration: Declaration, reference: Snapshot, path: str) -> bool:
+def _is_ours(declaration: Declaration, reference: Snapshot, ref: ObjectRef) -> bool:
     """Return true if an object of the reference, which the spec does not declare, has to be there."""
-    kind, root = kind_of(path), reference.roots[path]
-    if reference.details.get(f"table {root}", {}).get("cut") or path == "schema {schema}" or kind == "extension":
+    root = reference.roots[ref]
+    if reference.details.get(table(root), {}).get("cut") or ref == _APPLICATION_SCHEMA or ref.kind == "extension":
         return False
-    if root in declaration.application or path.startswith("grant on schema {schema} to "):
-        return reference.grantees.get(path) in declaration.roles
-    if root:
-        return True
-    label = path.removeprefix("grant on ").removeprefix("revocation on ")
-    label = label.removeprefix(kind_of(label)).strip().removeprefix("in schema ")
-    return any(label.startswith(f"{schema}.") or label.partition(" ")[0] == schema for schema in declaration.schemas)
+    if root in declaration.application or (ref.kind == "grant" and ref.of == _APPLICATION_SCHEMA):
+        return reference.grantees.get(ref) in declaration.roles
+    of = ref.of or ref
+    return bool(root) or (of.label if of.kind == "schema" else of.schema) in declaration.schemas
 
 
 def _without_invoker(view: Attributes) -> Attributes:

@@ -5,55 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pgvigil.validate.catalog.object_paths import kind_of
+from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
 
 # ALTER TABLE of the parent changes these in its children too.
 _REACHES = {"type", "collation", "nullable", "default", "generated", "virtual", "storage", "identity"}
 
 
-def from_parent(path: str, root: str, objects: Mapping[str, Attributes]) -> Iterator[str]:
+Objects = Mapping[ObjectRef, Attributes]
+
+
+def from_parent(ref: ObjectRef, objects: Objects) -> Iterator[ObjectRef]:
     """The same column of each parent."""
-    table = objects.get(f"table {root}", {})
-    for parent in (table.get("partition_of"), *table.get("inherits", ())):
-        if parent and kind_of(path) == "column":
-            yield f"column {parent}.{path.removeprefix(f'column {root}.')}"
+    if ref.kind == "column":
+        of = objects.get(table(ref.relation), {})
+        for parent in (of.get("partition_of"), *of.get("inherits", ())):
+            if parent:
+                yield ObjectRef.on("column", parent, ref.name)
 
 
-def is_parents_change(
-    path: str,
-    root: str,
-    key: str,
-    pair: tuple[Any, Any],
-    expected: Mapping[str, Attributes],
-    found: Mapping[str, Attributes],
-) -> bool:
+def is_parents_change(ref: ObjectRef, key: str, pair: tuple[Any, Any], expected: Objects, found: Objects) -> bool:
     """Return true if an attribute of a column differs just as it does in a parent; `pair` is what is wanted and what is there."""
     return key in _REACHES and any(
         parent in expected and parent in found and (expected[parent].get(key), found[parent].get(key)) == pair
-        for parent in from_parent(path, root, found)
+        for parent in from_parent(ref, found)
     )
 
 
-def is_of_parent(path: str, root: str, here: Mapping[str, Attributes], there: Mapping[str, Attributes]) -> bool:
+def is_of_parent(ref: ObjectRef, here: Objects, there: Objects) -> bool:
     """Return true if an inherited column is on this side alone, as a parent's is."""
-    return bool(here[path].get("inherited")) and any(
-        parent in here and parent not in there for parent in from_parent(path, root, here)
+    return bool(here[ref].get("inherited")) and any(
+        parent in here and parent not in there for parent in from_parent(ref, here)
     )
 
 
-def has_other_parents(root: str, expected: Mapping[str, Attributes], found: Mapping[str, Attributes]) -> bool:
+def has_other_parents(root: str, expected: Objects, found: Objects) -> bool:
     """Return whether a table has left a parent: its columns are its own then, and are reported with it."""
-    right, there = (objects.get(f"table {root}", {}).get("inherits") for objects in (expected, found))
+    right, there = (objects.get(table(root), {}).get("inherits") for objects in (expected, found))
     return bool(right != there)
 
 
-def is_change_of_type(
-    root: str, expected: Mapping[str, Attributes], found: Mapping[str, Attributes], key: str = "type"
-) -> bool:
+def is_change_of_type(root: str, expected: Objects, found: Objects, key: str = "type") -> bool:
     """Return whether the columns of a typed table differ because its type does: ALTER TYPE … CASCADE reaches them."""
-    tables = [objects.get(f"table {root}", {}) for objects in (expected, found)]
-    type_ = f"type {tables[0].get('of_type')}"
+    tables = [objects.get(table(root), {}) for objects in (expected, found)]
+    type_ = ObjectRef("type", str(tables[0].get("of_type")))
     return (
         key in ("type", "collation", "order")
         and "of_type" in tables[0]
@@ -63,23 +58,22 @@ def is_change_of_type(
     )
 
 
-def is_left_by_parent(
-    path: str, root: str, expected: Mapping[str, Attributes], found: Mapping[str, Attributes]
-) -> bool:
+def is_left_by_parent(ref: ObjectRef, expected: Objects, found: Objects) -> bool:
     """Return whether a constraint became a table's own when that left its parent: to come back, it needs it."""
-    table, there = (objects.get(f"table {root}", {}) for objects in (expected, found))
-    name = path.removeprefix(f"constraint {root}.")
-    left = [parent for parent in table.get("inherits", ()) if parent not in there.get("inherits", ())]
-    if kind_of(path) == "constraint" and any(
-        expected.get(f"constraint {parent}.{name}", {}).get("definition") == found[path]["definition"]
-        for parent in left
-    ):
-        return True
-    if kind_of(path) != "constraint" or "partition_of" not in table or "partition_of" in there:
+    if ref.kind != "constraint":
         return False
-    while parent := table.get("partition_of"):
-        of = expected.get(f"constraint {parent}.{name}", {})
-        if of.get("definition") == found[path]["definition"]:
+    of, there = (objects.get(table(ref.relation), {}) for objects in (expected, found))
+    definition = found[ref]["definition"]
+
+    def of_parent(parent: str) -> bool:
+        return bool(expected.get(ObjectRef.on("constraint", parent, ref.name), {}).get("definition") == definition)
+
+    if any(of_parent(parent) for parent in of.get("inherits", ()) if parent not in there.get("inherits", ())):
+        return True
+    if "partition_of" in there:
+        return False
+    while parent := of.get("partition_of"):
+        if of_parent(parent):
             return True
-        table = expected.get(f"table {parent}", {})
+        of = expected.get(table(parent), {})
     return False

@@ -6,8 +6,8 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from pgvigil.validate.catalog import sql_text
-from pgvigil.validate.catalog.identifiers import quoted
-from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.identifiers import beside, quoted
+from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.catalog.spelling import without_upkeep
 from pgvigil.validate.diff.default_rights import explained, owner_of
@@ -29,7 +29,7 @@ _TOKENS = {
 def compare(collector: DiffBuilder, name: str, declared: Partitions, owner: str) -> set[str]:
     """Compare with the pattern; `owner` is the one the table should have. Returns the relations it took care of."""
     found = collector.found
-    tables = {path.removeprefix("table "): of for path, of in found.objects.items() if path.startswith("table ")}
+    tables = {ref.label: of for ref, of in found.objects.items() if ref.kind == "table"}
     attached = {label: of for label, of in tables.items() if of.get("partition_of") == name}
     for label, partition in attached.items():
         collector.compared["partition"] += 1
@@ -38,17 +38,17 @@ def compare(collector: DiffBuilder, name: str, declared: Partitions, owner: str)
     for label in stray:
         repair = _attach(name, declared, label)
         said = "a table of its own, not attached"
-        if (whose := owner_of(found, f"table {label}")) != owner:
+        if (whose := owner_of(found, table(label))) != owner:
             repair, said = "", f"{said}, which belongs to {whose}: no partition is made of it"
         apart = AttributeDiff(f"attached to {name}", said)
-        collector.differ(f"partition {label}", [apart], fix=lambda _, repair=repair: repair)  # type: ignore[misc]
+        collector.differ(ObjectRef("partition", label), [apart], fix=lambda _, repair=repair: repair)  # type: ignore[misc]
     if declared.default and not any(of.get("bound") == "DEFAULT" for of in attached.values()):
         label = f"{name}{declared.default}"
         is_other = found.server is not None and found.server.role != owner
         given = f"\nALTER TABLE {label} OWNER TO {quoted(owner)};" if is_other else ""
         if label not in stray:
             collector.miss(
-                f"partition {label}",
+                ObjectRef("partition", label),
                 "a default partition: rows no other takes need a place",
                 fix=lambda: f"CREATE TABLE {label} PARTITION OF {name} DEFAULT;{given}",
             )
@@ -58,9 +58,8 @@ def compare(collector: DiffBuilder, name: str, declared: Partitions, owner: str)
         stretches = [stretch_of(name, declared, label) for label in stray]
         if not any(stretch and stretch[0] <= present < stretch[1] for stretch in stretches):
             repair = declared.repair.replace("{table}", name)
-            collector.miss(
-                f"partition of {name} for {present.date()}", "a partition for the present", fix=lambda: repair
-            )
+            ref = ObjectRef("partition", f"of {name} for {present.date()}")
+            collector.miss(ref, "a partition for the present", fix=lambda: repair)
     return {*attached, *stray}
 
 
@@ -78,8 +77,8 @@ def _attach(name: str, declared: Partitions, label: str) -> str:
 def _partition(
     collector: DiffBuilder, name: str, declared: Partitions, label: str, partition: Attributes, owner: str
 ) -> None:
-    path = f"table {label}"
-    details = collector.found.details[path]
+    ref = table(label)
+    details = collector.found.details[ref]
     bound = partition.get("bound", "")
     parts = []
     if details.get("detaching"):
@@ -99,13 +98,13 @@ def _partition(
         parts.append(AttributeDiff(f"from {stretch_said}", _said(bounds, bound), key="bound"))
     usual = {
         key: value
-        for key, value in collector.found.objects[f"table {name}"].items()
+        for key, value in collector.found.objects[table(name)].items()
         if key not in ("row_security", "access_method", "owned_by")
     }
     if owner != collector.found.owner:
         usual["owned_by"] = owner
     parts += [
-        AttributeDiff(describe.phrase(path, key, usual), describe.phrase(path, key, partition), key=key)
+        AttributeDiff(describe.phrase(ref, key, usual), describe.phrase(ref, key, partition), key=key)
         for key in ("row_security", "owned_by", "access_method", "replica_identity")
         if partition.get(key) != usual.get(key) and not _by_index(key, usual)
     ]
@@ -128,16 +127,16 @@ def _partition(
             repairs.append(f"ALTER TABLE {label} RENAME TO {right};")
         return "\n".join(repair for repair in repairs if repair)
 
-    collector.differ(f"partition {label}", parts, fix=fix)
+    collector.differ(ObjectRef("partition", label), parts, fix=fix)
     _columns(collector, name, label)
     for other in collector.found.parts[label]:
         attributes = collector.found.objects[other]
-        kind = kind_of(other)
+        kind = other.kind
         if kind in ("table", "comment", "column", "statistics"):
             continue
         if kind == "trigger" and attributes.get("clone"):
-            trigger = last_name(other)
-            usual = collector.found.objects.get(f"trigger {name}.{trigger}", {}).get("enabled", "ORIGIN")
+            trigger = other.name
+            usual = collector.found.objects.get(ObjectRef.on("trigger", name, trigger), {}).get("enabled", "ORIGIN")
             said = "enabled" if usual == "ORIGIN" else f"enabled {usual}"
             enable = sql_text.enable("TRIGGER", label, trigger, usual)
             collector.add(
@@ -146,19 +145,18 @@ def _partition(
         elif kind == "constraint" and "enforced" in attributes:
             collector.add(
                 "disabled",
-                f"foreign key of {label}",
+                ObjectRef("foreign", f"key of {label}"),
                 "enforced",
                 "its internal triggers are disabled",
                 fix="\n".join(collector.found.details[other]["enable"]),
             )
         elif kind in ("index", "constraint") and "valid" in attributes:
-            index = label[: -len(last_name(label))] + last_name(other)
             collector.add(
                 "invalid",
                 other,
                 "a valid index",
                 "INVALID: the server does not use it",
-                fix=f"REINDEX INDEX {index};",
+                fix=f"REINDEX INDEX {beside(label, other.name)};",
             )
         elif kind in ("grant", "revocation") and (default := explained(collector.found, other, attributes)):
             collector.unexpected(other, f"{describe.whole(other, attributes)}, by {default}", ours=False)
@@ -175,9 +173,9 @@ def _by_index(key: str, table: Attributes) -> bool:
 def _columns(collector: DiffBuilder, name: str, label: str) -> None:
     """Each as its table's, but for the default: an insert through the table uses the table's."""
     objects = collector.found.objects
-    for column in objects[f"table {name}"].get("order", ()):
-        path, usual = f"column {label}.{column}", objects[f"column {name}.{column}"]
-        there = objects.get(path, {})
+    for column in objects[table(name)].get("order", ()):
+        ref, usual = ObjectRef.on("column", label, column), objects[ObjectRef.on("column", name, column)]
+        there = objects.get(ref, {})
         keys = [
             key
             for key in {**usual, **there}
@@ -185,13 +183,13 @@ def _columns(collector: DiffBuilder, name: str, label: str) -> None:
             and usual.get(key) != there.get(key)
         ]
         parts = [
-            AttributeDiff(describe.phrase(path, key, usual), describe.phrase(path, key, there), key=key) for key in keys
+            AttributeDiff(describe.phrase(ref, key, usual), describe.phrase(ref, key, there), key=key) for key in keys
         ]
 
         def fix(keys: list[str], column: str = column, usual: Attributes = usual, there: Attributes = there) -> str:
             return "\n".join(line for key in keys for line in alter_column(label, column, usual, there, key) if line)
 
-        collector.differ(path, parts, fix=fix)
+        collector.differ(ref, parts, fix=fix)
 
 
 def _right_name(name: str, declared: Partitions, bound: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pgvigil.validate.catalog.object_paths import kind_of, of_grant
+from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.repair.ddl_routines import usual_multirange
 
@@ -20,42 +20,46 @@ _LANGUAGES = "a database by another name: pg_dump does not carry rights on the l
 _INFORMATION = "a database by another name: pg_dump does not carry rights in information_schema"
 _DATABASE = "a database by another name: pg_dump carries settings and rights of a database only with --create"
 
+_THE_DATABASE = ObjectRef("database", "{database}")
+_CLOSED = ObjectRef.right("revocation", ObjectRef("schema", "{schema}"), "PUBLIC")
 
-def left_out(path: str, expected: dict[str, Attributes], found: dict[str, Attributes], *, copy: bool) -> str:
+
+def left_out(
+    ref: ObjectRef, expected: dict[ObjectRef, Attributes], found: dict[ObjectRef, Attributes], *, copy: bool
+) -> str:
     """The reason why an object may differ after a restore, or "" where it may not.
 
     `copy`: the database has another name than the one that the spec was dumped from.
     """
-    of = of_grant(path) or path
-    if of != path and of.startswith("type ") and _is_multirange(of, expected):
+    of = ref.of or ref
+    if ref.of and of.kind == "type" and _is_multirange(of, expected):
         return _MULTIRANGE
     if expected.get(of, {}).get("constructor") or found.get(of, {}).get("constructor"):
         return _CONSTRUCTOR
-    if kind_of(path) == "operator" and expected.get(path, {}).get("definition") == {} and path not in found:
+    if ref.kind == "operator" and expected.get(ref, {}).get("definition") == {} and ref not in found:
         return _SHELL
-    if copy and (kind_of(path) == "setting" or of == "database {database}"):
+    if copy and (ref.kind == "setting" or of == _THE_DATABASE):
         return _DATABASE
-    if copy and re.match(r"\w+ information_schema\b", of):
+    if copy and re.match(r"information_schema\b", of.label):
         return _INFORMATION
-    return _LANGUAGES if copy and of in ("other language c", "other language internal", "other language sql") else ""
+    return _LANGUAGES if copy and of.rare_kind == "language" and of.rare_name in ("c", "internal", "sql") else ""
 
 
-def _is_multirange(path: str, objects: dict[str, Attributes]) -> bool:
-    return path not in objects and any(
-        path == f"type {of['range'].get('MULTIRANGE_TYPE_NAME') or usual_multirange(one.partition(' ')[2])}"
+def _is_multirange(ref: ObjectRef, objects: dict[ObjectRef, Attributes]) -> bool:
+    return ref not in objects and any(
+        ref.label == (of["range"].get("MULTIRANGE_TYPE_NAME") or usual_multirange(one.label))
         for one, of in objects.items()
         if "range" in of
     )
 
 
-def carried(expected: dict[str, Attributes], major: int, server: int) -> dict[str, Attributes]:
+def carried(expected: dict[ObjectRef, Attributes], major: int, server: int) -> dict[ObjectRef, Attributes]:
     """Return the expected state as a server of another major version has it: since PostgreSQL 15 PUBLIC may not CREATE in public."""
-    path = "revocation on schema {schema} from PUBLIC"
-    if path not in expected or not 0 < major < 15 <= server:
+    if _CLOSED not in expected or not 0 < major < 15 <= server:
         return expected
-    left = [one for one in expected[path]["privileges"] if one != "CREATE"]
-    others = {one: of for one, of in expected.items() if one != path}
-    return others | ({path: {"privileges": left}} if left else {})
+    left = [one for one in expected[_CLOSED]["privileges"] if one != "CREATE"]
+    others = {one: of for one, of in expected.items() if one != _CLOSED}
+    return others | ({_CLOSED: {"privileges": left}} if left else {})
 
 
 def all_of_them(expected: list[str], found: list[str], major: int) -> bool:
@@ -64,48 +68,49 @@ def all_of_them(expected: list[str], found: list[str], major: int) -> bool:
     return 0 < major < 17 and more == {"MAINTAIN"} and len(expected or ()) == 7 and set(expected) < set(found)
 
 
-def has_foreign_partition(label: str, objects: dict[str, Attributes]) -> bool:
-    partitions = [path for path, of in objects.items() if path.startswith("table ") and of.get("partition_of") == label]
+def has_foreign_partition(label: str, objects: dict[ObjectRef, Attributes]) -> bool:
+    partitions = [ref for ref, of in objects.items() if of.get("partition_of") == label and ref.kind == "table"]
     return any(
-        objects[path].get("kind") == "foreign table" or has_foreign_partition(path.partition(" ")[2], objects)
-        for path in partitions
+        objects[ref].get("kind") == "foreign table" or has_foreign_partition(ref.label, objects) for ref in partitions
     )
 
 
-def is_identity_of_parent(path: str, root: str, found: dict[str, Attributes], major: int) -> bool:
+def is_identity_of_parent(column: ObjectRef, found: dict[ObjectRef, Attributes], major: int) -> bool:
     """Return true if the column of a partition has an identity only because servers from 17 on give it that of its parent."""
-    parent = found.get(f"table {root}", {}).get("partition_of")
-    column = path.removeprefix(f"column {root}.")
-    return 0 < major < 17 and bool(parent) and "identity" in found.get(f"column {parent}.{column}", {})
+    parent = found.get(table(column.relation), {}).get("partition_of")
+    return (
+        0 < major < 17
+        and bool(parent)
+        and "identity" in found.get(ObjectRef.on("column", str(parent), column.name), {})
+    )
 
 
-def retypes(path: str, keys: list[str], expected: dict[str, Attributes]) -> bool:
+def retypes(sequence: ObjectRef, keys: list[str], expected: dict[ObjectRef, Attributes]) -> bool:
     """Return whether the sequence of an identity has another type than its column, and differs in that and its limits alone."""
-    column = expected.get(path.replace("sequence of ", "column ", 1), {})
-    other = expected[path].get("type") != column.get("type")
+    column = expected.get(sequence.column, {})
+    other = expected[sequence].get("type") != column.get("type")
     return other and "identity" in column and set(keys) <= {"type", "maximum", "minimum"}
 
 
-def reorders(path: str, expected: dict[str, Attributes], found: dict[str, Attributes]) -> bool:
+def reorders(ref: ObjectRef, expected: dict[ObjectRef, Attributes], found: dict[ObjectRef, Attributes]) -> bool:
     """Return whether a table's columns are those that are wanted, in the order that pg_dump gives them, or the other way round."""
-    label = path.partition(" ")[2]
-    orders = [of[path].get("order", []) for of in (expected, found)]
+    orders = [of[ref].get("order", []) for of in (expected, found)]
     return sorted(orders[0]) == sorted(orders[1]) and (
-        orders[1] == _restored(label, expected) or orders[0] == _restored(label, found)
+        orders[1] == _restored(ref.label, expected) or orders[0] == _restored(ref.label, found)
     )
 
 
-def _restored(label: str, objects: dict[str, Attributes]) -> list[str]:
-    table = objects.get(f"table {label}", {})
+def _restored(label: str, objects: dict[ObjectRef, Attributes]) -> list[str]:
+    of = objects.get(table(label), {})
     columns: dict[str, None] = {}
-    for parent in table.get("inherits", []):
-        if f"table {parent}" in objects:
+    for parent in of.get("inherits", []):
+        if table(parent) in objects:
             columns |= dict.fromkeys(_restored(parent, objects))
         else:
             columns |= {
                 name: None
-                for name in table.get("order", [])
-                if objects.get(f"column {label}.{name}", {}).get("inherited")
+                for name in of.get("order", [])
+                if objects.get(ObjectRef.on("column", label, name), {}).get("inherited")
             }
-    columns |= dict.fromkeys(table.get("order", []))
+    columns |= dict.fromkeys(of.get("order", []))
     return list(columns)

@@ -27,7 +27,7 @@ from pgvigil.planned_code import planned_code
 from pgvigil.scratch_databases import Log, Scratch
 from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.queries import QUERIES
-from pgvigil.validate.catalog.snapshot import Connection, Scope, Snapshot, snapshot
+from pgvigil.validate.catalog.snapshot import Connection, Scope, Snapshot, by_path, snapshot
 from pgvigil.validate.report.model import Unchecked
 from pgvigil.validate.spec import cache
 from pgvigil.validate.spec.declaration import Declaration
@@ -219,8 +219,8 @@ _WAYS = (
 
 def digest(made: Snapshot) -> str:
     """Return what identifies a snapshot on every server of one major version: only the numbers of its objects differ there."""
-    details = {path: {key: of[key] for key in of if key != "oid"} for path, of in made.details.items()}
-    text = json.dumps([made.objects, made.roots, made.grantees, details], sort_keys=True)
+    details = {ref: {key: of[key] for key in of if key != "oid"} for ref, of in made.details.items()}
+    text = json.dumps([by_path(part) for part in (made.objects, made.roots, made.grantees, details)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgvigil.validate.catalog import sql_text
-from pgvigil.validate.catalog.identifiers import quoted, unquoted
-from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.identifiers import beside, last_name, quoted, schema_of, unquoted
+from pgvigil.validate.catalog.object_ref import ON_RELATIONS, ROUTINES, ObjectRef, table, view
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot, usual_sequence
 from pgvigil.validate.catalog.spelling import canonical
 from pgvigil.validate.diff import inherited
@@ -24,9 +24,7 @@ from pgvigil.validate.spec.declaration import Mark
 
 RENAMED = "renamed? "
 _RELATIONS = ("table", "view")
-_ON_RELATIONS = ("column", "constraint", "index", "trigger", "policy", "rule")
-_ROUTINES = ("function", "procedure", "aggregate", "window function")
-_ALONE = (*_ROUTINES, "operator", "sequence", "statistics", "collation", "event trigger", "other")
+_ALONE = (*ROUTINES, "operator", "sequence", "statistics", "collation", "event trigger", "other")
 # Of the rare kinds, those that ALTER … RENAME knows; the first ones are named by the others.
 _OTHERS = (
     "foreign_data_wrapper",
@@ -48,8 +46,8 @@ _SHAPE = ("kind", "partition_by", "partition_of", "bound", "of_type", "server", 
 
 @dataclass(frozen=True)
 class Rename:
-    path: str  # as it is wanted
-    there: str  # as it is
+    ref: ObjectRef  # as it is wanted
+    there: ObjectRef  # as it is
     expected: str
     found: str
     fix: str
@@ -66,17 +64,19 @@ class Renames:
         return self.relations.get(root, root)
 
 
-def follow(expected: dict[str, Attributes], roots: dict[str, str], marks: dict[str, Mark], found: Snapshot) -> Renames:
+Objects = dict[ObjectRef, Attributes]
+
+
+def follow(expected: Objects, roots: dict[ObjectRef, str], marks: dict[ObjectRef, Mark], found: Snapshot) -> Renames:
     if expected == found.objects:
         return Renames(found)
     missing = expected.keys() - found.objects.keys()
     relabelled = any(
-        path.startswith("type ") and of.get("labels") != found.objects.get(path, of).get("labels")
-        for path, of in expected.items()
+        ref.kind == "type" and of.get("labels") != found.objects.get(ref, of).get("labels")
+        for ref, of in expected.items()
     )
     others = not marks and any(
-        path.startswith("sequence of ") and of.get("name") != found.objects.get(path, of).get("name")
-        for path, of in expected.items()
+        ref.of_column and of.get("name") != found.objects.get(ref, of).get("name") for ref, of in expected.items()
     )
     if not (relabelled or others) and (not missing or found.objects.keys() <= expected.keys()):
         return Renames(found)
@@ -85,7 +85,7 @@ def follow(expected: dict[str, Attributes], roots: dict[str, str], marks: dict[s
 
 class _Search:
     def __init__(
-        self, expected: dict[str, Attributes], roots: dict[str, str], marks: dict[str, Mark], found: Snapshot
+        self, expected: Objects, roots: dict[ObjectRef, str], marks: dict[ObjectRef, Mark], found: Snapshot
     ) -> None:
         self.expected, self.roots, self.marks = expected, roots, marks
         self.found = Snapshot(
@@ -103,72 +103,69 @@ class _Search:
     def run(self) -> Renames:
         self._labels()
         self._schemas()
-        for kinds in (("type",), _RELATIONS, ("column",), _ON_RELATIONS[1:], _ALONE):
-            for path in sorted(self._missing(kinds), key=_turn):
-                if (other := self._twin(path)) is not None:
-                    self._take(path, other)
+        for kinds in (("type",), _RELATIONS, ("column",), ON_RELATIONS[1:], _ALONE):
+            for ref in sorted(self._missing(kinds), key=_turn):
+                if (other := self._twin(ref)) is not None:
+                    self._take(ref, other)
         self._owned_otherwise()
         if not self.marks:
             self._sequences()
         return self.renames
 
-    def _missing(self, kinds: Iterable[str]) -> list[str]:
+    def _missing(self, kinds: Iterable[str]) -> list[ObjectRef]:
         return [
-            path
-            for path in self.expected
-            if path not in self.found.objects
-            and kind_of(path) in kinds
-            and (not path.startswith("other ") or path.split(" ")[1] in _OTHERS)
-            and not path.startswith("sequence of ")
-            and not inherited.is_change_of_type(self.roots[path], self.expected, self.found.objects)
-            and not (
-                (mark := self.marks.get(path)) and (mark.optional or (not mark.ours and kind_of(path) != "column"))
-            )
+            ref
+            for ref in self.expected
+            if ref not in self.found.objects
+            and ref.kind in kinds
+            and (ref.kind != "other" or ref.rare_kind in _OTHERS)
+            and not ref.of_column
+            and not inherited.is_change_of_type(self.roots[ref], self.expected, self.found.objects)
+            and not ((mark := self.marks.get(ref)) and (mark.optional or (not mark.ours and ref.kind != "column")))
         ]
 
-    def _extra(self, kind: str, root: str | None) -> Iterator[str]:
-        for path in list(self.found.objects):
-            undeclared = path not in self.expected and not path.startswith("sequence of ")
-            if undeclared and kind_of(path) == kind and (root is None or self.found.roots[path] == root):
-                yield path
+    def _extra(self, kind: str, root: str | None) -> Iterator[ObjectRef]:
+        for ref in list(self.found.objects):
+            undeclared = ref.kind == kind and ref not in self.expected and not ref.of_column
+            if undeclared and (root is None or self.found.roots[ref] == root):
+                yield ref
 
-    def _twin(self, path: str) -> str | None:
-        kind = kind_of(path)
-        root = self.roots[path] if kind in _ON_RELATIONS else None
-        if root is not None and not {f"table {root}", f"view {root}"} & self.found.objects.keys():
+    def _twin(self, ref: ObjectRef) -> ObjectRef | None:
+        kind = ref.kind
+        root = self.roots[ref] if kind in ON_RELATIONS else None
+        if root is not None and not {table(root), view(root)} & self.found.objects.keys():
             return None
-        alike = [other for other in self._extra(kind, root) if self._same(path, other)]
+        alike = [other for other in self._extra(kind, root) if self._same(ref, other)]
         if kind in _RELATIONS:
-            exactly = [other for other in alike if self._same_columns(path, other)]
-            alike = exactly or [other for other in alike if self._similar_columns(path, other)]
-            return max(alike, key=lambda other: self._in_common(path, other), default=None)
-        if kind == "column" and alike and (len(alike) > 1 or self._several(path)):
-            position = self._position(path, self.expected)
+            exactly = [other for other in alike if self._same_columns(ref, other)]
+            alike = exactly or [other for other in alike if self._similar_columns(ref, other)]
+            return max(alike, key=lambda other: self._in_common(ref, other), default=None)
+        if kind == "column" and alike and (len(alike) > 1 or self._several(ref)):
+            position = self._position(ref, self.expected)
             return next((other for other in alike if self._position(other, self.found.objects) == position), None)
         return alike[0] if alike else None
 
-    def _several(self, path: str) -> bool:
+    def _several(self, ref: ObjectRef) -> bool:
         """Return true if another missing column of the table is the same."""
         return any(
-            other != path
-            and self.roots[other] == self.roots[path]
-            and self.expected[other].get("type") == self.expected[path].get("type")
+            other != ref
+            and self.roots[other] == self.roots[ref]
+            and self.expected[other].get("type") == self.expected[ref].get("type")
             for other in self._missing(("column",))
         )
 
-    def _position(self, path: str, objects: dict[str, Attributes]) -> int:
-        root = (self.roots if objects is self.expected else self.found.roots)[path]
-        relation = next((of for kind in _RELATIONS if (of := objects.get(f"{kind} {root}"))), {})
+    def _position(self, column: ObjectRef, objects: Objects) -> int:
+        root = (self.roots if objects is self.expected else self.found.roots)[column]
+        relation = next((of for kind in _RELATIONS if (of := objects.get(ObjectRef(kind, root)))), {})
         order: list[str] = relation.get("order", [])
-        name = last_name(path.partition(" ")[2])
-        return order.index(name) if name in order else -1
+        return order.index(column.name) if column.name in order else -1
 
     def _labels(self) -> None:
         """Expressions print a label as it is called now: one that was renamed is read as it was."""
-        for path, expected in self.expected.items():
-            there = self.found.objects.get(path)
-            if path.startswith("type ") and there and expected.get("labels") != there.get("labels"):
-                label = re.escape(path.partition(" ")[2])
+        for ref, expected in self.expected.items():
+            there = self.found.objects.get(ref)
+            if ref.kind == "type" and there and expected.get("labels") != there.get("labels"):
+                label = re.escape(ref.label)
                 for old, new in ddl_routines.renamed_labels(
                     expected.get("labels", []), there.get("labels", [])
                 ).items():
@@ -177,58 +174,56 @@ class _Search:
         self._reread()
 
     def _schemas(self) -> None:
-        for path in [path for path in self.expected if path.startswith("schema ") and path not in self.found.objects]:
-            name = path.partition(" ")[2]
+        for ref in [ref for ref in self.expected if ref.kind == "schema" and ref not in self.found.objects]:
+            name = ref.label
             own = name == "{schema}"
-            inside = {one for one in self.expected if own or f" {name}." in one}
+            inside = {one for one in self.expected if own or one.within(ref)}
             for other in list(self._extra("schema", None)):
-                there = other.partition(" ")[2]
+                there = other.label
                 # What lies in the application's own schema is spelt without it.
                 word = re.compile(
                     rf'(?<![\w".$]){re.escape(there)}{r"[.]" if own else ""}(?={"" if own else "[.]"}[^ .])'
                 )
                 new = "" if own else name
-                named = {word.sub(lambda _, new=new: new, one) for one in self.found.objects if f" {there}." in one}  # type: ignore[misc]
+                named = {
+                    _in_schema(one, other, name, word)
+                    for one in self.found.objects
+                    if one.within(other) and one.of != other
+                }
                 both = named if own else inside | named
                 if not inside or len(inside & named) * 2 <= len(both):
                     continue
                 to = quoted(self.found.schema) if own else name
                 said = f"{RENAMED}{other} has the same objects"
-                self.renames.list.append(Rename(path, other, "", said, f"ALTER SCHEMA {there} RENAME TO {to};"))
+                self.renames.list.append(Rename(ref, other, "", said, f"ALTER SCHEMA {there} RENAME TO {to};"))
                 self.words.append((word, new, None, ""))
-                of_it = re.compile(rf"(?<=schema ){re.escape(there)}(?=$| )")
                 for one in list(self.found.objects):
                     root = word.sub(lambda _, new=new: new, self.found.roots[one])  # type: ignore[misc]
-                    moved = of_it.sub(lambda _, name=name: name, word.sub(lambda _, new=new: new, one))  # type: ignore[misc]
-                    self._move(one, moved, root)
+                    self._move(one, _in_schema(one, other, name, word), root)
                 self._reread()
                 break
 
     def _sequences(self) -> None:
         """A default prints the sequence that it reads: it is read by the name that is wanted."""
-        for path, expected in self.expected.items():
-            there = self.found.objects.get(path, expected)
-            if path.startswith("sequence of ") and expected.get("name") != there.get("name"):
-                self._learn("sequence", self._sequence(path, expected), self._sequence(path, there))
+        for ref, expected in self.expected.items():
+            there = self.found.objects.get(ref, expected)
+            if ref.of_column and expected.get("name") != there.get("name"):
+                self._learn("sequence", self._sequence(ref, expected), self._sequence(ref, there))
         self._reread()
 
     # --- the same? ---------------------------------------------------------------------------------------------------
 
-    def _same(self, path: str, other: str) -> bool:
-        kind, expected, there = kind_of(path), self.expected[path], self.found.objects[other]
+    def _same(self, ref: ObjectRef, other: ObjectRef) -> bool:
+        kind, expected, there = ref.kind, self.expected[ref], self.found.objects[other]
         if kind in _RELATIONS:
-            return all(self._alike(key, expected.get(key), there.get(key)) for key in _SHAPE if self._counts(path, key))
-        if kind == "other" and _of_rare(path) != _of_rare(other):
+            return all(self._alike(key, expected.get(key), there.get(key)) for key in _SHAPE if self._counts(ref, key))
+        if (ref.rare_kind, ref.access_method) != (other.rare_kind, other.access_method):
             return False
-        if kind == "operator" and last_name(_split(path[9:])[0]) != last_name(_split(other[9:])[0]):
+        if kind == "operator" and ref.name != other.name:
             return False  # an operator can be moved, and keeps its name
-        if (
-            "(" in path
-            and kind in (*_ROUTINES, "operator")
-            and path.partition("(")[2] != self._read(other.partition("(")[2])
-        ):
+        if ref.signature and ref.signature != self._read(other.signature):
             return False
-        keys = {key for key in {**expected, **there} if key not in _APART and self._counts(path, key)}
+        keys = {key for key in {**expected, **there} if key not in _APART and self._counts(ref, key)}
         if kind == "type":
             of = [
                 {k: v for k, v in side.get("range", {}).items() if k != "MULTIRANGE_TYPE_NAME"}
@@ -239,8 +234,8 @@ class _Search:
             keys.discard("range")
         return all(self._alike(key, expected.get(key), there.get(key)) for key in keys)
 
-    def _counts(self, path: str, key: str) -> bool:
-        mark = self.marks.get(path)
+    def _counts(self, ref: ObjectRef, key: str) -> bool:
+        mark = self.marks.get(ref)
         return mark is None or key in mark.spoken_of
 
     def _alike(self, key: str, expected: Any, there: Any) -> bool:
@@ -248,17 +243,17 @@ class _Search:
             return True
         return bool(canonical(key, expected) == canonical(key, self._read(there)))
 
-    def _same_columns(self, path: str, other: str) -> bool:
-        columns = self._columns(self.expected, self.roots, path)
+    def _same_columns(self, ref: ObjectRef, other: ObjectRef) -> bool:
+        columns = self._columns(self.expected, self.roots, ref)
         there = self._columns(self.found.objects, self.found.roots, other)
-        if columns.keys() != there.keys() and (path not in self.marks or not columns.keys() <= there.keys()):
+        if columns.keys() != there.keys() and (ref not in self.marks or not columns.keys() <= there.keys()):
             return False
         return bool(columns) and all(self._same(columns[name], there[name]) for name in columns)
 
-    def _similar_columns(self, path: str, other: str) -> bool:
+    def _similar_columns(self, ref: ObjectRef, other: ObjectRef) -> bool:
         """The same but for some names, in the same order."""
-        names, others = (of[one].get("order", []) for of, one in ((self.expected, path), (self.found.objects, other)))
-        columns = self._columns(self.expected, self.roots, path)
+        names, others = (of[one].get("order", []) for of, one in ((self.expected, ref), (self.found.objects, other)))
+        columns = self._columns(self.expected, self.roots, ref)
         there = self._columns(self.found.objects, self.found.roots, other)
         shared = len(set(names) & set(others))
         return (
@@ -269,81 +264,78 @@ class _Search:
         )
 
     @staticmethod
-    def _columns(objects: dict[str, Attributes], roots: dict[str, str], path: str) -> dict[str, str]:
-        label = path.partition(" ")[2]
-        start = f"column {label}."
-        return {one[len(start) :]: one for one in objects if one.startswith(start) and roots[one] == label}
+    def _columns(objects: Objects, roots: dict[ObjectRef, str], of: ObjectRef) -> dict[str, ObjectRef]:
+        return {one.name: one for one in objects if one.kind == "column" and roots[one] == of.label}
 
-    def _in_common(self, path: str, other: str) -> int:
-        label, there = path.partition(" ")[2], other.partition(" ")[2]
-        return sum(_relabelled(part, there, label) in self.expected for part in self.found.parts.get(there, ()))
+    def _in_common(self, ref: ObjectRef, other: ObjectRef) -> int:
+        parts = self.found.parts.get(other.label, ())
+        return sum(_relabelled(part, other.label, ref.label) in self.expected for part in parts)
 
     # --- under the wanted name ---------------------------------------------------------------------------------------
 
-    def _take(self, path: str, other: str) -> None:
-        kind = kind_of(path)
-        label, there = path[len(kind) + 1 :], other[len(kind) + 1 :]
-        fix = _statement(path, other, self.roots[path], self.found)
+    def _take(self, ref: ObjectRef, other: ObjectRef) -> None:
+        kind, root = ref.kind, self.roots[ref]
+        fix = _statement(ref, other, root, self.found)
         if kind in _RELATIONS:
-            self.renames.relations[label] = there
+            self.renames.relations[ref.label] = other.label
         said = f"{RENAMED}{other} has the same definition"
-        self.renames.list.append(Rename(path, other, "", said, fix))
+        self.renames.list.append(Rename(ref, other, "", said, fix))
         if kind == "other":
-            self._learn(kind, *(one.partition(" ")[2].partition(" USING ")[0] for one in (label, there)))
-        elif kind in ("column", "type", "collation", *_RELATIONS, *_ROUTINES):
-            self._learn(kind, _split(label)[0], _split(there)[0])
+            self._learn(kind, *(one.rare_name.partition(" USING ")[0] for one in (ref, other)))
+        elif kind in ("column", "type", "collation", *_RELATIONS, *ROUTINES):
+            self._learn(kind, *(one.bare_label if kind in ROUTINES else one.label for one in (ref, other)))
         elif kind in ("constraint", "index"):
-            self._move_attached(kind, self.roots[path], last_name(there), last_name(label))
+            self._move_attached(kind, root, other.name, ref.name)
         if kind in _RELATIONS:
-            for part in [p for p, root in self.found.roots.items() if root == there]:
-                self._move(part, _relabelled(part, there, label), label)
+            for part in [p for p, of in self.found.roots.items() if of == other.label]:
+                self._move(part, _relabelled(part, other.label, ref.label), ref.label)
         else:
-            self._move(other, path, self.roots[path])
-            for part in [
-                p for p in self.found.objects if p.startswith((f"grant on {other} to ", f"revocation on {other} from "))
-            ]:
-                self._move(part, part.replace(f" on {other} ", f" on {path} ", 1), self.found.roots[part])
+            self._move(other, ref, root)
+            for right in [one for one in self.found.objects if one.of == other]:
+                self._move(right, ObjectRef.right(right.kind, ref, right.grantee), self.found.roots[right])
             if kind == "column":
-                self._reorder(self.roots[path], last_name(there), last_name(label))
-                self._move_below(self.roots[path], last_name(there), last_name(label))
-            if kind == "column" and (sequence := f"sequence of {there}") in self.found.objects:
-                self._move(sequence, f"sequence of {label}", self.roots[path])
+                self._reorder(root, other.name, ref.name)
+                self._move_below(root, other.name, ref.name)
+                if other.owned_sequence in self.found.objects:
+                    self._move(other.owned_sequence, ref.owned_sequence, root)
         self._reread()
-        self._usual_names(path)
+        self._usual_names(ref)
 
     def _reorder(self, root: str, old: str, new: str) -> None:
-        for path in (f"table {root}", f"view {root}"):
-            if order := self.found.objects.get(path, {}).get("order"):
-                self.found.objects[path] = self.found.objects[path] | {
+        for ref in (table(root), view(root)):
+            if order := self.found.objects.get(ref, {}).get("order"):
+                self.found.objects[ref] = self.found.objects[ref] | {
                     "order": [new if one == old else one for one in order]
                 }
 
     def _move_below(self, parent: str, old: str, new: str) -> None:
         """The column of a partition or of a table that inherits has the name of the parent's."""
-        for path, of in list(self.found.objects.items()):
-            if path.startswith("table ") and (of.get("partition_of") == parent or parent in of.get("inherits", ())):
-                child = path.partition(" ")[2]
-                if (column := f"column {child}.{old}") in self.found.objects and column not in self.expected:
-                    self._move(column, f"column {child}.{new}", child)
+        for ref, of in list(self.found.objects.items()):
+            if ref.kind == "table" and (of.get("partition_of") == parent or parent in of.get("inherits", ())):
+                child = ref.label
+                column = ObjectRef.on("column", child, old)
+                if column in self.found.objects and column not in self.expected:
+                    self._move(column, ObjectRef.on("column", child, new), child)
                     self._reorder(child, old, new)
                     self._move_below(child, old, new)
 
     def _move_attached(self, kind: str, parent: str, old: str, new: str) -> None:
         """The indexes and keys of partitions name the one that they are part of."""
-        for path, of in list(self.found.objects.items()):
-            table = self.found.objects.get(f"table {self.found.roots[path]}", {})
-            if kind_of(path) == kind and of.get("attached") == old and table.get("partition_of") == parent:
-                self.found.objects[path] = of | {"attached": new}
+        for ref, of in list(self.found.objects.items()):
+            if ref.kind == kind and of.get("attached") == old:
+                partition = self.found.objects.get(table(self.found.roots[ref]), {})
+                if partition.get("partition_of") == parent:
+                    self.found.objects[ref] = of | {"attached": new}
 
-    def _move(self, path: str, to: str, root: str) -> None:
-        if path == to and self.found.roots[path] == root:
+    def _move(self, ref: ObjectRef, to: ObjectRef, root: str) -> None:
+        if ref == to and self.found.roots[ref] == root:
             return
-        self.found.objects[to], self.found.roots[to] = self.found.objects.pop(path), root
-        if path != to:
-            del self.found.roots[path]
+        self.found.objects[to], self.found.roots[to] = self.found.objects.pop(ref), root
+        if ref != to:
+            del self.found.roots[ref]
         for of in (self.found.grantees, self.found.details):
-            if path in of:
-                of[to] = of.pop(path)  # type: ignore[assignment]
+            if ref in of:
+                of[to] = of.pop(ref)  # type: ignore[assignment]
         self.found.__dict__.pop("parts", None)
 
     def _learn(self, kind: str, label: str, there: str) -> None:
@@ -371,13 +363,13 @@ class _Search:
         """Return the objects that differ only by the name of the renamed object."""
         if not self.words:
             return
-        for path, there in list(self.found.objects.items()):
-            expected = self.expected.get(path)
+        for ref, there in list(self.found.objects.items()):
+            expected = self.expected.get(ref)
             if expected is None:
-                to = self._read(path)
-                if to != path and to in self.expected and to not in self.found.objects:
-                    self._move(path, to, self.roots[to])
-                    expected, path = self.expected[to], to
+                to = ref.renamed(self._read)
+                if to != ref and to in self.expected and to not in self.found.objects:
+                    self._move(ref, to, self.roots[to])
+                    expected, ref = self.expected[to], to
             if expected is None or expected == there:
                 continue
             changed = {
@@ -388,115 +380,109 @@ class _Search:
                 and canonical(key, self._read(value)) == canonical(key, expected[key])
             }
             if changed:
-                self.found.objects[path] = there | changed
-        for path, details in list(self.found.details.items()):
+                self.found.objects[ref] = there | changed
+        for ref, details in list(self.found.details.items()):
             if reads := details.get("reads"):
                 names = {self._raw(there): self._raw(label) for label, there in self.renames.relations.items()}
-                self.found.details[path] = details | {"reads": [names.get(one, one) for one in reads]}
+                self.found.details[ref] = details | {"reads": [names.get(one, one) for one in reads]}
 
     def _raw(self, label: str) -> str:
-        name = last_name(label)
-        schema = unquoted(label[: -len(name) - 1]) if name != label else self.found.schema
-        return f"{schema}.{unquoted(name)}"
+        return f"{unquoted(schema_of(label)) or self.found.schema}.{unquoted(last_name(label))}"
 
-    def _usual_names(self, path: str) -> None:
+    def _usual_names(self, ref: ObjectRef) -> None:
         """Names that the server had given by the old name, and that would be given by the wanted one too."""
-        label = path.partition(" ")[2]
         for other, of in list(self.found.objects.items()):
-            if other.startswith("sequence of ") and "name" in of:
-                if of["name"] == quoted(usual_sequence(other.removeprefix("sequence of "))):
+            if other.of_column and "name" in of:
+                if of["name"] == quoted(usual_sequence(other.of_column)):
                     self.found.objects[other] = {key: value for key, value in of.items() if key != "name"}
-            elif other.startswith("column ") and "not_null" in of:
-                column = other.removeprefix("column ")
-                name = last_name(column)
-                usual = f"{unquoted(last_name(column[: -len(name) - 1]))}_{unquoted(name)}_not_null"
+            elif other.kind == "column" and "not_null" in of:
+                usual = f"{unquoted(last_name(other.relation))}_{unquoted(other.name)}_not_null"
                 if of["not_null"] == quoted(usual):
                     self.found.objects[other] = {key: value for key, value in of.items() if key != "not_null"}
-        if "range" in self.expected[path]:
-            there = self.found.objects[path]
+        if "range" in self.expected[ref]:
+            there = self.found.objects[ref]
             name = there.get("range", {}).get("MULTIRANGE_TYPE_NAME")
-            if name == ddl_routines.usual_multirange(label):
+            if name == ddl_routines.usual_multirange(ref.label):
                 kept = {key: value for key, value in there["range"].items() if key != "MULTIRANGE_TYPE_NAME"}
-                self.found.objects[path] = there | {"range": kept}
+                self.found.objects[ref] = there | {"range": kept}
 
     # --- sequences ---------------------------------------------------------------------------------------------------
 
     def _owned_otherwise(self) -> None:
         """A sequence that has its name, and belongs to another column than it should, or to none."""
         there = {
-            self._sequence(path, self.found.objects[path]): path
-            for path in self.found.objects
-            if path.startswith("sequence ")
+            self._sequence(ref, self.found.objects[ref]): ref for ref in self.found.objects if ref.kind == "sequence"
         }
-        for path in [path for path in self.expected if path.startswith("sequence ") and path not in self.found.objects]:
-            name = self._sequence(path, self.expected[path])
+        for ref in [ref for ref in self.expected if ref.kind == "sequence" and ref not in self.found.objects]:
+            name = self._sequence(ref, self.expected[ref])
             other = there.get(name)
-            if other is None or other in self.expected or not self._column_is_there(path):
+            if other is None or other in self.expected or not self._column_is_there(ref):
                 continue
-            to = (
-                path.removeprefix("sequence of ")
-                if path.startswith("sequence of ")
-                else self.expected[path].get("of", "NONE")
-            )
-            owner = (
-                other.removeprefix("sequence of ")
-                if other.startswith("sequence of ")
-                else self.found.objects[other].get("of")
-            )
+            to = ref.of_column or self.expected[ref].get("of", "NONE")
+            owner = other.of_column or self.found.objects[other].get("of")
             expected, found = (
                 f"owned by column {one}" if one and one != "NONE" else "owned by no column" for one in (to, owner)
             )
             fix = f"ALTER SEQUENCE {name} OWNED BY {to};"
-            self.renames.list.append(Rename(path, other, expected, found, fix, different=True))
-            self._move(other, path, self.roots[path])
-            of = self.found.objects[path]
-            self.found.objects[path] = {key: value for key, value in of.items() if key not in ("of", "name")} | {
-                key: value for key, value in self.expected[path].items() if key in ("of", "name")
+            self.renames.list.append(Rename(ref, other, expected, found, fix, different=True))
+            self._move(other, ref, self.roots[ref])
+            of = self.found.objects[ref]
+            self.found.objects[ref] = {key: value for key, value in of.items() if key not in ("of", "name")} | {
+                key: value for key, value in self.expected[ref].items() if key in ("of", "name")
             }
-            self.found.details[path] = self.found.details.get(path, {}) | {"name": name}
+            self.found.details[ref] = self.found.details.get(ref, {}) | {"name": name}
 
-    def _sequence(self, path: str, attributes: Attributes) -> str:
-        if not path.startswith("sequence of "):
-            return path.partition(" ")[2]
-        column = path.removeprefix("sequence of ")
-        table = column[: -len(last_name(column)) - 1]
-        return table[: -len(last_name(table))] + str(attributes.get("name") or quoted(usual_sequence(column)))
+    def _sequence(self, ref: ObjectRef, attributes: Attributes) -> str:
+        """The name of a sequence, with its schema."""
+        if not ref.of_column:
+            return ref.label
+        return beside(ref.relation, str(attributes.get("name") or quoted(usual_sequence(ref.of_column))))
 
-    def _column_is_there(self, path: str) -> bool:
-        if not path.startswith("sequence of "):
+    def _column_is_there(self, sequence: ObjectRef) -> bool:
+        if not sequence.of_column:
             return True
-        column = path.replace("sequence of ", "column ", 1)
+        column = sequence.column
         return column in self.found.objects and "identity" not in self.expected.get(column, {})
 
 
-def _turn(path: str) -> int:
+def _turn(ref: ObjectRef) -> int:
     """Sort an object before those that name it."""
-    return _OTHERS.index(path.split(" ")[1]) + 1 if path.startswith("other ") else 0
+    return _OTHERS.index(ref.rare_kind) + 1 if ref.kind == "other" else 0
 
 
-def _of_rare(path: str) -> tuple[str, str]:
-    """Of which rare kind, and for which access method."""
-    return path.split(" ")[1], path.partition(" USING ")[2]
+def _in_schema(ref: ObjectRef, old: ObjectRef, name: str, word: re.Pattern[str]) -> ObjectRef:
+    """An object of a schema, the schema itself, or a right on it, where the schema has another name; `word` finds the old one."""
+    new = ObjectRef("schema", name)
+    if ref == old:
+        return new
+    if ref.of == old:
+        return ObjectRef.right(ref.kind, new, ref.grantee)
+    start = f"in {old} "
+    if ref.kind.startswith("default ") and ref.label.startswith(start):
+        return ObjectRef(ref.kind, f"in {new} {ref.label[len(start) :]}")
+    return ref.renamed(lambda label: word.sub(lambda _: "" if name == "{schema}" else name, label))
 
 
-def _relabelled(path: str, old: str, new: str) -> str:
-    return re.sub(rf"(?<= ){re.escape(old)}(?=$|[. ])", lambda _: new, path, count=1)
+def _relabelled(ref: ObjectRef, old: str, new: str) -> ObjectRef:
+    """A relation or what stands on it, for another name of the relation."""
+    if ref.kind == "statistics":  # on a relation, and not called by its name
+        return ref
+    return ref.renamed(lambda label: new + label[len(old) :] if label == old or label.startswith(f"{old}.") else label)
 
 
-def _statement(path: str, other: str, root: str, found: Snapshot) -> str:
-    kind = kind_of(path)
-    label, there = path[len(kind) + 1 :], other[len(kind) + 1 :]
-    attributes = found.objects[other]
-    if kind in _ON_RELATIONS:
-        name, old = last_name(label), last_name(there)
-        relation = next((k for k in _RELATIONS if f"{k} {root}" in found.objects), "table")
-        word = found.objects.get(f"{relation} {root}", {}).get("kind", relation).upper().removeprefix("PARTITIONED ")
+def _statement(ref: ObjectRef, other: ObjectRef, root: str, found: Snapshot) -> str:
+    kind, attributes = ref.kind, found.objects[other]
+    if kind in ON_RELATIONS:
+        name, old = ref.name, other.name
+        relation = next((k for k in _RELATIONS if ObjectRef(k, root) in found.objects), "table")
+        word = found.objects.get(ObjectRef(relation, root), {}).get("kind", relation).upper()
+        word = word.removeprefix("PARTITIONED ")
         if kind == "column":
             return f"ALTER {word} {root} RENAME COLUMN {old} TO {name};"
         if kind == "constraint":
             return f"ALTER TABLE {root} RENAME CONSTRAINT {old} TO {name};"
         if kind == "index":
-            return f"ALTER INDEX {root[: -len(last_name(root))]}{old} RENAME TO {name};"
+            return f"ALTER INDEX {beside(root, old)} RENAME TO {name};"
         return f"ALTER {kind.upper()} {old} ON {root} RENAME TO {name};"
     word = {"window function": "FUNCTION"}.get(
         kind, attributes.get("kind", kind) if kind in _RELATIONS else kind
@@ -505,22 +491,16 @@ def _statement(path: str, other: str, root: str, found: Snapshot) -> str:
     if kind == "type" and attributes["kind"] == "domain":
         word = "DOMAIN"
     # The arguments of a routine are part of its name, and stay; so does the access method of an operator class.
-    (name, arguments), (old, _) = _split(label), _split(there)
+    arguments = ref.signature
+    name, old = (one.label.removesuffix(one.signature) for one in (ref, other))
     if kind == "other":
-        word = sql_text.RARE[label.partition(" ")[0]]
-        name, using, method = label.partition(" ")[2].partition(" USING ")
-        old, arguments = there.partition(" ")[2].partition(" USING ")[0], using + method
-    schemas = [one[: -len(last_name(one))] for one in (name, old)]
+        word = sql_text.RARE[ref.rare_kind]
+        name, using, method = ref.rare_name.partition(" USING ")
+        old, arguments = other.rare_name.partition(" USING ")[0], using + method
+    schemas = [schema_of(one) for one in (name, old)]
     lines = []
     if schemas[0] != schemas[1]:
-        to = schemas[0].removesuffix(".") or quoted(found.schema)
-        lines.append(f"ALTER {word} {old}{arguments} SET SCHEMA {to};")
+        lines.append(f"ALTER {word} {old}{arguments} SET SCHEMA {schemas[0] or quoted(found.schema)};")
     if last_name(name) != last_name(old):
-        lines.append(f"ALTER {word} {schemas[0]}{last_name(old)}{arguments} RENAME TO {last_name(name)};")
+        lines.append(f"ALTER {word} {beside(name, last_name(old))}{arguments} RENAME TO {last_name(name)};")
     return "\n".join(lines)
-
-
-def _split(label: str) -> tuple[str, str]:
-    """A name, and the types in parentheses behind it."""
-    at = sql_text.opening(label)
-    return label[:at], label[at:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pgvigil.validate.catalog.object_paths import last_name
+from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
 from pgvigil.validate.report.model import REPLACED, Finding
 
@@ -82,18 +82,17 @@ def as_one_note(found: Snapshot, findings: Iterable[Finding]) -> tuple[list[Find
 
 def _consequence(found: Snapshot, finding: Finding) -> str:
     """Return the consequences of a known replacement; "" for any other finding."""
-    kind, _, label = finding.object.partition(" ")
-    there = found.objects.get(finding.object)
+    ref = ObjectRef.parse(finding.object)
+    name, there = ref.name, found.objects.get(ref)
     if there is None or finding.kind != "different":
         return ""
-    name = last_name(label)
-    if kind == "trigger" and label == f"sessions.{name}" and name in _TRIGGERS:
+    if ref.kind == "trigger" and ref.relation == "sessions" and name in _TRIGGERS:
         timing, events, function, consequence = _TRIGGERS[name]
         shape = (there.get("timing"), set(there.get("events", ())), there.get("level"), there.get("function"))
         expected = (timing, events, "ROW", function)
         return consequence if shape == expected and set(there) <= _USUAL and _is_enabled(there) else ""
-    if kind == "view" and label in _VIEWS:
-        query, consequence = _VIEWS[label]
+    if ref.kind == "view" and ref.label in _VIEWS:
+        query, consequence = _VIEWS[ref.label]
         if _query(there) != query or (
             "security_invoker" not in (there.get("with") or {}) and _reads_past_policies(found)
         ):
@@ -113,5 +112,5 @@ def _query(view: Attributes) -> str:
 
 def _reads_past_policies(found: Snapshot) -> bool:
     """A view of its owner's rights does, where there is row security; before PostgreSQL 15 there is no other kind of view."""
-    secured = any("row_security" in found.objects.get(f"table {name}", {}) for name in ("sessions", "performance_logs"))
+    secured = any("row_security" in found.objects.get(table(name), {}) for name in ("sessions", "performance_logs"))
     return secured and found.server is not None and found.server.major >= 15

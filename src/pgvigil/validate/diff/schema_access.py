@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgvigil.validate.catalog.identifiers import quoted
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.diff.diff_builder import DiffBuilder
 
 
@@ -11,7 +12,7 @@ def compare(collector: DiffBuilder, schema: str, without_usage: list[str]) -> No
     for role in without_usage:
         collector.add(
             "missing",
-            f"grant on schema {quoted(schema)} to {quoted(role)}",
+            ObjectRef.right("grant", ObjectRef("schema", quoted(schema)), quoted(role)),
             "USAGE",
             f"{role} may not look names up in schema {schema}",
             fix=f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {quoted(role)};",

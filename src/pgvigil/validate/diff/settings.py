@@ -7,6 +7,7 @@ import re
 import psycopg
 
 from pgvigil.validate.catalog.identifiers import quoted, unquoted
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Connection, Server
 from pgvigil.validate.diff.diff_builder import DiffBuilder
 
@@ -63,14 +64,14 @@ def _of_ours(
     role: str | None,
     least_active: float,
 ) -> None:
-    path = f"setting {name}" + (f" of role {quoted(role)}" if role else "")
+    ref = ObjectRef("setting", name + (f" of role {quoted(role)}" if role else ""))
     if name in _PASSING and value:
-        collector.add("different", path, "set by jobs, each for itself", f"{value}, {where}: {_PASSING[name]}", fix=fix)
+        collector.add("different", ref, "set by jobs, each for itself", f"{value}, {where}: {_PASSING[name]}", fix=fix)
     elif name in _NAMING and value:
         said = f"{value}, {where}: the trail names this, whoever it was"
-        collector.add("different", path, "set by each session for itself", said, "note")
+        collector.add("different", ref, "set by each session for itself", said, "note")
     elif name == GRANULARITY and (wrong := _granularity(conn, value, least_active)):
-        collector.add("different", path, "an interval from 0 to an hour or so", f"{value}, {where}: {wrong}", fix=fix)
+        collector.add("different", ref, "an interval from 0 to an hour or so", f"{value}, {where}: {wrong}", fix=fix)
 
 
 def _granularity(conn: Connection, value: str, least_active: float) -> str:
@@ -93,15 +94,15 @@ def _triggers_off(collector: DiffBuilder, role: str | None, fix: str, *, meant: 
     """One role may be meant to do without, that of a replication: one that writes nothing here, or a superuser."""
     said = "no trigger fires and no foreign key is checked"
     if role and meant:
-        path = f"setting {_TRIGGERS} of role {quoted(role)}"
-        collector.add("disabled", path, "origin", f"replica, for every new session of this role: {said}", "note")
+        ref = ObjectRef("setting", f"{_TRIGGERS} of role {quoted(role)}")
+        collector.add("disabled", ref, "origin", f"replica, for every new session of this role: {said}", "note")
     elif role:
-        path = f"setting {_TRIGGERS} of role {quoted(role)}"
+        ref = ObjectRef("setting", f"{_TRIGGERS} of role {quoted(role)}")
         said = f"replica, for every new session of this role, which may write to the tables: {said}"
-        collector.add("disabled", path, "origin", said, fix=fix)
+        collector.add("disabled", ref, "origin", said, fix=fix)
     else:
-        path = f"setting {_TRIGGERS}"
-        collector.add("disabled", path, "origin", f"replica, for every new session: {said}", fix=fix)
+        ref = ObjectRef("setting", _TRIGGERS)
+        collector.add("disabled", ref, "origin", f"replica, for every new session: {said}", fix=fix)
 
 
 def _other_tables(collector: DiffBuilder, server: Server, value: str, place: str, whose: str) -> None:
@@ -109,10 +110,10 @@ def _other_tables(collector: DiffBuilder, server: Server, value: str, place: str
     schema = collector.found.schema
     parts = [unquoted(part) for part in re.findall(r'"(?:[^"]|"")*"|[^,\s"]+', value)]
     before = parts[: parts.index(schema)] if schema in parts else parts
-    path = f"setting {_PATH}" + (f" of{whose.removeprefix(' of')}" if whose else "")
+    ref = ObjectRef("setting", _PATH + (f" of{whose.removeprefix(' of')}" if whose else ""))
     if shadows := [part for part in before if part in server.shadows]:
         said = f"{value}, for every new session{whose}: names without a schema mean tables of {', '.join(shadows)}"
-        collector.add("different", path, f"{schema} first", said, fix=f"ALTER {place} RESET {_PATH};")
+        collector.add("different", ref, f"{schema} first", said, fix=f"ALTER {place} RESET {_PATH};")
     elif schema not in parts:
         said = f"{value}, for every new session{whose}: names without a schema do not find the tables"
-        collector.add("different", path, f"{schema} among them", said, "note")
+        collector.add("different", ref, f"{schema} among them", said, "note")

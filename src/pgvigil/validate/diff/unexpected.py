@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgvigil.validate.catalog.identifiers import quoted
-from pgvigil.validate.catalog.object_paths import PLACEHOLDER, kind_of, last_name, of_grant
+from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.diff import inherited
 from pgvigil.validate.diff.default_rights import explained, owner_of
@@ -14,13 +14,12 @@ from pgvigil.validate.report import describe
 
 _BY_HAND = ("session_lifecycle", "analytics_aggregations")  # what the session application writes itself
 _SILENT = {"grant", "revocation", "extension"}  # of the application: not even told
-_CALLS = ("revocation on function ", "revocation on procedure ", "revocation on aggregate ")
-_ONLY_BY_REFERENCE = ("grant ", "revocation ", "sequence of ")  # a spec written by hand need not list these
+_APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 
 
 class Strangers:
     def __init__(
-        self, collector: DiffBuilder, expected: dict[str, Attributes], repairs: Repairs, *, of_reference: bool
+        self, collector: DiffBuilder, expected: dict[ObjectRef, Attributes], repairs: Repairs, *, of_reference: bool
     ) -> None:
         self.collector = collector
         self.declaration = collector.declaration
@@ -29,40 +28,32 @@ class Strangers:
         self.repairs = repairs
         self.of_reference = of_reference
 
-    def log(self, taken: set[str], cared_for: set[str]) -> None:
+    def log(self, taken: set[ObjectRef], cared_for: set[str]) -> None:
         objects, roots = self.found.objects, self.found.roots
         if objects.keys() <= self.expected.keys():
-            strange: list[str] = []
+            strange: list[ObjectRef] = []
         else:
             strange = [
-                path
-                for path in objects
-                if path not in self.expected and path not in taken and roots[path] not in cared_for
+                ref for ref in objects if ref not in self.expected and ref not in taken and roots[ref] not in cared_for
             ]
-        not_ours = {path.partition(" ")[2] for path in strange if path.startswith(("table ", "view "))}
+        not_ours = {ref.label for ref in strange if ref.kind in ("table", "view")}
         unexpected = set(strange)
-        for path in strange:
-            kind, root, attributes = kind_of(path), roots[path], objects[path]
+        for ref in strange:
+            kind, root, attributes = ref.kind, roots[ref], objects[ref]
             if (root in not_ours and kind not in ("table", "view")) or (
-                not self.declaration.complete and self._is_silent(path, root)
+                not self.declaration.complete and self._is_silent(ref, root)
             ):
                 continue
-            if path.startswith("sequence of ") and self._is_identity(path):
+            if ref.of_column and self._is_identity(ref):
                 continue
             if kind == "column" and (
-                inherited.is_of_parent(path, root, objects, self.expected)
+                inherited.is_of_parent(ref, objects, self.expected)
                 or inherited.is_change_of_type(root, self.expected, objects)
             ):
                 continue
             if "constructor" in attributes:  # it comes and goes with its range type
                 continue
-            if inherited.is_left_by_parent(path, root, self.expected, objects):
-                continue
-            if (
-                kind in ("grant", "revocation")
-                and path.removeprefix(f"{kind} on ").rpartition(" to " if kind == "grant" else " from ")[0]
-                in unexpected
-            ):
+            if inherited.is_left_by_parent(ref, self.expected, objects) or ref.of in unexpected:
                 continue
             if (
                 kind == "constraint"
@@ -70,97 +61,89 @@ class Strangers:
                 and "validated" not in attributes
             ):
                 column = attributes["definition"].removeprefix("NOT NULL ").removesuffix(" NO INHERIT")
-                fix = f"ALTER TABLE {root} ALTER CONSTRAINT {last_name(path)} INHERIT;"
+                fix = f"ALTER TABLE {root} ALTER CONSTRAINT {ref.name} INHERIT;"
                 self.collector.add(
-                    "different", f"column {root}.{column}", "NOT NULL", attributes["definition"], fix=fix
+                    "different", ObjectRef.on("column", root, column), "NOT NULL", attributes["definition"], fix=fix
                 )
                 continue
             if kind == "constraint" and attributes["definition"].startswith("NOT NULL"):
                 self.collector.add(
                     "invalid",
-                    f"column {root}.{attributes['definition'].split()[-1]}",
+                    ObjectRef.on("column", root, attributes["definition"].split()[-1]),
                     "NOT NULL",
                     f"{attributes['definition']} NOT VALID, existing rows not checked",
-                    fix=f"ALTER TABLE {root} VALIDATE CONSTRAINT {last_name(path)};",
+                    fix=f"ALTER TABLE {root} VALIDATE CONSTRAINT {ref.name};",
                 )
                 continue
             if kind == "constraint" and "enforced" in attributes and "inherited" in attributes:
-                enable = "\n".join(self.found.details[path]["enable"])
-                said = describe.phrase(path, "enforced", attributes)
-                self.collector.add("disabled", path, describe.phrase(path, "enforced", {}), said, fix=enable)
+                enable = "\n".join(self.found.details[ref]["enable"])
+                said = describe.phrase(ref, "enforced", attributes)
+                self.collector.add("disabled", ref, describe.phrase(ref, "enforced", {}), said, fix=enable)
                 continue
-            said = self.collector.said(describe.whole(path, attributes)) + self._consequence(path, attributes)
+            said = self.collector.said(describe.whole(ref, attributes)) + self._consequence(ref, attributes)
             family = [p for p in (*attributes.get("inherits", ()), attributes.get("partition_of")) if p]
-            fix = self.repairs.drop(path)
+            fix = self.repairs.drop(ref)
             if family and kind == "table" and not self.declaration.complete:
                 fix = "\n".join(f"ALTER TABLE {root} NO INHERIT {parent};" for parent in attributes.get("inherits", ()))
-            self.collector.unexpected(
-                path, said, self._blamed(path, kind, root, attributes), fix, in_force=bool(family)
-            )
+            self.collector.unexpected(ref, said, self._blamed(ref, root, attributes), fix, in_force=bool(family))
         if not self.declaration.complete:
             self._row_security()
 
-    def _is_identity(self, path: str) -> bool:
+    def _is_identity(self, sequence: ObjectRef) -> bool:
         """A sequence that is there for an identity or a column that should not be: told with it."""
-        column = path.replace("sequence of ", "column ", 1)
+        column = sequence.column
         return "identity" in self.found.objects.get(column, {}) or column not in self.expected
 
-    def _is_silent(self, path: str, root: str) -> bool:
+    def _is_silent(self, ref: ObjectRef, root: str) -> bool:
         """Not even a note: what everybody does with tables of his own."""
-        kind = kind_of(path)
-        if path.startswith("sequence of ") and (root in self.declaration.application or self._is_identity(path)):
+        if ref.of_column and (root in self.declaration.application or self._is_identity(ref)):
             return True
-        if self.of_reference and self.found.grantees.get(path) in self.declaration.roles:
+        if self.of_reference and self.found.grantees.get(ref) in self.declaration.roles:
             return False
-        if kind == "extension" and self.found.objects[path]["schema"] not in self.declaration.schemas:
+        if ref.kind == "extension" and self.found.objects[ref]["schema"] not in self.declaration.schemas:
             return True
-        if not self.of_reference and path.startswith(_ONLY_BY_REFERENCE):
-            return True
-        if path == f"grant on schema {{schema}} to {quoted(self.found.owner)}":
+        if not self.of_reference and (ref.kind in ("grant", "revocation") or ref.of_column):
+            return True  # a spec written by hand need not list these
+        if ref == ObjectRef.right("grant", _APPLICATION_SCHEMA, quoted(self.found.owner)):
             return True  # whose objects lie there
-        loose = self._is_loose(path, root)
-        return loose and kind in _SILENT and not self.collector.strict
+        loose = self._is_loose(ref, root)
+        return loose and ref.kind in _SILENT and not self.collector.strict
 
-    def _is_loose(self, path: str, root: str) -> bool:
-        return root in self.declaration.application or PLACEHOLDER.match(path) is not None
+    def _is_loose(self, ref: ObjectRef, root: str) -> bool:
+        return root in self.declaration.application or ref.is_of_application_schema
 
-    def _blamed(self, path: str, kind: str, root: str, attributes: Attributes) -> bool:
+    def _blamed(self, ref: ObjectRef, root: str, attributes: Attributes) -> bool:
         """Return true if it is drift in our schema: a finding, not a note."""
+        kind, schemas = ref.kind, self.declaration.schemas
         if self.declaration.complete:
-            of_schema = path.startswith(("grant on schema {schema} ", "revocation on schema {schema} "))
-            return not (of_schema and self.collector.another_major)
+            return not (ref.of == _APPLICATION_SCHEMA and self.collector.another_major)
         if kind == "statistics":
             return False
         if kind == "rule" and " DO INSTEAD " in attributes["definition"]:
             return True  # what it does away with no trigger sees
-        if kind == "trigger" and any(
-            attributes["function"].startswith(f"{schema}.") for schema in self.declaration.schemas
-        ):
+        if kind == "trigger" and any(attributes["function"].startswith(f"{schema}.") for schema in schemas):
             return True
-        if kind in ("grant", "revocation") and explained(self.found, path, attributes):
+        if kind in ("grant", "revocation") and explained(self.found, ref, attributes):
             return False
-        if self._is_of_the_application(path, attributes):
+        if self._is_of_the_application(ref, attributes):
             return self.collector.strict
-        if path.startswith(_CALLS) and path.endswith(" from PUBLIC"):
-            return of_grant(path) in self.declaration.for_all  # fewer may call it than might
-        if (
-            kind == "table"
-            and (parents := attributes.get("inherits"))
-            and not any(root.startswith(f"{s}.") for s in self.declaration.schemas)
-        ):
+        if kind == "revocation" and (of := ref.of) and of.kind in ROUTINES and ref.grantee == "PUBLIC":
+            return of in self.declaration.for_all  # fewer may call it than might
+        if kind == "table" and (parents := attributes.get("inherits")) and ref.schema not in schemas:
             return any(parent not in self.declaration.application or self._is_logged(parent) for parent in parents)
-        return not self._is_loose(path, root)
+        return not self._is_loose(ref, root)
 
-    def _is_of_the_application(self, path: str, attributes: Attributes) -> bool:
+    def _is_of_the_application(self, ref: ObjectRef, attributes: Attributes) -> bool:
         """Return true if it is the right that an application needs which writes events and aggregations by hand. That is an application, and no
         stranger, which may write the sessions themselves.
         """
-        role = self.found.grantees.get(path, "")
-        if role in self.declaration.roles or path not in {
-            f"grant on table {name} to {quoted(role)}" for name in _BY_HAND
+        role = self.found.grantees.get(ref, "")
+        if role in self.declaration.roles or ref not in {
+            ObjectRef.right("grant", table(name), quoted(role)) for name in _BY_HAND
         }:
             return False
-        sessions = set(self.found.objects.get(f"grant on table sessions to {quoted(role)}", {}).get("privileges", ()))
+        of_sessions = ObjectRef.right("grant", table("sessions"), quoted(role))
+        sessions = set(self.found.objects.get(of_sessions, {}).get("privileges", ()))
         privileges = set(attributes["privileges"])
         return (
             {"INSERT", "UPDATE"} <= sessions
@@ -168,22 +151,22 @@ class Strangers:
             and privileges <= {"INSERT", "SELECT"} & sessions
         )
 
-    def _is_logged(self, table: str) -> bool:
+    def _is_logged(self, label: str) -> bool:
         """Return true if triggers of ours keep a log or a count of its rows, which they do not of a child's."""
         return any(
-            path.startswith(f"trigger {table}.") and of.get("timing") == "AFTER"
-            for path, of in self.declaration.objects.items()
+            ref.kind == "trigger" and ref.relation == label and of.get("timing") == "AFTER"
+            for ref, of in self.declaration.objects.items()
         )
 
-    def _consequence(self, path: str, attributes: Attributes) -> str:
+    def _consequence(self, ref: ObjectRef, attributes: Attributes) -> str:
         """Words on what an object does to ours."""
-        kind = kind_of(path)
-        if kind in ("grant", "revocation") and (default := explained(self.found, path, attributes)):
+        kind = ref.kind
+        if kind in ("grant", "revocation") and (default := explained(self.found, ref, attributes)):
             return f", by {default}"
         if self.declaration.complete:
             return ""
-        if self._is_of_the_application(path, attributes):
-            role = quoted(self.found.grantees[path])
+        if self._is_of_the_application(ref, attributes):
+            role = quoted(self.found.grantees[ref])
             return (
                 f": {role} may write sessions, and writes these rows by hand; any trail can be made up with this right"
             )
@@ -195,17 +178,17 @@ class Strangers:
 
     def _row_security(self) -> None:
         """Told as something that was added, not as a difference."""
-        for path, attributes in self.found.objects.items():
-            root = self.found.roots[path]
+        for ref, attributes in self.found.objects.items():
             if (
-                path == f"table {root}"
-                and "row_security" in attributes
-                and "row_security" not in self.expected.get(path, {})
-                and path in self.expected
+                "row_security" in attributes
+                and ref.kind == "table"
+                and "row_security" not in self.expected.get(ref, {})
+                and ref in self.expected
             ):
-                closed = attributes["row_security"] == "forced" and not self._lets_owner_in(path, root)
+                root = ref.label
+                closed = attributes["row_security"] == "forced" and not self._lets_owner_in(ref)
                 self.collector.unexpected(
-                    f"row security of {root}",
+                    ObjectRef("row", f"security of {root}"),
                     "FORCE ROW LEVEL SECURITY, and no policy for its owner: our own functions see no row"
                     if closed
                     else "enabled",
@@ -216,9 +199,11 @@ class Strangers:
                     in_force=closed,
                 )
 
-    def _lets_owner_in(self, path: str, root: str) -> bool:
-        owner = owner_of(self.found, path)
-        policies = [of for other, of in self.found.objects.items() if other.startswith(f"policy {root}.")]
+    def _lets_owner_in(self, of_table: ObjectRef) -> bool:
+        owner = owner_of(self.found, of_table)
+        policies = [
+            of for ref, of in self.found.objects.items() if ref.kind == "policy" and ref.relation == of_table.label
+        ]
         return any(
             not of.get("restrictive") and {"PUBLIC", owner, quoted(owner)} & set(of.get("roles", ["PUBLIC"]))
             for of in policies

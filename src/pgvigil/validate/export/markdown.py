@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from pgvigil.text import one_line
-from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.identifiers import last_name, schema_of
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.spec.declaration import Declaration
 
@@ -31,19 +32,19 @@ _TABLES, _CHARACTERS = 40, 45_000
 _NAME = r'"(?:[^"]|"")*"|[^",\s]+'
 
 
-def page(declared: Declaration, comments: Mapping[str, str]) -> str:
-    """The page. `comments` are texts by path of an object; those in the spec itself go before them. Same in, same out."""
+def page(declared: Declaration, comments: Mapping[ObjectRef, str]) -> str:
+    """The page. `comments` are texts by object; those in the spec itself go before them. Same in, same out."""
     return "\n".join(_Page(declared, comments).lines()) + "\n"
 
 
 class _Page:
-    def __init__(self, declared: Declaration, comments: Mapping[str, str]) -> None:
+    def __init__(self, declared: Declaration, comments: Mapping[ObjectRef, str]) -> None:
         self.declared = declared
         self.comments = comments
         self.entities: dict[str, str] = {}  # label of a table → its name in diagrams
-        self.roots: dict[str, list[str]] = {}
-        for path, root in declared.roots.items():
-            self.roots.setdefault(root, []).append(path)
+        self.roots: dict[str, list[ObjectRef]] = {}
+        for ref, root in declared.roots.items():
+            self.roots.setdefault(root, []).append(ref)
 
     def lines(self) -> Iterator[str]:
         yield _HEAD.replace("{name}", self.declared.name)
@@ -51,63 +52,59 @@ class _Page:
         if tables:
             yield from self._diagrams(tables)
             yield "## Tables\n"
-            for path, attributes in tables.items():
-                yield from self._table(path, attributes)
+            for ref, attributes in tables.items():
+                yield from self._table(ref, attributes)
         if views:
             yield "## Views\n"
-            for path, attributes in views.items():
-                yield from self._view(path, attributes)
+            for ref, attributes in views.items():
+                yield from self._view(ref, attributes)
         yield from self._functions()
         for title, kind in (("Types", "type"), ("Sequences", "sequence"), ("Extensions", "extension")):
             yield from self._others(title, kind)
         if self.declared.roles:
             yield "## Roles\n"
-            yield from (f"* {_code(role)}{self._said(f'role {role}')}" for role in self.declared.roles)
+            yield from (f"* {_code(role)}{self._said(ObjectRef('role', role))}" for role in self.declared.roles)
             yield ""
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
-    def _of_kind(self, *kinds: str) -> dict[str, Attributes]:
-        return {path: found for path, found in self.declared.objects.items() if kind_of(path) in kinds}
+    def _of_kind(self, *kinds: str) -> dict[ObjectRef, Attributes]:
+        return {ref: found for ref, found in self.declared.objects.items() if ref.kind in kinds}
 
-    def on(self, root: str, kind: str) -> list[tuple[str, str, Attributes]]:
-        """Path, name and attributes of what of a kind stands on a relation."""
-        start = f"{kind} {root}."
+    def on(self, root: str, kind: str) -> list[tuple[ObjectRef, str, Attributes]]:
+        """What of a kind stands on a relation, with its name and attributes."""
         return [
-            (path, path[len(start) :], self.declared.objects[path])
-            for path in self.roots.get(root, ())
-            if path.startswith(start)
+            (ref, ref.name, self.declared.objects[ref])
+            for ref in self.roots.get(root, ())
+            if ref.kind == kind and ref.relation == root
         ]
 
-    def _comment(self, path: str) -> str:
-        kind = kind_of(path)
-        given = self.declared.objects.get(path, {}).get("comment") or self.comments.get(path)
-        if not given and kind in (
-            "index",
-            "constraint",
-        ):  # COMMENT ON INDEX names no table, and may mean a constraint's
-            given = self.comments.get(f"index {last_name(path.partition(' ')[2])}")
+    def _comment(self, ref: ObjectRef) -> str:
+        given = self.declared.objects.get(ref, {}).get("comment") or self.comments.get(ref)
+        if not given and ref.kind in ("index", "constraint"):
+            # COMMENT ON INDEX names no table, and may mean a constraint's.
+            given = self.comments.get(ObjectRef("index", ref.name))
         return _cell(given or "")
 
-    def _said(self, path: str) -> str:
-        comment = self._comment(path)
+    def _said(self, ref: ObjectRef) -> str:
+        comment = self._comment(ref)
         return f": {comment}" if comment else ""
 
     # --- diagram -----------------------------------------------------------------------------------------------------
 
-    def _diagrams(self, tables: Mapping[str, Attributes]) -> Iterator[str]:
+    def _diagrams(self, tables: Mapping[ObjectRef, Attributes]) -> Iterator[str]:
         """One of all tables, or several: of each schema, of tables that reference one another. Partitions are not drawn."""
-        drawn = [path.partition(" ")[2] for path, of in tables.items() if not of.get("partition_of")]
+        drawn = [ref.label for ref, of in tables.items() if not of.get("partition_of")]
         parts = [_Drawing(self, label) for label in drawn]
         if parts and _fits(parts):
             yield from _drawn(parts)
             return
         schemas: dict[str, list[_Drawing]] = {}
         for part in parts:
-            schemas.setdefault(part.label[: -len(last_name(part.label))], []).append(part)
+            schemas.setdefault(schema_of(part.label), []).append(part)
         for schema, members in schemas.items():
             groups = list(_grouped(members))
-            where = f"schema {_code(schema.removesuffix('.'))}" if schema else "the application's schema"
+            where = f"schema {_code(schema)}" if schema else "the application's schema"
             for at, group in enumerate(groups, 1):
                 yield f"Tables of {where}" + (f", diagram {at} of {len(groups)}" if len(groups) > 1 else "") + ":\n"
                 yield from _drawn(group)
@@ -123,14 +120,14 @@ class _Page:
 
     # --- relations ---------------------------------------------------------------------------------------------------
 
-    def _heading(self, path: str) -> Iterator[str]:
-        yield f"### {_code(path.partition(' ')[2])}\n"
-        if comment := self._comment(path):
+    def _heading(self, ref: ObjectRef) -> Iterator[str]:
+        yield f"### {_code(ref.label)}\n"
+        if comment := self._comment(ref):
             yield f"{comment}\n"
 
-    def _table(self, path: str, attributes: Attributes) -> Iterator[str]:
-        label = path.partition(" ")[2]
-        yield from self._heading(path)
+    def _table(self, ref: ObjectRef, attributes: Attributes) -> Iterator[str]:
+        label = ref.label
+        yield from self._heading(ref)
         facts = []
         if label in self.declared.application:
             facts.append("The application's own table, and what the migrations add to it.")
@@ -179,9 +176,9 @@ class _Page:
                 ((_code(name), _code(spelt(found)), self._comment(at)) for at, name, found in self.on(label, kind)),
             )
 
-    def _view(self, path: str, attributes: Attributes) -> Iterator[str]:
-        label = path.partition(" ")[2]
-        yield from self._heading(path)
+    def _view(self, ref: ObjectRef, attributes: Attributes) -> Iterator[str]:
+        label = ref.label
+        yield from self._heading(ref)
         facts = ["A materialized view."] if attributes.get("kind") == "materialized view" else []
         if reads := self.declared.reads.get(label):
             facts.append(f"Reads {', '.join(map(_code, reads))}.")
@@ -207,11 +204,11 @@ class _Page:
         if not functions:
             return
         yield "## Functions\n"
-        for path, attributes in functions.items():
-            kind = kind_of(path)
-            name, arguments = path[len(kind) + 1 :].partition("(")[0], _short(attributes.get("arguments", ""))
+        for ref, attributes in functions.items():
+            kind = ref.kind
+            name, arguments = ref.bare_label, _short(attributes.get("arguments", ""))
             yield f"### {_code(f'{name}({arguments})')}\n"
-            if comment := self._comment(path):
+            if comment := self._comment(ref):
                 yield f"{comment}\n"
             yield f"{_contract(kind, attributes)}\n"
 
@@ -222,7 +219,7 @@ class _Page:
         yield f"## {title}\n"
         yield from _listing(
             (title.removesuffix("s"), "Definition", "Meaning"),
-            ((_code(path[len(kind) + 1 :]), _code(_summary(a)), self._comment(path)) for path, a in found.items()),
+            ((_code(ref.label), _code(_summary(a)), self._comment(ref)) for ref, a in found.items()),
         )
 
 

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 
 from pgvigil.text import one_line
-from pgvigil.validate.catalog.identifiers import unquoted
-from pgvigil.validate.catalog.object_paths import GRANT, kind_of, last_name
+from pgvigil.validate.catalog.identifiers import last_name, unquoted
+from pgvigil.validate.catalog.object_ref import ObjectRef, view
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.spec.declaration import Declaration, Mark
 
@@ -91,14 +91,14 @@ class _Writer:
     def sections(self) -> Iterator[tuple[str, list[str]]]:
         """Tests by what they are about: a relation with all that stands on it, or an object by itself."""
         found: dict[str, list[str]] = {}
-        for path, attributes in self.declared.objects.items():
-            mark = self.declared.marks.get(path, _WHOLE)
-            writer = getattr(self, "_" + kind_of(path).replace(" ", "_"), None)
+        for ref, attributes in self.declared.objects.items():
+            mark = self.declared.marks.get(ref, _WHOLE)
+            writer = getattr(self, "_" + ref.kind.replace(" ", "_"), None)
             if writer is None or mark.optional:
                 continue
-            root = self.declared.roots[path]
-            title = root or path
-            for test in (*writer(path, root, attributes, mark), *self._owner(path, attributes, mark)):
+            root = self.declared.roots[ref]
+            title = root or ref.path
+            for test in (*writer(ref, root, attributes, mark), *self._owner(ref, attributes, mark)):
                 found.setdefault(title, []).append(test)
         for label, rows in self.declared.rows.items():
             for row in rows:
@@ -132,18 +132,17 @@ class _Writer:
 
     def _on(self, root: str, kind: str) -> Iterator[tuple[str, Attributes]]:
         """Return the parts of a kind on a relation: names as they are spelt, and attributes."""
-        start = f"{kind} {root}."
-        for path, attributes in self.declared.objects.items():
-            if self.declared.roots[path] == root and path.startswith(start):
-                yield path[len(start) :], attributes
+        for ref, attributes in self.declared.objects.items():
+            if ref.kind == kind and self.declared.roots[ref] == root and ref.relation == root:
+                yield ref.name, attributes
 
     def _listed(self, root: str, kind: str) -> list[str]:
         return [self._bare(name) for name, _ in self._on(root, kind)]
 
-    def _owner(self, path: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+    def _owner(self, ref: ObjectRef, attributes: Attributes, mark: Mark) -> Iterator[str]:
         """Whose it is: a role that is named, or the one that owns most."""
-        kind, label = kind_of(path).split()[-1], path[len(kind_of(path)) + 1 :]
-        if kind not in _RIGHTS or not self._speaks_of("owned_by", attributes, mark) or label.startswith("of "):
+        kind, label = ref.kind.split()[-1], ref.label
+        if kind not in _RIGHTS or not self._speaks_of("owned_by", attributes, mark) or ref.of_column:
             return
         if kind == "column" or (kind == "schema" and label == "{schema}" and self.schema == "public"):
             return  # a column has its table's, and public the one that a version of PostgreSQL gives it
@@ -153,7 +152,7 @@ class _Writer:
             kind, f"oid = {key}({text(label)})"
         )
         found = f"(SELECT pg_get_userbyid({owner})::text FROM {catalog} WHERE {where})"
-        said = text(one_line(f"owner of {path}"))
+        said = text(one_line(f"owner of {ref}"))
         if role := attributes.get("owned_by"):
             yield self._if_role(role, f"is({found}, {text(role)}, {said})")
         else:
@@ -174,12 +173,12 @@ class _Writer:
 
     # --- relations ---------------------------------------------------------------------------------------------------
 
-    def _schema(self, path: str, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        name = path.partition(" ")[2]
-        yield f"has_schema({text(self.schema if name == '{schema}' else self._bare(name))}, {text(one_line(path))})"
+    def _schema(self, ref: ObjectRef, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        name = ref.label
+        yield f"has_schema({text(self.schema if name == '{schema}' else self._bare(name))}, {text(one_line(ref.path))})"
 
-    def _table(self, path: str, label: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
-        pair, said = self._pair(label), one_line(path)
+    def _table(self, ref: ObjectRef, label: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        pair, said = self._pair(label), one_line(ref.path)
         kind = attributes.get("kind", "table")
         yield f"{'has_foreign_table' if kind == 'foreign table' else 'has_table'}({pair}, {text(said)})"
         if kind == "partitioned table":
@@ -228,8 +227,8 @@ class _Writer:
 
     def _unlike_others(self, label: str, said: str) -> Iterator[str]:
         names, unlike = [], []
-        for path, attributes in self._on(label, "column"):
-            names.append(name := self._bare(path))
+        for column, attributes in self._on(label, "column"):
+            names.append(name := self._bare(column))
             filled = {"ALWAYS": "a", "BY DEFAULT": "d"}.get(attributes.get("identity", ""), "")
             if attributes.get("generated"):
                 filled = "v" if attributes.get("virtual") else "s"
@@ -239,8 +238,8 @@ class _Writer:
         found = f"pg_temp.unlike_others({text(label)}, {_texts(names)})"
         yield f"is({found}, {_texts(unlike)}, {text(f'identities, generated columns and collations of {said}')})"
 
-    def _view(self, path: str, label: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        pair, said = self._pair(label), one_line(path)
+    def _view(self, ref: ObjectRef, label: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        pair, said = self._pair(label), one_line(ref.path)
         has = "has_materialized_view" if attributes.get("kind") == "materialized view" else "has_view"
         yield f"{has}({pair}, {text(said)})"
         yield f"columns_are({pair}, {_texts(self._listed(label, 'column'), 'name')}, {text(f'columns of {said}')})"
@@ -252,9 +251,8 @@ class _Writer:
             found = f"(SELECT current_setting('server_version_num')::integer < 150000 OR 'security_invoker={options['security_invoker']}' = ANY (reloptions) FROM pg_class WHERE oid = {self._oid(label)})"
             yield f"ok({found}, {text(f'{said} runs with the rights that are declared')})"
 
-    def _column(self, path: str, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
-        quoted = path[len("column ") + len(root) + 1 :]
-        name, pair, said = self._bare(quoted), self._pair(root), one_line(path)
+    def _column(self, ref: ObjectRef, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        name, pair, said = self._bare(ref.name), self._pair(root), one_line(ref.path)
         if root in self.declared.application:
             yield f"has_column({pair}, {text(name)}, {text(said)})"
         type_ = attributes["type"]
@@ -262,7 +260,7 @@ class _Writer:
             yield f"col_type_is({pair}, {text(name)}, {text(type_)}, {text(f'{said} is of type {type_}')})"
         else:
             yield self._of_column(root, name, "format_type(atttypid, atttypmod)", text(type_), f"type of {said}")
-        if f"view {root}" in self.declared.objects:
+        if view(root) in self.declared.objects:
             return
         if self._speaks_of("nullable", attributes, mark):
             test = "col_is_null" if attributes.get("nullable", True) else "col_not_null"
@@ -270,14 +268,16 @@ class _Writer:
         generated = attributes.get("generated")
         if expression := generated or attributes.get("default"):
             found = f"pg_temp.default_of({text(root)}, {text(name)})"
-            yield self._means(found, expression, root, quoted, f"{'expression' if generated else 'default'} of {said}")
+            yield self._means(
+                found, expression, root, ref.name, f"{'expression' if generated else 'default'} of {said}"
+            )
         elif self._speaks_of("default", attributes, mark) and not attributes.get("identity"):
             yield f"col_hasnt_default({pair}, {text(name)}, {text(f'{said} has no default')})"
 
     # --- what stands on relations ------------------------------------------------------------------------------------
 
-    def _constraint(self, path: str, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
-        name, said, table = self._bare(path[len("constraint ") + len(root) + 1 :]), one_line(path), self._oid(root)
+    def _constraint(self, ref: ObjectRef, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        name, said, table = self._bare(ref.name), one_line(ref.path), self._oid(root)
         definition, where = attributes["definition"], f"conrelid = {table} AND conname = {text(name)}"
         shown = "replace(pg_get_constraintdef(oid), ' NOT VALID', '')"
         if not mark.ours and not definition.startswith(_EXPRESSION):  # the application may call it otherwise
@@ -302,20 +302,19 @@ class _Writer:
             holds = str(not {"validated", "valid", "enforced"} & attributes.keys()).lower()
             yield f"is(pg_temp.holds({text(root)}, {text(name)}), {holds}, {text(f'{said} holds for all rows' if holds == 'true' else f'{said} is not validated')})"
 
-    def _index(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        quoted = path[len("index ") + len(root) + 1 :]
+    def _index(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
         schema, _ = self._names(root)
-        index = f"to_regclass({text(f'{_quoted(schema)}.{quoted}')})"
-        said = one_line(path)
-        yield f"has_index({self._pair(root)}, {text(self._bare(quoted))}, {text(said)})"
+        index = f"to_regclass({text(f'{_quoted(schema)}.{ref.name}')})"
+        said = one_line(ref.path)
+        yield f"has_index({self._pair(root)}, {text(self._bare(ref.name))}, {text(said)})"
         yield self._means(
             f"pg_temp.index_shape({index})", attributes["definition"], root, "index", f"definition of {said}"
         )
         if "valid" not in attributes:  # one that is declared INVALID may be either
             yield f"ok((SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = {index}), {text(f'{said} is valid')})"
 
-    def _trigger(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        name, said = self._bare(path[len("trigger ") + len(root) + 1 :]), one_line(path)
+    def _trigger(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        name, said = self._bare(ref.name), one_line(ref.path)
         if attributes.get("clone"):
             return
         yield f"has_trigger({self._pair(root)}, {text(name)}, {text(said)})"
@@ -351,8 +350,8 @@ class _Writer:
         else:
             yield f"ok({condition} IS NULL, {text(f'{said} has no condition')})"
 
-    def _policy(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        name, said = self._bare(path[len("policy ") + len(root) + 1 :]), one_line(path)
+    def _policy(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        name, said = self._bare(ref.name), one_line(ref.path)
         command = attributes.get("command") or "ALL"
         yield f"policy_cmd_is({self._pair(root)}, {text(name)}::name, {text(command)}, {text(f'command of {said}')})"
         where = f"polrelid = {self._oid(root)} AND polname = {text(name)}"
@@ -363,8 +362,8 @@ class _Writer:
             else:
                 yield f"ok({found} IS NULL, {text(f'{said} has no {key}')})"
 
-    def _rule(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        name, said = self._bare(path[len("rule ") + len(root) + 1 :]), one_line(path)
+    def _rule(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        name, said = self._bare(ref.name), one_line(ref.path)
         yield f"has_rule({self._pair(root)}, {text(name)}, {text(said)})"
         enabled = {"ALWAYS": "A", "REPLICA": "R", "DISABLED": "D"}.get(attributes.get("enabled", ""), "O")
         found = (
@@ -374,11 +373,11 @@ class _Writer:
 
     # --- routines ----------------------------------------------------------------------------------------------------
 
-    def _function(self, path: str, _root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
-        signature = path[len(kind_of(path)) + 1 :]
+    def _function(self, ref: ObjectRef, _root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        signature = ref.label
         name, types = _called(signature)
         call = f"{self._pair(name)}, {_texts(_COMMA.split(types) if types else [], 'name')}"
-        said, kind = one_line(path), kind_of(path)
+        said, kind = one_line(ref.path), ref.kind
         yield f"has_function({call}, {text(said)})"
         if kind != "function":
             yield f"is_{kind.partition(' ')[0]}({call}, {text(f'{said} is of that kind')})"
@@ -424,9 +423,9 @@ class _Writer:
 
     # --- types, sequences, extensions --------------------------------------------------------------------------------
 
-    def _type(self, path: str, _root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        label = path[len("type ") :]
-        pair, said = self._pair(label), one_line(path)
+    def _type(self, ref: ObjectRef, _root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        label = ref.label
+        pair, said = self._pair(label), one_line(ref.path)
         type_ = f"to_regtype({text(self._qualified(label))})"
         if attributes["kind"] == "enum":
             yield f"has_enum({pair}, {text(said)})"
@@ -460,11 +459,10 @@ class _Writer:
         schema, name = self._names(label)
         return f"typname = {text(name)} AND typnamespace = to_regnamespace({text(_quoted(schema))})"
 
-    def _sequence(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        label, said = path[len("sequence ") :], one_line(path)
-        if label.startswith("of "):
-            column = self._bare(label[len("of ") + len(root) + 1 :])
-            sequence = f"pg_get_serial_sequence({text(root)}, {text(column)})::regclass"
+    def _sequence(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        label, said = ref.label, one_line(ref.path)
+        if ref.of_column:
+            sequence = f"pg_get_serial_sequence({text(root)}, {text(self._bare(ref.column.name))})::regclass"
         else:
             yield f"has_sequence({self._pair(label)}, {text(said)})"
             sequence = self._oid(label)
@@ -477,34 +475,34 @@ class _Writer:
         expected = f"ROW({text(attributes['type'])}, {', '.join(map(str, numbers))}, {str(attributes.get('cycle', False)).lower()})::text"
         yield f"is({found}, {expected}, {text(f'counting of {said}')})"
 
-    def _extension(self, path: str, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        yield f"has_extension({text(self._bare(path[len('extension ') :]))}, {text(one_line(path))})"
+    def _extension(self, ref: ObjectRef, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
+        yield f"has_extension({text(self._bare(ref.label))}, {text(one_line(ref.path))})"
 
     # --- rights ------------------------------------------------------------------------------------------------------
 
-    def _grant(self, path: str, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
+    def _grant(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
         """Rights beyond those that come with an object; of a revocation, those of them that are not there."""
-        match = GRANT.fullmatch(path.partition(" ")[2])
-        if match is None or match[1] not in _RIGHTS:
+        of = ref.of
+        if of is None or of.kind not in _RIGHTS:
             return
-        kind, label, role = match[1], match[2], self._bare(match[3])
+        kind, label, role = of.kind, of.label, self._bare(ref.grantee)
         catalog, acl, usual, owner, key = _RIGHTS[kind]
         if kind == "column":
-            where = f"attrelid = {self._oid(root)} AND attname = {text(self._bare(label[len(root) + 1 :]))}"
+            where = f"attrelid = {self._oid(root)} AND attname = {text(self._bare(of.name))}"
         elif kind == "schema":
             where = f"nspname = {text(self.schema if label == '{schema}' else self._bare(label))}"
-        elif label.startswith("of "):
-            where = f"oid = pg_get_serial_sequence({text(root)}, {text(self._bare(label[len(root) + 4 :]))})::regclass"
+        elif of.of_column:
+            where = f"oid = pg_get_serial_sequence({text(root)}, {text(self._bare(of.column.name))})::regclass"
         else:
             where = f"oid = {key}({text(self._qualified(label) if kind == 'type' else label)})"
         default = f"acldefault('{usual}', {owner})" if owner else "NULL"
         if kind == "schema":  # initdb gives rights on public, in each version others
             default = f"coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass AND objoid = oid), {default})"
         given = [f"coalesce({acl}, {default})", f"{default}::aclitem[]"]
-        if kind_of(path) == "revocation":
+        if ref.kind == "revocation":
             given.reverse()
         rights = f"(SELECT pg_temp.rights({', '.join(given)}, {text(role)}) FROM {catalog} WHERE {where})"
-        expected, said = _texts(sorted(attributes["privileges"])), text(one_line(path))
+        expected, said = _texts(sorted(attributes["privileges"])), text(one_line(ref.path))
         test = f"is({rights}, {expected}, {said})"
         yield test if role == "PUBLIC" else self._if_role(role, test)
 

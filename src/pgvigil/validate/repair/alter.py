@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 
 from pgvigil.validate.catalog import sql_text
-from pgvigil.validate.catalog.identifiers import quoted, unquoted
-from pgvigil.validate.catalog.object_paths import last_name
+from pgvigil.validate.catalog.identifiers import last_name, quoted, unquoted
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.repair import ddl, ddl_relations, ddl_routines
 
@@ -104,17 +104,18 @@ def alter_storage(word: str, label: str, expected: Attributes, found: Attributes
     return "\n".join(lines)
 
 
-def alter_privileges(label: str, expected: Attributes, found: Attributes, *, given: bool, only_take: bool) -> str:
+def alter_privileges(right: ObjectRef, expected: Attributes, found: Attributes, *, only_take: bool) -> str:
+    given = right.kind == "grant"
     lacking = [p for p in expected["privileges"] if p not in found["privileges"]]
     extra = [p for p in found["privileges"] if p not in expected["privileges"]]
-    lines = [ddl.grant(label, {"privileges": extra}, not given)] if extra and (given or not only_take) else []
-    lines += [ddl.grant(label, {"privileges": lacking}, given)] if lacking and not (given and only_take) else []
+    lines = [ddl.grant(right, {"privileges": extra}, not given)] if extra and (given or not only_take) else []
+    lines += [ddl.grant(right, {"privileges": lacking}, given)] if lacking and not (given and only_take) else []
     return "\n".join(lines)
 
 
-def alter_other(label: str, path: str, expected: Attributes, found: Attributes, keys: list[str]) -> str:
-    kind, _, name = label.partition(" ")
-    what = sql_text.target(path, "")
+def alter_other(ref: ObjectRef, expected: Attributes, found: Attributes, keys: list[str]) -> str:
+    kind, name = ref.rare_kind, ref.rare_name
+    what = sql_text.target(ref, "")
     lines = []
     if kind in ("foreign_data_wrapper", "server", "user_mapping"):
         if "definition" in keys:
@@ -130,7 +131,7 @@ def alter_other(label: str, path: str, expected: Attributes, found: Attributes, 
             lines += ddl.secrets(sql_text.RARE[kind], name, hidden)
         return "\n".join(line for line in lines if line)
     if kind in ("language", "transform"):
-        return ddl.other(label, expected)
+        return ddl.other(ref.label, expected)
     if kind == "ts_dict":
         (template, right), (same, there) = (_dictionary(of.get("definition", "")) for of in (expected, found))
         if template != same:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from pgvigil.validate.catalog.identifiers import quoted
-from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.catalog.sql_text import (
     ENABLE,
@@ -37,51 +37,52 @@ from pgvigil.validate.repair.ddl_relations import (
 )
 from pgvigil.validate.repair.ddl_routines import create_type, definition_list, function
 
+_GRANTED_AS = {"view": "TABLE", "aggregate": "FUNCTION", "window function": "FUNCTION"}
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 
 
-def drop(path: str, root: str, attributes: Attributes) -> str:
-    kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+def drop(ref: ObjectRef, root: str, attributes: Attributes) -> str:
+    kind, label = ref.kind, ref.label
     if kind == "column":
-        return f"ALTER {_relation(attributes)} {root} DROP COLUMN {last_name(label)};"
+        return f"ALTER {_relation(attributes)} {root} DROP COLUMN {ref.name};"
     if kind == "constraint":
-        return f"ALTER TABLE {root} DROP CONSTRAINT {last_name(label)};"
+        return f"ALTER TABLE {root} DROP CONSTRAINT {ref.name};"
     if kind in ("default grant", "default revocation"):
         return default_grant(label, attributes, give=kind == "default revocation")
     if kind == "setting":
         return setting(label, None)
     if kind in ("grant", "revocation"):
-        return grant(label, attributes, kind == "revocation")
+        return grant(ref, attributes, kind == "revocation")
     if attributes.get("clone"):
-        return enable("TRIGGER", root, last_name(label), "ORIGIN")
+        return enable("TRIGGER", root, ref.name, "ORIGIN")
     if kind == "schema":  # its contents are not listed
         return f"DROP SCHEMA {label} CASCADE;"
     if kind in ("table", "view"):
         return f"DROP {attributes.get('kind', kind).upper().removeprefix('PARTITIONED ')} {label};"
-    return f"DROP {target(path, root)};"
+    return f"DROP {target(ref, root)};"
 
 
 def _relation(attributes: Attributes) -> str:
     return "FOREIGN TABLE" if attributes.get("kind") == "foreign table" else "TABLE"
 
 
-def grant(name: str, attributes: Attributes, give: bool) -> str:
-    """From `on table t to role` and its privileges."""
-    what, _, role = name.removeprefix("on ").rpartition(" to " if " to " in name else " from ")
-    kind, label = kind_of(what), what.removeprefix(kind_of(what)).strip()
+def grant(right: ObjectRef, attributes: Attributes, give: bool) -> str:
+    """Gives or takes the privileges of a grant or a revocation."""
+    what, role = right.of, right.grantee
+    if what is None:
+        return ""
     statements = []
     for option in (False, True):
         some = [p for p in attributes["privileges"] if p.endswith(" WITH GRANT OPTION") == option]
         if not some:
             continue
         names = [p.removesuffix(" WITH GRANT OPTION") for p in some]
-        place = f"{'TABLE' if kind in ('view', 'column') else kind.upper().replace('WINDOW ', '').replace('AGGREGATE', 'FUNCTION')} {label}"
-        if kind == "other":
-            place = ("FOREIGN " if label.startswith("server ") else "") + target(what, "")
-        if kind == "column":
-            column = last_name(label)
-            names = [f"{privilege} ({column})" for privilege in names]
-            place = f"TABLE {label[: -len(column) - 1]}"
+        place = f"{_GRANTED_AS.get(what.kind, what.kind.upper())} {what.label}"
+        if what.kind == "other":
+            place = ("FOREIGN " if what.rare_kind == "server" else "") + target(what, "")
+        if what.kind == "column":
+            names = [f"{privilege} ({what.name})" for privilege in names]
+            place = f"TABLE {what.relation}"
         verb = (
             f"GRANT {', '.join(names)} ON {place} TO {role}{' WITH GRANT OPTION' * option};"
             if give
@@ -125,9 +126,9 @@ def setting(label: str, value: str | None) -> str:
     return "" if value == UNTOLD else f"ALTER {place} SET {name} = {value if name in LISTS else literal(value)};"
 
 
-def create(path: str, root: str, attributes: Attributes, columns: dict[str, Attributes] | None = None) -> str:
+def create(ref: ObjectRef, root: str, attributes: Attributes, columns: dict[str, Attributes] | None = None) -> str:
     """All it takes to make the object, comment included; `columns` are those of a table. "" if it cannot be told."""
-    kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
+    kind, label = ref.kind, ref.label
     makers: dict[str, Callable[[], str]] = {
         "schema": lambda: f"CREATE SCHEMA {label};",
         "extension": lambda: (
@@ -138,38 +139,36 @@ def create(path: str, root: str, attributes: Attributes, columns: dict[str, Attr
             f"CREATE {attributes.get('persistence', '')} SEQUENCE {label} AS {attributes['type']} {sequence_options(attributes)};"
         ),
         "table": lambda: create_table(label, attributes, columns or {}),
-        "column": lambda: f"ALTER TABLE {root} ADD COLUMN {last_name(label)} {column(attributes)};",
-        "constraint": lambda: add_constraint(root, last_name(label), attributes),
-        "index": lambda: index(root, last_name(label), attributes),
-        "trigger": lambda: trigger(root, last_name(label), attributes),
-        "policy": lambda: policy(root, last_name(label), attributes),
-        "rule": lambda: (
-            f"{attributes['definition'].rstrip(';')};" + enabled("RULE", root, last_name(label), attributes)
-        ),
+        "column": lambda: f"ALTER TABLE {root} ADD COLUMN {ref.name} {column(attributes)};",
+        "constraint": lambda: add_constraint(root, ref.name, attributes),
+        "index": lambda: index(root, ref.name, attributes),
+        "trigger": lambda: trigger(root, ref.name, attributes),
+        "policy": lambda: policy(root, ref.name, attributes),
+        "rule": lambda: f"{attributes['definition'].rstrip(';')};" + enabled("RULE", root, ref.name, attributes),
         "view": lambda: view(label, attributes),
         "statistics": lambda: f"CREATE STATISTICS {label}{kinds(attributes)} ON {attributes['definition']};",
         "event trigger": lambda: event_trigger(label, attributes),
-        "grant": lambda: grant(label, attributes, give=True),
+        "grant": lambda: grant(ref, attributes, give=True),
         "default grant": lambda: default_grant(label, attributes, give=True),
         "default revocation": lambda: default_grant(label, attributes, give=False),
         "setting": lambda: setting(label, attributes["value"]),
-        "revocation": lambda: grant(label, attributes, give=False),
+        "revocation": lambda: grant(ref, attributes, give=False),
         "collation": lambda: collation(label, attributes),
         "other": lambda: other(label, attributes),
         "operator": lambda: (
-            f"CREATE OPERATOR {label.partition('(')[0]} ({definition_list(attributes['definition'])}{_operands(label)});"
+            f"CREATE OPERATOR {ref.bare_label} ({definition_list(attributes['definition'])}{_operands(ref)});"
         ),
     }
     if kind.split()[-1] in ("function", "procedure", "aggregate"):
         made = function(kind, label, attributes)
     else:
-        made = makers[kind]() if kind in makers and not (kind == "sequence" and label.startswith("of ")) else ""
+        made = makers[kind]() if kind in makers and not ref.of_column else ""
     if made and "comment" in attributes:
-        made += "\n" + comment(path, root, attributes["comment"], attributes.get("kind", ""))
+        made += "\n" + comment(ref, root, attributes["comment"], attributes.get("kind", ""))
     if made and kind == "column":
-        made += "".join(f"\n{line}" for line in not_null(root, last_name(label), attributes, {}))
+        made += "".join(f"\n{line}" for line in not_null(root, ref.name, attributes, {}))
     if made and kind == "constraint" and "index_comment" in attributes:
-        made += f"\n{comment(f'index {label}', root, attributes['index_comment'])}"
+        made += f"\n{comment(ObjectRef('index', label), root, attributes['index_comment'])}"
     if made and kind == "sequence" and "of" in attributes:
         made += f"\nALTER SEQUENCE {label} OWNED BY {attributes['of']};"
     return made
@@ -245,8 +244,8 @@ def text_search(definition: str) -> tuple[str, dict[str, list[str]]]:
     return parser, mappings
 
 
-def _operands(label: str) -> str:
-    left, _, right = label.partition("(")[2][:-1].partition(", ")
+def _operands(operator: ObjectRef) -> str:
+    left, _, right = operator.signature[1:-1].partition(", ")
     return "".join(f", {side} = {type_}" for side, type_ in (("LEFTARG", left), ("RIGHTARG", right)) if type_ != "NONE")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pgvigil.validate.catalog.identifiers import quoted, unquoted
-from pgvigil.validate.catalog.object_paths import last_name
+from pgvigil.validate.catalog.identifiers import last_name, quoted, unquoted
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.catalog.sql_text import comment, enable, enabled, fdw_options, literal, storage_options
 from pgvigil.validate.catalog.trigger_clauses import trigger_head, trigger_tail
@@ -156,4 +156,4 @@ def not_null(root: str, name: str, expected: Attributes, found: Attributes) -> I
     if right != there:
         yield f"ALTER TABLE {root} RENAME CONSTRAINT {there} TO {right};"
     if expected.get("not_null_comment") != found.get("not_null_comment"):
-        yield comment(f"constraint {root}.{right}", root, expected.get("not_null_comment"))
+        yield comment(ObjectRef.on("constraint", root, right), root, expected.get("not_null_comment"))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from pgvigil.validate.catalog.identifiers import quoted, unquoted
-from pgvigil.validate.catalog.object_paths import last_name
+from pgvigil.validate.catalog.identifiers import beside, first_parenthesis, last_name, quoted, unquoted
 from pgvigil.validate.catalog.snapshot import Attributes
-from pgvigil.validate.catalog.sql_text import LISTS, comment_within, literal, opening
+from pgvigil.validate.catalog.sql_text import LISTS, comment_within, literal
 
 
 def function(kind: str, label: str, attributes: Attributes) -> str:
     """CREATE OR REPLACE, or "" where the body is not known."""
-    name = label[: opening(label)]
+    name = label[: first_parenthesis(label)]
     if kind == "aggregate":
         return (
             f"CREATE OR REPLACE AGGREGATE {name}({attributes.get('arguments') or '*'}) ({definition_list(_aggregate(attributes))});"
@@ -79,7 +78,7 @@ def usual_multirange(label: str) -> str:
     """The name that the server gives the multirange of a range."""
     name = unquoted(last_name(label))
     usual = name.replace("range", "multirange", 1) if "range" in name else f"{name}_multirange"
-    return label[: -len(last_name(label))] + quoted(usual)
+    return beside(label, quoted(usual))
 
 
 def create_type(label: str, attributes: Attributes) -> str:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 
 from pgvigil.validate.catalog import sql_text
-from pgvigil.validate.catalog.identifiers import quoted
-from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.identifiers import last_name, quoted
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.report.model import Finding, Report, outside_transactions
 
 _ORDER = (
@@ -37,18 +37,15 @@ _NEEDED = (
     "opfamily",
 )
 
-
+_STOOD_ON = ("function", "procedure", "aggregate", "type")
 _NEW_LABEL = re.compile(r"^ALTER TYPE .* ADD VALUE ", re.MULTILINE)
 
 
 def fix_sql(report: Report) -> str:
     """All repairs, what others need first: in one transaction, but for what refuses to run in one, which comes after it."""
-    anew = [
-        f.object.partition(" ")[2]
-        for f in report.findings
-        if f.object.startswith("view ") and f.fix.startswith("DROP ")
-    ]
-    repaired = [f for f in report.findings if f.fix and not any(_stands_on(f.object, label) for label in anew)]
+    refs = {f.object: ObjectRef.parse(f.object) for f in report.findings}
+    anew = [refs[f.object] for f in report.findings if refs[f.object].kind == "view" and f.fix.startswith("DROP ")]
+    repaired = [f for f in report.findings if f.fix and not any(refs[f.object].within(one) for one in anew)]
     # All other repairs call objects as they are to be called.
     renames = [f for f in repaired if f.found.startswith("renamed? ")]
     others = [f for f in repaired if f not in renames]
@@ -74,7 +71,10 @@ def _whole(blocks: list[str]) -> list[str]:
 
 def _blocks(findings: list[Finding], *, outside: bool = False) -> list[str]:
     """Return the repairs inside a transaction and after it, in an order that works."""
-    pieces = [(f.object, _block(f, f.steps or (f.fix,), outside=outside), f.kind == "unexpected") for f in findings]
+    pieces = [
+        (ObjectRef.parse(f.object), _block(f, f.steps or (f.fix,), outside=outside), f.kind == "unexpected")
+        for f in findings
+    ]
     return [block for block in ordered(pieces) if block]
 
 
@@ -84,30 +84,20 @@ def _block(finding: Finding, steps: Iterable[str], *, outside: bool) -> str:
     return "\n".join([sql_text.remark(f"{finding.kind}: {finding.object}"), *chosen, ""]) if chosen else ""
 
 
-def _stands_on(path: str, label: str) -> bool:
-    rest = path.removeprefix("comment on ")
-    return rest.removeprefix(kind_of(rest)).startswith(f" {label}.") or f" on view {label} " in rest
-
-
-def ordered(pieces: list[tuple[str, str, bool]]) -> list[str]:
+def ordered(pieces: list[tuple[ObjectRef, str, bool]]) -> list[str]:
     """Statements for objects, so that what makes an object goes before what names it. Those that remove one come first, but
     for what others may stand on until they are repaired: that goes last, unless its name is wanted.
     """
     left = sorted(pieces, key=lambda piece: _rank(piece[0], removed=piece[2]))
-    names = {at: name for at, (path, _, removed) in enumerate(left) if not removed and (name := _name(path))}
+    names = {at: name for at, (ref, _, removed) in enumerate(left) if not removed and (name := _name(ref))}
     needs = {
-        at: {other for other, name in names.items() if other != at and name.search(_relevant(path, text))}
-        for at, (path, text, removed) in enumerate(left)
+        at: {other for other, name in names.items() if other != at and name.search(_relevant(ref, text))}
+        for at, (ref, text, removed) in enumerate(left)
         if not removed
     }
     removals = [at for at in range(len(left)) if at not in needs]
-    to_come = {path.partition(" ")[2] for path, _, removed in left if not removed}
-    stood_on = [
-        at
-        for at in removals
-        if kind_of(left[at][0]) in ("function", "procedure", "aggregate", "type")
-        and left[at][0].partition(" ")[2] not in to_come
-    ]
+    to_come = {ref.label for ref, _, removed in left if not removed}
+    stood_on = [at for at in removals if left[at][0].kind in _STOOD_ON and left[at][0].label not in to_come]
     done: list[int] = [at for at in removals if at not in stood_on]
     waiting = [at for at in range(len(left)) if at in needs]
     while waiting:
@@ -117,33 +107,30 @@ def ordered(pieces: list[tuple[str, str, bool]]) -> list[str]:
     return [left[at][1] for at in (*done, *stood_on)]
 
 
-def _rank(path: str, *, removed: bool) -> tuple[int, int]:
-    kind = kind_of(path.removeprefix("comment on "))
-    late = path.startswith("comment on ") or kind in ("grant", "revocation")
+def _rank(ref: ObjectRef, *, removed: bool) -> tuple[int, int]:
+    kind = (ref.commented or ref).kind
+    late = ref.kind == "comment" or kind in ("grant", "revocation")
     rank = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
     if kind == "other":
-        word = path.split(" ")[1]
-        rank = _ORDER.index("sequence") if word in _NEEDED else rank
+        rank = _ORDER.index("sequence") if ref.rare_kind in _NEEDED else rank
     return (0, -rank) if removed else (2 if late else 1, rank)
 
 
-def _name(path: str) -> re.Pattern[str] | None:
-    kind = kind_of(path)
-    label = path.removeprefix(kind).strip().partition("(")[0]
-    if kind == "other" and label.partition(" ")[0] in _NEEDED:
-        label = label.partition(" ")[2].partition(" USING ")[0]
-    elif kind not in ("schema", "type", "sequence", "table", "column", "function", "procedure", "view"):
+def _name(ref: ObjectRef) -> re.Pattern[str] | None:
+    label = ref.bare_label
+    if ref.rare_kind in _NEEDED:
+        label = ref.rare_name.partition(" USING ")[0]
+    elif ref.kind not in ("schema", "type", "sequence", "table", "column", "function", "procedure", "view"):
         return None
     word = r'(?<!["\w]){}(?!["\w])'
-    if kind == "column":  # its name alone may be that of something else
-        column = last_name(label)
-        table = last_name(label[: -len(column) - 1])
-        return re.compile(f"(?s)(?=.*{word.format(re.escape(table))}).*{word.format(re.escape(column))}")
+    if ref.kind == "column":  # its name alone may be that of something else
+        name, table = word.format(re.escape(ref.name)), word.format(re.escape(last_name(ref.relation)))
+        return re.compile(f"(?s)(?=.*{table}).*{name}")
     return re.compile(word.format(re.escape(label)))
 
 
-def _relevant(path: str, text: str) -> str:
+def _relevant(ref: ObjectRef, text: str) -> str:
     """A body that is a text is not looked into when it is stored."""
-    if kind_of(path) in ("function", "procedure") and "\nBEGIN ATOMIC" not in text:
+    if ref.kind in ("function", "procedure") and "\nBEGIN ATOMIC" not in text:
         return text.partition(" AS $")[0]
     return text

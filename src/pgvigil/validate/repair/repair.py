@@ -10,8 +10,8 @@ import secrets
 from collections.abc import Iterable, Iterator
 
 from pgvigil.validate.catalog import sql_text
-from pgvigil.validate.catalog.identifiers import quoted, unquoted
-from pgvigil.validate.catalog.object_paths import kind_of, last_name, of_grant
+from pgvigil.validate.catalog.identifiers import beside, quoted, unquoted
+from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table, view
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot, usual_sequence
 from pgvigil.validate.repair import alter, ddl, ddl_relations
 from pgvigil.validate.spec.declaration import Partitions
@@ -38,25 +38,29 @@ class Repairs:
     """Repairs from what is wanted, all of it, and what was found."""
 
     def __init__(
-        self, expected: dict[str, Attributes], roots: dict[str, str], found: Snapshot, patterns: dict[str, Partitions]
+        self,
+        expected: dict[ObjectRef, Attributes],
+        roots: dict[ObjectRef, str],
+        found: Snapshot,
+        patterns: dict[str, Partitions],
     ) -> None:
         self.patterns = patterns
         self.expected = expected
         self.roots = roots
         self.found = found
 
-    def make(self, path: str) -> str:
+    def make(self, ref: ObjectRef) -> str:
         """A missing object; of a relation, all that stands on it."""
-        root = self.roots.get(path, "")
-        attributes = self.expected[path]
-        kind = kind_of(path)
-        if kind == "grant" and self._is_anothers(of_grant(path)):
+        root = self.roots.get(ref, "")
+        attributes = self.expected[ref]
+        kind = ref.kind
+        if kind == "grant" and self._is_anothers(ref.of):
             return ""
-        if kind == "column" and (view := f"view {root}") in self.found.objects:
-            return self.change(view, ["definition"]) if view in self.expected else ""
+        if kind == "column" and (of_view := view(root)) in self.found.objects:
+            return self.change(of_view, ["definition"]) if of_view in self.expected else ""
         if kind not in ("table", "view"):
-            made = ddl.create(path, root, self._with_identity(path))
-            if kind in ("index", "constraint") and (parts := self._attached(path, root)):
+            made = ddl.create(ref, root, self._with_identity(ref))
+            if kind in ("index", "constraint") and (parts := self._attached(ref, root)):
                 made = "\n".join(
                     [
                         made.replace(f" ON {root} ", f" ON ONLY {root} ", 1).replace(
@@ -65,47 +69,39 @@ class Repairs:
                         *parts,
                     ]
                 )
-            if path.startswith("sequence of "):
-                made = self._sequence_of(path, attributes)
+            if ref.of_column:
+                made = self._sequence_of(ref.column, attributes)
             if attributes.get("kind") == "base":
-                made = "\n".join([*self._base_type(path.partition(" ")[2], attributes), made])
+                made = "\n".join([*self._base_type(ref.label, attributes), made])
             if kind == "index" and not self._partitioned(root):
                 made = made.replace("INDEX ", "INDEX CONCURRENTLY ", 1)
             if not made:
-                return self._spelt("\n".join(self._of(path)))
+                return self._spelt("\n".join(self._of(ref)))
             server = self.found.server
-            if (
-                server is not None
-                and server.major < 18
-                and made.strip() == f"CREATE {path.replace('type', 'TYPE', 1)};"
-            ):
+            if server is not None and server.major < 18 and made.strip() == f"CREATE TYPE {ref.label};":
                 return self._spelt(made.strip())  # before PostgreSQL 18 nothing can be done to a shell
-            owner = self._owner(path, root, attributes) if kind in _OWNED else ""  # whoever runs this may be another
-            made = "\n".join(part for part in (made, *self._by_default(path), owner, *self._of(path)) if part)
+            owner = self._owner(ref, root, attributes) if kind in _OWNED else ""  # whoever runs this may be another
+            made = "\n".join(part for part in (made, *self._by_default(ref), owner, *self._of(ref)) if part)
             return self._spelt(made.strip())
-        label = path.partition(" ")[2]
-        start = f"column {label}."
+        label = ref.label
         columns = {
-            other.removeprefix(start): self._with_identity(other)
-            for other, of in self.expected.items()
-            if self.roots.get(other) == label and other.startswith(start)
+            other.name: self._with_identity(other)
+            for other in self.expected
+            if self.roots.get(other) == label and other.kind == "column"
         }
-        made = ddl.create(path, root, attributes, columns)
+        made = ddl.create(ref, root, attributes, columns)
         if not made:
             return ""
-        serial = [one for name in columns if (one := self._serial(f"{label}.{name}")) is not None]
+        serial = [one for name in columns if (one := self._serial(ObjectRef.on("column", label, name))) is not None]
         made = "\n".join([*(one for one, _ in serial), made, *(one for _, one in serial)])
-        others = [other for other in self.expected if self.roots.get(other) == label and kind_of(other) in _PARTS[2:]]
+        others = [other for other in self.expected if self.roots.get(other) == label and other.kind in _PARTS[2:]]
         others.sort(
-            key=lambda other: (
-                _PARTS.index(kind_of(other)),
-                "FOREIGN KEY" in self.expected[other].get("definition", ""),
-            )
+            key=lambda other: (_PARTS.index(other.kind), "FOREIGN KEY" in self.expected[other].get("definition", ""))
         )
-        parts = [self._owner(path, root, attributes)]
+        parts = [self._owner(ref, root, attributes)]
         before = others
         if "partition_of" in attributes:
-            before = [other for other in others if kind_of(other) in ("constraint", "index")]
+            before = [other for other in others if other.kind in ("constraint", "index")]
             parts += self._inherited_checks(label, attributes)
         parts += [ddl.create(other, label, self.expected[other]) for other in before]
         if "partition_of" in attributes:
@@ -118,110 +114,101 @@ class Repairs:
                 if "default" in of
             ]
             parts += [
-                sql_text.comment(f"{start}{name}", label, of["comment"])
+                sql_text.comment(ObjectRef.on("column", label, name), label, of["comment"])
                 for name, of in columns.items()
                 if "comment" in of
             ]
             parts += [line for name, of in columns.items() for line in ddl_relations.matview_column(label, name, of)]
         if pattern := self.patterns.get(label):
             if pattern.default:
-                parts.append(f"CREATE TABLE {label}{pattern.default} PARTITION OF {label} DEFAULT;")
-                parts.append(self._owner(f"table {label}{pattern.default}", f"{label}{pattern.default}", attributes))
+                default = f"{label}{pattern.default}"
+                parts.append(f"CREATE TABLE {default} PARTITION OF {label} DEFAULT;")
+                parts.append(self._owner(table(default), default, attributes))
             parts.append(pattern.repair.replace("{table}", label))
-        return self._spelt("\n".join([made, *self._by_default(path), *(part for part in parts if part)]))
+        return self._spelt("\n".join([made, *self._by_default(ref), *(part for part in parts if part)]))
 
-    def _with_identity(self, path: str) -> Attributes:
+    def _with_identity(self, ref: ObjectRef) -> Attributes:
         """A column with the options of the sequence that its identity has."""
-        attributes = self.expected[path]
-        sequence = self.expected.get(path.replace("column ", "sequence of ", 1))
-        if kind_of(path) != "column" or "identity" not in attributes or sequence is None:
+        attributes = self.expected[ref]
+        sequence = self.expected.get(ref.owned_sequence) if ref.kind == "column" else None
+        if "identity" not in attributes or sequence is None:
             return attributes
-        name = f"SEQUENCE NAME {self._beside(path.removeprefix('column '), sequence)} " if "name" in sequence else ""
+        name = f"SEQUENCE NAME {self._beside(ref, sequence)} " if "name" in sequence else ""
         return attributes | {"identity_options": f"{name}{ddl.sequence_options(sequence)}"}
 
     @staticmethod
-    def _beside(column: str, sequence: Attributes) -> str:
+    def _beside(column: ObjectRef, sequence: Attributes) -> str:
         """The name of the sequence of a column, in the schema of its table."""
-        table = column[: -len(last_name(column)) - 1]
-        return table[: -len(last_name(table))] + str(sequence.get("name") or quoted(usual_sequence(column)))
+        return beside(column.relation, str(sequence.get("name") or quoted(usual_sequence(column.label))))
 
-    def _serial(self, column: str) -> tuple[str, str] | None:
+    def _serial(self, column: ObjectRef) -> tuple[str, str] | None:
         """Return the statements that create the sequence of a column's default and its OWNED BY."""
-        sequence = self.expected.get(f"sequence of {column}")
-        default = str(self.expected.get(f"column {column}", {}).get("default"))
+        sequence = self.expected.get(column.owned_sequence)
+        default = str(self.expected.get(column, {}).get("default"))
         if sequence is None or not default.startswith("nextval("):
             return None
-        label = self._beside(column, sequence)
+        made = ObjectRef("sequence", self._beside(column, sequence))
         return (
-            ddl.create(f"sequence {label}", "", sequence),
-            f"{self._owner(f'sequence {label}', '', sequence)}\nALTER SEQUENCE {label} OWNED BY {column};",
+            ddl.create(made, "", sequence),
+            f"{self._owner(made, '', sequence)}\nALTER SEQUENCE {made.label} OWNED BY {column.label};",
         )
 
-    def _sequence_of(self, path: str, attributes: Attributes) -> str:
+    def _sequence_of(self, column: ObjectRef, attributes: Attributes) -> str:
         """The sequence that a column's default reads, with the default; it goes on after the rows there are."""
-        column = path.removeprefix("sequence of ")
         serial = self._serial(column)
         if serial is None:
             return ""
-        name = last_name(column)
-        table = column[: -len(name) - 1]
-        default = f"ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT {self.expected[f'column {column}']['default']};"
+        name, root = column.name, column.relation
+        default = f"ALTER TABLE {root} ALTER COLUMN {name} SET DEFAULT {self.expected[column]['default']};"
         goes_on = (
             f"SELECT setval({sql_text.literal(self._beside(column, attributes))}, coalesce(max({name}), {attributes['start']}), "
-            f"max({name}) IS NOT NULL) FROM {table};"
+            f"max({name}) IS NOT NULL) FROM {root};"
         )
         return "\n".join([*serial, default, goes_on])
 
-    def _attached(self, path: str, root: str) -> list[str]:
+    def _attached(self, ref: ObjectRef, root: str) -> list[str]:
         """The indexes or keys of partitions under their own names, each attached to that of the partitioned table."""
         lines = []
         for other, of in self.expected.items():
+            if other.kind != ref.kind or of.get("attached") != ref.name:
+                continue
             part = self.roots.get(other, "")
-            table = self.expected.get(f"table {part}", {})
-            if (
-                kind_of(other) != kind_of(path)
-                or of.get("attached") != last_name(path)
-                or table.get("partition_of") != root
-            ):
+            if self.expected.get(table(part), {}).get("partition_of") != root:
                 continue
             lines += [] if other in self.found.objects else [self.make(other).replace(" CONCURRENTLY", "", 1)]
-            names = [self._index_name(root, last_name(path)), self._index_name(part, last_name(other))]
-            lines.append(f"ALTER INDEX {names[0]} ATTACH PARTITION {names[1]};")
+            lines.append(f"ALTER INDEX {beside(root, ref.name)} ATTACH PARTITION {beside(part, other.name)};")
         return lines
 
     def _inherited_checks(self, label: str, attributes: Attributes) -> Iterator[str]:
         """Return the statements that a table needs before it can be a partition."""
         while parent := attributes.get("partition_of"):
-            attributes = self.expected.get(f"table {parent}", {})
-            for path, of in self.expected.items():
+            attributes = self.expected.get(table(parent), {})
+            for ref, of in self.expected.items():
                 if (
-                    self.roots.get(path) == parent
+                    self.roots.get(ref) == parent
                     and of.get("definition", "").startswith("CHECK ")
                     and not of["definition"].endswith(" NO INHERIT")
                 ):
-                    yield ddl_relations.add_constraint(label, last_name(path), of)
+                    yield ddl_relations.add_constraint(label, ref.name, of)
 
     def _base_type(self, label: str, attributes: Attributes) -> Iterator[str]:
         """A type and the functions that it reads and writes by need each other: the type comes as a shell first."""
         functions = [
-            path
-            for path, of in self.expected.items()
-            if kind_of(path) == "function"
-            and path.partition(" ")[2].partition("(")[0] in attributes["base"].values()
-            and re.search(rf'(?<![\w".]){re.escape(label)}(?![\w"])', f"{path.partition('(')[2]} {of.get('returns')}")
+            ref
+            for ref, of in self.expected.items()
+            if ref.kind == "function"
+            and ref.bare_label in attributes["base"].values()
+            and re.search(rf'(?<![\w".]){re.escape(label)}(?![\w"])', f"{ref.signature} {of.get('returns')}")
         ]
         yield f"CREATE TYPE {label};"
-        yield from (ddl.create(path, "", self.expected[path]) for path in functions)
+        yield from (ddl.create(ref, "", self.expected[ref]) for ref in functions)
 
-    def _by_default(self, path: str) -> list[str]:
+    def _by_default(self, ref: ObjectRef) -> list[str]:
         """Take back what ALTER DEFAULT PRIVILEGES does to a new object of the role that runs the repairs."""
-        kind, label = kind_of(path), path.removeprefix(kind_of(path)).strip()
-        server = self.found.server
-        code, word, usual = _BY_DEFAULT.get(kind, ("", "", ""))
-        if server is None or not code or label.startswith("of "):
+        label, schema, server = ref.label, ref.schema, self.found.server
+        code, word, usual = _BY_DEFAULT.get(ref.kind, ("", "", ""))
+        if server is None or not code or ref.of_column:
             return []
-        at = sql_text.opening(label)
-        schema = label[: at - len(last_name(label[:at]))].removesuffix(".")
         given = [
             (within, grantee)
             for within, what, role, grantee, _, _, gives, _ in server.default_grants
@@ -238,158 +225,159 @@ class Repairs:
             lines.append(f"REVOKE ALL ON {word} {label} FROM PUBLIC;")
         return lines
 
-    def _of(self, path: str) -> list[str]:
+    def _of(self, ref: ObjectRef) -> list[str]:
         """Rights on an object that stands on no relation."""
-        ends = (f"grant on {path} to ", f"revocation on {path} from ")
-        return [ddl.create(other, "", of) for other, of in self.expected.items() if other.startswith(ends)]
+        rights = [other for other in self.expected if other.kind in ("grant", "revocation") and other.of == ref]
+        return [ddl.create(other, "", self.expected[other]) for other in rights]
 
     def _partitioned(self, root: str) -> bool:
-        return self.found.objects.get(f"table {root}", {}).get("kind") == "partitioned table"
+        return self.found.objects.get(table(root), {}).get("kind") == "partitioned table"
 
-    def rebuilt(self, path: str) -> str:
+    def rebuilt(self, ref: ObjectRef) -> str:
         """An index that is INVALID, or the one under a constraint."""
-        root = self.roots.get(path, "")
-        return f"REINDEX INDEX {self._index_name(root, last_name(path))};" if not self._partitioned(root) else ""
+        root = self.roots.get(ref, "")
+        return f"REINDEX INDEX {beside(root, ref.name)};" if not self._partitioned(root) else ""
 
-    def drop(self, path: str) -> str:
+    def drop(self, ref: ObjectRef) -> str:
         """Of what is not to be there: commented out where data go with it."""
-        if kind_of(path) == "revocation" and (
-            self._is_anothers(of_grant(path))
-            or (path.endswith(" from PUBLIC") and "EXECUTE" in self.found.objects[path]["privileges"])
+        attributes = self.found.objects[ref]
+        if ref.kind == "revocation" and (
+            self._is_anothers(ref.of) or (ref.grantee == "PUBLIC" and "EXECUTE" in attributes["privileges"])
         ):
             return ""  # what would be given is another's, or would be everybody's
-        if kind_of(path) == "column" and (view := f"view {self.found.roots.get(path)}") in self.found.objects:
-            return self.change(view, ["definition"]) if view in self.expected else ""
-        name = f"sequence {self.found.details[path]['name']}" if path.startswith("sequence of ") else path
-        text = ddl.drop(name, self.found.roots.get(path, ""), self.found.objects[path])
-        if kind_of(path) == "schema" and not any(f" {path.partition(' ')[2]}." in one for one in self.found.objects):
+        root = self.found.roots.get(ref, "")
+        if ref.kind == "column" and (of_view := view(root)) in self.found.objects:
+            return self.change(of_view, ["definition"]) if of_view in self.expected else ""
+        text = ddl.drop(self._by_its_name(ref), root, attributes)
+        if ref.kind == "schema" and not any(one.within(ref) for one in self.found.objects):
             text = text.replace(" CASCADE", "")  # it is empty, or its tables are to be moved back first
-        data = kind_of(path) in _HOLDS_DATA or self.found.objects[path].get("kind") == "materialized view"
+        data = ref.kind in _HOLDS_DATA or attributes.get("kind") == "materialized view"
         return self._spelt(sql_text.remark(text) if data else text)
 
-    def comment(self, path: str) -> str:
+    def _by_its_name(self, ref: ObjectRef) -> ObjectRef:
+        """The sequence of a column by the name that it has."""
+        return ObjectRef("sequence", self.found.details[ref]["name"]) if ref.of_column else ref
+
+    def comment(self, ref: ObjectRef) -> str:
         """The comment as it is wanted, or none."""
-        expected = self.expected[path]
-        if path.startswith("sequence of "):
-            path = f"sequence {self.found.details[path]['name']}"
+        expected = self.expected[ref]
+        named = self._by_its_name(ref)
         return self._spelt(
-            sql_text.comment(path, self.roots.get(path, ""), expected.get("comment"), expected.get("kind", ""))
+            sql_text.comment(named, self.roots.get(named, ""), expected.get("comment"), expected.get("kind", ""))
         )
 
-    def change(self, path: str, keys: Iterable[str]) -> str:
+    def change(self, ref: ObjectRef, keys: Iterable[str]) -> str:
         """The attributes `keys` as they are wanted. "" where no SQL is known that does it."""
-        kind, root = kind_of(path), self.roots.get(path, "")
-        label = path.removeprefix(kind).strip()
-        expected, found = self.expected[path], self.found.objects[path]
+        root = self.roots.get(ref, "")
+        expected, found = self.expected[ref], self.found.objects[ref]
         keys = list(dict.fromkeys(keys))
-        if self._is_anothers(path) and (set(keys) - {"owned_by", "order"} or not self._is_all_ours(path, root)):
+        if self._is_anothers(ref) and (set(keys) - {"owned_by", "order"} or not self._is_all_ours(ref, root)):
             return ""  # whoever owns it may have made it: it is not made ours unless all else is as ours
-        lines = [line for key in keys if (line := self._owner(path, root, expected)) and key == "owned_by"]
+        lines = [line for key in keys if (line := self._owner(ref, root, expected)) and key == "owned_by"]
         if lines:  # a right of whoever owned it meanwhile went into the ownership
-            given = f"grant on {path} to {quoted(found.get('owned_by', self.found.owner))}"
+            given = ObjectRef.right("grant", ref, quoted(found.get("owned_by", self.found.owner)))
             lines += [ddl.create(given, root, self.expected[given])] if given in self.expected else []
         if "depends_on" in keys:
-            lines += alter.alter_dependencies(self._target(path, root), expected, found)
+            lines += alter.alter_dependencies(self._target(ref, root), expected, found)
         keys = [key for key in keys if key not in ("owned_by", "order", "depends_on")]
         if keys:
-            lines.append(self._changed(kind, label, path, root, expected, found, keys))
+            lines.append(self._changed(ref, root, expected, found, keys))
         return self._spelt("\n".join(line for line in lines if line))
 
-    def _owner(self, path: str, root: str, expected: Attributes) -> str:
+    def _owner(self, ref: ObjectRef, root: str, expected: Attributes) -> str:
         name = expected.get("owned_by", self.found.owner)
-        return f"ALTER {sql_text.target(path, root, expected.get('kind', ''))} OWNER TO {quoted(name)};" if name else ""
+        return f"ALTER {sql_text.target(ref, root, expected.get('kind', ''))} OWNER TO {quoted(name)};" if name else ""
 
-    def _is_anothers(self, path: str) -> bool:
+    def _is_anothers(self, ref: ObjectRef | None) -> bool:
         """Return true if it is there, and its owner is not the one it should have."""
-        there = self.found.objects.get(path)
-        expected = self.expected.get(path, {}).get("owned_by", self.found.owner)
-        return there is not None and there.get("owned_by", self.found.owner) != expected
+        if ref is None or (there := self.found.objects.get(ref)) is None:
+            return False
+        usual = self.found.owner
+        return bool(there.get("owned_by", usual) != self.expected.get(ref, {}).get("owned_by", usual))
 
-    def _is_all_ours(self, path: str, root: str) -> bool:
+    def _is_all_ours(self, ref: ObjectRef, root: str) -> bool:
         """Return true if the parts of a relation are as expected."""
-        if kind_of(path) not in ("table", "view"):
+        if ref.kind not in ("table", "view"):
             return True
-        there = {other for other in self.found.parts.get(root, ()) if kind_of(other) in _PARTS[:-3]}
-        expected = {other for other, of in self.roots.items() if of == root and kind_of(other) in _PARTS[:-3]}
+        there = {other for other in self.found.parts.get(root, ()) if other.kind in _PARTS[:-3]}
+        expected = {other for other, of in self.roots.items() if of == root and other.kind in _PARTS[:-3]}
         return there == expected and all(
             self.found.objects[other].get(key) == self.expected[other].get(key)
             for other in there
             for key in ("type", "function", "timing", "identity")
         )
 
-    def _target(self, path: str, root: str) -> str:
-        return sql_text.target(path, root, self.found.objects.get(path, {}).get("kind", ""))
+    def _target(self, ref: ObjectRef, root: str) -> str:
+        return sql_text.target(ref, root, self.found.objects.get(ref, {}).get("kind", ""))
 
-    def _changed(
-        self, kind: str, label: str, path: str, root: str, expected: Attributes, found: Attributes, keys: list[str]
-    ) -> str:
-        name = last_name(label)
-        again = f"{ddl.drop(path, root, found)}\n{ddl.create(path, root, expected)}"
+    def _changed(self, ref: ObjectRef, root: str, expected: Attributes, found: Attributes, keys: list[str]) -> str:
+        kind, label, name = ref.kind, ref.label, ref.name
+        again = f"{ddl.drop(ref, root, found)}\n{ddl.create(ref, root, expected)}"
         if kind == "column":
             return "\n".join(
                 line
                 for key in keys
-                for line in alter.alter_column(root, name, self._with_identity(path), found, key)
+                for line in alter.alter_column(root, name, self._with_identity(ref), found, key)
                 if line
             )
-        if path.startswith("other conversion "):  # nothing can depend on one
-            return f"{ddl.drop(path, root, found)}\n{self.make(path)}"
+        if ref.rare_kind == "conversion":  # nothing can depend on one
+            return f"{ddl.drop(ref, root, found)}\n{self.make(ref)}"
         if kind in ("table", "view") and (kind == "table" or keys == ["with"]):
             word = found.get("kind", kind).upper().removeprefix("PARTITIONED ")
             return "\n".join(filter(None, (alter.alter_relation(word, label, key, expected, found) for key in keys)))
         if kind == "view" and self._replaceable(label, expected, found):
             return ddl_relations.view(label, expected)
         if kind == "view":
-            dropped = ddl.drop(path, root, found)
-            made = self.make(path)
+            dropped = ddl.drop(ref, root, found)
+            made = self.make(ref)
             return f"{dropped}\n{made}" if made else ""
         if kind == "constraint":
             if keys == ["validated"] and "validated" not in expected:
                 return f"ALTER TABLE {root} VALIDATE CONSTRAINT {name};"
             if keys == ["enforced"]:
-                return "\n".join(self.found.details[path]["enable"])
+                return "\n".join(self.found.details[ref]["enable"])
             if keys == ["valid"]:
-                return f"REINDEX INDEX {self._index_name(root, name)};"
+                return f"REINDEX INDEX {beside(root, name)};"
             if keys == ["with"]:
-                return alter.alter_storage("INDEX", self._index_name(root, name), expected, found)
+                return alter.alter_storage("INDEX", beside(root, name), expected, found)
             if keys == ["index_comment"]:
-                return sql_text.comment(f"index {label}", root, expected.get("index_comment"))
+                return sql_text.comment(ObjectRef("index", label), root, expected.get("index_comment"))
             if keys == ["tablespace"]:
-                return f"ALTER INDEX {self._index_name(root, name)} SET TABLESPACE {expected.get('tablespace', 'pg_default')};"
+                return f"ALTER INDEX {beside(root, name)} SET TABLESPACE {expected.get('tablespace', 'pg_default')};"
             if "attached" not in keys:
                 return again.replace(
                     f";\nALTER TABLE {root} ADD CONSTRAINT ", ", ADD CONSTRAINT ", 1
                 )  # both or neither
         if kind in ("constraint", "index") and keys == ["attached"]:
-            parent = self.found.objects.get(f"table {root}", {}).get("partition_of")
+            parent = self.found.objects.get(table(root), {}).get("partition_of")
             if "attached" not in expected or not parent:
                 return ""
-            return f"ALTER INDEX {self._index_name(parent, expected['attached'])} ATTACH PARTITION {self._index_name(root, name)};"
+            return f"ALTER INDEX {beside(parent, expected['attached'])} ATTACH PARTITION {beside(root, name)};"
         if kind == "index":
             if keys == ["valid"] and "valid" not in expected and not self._partitioned(root):
-                return f"REINDEX INDEX CONCURRENTLY {self._index_name(root, name)};"
+                return f"REINDEX INDEX CONCURRENTLY {beside(root, name)};"
             if keys == ["with"]:
-                return alter.alter_storage("INDEX", self._index_name(root, name), expected, found)
+                return alter.alter_storage("INDEX", beside(root, name), expected, found)
             concurrently = not self._partitioned(root)
-            dropped = ddl.drop(path, root, found)
-            comment = sql_text.comment(path, root, expected["comment"]) if "comment" in expected else ""
+            dropped = ddl.drop(ref, root, found)
+            comment = sql_text.comment(ref, root, expected["comment"]) if "comment" in expected else ""
             if not concurrently:
                 return "\n".join([dropped, ddl_relations.index(root, name, expected), comment]).strip()
             new = quoted(f"{unquoted(name)[:50]}_{secrets.token_hex(3)}")  # beside the old one until it is ready
             made = ddl_relations.index(root, new, expected, concurrently=True)
-            renamed = f"ALTER INDEX {self._index_name(root, new)} RENAME TO {name};"
+            renamed = f"ALTER INDEX {beside(root, new)} RENAME TO {name};"
             dropped = dropped.replace("DROP INDEX", "DROP INDEX CONCURRENTLY")
             return "\n".join([made, dropped, renamed, comment]).strip()
         if kind in ("trigger", "rule") and keys == ["enabled"]:
             return sql_text.enable(kind.upper(), root, name, expected.get("enabled", "ORIGIN"))
         if kind == "event trigger" and keys == ["enabled"]:
             return f"ALTER EVENT TRIGGER {label} {sql_text.ENABLE[expected.get('enabled', 'ORIGIN')]};"
-        if kind.split()[-1] in ("function", "procedure", "aggregate"):
-            return self._function(kind, label, path, expected, found, keys)
+        if kind in ROUTINES:
+            return self._function(ref, expected, found, keys)
         if kind in ("default grant", "default revocation"):
             return again
         if kind == "setting":
-            return ddl.create(path, root, expected)
+            return ddl.create(ref, root, expected)
         if kind == "extension":
             lines = [f"ALTER EXTENSION {label} SET SCHEMA {expected['schema']};"] if "schema" in keys else []
             return "\n".join(
@@ -400,20 +388,18 @@ class Repairs:
             used = any(of.get("collation") == label for of in self.found.objects.values())
             return "" if used else again
         if kind in ("grant", "revocation"):
-            return alter.alter_privileges(
-                label, expected, found, given=kind == "grant", only_take=self._is_anothers(of_grant(path))
-            )
+            return alter.alter_privileges(ref, expected, found, only_take=self._is_anothers(ref.of))
         if kind == "sequence":
-            return self._sequence(path, self.found.details[path].get("name", label), expected, keys)
+            return self._sequence(ref, self.found.details[ref].get("name", label), expected, keys)
         if kind == "type":
             return alter.alter_type(label, expected, found, keys)
         if kind == "other":
-            return alter.alter_other(label, path, expected, found, keys) or (
-                again if label.startswith(("cast ", "access_method ")) else ""
+            return alter.alter_other(ref, expected, found, keys) or (
+                again if ref.rare_kind in ("cast", "access_method") else ""
             )
         return again if kind in ("trigger", "rule", "policy", "statistics", "event trigger", "operator") else ""
 
-    def _sequence(self, path: str, name: str, expected: Attributes, keys: list[str]) -> str:
+    def _sequence(self, ref: ObjectRef, name: str, expected: Attributes, keys: list[str]) -> str:
         alter = f"ALTER SEQUENCE {name}"
         lines = [f"{alter} SET {expected.get('persistence', 'LOGGED')};"] if "persistence" in keys else []
         lines += [f"{alter} OWNED BY {expected.get('of', 'NONE')};"] if "of" in keys else []
@@ -421,35 +407,30 @@ class Repairs:
             type_ = f" AS {expected['type']}" if "type" in keys else ""
             lines.append(f"{alter}{type_} {ddl.sequence_options(expected)};")
         if "name" in keys:
-            usual = quoted(usual_sequence(path.removeprefix("sequence of ")))
+            usual = quoted(usual_sequence(ref.of_column))
             lines.append(f"{alter} RENAME TO {expected.get('name', usual)};")
         return "\n".join(lines)
 
     def _replaceable(self, label: str, expected: Attributes, found: Attributes) -> bool:
         """Return true if a view has the columns it should have, so that nothing that stands on it has to go."""
-        columns = [f"column {label}.{name}" for name in expected.get("order", ())]
+        columns = [ObjectRef.on("column", label, name) for name in expected.get("order", ())]
         same = all(self.expected[one].get("type") == self.found.objects.get(one, {}).get("type") for one in columns)
         return same and expected.get("order") == found.get("order") and "kind" not in {**expected, **found}
 
-    def _index_name(self, root: str, name: str) -> str:
-        return root[: -len(last_name(root))] + name
-
-    def _function(
-        self, kind: str, label: str, path: str, expected: Attributes, found: Attributes, keys: list[str]
-    ) -> str:
-        made = ddl.create(path, "", expected)
+    def _function(self, ref: ObjectRef, expected: Attributes, found: Attributes, keys: list[str]) -> str:
+        made = ddl.create(ref, "", expected)
         if made:
             if not {"returns", "arguments"} & set(keys):
                 return made
             lines = [
-                ddl.drop(path, "", found),
+                ddl.drop(ref, "", found),
                 made,
-                *self._by_default(path),
-                self._owner(path, "", expected),
-                *self._of(path),
+                *self._by_default(ref),
+                self._owner(ref, "", expected),
+                *self._of(ref),
             ]
             return "\n".join(line for line in lines if line)
-        word = kind.split()[-1].upper()
+        word, label = ref.kind.split()[-1].upper(), ref.label
         options = {
             "volatility": expected.get("volatility", "VOLATILE"),
             "parallel": f"PARALLEL {expected.get('parallel', 'UNSAFE')}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pgvigil.validate.catalog import trigger_clauses
-from pgvigil.validate.catalog.object_paths import kind_of
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.catalog.spelling import canonical
 
@@ -56,9 +56,9 @@ _FLAGS = {
 LONG = ("body", "definition", "comment")
 
 
-def phrase(path: str, key: str, attributes: Attributes) -> str:
+def phrase(ref: ObjectRef, key: str, attributes: Attributes) -> str:
     """One attribute, or its absence, in words."""
-    kind = kind_of(path)
+    kind = ref.kind
     value = attributes.get(key)
     if flag := _FLAGS.get((kind, key)):
         return flag[0] if value is not None else flag[1]
@@ -87,9 +87,9 @@ def _text(key: str, value: Any) -> str:
     return str(canonical(key, value))
 
 
-def whole(path: str, attributes: Attributes) -> str:
+def whole(ref: ObjectRef, attributes: Attributes) -> str:
     """An object in one line."""
-    kind = kind_of(path)
+    kind = ref.kind
     if kind == "column":
         return str(attributes["type"]) + " NOT NULL" * (attributes.get("nullable") is False)
     if kind in ("constraint", "index"):
@@ -105,7 +105,7 @@ def whole(path: str, attributes: Attributes) -> str:
     if kind == "setting":
         return str(attributes["value"])
     if kind == "other":
-        kind = path.split(" ")[1].replace("_", " ").replace("ts ", "text search ")
+        kind = ref.rare_kind.replace("_", " ").replace("ts ", "text search ")
     word = attributes.get("kind") or kind
     return f"{'an' if word[0] in 'aeio' else 'a'} {word}"
 

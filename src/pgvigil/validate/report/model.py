@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pgvigil.validate.catalog.object_paths import kind_of
+from pgvigil.validate.catalog.object_ref import ObjectRef
 
 Kind = Literal["missing", "different", "invalid", "disabled", "unexpected"]
 Severity = Literal["finding", "note"]
@@ -148,4 +148,5 @@ class Report:
 
 def subject(path: str) -> str:
     """The kind of object that a finding is about: an index, of `index sessions.idx` and of `comment on index sessions.idx`."""
-    return kind_of(path.removeprefix("comment on "))
+    ref = ObjectRef.parse(path)
+    return (ref.commented or ref).kind

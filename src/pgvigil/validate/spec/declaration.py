@@ -1,4 +1,4 @@
-"""The declared state in the form of a snapshot: objects by path, with the attributes of a database that meets the spec.
+"""The declared state in the form of a snapshot: objects, with the attributes of a database that meets the spec.
 
 Kept apart from the reading of specs, which a verdict on a spec that was read before does without.
 """
@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass, field
 
 from pgvigil.validate.catalog.identifiers import unquoted
-from pgvigil.validate.catalog.snapshot import Attributes, Scope
+from pgvigil.validate.catalog.object_ref import ObjectRef
+from pgvigil.validate.catalog.snapshot import Attributes, Scope, by_path, by_ref
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,12 @@ class Mark:
     """The parts of a hand-written spec besides an object's attributes."""
 
     spoken_of: frozenset[str]  # attributes that are compared
-    ours: bool = True  # so that it must have a comment, and be as in the reference
+    ours: bool = True  # so that it must be as in the reference, comment included
     optional: bool = False
     unless_baselined: bool = False  # not required where the tables were there before
+
+
+_BY_REF = ("objects", "roots", "marks", "bodies", "lines")
 
 
 @dataclass(frozen=True)
@@ -51,25 +55,26 @@ class Declaration:
     roles: tuple[str, ...]
     ignore: tuple[tuple[str, str, bool], ...]  # path pattern, reason, whether it mostly covers nothing
     later: tuple[tuple[str, tuple[str, ...]], ...]
-    objects: dict[str, Attributes]
-    roots: dict[str, str]
-    marks: dict[str, Mark] = field(default_factory=dict)
+    objects: dict[ObjectRef, Attributes]
+    roots: dict[ObjectRef, str]
+    marks: dict[ObjectRef, Mark] = field(default_factory=dict)
     application: frozenset[str] = frozenset()  # tables that are the application's
     patterns: dict[str, Partitions] = field(default_factory=dict)
     rows: dict[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
     reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    bodies: dict[str, str] = field(default_factory=dict)  # that a function may have instead
-    lines: dict[str, int] = field(default_factory=dict)  # of the spec's file
+    bodies: dict[ObjectRef, str] = field(default_factory=dict)  # that a function may have instead
+    lines: dict[ObjectRef, int] = field(default_factory=dict)  # of the spec's file
     everything: bool = False  # there are no other schemas
     database: str = ""  # that it was dumped from
-    for_all: frozenset[str] = frozenset()  # functions that PUBLIC may call
+    for_all: frozenset[ObjectRef] = frozenset()  # functions that PUBLIC may call
 
     def to_json(self) -> str:
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        plain["application"], plain["for_all"] = sorted(self.application), sorted(self.for_all)
+        plain |= {key: by_path(plain[key]) for key in _BY_REF}
+        plain["application"], plain["for_all"] = sorted(self.application), sorted(ref.path for ref in self.for_all)
         plain["marks"] = {
             path: [sorted(mark.spoken_of), mark.ours, mark.optional, mark.unless_baselined]
-            for path, mark in self.marks.items()
+            for path, mark in plain["marks"].items()
         }
         plain["patterns"] = {name: dataclasses.asdict(pattern) for name, pattern in self.patterns.items()}
         return json.dumps(plain, separators=(",", ":"))
@@ -77,14 +82,16 @@ class Declaration:
     @classmethod
     def from_json(cls, text: str) -> Declaration:
         plain = json.loads(text)
-        plain |= {key: frozenset(plain[key]) for key in ("application", "for_all")}
+        plain["application"] = frozenset(plain["application"])
+        plain["for_all"] = frozenset(map(ObjectRef.parse, plain["for_all"]))
         plain["marks"] = {path: Mark(frozenset(spoken), *rest) for path, (spoken, *rest) in plain["marks"].items()}
         plain["patterns"] = {name: Partitions(**pattern) for name, pattern in plain["patterns"].items()}
+        plain |= {key: by_ref(plain[key]) for key in _BY_REF}
         return cls(**plain)
 
     def scope(self, schema: str) -> Scope:
         """Return the scope of a comparison for that application's schema."""
-        names = {path.partition(" ")[2] for path in self.objects if path.startswith(("table ", "view ", "sequence "))}
+        relations = [ref for ref in self.objects if ref.kind in ("table", "view", "sequence") and not ref.of_column]
         slices = [
             f"^{re.escape(name)}{re.sub('[YMD]', '[0-9]', suffix)}$"
             for name, pattern in self.patterns.items()
@@ -94,10 +101,10 @@ class Declaration:
             tuple(schema if name == "{schema}" else unquoted(name) for name in self.schemas),
             ()
             if "{schema}" in self.schemas
-            else tuple(sorted(unquoted(n) for n in names if not n.startswith("of ") and "." not in n)),
+            else tuple(sorted({unquoted(ref.label) for ref in relations if not ref.schema})),
             tuple(slices),
             tuple(self.patterns),
-            tuple(unquoted(path.partition(" ")[2]) for path in self.objects if path.startswith("extension ")),
+            tuple(unquoted(ref.label) for ref in self.objects if ref.kind == "extension"),
             self.roles,
             self.everything,
             frozenset() if self.complete else frozenset(self.objects),

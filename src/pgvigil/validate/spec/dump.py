@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 from typing import Any
 
 from pgvigil.errors import PreconditionError
 from pgvigil.validate.catalog.identifiers import quoted
-from pgvigil.validate.catalog.object_paths import kind_of, last_name
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes, Connection, Scope, Snapshot, all_schemas, snapshot
 
 _SECTIONS = {
@@ -53,7 +54,7 @@ def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> st
     names = list(dict.fromkeys(schemas)) or all_schemas(conn) or ["public"]
     found = snapshot(conn, Scope(tuple(names), everywhere=not schemas), names[0])
     for at, name in enumerate(names):
-        if f"schema {quoted(name) if at else '{schema}'}" not in found.objects:
+        if ObjectRef("schema", quoted(name) if at else "{schema}") not in found.objects:
             raise PreconditionError(
                 f'there is no schema "{name}" in this database', "See psql's \\dn for those there are."
             )
@@ -78,17 +79,16 @@ def document_of(found: Snapshot, schemas: list[str], *, everything: bool = False
         "schemas": ["{schema}", *map(quoted, schemas[1:])],
     }
     relations: dict[str, Attributes] = {}
-    objects = dict(sorted(found.objects.items()))
-    for path, attributes in objects.items():
-        if path.startswith(("table ", "view ")):
-            relations[found.roots[path]] = _relation(document, path, attributes)
-    for path, attributes in objects.items():
-        kind, root = kind_of(path), found.roots[path]
-        name = path.removeprefix(kind).strip()
+    objects = dict(sorted(found.objects.items(), key=lambda item: item[0]))
+    for ref, attributes in objects.items():
+        if ref.kind in ("table", "view"):
+            relations[found.roots[ref]] = _relation(document, ref, attributes)
+    for ref, attributes in objects.items():
+        kind, name, root = ref.kind, ref.label, found.roots[ref]
         if kind == "column":
             _column(relations[root], name[len(root) + 1 :], attributes)
         elif kind in _ON_RELATIONS:
-            relations[root].setdefault(_ON_RELATIONS[kind], {})[last_name(name)] = attributes
+            relations[root].setdefault(_ON_RELATIONS[kind], {})[ref.name] = attributes
         elif "privileges" in attributes:
             document.setdefault(_SECTIONS[kind], {})[name] = attributes["privileges"]
         elif kind in _SECTIONS:
@@ -100,11 +100,10 @@ def document_of(found: Snapshot, schemas: list[str], *, everything: bool = False
     return dict(sorted(document.items(), key=lambda item: rank.get(item[0], len(rank))))
 
 
-def _relation(document: Attributes, path: str, attributes: Attributes) -> Attributes:
-    kind, _, name = path.partition(" ")
+def _relation(document: Attributes, ref: ObjectRef, attributes: Attributes) -> Attributes:
     relation = {key: value for key, value in attributes.items() if key != "order"} | {"columns": {}}
-    document.setdefault(f"{kind}s", {})[name] = relation
-    if kind == "view":
+    document.setdefault(f"{ref.kind}s", {})[ref.label] = relation
+    if ref.kind == "view":
         relation["attributes"] = {}
     relation["columns"] = dict.fromkeys(attributes.get("order", ()))
     return relation
@@ -140,7 +139,9 @@ def _dumper() -> Any:
             return True
 
     def text(dumper: Any, value: str) -> Any:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+        # A line of a block that begins with :: would be a command to a CI system that shows it.
+        style = '"' if re.search(r"^\s*::", value, re.MULTILINE) else "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
     return Dumper

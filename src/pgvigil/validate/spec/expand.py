@@ -1,4 +1,4 @@
-"""A spec as a snapshot: objects by path, with the attributes a database that meets it has.
+"""A spec as a snapshot: objects, with the attributes a database that meets it has.
 
 The short forms of a spec written by hand (`primary_key: [id]`, `keys: [a, b DESC]`) become what the server prints. A spec
 written by hand says only part: `marks` tells what of each object it speaks of.
@@ -11,7 +11,7 @@ import functools
 from typing import Any
 
 from pgvigil.validate.catalog.identifiers import PLAIN_NAME
-from pgvigil.validate.catalog.object_paths import GRANT, kind_of, last_name
+from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.catalog.spelling import bare
 from pgvigil.validate.spec.declaration import Declaration, Mark
@@ -81,18 +81,22 @@ def declare(spec: Spec) -> Declaration:
         {name: table.partitions for name, table in spec.tables.items() if table.partitions},
         {name: table.rows for name, table in spec.tables.items() if table.rows},
         {name: view.reads for name, view in spec.views.items() if view.reads is not None},
-        {f"{function.kind} {name}": function.or_body for name, function in spec.functions.items() if function.or_body},
+        {
+            ObjectRef(function.kind, name): function.or_body
+            for name, function in spec.functions.items()
+            if function.or_body
+        },
         everything=document.everything,
         database=document.database,
         for_all=frozenset(
-            f"{function.kind} {name}"
+            ObjectRef(function.kind, name)
             for name, function in spec.functions.items()
             if "PUBLIC" in (function.execute or ())
         ),
     )
 
     def add(
-        path: str,
+        ref: ObjectRef,
         attributes: Attributes,
         root: str = "",
         *,
@@ -101,21 +105,21 @@ def declare(spec: Spec) -> Declaration:
         unless_baselined: bool = False,
         line: int = 0,
     ) -> None:
-        made.objects[path], made.roots[path] = attributes, root
+        made.objects[ref], made.roots[ref] = attributes, root
         if line:
-            made.lines[path] = line
+            made.lines[ref] = line
         if not complete:
             open_ = {key for key, value in attributes.items() if value == ANY}
-            spoken = (_SPOKEN_OF.get(kind_of(path), set()) | attributes.keys()) - open_
+            spoken = (_SPOKEN_OF.get(ref.kind, set()) | attributes.keys()) - open_
             for key in open_:
                 del attributes[key]
-            made.marks[path] = Mark(frozenset(spoken), ours, optional, unless_baselined)
+            made.marks[ref] = Mark(frozenset(spoken), ours, optional, unless_baselined)
 
     for name in document.schemas:
         if detail := document.details.get(name):
-            add(f"schema {name}", _attributes(detail), line=detail.line)
+            add(ObjectRef("schema", name), _attributes(detail), line=detail.line)
         else:
-            add(f"schema {name}", {})
+            add(ObjectRef("schema", name), {})
     for name, table in spec.tables.items():
         _table(add, name, table, complete)
     for name, view in spec.views.items():
@@ -124,8 +128,8 @@ def declare(spec: Spec) -> Declaration:
         attributes = _function(function)
         if complete and function.kind != "aggregate":
             attributes.setdefault("body", "")
-        add(f"{function.kind} {name}", attributes, line=function.line)
-        _execute(add, f"{function.kind} {name}", function)
+        add(ObjectRef(function.kind, name), attributes, line=function.line)
+        _execute(add, ObjectRef(function.kind, name), function)
     sections: dict[str, dict[str, Any]] = {
         "type": document.types, "sequence": document.sequences, "policy": document.policies, "rule": document.rules,
         "extension": document.extensions, "event trigger": document.event_triggers, "collation": document.collations,
@@ -133,33 +137,28 @@ def declare(spec: Spec) -> Declaration:
     }  # fmt: skip
     for kind, section in sections.items():
         for name, item in section.items():
-            owned = name.removeprefix("of ")
-            root = (
-                owned[: -len(last_name(owned)) - 1]
-                if kind in ("policy", "rule") or owned != name
-                else name
-                if kind == "sequence"
-                else ""
-            )
-            add(f"{kind} {name}", _attributes(item), root, line=item.line)
+            ref = ObjectRef(kind, name)
+            root = ref.relation or (name if kind == "sequence" else "")
+            add(ref, _attributes(item), root, line=item.line)
     for name, statistics in document.statistics.items():
         root = statistics.definition.rpartition(" FROM ")[2]
-        add(f"statistics {name}", _attributes(statistics), root, line=statistics.line)
+        add(ObjectRef("statistics", name), _attributes(statistics), root, line=statistics.line)
     for word, granted in (("grant", document.default_grants), ("revocation", document.default_revocations)):
         for name, privileges in granted.items():
-            add(f"default {word} {name}", {"privileges": list(privileges)})
+            add(ObjectRef(f"default {word}", name), {"privileges": list(privileges)})
     for word, granted in (("grant", document.grants), ("revocation", document.revocations)):
         for name, privileges in granted.items():
-            add(f"{word} {name}", {"privileges": list(privileges)}, root_of_grant(name))
+            right = ObjectRef(word, name)
+            add(right, {"privileges": list(privileges)}, relation_of_right(right))
     return made
 
 
-def root_of_grant(name: str) -> str:
-    """The relation that `on table t to role` or `on column t.c from role` is about."""
-    match = GRANT.fullmatch(name)
-    if match is None or match[1] not in ("table", "view", "sequence", "column"):
+def relation_of_right(right: ObjectRef) -> str:
+    """The relation that `grant on table t to role` or `revocation on column t.c from role` is about."""
+    of = right.of
+    if of is None or of.kind not in ("table", "view", "sequence", "column"):
         return ""
-    return match[2][: -len(last_name(match[2])) - 1] if match[1] == "column" else match[2].removeprefix("of ")
+    return of.of_column or of.relation or of.label
 
 
 @functools.cache
@@ -186,7 +185,6 @@ def _attributes(item: Any) -> Attributes:
 
 
 def _table(add: Any, name: str, table: Table, complete: bool) -> None:
-    path = f"table {name}"
     attributes = _attributes(table)
     if table.partition_by:
         attributes["kind"] = "partitioned table"
@@ -194,13 +192,14 @@ def _table(add: Any, name: str, table: Table, complete: bool) -> None:
         attributes["order"] = list(table.columns)
     if "kind" in attributes and attributes["kind"] == "table":
         del attributes["kind"]
-    add(path, attributes, name, ours=table.ours, line=table.line)
+    add(ObjectRef("table", name), attributes, name, ours=table.ours, line=table.line)
     for key, column in table.columns.items():
-        add(f"column {name}.{key}", _attributes(column), name, ours=table.ours or column.added, line=column.line)
+        ref = ObjectRef.on("column", name, key)
+        add(ref, _attributes(column), name, ours=table.ours or column.added, line=column.line)
     for key, constraint in table.constraints.items():
         attributes = _attributes(constraint) | {"definition": constraint_definition(constraint)}
         add(
-            f"constraint {name}.{key}",
+            ObjectRef.on("constraint", name, key),
             attributes,
             name,
             ours=table.ours or constraint.added,
@@ -213,9 +212,11 @@ def _table(add: Any, name: str, table: Table, complete: bool) -> None:
 def _indexes_and_triggers(add: Any, name: str, relation: Table | View) -> None:
     for key, index in relation.indexes.items():
         attributes = _attributes(index) | {"definition": index_definition(index)}
-        add(f"index {name}.{key}", attributes, name, ours=not index.optional, optional=index.optional, line=index.line)
+        ref = ObjectRef.on("index", name, key)
+        add(ref, attributes, name, ours=not index.optional, optional=index.optional, line=index.line)
     for key, trigger in relation.triggers.items():
-        add(f"trigger {name}.{key}", _attributes(trigger) | {"level": trigger.level}, name, line=trigger.line)
+        ref = ObjectRef.on("trigger", name, key)
+        add(ref, _attributes(trigger) | {"level": trigger.level}, name, line=trigger.line)
 
 
 def _view(add: Any, name: str, view: View, complete: bool) -> None:
@@ -224,21 +225,22 @@ def _view(add: Any, name: str, view: View, complete: bool) -> None:
         attributes["with"] = {**view.with_, "security_invoker": "true"}
     if attributes.get("kind") == "view":
         del attributes["kind"]
-    add(f"view {name}", attributes, name, line=view.line)
+    add(ObjectRef("view", name), attributes, name, line=view.line)
     from_query = {} if complete else {"collation": ANY}  # what the view's query makes it
     for key, type_ in view.columns.items():
         more = _attributes(view.attributes[key]) if key in view.attributes else {}
-        add(f"column {name}.{key}", {"type": type_} | from_query | more, name, ours=False, line=view.line)
+        attributes = {"type": type_} | from_query | more
+        add(ObjectRef.on("column", name, key), attributes, name, ours=False, line=view.line)
     _indexes_and_triggers(add, name, view)
 
 
-def _execute(add: Any, path: str, function: Function) -> None:
+def _execute(add: Any, ref: ObjectRef, function: Function) -> None:
     """Return the roles that may call it. PUBLIC may, of a new function, unless that is revoked."""
     if function.execute is None or "PUBLIC" in function.execute:
         return
-    add(f"revocation on {path} from PUBLIC", {"privileges": ["EXECUTE"]}, line=function.line)
+    add(ObjectRef.right("revocation", ref, "PUBLIC"), {"privileges": ["EXECUTE"]}, line=function.line)
     for role in function.execute:
-        add(f"grant on {path} to {role}", {"privileges": ["EXECUTE"]}, line=function.line)
+        add(ObjectRef.right("grant", ref, role), {"privileges": ["EXECUTE"]}, line=function.line)
 
 
 def _function(function: Function) -> Attributes:

@@ -1,0 +1,241 @@
+"""Keep the answers of the sections of the state, for all clients together.
+
+A section is one question. Its answer is kept for at least two seconds, and for a multiple of what it cost, so that open pages take
+little however many there are. Sections that are cheap and due are read in one transaction. A mark tells whether a section can have
+changed: as long as its mark is the same, the answer is not read again. A section that takes long is read while clients see the
+answer before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pgvigil.web.answers import plain
+from pgvigil.web.problems import Problem, too_slow
+from pgvigil.web.store import Connection, Store
+
+_CHEAP: Final = 0.02  # seconds; cheaper sections are read together
+_SHARE: Final = 20_000.0
+_LONG_BUDGET: Final = 10.0  # seconds for a section that is read in the background
+_PATIENCE: Final = 0.3  # seconds that a client waits for it where there is no answer yet
+_SHOW_AGE: Final = 15.0  # an answer that is kept for longer says of when it is
+_NEWS: Final = 5.0  # the age of rows that the API returns, at most
+_ALIVE: Final = 1.0
+
+# What changes with the rows of a section. Counts of the statistics may be late, and are taken before the rows: then these are read
+# once more than needed.
+MARKS: Final = {
+    "live": """(SELECT pg_catalog.concat(count(*), ' ', max(s.start_time), ' ', max(s.last_activity_at), ' ',
+                                         bit_xor(pg_catalog.hashtextextended(s.session_id::text, 0))) FROM instrumentation.sessions s WHERE s.status = 'active')
+               || (SELECT pg_catalog.concat(' ', count(*), ' ', bit_xor(pg_catalog.hashtextextended(t.statement_id::text, 0)))
+                   FROM instrumentation.sql_statements t WHERE t.status = 'executing')""",
+    "sessions": """(SELECT pg_catalog.concat(pg_catalog.pg_stat_get_tuples_inserted(c), ' ', pg_catalog.pg_stat_get_tuples_updated(c), ' ',
+                                             pg_catalog.pg_stat_get_tuples_deleted(c), ' ', pg_catalog.pg_relation_filenode(c))
+                    FROM (SELECT '{sessions}'::regclass::oid) r (c))""",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A question about the state, how long its answer is kept, and the columns that only an admin sees.
+
+    seconds, longest   its answer is kept for at least and at most so long; `share` times its cost in between
+    mark               while it is the same, the answer is kept for up to `unchanged` seconds
+    is_long            it reads a whole table: in the background, by a budget of its own, while the answer before is shown
+    """
+
+    read: Callable[[Connection, Store], Any]
+    seconds: float = 2.0
+    longest: float = 300.0
+    private: tuple[str, ...] = ()
+    share: float = _SHARE
+    mark: str | None = None
+    unchanged: float = 60.0
+    is_long: bool = False
+
+
+@dataclass
+class Answer:
+    """The rows of a section, since when they are known, and until when they are kept."""
+
+    data: Any
+    at: str
+    cost: float
+    read_at: float
+    expires: float
+    epoch: int
+    mark: str | None = None
+    texts: dict[bool, str] = field(default_factory=dict)  # in JSON: by whether private columns are in it
+
+    def shown(self, section: Section, *, private: bool) -> str:
+        """Return the section of a page in JSON."""
+        text = self.texts.get(private)
+        if text is None:
+            document: dict[str, Any] = {"data": masked(section, self.data, private=private)}
+            if self.expires - self.read_at > _SHOW_AGE:
+                document["at"] = self.at
+            text = self.texts[private] = json.dumps(document, default=plain)
+        return text
+
+
+def masked(section: Section, data: Any, *, private: bool) -> Any:
+    """Return the rows with null in columns that may repeat text of others, unless `private` is shown."""
+    return [{**row, **dict.fromkeys(section.private)} for row in data] if section.private and not private else data
+
+
+class Sections:
+    """The sections of one application."""
+
+    def __init__(self, store: Store, known: dict[str, Section]) -> None:
+        self._store, self._known = store, known
+        self._answers: dict[str, Answer] = {}
+        self._problems: dict[str, Problem] = {}
+        self._alone: set[str] = set()  # those that failed: they shall not take others with them
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._answered = 0.0
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    async def rows(self, name: str) -> Answer:
+        """Return an answer that is at most some seconds old, of a database that answers now. Raises Problem."""
+        known = self._current(name)
+        age = time.monotonic() - known.read_at if known else _NEWS
+        if known is None or age >= _NEWS:
+            await self._finish([self._read((name,))], [name], self._store.deadline)
+            known = self._current(name)
+            if name in self._problems or known is None:
+                raise self._problem(name)
+        elif age >= _ALIVE:
+            await self.alive()
+        return known
+
+    async def page(self, names: Iterable[str]) -> dict[str, Answer | Problem | None]:
+        """Return an answer or a problem for each of the names; None for a long one that is not known yet."""
+        names = list(names)
+        now = time.monotonic()
+        due = [name for name in names if (known := self._current(name)) is None or now >= known.expires]
+        cheap = [name for name in due if self._is_cheap(name)]
+        tasks = [self._read((name,)) for name in due if name not in cheap]
+        if cheap:
+            tasks.append(self._read(tuple(cheap)))
+        away: Problem | None = None
+        if not tasks and now - self._answered >= _ALIVE:
+            try:
+                await self.alive()
+            except Problem as error:
+                away = error
+        await self._finish(tasks, due, self._store.deadline)
+        found: dict[str, Answer | Problem | None] = {}
+        for name in names:
+            known = self._current(name)
+            if (problem := self._problems.get(name)) is not None and (name in due or known is None):
+                found[name] = problem
+            else:
+                found[name] = known if known is not None or self._known[name].is_long else self._problem(name)
+        if away is not None:
+            found["server"] = away
+        return found
+
+    async def alive(self) -> None:
+        """Ask the database for nothing, at most once a second for all clients. Raises Problem."""
+        await self._store.shared("readyz", _ALIVE, lambda connection: connection.execute(b"SELECT 1").fetchone())
+        self._answered = time.monotonic()
+
+    def _current(self, name: str) -> Answer | None:
+        """Return the answer, unless something was changed since by whoever wants to see it."""
+        known = self._answers.get(name)
+        return known if known is not None and known.epoch == self._store.epoch else None
+
+    def _problem(self, name: str) -> Problem:
+        return self._problems.get(name) or too_slow()
+
+    def _is_cheap(self, name: str) -> bool:
+        known = self._answers.get(name)
+        return known is not None and known.cost < _CHEAP and name not in self._alone and not self._known[name].is_long
+
+    async def _finish(self, tasks: list[asyncio.Task[None]], due: list[str], seconds: float) -> None:
+        """Wait for what is needed: of long sections, for a moment, and only where there is no answer yet."""
+        needed = {self._reading[name] for name in due if name in self._reading and not self._known[name].is_long}
+        needed |= {task for task in tasks if task not in self._reading.values()}
+        if needed:
+            await asyncio.wait(needed, timeout=seconds + _ALIVE)
+        first = {self._reading[name] for name in due if name in self._reading and self._current(name) is None}
+        if first:
+            await asyncio.wait(first, timeout=_PATIENCE)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def _read(self, names: tuple[str, ...]) -> asyncio.Task[None]:
+        """Start to read the names that nobody is reading; return a task that is done when those are read."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # an application may be used by one loop after another
+            self._loop, self._reading = loop, {}
+        mine = tuple(name for name in names if name not in self._reading)
+        if not mine:
+            return self._reading[names[0]]
+        task = loop.create_task(self._answer(mine))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        for name in mine:
+            self._reading[name] = task
+        return task
+
+    async def _answer(self, names: tuple[str, ...]) -> None:
+        try:
+            await self._answer_together(names)
+        finally:
+            for name in names:
+                self._reading.pop(name, None)
+
+    async def _answer_together(self, names: tuple[str, ...]) -> None:
+        epoch = self._store.epoch
+        budget = _LONG_BUDGET if any(self._known[name].is_long for name in names) else None
+        try:
+            found = await self._store.ask(lambda connection: self._ask(connection, names, epoch), budget=budget)
+        except Problem as problem:
+            if len(names) > 1 and problem.kind not in ("database-away", "busy"):
+                self._alone.update(names)  # one of them is to blame
+                await asyncio.gather(*(self._answer_together((name,)) for name in names))
+                return
+            self._problems.update(dict.fromkeys(names, problem))
+            self._alone.update(names if len(names) == 1 else ())
+            return
+        self._answered = time.monotonic()
+        for name, answer in found.items():
+            self._answers[name] = answer
+            self._problems.pop(name, None)
+            self._alone.discard(name)
+
+    def _ask(self, connection: Connection, names: tuple[str, ...], epoch: int) -> dict[str, Answer]:
+        marks = self._marks(connection, names)
+        found = {}
+        for name in names:
+            section, known, began = self._known[name], self._answers.get(name), time.monotonic()
+            mark = marks.get(section.mark or "")
+            same = known is not None and known.epoch == epoch and mark is not None and known.mark == mark
+            if known is not None and same and began - known.read_at < section.unchanged:
+                known.expires = began + section.seconds
+                found[name] = known
+                continue
+            data = section.read(connection, self._store)
+            now = time.monotonic()
+            kept = max(section.seconds, min(section.share * (now - began), section.longest))
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            found[name] = Answer(data, at, now - began, now, now + kept, epoch, mark)
+        return found
+
+    def _marks(self, connection: Connection, names: tuple[str, ...]) -> dict[str, str]:
+        """Return the marks of the sections, in one question; none where the role may not read what they are made of."""
+        wanted = sorted({mark for name in names if (mark := self._known[name].mark) is not None})
+        if not wanted:
+            return {}
+        query = "SELECT " + ", ".join(MARKS[mark] for mark in wanted)
+        query = query.replace("{sessions}", self._store.table("sessions").replace("'", "''"))
+        row = connection.execute(query.encode()).fetchone()
+        return {mark: str(value) for mark, value in zip(wanted, row or (), strict=True)}
