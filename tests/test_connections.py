@@ -40,6 +40,7 @@ HOSTILE = {
     "standard_conforming_strings": "off",
     "array_nulls": "off",
     "transform_null_equals": "on",
+    "exit_on_error": "on",
     "xmloption": "document",
     "bytea_output": "escape",
     "extra_float_digits": "-15",
@@ -132,6 +133,17 @@ def test_setting_of_a_database_is_no_matter_to_a_verdict(
     set_hostile(fresh, name)
     done = call("pgvigil", "validate", "--self-test", "--database-url", fresh.url)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.client_side
+def test_no_job_runs_where_no_trigger_fires(call: Run, fresh: Database) -> None:
+    fresh.execute(f"ALTER DATABASE {fresh.name} SET session_replication_role = replica")
+    for words in (("run", "expiry"), ("run", "retention"), ("run-due",)):
+        done = call("pgvigil", "maintain", *words, "--database-url", fresh.url)
+        assert (done.returncode, "session_replication_role is replica" in done.stderr) == (4, True), (
+            words,
+            done.stderr,
+        )
 
 
 @pytest.mark.client_side

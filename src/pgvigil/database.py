@@ -68,6 +68,7 @@ SESSION = {
     "standard_conforming_strings": "on",
     "array_nulls": "on",
     "transform_null_equals": "off",
+    "exit_on_error": "off",  # a savepoint would not survive the error that it is for
     "xmloption": "content",
     "bytea_output": "hex",
     "extra_float_digits": "1",

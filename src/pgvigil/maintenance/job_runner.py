@@ -273,6 +273,7 @@ def see_rows(conn: psycopg.Connection) -> list[database.Hidden]:
 def _require_work(conn: psycopg.Connection) -> None:
     """Raises PreconditionError where a job could not do, or not see, what it is for."""
     preflight.require_primary(conn)
+    preflight.require_triggers(conn)  # else a deleted session leaves its rows behind, and no event
     # pgvigil_admin has the one; who has the other was given what a run needs by hand.
     may = conn.execute(
         "SELECT has_any_column_privilege(to_regclass('pgvigil.jobs'), 'UPDATE') OR has_any_column_privilege(to_regclass('pgvigil.job_runs'), 'INSERT')"
