@@ -129,6 +129,7 @@ def take(
         )
     if kind != "command":
         owner_code.require_plain_reading(conn, run_owner_code)
+    require_sessions(conn, kind)
     began = datetime.now(UTC)
     clock = time.monotonic()
     name = re.sub(r"[^\w.-]", "_", conn.info.dbname)
@@ -184,6 +185,11 @@ def take(
                 hint = f"Use a role that may read every table: their owner, or one with pg_read_all_data. {hint}"
             raise BackupError(f"the backup failed: {' '.join(str(error).split())}", hint) from error
     return backup
+
+
+def require_sessions(conn: psycopg.Connection, kind: Kind) -> None:
+    """Raise ConnectError if a pooler gives too few sessions for the snapshot of a backup, and for pg_dump or another program."""
+    database.require_more_sessions(conn, 1 if kind == "command" else 2, "a backup")
 
 
 def _dump(
