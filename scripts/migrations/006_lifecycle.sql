@@ -267,8 +267,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS
     'Refuses to move a session from a policy under legal hold to one that is not';
 
--- A hold is not lifted as a side effect either: sessions get another policy if theirs is removed or renamed, or if one is
--- made for a name that was unknown, whose sessions followed standard so far.
+-- A hold is not lifted as a side effect either: sessions get another policy if theirs is removed or renamed, or if one
+-- is made for a name that was unknown, whose sessions followed standard so far.
 CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
