@@ -640,6 +640,7 @@ CALLS = {
     "archive_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
     "lapse_consent_by_status": "DELETE FROM pgvigil.final_statuses",
     "refresh_active_time lapse_consent": "UPDATE pgvigil.retention_policies SET active_hours = 1",
+    "protect_held_policy": "UPDATE pgvigil.retention_policies SET policy = 'brief' WHERE policy = 'short'",
     "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
     "push_holds": "SELECT pgvigil.push_holds('x', '1 hour', '{}', false)",
     "begin_job job_step report_job": "CALL pgvigil.run_job('counters')",
@@ -770,12 +771,9 @@ def test_a_database_without_instrumentation_says_so(call: Run, database: Databas
     )
 
 
-def test_tail_tells_of_a_statement_when_it_begins_and_when_it_ends(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sessions, "_EVERY", 0.0)
+def test_tail_tells_of_a_statement_when_it_begins_and_when_it_ends(world: World) -> None:
     target, other = world.client(), world.client()
-    followed = sessions.follow(parse_url(world.database.url, "a test"), str(target.session))
+    followed = sessions.follow(parse_url(world.database.url, "a test"), str(target.session), every=0.0)
     told: list[tuple[str, str | None]] = []
 
     def log(count: int) -> None:

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from conftest import PROJECT, REVISIONS, Database, Run
+from helpers.catalog import catalog
 from pgvigil import project
 from pgvigil.backup import pg_tools
-from test_migrate import catalog
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -70,6 +70,13 @@ def test_the_init_script_refuses_a_database_that_is_not_empty(existing: Database
     refused = psql(existing)
     assert (refused.returncode, "this database is not empty" in refused.stderr) == (3, True)
     assert catalog(existing) == before
+
+
+def test_the_init_script_refuses_another_schema_of_the_name_of_ours(database: Database) -> None:
+    database.execute("CREATE SCHEMA instrumentation")
+    refused = psql(database)
+    assert (refused.returncode, "schema instrumentation is there already" in refused.stderr) == (3, True)
+    assert database.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
 
 
 def test_plain_alembic_goes_the_same_way(fresh: Database, database: Database) -> None:

@@ -51,7 +51,7 @@ _CHECKS: Final = (
 )
 _OPERATIONS: Final = "SELECT * FROM {performance_monitoring_view} ORDER BY total_calls DESC, operation LIMIT 1000"
 _SESSIONS_NOW: Final = """
-    SELECT (SELECT coalesce(json_object_agg(c.status, c.n), '{{}}') FROM (SELECT s.status, count(*) AS n FROM {sessions} s GROUP BY s.status ORDER BY 2 DESC LIMIT 50) c) AS by_status,
+    SELECT (SELECT coalesce(json_object_agg(c.status, c.n), '{{}}') FROM (SELECT s.status, count(*) AS n FROM {sessions} s GROUP BY s.status ORDER BY 2 DESC LIMIT 1000) c) AS by_status,
            (SELECT count(*) FROM {sessions} WHERE is_dormant) AS dormant,
            (SELECT count(*) FROM {sessions} WHERE expires_at > now() AND expires_at <= now() + interval '1 hour'
             AND status = ANY (pgvigil.open_statuses())) AS expiring"""
@@ -64,8 +64,10 @@ _TRENDS: Final = """
     WHERE a.aggregation_type = 'performance_trends' AND a.origin = 'pgvigil' AND a.bucket_width = 'hour' AND a.time_bucket >= now() - interval '24 hours'
     ORDER BY a.time_bucket"""
 _EXECUTIONS: Final = """
-    SELECT r.bucket, coalesce(sum(r.executions) FILTER (WHERE r.status = 'success'), 0) AS ok,
-           coalesce(sum(r.executions) FILTER (WHERE r.status <> 'success'), 0) AS failed
+    SELECT r.bucket, coalesce(sum(r.executions) FILTER (WHERE r.status = 'success'), 0) AS success,
+           coalesce(sum(r.executions) FILTER (WHERE r.status = 'failed'), 0) AS failed,
+           coalesce(sum(r.executions) FILTER (WHERE r.status = 'error'), 0) AS error,
+           coalesce(sum(r.executions) FILTER (WHERE r.status = 'timeout'), 0) AS timeout
     FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'hour' AND r.bucket >= now() - interval '72 hours'
     GROUP BY r.bucket ORDER BY r.bucket"""
 _DURATIONS: Final = """
@@ -186,7 +188,7 @@ _KEPT_PAGES: Final = 500
 
 
 class Pages:
-    """What each page shows, as it is sent: made anew only where a section of it has changed."""
+    """The content of each page, as it is sent: made anew only where a section of it has changed."""
 
     def __init__(self, sections: Sections) -> None:
         self._sections = sections

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from pgvigil import registry
+
 Actions: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 SEE_EXIT_CODES = "Exit codes and how the database is found: pgvigil --help"
 
@@ -44,8 +46,8 @@ def add_project(command: argparse.ArgumentParser, *, always: bool = False) -> No
     )  # fmt: skip
 
 
-def add_locks(command: argparse.ArgumentParser, *, run_lock: bool = False) -> None:
-    """Adds how long to wait for locks; with `run_lock` for another run of pgvigil as well."""
+def add_locks(command: argparse.ArgumentParser, *, run_lock: bool = False, lock_wait: float = 10) -> None:
+    """Adds how long to wait for locks; with `run_lock` for another run of pgvigil as well, `lock_wait` seconds by default."""
     group = command.add_argument_group("locks")
     group.add_argument(
         "--lock-budget", type=seconds, default=60, metavar="SECONDS",
@@ -57,7 +59,7 @@ def add_locks(command: argparse.ArgumentParser, *, run_lock: bool = False) -> No
     )  # fmt: skip
     if run_lock:
         group.add_argument(
-            "--lock-wait", type=seconds, default=10, metavar="SECONDS",
+            "--lock-wait", type=seconds, default=lock_wait, metavar="SECONDS",
             help="wait this long for another run to finish (default %(default)s)",
         )  # fmt: skip
 
@@ -159,3 +161,21 @@ def seconds(text: str) -> float:
 def moment(text: str) -> datetime:
     value = datetime.fromisoformat(text)
     return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def add_report_format(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--format",
+        choices=registry.modules("validate.report.formats"),
+        default="text",
+        help="format of the report (default %(default)s)",
+    )
+
+
+def add_report_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the report to this file, whole or not at all; the verdict to stderr",
+    )

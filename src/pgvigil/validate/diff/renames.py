@@ -61,6 +61,7 @@ class Renames:
     found: Snapshot  # under the names that are wanted
     list: list[Rename] = field(default_factory=list)
     relations: dict[str, str] = field(default_factory=dict)  # label that is wanted → label that it has
+    nothing_differs: bool = False
 
     def real(self, root: str) -> str:
         return self.relations.get(root, root)
@@ -71,7 +72,7 @@ Objects = dict[ObjectRef, Attributes]
 
 def follow(expected: Objects, roots: dict[ObjectRef, str], marks: dict[ObjectRef, Mark], found: Snapshot) -> Renames:
     if expected == found.objects:
-        return Renames(found)
+        return Renames(found, nothing_differs=True)
     missing = expected.keys() - found.objects.keys()
     relabelled = any(
         ref.kind == "type" and of.get("labels") != found.objects.get(ref, of).get("labels")
