@@ -128,7 +128,7 @@ class Snapshot:
 
     @cached_property
     def parts(self) -> dict[str, list[ObjectRef]]:
-        """What stands on each relation, itself included."""
+        """The objects of each relation, itself included."""
         parts: dict[str, list[ObjectRef]] = {}
         for ref, root in self.roots.items():
             parts.setdefault(root, []).append(ref)

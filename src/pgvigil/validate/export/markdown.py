@@ -61,7 +61,7 @@ class _Page:
         return {ref: found for ref, found in self.declared.objects.items() if ref.kind in kinds}
 
     def on(self, root: str, kind: str) -> list[tuple[ObjectRef, str, Attributes]]:
-        """What of a kind stands on a relation, with its name and attributes."""
+        """The objects of a kind that stand on a relation, with name and attributes."""
         return [
             (ref, ref.name, self.declared.objects[ref])
             for ref in self.roots.get(root, ())
