@@ -28,6 +28,9 @@ BEGIN
         RAISE EXCEPTION 'this database is not empty'
               USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
+    IF to_regnamespace('instrumentation') IS NOT NULL THEN
+        RAISE EXCEPTION 'schema instrumentation is there already, and pgvigil needs the name' USING HINT = 'Rename or drop it.';
+    END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
         found := found || CASE WHEN name ~ '^[A-Za-z0-9_]+$' THEN '"' || name || '"'
@@ -43,10 +46,10 @@ BEGIN
 END $$;
 
 -- ---------- prepare.sql -----------------------------------------------------------------------------------------
--- Before every run, by whoever runs it: what takes rights that the owner of the tables need not have. Run again, it
--- changes nothing. "{app}" is the application's schema, "{owner}" the role that everything of ours belongs to. Three
--- roles without login, for the DBA to grant. Roles belong to the whole server: one that is there is used as it is, and
--- a role that may not create them can still migrate.
+-- Before every run, by the role that runs it: the steps that need rights which the owner of the tables need not have.
+-- Running it again changes nothing. "{app}" is the application's schema, "{owner}" the role that owns everything of
+-- ours. Three roles without login, for the DBA to grant. Roles belong to the whole server: an existing one is used as
+-- it is, and a role that may not create them can still migrate.
 CALL pg_temp.pgvigil_run($run$DO $$
 DECLARE
     role_name text;
@@ -78,8 +81,8 @@ BEGIN
         COMMENT ON SCHEMA pgvigil IS
             'pgvigil''s bookkeeping: ledger, helper functions, partition settings, kept trails';
     END IF;
-    -- Tables and functions have rights of their own; everybody may ask for his own session, and be told why he may not
-    -- kill another's.
+    -- Tables and functions have rights of their own; every role may ask for its own session, and be refused with a
+    -- reason when it may not kill another's.
     IF to_regnamespace('instrumentation') IS NULL THEN
         CREATE SCHEMA instrumentation AUTHORIZATION "{owner}";
         COMMENT ON SCHEMA instrumentation IS
@@ -112,7 +115,7 @@ CREATE TABLE pgvigil.alembic_version (
     version_num varchar(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-COMMENT ON TABLE pgvigil.alembic_version IS 'Alembic''s ledger: the revision this database stands at';
+COMMENT ON TABLE pgvigil.alembic_version IS 'Alembic''s ledger: the current revision of this database';
 COMMENT ON COLUMN pgvigil.alembic_version.version_num IS 'Revision of the newest migration in this database';
 COMMENT ON CONSTRAINT alembic_version_pkc ON pgvigil.alembic_version IS 'As Alembic creates it';
 
@@ -137,7 +140,7 @@ COMMENT ON COLUMN pgvigil.migrations.name IS 'File name without .sql';
 COMMENT ON COLUMN pgvigil.migrations.schema_name IS 'Schema that holds the application''s tables';
 COMMENT ON COLUMN pgvigil.migrations.baselined IS
     'True when what the file makes was already there and was checked instead of made';
-COMMENT ON COLUMN pgvigil.migrations.sha256_bytes IS 'SHA-256 of the file as it lay on disk';
+COMMENT ON COLUMN pgvigil.migrations.sha256_bytes IS 'SHA-256 of the file on disk';
 COMMENT ON COLUMN pgvigil.migrations.sha256_tokens IS
     'SHA-256 of its SQL tokens: the same while only comments or white space change';
 COMMENT ON COLUMN pgvigil.migrations.applied_at IS 'When the file had run';
@@ -170,9 +173,9 @@ END $$;
 COMMENT ON FUNCTION pgvigil.application_table(text) IS
     'A table of the application''s schema; NULL if there is none of that name';
 
--- Triggers of the application's own on its tables name their tables as they are used to. What writes there puts this
--- path in force first, when all that is to be found out has been found out: the statement itself names schemas, and its
--- operators fit those of pg_catalog exactly.
+-- Triggers of the application on its tables may name tables without a schema. A function that writes there sets this
+-- path first, after all its look-ups: the statement itself names schemas, and its operators match those of pg_catalog
+-- exactly.
 CREATE FUNCTION pgvigil.use_application_path() RETURNS void
 LANGUAGE plpgsql
 VOLATILE
@@ -228,8 +231,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.mark_initialized(text) IS 'Writes the marker of a new install, once';
 
 -- ---------- 000_session_application.sql -------------------------------------------------------------------------
--- The session application itself. A new install gets these tables; an existing install has them, and then this file is
--- not run: what the later files need of them is checked, and the revision is recorded as baselined.
+-- The session application itself. A new install gets these tables. An existing install has them and skips this file:
+-- the columns that the later files need are checked, and the revision is recorded as baselined.
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".sessions (
     id          uuid NOT NULL DEFAULT gen_random_uuid() CONSTRAINT sessions_pkey PRIMARY KEY,
     session_key varchar(255) NOT NULL CONSTRAINT sessions_session_key_key UNIQUE,
@@ -254,7 +257,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".context_history (
     created_at      timestamptz DEFAULT now(),
     CONSTRAINT context_history_session_id_sequence_number_key UNIQUE (session_id, sequence_number)
 )$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".context_history IS 'What was said and done in a session, in order'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".context_history IS 'Messages, files and tool calls of a session, in order'$run$);
 
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".codebase_snapshots (
     id              uuid NOT NULL DEFAULT gen_random_uuid() CONSTRAINT codebase_snapshots_pkey PRIMARY KEY,
@@ -266,7 +269,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".codebase_snapshots (
     analysis_result jsonb DEFAULT '{}',
     created_at      timestamptz DEFAULT now()
 )$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".codebase_snapshots IS 'Files as they stood when a session looked at them'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".codebase_snapshots IS 'Contents of files when a session read them'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_codebase_snapshots_session_id ON "{app}".codebase_snapshots (session_id)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_codebase_snapshots_session_id IS 'Snapshots of a session, and its deletion'$run$);
 
@@ -287,11 +290,11 @@ CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_handoff_requests_session_id ON "{
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_handoff_requests_session_id IS 'Requests of a session, and its deletion'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_handoff_requests_status ON "{app}".handoff_requests (status)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_handoff_requests_status IS 'Pending requests'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('000', '000_session_application', current_setting('pgvigil.schema'), false, '1e6011a1aa2ac37b26ea9d362cf200d4e8cee3eb5c1e052d4f2b26c084ab2601', '95aa74164bde595a6d59b169af0379a03441fbc1759945ea1a971b85083e0a56', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('000', '000_session_application', current_setting('pgvigil.schema'), false, 'd105baab3490535a26193d848a0fc74a8af9f56686f77f5cd7911ebbb068de02', '10d8c833969b93560fa3e5fe58e13334f06698d9e9498860b8e719cf26b6a294', 0, '0.1.0'); END $$;
 
 -- ---------- 001_bookkeeping.sql ---------------------------------------------------------------------------------
--- Helpers and bookkeeping that the later files stand on. Everything is in schema pgvigil.
--- SQL functions have a RETURN body: parsed once, here, so no caller's search_path can bend it, and still inlined.
+-- Helpers and bookkeeping that the later files use. Everything is in schema pgvigil. SQL functions have a RETURN body:
+-- it is parsed once, here, so no caller's search_path can bend it, and it is still inlined.
 
 -- Time-ordered ids: UUIDv7 of RFC 9562, 48 bits of milliseconds and 12 bits of their fraction, then 62 random bits.
 -- The fraction is time too, so ids made one after the other in a transaction sort in that order.
@@ -345,7 +348,7 @@ STABLE
 PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS
-    'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
+    'The actor: the setting pgvigil.actor where an application sets it, else the login role';
 
 -- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's
 -- would outlive the call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and
@@ -373,7 +376,7 @@ COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
     'Runs deferred triggers, closes held cursors and restores the path, so that '
     'the caller''s COMMIT and next statements meet nothing of the owner''s';
 
--- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
+-- Objects that a migration found in its place, and the SQL that restores them when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
     revision    text NOT NULL,
@@ -382,8 +385,8 @@ CREATE TABLE pgvigil.displaced_objects (
     found_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE pgvigil.displaced_objects IS
-    'Objects a migration found in its way: how each one was, so that a revert puts it back';
-COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; put back in reverse';
+    'Objects that a migration found in its way, as they were, so that a revert restores them';
+COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; a revert restores them in reverse';
 COMMENT ON COLUMN pgvigil.displaced_objects.revision IS 'The migration that found it';
 COMMENT ON COLUMN pgvigil.displaced_objects.object IS 'Kind and name';
 COMMENT ON COLUMN pgvigil.displaced_objects.restore_sql IS 'Run by the revert of that migration';
@@ -401,7 +404,7 @@ BEGIN
     DELETE FROM pgvigil.displaced_objects WHERE revision = of_revision;
 END $$;
 COMMENT ON FUNCTION pgvigil.restore_displaced(text) IS
-    'Used by reverts: what the migration had found in its place is made as it was';
+    'Used by reverts: makes the objects that the migration had found in its place as they were';
 
 CREATE FUNCTION pgvigil.add_column(of_revision text, of_table text, of_column text, definition text) RETURNS void
 LANGUAGE plpgsql
@@ -468,10 +471,10 @@ BEGIN
     EXECUTE format('DROP TRIGGER %I ON %s', of_trigger, target);
 END $$;
 COMMENT ON FUNCTION pgvigil.displace_trigger(text, text, text) IS
-    'Used by migrations: a trigger that stands under a name of ours is remembered, then dropped';
+    'Used by migrations: records and drops a trigger that has a name of ours';
 
--- Lists of values, for columns of the application. What it may store tomorrow is not ours to refuse: on an install that
--- was there before pgvigil no list is closed until its owner asks for it. A new install has them closed.
+-- Lists of values for columns of the application. pgvigil does not decide which values the application stores tomorrow:
+-- on an existing install no list is closed until its owner asks for it. A new install has them closed.
 CREATE FUNCTION pgvigil.value_lists() RETURNS TABLE (place integer, table_name text, column_name text, allowed text[])
 LANGUAGE sql
 IMMUTABLE
@@ -718,8 +721,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.partition_key(regclass) IS 'The column of time-ordered ids by which a table is partitioned';
 
--- A step of copying what waits in the default partition into one that is not attached yet. Readers see the rows where
--- they were, all the time; what changes meanwhile is seen to under the lock, before the new partition is attached.
+-- A step that copies rows which wait in the default partition into one that is not attached yet. Readers see the rows
+-- in their old place all the time. Changes in between are copied under the lock, before the new partition is attached.
 CREATE FUNCTION pgvigil.fill_partition(waits regclass, slice regclass, key name, first_id uuid, end_id uuid,
                                        batch integer)
 RETURNS bigint
@@ -875,7 +878,7 @@ BEGIN
         IF waiting THEN
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', table_);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', waits);
-            -- What was copied and has changed or gone since; then what has come since.
+            -- First the copied rows that have changed or gone since, then the rows that have come since.
             EXECUTE format('DELETE FROM %2$s s
                             WHERE NOT EXISTS (SELECT 1
                                               FROM %1$s w
@@ -923,7 +926,7 @@ CREATE TABLE pgvigil.deleted_sessions (
 COMMENT ON TABLE pgvigil.deleted_sessions IS
     'Deletion is logged and forgets nothing: the last row and the whole trail of each deleted session';
 COMMENT ON COLUMN pgvigil.deleted_sessions.actor IS
-    'Who deleted it: the setting pgvigil.actor if set, else the login role';
+    'The role or person that deleted it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.deleted_sessions."session_user" IS 'The login role, whatever the actor is said to be';
 COMMENT ON COLUMN pgvigil.deleted_sessions.reason IS 'Why: the setting pgvigil.reason, if set';
 COMMENT ON COLUMN pgvigil.deleted_sessions.events IS
@@ -934,7 +937,7 @@ CREATE INDEX idx_deleted_sessions_deleted_at
     ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
 COMMENT ON INDEX pgvigil.idx_deleted_sessions_deleted_at IS 'Deletions of a day, for the archives';
 
--- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
+-- Tables of an earlier attempt that had the names of ours, and how far their rows are copied into ours.
 CREATE TABLE pgvigil.displaced_tables (
     table_name   text NOT NULL CONSTRAINT displaced_tables_pkey PRIMARY KEY,
     rows_found   bigint,
@@ -943,7 +946,7 @@ CREATE TABLE pgvigil.displaced_tables (
     finished_at  timestamptz
 );
 COMMENT ON TABLE pgvigil.displaced_tables IS
-    'Tables that stood under our names: each is kept whole as pgvigil.legacy_<name>, '
+    'Tables that had the names of ours: each is kept whole as pgvigil.legacy_<name>, '
     'and its rows are copied into ours by copy_legacy_tables()';
 COMMENT ON COLUMN pgvigil.displaced_tables.table_name IS 'The name, ours and theirs';
 COMMENT ON COLUMN pgvigil.displaced_tables.rows_found IS 'Rows the old table holds';
@@ -953,8 +956,8 @@ COMMENT ON COLUMN pgvigil.displaced_tables.next_block IS
     'Where copying goes on after an interruption (a block of the old table)';
 COMMENT ON COLUMN pgvigil.displaced_tables.finished_at IS 'When the last row had been looked at';
 
--- What the DDL makes on this server, as the validator read it from a scratch database: for roles that may not create
--- one.
+-- The objects that the DDL makes on this server, as the validator read them from a scratch database: for roles that may
+-- not create one.
 CREATE TABLE pgvigil.reference_snapshots (
     key          text NOT NULL,
     server_major integer NOT NULL,
@@ -964,15 +967,15 @@ CREATE TABLE pgvigil.reference_snapshots (
     CONSTRAINT reference_snapshots_pkey PRIMARY KEY (key, server_major)
 );
 COMMENT ON TABLE pgvigil.reference_snapshots IS
-    'How a database is that our DDL has just built: what pgvigil '
-    'validate holds this one against where it may not build one itself';
+    'The objects of a database that our DDL has just built: pgvigil validate '
+    'compares this database with them where it may not build one itself';
 COMMENT ON COLUMN pgvigil.reference_snapshots.key IS 'SHA-256 of the DDL and of what is read of a catalog';
 COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of the server that printed it';
 COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
     'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '0e84d801d02dd2209ec8eb17a5fb152f83bcf30553acd2be97f1bbc40cb8c840', '483fe96e685b7df96f61b222b0b417426181f0c6bc43c85d825f0be23b4bc65d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'e42c766aa91b9a790cef78612a9661703807d7f85dced9b867e3d9356cfec7d2', 'b028d65069de777b45a772b321db01661cbae611ecaf3531f9510b8f77d9cfec', 0, '0.1.0'); END $$;
 
 -- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -997,7 +1000,8 @@ BEGIN
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
                         ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', leftover.name, 'legacy_' || leftover.name,
                             pgvigil.application_schema()));
-        IF NOT leftover.is_view THEN
+        -- Rows of a table that had the name of a view of ours have nowhere to go.
+        IF NOT leftover.is_view AND leftover.name NOT LIKE '%view' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (leftover.name);
         END IF;
     END LOOP;
@@ -1021,9 +1025,9 @@ DECLARE
     one tid;
     done bigint := 0;
 BEGIN
-    -- Columns by name, through JSON, so that an old table's other types and missing columns are no obstacle; cast
-    -- without their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it.
-    -- An id that is counted up is given anew.
+    -- Columns by name, through JSON, so that other types and missing columns of an old table do no harm; cast without
+    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it. An id
+    -- from a sequence is replaced by a new one.
     SELECT format('INSERT INTO %s (%s) SELECT %s
                    FROM (SELECT doc,
                                 overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')),
@@ -1068,8 +1072,8 @@ COMMENT ON FUNCTION pgvigil.copy_legacy_rows(text, bigint, bigint) IS
     'Used by copy_legacy_tables: copies the rows of some blocks '
     'of a leftover table into ours; returns how many went in';
 
--- One step of the procedure below: counting, a partition, or some blocks; NULL when there is nothing left to do. How
--- far it has come stands in pgvigil.displaced_tables.
+-- One step of the procedure below: counting, a partition, or some blocks; NULL when nothing is left to do.
+-- pgvigil.displaced_tables holds the progress.
 CREATE FUNCTION pgvigil.copy_legacy_tables_step(state jsonb, blocks integer DEFAULT 128) RETURNS jsonb
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -1103,8 +1107,8 @@ BEGIN
         EXCEPTION WHEN data_exception THEN
             oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
         END;
-        -- Partitions for three years of months or three months of days; what is older lies well in the default one.
-        -- One a transaction: a partition of session_lifecycle locks sessions against writers until the end of it.
+        -- Partitions for three years of months or three months of days; older rows go into the default one. One a
+        -- transaction: a partition of session_lifecycle locks sessions against writers until the transaction ends.
         FOR slice IN SELECT start AT TIME ZONE 'UTC'
                      FROM pgvigil.partition_policies, generate_series(
                          date_trunc(step,
@@ -1149,20 +1153,30 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
-    'Copies the rows of the tables that stood under our names '
+    'Copies the rows of the tables that had the names of ours '
     'into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'e4962035350c5f53772010eae25fd4f57cb8acc3eecae6536891b2c7523ae6e4', 'a81092fb325178eeab269c450a9ffd37135e847ae091def185c627193807bd96', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'ffd93741f1afff9d3596fdcd3a9e5afae50d52e27da0dfdabe0c4c801db82122', '825e5f6936acd71d4da64b0423fee5c812ffa1119603e243e016dba5327adbe4', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
--- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
--- each partition is a slice of time, and an insert touches only the small indexes of the newest one.  The list of event
--- types is the domain's, and the CHECK asks the domain: every statement reads the text of a CHECK again, and a list in
--- it costs an INSERT 8 us more (of 15). The column itself is no domain: a view that an application makes itself shows
--- it.
+-- Monitoring tables. The three append-only ones are partitioned by their time-ordered id: id stays a true primary key,
+-- each partition is a slice of time, and an insert touches only the small indexes of the newest one.
+--
+-- The list of event types is the domain's, and the CHECK asks the domain: every statement reads the text of a CHECK
+-- again, and a list in it costs an INSERT 8 us more (of 15). The column itself has a plain type, because a view that an
+-- application makes itself shows it.
 CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
     CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,'
                         'expiration_scheduled,deleted}'::text[]));
-COMMENT ON DOMAIN pgvigil.event_type IS 'What can happen to a session';
+-- docs/schema.md is made of these lines: type, change, and what event_data holds besides actor.
+COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session
+created: INSERT; agent_from, agent_to, retention_policy
+expired: status becomes expired; previous_status, expired_at, retention_policy
+archived: archived_at from NULL; archived_at, final_status
+dormant: is_dormant becomes true; previous_state
+reactivated: is_dormant becomes false, archived_at becomes NULL; previous_state, unarchived_from
+status_changed: status, any other value; old_status, new_status
+expiration_scheduled: expires_at, also from and to NULL; expires_at, retention_policy
+deleted: DELETE, in pgvigil.deleted_sessions; final_status, retention_policy, reason';
 
 CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".session_lifecycle (
     id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT session_lifecycle_pkey PRIMARY KEY,
@@ -1274,12 +1288,12 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".performance_logs_default 
 -- Half of all the work: left out by the validator, which loads this only to read it back.
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'b9b6bfc4bda7ff5b2d026b6c28386cebca6714155ba884193ac20dae7e5a3db7', 'c554427e03bb3271d93a8242b05436ccdd8937c83feee64f4650e254e83b4d94', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'd0cd13b22fc44477d4d367cff0b95b3a38f2a5a27de8840912381398aa21c163', '1de0891dd00f6e0731f3f0bb7e431cd26cd0459392135bbb4505b53ef2e4d5db', 0, '0.1.0'); END $$;
 
 -- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
--- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to
--- anew in every transaction, so what seldom decides stands in an IF of its own, further down.
+-- and compiled again in every statement, an UPDATE OF column list is not. plpgsql compiles each expression that it
+-- reaches again in every transaction, so a rare case has an IF of its own, further down.
 
 -- Fires before touch_session, and only where a statement names one of its columns: an ordinary update compares none of
 -- them. No SET search_path here, which would cost every update: operators and functions are qualified instead, and
@@ -1289,7 +1303,7 @@ CREATE FUNCTION pgvigil.limit_activity_updates() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    -- The common case in one expression: what follows comes to the same.
+    -- The common case in one expression: the branches below would give the same result.
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status
        AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
        AND NEW.archived_at IS NULL
@@ -1307,7 +1321,7 @@ BEGIN
                    interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
         ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
-            RETURN NEW;  -- a value that the statement chose stands
+            RETURN NEW;  -- a value that the statement chose is kept
         END IF;
     END IF;
     -- Expiring, marking dormant, archiving, and what a job does under pgvigil.skip_activity, is not activity; any other
@@ -1340,7 +1354,7 @@ COMMENT ON FUNCTION pgvigil.limit_activity_updates() IS
     'Moves last_activity_at exactly where an indexed column changes; leaves steps '
     'of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
 
--- Moves updated_at always and last_activity_at seldom enough that ordinary updates touch no index and stay HOT.
+-- Moves updated_at always and last_activity_at so rarely that ordinary updates touch no index and stay HOT.
 CREATE FUNCTION pgvigil.touch_session() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
@@ -1366,7 +1380,7 @@ BEGIN
                     HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
                                              OLD.id);
     END IF;
-    -- What is not activity is the same as above, for a session that was not active lately.
+    -- The same updates as above are not activity, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
@@ -1394,11 +1408,11 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows
--- are: a sequential scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at
--- SERIALIZABLE every second writer failed. What an event holds is put together in variables, which plpgsql compiles
--- once a transaction; in the INSERT it would be compiled for every row, a twelfth of what a bulk update costs. No SET
--- search_path, another twentieth: as above, all is qualified.
+-- SECURITY DEFINER: a role that may change a session need not be able to write its trail. By the index, however few the
+-- rows are: a sequential scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at
+-- SERIALIZABLE every second writer failed. The contents of an event are put together in variables, which plpgsql
+-- compiles once a transaction; in the INSERT it would compile them for every row, a twelfth of the cost of a bulk
+-- update. No SET search_path, another twentieth: as above, all is qualified.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -1488,7 +1502,7 @@ BEGIN
     SELECT s.id, 'created', pg_catalog.jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
            'retention_policy', s.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user])
     FROM new_sessions s;
-    RETURN NEW;  -- nobody looks at it, and it is no expression
+    RETURN NEW;  -- it is ignored, and costs no expression
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
@@ -1589,14 +1603,14 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at '
     'that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '75ee57890055fdfcee460137f6598c3b740321cbefd34148090e6876d2a1ecf6', '4be80ae4418a4015aa1cfd311db24ba088da36a14364d53546ff17919b967045', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '81e2f868ff1bfd72513eb5d4e632f3c7297999012c349dfa49762876b24b6dd1', '1d323e6af281a465f486722abf86746a2c103cdac69ddb0e2fe554d3f455964f', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
--- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would
--- make the writers of a session queue until commit, and deadlock where two transactions write the same sessions in
--- another order. So writers only append what they changed; pgvigil.fold_session_counters adds it up now and then. At
--- any moment what a session holds = its row in session_counters + its rows in session_counter_changes and one snapshot
--- sees context rows and their changes together, so whoever compares the two needs no lock either.
+-- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates
+-- would make the writers of a session queue until commit, and deadlock where two transactions write the same sessions
+-- in another order. So writers only append their changes; pgvigil.fold_session_counters adds them up now and then. At
+-- any moment the contents of a session = its row in session_counters + its rows in session_counter_changes, and one
+-- snapshot sees context rows and their changes together, so comparing the two needs no lock either.
 
 CREATE TABLE pgvigil.session_counters (
     session_id          uuid NOT NULL CONSTRAINT session_counters_pkey PRIMARY KEY,
@@ -1605,8 +1619,8 @@ CREATE TABLE pgvigil.session_counters (
     total_content_bytes bigint NOT NULL  -- 011 adds the foreign key
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.session_counters IS
-    'What a session holds, but for what session_counter_changes adds. A '
-    'session without a row: 0 from migration 015 on, not yet counted before';
+    'The contents of a session, without the changes in session_counter_changes. '
+    'A session without a row: 0 from migration 015 on, not yet counted before';
 COMMENT ON COLUMN pgvigil.session_counters.context_count IS 'Rows in context_history';
 COMMENT ON COLUMN pgvigil.session_counters.total_tokens IS 'Sum of their tokens_used, where given';
 COMMENT ON COLUMN pgvigil.session_counters.total_content_bytes IS
@@ -1624,8 +1638,8 @@ CREATE TABLE pgvigil.session_counter_changes (
 -- A table without a page is planned to be read whole, again for each session: a prepared plan does that when it fills.
 ) WITH (vacuum_truncate = false);
 COMMENT ON TABLE pgvigil.session_counter_changes IS
-    'What statements on context_history changed, one row a '
-    'statement and session, until it is folded into session_counters';
+    'Changes by statements on context_history, one row a statement '
+    'and session, until they are folded into session_counters';
 COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
     'The session: no foreign key, which would cost a third more; the '
     'rows of a deleted one cancel out, and go when they are folded';
@@ -1660,7 +1674,7 @@ BEGIN
         FROM "{app}".context_history c WHERE c.session_id = s.id) h;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.count_context(uuid[]) IS
-    'What each of these sessions holds, counted from context_history itself';
+    'The contents of each of these sessions, counted from context_history itself';
 
 CREATE FUNCTION pgvigil.current_counters(session uuid)
 RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
@@ -1678,7 +1692,7 @@ BEGIN ATOMIC
           FROM pgvigil.session_counter_changes d
           WHERE d.session_id = session) k;
 END;
-COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'What a session holds as its counters have it';
+COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'The contents of a session by its counters';
 
 -- No SET search_path here, a sixth of what counting a single row costs: names are qualified instead.
 -- Most statements add one row, and to set up sums takes longer than to append that row as it is.
@@ -1736,7 +1750,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
 
--- Who settles, folds or recounts does so alone: two at once would each put right the same difference.
+-- Only one session at a time may settle, fold or recount: two at once would each correct the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
 LANGUAGE sql
 VOLATILE
@@ -1746,8 +1760,8 @@ END;
 COMMENT ON FUNCTION pgvigil.lock_session_counters() IS
     'One at a time, to the end of the transaction; writers of context_history do not ask';
 
--- Of a session that is deleted, so that what it held and the rows that go with it cancel out: in any order, and also
--- where the same statement puts the session back.
+-- For a deleted session, so that its contents and the rows deleted with it cancel out: in any order, and also where the
+-- same statement inserts the session again.
 CREATE FUNCTION pgvigil.record_removed_counters() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -1757,7 +1771,7 @@ BEGIN
     VALUES (OLD.session_id, OLD.context_count, OLD.total_tokens, OLD.total_content_bytes);
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.record_removed_counters() IS 'What counters say that go is kept as a change';
+COMMENT ON FUNCTION pgvigil.record_removed_counters() IS 'Counters that are deleted are kept as a change';
 CREATE TRIGGER record_removed_counters AFTER DELETE ON pgvigil.session_counters
     FOR EACH ROW EXECUTE FUNCTION pgvigil.record_removed_counters();
 COMMENT ON TRIGGER record_removed_counters ON pgvigil.session_counters IS
@@ -1769,8 +1783,8 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Who is just folding would put back what is gone. No TRUNCATE: that of sessions takes the counters along, and has
-    -- them in hand when this comes.
+    -- A session that is folding would restore the deleted counters. No TRUNCATE: that of sessions truncates the
+    -- counters too, and has them locked when this trigger fires.
     PERFORM pgvigil.lock_session_counters();
     UPDATE pgvigil.session_counters SET context_count = 0, total_tokens = 0, total_content_bytes = 0;
     DELETE FROM pgvigil.session_counter_changes;
@@ -1778,10 +1792,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
 
--- What a session held before its first change was counted is the same at any moment, and each snapshot shows it: what
--- it holds now, less what its changes say. So no writer is waited for, and none is counted twice. A procedure that
--- commits has a function of its name for each of its transactions. Where a function runs with rights that its caller
--- does not share, the runner calls that one instead: from an empty state to the next, until there is none.
+-- The contents of a session before its first counted change are the same at any moment, and each snapshot shows them:
+-- its contents now, less its changes. So no writer is waited for, and none is counted twice.
+--
+-- A procedure that commits has a function of its name for each of its transactions. Where a function runs with rights
+-- that its caller does not share, the runner calls that one instead: from an empty state to the next, until there is
+-- none.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_session_counters_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -1916,9 +1932,9 @@ BEGIN
     PERFORM pgvigil.finish_owner_code();
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
-    'Counts a session (all of them if not given) anew and puts its '
-    'counters right; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'd45cfceba88d98a13a0c93826212bc38f9d8087b0a512156f626e22f0abe29b5', 'beec03a42533cc9d22f9b0fc612ded07defae061d4c20bff3409ca21635ac36b', 0, '0.1.0'); END $$;
+    'Counts a session (all of them if not given) again and corrects its '
+    'counters; returns those that were wrong, as they were and are';
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'a556f61b43c26cd75b35299656df18b338400335c1247327d9958b72f29af34e', '2f4b0660e889d8dcf340494b13dc354944ed73288252987fb779c5f2f21a678d', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does
@@ -1993,8 +2009,8 @@ CREATE TRIGGER protect_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.r
 CREATE TRIGGER protect_standard_policy_rows BEFORE TRUNCATE ON pgvigil.retention_policies
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.protect_standard_policy();
 
--- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times stand in a
--- function that the planner puts in place of its call, which PostgreSQL lets every session know of when it is replaced.
+-- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times are in a
+-- function that the planner inlines; when it is replaced, PostgreSQL informs every session.
 -- Operators are qualified, because it runs under the search_path of whoever makes a session.
 CREATE FUNCTION pgvigil.compile_active_time() RETURNS void
 LANGUAGE plpgsql
@@ -2015,8 +2031,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.compile_active_time() IS 'Writes pgvigil.active_time(text) from pgvigil.retention_policies';
 DO $quietly$ BEGIN PERFORM pgvigil.compile_active_time(); END $quietly$;
 COMMENT ON FUNCTION pgvigil.active_time(text) IS
-    'active_hours of a retention policy, of standard for NULL and unknown '
-    'ones; written anew by every edit of pgvigil.retention_policies';
+    'active_hours of a retention policy, of standard for NULL and '
+    'unknown ones; every edit of pgvigil.retention_policies rewrites it';
 
 -- SECURITY DEFINER: who may edit policies need not own the function.
 CREATE FUNCTION pgvigil.refresh_active_time() RETURNS trigger
@@ -2056,12 +2072,12 @@ CREATE TABLE pgvigil.legal_holds (
 COMMENT ON TABLE pgvigil.legal_holds IS 'Sessions that nobody may delete: INSERT places a hold, DELETE lifts it';
 COMMENT ON COLUMN pgvigil.legal_holds.reason IS 'The matter it is held for';
 COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS
-    'Who placed it: the setting pgvigil.actor if set, else the login role';
+    'The role or person that placed it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS
     'A session may be held for several matters; lifting one leaves the others';
 
--- Where this database keeps the telemetry of sessions that are in another one, that one tells it which of them are
--- held. What it has not told for too long may have changed: then everything is held.
+-- Where this database keeps the telemetry of sessions in another database, that one reports here which of them are
+-- held. A report that is too old may be wrong: then everything is held.
 CREATE TABLE pgvigil.hold_sources (
     source     text NOT NULL CONSTRAINT hold_sources_pkey PRIMARY KEY,
     pushed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -2127,8 +2143,8 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    why  text;
-    held boolean;
+    why    text;
+    follow pgvigil.retention_policies;
 BEGIN
     SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
     IF why IS NOT NULL THEN
@@ -2138,15 +2154,17 @@ BEGIN
                                   OLD.id);
     END IF;
     -- The lock makes who places a hold on the policy wait for this deletion, and this deletion for him; at REPEATABLE
-    -- READ it fails where the policy has been edited since its snapshot, instead of not seeing that.
-    SELECT p.legal_hold
-    INTO held
+    -- READ it fails where the policy has been edited since its snapshot, instead of not seeing that. A session with an
+    -- unknown policy follows standard.
+    SELECT p.*
+    INTO follow
     FROM pgvigil.retention_policies p
-    WHERE p.policy = coalesce(OLD.retention_policy, 'standard')
+    WHERE p.policy IN (OLD.retention_policy, 'standard')
+    ORDER BY p.policy = 'standard'
+    LIMIT 1
     FOR SHARE;
-    IF held THEN
-        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id,
-            coalesce(OLD.retention_policy, 'standard')
+    IF follow.legal_hold THEN
+        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, follow.policy
               USING ERRCODE = 'object_not_in_prerequisite_state',
                     HINT = 'See legal_hold in pgvigil.retention_policies.';
     END IF;
@@ -2162,19 +2180,21 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    held boolean;
+    follow pgvigil.retention_policies;
 BEGIN
     IF NEW.retention_policy IS DISTINCT FROM OLD.retention_policy THEN
-        SELECT p.legal_hold
-        INTO held
+        SELECT p.*
+        INTO follow
         FROM pgvigil.retention_policies p
-        WHERE p.policy = coalesce(OLD.retention_policy, 'standard')
+        WHERE p.policy IN (OLD.retention_policy, 'standard')
+        ORDER BY p.policy = 'standard'
+        LIMIT 1
         FOR SHARE;
-        IF held
+        IF follow.legal_hold
            AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p
                            WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
             RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id,
-                coalesce(OLD.retention_policy, 'standard'), coalesce(NEW.retention_policy, 'standard')
+                follow.policy, coalesce(NEW.retention_policy, 'standard')
                   USING ERRCODE = 'object_not_in_prerequisite_state',
                         HINT = 'See legal_hold in pgvigil.retention_policies.';
         END IF;
@@ -2183,6 +2203,41 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS
     'Refuses to move a session from a policy under legal hold to one that is not';
+
+-- Nor is it lifted by the way, in that its sessions get another policy: with their own removed or renamed, or with one
+-- made for a name that was unknown, whose sessions followed standard so far.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    loses text[] := '{}';
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.legal_hold THEN
+        loses := loses || OLD.policy;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NOT NEW.legal_hold
+       AND EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = 'standard' AND p.legal_hold)
+       AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = NEW.policy) THEN
+        loses := loses || NEW.policy;
+    END IF;
+    IF loses <> '{}' AND EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = ANY (loses)) THEN
+        RAISE EXCEPTION 'sessions of the retention policy % are under legal hold, and this would lift it',
+            array_to_string(loses, ', ')
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'When the hold is lifted: set legal_hold to false first. A new policy may have legal_hold.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.protect_held_policy() IS
+    'Refuses to remove, rename or make a policy where that would lift a legal hold';
+CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.protect_held_policy();
+CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
+COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
@@ -2201,10 +2256,10 @@ COMMENT ON FUNCTION pgvigil.guard_legal_holds() IS
     'Refuses to truncate holds, and thereby sessions, while there are any';
 CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_legal_holds();
-COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS
-    'What is under legal hold stays, also when sessions is truncated';
+COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'Keeps holds also when sessions is truncated';
 
--- Nor does it fire those that keep a deleted session and guard an archived one: these stand in for them.
+-- TRUNCATE does not fire the row triggers that keep a deleted session and guard an archived one either: these replace
+-- them.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_truncated_sessions() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -2215,8 +2270,9 @@ DECLARE
 BEGIN
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
     IF EXISTS (SELECT FROM "{app}".sessions s
-               JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard')
-               WHERE p.legal_hold) THEN
+               LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
+               WHERE coalesce(p.legal_hold, (SELECT r.legal_hold FROM pgvigil.retention_policies r
+                                             WHERE r.policy = 'standard'))) THEN
         RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is'
             USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';
@@ -2379,8 +2435,8 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.record_metric(text, numeric, text, jsonb) IS
     'Appends a metric: counter, gauge or histogram';
 
--- What drivers send for a float has no implicit cast to numeric. By way of text, so that 0.1 is stored as 0.1 and no
--- digit is lost.
+-- Drivers send a float as double precision, which has no implicit cast to numeric. By way of text, so that 0.1 is
+-- stored as 0.1 and no digit is lost.
 CREATE FUNCTION pgvigil.record_metric(name text, value double precision, type text DEFAULT 'gauge',
                                       labels jsonb DEFAULT '{}')
 RETURNS void
@@ -2426,8 +2482,7 @@ CREATE TABLE pgvigil.jobs (
     backup_within interval CONSTRAINT jobs_backup_within_check CHECK (backup_within > interval '0'),
     CONSTRAINT jobs_at_check CHECK (at >= interval '0' AND at < every)
 );
-COMMENT ON TABLE pgvigil.jobs IS
-    'What is done regularly, by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
+COMMENT ON TABLE pgvigil.jobs IS 'Regular work, done by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
 COMMENT ON COLUMN pgvigil.jobs.job IS 'Its name; the work is pgvigil.job_<name>(batch), unless it needs a client';
 COMMENT ON COLUMN pgvigil.jobs.every IS
     'It is due once in each such stretch of time: weeks begin on Monday, months on the 1st, days at midnight, UTC';
@@ -2465,7 +2520,7 @@ UPDATE pgvigil.jobs
 SET backup_within = interval '26 hours'
 WHERE needs_consent AND job = ANY ('{orphans,retention}'::text[]);
 
--- What was proved of a backup. Written by those who take it, with the owner's rights; admins only read it.
+-- Verified backups. Written by the functions that take backups, with the owner's rights; admins only read it.
 CREATE TABLE pgvigil.backup_proofs (
     id         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT backup_proofs_pkey PRIMARY KEY,
     proved_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -2575,7 +2630,8 @@ COMMENT ON FUNCTION pgvigil.lapse_consent() IS 'Consent to a job lapses when a p
 CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.retention_policies
     FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent();
 ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER lapse_consent;
-COMMENT ON TRIGGER lapse_consent ON pgvigil.retention_policies IS 'What was accepted is not more than what is done';
+COMMENT ON TRIGGER lapse_consent ON pgvigil.retention_policies IS
+    'A change that lets a job do more than was accepted withdraws the consent';
 
 CREATE TABLE pgvigil.job_runs (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT job_runs_pkey PRIMARY KEY,
@@ -2596,9 +2652,10 @@ COMMENT ON COLUMN pgvigil.job_runs.finished_at IS
 COMMENT ON COLUMN pgvigil.job_runs.rows IS
     'How much it did, as far as it came: rows it changed or backed up, tables and '
     'indexes it saw to, findings; a dropped partition by the planner''s estimate';
-COMMENT ON COLUMN pgvigil.job_runs.notes IS 'What else it has to tell';
+COMMENT ON COLUMN pgvigil.job_runs.notes IS 'Further results, such as findings';
 COMMENT ON COLUMN pgvigil.job_runs.error IS 'Why it failed; NULL: it did not';
-COMMENT ON COLUMN pgvigil.job_runs.actor IS 'Who ran it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.job_runs.actor IS
+    'The role or person that ran it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.job_runs.client IS 'From where; NULL: over a local socket';
 COMMENT ON COLUMN pgvigil.job_runs.objects IS
     'Tables or indexes it is through with: where a run was cut short, the next one goes on behind them';
@@ -2638,11 +2695,11 @@ RETURN CASE WHEN date_part('month', every) = 1 THEN date_trunc('month', (moment 
             ELSE date_bin(every, moment AT TIME ZONE 'UTC',
                           timestamp '2001-01-01 00:00:00' + at) END AT TIME ZONE 'UTC';
 COMMENT ON FUNCTION pgvigil.time_slot(interval, interval, timestamptz) IS
-    'When the stretch of time began that a moment lies in: each is '
-    '`every` long and begins `at` after its Monday, 1st or midnight';
+    'Start of the interval that contains a moment: intervals are '
+    '`every` long and begin `at` after their Monday, 1st or midnight';
 
 -- A failure is not repeated every few minutes: a backup that finds the disk full would load the server for nothing all
--- night. A run that was killed is no failure of the job's.
+-- night. A run that was killed does not count as a failure of the job.
 CREATE FUNCTION pgvigil.due_at(job_name text) RETURNS timestamptz
 LANGUAGE sql
 VOLATILE
@@ -2653,7 +2710,7 @@ BEGIN ATOMIC
     FROM pgvigil.jobs j CROSS JOIN LATERAL pgvigil.time_slot(j.every, j.at, clock_timestamp()) t (slot)
     CROSS JOIN LATERAL (SELECT max(started_at) FILTER (WHERE error IS NULL) AS success,
                                max(finished_at) FILTER (WHERE error NOT LIKE 'died: %') AS failure
-                        -- What is dated later than now was dated by a clock that was ahead: it says nothing.
+                        -- A run dated later than now was dated by a clock that was ahead: it is ignored.
                         FROM pgvigil.job_runs
                         WHERE job = j.job AND finished_at <= clock_timestamp() AND started_at <= clock_timestamp()) r
     WHERE j.job = job_name AND j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL);
@@ -2784,7 +2841,7 @@ BEGIN
     BEGIN
         INSERT INTO pgvigil.job_runs (id, job) OVERRIDING SYSTEM VALUE VALUES (run_id, job_name);
     EXCEPTION WHEN query_canceled OR OTHERS THEN
-        PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
+        PERFORM pgvigil.release_job(run_id);  -- no rollback releases it
         RAISE;
     END;
     PERFORM pgvigil.finish_owner_code();
@@ -2792,7 +2849,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
     'Opens a row in job_runs and takes the lock of that run, for the session; '
-    'tells of runs that died; NULL: another is running it, or it is not due';
+    'reports runs that died; NULL: another session is running it, or it is not due';
 
 CREATE FUNCTION pgvigil.report_job(run_id bigint, did bigint, note text, failure text, over boolean,
                                    object text DEFAULT NULL)
@@ -2805,7 +2862,7 @@ AS $$
 DECLARE
     total bigint;
 BEGIN
-    -- What was said is not said again, and nobody reads more than a hundred of them.
+    -- A repeated note is not stored again, and nobody reads more than a hundred of them.
     UPDATE pgvigil.job_runs r
     SET rows = r.rows + did,
         notes = CASE WHEN note IS NULL OR note = ANY (r.notes) THEN r.notes
@@ -2818,10 +2875,10 @@ BEGIN
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
-    'What a run has done since it last reported, and whether that was all; '
-    'returns how much in all, NULL if the run was taken for dead meanwhile';
+    'Records the progress of a run, and whether it is finished; returns '
+    'the rows done in all, NULL if the run was recorded as dead meanwhile';
 
--- A run that succeeded ends the list: the next one begins anew.
+-- A run that succeeded ends the list: the next one begins from the start.
 CREATE FUNCTION pgvigil.completed_items(job_name text) RETURNS text[]
 LANGUAGE plpgsql
 STABLE
@@ -2837,7 +2894,7 @@ BEGIN
                                         WHERE s.job = j.job AND s.finished_at IS NOT NULL AND s.error IS NULL), 0));
 END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS
-    'What the runs of a job that did not come to their end are through with, in this stretch of time';
+    'Items already completed by unfinished runs of this job in the current interval';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE
 -- is possible, and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
@@ -2854,7 +2911,7 @@ DECLARE
     note text;
 BEGIN
     SELECT * INTO STRICT run FROM pgvigil.job_runs r WHERE r.id = run_id;
-    -- 50 ms: whoever queues behind a lock that we wait for waits no longer than that.
+    -- 50 ms: a session that queues behind a lock for which this one waits is not delayed longer.
     PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.skip_activity', 'job', true),
             set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || run.job),
                        true);
@@ -2891,7 +2948,8 @@ COMMENT ON FUNCTION pgvigil.job_step(bigint, integer) IS
     'One step of a run that begin_job began: how much it has done in all, '
     'whether there is more, why it failed, and how often a lock was refused';
 
--- What commits can have neither a SET clause nor rights of its owner, so operators and functions are qualified here.
+-- A procedure that commits can have neither a SET clause nor its owner's rights, so operators and functions are
+-- qualified here.
 CREATE PROCEDURE pgvigil.run_job(job_name text, only_if_due boolean DEFAULT false, INOUT rows bigint DEFAULT NULL)
 LANGUAGE plpgsql
 AS $$
@@ -2906,7 +2964,7 @@ BEGIN
               USING ERRCODE = 'feature_not_supported',
                     HINT = pg_catalog.format('From a shell: pgvigil maintain run %s', job_name);
     END IF;
-    -- Tried before anything is locked. In this block it never succeeds; what it says tells why.
+    -- Tried before anything is locked. In this block it never succeeds; the error says why.
     BEGIN
         COMMIT;
     EXCEPTION WHEN invalid_transaction_termination THEN
@@ -2940,8 +2998,7 @@ COMMENT ON PROCEDURE pgvigil.run_job(text, boolean, bigint) IS
     'Runs a job to its end, a transaction per batch; returns the rows it '
     'changed, NULL if another is running it or (only_if_due) it is not due';
 
--- Statuses that end a session, to be edited; in another spelling ('Archived') too. Whatever else an application writes
--- is open.
+-- Statuses that end a session, to be edited; in another spelling ('Archived') too. Any other status counts as open.
 CREATE TABLE pgvigil.final_statuses (
     status text NOT NULL
         CONSTRAINT final_statuses_pkey PRIMARY KEY
@@ -2949,8 +3006,7 @@ CREATE TABLE pgvigil.final_statuses (
 );
 COMMENT ON TABLE pgvigil.final_statuses IS
     'Statuses of sessions that have ended, in lower case; to be edited: every other one is open';
-COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS
-    'Whatever the case in which it is stored';
+COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Compared without regard to case';
 
 -- One more status that ends sessions lets them be archived, one less lets them expire.
 CREATE FUNCTION pgvigil.lapse_consent_by_status() RETURNS trigger
@@ -2974,7 +3030,8 @@ INSERT INTO pgvigil.final_statuses (status) VALUES ('completed'), ('cancelled'),
 CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.final_statuses
     FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent_by_status();
 ALTER TABLE pgvigil.final_statuses ENABLE ALWAYS TRIGGER lapse_consent;
-COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS 'What was accepted is not more than what is done';
+COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS
+    'A change that lets a job do more than was accepted withdraws the consent';
 
 -- From one status to the next in the index, so that many sessions of few statuses are a few looks.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
@@ -3050,8 +3107,8 @@ BEGIN
                           latest, cutoffs, policies)
                || CASE job_name WHEN 'dormancy' THEN ' AND NOT s.is_dormant' ELSE '' END;
     ELSIF job_name = 'orphans' THEN
-        -- Policies that let go of a session; an unknown one may be a misspelt one that does not. A session with
-        -- anything in it is no orphan: that would not be kept.
+        -- Policies under which sessions may be deleted; an unknown one may be a misspelt one under which they may not.
+        -- A session with contents does not count as an orphan.
         RETURN format('coalesce(s.last_activity_at, s.updated_at, s.created_at) < %1$L::timestamptz
                        AND (s.last_activity_at < %1$L::timestamptz OR s.last_activity_at IS NULL)
                        AND lower(s.status) <> ALL (''{completed,archived}''::text[]) AND s.archived_at IS NULL
@@ -3151,9 +3208,9 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION pgvigil.preview_jobs() IS
-    'What each job would do now to how many sessions, by status and policy (oldest '
-    'and newest by their last activity; is_known: the status is an ended one, active '
-    'or pending), query executions and partitions (rows by the planner''s estimate)';
+    'The sessions that each job would change now, by status and policy (oldest and '
+    'newest by their last activity; is_known: the status is an ended one, active or '
+    'pending), query executions and partitions (rows by the planner''s estimate)';
 
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
@@ -3215,7 +3272,7 @@ BEGIN
     RETURN NEXT;
 END $$$run$);
 
--- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions.
+-- Deleted sessions are kept, with their trails, in pgvigil.deleted_sessions.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_orphans(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
 VOLATILE
@@ -3305,8 +3362,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.due_partitions() IS
     'Partitions past their time, the oldest first; those with rows of sessions that are kept stay all the same';
 
--- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. What stands in
--- the way of one partition is told in the end, and keeps none of the others from being made.
+-- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. An obstacle to
+-- one partition is reported at the end, and does not prevent the others.
 CREATE FUNCTION pgvigil.job_partitions(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
 VOLATILE
@@ -3381,7 +3438,7 @@ BEGIN
                     (date_trunc(policy.step, slice AT TIME ZONE 'UTC') + width) AT TIME ZONE 'UTC');
             END;
         END LOOP;
-        -- Any other id tells no time: its row gets one of now, when it is first seen in order; its own time column
+        -- Any other id holds no time: its row gets one of now, when it is first seen in order; its own time column
         -- stays.
         SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_attribute
         WHERE attrelid = table_ AND attnum > 0 AND NOT attisdropped AND attname <> key;
@@ -3567,7 +3624,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'a03e58634701422b3e0e3b700f9c1b73b796520e277484f0baeb5c4178bdaf85', '93e82c436f7216561b2e0d4bbbd530ad1041a591adf3e9fa85c6572891ed7a92', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '1c224cfee90df66ebfbb03a5ae1ace7b3ce3cc08ae15fe39a84a674db7ed2750', '4f7ea62e20e6d4c5a587b3572166a0cd10ca3559de259b82fe4447dc0d1e1dd6', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3583,14 +3640,14 @@ RETURN CASE WHEN duration_ms < 1 THEN 0
             ELSE 1 + ceil(ln(duration_ms::double precision) / 0.020000666706669435 - 1e-9)::integer END;
 COMMENT ON FUNCTION pgvigil.histogram_bin(integer) IS 'The bin of a duration: 0 for 0, else 1 + ceil(log of gamma)';
 
--- Whole milliseconds below 50 have a bin each, so they are told exactly.
+-- Whole milliseconds below 50 have a bin each, so they are exact.
 CREATE FUNCTION pgvigil.histogram_value(bin integer) RETURNS double precision
 LANGUAGE sql
 IMMUTABLE
 PARALLEL SAFE
 RETURN CASE WHEN bin < 1 THEN 0 WHEN bin <= 196 THEN round(0.99 * exp((bin - 1) * 0.020000666706669435))
             ELSE 0.99 * exp((bin - 1) * 0.020000666706669435) END;
-COMMENT ON FUNCTION pgvigil.histogram_value(integer) IS 'The duration a bin stands for, in milliseconds';
+COMMENT ON FUNCTION pgvigil.histogram_value(integer) IS 'Duration of a bin, in milliseconds';
 
 CREATE FUNCTION pgvigil.histogram_unit(bin integer) RETURNS numeric
 LANGUAGE sql
@@ -3771,7 +3828,7 @@ BEGIN
         EXIT WHEN writers IS NULL OR attempt = 100;
         PERFORM pg_sleep(0.01);
     END LOOP;
-    -- Whoever still writes began at some time; to see that of other roles' sessions takes the right to read
+    -- Transactions that still write began at some time; to see that of other roles' sessions takes the right to read
     -- pg_stat_activity.
     RETURN least(moment, oldest);
 END $$;
@@ -3945,8 +4002,8 @@ COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
     'Calls, durations (milliseconds) and success of each operation over a stretch of at most 26 hours up to now, '
     'begun minutes whole';
 
--- What analytics_aggregations holds, one function a type: the documents of whole buckets between two times.
--- No standard SQL bodies: those would stop the application from altering columns of its own tables.
+-- The documents of analytics_aggregations, one function a type: those of whole buckets between two times. No standard
+-- SQL bodies: those would stop the application from altering columns of its own tables.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.session_stats(width interval, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
 LANGUAGE plpgsql
@@ -4058,7 +4115,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.performance_trends(interval, timestamptz, timestamptz) IS
     'Operations by the time they happened, from the rollups and the rows not yet rolled up: durations in milliseconds';
 
--- Documents are computed anew from what is there, so doing it twice, or with late rows, does no harm.
+-- Documents are computed again from the rows, so doing it twice, or with late rows, does no harm.
 CREATE FUNCTION pgvigil.aggregate_analytics(type text, from_time timestamptz, to_time timestamptz) RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE
@@ -4100,7 +4157,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     last_time timestamptz;
-    -- Hours before the present one are done again: what came late belongs to them. Two days for sessions that go on.
+    -- Hours before the present one are computed again, with the rows that came late. Two days for sessions that go on.
     earliest  timestamptz;
 BEGIN
     -- The rollup holds this row too, so every rollup changed before this moment is visible below.
@@ -4122,16 +4179,16 @@ END $$;
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes changes into analytics_aggregations: hours and days of the three types');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, 'b478b107021875ec822557d68f128da92b040dd92edb568f83131daf4100d942', 'ab1f31b316ba485cd4e2643264f6d5880efa1bba64b8c18ddc30417828e739e2', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '8a066cb745e39b5fd6becbc9bb953a28f5878c93bc0ef728bc39ff8fec2c7fb9', '474a581bc17a9d461502cf12e64a6a59be42db627ee461635fd91af1d1f1aa3d', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
--- What an application asks of query engines, of whatever kind: one row an execution. A plain table, not a partitioned
--- one: execution_id is unique over all time, so that a row that is sent again, from a spill or by a client that heard
--- no answer, is there once; and a unique constraint of a partitioned table must contain what it is cut by. Ids made by
--- pgvigil are time-ordered, as are id and started_at: inserts meet the right edge of each index, and job executions
--- deletes from the left, a batch at a time.
+-- Queries that an application sends to query engines of any kind: one row an execution. A plain table, not a
+-- partitioned one: execution_id is unique over all time, so that a row that is sent again, from a spill or by a client
+-- that got no answer, is stored once; and a unique constraint of a partitioned table must contain the partition key.
+-- Ids made by pgvigil are time-ordered, as are id and started_at: inserts meet the right edge of each index, and job
+-- executions deletes from the left, a batch at a time.
 
--- As in 002: what stands under our names is moved aside whole.
+-- As in 002: a table that has a name of ours is moved aside whole.
 DO $$
 DECLARE
     found record;
@@ -4149,7 +4206,7 @@ BEGIN
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
                         ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', found.name, 'legacy_' || found.name,
                             pgvigil.application_schema()));
-        IF NOT found.is_view THEN
+        IF NOT found.is_view AND found.name = 'query_executions' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (found.name);
         END IF;
     END LOOP;
@@ -4182,11 +4239,11 @@ CALL pg_temp.pgvigil_run($run$CREATE TABLE "{app}".query_executions (
 )$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".query_executions IS 'One row per query that an application ran, on any query engine'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.execution_id IS
-    'Made where the query ran; what is sent twice is stored once'$run$);
+    'Made by the client that ran the query; a row that is sent twice is stored once'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.user_id IS 'For whom it ran; NULL: for nobody in particular'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.conversation_id IS 'What it belongs to in the application'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.conversation_id IS 'The conversation of the application'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.query IS
-    'Its text; literals are ? where the tracker was told to leave them out'$run$);
+    'Its text; literals are ? where the tracker is set to leave them out'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.database_type IS 'The engine: postgresql, mysql, mongodb, ...'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.query_complexity IS 'SINGLE_LINE or MULTI_LINE'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.status IS
@@ -4197,7 +4254,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.total_r
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.returned_rows IS 'Rows handed over'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.page IS 'Page of the result that was asked for, from 0'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.page_size IS 'Rows of a page'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.error_message IS 'What was said, without passwords'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.error_message IS 'The error, without passwords'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.error_type IS 'Class of the exception'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.connection_params IS 'How it was reached, without secrets'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON COLUMN "{app}".query_executions.request_metadata IS 'Details of the request, without secrets'$run$);
@@ -4295,10 +4352,10 @@ INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined
 FROM pgvigil.migrations m
 WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '10eddf26094ee14bdbdd546b3a735fc62639325b0b6facbb19307e19814bdebf', 'f4750990eeef188feabc942099f9dd9bf28c1c2c23ddebe9b6072ad87f30581a', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '64d55b91e91125303b762e5eb530204ef5aa3ee14aaead76cfc10ebf4b2aa959', '69b733ea0c82ddf2b1f061ae80d272c080579ca31921dff52409dd54392360ec', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
--- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append
+-- Connections, and their statements. Applications and DBAs write here through functions, and recorders append
 -- statements by COPY; nobody else writes at all. Everything is in a schema of its own, because `sessions` is the
 -- application's name. Functions that run with their owner's rights pin a search_path of nothing but pg_catalog, and
 -- qualify the rest. The schema itself is made by prepare.sql.
@@ -4341,10 +4398,10 @@ COMMENT ON COLUMN instrumentation.instances.stop_reason IS
     'Why it stopped; "heartbeat missed": it was found dead, and a late heartbeat revives it';
 COMMENT ON COLUMN instrumentation.instances.heartbeat_at IS 'Its last sign of life, by the server''s clock';
 COMMENT ON COLUMN instrumentation.instances.system_identifier IS
-    'The server''s own identity: another one after a failover to a copy that was initialised anew';
+    'The server''s own identity: another one after a failover to a copy that was initialised separately';
 COMMENT ON COLUMN instrumentation.instances.postmaster_start_time IS
     'When the server had been started, at the last heartbeat';
-COMMENT ON COLUMN instrumentation.instances.instance_tag IS 'What the application says of itself';
+COMMENT ON COLUMN instrumentation.instances.instance_tag IS 'Set by the application';
 COMMENT ON COLUMN instrumentation.instances.registered_by IS
     'The login role that registered it: only that one speaks for it, and admins';
 
@@ -4376,10 +4433,10 @@ COMMENT ON COLUMN instrumentation.sessions.stop_reason IS 'Why it ended, and who
 COMMENT ON COLUMN instrumentation.sessions.backend_pid IS
     'Its server process; NULL: behind a transaction pooler, where that changes';
 COMMENT ON COLUMN instrumentation.sessions.backend_start IS 'When that process was started: with the pid, its identity';
-COMMENT ON COLUMN instrumentation.sessions.application_name IS 'What the connection calls itself';
+COMMENT ON COLUMN instrumentation.sessions.application_name IS 'application_name of the connection';
 COMMENT ON COLUMN instrumentation.sessions.auth_method IS
     'How it authenticated; known from PostgreSQL 16 on to a connection that registers itself';
-COMMENT ON COLUMN instrumentation.sessions.session_tag IS 'What the application says of it';
+COMMENT ON COLUMN instrumentation.sessions.session_tag IS 'Set by the application';
 COMMENT ON COLUMN instrumentation.sessions.last_activity_at IS
     'When its server process last began or ended something, to a heartbeat';
 CREATE INDEX idx_instrumentation_sessions_active ON instrumentation.sessions (backend_pid) WHERE status = 'active';
@@ -4405,7 +4462,7 @@ CREATE TABLE instrumentation.sql_statements (
     query_tag            jsonb,
     source               text NOT NULL DEFAULT 'application'
 ) PARTITION BY RANGE (statement_id);
-COMMENT ON TABLE instrumentation.sql_statements IS 'One row per statement: what ran, how long, and how it ended';
+COMMENT ON TABLE instrumentation.sql_statements IS 'One row per statement: its text, duration and outcome';
 COMMENT ON COLUMN instrumentation.sql_statements.statement_id IS
     'Time-ordered (UUIDv7), made by whoever records the statement';
 COMMENT ON COLUMN instrumentation.sql_statements.sql_text IS
@@ -4413,19 +4470,19 @@ COMMENT ON COLUMN instrumentation.sql_statements.sql_text IS
 COMMENT ON COLUMN instrumentation.sql_statements.statement_handle IS 'The application''s own name for it';
 COMMENT ON COLUMN instrumentation.sql_statements.rows_fetched IS 'Rows returned or changed';
 COMMENT ON COLUMN instrumentation.sql_statements.status IS
-    'executing, or how it ended; the sampler cannot tell success from error, and says success';
+    'executing, or how it ended; the sampler cannot distinguish success from error, and says success';
 COMMENT ON COLUMN instrumentation.sql_statements.sqlstate IS 'Code of the error';
 COMMENT ON COLUMN instrumentation.sql_statements.query_id IS 'As pg_stat_statements has it, if known';
-COMMENT ON COLUMN instrumentation.sql_statements.query_tag IS 'What the application says of it';
+COMMENT ON COLUMN instrumentation.sql_statements.query_tag IS 'Set by the application';
 COMMENT ON COLUMN instrumentation.sql_statements.source IS
-    'Who recorded it: sampler saw it in pg_stat_activity, anybody else ran it';
+    'Recorder: sampler saw it in pg_stat_activity, any other ran it';
 COMMENT ON CONSTRAINT sql_statements_pkey ON instrumentation.sql_statements IS
     'True primary key, because the table is partitioned by it';
 COMMENT ON CONSTRAINT sql_statements_duration_ms_check ON instrumentation.sql_statements IS
     'Time does not run backwards';
 CREATE INDEX idx_sql_statements_session_id ON instrumentation.sql_statements (session_id);
 CREATE INDEX idx_sql_statements_executing ON instrumentation.sql_statements (session_id) WHERE status = 'executing';
-COMMENT ON INDEX instrumentation.idx_sql_statements_executing IS 'What runs now';
+COMMENT ON INDEX instrumentation.idx_sql_statements_executing IS 'Statements that are running';
 CREATE TABLE instrumentation.sql_statements_default PARTITION OF instrumentation.sql_statements DEFAULT;
 COMMENT ON TABLE instrumentation.sql_statements_default IS 'Rows no other partition takes; should be empty';
 
@@ -4449,7 +4506,7 @@ CREATE TABLE instrumentation.kill_attempts (
 COMMENT ON TABLE instrumentation.kill_attempts IS
     'Every call of kill_session, refused ones too; those of the last 90 days are kept';
 COMMENT ON COLUMN instrumentation.kill_attempts.session_id IS 'The session named, which need not be one';
-COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'What was done, or why not';
+COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'The action, or the reason for the refusal';
 COMMENT ON COLUMN instrumentation.kill_attempts.actor IS 'The login role, and the role it had taken';
 COMMENT ON COLUMN instrumentation.kill_attempts.peer IS 'From where; NULL: over a local socket';
 COMMENT ON COLUMN instrumentation.kill_attempts.on_behalf_of IS
@@ -4459,8 +4516,8 @@ COMMENT ON INDEX instrumentation.idx_kill_attempts_session_id IS 'Whether somebo
 
 -- Guards --------------------------------------------------------------------------------------------------------------
 
--- Rights keep others out. This is for those whom rights do not stop, above all an application that owns its schema:
--- what does not come through the functions below, a job or a recorder is a mistake. They say so by a setting of their
+-- Rights keep others out. This guard is for roles that rights do not stop, above all an application that owns its
+-- schema: a write by anything but the functions below, a job or a recorder is a mistake. Those set a setting for their
 -- transaction.
 CREATE FUNCTION instrumentation.guard() RETURNS trigger
 LANGUAGE plpgsql
@@ -4532,7 +4589,7 @@ COMMENT ON TRIGGER guard_appended ON instrumentation.sql_statements IS 'Nobody w
 COMMENT ON TRIGGER guard_sql_statements_rows ON instrumentation.sql_statements IS
     'Read-only for client sessions, also by way of a partition';
 
--- Who am I ------------------------------------------------------------------------------------------------------------
+-- The caller ----------------------------------------------------------------------------------------------------------
 
 -- SECURITY DEFINER hides from a function who called it. The setting `role` does not: only SET ROLE changes it, to a
 -- role one may take.
@@ -4542,8 +4599,8 @@ STABLE
 RETURN CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END;
 COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of SECURITY DEFINER functions';
 
--- Whoever registered an instance speaks for it, and so do admins, the owner of the tables and superusers.
--- Who is a member of a role may do all that the role does, and so may speak of its connections.
+-- The role that registered an instance acts for it, and so do admins, the owner of the tables and superusers. A member
+-- of a role may do everything that the role may do, and so may act for its connections.
 CREATE FUNCTION instrumentation.speaks_for(registered_by text) RETURNS boolean
 LANGUAGE plpgsql
 STABLE
@@ -4563,7 +4620,7 @@ END $$;
 COMMENT ON FUNCTION instrumentation.speaks_for(text) IS
     'Whether this login may write for an instance that this role registered';
 
--- What others may not do is an error, not a silence: it would look like a row that was written.
+-- A forbidden call is an error, not a silence: silence would look like a row that was written.
 CREATE FUNCTION instrumentation.require_speaker(instance uuid) RETURNS void
 LANGUAGE plpgsql
 STABLE
@@ -4715,9 +4772,8 @@ BEGIN
     RETURN session;
 END $$;
 COMMENT ON FUNCTION instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb) IS
-    'A connection begins: this one, or that of another server process (pid); pid '
-    'NULL: one behind a transaction pooler. What the server knows of it counts, '
-    'the rest is taken as given. Without an id, a connection is registered once';
+    'A connection begins: this one, or that of another server process (pid); pid NULL: one behind a transaction '
+    'pooler. Values known to the server are used before those given. Without an id, a connection is registered once';
 
 CREATE FUNCTION instrumentation.close_session(session uuid DEFAULT NULL, reason text DEFAULT NULL,
                                               outcome instrumentation.session_status DEFAULT 'closed')
@@ -4876,7 +4932,7 @@ BEGIN
                  WHERE NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.session_id = u.id));
 END $$;
 COMMENT ON FUNCTION instrumentation.unknown_sessions(uuid[]) IS
-    'Which of these are no sessions, or none any more: statements of theirs cannot be recorded';
+    'Those of the ids that are not registered sessions, or not any more: their statements cannot be recorded';
 
 -- Upkeep --------------------------------------------------------------------------------------------------------------
 
@@ -4967,8 +5023,8 @@ BEGIN
     RETURN true;
 END $$;
 COMMENT ON FUNCTION instrumentation.heartbeat(uuid) IS
-    'A sign of life, due every 30 seconds; whoever lives closes what the dead have '
-    'left. False: the instance has ended or is not registered, and has to register anew';
+    'A sign of life, due every 30 seconds; it also closes the sessions of dead instances. '
+    'False: the instance has ended or is not registered, and has to register again';
 
 CREATE FUNCTION pgvigil.job_reap(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
@@ -5012,7 +5068,7 @@ VALUES ('reap', '10 minutes',
 
 -- Ending a session ----------------------------------------------------------------------------------------------------
 
--- Who may end what, without ending it. A refusal is recorded here, so that everybody may be refused.
+-- The rules of kill_session, without the kill. A refusal is recorded here, so that everybody may be refused.
 CREATE FUNCTION instrumentation.judge_kill(session uuid, mode text)
 RETURNS TABLE (refusal text, target_pid integer, target_start timestamptz, was_killed boolean)
 LANGUAGE plpgsql
@@ -5154,7 +5210,7 @@ EXCEPTION WHEN insufficient_privilege THEN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.signal_process(integer, timestamptz, text, interval) IS
-    'Used by kill_session: cancels or terminates a client of this server, and tells whether it is gone';
+    'Used by kill_session: cancels or terminates a client of this server, and returns whether it is gone';
 
 CREATE FUNCTION instrumentation.finish_kill(session uuid, mode text, ok boolean, reason text, gone boolean) RETURNS void
 LANGUAGE plpgsql
@@ -5180,8 +5236,8 @@ END $$;
 COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS
     'Used by kill_session and signal_session: marks what was ended, and records the attempt';
 
--- For admins, who need no right to signal others themselves. Whether they may kill the session is asked again, and the
--- attempt recorded here: whoever calls this by itself leaves the same trail, and nobody records what was not done.
+-- For admins, who need no right to signal others themselves. The rules are checked again and the attempt is recorded
+-- here: a direct call leaves the same trail, and an attempt that was not made is not recorded.
 CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval)
 RETURNS TABLE (ok boolean, reason text)
 LANGUAGE plpgsql
@@ -5237,13 +5293,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION instrumentation.kill_session(uuid, text, interval) IS
     'For pgvigil_admin. cancel: ends the statement that runs; terminate: ends the '
-    'session; escalate: cancels, and terminates if the session has not ended '
-    'within grace. Never raises: tells whether it was done, and what or why not';
+    'session; escalate: cancels, and terminates if the session has not ended within '
+    'grace. Never raises: returns whether it was done, and the action or the reason';
 
 -- For applications that cannot be changed -----------------------------------------------------------------------------
 
--- Texts leave the server, and come back without their secrets: whoever samples is asked to take them out, by the same
--- function as everywhere (pgvigil.live). A statement whose text did not come back waits for the next sample.
+-- Texts leave the server, and come back without their secrets: the caller of sample_activity() has to remove them, by
+-- the same function as everywhere (pgvigil.live). A statement whose text did not come back waits for the next sample.
 CREATE FUNCTION instrumentation.sampled_texts(instance uuid) RETURNS text[]
 LANGUAGE plpgsql
 VOLATILE
@@ -5265,8 +5321,8 @@ END $$;
 COMMENT ON FUNCTION instrumentation.sampled_texts(uuid) IS
     'The statements that the next sample of this instance may record, for the sampler to take secrets out';
 
--- A statement's id is made of when and where it began, so each sample meets the row that the one before has written.
--- What calls itself pgvigil is sampled like everybody: an application_name can be anybody's.
+-- A statement's id is computed from its process and start time, so each sample finds the row that the previous one
+-- wrote. A client that calls itself pgvigil is sampled like every other: anybody can set an application_name.
 CREATE FUNCTION instrumentation.sample_activity(instance uuid, texts text[], shown text[]) RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE
@@ -5281,7 +5337,7 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    -- Whoever is registered by another instance is not sampled: he tells more of himself than can be seen from here.
+    -- A session that another instance has registered is not sampled: its instance knows more than a sample shows.
     INSERT INTO instrumentation.sessions (instance_id, username, peer, backend_pid, backend_start, application_name)
     SELECT instance, a.usename,
            CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) || ':' || a.client_port END, a.pid,
@@ -5321,7 +5377,8 @@ BEGIN
     SET status = EXCLUDED.status, execution_end_time = EXCLUDED.execution_end_time, duration_ms = EXCLUDED.duration_ms
     WHERE t.status = 'executing' AND EXCLUDED.status <> 'executing';
     GET DIAGNOSTICS written = ROW_COUNT;
-    -- What was executing and is no longer that process's last statement ended unseen: before the next one began.
+    -- A statement that was executing and is no longer the last one of its process ended unseen, before the next one
+    -- began.
     UPDATE instrumentation.sql_statements t
     SET status = 'success', execution_end_time = a.query_start,
         duration_ms = (extract(epoch FROM a.query_start - t.execution_start_time) * 1000)::bigint
@@ -5337,8 +5394,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION instrumentation.sample_activity(uuid, text[], text[]) IS
     'Records what pg_stat_activity shows of sessions that no application has registered; '
-    'a heartbeat too. Of each text of sampled_texts() the one that is shown for it is '
-    'recorded. Returns the statements begun or ended, NULL: register the instance anew';
+    'a heartbeat too. Each text of sampled_texts() is recorded as the text given for it. '
+    'Returns the statements begun or ended; NULL: register the instance again';
 
 -- Views ---------------------------------------------------------------------------------------------------------------
 
@@ -5347,7 +5404,7 @@ SELECT s.session_id, s.instance_id, s.username, s.role, s.peer, s.start_time, s.
        i.database_name, extract(epoch FROM now() - s.start_time) AS session_duration_seconds
 FROM instrumentation.sessions s JOIN instrumentation.instances i ON i.instance_id = s.instance_id
 WHERE s.status = 'active';
-COMMENT ON VIEW instrumentation.active_sessions IS 'Who is connected';
+COMMENT ON VIEW instrumentation.active_sessions IS 'Connected sessions';
 
 -- Correlated on the session, so that a filter on sessions reads only their statements.
 CREATE VIEW instrumentation.session_stats AS
@@ -5363,7 +5420,7 @@ CROSS JOIN LATERAL (
            coalesce(sum(q.rows_fetched), 0)::bigint AS total_rows_fetched, avg(q.duration_ms) AS avg_duration_ms,
            max(q.duration_ms) AS max_duration_ms
     FROM instrumentation.sql_statements q WHERE q.session_id = s.session_id) t;
-COMMENT ON VIEW instrumentation.session_stats IS 'What each session has run, in numbers';
+COMMENT ON VIEW instrumentation.session_stats IS 'Numbers of the statements of each session';
 
 CREATE FUNCTION instrumentation.may_read(username text) RETURNS boolean
 LANGUAGE sql
@@ -5388,8 +5445,8 @@ LEFT JOIN instrumentation.sessions s ON s.instance_id = i.instance_id
 LEFT JOIN instrumentation.sql_statements t ON t.session_id = s.session_id
 CROSS JOIN LATERAL (SELECT instrumentation.may_read(s.username) AS may_read) m;
 COMMENT ON VIEW instrumentation.session_activity IS
-    'Instances with their sessions, and these with their statements. What others '
-    'ran shows only to pgvigil_admin and pg_read_all_stats, as in pg_stat_activity';
+    'Instances with their sessions, and these with their statements. Statements of '
+    'others show only to pgvigil_admin and pg_read_all_stats, as in pg_stat_activity';
 
 DO $$
 BEGIN
@@ -5398,12 +5455,12 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, '1b9f3fdc2ea5e2443f79661049fdcd7bbd60485fb00c2b07f3ba895dfcc5dd4c', '781d122dfac8b394cf453cb17a5ea03147aeca2396003c61c5d970a568828571', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'c512b9dcaf947267e3e8a17508c9d825f6b05378d25f4d6f513bbb21296fc94b', '36ef055922f6b818410c28a64f2d4b6c6151090396039418eedb54c5b281ebf5', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
--- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by
--- one of the functions check_*(deep), which say what they found; integrity_report holds that against alert_thresholds.
--- Without deep no check reads a large table as a whole: what would have to is estimated from a sample.
+-- Health between migrations: the checks, their thresholds, and their repairs. Each check is done by one of the
+-- functions check_*(deep), which return their findings; integrity_report compares them with alert_thresholds. Without
+-- deep no check reads a large table as a whole: it estimates from a sample.
 
 CREATE TABLE pgvigil.alert_thresholds (
     check_name text NOT NULL CONSTRAINT alert_thresholds_pkey PRIMARY KEY,
@@ -5418,10 +5475,10 @@ COMMENT ON TABLE pgvigil.alert_thresholds IS
     'From which value on each check of integrity_report() is a warning, and critical; to be edited';
 COMMENT ON COLUMN pgvigil.alert_thresholds.warning IS 'A warning from this value on; NULL: never';
 COMMENT ON COLUMN pgvigil.alert_thresholds.critical IS 'Critical from this value on; NULL: never';
-COMMENT ON COLUMN pgvigil.alert_thresholds.meaning IS 'What is counted or measured, and what it means when it is high';
+COMMENT ON COLUMN pgvigil.alert_thresholds.meaning IS 'The counted or measured value, and the meaning of a high one';
 COMMENT ON CONSTRAINT alert_thresholds_warning_check ON pgvigil.alert_thresholds IS '0 is well, for every check';
 COMMENT ON CONSTRAINT alert_thresholds_critical_check ON pgvigil.alert_thresholds IS '0 is well, for every check';
-COMMENT ON CONSTRAINT alert_thresholds_order_check ON pgvigil.alert_thresholds IS 'What is critical deserved a warning';
+COMMENT ON CONSTRAINT alert_thresholds_order_check ON pgvigil.alert_thresholds IS 'A critical value is also a warning';
 INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VALUES
     ('foreign_keys_enabled', 1, 1,
      'foreign keys that are not enforced, and sessions, roles and databases with session_replication_role = replica'),
@@ -5510,7 +5567,7 @@ BEGIN
             FROM unnest(tables) t (id));
 END $$;
 COMMENT ON FUNCTION pgvigil.fits_full_scan(regclass[]) IS
-    'Whether these tables (16 MB) can be held against sessions (8 MB) as a whole in an instant';
+    'Whether these tables (16 MB) can be compared with sessions (8 MB) as a whole in an instant';
 
 -- The checks
 -- -----------------------------------------------------------------------------------------------------------
@@ -5731,7 +5788,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.check_storage(boolean) IS
     'Failed checksums, and if deep what amcheck finds in indexes and tables';
 
--- What is built CONCURRENTLY at this moment is no fault.
+-- An index that is being built CONCURRENTLY at this moment does not count.
 CREATE FUNCTION pgvigil.check_objects(deep boolean)
 RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql
@@ -5782,8 +5839,8 @@ BEGIN
           ORDER BY 1) f;
     RETURN NEXT;
 
-    -- Grants that a restore without our roles has lost, above all: REVOKE stands in no archive of a database whose
-    -- roles are not there.
+    -- Above all, grants that a restore without our roles has lost: an archive of a database without these roles has no
+    -- REVOKE.
     check_name := 'executable_by_everybody';
     SELECT count(*), string_agg(f.name, ', '),
            string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ')
@@ -5807,8 +5864,8 @@ BEGIN
           WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND p.prosecdef AND r.rolsuper ORDER BY 1) f;
     RETURN NEXT;
 
-    -- What sorts otherwise since a library changed: an index in that order finds rows no longer, and lets duplicates
-    -- in.
+    -- Collations whose sort order may have changed with a library: an index in the old order no longer finds rows, and
+    -- accepts duplicates.
     check_name := 'collation_mismatches';
     SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion,
@@ -5866,8 +5923,8 @@ COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS
     'Foreign keys that are not enforced, invalid indexes, open functions, collations, '
     'publications, and triggers of pgvigil that are disabled; deep changes nothing';
 
--- What applications know by name they make anew, in their own way; health --repair makes ours again, from the files. A
--- trigger of ours calls a function of ours, and both views stand on something in schema pgvigil.
+-- Applications recreate objects of these names in their own way; health --repair makes ours again, from the files. A
+-- trigger of ours calls a function of ours, and both views read something in schema pgvigil.
 CREATE FUNCTION pgvigil.replaced_objects() RETURNS TABLE (kind text, name text, of_table text, found text)
 LANGUAGE plpgsql
 STABLE
@@ -5967,8 +6024,8 @@ BEGIN
     RETURN NEXT;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.check_replaced(boolean) IS
-    'What applications have put in the place of our triggers and views, and '
-    'events that are there twice since; deep looks at all events of the last day';
+    'Objects with which applications have replaced our triggers and views, and '
+    'events that are stored twice since; deep looks at all events of the last day';
 
 -- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which
 -- tables are looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
@@ -6105,7 +6162,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.check_load(boolean) IS
     'Dead rows, age of transaction ids, connections, size, and how long operations take; deep changes nothing';
 
--- A check that cannot be made hides none of the others; a damaged page or a missing right is itself something to tell.
+-- A check that fails hides none of the others; a damaged page or a missing right is itself a finding.
 CREATE FUNCTION pgvigil.integrity_report(deep boolean DEFAULT false)
 RETURNS TABLE (check_name text, value numeric, warning numeric, critical numeric, level text, meaning text, detail text,
                fix text)
@@ -6155,8 +6212,8 @@ BEGIN
     ORDER BY array_position('{critical,warning,ok}'::text[], l.level), t.check_name;
 END $$;
 COMMENT ON FUNCTION pgvigil.integrity_report(boolean) IS
-    'Every check of alert_thresholds: what it found, how bad that is, and what '
-    'fixes it. Deep: all counters recounted, all orphans, amcheck; reads every table';
+    'Every check of alert_thresholds: its value, level and repair. Deep: '
+    'all counters recounted, all orphans, amcheck; reads every table';
 
 -- advice: PostgreSQL's default, safe, but not what a server in production wants.
 CREATE FUNCTION pgvigil.settings_report()
@@ -6172,7 +6229,7 @@ DECLARE
     work    bigint := (SELECT s.reset_val::bigint * 1024 FROM pg_settings s WHERE s.name = 'work_mem');
     clients bigint := current_setting('max_connections')::bigint;
 BEGIN
-    -- reset_val: what a session begins with, whatever this one has set since.
+    -- reset_val: the value at the start of a session, whatever this session has set since.
     RETURN QUERY
     SELECT s.name, v.shown, CASE WHEN r.wrong THEN r.wanted END, CASE WHEN r.wrong THEN r.severity ELSE 'ok' END,
            CASE WHEN r.wrong THEN r.why END,
@@ -6251,11 +6308,11 @@ BEGIN
     ORDER BY 2;
 END $$;
 COMMENT ON FUNCTION pgvigil.settings_report() IS
-    'Settings of the server, and constraints that were never validated: what each '
-    'is, what it should be and why. ok, advice (a safe default), warning, critical';
+    'Settings of the server, and constraints that were never validated: the value, the '
+    'recommended one and the reason. ok, advice (a safe default), warning, critical';
 
--- The jobs of the days between migrations. What is due at night has a time of its own, so that it does not begin when
--- it is installed.
+-- The jobs between migrations. Jobs for the night have a time of their own, so that they do not begin when they are
+-- installed.
 
 CREATE FUNCTION pgvigil.job_health(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
@@ -6270,7 +6327,7 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_health(integer) IS
-    'Job health: what integrity_report() finds is kept in the notes of the run';
+    'Job health: the findings of integrity_report() are kept in the notes of the run';
 
 -- A table a step: ANALYZE holds its lock to the end of the transaction. Autovacuum never analyzes a partitioned table
 -- as a whole.
@@ -6319,7 +6376,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
      'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, 'cb5342ee1520345747a6fd60db4b7313e2197e92b6331b1675388a9410a7ad4e', 'f9f89890bfaec8a8d9482367f7c2f841967cdfbc1c4f8d11bd7f7d6c679ac4de', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, 'f288d46b5670872b4b5b00476fb9528dad265b01661854e28e50050606154f78', '427fc964b9a7adae718231aed9fb84256c9eac4f65e91df7c4eebb859e27cbcb', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -6538,8 +6595,8 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_last_activity
     FOR EACH ROW EXECUTE FUNCTION pgvigil.limit_activity_updates()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE OF updated_at ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.stamp_updated_at()$run$);
--- Under a name that is ours alone, and after the two above by its name: applications make triggers of the names that
--- they know anew at each start, and what they put in the place of those guards nothing.
+-- Under a name of our own, and by that name after the two above: some applications create triggers of the names that
+-- they know again at each start, and the replacements of those guard nothing.
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER watch_session BEFORE UPDATE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session()$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER watch_session ON "{app}".sessions IS
@@ -6548,9 +6605,8 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle AFTER UPDATE 
     FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON "{app}".sessions
     REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created()$run$);
--- AFTER, because what a later BEFORE trigger calls off (a soft delete) is no deletion. Triggers fire in the order of
--- their names: this one, for its capital, before the foreign key's (RI_ConstraintTrigger...), which takes the trail
--- away.
+-- AFTER, because a row that a later BEFORE trigger keeps (a soft delete) is not deleted. Triggers fire in the order of
+-- their names: this one, for its digits, before the foreign key's (RI_ConstraintTrigger...), which deletes the trail.
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER "00_archive_deleted_session" AFTER DELETE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.archive_deleted_session()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".context_history
@@ -6594,7 +6650,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_policy_hold AFTER UPDATE OF r
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_policy_hold ON "{app}".sessions IS
     'A policy under legal hold cannot be left for one that is not'$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER set_default_expiry ON "{app}".sessions IS 'expires_at by policy'$run$);
-CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_legal_hold ON "{app}".sessions IS 'What is under legal hold stays'$run$);
+CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER guard_legal_hold ON "{app}".sessions IS 'Keeps sessions that are under legal hold'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER archive_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.archive_truncated_sessions()$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON TRIGGER archive_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either'$run$);
@@ -6606,7 +6662,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".handoff_requests
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '450b4ef32ee18dcce55ff641e9cc27c27419e2a3d8b4e3c76219d7af9695207c', 'cbc4d3e0728e770287d92efc60c60e2261736224bb55d4102aa33b81f1625ea3', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'afb40f950d10396bc1e94431d0af6431ae8001813f319b614ff6b43441d189e2', '3defc87aa844ebbd5ed8c05fd26c0672598dcb7c5e9184e6bfa21e90fad20b4e', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE
@@ -6659,7 +6715,7 @@ CROSS JOIN LATERAL (
     FROM pgvigil.session_counter_changes n WHERE n.session_id = s.id
       AND n.change_id BETWEEN '00000000-0000-0000-0000-000000000000' AND 'ffffffff-ffff-ffff-ffff-ffffffffffff') d$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_content_view IS
-    'What each session holds: entries of its context, their tokens and bytes'$run$);
+    'Contents of each session: entries of its context, their tokens and bytes'$run$);
 
 -- From the rollups, and from the rows that are not yet in them.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".performance_monitoring_view AS
@@ -6679,16 +6735,16 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'b02b91fd978f4367a9bc3a201db96e8aefda0f7a275db1f9015cb0f48b6d3fec', 'ae6cb18400bb2db9755d098e2891145e061b67f79c33f4368f810183944713cf', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'e9d62ed13910cbc0111eed5189ec864771fa715292661d1ac0b486480bdfeff0', '473aa65b136251c7a20a73638d8255e75d9639f76a0d577672223c779db2334f', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
--- Who may do what. The roles are made by prepare.sql where whoever migrates may make them; a grant to one that is not
--- there is left out. What PUBLIC may do stands in closing.sql: almost nothing.
+-- Rights of the roles. The roles are made by prepare.sql where the migrating role may make them; a grant to a missing
+-- role is left out. closing.sql has the rights of PUBLIC: almost none.
 DO $$
 DECLARE
     role_name text;
     app       text := quote_ident(pgvigil.application_schema());
-    -- What shows how things are: reading, for readers and admins alike.
+    -- Functions that show the state: reading, for readers and admins alike.
     looks     CONSTANT text :=
         'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), '
         'pgvigil.partitioned_table(text), pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), '
@@ -6734,7 +6790,7 @@ BEGIN
                         %1$s.execution_analytics, %1$s.user_recent_executions TO %2$I', app, role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_reader') THEN
-        -- What others ran shows to admins only; see instrumentation.session_activity.
+        -- Statements of others show to admins only; see instrumentation.session_activity.
         GRANT SELECT (statement_id, session_id, statement_handle, execution_start_time, execution_end_time,
                       rows_fetched, status, duration_ms, sqlstate, query_id, query_tag, source)
             ON instrumentation.sql_statements
@@ -6750,7 +6806,8 @@ BEGIN
                        role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_writer') THEN
-        -- Where the application's tables are; and the ids: what is sent again is told the id it has.
+        -- The schema of the application's tables; and the ids: a row that is sent again is answered with its existing
+        -- id.
         GRANT SELECT (revision, schema_name) ON pgvigil.migrations TO pgvigil_writer;
         EXECUTE format('GRANT SELECT (id, execution_id) ON %s.query_executions TO pgvigil_writer', app);
         GRANT INSERT ON instrumentation.sql_statements TO pgvigil_writer;
@@ -6784,13 +6841,13 @@ BEGIN
             TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '579df98fff6c8fa546794be079d31e2d712a45f2cf71eed28a552422c3d145af', '03a41c627a2f23d6e538261b817e09e3cb659a127576d0b52f23bc5779ced8ed', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'e04223116869006b89c3959cbeb4f9472bbfa4dd7df2cdaf0a711148cb3cf1cf', 'e7ed5224774d936bd283f7c01e0b6da029cfcbdcdaecc260efc4232fdf57821d', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- Before last_activity_at has indexes: settling its rows then writes no entry into them.
--- Built while the application writes. An index that an interrupted build left INVALID is dropped and built anew; one
--- that stands under the name with another definition is remembered and replaced.
+-- Built while the application writes. An index that an interrupted build left INVALID is dropped and built again; an
+-- index of the name with another definition is recorded and replaced.
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_last_activity_at ON "{app}".sessions (last_activity_at)$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_sessions_last_activity_at IS 'Sessions by idle time'$run$);
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_is_dormant ON "{app}".sessions (is_dormant) WHERE is_dormant$run$);
@@ -6815,12 +6872,12 @@ CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_content_size
     ON "{app}".context_history (content_size_bytes)
     WHERE content_size_bytes IS NOT NULL$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_context_history_content_size IS 'Large entries; rows from before the watch are left out'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, '743a2110a69dfc4b66b66909916321eb42457f8c94957e62da493b2f87783635', '382ce3fa7ab5f9b124e95afd3b0c9671ffd4185898caea5fc33803a495703390', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, '081a2c9c090c3ff1c3494f911da0ea54d40d03f464c2f71103e1876eb562719b', '382ce3fa7ab5f9b124e95afd3b0c9671ffd4185898caea5fc33803a495703390', 0, '0.1.0'); END $$;
 
 -- ---------- 015_settle_existing_rows.sql ------------------------------------------------------------------------
 -- pgvigil: no-transaction
--- What has to read or write many rows of an existing install, in steps that block nobody and go on where they stopped.
-DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, 'a335a3942f0c924fb234c77000fa77f718d61f9eef67d6e84248850bfe690f05', '7852352db21ede676c45335a8296a85497e4db26a8535081713d32aded5e22c5', 0, '0.1.0'); END $$;
+-- Steps that read or write many rows of an existing install: they block nobody and go on where they stopped.
+DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, '1d11c31248846d8ef15185a6a65d0fcd63ff09442e1a0090806203b56bc37fb3', '7852352db21ede676c45335a8296a85497e4db26a8535081713d32aded5e22c5', 0, '0.1.0'); END $$;
 
 -- ---------- 016_session_monitor.sql -----------------------------------------------------------------------------
 -- The session monitor of SQLAlchemy applications. Each worker process keeps one row and overwrites it every few seconds
@@ -6960,8 +7017,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.sum_histograms(jsonb[]) IS 'Histograms of workers, added up place by place';
 
--- Deleting and adding is one statement: whoever reads sees a worker in its row or in the totals, never in both or
--- neither. Totals are locked in order, so that two that fold at once cannot wait for each other.
+-- Deleting and adding is one statement: a reader sees a worker in its row or in the totals, never in both or neither.
+-- Totals are locked in order, so that two sessions that fold at once cannot wait for each other.
 CREATE FUNCTION pgvigil.fold_monitors(ended uuid[]) RETURNS void
 LANGUAGE plpgsql
 VOLATILE
@@ -7046,7 +7103,7 @@ BEGIN
                 session_user
                   USING ERRCODE = 'insufficient_privilege', HINT = 'Register a worker of your own.';
         END IF;
-        known := true;  -- a late report: what it says is known already
+        known := true;  -- a late report: its numbers are known already
     END IF;
     log_interval := (SELECT s.log_interval
                      FROM pgvigil.monitor_settings s
@@ -7065,7 +7122,7 @@ COMMENT ON FUNCTION pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, bo
     'because it was not seen for an hour, and it has to register again under another id '
     'with what it counted since. Answers the interval at which it is to log its summary';
 
--- Whoever sees to an application sets this for its workers; an admin for those of all logins.
+-- The login of an application sets this for its workers; an admin for those of all logins.
 CREATE FUNCTION pgvigil.set_monitor_logging(application text, log_interval interval) RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE
@@ -7112,8 +7169,8 @@ FROM (SELECT m.application, m.reported_by, m.seen_at, m.counters, m.histograms, 
       FROM pgvigil.session_monitor_totals t) r
 GROUP BY r.application, r.reported_by;
 COMMENT ON VIEW pgvigil.session_monitor IS
-    'What the workers of each application and login have counted, ended ones '
-    'included; workers and gauges are of those seen within three of their intervals';
+    'Counts of the workers of each application and login, ended ones included; '
+    'workers and gauges are of those seen within three of their intervals';
 
 -- An application that may report may see what came of it, so that its own command line needs no other login.
 CREATE FUNCTION pgvigil.own_session_monitor() RETURNS SETOF pgvigil.session_monitor
@@ -7128,7 +7185,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.own_session_monitor() IS
     'The rows of session_monitor that workers of this login have reported';
 
--- Who may do what. A role that is not there is left out, as in 013.
+-- Rights of the roles. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
@@ -7157,11 +7214,11 @@ BEGIN
         GRANT DELETE ON pgvigil.session_monitor_totals TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, '581e4d10a186b7702cf9f74b5424dd3678f3ef9dd8679728d977991325d495a0', 'cbcaa7ea718c837e62aea3abfa73208bd7fa515aac1a14d136ada125705d8d91', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('016', '016_session_monitor', current_setting('pgvigil.schema'), false, '63f60bbde31afd5e38d79de2501029c52d678fe23ea5aa4893b7a690db7fc044', 'c08724d5d07461c709da79f008b5f71a5b7c3e66ee82ca366665dbd23f0fe37a', 0, '0.1.0'); END $$;
 
 -- ---------- 017_web.sql -----------------------------------------------------------------------------------------
--- What the web application reads at once: query executions by hour and day, engine and status, and counts that never
--- fall, for Prometheus. Both are kept by job totals, which counts each row once, when it has come; rows that retention
+-- Numbers that the web application reads at once: query executions by hour and day, engine and status, and counts that
+-- never fall, for Prometheus. Job totals keeps both and counts each row once, after it has come; rows that retention
 -- deletes later stay counted.
 
 CREATE TABLE pgvigil.execution_rollups (
@@ -7582,7 +7639,7 @@ INSERT INTO pgvigil.jobs (job, every, at, purpose)
 VALUES ('anomalies', '1 hour', '10 minutes',
         'compares the executions of the last hour with those of the same hour of the days before');
 
--- Who may do what. A role that is not there is left out, as in 013.
+-- Rights of the roles. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
@@ -7597,12 +7654,12 @@ BEGIN
                        role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '470f44707129ceeb1c97e36d68548ce3fb06bc28c572894ccc6b89344196592f', '05f02658d339d7e39f39576c4a4df2c202e93a09186db52a8313819429efb36e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '9b8215abb5000ea834d57edcc2d3c3975c7847c1b44da197d3e91e7af2197918', '05f02658d339d7e39f39576c4a4df2c202e93a09186db52a8313819429efb36e', 0, '0.1.0'); END $$;
 
 -- ---------- 018_archives.sql ------------------------------------------------------------------------------------
--- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files`
--- writes them; this is what the database knows of them. Whoever may write here can make retention drop what was not
--- kept: the owner alone.
+-- Archives: rows that retention deletes are first kept in Parquet files. `pgvigil maintain run archive_files` writes
+-- them; this is the database's record of them. A role that may write here can make retention drop rows that were not
+-- kept: so only the owner may.
 
 CREATE TABLE pgvigil.archives (
     id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archives_pkey PRIMARY KEY,
@@ -7635,8 +7692,7 @@ CREATE TABLE pgvigil.archives (
                OR sha256 IS NOT NULL AND rows IS NOT NULL AND bytes IS NOT NULL AND fingerprint IS NOT NULL)
 );
 COMMENT ON TABLE pgvigil.archives IS
-    'What is kept in Parquet files: a partition, or a day of '
-    'rows. Written by job archive_files with the owner''s rights';
+    'Archives in Parquet files: a partition, or a day of rows. Written by job archive_files with the owner''s rights';
 COMMENT ON COLUMN pgvigil.archives.partition IS 'The partition; NULL: a day of rows';
 COMMENT ON COLUMN pgvigil.archives.partition_oid IS
     'Its oid when it was read: a later partition of that name is another one';
@@ -7656,7 +7712,7 @@ COMMENT ON COLUMN pgvigil.archives.dropped_at IS
 COMMENT ON COLUMN pgvigil.archives.replaced_at IS
     'When a newer archive of the same rows took its place: the files are to be removed';
 COMMENT ON CONSTRAINT archives_path_key ON pgvigil.archives IS 'Each archive has files of its own';
-COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'What counts as kept has been checked';
+COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'A completed archive has been checked';
 CREATE INDEX idx_archives_source_from_time ON pgvigil.archives (source, from_time);
 COMMENT ON INDEX pgvigil.idx_archives_source_from_time IS 'The archives of a table over time';
 
@@ -7674,7 +7730,7 @@ COMMENT ON TABLE pgvigil.archive_erasures IS
     'Sessions whose rows were erased from the archives, by `pgvigil archive erase`';
 COMMENT ON COLUMN pgvigil.archive_erasures.files IS
     'Manifests of the archives that were rewritten, as they were called before';
-COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'Who: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'The setting pgvigil.actor if set, else the login role';
 
 -- Partitions wait for their archive whole. Rows that are deleted one by one wait here, so that none comes between
 -- reading and deleting.
@@ -7821,7 +7877,8 @@ BEGIN
         CONTINUE WHEN FOUND AND NOT one.is_due;
         IF FOUND THEN
             SELECT * INTO now_ FROM pgvigil.rows_fingerprint(one.partition_oid, key);
-            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows are no reason to write again.
+            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows alone do not make an archive
+            -- outdated.
             CONTINUE WHEN now_.rows = 0 OR now_.rows = current.rows AND now_.fingerprint = current.fingerprint
                           OR one.parent_table = 'session_lifecycle' AND now_.rows <= current.rows;
         ELSE
@@ -7865,7 +7922,7 @@ BEGIN
                 USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
     ELSIF one.source = 'query_executions' THEN
-        -- Nobody else deletes here, and what comes has a later place: what was read is what goes.
+        -- Nobody else deletes here, and new rows have a later place: exactly the rows that were read are deleted.
         DELETE FROM pgvigil.executions_to_archive e
         WHERE e.place <= upto AND coalesce(e.started_at >= one.from_time AND e.started_at < one.to_time, false);
         GET DIAGNOSTICS deleted = ROW_COUNT;
@@ -7954,7 +8011,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS
     'The rewritten archives of an erased session take the place of the old ones, together with the audit row';
 
--- What is read from files: rows that are no longer in the database. Everything else is read from its table.
+-- Archives to read: their rows are no longer in the database. Everything else is read from its table.
 CREATE VIEW pgvigil.archives_to_read AS
 SELECT a.* FROM pgvigil.archives a
 WHERE a.completed_at IS NOT NULL AND a.replaced_at IS NULL
@@ -7972,7 +8029,7 @@ INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
 VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one',
         true, false);
 
--- Who may do what: looking. A role that is not there is left out, as in 013.
+-- Rights of the roles: reading. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;
@@ -7986,14 +8043,14 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '2ecd63b33c903b79edeefca56f0cda79b62fa9ddb00aea2955734350f84e1116', '266c06cbf3c2128a62cd9d9789e4f08d0d969c082a133f933bdb78d61bf7f548', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '288a01290aa16114205e206e15406a044642e50bb8cda955263a390de895fddd', '4ed6014e791786e9a4ba29d40e55f1249a8839b44ab038ace8c8fcaceb391213', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 
 DO $$ BEGIN PERFORM pgvigil.mark_initialized('018'); END $$;
 
 -- ---------- closing.sql -----------------------------------------------------------------------------------------
--- After each run: what no file can say of the objects of all files. "{app}" is the application's schema. Run again, it
+-- After each run: rights and owners of the objects of all files. "{app}" is the application's schema. Running it again
 -- changes nothing.
 
 -- PUBLIC may call what does nothing but with the caller's own rights and was made for everybody, and the few functions

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conftest import Database
 from pgvigil import commands, errors, project
 from pgvigil.errors import EXIT_CODES
-from pgvigil.migration import doc_blocks, files
+from pgvigil.migration import doc_blocks, files, spec_blocks
 from pgvigil.parser import EPILOG
 from pgvigil.validate import FORMATS, load_spec
 
@@ -78,9 +79,7 @@ def test_each_event_type_is_documented_and_tested(fresh: Database) -> None:
         "SELECT DISTINCT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'event_type_check'"
     )
     types = set(re.search(r"\{(.*?)\}", check)[1].split(","))  # type: ignore[index]
-    page = (DOCS / "schema.md").read_text()
-    documented = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"^\| [^|]* \| ([^|]*) \|", page, re.M))))
-    assert types <= documented
+    assert set(listed("schema.md", "## Events: session_lifecycle")) == types
     for event in types:
         assert re.search(rf"['\"]{event}['\"]", TESTED), f"no test speaks of {event}"
 
@@ -92,6 +91,9 @@ def test_each_event_type_is_documented_and_tested(fresh: Database) -> None:
         ("health.md", "| waiting_rows |", "| waiting_lines |"),
         ("maintenance.md", "| reindex | Monday", "| reindex | Tuesday"),
         ("exit-codes.md", "| 130 | interrupted |\n", ""),
+        ("schema.md", "| expired | status", "| ended | status"),
+        ("ci.md", "| sarif | code", "| serif | code"),
+        ("index.md", "| `pgvigil sizes` |", "| `pgvigil size` |"),
     ],
 )
 def test_a_generated_table_that_was_edited_is_found_and_written_as_it_was(
@@ -101,6 +103,51 @@ def test_a_generated_table_that_was_edited_is_found_and_written_as_it_was(
     assert here in text
     (tmp_path / page).write_text(text.replace(here, there))
     assert doc_blocks.pages(tmp_path, files.load(project.MIGRATIONS)) == {tmp_path / page: text}
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ("{check_name: waiting_rows}", "{check_name: waiting_lines}"),
+        (", {job: reap}", ""),
+        ('"table pgvigil.archives", ', ""),
+        ("{created,expired,", "{created,"),
+    ],
+)
+def test_a_part_of_the_spec_that_the_migrations_make_is_found_edited_and_written_again(here: str, there: str) -> None:
+    spec = project.SPEC.read_text()
+    assert here in spec
+    assert spec_blocks.written(spec.replace(here, there), files.load(project.MIGRATIONS)) == spec
+
+
+@pytest.mark.client_side
+def test_all_that_a_file_outside_a_transaction_and_those_after_it_make_comes_later(tmp_path: Path) -> None:
+    made = []
+    for name, script in {
+        "000_a": "CREATE TABLE before (a integer);",
+        "001_b": f'{files.NO_TRANSACTION}\nCREATE UNIQUE INDEX CONCURRENTLY i ON "{{app}}".t (a);',
+        "002_c": """CREATE TABLE pgvigil.t (a integer); CREATE INDEX j ON pgvigil.t (a); CREATE VIEW pgvigil.v AS SELECT 1;
+                    CREATE PROCEDURE pgvigil.p() LANGUAGE sql BEGIN ATOMIC END;
+                    INSERT INTO pgvigil.jobs (job, every) VALUES ('one', '1 day');""",
+    }.items():
+        (tmp_path / f"{name}.sql").write_text(script)
+        made.append(files.Migration(tmp_path / f"{name}.sql", script.encode()))
+    later = yaml.safe_load(spec_blocks.written("# generated: later\n# end\n", made))
+    assert later == [
+        {"revision": "001", "objects": ["*index t.i", "row pgvigil.migrations (revision = 001)"]},
+        {
+            "revision": "002",
+            "objects": [
+                "table pgvigil.t",
+                "view pgvigil.v",
+                "procedure pgvigil.p*",
+                "row pgvigil.jobs (job = one)",
+                "row pgvigil.migrations (revision = 002)",
+                "row pgvigil.alembic_version (version_num = 002)",
+            ],
+        },
+    ]
 
 
 @pytest.mark.client_side

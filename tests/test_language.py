@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pgvigil import project
+from pgvigil.migration.sql_lexer import statements
 
 pytestmark = pytest.mark.client_side
 
@@ -77,6 +79,43 @@ def unclear(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_in_plain_english(page: str) -> None:
     assert unclear(PAGES[page].read_text()) == []
+
+
+def remarks(sql: str) -> Iterator[tuple[int, str]]:
+    """Each comment of a SQL file, and each text that COMMENT gives an object, by line."""
+    block: list[str] = []
+    for number, line in enumerate([*sql.splitlines(), ""], 1):
+        if own := re.match(r"\s*--\s?(.*)", line):
+            block.append(own[1])
+            continue
+        if block:
+            yield number - len(block), " ".join(block)
+            block = []
+        if behind := re.search(r";\s+--\s(.*)", line):
+            yield number, behind[1]
+    for statement in statements(sql):
+        if statement.starts_with("COMMENT", "ON"):
+            words = [token.text for token in statement.tokens]
+            yield statement.line, "".join(word[1:-1] for word in words[words.index("IS") + 1 :])
+
+
+@pytest.mark.parametrize("path", sorted(project.MIGRATIONS.rglob("*.sql")), ids=lambda path: path.name)
+def test_a_comment_of_a_migration_is_in_plain_english(path: Path) -> None:
+    found = [
+        f"{path.name}:{number}: …{words[max(0, turn.start() - 30) : turn.end() + 30]}…: write {instead}"
+        for number, words in remarks(path.read_text())
+        for pattern, instead in TURNS
+        for turn in pattern.finditer(words)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["-- It is told\n-- anew.\nSELECT 1;", "SELECT 1;  -- What is told", "COMMENT ON TABLE t IS 'It '\n'stands';"],
+)
+def test_a_turn_to_avoid_is_found_in_sql(sql: str) -> None:
+    assert [words for _, words in remarks(sql) if any(pattern.search(words) for pattern, _ in TURNS)] != []
 
 
 def messages() -> Iterator[tuple[str, str]]:

@@ -1,5 +1,5 @@
--- The session application itself. A new install gets these tables; an existing install has them, and then this file is
--- not run: what the later files need of them is checked, and the revision is recorded as baselined.
+-- The session application itself. A new install gets these tables. An existing install has them and skips this file:
+-- the columns that the later files need are checked, and the revision is recorded as baselined.
 CREATE TABLE "{app}".sessions (
     id          uuid NOT NULL DEFAULT gen_random_uuid() CONSTRAINT sessions_pkey PRIMARY KEY,
     session_key varchar(255) NOT NULL CONSTRAINT sessions_session_key_key UNIQUE,
@@ -24,7 +24,7 @@ CREATE TABLE "{app}".context_history (
     created_at      timestamptz DEFAULT now(),
     CONSTRAINT context_history_session_id_sequence_number_key UNIQUE (session_id, sequence_number)
 );
-COMMENT ON TABLE "{app}".context_history IS 'What was said and done in a session, in order';
+COMMENT ON TABLE "{app}".context_history IS 'Messages, files and tool calls of a session, in order';
 
 CREATE TABLE "{app}".codebase_snapshots (
     id              uuid NOT NULL DEFAULT gen_random_uuid() CONSTRAINT codebase_snapshots_pkey PRIMARY KEY,
@@ -36,7 +36,7 @@ CREATE TABLE "{app}".codebase_snapshots (
     analysis_result jsonb DEFAULT '{}',
     created_at      timestamptz DEFAULT now()
 );
-COMMENT ON TABLE "{app}".codebase_snapshots IS 'Files as they stood when a session looked at them';
+COMMENT ON TABLE "{app}".codebase_snapshots IS 'Contents of files when a session read them';
 CREATE INDEX idx_codebase_snapshots_session_id ON "{app}".codebase_snapshots (session_id);
 COMMENT ON INDEX "{app}".idx_codebase_snapshots_session_id IS 'Snapshots of a session, and its deletion';
 

@@ -1,5 +1,5 @@
--- Helpers and bookkeeping that the later files stand on. Everything is in schema pgvigil.
--- SQL functions have a RETURN body: parsed once, here, so no caller's search_path can bend it, and still inlined.
+-- Helpers and bookkeeping that the later files use. Everything is in schema pgvigil. SQL functions have a RETURN body:
+-- it is parsed once, here, so no caller's search_path can bend it, and it is still inlined.
 
 -- Time-ordered ids: UUIDv7 of RFC 9562, 48 bits of milliseconds and 12 bits of their fraction, then 62 random bits.
 -- The fraction is time too, so ids made one after the other in a transaction sort in that order.
@@ -53,7 +53,7 @@ STABLE
 PARALLEL SAFE
 RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user::text);
 COMMENT ON FUNCTION pgvigil.actor() IS
-    'Who acts: the setting pgvigil.actor where an application sets it, else the login role';
+    'The actor: the setting pgvigil.actor where an application sets it, else the login role';
 
 -- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's
 -- would outlive the call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and
@@ -81,7 +81,7 @@ COMMENT ON FUNCTION pgvigil.finish_owner_code() IS
     'Runs deferred triggers, closes held cursors and restores the path, so that '
     'the caller''s COMMIT and next statements meet nothing of the owner''s';
 
--- What a migration found in its place, and the SQL that puts it back when the migration is reverted.
+-- Objects that a migration found in its place, and the SQL that restores them when the migration is reverted.
 CREATE TABLE pgvigil.displaced_objects (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT displaced_objects_pkey PRIMARY KEY,
     revision    text NOT NULL,
@@ -90,8 +90,8 @@ CREATE TABLE pgvigil.displaced_objects (
     found_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE pgvigil.displaced_objects IS
-    'Objects a migration found in its way: how each one was, so that a revert puts it back';
-COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; put back in reverse';
+    'Objects that a migration found in its way, as they were, so that a revert restores them';
+COMMENT ON COLUMN pgvigil.displaced_objects.id IS 'Order in which they were found; a revert restores them in reverse';
 COMMENT ON COLUMN pgvigil.displaced_objects.revision IS 'The migration that found it';
 COMMENT ON COLUMN pgvigil.displaced_objects.object IS 'Kind and name';
 COMMENT ON COLUMN pgvigil.displaced_objects.restore_sql IS 'Run by the revert of that migration';
@@ -109,7 +109,7 @@ BEGIN
     DELETE FROM pgvigil.displaced_objects WHERE revision = of_revision;
 END $$;
 COMMENT ON FUNCTION pgvigil.restore_displaced(text) IS
-    'Used by reverts: what the migration had found in its place is made as it was';
+    'Used by reverts: makes the objects that the migration had found in its place as they were';
 
 CREATE FUNCTION pgvigil.add_column(of_revision text, of_table text, of_column text, definition text) RETURNS void
 LANGUAGE plpgsql
@@ -176,10 +176,10 @@ BEGIN
     EXECUTE format('DROP TRIGGER %I ON %s', of_trigger, target);
 END $$;
 COMMENT ON FUNCTION pgvigil.displace_trigger(text, text, text) IS
-    'Used by migrations: a trigger that stands under a name of ours is remembered, then dropped';
+    'Used by migrations: records and drops a trigger that has a name of ours';
 
--- Lists of values, for columns of the application. What it may store tomorrow is not ours to refuse: on an install that
--- was there before pgvigil no list is closed until its owner asks for it. A new install has them closed.
+-- Lists of values for columns of the application. pgvigil does not decide which values the application stores tomorrow:
+-- on an existing install no list is closed until its owner asks for it. A new install has them closed.
 CREATE FUNCTION pgvigil.value_lists() RETURNS TABLE (place integer, table_name text, column_name text, allowed text[])
 LANGUAGE sql
 IMMUTABLE
@@ -426,8 +426,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.partition_key(regclass) IS 'The column of time-ordered ids by which a table is partitioned';
 
--- A step of copying what waits in the default partition into one that is not attached yet. Readers see the rows where
--- they were, all the time; what changes meanwhile is seen to under the lock, before the new partition is attached.
+-- A step that copies rows which wait in the default partition into one that is not attached yet. Readers see the rows
+-- in their old place all the time. Changes in between are copied under the lock, before the new partition is attached.
 CREATE FUNCTION pgvigil.fill_partition(waits regclass, slice regclass, key name, first_id uuid, end_id uuid,
                                        batch integer)
 RETURNS bigint
@@ -583,7 +583,7 @@ BEGIN
         IF waiting THEN
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', table_);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', waits);
-            -- What was copied and has changed or gone since; then what has come since.
+            -- First the copied rows that have changed or gone since, then the rows that have come since.
             EXECUTE format('DELETE FROM %2$s s
                             WHERE NOT EXISTS (SELECT 1
                                               FROM %1$s w
@@ -631,7 +631,7 @@ CREATE TABLE pgvigil.deleted_sessions (
 COMMENT ON TABLE pgvigil.deleted_sessions IS
     'Deletion is logged and forgets nothing: the last row and the whole trail of each deleted session';
 COMMENT ON COLUMN pgvigil.deleted_sessions.actor IS
-    'Who deleted it: the setting pgvigil.actor if set, else the login role';
+    'The role or person that deleted it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.deleted_sessions."session_user" IS 'The login role, whatever the actor is said to be';
 COMMENT ON COLUMN pgvigil.deleted_sessions.reason IS 'Why: the setting pgvigil.reason, if set';
 COMMENT ON COLUMN pgvigil.deleted_sessions.events IS
@@ -642,7 +642,7 @@ CREATE INDEX idx_deleted_sessions_deleted_at
     ON pgvigil.deleted_sessions USING brin (deleted_at) WITH (pages_per_range = 32);
 COMMENT ON INDEX pgvigil.idx_deleted_sessions_deleted_at IS 'Deletions of a day, for the archives';
 
--- Tables of an earlier attempt that stood under our names, and how far their rows have come into ours.
+-- Tables of an earlier attempt that had the names of ours, and how far their rows are copied into ours.
 CREATE TABLE pgvigil.displaced_tables (
     table_name   text NOT NULL CONSTRAINT displaced_tables_pkey PRIMARY KEY,
     rows_found   bigint,
@@ -651,7 +651,7 @@ CREATE TABLE pgvigil.displaced_tables (
     finished_at  timestamptz
 );
 COMMENT ON TABLE pgvigil.displaced_tables IS
-    'Tables that stood under our names: each is kept whole as pgvigil.legacy_<name>, '
+    'Tables that had the names of ours: each is kept whole as pgvigil.legacy_<name>, '
     'and its rows are copied into ours by copy_legacy_tables()';
 COMMENT ON COLUMN pgvigil.displaced_tables.table_name IS 'The name, ours and theirs';
 COMMENT ON COLUMN pgvigil.displaced_tables.rows_found IS 'Rows the old table holds';
@@ -661,8 +661,8 @@ COMMENT ON COLUMN pgvigil.displaced_tables.next_block IS
     'Where copying goes on after an interruption (a block of the old table)';
 COMMENT ON COLUMN pgvigil.displaced_tables.finished_at IS 'When the last row had been looked at';
 
--- What the DDL makes on this server, as the validator read it from a scratch database: for roles that may not create
--- one.
+-- The objects that the DDL makes on this server, as the validator read them from a scratch database: for roles that may
+-- not create one.
 CREATE TABLE pgvigil.reference_snapshots (
     key          text NOT NULL,
     server_major integer NOT NULL,
@@ -672,8 +672,8 @@ CREATE TABLE pgvigil.reference_snapshots (
     CONSTRAINT reference_snapshots_pkey PRIMARY KEY (key, server_major)
 );
 COMMENT ON TABLE pgvigil.reference_snapshots IS
-    'How a database is that our DDL has just built: what pgvigil '
-    'validate holds this one against where it may not build one itself';
+    'The objects of a database that our DDL has just built: pgvigil validate '
+    'compares this database with them where it may not build one itself';
 COMMENT ON COLUMN pgvigil.reference_snapshots.key IS 'SHA-256 of the DDL and of what is read of a catalog';
 COMMENT ON COLUMN pgvigil.reference_snapshots.server_major IS 'Major version of the server that printed it';
 COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their attributes, as JSON';

@@ -20,7 +20,8 @@ BEGIN
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
                         ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', leftover.name, 'legacy_' || leftover.name,
                             pgvigil.application_schema()));
-        IF NOT leftover.is_view THEN
+        -- Rows of a table that had the name of a view of ours have nowhere to go.
+        IF NOT leftover.is_view AND leftover.name NOT LIKE '%view' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (leftover.name);
         END IF;
     END LOOP;
@@ -44,9 +45,9 @@ DECLARE
     one tid;
     done bigint := 0;
 BEGIN
-    -- Columns by name, through JSON, so that an old table's other types and missing columns are no obstacle; cast
-    -- without their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it.
-    -- An id that is counted up is given anew.
+    -- Columns by name, through JSON, so that other types and missing columns of an old table do no harm; cast without
+    -- their length, because a cast to varchar(50) would cut a longer value off where an assignment refuses it. An id
+    -- from a sequence is replaced by a new one.
     SELECT format('INSERT INTO %s (%s) SELECT %s
                    FROM (SELECT doc,
                                 overlay(encode(sha256(convert_to(coalesce(doc ->> ''id'', old_ctid::text), ''UTF8'')),
@@ -91,8 +92,8 @@ COMMENT ON FUNCTION pgvigil.copy_legacy_rows(text, bigint, bigint) IS
     'Used by copy_legacy_tables: copies the rows of some blocks '
     'of a leftover table into ours; returns how many went in';
 
--- One step of the procedure below: counting, a partition, or some blocks; NULL when there is nothing left to do. How
--- far it has come stands in pgvigil.displaced_tables.
+-- One step of the procedure below: counting, a partition, or some blocks; NULL when nothing is left to do.
+-- pgvigil.displaced_tables holds the progress.
 CREATE FUNCTION pgvigil.copy_legacy_tables_step(state jsonb, blocks integer DEFAULT 128) RETURNS jsonb
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -126,8 +127,8 @@ BEGIN
         EXCEPTION WHEN data_exception THEN
             oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
         END;
-        -- Partitions for three years of months or three months of days; what is older lies well in the default one.
-        -- One a transaction: a partition of session_lifecycle locks sessions against writers until the end of it.
+        -- Partitions for three years of months or three months of days; older rows go into the default one. One a
+        -- transaction: a partition of session_lifecycle locks sessions against writers until the transaction ends.
         FOR slice IN SELECT start AT TIME ZONE 'UTC'
                      FROM pgvigil.partition_policies, generate_series(
                          date_trunc(step,
@@ -172,5 +173,5 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
-    'Copies the rows of the tables that stood under our names '
+    'Copies the rows of the tables that had the names of ours '
     'into ours, in batches that commit; goes on where it stopped';

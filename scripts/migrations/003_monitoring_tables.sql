@@ -1,12 +1,22 @@
--- What is watched. The three append-only tables are partitioned by their time-ordered id: id stays a true primary key,
--- each partition is a slice of time, and an insert touches only the small indexes of the newest one.  The list of event
--- types is the domain's, and the CHECK asks the domain: every statement reads the text of a CHECK again, and a list in
--- it costs an INSERT 8 us more (of 15). The column itself is no domain: a view that an application makes itself shows
--- it.
+-- Monitoring tables. The three append-only ones are partitioned by their time-ordered id: id stays a true primary key,
+-- each partition is a slice of time, and an insert touches only the small indexes of the newest one.
+--
+-- The list of event types is the domain's, and the CHECK asks the domain: every statement reads the text of a CHECK
+-- again, and a list in it costs an INSERT 8 us more (of 15). The column itself has a plain type, because a view that an
+-- application makes itself shows it.
 CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
     CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,'
                         'expiration_scheduled,deleted}'::text[]));
-COMMENT ON DOMAIN pgvigil.event_type IS 'What can happen to a session';
+-- docs/schema.md is made of these lines: type, change, and what event_data holds besides actor.
+COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session
+created: INSERT; agent_from, agent_to, retention_policy
+expired: status becomes expired; previous_status, expired_at, retention_policy
+archived: archived_at from NULL; archived_at, final_status
+dormant: is_dormant becomes true; previous_state
+reactivated: is_dormant becomes false, archived_at becomes NULL; previous_state, unarchived_from
+status_changed: status, any other value; old_status, new_status
+expiration_scheduled: expires_at, also from and to NULL; expires_at, retention_policy
+deleted: DELETE, in pgvigil.deleted_sessions; final_status, retention_policy, reason';
 
 CREATE TABLE "{app}".session_lifecycle (
     id         uuid NOT NULL DEFAULT pgvigil.uuid_v7() CONSTRAINT session_lifecycle_pkey PRIMARY KEY,

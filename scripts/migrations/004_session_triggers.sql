@@ -1,6 +1,6 @@
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
--- and compiled anew in every statement, an UPDATE OF column list is not. plpgsql compiles each expression it comes to
--- anew in every transaction, so what seldom decides stands in an IF of its own, further down.
+-- and compiled again in every statement, an UPDATE OF column list is not. plpgsql compiles each expression that it
+-- reaches again in every transaction, so a rare case has an IF of its own, further down.
 
 -- Fires before touch_session, and only where a statement names one of its columns: an ordinary update compares none of
 -- them. No SET search_path here, which would cost every update: operators and functions are qualified instead, and
@@ -10,7 +10,7 @@ CREATE FUNCTION pgvigil.limit_activity_updates() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    -- The common case in one expression: what follows comes to the same.
+    -- The common case in one expression: the branches below would give the same result.
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status
        AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
        AND NEW.archived_at IS NULL
@@ -28,7 +28,7 @@ BEGIN
                    interval '1 minute')) THEN
             NEW.last_activity_at := OLD.last_activity_at;
         ELSIF NEW.last_activity_at IS NOT NULL OR OLD.last_activity_at IS NOT NULL THEN
-            RETURN NEW;  -- a value that the statement chose stands
+            RETURN NEW;  -- a value that the statement chose is kept
         END IF;
     END IF;
     -- Expiring, marking dormant, archiving, and what a job does under pgvigil.skip_activity, is not activity; any other
@@ -61,7 +61,7 @@ COMMENT ON FUNCTION pgvigil.limit_activity_updates() IS
     'Moves last_activity_at exactly where an indexed column changes; leaves steps '
     'of less than pgvigil.activity_granularity, so that heartbeats stay HOT';
 
--- Moves updated_at always and last_activity_at seldom enough that ordinary updates touch no index and stay HOT.
+-- Moves updated_at always and last_activity_at so rarely that ordinary updates touch no index and stay HOT.
 CREATE FUNCTION pgvigil.touch_session() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
@@ -87,7 +87,7 @@ BEGIN
                     HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
                                              OLD.id);
     END IF;
-    -- What is not activity is the same as above, for a session that was not active lately.
+    -- The same updates as above are not activity, for a session that was not active lately.
     IF (NEW.status OPERATOR(pg_catalog.=) 'expired' AND OLD.status OPERATOR(pg_catalog.<>) 'expired')
        OR (NEW.is_dormant AND OLD.is_dormant IS NOT TRUE)
        OR NEW.archived_at IS NOT NULL
@@ -115,11 +115,11 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- SECURITY DEFINER: who may change a session need not be able to write its trail. By the index, however few the rows
--- are: a sequential scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at
--- SERIALIZABLE every second writer failed. What an event holds is put together in variables, which plpgsql compiles
--- once a transaction; in the INSERT it would be compiled for every row, a twelfth of what a bulk update costs. No SET
--- search_path, another twentieth: as above, all is qualified.
+-- SECURITY DEFINER: a role that may change a session need not be able to write its trail. By the index, however few the
+-- rows are: a sequential scan of sessions, the foreign key's own too, takes a predicate lock on all of them, and at
+-- SERIALIZABLE every second writer failed. The contents of an event are put together in variables, which plpgsql
+-- compiles once a transaction; in the INSERT it would compile them for every row, a twelfth of the cost of a bulk
+-- update. No SET search_path, another twentieth: as above, all is qualified.
 CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -209,7 +209,7 @@ BEGIN
     SELECT s.id, 'created', pg_catalog.jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
            'retention_policy', s.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user])
     FROM new_sessions s;
-    RETURN NEW;  -- nobody looks at it, and it is no expression
+    RETURN NEW;  -- it is ignored, and costs no expression
 END $$;
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 

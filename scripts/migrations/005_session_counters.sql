@@ -1,8 +1,8 @@
--- What each session holds: exact, and never a reason for a writer to wait. Counters that every writer updates would
--- make the writers of a session queue until commit, and deadlock where two transactions write the same sessions in
--- another order. So writers only append what they changed; pgvigil.fold_session_counters adds it up now and then. At
--- any moment what a session holds = its row in session_counters + its rows in session_counter_changes and one snapshot
--- sees context rows and their changes together, so whoever compares the two needs no lock either.
+-- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates
+-- would make the writers of a session queue until commit, and deadlock where two transactions write the same sessions
+-- in another order. So writers only append their changes; pgvigil.fold_session_counters adds them up now and then. At
+-- any moment the contents of a session = its row in session_counters + its rows in session_counter_changes, and one
+-- snapshot sees context rows and their changes together, so comparing the two needs no lock either.
 
 CREATE TABLE pgvigil.session_counters (
     session_id          uuid NOT NULL CONSTRAINT session_counters_pkey PRIMARY KEY,
@@ -11,8 +11,8 @@ CREATE TABLE pgvigil.session_counters (
     total_content_bytes bigint NOT NULL  -- 011 adds the foreign key
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.session_counters IS
-    'What a session holds, but for what session_counter_changes adds. A '
-    'session without a row: 0 from migration 015 on, not yet counted before';
+    'The contents of a session, without the changes in session_counter_changes. '
+    'A session without a row: 0 from migration 015 on, not yet counted before';
 COMMENT ON COLUMN pgvigil.session_counters.context_count IS 'Rows in context_history';
 COMMENT ON COLUMN pgvigil.session_counters.total_tokens IS 'Sum of their tokens_used, where given';
 COMMENT ON COLUMN pgvigil.session_counters.total_content_bytes IS
@@ -30,8 +30,8 @@ CREATE TABLE pgvigil.session_counter_changes (
 -- A table without a page is planned to be read whole, again for each session: a prepared plan does that when it fills.
 ) WITH (vacuum_truncate = false);
 COMMENT ON TABLE pgvigil.session_counter_changes IS
-    'What statements on context_history changed, one row a '
-    'statement and session, until it is folded into session_counters';
+    'Changes by statements on context_history, one row a statement '
+    'and session, until they are folded into session_counters';
 COMMENT ON COLUMN pgvigil.session_counter_changes.session_id IS
     'The session: no foreign key, which would cost a third more; the '
     'rows of a deleted one cancel out, and go when they are folded';
@@ -66,7 +66,7 @@ BEGIN
         FROM "{app}".context_history c WHERE c.session_id = s.id) h;
 END $$;
 COMMENT ON FUNCTION pgvigil.count_context(uuid[]) IS
-    'What each of these sessions holds, counted from context_history itself';
+    'The contents of each of these sessions, counted from context_history itself';
 
 CREATE FUNCTION pgvigil.current_counters(session uuid)
 RETURNS TABLE (context_count bigint, total_tokens bigint, total_content_bytes bigint)
@@ -84,7 +84,7 @@ BEGIN ATOMIC
           FROM pgvigil.session_counter_changes d
           WHERE d.session_id = session) k;
 END;
-COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'What a session holds as its counters have it';
+COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'The contents of a session by its counters';
 
 -- No SET search_path here, a sixth of what counting a single row costs: names are qualified instead.
 -- Most statements add one row, and to set up sums takes longer than to append that row as it is.
@@ -142,7 +142,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
 
--- Who settles, folds or recounts does so alone: two at once would each put right the same difference.
+-- Only one session at a time may settle, fold or recount: two at once would each correct the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
 LANGUAGE sql
 VOLATILE
@@ -152,8 +152,8 @@ END;
 COMMENT ON FUNCTION pgvigil.lock_session_counters() IS
     'One at a time, to the end of the transaction; writers of context_history do not ask';
 
--- Of a session that is deleted, so that what it held and the rows that go with it cancel out: in any order, and also
--- where the same statement puts the session back.
+-- For a deleted session, so that its contents and the rows deleted with it cancel out: in any order, and also where the
+-- same statement inserts the session again.
 CREATE FUNCTION pgvigil.record_removed_counters() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -163,7 +163,7 @@ BEGIN
     VALUES (OLD.session_id, OLD.context_count, OLD.total_tokens, OLD.total_content_bytes);
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.record_removed_counters() IS 'What counters say that go is kept as a change';
+COMMENT ON FUNCTION pgvigil.record_removed_counters() IS 'Counters that are deleted are kept as a change';
 CREATE TRIGGER record_removed_counters AFTER DELETE ON pgvigil.session_counters
     FOR EACH ROW EXECUTE FUNCTION pgvigil.record_removed_counters();
 COMMENT ON TRIGGER record_removed_counters ON pgvigil.session_counters IS
@@ -175,8 +175,8 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Who is just folding would put back what is gone. No TRUNCATE: that of sessions takes the counters along, and has
-    -- them in hand when this comes.
+    -- A session that is folding would restore the deleted counters. No TRUNCATE: that of sessions truncates the
+    -- counters too, and has them locked when this trigger fires.
     PERFORM pgvigil.lock_session_counters();
     UPDATE pgvigil.session_counters SET context_count = 0, total_tokens = 0, total_content_bytes = 0;
     DELETE FROM pgvigil.session_counter_changes;
@@ -184,10 +184,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.clear_session_counters() IS 'When context_history is truncated, no session holds anything';
 
--- What a session held before its first change was counted is the same at any moment, and each snapshot shows it: what
--- it holds now, less what its changes say. So no writer is waited for, and none is counted twice. A procedure that
--- commits has a function of its name for each of its transactions. Where a function runs with rights that its caller
--- does not share, the runner calls that one instead: from an empty state to the next, until there is none.
+-- The contents of a session before its first counted change are the same at any moment, and each snapshot shows them:
+-- its contents now, less its changes. So no writer is waited for, and none is counted twice.
+--
+-- A procedure that commits has a function of its name for each of its transactions. Where a function runs with rights
+-- that its caller does not share, the runner calls that one instead: from an empty state to the next, until there is
+-- none.
 CREATE FUNCTION pgvigil.backfill_session_counters_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -322,5 +324,5 @@ BEGIN
     PERFORM pgvigil.finish_owner_code();
 END $$;
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
-    'Counts a session (all of them if not given) anew and puts its '
-    'counters right; returns those that were wrong, as they were and are';
+    'Counts a session (all of them if not given) again and corrects its '
+    'counters; returns those that were wrong, as they were and are';

@@ -70,8 +70,8 @@ CREATE TRIGGER protect_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.r
 CREATE TRIGGER protect_standard_policy_rows BEFORE TRUNCATE ON pgvigil.retention_policies
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.protect_standard_policy();
 
--- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times stand in a
--- function that the planner puts in place of its call, which PostgreSQL lets every session know of when it is replaced.
+-- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times are in a
+-- function that the planner inlines; when it is replaced, PostgreSQL informs every session.
 -- Operators are qualified, because it runs under the search_path of whoever makes a session.
 CREATE FUNCTION pgvigil.compile_active_time() RETURNS void
 LANGUAGE plpgsql
@@ -92,8 +92,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.compile_active_time() IS 'Writes pgvigil.active_time(text) from pgvigil.retention_policies';
 SELECT pgvigil.compile_active_time();
 COMMENT ON FUNCTION pgvigil.active_time(text) IS
-    'active_hours of a retention policy, of standard for NULL and unknown '
-    'ones; written anew by every edit of pgvigil.retention_policies';
+    'active_hours of a retention policy, of standard for NULL and '
+    'unknown ones; every edit of pgvigil.retention_policies rewrites it';
 
 -- SECURITY DEFINER: who may edit policies need not own the function.
 CREATE FUNCTION pgvigil.refresh_active_time() RETURNS trigger
@@ -133,12 +133,12 @@ CREATE TABLE pgvigil.legal_holds (
 COMMENT ON TABLE pgvigil.legal_holds IS 'Sessions that nobody may delete: INSERT places a hold, DELETE lifts it';
 COMMENT ON COLUMN pgvigil.legal_holds.reason IS 'The matter it is held for';
 COMMENT ON COLUMN pgvigil.legal_holds.placed_by IS
-    'Who placed it: the setting pgvigil.actor if set, else the login role';
+    'The role or person that placed it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON CONSTRAINT legal_holds_pkey ON pgvigil.legal_holds IS
     'A session may be held for several matters; lifting one leaves the others';
 
--- Where this database keeps the telemetry of sessions that are in another one, that one tells it which of them are
--- held. What it has not told for too long may have changed: then everything is held.
+-- Where this database keeps the telemetry of sessions in another database, that one reports here which of them are
+-- held. A report that is too old may be wrong: then everything is held.
 CREATE TABLE pgvigil.hold_sources (
     source     text NOT NULL CONSTRAINT hold_sources_pkey PRIMARY KEY,
     pushed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -204,8 +204,8 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    why  text;
-    held boolean;
+    why    text;
+    follow pgvigil.retention_policies;
 BEGIN
     SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
     IF why IS NOT NULL THEN
@@ -215,15 +215,17 @@ BEGIN
                                   OLD.id);
     END IF;
     -- The lock makes who places a hold on the policy wait for this deletion, and this deletion for him; at REPEATABLE
-    -- READ it fails where the policy has been edited since its snapshot, instead of not seeing that.
-    SELECT p.legal_hold
-    INTO held
+    -- READ it fails where the policy has been edited since its snapshot, instead of not seeing that. A session with an
+    -- unknown policy follows standard.
+    SELECT p.*
+    INTO follow
     FROM pgvigil.retention_policies p
-    WHERE p.policy = coalesce(OLD.retention_policy, 'standard')
+    WHERE p.policy IN (OLD.retention_policy, 'standard')
+    ORDER BY p.policy = 'standard'
+    LIMIT 1
     FOR SHARE;
-    IF held THEN
-        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id,
-            coalesce(OLD.retention_policy, 'standard')
+    IF follow.legal_hold THEN
+        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, follow.policy
               USING ERRCODE = 'object_not_in_prerequisite_state',
                     HINT = 'See legal_hold in pgvigil.retention_policies.';
     END IF;
@@ -239,19 +241,21 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    held boolean;
+    follow pgvigil.retention_policies;
 BEGIN
     IF NEW.retention_policy IS DISTINCT FROM OLD.retention_policy THEN
-        SELECT p.legal_hold
-        INTO held
+        SELECT p.*
+        INTO follow
         FROM pgvigil.retention_policies p
-        WHERE p.policy = coalesce(OLD.retention_policy, 'standard')
+        WHERE p.policy IN (OLD.retention_policy, 'standard')
+        ORDER BY p.policy = 'standard'
+        LIMIT 1
         FOR SHARE;
-        IF held
+        IF follow.legal_hold
            AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p
                            WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
             RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id,
-                coalesce(OLD.retention_policy, 'standard'), coalesce(NEW.retention_policy, 'standard')
+                follow.policy, coalesce(NEW.retention_policy, 'standard')
                   USING ERRCODE = 'object_not_in_prerequisite_state',
                         HINT = 'See legal_hold in pgvigil.retention_policies.';
         END IF;
@@ -260,6 +264,41 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS
     'Refuses to move a session from a policy under legal hold to one that is not';
+
+-- Nor is it lifted by the way, in that its sessions get another policy: with their own removed or renamed, or with one
+-- made for a name that was unknown, whose sessions followed standard so far.
+CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    loses text[] := '{}';
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.legal_hold THEN
+        loses := loses || OLD.policy;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NOT NEW.legal_hold
+       AND EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = 'standard' AND p.legal_hold)
+       AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = NEW.policy) THEN
+        loses := loses || NEW.policy;
+    END IF;
+    IF loses <> '{}' AND EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = ANY (loses)) THEN
+        RAISE EXCEPTION 'sessions of the retention policy % are under legal hold, and this would lift it',
+            array_to_string(loses, ', ')
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'When the hold is lifted: set legal_hold to false first. A new policy may have legal_hold.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END $$;
+COMMENT ON FUNCTION pgvigil.protect_held_policy() IS
+    'Refuses to remove, rename or make a policy where that would lift a legal hold';
+CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.protect_held_policy();
+CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
+COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
@@ -278,10 +317,10 @@ COMMENT ON FUNCTION pgvigil.guard_legal_holds() IS
     'Refuses to truncate holds, and thereby sessions, while there are any';
 CREATE TRIGGER guard_legal_holds BEFORE TRUNCATE ON pgvigil.legal_holds
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_legal_holds();
-COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS
-    'What is under legal hold stays, also when sessions is truncated';
+COMMENT ON TRIGGER guard_legal_holds ON pgvigil.legal_holds IS 'Keeps holds also when sessions is truncated';
 
--- Nor does it fire those that keep a deleted session and guard an archived one: these stand in for them.
+-- TRUNCATE does not fire the row triggers that keep a deleted session and guard an archived one either: these replace
+-- them.
 CREATE FUNCTION pgvigil.archive_truncated_sessions() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -292,8 +331,9 @@ DECLARE
 BEGIN
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
     IF EXISTS (SELECT FROM "{app}".sessions s
-               JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard')
-               WHERE p.legal_hold) THEN
+               LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
+               WHERE coalesce(p.legal_hold, (SELECT r.legal_hold FROM pgvigil.retention_policies r
+                                             WHERE r.policy = 'standard'))) THEN
         RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is'
             USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';
@@ -456,8 +496,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.record_metric(text, numeric, text, jsonb) IS
     'Appends a metric: counter, gauge or histogram';
 
--- What drivers send for a float has no implicit cast to numeric. By way of text, so that 0.1 is stored as 0.1 and no
--- digit is lost.
+-- Drivers send a float as double precision, which has no implicit cast to numeric. By way of text, so that 0.1 is
+-- stored as 0.1 and no digit is lost.
 CREATE FUNCTION pgvigil.record_metric(name text, value double precision, type text DEFAULT 'gauge',
                                       labels jsonb DEFAULT '{}')
 RETURNS void
@@ -503,8 +543,7 @@ CREATE TABLE pgvigil.jobs (
     backup_within interval CONSTRAINT jobs_backup_within_check CHECK (backup_within > interval '0'),
     CONSTRAINT jobs_at_check CHECK (at >= interval '0' AND at < every)
 );
-COMMENT ON TABLE pgvigil.jobs IS
-    'What is done regularly, by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
+COMMENT ON TABLE pgvigil.jobs IS 'Regular work, done by `pgvigil maintain run-due` or by CALL pgvigil.run_job(job)';
 COMMENT ON COLUMN pgvigil.jobs.job IS 'Its name; the work is pgvigil.job_<name>(batch), unless it needs a client';
 COMMENT ON COLUMN pgvigil.jobs.every IS
     'It is due once in each such stretch of time: weeks begin on Monday, months on the 1st, days at midnight, UTC';
@@ -542,7 +581,7 @@ UPDATE pgvigil.jobs
 SET backup_within = interval '26 hours'
 WHERE needs_consent AND job = ANY ('{orphans,retention}'::text[]);
 
--- What was proved of a backup. Written by those who take it, with the owner's rights; admins only read it.
+-- Verified backups. Written by the functions that take backups, with the owner's rights; admins only read it.
 CREATE TABLE pgvigil.backup_proofs (
     id         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT backup_proofs_pkey PRIMARY KEY,
     proved_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -652,7 +691,8 @@ COMMENT ON FUNCTION pgvigil.lapse_consent() IS 'Consent to a job lapses when a p
 CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.retention_policies
     FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent();
 ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER lapse_consent;
-COMMENT ON TRIGGER lapse_consent ON pgvigil.retention_policies IS 'What was accepted is not more than what is done';
+COMMENT ON TRIGGER lapse_consent ON pgvigil.retention_policies IS
+    'A change that lets a job do more than was accepted withdraws the consent';
 
 CREATE TABLE pgvigil.job_runs (
     id          bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT job_runs_pkey PRIMARY KEY,
@@ -673,9 +713,10 @@ COMMENT ON COLUMN pgvigil.job_runs.finished_at IS
 COMMENT ON COLUMN pgvigil.job_runs.rows IS
     'How much it did, as far as it came: rows it changed or backed up, tables and '
     'indexes it saw to, findings; a dropped partition by the planner''s estimate';
-COMMENT ON COLUMN pgvigil.job_runs.notes IS 'What else it has to tell';
+COMMENT ON COLUMN pgvigil.job_runs.notes IS 'Further results, such as findings';
 COMMENT ON COLUMN pgvigil.job_runs.error IS 'Why it failed; NULL: it did not';
-COMMENT ON COLUMN pgvigil.job_runs.actor IS 'Who ran it: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.job_runs.actor IS
+    'The role or person that ran it: the setting pgvigil.actor if set, else the login role';
 COMMENT ON COLUMN pgvigil.job_runs.client IS 'From where; NULL: over a local socket';
 COMMENT ON COLUMN pgvigil.job_runs.objects IS
     'Tables or indexes it is through with: where a run was cut short, the next one goes on behind them';
@@ -715,11 +756,11 @@ RETURN CASE WHEN date_part('month', every) = 1 THEN date_trunc('month', (moment 
             ELSE date_bin(every, moment AT TIME ZONE 'UTC',
                           timestamp '2001-01-01 00:00:00' + at) END AT TIME ZONE 'UTC';
 COMMENT ON FUNCTION pgvigil.time_slot(interval, interval, timestamptz) IS
-    'When the stretch of time began that a moment lies in: each is '
-    '`every` long and begins `at` after its Monday, 1st or midnight';
+    'Start of the interval that contains a moment: intervals are '
+    '`every` long and begin `at` after their Monday, 1st or midnight';
 
 -- A failure is not repeated every few minutes: a backup that finds the disk full would load the server for nothing all
--- night. A run that was killed is no failure of the job's.
+-- night. A run that was killed does not count as a failure of the job.
 CREATE FUNCTION pgvigil.due_at(job_name text) RETURNS timestamptz
 LANGUAGE sql
 VOLATILE
@@ -730,7 +771,7 @@ BEGIN ATOMIC
     FROM pgvigil.jobs j CROSS JOIN LATERAL pgvigil.time_slot(j.every, j.at, clock_timestamp()) t (slot)
     CROSS JOIN LATERAL (SELECT max(started_at) FILTER (WHERE error IS NULL) AS success,
                                max(finished_at) FILTER (WHERE error NOT LIKE 'died: %') AS failure
-                        -- What is dated later than now was dated by a clock that was ahead: it says nothing.
+                        -- A run dated later than now was dated by a clock that was ahead: it is ignored.
                         FROM pgvigil.job_runs
                         WHERE job = j.job AND finished_at <= clock_timestamp() AND started_at <= clock_timestamp()) r
     WHERE j.job = job_name AND j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL);
@@ -861,7 +902,7 @@ BEGIN
     BEGIN
         INSERT INTO pgvigil.job_runs (id, job) OVERRIDING SYSTEM VALUE VALUES (run_id, job_name);
     EXCEPTION WHEN query_canceled OR OTHERS THEN
-        PERFORM pgvigil.release_job(run_id);  -- no rollback lets go of it
+        PERFORM pgvigil.release_job(run_id);  -- no rollback releases it
         RAISE;
     END;
     PERFORM pgvigil.finish_owner_code();
@@ -869,7 +910,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.begin_job(text, boolean) IS
     'Opens a row in job_runs and takes the lock of that run, for the session; '
-    'tells of runs that died; NULL: another is running it, or it is not due';
+    'reports runs that died; NULL: another session is running it, or it is not due';
 
 CREATE FUNCTION pgvigil.report_job(run_id bigint, did bigint, note text, failure text, over boolean,
                                    object text DEFAULT NULL)
@@ -882,7 +923,7 @@ AS $$
 DECLARE
     total bigint;
 BEGIN
-    -- What was said is not said again, and nobody reads more than a hundred of them.
+    -- A repeated note is not stored again, and nobody reads more than a hundred of them.
     UPDATE pgvigil.job_runs r
     SET rows = r.rows + did,
         notes = CASE WHEN note IS NULL OR note = ANY (r.notes) THEN r.notes
@@ -895,10 +936,10 @@ BEGIN
     RETURN total;
 END $$;
 COMMENT ON FUNCTION pgvigil.report_job(bigint, bigint, text, text, boolean, text) IS
-    'What a run has done since it last reported, and whether that was all; '
-    'returns how much in all, NULL if the run was taken for dead meanwhile';
+    'Records the progress of a run, and whether it is finished; returns '
+    'the rows done in all, NULL if the run was recorded as dead meanwhile';
 
--- A run that succeeded ends the list: the next one begins anew.
+-- A run that succeeded ends the list: the next one begins from the start.
 CREATE FUNCTION pgvigil.completed_items(job_name text) RETURNS text[]
 LANGUAGE plpgsql
 STABLE
@@ -914,7 +955,7 @@ BEGIN
                                         WHERE s.job = j.job AND s.finished_at IS NOT NULL AND s.error IS NULL), 0));
 END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS
-    'What the runs of a job that did not come to their end are through with, in this stretch of time';
+    'Items already completed by unfinished runs of this job in the current interval';
 
 -- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE
 -- is possible, and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
@@ -931,7 +972,7 @@ DECLARE
     note text;
 BEGIN
     SELECT * INTO STRICT run FROM pgvigil.job_runs r WHERE r.id = run_id;
-    -- 50 ms: whoever queues behind a lock that we wait for waits no longer than that.
+    -- 50 ms: a session that queues behind a lock for which this one waits is not delayed longer.
     PERFORM set_config('lock_timeout', '50ms', true), set_config('pgvigil.skip_activity', 'job', true),
             set_config('pgvigil.actor', coalesce(nullif(current_setting('pgvigil.actor', true), ''), 'job ' || run.job),
                        true);
@@ -968,7 +1009,8 @@ COMMENT ON FUNCTION pgvigil.job_step(bigint, integer) IS
     'One step of a run that begin_job began: how much it has done in all, '
     'whether there is more, why it failed, and how often a lock was refused';
 
--- What commits can have neither a SET clause nor rights of its owner, so operators and functions are qualified here.
+-- A procedure that commits can have neither a SET clause nor its owner's rights, so operators and functions are
+-- qualified here.
 CREATE PROCEDURE pgvigil.run_job(job_name text, only_if_due boolean DEFAULT false, INOUT rows bigint DEFAULT NULL)
 LANGUAGE plpgsql
 AS $$
@@ -983,7 +1025,7 @@ BEGIN
               USING ERRCODE = 'feature_not_supported',
                     HINT = pg_catalog.format('From a shell: pgvigil maintain run %s', job_name);
     END IF;
-    -- Tried before anything is locked. In this block it never succeeds; what it says tells why.
+    -- Tried before anything is locked. In this block it never succeeds; the error says why.
     BEGIN
         COMMIT;
     EXCEPTION WHEN invalid_transaction_termination THEN
@@ -1017,8 +1059,7 @@ COMMENT ON PROCEDURE pgvigil.run_job(text, boolean, bigint) IS
     'Runs a job to its end, a transaction per batch; returns the rows it '
     'changed, NULL if another is running it or (only_if_due) it is not due';
 
--- Statuses that end a session, to be edited; in another spelling ('Archived') too. Whatever else an application writes
--- is open.
+-- Statuses that end a session, to be edited; in another spelling ('Archived') too. Any other status counts as open.
 CREATE TABLE pgvigil.final_statuses (
     status text NOT NULL
         CONSTRAINT final_statuses_pkey PRIMARY KEY
@@ -1026,8 +1067,7 @@ CREATE TABLE pgvigil.final_statuses (
 );
 COMMENT ON TABLE pgvigil.final_statuses IS
     'Statuses of sessions that have ended, in lower case; to be edited: every other one is open';
-COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS
-    'Whatever the case in which it is stored';
+COMMENT ON CONSTRAINT final_statuses_status_check ON pgvigil.final_statuses IS 'Compared without regard to case';
 
 -- One more status that ends sessions lets them be archived, one less lets them expire.
 CREATE FUNCTION pgvigil.lapse_consent_by_status() RETURNS trigger
@@ -1051,7 +1091,8 @@ INSERT INTO pgvigil.final_statuses (status) VALUES ('completed'), ('cancelled'),
 CREATE TRIGGER lapse_consent AFTER INSERT OR UPDATE OR DELETE ON pgvigil.final_statuses
     FOR EACH ROW EXECUTE FUNCTION pgvigil.lapse_consent_by_status();
 ALTER TABLE pgvigil.final_statuses ENABLE ALWAYS TRIGGER lapse_consent;
-COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS 'What was accepted is not more than what is done';
+COMMENT ON TRIGGER lapse_consent ON pgvigil.final_statuses IS
+    'A change that lets a job do more than was accepted withdraws the consent';
 
 -- From one status to the next in the index, so that many sessions of few statuses are a few looks.
 CREATE FUNCTION pgvigil.stored_statuses() RETURNS text[]
@@ -1127,8 +1168,8 @@ BEGIN
                           latest, cutoffs, policies)
                || CASE job_name WHEN 'dormancy' THEN ' AND NOT s.is_dormant' ELSE '' END;
     ELSIF job_name = 'orphans' THEN
-        -- Policies that let go of a session; an unknown one may be a misspelt one that does not. A session with
-        -- anything in it is no orphan: that would not be kept.
+        -- Policies under which sessions may be deleted; an unknown one may be a misspelt one under which they may not.
+        -- A session with contents does not count as an orphan.
         RETURN format('coalesce(s.last_activity_at, s.updated_at, s.created_at) < %1$L::timestamptz
                        AND (s.last_activity_at < %1$L::timestamptz OR s.last_activity_at IS NULL)
                        AND lower(s.status) <> ALL (''{completed,archived}''::text[]) AND s.archived_at IS NULL
@@ -1228,9 +1269,9 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION pgvigil.preview_jobs() IS
-    'What each job would do now to how many sessions, by status and policy (oldest '
-    'and newest by their last activity; is_known: the status is an ended one, active '
-    'or pending), query executions and partitions (rows by the planner''s estimate)';
+    'The sessions that each job would change now, by status and policy (oldest and '
+    'newest by their last activity; is_known: the status is an ended one, active or '
+    'pending), query executions and partitions (rows by the planner''s estimate)';
 
 -- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
 CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
@@ -1292,7 +1333,7 @@ BEGIN
     RETURN NEXT;
 END $$;
 
--- What is deleted here is kept, with its trail, in pgvigil.deleted_sessions.
+-- Deleted sessions are kept, with their trails, in pgvigil.deleted_sessions.
 CREATE FUNCTION pgvigil.job_orphans(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
 VOLATILE
@@ -1382,8 +1423,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.due_partitions() IS
     'Partitions past their time, the oldest first; those with rows of sessions that are kept stay all the same';
 
--- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. What stands in
--- the way of one partition is told in the end, and keeps none of the others from being made.
+-- One step: a missing partition, or a batch of rows that wait in a default one, whichever comes first. An obstacle to
+-- one partition is reported at the end, and does not prevent the others.
 CREATE FUNCTION pgvigil.job_partitions(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
 VOLATILE
@@ -1458,7 +1499,7 @@ BEGIN
                     (date_trunc(policy.step, slice AT TIME ZONE 'UTC') + width) AT TIME ZONE 'UTC');
             END;
         END LOOP;
-        -- Any other id tells no time: its row gets one of now, when it is first seen in order; its own time column
+        -- Any other id holds no time: its row gets one of now, when it is first seen in order; its own time column
         -- stays.
         SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_attribute
         WHERE attrelid = table_ AND attnum > 0 AND NOT attisdropped AND attname <> key;

@@ -11,14 +11,14 @@ RETURN CASE WHEN duration_ms < 1 THEN 0
             ELSE 1 + ceil(ln(duration_ms::double precision) / 0.020000666706669435 - 1e-9)::integer END;
 COMMENT ON FUNCTION pgvigil.histogram_bin(integer) IS 'The bin of a duration: 0 for 0, else 1 + ceil(log of gamma)';
 
--- Whole milliseconds below 50 have a bin each, so they are told exactly.
+-- Whole milliseconds below 50 have a bin each, so they are exact.
 CREATE FUNCTION pgvigil.histogram_value(bin integer) RETURNS double precision
 LANGUAGE sql
 IMMUTABLE
 PARALLEL SAFE
 RETURN CASE WHEN bin < 1 THEN 0 WHEN bin <= 196 THEN round(0.99 * exp((bin - 1) * 0.020000666706669435))
             ELSE 0.99 * exp((bin - 1) * 0.020000666706669435) END;
-COMMENT ON FUNCTION pgvigil.histogram_value(integer) IS 'The duration a bin stands for, in milliseconds';
+COMMENT ON FUNCTION pgvigil.histogram_value(integer) IS 'Duration of a bin, in milliseconds';
 
 CREATE FUNCTION pgvigil.histogram_unit(bin integer) RETURNS numeric
 LANGUAGE sql
@@ -199,7 +199,7 @@ BEGIN
         EXIT WHEN writers IS NULL OR attempt = 100;
         PERFORM pg_sleep(0.01);
     END LOOP;
-    -- Whoever still writes began at some time; to see that of other roles' sessions takes the right to read
+    -- Transactions that still write began at some time; to see that of other roles' sessions takes the right to read
     -- pg_stat_activity.
     RETURN least(moment, oldest);
 END $$;
@@ -373,8 +373,8 @@ COMMENT ON FUNCTION pgvigil.performance_window(interval) IS
     'Calls, durations (milliseconds) and success of each operation over a stretch of at most 26 hours up to now, '
     'begun minutes whole';
 
--- What analytics_aggregations holds, one function a type: the documents of whole buckets between two times.
--- No standard SQL bodies: those would stop the application from altering columns of its own tables.
+-- The documents of analytics_aggregations, one function a type: those of whole buckets between two times. No standard
+-- SQL bodies: those would stop the application from altering columns of its own tables.
 CREATE FUNCTION pgvigil.session_stats(width interval, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (time_bucket timestamptz, aggregation_data jsonb)
 LANGUAGE plpgsql
@@ -486,7 +486,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.performance_trends(interval, timestamptz, timestamptz) IS
     'Operations by the time they happened, from the rollups and the rows not yet rolled up: durations in milliseconds';
 
--- Documents are computed anew from what is there, so doing it twice, or with late rows, does no harm.
+-- Documents are computed again from the rows, so doing it twice, or with late rows, does no harm.
 CREATE FUNCTION pgvigil.aggregate_analytics(type text, from_time timestamptz, to_time timestamptz) RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE
@@ -528,7 +528,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     last_time timestamptz;
-    -- Hours before the present one are done again: what came late belongs to them. Two days for sessions that go on.
+    -- Hours before the present one are computed again, with the rows that came late. Two days for sessions that go on.
     earliest  timestamptz;
 BEGIN
     -- The rollup holds this row too, so every rollup changed before this moment is visible below.

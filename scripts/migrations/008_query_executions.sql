@@ -1,10 +1,10 @@
--- What an application asks of query engines, of whatever kind: one row an execution. A plain table, not a partitioned
--- one: execution_id is unique over all time, so that a row that is sent again, from a spill or by a client that heard
--- no answer, is there once; and a unique constraint of a partitioned table must contain what it is cut by. Ids made by
--- pgvigil are time-ordered, as are id and started_at: inserts meet the right edge of each index, and job executions
--- deletes from the left, a batch at a time.
+-- Queries that an application sends to query engines of any kind: one row an execution. A plain table, not a
+-- partitioned one: execution_id is unique over all time, so that a row that is sent again, from a spill or by a client
+-- that got no answer, is stored once; and a unique constraint of a partitioned table must contain the partition key.
+-- Ids made by pgvigil are time-ordered, as are id and started_at: inserts meet the right edge of each index, and job
+-- executions deletes from the left, a batch at a time.
 
--- As in 002: what stands under our names is moved aside whole.
+-- As in 002: a table that has a name of ours is moved aside whole.
 DO $$
 DECLARE
     found record;
@@ -22,7 +22,7 @@ BEGIN
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
                         ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', found.name, 'legacy_' || found.name,
                             pgvigil.application_schema()));
-        IF NOT found.is_view THEN
+        IF NOT found.is_view AND found.name = 'query_executions' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (found.name);
         END IF;
     END LOOP;
@@ -55,11 +55,11 @@ CREATE TABLE "{app}".query_executions (
 );
 COMMENT ON TABLE "{app}".query_executions IS 'One row per query that an application ran, on any query engine';
 COMMENT ON COLUMN "{app}".query_executions.execution_id IS
-    'Made where the query ran; what is sent twice is stored once';
+    'Made by the client that ran the query; a row that is sent twice is stored once';
 COMMENT ON COLUMN "{app}".query_executions.user_id IS 'For whom it ran; NULL: for nobody in particular';
-COMMENT ON COLUMN "{app}".query_executions.conversation_id IS 'What it belongs to in the application';
+COMMENT ON COLUMN "{app}".query_executions.conversation_id IS 'The conversation of the application';
 COMMENT ON COLUMN "{app}".query_executions.query IS
-    'Its text; literals are ? where the tracker was told to leave them out';
+    'Its text; literals are ? where the tracker is set to leave them out';
 COMMENT ON COLUMN "{app}".query_executions.database_type IS 'The engine: postgresql, mysql, mongodb, ...';
 COMMENT ON COLUMN "{app}".query_executions.query_complexity IS 'SINGLE_LINE or MULTI_LINE';
 COMMENT ON COLUMN "{app}".query_executions.status IS
@@ -70,7 +70,7 @@ COMMENT ON COLUMN "{app}".query_executions.total_rows IS 'Rows of the whole resu
 COMMENT ON COLUMN "{app}".query_executions.returned_rows IS 'Rows handed over';
 COMMENT ON COLUMN "{app}".query_executions.page IS 'Page of the result that was asked for, from 0';
 COMMENT ON COLUMN "{app}".query_executions.page_size IS 'Rows of a page';
-COMMENT ON COLUMN "{app}".query_executions.error_message IS 'What was said, without passwords';
+COMMENT ON COLUMN "{app}".query_executions.error_message IS 'The error, without passwords';
 COMMENT ON COLUMN "{app}".query_executions.error_type IS 'Class of the exception';
 COMMENT ON COLUMN "{app}".query_executions.connection_params IS 'How it was reached, without secrets';
 COMMENT ON COLUMN "{app}".query_executions.request_metadata IS 'Details of the request, without secrets';

@@ -1,4 +1,4 @@
--- Who is connected, and what they run. Applications and DBAs write here through functions, and recorders append
+-- Connections, and their statements. Applications and DBAs write here through functions, and recorders append
 -- statements by COPY; nobody else writes at all. Everything is in a schema of its own, because `sessions` is the
 -- application's name. Functions that run with their owner's rights pin a search_path of nothing but pg_catalog, and
 -- qualify the rest. The schema itself is made by prepare.sql.
@@ -41,10 +41,10 @@ COMMENT ON COLUMN instrumentation.instances.stop_reason IS
     'Why it stopped; "heartbeat missed": it was found dead, and a late heartbeat revives it';
 COMMENT ON COLUMN instrumentation.instances.heartbeat_at IS 'Its last sign of life, by the server''s clock';
 COMMENT ON COLUMN instrumentation.instances.system_identifier IS
-    'The server''s own identity: another one after a failover to a copy that was initialised anew';
+    'The server''s own identity: another one after a failover to a copy that was initialised separately';
 COMMENT ON COLUMN instrumentation.instances.postmaster_start_time IS
     'When the server had been started, at the last heartbeat';
-COMMENT ON COLUMN instrumentation.instances.instance_tag IS 'What the application says of itself';
+COMMENT ON COLUMN instrumentation.instances.instance_tag IS 'Set by the application';
 COMMENT ON COLUMN instrumentation.instances.registered_by IS
     'The login role that registered it: only that one speaks for it, and admins';
 
@@ -76,10 +76,10 @@ COMMENT ON COLUMN instrumentation.sessions.stop_reason IS 'Why it ended, and who
 COMMENT ON COLUMN instrumentation.sessions.backend_pid IS
     'Its server process; NULL: behind a transaction pooler, where that changes';
 COMMENT ON COLUMN instrumentation.sessions.backend_start IS 'When that process was started: with the pid, its identity';
-COMMENT ON COLUMN instrumentation.sessions.application_name IS 'What the connection calls itself';
+COMMENT ON COLUMN instrumentation.sessions.application_name IS 'application_name of the connection';
 COMMENT ON COLUMN instrumentation.sessions.auth_method IS
     'How it authenticated; known from PostgreSQL 16 on to a connection that registers itself';
-COMMENT ON COLUMN instrumentation.sessions.session_tag IS 'What the application says of it';
+COMMENT ON COLUMN instrumentation.sessions.session_tag IS 'Set by the application';
 COMMENT ON COLUMN instrumentation.sessions.last_activity_at IS
     'When its server process last began or ended something, to a heartbeat';
 CREATE INDEX idx_instrumentation_sessions_active ON instrumentation.sessions (backend_pid) WHERE status = 'active';
@@ -105,7 +105,7 @@ CREATE TABLE instrumentation.sql_statements (
     query_tag            jsonb,
     source               text NOT NULL DEFAULT 'application'
 ) PARTITION BY RANGE (statement_id);
-COMMENT ON TABLE instrumentation.sql_statements IS 'One row per statement: what ran, how long, and how it ended';
+COMMENT ON TABLE instrumentation.sql_statements IS 'One row per statement: its text, duration and outcome';
 COMMENT ON COLUMN instrumentation.sql_statements.statement_id IS
     'Time-ordered (UUIDv7), made by whoever records the statement';
 COMMENT ON COLUMN instrumentation.sql_statements.sql_text IS
@@ -113,19 +113,19 @@ COMMENT ON COLUMN instrumentation.sql_statements.sql_text IS
 COMMENT ON COLUMN instrumentation.sql_statements.statement_handle IS 'The application''s own name for it';
 COMMENT ON COLUMN instrumentation.sql_statements.rows_fetched IS 'Rows returned or changed';
 COMMENT ON COLUMN instrumentation.sql_statements.status IS
-    'executing, or how it ended; the sampler cannot tell success from error, and says success';
+    'executing, or how it ended; the sampler cannot distinguish success from error, and says success';
 COMMENT ON COLUMN instrumentation.sql_statements.sqlstate IS 'Code of the error';
 COMMENT ON COLUMN instrumentation.sql_statements.query_id IS 'As pg_stat_statements has it, if known';
-COMMENT ON COLUMN instrumentation.sql_statements.query_tag IS 'What the application says of it';
+COMMENT ON COLUMN instrumentation.sql_statements.query_tag IS 'Set by the application';
 COMMENT ON COLUMN instrumentation.sql_statements.source IS
-    'Who recorded it: sampler saw it in pg_stat_activity, anybody else ran it';
+    'Recorder: sampler saw it in pg_stat_activity, any other ran it';
 COMMENT ON CONSTRAINT sql_statements_pkey ON instrumentation.sql_statements IS
     'True primary key, because the table is partitioned by it';
 COMMENT ON CONSTRAINT sql_statements_duration_ms_check ON instrumentation.sql_statements IS
     'Time does not run backwards';
 CREATE INDEX idx_sql_statements_session_id ON instrumentation.sql_statements (session_id);
 CREATE INDEX idx_sql_statements_executing ON instrumentation.sql_statements (session_id) WHERE status = 'executing';
-COMMENT ON INDEX instrumentation.idx_sql_statements_executing IS 'What runs now';
+COMMENT ON INDEX instrumentation.idx_sql_statements_executing IS 'Statements that are running';
 CREATE TABLE instrumentation.sql_statements_default PARTITION OF instrumentation.sql_statements DEFAULT;
 COMMENT ON TABLE instrumentation.sql_statements_default IS 'Rows no other partition takes; should be empty';
 
@@ -149,7 +149,7 @@ CREATE TABLE instrumentation.kill_attempts (
 COMMENT ON TABLE instrumentation.kill_attempts IS
     'Every call of kill_session, refused ones too; those of the last 90 days are kept';
 COMMENT ON COLUMN instrumentation.kill_attempts.session_id IS 'The session named, which need not be one';
-COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'What was done, or why not';
+COMMENT ON COLUMN instrumentation.kill_attempts.reason IS 'The action, or the reason for the refusal';
 COMMENT ON COLUMN instrumentation.kill_attempts.actor IS 'The login role, and the role it had taken';
 COMMENT ON COLUMN instrumentation.kill_attempts.peer IS 'From where; NULL: over a local socket';
 COMMENT ON COLUMN instrumentation.kill_attempts.on_behalf_of IS
@@ -159,8 +159,8 @@ COMMENT ON INDEX instrumentation.idx_kill_attempts_session_id IS 'Whether somebo
 
 -- Guards --------------------------------------------------------------------------------------------------------------
 
--- Rights keep others out. This is for those whom rights do not stop, above all an application that owns its schema:
--- what does not come through the functions below, a job or a recorder is a mistake. They say so by a setting of their
+-- Rights keep others out. This guard is for roles that rights do not stop, above all an application that owns its
+-- schema: a write by anything but the functions below, a job or a recorder is a mistake. Those set a setting for their
 -- transaction.
 CREATE FUNCTION instrumentation.guard() RETURNS trigger
 LANGUAGE plpgsql
@@ -232,7 +232,7 @@ COMMENT ON TRIGGER guard_appended ON instrumentation.sql_statements IS 'Nobody w
 COMMENT ON TRIGGER guard_sql_statements_rows ON instrumentation.sql_statements IS
     'Read-only for client sessions, also by way of a partition';
 
--- Who am I ------------------------------------------------------------------------------------------------------------
+-- The caller ----------------------------------------------------------------------------------------------------------
 
 -- SECURITY DEFINER hides from a function who called it. The setting `role` does not: only SET ROLE changes it, to a
 -- role one may take.
@@ -242,8 +242,8 @@ STABLE
 RETURN CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END;
 COMMENT ON FUNCTION instrumentation.caller() IS 'The role in effect outside of SECURITY DEFINER functions';
 
--- Whoever registered an instance speaks for it, and so do admins, the owner of the tables and superusers.
--- Who is a member of a role may do all that the role does, and so may speak of its connections.
+-- The role that registered an instance acts for it, and so do admins, the owner of the tables and superusers. A member
+-- of a role may do everything that the role may do, and so may act for its connections.
 CREATE FUNCTION instrumentation.speaks_for(registered_by text) RETURNS boolean
 LANGUAGE plpgsql
 STABLE
@@ -263,7 +263,7 @@ END $$;
 COMMENT ON FUNCTION instrumentation.speaks_for(text) IS
     'Whether this login may write for an instance that this role registered';
 
--- What others may not do is an error, not a silence: it would look like a row that was written.
+-- A forbidden call is an error, not a silence: silence would look like a row that was written.
 CREATE FUNCTION instrumentation.require_speaker(instance uuid) RETURNS void
 LANGUAGE plpgsql
 STABLE
@@ -415,9 +415,8 @@ BEGIN
     RETURN session;
 END $$;
 COMMENT ON FUNCTION instrumentation.register_session(uuid, uuid, integer, timestamptz, text, text, text, jsonb) IS
-    'A connection begins: this one, or that of another server process (pid); pid '
-    'NULL: one behind a transaction pooler. What the server knows of it counts, '
-    'the rest is taken as given. Without an id, a connection is registered once';
+    'A connection begins: this one, or that of another server process (pid); pid NULL: one behind a transaction '
+    'pooler. Values known to the server are used before those given. Without an id, a connection is registered once';
 
 CREATE FUNCTION instrumentation.close_session(session uuid DEFAULT NULL, reason text DEFAULT NULL,
                                               outcome instrumentation.session_status DEFAULT 'closed')
@@ -576,7 +575,7 @@ BEGIN
                  WHERE NOT EXISTS (SELECT FROM instrumentation.sessions s WHERE s.session_id = u.id));
 END $$;
 COMMENT ON FUNCTION instrumentation.unknown_sessions(uuid[]) IS
-    'Which of these are no sessions, or none any more: statements of theirs cannot be recorded';
+    'Those of the ids that are not registered sessions, or not any more: their statements cannot be recorded';
 
 -- Upkeep --------------------------------------------------------------------------------------------------------------
 
@@ -667,8 +666,8 @@ BEGIN
     RETURN true;
 END $$;
 COMMENT ON FUNCTION instrumentation.heartbeat(uuid) IS
-    'A sign of life, due every 30 seconds; whoever lives closes what the dead have '
-    'left. False: the instance has ended or is not registered, and has to register anew';
+    'A sign of life, due every 30 seconds; it also closes the sessions of dead instances. '
+    'False: the instance has ended or is not registered, and has to register again';
 
 CREATE FUNCTION pgvigil.job_reap(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
@@ -712,7 +711,7 @@ VALUES ('reap', '10 minutes',
 
 -- Ending a session ----------------------------------------------------------------------------------------------------
 
--- Who may end what, without ending it. A refusal is recorded here, so that everybody may be refused.
+-- The rules of kill_session, without the kill. A refusal is recorded here, so that everybody may be refused.
 CREATE FUNCTION instrumentation.judge_kill(session uuid, mode text)
 RETURNS TABLE (refusal text, target_pid integer, target_start timestamptz, was_killed boolean)
 LANGUAGE plpgsql
@@ -854,7 +853,7 @@ EXCEPTION WHEN insufficient_privilege THEN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION instrumentation.signal_process(integer, timestamptz, text, interval) IS
-    'Used by kill_session: cancels or terminates a client of this server, and tells whether it is gone';
+    'Used by kill_session: cancels or terminates a client of this server, and returns whether it is gone';
 
 CREATE FUNCTION instrumentation.finish_kill(session uuid, mode text, ok boolean, reason text, gone boolean) RETURNS void
 LANGUAGE plpgsql
@@ -880,8 +879,8 @@ END $$;
 COMMENT ON FUNCTION instrumentation.finish_kill(uuid, text, boolean, text, boolean) IS
     'Used by kill_session and signal_session: marks what was ended, and records the attempt';
 
--- For admins, who need no right to signal others themselves. Whether they may kill the session is asked again, and the
--- attempt recorded here: whoever calls this by itself leaves the same trail, and nobody records what was not done.
+-- For admins, who need no right to signal others themselves. The rules are checked again and the attempt is recorded
+-- here: a direct call leaves the same trail, and an attempt that was not made is not recorded.
 CREATE FUNCTION instrumentation.signal_session(session uuid, mode text, grace interval)
 RETURNS TABLE (ok boolean, reason text)
 LANGUAGE plpgsql
@@ -937,13 +936,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION instrumentation.kill_session(uuid, text, interval) IS
     'For pgvigil_admin. cancel: ends the statement that runs; terminate: ends the '
-    'session; escalate: cancels, and terminates if the session has not ended '
-    'within grace. Never raises: tells whether it was done, and what or why not';
+    'session; escalate: cancels, and terminates if the session has not ended within '
+    'grace. Never raises: returns whether it was done, and the action or the reason';
 
 -- For applications that cannot be changed -----------------------------------------------------------------------------
 
--- Texts leave the server, and come back without their secrets: whoever samples is asked to take them out, by the same
--- function as everywhere (pgvigil.live). A statement whose text did not come back waits for the next sample.
+-- Texts leave the server, and come back without their secrets: the caller of sample_activity() has to remove them, by
+-- the same function as everywhere (pgvigil.live). A statement whose text did not come back waits for the next sample.
 CREATE FUNCTION instrumentation.sampled_texts(instance uuid) RETURNS text[]
 LANGUAGE plpgsql
 VOLATILE
@@ -965,8 +964,8 @@ END $$;
 COMMENT ON FUNCTION instrumentation.sampled_texts(uuid) IS
     'The statements that the next sample of this instance may record, for the sampler to take secrets out';
 
--- A statement's id is made of when and where it began, so each sample meets the row that the one before has written.
--- What calls itself pgvigil is sampled like everybody: an application_name can be anybody's.
+-- A statement's id is computed from its process and start time, so each sample finds the row that the previous one
+-- wrote. A client that calls itself pgvigil is sampled like every other: anybody can set an application_name.
 CREATE FUNCTION instrumentation.sample_activity(instance uuid, texts text[], shown text[]) RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE
@@ -981,7 +980,7 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM set_config('pgvigil.instrumentation', 'write', true);
-    -- Whoever is registered by another instance is not sampled: he tells more of himself than can be seen from here.
+    -- A session that another instance has registered is not sampled: its instance knows more than a sample shows.
     INSERT INTO instrumentation.sessions (instance_id, username, peer, backend_pid, backend_start, application_name)
     SELECT instance, a.usename,
            CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) || ':' || a.client_port END, a.pid,
@@ -1021,7 +1020,8 @@ BEGIN
     SET status = EXCLUDED.status, execution_end_time = EXCLUDED.execution_end_time, duration_ms = EXCLUDED.duration_ms
     WHERE t.status = 'executing' AND EXCLUDED.status <> 'executing';
     GET DIAGNOSTICS written = ROW_COUNT;
-    -- What was executing and is no longer that process's last statement ended unseen: before the next one began.
+    -- A statement that was executing and is no longer the last one of its process ended unseen, before the next one
+    -- began.
     UPDATE instrumentation.sql_statements t
     SET status = 'success', execution_end_time = a.query_start,
         duration_ms = (extract(epoch FROM a.query_start - t.execution_start_time) * 1000)::bigint
@@ -1037,8 +1037,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION instrumentation.sample_activity(uuid, text[], text[]) IS
     'Records what pg_stat_activity shows of sessions that no application has registered; '
-    'a heartbeat too. Of each text of sampled_texts() the one that is shown for it is '
-    'recorded. Returns the statements begun or ended, NULL: register the instance anew';
+    'a heartbeat too. Each text of sampled_texts() is recorded as the text given for it. '
+    'Returns the statements begun or ended; NULL: register the instance again';
 
 -- Views ---------------------------------------------------------------------------------------------------------------
 
@@ -1047,7 +1047,7 @@ SELECT s.session_id, s.instance_id, s.username, s.role, s.peer, s.start_time, s.
        i.database_name, extract(epoch FROM now() - s.start_time) AS session_duration_seconds
 FROM instrumentation.sessions s JOIN instrumentation.instances i ON i.instance_id = s.instance_id
 WHERE s.status = 'active';
-COMMENT ON VIEW instrumentation.active_sessions IS 'Who is connected';
+COMMENT ON VIEW instrumentation.active_sessions IS 'Connected sessions';
 
 -- Correlated on the session, so that a filter on sessions reads only their statements.
 CREATE VIEW instrumentation.session_stats AS
@@ -1063,7 +1063,7 @@ CROSS JOIN LATERAL (
            coalesce(sum(q.rows_fetched), 0)::bigint AS total_rows_fetched, avg(q.duration_ms) AS avg_duration_ms,
            max(q.duration_ms) AS max_duration_ms
     FROM instrumentation.sql_statements q WHERE q.session_id = s.session_id) t;
-COMMENT ON VIEW instrumentation.session_stats IS 'What each session has run, in numbers';
+COMMENT ON VIEW instrumentation.session_stats IS 'Numbers of the statements of each session';
 
 CREATE FUNCTION instrumentation.may_read(username text) RETURNS boolean
 LANGUAGE sql
@@ -1088,8 +1088,8 @@ LEFT JOIN instrumentation.sessions s ON s.instance_id = i.instance_id
 LEFT JOIN instrumentation.sql_statements t ON t.session_id = s.session_id
 CROSS JOIN LATERAL (SELECT instrumentation.may_read(s.username) AS may_read) m;
 COMMENT ON VIEW instrumentation.session_activity IS
-    'Instances with their sessions, and these with their statements. What others '
-    'ran shows only to pgvigil_admin and pg_read_all_stats, as in pg_stat_activity';
+    'Instances with their sessions, and these with their statements. Statements of '
+    'others show only to pgvigil_admin and pg_read_all_stats, as in pg_stat_activity';
 
 DO $$
 BEGIN

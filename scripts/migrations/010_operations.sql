@@ -1,6 +1,6 @@
--- What the days between migrations ask: is it in order, by what measure, and what fixes it. A check is looked for by
--- one of the functions check_*(deep), which say what they found; integrity_report holds that against alert_thresholds.
--- Without deep no check reads a large table as a whole: what would have to is estimated from a sample.
+-- Health between migrations: the checks, their thresholds, and their repairs. Each check is done by one of the
+-- functions check_*(deep), which return their findings; integrity_report compares them with alert_thresholds. Without
+-- deep no check reads a large table as a whole: it estimates from a sample.
 
 CREATE TABLE pgvigil.alert_thresholds (
     check_name text NOT NULL CONSTRAINT alert_thresholds_pkey PRIMARY KEY,
@@ -15,10 +15,10 @@ COMMENT ON TABLE pgvigil.alert_thresholds IS
     'From which value on each check of integrity_report() is a warning, and critical; to be edited';
 COMMENT ON COLUMN pgvigil.alert_thresholds.warning IS 'A warning from this value on; NULL: never';
 COMMENT ON COLUMN pgvigil.alert_thresholds.critical IS 'Critical from this value on; NULL: never';
-COMMENT ON COLUMN pgvigil.alert_thresholds.meaning IS 'What is counted or measured, and what it means when it is high';
+COMMENT ON COLUMN pgvigil.alert_thresholds.meaning IS 'The counted or measured value, and the meaning of a high one';
 COMMENT ON CONSTRAINT alert_thresholds_warning_check ON pgvigil.alert_thresholds IS '0 is well, for every check';
 COMMENT ON CONSTRAINT alert_thresholds_critical_check ON pgvigil.alert_thresholds IS '0 is well, for every check';
-COMMENT ON CONSTRAINT alert_thresholds_order_check ON pgvigil.alert_thresholds IS 'What is critical deserved a warning';
+COMMENT ON CONSTRAINT alert_thresholds_order_check ON pgvigil.alert_thresholds IS 'A critical value is also a warning';
 INSERT INTO pgvigil.alert_thresholds (check_name, warning, critical, meaning) VALUES
     ('foreign_keys_enabled', 1, 1,
      'foreign keys that are not enforced, and sessions, roles and databases with session_replication_role = replica'),
@@ -107,7 +107,7 @@ BEGIN
             FROM unnest(tables) t (id));
 END $$;
 COMMENT ON FUNCTION pgvigil.fits_full_scan(regclass[]) IS
-    'Whether these tables (16 MB) can be held against sessions (8 MB) as a whole in an instant';
+    'Whether these tables (16 MB) can be compared with sessions (8 MB) as a whole in an instant';
 
 -- The checks
 -- -----------------------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.check_storage(boolean) IS
     'Failed checksums, and if deep what amcheck finds in indexes and tables';
 
--- What is built CONCURRENTLY at this moment is no fault.
+-- An index that is being built CONCURRENTLY at this moment does not count.
 CREATE FUNCTION pgvigil.check_objects(deep boolean)
 RETURNS TABLE (check_name text, value numeric, detail text, fix text)
 LANGUAGE plpgsql
@@ -379,8 +379,8 @@ BEGIN
           ORDER BY 1) f;
     RETURN NEXT;
 
-    -- Grants that a restore without our roles has lost, above all: REVOKE stands in no archive of a database whose
-    -- roles are not there.
+    -- Above all, grants that a restore without our roles has lost: an archive of a database without these roles has no
+    -- REVOKE.
     check_name := 'executable_by_everybody';
     SELECT count(*), string_agg(f.name, ', '),
            string_agg(format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.name), ' ')
@@ -404,8 +404,8 @@ BEGIN
           WHERE n.nspname = ANY ('{pgvigil,instrumentation}'::name[]) AND p.prosecdef AND r.rolsuper ORDER BY 1) f;
     RETURN NEXT;
 
-    -- What sorts otherwise since a library changed: an index in that order finds rows no longer, and lets duplicates
-    -- in.
+    -- Collations whose sort order may have changed with a library: an index in the old order no longer finds rows, and
+    -- accepts duplicates.
     check_name := 'collation_mismatches';
     SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion,
@@ -463,8 +463,8 @@ COMMENT ON FUNCTION pgvigil.check_objects(boolean) IS
     'Foreign keys that are not enforced, invalid indexes, open functions, collations, '
     'publications, and triggers of pgvigil that are disabled; deep changes nothing';
 
--- What applications know by name they make anew, in their own way; health --repair makes ours again, from the files. A
--- trigger of ours calls a function of ours, and both views stand on something in schema pgvigil.
+-- Applications recreate objects of these names in their own way; health --repair makes ours again, from the files. A
+-- trigger of ours calls a function of ours, and both views read something in schema pgvigil.
 CREATE FUNCTION pgvigil.replaced_objects() RETURNS TABLE (kind text, name text, of_table text, found text)
 LANGUAGE plpgsql
 STABLE
@@ -564,8 +564,8 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.check_replaced(boolean) IS
-    'What applications have put in the place of our triggers and views, and '
-    'events that are there twice since; deep looks at all events of the last day';
+    'Objects with which applications have replaced our triggers and views, and '
+    'events that are stored twice since; deep looks at all events of the last day';
 
 -- SECURITY DEFINER: a reader has rights on the partitioned table, not on its partitions. It learns a number. Which
 -- tables are looked at comes from constants and the catalog, so that nobody chooses what runs with the owner's rights.
@@ -702,7 +702,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.check_load(boolean) IS
     'Dead rows, age of transaction ids, connections, size, and how long operations take; deep changes nothing';
 
--- A check that cannot be made hides none of the others; a damaged page or a missing right is itself something to tell.
+-- A check that fails hides none of the others; a damaged page or a missing right is itself a finding.
 CREATE FUNCTION pgvigil.integrity_report(deep boolean DEFAULT false)
 RETURNS TABLE (check_name text, value numeric, warning numeric, critical numeric, level text, meaning text, detail text,
                fix text)
@@ -752,8 +752,8 @@ BEGIN
     ORDER BY array_position('{critical,warning,ok}'::text[], l.level), t.check_name;
 END $$;
 COMMENT ON FUNCTION pgvigil.integrity_report(boolean) IS
-    'Every check of alert_thresholds: what it found, how bad that is, and what '
-    'fixes it. Deep: all counters recounted, all orphans, amcheck; reads every table';
+    'Every check of alert_thresholds: its value, level and repair. Deep: '
+    'all counters recounted, all orphans, amcheck; reads every table';
 
 -- advice: PostgreSQL's default, safe, but not what a server in production wants.
 CREATE FUNCTION pgvigil.settings_report()
@@ -769,7 +769,7 @@ DECLARE
     work    bigint := (SELECT s.reset_val::bigint * 1024 FROM pg_settings s WHERE s.name = 'work_mem');
     clients bigint := current_setting('max_connections')::bigint;
 BEGIN
-    -- reset_val: what a session begins with, whatever this one has set since.
+    -- reset_val: the value at the start of a session, whatever this session has set since.
     RETURN QUERY
     SELECT s.name, v.shown, CASE WHEN r.wrong THEN r.wanted END, CASE WHEN r.wrong THEN r.severity ELSE 'ok' END,
            CASE WHEN r.wrong THEN r.why END,
@@ -848,11 +848,11 @@ BEGIN
     ORDER BY 2;
 END $$;
 COMMENT ON FUNCTION pgvigil.settings_report() IS
-    'Settings of the server, and constraints that were never validated: what each '
-    'is, what it should be and why. ok, advice (a safe default), warning, critical';
+    'Settings of the server, and constraints that were never validated: the value, the '
+    'recommended one and the reason. ok, advice (a safe default), warning, critical';
 
--- The jobs of the days between migrations. What is due at night has a time of its own, so that it does not begin when
--- it is installed.
+-- The jobs between migrations. Jobs for the night have a time of their own, so that they do not begin when they are
+-- installed.
 
 CREATE FUNCTION pgvigil.job_health(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
@@ -867,7 +867,7 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_health(integer) IS
-    'Job health: what integrity_report() finds is kept in the notes of the run';
+    'Job health: the findings of integrity_report() are kept in the notes of the run';
 
 -- A table a step: ANALYZE holds its lock to the end of the transaction. Autovacuum never analyzes a partitioned table
 -- as a whole.

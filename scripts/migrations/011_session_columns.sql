@@ -214,8 +214,8 @@ CREATE TRIGGER update_sessions_last_activity
     FOR EACH ROW EXECUTE FUNCTION pgvigil.limit_activity_updates();
 CREATE TRIGGER update_sessions_updated_at BEFORE UPDATE OF updated_at ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.stamp_updated_at();
--- Under a name that is ours alone, and after the two above by its name: applications make triggers of the names that
--- they know anew at each start, and what they put in the place of those guards nothing.
+-- Under a name of our own, and by that name after the two above: some applications create triggers of the names that
+-- they know again at each start, and the replacements of those guard nothing.
 CREATE TRIGGER watch_session BEFORE UPDATE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.touch_session();
 COMMENT ON TRIGGER watch_session ON "{app}".sessions IS
@@ -224,9 +224,8 @@ CREATE TRIGGER log_session_lifecycle AFTER UPDATE OF status, is_dormant, archive
     FOR EACH ROW EXECUTE FUNCTION pgvigil.log_session_change();
 CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON "{app}".sessions
     REFERENCING NEW TABLE AS new_sessions FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.log_session_created();
--- AFTER, because what a later BEFORE trigger calls off (a soft delete) is no deletion. Triggers fire in the order of
--- their names: this one, for its capital, before the foreign key's (RI_ConstraintTrigger...), which takes the trail
--- away.
+-- AFTER, because a row that a later BEFORE trigger keeps (a soft delete) is not deleted. Triggers fire in the order of
+-- their names: this one, for its digits, before the foreign key's (RI_ConstraintTrigger...), which deletes the trail.
 CREATE TRIGGER "00_archive_deleted_session" AFTER DELETE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.archive_deleted_session();
 CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".context_history
@@ -270,7 +269,7 @@ CREATE TRIGGER guard_policy_hold AFTER UPDATE OF retention_policy ON "{app}".ses
 COMMENT ON TRIGGER guard_policy_hold ON "{app}".sessions IS
     'A policy under legal hold cannot be left for one that is not';
 COMMENT ON TRIGGER set_default_expiry ON "{app}".sessions IS 'expires_at by policy';
-COMMENT ON TRIGGER guard_legal_hold ON "{app}".sessions IS 'What is under legal hold stays';
+COMMENT ON TRIGGER guard_legal_hold ON "{app}".sessions IS 'Keeps sessions that are under legal hold';
 CREATE TRIGGER archive_truncated_sessions BEFORE TRUNCATE ON "{app}".sessions
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.archive_truncated_sessions();
 COMMENT ON TRIGGER archive_truncated_sessions ON "{app}".sessions IS 'TRUNCATE forgets nothing either';

@@ -48,7 +48,7 @@ CROSS JOIN LATERAL (
     FROM pgvigil.session_counter_changes n WHERE n.session_id = s.id
       AND n.change_id BETWEEN '00000000-0000-0000-0000-000000000000' AND 'ffffffff-ffff-ffff-ffff-ffffffffffff') d;
 COMMENT ON VIEW "{app}".session_content_view IS
-    'What each session holds: entries of its context, their tokens and bytes';
+    'Contents of each session: entries of its context, their tokens and bytes';
 
 -- From the rollups, and from the rows that are not yet in them.
 CREATE VIEW "{app}".performance_monitoring_view AS

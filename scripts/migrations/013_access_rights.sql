@@ -1,10 +1,10 @@
--- Who may do what. The roles are made by prepare.sql where whoever migrates may make them; a grant to one that is not
--- there is left out. What PUBLIC may do stands in closing.sql: almost nothing.
+-- Rights of the roles. The roles are made by prepare.sql where the migrating role may make them; a grant to a missing
+-- role is left out. closing.sql has the rights of PUBLIC: almost none.
 DO $$
 DECLARE
     role_name text;
     app       text := quote_ident(pgvigil.application_schema());
-    -- What shows how things are: reading, for readers and admins alike.
+    -- Functions that show the state: reading, for readers and admins alike.
     looks     CONSTANT text :=
         'pgvigil.is_running(text), pgvigil.is_alive(bigint, integer), pgvigil.due_at(text), '
         'pgvigil.partitioned_table(text), pgvigil.default_partition(regclass), pgvigil.partition_key(regclass), '
@@ -50,7 +50,7 @@ BEGIN
                         %1$s.execution_analytics, %1$s.user_recent_executions TO %2$I', app, role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_reader') THEN
-        -- What others ran shows to admins only; see instrumentation.session_activity.
+        -- Statements of others show to admins only; see instrumentation.session_activity.
         GRANT SELECT (statement_id, session_id, statement_handle, execution_start_time, execution_end_time,
                       rows_fetched, status, duration_ms, sqlstate, query_id, query_tag, source)
             ON instrumentation.sql_statements
@@ -66,7 +66,8 @@ BEGIN
                        role_name);
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'pgvigil_writer') THEN
-        -- Where the application's tables are; and the ids: what is sent again is told the id it has.
+        -- The schema of the application's tables; and the ids: a row that is sent again is answered with its existing
+        -- id.
         GRANT SELECT (revision, schema_name) ON pgvigil.migrations TO pgvigil_writer;
         EXECUTE format('GRANT SELECT (id, execution_id) ON %s.query_executions TO pgvigil_writer', app);
         GRANT INSERT ON instrumentation.sql_statements TO pgvigil_writer;

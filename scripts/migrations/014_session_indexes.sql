@@ -1,8 +1,8 @@
 -- pgvigil: no-transaction
 -- Before last_activity_at has indexes: settling its rows then writes no entry into them.
 CALL pgvigil.settle_last_activity();
--- Built while the application writes. An index that an interrupted build left INVALID is dropped and built anew; one
--- that stands under the name with another definition is remembered and replaced.
+-- Built while the application writes. An index that an interrupted build left INVALID is dropped and built again; an
+-- index of the name with another definition is recorded and replaced.
 CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON "{app}".sessions (last_activity_at);
 COMMENT ON INDEX "{app}".idx_sessions_last_activity_at IS 'Sessions by idle time';
 CREATE INDEX CONCURRENTLY idx_sessions_is_dormant ON "{app}".sessions (is_dormant) WHERE is_dormant;

@@ -135,8 +135,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.sum_histograms(jsonb[]) IS 'Histograms of workers, added up place by place';
 
--- Deleting and adding is one statement: whoever reads sees a worker in its row or in the totals, never in both or
--- neither. Totals are locked in order, so that two that fold at once cannot wait for each other.
+-- Deleting and adding is one statement: a reader sees a worker in its row or in the totals, never in both or neither.
+-- Totals are locked in order, so that two sessions that fold at once cannot wait for each other.
 CREATE FUNCTION pgvigil.fold_monitors(ended uuid[]) RETURNS void
 LANGUAGE plpgsql
 VOLATILE
@@ -221,7 +221,7 @@ BEGIN
                 session_user
                   USING ERRCODE = 'insufficient_privilege', HINT = 'Register a worker of your own.';
         END IF;
-        known := true;  -- a late report: what it says is known already
+        known := true;  -- a late report: its numbers are known already
     END IF;
     log_interval := (SELECT s.log_interval
                      FROM pgvigil.monitor_settings s
@@ -240,7 +240,7 @@ COMMENT ON FUNCTION pgvigil.report_monitor(uuid, bigint, jsonb, jsonb, jsonb, bo
     'because it was not seen for an hour, and it has to register again under another id '
     'with what it counted since. Answers the interval at which it is to log its summary';
 
--- Whoever sees to an application sets this for its workers; an admin for those of all logins.
+-- The login of an application sets this for its workers; an admin for those of all logins.
 CREATE FUNCTION pgvigil.set_monitor_logging(application text, log_interval interval) RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE
@@ -287,8 +287,8 @@ FROM (SELECT m.application, m.reported_by, m.seen_at, m.counters, m.histograms, 
       FROM pgvigil.session_monitor_totals t) r
 GROUP BY r.application, r.reported_by;
 COMMENT ON VIEW pgvigil.session_monitor IS
-    'What the workers of each application and login have counted, ended ones '
-    'included; workers and gauges are of those seen within three of their intervals';
+    'Counts of the workers of each application and login, ended ones included; '
+    'workers and gauges are of those seen within three of their intervals';
 
 -- An application that may report may see what came of it, so that its own command line needs no other login.
 CREATE FUNCTION pgvigil.own_session_monitor() RETURNS SETOF pgvigil.session_monitor
@@ -303,7 +303,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.own_session_monitor() IS
     'The rows of session_monitor that workers of this login have reported';
 
--- Who may do what. A role that is not there is left out, as in 013.
+-- Rights of the roles. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;

@@ -1,5 +1,5 @@
--- What the web application reads at once: query executions by hour and day, engine and status, and counts that never
--- fall, for Prometheus. Both are kept by job totals, which counts each row once, when it has come; rows that retention
+-- Numbers that the web application reads at once: query executions by hour and day, engine and status, and counts that
+-- never fall, for Prometheus. Job totals keeps both and counts each row once, after it has come; rows that retention
 -- deletes later stay counted.
 
 CREATE TABLE pgvigil.execution_rollups (
@@ -420,7 +420,7 @@ INSERT INTO pgvigil.jobs (job, every, at, purpose)
 VALUES ('anomalies', '1 hour', '10 minutes',
         'compares the executions of the last hour with those of the same hour of the days before');
 
--- Who may do what. A role that is not there is left out, as in 013.
+-- Rights of the roles. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;

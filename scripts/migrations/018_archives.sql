@@ -1,6 +1,6 @@
--- Archives: what retention takes from the database is first kept in Parquet files. `pgvigil maintain run archive_files`
--- writes them; this is what the database knows of them. Whoever may write here can make retention drop what was not
--- kept: the owner alone.
+-- Archives: rows that retention deletes are first kept in Parquet files. `pgvigil maintain run archive_files` writes
+-- them; this is the database's record of them. A role that may write here can make retention drop rows that were not
+-- kept: so only the owner may.
 
 CREATE TABLE pgvigil.archives (
     id            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT archives_pkey PRIMARY KEY,
@@ -33,8 +33,7 @@ CREATE TABLE pgvigil.archives (
                OR sha256 IS NOT NULL AND rows IS NOT NULL AND bytes IS NOT NULL AND fingerprint IS NOT NULL)
 );
 COMMENT ON TABLE pgvigil.archives IS
-    'What is kept in Parquet files: a partition, or a day of '
-    'rows. Written by job archive_files with the owner''s rights';
+    'Archives in Parquet files: a partition, or a day of rows. Written by job archive_files with the owner''s rights';
 COMMENT ON COLUMN pgvigil.archives.partition IS 'The partition; NULL: a day of rows';
 COMMENT ON COLUMN pgvigil.archives.partition_oid IS
     'Its oid when it was read: a later partition of that name is another one';
@@ -54,7 +53,7 @@ COMMENT ON COLUMN pgvigil.archives.dropped_at IS
 COMMENT ON COLUMN pgvigil.archives.replaced_at IS
     'When a newer archive of the same rows took its place: the files are to be removed';
 COMMENT ON CONSTRAINT archives_path_key ON pgvigil.archives IS 'Each archive has files of its own';
-COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'What counts as kept has been checked';
+COMMENT ON CONSTRAINT archives_completed_check ON pgvigil.archives IS 'A completed archive has been checked';
 CREATE INDEX idx_archives_source_from_time ON pgvigil.archives (source, from_time);
 COMMENT ON INDEX pgvigil.idx_archives_source_from_time IS 'The archives of a table over time';
 
@@ -72,7 +71,7 @@ COMMENT ON TABLE pgvigil.archive_erasures IS
     'Sessions whose rows were erased from the archives, by `pgvigil archive erase`';
 COMMENT ON COLUMN pgvigil.archive_erasures.files IS
     'Manifests of the archives that were rewritten, as they were called before';
-COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'Who: the setting pgvigil.actor if set, else the login role';
+COMMENT ON COLUMN pgvigil.archive_erasures.actor IS 'The setting pgvigil.actor if set, else the login role';
 
 -- Partitions wait for their archive whole. Rows that are deleted one by one wait here, so that none comes between
 -- reading and deleting.
@@ -219,7 +218,8 @@ BEGIN
         CONTINUE WHEN FOUND AND NOT one.is_due;
         IF FOUND THEN
             SELECT * INTO now_ FROM pgvigil.rows_fingerprint(one.partition_oid, key);
-            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows are no reason to write again.
+            -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows alone do not make an archive
+            -- outdated.
             CONTINUE WHEN now_.rows = 0 OR now_.rows = current.rows AND now_.fingerprint = current.fingerprint
                           OR one.parent_table = 'session_lifecycle' AND now_.rows <= current.rows;
         ELSE
@@ -263,7 +263,7 @@ BEGIN
                 USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
     ELSIF one.source = 'query_executions' THEN
-        -- Nobody else deletes here, and what comes has a later place: what was read is what goes.
+        -- Nobody else deletes here, and new rows have a later place: exactly the rows that were read are deleted.
         DELETE FROM pgvigil.executions_to_archive e
         WHERE e.place <= upto AND coalesce(e.started_at >= one.from_time AND e.started_at < one.to_time, false);
         GET DIAGNOSTICS deleted = ROW_COUNT;
@@ -352,7 +352,7 @@ END $$;
 COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS
     'The rewritten archives of an erased session take the place of the old ones, together with the audit row';
 
--- What is read from files: rows that are no longer in the database. Everything else is read from its table.
+-- Archives to read: their rows are no longer in the database. Everything else is read from its table.
 CREATE VIEW pgvigil.archives_to_read AS
 SELECT a.* FROM pgvigil.archives a
 WHERE a.completed_at IS NOT NULL AND a.replaced_at IS NULL
@@ -370,7 +370,7 @@ INSERT INTO pgvigil.jobs (job, every, purpose, needs_client, enabled)
 VALUES ('holds', '10 minutes', 'sends the legal holds on sessions to the telemetry server; off until there is one',
         true, false);
 
--- Who may do what: looking. A role that is not there is left out, as in 013.
+-- Rights of the roles: reading. A role that is missing is left out, as in 013.
 DO $$
 DECLARE
     role_name text;

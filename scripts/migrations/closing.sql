@@ -1,4 +1,4 @@
--- After each run: what no file can say of the objects of all files. "{app}" is the application's schema. Run again, it
+-- After each run: rights and owners of the objects of all files. "{app}" is the application's schema. Running it again
 -- changes nothing.
 
 -- PUBLIC may call what does nothing but with the caller's own rights and was made for everybody, and the few functions

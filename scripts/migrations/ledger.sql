@@ -5,7 +5,7 @@ CREATE TABLE pgvigil.alembic_version (
     version_num varchar(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-COMMENT ON TABLE pgvigil.alembic_version IS 'Alembic''s ledger: the revision this database stands at';
+COMMENT ON TABLE pgvigil.alembic_version IS 'Alembic''s ledger: the current revision of this database';
 COMMENT ON COLUMN pgvigil.alembic_version.version_num IS 'Revision of the newest migration in this database';
 COMMENT ON CONSTRAINT alembic_version_pkc ON pgvigil.alembic_version IS 'As Alembic creates it';
 
@@ -30,7 +30,7 @@ COMMENT ON COLUMN pgvigil.migrations.name IS 'File name without .sql';
 COMMENT ON COLUMN pgvigil.migrations.schema_name IS 'Schema that holds the application''s tables';
 COMMENT ON COLUMN pgvigil.migrations.baselined IS
     'True when what the file makes was already there and was checked instead of made';
-COMMENT ON COLUMN pgvigil.migrations.sha256_bytes IS 'SHA-256 of the file as it lay on disk';
+COMMENT ON COLUMN pgvigil.migrations.sha256_bytes IS 'SHA-256 of the file on disk';
 COMMENT ON COLUMN pgvigil.migrations.sha256_tokens IS
     'SHA-256 of its SQL tokens: the same while only comments or white space change';
 COMMENT ON COLUMN pgvigil.migrations.applied_at IS 'When the file had run';
@@ -63,9 +63,9 @@ END $$;
 COMMENT ON FUNCTION pgvigil.application_table(text) IS
     'A table of the application''s schema; NULL if there is none of that name';
 
--- Triggers of the application's own on its tables name their tables as they are used to. What writes there puts this
--- path in force first, when all that is to be found out has been found out: the statement itself names schemas, and its
--- operators fit those of pg_catalog exactly.
+-- Triggers of the application on its tables may name tables without a schema. A function that writes there sets this
+-- path first, after all its look-ups: the statement itself names schemas, and its operators match those of pg_catalog
+-- exactly.
 CREATE FUNCTION pgvigil.use_application_path() RETURNS void
 LANGUAGE plpgsql
 VOLATILE

@@ -1,7 +1,7 @@
--- Before every run, by whoever runs it: what takes rights that the owner of the tables need not have. Run again, it
--- changes nothing. "{app}" is the application's schema, "{owner}" the role that everything of ours belongs to. Three
--- roles without login, for the DBA to grant. Roles belong to the whole server: one that is there is used as it is, and
--- a role that may not create them can still migrate.
+-- Before every run, by the role that runs it: the steps that need rights which the owner of the tables need not have.
+-- Running it again changes nothing. "{app}" is the application's schema, "{owner}" the role that owns everything of
+-- ours. Three roles without login, for the DBA to grant. Roles belong to the whole server: an existing one is used as
+-- it is, and a role that may not create them can still migrate.
 DO $$
 DECLARE
     role_name text;
@@ -33,8 +33,8 @@ BEGIN
         COMMENT ON SCHEMA pgvigil IS
             'pgvigil''s bookkeeping: ledger, helper functions, partition settings, kept trails';
     END IF;
-    -- Tables and functions have rights of their own; everybody may ask for his own session, and be told why he may not
-    -- kill another's.
+    -- Tables and functions have rights of their own; every role may ask for its own session, and be refused with a
+    -- reason when it may not kill another's.
     IF to_regnamespace('instrumentation') IS NULL THEN
         CREATE SCHEMA instrumentation AUTHORIZATION "{owner}";
         COMMENT ON SCHEMA instrumentation IS

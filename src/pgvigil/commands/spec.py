@@ -34,7 +34,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     docs.add_argument(
         "--write",
         action="store_true",
-        help=f"write docs/{project.REFERENCE.name} and the generated tables of docs/ instead",
+        help=f"write docs/{project.REFERENCE.name} and the generated parts of docs/ and of the spec instead",
     )
     tests = options.add_action(actions, "tests", "print pgTAP tests of a spec")
     _add_spec(tests)
@@ -63,7 +63,7 @@ def _dump(arguments: argparse.Namespace) -> int:
 
 
 def _docs(arguments: argparse.Namespace) -> int:
-    from pgvigil.migration import doc_blocks, files
+    from pgvigil.migration import doc_blocks, files, spec_blocks
     from pgvigil.migration import schema_reference as docs
     from pgvigil.validate import load_declaration
     from pgvigil.validate.catalog import snapshot
@@ -80,6 +80,7 @@ def _docs(arguments: argparse.Namespace) -> int:
         if arguments.write:
             for path, text in doc_blocks.pages(project.REFERENCE.parent, migrations).items():
                 output.generated(text, path)
+            output.generated(spec_blocks.written(project.SPEC.read_text(encoding="utf-8"), migrations), project.SPEC)
         return output.generated(docs.page(migrations), project.REFERENCE if arguments.write else None)
     declared, comments = load_declaration(arguments.spec), {}
     if arguments.database_url:

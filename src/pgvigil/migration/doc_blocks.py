@@ -1,15 +1,17 @@
-"""Tables of the documentation that are made from the code and the migrations: exit codes, checks and jobs. No server is asked.
+"""Tables of the documentation that are made from the code and the migrations: commands, checks, events. No server is asked.
 
 A block stands between `<!-- generated: NAME -->` and `<!-- end -->` on a page of docs/.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from pgvigil import registry
 from pgvigil.errors import EXIT_CODES
 from pgvigil.migration.files import Migration
 from pgvigil.migration.sql_lexer import Statement, Token, statements
@@ -28,6 +30,9 @@ def pages(directory: Path, migrations: Iterable[Migration]) -> dict[Path, str]:
         "exit_codes": _exit_codes,
         "checks": lambda: _checks(seeds(scripts, "alert_thresholds")),
         "jobs": lambda: _jobs(seeds(scripts, "jobs")),
+        "events": lambda: _events(_event_comment(scripts)),
+        "commands": _commands,
+        "formats": _formats,
     }
     found = {}
     for page in sorted(directory.glob("*.md")):
@@ -45,6 +50,28 @@ def seeds(scripts: Iterable[str], table: str) -> list[Row]:
             if statement.starts_with("INSERT", "INTO", "PGVIGIL", ".", table.upper()):
                 rows += _rows(statement)
     return rows
+
+
+def event_types(scripts: Iterable[str]) -> list[str]:
+    """Return the types of events in the order of the list in domain pgvigil.event_type."""
+    for statement in _of_event_type(scripts, "CREATE"):
+        return _joined(statement.tokens).strip("{}").split(",")
+    raise LookupError("no migration makes pgvigil.event_type")
+
+
+def _event_comment(scripts: Iterable[str]) -> str:
+    return next(_joined(statement.tokens) for statement in _of_event_type(scripts, "COMMENT", "ON"))
+
+
+def _of_event_type(scripts: Iterable[str], *verb: str) -> Iterator[Statement]:
+    for script in scripts:
+        for statement in statements(script):
+            if statement.starts_with(*verb, "DOMAIN", "PGVIGIL", ".", "EVENT_TYPE"):
+                yield statement
+
+
+def _joined(words: Iterable[Token]) -> str:
+    return "".join(word.text[1:-1] for word in words if word.kind == "string").replace("''", "'")
 
 
 def _rows(statement: Statement) -> Iterator[Row]:
@@ -88,7 +115,7 @@ def _split(words: Iterable[Token]) -> list[list[Token]]:
 def _constant(words: list[Token]) -> str | None:
     text = words[0].text
     if all(word.kind == "string" for word in words):  # literals over several lines are one
-        return "".join(word.text[1:-1] for word in words).replace("''", "'")
+        return _joined(words)
     return None if len(words) > 1 or text.upper() == "NULL" else text
 
 
@@ -107,6 +134,37 @@ def _words(text: str | None) -> str:
 
 def _exit_codes() -> str:
     return _table(("code", "meaning"), ((str(code), meaning) for code, meaning in EXIT_CODES.items()))
+
+
+def _commands() -> str:
+    rows = ((f"`pgvigil {name}`", text) for name, text in _said("commands", "SUMMARY"))
+    return _table(("command", "what it does"), rows)
+
+
+def _formats() -> str:
+    package = "validate.report.formats"
+    finding = dict(_said(package, "FINDING"))
+    return _table(
+        ("`--format`", "for", "a finding is"), ((name, text, finding[name]) for name, text in _said(package, "SUMMARY"))
+    )
+
+
+def _said(package: str, constant: str) -> Iterator[tuple[str, str]]:
+    """Yield each module of a registry with a constant of it, which is read without importing the module."""
+    folder = Path(registry.__file__).parent.joinpath(*package.split("."))
+    for name in registry.modules(package):
+        for node in ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == constant:
+                yield name.replace("_", "-"), ast.literal_eval(node.value)
+
+
+def _events(comment: str) -> str:
+    """Of the lines `type: change; keys of event_data` of the comment on the domain, after its first line."""
+    rows = []
+    for line in comment.splitlines()[1:]:
+        name, change, data = re.fullmatch(r"(\w+): (.*); (.*)", line).groups()  # type: ignore[union-attr]
+        rows.append((name, _words(change), ", ".join(f"`{key}`" for key in data.split(", "))))
+    return _table(("event_type", "change", "event_data besides actor"), rows)
 
 
 def _checks(rows: list[Row]) -> str:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pgvigil import project
-from pgvigil.migration import doc_blocks, files, init_script, schema_reference
+from pgvigil.migration import doc_blocks, files, init_script, schema_reference, spec_blocks
 from pgvigil.validate import load_spec
 from pgvigil.validate.spec import json_schema
 
@@ -30,6 +30,8 @@ def check() -> list[str]:
         if module.stem not in {m.name for m in migrations}:
             faults.append(f"{module} is an Alembic revision without a migration: remove it, or write {module.stem}.sql")
     faults += _init_script(migrations)
+    spec = spec_blocks.written(project.SPEC.read_text(encoding="utf-8"), migrations)
+    faults += _generated(project.SPEC, spec, "the migrations", "spec docs")
     faults += _generated(project.SPEC_SCHEMA, json_schema.generate(), "the spec's keys", "spec schema")
     if project.REFERENCE.parent.is_dir():  # a wheel carries no documentation
         faults += _generated(project.REFERENCE, schema_reference.page(migrations), "spec and comments", "spec docs")

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pgvigil.text import one_line, visible
 from pgvigil.validate.report.model import Report
 
+SUMMARY = "the log of a GitHub Actions job"
+FINDING = "an annotation on that line, in the pull request"
+
 
 def render(report: Report, spec: str) -> str:
     return "\n".join(_lines(report, spec))

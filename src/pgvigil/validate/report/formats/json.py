@@ -7,6 +7,9 @@ from dataclasses import asdict
 
 from pgvigil.validate.report.model import KINDS, Finding, Report
 
+SUMMARY = "your own programs"
+FINDING = "an object in `findings`; `notes` and `unchecked` are beside it"
+
 
 def render(report: Report, spec: str) -> str:
     document = {

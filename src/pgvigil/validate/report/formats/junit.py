@@ -8,6 +8,9 @@ from xml.etree import ElementTree as ET
 from pgvigil.text import one_line, visible
 from pgvigil.validate.report.model import Report, subject
 
+SUMMARY = "Jenkins, GitLab (`artifacts: reports: junit`), Azure"
+FINDING = "a failed test case. A gap is an error. Each kind of object without findings passes."
+
 # What XML 1.0 (production Char) cannot hold, not even escaped, and `visible` leaves as it is.
 _FORBIDDEN = re.compile("[\ufffe\uffff]")
 

@@ -12,6 +12,9 @@ from pgvigil import __version__
 from pgvigil.text import visible
 from pgvigil.validate.report.model import MEANINGS, Finding, Report, Unchecked, subject
 
+SUMMARY = "code scanning (SARIF 2.1.0)"
+FINDING = "a result on the line of the spec that declares the object; the next run gives it the same identity"
+
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _GAP = "not compared"
 _RULES: dict[str, str] = dict(MEANINGS) | {_GAP: "Nobody can say whether it is as declared"}

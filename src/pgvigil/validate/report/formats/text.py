@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from pgvigil.text import BAR, one_line, painted
 from pgvigil.validate.report.model import KINDS, Finding, Report
 
+SUMMARY = "people; in color on a terminal, unless `NO_COLOR` is set"
+FINDING = "a paragraph, with the SQL that repairs it"
+
 _INDENT, _LABEL = " " * 6, 8
 _OF_KIND = {"missing": "red", "different": "yellow", "invalid": "red", "disabled": "red", "unexpected": "yellow"}
 
