@@ -28,6 +28,9 @@ BEGIN
         RAISE EXCEPTION 'this database is not empty'
               USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
+    IF to_regnamespace('instrumentation') IS NOT NULL THEN
+        RAISE EXCEPTION 'schema instrumentation is there already, and pgvigil needs the name' USING HINT = 'Rename or drop it.';
+    END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
         found := found || CASE WHEN name ~ '^[A-Za-z0-9_]+$' THEN '"' || name || '"'
@@ -997,7 +1000,8 @@ BEGIN
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
                         ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', leftover.name, 'legacy_' || leftover.name,
                             pgvigil.application_schema()));
-        IF NOT leftover.is_view THEN
+        -- Rows of a table that had the name of a view of ours have nowhere to go.
+        IF NOT leftover.is_view AND leftover.name NOT LIKE '%view' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (leftover.name);
         END IF;
     END LOOP;
@@ -1151,7 +1155,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that had the names of ours '
     'into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, '4c2fa73847be7dd42980699a6d038d39202d2d96e03c1af0283a3994050f9dbe', 'b70cd81d056776b212589f390971d3baaf80a13065c082386636db4ebd06f089', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'ffd93741f1afff9d3596fdcd3a9e5afae50d52e27da0dfdabe0c4c801db82122', '825e5f6936acd71d4da64b0423fee5c812ffa1119603e243e016dba5327adbe4', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- Monitoring tables. The three append-only ones are partitioned by their time-ordered id: id stays a true primary key,
@@ -2138,8 +2142,8 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    why  text;
-    held boolean;
+    why    text;
+    follow pgvigil.retention_policies;
 BEGIN
     SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
     IF why IS NOT NULL THEN
@@ -2149,15 +2153,17 @@ BEGIN
                                   OLD.id);
     END IF;
     -- The lock makes who places a hold on the policy wait for this deletion, and this deletion for him; at REPEATABLE
-    -- READ it fails where the policy has been edited since its snapshot, instead of not seeing that.
-    SELECT p.legal_hold
-    INTO held
+    -- READ it fails where the policy has been edited since its snapshot, instead of not seeing that. A session with an
+    -- unknown policy follows standard.
+    SELECT p.*
+    INTO follow
     FROM pgvigil.retention_policies p
-    WHERE p.policy = coalesce(OLD.retention_policy, 'standard')
+    WHERE p.policy IN (OLD.retention_policy, 'standard')
+    ORDER BY p.policy = 'standard'
+    LIMIT 1
     FOR SHARE;
-    IF held THEN
-        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id,
-            coalesce(OLD.retention_policy, 'standard')
+    IF follow.legal_hold THEN
+        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, follow.policy
               USING ERRCODE = 'object_not_in_prerequisite_state',
                     HINT = 'See legal_hold in pgvigil.retention_policies.';
     END IF;
@@ -2173,19 +2179,21 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    held boolean;
+    follow pgvigil.retention_policies;
 BEGIN
     IF NEW.retention_policy IS DISTINCT FROM OLD.retention_policy THEN
-        SELECT p.legal_hold
-        INTO held
+        SELECT p.*
+        INTO follow
         FROM pgvigil.retention_policies p
-        WHERE p.policy = coalesce(OLD.retention_policy, 'standard')
+        WHERE p.policy IN (OLD.retention_policy, 'standard')
+        ORDER BY p.policy = 'standard'
+        LIMIT 1
         FOR SHARE;
-        IF held
+        IF follow.legal_hold
            AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p
                            WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
             RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id,
-                coalesce(OLD.retention_policy, 'standard'), coalesce(NEW.retention_policy, 'standard')
+                follow.policy, coalesce(NEW.retention_policy, 'standard')
                   USING ERRCODE = 'object_not_in_prerequisite_state',
                         HINT = 'See legal_hold in pgvigil.retention_policies.';
         END IF;
@@ -2194,6 +2202,41 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS
     'Refuses to move a session from a policy under legal hold to one that is not';
+
+-- Nor is it lifted by the way, in that its sessions get another policy: with their own removed or renamed, or with one
+-- made for a name that was unknown, whose sessions followed standard so far.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    loses text[] := '{}';
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.legal_hold THEN
+        loses := loses || OLD.policy;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NOT NEW.legal_hold
+       AND EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = 'standard' AND p.legal_hold)
+       AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = NEW.policy) THEN
+        loses := loses || NEW.policy;
+    END IF;
+    IF loses <> '{}' AND EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = ANY (loses)) THEN
+        RAISE EXCEPTION 'sessions of the retention policy % are under legal hold, and this would lift it',
+            array_to_string(loses, ', ')
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'When the hold is lifted: set legal_hold to false first. A new policy may have legal_hold.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.protect_held_policy() IS
+    'Refuses to remove, rename or make a policy where that would lift a legal hold';
+CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.protect_held_policy();
+CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
+COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
@@ -2226,8 +2269,9 @@ DECLARE
 BEGIN
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
     IF EXISTS (SELECT FROM "{app}".sessions s
-               JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard')
-               WHERE p.legal_hold) THEN
+               LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
+               WHERE coalesce(p.legal_hold, (SELECT r.legal_hold FROM pgvigil.retention_policies r
+                                             WHERE r.policy = 'standard'))) THEN
         RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is'
             USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';
@@ -3579,7 +3623,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'fecd5195f6463921c2aa72deb910ad0d73267760ebe57a75ac18c9dd389c420a', 'e9ba8b256467906924cf6d13394e10ac000c688a6fcc36428d9d12970a08d698', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '1c224cfee90df66ebfbb03a5ae1ace7b3ce3cc08ae15fe39a84a674db7ed2750', '4f7ea62e20e6d4c5a587b3572166a0cd10ca3559de259b82fe4447dc0d1e1dd6', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4161,7 +4205,7 @@ BEGIN
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
                         ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', found.name, 'legacy_' || found.name,
                             pgvigil.application_schema()));
-        IF NOT found.is_view THEN
+        IF NOT found.is_view AND found.name = 'query_executions' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (found.name);
         END IF;
     END LOOP;
@@ -4307,7 +4351,7 @@ INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined
 FROM pgvigil.migrations m
 WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '807b713103c4135cfa33a02ef938dec643368eada5fcfc99a11e6c96c9b1089d', '74eaa2c1797bc9b4332b395af4ee187a2778dedce1d5679eef6c52e58bc1978a', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '64d55b91e91125303b762e5eb530204ef5aa3ee14aaead76cfc10ebf4b2aa959', '69b733ea0c82ddf2b1f061ae80d272c080579ca31921dff52409dd54392360ec', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Connections, and their statements. Applications and DBAs write here through functions, and recorders append

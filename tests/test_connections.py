@@ -577,6 +577,16 @@ UNFIT = {
     "composite type": ("CREATE TYPE analytics_aggregations AS (a int)", "type public.analytics_aggregations"),
     "domain": ("CREATE DOMAIN session_monitoring_view AS text", "type public.session_monitoring_view"),
     "partition": ("CREATE TABLE session_lifecycle_default ()", "table public.session_lifecycle_default"),
+    "slice": ("CREATE TABLE system_metrics_p202501 ()", "table public.system_metrics_p202501"),
+    "index of a session table": (
+        "CREATE INDEX idx_sessions_is_dormant ON app_users (email)",
+        "index public.idx_sessions_is_dormant on table app_users",
+    ),
+    "index of a monitoring table": (
+        "CREATE INDEX idx_system_metrics_labels ON sessions (agent_to)",
+        "index public.idx_system_metrics_labels on table sessions",
+    ),
+    "constraint": ("CREATE SEQUENCE query_executions_pkey", "sequence public.query_executions_pkey"),
     "owners": (
         "ALTER TABLE handoff_requests OWNER TO pg_monitor",
         "the tables of the application belong to different roles",
@@ -716,7 +726,7 @@ def test_a_missing_right_is_told_once_with_the_grant(call: Run, fresh: Database)
 @pytest.mark.client_side
 def test_of_two_setups_at_once_one_builds_and_the_other_finds_it_built(pg: Server) -> None:
     name = f"twice_{os.getpid()}"
-    command = [sys.executable, "-P", "-m", "pgvigil", "setup", "--lock-wait", "60", "--database-url", pg.dsn(name)]
+    command = [sys.executable, "-P", "-m", "pgvigil", "setup", "--database-url", pg.dsn(name)]
     environment = os.environ | {"PYTHONPATH": str(PROJECT / "src")}
     try:
         both = [

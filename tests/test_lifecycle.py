@@ -268,6 +268,61 @@ def hours(database: Database, key: str) -> int:
     return int(database.execute(query, (key,))[0][0])
 
 
+@pytest.fixture
+def held(fresh: Database) -> Database:
+    """Two policies under legal hold, each with a session, and a session whose policy is unknown, so that it follows standard."""
+    fresh.execute(
+        """INSERT INTO pgvigil.retention_policies VALUES ('own', 1, 1, 1, 1, 1);
+           INSERT INTO sessions (session_key, agent_from, retention_policy) VALUES ('own', 'a', 'own'), ('none', 'a', NULL), ('unknown', 'a', 'misspelt');
+           UPDATE pgvigil.retention_policies SET legal_hold = true WHERE policy IN ('standard', 'own')"""
+    )
+    return fresh
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM sessions WHERE session_key = 'unknown'",
+        "UPDATE sessions SET retention_policy = 'short' WHERE session_key = 'unknown'",
+        "TRUNCATE sessions CASCADE",
+    ],
+)
+def test_a_hold_on_standard_holds_sessions_whose_policy_is_unknown(held: Database, statement: str) -> None:
+    held.execute("UPDATE pgvigil.retention_policies SET legal_hold = false")
+    held.execute("DELETE FROM sessions WHERE session_key <> 'unknown'")
+    held.execute("UPDATE pgvigil.retention_policies SET legal_hold = true WHERE policy = 'standard'")
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="under legal hold"):
+        held.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM pgvigil.retention_policies WHERE policy = 'own'",
+        "UPDATE pgvigil.retention_policies SET policy = 'other' WHERE policy = 'own'",
+        "INSERT INTO pgvigil.retention_policies VALUES ('misspelt', 1, 1, 1, 1, 1)",
+        "UPDATE pgvigil.retention_policies SET policy = 'misspelt' WHERE policy = 'short'",
+    ],
+)
+def test_a_hold_on_a_policy_is_not_lifted_by_giving_its_sessions_another(held: Database, statement: str) -> None:
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="under legal hold, and this would lift it"):
+        held.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM pgvigil.retention_policies WHERE policy = 'short'",
+        "UPDATE pgvigil.retention_policies SET policy = 'brief' WHERE policy = 'short'",
+        "INSERT INTO pgvigil.retention_policies VALUES ('misspelt', 1, 1, 1, 1, 1, true)",
+        "INSERT INTO pgvigil.retention_policies VALUES ('own', 2, 1, 1, 1, 1) ON CONFLICT (policy) DO UPDATE SET active_hours = 2",
+        "UPDATE pgvigil.retention_policies SET legal_hold = false; DELETE FROM pgvigil.retention_policies WHERE policy = 'own'",
+    ],
+)
+def test_what_lifts_no_hold_or_says_so_is_allowed(held: Database, statement: str) -> None:
+    held.execute(statement)
+
+
 def test_a_policy_edited_elsewhere_holds_in_sessions_that_have_used_it_before(fresh: Database) -> None:
     insert = "INSERT INTO sessions (session_key, agent_from) VALUES (%s, 'x')"
     with fresh.connect() as application:

@@ -427,7 +427,7 @@ def half_of_it() -> str:
     )
 
 
-def adopted(call: Run, database: Database) -> None:
+def adopted(call: Run, database: Database) -> str:
     counts = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM context_history), (SELECT count(*) FROM session_lifecycle)," \
              " (SELECT count(*) FROM system_metrics WHERE metric_name <> 'migration_completed'), (SELECT count(*) FROM performance_logs)," \
              " (SELECT count(*) FROM analytics_aggregations)"  # fmt: skip
@@ -440,6 +440,7 @@ def adopted(call: Run, database: Database) -> None:
         "SELECT count(*) FROM pgvigil.displaced_tables WHERE rows_adopted IS DISTINCT FROM rows_found"
     ) == [(0,)]
     assert verdict(call, database.url)["findings"] == []
+    return done.stdout
 
 
 def test_a_database_that_the_application_made_at_its_start_migrates(call: Run, database: Database) -> None:
@@ -462,7 +463,14 @@ def test_a_database_that_the_enhanced_original_left_half_done_migrates(call: Run
     database.execute(EXISTING_INSTALL.read_text())
     database.execute(COLUMNS)
     database.execute(half_of_it())
+    database.execute(
+        "CREATE TABLE performance_monitoring_view AS SELECT 1 AS saved"
+    )  # a table for the view that failed
     database.execute(ROWS)
-    adopted(call, database)
+    assert (
+        "table performance_monitoring_view had the name of a view of pgvigil: it is kept whole as pgvigil.legacy_performance_monitoring_view"
+        in adopted(call, database)
+    )
+    assert database.execute("SELECT saved FROM pgvigil.legacy_performance_monitoring_view") == [(1,)]
     start(database)
     assert verdict(call, database.url)["findings"] == []

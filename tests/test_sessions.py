@@ -640,6 +640,7 @@ CALLS = {
     "archive_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
     "lapse_consent_by_status": "DELETE FROM pgvigil.final_statuses",
     "refresh_active_time lapse_consent": "UPDATE pgvigil.retention_policies SET active_hours = 1",
+    "protect_held_policy": "UPDATE pgvigil.retention_policies SET policy = 'brief' WHERE policy = 'short'",
     "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
     "push_holds": "SELECT pgvigil.push_holds('x', '1 hour', '{}', false)",
     "begin_job job_step report_job": "CALL pgvigil.run_job('counters')",

@@ -72,6 +72,13 @@ def test_the_init_script_refuses_a_database_that_is_not_empty(existing: Database
     assert catalog(existing) == before
 
 
+def test_the_init_script_refuses_another_schema_of_the_name_of_ours(database: Database) -> None:
+    database.execute("CREATE SCHEMA instrumentation")
+    refused = psql(database)
+    assert (refused.returncode, "schema instrumentation is there already" in refused.stderr) == (3, True)
+    assert database.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
+
+
 def test_plain_alembic_goes_the_same_way(fresh: Database, database: Database) -> None:
     def alembic(*arguments: str) -> str:
         done = subprocess.run(

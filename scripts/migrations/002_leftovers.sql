@@ -20,7 +20,8 @@ BEGIN
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
                         ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', leftover.name, 'legacy_' || leftover.name,
                             pgvigil.application_schema()));
-        IF NOT leftover.is_view THEN
+        -- Rows of a table that had the name of a view of ours have nowhere to go.
+        IF NOT leftover.is_view AND leftover.name NOT LIKE '%view' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (leftover.name);
         END IF;
     END LOOP;

@@ -204,8 +204,8 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    why  text;
-    held boolean;
+    why    text;
+    follow pgvigil.retention_policies;
 BEGIN
     SELECT string_agg(reason, ', ' ORDER BY placed_at) INTO why FROM pgvigil.legal_holds WHERE session_id = OLD.id;
     IF why IS NOT NULL THEN
@@ -215,15 +215,17 @@ BEGIN
                                   OLD.id);
     END IF;
     -- The lock makes who places a hold on the policy wait for this deletion, and this deletion for him; at REPEATABLE
-    -- READ it fails where the policy has been edited since its snapshot, instead of not seeing that.
-    SELECT p.legal_hold
-    INTO held
+    -- READ it fails where the policy has been edited since its snapshot, instead of not seeing that. A session with an
+    -- unknown policy follows standard.
+    SELECT p.*
+    INTO follow
     FROM pgvigil.retention_policies p
-    WHERE p.policy = coalesce(OLD.retention_policy, 'standard')
+    WHERE p.policy IN (OLD.retention_policy, 'standard')
+    ORDER BY p.policy = 'standard'
+    LIMIT 1
     FOR SHARE;
-    IF held THEN
-        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id,
-            coalesce(OLD.retention_policy, 'standard')
+    IF follow.legal_hold THEN
+        RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is', OLD.id, follow.policy
               USING ERRCODE = 'object_not_in_prerequisite_state',
                     HINT = 'See legal_hold in pgvigil.retention_policies.';
     END IF;
@@ -239,19 +241,21 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    held boolean;
+    follow pgvigil.retention_policies;
 BEGIN
     IF NEW.retention_policy IS DISTINCT FROM OLD.retention_policy THEN
-        SELECT p.legal_hold
-        INTO held
+        SELECT p.*
+        INTO follow
         FROM pgvigil.retention_policies p
-        WHERE p.policy = coalesce(OLD.retention_policy, 'standard')
+        WHERE p.policy IN (OLD.retention_policy, 'standard')
+        ORDER BY p.policy = 'standard'
+        LIMIT 1
         FOR SHARE;
-        IF held
+        IF follow.legal_hold
            AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p
                            WHERE p.policy = coalesce(NEW.retention_policy, 'standard') AND p.legal_hold) THEN
             RAISE EXCEPTION 'session % is under legal hold: its retention policy, %, is, and % is not', OLD.id,
-                coalesce(OLD.retention_policy, 'standard'), coalesce(NEW.retention_policy, 'standard')
+                follow.policy, coalesce(NEW.retention_policy, 'standard')
                   USING ERRCODE = 'object_not_in_prerequisite_state',
                         HINT = 'See legal_hold in pgvigil.retention_policies.';
         END IF;
@@ -260,6 +264,41 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS
     'Refuses to move a session from a policy under legal hold to one that is not';
+
+-- Nor is it lifted by the way, in that its sessions get another policy: with their own removed or renamed, or with one
+-- made for a name that was unknown, whose sessions followed standard so far.
+CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    loses text[] := '{}';
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.legal_hold THEN
+        loses := loses || OLD.policy;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NOT NEW.legal_hold
+       AND EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = 'standard' AND p.legal_hold)
+       AND NOT EXISTS (SELECT FROM pgvigil.retention_policies p WHERE p.policy = NEW.policy) THEN
+        loses := loses || NEW.policy;
+    END IF;
+    IF loses <> '{}' AND EXISTS (SELECT FROM "{app}".sessions s WHERE s.retention_policy = ANY (loses)) THEN
+        RAISE EXCEPTION 'sessions of the retention policy % are under legal hold, and this would lift it',
+            array_to_string(loses, ', ')
+              USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'When the hold is lifted: set legal_hold to false first. A new policy may have legal_hold.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END $$;
+COMMENT ON FUNCTION pgvigil.protect_held_policy() IS
+    'Refuses to remove, rename or make a policy where that would lift a legal hold';
+CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_policies
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.protect_held_policy();
+CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
+    FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
+COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
@@ -292,8 +331,9 @@ DECLARE
 BEGIN
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
     IF EXISTS (SELECT FROM "{app}".sessions s
-               JOIN pgvigil.retention_policies p ON p.policy = coalesce(s.retention_policy, 'standard')
-               WHERE p.legal_hold) THEN
+               LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
+               WHERE coalesce(p.legal_hold, (SELECT r.legal_hold FROM pgvigil.retention_policies r
+                                             WHERE r.policy = 'standard'))) THEN
         RAISE EXCEPTION 'there are sessions under legal hold: their retention policy is'
             USING ERRCODE = 'object_not_in_prerequisite_state',
               HINT = 'DELETE the sessions that may go; see legal_hold in pgvigil.retention_policies for the others.';

@@ -22,7 +22,7 @@ BEGIN
                 format('ALTER TABLE IF EXISTS pgvigil.%2$I RENAME TO %1$I;
                         ALTER TABLE IF EXISTS pgvigil.%1$I SET SCHEMA %3$I', found.name, 'legacy_' || found.name,
                             pgvigil.application_schema()));
-        IF NOT found.is_view THEN
+        IF NOT found.is_view AND found.name = 'query_executions' THEN
             INSERT INTO pgvigil.displaced_tables (table_name) VALUES (found.name);
         END IF;
     END LOOP;

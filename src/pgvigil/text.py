@@ -27,6 +27,11 @@ _UNSEEN: Final = re.compile(
 _PLAIN_BYTES: Final = frozenset(range(0x20, 0x7F)) - frozenset(b"'\\")
 _PLURALS: Final = {"index": "indexes", "table or view": "tables or views"}
 _COMMAND: Final = re.compile(r"^(?=[^\S\n]*::)", re.MULTILINE)
+_KNOWN_COMMAND: Final = re.compile(
+    r"^(?=[^\S\n]*::(?:add-mask|add-matcher|add-path|debug|echo|endgroup|error|group|notice|remove-matcher|save-state|set-env"
+    r"|set-output|stop-commands|warning)\b)",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 
 def visible(text: str) -> str:
@@ -109,8 +114,11 @@ def trusted(stream: TextIO) -> TextIO:
 
 
 def print_script(script: str, stream: TextIO, *, end: str = "\n") -> None:
-    """Print SQL or other text for programs: unchanged to a file; elsewhere visible, but without bars, because `::` is a cast, too."""
-    print(visible(script) if isinstance(stream, Guarded) else script, end=end, file=trusted(stream))
+    """Print SQL or other text for programs: unchanged to a file; elsewhere visible, and with bars only before the commands that a CI
+    system knows, because `::` is a cast, too.
+    """
+    shown = _KNOWN_COMMAND.sub(BAR, visible(script)) if isinstance(stream, Guarded) else script
+    print(shown, end=end, file=trusted(stream))
 
 
 _OF_STYLE: Final = {"red": "1;31", "yellow": "1;33", "green": "1;32", "cyan": "36", "bold": "1", "dim": "2"}

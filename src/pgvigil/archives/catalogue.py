@@ -17,7 +17,7 @@ from pgvigil.archives import duck, identifier, scan
 from pgvigil.archives.manifest import Manifest, load
 from pgvigil.archives.parquet import extent_of
 from pgvigil.archives.source import SOURCES
-from pgvigil.archives.store import Store, open_store
+from pgvigil.archives.store import Store, open_store, stored
 from pgvigil.database import Target
 from pgvigil.errors import ArchiveError, PgvigilError, PreconditionError
 from pgvigil.shipped import require_shipped
@@ -91,7 +91,7 @@ def read(conn: psycopg.Connection) -> list[Archive]:
 
 def store_of(archive: Archive, moved_to: str | None) -> Store:
     """Return where the files of an archive are."""
-    return open_store(moved_to or archive.location)
+    return open_store(moved_to) if moved_to else stored(archive.location)
 
 
 def manifest_of(store: Store, archive: Archive) -> Manifest:
@@ -134,7 +134,7 @@ def verify(target: Target, moved_to: str | None = None) -> tuple[list[Verified],
             continue
         try:
             place = moved_to or archive.location
-            store = stores.setdefault(place, open_store(place))
+            store = stores[place] if place in stores else stores.setdefault(place, store_of(archive, moved_to))
             _require_whole(store, archive)
         except PgvigilError as error:
             found.append(Verified(archive, error.message))

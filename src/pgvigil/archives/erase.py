@@ -64,7 +64,7 @@ def erase(target: Target, session: str, reason: str, log: Reporter, *, moved_to:
 def _erase(
     conn: psycopg.Connection, owner: Owner, session: str, reason: str, log: Reporter, moved_to: str | None
 ) -> str:
-    write.clean(conn, owner, log)
+    write.clean(conn, owner, moved_to, log)
     owner.execute(conn, "SELECT pgvigil.find_dropped_partitions()")
     held = []
     for archive in catalogue.read(conn):
@@ -99,7 +99,7 @@ def _erase(
             })  # fmt: skip
         values = ", ".join([literal(session), _sql(reason), str(erased), _sql(json.dumps(rewritten)) + "::jsonb"])
         owner.execute(conn, f"SELECT pgvigil.complete_erasure({values})")
-    write.clean(conn, owner, log)
+    write.clean(conn, owner, moved_to, log)
     return f"erased {counted(erased, 'row')} from {counted(len(held), 'archive')}"
 
 

@@ -79,7 +79,8 @@ def _into(
     columns = {column: type_ for _, _, manifest in made for column, type_ in manifest.columns.items()}
     total = 0
     with conn.transaction():
-        # A type that this database does not have, such as an enum of pgvigil's in a new one, becomes text.
+        # A type that this database does not have, such as an enum of pgvigil's in a new one, becomes text. So does one of others that
+        # runs code when a value comes in (a domain's CHECK), with the rights of whoever restores.
         types = [
             sql.SQL("{} {}").format(sql.Identifier(column), sql.SQL(_type(conn, type_)))
             for column, type_ in columns.items()
@@ -97,7 +98,11 @@ def _into(
 
 
 def _type(conn: psycopg.Connection, name: str) -> str:
-    row = conn.execute("SELECT coalesce(format_type(to_regtype(%s), NULL), 'text')", (name,)).fetchone()
+    row = conn.execute(
+        """SELECT coalesce((SELECT format_type(t.oid, NULL) FROM pg_type t
+                            WHERE t.oid = to_regtype(%s) AND (t.typtype = 'e' OR t.typnamespace = 'pg_catalog'::regnamespace)), 'text')""",
+        (name,),
+    ).fetchone()
     return str(row[0]) if row else "text"
 
 

@@ -21,6 +21,14 @@ from urllib.parse import urlsplit
 from pgvigil.backup.manifest import require_our_directory, require_ours
 from pgvigil.errors import ArchiveError, RestoreError, UsageError
 
+# What this module names; nothing else is ever removed, whatever a row of pgvigil.archives says.
+_MADE = re.compile(
+    r"(table=[a-z_]{1,40}/year=[0-9]{1,6}/month=[0-9]{2}/day=[0-9]{2})/([0-9]{1,6}[0-9]{4}T[0-9]{4}-[0-9]{1,6}[0-9]{4}T[0-9]{4}-[0-9a-f]{12})\.json"
+)
+# A location comes from the database: whoever may write there must not choose what this machine connects to, or makes.
+_OBJECT_STORES = frozenset(
+    {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "cos", "r2", "memory"}
+)
 _WITHIN = re.compile(r"(?:[A-Za-z0-9_=.-]+/)*[A-Za-z0-9_=-][A-Za-z0-9_=.-]*")
 
 
@@ -38,6 +46,34 @@ def open_store(location: str) -> Store:
             "Give them by environment variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
         )
     return RemoteStore(location)
+
+
+def stored(location: str, chosen: str | None = None) -> Store:
+    """Open a location that the database names. Raises ArchiveError for one that nobody has chosen here: only an object store, a
+    directory that is there, and `chosen` (default: PGVIGIL_ARCHIVE) are opened.
+    """
+    scheme = location.partition("://")[0] if "://" in location else ""
+    if scheme in ("", "file"):
+        place = Path(urlsplit(location).path if scheme else location)
+        if not place.is_absolute() or not place.is_dir():
+            raise ArchiveError(
+                f"there is no directory {location}", "Restore it from a copy, or give the place where it is: --archive."
+            )
+    elif scheme not in _OBJECT_STORES and location != (chosen or os.environ.get("PGVIGIL_ARCHIVE", "")).rstrip("/"):
+        raise ArchiveError(
+            f"the database names {location} as the place of an archive, which is not an object store: it is not opened",
+            "If the archives are there, name the place: --archive.",
+        )
+    return open_store(location)
+
+
+def remove_made(location: str, path: str, chosen: str | None) -> None:
+    """Remove the files of an archive that the database names, if pgvigil has named them. Raises ArchiveError for other names."""
+    made = _MADE.fullmatch(path)
+    if made is None:
+        raise ArchiveError(f"{path!r} is not a name of an archive", "pgvigil.archives was changed: nothing is removed.")
+    if "://" in location or Path(location).is_dir():  # a directory that is gone has no files
+        stored(location, chosen).remove(made[1], made[2])
 
 
 def require_name(name: str) -> str:

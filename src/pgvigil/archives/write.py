@@ -22,7 +22,7 @@ from pgvigil import __version__, database
 from pgvigil.archives import duck, parquet
 from pgvigil.archives.manifest import Manifest
 from pgvigil.archives.source import SOURCES, Column, columns, copy_query, fingerprint_query
-from pgvigil.archives.store import Store, open_store
+from pgvigil.archives.store import Store, open_store, remove_made
 from pgvigil.backup.create import origin
 from pgvigil.errors import ArchiveError, JobError, PgvigilError, PreconditionError
 from pgvigil.migration import ledger
@@ -82,7 +82,7 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
         )
     duck().close()
     store = open_store(location)
-    clean(conn, owner, lambda note: did(0, note))
+    clean(conn, owner, store.location, lambda note: did(0, note))
     owner.execute(conn, "SELECT pgvigil.find_dropped_partitions()")
     failures: list[str] = []
     with database.beside(conn) as reader:
@@ -102,7 +102,7 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
                 did(0, f"not archived: {failures[-1]}")
                 continue
             did(rows, f"archived {unit} ({rows:,} rows)")
-    clean(conn, owner, lambda note: did(0, note))
+    clean(conn, owner, store.location, lambda note: did(0, note))
     if failures:
         raise JobError(
             f"{len(failures)} of {len(units)} could not be archived: {failures[0]}", "The next run tries them again."
@@ -255,20 +255,19 @@ def _manifest(conn: psycopg.Connection, unit: Unit, written: parquet.Written, of
     )  # fmt: skip
 
 
-def clean(conn: psycopg.Connection, owner: Owner, note: Callable[[str], None]) -> None:
+def clean(conn: psycopg.Connection, owner: Owner, chosen: str | None, note: Callable[[str], None]) -> None:
     """Remove the files of archives that came to no end, or were replaced; then their rows. Only one run does this at a time.
 
-    In a copy of a database, files that the original wrote stay: it reads them.
+    In a copy of a database, files that the original wrote stay: it reads them. `chosen`: the place that this call names.
     """
     ours = "/".join(origin(conn))
     rows = conn.execute(
         f"SELECT id, location, path, origin FROM {TABLE} WHERE completed_at IS NULL OR replaced_at IS NOT NULL ORDER BY id"
     ).fetchall()
     for archive_id, location, path, of in rows:
-        directory, _, name = path.rpartition("/")
         try:
             if of == ours:
-                open_store(location).remove(directory, name.removesuffix(".json"))
+                remove_made(location, path, chosen)
         except (PgvigilError, OSError) as error:
             said = error.message if isinstance(error, PgvigilError) else str(error)
             note(f"files of an earlier archive stay at {quoted(location)}: {said}")

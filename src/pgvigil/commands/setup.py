@@ -13,7 +13,8 @@ SUMMARY = "build the schema in a new database, or validate the one that is there
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     options.add_schema(options.add_database(command))
-    options.add_locks(command, run_lock=True)
+    # Containers that start together all run it: each but the first waits until the schema is there, on a slow machine too.
+    options.add_locks(command, run_lock=True, lock_wait=60)
     command.add_argument(
         "--wait", type=options.seconds, default=0, metavar="SECONDS", help="wait this long for the server to answer"
     )

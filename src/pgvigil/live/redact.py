@@ -24,17 +24,21 @@ _LONGEST_KEY = 200  # characters; longer words are not names
 # For a name without its punctuation and capitals. A number under a key of tokens is a count of tokens.
 _NAMES = (
     r"passw|passphrase|passcode|pwd|secret|credential|apikey|accesskey|privatekey|accountkey|encryptionkey|clientkey|serverkey"
-    r"|signature|authorization|cookie"
+    r"|signature|authorization|cookie|jwt"
 )
-_SECRET_KEY = re.compile(rf"{_NAMES}|^(?:pass|pw|auth|sig|jwt|bearer)$|(token)")
+_SECRET_KEY = re.compile(rf"{_NAMES}|^(?:pass|pw|auth|sig|bearer)$|(token)")
 _SECRET_WORD = re.compile(rf"{_NAMES}|(token)")
+_LAST_PART = re.compile(  # db_pass, app.pw, dbPass
+    r"(?:(?:^|[^A-Za-z0-9])(?i:pass|pw|otp|auth|sig|bearer)|(?<=[a-z])(?:Pass|Pw|Otp|Auth|Sig|Bearer))[^A-Za-z0-9]*+$"
+)
 
 Span = tuple[int, int, str]  # start, end, and the replacement
 
 # A text without any of these holds nothing to redact: this check takes a twentieth of the time of the functions below.
 _SIGN = re.compile(
     r"pass|pwd|secret|token|credential|signature|authorization|cookie|bearer|basic|identified|://"
-    r"|(?:api|access|private|account|encryption|client|server)[^a-z0-9]?key",
+    r"|(?:api|access|private|account|encryption|client|server)[^a-z0-9]?key|jwt|(?:otp|pw|auth|sig)[^a-z]"
+    r"|crypt|hmac|mysql|-u\s|--user|--proxy-user",
 )
 
 
@@ -54,7 +58,14 @@ def _is_harmless(text: str) -> bool:
 
 _WORD = re.compile(r"[\w-]++")
 _SPACES = re.compile(r"\s++")
-_IS_GIVEN = re.compile(r"""(?:\\*+["'`])?[\])]?\s*+(?:=>|:=|==?|:)\s*+""")  # between a name and its value
+_IS_GIVEN = re.compile(
+    r"""(?:\\*+["'`])?[\])]?\s*+(?:=>|->|:=|==?|:|\\=|%3[dDaA])\s*+|["'],\s*+(?=[A-Za-z]?["'])"""
+)  # between a name and its value
+_IN_PAIR = re.compile(  # key="password" value="…", <property name="password">…
+    r"""(?:["']\s*+,?|,)?\s*+(?<=["'\s,])["']?value["']?\s*+[=:]\s*+|["']\s*+>""", re.IGNORECASE
+)
+_IN_JSONPATH = re.compile(r"""["']?\s*+\?\s*+\(\s*+@[\w.]*+\s*+(?:==|like_regex|starts\s++with)\s*+""")
+_TO_TAG = re.compile(r"[^<]*+")
 _IS_QUOTED = re.compile(
     r"""\s++(?=(?:[A-Za-z]&?)?\\*+["'`])"""
 )  # PASSWORD 's3cret', in a message that repeats a statement
@@ -67,7 +78,9 @@ _REST_OF_LINE = re.compile(r"[^\n]*+")
 _FIRST_WORD = re.compile(r"\S*+")
 _NUMBER_ONLY = re.compile(r"[-+]?[\d.]++(?![\w.])")
 _USER = re.compile(r"://[^\s:/@]*+:")
-_BEARER = re.compile(r"\b(?:bearer|basic)\s++(?=([\w.~+/=-]++))", re.IGNORECASE)
+_LOGIN = re.compile(r"""(?<=\s)(?:-u|--user|--proxy-user)[\s=]++[^\s:'"]++:([^\s'"]++)""")  # curl -u ada:s3cret
+_MYSQL = re.compile(r"""(?<=\s)-p(?=([^\s'"]++))""")  # mysql -ps3cret
+_BEARER = re.compile(r"\b(?:bearer|basic):?\s++(?=([\w.~+/=-]++))", re.IGNORECASE)
 _BRACKET = re.compile(r"""[\[\](){}]|"[^"\\]*+(?:\\.?[^"\\]*+)*"?|'[^'\\]*+(?:\\.?[^'\\]*+)*'?""", re.DOTALL)
 _REST_OF = {
     mark: re.compile(rf"[^{mark}\\]*+(?:(?:\\.?|{mark}{mark})[^{mark}\\]*+)*{mark}?", re.DOTALL) for mark in "\"'`"
@@ -109,6 +122,10 @@ def _bearers(text: str) -> Iterator[Span]:
     for found in _BEARER.finditer(text):
         if len(found[1]) >= 8:
             yield found.start(1), found.end(1), HIDDEN
+    for found in _LOGIN.finditer(text):
+        yield found.start(1), found.end(1), HIDDEN
+    for found in _MYSQL.finditer(text) if "mysql" in text else ():
+        yield found.start(1), found.end(1), HIDDEN
 
 
 def _in_text(text: str, begin: int, end: int) -> Iterator[Span]:
@@ -117,18 +134,39 @@ def _in_text(text: str, begin: int, end: int) -> Iterator[Span]:
     while word := _WORD.search(text, at, end):
         at = word.end()
         kind = _name_kind(word[0])
+        if kind is None and text[at : at + 1] == "=" and word.start() > begin and text[word.start() - 1] in "?&":
+            kind = "secret" if word[0].casefold() in ("sig", "auth") else None
         if kind is None:
             continue
-        given = _IS_GIVEN.match(text, at, end) or _IS_QUOTED.match(text, at, end)
+        in_url = word.start() > begin and text[word.start() - 1] in "?&"
+        if text[at : at + 1] == ">" and word.start() > begin and text[word.start() - 1] in "<:":  # an element of XML
+            close = _end(_TO_TAG, text, at + 1, end)
+            yield at + 1, close, HIDDEN
+            at = close
+            continue
+        given = (
+            _IN_PAIR.match(text, at, end)
+            or _IS_GIVEN.match(text, at, end)
+            or _IS_QUOTED.match(text, at, end)
+            or _IN_JSONPATH.match(text, at, end)
+        )
+        if kind == "weak":
+            if given and not _is_field(word[0], given[0], text[given.end() : given.end() + 1]):
+                continue
+            kind = "token"
         if given is None and word[0].startswith("-"):  # an option of a command, and its value as the next argument
             given = _SPACES.match(text, at, end)
         if given is None or given.end() >= end:
             continue
         at = given.end()
-        in_url = word.start() > begin and text[word.start() - 1] in "?&"
         for span in _value(text, at, end, kind, word[0].casefold(), in_url=in_url):
             yield span
             at = max(at, span[1])
+
+
+def _is_field(word: str, given: str, then: str) -> bool:
+    """Return true if a word of English, such as `pass` or `auth`, is the name of a value here: `first pass: 3 rows` has none."""
+    return "=" in given or given[0] in "\"'`\\" or then in ("'", '"') or bool(re.search(r"[_-]|[a-z][A-Z]", word))
 
 
 def _value(text: str, at: int, end: int, kind: str, name: str, *, in_url: bool) -> Iterator[Span]:
@@ -244,7 +282,23 @@ _ELSEWHERE = frozenset(
     ]
 )
 _BARE_IN_QUERY = re.compile(r"""[^\s;'"$%:?@&().,]++""")
-_NAME_ALONE = re.compile(r"""(?:[A-Za-z]&?)?["'`$][\w$.:-]*+["'`$]?""")
+_NAME_ALONE = re.compile(r"""(?:[A-Za-z]&?)?["'`$][\w$.:{},%-]*+["'`$]?""")
+_OPENS = re.compile(r"\s*+\(")
+_OPENS_BODY = re.compile(r"\s*+(?:(?:not\s++)?materialized\s*+)?\(", re.IGNORECASE)
+_IS_DEFAULT = re.compile(r"\s++default\b", re.IGNORECASE)
+_LEFT_OPEN = re.compile(r"""(?:\s*+(?:=>|:=|=|:)\s*+|\s++)["']*+(?:%|$)""")
+_USER_ALONE = re.compile(r"://[^\s:/@]*+:$")  # 'postgresql://u:' || 's3cret'
+_DOUBLED = re.compile(r"''[^']++''")
+# Calls with a name in one argument, or in a template, and its value in another one.
+_PAIRING = frozenset(
+    ["set_config", "jsonb_set", "jsonb_set_lax", "jsonb_insert", "jsonb_object", "json_object", "hstore", "jsonb_path_exists",
+     "jsonb_path_query", "jsonb_path_match", "xmlelement", "nullif"]
+)  # fmt: skip
+_CIPHERS = frozenset(
+    ["crypt", "hmac", "encrypt", "decrypt", "encrypt_iv", "decrypt_iv", "pgp_pub_decrypt", "pgp_pub_decrypt_bytea"]
+    + [f"pgp_sym_{way}{of}" for way in ("encrypt", "decrypt") for of in ("", "_bytea")]
+)  # fmt: skip
+_OF_VALUES = frozenset(["value", "val", "setting", "content"])  # columns beside a column of names
 
 
 def hide_secrets_of_query(query: str) -> str:
@@ -264,18 +318,35 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
     beside_depth = 0  # … within so many brackets, …
     by_string = False  # … and true if that name was a string, before a comma: set_config('app.password', 's3cret')
     between = False
-    before: Span | None = None  # a literal, followed by at most …
-    is_compared = False  # … an operator, and the qualifier of a name: 's3cret' = t.password
+    pending: str | None = None  # the kind of name inside the brackets before: lower(password) = 's3cret'
+    literals: list[Span] = []
+    first = 0  # the operand before is literals[first:]: followed by a name, after an operator, they are its values
+    began = 0  # literals[began:] are those of this statement
+    is_compared = False
+    opened: list[tuple[int, bool]] = []  # for each bracket, `first` and `is_compared` before it
+    compared: list[int] = []  # the `first` of those that were compared: ('ada', 's3cret') = (name, password)
     listed = 0  # the depth of brackets that list a name: (name, password)
     is_row = in_row = False  # after those brackets, or inside those of the values: = ('ada', 's3cret')
     previous = ""  # the previous word or operator
+    verb = ""  # the first word of the statement
+    sets = keyed = False  # after SET in a statement without columns; after key = 'password'
+    calls: list[tuple[int, int]] = []  # calls of _PAIRING: their depth, and their first literal
     is_insert = has_secret_column = hides_all = False
+
+    def hide_from(since: int) -> None:
+        nonlocal first
+        spans.extend(literals[since:])
+        del literals[since:]  # none is looked at again
+        first = min(first, since)
+
     while at < end and (found := tokens.match(query, at, end)):
         begin, at, kind, piece = at, found.end(), found.lastgroup, found[0]
         if kind == "space":
             continue
+        was_pending, pending = pending, None
         if kind == "comment":
             spans += _in_text(query, begin, at)
+            pending = was_pending
         elif kind in ("string", "dollar", "quoted"):
             inner = at, at
             if kind == "dollar":
@@ -288,38 +359,74 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
             span = begin, at, f"{quote}{HIDDEN}{quote}"
             named = None
             if at - begin <= _LONGEST_KEY and _NAME_ALONE.fullmatch(query, begin, at):
-                named = _name_kind(query[begin:at])
+                named = _named_string(query[begin:at])
             if (beside or hides_all or is_row) and not is_name:
                 spans.append(span)
                 by_string = False
             elif named:
-                if before and (is_compared or previous == "as"):
-                    spans.append(before)
+                if is_compared or compared or previous == "as" or (kind == "quoted" and not previous):
+                    hide_from(compared[-1] if compared else first)
+                if kind != "quoted" and is_compared:
+                    keyed = True
+                    if verb == "update":
+                        hide_from(began)
                 listed = depth if kind == "quoted" else listed
                 beside, beside_depth, by_string, between = named, depth, kind != "quoted", False
+                if calls and kind != "quoted":
+                    hide_from(calls[-1][1])
+                    beside, beside_depth, in_row = "secret", calls[-1][0], True
                 has_secret_column = has_secret_column or (is_insert and kind == "quoted")
             elif kind == "dollar" and nested < _NESTED:
                 spans += _in_query(query, tokens, *inner, nested + 1)
             else:
                 spans += _in_text(query, begin, at)
-            before, previous, is_compared, is_row = (None if piece[0] == "`" else span), "", False, False
+                if kind != "quoted" and (mentioned := _mentioned(query, begin, at)):
+                    spans += (
+                        (pair.start(), pair.end(), HIDDEN) for pair in _DOUBLED.finditer(query, begin + 1, at - 1)
+                    )
+                    if mentioned == "value":
+                        spans.append(span)
+                    elif calls:
+                        hide_from(calls[-1][1])
+                        beside, beside_depth, in_row, by_string = "secret", calls[-1][0], True, False
+                    elif mentioned == "open":
+                        beside, beside_depth, in_row, by_string = "secret", depth, True, False
+            if piece[0] == "`" or named:
+                first = len(literals)
+            else:
+                literals.append(span)
+            previous, is_compared, is_row = "", False, False
         elif kind == "number":
             span = begin, at, HIDDEN
             if hides_all or beside == "secret":
                 spans.append(span)
-            before, previous, is_compared, is_row = span, "", False, False
+            literals.append(span)
+            previous, is_compared, is_row = "", False, False
         elif kind == "word":
             word = piece.casefold()
+            verb = verb or word
             named = "secret" if word == "identified" else _name_kind(word)
+            is_type = previous == "::"
+            keeps = is_type or (
+                previous in (")", "as") and word not in _ELSEWHERE and bool(_OPENS.match(query, at, end))
+            )
+            if keyed and not named and word in _OF_VALUES:
+                named = "secret"
             if named:
-                if before and (is_compared or previous == "as"):
-                    spans.append(before)
+                if is_compared or compared or is_type or previous == "as" or (not previous and word != "identified"):
+                    hide_from(compared[-1] if compared else first)
                 beside, beside_depth, by_string, between, listed = named, depth, False, False, depth
+                if calls:
+                    beside, beside_depth, in_row = "secret", calls[-1][0], True
                 has_secret_column = has_secret_column or is_insert
                 if query[at : at + 1] == "=" and (bare := _BARE_IN_QUERY.match(query, at + 1, end)):
-                    if not (named == "token" and _NUMBER_ONLY.fullmatch(bare[0])):
+                    if not (named != "secret" and _NUMBER_ONLY.fullmatch(bare[0])):
                         spans.append((bare.start(), bare.end(), HIDDEN))
                     at = bare.end()
+            elif word in _CIPHERS and _OPENS.match(query, at, end):
+                beside, beside_depth, by_string, in_row = "secret", depth + 1, False, True
+            elif word in _PAIRING and _OPENS.match(query, at, end):
+                calls.append((depth + 1, len(literals)))
             elif word in ("insert", "merge", "replace") and depth == 0:
                 is_insert, has_secret_column, hides_all, beside = True, False, False, None
             else:
@@ -330,40 +437,105 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                         (word == "and" and between)
                         or (word == "from" and previous == "distinct")
                         or (word == "for" and previous in ("password", "identified"))  # SET PASSWORD FOR ada = 's3cret'
+                        or (word == "set" and verb == "alter" and bool(_IS_DEFAULT.match(query, at, end)))
+                        or (word == "using" and verb == "alter")
+                        or (word == "values" and in_row)
                     )
                     beside, between = (beside if is_part else None), False
+                    in_row = in_row and is_part
                 between = between or word == "between"
+                sets = sets or (word == "set" and verb in ("set", "alter"))
+                if sets and beside and not depth and previous in ("to", "=", "-") and word != "default":
+                    spans.append((begin, at, HIDDEN))
+                if was_pending and (_compares(word) or (word == "as" and _OPENS_BODY.match(query, at, end))):
+                    beside, beside_depth = was_pending, depth
+                elif is_type or previous == "collate" or word == "collate":
+                    pending = was_pending
             if _compares(word):
                 is_compared = True
-            elif word != "as" and query[at : at + 1] != ".":
-                before, is_compared = None, False
+            elif keeps and not is_type:
+                is_compared = True  # … AS v (name, password): the brackets name what the operand holds
+            elif (
+                word != "as"
+                and not is_type
+                and query[at : at + 1] != "."
+                and not (is_compared and _OPENS.match(query, at, end))
+            ):
+                first, is_compared = len(literals), False
             is_row = is_row and _compares(word)
             previous = word
         elif kind == "bracket":
             if piece in "([{":
                 depth += 1
+                opened.append((first, is_compared))
+                if is_compared:
+                    compared.append(first)
+                first, is_compared = len(literals), False
                 if is_row:
                     beside, beside_depth, in_row = "secret", depth, True
             elif piece in ")]}":
                 depth -= 1
+                if opened:
+                    first, was_compared = opened.pop()
+                    first = min(first, len(literals))
+                    if was_compared:
+                        compared.pop()
+                while calls and depth < calls[-1][0]:
+                    calls.pop()
+                pending = was_pending
                 if depth < beside_depth:
-                    beside, in_row = None, False
+                    pending, beside, in_row = beside or was_pending, None, False
             elif piece == ";":
                 depth, beside, is_insert, hides_all, in_row = 0, None, False, False, False
+                verb, sets, keyed, began = "", False, False, len(literals)
+                opened, compared, calls = [], [], []
             elif depth <= beside_depth and not in_row:  # a comma
                 beside, by_string = (beside if by_string else None), False
             is_row = piece in ")]}" and 0 <= depth < listed
             listed = 0 if is_row else listed
-            before, previous = (None if piece in ",;" else before), piece
+            if piece in ",;":
+                first, is_compared = len(literals), False
+            previous = piece
         else:
             if piece[0] == "." and previous:  # the piece taken for a name was the qualifier of one
                 beside, listed = None, 0
             elif _compares(piece):
                 is_compared = True
+                if was_pending:
+                    beside, beside_depth = was_pending, depth
             else:
                 is_row = False
+                pending = was_pending if piece == "::" else None
             previous = piece
     return spans
+
+
+def _named_string(piece: str) -> str | None:
+    """The kind of name that a string is: of a path in braces its last part counts, or any: '{db,password}'."""
+    if "{" not in piece and "," not in piece:
+        return _name_kind(piece)
+    parts = [_name_kind(part) for part in re.split(r"[{},]", piece) if part.strip("'$")]
+    if not any(parts):
+        return None
+    return parts[-1]  # '{password,s3cret}' holds a value: it is no name
+
+
+def _mentioned(query: str, begin: int, end: int) -> str:
+    """Return "open" if a string ends with a name that a value has to follow, or has a placeholder after one; "value" if it is an array with
+    a name and its value; "name" for any other one with a name.
+    """
+    text = query[begin:end].strip("'$")
+    if _USER_ALONE.search(text):
+        return "open"
+    found = ""
+    for word in _WORD.finditer(text):
+        if _name_kind(word[0]) in ("secret", "token"):
+            if text[0] == "{" and text[word.end() : word.end() + 1] == ",":
+                return "value"  # {password,s3cret}
+            if _LEFT_OPEN.match(text, word.end()):
+                return "open"
+            found = "name"
+    return found
 
 
 def _compares(word: str) -> bool:
@@ -372,8 +544,20 @@ def _compares(word: str) -> bool:
 
 # --- values in error messages ----------------------------------------------------------------------------------------
 
-_QUOTES = {'"': '"', "'": "'", "»": "«", "„": "“", "«": "»", "“": "”", "`": "'", "「": "」", "『": "』"}
-_ANY_QUOTE = re.compile("[\"'»„«“`「『]")
+_QUOTES = {
+    '"': '"',
+    "'": "'",
+    "»": "«",
+    "„": "“",
+    "«": "»",
+    "“": "”",
+    "`": "'",
+    "\u2018": "\u2019",
+    "\u2039": "\u203a",
+    "「": "」",
+    "『": "』",
+}
+_ANY_QUOTE = re.compile("[\"'»„«“`\u2018\u2039「『]")
 _BYTES = re.compile(r"\b0x[0-9a-fA-F]{2}(?:\s0x[0-9a-fA-F]{2})*+")
 # Conditions whose messages only name objects. All other messages may quote a value of a parameter or row.
 _OF_OBJECTS = re.compile(r"0[89B-Z]|2[3-8D-F]|3[4-7BDF]|4[024]|5[3-8]|F0|HV")
@@ -483,7 +667,7 @@ def document(value: Any, depth: int = 0) -> Any:
 
 def _is_secret(key: str, value: Any) -> bool:
     found = _secret_kind(key) if len(key) <= _LONGEST_KEY else _kind(_SECRET_KEY, key)
-    return found == "secret" or (found == "token" and not isinstance(value, int | float))
+    return found == "secret" or (found is not None and not isinstance(value, int | float))
 
 
 @lru_cache(maxsize=1_000)
@@ -501,5 +685,8 @@ def _word_kind(word: str) -> str | None:
 
 
 def _kind(pattern: re.Pattern[str], name: str) -> str | None:
+    """Return "secret"; "token", beside which a number is a count; "weak" for what is a word of English, too; or None."""
     found = pattern.search(re.sub(r"[^a-z0-9]+", "", name.casefold()))
-    return None if found is None else "token" if found[1] else "secret"
+    if found is None:
+        return "weak" if _LAST_PART.search(name) else None
+    return "token" if found[1] else "secret"

@@ -47,6 +47,9 @@ BEGIN
         RAISE EXCEPTION 'this database is not empty'
               USING HINT = 'An existing install is brought to the schema by pgvigil migrate.';
     END IF;
+    IF to_regnamespace('instrumentation') IS NOT NULL THEN
+        RAISE EXCEPTION 'schema instrumentation is there already, and pgvigil needs the name' USING HINT = 'Rename or drop it.';
+    END IF;
     -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
         found := found || CASE WHEN name ~ '^[A-Za-z0-9_]+$' THEN '"' || name || '"'

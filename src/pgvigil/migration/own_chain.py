@@ -149,7 +149,11 @@ class OwnChain(Chain):
                SELECT format('%s was there in another shape: it is kept whole as pgvigil.legacy_%s, and %s of its %s rows are now in %s%s',
                              table_name, table_name, rows_adopted, coalesce(rows_found::text, '?'), table_name,
                              CASE WHEN rows_adopted < rows_found THEN '; the others break its constraints' ELSE '' END)
-               FROM pgvigil.displaced_tables"""
+               FROM pgvigil.displaced_tables
+               UNION ALL
+               SELECT format('table %s had the name of a view of pgvigil: it is kept whole as pgvigil.%s', substr(c.relname, 8), c.relname)
+               FROM pg_class c WHERE c.relnamespace = 'pgvigil'::regnamespace AND c.relkind = 'r' AND starts_with(c.relname, 'legacy_')
+                 AND NOT EXISTS (SELECT FROM pgvigil.displaced_tables t WHERE 'legacy_' || t.table_name = c.relname)"""
         ).fetchall()
         return [row[0] for row in rows]
 

@@ -194,7 +194,7 @@ _TAKEN = """
                   %(schema)s::text, c.relname)
     FROM pg_class c WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
       AND (c.relname = ANY (%(relations)s) AND NOT (c.relkind IN ('r', 'v', 'm') AND c.relname = ANY (%(applied)s))
-           OR c.relname = ANY (%(slices)s) AND NOT c.relispartition)
+           OR (c.relname = ANY (%(slices)s) OR c.relname ~ %(slice)s) AND NOT c.relispartition)
     UNION ALL
     SELECT format('type %%I.%%I', %(schema)s::text, t.typname)
     FROM pg_type t WHERE t.typnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s) AND t.typrelid = 0
@@ -206,6 +206,18 @@ _TAKEN = """
       AND c.relname = ANY (%(applied)s) AND c.relkind IN ('r', 'v', 'm') AND NOT pg_has_role(c.relowner, 'USAGE')
     ORDER BY 1"""
 
+# Names of indexes that something else has. An index of the same table is compared and replaced by the files themselves, and one of a
+# table that is moved aside goes with it.
+_INDEX_TAKEN = """
+    SELECT format('%%s %%I.%%I%%s', CASE c.relkind WHEN 'i' THEN 'index' WHEN 'I' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'type'
+                                                 WHEN 'v' THEN 'view' WHEN 'm' THEN 'view' ELSE 'table' END,
+                  n.nspname, c.relname, ' on table ' || quote_ident(t.relname))
+    FROM unnest(%(indexes)s::text[], %(of_tables)s::text[]) AS wanted (name, of_table)
+    JOIN pg_class c ON c.relname = wanted.name JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %(schema)s
+    LEFT JOIN (pg_index i JOIN pg_class t ON t.oid = i.indrelid) ON i.indexrelid = c.oid
+    WHERE (t.relname = wanted.of_table OR t.relname = ANY (%(applied)s)) IS NOT TRUE
+    ORDER BY 1"""
+
 
 def require_room(conn: psycopg.Connection, schema: str, applied: Collection[str]) -> None:
     """Raises PreconditionError where something that is not ours has a name that files which are not `applied` need."""
@@ -213,9 +225,22 @@ def require_room(conn: psycopg.Connection, schema: str, applied: Collection[str]
     # prepare.sql makes it before the first file, and an earlier run may have ended before the file that fills it.
     if not applied and one(conn, "SELECT to_regnamespace('instrumentation') IS NOT NULL"):
         taken.append("schema instrumentation")
-    if "monitoring_tables" not in applied:
-        spec = load_spec(project.SPEC)
-        ours = [name for name, table in spec.tables.items() if table.ours and "." not in name]
+    spec = load_spec(project.SPEC)
+    plain = {name: table for name, table in spec.tables.items() if "." not in name}
+    ours = [name for name, table in plain.items() if table.ours]
+    moved = [] if "monitoring_tables" in applied else ours
+    later = {
+        index: name
+        for name, table in plain.items()
+        if (name in moved or (not table.ours and "session_indexes" not in applied))
+        for index in (*table.indexes, *(table.constraints if table.ours else ()))
+    }
+    rows = conn.execute(
+        _INDEX_TAKEN,
+        {"schema": schema, "indexes": list(later), "of_tables": list(later.values()), "applied": moved},
+    ).fetchall()
+    taken += [row[0] for row in rows]
+    if moved:
         views = [name for name in spec.views if "." not in name]
         rows = conn.execute(
             _TAKEN,
@@ -224,6 +249,7 @@ def require_room(conn: psycopg.Connection, schema: str, applied: Collection[str]
                 "relations": [*ours, *views],
                 "applied": [*ours, *views],
                 "slices": [f"{name}_default" for name in ours],
+                "slice": f"^({'|'.join(ours)})_p[0-9]+$",
             },
         ).fetchall()
         taken += [row[0] for row in rows]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from pgvigil.errors import UsageError
 
 FILE = "pgvigil.toml"
 LAYOUTS = ("plain", "dbmate", "golang-migrate")
 LEDGER_SCHEMA = "pgvigil_project"
+_DEEP_KEY = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){30}")
 _OF_OTHERS = ("guard", "lint")  # tables that the commands of these names read
 
 
@@ -52,16 +55,15 @@ def find(directory: Path | None) -> Config:
     """Return the project of a directory, or of the first one above it that has one. Raises UsageError."""
     start = (directory or Path.cwd()).absolute()
     if start.is_file() and (start.name == FILE or _is_project(start)):
+        _require_trusted(start, start.parent)
         return read(start)
     if not start.is_dir():
         raise UsageError(f"there is no directory {start}", "Name the directory that pgvigil.toml is in.")
     for place in (start, *start.parents):
-        if (place / FILE).is_file():
-            return read(place / FILE)
-        if _is_project(place / "pyproject.toml"):
-            return read(place / "pyproject.toml")
-        if (place / "db" / FILE).is_file() and place == start:
-            return read(place / "db" / FILE)
+        for path in (place / FILE, place / "pyproject.toml", start / "db" / FILE):
+            if path.is_file() if path.name == FILE else _is_project(path):
+                _require_trusted(path, start)
+                return read(path)
     raise UsageError(
         f"{start} is not a project of pgvigil: neither it nor a directory above it has {FILE}, or [tool.pgvigil] in pyproject.toml",
         "Begin one: pgvigil init DIRECTORY",
@@ -72,24 +74,54 @@ def _is_project(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
+        tool = _parsed(path.read_text(encoding="utf-8")).get("tool", {})
     except (OSError, ValueError):
         return False
-    return "pgvigil" in tool
+    return isinstance(tool, dict) and "pgvigil" in tool
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Parse TOML. Raises ValueError, also for a depth that would exhaust the parser: it recurses, and a key of many parts takes
+    quadratic time.
+    """
+    if _DEEP_KEY.search(text):
+        raise ValueError("a key of more than 30 parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _require_trusted(path: Path, start: Path) -> None:
+    """Check who can have written a project's file: it names the SQL that runs. Raises UsageError."""
+    found = path.stat()
+    reason = ""
+    if found.st_mode & stat.S_IWOTH:
+        reason = "can be written to by every user"
+    elif path.parent not in (start, start / "db") and found.st_uid not in (os.geteuid(), 0, start.stat().st_uid):
+        reason = f"is in a directory above, and belongs to another user (uid {found.st_uid})"
+    if reason:
+        raise UsageError(
+            f"{path} {reason}: pgvigil does not read it, because its writer decides which SQL runs",
+            "Make this user its only writer (chown, chmod go-w), or name the directory of the project.",
+        )
 
 
 def read(path: Path) -> Config:
     """Return what a file says. Raises UsageError with file and line for a key or a value that it cannot have."""
     try:
         text = path.read_text(encoding="utf-8")
-        said = tomllib.loads(text)
+        said = _parsed(text)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", "A project's file is readable.") from error
     except ValueError as error:
         raise UsageError(f"{path}: {error}", "Fix the file; no database was asked.") from error
+    reader = _Reader(path, text)
     if path.name != FILE:
         said = said["tool"]["pgvigil"]
-    return _Reader(path, text).config(said)
+        if not isinstance(said, dict):
+            reader.fail("pgvigil", "tool.pgvigil is a table: [tool.pgvigil]")
+    return reader.config(said)
 
 
 def _string(value: object) -> str:
@@ -145,9 +177,12 @@ class _Reader:
         }
         said = dict(said)
         tables = {name: said.pop(name) for name in _OF_OTHERS if name in said}
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                self.fail(name, f"{name} is a table: [{name}]")
         of_backup = said.pop("backup", {})
         if not isinstance(of_backup, dict):
-            self._fail("backup", "backup is a table: [backup]")
+            self.fail("backup", "backup is a table: [backup]")
         values = self._checked(said, keys)
         values |= {f"backup_{key}": value for key, value in self._checked(of_backup, backup, "backup").items()}
         values.setdefault("migrations", self.path.parent / "migrations")
@@ -163,14 +198,14 @@ class _Reader:
         for key, value in said.items():
             if key not in keys:
                 known = ", ".join([*keys, *([] if table else ["backup", *_OF_OTHERS])])
-                self._fail(key, f"there is no key {key}{f' in [{table}]' if table else ''}; known are {known}", table)
+                self.fail(key, f"there is no key {key}{f' in [{table}]' if table else ''}; known are {known}", table)
             try:
                 found[key] = keys[key](value)
             except ValueError as error:
-                self._fail(key, f"{key} is {error}, not {value!r}", table)
+                self.fail(key, f"{key} is {error}, not {value!r}", table)
         return found
 
-    def _fail(self, key: str, message: str, table: str = "") -> None:
+    def fail(self, key: str, message: str, table: str = "") -> NoReturn:
         start = 0
         if table and (head := re.search(rf"^\s*\[(?:tool\.pgvigil\.)?{table}\]", self.text, re.M)):
             start = head.end()

@@ -15,9 +15,9 @@ from pgvigil.migration.files import Migration
 from pgvigil.migration.sql_lexer import Statement
 from pgvigil.projects.config import Config
 
-_PLAIN = re.compile(r"(\d+)[_-]?(.*)")
-_DBMATE = re.compile(r"(\d+)(.*)")
-_GOLANG = re.compile(r"(\d+)_(.*)\.(up|down)")
+_PLAIN = re.compile(r"([0-9]+)[_-]?(.*)")
+_DBMATE = re.compile(r"([0-9]+)(.*)")
+_GOLANG = re.compile(r"([0-9]+)_(.*)\.(up|down)")
 _SECTION = re.compile(r"^--[^\S\n]*migrate:(up|down)(?:[^\S\n]+([^\n]*))?$", re.M)
 _LARGEST = 9_223_372_036_854_775_807  # of a bigint, which golang-migrate's table has
 _WHOLE_SERVER = re.compile(
@@ -221,6 +221,10 @@ def _named(pattern: re.Pattern[str], path: Path, expected: str) -> re.Match[str]
     match = pattern.fullmatch(path.stem)
     if match is None:
         raise UsageError(f"{path}: a migration of this layout is called {expected}", "Rename it, or move it away.")
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path}: its name is not UTF-8, and the ledger could not hold it", "Rename it.") from error
     return match
 
 

@@ -21,6 +21,16 @@ from pgvigil.migration.sql_lexer import Statement
 from pgvigil.projects.config import LEDGER_SCHEMA, Config
 from pgvigil.projects.layouts import ProjectFile
 
+# What would run code of others when a table is read or written: what hangs on it, and what an INSERT or a plan calls.
+_HUNG = """
+    (EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid) OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
+     OR EXISTS (SELECT FROM pg_attrdef WHERE adrelid = c.oid) OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
+     OR EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent))
+     OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype NOT IN ('p', 'n'))
+     OR EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND (indexprs IS NOT NULL OR indpred IS NOT NULL))
+     OR EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = c.oid)
+     OR EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND t.typnamespace <> 'pg_catalog'::regnamespace))"""
 _BACK = "back:"  # before a digest: the steps are those of the way back
 TABLE = f"{LEDGER_SCHEMA}.migrations"
 
@@ -143,12 +153,8 @@ class Ledger:
 
     def _ours(self, conn: psycopg.Connection) -> dict[str, _Row]:
         row = conn.execute(
-            """SELECT c.relkind::text, pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner),
-                      EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid) OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
-                      OR EXISTS (SELECT FROM pg_attrdef WHERE adrelid = c.oid) OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
-                      OR EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent))
-                      OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype NOT IN ('p', 'n'))
-               FROM pg_class c WHERE c.oid = to_regclass(%s)""",
+            f"""SELECT c.relkind::text, pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner), {_HUNG}
+               FROM pg_class c WHERE c.oid = to_regclass(%s)""".encode(),
             (TABLE,),
         ).fetchone()
         if row is None:
@@ -184,6 +190,7 @@ class Ledger:
         }
         if not columns:
             return set()
+        self._require_plain_tool_table(conn)
         expected = {"version"} if self.config.layout == "dbmate" else {"version", "dirty"}
         if columns != expected:
             raise PreconditionError(
@@ -211,6 +218,20 @@ class Ledger:
         if version not in {int(one.version) for one in files}:
             found.add(str(version))  # it has no file
         return found
+
+    def _require_plain_tool_table(self, conn: psycopg.Connection) -> None:
+        """Check a tool's table that belongs to another role: who connects may be a superuser, and would run what hangs on it."""
+        row = conn.execute(
+            f"""SELECT r.rolname::text, c.relkind = 'r' AND NOT {_HUNG}
+               FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+               WHERE c.oid = to_regclass(%s) AND NOT r.rolsuper AND r.rolname <> current_user""".encode(),
+            (self.tool_table,),
+        ).fetchone()
+        if row and not row[1]:
+            raise PreconditionError(
+                f'{self.tool_table} belongs to {row[0]} and is more than the plain table of {self.config.layout}: it would run code of that role with the rights of "{conn.info.user}"',
+                f"Connect as {row[0]}, or remove what hangs on it: see \\d+ {self.tool_table} in psql. Nothing was changed.",
+            )
 
     # ── Writing, in the caller's transaction ──────────────────────────────────────────────────────────────────────────
 

@@ -79,7 +79,13 @@ def _lines(path: Path) -> list[tuple[Principal, bytes]]:
     """The principals of a token file, each with its digest. Raises UsageError."""
     try:
         with path.open(encoding="utf-8") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+            found_file = os.fstat(file.fileno())
+            if found_file.st_uid not in (os.geteuid(), 0):
+                raise UsageError(
+                    f"{path}: the token file belongs to another user (uid {found_file.st_uid}), who could let anybody in",
+                    "Make one of your own: pgvigil token create NAME.",
+                )
+            if stat.S_IMODE(found_file.st_mode) & 0o077:
                 raise UsageError(f"{path}: others than its owner may read the token file", f"Run: chmod 600 {path}")
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:

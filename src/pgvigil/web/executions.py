@@ -7,7 +7,6 @@ More than 400 lines: the routes share the models of one row and the conditions o
 
 import json
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
@@ -20,6 +19,7 @@ from pgvigil.live import records
 from pgvigil.web import problems
 from pgvigil.web.access import Principal
 from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh, written
+from pgvigil.web.moments import Since, Until, moment
 from pgvigil.web.problems import Problem
 from pgvigil.web.store import Connection, Store
 
@@ -191,16 +191,8 @@ class _Page:
                 json_schema_extra={"format": "pgvigil-cursor"},
             ),
         ] = None,
-        since: Annotated[
-            str | None,
-            Query(
-                alias="from", max_length=40, description="Begun at or after", json_schema_extra={"format": "date-time"}
-            ),
-        ] = None,
-        until: Annotated[
-            str | None,
-            Query(alias="to", max_length=40, description="Begun before", json_schema_extra={"format": "date-time"}),
-        ] = None,
+        since: Since = None,
+        until: Until = None,
     ) -> None:
         if cursor is not None and offset:
             raise problems.bad_parameter(
@@ -214,19 +206,7 @@ class _Page:
             cursor,
         )
         self.conversation_id = conversation_id
-        self.since, self.until = _moment("from", since), _moment("to", until)
-
-
-def _moment(name: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text.upper())
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None or "T" not in text.upper():
-        raise problems.bad_parameter("query", name, "has to be a time with a zone, such as 2026-01-31T10:00:00Z")
-    return moment
+        self.since, self.until = moment("from", since), moment("to", until)
 
 
 def router(app: FastAPI) -> APIRouter:

@@ -16,6 +16,7 @@ from pgvigil.web import problems
 from pgvigil.web.access import Principal
 from pgvigil.web.actions import MISSING, no_session
 from pgvigil.web.answers import NO_NUL, as_json, written
+from pgvigil.web.moments import Since, Until, moment
 from pgvigil.web.store import Connection, Store
 
 Text = Annotated[str | None, Query(min_length=1, max_length=255, pattern=NO_NUL)]
@@ -110,6 +111,8 @@ class _Filter:
         expires_hours: Annotated[
             float | None, Query(gt=0, le=1_000_000, allow_inf_nan=False, description="Open, and expire within")
         ] = None,
+        since: Since = None,
+        until: Until = None,
         order: Annotated[
             Literal["newest", "idle"], Query(description="Last active first, or longest idle first")
         ] = "newest",
@@ -131,6 +134,8 @@ class _Filter:
             "s.last_activity_at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => 3600.0 OPERATOR(pg_catalog.*) %s))": idle_hours,
             "s.expires_at OPERATOR(pg_catalog.>) pg_catalog.now() AND s.expires_at OPERATOR(pg_catalog.<=)"
             f" (pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => 3600.0 OPERATOR(pg_catalog.*) %s)) AND {_OPEN}": expires_hours,
+            "s.created_at OPERATOR(pg_catalog.>=) %s": moment("from", since),
+            "s.created_at OPERATOR(pg_catalog.<) %s": moment("to", until),
         }
         known = {condition: value for condition, value in given.items() if value is not None}
         self.limit = limit

@@ -64,8 +64,10 @@ _TRENDS: Final = """
     WHERE a.aggregation_type = 'performance_trends' AND a.origin = 'pgvigil' AND a.bucket_width = 'hour' AND a.time_bucket >= now() - interval '24 hours'
     ORDER BY a.time_bucket"""
 _EXECUTIONS: Final = """
-    SELECT r.bucket, coalesce(sum(r.executions) FILTER (WHERE r.status = 'success'), 0) AS ok,
-           coalesce(sum(r.executions) FILTER (WHERE r.status <> 'success'), 0) AS failed
+    SELECT r.bucket, coalesce(sum(r.executions) FILTER (WHERE r.status = 'success'), 0) AS success,
+           coalesce(sum(r.executions) FILTER (WHERE r.status = 'failed'), 0) AS failed,
+           coalesce(sum(r.executions) FILTER (WHERE r.status = 'error'), 0) AS error,
+           coalesce(sum(r.executions) FILTER (WHERE r.status = 'timeout'), 0) AS timeout
     FROM pgvigil.execution_rollups r WHERE r.bucket_width = 'hour' AND r.bucket >= now() - interval '72 hours'
     GROUP BY r.bucket ORDER BY r.bucket"""
 _DURATIONS: Final = """

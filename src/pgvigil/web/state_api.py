@@ -1,6 +1,7 @@
 """Serve the state as lists: connections, statements, operations, jobs, checks, alerts, applications."""
 
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
+from datetime import timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from pgvigil.web import problems, state
 from pgvigil.web.access import Principal
 from pgvigil.web.answers import NO_NUL, as_json, fresh
+from pgvigil.web.moments import Since, Until, moment
 from pgvigil.web.sections import Sections
 from pgvigil.web.sessions import Rows
 from pgvigil.web.store import Connection, Store
@@ -17,9 +19,11 @@ from pgvigil.web.store import Connection, Store
 # The latest calls of an operation: those of a day, because the table has no index by operation but that of failures.
 _CALLS: Final = """
     SELECT l.id, l.operation, l.duration_ms, l.success, l.session_id, l.created_at FROM {} l
-    WHERE l.id OPERATOR(pg_catalog.>=) pgvigil.uuid_v7_floor(pg_catalog.now() OPERATOR(pg_catalog.-) '24 hours'::pg_catalog.interval)
+    WHERE l.id OPERATOR(pg_catalog.>=) pgvigil.uuid_v7_floor(coalesce(%s, pg_catalog.now() OPERATOR(pg_catalog.-) '24 hours'::pg_catalog.interval))
+      AND l.id OPERATOR(pg_catalog.<) pgvigil.uuid_v7_floor(coalesce(%s, pg_catalog.now() OPERATOR(pg_catalog.+) '1 hour'::pg_catalog.interval))
       AND l.operation OPERATOR(pg_catalog.=) %s AND (NOT l.success OR NOT %s)
     ORDER BY l.id DESC LIMIT 100"""
+_LONGEST: Final = timedelta(hours=24)
 
 
 def router(app: FastAPI) -> APIRouter:
@@ -44,15 +48,28 @@ def router(app: FastAPI) -> APIRouter:
     section("/jobs", "jobs", "Jobs, their last run and when they are due")
     section("/health", "health", "Checks of the database, the worst first")
 
-    @rows("/operations/calls", "The last 100 calls of an operation within 24 hours")  # type: ignore[untyped-decorator]
+    @rows("/operations/calls", "The last 100 calls of an operation within 24 hours, the last or those from a moment")  # type: ignore[untyped-decorator]
     async def calls(
         _: Viewer,
         operation: Annotated[str, Query(min_length=1, max_length=100, pattern=NO_NUL)],
         failed: Annotated[bool, Query(description="Only those that failed")] = False,
+        since: Since = None,
+        until: Until = None,
     ) -> Response:
+        first, last = moment("from", since), moment("to", until)
+        if first is not None:
+            try:
+                last = min(last or first + _LONGEST, first + _LONGEST)
+            except OverflowError:
+                raise problems.bad_parameter("query", "from", "is beyond the calendar") from None
+
         def question(connection: Connection) -> list[dict[str, Any]]:
             query = _CALLS.replace("{}", store.table("performance_logs"))
-            return connection.cursor(row_factory=dict_row).execute(query.encode(), (operation, failed)).fetchall()
+            return (
+                connection.cursor(row_factory=dict_row)
+                .execute(query.encode(), (first, last, operation, failed))
+                .fetchall()
+            )
 
         found = await store.ask(question)
         return as_json({"count": len(found), "rows": found})

@@ -46,8 +46,8 @@ def add_project(command: argparse.ArgumentParser, *, always: bool = False) -> No
     )  # fmt: skip
 
 
-def add_locks(command: argparse.ArgumentParser, *, run_lock: bool = False) -> None:
-    """Adds how long to wait for locks; with `run_lock` for another run of pgvigil as well."""
+def add_locks(command: argparse.ArgumentParser, *, run_lock: bool = False, lock_wait: float = 10) -> None:
+    """Adds how long to wait for locks; with `run_lock` for another run of pgvigil as well, `lock_wait` seconds by default."""
     group = command.add_argument_group("locks")
     group.add_argument(
         "--lock-budget", type=seconds, default=60, metavar="SECONDS",
@@ -59,7 +59,7 @@ def add_locks(command: argparse.ArgumentParser, *, run_lock: bool = False) -> No
     )  # fmt: skip
     if run_lock:
         group.add_argument(
-            "--lock-wait", type=seconds, default=10, metavar="SECONDS",
+            "--lock-wait", type=seconds, default=lock_wait, metavar="SECONDS",
             help="wait this long for another run to finish (default %(default)s)",
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -26,6 +27,9 @@ except ImportError:  # PyYAML built without libyaml
 
 T = TypeVar("T")
 _BOOLEANS = {"true": True, "false": False}
+_DEEPEST = 100
+_BRACKET = re.compile(r"[\[\]{}]")
+_DEEP_LINE = re.compile(rf"^(?:[ \t]*+[-?][ \t]++){{{_DEEPEST}}}|^ {{{2 * _DEEPEST}}}", re.MULTILINE)
 
 
 def load(path: Path, cls: type[T]) -> T:
@@ -38,7 +42,9 @@ def load(path: Path, cls: type[T]) -> T:
         raise UsageError(f"{path}:{line}: not UTF-8 ({error.reason})", "Save the file as UTF-8.") from error
     binder = Binder(path)
     try:
-        root = _json(text) if path.suffix == ".json" else yaml.compose(text, Loader=Loader)
+        root = _json(text) if path.suffix == ".json" else _yaml(text)
+    except RecursionError:
+        binder.refuse(1, "nested too deeply", "A spec has few levels.")
     except json.JSONDecodeError as error:
         binder.refuse(error.lineno, f"not valid JSON: {error.msg}", "Fix the JSON.")
     except yaml.MarkedYAMLError as error:
@@ -52,6 +58,24 @@ def load(path: Path, cls: type[T]) -> T:
         binder.refuse(1, "the file is empty", "")
     bound: T = binder.dataclass(root, cls, root.start_mark.line + 1, path.name)
     return bound
+
+
+def _yaml(text: str) -> yaml.Node | None:
+    """The nodes of a YAML document. Raises RecursionError for a depth at which libyaml's own recursion would end the process."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST or _DEEP_LINE.search(text):  # perhaps only in strings: the events say so, and take a while
+        depth = 0
+        for event in yaml.parse(text, Loader=Loader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > _DEEPEST:
+                raise RecursionError
+    return yaml.compose(text, Loader=Loader)
 
 
 def _json(text: str) -> yaml.Node:

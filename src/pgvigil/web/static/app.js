@@ -173,6 +173,7 @@ async function poll() {
       navigation();
       frame();
       cards.forEach((card) => card.update());
+      followers.forEach((told) => told());
       if (Object.values(state.sections).some((one) => one.pending)) wait = SOON;
     } else if (answered) document.getElementById("updated").textContent = clock(answered);
   } catch (error) {
@@ -186,6 +187,10 @@ async function poll() {
     timer = setTimeout(poll, wait);
   }
 }
+
+/** Have `told` called with the rows of a section whenever they have come. */
+const followers = [];
+export const follow = (name, told) => { followers.push(() => { const rows = state.sections[name].data; if (rows) told(rows); }); };
 
 export const again = () => { busy || poll(); };
 
@@ -348,4 +353,20 @@ export function filters(page, fields, hidden = {}) {
 
 export const field = (name, words, properties = {}) => h("label", {}, words, h("input", { name, value: parameters.get(name) || "", ...properties }));
 export const choice = (name, words, options) => h("label", {}, words, h("select", { name }, options.map(([value, text]) => h("option", { value, selected: parameters.get(name) === value || (!parameters.get(name) && !value) }, text))));
+/** A moment of an address as a field of a form has it, in the time of this browser; and back. */
+export function local(text) {
+  const date = new Date(text || NaN);
+  return isNaN(date) ? "" : stamp(date).replace(" ", "T").slice(0, 16);
+}
+export const moment = (text) => text && !isNaN(new Date(text)) ? new Date(text).toISOString() : text;
+
+/** Replace the options, and keep what the reader has chosen. */
+export function offer(form, name, options) {
+  const select = form.elements[name], chosen = select.value;
+  if (document.activeElement === select) return; // an open list must not change
+  if (chosen && !options.some(([value]) => value === chosen)) options = [...options, [chosen, chosen]];
+  select.replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
+  select.value = chosen;
+}
+
 export const hideable = (text) => text === null || text === undefined ? h("span", { className: "muted" }, "shown to admins only") : text;

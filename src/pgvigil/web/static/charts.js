@@ -1,6 +1,6 @@
 // Charts drawn by uPlot, each with a name, a legend that does not lean on colour alone, and the same numbers as a table.
 
-import { h, newId, stamp, table } from "./app.js";
+import { count, h, link, newId, query, stamp, table } from "./app.js";
 
 const DASHES = [[], [7, 3], [2, 3], [10, 3, 2, 3], [4, 4], [1, 4]];
 const SVG = "http://www.w3.org/2000/svg";
@@ -82,3 +82,20 @@ export function hours(rows) {
 }
 
 export const byHour = (rows) => new Map(rows.map((row) => [new Date(row.bucket).toISOString(), row]));
+
+/** The address of a list of the rows of an hour. */
+export const hourOf = (page, time, values) => query(page, { ...values, from: time, to: new Date(Date.parse(time) + 3600000).toISOString() });
+
+const OUTCOMES = [["success", "c3"], ["failed", "c5"], ["error", "c6"], ["timeout", "c4"]];
+
+export function executionsPerHour(rows) {
+  const times = hours(rows), found = byHour(rows);
+  return chart({
+    name: "Query executions per hour", times, stacked: true, format: count,
+    series: OUTCOMES.map(([status, color]) => ({
+      label: status, color, head: link(query("executions", { status }), status), values: times.map((time) => found.get(time)?.[status] || 0),
+      cell: (at) => link(hourOf("executions", times[at], { status }), count(found.get(times[at])?.[status] || 0)),
+    })),
+    empty: "No query execution within 72 hours, or job totals has not run yet.",
+  });
+}

@@ -1,32 +1,19 @@
-import { Card, ago, badge, choice, code, count, facts, field, fill, filters, h, hideable, link, newId, parameters, query, read, span, stamp, start, table } from "./app.js";
-import { byHour, chart, hours } from "./charts.js";
+import { Card, ago, badge, choice, code, count, facts, field, fill, filters, follow, h, hideable, link, local, moment, newId, offer, parameters, query, read, span, start, table } from "./app.js";
+import { executionsPerHour } from "./charts.js";
 
 const NAMES = ["user_id", "conversation_id", "database_type", "status", "from", "to"];
 const chosen = Object.fromEntries(NAMES.map((name) => [name, parameters.get(name)]).filter(([, value]) => value));
-const moment = (text) => text && !isNaN(new Date(text)) ? new Date(text).toISOString() : text;
 
-const form = (engines) => filters("executions", [
+const form = filters("executions", [
   field("user_id", "User", { maxlength: 100, size: 12 }),
-  choice("database_type", "Engine", [["", "all"], ...engines.map((one) => [one.database_type, one.database_type])]),
+  choice("database_type", "Engine", [["", "all"], ...(chosen.database_type ? [[chosen.database_type, chosen.database_type]] : [])]),
   choice("status", "Status", [["", "all"], "success", "failed", "error", "timeout"].map((one) => typeof one === "string" ? [one, one] : one)),
   field("conversation_id", "Conversation", { maxlength: 100, size: 12 }),
   field("from", "From", { type: "datetime-local", value: local(parameters.get("from")) }),
   field("to", "To", { type: "datetime-local", value: local(parameters.get("to")) }),
 ]);
 
-function local(text) {
-  const date = new Date(text || NaN);
-  return isNaN(date) ? "" : stamp(date).replace(" ", "T").slice(0, 16);
-}
-
-function perHour(rows) {
-  const times = hours(rows), found = byHour(rows);
-  const cell = (kind, status) => (at) => link(query("executions", { from: times[at], to: new Date(Date.parse(times[at]) + 3600000).toISOString(), status }), count(found.get(times[at])?.[kind] || 0));
-  return chart({ name: "Query executions per hour", times, stacked: true, format: count, series: [
-    { label: "success", color: "c3", values: times.map((time) => found.get(time)?.ok || 0), cell: cell("ok", "success") },
-    { label: "failed, error, timeout", color: "c5", values: times.map((time) => found.get(time)?.failed || 0), cell: cell("failed", "") }],
-  empty: "No query execution within 72 hours, or job totals has not run yet." });
-}
+follow("engines", (engines) => offer(form, "database_type", [["", "all"], ...engines.map((one) => [one.database_type, one.database_type])]));
 
 function durations(rows) {
   const all = rows.reduce((sum, row) => sum + row.executions, 0);
@@ -69,7 +56,7 @@ async function load() {
     h("button", { type: "button", className: "plain", "data-key": "reload", onclick: () => fill(list, load) }, "Read again"))];
 }
 
-start(new Card("Filters", ["engines"], form, { bare: true }), h("section", { className: "card wide", "aria-label": "Query executions" }, list),
-  h("div", { className: "grid" }, new Card("Query executions per hour", ["executions_hours"], perHour, { note: "72 hours" }).element,
+start(form, h("section", { className: "card wide", "aria-label": "Query executions" }, list),
+  h("div", { className: "grid" }, new Card("Query executions per hour", ["executions_hours"], executionsPerHour, { note: "72 hours" }).element,
     new Card("How long they took", ["executions_durations"], durations, { note: "since the beginning" }).element));
 fill(list, load);

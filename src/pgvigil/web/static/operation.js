@@ -1,15 +1,16 @@
-import { Card, ago, badge, count, facts, fill, fixed, h, link, parameters, percent, query, read, short, span, start, table } from "./app.js";
+import { Card, ago, badge, count, facts, fill, fixed, h, link, parameters, percent, query, read, short, span, stamp, start, table } from "./app.js";
 
 const name = parameters.get("name") || "", failed = parameters.get("failed") === "true";
+const during = { from: parameters.get("from"), to: parameters.get("to") };
 document.getElementById("title").textContent = name;
 const list = h("div", { className: "list" });
 
 async function load() {
-  const found = await read(query("operations/calls", { operation: name, failed }));
+  const found = await read(query("operations/calls", { operation: name, failed, ...during }));
   return [table("Calls", [
     ["When", (row) => ago(row.created_at)], ["Took", (row) => span(row.duration_ms / 1000), "n"], ["Outcome", (row) => badge(row.success ? "success" : "failed")],
     ["Session", (row) => row.session_id && link(query("session", { id: row.session_id }), short(row.session_id))],
-  ], found.rows, { empty: "No such call within 24 hours." }), h("p", { className: "pages" }, link(query("operation", { name, failed: !failed }), failed ? "All calls" : "Only failed calls"),
+  ], found.rows, { empty: during.from ? "No such call within this time." : "No such call within 24 hours." }), h("p", { className: "pages" }, link(query("operation", { name, failed: !failed, ...during }), failed ? "All calls" : "Only failed calls"),
     h("button", { type: "button", className: "plain", "data-key": "reload", onclick: () => fill(list, load) }, "Read again"))];
 }
 
@@ -19,5 +20,5 @@ const numbers = (rows) => {
     : h("p", { className: "muted" }, "It was not called within 24 hours.");
 };
 
-start(new Card("24 hours", ["operations"], numbers, { wide: true }), h("section", { className: "card wide", "aria-labelledby": "calls" }, h("h2", { id: "calls" }, failed ? "Last failed calls" : "Last calls"), h("p", { className: "muted" }, "At most 100, of 24 hours"), list));
+start(new Card("24 hours", ["operations"], numbers, { wide: true }), h("section", { className: "card wide", "aria-labelledby": "calls" }, h("h2", { id: "calls" }, failed ? "Last failed calls" : "Last calls"), h("p", { className: "muted" }, during.from ? ["At most 100, from ", stamp(new Date(during.from)).slice(0, 16), during.to ? ` to ${stamp(new Date(during.to)).slice(0, 16)}` : "", ". ", link(query("operation", { name, failed }), "Of 24 hours")] : "At most 100, of 24 hours"), list));
 fill(list, load);

@@ -1,5 +1,5 @@
 import { Card, count, fixed, h, link, percent, query, span, start, table, tile } from "./app.js";
-import { byHour, chart, hours } from "./charts.js";
+import { byHour, chart, executionsPerHour, hourOf, hours } from "./charts.js";
 import { alertList } from "./alert_list.js";
 
 const COLORS = { active: "c1", pending: "c2", completed: "c3", expired: "c4", archived: "c6", failed: "c5" };
@@ -25,7 +25,8 @@ function created(rows) {
   const names = Object.keys(sums).sort((a, b) => sums[b] - sums[a]).slice(0, 6);
   return chart({
     name: "Sessions created, by their status now", times, stacked: true, format: count,
-    series: names.map((status, number) => ({ label: status, color: COLORS[status] || `c${number % 6 + 1}`, head: link(query("sessions", { status }), status), values: times.map((time) => found.get(time)?.by_status?.[status] || 0) })),
+    series: names.map((status, number) => ({ label: status, color: COLORS[status] || `c${number % 6 + 1}`, head: link(query("sessions", { status }), status), values: times.map((time) => found.get(time)?.by_status?.[status] || 0),
+      cell: (at) => link(hourOf("sessions", times[at], { status }), count(found.get(times[at])?.by_status?.[status] || 0)) })),
     empty: "No session was created within seven days, or job aggregation has not run yet.",
   });
 }
@@ -41,24 +42,11 @@ function trend(name, value, format) {
     const times = hours(rows), found = byHour(rows);
     return chart({
       name, times, format,
-      series: top(rows).map((operation) => ({ label: operation, head: link(query("operation", { name: operation }), operation), values: times.map((time) => { const one = found.get(time)?.operations?.[operation]; return one ? value(one) : null; }) })),
+      series: top(rows).map((operation) => ({ label: operation, head: link(query("operation", { name: operation }), operation), values: times.map((time) => { const one = found.get(time)?.operations?.[operation]; return one ? value(one) : null; }),
+        cell: (at) => { const one = found.get(times[at])?.operations?.[operation]; return one ? link(hourOf("operation", times[at], { name: operation }), format(value(one))) : format(null); } })),
       empty: "No operation was logged within 24 hours, or job aggregation has not run yet.",
     });
   };
-}
-
-function executions(rows) {
-  const times = hours(rows), found = byHour(rows);
-  const cell = (kind) => (at) => {
-    const until = new Date(Date.parse(times[at]) + 3600000).toISOString();
-    return link(query("executions", { from: times[at], to: until, status: kind === "ok" ? "success" : "" }), count(found.get(times[at])?.[kind] || 0));
-  };
-  return chart({
-    name: "Query executions per hour", times, stacked: true, format: count,
-    series: [{ label: "success", color: "c3", values: times.map((time) => found.get(time)?.ok || 0), cell: cell("ok") },
-      { label: "failed, error, timeout", color: "c5", values: times.map((time) => found.get(time)?.failed || 0), cell: cell("failed") }],
-    empty: "No query execution within 72 hours, or job totals has not run yet.",
-  });
 }
 
 function pools(applications) {
@@ -91,7 +79,7 @@ start(
   h("div", { className: "grid" }, ...[
     new Card("Alerts", ["alerts"], (rows) => alertList(rows.slice(0, 4), rows.length), { wide: true }),
     new Card("Sessions created per hour, by their status now", ["sessions_created"], created, { note: "7 days" }),
-    new Card("Query executions per hour", ["executions_hours"], executions, { note: "72 hours" }),
+    new Card("Query executions per hour", ["executions_hours"], executionsPerHour, { note: "72 hours" }),
     new Card("p95 of the five busiest operations", ["trends"], trend("p95 by operation", (one) => one.p95 / 1000, span), { note: "24 hours" }),
     new Card("Error rate of the five busiest operations", ["trends"], trend("Error rate by operation", (one) => one.count ? one.failed / one.count : null, percent), { note: "24 hours" }),
     new Card("Operations", ["operations"], operations, { note: "24 hours; a number leads to the calls", wide: true }),
