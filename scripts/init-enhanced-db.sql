@@ -2236,7 +2236,8 @@ CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_
 CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
     FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
 COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
-COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS
+    'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
@@ -3623,7 +3624,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '1c224cfee90df66ebfbb03a5ae1ace7b3ce3cc08ae15fe39a84a674db7ed2750', '4f7ea62e20e6d4c5a587b3572166a0cd10ca3559de259b82fe4447dc0d1e1dd6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '9f2f68665473d2ae815cedd287fd2dfa2568b56e1ef2b6687cf0fdfece7bc500', '4f7ea62e20e6d4c5a587b3572166a0cd10ca3559de259b82fe4447dc0d1e1dd6', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
