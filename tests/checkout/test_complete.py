@@ -16,7 +16,7 @@ from pgvigil.parser import EPILOG
 from pgvigil.validate import FORMATS, load_spec
 
 DOCS = project.ROOT / "docs"
-TESTS = Path(__file__).parent
+TESTS = project.ROOT / "tests"
 PAGES = [project.ROOT / "README.md", project.ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 DOCUMENTED = "\n".join(page.read_text() for page in PAGES if page.name != "reference.md")
 TESTED = "\n".join(
