@@ -207,7 +207,7 @@ _OWN_TABLES = (
     "pgvigil.deleted_sessions", "pgvigil.tolerated_values", "pgvigil.displaced_tables", "pgvigil.displaced_objects", "pgvigil.reference_snapshots",
     "pgvigil.session_counters", "pgvigil.session_counter_changes", "pgvigil.legal_holds", "pgvigil.hold_sources", "pgvigil.remote_holds", "pgvigil.performance_rollups", "pgvigil.rollup_progress",
     "pgvigil.alert_thresholds", "pgvigil.backup_proofs", "pgvigil.final_statuses",
-    "pgvigil.operation_totals", "pgvigil.execution_rollups", "pgvigil.execution_totals", "pgvigil.event_totals", "pgvigil.totals_progress",
+    "pgvigil.operation_totals", "pgvigil.execution_rollups", "pgvigil.execution_totals", "pgvigil.event_totals", "pgvigil.kill_totals", "pgvigil.totals_progress",
     "pgvigil.archives", "pgvigil.archive_erasures", "pgvigil.executions_to_archive", "pgvigil.hold_sources", "pgvigil.remote_holds",
     "pgvigil.session_monitors", "pgvigil.session_monitor_totals", "pgvigil.monitor_settings",
     "pgvigil.archives", "pgvigil.archive_erasures", "pgvigil.executions_to_archive",
