@@ -16,6 +16,7 @@ from psycopg import sql
 
 from conftest import PROJECT, Database, Run
 from pgvigil import project
+from pgvigil.commands.common.called import as_called
 from pgvigil.database import Target, parse_url
 from pgvigil.migration import files, statements
 from pgvigil.text import quoted, visible
@@ -132,6 +133,23 @@ def test_what_backup_list_prints_is_what_verify_and_restore_take(run: Run, migra
     ):
         done = run("pgvigil", *words, *url, env=environment, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        ("Write it after --: pgvigil guard -- make", "pgvigil guard --database-url X -- make"),
+        ("Run pgvigil validate --self-test.", "pgvigil validate --database-url X --self-test."),
+        ("pgvigil maintain preview --database-url Y", "pgvigil maintain preview --database-url Y"),
+        ("pgvigil check --write-spec", "pgvigil check --write-spec"),
+    ],
+)
+def test_a_command_in_a_hint_names_the_database_of_the_call_once(
+    hint: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "program", lambda: "pgvigil")
+    assert words in as_called(hint, " --database-url X")
+    assert as_called(hint, " --database-url X").count("--database-url") <= 1
 
 
 # --- hints of migrations that fail -----------------------------------------------------------------------------------

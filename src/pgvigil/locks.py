@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import psycopg
 from psycopg.rows import class_row
 
 from pgvigil.errors import LockedError
+from pgvigil.observer import Observer
 from pgvigil.progress import Reporter
 
 T = TypeVar("T")
@@ -100,7 +99,7 @@ class Blocker:
         return f"pid {self.pid} ({who}), in a transaction for {self.age:.0f} s: {self.query}"
 
 
-class Watch:
+class Watch(Observer):
     """A monitor that looks, on a connection of its own, for the sessions that block a backend, which cannot report them itself.
 
     When the backend has waited `patience` seconds in one statement, the statement is cancelled and `gave_up` is set: a
@@ -108,24 +107,13 @@ class Watch:
     """
 
     def __init__(self, conn: psycopg.Connection, pid: int, log: Reporter, patience: float) -> None:
+        super().__init__(conn, "pgvigil watch")
         self.gave_up = False
-        self._conn = conn
         self._pid = pid
         self._tell = log
         self._patience = patience
         self._waited = 0.0
         self._seen: dict[int, Blocker] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="pgvigil watch", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._conn.close()
 
     def take(self) -> list[Blocker]:
         """Return the sessions that the backend has waited for since the last call, and restart the patience."""
