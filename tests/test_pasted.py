@@ -16,6 +16,7 @@ from psycopg import sql
 
 from conftest import PROJECT, Database, Run
 from pgvigil import project
+from pgvigil.commands.common.called import as_called
 from pgvigil.database import Target, parse_url
 from pgvigil.migration import files, statements
 from pgvigil.text import quoted, visible
@@ -70,6 +71,11 @@ def test_a_printed_command_is_visible_and_means_the_same_database(name: str, tmp
 @pytest.mark.parametrize("path", [b"a b", b"\xff\xfe", b"$(touch pasted)", b"a\n\x1b'b"])
 def test_a_printed_path_means_the_same_file(path: bytes, tmp_path: Path) -> None:
     assert words_of(quoted(os.fsdecode(path)), tmp_path) == [os.fsdecode(path)]
+
+
+def test_a_hint_names_the_database_of_a_command_once() -> None:
+    whole = f"{project.command('restore', 'a.dump', option=' --database-url x')}; then pgvigil status"
+    assert as_called(whole, " --database-url x").count(" --database-url x") == 2
 
 
 def test_the_schema_is_named_where_it_is_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
