@@ -1635,7 +1635,8 @@ CREATE TABLE pgvigil.session_counter_changes (
     -- The key makes replication possible; behind the session, it is the index on that as well. No sequence: a
     -- subscription does not bring its number, so after a switch to the subscriber the application's inserts would fail.
     CONSTRAINT session_counter_changes_pkey PRIMARY KEY (session_id, change_id)
-);
+-- A table without a page is planned to be read whole, again for each session: a prepared plan does that when it fills.
+) WITH (vacuum_truncate = false);
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'Changes by statements on context_history, one row a statement '
     'and session, until they are folded into session_counters';
@@ -1933,7 +1934,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) again and corrects its '
     'counters; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '93bca0d9e1b9550ed92b86e66b49144438ead8882f9f6a9ef8473a24c52dcab1', '0e086ee8d2f747a054fdb5e75fa4916a5d2929d039fe21dd2eef7f0a7f5d3540', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'a556f61b43c26cd75b35299656df18b338400335c1247327d9958b72f29af34e', '2f4b0660e889d8dcf340494b13dc354944ed73288252987fb779c5f2f21a678d', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does
@@ -2236,7 +2237,8 @@ CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_
 CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
     FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
 COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
-COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS
+    'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger
@@ -3623,7 +3625,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '1c224cfee90df66ebfbb03a5ae1ace7b3ce3cc08ae15fe39a84a674db7ed2750', '4f7ea62e20e6d4c5a587b3572166a0cd10ca3559de259b82fe4447dc0d1e1dd6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '9f2f68665473d2ae815cedd287fd2dfa2568b56e1ef2b6687cf0fdfece7bc500', '4f7ea62e20e6d4c5a587b3572166a0cd10ca3559de259b82fe4447dc0d1e1dd6', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -6667,22 +6669,24 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', curre
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE
 -- OR REPLACE: none can be added. last_activity_at is the column itself, so that its indexes give the order. Counts and
 -- the last event are correlated on the session, so they are computed only for rows that a filter lets through, and only
--- the columns that are asked for. A session of an existing install is counted from its rows until 015 has come to it.
--- The range of change_id holds every change: a table that was empty when it was last analyzed has no statistics, and
--- with this condition the planner uses the index all the same.
+-- the columns that are asked for. A session that no job has counted yet has no row in session_counters: its entries are
+-- counted themselves, which takes less time than to add up as many changes. The range of change_id holds every change:
+-- a table that was empty when it was last analyzed has no statistics, and with this condition the planner uses the
+-- index all the same.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_monitoring_view AS
 SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at, s.last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
        CASE WHEN isfinite(s.last_activity_at)  -- one infinite time would fail the view up to 16
             THEN round(extract(epoch FROM now() - s.last_activity_at) / 3600, 2) END AS hours_since_activity,
-       CASE WHEN EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015')
-            THEN coalesce((SELECT c.context_count FROM pgvigil.session_counters c WHERE c.session_id = s.id), 0)
-                 + coalesce((SELECT sum(d.context_count)
-                             FROM pgvigil.session_counter_changes d
-                             WHERE d.session_id = s.id
-                               AND d.change_id BETWEEN '00000000-0000-0000-0000-000000000000'
-                                                   AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'), 0)::bigint
-            ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_entries,
+       coalesce((SELECT (c.context_count
+                         + coalesce((SELECT sum(d.context_count)
+                                     FROM pgvigil.session_counter_changes d
+                                     WHERE d.session_id = c.session_id
+                                       AND d.change_id BETWEEN '00000000-0000-0000-0000-000000000000'
+                                                           AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'), 0))::bigint
+                 FROM pgvigil.session_counters c
+                 WHERE c.session_id = s.id),
+                (SELECT count(*) FROM "{app}".context_history e WHERE e.session_id = s.id)) AS context_entries,
        (SELECT count(*) FROM "{app}".handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
        (SELECT l.event_type
         FROM "{app}".session_lifecycle l
@@ -6732,7 +6736,7 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, '058aeaa5d71a0250ffa7f6803c6449254164291034e2c811fea045cfd2c81c34', '8f69bbba6cfc57237acab3a850b937531526e1c254538c3973f3c92cc61782cb', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'e9d62ed13910cbc0111eed5189ec864771fa715292661d1ac0b486480bdfeff0', '473aa65b136251c7a20a73638d8255e75d9639f76a0d577672223c779db2334f', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
 -- Rights of the roles. The roles are made by prepare.sql where the migrating role may make them; a grant to a missing
@@ -7263,6 +7267,16 @@ CREATE TABLE pgvigil.event_totals (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.event_totals IS 'Events of session_lifecycle counted since the beginning; never falls';
 
+CREATE TABLE pgvigil.kill_totals (
+    ok       boolean NOT NULL CONSTRAINT kill_totals_pkey PRIMARY KEY,
+    attempts bigint NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.kill_totals IS
+    'Rows of instrumentation.kill_attempts counted since the beginning; never falls';
+COMMENT ON COLUMN pgvigil.kill_totals.ok IS 'Whether it was done';
+COMMENT ON COLUMN pgvigil.kill_totals.attempts IS 'Rows counted';
+COMMENT ON CONSTRAINT kill_totals_pkey ON pgvigil.kill_totals IS 'One row for what was done, one for what was refused';
+
 CREATE TABLE pgvigil.totals_progress (
     source     text NOT NULL CONSTRAINT totals_progress_pkey PRIMARY KEY,
     next_id    bigint,
@@ -7270,13 +7284,16 @@ CREATE TABLE pgvigil.totals_progress (
     counted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE pgvigil.totals_progress IS 'How far job totals has come';
-COMMENT ON COLUMN pgvigil.totals_progress.source IS 'The table that is counted: query_executions or session_lifecycle';
+COMMENT ON COLUMN pgvigil.totals_progress.source IS
+    'The table that is counted: query_executions, session_lifecycle or kill_attempts';
 COMMENT ON COLUMN pgvigil.totals_progress.next_id IS
     'Rows of query_executions with a smaller id are counted, the others are not';
 COMMENT ON COLUMN pgvigil.totals_progress.next_event IS
     'Rows of session_lifecycle with a smaller id are counted, the others are not';
 INSERT INTO pgvigil.totals_progress (source, next_id, next_event) VALUES
-    ('query_executions', 0, NULL), ('session_lifecycle', NULL, '00000000-0000-0000-0000-000000000000');
+    ('query_executions', 0, NULL),
+    ('session_lifecycle', NULL, '00000000-0000-0000-0000-000000000000'),
+    ('kill_attempts', NULL, '00000000-0000-0000-0000-000000000000');
 
 CREATE FUNCTION pgvigil.execution_bounds() RETURNS double precision[]
 LANGUAGE sql
@@ -7313,6 +7330,40 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.executions_until() IS
     'All rows of query_executions up to this id are visible to the next '
     'statement, or will never be; waits a second for writers, then it is NULL';
+
+-- Where somebody ends sessions in a transaction that goes on, the next run counts them.
+CREATE FUNCTION pgvigil.count_kill_attempts() RETURNS bigint
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    from_id uuid;
+    to_id   uuid;
+    counted bigint;
+BEGIN
+    SELECT p.next_event INTO STRICT from_id FROM pgvigil.totals_progress p WHERE p.source = 'kill_attempts' FOR UPDATE;
+    to_id := pgvigil.uuid_v7_floor(pgvigil.complete_until('instrumentation.kill_attempts'));
+    IF to_id <= from_id THEN
+        RETURN 0;
+    END IF;
+    WITH found AS (
+        SELECT k.ok, count(*) AS attempts
+        FROM instrumentation.kill_attempts k
+        WHERE k.attempt_id >= from_id AND k.attempt_id < to_id
+        GROUP BY k.ok
+    ), stored AS (
+        INSERT INTO pgvigil.kill_totals AS t (ok, attempts)
+        SELECT f.ok, f.attempts FROM found f ORDER BY f.ok
+        ON CONFLICT ON CONSTRAINT kill_totals_pkey DO UPDATE SET attempts = t.attempts + excluded.attempts
+    )
+    SELECT coalesce(sum(f.attempts), 0) INTO counted FROM found f;
+    UPDATE pgvigil.totals_progress p
+    SET next_event = to_id, counted_at = clock_timestamp()
+    WHERE p.source = 'kill_attempts';
+    RETURN counted;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_kill_attempts() IS 'Used by job totals: counts new rows of kill_attempts';
 
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.job_totals(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
@@ -7437,7 +7488,7 @@ BEGIN
     ELSE
         waits := waits || 'session_lifecycle'::text;
     END IF;
-    done := done + events;
+    done := done + events + pgvigil.count_kill_attempts();
     more := more OR more_ids;
     IF waits <> '{}' THEN
         note := format('waits for a long transaction that writes to %s', array_to_string(waits, ' and '));
@@ -7448,11 +7499,11 @@ BEGIN
     RETURN NEXT;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.job_totals(integer) IS
-    'One step of job totals: a batch of query executions, and a day of session events';
+    'One step of job totals: a batch of query executions, a day of session events, and attempts to kill';
 
 INSERT INTO pgvigil.jobs (job, every, purpose)
 VALUES ('totals', '5 minutes',
-        'counts new rows of query_executions into hours, and these and session events into totals that never fall');
+        'counts executions by the hour, and executions, session events and attempts to kill in totals that never fall');
 
 -- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not
 -- counted yet: the numbers are those of a sum over the table, as long as nothing was deleted from it.
@@ -7646,12 +7697,12 @@ BEGIN
         FROM pg_roles r
         WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
         EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals,
-                       pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
+                       pgvigil.kill_totals, pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I',
                        role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '9b8215abb5000ea834d57edcc2d3c3975c7847c1b44da197d3e91e7af2197918', '05f02658d339d7e39f39576c4a4df2c202e93a09186db52a8313819429efb36e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'de54fde74384a454a3ec26c009aa2e6c06a94c6f79c26a132b23af2e2153837f', '57e2e1beb28ef526a948260fff986ce14b8ccf53a54682a09d41503a04f98424', 0, '0.1.0'); END $$;
 
 -- ---------- 018_archives.sql ------------------------------------------------------------------------------------
 -- Archives: rows that retention deletes are first kept in Parquet files. `pgvigil maintain run archive_files` writes

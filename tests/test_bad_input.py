@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -14,20 +13,12 @@ import psycopg
 import pytest
 
 from conftest import PROJECT, Database, Run, add_migration, wait_until
+from helpers.catalog import catalog
+from helpers.refused import refused
 from pgvigil import cli
-from test_migrate import catalog
 
 MIGRATE = "scripts/run-migration.sh"
 pytestmark = pytest.mark.client_side
-
-
-def refused(done: subprocess.CompletedProcess[str], code: int, words: str) -> None:
-    assert done.returncode == code, done.stderr
-    assert re.search(words, done.stderr), done.stderr
-    assert "hint: " in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "applied" not in done.stdout + done.stderr
-    assert done.stdout == ""
 
 
 # ── Usage: 2 ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -66,6 +66,18 @@ def test_each_check_of_health_is_documented_declared_and_tested(fresh: Database)
         assert re.search(rf"\b{name}\b", TESTED), f"no test speaks of {name}"
 
 
+def test_each_check_is_made_by_a_function_that_integrity_report_knows(fresh: Database) -> None:
+    made = set()
+    for (function,) in fresh.execute(
+        "SELECT oid::regproc::text FROM pg_proc WHERE pronamespace = 'pgvigil'::regnamespace AND proname LIKE 'check\\_%'"
+    ):
+        made |= {name for (name,) in fresh.execute(f"SELECT check_name FROM {function}(false)")}
+    seeded = {name for (name,) in fresh.execute("SELECT check_name FROM pgvigil.alert_thresholds")}
+    [(body,)] = fresh.execute("SELECT prosrc FROM pg_proc WHERE proname = 'integrity_report'")
+    assert made == seeded
+    assert {name for name in seeded if not re.search(rf"[{{,]{name}[,}}]", re.sub(r"'\s+'", "", body))} == set()
+
+
 def test_each_job_is_documented_declared_and_tested(fresh: Database) -> None:
     documented = listed("maintenance.md", "## Jobs")
     declared = {row["job"] for row in load_spec(project.SPEC).tables["pgvigil.jobs"].rows}
@@ -80,7 +92,9 @@ def test_each_event_type_is_documented_and_tested(fresh: Database) -> None:
     )
     types = set(re.search(r"\{(.*?)\}", check)[1].split(","))  # type: ignore[index]
     assert set(listed("schema.md", "## Events: session_lifecycle")) == types
+    written = "\n".join(file.script for file in files.load(project.MIGRATIONS) if file.revision != "003")
     for event in types:
+        assert re.search(rf"'{event}'", written), f"no trigger writes {event}"
         assert re.search(rf"['\"]{event}['\"]", TESTED), f"no test speaks of {event}"
 
 
@@ -113,6 +127,7 @@ def test_a_generated_table_that_was_edited_is_found_and_written_as_it_was(
         (", {job: reap}", ""),
         ('"table pgvigil.archives", ', ""),
         ("{created,expired,", "{created,"),
+        ("update_of: [status, is_dormant, archived_at, expires_at]", "update_of: [status]"),
     ],
 )
 def test_a_part_of_the_spec_that_the_migrations_make_is_found_edited_and_written_again(here: str, there: str) -> None:

@@ -53,12 +53,11 @@ def test_elsewhere_there_are_plain_lines(capfd: pytest.CaptureFixture[str]) -> N
     assert capfd.readouterr().err == "   0.0 s  backing up\n"
 
 
-def test_plain_progress_is_told_only_now_and_then(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("every", "lines"), [(5.0, []), (0.0, ["   0.0 s  scanning (25%)"])])
+def test_plain_progress_is_reported_only_now_and_then(
+    capfd: pytest.CaptureFixture[str], every: float, lines: list[str]
 ) -> None:
-    with display.journal() as log:
+    with display.journal(every) as log:
         log("building")
-        log.progress("scanning", 0.1)
-        monkeypatch.setattr(display, "_TELL_EVERY", 0.0)
         log.progress("scanning", 0.25)
-    assert capfd.readouterr().err.splitlines() == ["   0.0 s  building", "   0.0 s  scanning (25%)"]
+    assert capfd.readouterr().err.splitlines() == ["   0.0 s  building", *lines]

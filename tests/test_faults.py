@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from conftest import Database, Run
-from test_migrate import catalog
+from helpers.catalog import catalog
 
 EVENTS = "SELECT event_type FROM session_lifecycle l JOIN sessions s ON s.id = l.session_id WHERE session_key = %s ORDER BY l.id"
 

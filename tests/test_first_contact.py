@@ -15,8 +15,8 @@ from conftest import PROJECT, REVISIONS, Database, Run
 from pgvigil import __version__, connect_advice, text
 from pgvigil.backup import pg_tools
 from pgvigil.commands.common.version import lines
+from pgvigil.commands.health import text as health_text
 from pgvigil.diagnostics.health import Check, Health
-from pgvigil.diagnostics.health import text as health_text
 from pgvigil.errors import BackupError
 from pgvigil.text import quoted
 

@@ -11,6 +11,7 @@ import pytest
 
 from conftest import Connection, Database, Run, servers, wait_until
 from pgvigil import project
+from pgvigil.commands.sizes import text as sizes_text
 from pgvigil.diagnostics import sizes
 from pgvigil.embedded import Server
 from pgvigil.validate.diff.reference import without_psql
@@ -456,6 +457,6 @@ def test_sizes_for_people_begin_with_the_largest_table(call: Run, fresh: Databas
 @pytest.mark.client_side
 def test_sizes_on_a_terminal_are_drawn_as_parts_of_the_largest() -> None:
     tables = (sizes.Table("public.a", 0, 3 << 20, 1 << 20, 0, 10, 1), sizes.Table("public.b", 2, 2 << 20, 0, 0, 20, 0))
-    told = sizes.text(sizes.Sizes(9.5, tables), bars=True).splitlines()
+    told = sizes_text(sizes.Sizes(9.5, tables), bars=True).splitlines()
     assert [line.count("█") for line in told] == [0, 0, 0, 24, 12]
     assert told[3].split()[:-1] == ["public.a", "3.0", "1.0", "0.0", "10", "1"]

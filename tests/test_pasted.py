@@ -140,6 +140,23 @@ def test_what_backup_list_prints_is_what_verify_and_restore_take(run: Run, migra
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        ("Write it after --: pgvigil guard -- make", "pgvigil guard --database-url X -- make"),
+        ("Run pgvigil validate --self-test.", "pgvigil validate --database-url X --self-test."),
+        ("pgvigil maintain preview --database-url Y", "pgvigil maintain preview --database-url Y"),
+        ("pgvigil check --write-spec", "pgvigil check --write-spec"),
+    ],
+)
+def test_a_command_in_a_hint_names_the_database_of_the_call_once(
+    hint: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "program", lambda: "pgvigil")
+    assert words in as_called(hint, " --database-url X")
+    assert as_called(hint, " --database-url X").count("--database-url") <= 1
+
+
 # --- hints of migrations that fail -----------------------------------------------------------------------------------
 
 OURS = sorted([*project.MIGRATIONS.glob("*.sql"), *project.MIGRATIONS.glob("revert/*.sql")])

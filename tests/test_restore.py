@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from conftest import PROJECT, Database, wait_until
+from helpers.catalog import APPLICATION_ROWS, catalog
 from pgvigil import cli, scratch_databases
 from pgvigil import database as databases
 from pgvigil.backup import create, pg_tools, restore, scratch_restore, swap
@@ -25,7 +26,6 @@ from pgvigil.backup.restore import RestoreOutcome
 from pgvigil.database import Target
 from pgvigil.errors import RestoreError
 from pgvigil.progress import Reporter
-from test_migrate import APPLICATION_ROWS, catalog
 
 pytestmark = pytest.mark.client_side
 

@@ -18,9 +18,13 @@ import psycopg
 import pytest
 
 from conftest import PROJECT, REVISIONS, Database, Run, add_migration, wait_until
-from pgvigil import cli, display, locks
-from test_bad_input import refused
-from test_migrate import catalog
+from helpers.catalog import catalog
+from helpers.refused import refused
+from pgvigil import cli
+from pgvigil.database import parse_url
+from pgvigil.errors import LockedError
+from pgvigil.migration import runner
+from pgvigil.progress import Reporter
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -500,14 +504,14 @@ def test_json_tells_which_statement_waited_how_often_and_for_whom(existing: Data
 
 
 @pytest.mark.client_side
-def test_an_index_build_tells_how_far_it_is(
-    existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locks, "_SHOW_EVERY", 0.0)
-    monkeypatch.setattr(display, "_TELL_EVERY", 0.0)
+def test_an_index_build_reports_how_far_it_is(existing: Database, tmp_path: Path) -> None:
+    shown: list[str] = []
+    options = runner.Options(None, tmp_path, lock_wait=1, lock_budget=60, backup_kind="none", build_wait=1)
     with existing.connect(autocommit=False) as snapshot:
         snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         snapshot.execute("SELECT count(*) FROM app_users")
-        call = ["migrate", "--backup-dir", str(tmp_path), "--build-wait", "1", "--database-url", existing.url]
-        assert cli.main(call) == 6
-    assert re.search(r"building idx_sessions_\w+: waiting for .* snapshots", capfd.readouterr().err)
+        with pytest.raises(LockedError):
+            runner.migrate(
+                parse_url(existing.url, "a test"), options, Reporter(None, lambda step, _: shown.append(step))
+            )
+    assert any(re.search(r"building idx_sessions_\w+: waiting for .* snapshots", step) for step in shown)

@@ -771,12 +771,9 @@ def test_a_database_without_instrumentation_says_so(call: Run, database: Databas
     )
 
 
-def test_tail_tells_of_a_statement_when_it_begins_and_when_it_ends(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sessions, "_EVERY", 0.0)
+def test_tail_tells_of_a_statement_when_it_begins_and_when_it_ends(world: World) -> None:
     target, other = world.client(), world.client()
-    followed = sessions.follow(parse_url(world.database.url, "a test"), str(target.session))
+    followed = sessions.follow(parse_url(world.database.url, "a test"), str(target.session), every=0.0)
     told: list[tuple[str, str | None]] = []
 
     def log(count: int) -> None:

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from conftest import PROJECT, REVISIONS, Database, Run
+from helpers.catalog import catalog
 from pgvigil import project
 from pgvigil.backup import pg_tools
-from test_migrate import catalog
 
 pytestmark = pytest.mark.oldest_and_newest
 

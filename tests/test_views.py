@@ -50,17 +50,38 @@ def test_pages_of_sessions_are_read_from_an_index_without_a_sort(fresh: Database
         assert not [n for n in plan if "Sort" in n["Node Type"] and "last_activity_at" in str(n["Sort Key"])], page
 
 
-def test_pending_changes_are_found_by_index_where_the_table_has_no_statistics(fresh: Database) -> None:
+def scans_of_changes(db: Database) -> list[str]:
+    """How a page of sessions finds the changes of each of them."""
+    ((found,),) = db.execute("EXPLAIN (FORMAT JSON) SELECT context_entries FROM session_monitoring_view LIMIT 50")
+    plan = nodes((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
+    return [n["Node Type"] for n in plan if n.get("Relation Name") == "session_counter_changes"]
+
+
+def test_pending_changes_are_found_by_index_where_the_table_has_no_statistics_or_was_emptied(fresh: Database) -> None:
     fresh.execute("INSERT INTO sessions (session_key, agent_from) SELECT n, 'a' FROM generate_series(1, 3000) n")
     fresh.execute("ANALYZE")
     fresh.execute(
         "INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT id, 1, 'message', 'x' FROM sessions"
     )
-    ((found,),) = fresh.execute("EXPLAIN (FORMAT JSON) SELECT context_entries FROM session_monitoring_view LIMIT 50")
-    plan = nodes((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
-    scans = [n["Node Type"] for n in plan if n.get("Relation Name") == "session_counter_changes"]
-    assert scans
-    assert "Seq Scan" not in scans
+    assert scans_of_changes(fresh) == ["Index Scan"]
+    fresh.execute("CALL pgvigil.run_job('counters', false)")
+    fresh.execute("VACUUM ANALYZE pgvigil.session_counter_changes")  # a plan prepared now is kept when it fills again
+    assert fresh.execute("SELECT count(*) FROM pgvigil.session_counter_changes") == [(0,)]
+    assert scans_of_changes(fresh) == ["Index Scan"]
+
+
+def test_a_session_that_no_job_has_counted_is_counted_from_its_rows_alone(fresh: Database) -> None:
+    fresh.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('1', 'a')")
+    add = "INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT id, {}, 'message', 'x' FROM sessions"
+    see = "SELECT session_key, context_entries FROM session_monitoring_view ORDER BY 1"
+    fresh.execute(add.format(1))
+    fresh.execute("CALL pgvigil.run_job('counters', false)")
+    fresh.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('2', 'a')")
+    fresh.execute(add.format(2))
+    assert fresh.execute(see) == [("1", 2), ("2", 1)]
+    # Only the one that has been counted is read from counters and changes.
+    fresh.execute("DELETE FROM pgvigil.session_counter_changes")
+    assert fresh.execute(see) == [("1", 1), ("2", 1)]
 
 
 def test_a_null_last_activity_at_of_a_new_session_becomes_created_at(fresh: Database) -> None:

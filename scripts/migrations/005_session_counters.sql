@@ -27,7 +27,8 @@ CREATE TABLE pgvigil.session_counter_changes (
     -- The key makes replication possible; behind the session, it is the index on that as well. No sequence: a
     -- subscription does not bring its number, so after a switch to the subscriber the application's inserts would fail.
     CONSTRAINT session_counter_changes_pkey PRIMARY KEY (session_id, change_id)
-);
+-- A table without a page is planned to be read whole, again for each session: a prepared plan does that when it fills.
+) WITH (vacuum_truncate = false);
 COMMENT ON TABLE pgvigil.session_counter_changes IS
     'Changes by statements on context_history, one row a statement '
     'and session, until they are folded into session_counters';

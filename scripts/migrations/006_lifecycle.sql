@@ -298,7 +298,8 @@ CREATE TRIGGER protect_held_policy BEFORE INSERT OR DELETE ON pgvigil.retention_
 CREATE TRIGGER protect_held_policy_name BEFORE UPDATE OF policy ON pgvigil.retention_policies
     FOR EACH ROW WHEN (OLD.policy <> NEW.policy) EXECUTE FUNCTION pgvigil.protect_held_policy();
 COMMENT ON TRIGGER protect_held_policy ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
-COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS 'A legal hold is lifted by legal_hold only';
+COMMENT ON TRIGGER protect_held_policy_name ON pgvigil.retention_policies IS
+    'A legal hold is lifted by legal_hold only';
 
 -- TRUNCATE fires no trigger of a row, but TRUNCATE sessions CASCADE comes by here.
 CREATE FUNCTION pgvigil.guard_legal_holds() RETURNS trigger

@@ -1,22 +1,24 @@
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE
 -- OR REPLACE: none can be added. last_activity_at is the column itself, so that its indexes give the order. Counts and
 -- the last event are correlated on the session, so they are computed only for rows that a filter lets through, and only
--- the columns that are asked for. A session of an existing install is counted from its rows until 015 has come to it.
--- The range of change_id holds every change: a table that was empty when it was last analyzed has no statistics, and
--- with this condition the planner uses the index all the same.
+-- the columns that are asked for. A session that no job has counted yet has no row in session_counters: its entries are
+-- counted themselves, which takes less time than to add up as many changes. The range of change_id holds every change:
+-- a table that was empty when it was last analyzed has no statistics, and with this condition the planner uses the
+-- index all the same.
 CREATE VIEW "{app}".session_monitoring_view AS
 SELECT s.id, s.session_key, s.agent_from, s.agent_to, s.status, s.created_at, s.updated_at, s.last_activity_at,
        s.is_dormant, s.archived_at, s.retention_policy, s.expires_at,
        CASE WHEN isfinite(s.last_activity_at)  -- one infinite time would fail the view up to 16
             THEN round(extract(epoch FROM now() - s.last_activity_at) / 3600, 2) END AS hours_since_activity,
-       CASE WHEN EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015')
-            THEN coalesce((SELECT c.context_count FROM pgvigil.session_counters c WHERE c.session_id = s.id), 0)
-                 + coalesce((SELECT sum(d.context_count)
-                             FROM pgvigil.session_counter_changes d
-                             WHERE d.session_id = s.id
-                               AND d.change_id BETWEEN '00000000-0000-0000-0000-000000000000'
-                                                   AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'), 0)::bigint
-            ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_entries,
+       coalesce((SELECT (c.context_count
+                         + coalesce((SELECT sum(d.context_count)
+                                     FROM pgvigil.session_counter_changes d
+                                     WHERE d.session_id = c.session_id
+                                       AND d.change_id BETWEEN '00000000-0000-0000-0000-000000000000'
+                                                           AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'), 0))::bigint
+                 FROM pgvigil.session_counters c
+                 WHERE c.session_id = s.id),
+                (SELECT count(*) FROM "{app}".context_history e WHERE e.session_id = s.id)) AS context_entries,
        (SELECT count(*) FROM "{app}".handoff_requests h WHERE h.session_id = s.id) AS handoff_requests,
        (SELECT l.event_type
         FROM "{app}".session_lifecycle l

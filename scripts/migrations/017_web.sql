@@ -47,6 +47,16 @@ CREATE TABLE pgvigil.event_totals (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pgvigil.event_totals IS 'Events of session_lifecycle counted since the beginning; never falls';
 
+CREATE TABLE pgvigil.kill_totals (
+    ok       boolean NOT NULL CONSTRAINT kill_totals_pkey PRIMARY KEY,
+    attempts bigint NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pgvigil.kill_totals IS
+    'Rows of instrumentation.kill_attempts counted since the beginning; never falls';
+COMMENT ON COLUMN pgvigil.kill_totals.ok IS 'Whether it was done';
+COMMENT ON COLUMN pgvigil.kill_totals.attempts IS 'Rows counted';
+COMMENT ON CONSTRAINT kill_totals_pkey ON pgvigil.kill_totals IS 'One row for what was done, one for what was refused';
+
 CREATE TABLE pgvigil.totals_progress (
     source     text NOT NULL CONSTRAINT totals_progress_pkey PRIMARY KEY,
     next_id    bigint,
@@ -54,13 +64,16 @@ CREATE TABLE pgvigil.totals_progress (
     counted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE pgvigil.totals_progress IS 'How far job totals has come';
-COMMENT ON COLUMN pgvigil.totals_progress.source IS 'The table that is counted: query_executions or session_lifecycle';
+COMMENT ON COLUMN pgvigil.totals_progress.source IS
+    'The table that is counted: query_executions, session_lifecycle or kill_attempts';
 COMMENT ON COLUMN pgvigil.totals_progress.next_id IS
     'Rows of query_executions with a smaller id are counted, the others are not';
 COMMENT ON COLUMN pgvigil.totals_progress.next_event IS
     'Rows of session_lifecycle with a smaller id are counted, the others are not';
 INSERT INTO pgvigil.totals_progress (source, next_id, next_event) VALUES
-    ('query_executions', 0, NULL), ('session_lifecycle', NULL, '00000000-0000-0000-0000-000000000000');
+    ('query_executions', 0, NULL),
+    ('session_lifecycle', NULL, '00000000-0000-0000-0000-000000000000'),
+    ('kill_attempts', NULL, '00000000-0000-0000-0000-000000000000');
 
 CREATE FUNCTION pgvigil.execution_bounds() RETURNS double precision[]
 LANGUAGE sql
@@ -97,6 +110,40 @@ END $$;
 COMMENT ON FUNCTION pgvigil.executions_until() IS
     'All rows of query_executions up to this id are visible to the next '
     'statement, or will never be; waits a second for writers, then it is NULL';
+
+-- Where somebody ends sessions in a transaction that goes on, the next run counts them.
+CREATE FUNCTION pgvigil.count_kill_attempts() RETURNS bigint
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    from_id uuid;
+    to_id   uuid;
+    counted bigint;
+BEGIN
+    SELECT p.next_event INTO STRICT from_id FROM pgvigil.totals_progress p WHERE p.source = 'kill_attempts' FOR UPDATE;
+    to_id := pgvigil.uuid_v7_floor(pgvigil.complete_until('instrumentation.kill_attempts'));
+    IF to_id <= from_id THEN
+        RETURN 0;
+    END IF;
+    WITH found AS (
+        SELECT k.ok, count(*) AS attempts
+        FROM instrumentation.kill_attempts k
+        WHERE k.attempt_id >= from_id AND k.attempt_id < to_id
+        GROUP BY k.ok
+    ), stored AS (
+        INSERT INTO pgvigil.kill_totals AS t (ok, attempts)
+        SELECT f.ok, f.attempts FROM found f ORDER BY f.ok
+        ON CONFLICT ON CONSTRAINT kill_totals_pkey DO UPDATE SET attempts = t.attempts + excluded.attempts
+    )
+    SELECT coalesce(sum(f.attempts), 0) INTO counted FROM found f;
+    UPDATE pgvigil.totals_progress p
+    SET next_event = to_id, counted_at = clock_timestamp()
+    WHERE p.source = 'kill_attempts';
+    RETURN counted;
+END $$;
+COMMENT ON FUNCTION pgvigil.count_kill_attempts() IS 'Used by job totals: counts new rows of kill_attempts';
 
 CREATE FUNCTION pgvigil.job_totals(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
@@ -221,7 +268,7 @@ BEGIN
     ELSE
         waits := waits || 'session_lifecycle'::text;
     END IF;
-    done := done + events;
+    done := done + events + pgvigil.count_kill_attempts();
     more := more OR more_ids;
     IF waits <> '{}' THEN
         note := format('waits for a long transaction that writes to %s', array_to_string(waits, ' and '));
@@ -232,11 +279,11 @@ BEGIN
     RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION pgvigil.job_totals(integer) IS
-    'One step of job totals: a batch of query executions, and a day of session events';
+    'One step of job totals: a batch of query executions, a day of session events, and attempts to kill';
 
 INSERT INTO pgvigil.jobs (job, every, purpose)
 VALUES ('totals', '5 minutes',
-        'counts new rows of query_executions into hours, and these and session events into totals that never fall');
+        'counts executions by the hour, and executions, session events and attempts to kill in totals that never fall');
 
 -- Whole days and hours from the rollups, the first and broken hour from the table, and from the table too what is not
 -- counted yet: the numbers are those of a sum over the table, as long as nothing was deleted from it.
@@ -430,7 +477,7 @@ BEGIN
         FROM pg_roles r
         WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}'::name[]) LOOP
         EXECUTE format('GRANT SELECT ON pgvigil.execution_rollups, pgvigil.execution_totals, pgvigil.event_totals,
-                       pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
+                       pgvigil.kill_totals, pgvigil.totals_progress, pgvigil.anomalies TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.execution_bounds(), pgvigil.execution_window(interval) TO %I',
                        role_name);
     END LOOP;

@@ -5,6 +5,8 @@ a `.env` file (in the current directory, else in the project) with either of the
 host, port, user, database and service come from one source. For a database named by the call or its environment, PGPASSWORD,
 PGSSLMODE and the like of the same environment apply, and the user's own ~/.pgpass; for one named by a `.env` file, only
 credentials of that file.
+
+More than 400 lines: every way to name a server, and every setting of a session, ends in one function that connects.
 """
 
 from __future__ import annotations

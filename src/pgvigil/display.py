@@ -10,18 +10,16 @@ from contextlib import contextmanager
 from pgvigil import text
 from pgvigil.progress import Reporter
 
-_TELL_EVERY = 5.0  # seconds between plain lines about one step
-
 
 @contextmanager
-def journal() -> Iterator[Reporter]:
-    """Yield a journal that prints to stderr until the block ends."""
-    with _live() if sys.stderr.isatty() else _plain() as log:
+def journal(every: float = 5.0) -> Iterator[Reporter]:
+    """Yield a journal that prints to stderr until the block ends; without a terminal, a line about one step every so many seconds."""
+    with _live() if sys.stderr.isatty() else _plain(every) as log:
         yield log
 
 
 @contextmanager
-def _plain() -> Iterator[Reporter]:
+def _plain(every: float) -> Iterator[Reporter]:
     begin = spoken = time.monotonic()
 
     def speak(line: str) -> None:
@@ -30,7 +28,7 @@ def _plain() -> Iterator[Reporter]:
         print(text.block(f"{spoken - begin:6.1f} s  {line}"), file=sys.stderr, flush=True)
 
     def show(step: str, fraction: float | None) -> None:
-        if time.monotonic() - spoken >= _TELL_EVERY:
+        if time.monotonic() - spoken >= every:
             speak(step if fraction is None else f"{step} ({fraction:.0%})")
 
     yield Reporter(speak, show)

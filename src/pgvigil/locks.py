@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from pgvigil.errors import LockedError
+from pgvigil.observer import Observer
 from pgvigil.progress import Reporter
 
 T = TypeVar("T")
@@ -100,54 +100,40 @@ class Blocker:
         return f"pid {self.pid} ({who}), in a transaction for {self.age:.0f} s: {self.query}"
 
 
-class Watch:
+class Watch(Observer):
     """A monitor that looks, on a connection of its own, for the sessions that block a backend, which cannot report them itself.
 
     When the backend has waited `patience` seconds in one statement, the statement is cancelled and `gave_up` is set: a
-    statement without a lock_timeout must not wait for ever either. Without a connection it sees nobody.
+    statement without a lock_timeout must not wait for ever either.
     """
 
-    def __init__(self, conn: psycopg.Connection | None, pid: int, log: Reporter, patience: float) -> None:
+    def __init__(self, conn: psycopg.Connection, pid: int, log: Reporter, patience: float) -> None:
+        super().__init__(conn, "pgvigil watch")
         self.gave_up = False
-        self._conn = conn
         self._pid = pid
         self._tell = log
         self._patience = patience
         self._waited = 0.0
         self._seen: dict[int, Blocker] = {}
-        self._stop = threading.Event()
-        self._thread = conn and threading.Thread(target=self._look, args=(conn,), name="pgvigil watch", daemon=True)
-
-    def __enter__(self) -> Self:
-        if self._thread:
-            self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop.set()
-        if self._thread:
-            self._thread.join()
-        if self._conn:
-            self._conn.close()
 
     def take(self) -> list[Blocker]:
         """Return the sessions that the backend has waited for since the last call, and restart the patience."""
         seen, self._seen, self._waited = self._seen, {}, 0.0
         return list(seen.values())
 
-    def _look(self, conn: psycopg.Connection) -> None:
+    def _look(self) -> None:
         waiting_since: dict[int, float] = {}
         looked = shown = time.monotonic()
         while not self._stop.wait(_LOOK_EVERY):
             try:
-                now_there = {blocker.pid: blocker for blocker in self._blockers(conn)}
+                now_there = {blocker.pid: blocker for blocker in self._blockers()}
                 clock = time.monotonic()
                 self._waited += clock - looked if now_there else 0
                 if self._waited > self._patience and not self.gave_up:
                     self.gave_up = True
-                    conn.execute("SELECT pg_cancel_backend(%s)", (self._pid,))
+                    self._conn.execute("SELECT pg_cancel_backend(%s)", (self._pid,))
                 if clock - shown >= _SHOW_EVERY:
-                    self._show_build(conn)
+                    self._show_build()
                     shown = clock
             except psycopg.Error:  # the blocker stays unknown; the run continues
                 return
@@ -159,8 +145,8 @@ class Watch:
                     self._tell(f"  waiting for {now_there[pid]}")
                     waiting_since[pid] = clock + _TELL_AGAIN - _TELL_AFTER
 
-    def _show_build(self, conn: psycopg.Connection) -> None:
-        row = conn.execute(
+    def _show_build(self) -> None:
+        row = self._conn.execute(
             """SELECT format('building %%s: %%s', coalesce((SELECT quote_ident(relname) FROM pg_class WHERE oid = index_relid), 'an index'), phase),
                       CASE WHEN phase LIKE 'waiting%%' THEN NULL
                            ELSE coalesce(nullif(blocks_done, 0)::float / nullif(blocks_total, 0),
@@ -171,8 +157,8 @@ class Watch:
         if row is not None:
             self._tell.progress(row[0], row[1])
 
-    def _blockers(self, conn: psycopg.Connection) -> list[Blocker]:
-        with conn.cursor(row_factory=class_row(Blocker)) as cursor:
+    def _blockers(self) -> list[Blocker]:
+        with self._conn.cursor(row_factory=class_row(Blocker)) as cursor:
             return cursor.execute(
                 """SELECT b.pid, coalesce(a.usename, '') AS user, coalesce(a.application_name, '') AS application,
                           coalesce(a.state, '') AS state, extract(epoch FROM clock_timestamp() - a.xact_start)::float AS age,
@@ -180,6 +166,21 @@ class Watch:
                    FROM unnest(pg_blocking_pids(%s)) b (pid) LEFT JOIN pg_stat_activity a USING (pid)""",
                 (self._pid,),
             ).fetchall()
+
+
+class Unwatched(Watch):
+    """Stands in for a watch where a pooler gives no second session: it sees nobody."""
+
+    def __init__(self) -> None:
+        self.gave_up = False
+        self._waited = 0.0
+        self._seen = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        pass
 
 
 def retry_on_lock(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ from pgvigil.owner import OWN_ROLE
 from pgvigil.placeholders import bound
 from pgvigil.planned_code import planned_code
 
+# One expression for all of it would step through each body letter by letter, which took most of the time.
 _FUNCTION = re.compile(
     r"CREATE (?:OR REPLACE )?(?:FUNCTION|PROCEDURE) (?P<schema>pgvigil|instrumentation)\.(?P<name>\w+)\("
-    r"(?P<head>.*?)(?:\bAS (?P<quote>\$\w*\$)(?P<body>.*?)(?P=quote)|\b(?P<atomic>RETURN|BEGIN ATOMIC)\b)",
-    re.DOTALL,
 )
+_BODY = re.compile(r"\b(?:AS (?P<quote>\$\w*\$)|(?:RETURN|BEGIN ATOMIC)\b)")
 # Written by a trigger from the rows of retention_policies: an expression of constants, looked at as such.
 _COMPUTED = {("pgvigil", "active_time")}
 _ACTIVE_TIME = re.compile(
@@ -53,6 +53,7 @@ _SPELLINGS = {
 }
 _ALIAS = re.compile(rf"\b(?:{'|'.join(_SPELLINGS)})\b")
 _DEFAULT = re.compile(r"\s+(?:DEFAULT|=)\s+(?:'[^']*'|\(\)|[^,()])+")
+_BRACKET = re.compile(r"[()]")
 _BESIDE = re.compile(r"\s*([(),])\s*")
 _IN = re.compile(r"(^|,)in ")
 _RESULT = re.compile(
@@ -61,6 +62,7 @@ _RESULT = re.compile(
 _SETTING = re.compile(r"\bSET (\w+) (?:=|TO) (\w+(?:, \w+)*)")
 
 
+@lru_cache(4096)
 def _spelt(declaration: str) -> str:
     """Arguments or a result as one spelling of them: no defaults, no quotes, no aliases of types."""
     plain = _DEFAULT.sub("", declaration) if "=" in declaration or "DEFAULT" in declaration else declaration
@@ -69,16 +71,19 @@ def _spelt(declaration: str) -> str:
     return _IN.sub(r"\1", joined) if "in " in joined else joined  # as a procedure's are printed
 
 
-def _shape(found: re.Match[str]) -> _Shape:
-    head, depth, end = found["head"], 1, 0
+def _shape(head: str, body: str | None) -> _Shape:
+    depth, end = 1, 0
     while depth:
-        depth += {"(": 1, ")": -1}.get(head[end], 0)
-        end += 1
+        bracket = _BRACKET.search(head, end)
+        if bracket is None:
+            raise ValueError(f"no end of the arguments: {head[:100]}")
+        end = bracket.end()
+        depth += 1 if bracket[0] == "(" else -1
     result = _RESULT.match(head, end)
     return _Shape(
         _spelt(head[: end - 1]),
         _spelt(result[1]) if result else "",
-        found["body"],
+        body,
         "SECURITY DEFINER" in head[end:],
         tuple(sorted(f"{name}={value}" for name, value in _SETTING.findall(head[end:]))),
     )
@@ -88,8 +93,19 @@ def _shape(found: re.Match[str]) -> _Shape:
 def _shapes(directory: Path) -> dict[tuple[str, str], list[_Shape]]:
     shapes: dict[tuple[str, str], list[_Shape]] = {}
     for path in [directory / "ledger.sql", *sorted(directory.glob("[0-9]*.sql"))]:
-        for found in _FUNCTION.finditer(path.read_text().replace("\r\n", "\n")):
-            shapes.setdefault((found["schema"], found["name"]), []).append(_shape(found))
+        text = path.read_text().replace("\r\n", "\n")
+        end = 0
+        while found := _FUNCTION.search(text, end):
+            begin = _BODY.search(text, found.end())
+            if begin is None:
+                break
+            end, body = begin.end(), None
+            if quote := begin["quote"]:
+                end = text.index(quote, end)
+                body = text[begin.end() : end]
+            shapes.setdefault((found["schema"], found["name"]), []).append(
+                _shape(text[found.end() : begin.start()], body)
+            )
     return shapes
 
 
@@ -191,7 +207,7 @@ _OWN_TABLES = (
     "pgvigil.deleted_sessions", "pgvigil.tolerated_values", "pgvigil.displaced_tables", "pgvigil.displaced_objects", "pgvigil.reference_snapshots",
     "pgvigil.session_counters", "pgvigil.session_counter_changes", "pgvigil.legal_holds", "pgvigil.hold_sources", "pgvigil.remote_holds", "pgvigil.performance_rollups", "pgvigil.rollup_progress",
     "pgvigil.alert_thresholds", "pgvigil.backup_proofs", "pgvigil.final_statuses",
-    "pgvigil.operation_totals", "pgvigil.execution_rollups", "pgvigil.execution_totals", "pgvigil.event_totals", "pgvigil.totals_progress",
+    "pgvigil.operation_totals", "pgvigil.execution_rollups", "pgvigil.execution_totals", "pgvigil.event_totals", "pgvigil.kill_totals", "pgvigil.totals_progress",
     "pgvigil.archives", "pgvigil.archive_erasures", "pgvigil.executions_to_archive", "pgvigil.hold_sources", "pgvigil.remote_holds",
     "pgvigil.session_monitors", "pgvigil.session_monitor_totals", "pgvigil.monitor_settings",
     "pgvigil.archives", "pgvigil.archive_erasures", "pgvigil.executions_to_archive",

@@ -120,6 +120,36 @@ def test_retention_does_not_lower_a_counter_and_what_comes_late_is_counted_once(
     assert found["pgvigil_execution_duration_seconds_count{database_type=mysql}"] == 36
 
 
+def test_attempts_to_kill_are_counted_once_and_retention_does_not_lower_them(serve: Serve, fresh: Database) -> None:
+    assert read(serve, fresh)["pgvigil_kill_attempts_total{ok=true}"] == 0
+    with fresh.connect() as connection:
+        connection.execute("SET pgvigil.instrumentation = 'write'")
+        for done, number in ((True, 3), (False, 2)):
+            connection.execute(
+                """INSERT INTO instrumentation.kill_attempts (attempt_id, session_id, mode, ok, reason, actor)
+                   SELECT pgvigil.uuid_v7_floor(now() - (g + %s) * interval '1 hour'), gen_random_uuid(), 'cancel', %s, '', 'a' FROM generate_series(1, %s) g""",
+                (10 * number, done, number),
+            )
+        connection.execute("CALL pgvigil.run_job('totals')")
+        connection.execute("DELETE FROM instrumentation.kill_attempts")
+        connection.execute("CALL pgvigil.run_job('totals')")
+    found = read(serve, fresh)
+    assert [found[f"pgvigil_kill_attempts_total{{ok={done}}}"] for done in ("true", "false")] == [3, 2]
+
+
+def test_an_anomaly_is_shown_with_its_engine_until_it_ends(serve: Serve, fresh: Database) -> None:
+    executions(fresh, 1, 3, "mysql")
+    executions(fresh, 1, 3, "mongodb")
+    fresh.execute("CALL pgvigil.run_job('totals')")
+    fresh.execute(
+        """INSERT INTO pgvigil.anomalies (database_type, status, since, hour, value, expected, spread, ended)
+           SELECT 'mysql', s.status, now(), now(), 9, 1, 1, s.ended FROM (VALUES ('success', NULL), ('failed', NULL), ('error', now())) s (status, ended)"""
+    )
+    found = read(serve, fresh)
+    assert found["pgvigil_anomalies{database_type=mysql}"] == 2
+    assert found["pgvigil_anomalies{database_type=mongodb}"] == 0
+
+
 def test_a_row_whose_transaction_is_open_meanwhile_is_not_passed_by(fresh: Database) -> None:
     insert = "INSERT INTO query_executions (execution_id, query, database_type, status) VALUES (%s, '', 'x', 'success')"
     with fresh.connect(autocommit=False) as slow:

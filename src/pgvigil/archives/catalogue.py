@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import errors
@@ -22,7 +21,6 @@ from pgvigil.archives.store import Store, open_store, stored
 from pgvigil.database import Target
 from pgvigil.errors import ArchiveError, PgvigilError, PreconditionError
 from pgvigil.shipped import require_shipped
-from pgvigil.text import counted, page, quoted
 
 
 @dataclass(frozen=True)
@@ -167,53 +165,3 @@ def _require_whole(store: Store, archive: Archive) -> None:
             extent = extent_of(conn, whole, (identifier(source.id), identifier(source.time)))
             if (extent.min_time, extent.max_time) != (made.min_time, made.max_time):
                 raise ArchiveError(f"{archive.path}: the files have other times than the manifest", "")
-
-
-# ── Told ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def document(archives: list[Archive]) -> list[dict[str, Any]]:
-    """For machines."""
-    return [asdict(archive) for archive in archives]
-
-
-def text(archives: list[Archive]) -> str:
-    """For people."""
-    if not archives:
-        return "no archives"
-    lines = [f"{'state':<12}{'table':<32}{'from (UTC)':<18}{'to':<18}{'rows':>12}{'MB':>10}  manifest"]
-    for one in archives:
-        rows, size = (f"{one.rows:,}", f"{(one.bytes or 0) / 1e6:.1f}") if one.rows is not None else ("", "")
-        lines.append(
-            f"{one.state:<12}{one.source:<32}{_moment(one.from_time):<18}{_moment(one.to_time):<18}{rows:>12}{size:>10}"
-            f"  {quoted(f'{one.location}/{one.path}')}"
-        )
-    kept = [one for one in archives if one.state in ("file", "copy")]
-    lines.append(
-        f"{counted(len(kept), 'archive')}, {sum(one.rows or 0 for one in kept):,} rows, {sum(one.bytes or 0 for one in kept) / 1e6:.1f} MB"
-    )
-    return page(lines)
-
-
-def verified_text(found: list[Verified], strays: list[str]) -> str:
-    """For people."""
-    lines = [
-        f"DAMAGED  {one.archive.source} from {_moment(one.archive.from_time)}: {one.fault}"
-        for one in found
-        if one.fault
-    ]
-    lines += [f"unknown  {quoted(name)}: no archive of this database has it, and it is not read" for name in strays]
-    whole = sum(not one.fault for one in found)
-    lines.append(
-        f"{counted(whole, 'archive')} of {len(found):,} whole, {sum(one.archive.rows or 0 for one in found if not one.fault):,} rows"
-    )
-    return page(lines)
-
-
-def verified_document(found: list[Verified], strays: list[str]) -> dict[str, Any]:
-    """For machines."""
-    return {"archives": [asdict(one.archive) | {"fault": one.fault} for one in found], "unknown_files": strays}
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"

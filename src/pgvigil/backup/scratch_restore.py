@@ -3,6 +3,8 @@
 scratch(conn, target, archive, prefix, tell)                       a copy that exists as long as the block
 prove(conn, target, archive, schema, tables, large_objects, tell) -> Proved
 new_database, load, compare, integrity                             the steps of both, and of a restore
+
+More than 400 lines: making a copy and comparing it share its connection, and both clean up after each other's failures.
 """
 
 from __future__ import annotations

@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
+from pgvigil.text import counted, page, quoted
+
+if TYPE_CHECKING:
+    from pgvigil.archives.catalogue import Archive, Verified
 
 SUMMARY = "archives of dropped rows: list, verify, restore, erase a session"
 
@@ -49,13 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         with catalogue.connect(target, "list") as conn:
             found = catalogue.read(conn)
-        print(output.json_text(catalogue.document(found)) if arguments.json else catalogue.text(found))
+        print(output.json_text(_document(found)) if arguments.json else _text(found))
         return 0
     moved_to = arguments.archive or os.environ.get("PGVIGIL_ARCHIVE_AT")
     if arguments.action == "verify":
         seen, strays = catalogue.verify(target, moved_to)
-        shown = catalogue.verified_document(seen, strays) if arguments.json else None
-        print(output.json_text(shown) if shown else catalogue.verified_text(seen, strays))
+        shown = _verified_document(seen, strays) if arguments.json else None
+        print(output.json_text(shown) if shown else _verified_text(seen, strays))
         return ArchiveError.exit_code if any(one.fault for one in seen) else 0
     with journal() as log:
         if arguments.action == "erase":
@@ -71,3 +78,50 @@ def run(arguments: argparse.Namespace) -> int:
                 said += f" of database {arguments.into_database}"
     sys.stdout.write(f"{said}\n")
     return 0
+
+
+def _document(archives: list[Archive]) -> list[dict[str, Any]]:
+    """For machines."""
+    return [asdict(archive) for archive in archives]
+
+
+def _text(archives: list[Archive]) -> str:
+    """For people."""
+    if not archives:
+        return "no archives"
+    lines = [f"{'state':<12}{'table':<32}{'from (UTC)':<18}{'to':<18}{'rows':>12}{'MB':>10}  manifest"]
+    for one in archives:
+        rows, size = (f"{one.rows:,}", f"{(one.bytes or 0) / 1e6:.1f}") if one.rows is not None else ("", "")
+        lines.append(
+            f"{one.state:<12}{one.source:<32}{_moment(one.from_time):<18}{_moment(one.to_time):<18}{rows:>12}{size:>10}"
+            f"  {quoted(f'{one.location}/{one.path}')}"
+        )
+    kept = [one for one in archives if one.state in ("file", "copy")]
+    lines.append(
+        f"{counted(len(kept), 'archive')}, {sum(one.rows or 0 for one in kept):,} rows, {sum(one.bytes or 0 for one in kept) / 1e6:.1f} MB"
+    )
+    return page(lines)
+
+
+def _verified_text(found: list[Verified], strays: list[str]) -> str:
+    """For people."""
+    lines = [
+        f"DAMAGED  {one.archive.source} from {_moment(one.archive.from_time)}: {one.fault}"
+        for one in found
+        if one.fault
+    ]
+    lines += [f"unknown  {quoted(name)}: no archive of this database has it, and it is not read" for name in strays]
+    whole = sum(not one.fault for one in found)
+    lines.append(
+        f"{counted(whole, 'archive')} of {len(found):,} whole, {sum(one.archive.rows or 0 for one in found if not one.fault):,} rows"
+    )
+    return page(lines)
+
+
+def _verified_document(found: list[Verified], strays: list[str]) -> dict[str, Any]:
+    """For machines."""
+    return {"archives": [asdict(one.archive) | {"fault": one.fault} for one in found], "unknown_files": strays}
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import page, print_report, quoted
+
+if TYPE_CHECKING:
+    from pgvigil.backup.catalogue import Entry, Pruned
 
 SUMMARY = "verified backups: create, list, verify, prune, record"
 
@@ -69,12 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         entries = catalogue.listing(directory)
         if arguments.json:
-            print(output.json_text(backups.document(entries)))
+            print(output.json_text(_document(entries)))
         else:
-            print_report(backups.text(entries, directory), _STYLES)
+            print_report(_text(entries, directory), _STYLES)
     elif arguments.action == "prune":
         pruned = catalogue.prune(directory, arguments.keep_days)
-        print(output.json_text(backups.pruned_document(pruned)) if arguments.json else backups.pruned_text(pruned))
+        print(output.json_text(_pruned_document(pruned)) if arguments.json else _pruned_text(pruned))
     elif arguments.action == "record":
         print(backups.record(required_target(arguments), arguments.external))
     else:
@@ -97,3 +103,59 @@ def run(arguments: argparse.Namespace) -> int:
             else page([quoted(str(made.archive)), f"  {made.verified}"])
         )
     return 0
+
+
+def _document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Return the backups for machines: the manifests without their tables and extensions, the size on disk, and the state."""
+    plain = []
+    for entry in entries:
+        described = asdict(entry.backup) if entry.backup else {}
+        tables = described.pop("tables", {})
+        described.pop("extensions", None)
+        rows = entry.backup.rows if entry.backup else None
+        at_hand = {"state": entry.state, "archive": str(entry.archive), "size_on_disk": entry.size}
+        plain.append(described | at_hand | {"tables": len(tables), "rows": rows})
+    return plain
+
+
+def _pruned_document(pruned: Pruned) -> dict[str, Any]:
+    """Return the result for machines."""
+    return {"removed": _document(pruned.removed), "spared": _document(pruned.spared)}
+
+
+def _pruned_text(pruned: Pruned) -> str:
+    """Return the result for people."""
+    lines = [f"deleted {quoted(str(entry.archive))}" for entry in pruned.removed] or ["nothing to delete"]
+    why = "it is the last one of its database, or is being read"
+    return page(lines + [f"kept    {quoted(str(entry.archive))}: {why}" for entry in pruned.spared])
+
+
+def _text(entries: list[Entry], directory: Path) -> str:
+    """Return the backups for people, newest first."""
+    if not entries:
+        return f"no backups in {directory}"
+    width = max(len(entry.backup.database) if entry.backup else 0 for entry in entries)
+
+    def row(
+        state: str, taken: str, name: str, at: str, kind: str, mb: str, rows: str, checked: str, archive: str
+    ) -> str:
+        return f"{state:<12}{taken:<22}{name:<{max(width, 8) + 2}}{at:<6}{kind:<9}{mb:>10}{rows:>14}  {checked:<22}{archive}"
+
+    lines = [row("state", "taken", "database", "at", "kind", "MB", "rows", "checked", "archive")]
+    for entry in entries:
+        made, size = entry.backup, f"{entry.size / 1e6:.1f}"
+        if made is None:
+            lines.append(row(entry.state, "", "", "", "", size, "", "", quoted(entry.archive.name)))
+            continue
+        at, rows = made.revision or "base", f"{made.rows:,}"
+        taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
+        lines.append(
+            row(entry.state, taken, made.database, at, made.kind, size, rows, checked, quoted(entry.archive.name))
+        )
+        lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
+        lines += [f"{'':<12}not in the backup: {left}" for left in made.left_out]
+    return page(lines)
+
+
+def _moment(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M:%SZ}"

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pgvigil import database, registry
+from pgvigil import database
 from pgvigil.commands.common import options, output
 from pgvigil.errors import UsageError
 from pgvigil.text import trusted
@@ -37,21 +37,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="the TimeZone of the server that the files are for: casts to timestamptz go by it (default: UTC, with a note)",
     )  # fmt: skip
     group = command.add_argument_group("report")
-    group.add_argument(
-        "--format",
-        choices=registry.modules("validate.report.formats"),
-        default="text",
-        help="format of the report (default %(default)s)",
-    )
+    options.add_report_format(group)
     group.add_argument(
         "--locks", action="store_true", help="in text: also what each statement locks, rewrites and reads"
     )
-    group.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write the report to this file, whole or not at all; the verdict to stderr",
-    )
+    options.add_report_output(group)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from pgvigil import project
 from pgvigil.commands.common import options, output
@@ -15,6 +18,8 @@ from pgvigil.text import counted, one_line, page, print_report
 if TYPE_CHECKING:
     from pgvigil.database import Target
     from pgvigil.maintenance.client_jobs import Options
+    from pgvigil.maintenance.consent import Effect, Preview
+    from pgvigil.maintenance.job_runner import Job
 
 SUMMARY = "the regular jobs: preview and accept them, run one now, run what is due, watch, their status"
 
@@ -72,30 +77,34 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.display import journal
-    from pgvigil.maintenance import consent, job_runner, pg_cron
+    from pgvigil.maintenance import job_runner, pg_cron
     from pgvigil.maintenance.client_jobs import Options
 
     target = required_target(arguments)
     if arguments.action == "status":
         jobs = job_runner.status(target)
         if arguments.json:
-            print(output.json_text(job_runner.document(jobs)))
+            print(output.json_text(_jobs_document(jobs)))
         else:
-            print_report(job_runner.text(jobs, target.option), _STYLES)
+            print_report(_jobs_text(jobs, target.option), _STYLES)
         return 1 if any(job.overdue for job in jobs) else 0
     if arguments.action == "preview":
         shown = job_runner.preview(target)
         print(
-            output.json_text(consent.document(shown))
+            output.json_text(_previews_document(shown))
             if arguments.format == "json"
-            else consent.text(shown, target.option)
+            else _previews_text(shown, target.option)
         )
         return 0
     if arguments.action == "accept":
         print(page(job_runner.accept(target, arguments.job)))
         return 0
     if arguments.action == "run" and arguments.dry_run:
-        print(job_runner.dry_run(target, arguments.job))
+        known, effects = job_runner.dry_run(target, arguments.job)
+        if effects:
+            print(_previews_text(effects, target.option) + "\n\nNothing was changed.")
+        else:
+            print(f"{known.job}: {known.purpose}\nIt ends, archives and deletes no session. Nothing was changed.")
         return 0
     if arguments.action == "install" and not arguments.pg_cron:
         from pgvigil.maintenance import watch
@@ -140,3 +149,122 @@ def _watch(target: Target, options: Options, *, every: float, as_json: bool) -> 
     with suppress(KeyboardInterrupt):  # SIGTERM as well: to be stopped is how a watch ends
         watch.watch(target, options, say, every=every)
     return 0
+
+
+_TOLD = 160  # characters of an error in a table for people
+
+
+_WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+def _jobs_document(jobs: list[Job]) -> list[dict[str, Any]]:
+    """For machines: the rows of job_status; stretches of time are in seconds."""
+    return [asdict(job) | {"every": job.every.total_seconds(), "at": job.at.total_seconds()} for job in jobs]
+
+
+def _jobs_text(jobs: list[Job], option: str) -> str:
+    """For people."""
+    from pgvigil.maintenance import consent, wording
+
+    lines = [f"{'job':<13}{'every':<24}{'state':<11}{'last run (UTC)':<21}{'took':>9}  {'next due (UTC)':<30}did"]
+    for job in jobs:
+        took = (
+            f"{(job.last_finished - job.last_started).total_seconds():.1f} s"
+            if job.last_finished and job.last_started
+            else ""
+        )
+        next_due = (
+            "waits for consent" if job.waits_for_consent else "off" if job.next_due is None else _moment(job.next_due)
+        )
+        mark = " OVERDUE" if job.overdue else " now" if job.due else ""
+        did = wording.done(job.job, job.last_rows, job.last_notes or ()) if job.last_rows is not None else ""
+        lines.append(
+            f"{job.job:<13}{_schedule(job):<24}{job.state:<11}{_moment(job.last_started):<21}{took:>9}  {next_due + mark:<30}{did}".rstrip()
+        )
+        if job.last_error:
+            lines.append(f"{'':<13}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
+    if waiting := [job.job for job in jobs if job.waits_for_consent]:
+        lines += ["", *consent.waiting(waiting, option)]
+    return page(lines)
+
+
+def _moment(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else ""
+
+
+def _schedule(job: Job) -> str:
+    """As pgvigil.time_slot reckons; a month, which no stretch of days equals, comes from the database as 30."""
+    days, clock = job.at.days, f"{timedelta(seconds=job.at.seconds)!s:0>8}"[:5]
+    if job.every == timedelta(days=30):
+        return f"day {days + 1} of a month {clock}"
+    if job.every == timedelta(days=7):
+        return f"{_WEEK[days]} {clock}"
+    if job.every == timedelta(days=1):
+        return f"daily {clock}"
+    return f"every {_length(job.every)}" + (f" + {_length(job.at)}" if job.at else "")
+
+
+def _length(length: timedelta) -> str:
+    for name, seconds in (("day", 86_400), ("h", 3600), ("min", 60)):
+        number, rest = divmod(length.total_seconds(), seconds)
+        if number and not rest:
+            return counted(int(number), name) if name == "day" else f"{number:.0f} {name}"
+    return str(length)
+
+
+def _previews_document(previews: Iterable[Preview]) -> list[dict[str, Any]]:
+    """For machines: by job, what it would do; stretches of time are in seconds."""
+    return [
+        asdict(one)
+        | {
+            "would": one.would,
+            "lacks_backup": one.lacks_backup,
+            "backup_within": one.backup_within.total_seconds() if one.backup_within else None,
+        }
+        for one in previews
+    ]
+
+
+def _previews_text(previews: Sequence[Preview], option: str) -> str:
+    """For people: a line a job, then its sessions by status and policy."""
+    from psycopg import sql
+
+    from pgvigil.maintenance.consent import ALL, counted_hours
+
+    lines = []
+    for one in previews:
+        lines.append(f"{one.job}{' waits for consent:' if one.waits_for_consent else ':'} would {one.would}")
+        lines += map(_line, one.effects)
+        if one.backup_within is not None:
+            latest = f"of {one.latest_backup.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if one.latest_backup else "none"
+            hours = one.backup_within.total_seconds() / 3600
+            lines.append(
+                f"  deletes sessions only with a proved backup younger than {counted_hours(hours)}; the last one is {latest}"
+            )
+    if unknown := sorted(
+        {e.status.lower() for one in previews for e in one.effects if e.status and e.is_known is False}
+    ):
+        lines += ["", "An unknown status counts as open. If it ends a session, say so before you accept:"]
+        lines += [f"  INSERT INTO pgvigil.final_statuses VALUES ({sql.quote(status)});" for status in unknown]
+    if waits := [one.job for one in previews if one.waits_for_consent]:
+        names = [ALL] if len(waits) > 1 else waits
+        lines += [
+            "",
+            "Next, as the owner of the tables:",
+            f"  {project.command('maintain', 'accept', *names, option=option)}",
+        ]
+    return page(lines)
+
+
+def _line(effect: Effect) -> str:
+    times = f"{_day(effect.oldest)} to {_day(effect.newest)}"
+    if effect.object == "sessions":
+        mark = "" if effect.is_known else "   UNKNOWN STATUS"
+        return f"  {effect.rows:>12,}  {effect.status:<14} policy {effect.policy:<12} last active {times}{mark}"
+    if effect.action == "drop":
+        return f"  {effect.rows:>12,}  {effect.object}, {times}"
+    return f"  {effect.rows:>12,}  query executions, started {times}"
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d}" if moment else "?"

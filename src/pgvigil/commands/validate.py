@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from pgvigil import database, project, registry
+from pgvigil import database, project
 from pgvigil.commands.common import options, output, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
@@ -48,18 +48,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="with --self-test, as a superuser: run triggers and functions of owners who are not superusers",
     )  # fmt: skip
     group = command.add_argument_group("report")
-    group.add_argument(
-        "--format",
-        choices=registry.modules("validate.report.formats"),
-        default="text",
-        help="format of the report (default %(default)s)",
-    )
-    group.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write the report to this file, whole or not at all; the verdict to stderr",
-    )
+    options.add_report_format(group)
+    options.add_report_output(group)
     group.add_argument("--fix-sql", action="store_true", help="print one script of the repairs instead of the report")
 
 

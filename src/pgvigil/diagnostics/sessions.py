@@ -20,8 +20,6 @@ from pgvigil.errors import PreconditionError, UsageError
 from pgvigil.migration import preflight
 from pgvigil.shipped import require_shipped
 
-_EVERY = 1.0  # seconds between two looks of follow()
-
 _ACTIVE = """
     SELECT s.session_id, s.username, s.application_name, s.peer, i.hostname, s.backend_pid, s.start_time, s.last_activity_at, s.session_tag,
            r.sql_text, r.execution_start_time
@@ -101,10 +99,10 @@ def kill(target: Target, session: str, mode: str, grace: float) -> str:
     return str(reason)
 
 
-def follow(target: Target, session: str | None = None) -> Iterator[Statement]:
+def follow(target: Target, session: str | None = None, *, every: float = 1.0) -> Iterator[Statement]:
     """Statements as they begin and as they end, those of one session or all, from now on and for ever.
 
-    One that began and ended between two looks (a second) comes once.
+    One that began and ended between two looks, `every` so many seconds, comes once.
     """
     identity = _identity(session) if session else None
     with _connect(target) as conn, conn.cursor(row_factory=class_row(Statement)) as cursor:
@@ -117,7 +115,7 @@ def follow(target: Target, session: str | None = None) -> Iterator[Statement]:
             new = [statement for statement in found if seen.get(statement.statement_id) != statement.status]
             seen = {statement.statement_id: statement.status for statement in found}
             yield from new
-            time.sleep(_EVERY)
+            time.sleep(every)
 
 
 def _identity(text: str) -> UUID:

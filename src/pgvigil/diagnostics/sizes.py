@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from psycopg.rows import class_row
 
 from pgvigil import database
 from pgvigil.database import Target
-from pgvigil.text import page
-
-_BAR = 24  # characters for the largest table
 
 # reltuples is -1 before the first ANALYZE: then the statistics' row count is used.
 _QUERY = """
@@ -64,21 +60,3 @@ def measure(target: Target) -> Sizes:
         with conn.cursor(row_factory=class_row(Table)) as cursor:
             tables = cursor.execute(_QUERY).fetchall()
     return Sizes(round(whole[0] / 2**20, 1) if whole else 0, tuple(tables))
-
-
-def document(sizes: Sizes) -> dict[str, Any]:
-    """Return the result for machines."""
-    return asdict(sizes)
-
-
-def text(sizes: Sizes, *, bars: bool) -> str:
-    """Return the result for people; `bars` draws the size of each table relative to the largest."""
-    largest = max((table.total for table in sizes.tables), default=0) or 1
-    width = max((len(table.table) for table in sizes.tables), default=0) + 2
-    lines = [f"{sizes.total_size_mb} MB in total", ""]
-    lines.append(f"{'table':<{width}}{'heap MB':>10}{'index MB':>10}{'toast MB':>10}{'rows':>14}{'dead rows':>12}")
-    for table in sizes.tables:
-        mib = [f"{part / 2**20:>10.1f}" for part in (table.heap_bytes, table.index_bytes, table.toast_bytes)]
-        bar = "  " + "█" * max(round(_BAR * table.total / largest), 1) if bars else ""
-        lines.append(f"{table.table:<{width}}{''.join(mib)}{table.rows:>14,}{table.dead_rows:>12,}{bar}")
-    return page(lines)

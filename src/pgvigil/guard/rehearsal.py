@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any, LiteralString, Self
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -22,6 +21,7 @@ from pgvigil.guard.command import Command, in_words
 from pgvigil.guard.proxy import Proxy, Upstream, without_tls
 from pgvigil.guard.sessions import Route
 from pgvigil.migration.rehearsal import Lock
+from pgvigil.observer import Observer
 from pgvigil.progress import Reporter
 
 _LOOK_EVERY = 0.005  # seconds: the resolution of what is reported
@@ -222,25 +222,14 @@ def _copy_settings(conn: psycopg.Connection, look: psycopg.Connection, copy: str
             )
 
 
-class _LockTrace:
+class _LockTrace(Observer):
     """Looks at the locks of all other sessions of the copy, and keeps the longest unbroken time of each."""
 
     def __init__(self, conn: psycopg.Connection, tables: list[int]) -> None:
+        super().__init__(conn, "pgvigil lock trace")
         self.longest: dict[tuple[int, str], tuple[float, str]] = {}
         self.error: psycopg.Error | None = None
-        self._conn = conn
         self._tables = tables
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="pgvigil lock trace", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._conn.close()
 
     def _look(self) -> None:
         began: dict[tuple[int, str], float] = {}

@@ -2,6 +2,8 @@
 
 Taken records stay in memory (in hand) until they are committed or on disk. Spilled records go into the database before
 newer ones. Every failure on this way is handled here: the batch is retried, spilled, quarantined, or dropped and counted.
+
+More than 400 lines: each failure changes the same few states of a batch, and is understood beside the others.
 """
 
 from __future__ import annotations

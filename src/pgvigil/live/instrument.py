@@ -2,6 +2,8 @@
 
 Where a statement runs, the only work is to take the time and append a tuple to the recorder's queue. Changes are made on the one
 engine, pool or connection that was given, and its undo removes them.
+
+More than 400 lines: for each hook of a driver there is one for callers that wait and one for async ones.
 """
 
 from __future__ import annotations

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from psycopg import errors
 
 from pgvigil import database
 from pgvigil.backup import catalogue, manifest, owner_code, proofs, scratch_restore
 from pgvigil.backup import create as backup
-from pgvigil.backup.catalogue import Entry, Pruned
 from pgvigil.backup.create import Proof
 from pgvigil.backup.manifest import Backup
 from pgvigil.database import Target
@@ -22,7 +19,7 @@ from pgvigil.errors import BackupError, PreconditionError, RestoreError, Unequal
 from pgvigil.migration import ledger, preflight
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
-from pgvigil.text import one_line, page, quoted
+from pgvigil.text import one_line, quoted
 
 
 def create(
@@ -125,59 +122,3 @@ def named(archive: Path, directory: Path) -> Path:
     """Return the archive for a command's argument: a path, or a name as listed, which is looked up in the directory."""
     in_directory = directory / archive
     return in_directory if archive.name == str(archive) and not archive.exists() and in_directory.exists() else archive
-
-
-def document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """Return the backups for machines: the manifests without their tables and extensions, the size on disk, and the state."""
-    plain = []
-    for entry in entries:
-        described = asdict(entry.backup) if entry.backup else {}
-        tables = described.pop("tables", {})
-        described.pop("extensions", None)
-        rows = entry.backup.rows if entry.backup else None
-        at_hand = {"state": entry.state, "archive": str(entry.archive), "size_on_disk": entry.size}
-        plain.append(described | at_hand | {"tables": len(tables), "rows": rows})
-    return plain
-
-
-def pruned_document(pruned: Pruned) -> dict[str, Any]:
-    """Return the result for machines."""
-    return {"removed": document(pruned.removed), "spared": document(pruned.spared)}
-
-
-def pruned_text(pruned: Pruned) -> str:
-    """Return the result for people."""
-    lines = [f"deleted {quoted(str(entry.archive))}" for entry in pruned.removed] or ["nothing to delete"]
-    why = "it is the last one of its database, or is being read"
-    return page(lines + [f"kept    {quoted(str(entry.archive))}: {why}" for entry in pruned.spared])
-
-
-def text(entries: list[Entry], directory: Path) -> str:
-    """Return the backups for people, newest first."""
-    if not entries:
-        return f"no backups in {directory}"
-    width = max(len(entry.backup.database) if entry.backup else 0 for entry in entries)
-
-    def row(
-        state: str, taken: str, name: str, at: str, kind: str, mb: str, rows: str, checked: str, archive: str
-    ) -> str:
-        return f"{state:<12}{taken:<22}{name:<{max(width, 8) + 2}}{at:<6}{kind:<9}{mb:>10}{rows:>14}  {checked:<22}{archive}"
-
-    lines = [row("state", "taken", "database", "at", "kind", "MB", "rows", "checked", "archive")]
-    for entry in entries:
-        made, size = entry.backup, f"{entry.size / 1e6:.1f}"
-        if made is None:
-            lines.append(row(entry.state, "", "", "", "", size, "", "", quoted(entry.archive.name)))
-            continue
-        at, rows = made.revision or "base", f"{made.rows:,}"
-        taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
-        lines.append(
-            row(entry.state, taken, made.database, at, made.kind, size, rows, checked, quoted(entry.archive.name))
-        )
-        lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
-        lines += [f"{'':<12}not in the backup: {left}" for left in made.left_out]
-    return page(lines)
-
-
-def _moment(moment: str) -> str:
-    return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M:%SZ}"

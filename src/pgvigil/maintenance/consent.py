@@ -4,10 +4,9 @@ asks for it (pgvigil.require_consent), so that pg_cron and a plain CALL obey, to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import psycopg
 from psycopg import errors, sql
@@ -15,7 +14,7 @@ from psycopg import errors, sql
 from pgvigil import other_state, project
 from pgvigil.errors import PreconditionError
 from pgvigil.owner import owner_of_table
-from pgvigil.text import counted, page, quoted
+from pgvigil.text import counted, quoted
 
 ALL = "all"
 _WOULD = {
@@ -134,60 +133,6 @@ def waiting(jobs: Sequence[str], option: str) -> list[str]:
     ]
 
 
-def document(previews: Iterable[Preview]) -> list[dict[str, Any]]:
-    """For machines: by job, what it would do; stretches of time are in seconds."""
-    return [
-        asdict(one)
-        | {
-            "would": one.would,
-            "lacks_backup": one.lacks_backup,
-            "backup_within": one.backup_within.total_seconds() if one.backup_within else None,
-        }
-        for one in previews
-    ]
-
-
-def text(previews: Sequence[Preview], option: str) -> str:
-    """For people: a line a job, then its sessions by status and policy."""
-    lines = []
-    for one in previews:
-        lines.append(f"{one.job}{' waits for consent:' if one.waits_for_consent else ':'} would {one.would}")
-        lines += map(_line, one.effects)
-        if one.backup_within is not None:
-            latest = f"of {one.latest_backup.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if one.latest_backup else "none"
-            hours = one.backup_within.total_seconds() / 3600
-            lines.append(
-                f"  deletes sessions only with a proved backup younger than {counted_hours(hours)}; the last one is {latest}"
-            )
-    if unknown := sorted(
-        {e.status.lower() for one in previews for e in one.effects if e.status and e.is_known is False}
-    ):
-        lines += ["", "An unknown status counts as open. If it ends a session, say so before you accept:"]
-        lines += [f"  INSERT INTO pgvigil.final_statuses VALUES ({sql.quote(status)});" for status in unknown]
-    if waits := [one.job for one in previews if one.waits_for_consent]:
-        names = [ALL] if len(waits) > 1 else waits
-        lines += [
-            "",
-            "Next, as the owner of the tables:",
-            f"  {project.command('maintain', 'accept', *names, option=option)}",
-        ]
-    return page(lines)
-
-
 def counted_hours(hours: float) -> str:
     """ "1 hour", "26 hours", "0.5 hours"."""
     return f"{hours:g} hour" + "s" * (hours != 1)
-
-
-def _line(effect: Effect) -> str:
-    times = f"{_day(effect.oldest)} to {_day(effect.newest)}"
-    if effect.object == "sessions":
-        mark = "" if effect.is_known else "   UNKNOWN STATUS"
-        return f"  {effect.rows:>12,}  {effect.status:<14} policy {effect.policy:<12} last active {times}{mark}"
-    if effect.action == "drop":
-        return f"  {effect.rows:>12,}  {effect.object}, {times}"
-    return f"  {effect.rows:>12,}  query executions, started {times}"
-
-
-def _day(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d}" if moment else "?"

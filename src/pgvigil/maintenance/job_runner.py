@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import psycopg
 from psycopg import errors, sql
@@ -21,10 +20,6 @@ from pgvigil.maintenance.client_jobs import Options
 from pgvigil.migration import ledger, preflight
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
-from pgvigil.text import counted, page
-
-_TOLD = 160  # characters of an error in a table for people
-_WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 @dataclass(frozen=True)
@@ -88,15 +83,11 @@ def accept(target: Target, job: str) -> list[str]:
     return [f"{job} needs no consent"]
 
 
-def dry_run(target: Target, job: str) -> str:
-    """Return the effects of a job now, in words; nothing is changed."""
+def dry_run(target: Target, job: str) -> tuple[Job, list[consent.Preview]]:
+    """Return a job and its effects now, of which there are none unless it may end sessions; nothing is changed."""
     with connect(target) as conn:
         see_rows(conn)
-        known = _named(jobs_of(conn), job)
-        shown = [one for one in consent.preview(conn) if one.job == job]
-    if shown:
-        return consent.text(shown, target.option) + "\n\nNothing was changed."
-    return f"{job}: {known.purpose}\nIt ends, archives and deletes no session. Nothing was changed."
+        return _named(jobs_of(conn), job), [one for one in consent.preview(conn) if one.job == job]
 
 
 def run(target: Target, job: str, options: Options, log: Reporter) -> str:
@@ -287,57 +278,5 @@ def _require_work(conn: psycopg.Connection) -> None:
         preflight.require_all_rows(conn, schema)
 
 
-# ── Told ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def document(jobs: list[Job]) -> list[dict[str, Any]]:
-    """For machines: the rows of job_status; stretches of time are in seconds."""
-    return [asdict(job) | {"every": job.every.total_seconds(), "at": job.at.total_seconds()} for job in jobs]
-
-
-def text(jobs: list[Job], option: str = "") -> str:
-    """For people."""
-    lines = [f"{'job':<13}{'every':<24}{'state':<11}{'last run (UTC)':<21}{'took':>9}  {'next due (UTC)':<30}did"]
-    for job in jobs:
-        took = (
-            f"{(job.last_finished - job.last_started).total_seconds():.1f} s"
-            if job.last_finished and job.last_started
-            else ""
-        )
-        next_due = (
-            "waits for consent" if job.waits_for_consent else "off" if job.next_due is None else _moment(job.next_due)
-        )
-        mark = " OVERDUE" if job.overdue else " now" if job.due else ""
-        did = wording.done(job.job, job.last_rows, job.last_notes or ()) if job.last_rows is not None else ""
-        lines.append(
-            f"{job.job:<13}{_schedule(job):<24}{job.state:<11}{_moment(job.last_started):<21}{took:>9}  {next_due + mark:<30}{did}".rstrip()
-        )
-        if job.last_error:
-            lines.append(f"{'':<13}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
-    if waiting := [job.job for job in jobs if job.waits_for_consent]:
-        lines += ["", *consent.waiting(waiting, option)]
-    return page(lines)
-
-
 def _moment(moment: datetime | None) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else ""
-
-
-def _schedule(job: Job) -> str:
-    """As pgvigil.time_slot reckons; a month, which no stretch of days equals, comes from the database as 30."""
-    days, clock = job.at.days, f"{timedelta(seconds=job.at.seconds)!s:0>8}"[:5]
-    if job.every == timedelta(days=30):
-        return f"day {days + 1} of a month {clock}"
-    if job.every == timedelta(days=7):
-        return f"{_WEEK[days]} {clock}"
-    if job.every == timedelta(days=1):
-        return f"daily {clock}"
-    return f"every {_length(job.every)}" + (f" + {_length(job.at)}" if job.at else "")
-
-
-def _length(length: timedelta) -> str:
-    for name, seconds in (("day", 86_400), ("h", 3600), ("min", 60)):
-        number, rest = divmod(length.total_seconds(), seconds)
-        if number and not rest:
-            return counted(int(number), name) if name == "day" else f"{number:.0f} {name}"
-    return str(length)

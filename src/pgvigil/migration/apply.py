@@ -38,22 +38,24 @@ _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_t
 _LOCKS_SESSIONS = "011"  # from this file on the tables are locked: what can be done before is done before
 
 
+# Of each session that runs files, whatever the role or the database sets.
+SETTINGS = (
+    f"lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'",
+    "statement_timeout = 0",
+    "idle_in_transaction_session_timeout = 0",
+    "default_transaction_isolation = 'read committed'",
+    "default_transaction_read_only = off",
+    "client_min_messages = warning",
+    "client_connection_check_interval = '1s'",  # a runner that was killed must not leave an index build behind
+    "check_function_bodies = on",
+)
+
+
 def pin(conn: psycopg.Connection, schema: str) -> None:
     """Session settings every migration may count on, whatever the role or the database sets. The application's schema is not on the path:
     a name, or an operator, that somebody has put there would be taken for the server's own. Files name it.
     """
-    settings = (
-        "search_path = pg_catalog, pg_temp",
-        f"pgvigil.schema = {sql.quote(schema)}",
-        f"lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'",
-        "statement_timeout = 0",
-        "idle_in_transaction_session_timeout = 0",
-        "default_transaction_isolation = 'read committed'",
-        "default_transaction_read_only = off",
-        "client_min_messages = warning",
-        "client_connection_check_interval = '1s'",  # a runner that was killed must not leave an index build behind
-        "check_function_bodies = on",
-    )
+    settings = ("search_path = pg_catalog, pg_temp", f"pgvigil.schema = {sql.quote(schema)}", *SETTINGS)
     conn.execute("; ".join(f"SET {setting}" for setting in settings).encode())  # at once: tables may be locked already
 
 

@@ -18,7 +18,6 @@ from pgvigil.backup import create as backup
 from pgvigil.migration import preflight
 from pgvigil.migration.chain import Run
 from pgvigil.migration.files import Migration
-from pgvigil.text import counted, one_line, page
 from pgvigil.validate import load_spec
 
 _LIST = re.compile(r"\(\d+, '(\w+)', '(\w+)', '\{([^}]*)\}'")
@@ -132,89 +131,3 @@ def _earlier(conn: psycopg.Connection, schema: str) -> list[tuple[str, str]]:
         " WHERE n.nspname = %s AND c.relname = ANY (%s) AND c.relkind IN ('r', 'v', 'm') ORDER BY 2",
         (schema, [name for name in names if "." not in name]),
     ).fetchall()
-
-
-def text(plan: Plan, *, migrate: str) -> str:
-    """The plan in lines; `migrate` is the command that carries it out."""
-    lines = [
-        f'Plan for database "{one_line(plan.database)}", schema "{one_line(plan.schema)}" (nothing was changed)',
-        "",
-    ]
-
-    def add(label: str, *words: str) -> None:
-        lines.extend(
-            f"  {label if first else '':<13}{words_}"
-            for first, words_ in zip([True, *[False] * 99], words, strict=False)
-        )
-
-    if not plan.steps and not plan.reverts:
-        add("state", f"up to date at revision {plan.revision or 'base'}")
-        return page(lines)
-    add(
-        "state",
-        f"at revision {plan.revision}"
-        if plan.revision
-        else "without pgvigil"
-        if plan.baselined
-        else "no migration is in",
-    )
-    if plan.baselined and plan.steps:
-        add("baselined", "000_session_application is recorded without being run: the application's tables exist")
-    ways = [
-        f"{name} {'in one transaction' if whole else 'in steps, outside a transaction'}" for name, whole in plan.steps
-    ]
-    if ways:
-        add("runs", *ways)
-    if plan.reverts:
-        add("reverts", *plan.reverts)
-    add("your tables", *[_of_table(table) for table in plan.tables])
-    add(
-        "values",
-        *[
-            f"{table}.{column} holds {one_line(repr(value))} in {counted(rows, 'row')}: its list stays open until the rows are changed"
-            for table, column, value, rows in plan.open_values
-        ],
-    )
-    add(
-        "earlier",
-        *[
-            f"{kind} {one_line(name)} is kept whole as pgvigil.legacy_{one_line(name)}"
-            + ("; rows that fit are copied" if kind == "table" else "")
-            for kind, name in plan.earlier
-        ],
-    )
-    add("in the way", *(plan.blockers or ("nothing",)))
-    add("backup", _of_backup(plan))
-    if plan.steps:
-        add(
-            "locks",
-            "each table lock is given up after 0.2 s and tried again (--lock-budget); --rehearse measures them on a copy",
-            *["sessions is locked once, for an instant at the end of the transaction; indexes are built CONCURRENTLY"]
-            * bool(plan.tables),
-        )
-        if plan.baselined:
-            add(
-                "writers",
-                "no statement of the application fails; from then on archived sessions are read-only, and deletes are recorded",
-                "COPY sessions without a column list fails where columns are added: name the columns",
-            )
-    lines += ["", "Next:", f"  {migrate}"]
-    return page(lines)
-
-
-def _of_table(table: Table) -> str:
-    rows = "rows not counted yet" if table.rows < 0 else f"about {counted(table.rows, 'row')}"
-    parts = [
-        counted(len(names), kind) + (f" ({', '.join(names)})" if kind == "column" else "")
-        for kind, names in table.adds.items()
-        if names
-    ]
-    return f"{table.name} ({rows}, {table.bytes / 1e6:,.0f} MB) gets {', '.join(parts) or 'nothing'}"
-
-
-def _of_backup(plan: Plan) -> str:
-    if plan.backup == "none":
-        return "none"
-    if plan.backup == "command":
-        return "by --backup-command"
-    return f"{plan.backup}, of {plan.bytes / 1e6:,.0f} MB, into {one_line(str(plan.backup_directory))}"

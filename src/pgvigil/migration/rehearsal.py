@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 
 from pgvigil import database
 from pgvigil.database import Target
+from pgvigil.observer import Observer
 
 _LOOK_EVERY = 0.005  # seconds: the resolution of what is reported
 
@@ -94,26 +93,15 @@ def _locks(
     return [Lock(*key, round(ms, 1), brought.get(key, (ms, said))[1]) for key, (ms, said) in found.items()]
 
 
-class _LockTrace:
+class _LockTrace(Observer):
     """Looks, on a connection of its own, at the locks of a backend, and keeps the longest unbroken time of each."""
 
     def __init__(self, conn: psycopg.Connection, pid: int, tables: list[int]) -> None:
+        super().__init__(conn, "pgvigil lock trace")
         self.longest: dict[tuple[int, str], tuple[float, str]] = {}
         self.error: psycopg.Error | None = None
-        self._conn = conn
         self._pid = pid
         self._tables = tables
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="pgvigil lock trace", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._conn.close()
 
     def _look(self) -> None:
         try:

@@ -1,4 +1,7 @@
-"""migrate and revert: each step in its order, and nothing begun before everything before it has succeeded."""
+"""migrate and revert: each step in its order, and nothing begun before everything before it has succeeded.
+
+More than 400 lines: the steps of a run are read in the order in which they happen.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of our own spec that are made from the migrations: seed rows, the types of events, and what later files bring.
+"""Parts of our own spec that are made from the migrations: seed rows, types and columns of events, and objects of later files.
 
 A block is between `# generated: NAME` and `# end`. Without a server: the statements of the files say it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pgvigil.migration.doc_blocks import event_types, seeds
 from pgvigil.migration.files import Migration
@@ -23,11 +23,22 @@ def written(spec: str, migrations: Sequence[Migration]) -> str:
     def block(found: re.Match[str]) -> str:
         indent, name = found[1], found[2]
         kind, _, rest = name.partition(" ")
-        lines = {"rows": _rows, "event_types": _event_types, "later": _later}[kind](rest, migrations)
+        lines = _MAKERS[kind](rest, migrations)
         text = "\n".join(lines)
         return f"{indent}# generated: {name}\n{textwrap.indent(text, indent)}\n{indent}# end\n"
 
     return _BLOCK.sub(block, spec)
+
+
+def _update_of(trigger: str, migrations: Sequence[Migration]) -> list[str]:
+    """The columns of UPDATE OF in the newest definition of a trigger."""
+    found = []
+    for migration in migrations:
+        for statement in migration.statements:
+            if statement.starts_with("CREATE", "TRIGGER", trigger.upper()):
+                words = [token.text for token in statement.tokens]
+                found = [word for word in words[words.index("OF") + 1 : words.index("ON")] if word != ","]
+    return [f"update_of: [{', '.join(found)}]"]
 
 
 def _rows(table: str, migrations: Sequence[Migration]) -> list[str]:
@@ -86,3 +97,11 @@ def _flow(head: str, items: Sequence[str]) -> list[str]:
             line = " " * len(head)
         line += item + " "
     return [*lines, line.rstrip()]
+
+
+_MAKERS: dict[str, Callable[[str, Sequence[Migration]], list[str]]] = {
+    "rows": _rows,
+    "event_types": _event_types,
+    "update_of": _update_of,
+    "later": _later,
+}

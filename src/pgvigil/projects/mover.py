@@ -17,6 +17,7 @@ import psycopg
 from pgvigil import locks
 from pgvigil.errors import MigrationError, PreconditionError
 from pgvigil.migration import concurrent_indexes, statements, trace
+from pgvigil.migration.apply import SETTINGS
 from pgvigil.migration.concurrent_indexes import Build
 from pgvigil.migration.sql_lexer import Statement
 from pgvigil.migration.trace import Trace
@@ -32,17 +33,7 @@ _DETACH = re.compile(r"\bCONCURRENTLY\s*$", re.IGNORECASE)
 
 def pin(conn: psycopg.Connection, config: Config) -> None:
     """Session settings that each file may count on, whatever the role, the database or the file before it has set."""
-    settings = (
-        f"search_path = {', '.join(map(concurrent_indexes.quoted, config.path))}",
-        f"lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'",
-        "statement_timeout = 0",
-        "idle_in_transaction_session_timeout = 0",
-        "default_transaction_isolation = 'read committed'",
-        "default_transaction_read_only = off",
-        "client_min_messages = warning",
-        "client_connection_check_interval = '1s'",  # a run that was killed must not leave an index build behind
-        "check_function_bodies = on",
-    )
+    settings = (f"search_path = {', '.join(map(concurrent_indexes.quoted, config.path))}", *SETTINGS)
     conn.execute(
         "; ".join(["RESET SESSION AUTHORIZATION", "RESET ROLE", *(f"SET {setting}" for setting in settings)]).encode()
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pgvigil.planned_code import planned_code
@@ -86,7 +87,7 @@ def validate(
         server.version if server else "",
         tuple(finding for finding in findings if finding.severity == "finding"),
         tuple(notes),
-        dict(sorted(Counter(_seen_as(found, ref) for ref in found.objects).items())),
+        dict(sorted(_seen(found).items())),
         dict(sorted(collector.compared.items())),
         tuple(collector.unchecked),
         known,
@@ -145,8 +146,13 @@ def _unreadable(conn: Connection, schema: str, tables: Collection[str]) -> Unche
     return Unchecked(f"rows of {listed}", f"{role} may not read them: {give}")
 
 
-def _seen_as(found: Snapshot, ref: ObjectRef) -> str:
-    return "partition" if "partition_of" in found.objects[ref] else ref.kind
+def _seen(found: Snapshot) -> Counter[str]:
+    """Objects by kind; partitions are counted for themselves."""
+    seen = Counter(map(attrgetter("kind"), found.objects))
+    for kind in [ref.kind for ref, of in found.objects.items() if "partition_of" in of]:
+        seen[kind] -= 1
+        seen["partition"] += 1
+    return +seen
 
 
 def event_triggers(conn: Connection) -> str:

@@ -1,4 +1,7 @@
-"""The API of query executions: pages, statistics, and posting them."""
+"""The API of query executions: pages, statistics, and posting them.
+
+More than 400 lines: the routes share the models of one row and the conditions of one search.
+"""
 
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
 

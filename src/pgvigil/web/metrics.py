@@ -3,6 +3,8 @@
 Each collector is a question of its own, with a second to answer: where one fails, the others are shown, and `pgvigil_up` or
 `pgvigil_collector_success` says so. Counters come from stored totals, which retention does not lower. No label holds users,
 sessions or queries; of names that applications choose, 50 are shown and the rest is `other`.
+
+More than 400 lines: one function for each collector.
 """
 
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
@@ -22,10 +24,12 @@ from pgvigil.live.monitor_counts import BOUNDS as MONITOR_BOUNDS
 from pgvigil.web import problems
 from pgvigil.web.access import Principal
 from pgvigil.web.problems import Problem
+from pgvigil.web.sections import Sections
 from pgvigil.web.store import Connection, Store
 
 _KEPT: Final = 5.0  # seconds
 _BUDGET: Final = 1.0
+_COUNTED_EVERY: Final = 60.0  # seconds
 _NAMES: Final = 50
 _OTHER: Final = "other"
 _OPERATION_BOUNDS: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000)  # milliseconds
@@ -105,19 +109,11 @@ def _build(connection: Connection, _: Store) -> Families:
     yield _gauge("build_info", "Versions, as labels", ["version", "revision", "server_version"], [row])
 
 
-def _sessions(connection: Connection, store: Store) -> Families:
-    sessions = store.table("sessions")
-    rows = connection.execute(
-        f"SELECT status, count(*) FROM {sessions} GROUP BY status ORDER BY 2 DESC".encode()
-    ).fetchall()
+def _sessions(now: dict[str, Any]) -> Families:
+    rows = sorted(now["by_status"].items(), key=lambda one: -one[1])
     yield _gauge("sessions", "Sessions by status", ["status"], _capped(rows, 0, _add_up))
-    [(dormant, expiring)] = connection.execute(
-        f"""SELECT (SELECT count(*) FROM {sessions} WHERE is_dormant),
-                   (SELECT count(*) FROM {sessions} WHERE expires_at > now() AND expires_at <= now() + interval '1 hour'
-                    AND status OPERATOR(pg_catalog.=) ANY (pgvigil.open_statuses()))""".encode()
-    ).fetchall()
-    yield _gauge("sessions_dormant", "Sessions that are dormant", [], [(dormant,)])
-    yield _gauge("sessions_expiring_soon", "Open sessions that expire within an hour", [], [(expiring,)])
+    yield _gauge("sessions_dormant", "Sessions that are dormant", [], [(now["dormant"],)])
+    yield _gauge("sessions_expiring_soon", "Open sessions that expire within an hour", [], [(now["expiring"],)])
 
 
 def _events(connection: Connection, _: Store) -> Families:
@@ -174,6 +170,17 @@ def _executions(connection: Connection, _: Store) -> Families:
     )
 
 
+def _anomalies(connection: Connection, _: Store) -> Families:
+    rows = connection.execute(
+        b"""SELECT t.database_type, (SELECT count(*) FROM pgvigil.anomalies a WHERE a.database_type = t.database_type AND a.ended IS NULL)
+            FROM (SELECT e.database_type, min(e.since) AS since FROM pgvigil.execution_totals e GROUP BY 1) t ORDER BY t.since, 1"""
+    ).fetchall()
+    yield _gauge(
+        "anomalies", "Statuses whose executions are unusually many or few, hour by hour, as job anomalies has found",
+        ["database_type"], _capped(rows, 0, _add_up),
+    )  # fmt: skip
+
+
 def _merged(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
     """Add up the rows of each name."""
     found: dict[str, list[Any]] = {}
@@ -192,6 +199,11 @@ def _connections(connection: Connection, _: Store) -> Families:
                    (SELECT count(*) FROM instrumentation.sql_statements WHERE status = 'executing')"""
     ).fetchall()
     yield _gauge("connections", "Instrumented sessions", ["status"], [("active", active)])
+    done = dict(connection.execute(b"SELECT ok, attempts FROM pgvigil.kill_totals").fetchall())
+    yield _counter(
+        "kill_attempts", "Calls of kill_session, as job totals has counted them", ["ok"],
+        [(str(ok).lower(), done.get(ok, 0)) for ok in (True, False)],
+    )  # fmt: skip
     yield _gauge("statements_running", "Instrumented statements that are executing", [], [(running,)])
 
 
@@ -346,8 +358,8 @@ class _Applications:
 
 
 _COLLECTORS: Final[dict[str, Callable[[Connection, Store], Families]]] = {
-    "build": _build, "sessions": _sessions, "events": _events, "operations": _operations, "executions": _executions,
-    "connections": _connections, "jobs": _jobs, "checks": _checks, "sizes": _sizes, "monitor": _monitor,
+    "build": _build, "events": _events, "operations": _operations, "executions": _executions,
+    "anomalies": _anomalies, "connections": _connections, "jobs": _jobs, "checks": _checks, "sizes": _sizes, "monitor": _monitor,
 }  # fmt: skip
 
 
@@ -361,19 +373,21 @@ class _Collected:
         return self._families
 
 
-async def collect(store: Store) -> list[Metric]:
+async def collect(store: Store, sections: Sections) -> list[Metric]:
     """Return all families but those of collectors that fail."""
     began = time.monotonic()
     succeeded: list[tuple[str, int]] = []
 
     async def ask(name: str) -> list[Metric]:
-        collector = _COLLECTORS[name]
-
         def question(connection: Connection) -> list[Metric]:
-            return list(collector(connection, store))
+            return list(_COLLECTORS[name](connection, store))
 
         try:
-            found = await store.shared(f"metrics {name}", _KEPT, question, budget=_BUDGET)
+            if name == "sessions":  # it reads the whole table, and pages show it too
+                now = (await sections.rows("sessions_now", _COUNTED_EVERY, _BUDGET)).data[0]
+                found = list(_sessions(now))
+            else:
+                found = await store.shared(f"metrics {name}", _KEPT, question, budget=_BUDGET)
         except Problem:
             found = []
             succeeded.append((name, 0))
@@ -381,10 +395,10 @@ async def collect(store: Store) -> list[Metric]:
             succeeded.append((name, 1))
         return found
 
-    names = list(_COLLECTORS)
+    names = ["sessions", *_COLLECTORS]
     # One at a time: a scrape takes one connection of the pool, and a database that is away is found out once.
     families = [family for name in names for family in await ask(name)]
-    up = any(success for _, success in succeeded)
+    up = any(success for name, success in succeeded if name != "sessions")  # these may be of a minute ago
     families.insert(0, _gauge("up", "1: the database answers", [], [(int(up),)]))
     families.append(_gauge("collector_success", "1: this part could be read", ["collector"], sorted(succeeded)))
     families.append(_gauge("scrape_duration_seconds", "Time that reading took", [], [(time.monotonic() - began,)]))
@@ -403,7 +417,7 @@ def router(app: FastAPI) -> APIRouter:
     )  # fmt: skip
     async def metrics(request: Request, _: Annotated[Principal, Depends(app.state.access.viewer)]) -> Response:
         encode, kind = exposition.choose_encoder(request.headers.get("accept", ""))
-        families = await collect(store)
+        families = await collect(store, app.state.sections)
         body = await asyncio.to_thread(encode, _Collected(families))
         return Response(body, 200, {"Cache-Control": "private, no-store", "Content-Type": kind})
 

@@ -103,16 +103,21 @@ class Sections:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    async def rows(self, name: str) -> Answer:
-        """Return an answer that is at most some seconds old, of a database that answers now. Raises Problem."""
+    async def rows(self, name: str, newest: float = _NEWS, seconds: float | None = None) -> Answer:
+        """Return an answer that is at most `newest` seconds old, within `seconds`. Raises Problem.
+
+        Without `newest`, the database has answered within the last second.
+        """
         known = self._current(name)
-        age = time.monotonic() - known.read_at if known else _NEWS
-        if known is None or age >= _NEWS:
-            await self._finish([self._read((name,))], [name], self._store.deadline)
+        age = time.monotonic() - known.read_at if known else newest
+        if known is None or age >= newest:
+            await asyncio.wait(
+                {self._read((name,))}, timeout=self._store.deadline + _ALIVE if seconds is None else seconds
+            )
             known = self._current(name)
-            if name in self._problems or known is None:
-                raise self._problem(name)
-        elif age >= _ALIVE:
+            if name in self._problems or known is None or name in self._reading:
+                raise self._problems.get(name) or too_slow()
+        elif age >= _ALIVE and newest <= _NEWS:
             await self.alive()
         return known
 

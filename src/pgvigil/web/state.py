@@ -51,7 +51,7 @@ _CHECKS: Final = (
 )
 _OPERATIONS: Final = "SELECT * FROM {performance_monitoring_view} ORDER BY total_calls DESC, operation LIMIT 1000"
 _SESSIONS_NOW: Final = """
-    SELECT (SELECT coalesce(json_object_agg(c.status, c.n), '{{}}') FROM (SELECT s.status, count(*) AS n FROM {sessions} s GROUP BY s.status ORDER BY 2 DESC LIMIT 50) c) AS by_status,
+    SELECT (SELECT coalesce(json_object_agg(c.status, c.n), '{{}}') FROM (SELECT s.status, count(*) AS n FROM {sessions} s GROUP BY s.status ORDER BY 2 DESC LIMIT 1000) c) AS by_status,
            (SELECT count(*) FROM {sessions} WHERE is_dormant) AS dormant,
            (SELECT count(*) FROM {sessions} WHERE expires_at > now() AND expires_at <= now() + interval '1 hour'
             AND status = ANY (pgvigil.open_statuses())) AS expiring"""
@@ -188,7 +188,7 @@ _KEPT_PAGES: Final = 500
 
 
 class Pages:
-    """What each page shows, as it is sent: made anew only where a section of it has changed."""
+    """The content of each page, as it is sent: made anew only where a section of it has changed."""
 
     def __init__(self, sections: Sections) -> None:
         self._sections = sections

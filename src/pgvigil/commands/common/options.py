@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from pgvigil import registry
+
 Actions: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 SEE_EXIT_CODES = "Exit codes and how the database is found: pgvigil --help"
 
@@ -159,3 +161,21 @@ def seconds(text: str) -> float:
 def moment(text: str) -> datetime:
     value = datetime.fromisoformat(text)
     return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def add_report_format(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--format",
+        choices=registry.modules("validate.report.formats"),
+        default="text",
+        help="format of the report (default %(default)s)",
+    )
+
+
+def add_report_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the report to this file, whole or not at all; the verdict to stderr",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -16,7 +16,6 @@ from pgvigil.diagnostics.plans.plan_advice import Finding, Plan, findings
 from pgvigil.diagnostics.plans.plan_catalog import Named
 from pgvigil.diagnostics.plans.plan_tree import Node, index_scans, tree
 from pgvigil.errors import UsageError
-from pgvigil.text import counted, page
 
 # VERBOSE, because only then EXPLAIN prints schemas, and the table of each column.
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) "
@@ -26,7 +25,6 @@ _SETTINGS = """
 SELECT pg_size_bytes(current_setting('work_mem')), current_setting('hash_mem_multiplier')::float, current_setting('block_size')::integer,
        current_setting('server_version_num')::integer
 """
-_BAR = 12  # characters for a node that takes all the time
 
 
 @dataclass(frozen=True)
@@ -90,63 +88,3 @@ def _surroundings(conn: psycopg.Connection, top: Node) -> Plan:
     roots = plan_catalog.index_roots(conn, [(schema, index) for schema in schemas for index in indexes])
     with conn.cursor(row_factory=args_row(lambda *settings: Plan(top, tables, roots, *settings))) as cursor:
         return cursor.execute(_SETTINGS).fetchall()[0]
-
-
-def document(explanation: Explanation) -> dict[str, Any]:
-    """Return the result for machines."""
-    return {name: value for name, value in asdict(explanation).items() if name != "within"}
-
-
-def text(explanation: Explanation, *, bars: bool) -> str:
-    """Return the result for people: the findings, then the plan with each node's share of the time, which `bars` draws as well."""
-    lines = [
-        f"{explanation.execution_ms:,.1f} ms, planned in {explanation.planning_ms:,.1f} ms; {counted(explanation.row_count, 'row')}; rolled back"
-    ]
-    for finding in explanation.findings:
-        lines += ["", f"{finding.level:<10}{finding.sentence}"]
-        lines += [f"{'':<10}fix: {finding.fix}"] if finding.fix else []
-    lines += ["", f"{'time':>5}{' ' * (_BAR + 2) * bars}{'own ms':>12}{'rows':>14}"]
-    top = tree(explanation.plan["Plan"])
-    _charge_triggers(top, explanation)
-    lines += [_line(node, depth, explanation.execution_ms, bars) for node, depth in _with_depth(top)]
-    for trigger in explanation.plan.get("Triggers", ()):
-        took, calls = trigger["Time"], trigger["Calls"]
-        label = f"trigger {trigger['Trigger Name']} on {trigger['Relation']}"
-        lines.append(_columns(took, calls, label, explanation.execution_ms, bars))
-    return page(lines)
-
-
-def _charge_triggers(top: Node, explanation: Explanation) -> None:
-    """Subtract the time of triggers that fire within a node from the node's own, because they have lines of their own."""
-    for trigger in explanation.plan.get("Triggers", ()):
-        tables = explanation.within.get((trigger["Relation"], trigger["Trigger Name"]), set())
-        left = float(trigger["Time"])
-        for node in top.walk():
-            if node.kind == "ModifyTable" and node.relation in tables:
-                took = min(left, node.own_ms)
-                node.triggers_ms += took
-                left -= took
-
-
-def _with_depth(node: Node, depth: int = 0) -> list[tuple[Node, int]]:
-    return [(node, depth), *(one for child in node.children for one in _with_depth(child, depth + 1))]
-
-
-def _line(node: Node, depth: int, whole: float, bars: bool) -> str:
-    label = "  " * depth + node.kind
-    if name := node.fields.get("Subplan Name"):
-        label = "  " * depth + f"{name}: {node.kind}"
-    if node.relation:
-        label += f" on {'.'.join(filter(None, node.relation))}"
-    if index := node.fields.get("Index Name"):
-        label += f" using {index}"
-    pages = node.own_blocks("Shared Hit Blocks", "Shared Read Blocks")
-    label += f", {counted(pages, 'page')}" if pages else ""
-    label += f", {node.loops:,.0f} times" if node.loops > node.processes else "" if node.loops else ", never run"
-    return _columns(node.own_ms, node.rows, label, whole, bars)
-
-
-def _columns(took: float, count: float, label: str, whole: float, bars: bool) -> str:
-    share = min(took / whole, 1) if whole else 0
-    bar = f"  {'█' * round(_BAR * share):<{_BAR}}" if bars else ""
-    return f"{share:>5.0%}{bar}{took:>12,.1f}{count:>14,}  {label}"

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pgvigil.database import Target
 from pgvigil.diagnostics.plans import rolled_back
-from pgvigil.text import counted, page
-
-_BAR = 40  # characters of the fullest bucket
-_BUCKETS = 8
 
 
 @dataclass(frozen=True)
@@ -47,32 +42,3 @@ def profile(target: Target, statement: str, parameters: Sequence[str], iteration
         p95_ms=sorted(times)[math.ceil(0.95 * iterations) - 1],
         times_ms=tuple(times),
     )
-
-
-def document(profile: Profile) -> dict[str, Any]:
-    """Return the result for machines."""
-    return asdict(profile)
-
-
-def text(profile: Profile, *, bars: bool) -> str:
-    """Return the result for people; `bars` draws the distribution of the times."""
-    lines = [
-        f"{counted(profile.iterations, 'run')}, each rolled back; {counted(profile.row_count, 'row')}",
-        f"min {profile.min_ms:,.3f} ms   avg {profile.avg_ms:,.3f} ms   p95 {profile.p95_ms:,.3f} ms   max {profile.max_ms:,.3f} ms",
-    ]
-    if bars and profile.min_ms < profile.max_ms:
-        lines += ["", *_histogram(profile)]
-    return page(lines)
-
-
-def _histogram(profile: Profile) -> list[str]:
-    width = (profile.max_ms - profile.min_ms) / _BUCKETS
-    counts = [0] * _BUCKETS
-    for time in profile.times_ms:
-        counts[min(int((time - profile.min_ms) / width), _BUCKETS - 1)] += 1
-    lines = []
-    for place, count in enumerate(counts):
-        begin = profile.min_ms + place * width
-        bar = "█" * math.ceil(_BAR * count / max(counts))
-        lines.append(f"{begin:>12,.3f} to {begin + width:>12,.3f} ms  {bar} {count or ''}".rstrip())
-    return lines

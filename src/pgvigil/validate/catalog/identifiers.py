@@ -43,7 +43,7 @@ def last_name(label: str) -> str:
 
 
 def schema_of(label: str) -> str:
-    """What stands before the last identifier: of a column its table. "" where that stands alone."""
+    """Return what stands before the last identifier: of a column its table. "" where that stands alone."""
     return label[: -len(last_name(label)) - 1]
 
 
@@ -53,7 +53,7 @@ def beside(label: str, name: str) -> str:
 
 
 def first_parenthesis(label: str) -> int:
-    """Where the types behind a name begin: at the first parenthesis that is not in quotes, or at the end."""
+    """Return where the types behind a name begin: at the first parenthesis that is not in quotes, or at the end."""
     quoted = False
     for at, character in enumerate(label):
         quoted ^= character == '"'

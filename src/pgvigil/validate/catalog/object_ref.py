@@ -10,8 +10,7 @@ A tuple rather than a dataclass: these are keys of every dictionary here, and a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pgvigil.validate.catalog.identifiers import first_parenthesis, last_name, schema_of
@@ -33,7 +32,7 @@ _RIGHT = {
 _TO = {"grant": "to", "revocation": "from"}
 # The application's schema, in a path of its own; any other object may be called "{schema}" too.
 _APPLICATION_SCHEMA = re.compile(
-    r"((?:(?:default )?(?:grant|revocation) (?:in|on) |comment on )?schema) [{]schema[}](?![^ ])"
+    r"^((?:(?:default )?(?:grant|revocation) (?:in|on) |comment on )?schema) [{]schema[}](?![^ ])"
 )
 
 
@@ -44,29 +43,36 @@ class ObjectRef(NamedTuple):
     # --- as a text ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    @lru_cache(maxsize=1 << 16)
     def parse(path: str) -> ObjectRef:
-        """Both sides of a comparison get the same reference from the same path: it is found by a look at its address."""
-        kind, _, label = path.partition(" ")
-        if kind in _TWO_WORDS:
-            word, _, label = label.partition(" ")
-            kind = f"{kind} {word}"
-        return tuple.__new__(ObjectRef, (kind, label))
+        """Both sides of a comparison get the same reference for one path, and a look-up that meets itself compares no text."""
+        return ObjectRef.parse_all((path,))[0]
+
+    @staticmethod
+    def parse_all(paths: Iterable[str]) -> list[ObjectRef]:
+        """As `parse`, and quicker for many."""
+        if len(_KNOWN) > _MOST_KNOWN:
+            _KNOWN.clear()
+        refs, known, new = [], _KNOWN.get, tuple.__new__
+        for path in paths:
+            if (ref := known(path)) is None:
+                kind, _, label = path.partition(" ")
+                if kind in _TWO_WORDS and label:
+                    word, _, label = label.partition(" ")
+                    kind = f"{kind} {word}"
+                ref = _KNOWN[path] = new(ObjectRef, (kind, label))
+            refs.append(ref)
+        return refs
 
     @property
     def path(self) -> str:
-        return f"{self.kind} {self.label}"
+        return f"{self.kind} {self.label}" if self.label else self.kind
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.label}"
+        return self.path
 
     def shown_in(self, schema: str) -> str:
         """The path, with a name in it for the application's schema."""
-        return (
-            _APPLICATION_SCHEMA.sub(lambda match: f"{match[1]} {schema}", self.path, count=1)
-            if self.is_of_application_schema
-            else self.path
-        )
+        return _APPLICATION_SCHEMA.sub(lambda match: f"{match[1]} {schema}", self.path)
 
     # --- made from others --------------------------------------------------------------------------------------------
 
@@ -106,7 +112,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def signature(self) -> str:
-        """The types of arguments or operands, in their parentheses. "" of anything else."""
+        """The types of arguments or operands, in their parentheses. Empty for anything else."""
         return self.label[first_parenthesis(self.label) :] if self.kind in _WITH_SIGNATURE else ""
 
     @property
@@ -125,12 +131,12 @@ class ObjectRef(NamedTuple):
 
     @property
     def relation(self) -> str:
-        """The relation whose part it is. "" of anything else."""
+        """The relation whose part it is. Empty for anything else."""
         return schema_of(self.label if self.kind in ON_RELATIONS else self.of_column)
 
     @property
     def schema(self) -> str:
-        """ "" of what lies in the application's schema, or in none."""
+        """Empty for what lies in the application's schema, or in none."""
         if self.kind in ("default grant", "default revocation"):
             match = _DEFAULT_IN.match(self.label)
             return match[1] if match else ""
@@ -138,7 +144,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def of_column(self) -> str:
-        """Of the sequence of a column, that column. "" of anything else."""
+        """Of the sequence of a column, that column. Empty for anything else."""
         return self.label[len(_OF_COLUMN) :] if self.kind == "sequence" and self.label.startswith(_OF_COLUMN) else ""
 
     @property
@@ -148,7 +154,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def rare_kind(self) -> str:
-        """Of `other server s`, which kind that is. "" of all kinds that have a word of their own."""
+        """Of `other server s`, which kind that is. Empty for kinds that have a word of their own."""
         return self.label.partition(" ")[0] if self.kind == "other" else ""
 
     @property
@@ -192,6 +198,10 @@ class ObjectRef(NamedTuple):
     def is_of_application_schema(self) -> bool:
         """Return true of that schema itself, and of rights and comments on it."""
         return _APPLICATION_SCHEMA.match(self.path) is not None
+
+
+_KNOWN: dict[str, ObjectRef] = {}  # by path
+_MOST_KNOWN = 1 << 17
 
 
 def table(label: str) -> ObjectRef:

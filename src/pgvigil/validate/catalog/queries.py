@@ -82,7 +82,7 @@ SELECT t.label, t.kind || t.label, json_build_object(
     'owned_by', pg_get_userbyid(c.relowner), 'comment', z.description
   ), json_build_object(
     'cut', t.cut, 'oid', c.oid::bigint, 'relkind', c.relkind,
-    'reads', CASE WHEN c.relkind = 'v' THEN (
+    'reads', CASE WHEN c.relkind IN ('v', 'm') THEN (
         SELECT json_agg(DISTINCT n.nspname || '.' || r.relname)
         FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
         JOIN pg_class r ON d.refclassid = 'pg_class'::regclass AND r.oid = d.refobjid AND r.oid <> c.oid

@@ -128,10 +128,10 @@ class Snapshot:
 
     @cached_property
     def parts(self) -> dict[str, list[ObjectRef]]:
-        """What stands on each relation, itself included."""
+        """The objects of each relation, itself included."""
         parts: dict[str, list[ObjectRef]] = {}
-        for path, root in self.roots.items():
-            parts.setdefault(root, []).append(path)
+        for ref, root in self.roots.items():
+            parts.setdefault(root, []).append(ref)
         return parts
 
     @property
@@ -157,8 +157,7 @@ def by_path(objects: Mapping[ObjectRef, T]) -> dict[str, T]:
 
 
 def by_ref(objects: Mapping[str, T]) -> dict[ObjectRef, T]:
-    parse = ObjectRef.parse
-    return {parse(path): of for path, of in objects.items()}
+    return dict(zip(ObjectRef.parse_all(objects), objects.values(), strict=True))
 
 
 @contextmanager
@@ -374,11 +373,9 @@ def read_rows(conn: Connection, tables: dict[str, list[str]], schema: str) -> di
 
 def _understood(answers: Answers, schema: str, declared: frozenset[ObjectRef]) -> Snapshot:
     found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
-    parse = ObjectRef.parse
     orders: dict[str, list[str]] = {}
     feeding = _feeding(answers["relations"])
-    for label, path, attributes, details in answers["relations"]:
-        ref = parse(path)
+    for (label, _, attributes, details), ref in _with_refs(answers["relations"]):
         if (column := details.get("of_column")) and feeding[column] != label:
             attributes["of"] = column
         elif column:
@@ -394,37 +391,36 @@ def _understood(answers: Answers, schema: str, declared: frozenset[ObjectRef]) -
         del found.objects[ref], found.roots[ref], found.details[ref]
     for name in ("columns", "constraints", "indexes", "triggers", "others", "grants") if gone else ():
         answers[name] = [row for row in answers[name] if row[0] not in gone]
-    for label, path, attributes in answers["columns"]:
-        ref = parse(path)
+    for (label, _, attributes), ref in _with_refs(answers["columns"]):
         orders.setdefault(label, []).append(ref.label[len(label) + 1 :])
         found.objects[ref], found.roots[ref] = attributes, label
-    for label, path, attributes, options in answers["indexes"]:
+    for (label, _, attributes, options), ref in _with_refs(answers["indexes"]):
         if options:
             attributes["definition"] = _without_options(attributes["definition"], options)
-        ref = parse(path)
         found.objects[ref], found.roots[ref] = attributes, label
-    for label, path, attributes, enable in answers["constraints"]:
-        ref = parse(path)
+    for (label, _, attributes, enable), ref in _with_refs(answers["constraints"]):
         found.objects[ref], found.roots[ref] = attributes, label
         if enable:
             found.details[ref] = {"enable": enable}
     for name in ("triggers", "functions", "types", "others"):
-        for label, path, attributes in answers[name]:
-            ref = parse(path)
+        for (label, _, attributes), ref in _with_refs(answers[name]):
             found.objects[ref], found.roots[ref] = attributes, label
     # Few depend on an extension: one question for all kinds, instead of one more in the query of each.
     for ref in [ref for ref in found.objects if ref.kind == "dependent"]:
-        if (of := parse(ref.label)) in found.objects:
+        if (of := ObjectRef.parse(ref.label)) in found.objects:
             found.objects[of] |= found.objects[ref]
         del found.objects[ref], found.roots[ref]
-    for label, path, attributes, role, _ in answers["grants"]:
-        ref = parse(path)
+    for (label, _, attributes, role, _), ref in _with_refs(answers["grants"]):
         found.objects[ref], found.roots[ref], found.grantees[ref] = attributes, label, role
     for label, order in orders.items():
         if (ref := table(label)) in found.objects or (ref := view(label)) in found.objects:
             found.objects[ref]["order"] = order
     _spell(found, declared)
     return found
+
+
+def _with_refs(rows: list[Any]) -> Iterator[tuple[Any, ObjectRef]]:
+    return zip(rows, ObjectRef.parse_all(row[1] for row in rows), strict=True)
 
 
 def _spell(found: Snapshot, declared: frozenset[ObjectRef]) -> None:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 _LITERALS = re.compile("('(?:[^']|'')*')")
+DICTIONARY_OPTION = re.compile(r"""("(?:[^"]|"")*"|\w+) = (E?'(?:[^']|'')*'|[^,]+)""")
 _FIELD = re.compile(r'\bEXTRACT\("?(\w+)"? FROM')
 _EXPRESSIONS = {"arguments", "check", "default", "definition", "generated", "partition_by", "using", "when"}
 
@@ -39,6 +40,9 @@ def canonical(key: str, value: Any) -> Any:
         return re.sub(r"(^|, )IN ", r"\1", value)
     if key in ("default", "when", "using", "check"):
         return bare(value)
+    if key == "definition" and value.startswith("TEMPLATE "):  # a dictionary: ALTER moves an option to the end
+        template, _, options = value.partition(", ")
+        return ", ".join([template, *sorted(match[0] for match in DICTIONARY_OPTION.finditer(options))])
     if key == "definition":
         head, check, expression = value.partition("CHECK (")
         if check and not head:

@@ -12,18 +12,29 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Literal, cast
 
 from pgvigil.validate.catalog import sql_text
-from pgvigil.validate.catalog.identifiers import quoted, schema_of, unquoted
+from pgvigil.validate.catalog.identifiers import quoted, unquoted
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table, view
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
 from pgvigil.validate.catalog.spelling import canonical, table_storage, without_upkeep
-from pgvigil.validate.diff import equivalence, inherited, not_inherited, partitions, pg_dump_gaps, renames
+from pgvigil.validate.diff import (
+    equivalence,
+    extension_members,
+    inherited,
+    not_inherited,
+    partitions,
+    pg_dump_gaps,
+    renames,
+    roles,
+)
 from pgvigil.validate.diff.default_rights import explained, owner_of
 from pgvigil.validate.diff.diff_builder import ABSENT, AttributeDiff, DiffBuilder
 from pgvigil.validate.diff.equivalence import Probe
 from pgvigil.validate.diff.expected_state import Rows, join
+from pgvigil.validate.diff.explained import Explained
 from pgvigil.validate.diff.unexpected import Strangers
 from pgvigil.validate.repair import ddl
 from pgvigil.validate.repair.repair import Repairs
@@ -49,7 +60,6 @@ _STATES: dict[tuple[str, str], Kind] = {
     ("rule", "enabled"): "disabled",
     ("event trigger", "enabled"): "disabled",
 }
-_OF_SERVERS = ("foreign_data_wrapper", "server", "user_mapping")
 _INVALID = "INVALID, and declared so: the server does not use it"
 _UNENFORCED = "its internal triggers are disabled, and declared so: it is not enforced"
 _SAID_ANYHOW = frozenset({"hidden", "valid", "enforced"})  # though both sides have it
@@ -70,7 +80,8 @@ class Comparison:
         self.found = collector.found = self.renames.found
         self.repairs = Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
         there = self.found.objects
-        self.changed = [ref for ref, of in self.expected.items() if there.get(ref) != of]
+        same = self.renames.nothing_differs
+        self.changed = [] if same else [ref for ref, of in self.expected.items() if there.get(ref) != of]
         self.undeclared = [ref for ref in there if ref not in self.expected] if there.keys() - self.expected else []
 
     def _leave_open(self, ref: ObjectRef, expected: Attributes, there: Attributes | None) -> bool:
@@ -91,17 +102,14 @@ class Comparison:
 
     def run(self) -> None:
         objects, compared = self.found.objects, self.collector.compared
-        taken: set[ObjectRef] = set()
-        self._schema_and_roles()
-        taken |= self._left_out_of_dumps()
-        taken |= self._noted_with_another(taken)
-        taken |= self._of_another_owner()
+        roles.compare(self.collector)
+        taken = Explained(self.collector, self.expected, self.changed, self.undeclared).objects()
         for rename in self.renames.list:
             shown = rename.expected or describe.whole(rename.ref, self.expected[rename.ref])
             kind: Kind = "different" if rename.different else "missing"
             self.collector.add(kind, rename.ref, shown, rename.found, fix=rename.fix)
-        members = self._members()
-        compared.update(ref.kind for ref in self.expected)
+        members = extension_members.hidden(self.collector)
+        compared.update(map(attrgetter("kind"), self.expected))
         changed = set(self.changed)
         for ref, expected in self.expected.items():
             if ref not in changed and ref not in self.marks and _SAID_ANYHOW.isdisjoint(expected):
@@ -129,7 +137,7 @@ class Comparison:
                     self._compare(ref, expected, objects[other], mark)
             elif there is None:
                 if extension := members.pop(ref, ""):
-                    self._member(ref, extension, "different")
+                    extension_members.add(self.collector, ref, extension, "different")
                 elif not self._part_of_missing(ref):
                     self._missing(ref, expected, mark)
             elif (
@@ -146,66 +154,13 @@ class Comparison:
                 cared_for |= partitions.compare(self.collector, name, pattern, self._owner(table(name)))
         self._rows()
         for ref, extension in members.items():
-            self._member(ref, extension, "unexpected")
+            extension_members.add(self.collector, ref, extension, "unexpected")
         Strangers(self.collector, self.expected, self.repairs, of_reference=self.reference is not None).log(
             taken, cared_for
         )
 
     def _owner(self, ref: ObjectRef) -> str:
         return str(self.expected.get(ref, {}).get("owned_by", self.found.owner))
-
-    def _members(self) -> dict[ObjectRef, str]:
-        """Return the objects that were made members of an extension elsewhere, which hides them, with that extension."""
-        if self.declaration.complete or self.found.server is None:
-            return {}
-        here = f"{quoted(self.found.schema)}."
-        plain = (
-            (ObjectRef.parse(path.removeprefix("materialized ").removeprefix("composite ")), extension)
-            for path, extension in self.found.server.members
-        )
-        return {ref.renamed(lambda label: label.removeprefix(here)): extension for ref, extension in plain}
-
-    def _member(self, ref: ObjectRef, extension: str, kind: Kind) -> None:
-        what = f"{ref.kind.upper()} {ref.label}"
-        fix = f"ALTER EXTENSION {quoted(extension)} DROP {what};"
-        if kind == "unexpected":
-            fix += f"\nDROP {what};" if ref.kind in ("function", "procedure", "view") else ""
-        said = f"a member of extension {extension}: what it does is hidden, and DROP EXTENSION takes it away"
-        self.collector.add(kind, ref, "a member of no extension" if kind == "different" else "", said, fix=fix)
-
-    def _schema_and_roles(self) -> None:
-        server = self.found.server
-        if server is None:
-            return
-        if not server.schema_there and "{schema}" not in self.declaration.schemas:
-            self.collector.miss(ObjectRef("schema", self.found.schema), "a schema")
-        for role in self.declaration.roles:
-            self.collector.compared["role"] += 1
-            if role not in server.roles:
-                self.collector.add(
-                    "missing",
-                    ObjectRef("role", role),
-                    "a role to grant to people and programs",
-                    ABSENT,
-                    "note",
-                    fix=f"CREATE ROLE {role} NOLOGIN;",
-                )
-
-        for role, powers in server.powers.items():
-            if powers:
-                taken = [
-                    f"REVOKE {p.removeprefix('member of ')} FROM {role};"
-                    if " of " in p
-                    else f"ALTER ROLE {role} NO{p};"
-                    for p in powers
-                ]
-                self.collector.add(
-                    "different",
-                    ObjectRef("role", role),
-                    "only what is granted to it here",
-                    ", ".join(powers),
-                    fix="\n".join(taken),
-                )
 
     def _under_another_name(
         self, ref: ObjectRef, expected: Attributes, mark: Mark, taken: set[ObjectRef]
@@ -255,62 +210,6 @@ class Comparison:
         """The index or key of the partitioned table that the one of a partition is part of."""
         of = self.expected.get(table(self.roots[ref]), {}).get("partition_of")
         return ObjectRef.on(ref.kind, str(of), self.expected[ref]["attached"])
-
-    def _left_out_of_dumps(self) -> set[ObjectRef]:
-        """Note what pg_dump does not carry, and return the objects."""
-        noted: set[ObjectRef] = set()
-        objects = self.found.objects
-        server = self.found.server
-        copy = bool(server and self.declaration.database and server.database != self.declaration.database)
-        for ref in [*self.changed, *self.undeclared]:
-            reason = pg_dump_gaps.left_out(ref, self.expected, objects, copy=copy)
-            expected, there = self.expected.get(ref), objects.get(ref)
-            of = ref.of or ref
-            if (
-                not reason
-                or expected == there
-                or (of.kind == "function" and not (of in objects and of in self.expected))
-            ):
-                continue
-            noted.add(ref)
-            kind: Kind = "missing" if there is None else "unexpected" if expected is None else "different"
-            shown = describe.whole(ref, expected) if expected else ABSENT
-            found = describe.whole(ref, there) if there else ABSENT
-            self.collector.add(kind, ref, f"{shown} ({reason})", found, "note")
-        return noted
-
-    def _of_another_owner(self) -> set[ObjectRef]:
-        """Return the rights that come and go with an owner: ALTER … OWNER gives them to the one that is wanted."""
-        told: set[ObjectRef] = set()
-        for ref in self.changed:
-            expected, there = self.expected[ref], self.found.objects.get(ref)
-            if there is None or expected.get("owned_by") == there.get("owned_by"):
-                continue
-            right, wrong = (quoted(of.get("owned_by", self.found.owner)) for of in (expected, there))
-            mine, others = (ObjectRef.right("revocation", ref, one) for one in (right, wrong))
-            told |= {one for one in (ObjectRef.right("grant", ref, wrong), mine) if one not in self.expected}
-            if self.expected.get(mine) == self.found.objects.get(others):
-                told |= {mine, others}
-        return told
-
-    def _noted_with_another(self, taken: set[ObjectRef]) -> set[ObjectRef]:
-        """Return what is in an undeclared schema, and the parts that partitions have of an undeclared index."""
-        objects, roots = self.found.objects, self.found.roots
-        undeclared = [ref for ref in self.undeclared if ref not in taken]
-        schemas = [ref for ref in undeclared if ref.kind == "schema"]
-        noted = {
-            ref
-            for ref in undeclared
-            for schema in schemas
-            if ref.within(schema) or schema_of(roots[ref]) == schema.label
-        }
-        if not self.declaration.complete:  # it says nothing of servers
-            noted |= {ref for ref in undeclared if (ref.of or ref).rare_kind in _OF_SERVERS}
-        for ref in undeclared:
-            if attached := objects[ref].get("attached"):
-                of = objects.get(table(roots[ref]), {}).get("partition_of")
-                noted |= {ref} if ObjectRef.on(ref.kind, str(of), attached) in undeclared else set()
-        return noted
 
     def _missing(self, ref: ObjectRef, expected: Attributes, mark: Mark | None) -> None:
         if mark and mark.optional:

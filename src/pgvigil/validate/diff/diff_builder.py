@@ -21,7 +21,19 @@ ABSENT = "nothing"
 _RANK = {
     kind: rank
     for rank, kind in enumerate(
-        ["schema", "extension", "type", "function", "procedure", "sequence", "table", "column", "view", "constraint"]
+        [
+            "schema",
+            "extension",
+            "collation",
+            "type",
+            "function",
+            "procedure",
+            "sequence",
+            "table",
+            "column",
+            "view",
+            "constraint",
+        ]
     )
 }
 
@@ -194,6 +206,8 @@ class DiffBuilder:
             return False
         if by == "schema":
             return ref.within(cause) or schema_of(root) == cause.label
+        if kind in ROUTINES and by in ("table", "view"):
+            return _takes_rows(ref, attributes, name)
         if _RANK.get(kind, 99) < _RANK.get(by, 99) or (kind == by and kind not in ("view", "constraint")):
             return False
         if by == "column":
@@ -208,8 +222,15 @@ class DiffBuilder:
                 and of_cause.get("definition", "").startswith(("PRIMARY KEY", "UNIQUE"))
                 and bool(re.search(rf" REFERENCES {re.escape(of)}\(", text))
             )
-        named = by == "type" or (by in ("table", "view", "function", "sequence") and kind != "column")
+        named = by in ("collation", "type") or (by in ("table", "view", "function", "sequence") and kind != "column")
         return named and bool(name.search(text))
+
+
+def _takes_rows(routine: ObjectRef, attributes: Attributes, relation: re.Pattern[str]) -> bool:
+    """Its arguments, its result or its parsed body name a relation."""
+    body = attributes.get("body") or ""
+    parsed = body if body.startswith(("BEGIN ATOMIC", "RETURN ")) else ""
+    return bool(relation.search(" ".join([routine.signature, str(attributes.get("returns")), parsed])))
 
 
 def _constructors(type_: ObjectRef, attributes: Attributes) -> tuple[str, str]:

@@ -40,6 +40,8 @@ _OTHERS = (
 )
 # Not part of what an object is: they follow a rename by themselves, or are compared after it.
 _APART = {"comment", "owned_by", "not_null", "not_null_comment", "index_comment", "depends_on", "name"}
+# A rule prints its own name.
+_RULE = re.compile(r'CREATE RULE ("(?:[^"]|"")*"|[^\s"]+) AS')
 # What tells one relation from another of the same columns.
 _SHAPE = ("kind", "partition_by", "partition_of", "bound", "of_type", "server", "definition")
 
@@ -59,6 +61,7 @@ class Renames:
     found: Snapshot  # under the names that are wanted
     list: list[Rename] = field(default_factory=list)
     relations: dict[str, str] = field(default_factory=dict)  # label that is wanted → label that it has
+    nothing_differs: bool = False
 
     def real(self, root: str) -> str:
         return self.relations.get(root, root)
@@ -69,7 +72,7 @@ Objects = dict[ObjectRef, Attributes]
 
 def follow(expected: Objects, roots: dict[ObjectRef, str], marks: dict[ObjectRef, Mark], found: Snapshot) -> Renames:
     if expected == found.objects:
-        return Renames(found)
+        return Renames(found, nothing_differs=True)
     missing = expected.keys() - found.objects.keys()
     relabelled = any(
         ref.kind == "type" and of.get("labels") != found.objects.get(ref, of).get("labels")
@@ -104,10 +107,11 @@ class _Search:
         self._labels()
         self._schemas()
         for kinds in (("type",), _RELATIONS, ("column",), ON_RELATIONS[1:], _ALONE):
-            for ref in sorted(self._missing(kinds), key=_turn):
+            for ref in sorted(self._missing(kinds), key=self._turn):
                 if (other := self._twin(ref)) is not None:
                     self._take(ref, other)
         self._owned_otherwise()
+        self._beside_identities()
         if not self.marks:
             self._sequences()
         return self.renames
@@ -123,6 +127,12 @@ class _Search:
             and not inherited.is_change_of_type(self.roots[ref], self.expected, self.found.objects)
             and not ((mark := self.marks.get(ref)) and (mark.optional or (not mark.ours and ref.kind != "column")))
         ]
+
+    def _turn(self, ref: ObjectRef) -> int:
+        """Sort an object before those that name it, and a column before those that inherit it."""
+        if ref.kind == "column":
+            return max((self._turn(parent) + 1 for parent in inherited.from_parent(ref, self.expected)), default=0)
+        return _OTHERS.index(ref.rare_kind) + 1 if ref.kind == "other" else 0
 
     def _extra(self, kind: str, root: str | None) -> Iterator[ObjectRef]:
         for ref in list(self.found.objects):
@@ -197,8 +207,10 @@ class _Search:
                 said = f"{RENAMED}{other} has the same objects"
                 self.renames.list.append(Rename(ref, other, "", said, f"ALTER SCHEMA {there} RENAME TO {to};"))
                 self.words.append((word, new, None, ""))
-                for one in list(self.found.objects):
+                for one, of in list(self.found.objects.items()):
                     root = word.sub(lambda _, new=new: new, self.found.roots[one])  # type: ignore[misc]
+                    if one.kind == "extension" and of.get("schema") == there:
+                        self.found.objects[one] = of | {"schema": name}
                     self._move(one, _in_schema(one, other, name, word), root)
                 self._reread()
                 break
@@ -223,6 +235,8 @@ class _Search:
             return False  # an operator can be moved, and keeps its name
         if ref.signature and ref.signature != self._read(other.signature):
             return False
+        if kind == "rule":
+            there = _as_rule(there, expected)
         keys = {key for key in {**expected, **there} if key not in _APART and self._counts(ref, key)}
         if kind == "type":
             of = [
@@ -282,10 +296,15 @@ class _Search:
         self.renames.list.append(Rename(ref, other, "", said, fix))
         if kind == "other":
             self._learn(kind, *(one.rare_name.partition(" USING ")[0] for one in (ref, other)))
-        elif kind in ("column", "type", "collation", *_RELATIONS, *ROUTINES):
+        elif kind in ("column", "type", "collation", "sequence", *_RELATIONS, *ROUTINES):
             self._learn(kind, *(one.bare_label if kind in ROUTINES else one.label for one in (ref, other)))
         elif kind in ("constraint", "index"):
             self._move_attached(kind, root, other.name, ref.name)
+            identity = self.found.objects.get(table(root), {}).get("replica_identity")
+            if identity == f"USING INDEX {other.name}":
+                self.found.objects[table(root)] = self.found.objects[table(root)] | {
+                    "replica_identity": f"USING INDEX {ref.name}"
+                }
         if kind in _RELATIONS:
             for part in [p for p, of in self.found.roots.items() if of == other.label]:
                 self._move(part, _relabelled(part, other.label, ref.label), ref.label)
@@ -293,6 +312,8 @@ class _Search:
             self._move(other, ref, root)
             for right in [one for one in self.found.objects if one.of == other]:
                 self._move(right, ObjectRef.right(right.kind, ref, right.grantee), self.found.roots[right])
+            if kind == "rule":
+                self.found.objects[ref] = _as_rule(self.found.objects[ref], self.expected[ref])
             if kind == "column":
                 self._reorder(root, other.name, ref.name)
                 self._move_below(root, other.name, ref.name)
@@ -377,6 +398,7 @@ class _Search:
                 for key, value in there.items()
                 if key in expected
                 and expected[key] != value
+                and not (key == "name" and ref.of_column)  # that of its sequence
                 and canonical(key, self._read(value)) == canonical(key, expected[key])
             }
             if changed:
@@ -432,6 +454,23 @@ class _Search:
             }
             self.found.details[ref] = self.found.details.get(ref, {}) | {"name": name}
 
+    def _beside_identities(self) -> None:
+        """The sequence that a default read stays the column's where an identity with its own was put beside it."""
+        for ref, expected in self.expected.items():
+            there = self.found.objects.get(ref)
+            if not ref.of_column or there is None or "identity" in self.expected.get(ref.column, {}):
+                continue
+            old = ObjectRef("sequence", self._sequence(ref, expected))
+            if (
+                "identity" in self.found.objects.get(ref.column, {})
+                and old not in self.expected
+                and self.found.objects.get(old, {}).get("of") == ref.of_column
+            ):
+                self._move(old, ref, self.roots[ref])
+                of = {key: value for key, value in self.found.objects[ref].items() if key != "of"}
+                self.found.objects[ref] = of | {key: expected[key] for key in ("name",) if key in expected}
+                self.found.details[ref] = self.found.details.get(ref, {}) | {"name": old.label, "kept": True}
+
     def _sequence(self, ref: ObjectRef, attributes: Attributes) -> str:
         """The name of a sequence, with its schema."""
         if not ref.of_column:
@@ -445,9 +484,11 @@ class _Search:
         return column in self.found.objects and "identity" not in self.expected.get(column, {})
 
 
-def _turn(ref: ObjectRef) -> int:
-    """Sort an object before those that name it."""
-    return _OTHERS.index(ref.rare_kind) + 1 if ref.kind == "other" else 0
+def _as_rule(there: Attributes, expected: Attributes) -> Attributes:
+    """A rule under the name that another has."""
+    if head := _RULE.match(expected["definition"]):
+        return there | {"definition": _RULE.sub(lambda _: head[0], there["definition"], count=1)}
+    return there
 
 
 def _in_schema(ref: ObjectRef, old: ObjectRef, name: str, word: re.Pattern[str]) -> ObjectRef:

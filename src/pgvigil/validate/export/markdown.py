@@ -1,7 +1,4 @@
-"""A reference of the schema for people, in Markdown, written from a spec and the comments on what it declares.
-
-More than 400 lines: one page, of which each kind of object has a section.
-"""
+"""A reference of the schema for people, in Markdown, written from a spec and the comments on what it declares."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from pgvigil.text import one_line
 from pgvigil.validate.catalog.identifiers import last_name, schema_of
 from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes
+from pgvigil.validate.export.entity_diagrams import Drawing, Entities, drawn, fits, grouped, short_type
 from pgvigil.validate.spec.declaration import Declaration
 
 _HEAD = """\
@@ -22,14 +20,6 @@ _HEAD = """\
 What `{name}` declares, in its words and those of the comments in the database. A name without a schema lies in the
 application's schema.
 """
-_FOREIGN_KEY = re.compile(r"FOREIGN KEY \((.*?)\) REFERENCES (.*?)\((.*?)\)")
-_SIGNS = {"PRIMARY KEY": "PK", "UNIQUE": "UK"}
-_KEYS = re.compile(r"(PRIMARY KEY|UNIQUE)(?: NULLS NOT DISTINCT)? \((.*?)\)")
-_SHORT = {"timestamp with time zone": "timestamptz", "character varying": "varchar"}
-_LOOKALIKES = str.maketrans({'"': "'", "\\": "\N{SET MINUS}", "%": "\N{FULLWIDTH PERCENT SIGN}"})
-# What a diagram holds: of more tables nobody sees anything, and Mermaid refuses a text of 50,000 characters.
-_TABLES, _CHARACTERS = 40, 45_000
-_NAME = r'"(?:[^"]|"")*"|[^",\s]+'
 
 
 def page(declared: Declaration, comments: Mapping[ObjectRef, str]) -> str:
@@ -41,7 +31,6 @@ class _Page:
     def __init__(self, declared: Declaration, comments: Mapping[ObjectRef, str]) -> None:
         self.declared = declared
         self.comments = comments
-        self.entities: dict[str, str] = {}  # label of a table → its name in diagrams
         self.roots: dict[str, list[ObjectRef]] = {}
         for ref, root in declared.roots.items():
             self.roots.setdefault(root, []).append(ref)
@@ -72,7 +61,7 @@ class _Page:
         return {ref: found for ref, found in self.declared.objects.items() if ref.kind in kinds}
 
     def on(self, root: str, kind: str) -> list[tuple[ObjectRef, str, Attributes]]:
-        """What of a kind stands on a relation, with its name and attributes."""
+        """The objects of a kind that stand on a relation, with name and attributes."""
         return [
             (ref, ref.name, self.declared.objects[ref])
             for ref in self.roots.get(root, ())
@@ -94,29 +83,25 @@ class _Page:
 
     def _diagrams(self, tables: Mapping[ObjectRef, Attributes]) -> Iterator[str]:
         """One of all tables, or several: of each schema, of tables that reference one another. Partitions are not drawn."""
-        drawn = [ref.label for ref, of in tables.items() if not of.get("partition_of")]
-        parts = [_Drawing(self, label) for label in drawn]
-        if parts and _fits(parts):
-            yield from _drawn(parts)
+        entities = Entities()
+        labels = [ref.label for ref, of in tables.items() if not of.get("partition_of")]
+        parts = [self._drawing(entities, label) for label in labels]
+        if parts and fits(parts):
+            yield from drawn(parts)
             return
-        schemas: dict[str, list[_Drawing]] = {}
+        schemas: dict[str, list[Drawing]] = {}
         for part in parts:
             schemas.setdefault(schema_of(part.label), []).append(part)
         for schema, members in schemas.items():
-            groups = list(_grouped(members))
+            groups = list(grouped(members))
             where = f"schema {_code(schema)}" if schema else "the application's schema"
             for at, group in enumerate(groups, 1):
                 yield f"Tables of {where}" + (f", diagram {at} of {len(groups)}" if len(groups) > 1 else "") + ":\n"
-                yield from _drawn(group)
+                yield from drawn(group)
 
-    def entity(self, label: str) -> str:
-        """A name that the diagram's grammar takes, and that no other table has."""
-        if label not in self.entities:
-            name = _plain(label)
-            while name in self.entities.values():
-                name += "'"
-            self.entities[label] = name
-        return f'"{self.entities[label]}"'
+    def _drawing(self, entities: Entities, label: str) -> Drawing:
+        columns = {name: attributes for _, name, attributes in self.on(label, "column")}
+        return Drawing(entities, label, columns, (of["definition"] for _, _, of in self.on(label, "constraint")))
 
     # --- relations ---------------------------------------------------------------------------------------------------
 
@@ -152,7 +137,12 @@ class _Page:
         yield from _listing(
             ("Column", "Type", "Default", "Meaning"),
             (
-                (_code(name), _code(_short(column["type"])) + _nullness(column), _default(column), self._comment(at))
+                (
+                    _code(name),
+                    _code(short_type(column["type"])) + _nullness(column),
+                    _default(column),
+                    self._comment(at),
+                )
                 for at, name, column in self.on(label, "column")
             ),
         )
@@ -189,7 +179,7 @@ class _Page:
         yield from _listing(
             ("Column", "Type", "Meaning"),
             (
-                (_code(name), _code(_short(column["type"])), self._comment(at))
+                (_code(name), _code(short_type(column["type"])), self._comment(at))
                 for at, name, column in self.on(label, "column")
             ),
         )
@@ -206,7 +196,7 @@ class _Page:
         yield "## Functions\n"
         for ref, attributes in functions.items():
             kind = ref.kind
-            name, arguments = ref.bare_label, _short(attributes.get("arguments", ""))
+            name, arguments = ref.bare_label, short_type(attributes.get("arguments", ""))
             yield f"### {_code(f'{name}({arguments})')}\n"
             if comment := self._comment(ref):
                 yield f"{comment}\n"
@@ -223,109 +213,13 @@ class _Page:
         )
 
 
-# --- diagrams ------------------------------------------------------------------------------------------------------------
-
-
-class _Drawing:
-    """A table with the columns of its keys, and its foreign keys with what they allow: none, one or many."""
-
-    def __init__(self, page: _Page, label: str) -> None:
-        self.label = label
-        columns = {name: attributes for _, name, attributes in page.on(label, "column")}
-        definitions = [attributes["definition"] for _, _, attributes in page.on(label, "constraint")]
-        keys = [(match[1], _names(match[2])) for text in definitions if (match := _KEYS.match(text))]
-        foreign = [(_names(match[1]), match[2]) for text in definitions if (match := _FOREIGN_KEY.match(text))]
-        signs: dict[str, list[str]] = {}
-        for sign, names in [*keys, *(("FK", names) for names, _ in foreign)]:
-            for name in names:
-                signs.setdefault(name, []).append(_SIGNS.get(sign, sign))
-        rows = [
-            f"        {_mermaid(_short(columns[name]['type']))} {_mermaid(name)} {', '.join(dict.fromkeys(signs[name]))}"
-            for name in columns
-            if name in signs
-        ]
-        self.lines = [f"    {page.entity(label)} {{", *_within(rows), "    }"]
-        self.relations: list[tuple[str, str]] = []  # label of the other table, line
-        for names, target in foreign[: _TABLES - 1]:
-            one = "||" if not any(columns[name].get("nullable", True) for name in names if name in columns) else "|o"
-            many = "o|" if names in [columns for _, columns in keys] else "o{"
-            line = f'    {page.entity(target)} {one}--{many} {page.entity(label)} : "{_plain(", ".join(names))}"'
-            self.relations.append((target, line))
-        del self.relations[len(_within([line for _, line in self.relations])) :]
-
-    @property
-    def labels(self) -> set[str]:
-        return {self.label, *(target for target, _ in self.relations)}
-
-    @property
-    def length(self) -> int:
-        return sum(len(line) + 1 for line in (*self.lines, *(line for _, line in self.relations)))
-
-
-def _within(rows: list[str]) -> list[str]:
-    """The rows of one table that a diagram has room for."""
-    length, kept = 0, []
-    for row in rows:
-        length += len(row) + 1
-        if length > _CHARACTERS // 2:
-            break
-        kept.append(row)
-    return kept
-
-
-def _fits(parts: Iterable[_Drawing]) -> bool:
-    labels = set().union(*(part.labels for part in parts))
-    return len(labels) <= _TABLES and sum(part.length for part in parts) <= _CHARACTERS
-
-
-def _grouped(parts: list[_Drawing]) -> Iterator[list[_Drawing]]:
-    """As many in a diagram as it holds, neighbours together."""
-    group: list[_Drawing] = []
-    for part in _neighbours(parts):
-        if group and not _fits([*group, part]):
-            yield group
-            group = []
-        group.append(part)
-    if group:
-        yield group
-
-
-def _neighbours(parts: list[_Drawing]) -> Iterator[_Drawing]:
-    """Sort tables so that those which reference one another are together, and single tables come last."""
-    by_label = {part.label: part for part in parts}
-    beside: dict[str, list[str]] = {part.label: [] for part in parts}
-    for part in parts:
-        for target, _ in part.relations:
-            if target in by_label and target != part.label:
-                beside[part.label].append(target)
-                beside[target].append(part.label)
-    seen: set[str] = set()
-    for start in sorted(by_label, key=lambda label: not beside[label]):
-        waiting = [start]
-        while waiting:
-            label = waiting.pop(0)
-            if label not in seen:
-                seen.add(label)
-                yield by_label[label]
-                waiting += beside[label]
-
-
-def _drawn(parts: list[_Drawing]) -> Iterator[str]:
-    yield "```mermaid\nerDiagram"
-    for part in parts:
-        yield from part.lines
-    for part in parts:
-        yield from (line for _, line in part.relations)
-    yield "```\n"
-
-
 # --- spelling ------------------------------------------------------------------------------------------------------------
 
 
 def _contract(kind: str, attributes: Attributes) -> str:
     parts = [f"{kind.capitalize()} in {attributes['language']}" if attributes.get("language") else kind.capitalize()]
     if returns := attributes.get("returns"):
-        parts.append(f"returns {_code(_short(returns))}")
+        parts.append(f"returns {_code(short_type(returns))}")
     if kind == "function":
         parts.append(attributes.get("volatility", "VOLATILE").lower())
     if parallel := attributes.get("parallel"):
@@ -396,16 +290,6 @@ def _default(column: Attributes) -> str:
     return _code(column["default"]) if column.get("default") else ""
 
 
-def _short(text: str) -> str:
-    for long, short in _SHORT.items():
-        text = text.replace(long, short)
-    return text
-
-
-def _names(columns: str) -> list[str]:
-    return re.findall(_NAME, columns)
-
-
 def _listing(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """A table, without the columns in which nobody has anything to say."""
     lines = list(rows)
@@ -444,16 +328,3 @@ def _fenced(language: str, text: str) -> Iterator[str]:
 
 def _told(text: str) -> str:
     return one_line(text).replace('"', "'")
-
-
-def _plain(text: str) -> str:
-    """Without the characters that end a name in a diagram."""
-    return one_line(text).translate(_LOOKALIKES)
-
-
-def _mermaid(text: str) -> str:
-    """A word that the diagram's grammar takes as a type or a column."""
-    word = re.sub(r"[^\w()\[\],-]|[\x80-\xbf]", "_", text).replace(",", "_")
-    if re.match(r"(pk|fk|uk)\b", word, re.IGNORECASE):  # a word of the grammar
-        return f"c_{word}"
-    return word if re.match("[A-Za-z]", word) else f"_{word}" if word.startswith("_") else f"c_{word}"

@@ -9,14 +9,17 @@ from pgvigil.validate.catalog import sql_text
 from pgvigil.validate.catalog.identifiers import last_name, quoted, unquoted
 from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes
+from pgvigil.validate.catalog.spelling import DICTIONARY_OPTION
 from pgvigil.validate.repair import ddl, ddl_relations, ddl_routines
 
-_OPTION = re.compile(r"""("(?:[^"]|"")*"|\w+) = (E?'(?:[^']|'')*'|[^,]+)""")
 _ATTRIBUTE = re.compile(r'("(?:[^"]|"")*"|\S+) (.*)', re.DOTALL)
 _BASE = ("RECEIVE", "SEND", "TYPMOD_IN", "TYPMOD_OUT", "ANALYZE", "SUBSCRIPT", "STORAGE")  # that ALTER TYPE can set
 
 
-def alter_column(root: str, name: str, expected: Attributes, found: Attributes, key: str) -> Iterable[str]:
+def alter_column(
+    root: str, name: str, expected: Attributes, found: Attributes, key: str, *, foreign: bool = False
+) -> Iterable[str]:
+    """`foreign`: the rows are elsewhere, and nothing converts them."""
     alter = f"ALTER TABLE {root} ALTER COLUMN {name}"
     if key == "nullable":
         yield f"{alter} {'SET' if expected.get('nullable') is False else 'DROP'} NOT NULL;"
@@ -26,7 +29,8 @@ def alter_column(root: str, name: str, expected: Attributes, found: Attributes, 
         collation = f" COLLATE {expected['collation']}" if "collation" in expected else ""
         if key == "type" or found["type"] == expected["type"]:
             yield f"{alter} DROP DEFAULT;" if "default" in found else ""
-            yield f"{alter} TYPE {expected['type']}{collation} USING {name}::{expected['type']};"
+            using = "" if foreign else f" USING {name}::{expected['type']}"
+            yield f"{alter} TYPE {expected['type']}{collation}{using};"
             yield f"{alter} SET DEFAULT {expected['default']};" if "default" in expected else ""
     elif key == "identity":
         if "identity" not in expected:
@@ -170,7 +174,7 @@ def _remade(kind: str, what: str, expected: str, found: str) -> str:
 
 def _dictionary(definition: str) -> tuple[str, dict[str, str]]:
     template, _, options = definition.partition(", ")
-    return template, dict(_OPTION.findall(options))
+    return template, dict(DICTIONARY_OPTION.findall(options))
 
 
 def _labels(label: str, expected: list[str], found: list[str]) -> list[str]:

@@ -75,10 +75,15 @@ def create_table(label: str, attributes: Attributes, columns: dict[str, Attribut
     made += [
         alter
         for key in ("row_security", "replica_identity")
-        if key in attributes
+        if key in attributes and not identified_by_index(attributes, key)
         for alter in [relation(label, key, attributes)]
     ]
     return "\n".join(made)
+
+
+def identified_by_index(attributes: Attributes, key: str = "replica_identity") -> bool:
+    """Return true for a replica identity that has to wait for its index."""
+    return key == "replica_identity" and attributes.get(key, "").startswith("USING INDEX ")
 
 
 def attach(label: str, attributes: Attributes) -> str:

@@ -13,6 +13,7 @@ from pgvigil.validate.report.model import Finding, Report, outside_transactions
 _ORDER = (
     "schema",
     "extension",
+    "collation",
     "type",
     "sequence",
     "table",
@@ -88,7 +89,8 @@ def ordered(pieces: list[tuple[ObjectRef, str, bool]]) -> list[str]:
     """Statements for objects, so that what makes an object goes before what names it. Those that remove one come first, but
     for what others may stand on until they are repaired: that goes last, unless its name is wanted.
     """
-    left = sorted(pieces, key=lambda piece: _rank(piece[0], removed=piece[2]))
+    # A foreign key comes after the key that it references.
+    left = sorted(pieces, key=lambda piece: (*_rank(piece[0], removed=piece[2]), " FOREIGN KEY " in piece[1]))
     names = {at: name for at, (ref, _, removed) in enumerate(left) if not removed and (name := _name(ref))}
     needs = {
         at: {other for other, name in names.items() if other != at and name.search(_relevant(ref, text))}
@@ -120,7 +122,17 @@ def _name(ref: ObjectRef) -> re.Pattern[str] | None:
     label = ref.bare_label
     if ref.rare_kind in _NEEDED:
         label = ref.rare_name.partition(" USING ")[0]
-    elif ref.kind not in ("schema", "type", "sequence", "table", "column", "function", "procedure", "view"):
+    elif ref.kind not in (
+        "schema",
+        "collation",
+        "type",
+        "sequence",
+        "table",
+        "column",
+        "function",
+        "procedure",
+        "view",
+    ):
         return None
     word = r'(?<!["\w]){}(?!["\w])'
     if ref.kind == "column":  # its name alone may be that of something else

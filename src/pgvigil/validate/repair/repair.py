@@ -107,6 +107,8 @@ class Repairs:
         if "partition_of" in attributes:
             parts.append(ddl_relations.attach(label, attributes))
             parts += [ddl.create(other, label, self.expected[other]) for other in others if other not in before]
+        if ddl_relations.identified_by_index(attributes):
+            parts.append(ddl_relations.relation(label, "replica_identity", attributes))
         if kind == "view":
             parts += [
                 f"ALTER VIEW {label} ALTER {name} SET DEFAULT {of['default']};"
@@ -142,10 +144,9 @@ class Repairs:
         return beside(column.relation, str(sequence.get("name") or quoted(usual_sequence(column.label))))
 
     def _serial(self, column: ObjectRef) -> tuple[str, str] | None:
-        """Return the statements that create the sequence of a column's default and its OWNED BY."""
+        """Return the statements that create the sequence that a column owns and its OWNED BY."""
         sequence = self.expected.get(column.owned_sequence)
-        default = str(self.expected.get(column, {}).get("default"))
-        if sequence is None or not default.startswith("nextval("):
+        if sequence is None or "identity" in self.expected.get(column, {}):
             return None
         made = ObjectRef("sequence", self._beside(column, sequence))
         return (
@@ -159,12 +160,17 @@ class Repairs:
         if serial is None:
             return ""
         name, root = column.name, column.relation
+        if not str(self.expected[column].get("default")).startswith("nextval("):
+            return "\n".join(serial)
         default = f"ALTER TABLE {root} ALTER COLUMN {name} SET DEFAULT {self.expected[column]['default']};"
-        goes_on = (
-            f"SELECT setval({sql_text.literal(self._beside(column, attributes))}, coalesce(max({name}), {attributes['start']}), "
-            f"max({name}) IS NOT NULL) FROM {root};"
+        return "\n".join([*serial, default, self._goes_on(column, attributes)])
+
+    def _goes_on(self, column: ObjectRef, sequence: Attributes) -> str:
+        name = column.name
+        return (
+            f"SELECT setval({sql_text.literal(self._beside(column, sequence))}, coalesce(max({name}), {sequence['start']}), "
+            f"max({name}) IS NOT NULL) FROM {column.relation};"
         )
-        return "\n".join([*serial, default, goes_on])
 
     def _attached(self, ref: ObjectRef, root: str) -> list[str]:
         """The indexes or keys of partitions under their own names, each attached to that of the partitioned table."""
@@ -314,12 +320,7 @@ class Repairs:
         kind, label, name = ref.kind, ref.label, ref.name
         again = f"{ddl.drop(ref, root, found)}\n{ddl.create(ref, root, expected)}"
         if kind == "column":
-            return "\n".join(
-                line
-                for key in keys
-                for line in alter.alter_column(root, name, self._with_identity(ref), found, key)
-                if line
-            )
+            return self._column(ref, root, expected, found, keys)
         if ref.rare_kind == "conversion":  # nothing can depend on one
             return f"{ddl.drop(ref, root, found)}\n{self.make(ref)}"
         if kind in ("table", "view") and (kind == "table" or keys == ["with"]):
@@ -330,7 +331,11 @@ class Repairs:
         if kind == "view":
             dropped = ddl.drop(ref, root, found)
             made = self.make(ref)
-            return f"{dropped}\n{made}" if made else ""
+            readers = self._readers(ref)
+            if not made or not all(reader in self.expected for reader in readers):
+                return ""
+            first = [ddl.drop(reader, reader.label, self.found.objects[reader]) for reader in reversed(readers)]
+            return "\n".join([*first, dropped, made, *map(self.make, readers)])
         if kind == "constraint":
             if keys == ["validated"] and "validated" not in expected:
                 return f"ALTER TABLE {root} VALIDATE CONSTRAINT {name};"
@@ -398,6 +403,35 @@ class Repairs:
                 again if ref.rare_kind in ("cast", "access_method") else ""
             )
         return again if kind in ("trigger", "rule", "policy", "statistics", "event trigger", "operator") else ""
+
+    def _column(self, ref: ObjectRef, root: str, expected: Attributes, found: Attributes, keys: list[str]) -> str:
+        foreign = self.found.objects.get(table(root), {}).get("kind") == "foreign table"
+        lines: list[str] = []
+        goes_on = ""
+        if "identity" in keys and "identity" not in expected:  # no default can be beside it
+            keys = ["identity", *(key for key in keys if key != "identity")]
+            sequence = ref.owned_sequence
+            if sequence in self.expected and "kept" not in self.found.details.get(sequence, {}):
+                lines.append(f"ALTER TABLE {root} ALTER COLUMN {ref.name} DROP IDENTITY;")  # and its sequence with it
+                lines.append(self._sequence_of(ref, self.expected[sequence]))
+                keys = [key for key in keys if key not in ("identity", "default")]
+            elif sequence in self.expected:
+                goes_on = self._goes_on(ref, self.expected[sequence])
+        for key in keys:
+            lines += alter.alter_column(root, ref.name, self._with_identity(ref), found, key, foreign=foreign)
+        return "\n".join(line for line in [*lines, goes_on] if line)
+
+    def _readers(self, of: ObjectRef) -> list[ObjectRef]:
+        """The views that stand on a view, each after those that it reads."""
+        readers: list[ObjectRef] = []
+        raw = f"{unquoted(of.schema) if of.schema else self.found.schema}.{unquoted(of.name)}"
+        for ref, details in self.found.details.items():
+            if ref.kind == "view" and raw in (details.get("reads") or ()):
+                for one in (ref, *self._readers(ref)):
+                    if one in readers:
+                        readers.remove(one)
+                    readers.append(one)
+        return readers
 
     def _sequence(self, ref: ObjectRef, name: str, expected: Attributes, keys: list[str]) -> str:
         alter = f"ALTER SEQUENCE {name}"

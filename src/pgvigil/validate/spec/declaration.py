@@ -40,7 +40,7 @@ class Mark:
     unless_baselined: bool = False  # not required where the tables were there before
 
 
-_BY_REF = ("objects", "roots", "marks", "bodies", "lines")
+_BY_REF = ("objects", "marks", "bodies")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ class Declaration:
     def to_json(self) -> str:
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         plain |= {key: by_path(plain[key]) for key in _BY_REF}
+        # In the order of the objects: their paths are half of the text, and are read once.
+        plain["roots"] = [self.roots[ref] for ref in self.objects]
+        plain["lines"] = [self.lines.get(ref, 0) for ref in self.objects]
         plain["application"], plain["for_all"] = sorted(self.application), sorted(ref.path for ref in self.for_all)
         plain["marks"] = {
             path: [sorted(mark.spoken_of), mark.ours, mark.optional, mark.unless_baselined]
@@ -82,11 +85,14 @@ class Declaration:
     @classmethod
     def from_json(cls, text: str) -> Declaration:
         plain = json.loads(text)
+        plain |= {key: by_ref(plain[key]) for key in _BY_REF}
+        refs = plain["objects"]
+        plain["roots"] = dict(zip(refs, plain["roots"], strict=True))
+        plain["lines"] = {ref: line for ref, line in zip(refs, plain["lines"], strict=True) if line}
         plain["application"] = frozenset(plain["application"])
         plain["for_all"] = frozenset(map(ObjectRef.parse, plain["for_all"]))
-        plain["marks"] = {path: Mark(frozenset(spoken), *rest) for path, (spoken, *rest) in plain["marks"].items()}
+        plain["marks"] = {ref: Mark(frozenset(spoken), *rest) for ref, (spoken, *rest) in plain["marks"].items()}
         plain["patterns"] = {name: Partitions(**pattern) for name, pattern in plain["patterns"].items()}
-        plain |= {key: by_ref(plain[key]) for key in _BY_REF}
         return cls(**plain)
 
     def scope(self, schema: str) -> Scope:

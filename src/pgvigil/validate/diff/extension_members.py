@@ -1,0 +1,29 @@
+"""Objects of ours that were made members of an extension: no snapshot shows them."""
+
+from __future__ import annotations
+
+from pgvigil.validate.catalog.identifiers import quoted
+from pgvigil.validate.catalog.object_ref import ObjectRef
+from pgvigil.validate.diff.diff_builder import DiffBuilder
+from pgvigil.validate.report.model import Kind
+
+
+def hidden(collector: DiffBuilder) -> dict[ObjectRef, str]:
+    """Return the objects that were made members of an extension elsewhere, which hides them, with that extension."""
+    if collector.declaration.complete or collector.found.server is None:
+        return {}
+    here = f"{quoted(collector.found.schema)}."
+    plain = (
+        (ObjectRef.parse(path.removeprefix("materialized ").removeprefix("composite ")), extension)
+        for path, extension in collector.found.server.members
+    )
+    return {ref.renamed(lambda label: label.removeprefix(here)): extension for ref, extension in plain}
+
+
+def add(collector: DiffBuilder, ref: ObjectRef, extension: str, kind: Kind) -> None:
+    what = f"{ref.kind.upper()} {ref.label}"
+    fix = f"ALTER EXTENSION {quoted(extension)} DROP {what};"
+    if kind == "unexpected":
+        fix += f"\nDROP {what};" if ref.kind in ("function", "procedure", "view") else ""
+    said = f"a member of extension {extension}: what it does is hidden, and DROP EXTENSION takes it away"
+    collector.add(kind, ref, "a member of no extension" if kind == "different" else "", said, fix=fix)

@@ -1,0 +1,39 @@
+"""The modules: no test imports another, and none of src is long without saying why."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from pgvigil import project
+
+pytestmark = pytest.mark.client_side
+
+SOURCES = sorted((project.ROOT / "src").rglob("*.py"))
+TESTS = sorted((project.ROOT / "tests").rglob("test_*.py"))
+
+
+def imported(file: Path) -> set[str]:
+    """The last parts of the names of modules that a file imports."""
+    tree = ast.walk(ast.parse(file.read_text()))
+    return {
+        name.rpartition(".")[2]
+        for node in tree
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
+    }
+
+
+def test_no_module_of_tests_imports_another() -> None:
+    names = {file.stem for file in TESTS}
+    assert {file.name: found for file in TESTS if (found := imported(file) & names)} == {}
+
+
+def test_a_module_of_more_than_400_lines_says_why_in_its_first_lines() -> None:
+    long = [file for file in SOURCES if file.read_text().count("\n") > 400]
+    unexplained = [
+        file for file in long if "More than 400 lines: " not in (ast.get_docstring(ast.parse(file.read_text())) or "")
+    ]
+    assert [str(file.relative_to(project.ROOT)) for file in unexplained] == []
