@@ -24,6 +24,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, LiteralString, TypeAlias
+from urllib.parse import quote
 
 import psycopg
 from psycopg import pq
@@ -32,7 +33,7 @@ from pgvigil import __version__, database
 from pgvigil.backup import fingerprint, manifest, owner_code, pg_tools, scratch_restore
 from pgvigil.backup.fingerprint import Extension, TableFingerprint
 from pgvigil.backup.manifest import Backup, Kind
-from pgvigil.database import Target
+from pgvigil.database import SECRETS, Target
 from pgvigil.errors import BackupError, RestoreError
 from pgvigil.progress import Reporter
 
@@ -270,7 +271,9 @@ def _command(
     with _snapshot(target) as (_, facts):
         del facts["exported"]
     keywords = {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
-    secret = target.parameters.get("password") or os.environ.get("PGPASSWORD") or ""
+    environment_password = os.environ.get("PGPASSWORD", "")
+    secrets = {environment_password, *(target.parameters.get(name, "") for name in SECRETS)} - {""}
+    secrets |= {quote(secret, safe="") for secret in secrets}
     environment = {
         **target.client_environment,
         **{keywords[k]: v for k, v in target.parameters.items() if k in keywords},
@@ -290,7 +293,9 @@ def _command(
     ) as process:
         try:
             for line in process.stdout or ():
-                log(line.rstrip().replace(secret, "***") if secret else line.rstrip())
+                for secret in secrets:
+                    line = line.replace(secret, "***")
+                log(line.rstrip())
             status = process.wait()
         except BaseException:
             process.terminate()

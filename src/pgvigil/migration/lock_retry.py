@@ -34,11 +34,8 @@ class Attempts:
         watched: bool = True,
     ) -> None:
         concurrent_indexes.bound_waits(conn, None if watched else build_wait)
-        self._watch = (
-            locks.Watch(database.connect(target, "watch"), conn.info.backend_pid, log, build_wait)
-            if watched
-            else locks.Unwatched()
-        )
+        other = database.connect(target, "watch") if watched else None
+        self._watch = locks.Watch(other, conn.info.backend_pid, log, build_wait)
         self._tell = log
         self._budget = budget
         self._patience = WaitPolicy(build_wait, log)
