@@ -73,6 +73,11 @@ def test_a_printed_path_means_the_same_file(path: bytes, tmp_path: Path) -> None
     assert words_of(quoted(os.fsdecode(path)), tmp_path) == [os.fsdecode(path)]
 
 
+def test_a_hint_names_the_database_of_a_command_once() -> None:
+    whole = f"{project.command('restore', 'a.dump', option=' --database-url x')}; then pgvigil status"
+    assert as_called(whole, " --database-url x").count(" --database-url x") == 2
+
+
 def test_the_schema_is_named_where_it_is_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGVIGIL_PROGRAM", raising=False)
     assert project.command("revert", "--to", "base", schema="public") == "pgvigil revert --to base"

@@ -35,7 +35,8 @@ def as_called(text: str, option: str) -> str:
         words = found[1].split()
         if words[0] not in names:
             return found[0]
-        is_whole = " --database-url" in text[found.end() :].partition("\n")[0]  # it names its database already
+        rest = text[found.end() :].partition("\n")[0].partition("pgvigil ")[0]
+        is_whole = " --database-url" in rest  # it names its database already
         return project.command(*words, option="" if is_whole or found[1].startswith(_WITHOUT_DATABASE) else option)
 
     return _NAMED.sub(spelt, text)
