@@ -3,7 +3,7 @@
 Both are objects with their attributes. What is wanted is compared raw first; where an expression is spelt in another
 way, the server is asked to read both.
 
-More than 400 lines, because every rule here reads both sides, the renames that were followed and the marks of the spec.
+More than 400 lines: every rule here reads both sides, the renames that were followed and the marks of the spec.
 """
 
 from __future__ import annotations
