@@ -2,7 +2,7 @@
 -- then is SQL. "---   perhaps kind pattern" may be found beside it, because it follows. "---   from 15": what older servers do
 -- not know. "---   by hand": the repair that comes with the finding does not fix it. Each is applied alone to a clean install,
 -- in a transaction that is rolled back. MONTH, DAY and TODAY stand for this month's partition of session_lifecycle, today's of
--- performance_logs, and the date; a_stranger is a role; mutate.function and mutate.view, in tests/test_mutations.py, change a
+-- performance_logs, and the date; a_stranger is a role; mutate.function and mutate.view, in tests/validate/test_mutations.py, change a
 -- definition that is there.
 
 -- ── Tables ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

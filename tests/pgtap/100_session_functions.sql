@@ -1,4 +1,4 @@
--- Policies, and the functions an application calls for one session. What the jobs do is in tests/test_lifecycle.py.
+-- Policies, and the functions an application calls for one session. What the jobs do is in tests/maintenance/test_lifecycle.py.
 BEGIN;
 SELECT plan(63);
 INSERT INTO sessions (id, session_key, agent_from) VALUES ('00000000-0000-4000-8000-000000000001', 's', 'x');

@@ -6,50 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pgvigil import project
-from security.conftest import COUNTED, Installation
+from security.conftest import Installation
+from security.planted import plant
 
 pytestmark = pytest.mark.in_full
 
-# Whatever our files might mean: each does what the server's own does, after it has looked with whose rights it runs.
-PLANTED = """
-    DO $do$
-    DECLARE
-        one    record;
-        types  oid[] := '{varchar,text,uuid,timestamptz,timestamp,date,interval,jsonb,json,integer,bigint,smallint,name,oid,boolean,numeric,double precision,"char",regclass,inet}'::regtype[];
-        called text[] := %s;
-    BEGIN
-        FOR one IN
-            SELECT p.proname, format_type(p.prorettype, NULL) AS result, pg_get_function_identity_arguments(p.oid) AS arguments, p.provolatile,
-                   (SELECT string_agg('$' || n, ', ' ORDER BY n) FROM generate_series(1, p.pronargs) n) AS given
-            FROM pg_proc p
-            WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f' AND NOT p.proretset AND p.pronargs > 0 AND p.proargmodes IS NULL
-              AND p.prorettype = ANY (types) AND p.proargtypes::oid[] <@ types AND p.proname ~ '^[a-z0-9_]+$'
-              AND (p.proname = ANY (called) OR EXISTS (SELECT FROM pg_operator o WHERE o.oprcode = p.oid))
-        LOOP
-            EXECUTE format('CREATE FUNCTION {app}.%%I(%%s) RETURNS %%s LANGUAGE plpgsql AS $f$ BEGIN
-                                PERFORM {app}.spring();
-                                RETURN pg_catalog.%%1$I(%%4$s);
-                            END $f$', one.proname, one.arguments, one.result, one.given);
-        END LOOP;
-        -- Some have one operand's type wider than the server's operator has it, as varchar where that has text: an exact match wins.
-        FOR one IN SELECT t.l, t.r, o.name FROM (VALUES ('varchar', 'varchar'), ('varchar', 'text'), ('text', 'varchar'), ('name', 'varchar')) t (l, r)
-                   CROSS JOIN unnest('{=,<>,<,>,<=,>=,~~,~,||}'::text[]) o (name) LOOP
-            EXECUTE format('CREATE FUNCTION {app}.%%I(%%s, %%s) RETURNS %%s LANGUAGE plpgsql AS $f$ BEGIN
-                                PERFORM {app}.spring();
-                                RETURN $1::pg_catalog.text OPERATOR(pg_catalog.%%s) $2::pg_catalog.text;
-                            END $f$', 'planted ' || one.name, one.l, one.r, CASE one.name WHEN '||' THEN 'text' ELSE 'boolean' END, one.name);
-            EXECUTE format('CREATE OPERATOR {app}.%%s (LEFTARG = %%s, RIGHTARG = %%s, FUNCTION = {app}.%%I)', one.name, one.l, one.r, 'planted ' || one.name);
-        END LOOP;
-        FOR one IN SELECT o.oprname, o.oprleft::regtype AS l, o.oprright::regtype AS r, c.proname
-                   FROM pg_operator o JOIN pg_proc c ON c.oid = o.oprcode
-                   WHERE o.oprnamespace = 'pg_catalog'::regnamespace AND o.oprleft = ANY (types) AND o.oprright = ANY (types) AND o.oprresult = ANY (types)
-                     AND EXISTS (SELECT FROM pg_proc p WHERE p.proname = c.proname AND p.proargtypes = c.proargtypes
-                                 AND p.pronamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = {literal}))
-        LOOP
-            EXECUTE format('CREATE OPERATOR {app}.%%s (LEFTARG = %%s, RIGHTARG = %%s, FUNCTION = {app}.%%I)', one.oprname, one.l, one.r, one.proname);
-        END LOOP;
-    END $do$"""
 # What of ours stands on something of the application's schema that is no table: bound when it was made.
 BOUND = """
     SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)
@@ -62,25 +23,6 @@ BOUND = """
     WHERE coalesce(p.pronamespace, o.oprnamespace, c.opcnamespace, l.collnamespace, t.typnamespace)
           NOT IN ('pg_catalog'::regnamespace, 'pgvigil'::regnamespace, 'instrumentation'::regnamespace)
       AND d.deptype <> 'i' AND d.refobjid >= 16384 AND d.classid <> 'pg_operator'::regclass"""
-
-
-def names_called() -> list[str]:
-    """Each word before a parenthesis in our files."""
-    import re
-
-    return sorted(
-        {
-            name
-            for path in project.MIGRATIONS.glob("*.sql")
-            for name in re.findall(r"\b([a-z_0-9]+)\(", path.read_text())
-        }
-    )
-
-
-def plant(at: Installation) -> None:
-    at.as_owner(COUNTED)
-    called = "'{" + ",".join(names_called()) + "}'"
-    at.as_owner((PLANTED % called).replace("{literal}", "'" + at.schema.replace("'", "''") + "'"))
 
 
 @pytest.fixture

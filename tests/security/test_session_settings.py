@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from security.conftest import Installation
-from security.test_planted_names import plant
+from security.planted import plant
 
 pytestmark = pytest.mark.in_full
 

@@ -17,8 +17,8 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from conftest import Database
+from helpers.monitor_report import report
 from web.conftest import Serve
-from web.test_web_monitoring import report
 
 pytestmark = pytest.mark.client_side
 EXAMPLES = int(os.environ.get("PGVIGIL_CONTRACT_EXAMPLES", "1"))

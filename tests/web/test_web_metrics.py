@@ -19,9 +19,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import Database, Run, Templates, _new_database, wait_until
+from helpers.monitor_report import report
 from pgvigil.web.store import Store
 from web.conftest import Serve
-from web.test_web_monitoring import report
 
 pytestmark = pytest.mark.client_side
 FILES = Path(__file__).parents[2] / "src/pgvigil/observability"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from conftest import Database, Templates, _new_database
+from helpers.monitor_report import report
 from pgvigil.web.state import PAGES
 from web.conftest import ESCAPE, SCRIPT, SECRET, Serve
-from web.test_web_monitoring import report
 
 pytestmark = pytest.mark.client_side
 C1 = "\x9b31m\u202e"  # what a terminal obeys too, and what turns the direction of writing

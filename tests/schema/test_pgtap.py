@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import tap
-from conftest import Database, pgtap_script
+from conftest import PROJECT, Database, pgtap_script
 
-SCRIPTS = sorted((Path(__file__).parent / "pgtap").glob("*.sql"))
+SCRIPTS = sorted((PROJECT / "tests/pgtap").glob("*.sql"))
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from conftest import _new_database, servers
+from conftest import PROJECT, _new_database, servers
 from pgvigil import embedded
 from pgvigil.validate import Declaration, dump_spec, fix_sql, load_declaration, validate
 from pgvigil.validate.catalog import presence, snapshot
 
 pytestmark = pytest.mark.oldest_and_newest
 
-DATA = Path(__file__).parent / "data"
+DATA = PROJECT / "tests/data"
 ROLES = """
 DO $$ BEGIN CREATE ROLE strange_role; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
 DO $$ BEGIN CREATE ROLE "Strange Role"; EXCEPTION WHEN duplicate_object THEN NULL; END $$;

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cases import Case, load
-from conftest import Connection, Database, Run
+from conftest import PROJECT, Connection, Database, Run
 from pgvigil.validate import dump_spec, fix_sql, load_declaration, validate
 
-DATA = Path(__file__).parent / "data"
+DATA = PROJECT / "tests/data"
 ALL = load(DATA / "mutations.sql")
 CASES = [case for case in ALL if not case.remarked("on")]
 OF_ANY_SCHEMA = [case for case in ALL if case.remarked("on")]

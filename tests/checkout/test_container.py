@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 import tap
-from conftest import Run
+from conftest import PROJECT, Run
 
 pytestmark = pytest.mark.client_side
 
-HERE = Path(__file__).parent
+HERE = PROJECT / "tests"
 SCRIPT = min((HERE / "pgtap").glob("*.sql"), default=HERE)
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from cases import Case, load
-from conftest import Connection, Database, Run, servers
+from conftest import PROJECT, Connection, Database, Run, servers
 from pgvigil import embedded
 from pgvigil.embedded import Server
 from pgvigil.migration import sql_lexer
 
-CASES = load(Path(__file__).parent / "data" / "harmless.sql")
+CASES = load(PROJECT / "tests/data/harmless.sql")
 STRANGER = """DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'a_stranger') THEN CREATE ROLE a_stranger; END IF;
 END $$;

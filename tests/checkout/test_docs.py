@@ -45,8 +45,8 @@ RUN_BY = {
 # SQL that a transaction of one database cannot hold, by its first words, and what runs it instead.
 ELSEWHERE = {
     "CREATE ROLE pgvigil_web": "tests/web/conftest.py; its last line needs PostgreSQL 16",
-    "BEGIN;\nALTER DATABASE": "tests/test_restore.py: databases are renamed",
-    "CREATE PUBLICATION": "tests/test_replication.py: two servers",
+    "BEGIN;\nALTER DATABASE": "tests/backup/test_restore.py: databases are renamed",
+    "CREATE PUBLICATION": "tests/live/test_replication.py: two servers",
     "CREATE TABLE sessions": "the tutorial, below",
     "INSERT INTO sessions (session_key, agent_from) VALUES ('order-1046'": "the tutorial, below",
 }

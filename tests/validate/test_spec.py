@@ -10,7 +10,8 @@ import pytest
 from pgvigil import project
 from pgvigil.errors import UsageError
 from pgvigil.validate import load_spec
-from pgvigil.validate.spec.expand import root_of_grant
+from pgvigil.validate.catalog.object_ref import ObjectRef
+from pgvigil.validate.spec.expand import relation_of_right
 
 pytestmark = pytest.mark.client_side
 
@@ -293,4 +294,5 @@ def test_fault_of_a_json_file_is_told_too(tmp_path: Path) -> None:
     ],
 )
 def test_a_grant_stands_on_its_relation_whatever_that_is_called(grant: str, relation: str) -> None:
-    assert root_of_grant(grant) == relation
+    kind = "revocation" if grant.endswith(" from PUBLIC") else "grant"
+    assert relation_of_right(ObjectRef(kind, grant)) == relation

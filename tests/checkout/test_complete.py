@@ -16,7 +16,7 @@ from pgvigil.parser import EPILOG
 from pgvigil.validate import FORMATS, load_spec
 
 DOCS = project.ROOT / "docs"
-TESTS = Path(__file__).parent
+TESTS = project.ROOT / "tests"
 PAGES = [project.ROOT / "README.md", project.ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 DOCUMENTED = "\n".join(page.read_text() for page in PAGES if page.name != "reference.md")
 TESTED = "\n".join(
@@ -37,7 +37,7 @@ def listed(page: str, heading: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("verb", commands.names())
 def test_each_command_is_documented_and_tested(verb: str) -> None:
     assert re.search(rf"pgvigil {verb}\b|{verb}-enhanced-db", DOCUMENTED), f"no page of docs/ shows `pgvigil {verb}`"
-    assert re.search(rf"[\"' ]{verb}[\"' ]", TESTED), f"no test calls `pgvigil {verb}`"
+    assert re.search(rf"[\"']{verb}[\"']|pgvigil {verb}\b", TESTED), f"no test calls `pgvigil {verb}`"
 
 
 @pytest.mark.client_side
@@ -127,7 +127,7 @@ def test_a_generated_table_that_was_edited_is_found_and_written_as_it_was(
         (", {job: reap}", ""),
         ('"table pgvigil.archives", ', ""),
         ("{created,expired,", "{created,"),
-        ("update_of: [status, is_dormant, archived_at, expires_at]", "update_of: [status]"),
+        ("update_of: [status, is_dormant,", "update_of: [status,"),
     ],
 )
 def test_a_part_of_the_spec_that_the_migrations_make_is_found_edited_and_written_again(here: str, there: str) -> None:
