@@ -371,7 +371,8 @@ CLEAN = """
     CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
     CREATE INDEX not_valid ON ONLY parted (a);
     CREATE TABLE pg_class (oid int PRIMARY KEY, n int DEFAULT 1 CHECK (n > 0));
-    CREATE FUNCTION now() RETURNS timestamptz LANGUAGE sql AS '';
+    CREATE FUNCTION now() RETURNS timestamptz LANGUAGE sql AS 'SELECT clock_timestamp()';
+    CREATE FUNCTION nothing() RETURNS void LANGUAGE sql AS '';
     CREATE SCHEMA side;
     CREATE COLLATION side.sorted (LOCALE = 'C');
     CREATE TYPE named AS (a text COLLATE side.sorted);
@@ -426,19 +427,20 @@ def test_written_tests_cover_what_is_in_a_schema_beside_tables(any_schema: tuple
     database.execute(
         """DROP OPERATOR === (int, int); DROP CAST (bigint AS inet); DROP STATISTICS paired; DROP TEXT SEARCH DICTIONARY side.words;
            ALTER OPERATOR CLASS ops USING btree RENAME TO others; ALTER COLLATION side.sorted OWNER TO pg_monitor;
-           CREATE OR REPLACE FUNCTION now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'"""
+           CREATE OR REPLACE FUNCTION now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz';
+           CREATE OR REPLACE FUNCTION nothing() RETURNS void LANGUAGE sql AS 'SELECT'"""
     )
     named = set(run_tests(database, script))
     assert named == {
         *("operator ===(integer, integer)", "owner of operator ===(integer, integer)", "other cast (bigint AS inet)"),
         *(
-            "statistics both",
-            "owner of statistics both",
+            "statistics paired",
+            "owner of statistics paired",
             "other ts_dict side.words",
             "owner of other ts_dict side.words",
         ),
         *("other opclass ops USING btree", "owner of other opclass ops USING btree", "owner of collation side.sorted"),
-        "body of function now()",
+        *("body of function now()", "body of function nothing()"),
     }
 
 

@@ -135,7 +135,7 @@ class _Writer:
         return ".".join(map(_quoted, self._names(label)))
 
     def _found_by(self, ref: ObjectRef) -> str:
-        """What a to_reg…() takes. One of pg_catalog may be called the same, and is looked at first."""
+        """Return what a to_reg…() takes, with its schema: one of pg_catalog may have the same name, and is found first."""
         return self._qualified(ref.bare_label) + ref.signature
 
     @staticmethod
