@@ -9,6 +9,7 @@ the median of the milliseconds by the clock, and those of CPU, the server's incl
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -45,21 +46,22 @@ def main() -> None:
         with psycopg.connect(options.fresh, autocommit=True) as conn:
             print(*once(conn))
         return
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with servers(options) as wanted:
         for server in wanted:
             with psycopg.connect(server.dsn(), autocommit=True) as conn:
-                conn.execute(f"CREATE ROLE {OWNER} LOGIN PASSWORD 'x'")
+                conn.execute(f"CREATE ROLE {OWNER} LOGIN")
                 conn.execute(f"CREATE DATABASE shipped OWNER {OWNER}")
             url = server.dsn("shipped")
             code = "import sys; from pgvigil.cli import main; sys.exit(main(['setup', '--database-url', sys.argv[1]]))"
-            owned = f"{url}{'&' if '?' in url else '?'}options=-crole%3D{OWNER}"
-            subprocess.run([sys.executable, "-P", "-c", code, owned], check=True, capture_output=True, cwd=ROOT / "src")
-            again = [sys.executable, "-P", __file__, "--fresh", url]
+            owned = url.replace("postgres@", f"{OWNER}@")
+            subprocess.run([sys.executable, "-P", "-c", code, owned], check=True, capture_output=True, env=environment)
+            again = [sys.executable, __file__, "--fresh", url]
             fresh, warm = [], []
             with psycopg.connect(url, autocommit=True) as conn:
                 once(conn)
                 for _ in range(options.rounds):
-                    done = subprocess.run(again, check=True, capture_output=True, text=True)
+                    done = subprocess.run(again, check=True, capture_output=True, text=True, env=environment)
                     fresh.append(tuple(float(word) for word in done.stdout.split()))
                     warm.append(once(conn))
             rows = [

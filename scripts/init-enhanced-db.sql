@@ -11,7 +11,7 @@ SET LOCAL client_min_messages = warning;
 SET LOCAL statement_timeout = 0;
 SET LOCAL search_path = pg_catalog, pg_temp;
 DO $$ BEGIN
-    PERFORM set_config(s.name, s.value, true) FROM (VALUES ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('TimeZone', 'UTC'), ('quote_all_identifiers', 'off'), ('standard_conforming_strings', 'on'), ('array_nulls', 'on'), ('transform_null_equals', 'off'), ('xmloption', 'content'), ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('plpgsql.extra_errors', 'none'), ('plpgsql.extra_warnings', 'none'), ('check_function_bodies', 'on'), ('restrict_nonsystem_relation_kind', ''), ('default_table_access_method', 'heap'), ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('jit', 'off')) AS s (name, value)
+    PERFORM set_config(s.name, s.value, true) FROM (VALUES ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('TimeZone', 'UTC'), ('quote_all_identifiers', 'off'), ('standard_conforming_strings', 'on'), ('array_nulls', 'on'), ('transform_null_equals', 'off'), ('exit_on_error', 'off'), ('xmloption', 'content'), ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('plpgsql.extra_errors', 'none'), ('plpgsql.extra_warnings', 'none'), ('check_function_bodies', 'on'), ('restrict_nonsystem_relation_kind', ''), ('default_table_access_method', 'heap'), ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('jit', 'off')) AS s (name, value)
     WHERE current_setting(s.name, true) IS NOT NULL;
 END $$;
 DO $$
@@ -2131,7 +2131,9 @@ BEGIN
     RETURN (SELECT string_agg(format('%s (last on %s UTC)', s.source,
                                      to_char(s.pushed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')),
                               ', ' ORDER BY s.source)
-            FROM pgvigil.hold_sources s WHERE s.pushed_at < now() - s.valid_for);
+            FROM pgvigil.hold_sources s
+            -- A time later than now comes from a clock that was ahead.
+            WHERE s.pushed_at < now() - s.valid_for OR s.pushed_at > clock_timestamp());
 END $$;
 COMMENT ON FUNCTION pgvigil.unheard_sources() IS
     'Databases that have not said for too long what is held; NULL: there are none';
@@ -2204,8 +2206,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS
     'Refuses to move a session from a policy under legal hold to one that is not';
 
--- Nor is it lifted by the way, in that its sessions get another policy: with their own removed or renamed, or with one
--- made for a name that was unknown, whose sessions followed standard so far.
+-- A hold is not lifted as a side effect either: sessions get another policy if theirs is removed or renamed, or if one
+-- is made for a name that was unknown, whose sessions followed standard so far.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -2705,13 +2707,14 @@ CREATE FUNCTION pgvigil.due_at(job_name text) RETURNS timestamptz
 LANGUAGE sql
 VOLATILE
 BEGIN ATOMIC
-    SELECT CASE WHEN slot > coalesce(r.success, CASE WHEN j.at > interval '0' THEN j.since END, '-infinity')
+    -- A time later than now comes from a clock that was ahead: it is ignored.
+    SELECT CASE WHEN slot > coalesce(r.success, CASE WHEN j.at > interval '0' AND j.since <= clock_timestamp()
+                                                     THEN j.since END, '-infinity')
                 THEN greatest(slot, r.failure + least(j.every / 12, interval '1 hour'))
                 ELSE (slot AT TIME ZONE 'UTC' + j.every) AT TIME ZONE 'UTC' END
     FROM pgvigil.jobs j CROSS JOIN LATERAL pgvigil.time_slot(j.every, j.at, clock_timestamp()) t (slot)
     CROSS JOIN LATERAL (SELECT max(started_at) FILTER (WHERE error IS NULL) AS success,
                                max(finished_at) FILTER (WHERE error NOT LIKE 'died: %') AS failure
-                        -- A run dated later than now was dated by a clock that was ahead: it is ignored.
                         FROM pgvigil.job_runs
                         WHERE job = j.job AND finished_at <= clock_timestamp() AND started_at <= clock_timestamp()) r
     WHERE j.job = job_name AND j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL);
@@ -2732,7 +2735,9 @@ SELECT j.job, j.every, j.enabled, j.purpose,
        coalesce(d.next_due <= clock_timestamp(), false) AND NOT pgvigil.is_running(j.job) AS due,
        j.enabled
            AND NOT (j.needs_consent AND j.accepted_at IS NULL)
-           AND coalesce(s.started_at, greatest(j.since, j.accepted_at)) < clock_timestamp() - 2 * j.every AS overdue,
+           AND coalesce(s.started_at, CASE WHEN greatest(j.since, j.accepted_at) <= clock_timestamp()
+                                           THEN greatest(j.since, j.accepted_at) ELSE '-infinity' END)
+               < clock_timestamp() - 2 * j.every AS overdue,
        j.at, j.needs_client, r.notes AS last_notes, d.next_due,
        j.needs_consent AND j.accepted_at IS NULL AS waits_for_consent
 FROM pgvigil.jobs j
@@ -3333,7 +3338,8 @@ BEGIN
     RETURN QUERY
     SELECT max(p.logs_days), max(p.metrics_days),
            bool_or(p.legal_hold)
-               OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r WHERE r.holds_all OR r.pushed_at < now() - r.valid_for),
+               OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r
+                          WHERE r.holds_all OR r.pushed_at < now() - r.valid_for OR r.pushed_at > clock_timestamp()),
            bool_or(p.keep_archive)
     FROM pgvigil.retention_policies p
     WHERE p.policy = 'standard'
@@ -3625,7 +3631,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '9f2f68665473d2ae815cedd287fd2dfa2568b56e1ef2b6687cf0fdfece7bc500', '4f7ea62e20e6d4c5a587b3572166a0cd10ca3559de259b82fe4447dc0d1e1dd6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'a970f1bb62a8fb9662fe40c3d9d25fda910726301e7642b7157ae8bb4c0eec24', '9b9a5775e5b293a28a33d8a9d36f956e2a12952a4f73c6e5d28dd171d30f062d', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4563,22 +4569,19 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    foreign_instance uuid;
 BEGIN
     IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'),
                    CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET'
                         ELSE 'MEMBER' END) THEN
         RETURN NULL;
     END IF;
-    SELECT i.instance_id INTO foreign_instance
-    FROM (SELECT DISTINCT n.session_id FROM appended n) a
-    JOIN instrumentation.sessions s ON s.session_id = a.session_id
-    JOIN instrumentation.instances i ON i.instance_id = s.instance_id
-    WHERE i.registered_by <> session_user LIMIT 1;
-    IF FOUND THEN
-        PERFORM instrumentation.require_speaker(foreign_instance);
-    END IF;
+    -- Each of them: a login that speaks for one of the others need not speak for the next.
+    PERFORM instrumentation.require_speaker(f.instance_id)
+    FROM (SELECT DISTINCT i.instance_id
+          FROM (SELECT DISTINCT n.session_id FROM appended n) a
+          JOIN instrumentation.sessions s ON s.session_id = a.session_id
+          JOIN instrumentation.instances i ON i.instance_id = s.instance_id
+          WHERE i.registered_by <> session_user) f;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION instrumentation.guard_appended() IS
@@ -4662,6 +4665,7 @@ BEGIN
     RETURN (SELECT s.session_id FROM instrumentation.sessions s LEFT JOIN pg_stat_activity a ON a.pid = pg_backend_pid()
             WHERE s.backend_pid = pg_backend_pid()
               AND s.status = 'active'
+              AND s.username = session_user -- a pid that another login has named before it was in use is not this one
               AND coalesce(s.backend_start = a.backend_start, true)
             ORDER BY s.session_id DESC LIMIT 1);
 END $$;
@@ -5456,7 +5460,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'c512b9dcaf947267e3e8a17508c9d825f6b05378d25f4d6f513bbb21296fc94b', '36ef055922f6b818410c28a64f2d4b6c6151090396039418eedb54c5b281ebf5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'cc57a87ba665b6605a128f69b59c692dbf3075fef3332c0001bb08715f313709', '898c3618547768b8109ae66232dc547b014b90052847a65f95ebe6cecaac4ca5', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- Health between migrations: the checks, their thresholds, and their repairs. Each check is done by one of the

@@ -192,7 +192,9 @@ BEGIN
     RETURN (SELECT string_agg(format('%s (last on %s UTC)', s.source,
                                      to_char(s.pushed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')),
                               ', ' ORDER BY s.source)
-            FROM pgvigil.hold_sources s WHERE s.pushed_at < now() - s.valid_for);
+            FROM pgvigil.hold_sources s
+            -- A time later than now comes from a clock that was ahead.
+            WHERE s.pushed_at < now() - s.valid_for OR s.pushed_at > clock_timestamp());
 END $$;
 COMMENT ON FUNCTION pgvigil.unheard_sources() IS
     'Databases that have not said for too long what is held; NULL: there are none';
@@ -265,8 +267,8 @@ END $$;
 COMMENT ON FUNCTION pgvigil.guard_policy_hold() IS
     'Refuses to move a session from a policy under legal hold to one that is not';
 
--- Nor is it lifted by the way, in that its sessions get another policy: with their own removed or renamed, or with one
--- made for a name that was unknown, whose sessions followed standard so far.
+-- A hold is not lifted as a side effect either: sessions get another policy if theirs is removed or renamed, or if one
+-- is made for a name that was unknown, whose sessions followed standard so far.
 CREATE FUNCTION pgvigil.protect_held_policy() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -766,13 +768,14 @@ CREATE FUNCTION pgvigil.due_at(job_name text) RETURNS timestamptz
 LANGUAGE sql
 VOLATILE
 BEGIN ATOMIC
-    SELECT CASE WHEN slot > coalesce(r.success, CASE WHEN j.at > interval '0' THEN j.since END, '-infinity')
+    -- A time later than now comes from a clock that was ahead: it is ignored.
+    SELECT CASE WHEN slot > coalesce(r.success, CASE WHEN j.at > interval '0' AND j.since <= clock_timestamp()
+                                                     THEN j.since END, '-infinity')
                 THEN greatest(slot, r.failure + least(j.every / 12, interval '1 hour'))
                 ELSE (slot AT TIME ZONE 'UTC' + j.every) AT TIME ZONE 'UTC' END
     FROM pgvigil.jobs j CROSS JOIN LATERAL pgvigil.time_slot(j.every, j.at, clock_timestamp()) t (slot)
     CROSS JOIN LATERAL (SELECT max(started_at) FILTER (WHERE error IS NULL) AS success,
                                max(finished_at) FILTER (WHERE error NOT LIKE 'died: %') AS failure
-                        -- A run dated later than now was dated by a clock that was ahead: it is ignored.
                         FROM pgvigil.job_runs
                         WHERE job = j.job AND finished_at <= clock_timestamp() AND started_at <= clock_timestamp()) r
     WHERE j.job = job_name AND j.enabled AND NOT (j.needs_consent AND j.accepted_at IS NULL);
@@ -793,7 +796,9 @@ SELECT j.job, j.every, j.enabled, j.purpose,
        coalesce(d.next_due <= clock_timestamp(), false) AND NOT pgvigil.is_running(j.job) AS due,
        j.enabled
            AND NOT (j.needs_consent AND j.accepted_at IS NULL)
-           AND coalesce(s.started_at, greatest(j.since, j.accepted_at)) < clock_timestamp() - 2 * j.every AS overdue,
+           AND coalesce(s.started_at, CASE WHEN greatest(j.since, j.accepted_at) <= clock_timestamp()
+                                           THEN greatest(j.since, j.accepted_at) ELSE '-infinity' END)
+               < clock_timestamp() - 2 * j.every AS overdue,
        j.at, j.needs_client, r.notes AS last_notes, d.next_due,
        j.needs_consent AND j.accepted_at IS NULL AS waits_for_consent
 FROM pgvigil.jobs j
@@ -1394,7 +1399,8 @@ BEGIN
     RETURN QUERY
     SELECT max(p.logs_days), max(p.metrics_days),
            bool_or(p.legal_hold)
-               OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r WHERE r.holds_all OR r.pushed_at < now() - r.valid_for),
+               OR EXISTS (SELECT 1 FROM pgvigil.hold_sources r
+                          WHERE r.holds_all OR r.pushed_at < now() - r.valid_for OR r.pushed_at > clock_timestamp()),
            bool_or(p.keep_archive)
     FROM pgvigil.retention_policies p
     WHERE p.policy = 'standard'

@@ -205,22 +205,19 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    foreign_instance uuid;
 BEGIN
     IF pg_has_role(session_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'instrumentation'),
                    CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'USAGE, SET'
                         ELSE 'MEMBER' END) THEN
         RETURN NULL;
     END IF;
-    SELECT i.instance_id INTO foreign_instance
-    FROM (SELECT DISTINCT n.session_id FROM appended n) a
-    JOIN instrumentation.sessions s ON s.session_id = a.session_id
-    JOIN instrumentation.instances i ON i.instance_id = s.instance_id
-    WHERE i.registered_by <> session_user LIMIT 1;
-    IF FOUND THEN
-        PERFORM instrumentation.require_speaker(foreign_instance);
-    END IF;
+    -- Each of them: a login that speaks for one of the others need not speak for the next.
+    PERFORM instrumentation.require_speaker(f.instance_id)
+    FROM (SELECT DISTINCT i.instance_id
+          FROM (SELECT DISTINCT n.session_id FROM appended n) a
+          JOIN instrumentation.sessions s ON s.session_id = a.session_id
+          JOIN instrumentation.instances i ON i.instance_id = s.instance_id
+          WHERE i.registered_by <> session_user) f;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION instrumentation.guard_appended() IS
@@ -304,6 +301,7 @@ BEGIN
     RETURN (SELECT s.session_id FROM instrumentation.sessions s LEFT JOIN pg_stat_activity a ON a.pid = pg_backend_pid()
             WHERE s.backend_pid = pg_backend_pid()
               AND s.status = 'active'
+              AND s.username = session_user -- a pid that another login has named before it was in use is not this one
               AND coalesce(s.backend_start = a.backend_start, true)
             ORDER BY s.session_id DESC LIMIT 1);
 END $$;

@@ -19,7 +19,7 @@ from contextlib import suppress
 import psycopg
 
 from pgvigil import database, other_state, parser, project, text
-from pgvigil.argv import restore
+from pgvigil.argv import masked, restore, stray_address
 from pgvigil.commands.common.called import as_called
 from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
 
@@ -40,24 +40,25 @@ def _main(argv: Sequence[str] | None) -> int:
             argv = restore(sys.argv[1:])
         for library in ("psycopg", "sqlalchemy", "alembic"):  # what matters of a failure, we say
             logging.getLogger(library).addHandler(logging.NullHandler())
+        _require_no_stray_address(argv)
         arguments = parser.build(argv).parse_args(argv)
         return _written(int(arguments.run(arguments)))
     except SystemExit as stop:  # argparse: 0 after --help, 2 for a call it cannot read
         return stop.code if isinstance(stop.code, int) else 2
     except PgvigilError as error:
-        return _fail(error, arguments)
+        return _fail(error, arguments, argv or ())
     except psycopg.Error as error:
         if arguments is not None and (failure := _of_server(error, arguments)):
-            return _fail(failure, arguments)
-        return _defect(arguments)
+            return _fail(failure, arguments, argv or ())
+        return _defect(arguments, argv or ())
     except UnicodeEncodeError:  # bytes of the call that are no text
-        return _fail(UsageError("the call holds characters that are not UTF-8", "Type names in UTF-8."), arguments)
+        return _fail(UsageError("the call holds characters that are not UTF-8", "Type names in UTF-8."), arguments, ())
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         hint = "Make room, then run this again." if error.errno == errno.ENOSPC else ""
-        return _fail(UsageError(f"{error.filename or 'the output'}: {error.strerror}", hint), arguments)
+        return _fail(UsageError(f"{error.filename or 'the output'}: {error.strerror}", hint), arguments, argv or ())
     except KeyboardInterrupt:
         print(
             "\ninterrupted: the open transaction is rolled back; the next run continues from there",
@@ -65,7 +66,16 @@ def _main(argv: Sequence[str] | None) -> int:
         )
         return 130
     except Exception:  # noqa: BLE001 - whatever it is, it must not pass for findings
-        return _defect(arguments)
+        return _defect(arguments, argv or ())
+
+
+def _require_no_stray_address(words: Sequence[str]) -> None:
+    """Raise UsageError for an address with a password where none belongs: it would be repeated, stored, or passed to a child."""
+    if address := stray_address(words):
+        raise UsageError(
+            f"an argument is the address of a database: {address}",
+            "Give it by --database-url, or by DATABASE_URL.",
+        )
 
 
 def _take_signals() -> None:
@@ -137,12 +147,12 @@ def _grant(words: str, arguments: argparse.Namespace) -> str:
     return f"As the owner of pgvigil's schema: {', '.join(grants)}."
 
 
-def _defect(arguments: argparse.Namespace | None) -> int:
+def _defect(arguments: argparse.Namespace | None, words: Sequence[str]) -> int:
     if arguments is not None and (failure := _of_other_migrations(arguments)):
-        return _fail(failure, arguments)
+        return _fail(failure, arguments, words)
     from pgvigil.live.redact import hide_secrets  # here, because hardly any call needs it
 
-    print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
+    print(masked(hide_secrets(traceback.format_exc()), words), end="", file=sys.stderr)
     print(
         "error: this is a defect of pgvigil itself; no verdict was reached, and what ran in a transaction is rolled back\n"
         "hint: Please report it with the lines above.",
@@ -181,10 +191,10 @@ def _written(status: int) -> int:
     return status
 
 
-def _fail(error: PgvigilError, arguments: argparse.Namespace | None) -> int:
-    print(f"error: {text.indented(error.message)}", file=sys.stderr)
+def _fail(error: PgvigilError, arguments: argparse.Namespace | None, words: Sequence[str]) -> int:
+    print(f"error: {text.indented(masked(error.message, words))}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {text.indented(_as_called(error.hint, arguments))}", file=sys.stderr)
+        print(f"hint: {text.indented(masked(_as_called(error.hint, arguments), words))}", file=sys.stderr)
     return error.exit_code
 
 

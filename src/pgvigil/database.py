@@ -18,7 +18,7 @@ import select
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -70,6 +70,7 @@ SESSION = {
     "standard_conforming_strings": "on",
     "array_nulls": "on",
     "transform_null_equals": "off",
+    "exit_on_error": "off",  # a savepoint would not survive the error that it is for
     "xmloption": "content",
     "bytea_output": "hex",
     "extra_float_digits": "1",
@@ -352,8 +353,9 @@ def _from_dotenv(path: Path) -> Target | None:
     return Target(parameters, str(path))
 
 
-def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
-    """Open a connection of a command or a job: as `open_connection`, with the session pinned to `SESSION`.
+def connect(target: Target, purpose: str, *, wait: float = 0, within: float = 10.0) -> psycopg.Connection:
+    """Open a connection of a command or a job: as `open_connection`, with the session pinned to `SESSION`. A pooler has `within`
+    seconds to give a session.
 
     Raises PreconditionError if a pooler gives each transaction another backend; then nothing was set in any of them.
     """
@@ -361,7 +363,7 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
     limits = _LIMITS if conn.info.server_version >= 170000 else _LIMITS[:-1]
     options = " ".join([conn.info.options, *(f"-c {name}=0" for name in limits)])
     try:
-        return _pinned(conn)
+        return _pinned(conn, within)
     except psycopg.OperationalError as error:
         words = " ".join(str(error).split())
         failure = ConnectError(f"cannot connect to {target}: {words}", _advice(words, target))
@@ -369,12 +371,14 @@ def connect(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connect
     # A limit of the role or the database may be shorter than the statement that removes it. A pooler does not accept such options: it
     # has then accepted the connection, but has no server to offer.
     try:
-        return _pinned(open_connection(Target({**target.parameters, "options": options}, target.source), purpose))
+        return _pinned(
+            open_connection(Target({**target.parameters, "options": options}, target.source), purpose), within
+        )
     except (psycopg.OperationalError, ConnectError):
         raise failure from failure.__cause__
 
 
-def _pinned(conn: psycopg.Connection, within: float = 10.0) -> psycopg.Connection:
+def _pinned(conn: psycopg.Connection, within: float) -> psycopg.Connection:
     try:
         pin_session(conn, within)
     except BaseException:
@@ -462,6 +466,31 @@ def _require_session(conn: psycopg.Connection) -> None:
         raise PreconditionError(
             "a connection pooler is between pgvigil and the server: session settings do not survive a transaction",
             "Connect to the server directly, or to a pool in session mode. Nothing was changed.",
+        )
+
+
+def has_more_sessions(conn: psycopg.Connection, count: int = 1) -> bool:
+    """Return false if a connection goes through a pooler that does not give so many further sessions now. Nothing is set in them."""
+    if _backend(conn, _WHO, _ANSWERS_WITHIN) == conn.info.backend_pid:
+        return True
+    with ExitStack() as others:
+        for _ in range(count):
+            try:
+                other = psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None)
+            except psycopg.OperationalError:
+                return False
+            others.callback(other.close)
+            if not _backend(other, _WHO, _BEGINS_WITHIN):
+                return False
+    return True
+
+
+def require_more_sessions(conn: psycopg.Connection, count: int, work: str) -> None:
+    """Raise ConnectError, before `work` begins, if a pooler does not give the further sessions that it needs at once."""
+    if not has_more_sessions(conn, count):
+        raise ConnectError(
+            f"{work} needs {count + 1} sessions at once, and the connection pooler between pgvigil and the server gives fewer",
+            "Raise the pool's size to four sessions, or connect to the server directly. Nothing was changed.",
         )
 
 

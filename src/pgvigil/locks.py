@@ -103,10 +103,10 @@ class Watch(Observer):
     """A monitor that looks, on a connection of its own, for the sessions that block a backend, which cannot report them itself.
 
     When the backend has waited `patience` seconds in one statement, the statement is cancelled and `gave_up` is set: a
-    statement without a lock_timeout must not wait for ever either.
+    statement without a lock_timeout must not wait for ever either. Without a connection it sees nobody.
     """
 
-    def __init__(self, conn: psycopg.Connection, pid: int, log: Reporter, patience: float) -> None:
+    def __init__(self, conn: psycopg.Connection | None, pid: int, log: Reporter, patience: float) -> None:
         super().__init__(conn, "pgvigil watch")
         self.gave_up = False
         self._pid = pid
@@ -120,19 +120,19 @@ class Watch(Observer):
         seen, self._seen, self._waited = self._seen, {}, 0.0
         return list(seen.values())
 
-    def _look(self) -> None:
+    def _look(self, conn: psycopg.Connection) -> None:
         waiting_since: dict[int, float] = {}
         looked = shown = time.monotonic()
         while not self._stop.wait(_LOOK_EVERY):
             try:
-                now_there = {blocker.pid: blocker for blocker in self._blockers()}
+                now_there = {blocker.pid: blocker for blocker in self._blockers(conn)}
                 clock = time.monotonic()
                 self._waited += clock - looked if now_there else 0
                 if self._waited > self._patience and not self.gave_up:
                     self.gave_up = True
-                    self._conn.execute("SELECT pg_cancel_backend(%s)", (self._pid,))
+                    conn.execute("SELECT pg_cancel_backend(%s)", (self._pid,))
                 if clock - shown >= _SHOW_EVERY:
-                    self._show_build()
+                    self._show_build(conn)
                     shown = clock
             except psycopg.Error:  # the blocker stays unknown; the run continues
                 return
@@ -144,8 +144,8 @@ class Watch(Observer):
                     self._tell(f"  waiting for {now_there[pid]}")
                     waiting_since[pid] = clock + _TELL_AGAIN - _TELL_AFTER
 
-    def _show_build(self) -> None:
-        row = self._conn.execute(
+    def _show_build(self, conn: psycopg.Connection) -> None:
+        row = conn.execute(
             """SELECT format('building %%s: %%s', coalesce((SELECT quote_ident(relname) FROM pg_class WHERE oid = index_relid), 'an index'), phase),
                       CASE WHEN phase LIKE 'waiting%%' THEN NULL
                            ELSE coalesce(nullif(blocks_done, 0)::float / nullif(blocks_total, 0),
@@ -156,8 +156,8 @@ class Watch(Observer):
         if row is not None:
             self._tell.progress(row[0], row[1])
 
-    def _blockers(self) -> list[Blocker]:
-        with self._conn.cursor(row_factory=class_row(Blocker)) as cursor:
+    def _blockers(self, conn: psycopg.Connection) -> list[Blocker]:
+        with conn.cursor(row_factory=class_row(Blocker)) as cursor:
             return cursor.execute(
                 """SELECT b.pid, coalesce(a.usename, '') AS user, coalesce(a.application_name, '') AS application,
                           coalesce(a.state, '') AS state, extract(epoch FROM clock_timestamp() - a.xact_start)::float AS age,

@@ -55,10 +55,7 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         def error(self, message: str) -> NoReturn:
             if found := _CHOICE.fullmatch(message):
                 message += _near(found[1], re.findall(r"[\w-]+", found[2]))
-            for word in sorted(words, key=len, reverse=True):
-                for spelt in (word, repr(word)[1:-1]):
-                    message = message.replace(spelt, argv.shown(word)) if argv.shown(word) != word else message
-            super().error(message)
+            super().error(argv.masked(message, words))
 
     whole = Parser(
         prog="pgvigil", description="Brings a session database to a schema that watches it, and keeps it there.",

@@ -21,14 +21,15 @@ from psycopg import sql
 
 from pgvigil import database
 from pgvigil.database import Target
-from pgvigil.errors import PgvigilError
+from pgvigil.errors import ConnectError, PgvigilError
 
 Log = Callable[[str], object]
 
 _MARK = "pgvigil scratch database"
 # A leftover must belong to the role that asks. A superuser is a member of every role: its leftover must belong to a superuser.
 _OURS = "CASE WHEN me.rolsuper THEN o.rolsuper ELSE pg_catalog.pg_has_role(d.datdba, 'USAGE') END"
-_OWN_PROGRAMS = "^(pgvigil |pg_restore$|pg_dump$)"
+# The empty name is that of a session which a pooler keeps for its next client.
+_OWN_PROGRAMS = "^($|pgvigil |pg_restore$|pg_dump$)"
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,21 @@ def close_public_schema(there: psycopg.Connection) -> bool:
     return True
 
 
+def connection_to_clean_up(target: Target) -> psycopg.Connection:
+    """Open a connection beside that of the command. A pooler may have no second session of the same database to give."""
+    purpose = "scratch database (clean up)"
+    try:
+        return database.connect(target, purpose, within=2.0)
+    except ConnectError:
+        return database.connect(target.at("postgres"), purpose)
+
+
 def drop(target: Target, scratch: Scratch, log: Log) -> None:
     """Drop a database that `make` created, on a new connection: Ctrl-C may have interrupted a query of the other one.
 
     A database whose name or comment has changed is kept. If it cannot be dropped, a warning says so.
     """
-    with database.connect(target, "scratch database (clean up)") as conn:
+    with connection_to_clean_up(target) as conn:
         row = conn.execute(
             """SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(a.pid)) FROM pg_catalog.pg_database d
                LEFT JOIN pg_catalog.pg_stat_activity a ON a.datid = d.oid AND a.application_name ~ %s

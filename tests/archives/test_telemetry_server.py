@@ -57,10 +57,11 @@ def test_a_policy_under_hold_keeps_everything_there(fresh: Database, telemetry: 
     assert is_there(telemetry, partition)
 
 
-def test_nothing_is_dropped_while_no_push_comes(fresh: Database, telemetry: Database) -> None:
+@pytest.mark.parametrize("last", ["now() - interval '61 minutes'", "now() + interval '1 year'"])
+def test_nothing_is_dropped_while_no_push_comes(fresh: Database, telemetry: Database, last: str) -> None:
     partition = old_logs(telemetry)
     push(fresh, telemetry)
-    telemetry.execute("UPDATE pgvigil.hold_sources SET pushed_at = now() - interval '61 minutes'")
+    telemetry.execute(f"UPDATE pgvigil.hold_sources SET pushed_at = {last}")
     assert "have not said for too long what is under legal hold" in retention(telemetry)
     assert is_there(telemetry, partition)
     push(fresh, telemetry)

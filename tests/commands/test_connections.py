@@ -40,6 +40,7 @@ HOSTILE = {
     "standard_conforming_strings": "off",
     "array_nulls": "off",
     "transform_null_equals": "on",
+    "exit_on_error": "on",
     "xmloption": "document",
     "bytea_output": "escape",
     "extra_float_digits": "-15",
@@ -132,6 +133,17 @@ def test_setting_of_a_database_is_no_matter_to_a_verdict(
     set_hostile(fresh, name)
     done = call("pgvigil", "validate", "--self-test", "--database-url", fresh.url)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.client_side
+def test_no_job_runs_where_no_trigger_fires(call: Run, fresh: Database) -> None:
+    fresh.execute(f"ALTER DATABASE {fresh.name} SET session_replication_role = replica")
+    for words in (("run", "expiry"), ("run", "retention"), ("run-due",)):
+        done = call("pgvigil", "maintain", *words, "--database-url", fresh.url)
+        assert (done.returncode, "session_replication_role is replica" in done.stderr) == (4, True), (
+            words,
+            done.stderr,
+        )
 
 
 @pytest.mark.client_side
@@ -244,6 +256,37 @@ def test_a_pool_in_session_mode_is_accepted(call: Run, existing: Database) -> No
         ):
             done = call("pgvigil", *words, "--database-url", url(existing.name))
             assert done.returncode == 0, (words, done.stderr)
+
+
+WITH_ONE_SESSION = [
+    (("maintain", "run", "vacuum"), 0, ""),
+    (("maintain", "run", "archive_files"), 0, ""),
+    (("backup", "create"), 3, "a backup needs 3 sessions at once"),
+    (("guard", "--backup", "none", "--", "true"), 3, "guard needs 3 sessions at once"),
+    (("revert", "--to", "base"), 3, "a backup needs 3 sessions at once"),
+    (("revert", "--to", "base", "--backup", "none"), 0, ""),
+]
+
+
+@pytest.mark.client_side
+def test_a_pool_of_one_session_is_enough_for_what_needs_no_more(call: Run, fresh: Database, tmp_path: Path) -> None:
+    with pgbouncer(fresh.server, "session", 1) as url:
+        for words, code, said in WITH_ONE_SESSION:
+            at = words.index("--") if "--" in words else len(words)
+            done = call("pgvigil", *words[:at], "--database-url", url(fresh.name), *words[at:])
+            assert (done.returncode, said in done.stderr) == (code, True), (words, done.stderr)
+            assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == int(code != 0), (words, done.stderr)
+    assert list(tmp_path.glob("backups of this test/*")) == []
+    assert fresh.execute("SELECT to_regclass('pgvigil.jobs')") == [(None,)]
+
+
+@pytest.mark.client_side
+def test_no_scratch_database_is_left_behind_through_a_pool(run: Run, fresh: Database, tmp_path: Path) -> None:
+    """A pooler keeps its session of the scratch database, without a name, when ours is closed."""
+    with pgbouncer(fresh.server, "session", 1) as url:
+        done = run("pgvigil", "validate", "--database-url", url(fresh.name), env={"XDG_CACHE_HOME": str(tmp_path)})
+        assert done.returncode == 0, done.stderr
+        assert fresh.execute("SELECT datname FROM pg_database WHERE datname ~ '^pgvigil_reference_'") == []
 
 
 @pytest.mark.client_side

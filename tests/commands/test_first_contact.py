@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PROJECT, REVISIONS, Database, Run
-from pgvigil import __version__, connect_advice, text
+from pgvigil import __version__, argv, connect_advice, text
 from pgvigil.backup import pg_tools
 from pgvigil.commands.common.version import lines
 from pgvigil.commands.health import text as health_text
@@ -170,9 +170,42 @@ def test_a_mistyped_call_shows_the_usage_of_its_command(call: Run, words: list[s
     assert near in done.stderr.splitlines()[-1]
 
 
-def test_surplus_words_hide_their_secrets(call: Run) -> None:
-    done = call("pgvigil", "health", "postgresql://u:s3cret@h/d")
-    assert (done.returncode, "s3cret" in done.stderr) == (2, False)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("health", "postgresql://u:s3cret@h/d"),
+        ("backup", "verify", "postgresql://u:s3cret@h/d"),
+        ("backup", "verify", " 'postgresql://u:s3cret@h/d'"),
+        ("backup", "verify", "password=s3cret host=h"),
+        ("help", "postgresql://u:s3cret@h/d"),
+        ("init", "https://h/d?password=s3cret&x=1"),
+        ("lint", "mysql://u:s3cret@h/d"),
+        ("check", "--project", "postgresql://u:s3cret@h/d"),
+        ("demo", "--listen=postgresql://u:s3cret@h/d"),
+        ("history", "performance", "--format=postgresql://u:s3cret@h/d"),
+        ("guard", "--", "--databse-url=postgresql://u:s3cret@h/d"),
+        ("psql", "--", "postgresql://u:s3cret@h/d"),
+    ],
+    ids=" ".join,
+)
+def test_an_address_where_none_belongs_is_refused_without_its_secret(
+    call: Run, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only in what argparse says: some words would name a file, or go into the arguments of a child."""
+    monkeypatch.chdir(tmp_path)
+    done = call("pgvigil", *words)
+    assert (done.returncode, "s3cret" in done.stdout + done.stderr, list(tmp_path.iterdir())) == (2, False, [])
+
+
+def test_an_address_is_taken_where_one_belongs() -> None:
+    address = "postgresql://u:s3cret@h/d"
+    for words in (
+        ["migrate", "--database-url", address],
+        ["migrate", f"--telemetry-url={address}"],
+        ["guard", "--", address],
+    ):
+        assert argv.stray_address(words) is None
+    assert argv.stray_address(["explain", "SELECT dblink('postgresql://u:s3cret@h/d')"]) is None
 
 
 # --- hints -----------------------------------------------------------------------------------------------------------------

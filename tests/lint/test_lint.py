@@ -14,6 +14,7 @@ import pytest
 
 from conftest import Database, Run, servers
 from helpers.lint_statements import BASE, STATEMENTS, Case
+from pgvigil.database import parse_url
 from pgvigil.lint import formats, rules, scratch, sources
 from pgvigil.lint.measure import Bench, Measured
 from pgvigil.lint.run import lint
@@ -308,6 +309,14 @@ def test_the_schema_of_a_database_is_copied_and_its_time_zone_counts(
         (1, "timestamp without time zone")
     ]
     assert database.server.password not in done.stdout + done.stderr
+
+
+def test_the_time_zone_is_read_whatever_the_limits_of_the_application(database: Database) -> None:
+    database.execute(
+        f"ALTER DATABASE {database.name} SET timezone = 'Europe/Berlin';"
+        f"ALTER DATABASE {database.name} SET statement_timeout = '1ms'"
+    )
+    assert scratch.settings_of(parse_url(database.url, "a test"))[0] == "Europe/Berlin"
 
 
 def test_another_version_than_the_databases_is_told(call: Run, database: Database, tmp_path: Path) -> None:

@@ -753,6 +753,14 @@ def test_a_job_without_success_for_two_of_its_times_is_overdue(call: Run, fresh:
     assert [job["job"] for job in json.loads(told.stdout) if job["overdue"]] == ["dormancy"]
 
 
+def test_an_install_of_a_clock_that_was_ahead_lets_no_job_sleep(fresh: Database) -> None:
+    fresh.execute("UPDATE pgvigil.jobs SET since = now() + interval '1 year', accepted_at = now() + interval '1 year'")
+    asleep = "SELECT job FROM pgvigil.job_status WHERE enabled AND NOT (due AND overdue)"
+    assert fresh.execute(asleep) == []
+    run_job(fresh, "analyze")
+    assert fresh.execute("SELECT due, overdue FROM pgvigil.job_status WHERE job = 'analyze'") == [(False, False)]
+
+
 def test_a_job_switched_off_is_neither_due_nor_overdue(fresh: Database) -> None:
     fresh.execute("UPDATE pgvigil.jobs SET enabled = false, since = now() - interval '9 days' WHERE job = 'expiry'")
     assert fresh.execute("SELECT due, overdue FROM pgvigil.job_status WHERE job = 'expiry'") == [(False, False)]

@@ -257,3 +257,39 @@ def test_a_member_without_inherit_and_set_speaks_for_nobody(own: Database, role:
             )
     finally:
         own.execute(f"REVOKE {role}, pgvigil_writer FROM x_stranger")
+
+
+# ── Statements of others ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_writer_that_speaks_for_one_other_login_writes_nothing_into_the_sessions_of_the_next(own: Database) -> None:
+    """In one batch with statements that it may write: each instance is asked about, not the first one that is found."""
+    own.execute("GRANT pgvigil_writer TO x_owner; GRANT x_owner TO x_stranger")
+    try:
+        with own.connect(user="x_owner") as friend, own.connect(user="x_stranger") as stranger:
+            register = "SELECT instrumentation.register_session(instrumentation.register_instance('h'), pid => NULL) FROM generate_series(1, 5)"
+            allowed = [session for (session,) in friend.execute(register)]
+            [(victim,)] = own.execute(register.replace("5)", "1)"))
+            stranger.execute("SET pgvigil.instrumentation = 'write'")
+            write = (
+                "INSERT INTO instrumentation.sql_statements (session_id, sql_text) SELECT unnest(%s::uuid[]), 'forged'"
+            )
+            stranger.execute(write, (allowed,))
+            for batch in ([*allowed, victim], [victim, *allowed], [victim]):
+                with pytest.raises(errors.InsufficientPrivilege, match="was registered by"):
+                    stranger.execute(write, (batch,))
+    finally:
+        own.execute("REVOKE pgvigil_writer FROM x_owner; REVOKE x_owner FROM x_stranger")
+
+
+def test_a_pid_that_a_writer_has_named_is_nobody_else_s_session(own: Database) -> None:
+    """Named before it is in use, or while another process has it: who gets it later has no session yet."""
+    with stranger_in(own, "pgvigil_writer") as stranger, own.connect(user="x_owner") as target:
+        stranger.execute(
+            "SELECT instrumentation.register_session(instrumentation.register_instance('h'), pid => %s, backend_start => '2000-01-01Z')",
+            (target.info.backend_pid,),
+        )
+        own.execute(
+            f"SET pgvigil.instrumentation = 'write'; UPDATE instrumentation.sessions SET backend_start = NULL WHERE backend_pid = {target.info.backend_pid}"
+        )
+        assert target.execute("SELECT instrumentation.current_session()").fetchone() == (None,)

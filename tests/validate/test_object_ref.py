@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgvigil.validate import load_declaration
 from pgvigil.validate.catalog.identifiers import quoted, unquoted
 from pgvigil.validate.catalog.object_ref import ON_RELATIONS, ROUTINES, ObjectRef, table
 
 pytestmark = pytest.mark.client_side
 
+EXAMPLES = settings(max_examples=60, deadline=None)
 NAMES = st.one_of(
     st.sampled_from(["plain", "a.b", 'quo"te', 'to "x"', "new\nline", "[1]", "back\\slash", "f(x)", " to ", " from ", "on table t", "{schema}", "of x", '"', ".", "ünï"]),
     st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1, max_size=12),
@@ -44,6 +48,7 @@ def objects(draw: st.DrawFn) -> ObjectRef:
     )
 
 
+@EXAMPLES
 @given(objects(), NAMES, st.sampled_from(["grant", "revocation"]))
 def test_path_of_an_object_leads_back_to_it(ref: ObjectRef, role: str, kind: str) -> None:
     for one in (ref, ref.comment, ObjectRef.right(kind, ref, quoted(role))):
@@ -51,6 +56,7 @@ def test_path_of_an_object_leads_back_to_it(ref: ObjectRef, role: str, kind: str
         assert str(one) == one.path
 
 
+@EXAMPLES
 @given(SCHEMAS, NAMES, NAMES, PARTS)
 def test_part_of_a_relation_is_taken_apart_as_it_was_put_together(
     schema: str, relation: str, name: str, kind: str
@@ -62,6 +68,7 @@ def test_part_of_a_relation_is_taken_apart_as_it_was_put_together(
     assert ref.within(ObjectRef("schema", schema))
 
 
+@EXAMPLES
 @given(SCHEMAS, NAMES, NAMES)
 def test_sequence_of_a_column_leads_back_to_the_column(schema: str, relation: str, name: str) -> None:
     column = ObjectRef.on("column", in_schema(schema, relation), quoted(name))
@@ -69,12 +76,14 @@ def test_sequence_of_a_column_leads_back_to_the_column(schema: str, relation: st
     assert column.owned_sequence.relation == column.relation
 
 
+@EXAMPLES
 @given(SCHEMAS, NAMES, st.lists(NAMES.map(quoted), max_size=3))
 def test_signature_of_a_routine_is_no_part_of_its_name(schema: str, name: str, types: list[str]) -> None:
     ref = ObjectRef.parse(f"function {in_schema(schema, name)}({', '.join(types)})")
     assert (ref.schema, unquoted(ref.name), ref.signature) == (schema, name, f"({', '.join(types)})")
 
 
+@EXAMPLES
 @given(objects(), NAMES, st.sampled_from(["grant", "revocation"]))
 def test_right_leads_to_its_object_and_its_role(of: ObjectRef, role: str, kind: str) -> None:
     right = ObjectRef.parse(ObjectRef.right(kind, of, quoted(role)).path)
@@ -82,16 +91,19 @@ def test_right_leads_to_its_object_and_its_role(of: ObjectRef, role: str, kind: 
     assert right.within(of)
 
 
+@EXAMPLES
 @given(objects())
 def test_comment_leads_to_its_object(ref: ObjectRef) -> None:
     assert ObjectRef.parse(ref.comment.path).commented == ref
 
 
+@EXAMPLES
 @given(st.lists(objects(), max_size=6))
 def test_objects_are_sorted_as_their_paths_are(refs: list[ObjectRef]) -> None:
     assert [ref.path for ref in sorted(refs)] == sorted(ref.path for ref in refs)
 
 
+@EXAMPLES
 @given(SCHEMAS, NAMES, NAMES, NAMES)
 def test_renamed_relation_renames_what_names_it(schema: str, relation: str, name: str, role: str) -> None:
     old, new = in_schema(schema, relation), in_schema(schema, "renamed")
@@ -122,3 +134,12 @@ def test_renamed_relation_renames_what_names_it(schema: str, relation: str, name
 )
 def test_report_names_the_schema_of_the_application_and_nothing_else_anew(path: str, shown: str) -> None:
     assert ObjectRef.parse(path).shown_in("app") == shown
+
+
+def test_declared_table_whose_name_has_a_dot_is_looked_for(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "spec: '1'\nschemas: [pgvigil]\ntables:\n"
+        "  '\"a.b\"': {columns: {id: {type: integer}}}\n  pgvigil.c: {columns: {id: {type: integer}}}\n"
+    )
+    assert load_declaration(spec).scope("public").names == ("a.b",)

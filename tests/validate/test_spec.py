@@ -294,4 +294,5 @@ def test_fault_of_a_json_file_is_told_too(tmp_path: Path) -> None:
     ],
 )
 def test_a_grant_stands_on_its_relation_whatever_that_is_called(grant: str, relation: str) -> None:
-    assert relation_of_right(ObjectRef("grant" if " to " in grant else "revocation", grant)) == relation
+    kind = "revocation" if grant.endswith(" from PUBLIC") else "grant"
+    assert relation_of_right(ObjectRef(kind, grant)) == relation

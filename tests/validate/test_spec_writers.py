@@ -370,6 +370,16 @@ CLEAN = """
     CREATE TABLE parted (a int) PARTITION BY LIST (a);
     CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
     CREATE INDEX not_valid ON ONLY parted (a);
+    CREATE TABLE pg_class (oid int PRIMARY KEY, n int DEFAULT 1 CHECK (n > 0));
+    CREATE FUNCTION now() RETURNS timestamptz LANGUAGE sql AS '';
+    CREATE SCHEMA side;
+    CREATE COLLATION side.sorted (LOCALE = 'C');
+    CREATE TYPE named AS (a text COLLATE side.sorted);
+    CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq);
+    CREATE CAST (bigint AS inet) WITH INOUT;
+    CREATE STATISTICS paired ON a, n FROM b;
+    CREATE TEXT SEARCH DICTIONARY side.words (TEMPLATE = simple);
+    CREATE OPERATOR CLASS ops FOR TYPE int USING btree AS OPERATOR 3 =, FUNCTION 1 btint4cmp(int, int);
 """
 
 
@@ -409,6 +419,27 @@ def test_written_tests_cover_owners(any_schema: tuple[Database, str]) -> None:
     database, script = any_schema
     database.execute("ALTER TABLE b OWNER TO pg_monitor; ALTER FUNCTION twice(int) OWNER TO pg_monitor")
     assert run_tests(database, script) == ["owner of table b", "owner of function twice(integer)"]
+
+
+def test_written_tests_cover_what_is_in_a_schema_beside_tables(any_schema: tuple[Database, str]) -> None:
+    database, script = any_schema
+    database.execute(
+        """DROP OPERATOR === (int, int); DROP CAST (bigint AS inet); DROP STATISTICS paired; DROP TEXT SEARCH DICTIONARY side.words;
+           ALTER OPERATOR CLASS ops USING btree RENAME TO others; ALTER COLLATION side.sorted OWNER TO pg_monitor;
+           CREATE OR REPLACE FUNCTION now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'"""
+    )
+    named = set(run_tests(database, script))
+    assert named == {
+        *("operator ===(integer, integer)", "owner of operator ===(integer, integer)", "other cast (bigint AS inet)"),
+        *(
+            "statistics both",
+            "owner of statistics both",
+            "other ts_dict side.words",
+            "owner of other ts_dict side.words",
+        ),
+        *("other opclass ops USING btree", "owner of other opclass ops USING btree", "owner of collation side.sorted"),
+        "body of function now()",
+    }
 
 
 def test_missing_table_hides_no_later_test(any_schema: tuple[Database, str]) -> None:

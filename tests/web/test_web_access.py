@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -168,6 +169,15 @@ def test_a_token_that_is_taken_out_of_the_file_is_of_no_use_any_more(
     assert client.get(PATH, headers=bearer(token)).status_code == 200
     file.write_text("# nobody\n")
     assert client.get(PATH, headers=bearer(token)).status_code == 401
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_a_token_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    access.new_token(file, "mallory", "admin")
+    os.chown(file, 65534, 65534)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        web.tokens(file)
 
 
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
         )
     duck().close()
     store = open_store(location)
+    database.require_more_sessions(conn, 1, "job archive_files")
     clean(conn, owner, store.location, lambda note: did(0, note))
     owner.execute(conn, "SELECT pgvigil.find_dropped_partitions()")
     failures: list[str] = []

@@ -24,6 +24,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, LiteralString, TypeAlias
+from urllib.parse import quote
 
 import psycopg
 from psycopg import pq
@@ -32,7 +33,7 @@ from pgvigil import __version__, database
 from pgvigil.backup import fingerprint, manifest, owner_code, pg_tools, scratch_restore
 from pgvigil.backup.fingerprint import Extension, TableFingerprint
 from pgvigil.backup.manifest import Backup, Kind
-from pgvigil.database import Target
+from pgvigil.database import SECRETS, Target
 from pgvigil.errors import BackupError, RestoreError
 from pgvigil.progress import Reporter
 
@@ -128,6 +129,7 @@ def take(
         )
     if kind != "command":
         owner_code.require_plain_reading(conn, run_owner_code)
+    require_sessions(conn, kind)
     began = datetime.now(UTC)
     clock = time.monotonic()
     name = re.sub(r"[^\w.-]", "_", conn.info.dbname)
@@ -183,6 +185,11 @@ def take(
                 hint = f"Use a role that may read every table: their owner, or one with pg_read_all_data. {hint}"
             raise BackupError(f"the backup failed: {' '.join(str(error).split())}", hint) from error
     return backup
+
+
+def require_sessions(conn: psycopg.Connection, kind: Kind) -> None:
+    """Raise ConnectError if a pooler gives too few sessions for the snapshot of a backup, and for pg_dump or another program."""
+    database.require_more_sessions(conn, 1 if kind == "command" else 2, "a backup")
 
 
 def _dump(
@@ -264,7 +271,9 @@ def _command(
     with _snapshot(target) as (_, facts):
         del facts["exported"]
     keywords = {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
-    secret = target.parameters.get("password") or os.environ.get("PGPASSWORD") or ""
+    environment_password = os.environ.get("PGPASSWORD", "")
+    secrets = {environment_password, *(target.parameters.get(name, "") for name in SECRETS)} - {""}
+    secrets |= {quote(secret, safe="") for secret in secrets}
     environment = {
         **target.client_environment,
         **{keywords[k]: v for k, v in target.parameters.items() if k in keywords},
@@ -284,7 +293,9 @@ def _command(
     ) as process:
         try:
             for line in process.stdout or ():
-                log(line.rstrip().replace(secret, "***") if secret else line.rstrip())
+                for secret in secrets:
+                    line = line.replace(secret, "***")
+                log(line.rstrip())
             status = process.wait()
         except BaseException:
             process.terminate()

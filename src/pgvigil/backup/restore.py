@@ -12,7 +12,8 @@ import os
 import secrets
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,7 +86,7 @@ def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, l
         )
     now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
     try:
-        with database.connect(target, "restore") as live, locks.run_lock(live, swap.LOCK_WAIT):
+        with database.connect(target, "restore") as live, _locked(live):
             name = live.info.dbname
             maintenance = target.at("postgres" if name != "postgres" else "template1")
             new = _free(live, name, f"_pgvigil_restore_{now}")
@@ -126,6 +127,13 @@ def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, l
     return RestoreOutcome(
         name, str(archive), backup.revision, kept, len(backup.tables), backup.rows, took, seconds, findings
     )
+
+
+@contextmanager
+def _locked(live: psycopg.Connection) -> Iterator[None]:
+    scratch_restore.require_sessions(live)
+    with locks.run_lock(live, swap.LOCK_WAIT):
+        yield
 
 
 # ── Before ────────────────────────────────────────────────────────────────────────────────────────────────────────────

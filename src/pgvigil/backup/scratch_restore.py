@@ -90,6 +90,7 @@ def scratch(
 ) -> Iterator[Target]:
     """Yield a copy made from an archive, beside the database of `conn` and with its locale; drop it when the block ends."""
     name = f"{prefix}_{secrets.token_hex(6)}"
+    require_sessions(conn)
     try:
         scratch_databases.drop_leftovers(conn, _SCRATCH, log)
         with new_database(conn, target, conn.info.dbname, name, log):
@@ -104,6 +105,11 @@ def scratch(
             "Use a role that may create databases and that owns the objects in this one, or is a member of their owners; "
             "--verify-backup read needs neither. Nothing was changed.",
         ) from error
+
+
+def require_sessions(conn: psycopg.Connection) -> None:
+    """Raise ConnectError if a pooler gives one session: in a restored database pg_dump prints what a connection compares."""
+    database.require_more_sessions(conn, 1, "the restore of a backup")
 
 
 def drop_restores(conn: psycopg.Connection, beginning: str, log: Reporter) -> None:

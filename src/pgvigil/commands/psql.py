@@ -6,10 +6,10 @@ import argparse
 import signal
 import subprocess
 
-from pgvigil import project
+from pgvigil import argv, project
 from pgvigil.commands.common import options
 from pgvigil.commands.common.target import required_target
-from pgvigil.errors import BackupError, PreconditionError
+from pgvigil.errors import BackupError, PreconditionError, UsageError
 
 SUMMARY = "open psql on the database; ends with psql's own exit code"
 
@@ -24,6 +24,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.backup import pg_tools
 
+    if address := argv.stray_address([word for word in arguments.words if word != "--"]):
+        raise UsageError(
+            f"an argument of psql is the address of a database: {address}",
+            "Give it by --database-url, or by DATABASE_URL: psql's own arguments are in the process list.",
+        )
     target = required_target(arguments)
     try:
         program, _ = pg_tools.find_tool("psql", 0)  # of any version: unlike pg_dump, psql serves all

@@ -231,11 +231,11 @@ class _LockTrace(Observer):
         self.error: psycopg.Error | None = None
         self._tables = tables
 
-    def _look(self) -> None:
+    def _look(self, conn: psycopg.Connection) -> None:
         began: dict[tuple[int, str], float] = {}
         try:
             while not self._stop.wait(_LOOK_EVERY):
-                rows = self._conn.execute(_HELD, (self._tables,)).fetchall()
+                rows = conn.execute(_HELD, (self._tables,)).fetchall()
                 now = time.monotonic()
                 began = {(oid, mode): began.get((oid, mode), now - _LOOK_EVERY) for oid, mode, _ in rows}
                 for oid, mode, query in rows:

@@ -98,6 +98,7 @@ def guard(target: Target, options: Options, log: Reporter, outcome: Outcome) -> 
     with database.connect(target, "guard") as conn:
         log(f"connected to {target}, PostgreSQL {conn.info.parameter_status('server_version')}")
         preflight.require_usable_server(conn)
+        database.require_more_sessions(conn, 2, "guard")  # the watch and the command, or a backup
         if options.rehearse:
             rehearsal.require_possible(conn)
             owner_code.require_consent_for(conn, options.run_owner_code, otherwise="leave --rehearse out")

@@ -57,7 +57,7 @@ def address(made: embedded.Server) -> str:
 
 def settings_of(target: Target) -> tuple[str, int]:
     """The TimeZone that a new session of this role has in this database, what a cast to timestamptz goes by; the major version."""
-    with database.open_connection(target, "lint") as conn:
+    with database.connect(target, "lint") as conn:  # its settings change no reset_val
         row = conn.execute("SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'").fetchone()
         return str(row[0]) if row else "UTC", conn.info.server_version // 10000
 

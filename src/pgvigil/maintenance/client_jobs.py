@@ -156,13 +156,19 @@ def _each(run: Run, names: list[str], step: Callable[[str, Trace], None]) -> lis
     run.conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
     passed = []
     wait = run.options.build_wait
+    watched = lock_retry.can_be_watched(run.conn, run.log.indented())
     for number, name in enumerate(names):
         run.log.progress(f"{run.job}: {name} ({number + 1} of {len(names)})", number / len(names))
         began = time.monotonic()
         try:
             # A watch for each: one that has given up stays so.
             with Attempts(
-                run.conn, run.target, run.log.indented(), budget=run.options.lock_budget, build_wait=wait
+                run.conn,
+                run.target,
+                run.log.indented(),
+                budget=run.options.lock_budget,
+                build_wait=wait,
+                watched=watched,
             ) as attempt:
                 attempt(partial(step, name))
         except (JobError, LockedError, psycopg.Error) as error:

@@ -171,6 +171,12 @@ def _run(
     conn: psycopg.Connection, target: Target, job: Job, options: Options, log: Reporter, *, only_if_due: bool
 ) -> int | None:
     if job.needs_client:
+        if not database.has_more_sessions(conn):  # a pool of one session
+            try:
+                return _run_here(conn, target, job.job, options, log, only_if_due=only_if_due)
+            finally:
+                if not conn.closed:
+                    conn.execute("SET lock_timeout = 0")
         with connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
             see_rows(own)
             return _run_here(own, target, job.job, options, log, only_if_due=only_if_due)
@@ -258,6 +264,7 @@ def see_rows(conn: psycopg.Connection) -> list[database.Hidden]:
 def _require_work(conn: psycopg.Connection) -> None:
     """Raises PreconditionError where a job could not do, or not see, what it is for."""
     preflight.require_primary(conn)
+    preflight.require_triggers(conn)  # else a deleted session leaves its rows behind, and no event
     # pgvigil_admin has the one; who has the other was given what a run needs by hand.
     may = conn.execute(
         "SELECT has_any_column_privilege(to_regclass('pgvigil.jobs'), 'UPDATE') OR has_any_column_privilege(to_regclass('pgvigil.job_runs'), 'INSERT')"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import psycopg
 
@@ -179,12 +180,24 @@ def discard(conn: psycopg.Connection, name: str) -> bool:
     return False
 
 
+# The seconds that connections wait in `patient`, where nobody watches them.
+_BOUNDS: WeakKeyDictionary[psycopg.Connection, float] = WeakKeyDictionary()
+
+
+def bound_waits(conn: psycopg.Connection, seconds: float | None) -> None:
+    """Limit each wait for a lock in `patient`; None if a watch does that, over all waits of a statement."""
+    if seconds is None:
+        _BOUNDS.pop(conn, None)
+    else:
+        _BOUNDS[conn] = max(seconds, 1.0)  # 0 would be no limit
+
+
 @contextmanager
 def patient(conn: psycopg.Connection) -> Iterator[None]:
     """Building concurrently and validating stop no writer, but wait for other transactions to end: a lock_timeout would
     count that waiting and leave an INVALID index. Everything else keeps the short one.
     """
-    conn.execute("SET lock_timeout = 0")
+    conn.execute(f"SET lock_timeout = '{_BOUNDS.get(conn, 0):.0f}s'".encode())
     try:
         yield
     finally:

@@ -20,13 +20,22 @@ from pgvigil.progress import Reporter
 
 class Attempts:
     """`with Attempts(…) as attempt: attempt(step)`. Times in seconds: `budget` for what runs under a short lock_timeout and
-    is tried again, `build_wait` for what runs without one and is cancelled.
+    is tried again, `build_wait` for what runs without one and is cancelled. `watched`: there is a second session to watch.
     """
 
     def __init__(
-        self, conn: psycopg.Connection, target: Target, log: Reporter, *, budget: float, build_wait: float
+        self,
+        conn: psycopg.Connection,
+        target: Target,
+        log: Reporter,
+        *,
+        budget: float,
+        build_wait: float,
+        watched: bool = True,
     ) -> None:
-        self._watch = locks.Watch(database.connect(target, "watch"), conn.info.backend_pid, log, build_wait)
+        concurrent_indexes.bound_waits(conn, None if watched else build_wait)
+        other = database.connect(target, "watch") if watched else None
+        self._watch = locks.Watch(other, conn.info.backend_pid, log, build_wait)
         self._tell = log
         self._budget = budget
         self._patience = WaitPolicy(build_wait, log)
@@ -70,6 +79,14 @@ class Attempts:
             own = [wait for wait in waits if (wait["file"], wait["line"]) == (entry["file"], entry["line"])]
             met = {blocker["pid"]: blocker for wait in (*own, entry) for blocker in wait["blockers"]}
             self._tell.add("statements", {**entry, "tries": 1 + len(own), "blockers": list(met.values())})
+
+
+def can_be_watched(conn: psycopg.Connection, log: Reporter) -> bool:
+    """Return false, after a warning, if a pooler gives this run no second session."""
+    if database.has_more_sessions(conn):
+        return True
+    log("warning: the pooler gives no second session, so a run that waits for a lock cannot report who holds it")
+    return False
 
 
 # ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -31,6 +31,11 @@ def require_usable_server(conn: psycopg.Connection) -> None:
             f"the server is PostgreSQL {major}; pgvigil needs {MINIMUM_SERVER} or newer", "Upgrade the server first."
         )
     require_primary(conn)
+    require_triggers(conn)
+
+
+def require_triggers(conn: psycopg.Connection) -> None:
+    """Raises PreconditionError if this session writes past triggers and foreign keys, by a setting of its role, database or server."""
     role = one(conn, "SELECT current_setting('session_replication_role')")
     if role != "origin":
         raise PreconditionError(

@@ -103,16 +103,16 @@ class _LockTrace(Observer):
         self._pid = pid
         self._tables = tables
 
-    def _look(self) -> None:
+    def _look(self, conn: psycopg.Connection) -> None:
         try:
-            self._look_until_stopped()
+            self._look_until_stopped(conn)
         except psycopg.Error as error:  # what was not seen must not pass for what was not there
             self.error = error
 
-    def _look_until_stopped(self) -> None:
+    def _look_until_stopped(self, conn: psycopg.Connection) -> None:
         began: dict[tuple[int, str], tuple[float, str]] = {}
         while not self._stop.wait(_LOOK_EVERY):
-            rows = self._conn.execute(
+            rows = conn.execute(
                 """SELECT l.relation, l.mode, left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80)
                    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
                    WHERE l.pid = %s AND l.granted AND l.mode = ANY (%s) AND l.relation = ANY (%s::oid[])

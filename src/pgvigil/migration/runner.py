@@ -104,6 +104,8 @@ def migrate(target: Target, options: Options, log: Reporter) -> Outcome:
         applied: list[Migration] = []
         start = run.state.revision
         if run.pending or _index_repairs(run):
+            if run.pending:
+                _require_sessions(conn, options)
             with locks.run_lock(conn, options.lock_wait):
                 run = run.read_again()  # whoever held the lock may have done it
                 start = run.state.revision
@@ -327,7 +329,22 @@ def _what_stays(group: list[Migration], done: list[Migration]) -> str:
 
 
 def _attempts(run: Run, target: Target, options: Options, log: Reporter) -> Attempts:
-    return Attempts(run.conn, target, log, budget=options.lock_budget, build_wait=options.build_wait)
+    return Attempts(
+        run.conn, target, log, budget=options.lock_budget, build_wait=options.build_wait,
+        watched=lock_retry.can_be_watched(run.conn, log),
+    )  # fmt: skip
+
+
+def _require_sessions(conn: psycopg.Connection, options: Options) -> None:
+    if options.backup_kind != "none":
+        create.require_sessions(conn, cast("Kind", options.backup_kind))
+
+
+@contextmanager
+def _revert_lock(conn: psycopg.Connection, options: Options) -> Iterator[None]:
+    _require_sessions(conn, options)
+    with locks.run_lock(conn, options.lock_wait):
+        yield
 
 
 # ── What builds left behind that did not finish ───────────────────────────────────────────────────────────────────────
@@ -365,7 +382,7 @@ def _repair_indexes(run: Run, target: Target, options: Options, log: Reporter) -
 def revert(target: Target, to: str, options: Options, log: Reporter) -> Outcome:
     """Takes files back out, down to `to` (a revision, or "base" for all), in one transaction, after a proved backup."""
     clock, chain = time.monotonic(), options.chain
-    with database.connect(target, "revert") as conn, locks.run_lock(conn, options.lock_wait):
+    with database.connect(target, "revert") as conn, _revert_lock(conn, options):
         log(f"connected to {target}")
         run = open_run(conn, replace(options, to=to), log)
         to_revert = run.to_revert

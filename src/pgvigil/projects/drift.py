@@ -131,5 +131,5 @@ def _scratch(conn: psycopg.Connection, target: Target, log: Reporter) -> Iterato
             yield there
     finally:
         scratch_databases.drop_quietly(target, made, log)
-        with suppress(psycopg.Error, PgvigilError), database.connect(target, "project") as other:
+        with suppress(psycopg.Error, PgvigilError), scratch_databases.connection_to_clean_up(target) as other:
             scratch_databases.drop_leftovers(other, _NAMES, log)

@@ -343,6 +343,10 @@ class Comparison:
                 continue
             if kind == "column" and key == "default" and b is None and self._reads_missing_sequence(ref, a):
                 continue  # the repair of the sequence sets it
+            if kind == "column" and key in ("type", "collation") and self._is_change_of_view(self.roots[ref]):
+                continue
+            if kind == "table" and key == "replica_identity" and self._lacks_index(ref, a):
+                continue  # the repair of the index sets it
             if inherited.is_parents_change(ref, key, (a, b), self.expected, self.found.objects):
                 continue
             if canonical(key, a) == canonical(key, b):
@@ -372,6 +376,15 @@ class Comparison:
             and sequence not in self.found.objects
             and str(default).startswith("nextval(")
         )
+
+    def _is_change_of_view(self, root: str) -> bool:
+        """Return true if a view reads otherwise than declared: its columns follow."""
+        expected, there = (of.get(view(root), {}).get("definition") for of in (self.expected, self.found.objects))
+        return self.declaration.complete and bool(expected and there) and expected != there
+
+    def _lacks_index(self, ref: ObjectRef, identity: Any) -> bool:
+        index = ObjectRef.on("index", ref.label, str(identity).removeprefix("USING INDEX "))
+        return index in self.expected and index not in self.found.objects
 
     @cached_property
     def _without_named_not_null(self) -> bool:

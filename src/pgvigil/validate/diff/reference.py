@@ -168,7 +168,7 @@ def _opened(target: Target, made: Scratch, log: Log) -> Iterator[Connection]:
             yield there
     finally:
         scratch_databases.drop_quietly(target, made, log)
-        with suppress(psycopg.Error, PgvigilError), database.connect(target, "reference") as conn:
+        with suppress(psycopg.Error, PgvigilError), scratch_databases.connection_to_clean_up(target) as conn:
             scratch_databases.drop_leftovers(conn, _NAMES, log)
 
 

@@ -46,6 +46,19 @@ _RIGHTS = {
     "schema": ("pg_namespace", "nspacl", "n", "nspowner", ""),
 }
 
+# Kind → catalog, and the start of the names of its columns.
+_NAMED = {
+    "collation": ("pg_collation", "coll"),
+    "statistics": ("pg_statistic_ext", "stx"),
+    "opclass": ("pg_opclass", "opc"),
+    "opfamily": ("pg_opfamily", "opf"),
+    "conversion": ("pg_conversion", "con"),
+    "ts_config": ("pg_ts_config", "cfg"),
+    "ts_dict": ("pg_ts_dict", "dict"),
+    "ts_parser": ("pg_ts_parser", "prs"),
+    "ts_template": ("pg_ts_template", "tmpl"),
+}
+
 
 def script(declared: Declaration, schema: str) -> str:
     """The tests of all that is declared, as SQL. `schema` is the application's schema."""
@@ -121,6 +134,10 @@ class _Writer:
         """With its schema: a type may be called as one of pg_catalog, which is looked at first."""
         return ".".join(map(_quoted, self._names(label)))
 
+    def _found_by(self, ref: ObjectRef) -> str:
+        """What a to_reg…() takes. One of pg_catalog may be called the same, and is looked at first."""
+        return self._qualified(ref.bare_label) + ref.signature
+
     @staticmethod
     def _bare(label: str) -> str:
         name = last_name(label)
@@ -149,10 +166,14 @@ class _Writer:
         catalog, _, _, owner, key = _RIGHTS[kind]
         name = self.schema if label == "{schema}" else self._bare(label)
         where = {"schema": f"nspname = {text(name)}", "type": self._type_is(label)}.get(
-            kind, f"oid = {key}({text(label)})"
+            kind, f"oid = {key}({text(self._found_by(ref))})"
         )
-        found = f"(SELECT pg_get_userbyid({owner})::text FROM {catalog} WHERE {where})"
-        said = text(one_line(f"owner of {ref}"))
+        yield from self._owner_of(ref, f"(SELECT {owner} FROM {catalog} WHERE {where})", attributes, mark)
+
+    def _owner_of(self, ref: ObjectRef, oid: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        if not self._speaks_of("owned_by", attributes, mark):
+            return
+        found, said = f"pg_get_userbyid({oid})::text", text(one_line(f"owner of {ref}"))
         if role := attributes.get("owned_by"):
             yield self._if_role(role, f"is({found}, {text(role)}, {said})")
         else:
@@ -222,7 +243,7 @@ class _Writer:
             ("policies", self._listed(label, "policy")),
         ):
             yield f"{kind}_are({pair}, {_texts(names, 'name')}, {text(f'{kind} of {said}')})"
-        found = f"pg_temp.constraints_of({text(label)})"
+        found = f"pg_temp.constraints_of({self._relation(label)})"
         yield f"is({found}, {_texts(sorted(constraints))}, {text(f'constraints of {said}')})"
 
     def _unlike_others(self, label: str, said: str) -> Iterator[str]:
@@ -235,7 +256,7 @@ class _Writer:
             collation = f"COLLATE {last_name(attributes['collation'])}" if attributes.get("collation") else ""
             if filled or collation:
                 unlike.append(" ".join(part for part in (name, filled, collation) if part))
-        found = f"pg_temp.unlike_others({text(label)}, {_texts(names)})"
+        found = f"pg_temp.unlike_others({self._relation(label)}, {_texts(names)})"
         yield f"is({found}, {_texts(unlike)}, {text(f'identities, generated columns and collations of {said}')})"
 
     def _view(self, ref: ObjectRef, label: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
@@ -267,7 +288,7 @@ class _Writer:
             yield f"{test}({pair}, {text(name)}, {text(f'{said} may be null' if test == 'col_is_null' else f'{said} is not null')})"
         generated = attributes.get("generated")
         if expression := generated or attributes.get("default"):
-            found = f"pg_temp.default_of({text(root)}, {text(name)})"
+            found = f"pg_temp.default_of({self._relation(root)}, {text(name)})"
             yield self._means(
                 found, expression, root, ref.name, f"{'expression' if generated else 'default'} of {said}"
             )
@@ -283,12 +304,12 @@ class _Writer:
         if not mark.ours and not definition.startswith(_EXPRESSION):  # the application may call it otherwise
             where = f"conrelid = {table} AND {shown} = {text(definition)}"
             if self._speaks_of("validated", attributes, mark):
-                where += f" AND pg_temp.holds({text(root)}, conname)"
+                where += f" AND pg_temp.holds({self._relation(root)}, conname)"
             yield f"ok(EXISTS (SELECT FROM pg_constraint WHERE {where}), {text(said)})"
             return
         if mark.unless_baselined:
             yield (
-                f"ok(pg_temp.holds({text(root)}, {text(name)}) IS TRUE OR NOT EXISTS (SELECT FROM pg_constraint WHERE {where})"
+                f"ok(pg_temp.holds({self._relation(root)}, {text(name)}) IS TRUE OR NOT EXISTS (SELECT FROM pg_constraint WHERE {where})"
                 f" AND EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '000' AND baselined), {text(said)})"
             )
             return
@@ -300,7 +321,7 @@ class _Writer:
             yield f"is((SELECT {shown} FROM pg_constraint WHERE {where}), {text(definition)}, {text(said)})"
         if self._speaks_of("validated", attributes, mark):
             holds = str(not {"validated", "valid", "enforced"} & attributes.keys()).lower()
-            yield f"is(pg_temp.holds({text(root)}, {text(name)}), {holds}, {text(f'{said} holds for all rows' if holds == 'true' else f'{said} is not validated')})"
+            yield f"is(pg_temp.holds({self._relation(root)}, {text(name)}), {holds}, {text(f'{said} holds for all rows' if holds == 'true' else f'{said} is not validated')})"
 
     def _index(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
         schema, _ = self._names(root)
@@ -383,7 +404,7 @@ class _Writer:
             yield f"is_{kind.partition(' ')[0]}({call}, {text(f'{said} is of that kind')})"
         if language := attributes.get("language"):
             yield f"function_lang_is({call}, {text(unquoted(language))}, {text(f'language of {said}')})"
-        where = f"oid = to_regprocedure({text(signature)})"
+        where = f"oid = to_regprocedure({text(self._found_by(ref))})"
         if "arguments" in attributes:
             found = "regexp_replace(pg_get_function_arguments(oid), '(^|, )IN ', '\\1', 'g')"
             arguments = re.sub(r"(^|, )IN ", r"\1", attributes["arguments"])
@@ -414,7 +435,7 @@ class _Writer:
             yield self._of_function(
                 where, plain, _texts(sorted(setting.replace('"', "") for setting in settings)), f"settings of {said}"
             )
-        if body := attributes.get("body"):
+        if (body := attributes.get("body")) is not None:
             yield self._of_function(
                 where, "coalesce(pg_get_function_sqlbody(oid), prosrc)", text(body), f"body of {said}"
             )
@@ -462,7 +483,7 @@ class _Writer:
     def _sequence(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
         label, said = ref.label, one_line(ref.path)
         if ref.of_column:
-            sequence = f"pg_get_serial_sequence({text(root)}, {text(self._bare(ref.column.name))})::regclass"
+            sequence = f"pg_get_serial_sequence({self._relation(root)}, {text(self._bare(ref.column.name))})::regclass"
         else:
             yield f"has_sequence({self._pair(label)}, {text(said)})"
             sequence = self._oid(label)
@@ -478,6 +499,35 @@ class _Writer:
     def _extension(self, ref: ObjectRef, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
         yield f"has_extension({text(self._bare(ref.label))}, {text(one_line(ref.path))})"
 
+    # --- what is tested to be there, and whose it is -------------------------------------------------------------------
+
+    def _operator(self, ref: ObjectRef, _root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        schema = unquoted(ref.schema) if ref.schema else self.schema
+        operator = f"to_regoperator({text(f'{_quoted(schema)}.{ref.name}{ref.signature}')})"
+        yield f"ok({operator} IS NOT NULL, {text(one_line(ref.path))})"
+        yield from self._owner_of(ref, f"(SELECT oprowner FROM pg_operator WHERE oid = {operator})", attributes, mark)
+
+    def _there(self, ref: ObjectRef, _root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        """An object of a schema whose parts pgTAP knows nothing of."""
+        catalog, prefix = _NAMED[ref.rare_kind or ref.kind]
+        label, _, method = (ref.rare_name if ref.rare_kind else ref.label).partition(" USING ")
+        where = f"({prefix}name, {prefix}namespace) = ({text(self._names(label)[1])}, to_regnamespace({text(_quoted(self._names(label)[0]))}))"
+        if method:
+            where += f" AND {prefix}method = (SELECT oid FROM pg_am WHERE amname = {text(unquoted(method))})"
+        yield f"ok(EXISTS (SELECT FROM {catalog} WHERE {where}), {text(one_line(ref.path))})"
+        if prefix not in ("prs", "tmpl"):
+            yield from self._owner_of(ref, f"(SELECT {prefix}owner FROM {catalog} WHERE {where})", attributes, mark)
+
+    _collation = _statistics = _there
+
+    def _other(self, ref: ObjectRef, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
+        if ref.rare_kind in _NAMED:
+            yield from self._there(ref, root, attributes, mark)
+        elif ref.rare_kind == "cast" and len(types := ref.rare_name[1:-1].split(" AS ")) == 2:
+            source, target = (f"to_regtype({text(one)})" for one in types)
+            found = f"SELECT FROM pg_cast WHERE (castsource, casttarget) = ({source}, {target})"
+            yield f"ok(EXISTS ({found}), {text(one_line(ref.path))})"
+
     # --- rights ------------------------------------------------------------------------------------------------------
 
     def _grant(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
@@ -492,9 +542,11 @@ class _Writer:
         elif kind == "schema":
             where = f"nspname = {text(self.schema if label == '{schema}' else self._bare(label))}"
         elif of.of_column:
-            where = f"oid = pg_get_serial_sequence({text(root)}, {text(self._bare(of.column.name))})::regclass"
+            where = (
+                f"oid = pg_get_serial_sequence({self._relation(root)}, {text(self._bare(of.column.name))})::regclass"
+            )
         else:
-            where = f"oid = {key}({text(self._qualified(label) if kind == 'type' else label)})"
+            where = f"oid = {key}({text(self._found_by(of))})"
         default = f"acldefault('{usual}', {owner})" if owner else "NULL"
         if kind == "schema":  # initdb gives rights on public, in each version others
             default = f"coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass AND objoid = oid), {default})"
@@ -510,9 +562,11 @@ class _Writer:
 
     # --- parts of tests ----------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _oid(label: str) -> str:
-        return f"to_regclass({text(label)})"
+    def _relation(self, label: str) -> str:
+        return text(self._qualified(label)) if label else "''"
+
+    def _oid(self, label: str) -> str:
+        return f"to_regclass({self._relation(label)})"
 
     def _of_class(self, label: str, what: str, expected: str, said: str) -> str:
         return f"is((SELECT {what} FROM pg_class WHERE oid = {self._oid(label)}), {expected}, {text(one_line(said))})"
@@ -525,11 +579,10 @@ class _Writer:
     def _of_function(where: str, what: str, expected: str, said: str) -> str:
         return f"is((SELECT {what} FROM pg_proc WHERE {where}), {expected}, {text(said)})"
 
-    @staticmethod
-    def _means(found: str, expected: str, root: str, kind: str, said: str, *, strip: bool = False) -> str:
+    def _means(self, found: str, expected: str, root: str, kind: str, said: str, *, strip: bool = False) -> str:
         if strip:
             found = f"rtrim(btrim({found}), ';')"
-        return f"pg_temp.means({found}, {text(expected)}, {text(root)}, {text(kind)}, {text(said)})"
+        return f"pg_temp.means({found}, {text(expected)}, {self._relation(root)}, {text(kind)}, {text(said)})"
 
 
 def _called(signature: str) -> tuple[str, str]:

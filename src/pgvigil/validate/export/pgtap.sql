@@ -61,9 +61,16 @@ CREATE FUNCTION pg_temp.holds(on_table text, name text) RETURNS boolean LANGUAGE
     FROM pg_constraint c WHERE c.conrelid = to_regclass(on_table) AND c.conname = name
 $$;
 
+-- A collation as a spec spells it: one of the application's schema or of the system is without a schema.
+CREATE FUNCTION pg_temp.name_of(named pg_collation) RETURNS text LANGUAGE sql AS $$
+    SELECT CASE WHEN n.nspname = 'pg_catalog' OR '"' || replace(n.nspname, '"', '""') || '"' = {schema} THEN '' ELSE quote_ident(n.nspname) || '.' END
+           || quote_ident(named.collname)
+    FROM pg_namespace n WHERE n.oid = named.collnamespace
+$$;
+
 CREATE FUNCTION pg_temp.attributes_of(composite regtype) RETURNS text[] LANGUAGE sql AS $$
     SELECT coalesce(array_agg(concat_ws(' ', CASE WHEN a.attname ~ '^[a-z_][a-z0-9_]*$' THEN a.attname ELSE quote_ident(a.attname) END,
-                               format_type(a.atttypid, a.atttypmod), 'COLLATE ' || quote_ident(c.collname)) ORDER BY a.attnum), '{}')
+                               format_type(a.atttypid, a.atttypmod), 'COLLATE ' || pg_temp.name_of(c)) ORDER BY a.attnum), '{}')
     FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_type y ON y.oid = a.atttypid
     LEFT JOIN pg_collation c ON c.oid = a.attcollation AND a.attcollation <> y.typcollation

@@ -39,13 +39,14 @@ _NEEDED = (
 )
 
 _STOOD_ON = ("function", "procedure", "aggregate", "type")
+_DROPPED_VIEW = re.compile(r"^DROP (?:MATERIALIZED )?VIEW ([^;\n]*);$", re.MULTILINE)
 _NEW_LABEL = re.compile(r"^ALTER TYPE .* ADD VALUE ", re.MULTILINE)
 
 
 def fix_sql(report: Report) -> str:
     """All repairs, what others need first: in one transaction, but for what refuses to run in one, which comes after it."""
     refs = {f.object: ObjectRef.parse(f.object) for f in report.findings}
-    anew = [refs[f.object] for f in report.findings if refs[f.object].kind == "view" and f.fix.startswith("DROP ")]
+    anew = [ObjectRef("view", match[1]) for f in report.findings for match in _DROPPED_VIEW.finditer(f.fix)]
     repaired = [f for f in report.findings if f.fix and not any(refs[f.object].within(one) for one in anew)]
     # All other repairs call objects as they are to be called.
     renames = [f for f in repaired if f.found.startswith("renamed? ")]

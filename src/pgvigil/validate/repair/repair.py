@@ -75,6 +75,7 @@ class Repairs:
                 made = "\n".join([*self._base_type(ref.label, attributes), made])
             if kind == "index" and not self._partitioned(root):
                 made = made.replace("INDEX ", "INDEX CONCURRENTLY ", 1)
+            made = "\n".join(filter(None, (made, self._identified_by(ref, root))))
             if not made:
                 return self._spelt("\n".join(self._of(ref)))
             server = self.found.server
@@ -128,6 +129,14 @@ class Repairs:
                 parts.append(self._owner(table(default), default, attributes))
             parts.append(pattern.repair.replace("{table}", label))
         return self._spelt("\n".join([made, *self._by_default(ref), *(part for part in parts if part)]))
+
+    def _identified_by(self, ref: ObjectRef, root: str) -> str:
+        """The replica identity of a table that is there, if this index is it."""
+        of = self.expected.get(table(root), {})
+        uses = ref.kind == "index" and of.get("replica_identity") == f"USING INDEX {ref.name}"
+        return (
+            ddl_relations.relation(root, "replica_identity", of) if uses and table(root) in self.found.objects else ""
+        )
 
     def _with_identity(self, ref: ObjectRef) -> Attributes:
         """A column with the options of the sequence that its identity has."""
@@ -331,11 +340,7 @@ class Repairs:
         if kind == "view":
             dropped = ddl.drop(ref, root, found)
             made = self.make(ref)
-            readers = self._readers(ref)
-            if not made or not all(reader in self.expected for reader in readers):
-                return ""
-            first = [ddl.drop(reader, reader.label, self.found.objects[reader]) for reader in reversed(readers)]
-            return "\n".join([*first, dropped, made, *map(self.make, readers)])
+            return self._without(self._readers(ref), f"{dropped}\n{made}") if made else ""
         if kind == "constraint":
             if keys == ["validated"] and "validated" not in expected:
                 return f"ALTER TABLE {root} VALIDATE CONSTRAINT {name};"
@@ -372,7 +377,8 @@ class Repairs:
             made = ddl_relations.index(root, new, expected, concurrently=True)
             renamed = f"ALTER INDEX {beside(root, new)} RENAME TO {name};"
             dropped = dropped.replace("DROP INDEX", "DROP INDEX CONCURRENTLY")
-            return "\n".join([made, dropped, renamed, comment]).strip()
+            lines = [made, dropped, renamed, comment, self._identified_by(ref, root)]
+            return "\n".join(line for line in lines if line)
         if kind in ("trigger", "rule") and keys == ["enabled"]:
             return sql_text.enable(kind.upper(), root, name, expected.get("enabled", "ORIGIN"))
         if kind == "event trigger" and keys == ["enabled"]:
@@ -390,7 +396,11 @@ class Repairs:
                 + [f"ALTER EXTENSION {label} UPDATE TO {sql_text.literal(expected['version'])};"] * ("version" in keys)
             )
         if kind == "collation":
-            used = any(of.get("collation") == label for of in self.found.objects.values())
+            named = re.compile(rf"COLLATE {re.escape(label)}(?![\w\"])")
+            used = any(
+                label in (of.get("collation"), of.get("range", {}).get("COLLATION")) or named.search(str(of))
+                for of in self.found.objects.values()
+            )
             return "" if used else again
         if kind in ("grant", "revocation"):
             return alter.alter_privileges(ref, expected, found, only_take=self._is_anothers(ref.of))
@@ -405,6 +415,8 @@ class Repairs:
         return again if kind in ("trigger", "rule", "policy", "statistics", "event trigger", "operator") else ""
 
     def _column(self, ref: ObjectRef, root: str, expected: Attributes, found: Attributes, keys: list[str]) -> str:
+        if (of_view := view(root)) in self.found.objects and {"type", "collation"} & set(keys):
+            return self.change(of_view, ["definition"]) if of_view in self.expected else ""
         foreign = self.found.objects.get(table(root), {}).get("kind") == "foreign table"
         lines: list[str] = []
         goes_on = ""
@@ -417,12 +429,30 @@ class Repairs:
                 keys = [key for key in keys if key not in ("identity", "default")]
             elif sequence in self.expected:
                 goes_on = self._goes_on(ref, self.expected[sequence])
+        elif "identity" in keys and "identity" not in found and "default" in found:
+            owned = self.found.details.get(ref.owned_sequence, {}).get("name")
+            drop = sql_text.remark(f"DROP SEQUENCE {owned};") if owned else ""
+            lines += [f"ALTER TABLE {root} ALTER COLUMN {ref.name} DROP DEFAULT;", drop]
+            keys = [key for key in keys if key != "default"]
         for key in keys:
             lines += alter.alter_column(root, ref.name, self._with_identity(ref), found, key, foreign=foreign)
-        return "\n".join(line for line in [*lines, goes_on] if line)
+        made = "\n".join(line for line in [*lines, goes_on] if line)
+        if not {"type", "collation"} & set(keys):
+            return made
+        word = re.compile(rf'(?<![\w"]){re.escape(ref.name)}(?![\w"])')
+        readers = self._readers(table(root))
+        named = [one for one in readers if word.search(self.found.objects[one].get("definition", ""))]
+        return self._without(named, made)
+
+    def _without(self, views: list[ObjectRef], change: str) -> str:
+        """A change that the server refuses while these views stand: they go before it, and are made again after it."""
+        if not all(one in self.expected for one in views):
+            return ""
+        first = [ddl.drop(one, one.label, self.found.objects[one]) for one in reversed(views)]
+        return "\n".join([*first, change, *map(self.make, views)])
 
     def _readers(self, of: ObjectRef) -> list[ObjectRef]:
-        """The views that stand on a view, each after those that it reads."""
+        """The views that stand on a relation, each after those that it reads."""
         readers: list[ObjectRef] = []
         raw = f"{unquoted(of.schema) if of.schema else self.found.schema}.{unquoted(of.name)}"
         for ref, details in self.found.details.items():
@@ -448,7 +478,11 @@ class Repairs:
     def _replaceable(self, label: str, expected: Attributes, found: Attributes) -> bool:
         """Return true if a view has the columns it should have, so that nothing that stands on it has to go."""
         columns = [ObjectRef.on("column", label, name) for name in expected.get("order", ())]
-        same = all(self.expected[one].get("type") == self.found.objects.get(one, {}).get("type") for one in columns)
+        same = all(
+            self.expected[one].get(key) == self.found.objects.get(one, {}).get(key)
+            for one in columns
+            for key in ("type", "collation")
+        )
         return same and expected.get("order") == found.get("order") and "kind" not in {**expected, **found}
 
     def _function(self, ref: ObjectRef, expected: Attributes, found: Attributes, keys: list[str]) -> str:

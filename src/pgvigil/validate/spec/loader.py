@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgvigil.errors import UsageError
-from pgvigil.validate.catalog.identifiers import spelt_as_sql
+from pgvigil.validate.catalog.identifiers import first_parenthesis, schema_of, spelt_as_sql
 from pgvigil.validate.spec import yaml_binding
 from pgvigil.validate.spec.document import SIGNATURE, WORD, Document, Function, Spec, Table, spelt
 
@@ -41,8 +41,7 @@ def _misfits(document: Document) -> Iterator[tuple[int, str]]:
     for name, line in lines.items():
         if message := _misspelt(name):
             yield line, message
-        schema, dot, _ = name.partition(".")
-        if dot and schema not in document.schemas:
+        if (schema := schema_of(name)) and schema not in document.schemas:
             yield line, f"{name}: schema {schema} is not among the schemas {', '.join(document.schemas)}"
     for name, view in document.views.items():
         if name in document.tables:
@@ -57,7 +56,7 @@ def _misfits(document: Document) -> Iterator[tuple[int, str]]:
             yield function.line, f"function {key!r} must read `schema.name(type, …)`"
         elif len(signature(key)[1]) != len(function.arguments):
             yield function.line, f"function {key} has {len(function.arguments)} arguments, and others in its name"
-        elif match[1].partition(".")[0] not in document.schemas:
+        elif schema_of(match[1]) not in document.schemas:
             yield function.line, f"function {key} must be in one of the schemas {', '.join(document.schemas)}"
     functions = {signature(key)[0] for key in document.functions if SIGNATURE.fullmatch(key)}
     for name, table in document.tables.items():
@@ -95,8 +94,8 @@ def _table_misfits(table: Table, document: Document, functions: set[str]) -> Ite
     for key, trigger in table.triggers.items():
         if column := unknown(trigger.update_of):
             yield trigger.line, f"trigger {key} names column {column}, which is not declared"
-        function = trigger.function.partition("(")[0]
-        if function.partition(".")[0] in document.schemas and function not in functions:
+        function = trigger.function[: first_parenthesis(trigger.function)]
+        if schema_of(function) in document.schemas and function not in functions:
             yield trigger.line, f"trigger {key} calls function {function}, which is not declared"
     for row in table.rows:
         if column := unknown(tuple(row)):

@@ -1,0 +1,146 @@
+"""Sections of the state: read together, not again while nothing changes, and shown before a long one is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from conftest import Database, wait_until
+from pgvigil.web import problems, state
+from web.conftest import NOW, Serve, problem
+
+pytestmark = pytest.mark.client_side
+STATE = "/admin/session-monitoring/dashboard/state"
+
+
+def sections_of(client: TestClient) -> Any:
+    return client.app.state.sections  # type: ignore[attr-defined]
+
+
+def expire(client: TestClient) -> None:
+    for answer in sections_of(client)._answers.values():
+        answer.expires = 0.0
+
+
+def test_cheap_sections_that_are_due_are_read_in_one_transaction(serve: Serve, executions: Database) -> None:
+    client = serve(executions.url)
+    client.get(f"{STATE}?page=executions")
+    for answer in sections_of(client)._answers.values():
+        answer.cost = 0.001  # as on a machine with nothing else to do
+    expire(client)
+    store: Any = client.app.state.store  # type: ignore[attr-defined]
+    plain, asked = store.call, []
+    store.call = lambda question, **options: (asked.append(1), plain(question, **options))[1]
+    assert client.get(f"{STATE}?page=executions").status_code == 200
+    assert len(asked) == 1
+
+
+def test_what_is_live_is_read_again_only_when_it_has_changed(serve: Serve, fresh: Database) -> None:
+    client = serve(fresh.url)
+    client.get(f"{STATE}?page=live")
+    expire(client)
+    sections_of(client)._answers["server"].expires = time.monotonic() + 60
+    before = sections_of(client)._answers["connections"]
+    client.get(f"{STATE}?page=live")
+    assert sections_of(client)._answers["connections"] is before
+    with fresh.connect() as connection:
+        [(instance,)] = connection.execute(
+            "SELECT instrumentation.register_instance('host', '1', '{}', gen_random_uuid())"
+        ).fetchall()
+        connection.execute(
+            "SELECT instrumentation.register_session(%s, gen_random_uuid(), 1, now(), 'ann', NULL, 'shop')", (instance,)
+        )
+    expire(client)
+    [row] = client.get(f"{STATE}?page=live").json()["sections"]["connections"]["data"]
+    assert row["username"] == "ann"
+
+
+def test_the_document_of_a_page_is_made_once_while_it_is_the_same(
+    serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(executions.url)
+    first = client.get(f"{STATE}?page=executions")
+    for answer in sections_of(client)._answers.values():
+        answer.expires = time.monotonic() + 60
+    client.get(f"{STATE}?page=executions")
+    monkeypatch.setattr(state.Encoded, "of", None)
+    again = client.get(f"{STATE}?page=executions", headers={"if-none-match": first.headers["etag"]})
+    assert again.status_code in (200, 304)
+
+
+def test_a_viewer_and_an_admin_do_not_share_a_document(serve: Serve, executions: Database) -> None:
+    client = serve(executions.url)
+    client.get(f"{STATE}?page=jobs")
+    for answer in sections_of(client)._answers.values():
+        answer.expires = time.monotonic() + 60
+        answer.texts.clear()
+    sections_of(client)._answers["health"].data[0]["fix"] = "REINDEX"
+    found = {role: client.get(f"{STATE}?page=jobs", headers={"x-who": role}).json() for role in ("admin", "viewer")}
+    fixes = {role: {one["fix"] for one in found[role]["sections"]["health"]["data"]} for role in found}
+    assert "REINDEX" in fixes["admin"]
+    assert fixes["viewer"] == {None}
+
+
+def test_a_long_section_holds_up_no_page_and_follows(
+    serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = threading.Event()
+
+    def slowly(*_: Any) -> Any:
+        counted.wait(8)
+        return [{"by_status": {}, "dormant": 7, "expiring": 0}]
+
+    long = dataclasses.replace(state.SECTIONS["sessions_now"], read=slowly)
+    monkeypatch.setitem(state.SECTIONS, "sessions_now", long)
+    client = serve(executions.url)
+    assert client.get(f"{STATE}?page=sessions").json()["sections"]["sessions_now"] == {"pending": True}
+    counted.set()
+    wait_until(lambda: "data" in client.get(f"{STATE}?page=sessions").json()["sections"]["sessions_now"])
+
+
+@pytest.mark.parametrize("path", ["jobs", "health", "operations", "alerts", "application", "connections"])
+def test_rows_that_are_kept_are_no_answer_once_the_database_is_away(
+    serve: Serve, executions: Database, path: str
+) -> None:
+    client = serve(executions.url)
+    assert client.get(f"/api/v1/{path}").status_code == 200
+    store: Any = client.app.state.store  # type: ignore[attr-defined]
+
+    def away(*_: Any, **__: Any) -> None:
+        raise problems.database_away()
+
+    store.call = away
+    for answer in sections_of(client)._answers.values():
+        answer.read_at -= 2
+    assert problem(client.get(f"/api/v1/{path}")) == "database-away"
+
+
+def test_sessions_of_an_hour_are_those_that_were_created_in_it(serve: Serve, fresh: Database) -> None:
+    fresh.execute(
+        """INSERT INTO sessions (session_key, agent_from, created_at, last_activity_at)
+           SELECT 'k' || g, 'a', %s::timestamptz - g * interval '30 minutes', %s FROM generate_series(0, 5) g""",
+        (NOW, NOW),
+    )
+    hour = {"from": (NOW - timedelta(hours=2)).isoformat(), "to": (NOW - timedelta(hours=1)).isoformat()}
+    found = serve(fresh.url).get("/api/v1/sessions", params=hour).json()["sessions"]
+    assert {one["session_key"] for one in found} == {"k3", "k4"}
+
+
+def test_calls_of_an_hour_are_those_from_its_beginning_to_its_end(serve: Serve, fresh: Database) -> None:
+    fresh.execute(
+        """INSERT INTO performance_logs (id, operation, duration_ms, success, created_at)
+           SELECT pgvigil.uuid_v7_floor(m.at), 'search', g, true, m.at
+           FROM generate_series(0, 5) g CROSS JOIN LATERAL (SELECT %s::timestamptz - g * interval '30 minutes' AS at) m""",
+        (NOW,),
+    )
+    client = serve(fresh.url)
+    hour = {"from": (NOW - timedelta(hours=2)).isoformat(), "to": (NOW - timedelta(hours=1)).isoformat()}
+    found = client.get("/api/v1/operations/calls", params={"operation": "search", **hour}).json()["rows"]
+    assert {one["duration_ms"] for one in found} == {3, 4}
+    assert client.get("/api/v1/operations/calls", params={"operation": "search"}).json()["count"] == 6
