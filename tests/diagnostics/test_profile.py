@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Database, Run, _new_database
+from pgvigil.commands import explain as explain_command
+from pgvigil.commands import profile as profile_command
 from pgvigil.database import Target, parse_url
 from pgvigil.diagnostics.plans import explain as explaining
 from pgvigil.diagnostics.plans import profile as profiling
@@ -278,7 +280,7 @@ def test_the_time_of_a_trigger_within_a_node_counts_once(
 ) -> None:
     explained = look(statement)
     assert {trigger for _, trigger in explained.within} == within
-    lines = [line.split() for line in explaining.text(explained, bars=False).splitlines() if line[4:5] == "%"]
+    lines = [line.split() for line in explain_command.text(explained, bars=False).splitlines() if line[4:5] == "%"]
     own = {" ".join(line[3:]): float(line[1].replace(",", "")) for line in lines}
     assert sum(own.values()) <= explained.execution_ms + 0.5
     assert max(took for label, took in own.items() if label.startswith("ModifyTable")) < 30
@@ -293,7 +295,9 @@ def test_our_own_views_are_sound_on_a_new_install(fresh: Database, view: str) ->
 def test_a_subplan_is_charged_to_whom_it_serves(look: Callable[..., Explanation]) -> None:
     """EXPLAIN hangs a CTE under the top node, and its time and pages are in those of its scan."""
     explained = look("WITH c AS MATERIALIZED (SELECT * FROM big ORDER BY n) SELECT count(*) FROM c", work_mem="64MB")
-    lines = {line.split("  ")[-1].strip(): line.split() for line in explaining.text(explained, bars=False).splitlines()}
+    lines = {
+        line.split("  ")[-1].strip(): line.split() for line in explain_command.text(explained, bars=False).splitlines()
+    }
     own = [float(line[1].replace(",", "")) for line in lines.values() if line and line[0].endswith("%")]
     assert sum(own) <= explained.execution_ms + 0.5
     assert not any("pages" in label for label in lines if label.startswith("CTE Scan"))
@@ -373,7 +377,7 @@ def test_explain_ends_with_1_when_something_is_wrong_and_tells_it_to_machines(ca
 
 @pytest.mark.client_side
 def test_bars_show_where_the_time_goes(look: Callable[..., Explanation]) -> None:
-    lines = explaining.text(look("SELECT count(*) FROM big"), bars=True).splitlines()
+    lines = explain_command.text(look("SELECT count(*) FROM big"), bars=True).splitlines()
     assert any("█" in line for line in lines)
     assert len({line.index("█") for line in lines if "█" in line}) == 1
 
@@ -382,10 +386,10 @@ def test_bars_show_where_the_time_goes(look: Callable[..., Explanation]) -> None
 def test_a_histogram_shows_how_the_times_lie() -> None:
     times = (1.0, 1.0, 1.05, 1.1, 9.0)
     profile = profiling.Profile(5, 40, 1.0, 9.0, 2.63, 9.0, times)
-    assert profiling.text(profile, bars=False) == (
+    assert profile_command.text(profile, bars=False) == (
         "5 runs, each rolled back; 40 rows\nmin 1.000 ms   avg 2.630 ms   p95 9.000 ms   max 9.000 ms"
     )
-    drawn = profiling.text(profile, bars=True).splitlines()
+    drawn = profile_command.text(profile, bars=True).splitlines()
     assert drawn[3] == f"       1.000 to        2.000 ms  {'█' * 40} 4"
     assert drawn[4] == "       2.000 to        3.000 ms"
     assert drawn[-1] == f"       8.000 to        9.000 ms  {'█' * 10} 1"

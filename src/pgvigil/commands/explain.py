@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(output.json_text(_document(done)))
     else:
-        print_report(_text(done, bars=sys.stdout.isatty()), _STYLES)
+        print_report(text(done, bars=sys.stdout.isatty()), _STYLES)
     return 0 if done.sound else 1
 
 
@@ -46,7 +46,7 @@ def _document(explanation: Explanation) -> dict[str, Any]:
     return {name: value for name, value in asdict(explanation).items() if name != "within"}
 
 
-def _text(explanation: Explanation, *, bars: bool) -> str:
+def text(explanation: Explanation, *, bars: bool) -> str:
     """Return the result for people: the findings, then the plan with each node's share of the time, which `bars` draws as well."""
     from pgvigil.diagnostics.plans.plan_tree import tree
 

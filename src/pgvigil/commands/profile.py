@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     statement = rolled_back.given(arguments.query, arguments.file, sys.stdin)
     done = profile.profile(required_target(arguments), statement, arguments.param, arguments.iterations)
     bars = sys.stdout.isatty()
-    print(output.json_text(_document(done)) if arguments.json else _text(done, bars=bars))
+    print(output.json_text(_document(done)) if arguments.json else text(done, bars=bars))
     return 0
 
 
@@ -48,7 +48,7 @@ def _document(profile: Profile) -> dict[str, Any]:
     return asdict(profile)
 
 
-def _text(profile: Profile, *, bars: bool) -> str:
+def text(profile: Profile, *, bars: bool) -> str:
     """Return the result for people; `bars` draws the distribution of the times."""
     lines = [
         f"{counted(profile.iterations, 'run')}, each rolled back; {counted(profile.row_count, 'row')}",
