@@ -31,7 +31,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq.abc import PGresult
 
 from pgvigil import connect_advice, dot_env
-from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
+from pgvigil.errors import ConnectError, PgvigilError, PoolerError, UsageError
 from pgvigil.text import one_line, quoted
 
 # Any of these names a database for libpq. PGPASSWORD, PGSSLMODE and the like only say how to connect.
@@ -357,7 +357,7 @@ def connect(target: Target, purpose: str, *, wait: float = 0, within: float = 10
     """Open a connection of a command or a job: as `open_connection`, with the session pinned to `SESSION`. A pooler has `within`
     seconds to give a session.
 
-    Raises PreconditionError if a pooler gives each transaction another backend; then nothing was set in any of them.
+    Raises PoolerError if a pooler gives each transaction another backend; then nothing was set in any of them.
     """
     conn = open_connection(target, purpose, wait=wait)
     limits = _LIMITS if conn.info.server_version >= 170000 else _LIMITS[:-1]
@@ -438,7 +438,7 @@ def pin_session(conn: psycopg.Connection, within: float) -> None:
 
 def _require_session(conn: psycopg.Connection) -> None:
     """Check a connection through an intermediary, which reported another process than the one that answers. Raises
-    PreconditionError unless the connection keeps its backend from one transaction to the next.
+    PoolerError unless the connection keeps its backend from one transaction to the next.
 
     An idle pool gives its only client the same backend each time, so a second connection begins a transaction: if backends
     are shared, it takes the first one's, and the first gets another one, or has to wait.
@@ -463,7 +463,7 @@ def _require_session(conn: psycopg.Connection) -> None:
             _backend(other, "ROLLBACK", _ANSWERS_WITHIN)
         other.close()  # even if it still waits: the pooler removes it from its queue
     if shared:
-        raise PreconditionError(
+        raise PoolerError(
             "a connection pooler is between pgvigil and the server: session settings do not survive a transaction",
             "Connect to the server directly, or to a pool in session mode. Nothing was changed.",
         )

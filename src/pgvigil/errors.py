@@ -61,6 +61,10 @@ class PreconditionError(PgvigilError):
     exit_code = 4
 
 
+class PoolerError(PreconditionError):
+    """An error that says that a pooler shares sessions between its clients: waiting does not help."""
+
+
 class BackupError(PgvigilError):
     """An error that says that no backup could be read back; nothing after it was tried."""
 

@@ -207,6 +207,7 @@ COMMANDS = [
     ("setup",),
     ("backup", "create"),
     ("maintain", "run-due"),
+    ("maintain", "watch"),
     ("health",),
     ("validate",),
     ("explain", "SELECT 1"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pgvigil import project
 from pgvigil.database import Target
-from pgvigil.errors import PgvigilError
+from pgvigil.errors import PgvigilError, PoolerError
 from pgvigil.maintenance import job_runner
 from pgvigil.maintenance.client_jobs import Options
 from pgvigil.progress import Reporter
@@ -48,7 +48,7 @@ def watch(
     """Runs due jobs until it is interrupted, or `wanted`, which is asked each second, says no.
 
     A failed job or a lost connection is reported, and tried again at the next look. Any number of watches may run side by
-    side: a job is run by the first that finds it due.
+    side: a job is run by the first that finds it due. Raises PoolerError where sessions are shared: no later look could work.
     """
     while wanted():
         began = time.monotonic()
@@ -61,6 +61,8 @@ def watch(
 
         try:
             job_runner.run_due(target, options, Reporter(), report=report)
+        except PoolerError:
+            raise
         except PgvigilError as error:
             if not failed and wanted():  # else each failure has its line, or the server was stopped
                 say(Line(datetime.now(UTC), None, False, error.message))
