@@ -43,6 +43,8 @@ REVISIONS = sorted(path.stem[:3] for path in (PROJECT / "scripts/migrations").gl
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Many tests run commands: each would compile the package again, as images of containers ask for.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
