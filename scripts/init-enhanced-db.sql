@@ -1167,7 +1167,7 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_set
 CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
     CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,'
                         'expiration_scheduled,deleted}'::text[]));
--- docs/schema.md is made of these lines: type, change, and what event_data holds besides actor.
+-- The page on the schema is made of these lines: type, change, and what event_data holds besides actor.
 COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session
 created: INSERT; agent_from, agent_to, retention_policy
 expired: status becomes expired; previous_status, expired_at, retention_policy
@@ -1288,7 +1288,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".performance_logs_default 
 -- Half of all the work: left out by the validator, which loads this only to read it back.
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'd0cd13b22fc44477d4d367cff0b95b3a38f2a5a27de8840912381398aa21c163', '1de0891dd00f6e0731f3f0bb7e431cd26cd0459392135bbb4505b53ef2e4d5db', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'fcf17a4d4526a89466692c9f9ac562fc4c7df1348c885759f797b4cae8c97bf1', '1de0891dd00f6e0731f3f0bb7e431cd26cd0459392135bbb4505b53ef2e4d5db', 0, '0.1.0'); END $$;
 
 -- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed

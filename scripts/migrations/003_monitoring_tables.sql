@@ -7,7 +7,7 @@
 CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
     CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,'
                         'expiration_scheduled,deleted}'::text[]));
--- docs/schema.md is made of these lines: type, change, and what event_data holds besides actor.
+-- The page on the schema is made of these lines: type, change, and what event_data holds besides actor.
 COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session
 created: INSERT; agent_from, agent_to, retention_policy
 expired: status becomes expired; previous_status, expired_at, retention_policy

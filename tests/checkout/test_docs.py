@@ -34,13 +34,13 @@ PAGES = sorted(
 # The test that runs the Python of a page.
 RUN_BY = {
     "api.md": "web/test_web_monitoring.py",
-    "executions.md": "test_executions.py",
-    "instrument.md": "test_instrument.py",
-    "monitor.md": "test_monitor_docs.py",
-    "recorder.md": "test_recorder.py",
-    "sessions.md": "test_sessions.py",
-    "transactions.md": "test_transactions.py",
-    "with-other-migrations.md": "test_docs.py",
+    "executions.md": "live/test_executions.py",
+    "instrument.md": "live/test_instrument.py",
+    "monitor.md": "live/test_monitor_docs.py",
+    "recorder.md": "live/test_recorder.py",
+    "sessions.md": "diagnostics/test_sessions.py",
+    "transactions.md": "live/test_transactions.py",
+    "with-other-migrations.md": "checkout/test_docs.py",
 }
 # SQL that a transaction of one database cannot hold, by its first words, and what runs it instead.
 ELSEWHERE = {

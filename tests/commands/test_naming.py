@@ -344,5 +344,5 @@ def test_an_argument_that_cannot_be_read_is_repeated_without_its_password(run: R
     for stray in ("postgresql://u:s3cret@h/d", "host=h password = 's3cret'"):
         done = run("scripts/pgvigil", "status", stray)
         assert done.returncode == 2
-        assert "unrecognized arguments: " in done.stderr
+        assert "an argument is the address of a database: " in done.stderr
         assert "s3cret" not in done.stderr

@@ -32,6 +32,7 @@ def complaints(call: Run, url: str, *options: str) -> list[str]:
     return told or ([] if found.returncode == 0 else [f"exit {found.returncode}: {found.stdout}"])
 
 
+@pytest.mark.in_full
 @pytest.mark.one_between
 @pytest.mark.parametrize("case", [case for case in CASES if not case.remarked("committed")], ids=str)
 def test_harmless_change_is_no_finding(case: Case, shared: Database, uncommitted: Connection, call: Run) -> None:
@@ -39,6 +40,7 @@ def test_harmless_change_is_no_finding(case: Case, shared: Database, uncommitted
     assert complaints(call, shared.url) == []
 
 
+@pytest.mark.in_full
 @pytest.mark.one_between
 @pytest.mark.parametrize("case", [case for case in CASES if case.remarked("committed")], ids=str)
 def test_harmless_change_is_no_finding_once_committed(case: Case, fresh: Database, call: Run) -> None:

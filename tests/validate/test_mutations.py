@@ -76,6 +76,7 @@ def named(findings: list[dict[str, str]]) -> set[str]:
     return {f"{finding['kind']} {finding['object']}" for finding in findings}
 
 
+@pytest.mark.in_full
 @pytest.mark.one_between
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_single_defect_is_found_under_its_name_and_repaired(
@@ -101,6 +102,7 @@ def test_single_defect_is_found_under_its_name_and_repaired(
         assert named(json.loads(again.stdout)["findings"]) == set()
 
 
+@pytest.mark.in_full
 def test_single_defect_of_any_schema_has_one_root_cause_and_its_repair_is_accepted(
     database: Database, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
