@@ -21,6 +21,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project's scripts that a test may write to."""
     scripts = tmp_path / "scripts"
     shutil.copytree(project.SCRIPTS, scripts)
+    shutil.copytree(project.ROOT / "docs", tmp_path / "docs")  # some pages have tables of what the migrations say
     for name in ("MIGRATIONS", "SPEC", "SPEC_SCHEMA", "INIT_SQL"):
         monkeypatch.setattr(project, name, scripts / getattr(project, name).relative_to(project.SCRIPTS))
     monkeypatch.setattr(project, "SCRIPTS", scripts)
@@ -53,6 +54,7 @@ def test_offline_complains_until_the_init_script_has_the_new_migration() -> None
 def test_the_printed_commands_make_offline_agree_again() -> None:
     main(["new", "session_tags"])
     assert main(["init-sql", "--write"]) == 0
+    assert main(["spec", "docs", "--write"]) == 0
     assert offline_check.check() == []
 
 

@@ -60,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
             file.write(text)
         print(path)
     print(
-        f"\nNext: write the SQL; declare it in {project.SPEC.name}, with the row of revision {number} in pgvigil.migrations and\n"
-        f"pgvigil.alembic_version. Then:\n  {project.command('init-sql', '--write')}\n  {project.command('spec', 'docs', '--write')}\n"
+        f"\nNext: write the SQL; declare its objects in {project.SPEC.name}. Then:\n"
+        f"  {project.command('init-sql', '--write')}\n  {project.command('spec', 'docs', '--write')}\n"
         f"  {project.command('validate', '--offline')}"
     )
     return 0
