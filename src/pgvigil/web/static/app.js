@@ -72,7 +72,8 @@ export const query = (page, values) => {
 };
 export const badge = (word, kind = word) => h("span", { className: `badge ${/^[a-z ]+$/.test(kind) ? kind.replaceAll(" ", "-") : "other"}` }, word);
 export const code = (text) => h("code", {}, text);
-export const short = (id) => h("code", { title: id }, String(id).slice(0, 8));
+/** The end of an id: ids of the same hour begin alike. */
+export const short = (id) => h("code", { title: id }, String(id).slice(-8));
 
 // --- requests ---------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ const statement = (text, running) => running ? text === null ? hideable(null) : 
 function end(one, cancel) {
   const who = one.username || "unknown";
   confirmation({
-    title: cancel ? "Cancel this statement?" : "End this connection?", verb: cancel ? "Cancel the statement" : "End it", repeat: one.session_id.slice(0, 4),
+    title: cancel ? "Cancel this statement?" : "End this connection?", verb: cancel ? "Cancel the statement" : "End it", repeat: one.session_id.slice(-4),
     choices: cancel ? null : [["escalate", "cancel its statement first, and end it if that does not help"], ["terminate", "end it at once: its transaction is rolled back"]],
     lines: [facts([["Who", who], ["Application", one.application_name], ["From", one.peer || one.hostname], ["Connected since", ago(one.start_time)], ["Server process", one.backend_pid === null ? "–" : String(one.backend_pid)],
       ["Running for", one.execution_start_time ? ago(one.execution_start_time, "for") : "idle"]]), one.sql_text && h("pre", { tabindex: 0 }, one.sql_text), h("p", { className: "muted" }, "The attempt is recorded with your name, also if it is refused.")],
@@ -18,8 +18,8 @@ const connections = (rows) => table("Connections", [
   ["Connected", (row) => ago(row.start_time, "for"), "n"], ["Running for", (row) => row.execution_start_time ? ago(row.execution_start_time, "for") : "–", "n"],
   ["Statement", (row) => statement(row.sql_text, row.execution_start_time), "wide"],
   ...(mayAct() ? [["", (row) => h("div", { className: "buttons" },
-    row.execution_start_time && h("button", { type: "button", "data-key": `cancel ${row.session_id}`, "aria-label": `Cancel… the statement of ${row.username} ${row.session_id.slice(0, 8)}`, onclick: () => end(row, true) }, "Cancel…"),
-    h("button", { type: "button", className: "danger", "data-key": `end ${row.session_id}`, "aria-label": `End… the connection of ${row.username} ${row.session_id.slice(0, 8)}`, onclick: () => end(row, false) }, "End…"))]] : []),
+    row.execution_start_time && h("button", { type: "button", "data-key": `cancel ${row.session_id}`, "aria-label": `Cancel… the statement of ${row.username} ${row.session_id.slice(-8)}`, onclick: () => end(row, true) }, "Cancel…"),
+    h("button", { type: "button", className: "danger", "data-key": `end ${row.session_id}`, "aria-label": `End… the connection of ${row.username} ${row.session_id.slice(-8)}`, onclick: () => end(row, false) }, "End…"))]] : []),
 ], [...rows].sort((a, b) => (a.execution_start_time || "9").localeCompare(b.execution_start_time || "9")), { key: (row) => `connection-${row.session_id}`, empty: "No instrumented connection is active. Applications appear here after instrument(engine, recorder)." });
 
 const statements = (rows) => table("Statements that are executing", [
