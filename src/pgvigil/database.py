@@ -124,7 +124,8 @@ class Target:
     @property
     def public_conninfo(self) -> str:
         """Return the parameters as a libpq string without any secret, safe for a process list."""
-        return make_conninfo("", **{k: v for k, v in self.parameters.items() if k not in SECRETS})
+        shown = {k: v for k, v in self.parameters.items() if k not in SECRETS and (k != "hostaddr" or v)}
+        return make_conninfo("", **shown)
 
     @property
     def client_conninfo(self) -> str:
@@ -214,7 +215,18 @@ def parse_url(url: str, source: str) -> Target:
             f"the database address given by {source} has semicolons between its parameters, a form of other tools",
             "Write it as postgresql://user:password@host:port/database, or as host=… user=… separated by blanks.",
         )
-    return Target({k: str(v) for k, v in parameters.items() if v is not None}, source)
+    found = {k: str(v) for k, v in parameters.items() if v is not None}
+    if "host" in found and "service" not in found and {"PGHOSTADDR", "PGSERVICE"} & os.environ.keys():
+        found.setdefault("hostaddr", "")  # else libpq would connect to that of the environment instead of the host
+    return Target(found, source)
+
+
+def parse_other_url(url: str, source: str) -> Target:
+    """Parse the address of a second database: no password, host or port of the environment, which names the first one, is used for it."""
+    target = parse_url(url, source)
+    if "service" in target.parameters:
+        return target
+    return Target({"hostaddr": "", "port": "5432", "password": "", **target.parameters}, source)
 
 
 def _has_bare_at(address: str) -> bool:
@@ -345,11 +357,13 @@ def _from_dotenv(path: Path) -> Target | None:
             f"{first}: both a service and a host are named, so the service's password would be sent to that host",
             "Name either the service or the host.",
         )
-    if "service" not in parameters:
-        parameters.setdefault("passfile", _NO_FILE)  # credentials of other sources are for other servers
     _forget((*_NAMING, *_CREDENTIALS))
+    # Credentials of other sources are for other servers. The user's own service file may rely on ~/.pgpass.
+    if "service" not in parameters:
+        parameters.setdefault("passfile", _NO_FILE)
     if "PGSERVICEFILE" in given:
         os.environ["PGSERVICEFILE"] = given["PGSERVICEFILE"]
+        os.environ["PGPASSFILE"] = _NO_FILE  # comes after a passfile of the service
     return Target(parameters, str(path))
 
 
