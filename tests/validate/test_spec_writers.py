@@ -364,7 +364,7 @@ FIRST_TEST = "SELECT pg_temp.alone("
 
 def of_them(tests: str, named: str) -> str:
     """The written script with those tests alone that say `named`: all of them take seconds."""
-    head, plan, rest = re.split(r"(SELECT plan\(\d+\);\n)", tests)
+    head, _, rest = re.split(r"(SELECT plan\(\d+\);\n)", tests)
     body, finish, tail = rest.partition("SELECT * FROM finish();")
     chosen = [FIRST_TEST + test for test in body.split("\n" + FIRST_TEST)[1:] if named.replace("'", "''") in test]
     assert chosen, named
