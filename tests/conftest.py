@@ -39,6 +39,7 @@ Connection = psycopg.Connection[Any]
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = PROJECT / "tests" / "data"
 EXISTING_INSTALL = DATA / "existing_install.sql"
+EXISTING_SESSIONS = 6000  # that it has: each migration of a test reads them all several times
 REVISIONS = sorted(path.stem[:3] for path in (PROJECT / "scripts/migrations").glob("[0-9]*.sql"))
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
