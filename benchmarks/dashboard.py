@@ -105,6 +105,7 @@ def tabs(url: str, polls: int) -> None:
     with served(url) as (service, client):
         for name in ("", "overview", "live"):
             address = f"{BASE}state?page={name}"
+            client.close()  # it is opened again: the service closes what was idle for long
             tag = ask(client, address) if name else ""
             time.sleep(EVERY)
             before, mine, began = {pid: cpu(pid) for pid in backends(url)}, cpu(service), time.monotonic()

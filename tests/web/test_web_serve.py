@@ -210,6 +210,24 @@ def test_a_command_whose_packages_are_missing_says_what_to_install(words: list[s
     assert f"pip install {quoted(f'{PROJECT}[web]')}" in done.stderr
 
 
+@pytest.mark.parametrize(("missing", "extra"), [("fastapi", "web"), ("a2wsgi", "flask")])
+def test_flask_alone_monitors_and_says_at_the_start_what_its_pages_need(missing: str, extra: str) -> None:
+    code = f"""
+sys.meta_path.pop(0)
+sys.modules[{missing!r}] = None
+import flask
+from pgvigil.web.flask import PgvigilFlask
+PgvigilFlask(flask.Flask("plain"))
+print("monitors")
+PgvigilFlask(flask.Flask("shop"), authorize=lambda: True, database_url="postgresql:///x")
+"""
+    done = alone(code)
+    assert done.stdout == "monitors\n"
+    last = done.stderr.splitlines()[-1]
+    assert f"needs the package {missing}" in last
+    assert f"pip install {quoted(f'{PROJECT}[{extra}]')}" in last
+
+
 def test_web_without_its_packages_says_what_to_install() -> None:
     done = alone("from pgvigil import web; web.application")
     assert f"pip install {quoted(f'{PROJECT}[web]')}" in done.stderr

@@ -24,6 +24,7 @@ from pgvigil.database import Target
 from pgvigil.errors import PgvigilError, PreconditionError
 from pgvigil.live.own_transaction import find_tables, in_query, own_transaction
 from pgvigil.live.records import EXECUTION
+from pgvigil.text import one_line
 from pgvigil.web import deadline, problems
 from pgvigil.web.problems import Problem
 
@@ -310,7 +311,8 @@ class Store:
         from pgvigil.live.redact import hide_secrets
 
         words = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-        _log.warning("the database did not answer a question: %s", hide_secrets(" ".join(str(words or error).split())))
+        said = one_line(hide_secrets(" ".join(str(words or error).split())))
+        _log.warning("the database did not answer a question: %s", said)
 
     # --- connections -------------------------------------------------------------------------------------------------
 
