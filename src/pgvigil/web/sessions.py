@@ -194,8 +194,22 @@ def _one(connection: Connection, store: Store, session: UUID, *, private: bool) 
 
 # What the triggers write. An event that an application has written may hold anything: it is for admins.
 _OF_EVENTS: Final = frozenset(
-    "actor session_user agent_from agent_to retention_policy old_status new_status previous_status previous_state final_status"
-    " expires_at expired_at archived_at unarchived_from".split()
+    [
+        "actor",
+        "session_user",
+        "agent_from",
+        "agent_to",
+        "retention_policy",
+        "old_status",
+        "new_status",
+        "previous_status",
+        "previous_state",
+        "final_status",
+        "expires_at",
+        "expired_at",
+        "archived_at",
+        "unarchived_from",
+    ]
 )
 
 
