@@ -216,6 +216,7 @@ def test_an_address_is_taken_where_one_belongs() -> None:
     ("options", "expected"),
     [
         ("sslmode=require", "sslmode=prefer"),
+        ("sslmode=no-verify", "sslmode is one of disable, allow, prefer, require, verify-ca and verify-full"),
         ("sslmode=verify-full&sslrootcert=/missing.crt", "sslmode"),
         ("options=-c%20no_such_setting%3D1", "PGOPTIONS"),
         ("options=-c%20work_mem%3Dmuch", "PGOPTIONS"),
