@@ -56,7 +56,13 @@ _OF_OTHERS = {
     "data source": "libpq's word is host.",
     "database": "libpq's word is dbname.",
     "timeout": "libpq's word is connect_timeout.",
-}
+    "ssl mode": "libpq's word is sslmode.",
+} | dict.fromkeys(
+    ("pgbouncer", "connection_limit", "pool_size", "pool_timeout", "max_overflow", "pooling", "socket_timeout", "sockettimeout",
+     "statement_cache_size", "prepared_statement_cache_size", "prepared_statements", "preparethreshold", "minimum pool size",
+     "maximum pool size", "server_settings"),
+    "Such a setting is for the driver or the pool of an application.",
+)  # fmt: skip
 
 # The session settings of a command or a job, whatever the role, the database or the server sets. A setting that the server does
 # not have is skipped. Commands that need another value (a lock_timeout, a search_path) set it themselves, after this.
@@ -243,7 +249,9 @@ def _of_another_tool(address: str, source: str) -> UsageError | None:
     """Return an error that names the unsupported part; None if that could be a piece of a password."""
     what = f"the database address given by {source}"
     if found := re.match(
-        r"(?:(jdbc|r2dbc|prisma\+?|cockroachdb|postgis|ecto|pgsql|psql|pg|cloudsql|postgres(?:ql)?):)+(//)?", address
+        r"(?:(jdbc|r2dbc|prisma|prisma\+postgres|cockroachdb|postgis|ecto|pgsql|psql|pg|cloudsql|postgres(?:ql)?):)+(//)?",
+        address,
+        re.IGNORECASE,
     ):
         if found[0] != "postgresql://":
             return UsageError(
@@ -264,7 +272,7 @@ def _of_another_tool(address: str, source: str) -> UsageError | None:
         names = [unquote(name) for name, _, value in pairs if name not in known and (name, value) != ("ssl", "true")]
     else:
         # Between blanks or semicolons a piece of a password looks like a name: only names of other tools are printed.
-        names = [name for name in re.findall(r"(?:^|[;\s,])\s*([A-Za-z]+(?: [A-Za-z]+)?)\s*=", address)
+        names = [name for name in re.findall(r"(?:^|[;\s,])\s*([A-Za-z_]+(?: [A-Za-z]+){0,2}?)\s*=", address)
                  if name.lower() in _OF_OTHERS]  # fmt: skip
     names = list(dict.fromkeys(names))
     if not names or not all(re.fullmatch(r"[A-Za-z][\w. -]{0,40}", name) for name in names):
@@ -272,7 +280,8 @@ def _of_another_tool(address: str, source: str) -> UsageError | None:
     instead = list(dict.fromkeys(_OF_OTHERS[name.lower()] for name in names if name.lower() in _OF_OTHERS))
     plural = "s" * (len(names) > 1)
     for name in names:
-        instead += [f"Did you mean {near}?" for near in difflib.get_close_matches(name, known, 1, 0.7)]
+        if name.lower() not in _OF_OTHERS:
+            instead += [f"Did you mean {near}?" for near in difflib.get_close_matches(name, known, 1, 0.7)]
     return UsageError(
         f"{what} contains what other tools read: libpq has no parameter{plural} {', '.join(names)}",
         " ".join([f"Remove {'them' if plural else 'it'}.", *instead]),
@@ -423,7 +432,7 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
             if re.search(r"\binvalid (integer|port|\w+ value)|\bdefinition of service |\bservice file ", words):
                 raise UsageError(
                     f"the database address given by {target.source} cannot be used: {words}",
-                    f"{_advice(words, target) if 'service' in words else 'Fix the address.'} No server was contacted.",
+                    f"{_advice(words, target) if re.search('service|sslmode', words) else 'Fix the address.'} No server was contacted.",
                 ) from error
             refused = any(sign in words for sign in ("authentication failed", "no password supplied", "does not exist"))
             if refused or time.monotonic() >= deadline:

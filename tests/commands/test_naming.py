@@ -393,6 +393,10 @@ def test_a_second_database_gets_no_credentials_of_the_first(monkeypatch: pytest.
         ("postgresql://u:s3cret@h/d?schema=public&sslmode=require", "libpq has no parameter schema"),
         ("postgresql://h/d?connection_limit=1&pool_timeout=20", "no parameters connection_limit, pool_timeout"),
         ("postgresql://h/d?ssl=require", "libpq has no parameter ssl"),
+        ("host=h dbname=d password=s3cret pgbouncer=true", "libpq has no parameter pgbouncer"),
+        ("Server=h;Maximum Pool Size=20;Password=s3cret", "libpq has no parameters Server, Maximum Pool Size"),
+        ("POSTGRESQL://u:s3cret@h/d", "begins with POSTGRESQL://, a form of other tools"),
+        ("prisma+postgres://h/?api_key=s3cret", "begins with prisma+postgres://, a form of other tools"),
         ("jdbc:postgresql://h/d?user=u&password=s3cret", "begins with jdbc:postgresql://"),
         ("postgresql:u:s3cret@h", "begins with postgresql:"),
         ("mysql://u:s3cret@h/d", "begins with mysql://, which is not PostgreSQL"),
@@ -405,6 +409,7 @@ def test_an_address_of_another_tool_is_named_for_what_it_is(url: str, words: str
         database.parse_url(url, "--database-url")
     assert words in raised.value.message
     assert "s3cret" not in raised.value.message + raised.value.hint
+    assert "Did you mean" not in raised.value.hint
 
 
 @pytest.mark.parametrize("url", [
