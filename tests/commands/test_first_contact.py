@@ -153,7 +153,8 @@ def test_psql_that_is_not_there_is_an_error_with_a_way_to_get_it(run: Run, tmp_p
 @pytest.mark.parametrize(
     ("words", "usage", "near"),
     [
-        (["helth"], "usage: pgvigil [-h]", "did you mean health?"),
+        ([], "usage: pgvigil [-h]", "no command is given; all commands: pgvigil --help"),
+        (["helth"], "usage: pgvigil [-h]", "invalid choice: 'helth'; did you mean health?"),
         (["health", "--jsn"], "usage: pgvigil health", "did you mean --json?"),
         (["backup", "lst"], "usage: pgvigil backup", "did you mean list?"),
         (["backup", "list", "--backup-dri", "x"], "usage: pgvigil backup list", "did you mean --backup-dir?"),
