@@ -54,16 +54,16 @@ ALIKE = {
     ("live/executions.py", "web/executions.py"): "the same columns as an argument and as an answer",
     ("live/instrument.py", "live/instrument.py"): "a method for callers that wait, and one for async ones",
     ("live/monitor_metrics.py", "web/session_monitoring.py"): "an alert in the application, and in the API's document",
-    **{
-        (one, other): "the arguments of a method, of what it has to be, and of what it calls"
-        for one, other in (
+    **dict.fromkeys(
+        (
             ("migration/apply.py", "migration/chain.py"),
             ("migration/apply.py", "migration/own_chain.py"),
             ("migration/apply.py", "projects/chain.py"),
             ("migration/chain.py", "migration/own_chain.py"),
             ("migration/chain.py", "projects/chain.py"),
-        )
-    },
+        ),
+        "the arguments of a method, of what it has to be, and of what it calls",
+    ),
 }
 
 
