@@ -262,6 +262,8 @@ class _Search:
         if kind == "rule":
             there = _as_rule(there, expected)
         keys = {key for key in {**expected, **there} if key not in _APART and self._counts(ref, key)}
+        if expected.get("attached") and self._alike("attached", expected["attached"], there.get("attached")):
+            keys -= {"with", "tablespace", "valid"}  # no partition has two parts of one index
         if kind == "type":
             of = [
                 {k: v for k, v in side.get("range", {}).items() if k != "MULTIRANGE_TYPE_NAME"}
@@ -383,6 +385,10 @@ class _Search:
                 of[to] = of.pop(ref)  # type: ignore[assignment]
         self.found.__dict__.pop("parts", None)
         self.columns_there = {}
+        if ref.kind == "sequence" and ref != to:
+            on = f"on {ref} "
+            for right in [one for one in self.found.objects if one.label.startswith(on) and one.of == ref]:
+                self._move(right, ObjectRef.right(right.kind, to, right.grantee), to.relation or to.label)
 
     def _learn(self, kind: str, label: str, there: str) -> None:
         old, new = (last_name(there), last_name(label)) if kind == "column" else (there, label)
