@@ -18,6 +18,8 @@ from conftest import PROJECT, Database, wait_until
 from helpers.archived import SESSION, archive, faults, is_there, keep, listed, old_logs, pgvigil, retention, target
 from pgvigil.archives import erase, parquet, restore, store
 from pgvigil.errors import ArchiveError, JobError, PreconditionError, UsageError
+from pgvigil.history import engines, performance
+from pgvigil.history.snapshot import Span
 from pgvigil.progress import Reporter
 
 pytestmark = pytest.mark.client_side
@@ -324,6 +326,22 @@ def _cut(place: Path) -> None:
     os.truncate(file, file.stat().st_size - 1)
 
 
+def _empty(place: Path) -> None:
+    os.truncate(files(place)[0], 0)
+
+
+def _link(place: Path) -> None:
+    [file] = files(place)
+    file.rename(place / "elsewhere")
+    file.symlink_to(place / "elsewhere")
+
+
+def _put_another_over(place: Path) -> None:
+    [file] = files(place)
+    duckdb.sql(f"COPY (SELECT * REPLACE ('other' AS operation) FROM '{file}') TO '{place}/other.parquet'")
+    (place / "other.parquet").replace(file)
+
+
 def _lose(place: Path) -> None:
     files(place, ".json")[0].unlink()
 
@@ -342,7 +360,9 @@ def _open_to_all(place: Path) -> None:
     files(place)[0].chmod(0o666)
 
 
-@pytest.mark.parametrize("damage", [_flip, _cut, _lose, _lose_file, _edit, _open_to_all])
+@pytest.mark.parametrize(
+    "damage", [_flip, _cut, _empty, _link, _put_another_over, _lose, _lose_file, _edit, _open_to_all]
+)
 def test_damage_is_found_and_nothing_of_it_is_read(
     fresh: Database, tmp_path: Path, damage: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -358,14 +378,15 @@ def test_damage_is_found_and_nothing_of_it_is_read(
     assert fresh.execute("SELECT to_regclass('back')") == [(None,)]
 
 
+@pytest.mark.parametrize("name", ["another.parquet", "{}-00002.parquet", "{}.summary.bak"])
 def test_a_file_that_no_archive_has_is_named_and_not_read(
-    fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     old_logs(fresh)
     keep(fresh)
     archive(fresh, tmp_path)
     [file] = files(tmp_path)
-    file.with_name("another.parquet").write_bytes(file.read_bytes())
+    file.with_name(name.format(file.name.removesuffix("-00001.parquet"))).write_bytes(file.read_bytes())
     assert pgvigil(fresh, "archive", "verify") == 0
     assert "unknown  " in capsys.readouterr().out
     assert restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back") == 500
@@ -449,6 +470,9 @@ def test_an_erased_session_is_in_no_file_and_in_the_audit(fresh: Database, tmp_p
     ]
     assert len(files(tmp_path)) == 1
     assert b"0000000000aa" not in files(tmp_path)[0].read_bytes()
+    assert len(files(tmp_path, ".summary")) == 1
+    with engines.opened() as ask:
+        assert sum(one.calls for one in performance.trends(target(fresh), Span(by="all"), ask)) == 400
     assert erase.erase(target(fresh), SESSION, "again", Reporter()) == "the archives hold no row of the session"
 
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 import uuid
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import errors
 
-from pgvigil.archives import catalogue, duck, literal, scan, write
+from pgvigil.archives import catalogue, duck, literal, scan, summary, write
 from pgvigil.archives.catalogue import Archive
 from pgvigil.archives.manifest import Manifest, Part
 from pgvigil.archives.parquet import WRITTEN, Extent, extent_of
@@ -141,6 +142,7 @@ def _without(store: Store, archive: Archive, made: Manifest, session: str, direc
     source = SOURCES[made.source]
     parts: list[Part] = []
     extent = Extent()
+    begun: list[Path] = []
     with catalogue.opened(store, archive, made) as files, store.workshop(stem) as work, closing(duck()) as conn:
         for number, path in enumerate(files, 1):
             name = f"{stem}-{number:05}.parquet"
@@ -153,7 +155,12 @@ def _without(store: Store, archive: Archive, made: Manifest, session: str, direc
                     name, int(row[0]) if row else 0, new.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
                 )
             extent |= extent_of(conn, scan([new]), (source.id, source.time))
+            if summed := summary.begin(conn, made.source, new, work / f"{name}.summary"):
+                begun.append(summed)
             store.publish(new, f"{directory}/{name}")
             parts.append(part)
-    values = {**made.__dict__, "parts": parts, "rows": sum(part.rows for part in parts)}
+        whole = summary.finish(conn, begun, work / f"{stem}.summary")
+        if whole:
+            store.publish(work / whole.file, f"{directory}/{whole.file}")
+    values = {**made.__dict__, "parts": parts, "summary": whole, "rows": sum(part.rows for part in parts)}
     return Manifest(**{**values, **extent.__dict__})
