@@ -2652,3 +2652,81 @@ ALTER TABLE coded DROP code CASCADE;
 ---   perhaps unexpected column latest.note
 CREATE OR REPLACE VIEW latest AS SELECT name, born, note FROM people;
 CREATE OR REPLACE VIEW above AS SELECT latest.name AS of FROM latest;
+
+--- index of a partitioned table made anew on that alone
+---   on any schema
+---   invalid index events.events_kind
+DROP INDEX events_kind;
+CREATE INDEX events_kind ON ONLY events (kind);
+
+--- index of a partitioned table made anew on that alone, one of a partition beside it
+---   on any schema
+---   invalid index events.events_both
+DROP INDEX events_both;
+CREATE INDEX events_both ON ONLY events (note);
+CREATE INDEX of_2020 ON events_2020 (note);
+
+--- key of a partitioned table made anew on that alone
+---   on any schema
+---   invalid constraint events.events_pkey
+ALTER TABLE events DROP CONSTRAINT events_pkey;
+ALTER TABLE ONLY events ADD CONSTRAINT events_pkey PRIMARY KEY (id, day);
+
+--- index of a partitioned table of another definition
+---   on any schema
+---   different index events.events_both
+DROP INDEX events_both;
+CREATE INDEX events_both ON events (id);
+
+--- index of a partitioned table of another definition, on that alone
+---   on any schema
+---   different index events.events_both
+DROP INDEX events_both;
+CREATE INDEX events_both ON ONLY events (id);
+
+--- index of a partitioned table dropped, one of a partition made again
+---   on any schema
+---   missing index events.events_both
+DROP INDEX events_both;
+CREATE INDEX of_2020 ON events_2020 (note);
+
+--- index of a partitioned table made anew, its partitions' under other names and without a parameter
+---   on any schema
+---   missing index events_2020.of_2020
+---   missing index events_2021.of_2021
+---   different index events_2021.of_2021
+DROP INDEX events_both;
+CREATE INDEX events_both ON events (note);
+
+--- key of another kind, which a foreign key needs
+---   on any schema
+---   different constraint coded.coded_pkey
+ALTER TABLE coded DROP CONSTRAINT coded_pkey CASCADE;
+ALTER TABLE coded ADD CONSTRAINT coded_pkey UNIQUE (code);
+ALTER TABLE a_coding ADD CONSTRAINT a_coding_code_fkey FOREIGN KEY (code) REFERENCES coded (code);
+
+--- right on the sequence of a serial taken away
+---   on any schema
+---   missing grant on sequence of people.id to pg_monitor
+REVOKE USAGE ON SEQUENCE people_id_seq FROM pg_monitor;
+
+--- right on the sequence of a serial changed
+---   on any schema
+---   different grant on sequence of people.id to pg_monitor
+GRANT SELECT ON SEQUENCE people_id_seq TO pg_monitor;
+
+--- right on the sequence of an identity taken away
+---   on any schema
+---   missing grant on sequence of numbered.id to PUBLIC
+REVOKE SELECT ON SEQUENCE numbers FROM PUBLIC;
+
+--- right on the sequence of an identity given
+---   on any schema
+---   unexpected grant on sequence of numbered.id to pg_monitor
+GRANT UPDATE ON SEQUENCE numbers TO pg_monitor;
+
+--- column of a serial dropped, with its sequence
+---   by hand
+---   on any schema
+---   missing column people.id
+ALTER TABLE people DROP COLUMN id CASCADE;

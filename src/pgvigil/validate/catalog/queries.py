@@ -214,7 +214,10 @@ WHERE (NOT g.tgisinternal OR g.tgparentid <> 0 AND (c.contype IS NULL OR c.conty
 
 _AGGREGATE = f"""(SELECT json_strip_nulls(json_build_object('SFUNC', {routine("g.aggtransfn")}, 'STYPE', format_type(g.aggtranstype, NULL),
                     'SSPACE', nullif(g.aggtransspace, 0), 'FINALFUNC', {routine("g.aggfinalfn")},
-                    'FINALFUNC_EXTRA', nullif(g.aggfinalextra, false), 'FINALFUNC_MODIFY', CASE g.aggfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
+                    'FINALFUNC_EXTRA', nullif(g.aggfinalextra, false),
+                    -- How a final function that is not there may change the state says nothing, and pg_dump leaves it out.
+                    'FINALFUNC_MODIFY', CASE WHEN g.aggfinalfn <> 0 THEN
+                        CASE g.aggfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END END,
                     'COMBINEFUNC', {routine("g.aggcombinefn")}, 'SERIALFUNC', {routine("g.aggserialfn")},
                     'DESERIALFUNC', {routine("g.aggdeserialfn")}, 'INITCOND', g.agginitval,
                     'MSFUNC', {routine("g.aggmtransfn")}, 'MINVFUNC', {routine("g.aggminvtransfn")},
@@ -222,7 +225,9 @@ _AGGREGATE = f"""(SELECT json_strip_nulls(json_build_object('SFUNC', {routine("g
                     'MFINALFUNC', {routine("g.aggmfinalfn")}, 'MINITCOND', g.aggminitval,
                     'SORTOP', CASE WHEN g.aggsortop <> 0 THEN {operator("g.aggsortop")} END,
                     'MSSPACE', nullif(g.aggmtransspace, 0),
-                    'MFINALFUNC_EXTRA', nullif(g.aggmfinalextra, false), 'MFINALFUNC_MODIFY', CASE g.aggmfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END,
+                    'MFINALFUNC_EXTRA', nullif(g.aggmfinalextra, false),
+                    'MFINALFUNC_MODIFY', CASE WHEN g.aggmfinalfn <> 0 THEN
+                        CASE g.aggmfinalmodify WHEN 's' THEN 'SHAREABLE' WHEN 'w' THEN 'READ_WRITE' END END,
                     'HYPOTHETICAL', CASE WHEN g.aggkind = 'h' THEN true END)) FROM pg_aggregate g WHERE g.aggfnoid = p.oid)"""
 
 _FUNCTIONS = f"""

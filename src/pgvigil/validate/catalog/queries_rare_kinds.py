@@ -30,6 +30,12 @@ _MAY_READ_MAPPING = """CASE WHEN m.umuser = 0 THEN pg_has_role(s.srvowner, 'USAG
     ELSE m.usename = current_user AND (pg_has_role(s.srvowner, 'USAGE') OR has_server_privilege(s.oid, 'USAGE')) END
     OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"""
 
+
+def _paired(prefix: str) -> str:
+    """The commutator or negator of an operator. Where only the other one names this one, a restore makes both name each other."""
+    return f"""coalesce(nullif(o.opr{prefix}, 0), (SELECT min(xp.oid::bigint)::oid FROM pg_operator xp WHERE xp.opr{prefix} = o.oid))"""
+
+
 # By the kinds that presence.py asks for; schemas and extensions are in every database.
 _PARTS = {
     "schema": f"""
@@ -79,7 +85,7 @@ SELECT '', 'collation ' || {label("n.nspname", "c.collname")}, json_build_object
 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE n.nspname = ANY (%(own)s) AND {no_member("pg_collation", "c.oid")}""",
     "operator": f"""
 SELECT '', 'operator ' || {label("n.nspname", "o.oprname").replace(spelt("o.oprname"), "o.oprname")} || '(' || CASE WHEN o.oprleft = 0 THEN 'NONE' ELSE format_type(o.oprleft, NULL) END || ', ' || format_type(o.oprright, NULL) || ')',
-  json_build_object('definition', json_build_object('FUNCTION', {routine("o.oprcode")}, 'COMMUTATOR', {operator("o.oprcom")}, 'NEGATOR', {operator("o.oprnegate")},
+  json_build_object('definition', json_build_object('FUNCTION', {routine("o.oprcode")}, 'COMMUTATOR', {operator(_paired("com"))}, 'NEGATOR', {operator(_paired("negate"))},
     'RESTRICT', {routine("o.oprrest")}, 'JOIN', {routine("o.oprjoin")}, 'HASHES', nullif(o.oprcanhash, false), 'MERGES', nullif(o.oprcanmerge, false)),
     'owned_by', pg_get_userbyid(o.oprowner), 'comment', obj_description(o.oid, 'pg_operator'))
 FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname = ANY (%(own)s) AND {no_member("pg_operator", "o.oid")}""",

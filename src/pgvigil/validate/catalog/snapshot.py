@@ -375,11 +375,12 @@ def _understood(answers: Answers, schema: str, declared: frozenset[ObjectRef]) -
     found = Snapshot(schema, {}, {}, {}, {}, Server(**answers["server"]))
     orders: dict[str, list[str]] = {}
     feeding = _feeding(answers["relations"])
+    of_columns: dict[ObjectRef, ObjectRef] = {}
     for (label, _, attributes, details), ref in _with_refs(answers["relations"]):
         if (column := details.get("of_column")) and feeding[column] != label:
             attributes["of"] = column
         elif column:
-            ref = ObjectRef("column", column).owned_sequence
+            of_columns[ref] = ref = ObjectRef("column", column).owned_sequence
             details["name"] = label
             if (name := last_name(label)) != quoted(usual_sequence(column)):
                 attributes["name"] = name
@@ -411,6 +412,8 @@ def _understood(answers: Answers, schema: str, declared: frozenset[ObjectRef]) -
             found.objects[of] |= found.objects[ref]
         del found.objects[ref], found.roots[ref]
     for (label, _, attributes, role, _), ref in _with_refs(answers["grants"]):
+        if ref.label.startswith("on sequence ") and (sequence := of_columns.get(ref.of or ref)):
+            ref, label = ObjectRef.right(ref.kind, sequence, ref.grantee), sequence.relation
         found.objects[ref], found.roots[ref], found.grantees[ref] = attributes, label, role
     for label, order in orders.items():
         if (ref := table(label)) in found.objects or (ref := view(label)) in found.objects:

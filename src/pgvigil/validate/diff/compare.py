@@ -24,6 +24,7 @@ from pgvigil.validate.diff import (
     equivalence,
     extension_members,
     inherited,
+    made_anew,
     not_inherited,
     partitions,
     pg_dump_gaps,
@@ -76,7 +77,7 @@ class Comparison:
         self.expected, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
         if self.found.server and self.found.schema == "public":
             self.expected = pg_dump_gaps.carried(self.expected, self.declaration.major, self.found.server.major)
-        self.renames = renames.follow(self.expected, self.roots, self.marks, self.found)
+        self.renames = renames.follow(self.expected, self.roots, self.marks, self.found, collector.comes_later)
         self.found = collector.found = self.renames.found
         self.repairs = Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
         there = self.found.objects
@@ -148,6 +149,7 @@ class Comparison:
                 continue  # the application's own
             else:
                 self._compare(ref, expected, there, mark)
+        self._attached()
         cared_for: set[str] = set()
         for name, pattern in self.declaration.patterns.items():
             if objects.get(table(name), {}).get("kind") == "partitioned table":
@@ -158,6 +160,12 @@ class Comparison:
         Strangers(self.collector, self.expected, self.repairs, of_reference=self.reference is not None).log(
             taken, cared_for
         )
+
+    def _attached(self) -> None:
+        for objects, refs in ((self.expected, self.changed), (self.found.objects, self.undeclared)):
+            for ref in refs:
+                if ref in objects and (whole := made_anew.whole_of(ref, objects[ref], objects)):
+                    self.collector.whole_of[ref] = whole
 
     def _owner(self, ref: ObjectRef) -> str:
         return str(self.expected.get(ref, {}).get("owned_by", self.found.owner))
@@ -193,23 +201,21 @@ class Comparison:
         ):
             return True
         relations = {ObjectRef(kind, root) for kind in ("table", "view", "sequence")}
-        if root and ref not in relations and not relations & objects.keys():
+        of_column = ref.of is not None and ref.of.of_column  # the sequence of a column is not called by its name
+        if root and ref not in relations and not relations & objects.keys() and not of_column:
             return True
-        if (attached := self.expected[ref].get("attached")) and (parent := self._parent(ref)) in self.expected:
-            return parent not in objects and bool(attached)
+        if (parent := made_anew.whole_of(ref, self.expected[ref], self.expected)) in self.expected:
+            return parent not in objects
         if ref.of_column:  # of an identity that is not there either
             column = ref.column
             return "identity" in self.expected.get(column, {}) and "identity" not in objects.get(column, {})
         if (of := ref.of) is None:
             return False
+        if of.of_column and self._is_identity_of_one(of.column):
+            return True
         if ref.kind == "grant" and (there := objects.get(of)):
             return ref.grantee == quoted(there.get("owned_by", ""))  # whoever owns it has every right
         return of in self.expected and of not in objects
-
-    def _parent(self, ref: ObjectRef) -> ObjectRef:
-        """The index or key of the partitioned table that the one of a partition is part of."""
-        of = self.expected.get(table(self.roots[ref]), {}).get("partition_of")
-        return ObjectRef.on(ref.kind, str(of), self.expected[ref]["attached"])
 
     def _missing(self, ref: ObjectRef, expected: Attributes, mark: Mark | None) -> None:
         if mark and mark.optional:
@@ -309,6 +315,8 @@ class Comparison:
         if expected == there:
             return
         kind = ref.kind
+        if ref.of_column and self._is_identity_of_one(ref.column):
+            return  # the repair of the column makes it anew
         free = {"comment"}  # it has a finding of its own
         if not self.declaration.complete:
             free |= {"row_security", "not_null", "not_null_comment"}
@@ -367,6 +375,11 @@ class Comparison:
                 a, b = self._storage(kind, a, b, subset=bool(mark and not mark.ours))
             if a != b:
                 yield key, a, b
+
+    def _is_identity_of_one(self, column: ObjectRef) -> bool:
+        """Return true if the column is an identity on one side, and a serial or no number at all on the other."""
+        sides = [of.get(column, {}) for of in (self.expected, self.found.objects)]
+        return self.declaration.complete and ("identity" in sides[0]) != ("identity" in sides[1])
 
     def _reads_missing_sequence(self, ref: ObjectRef, default: Any) -> bool:
         sequence = ref.owned_sequence

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from pgvigil.validate.catalog.identifiers import schema_of
-from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef
+from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes, Connection, Snapshot
+from pgvigil.validate.diff import made_anew
 from pgvigil.validate.diff.equivalence import Probe, settle
 from pgvigil.validate.repair.ddl_routines import usual_multirange
 from pgvigil.validate.repair.fix_script import ordered
@@ -61,11 +62,14 @@ class DiffBuilder:
     declaration: Declaration
     found: Snapshot
     strict: bool = False
+    to_come: tuple[str, ...] = ()  # patterns of what migrations bring that are still to come: it is not looked for
     compared: Counter[str] = field(default_factory=Counter)
     used_rules: set[str] = field(default_factory=set)
     unchecked: list[Unchecked] = field(default_factory=list)
     unreadable: set[str] = field(default_factory=set)  # tables whose rows were asked for
+    whole_of: dict[ObjectRef, ObjectRef] = field(default_factory=dict)  # a partition's index → what it is part of
     _in_force: set[ObjectRef] = field(default_factory=set)  # what no rule covers
+    _comes_later: dict[ObjectRef, bool] = field(default_factory=dict)
     _entries: list[_Entry] = field(default_factory=list)
     _missing: dict[ObjectRef, tuple[Attributes, str]] = field(default_factory=dict)
 
@@ -118,6 +122,11 @@ class DiffBuilder:
     def said(self, text: str) -> str:
         return text.replace("{schema}", self.found.schema)
 
+    def comes_later(self, ref: ObjectRef) -> bool:
+        if ref not in self._comes_later:
+            self._comes_later[ref] = any(covers(pattern, ref.path) for pattern in self.to_come)
+        return self._comes_later[ref]
+
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def settled(self, conn: Connection) -> list[Finding]:
@@ -128,9 +137,10 @@ class DiffBuilder:
         follows = {ref for refs in followers.values() for ref in refs}
         makers = {entry.ref: entry.fix for entry in self._entries if entry.fix and entry.finding.kind == "missing"}
         findings: list[tuple[ObjectRef, Finding]] = []
+        differing: dict[ObjectRef, set[str]] = {}
         for entry in self._entries:
             finding = entry.finding
-            if finding.kind == "missing" and entry.ref in follows:
+            if (finding.kind == "missing" and entry.ref in follows) or self.comes_later(entry.ref):
                 continue
             left = [part for part in entry.parts if part.probe is None or answers[part.probe] is not True]
             if entry.parts and not left:
@@ -162,6 +172,8 @@ class DiffBuilder:
                 steps=tuple(steps),
             )
             findings.append((entry.ref, self._left_alone(entry.ref, settled)))
+            differing.setdefault(entry.ref, set()).update(part.key for part in left)
+        findings = made_anew.with_their_parts(findings, differing, self.whole_of)
         return sorted(_without_echoes(findings), key=lambda finding: KINDS.index(finding.kind))
 
     def _left_alone(self, ref: ObjectRef, finding: Finding) -> Finding:
@@ -193,6 +205,10 @@ class DiffBuilder:
 
     def _follows(self, ref: ObjectRef, text: str, root: str, cause: ObjectRef, name: re.Pattern[str]) -> bool:
         kind, by = ref.kind, cause.kind
+        if ref.of_column:
+            return cause == ref.column or (
+                by in ("table", "schema") and cause in (table(root), ObjectRef(by, schema_of(root)))
+            )
         attributes, (of_cause, of) = self._missing[ref][0], self._missing[cause]
         if by == "other":
             return _stands_on_rare(ref, attributes, cause)

@@ -33,17 +33,17 @@ _WHEN = r" FOR EACH (?:ROW|STATEMENT) WHEN (\(.*\)) EXECUTE FUNCTION [^']*\((?:E
 
 _HEAD = Path(__file__).with_suffix(".sql")
 
-# Kind → catalog, its ACL, kind for acldefault(), owner, function that finds one.
+# Kind → catalog, its ACL, kind for acldefault(), owner.
 _RIGHTS = {
-    "table": ("pg_class", "relacl", "r", "relowner", "to_regclass"),
-    "view": ("pg_class", "relacl", "r", "relowner", "to_regclass"),
-    "sequence": ("pg_class", "relacl", "s", "relowner", "to_regclass"),
-    "column": ("pg_attribute", "attacl", "", "", ""),
-    "function": ("pg_proc", "proacl", "f", "proowner", "to_regprocedure"),
-    "procedure": ("pg_proc", "proacl", "f", "proowner", "to_regprocedure"),
-    "aggregate": ("pg_proc", "proacl", "f", "proowner", "to_regprocedure"),
-    "type": ("pg_type", "typacl", "T", "typowner", "to_regtype"),
-    "schema": ("pg_namespace", "nspacl", "n", "nspowner", ""),
+    "table": ("pg_class", "relacl", "r", "relowner"),
+    "view": ("pg_class", "relacl", "r", "relowner"),
+    "sequence": ("pg_class", "relacl", "s", "relowner"),
+    "column": ("pg_attribute", "attacl", "", ""),
+    "function": ("pg_proc", "proacl", "f", "proowner"),
+    "procedure": ("pg_proc", "proacl", "f", "proowner"),
+    "aggregate": ("pg_proc", "proacl", "f", "proowner"),
+    "type": ("pg_type", "typacl", "T", "typowner"),
+    "schema": ("pg_namespace", "nspacl", "n", "nspowner"),
 }
 
 # Kind → catalog, and the start of the names of its columns.
@@ -138,6 +138,18 @@ class _Writer:
         """Return what a to_reg…() takes, with its schema: one of pg_catalog may have the same name, and is found first."""
         return self._qualified(ref.bare_label) + ref.signature
 
+    def _is(self, ref: ObjectRef) -> str:
+        """A condition in its catalog."""
+        kind = ref.kind.split()[-1]
+        if kind in ("function", "procedure", "aggregate"):
+            return self._is_routine(ref)
+        if kind == "type":
+            return self._type_is(ref.label)
+        return f"oid = to_regclass({text(self._found_by(ref))})"
+
+    def _is_routine(self, ref: ObjectRef) -> str:
+        return f"oid = pg_temp.routine({self._pair(ref.bare_label)}, {text(ref.signature[1:-1])})"
+
     @staticmethod
     def _bare(label: str) -> str:
         name = last_name(label)
@@ -163,11 +175,9 @@ class _Writer:
             return
         if kind == "column" or (kind == "schema" and label == "{schema}" and self.schema == "public"):
             return  # a column has its table's, and public the one that a version of PostgreSQL gives it
-        catalog, _, _, owner, key = _RIGHTS[kind]
+        catalog, _, _, owner = _RIGHTS[kind]
         name = self.schema if label == "{schema}" else self._bare(label)
-        where = {"schema": f"nspname = {text(name)}", "type": self._type_is(label)}.get(
-            kind, f"oid = {key}({text(self._found_by(ref))})"
-        )
+        where = f"nspname = {text(name)}" if kind == "schema" else self._is(ref)
         yield from self._owner_of(ref, f"(SELECT {owner} FROM {catalog} WHERE {where})", attributes, mark)
 
     def _owner_of(self, ref: ObjectRef, oid: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
@@ -206,6 +216,10 @@ class _Writer:
             yield f"is_partitioned({pair}, {text(f'{said} is partitioned')})"
             if key := attributes.get("partition_by"):
                 yield f"is(pg_get_partkeydef({self._oid(label)}), {text(key)}, {text(f'{said} is partitioned by its key')})"
+        if bound := attributes.get("bound"):
+            parent = f"inhparent = {self._oid(attributes['partition_of'])}"
+            found = f"(SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_class c JOIN pg_inherits ON inhrelid = c.oid AND {parent} WHERE c.oid = {self._oid(label)})"
+            yield f"is({found}, {text(bound)}, {text(f'parent and values of {said}')})"
         if pattern := self.declared.patterns.get(label):
             partitions = f"(SELECT FROM pg_inherits WHERE inhparent = {self._oid(label)})"
             yield f"ok(EXISTS {partitions}, {text(f'{said} has partitions')})"
@@ -339,8 +353,10 @@ class _Writer:
         if attributes.get("clone"):
             return
         yield f"has_trigger({self._pair(root)}, {text(name)}, {text(said)})"
-        function, _ = _called(attributes["function"])
+        function, arguments = _called(attributes["function"])
         yield f"trigger_is({self._pair(root)}, {text(name)}, {self._pair(function)}, {text(f'function of {said}')})"
+        given = f"pg_temp.trigger_arguments({self._oid(root)}, {text(name)})"
+        yield f"is({given}, {text(f'({arguments})')}, {text(f'arguments of {said}')})"
         events = " OR ".join(e for e in ("INSERT", "DELETE", "UPDATE", "TRUNCATE") if e in attributes["events"])
         columns = sorted(attributes.get("update_of") or [], key=self._bare)
         parts = [
@@ -376,6 +392,13 @@ class _Writer:
         command = attributes.get("command") or "ALL"
         yield f"policy_cmd_is({self._pair(root)}, {text(name)}::name, {text(command)}, {text(f'command of {said}')})"
         where = f"polrelid = {self._oid(root)} AND polname = {text(name)}"
+        roles = sorted(role if role == "PUBLIC" else self._bare(role) for role in attributes.get("roles", ["PUBLIC"]))
+        each = "SELECT coalesce(pg_get_userbyid(nullif(r, 0))::text, 'PUBLIC') AS role FROM unnest(polroles) r"
+        found = f'(SELECT ARRAY(SELECT role FROM ({each}) q ORDER BY role COLLATE "C") FROM pg_policy WHERE {where})'
+        yield f"is({found}, {_texts(roles)}, {text(f'roles of {said}')})"
+        permissive = str(not attributes.get("restrictive")).lower()
+        found = f"(SELECT polpermissive FROM pg_policy WHERE {where})"
+        yield f"is({found}, {permissive}, {text(f'{said} is permissive: {permissive}')})"
         for key, column in (("using", "polqual"), ("check", "polwithcheck")):
             found = f"(SELECT '(' || pg_get_expr({column}, polrelid) || ')' FROM pg_policy WHERE {where})"
             if key in attributes:
@@ -404,7 +427,7 @@ class _Writer:
             yield f"is_{kind.partition(' ')[0]}({call}, {text(f'{said} is of that kind')})"
         if language := attributes.get("language"):
             yield f"function_lang_is({call}, {text(unquoted(language))}, {text(f'language of {said}')})"
-        where = f"oid = to_regprocedure({text(self._found_by(ref))})"
+        where = self._is_routine(ref)
         if "arguments" in attributes:
             found = "regexp_replace(pg_get_function_arguments(oid), '(^|, )IN ', '\\1', 'g')"
             arguments = re.sub(r"(^|, )IN ", r"\1", attributes["arguments"])
@@ -536,7 +559,7 @@ class _Writer:
         if of is None or of.kind not in _RIGHTS:
             return
         kind, label, role = of.kind, of.label, self._bare(ref.grantee)
-        catalog, acl, usual, owner, key = _RIGHTS[kind]
+        catalog, acl, usual, owner = _RIGHTS[kind]
         if kind == "column":
             where = f"attrelid = {self._oid(root)} AND attname = {text(self._bare(of.name))}"
         elif kind == "schema":
@@ -546,7 +569,7 @@ class _Writer:
                 f"oid = pg_get_serial_sequence({self._relation(root)}, {text(self._bare(of.column.name))})::regclass"
             )
         else:
-            where = f"oid = {key}({text(self._found_by(of))})"
+            where = self._is(of)
         default = f"acldefault('{usual}', {owner})" if owner else "NULL"
         if kind == "schema":  # initdb gives rights on public, in each version others
             default = f"coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass AND objoid = oid), {default})"
@@ -555,6 +578,9 @@ class _Writer:
             given.reverse()
         rights = f"(SELECT pg_temp.rights({', '.join(given)}, {text(role)}) FROM {catalog} WHERE {where})"
         expected, said = _texts(sorted(attributes["privileges"])), text(one_line(ref.path))
+        if ref.kind == "revocation" or (0 < self.declared.major < 17 and len(attributes["privileges"]) == 7):
+            # Since PostgreSQL 17 an owner has MAINTAIN beside what a spec says of him, and ALL has it too.
+            rights = f"array_remove(array_remove({rights}, 'MAINTAIN'), 'MAINTAIN WITH GRANT OPTION')"
         test = f"is({rights}, {expected}, {said})"
         yield test if role == "PUBLIC" else self._if_role(role, test)
 

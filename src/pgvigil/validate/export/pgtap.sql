@@ -22,12 +22,35 @@ END $$;
 
 -- The role that owns most objects of some schemas, but for roles that a spec names as owners.
 CREATE FUNCTION pg_temp.usual_owner(schemas text[], named text[]) RETURNS text LANGUAGE sql AS $$
-    WITH covered AS (SELECT oid FROM pg_namespace WHERE nspname = ANY (schemas))
+    WITH covered AS (SELECT oid, nspowner FROM pg_namespace WHERE nspname = ANY (schemas))
     SELECT pg_get_userbyid(o.owner)::text FROM (
-        SELECT relowner AS owner FROM pg_class WHERE relnamespace IN (SELECT oid FROM covered) AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-        UNION ALL SELECT proowner FROM pg_proc WHERE pronamespace IN (SELECT oid FROM covered)
-        UNION ALL SELECT typowner FROM pg_type y WHERE typnamespace IN (SELECT oid FROM covered) AND typtype IN ('e', 'd', 'r')
-    ) o WHERE pg_get_userbyid(o.owner) <> ALL (named) GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1
+        SELECT tableoid, oid, relowner AS owner, relnamespace AS within FROM pg_class
+        WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT tableoid, oid, proowner, pronamespace FROM pg_proc
+        UNION ALL SELECT tableoid, oid, typowner, typnamespace FROM pg_type WHERE typtype IN ('e', 'd', 'r')
+        UNION ALL SELECT tableoid, oid, oprowner, oprnamespace FROM pg_operator
+        UNION ALL SELECT tableoid, oid, opcowner, opcnamespace FROM pg_opclass
+        UNION ALL SELECT tableoid, oid, opfowner, opfnamespace FROM pg_opfamily
+        UNION ALL SELECT tableoid, oid, collowner, collnamespace FROM pg_collation
+        UNION ALL SELECT tableoid, oid, conowner, connamespace FROM pg_conversion
+        UNION ALL SELECT tableoid, oid, stxowner, stxnamespace FROM pg_statistic_ext
+        UNION ALL SELECT tableoid, oid, cfgowner, cfgnamespace FROM pg_ts_config
+        UNION ALL SELECT tableoid, oid, dictowner, dictnamespace FROM pg_ts_dict
+        UNION ALL SELECT 'pg_namespace'::regclass, oid, nspowner, oid FROM covered
+    ) o
+    WHERE o.within IN (SELECT oid FROM covered)
+      AND pg_get_userbyid(o.owner) <> ALL (named || '{pg_database_owner}')
+      -- A member of an extension has the owner of that, whoever owns all the rest.
+      AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = o.tableoid AND x.objid = o.oid AND x.deptype = 'e')
+    GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1
+$$;
+
+-- A routine by the types of its arguments: to_regprocedure() refuses a type that is only a shell.
+CREATE FUNCTION pg_temp.routine(schema text, name text, arguments text) RETURNS oid LANGUAGE sql AS $$
+    SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = schema AND p.proname = name
+      AND array_to_string(ARRAY(SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n)
+                                ORDER BY a.n), ', ') = arguments
 $$;
 
 CREATE FUNCTION pg_temp.default_of(relation text, name text) RETURNS text LANGUAGE sql AS $$
@@ -110,6 +133,13 @@ CREATE FUNCTION pg_temp.trigger_shape(on_table regclass, name text) RETURNS text
         CASE WHEN g.tginitdeferred THEN 'INITIALLY DEFERRED' WHEN g.tgdeferrable THEN 'INITIALLY IMMEDIATE' END,
         'FOR EACH', CASE WHEN g.tgtype & 1 <> 0 THEN 'ROW' ELSE 'STATEMENT' END,
         CASE g.tgenabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'REPLICA' WHEN 'A' THEN 'ALWAYS' ELSE 'ENABLED' END)
+    FROM pg_trigger g WHERE g.tgrelid = on_table AND g.tgname = name AND NOT g.tgisinternal
+$$;
+
+CREATE FUNCTION pg_temp.trigger_arguments(on_table regclass, name text) RETURNS text LANGUAGE sql AS $$
+    SELECT CASE WHEN g.tgnargs = 0 THEN '()' ELSE
+               -- the name of its function may hold anything
+               substring(pg_get_triggerdef(g.oid) FROM ' EXECUTE FUNCTION (?:"(?:[^"]|"")*"|[^(.])+(?:\.(?:"(?:[^"]|"")*"|[^(])+)?(\(.*)$') END
     FROM pg_trigger g WHERE g.tgrelid = on_table AND g.tgname = name AND NOT g.tgisinternal
 $$;
 

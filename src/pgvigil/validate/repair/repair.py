@@ -18,6 +18,8 @@ from pgvigil.validate.spec.declaration import Partitions
 
 # What a DROP of these takes with it cannot be made again.
 _HOLDS_DATA = ("table", "column", "schema", "sequence", "type", "extension")
+_COLUMNS = re.compile(r"(?:PRIMARY KEY|UNIQUE(?: NULLS NOT DISTINCT)?) \((.*?)\)(?: |$)")
+_KEYS = ("PRIMARY KEY", "UNIQUE", "EXCLUDE")
 _OWNED = ("function", "procedure", "type")  # and tables and views: what its owner has to be given
 _PARTS = ("column", "sequence", "constraint", "index", "trigger", "policy", "rule", "statistics", "grant", "revocation")
 
@@ -49,8 +51,8 @@ class Repairs:
         self.roots = roots
         self.found = found
 
-    def make(self, ref: ObjectRef) -> str:
-        """A missing object; of a relation, all that stands on it."""
+    def make(self, ref: ObjectRef, *, anew: bool = False) -> str:
+        """A missing object; of a relation, all that stands on it. `anew`: of what was just dropped."""
         root = self.roots.get(ref, "")
         attributes = self.expected[ref]
         kind = ref.kind
@@ -59,18 +61,17 @@ class Repairs:
         if kind == "column" and (of_view := view(root)) in self.found.objects:
             return self.change(of_view, ["definition"]) if of_view in self.expected else ""
         if kind not in ("table", "view"):
-            made = ddl.create(ref, root, self._with_identity(ref))
-            if kind in ("index", "constraint") and (parts := self._attached(ref, root)):
-                made = "\n".join(
-                    [
-                        made.replace(f" ON {root} ", f" ON ONLY {root} ", 1).replace(
-                            f"ALTER TABLE {root} ADD ", f"ALTER TABLE ONLY {root} ADD ", 1
-                        ),
-                        *parts,
-                    ]
-                )
+            made = self._created(ref, root, self._with_identity(ref))
+            if kind in ("index", "constraint") and (parts := self._attached(ref, root, anew=anew)):
+                made = made.replace(f" ON {root} ", f" ON ONLY {root} ", 1)
+                made = made.replace(f"ALTER TABLE {root} ADD ", f"ALTER TABLE ONLY {root} ADD ", 1)
+                made = "\n".join([made, *parts])
+            if ref.of_column and ref.column not in self.found.objects:
+                return ""  # it is made with its column
             if ref.of_column:
                 made = self._sequence_of(ref.column, attributes)
+            if kind == "column" and (own := self._serial(ref)) is not None:
+                made = "\n".join([own[0], made, own[1]])
             if attributes.get("kind") == "base":
                 made = "\n".join([*self._base_type(ref.label, attributes), made])
             if kind == "index" and not self._partitioned(root):
@@ -82,7 +83,8 @@ class Repairs:
             if server is not None and server.major < 18 and made.strip() == f"CREATE TYPE {ref.label};":
                 return self._spelt(made.strip())  # before PostgreSQL 18 nothing can be done to a shell
             owner = self._owner(ref, root, attributes) if kind in _OWNED else ""  # whoever runs this may be another
-            made = "\n".join(part for part in (made, *self._by_default(ref), owner, *self._of(ref)) if part)
+            rights = self._of(ref) + (self._of(ref.owned_sequence) if kind == "column" else [])
+            made = "\n".join(part for part in (made, *self._by_default(ref), owner, *rights) if part)
             return self._spelt(made.strip())
         label = ref.label
         columns = {
@@ -104,10 +106,10 @@ class Repairs:
         if "partition_of" in attributes:
             before = [other for other in others if other.kind in ("constraint", "index")]
             parts += self._inherited_checks(label, attributes)
-        parts += [ddl.create(other, label, self.expected[other]) for other in before]
+        parts += [self._created(other, label, self.expected[other]) for other in before]
         if "partition_of" in attributes:
             parts.append(ddl_relations.attach(label, attributes))
-            parts += [ddl.create(other, label, self.expected[other]) for other in others if other not in before]
+            parts += [self._created(other, label, self.expected[other]) for other in others if other not in before]
         if ddl_relations.identified_by_index(attributes):
             parts.append(ddl_relations.relation(label, "replica_identity", attributes))
         if kind == "view":
@@ -181,8 +183,11 @@ class Repairs:
             f"max({name}) IS NOT NULL) FROM {column.relation};"
         )
 
-    def _attached(self, ref: ObjectRef, root: str) -> list[str]:
-        """The indexes or keys of partitions under their own names, each attached to that of the partitioned table."""
+    def _attached(self, ref: ObjectRef, root: str, *, anew: bool = False) -> list[str]:
+        """The indexes or keys of partitions under their own names, each attached to that of the partitioned table.
+
+        `anew`: that of the table was dropped, and what was attached to it went with it.
+        """
         lines = []
         for other, of in self.expected.items():
             if other.kind != ref.kind or of.get("attached") != ref.name:
@@ -190,7 +195,11 @@ class Repairs:
             part = self.roots.get(other, "")
             if self.expected.get(table(part), {}).get("partition_of") != root:
                 continue
-            lines += [] if other in self.found.objects else [self.make(other).replace(" CONCURRENTLY", "", 1)]
+            there = self.found.objects.get(other)
+            if there is None or (anew and there.get("attached") == ref.name):
+                lines.append(self.make(other, anew=anew).replace(" CONCURRENTLY", "", 1))
+            elif "valid" in there and self._partitioned(part):
+                lines += self._attached(other, part)
             lines.append(f"ALTER INDEX {beside(root, ref.name)} ATTACH PARTITION {beside(part, other.name)};")
         return lines
 
@@ -243,7 +252,45 @@ class Repairs:
     def _of(self, ref: ObjectRef) -> list[str]:
         """Rights on an object that stands on no relation."""
         rights = [other for other in self.expected if other.kind in ("grant", "revocation") and other.of == ref]
-        return [ddl.create(other, "", self.expected[other]) for other in rights]
+        return [self._created(other, "", self.expected[other]) for other in rights]
+
+    def _created(self, ref: ObjectRef, root: str, attributes: Attributes) -> str:
+        return ddl.create(self._by_its_name(ref) if ref.of else ref, root, attributes)
+
+    @staticmethod
+    def _is_key(ref: ObjectRef, attributes: Attributes) -> bool:
+        """Return true of what is an index, or has one."""
+        return ref.kind == "index" or (ref.kind == "constraint" and attributes["definition"].startswith(_KEYS))
+
+    def _completed(self, ref: ObjectRef, root: str, found: Attributes, keys: list[str]) -> str:
+        """An index or key of a partitioned table, as it is wanted, with those of the partitions."""
+        wanted = {
+            self.roots[one]
+            for one, of in self.expected.items()
+            if one.kind == ref.kind and of.get("attached") == ref.name
+        }
+        occupied = any(
+            one.kind == ref.kind and of.get("attached") == ref.name and one not in self.expected
+            for one, of in self.found.objects.items()
+            if self.found.roots[one] in wanted
+        )
+        if keys == ["valid"] and not occupied and (parts := self._attached(ref, root)):
+            return "\n".join(parts)
+        return self._without_references(ref, found, f"{ddl.drop(ref, root, found)}\n{self.make(ref, anew=True)}")
+
+    def _without_references(self, key: ObjectRef, found: Attributes, change: str) -> str:
+        """A change of a key that the server refuses while foreign keys need it: they go before it, and come again after it."""
+        columns = _COLUMNS.match(found["definition"])
+        if key.kind != "constraint" or columns is None:
+            return change
+        named = re.compile(rf" REFERENCES {re.escape(key.relation)}\((.*?)\)(?: |$)")
+        first, then = [], []
+        for ref, of in self.found.objects.items():
+            match = named.search(of.get("definition", "")) if ref.kind == "constraint" else None
+            if match and ref != key and set(match[1].split(", ")) == set(columns[1].split(", ")):
+                first.append(ddl.drop(ref, ref.relation, of))
+                then += [ddl.create(ref, ref.relation, self.expected[ref])] if ref in self.expected else []
+        return "\n".join([*first, change, *then])
 
     def _partitioned(self, root: str) -> bool:
         return self.found.objects.get(table(root), {}).get("kind") == "partitioned table"
@@ -270,7 +317,13 @@ class Repairs:
         return self._spelt(sql_text.remark(text) if data else text)
 
     def _by_its_name(self, ref: ObjectRef) -> ObjectRef:
-        """The sequence of a column by the name that it has."""
+        """The sequence of a column by the name that it has; of a right on it, by the name that it is to have."""
+        if (of := ref.of) and of.of_column:
+            if of in self.expected:
+                name = self._beside(of.column, self.expected[of])
+            else:
+                name = self.found.details.get(of, {}).get("name", of.label)
+            return ObjectRef.right(ref.kind, ObjectRef("sequence", name), ref.grantee)
         return ObjectRef("sequence", self.found.details[ref]["name"]) if ref.of_column else ref
 
     def comment(self, ref: ObjectRef) -> str:
@@ -341,6 +394,8 @@ class Repairs:
             dropped = ddl.drop(ref, root, found)
             made = self.make(ref)
             return self._without(self._readers(ref), f"{dropped}\n{made}") if made else ""
+        if self._is_key(ref, expected) and self._partitioned(root) and {"valid", "definition"} & set(keys):
+            return self._completed(ref, root, found, keys)
         if kind == "constraint":
             if keys == ["validated"] and "validated" not in expected:
                 return f"ALTER TABLE {root} VALIDATE CONSTRAINT {name};"
@@ -354,10 +409,9 @@ class Repairs:
                 return sql_text.comment(ObjectRef("index", label), root, expected.get("index_comment"))
             if keys == ["tablespace"]:
                 return f"ALTER INDEX {beside(root, name)} SET TABLESPACE {expected.get('tablespace', 'pg_default')};"
-            if "attached" not in keys:
-                return again.replace(
-                    f";\nALTER TABLE {root} ADD CONSTRAINT ", ", ADD CONSTRAINT ", 1
-                )  # both or neither
+            if "attached" not in keys:  # both or neither
+                again = again.replace(f";\nALTER TABLE {root} ADD CONSTRAINT ", ", ADD CONSTRAINT ", 1)
+                return self._without_references(ref, found, again)
         if kind in ("constraint", "index") and keys == ["attached"]:
             parent = self.found.objects.get(table(root), {}).get("partition_of")
             if "attached" not in expected or not parent:
@@ -372,12 +426,14 @@ class Repairs:
             dropped = ddl.drop(ref, root, found)
             comment = sql_text.comment(ref, root, expected["comment"]) if "comment" in expected else ""
             if not concurrently:
-                return "\n".join([dropped, ddl_relations.index(root, name, expected), comment]).strip()
+                return "\n".join([dropped, self.make(ref, anew=True)]).strip()
             new = quoted(f"{unquoted(name)[:50]}_{secrets.token_hex(3)}")  # beside the old one until it is ready
             made = ddl_relations.index(root, new, expected, concurrently=True)
             renamed = f"ALTER INDEX {beside(root, new)} RENAME TO {name};"
             dropped = dropped.replace("DROP INDEX", "DROP INDEX CONCURRENTLY")
             lines = [made, dropped, renamed, comment, self._identified_by(ref, root)]
+            if "attached" in keys:
+                lines.append(self._changed(ref, root, expected, found, ["attached"]))
             return "\n".join(line for line in lines if line)
         if kind in ("trigger", "rule") and keys == ["enabled"]:
             return sql_text.enable(kind.upper(), root, name, expected.get("enabled", "ORIGIN"))
@@ -403,7 +459,8 @@ class Repairs:
             )
             return "" if used else again
         if kind in ("grant", "revocation"):
-            return alter.alter_privileges(ref, expected, found, only_take=self._is_anothers(ref.of))
+            right = self._by_its_name(ref)
+            return alter.alter_privileges(right, expected, found, only_take=self._is_anothers(ref.of))
         if kind == "sequence":
             return self._sequence(ref, self.found.details[ref].get("name", label), expected, keys)
         if kind == "type":
@@ -420,6 +477,7 @@ class Repairs:
         foreign = self.found.objects.get(table(root), {}).get("kind") == "foreign table"
         lines: list[str] = []
         goes_on = ""
+        all_keys = keys
         if "identity" in keys and "identity" not in expected:  # no default can be beside it
             keys = ["identity", *(key for key in keys if key != "identity")]
             sequence = ref.owned_sequence
@@ -436,7 +494,9 @@ class Repairs:
             keys = [key for key in keys if key != "default"]
         for key in keys:
             lines += alter.alter_column(root, ref.name, self._with_identity(ref), found, key, foreign=foreign)
-        made = "\n".join(line for line in [*lines, goes_on] if line)
+        if "identity" in all_keys:  # its sequence is another
+            lines += [goes_on, *self._of(ref.owned_sequence)]
+        made = "\n".join(line for line in lines if line)
         if not {"type", "collation"} & set(keys):
             return made
         word = re.compile(rf'(?<![\w"]){re.escape(ref.name)}(?![\w"])')

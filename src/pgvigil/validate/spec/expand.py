@@ -158,7 +158,7 @@ def relation_of_right(right: ObjectRef) -> str:
     of = right.of
     if of is None or of.kind not in ("table", "view", "sequence", "column"):
         return ""
-    return of.of_column or of.relation or of.label
+    return of.relation or of.label
 
 
 @functools.cache
