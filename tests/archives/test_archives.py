@@ -476,6 +476,34 @@ def test_an_erased_session_is_in_no_file_and_in_the_audit(fresh: Database, tmp_p
     assert erase.erase(target(fresh), SESSION, "again", Reporter()) == "the archives hold no row of the session"
 
 
+def test_a_session_is_erased_from_all_files_of_all_tables(fresh: Database, tmp_path: Path) -> None:
+    for ago in (20, 21):
+        old_logs(fresh, ago=ago, rows=50)
+    fresh.execute(
+        """INSERT INTO query_executions (execution_id, query, database_type, status, conversation_id, started_at)
+           VALUES ('e', 'SELECT 1', 'postgresql', 'success', %s, now() - interval '40 days')""",
+        (SESSION,),
+    )
+    fresh.execute(
+        """INSERT INTO pgvigil.deleted_sessions (session_id, session_key, deleted_at, actor, last_row, events)
+           VALUES (%s, 'k', now() - interval '5 days', 'x', '{}', '[]')""",
+        (SESSION,),
+    )
+    keep(fresh)
+    fresh.execute("CALL pgvigil.run_job('executions')")
+    archive(fresh, tmp_path)
+    retention(fresh)
+    with pytest.raises(PreconditionError, match="deleted_sessions") as refused:
+        erase.erase(target(fresh), SESSION, "x", Reporter())
+    assert len(files(tmp_path)) == 4
+    fresh.execute(refused.value.hint.partition(";")[0])
+    assert erase.erase(target(fresh), SESSION, "x", Reporter()) == "erased 22 rows from 4 archives"
+    assert fresh.execute("SELECT rows, cardinality(files) FROM pgvigil.archive_erasures") == [(22, 4)]
+    assert archive(fresh, tmp_path) == "archived 0 rows"
+    assert all(SESSION[-12:].encode() not in file.read_bytes() for file in files(tmp_path))
+    assert faults(fresh) == []
+
+
 def test_rows_that_are_still_in_the_database_are_deleted_there_first(fresh: Database, tmp_path: Path) -> None:
     old_logs(fresh)
     keep(fresh)

@@ -73,7 +73,7 @@ def _erase(
         log.progress(f"looking into {archive.path}")
         made = catalogue.manifest_of(store, archive)
         if found := _count(store, archive, made, session):
-            if archive.state == "copy":
+            if archive.state == "copy" and _is_still_there(conn, archive, session):
                 raise PreconditionError(
                     f"{archive.source} has {counted(found, 'row')} of the session in {archive.partition or 'the database'} that are archived but not dropped yet",
                     _remedy(archive, session),
@@ -104,6 +104,15 @@ def _erase(
     return f"erased {counted(erased, 'row')} from {counted(len(held), 'archive')}"
 
 
+def _is_still_there(conn: psycopg.Connection, archive: Archive, session: str) -> bool:
+    """Tell whether the job would archive the rows again. It writes a day of deletions again only where rows have come."""
+    if archive.source != "deleted_sessions":
+        return True
+    return (
+        conn.execute("SELECT 1 FROM pgvigil.deleted_sessions WHERE session_id = %s", (session,)).fetchone() is not None
+    )
+
+
 def _sql(text: str) -> str:
     from psycopg import sql
 
@@ -112,7 +121,7 @@ def _sql(text: str) -> str:
 
 def _remedy(archive: Archive, session: str) -> str:
     if archive.partition is None:
-        return f"DELETE FROM pgvigil.deleted_sessions WHERE session_id = '{session}'; then pgvigil maintain run archive, and this again."
+        return f"DELETE FROM pgvigil.deleted_sessions WHERE session_id = '{session}'; then this again."
     return f"DELETE FROM {archive.source} WHERE {_OF_SESSION.get(archive.source, 'session_id')} = '{session}'; then pgvigil maintain run archive, and this again."
 
 
