@@ -16,10 +16,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import psycopg
 from starlette.testclient import TestClient
@@ -72,8 +71,8 @@ def backends(url: str) -> list[int]:
 
 
 @contextmanager
-def served(url: str) -> Iterator[tuple[int, str]]:
-    """A service in a process of its own, and where it answers."""
+def served(url: str) -> Iterator[tuple[int, HTTPConnection]]:
+    """A service in a process of its own, and a connection to it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         where = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -82,36 +81,37 @@ def served(url: str) -> Iterator[tuple[int, str]]:
     try:
         while True:
             with suppress(OSError):
-                ask(f"http://{where}/livez")
+                client = HTTPConnection(where, timeout=30)
+                ask(client, "/livez")
                 break
             time.sleep(0.2)
-        yield process.pid, f"http://{where}"
+        yield process.pid, client
     finally:
         process.terminate()
         process.wait()
 
 
-def ask(address: str, tag: str = "") -> str:
-    try:
-        with urlopen(Request(address, headers={"If-None-Match": tag} if tag else {}), timeout=30) as answer:  # noqa: S310 - ours
-            return str(answer.headers.get("ETag", ""))
-    except HTTPError as error:
-        if error.code != 304:
-            raise
-        return tag
+def ask(connection: HTTPConnection, path: str, tag: str = "") -> str:
+    """Ask on a connection that stays open, as a browser does; return the tag of the answer."""
+    connection.request("GET", path, headers={"If-None-Match": tag} if tag else {})
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status in (200, 304), answer.status  # noqa: S101
+    return answer.getheader("ETag", "")
 
 
 def tabs(url: str, polls: int) -> None:
     """Print what one open tab costs the service, beside the service alone, and the database."""
-    with served(url) as (service, where):
+    with served(url) as (service, client):
         for name in ("", "overview", "live"):
-            address = f"{where}{BASE}state?page={name}"
-            tag = ask(address) if name else ""
+            address = f"{BASE}state?page={name}"
+            client.close()  # it is opened again: the service closes what was idle for long
+            tag = ask(client, address) if name else ""
             time.sleep(EVERY)
             before, mine, began = {pid: cpu(pid) for pid in backends(url)}, cpu(service), time.monotonic()
             for number in range(polls):
                 time.sleep(max(0.0, began + (number + 1) * EVERY - time.monotonic()))
-                tag = ask(address, tag) if name else ""
+                tag = ask(client, address, tag) if name else ""
             took = time.monotonic() - began
             database = sum(cpu(pid) - before.get(pid, 0.0) for pid in backends(url))
             print(

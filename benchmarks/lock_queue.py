@@ -76,13 +76,12 @@ class Runs:
             [*call, "--database-url", url, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
 
-    def report(self, what: str, url: str, load: Load, migration: subprocess.Popen[str], pid: int) -> None:
-        out, _ = migration.communicate()
+    def report(self, what: str, url: str, load: Load, out: str, pid: int) -> None:
         told = json.loads(out)
         waits = [*told.get("waits", ()), *told.get("statements", ())]
         named = any(blocker["pid"] == pid for wait in waits for blocker in wait["blockers"])
-        ended = f"exit {told['exit_code']}" + (", named" if named else "" if not pid else ", NOT NAMED")
-        row(what, load, ended + self.state_of_indexes(url))
+        how = f"exit {told['exit_code']}" + (", named" if named else "" if not pid else ", NOT NAMED")
+        row(what, load, how + self.state_of_indexes(url))
 
     def state_of_indexes(self, url: str) -> str:
         with psycopg.connect(url) as conn:
@@ -94,9 +93,15 @@ class Runs:
         return f"; {built} of 8 indexes, {invalid} invalid"
 
 
-def row(what: str, load: Load, ended: str) -> None:
+def ended(migration: subprocess.Popen[str]) -> str:
+    """Wait for a migration, and return what it printed: read all the time, as a pipe holds 64 kB and the rest waits."""
+    out, _ = migration.communicate()
+    return out
+
+
+def row(what: str, load: Load, how: str) -> None:
     errors = f", {len(load.errors)} ERRORS: {load.errors[0]}" if load.errors else ""
-    print(f"{what:52}{load.longest * 1000:9.0f}  {ended}{errors}", flush=True)
+    print(f"{what:52}{load.longest * 1000:9.0f}  {how}{errors}", flush=True)
 
 
 def wait_for(url: str, condition: str, seconds: float = 120) -> None:
@@ -122,8 +127,8 @@ def behind_a_reader(runs: Runs) -> None:
         url = runs.copy()
         with held(url, reader, seconds) as pid, clients(url) as load:
             migration = runs.start(url, "--backup", "none", "--lock-budget", "20")
-            migration.wait()
-        runs.report(f"ours, behind a reader {what}", url, load, migration, pid)
+            out = ended(migration)
+        runs.report(f"ours, behind a reader {what}", url, load, out, pid)
     url = runs.copy()
     with held(url, reader, 5), clients(url) as load, psycopg.connect(url) as conn:
         conn.execute("ALTER TABLE sessions ADD COLUMN dormant boolean")
@@ -133,7 +138,7 @@ def behind_a_reader(runs: Runs) -> None:
 def behind_a_snapshot(runs: Runs) -> None:
     def tables_migrated() -> str:
         url = runs.copy()
-        runs.start(url, "--backup", "none", "--to", "013").wait()
+        ended(runs.start(url, "--backup", "none", "--to", "013"))
         return url
 
     def snapshot(url: str, seconds: float) -> AbstractContextManager[int]:
@@ -146,8 +151,8 @@ def behind_a_snapshot(runs: Runs) -> None:
         url = tables_migrated()
         with Load(url, 4) as load, snapshot(url, seconds) as pid:
             migration = build(url)
-            migration.wait()
-        runs.report(f"ours, 4 writers, a snapshot held {seconds} s", url, load, migration, pid)
+            out = ended(migration)
+        runs.report(f"ours, 4 writers, a snapshot held {seconds} s", url, load, out, pid)
     url = tables_migrated()
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("CREATE INDEX idx_sessions_last_activity_at ON sessions (last_activity_at)")
@@ -156,8 +161,8 @@ def behind_a_snapshot(runs: Runs) -> None:
         )
     with Load(url, 4) as load:
         migration = build(url)
-        migration.wait()
-    runs.report("ours, 4 writers, an INVALID index left behind", url, load, migration, 0)
+        out = ended(migration)
+    runs.report("ours, 4 writers, an INVALID index left behind", url, load, out, 0)
     url = tables_migrated()
     with Load(url, 4) as load, snapshot(url, 8):
         killed = build(url)
@@ -165,8 +170,8 @@ def behind_a_snapshot(runs: Runs) -> None:
         time.sleep(2)
         killed.kill()
         migration = build(url)  # while the orphan still builds
-        migration.wait()
-    runs.report("ours, 4 writers, killed in a build and run again", url, load, migration, 0)
+        out = ended(migration)
+    runs.report("ours, 4 writers, killed in a build and run again", url, load, out, 0)
 
 
 def main() -> None:

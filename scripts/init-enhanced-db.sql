@@ -1365,10 +1365,15 @@ BEGIN
                CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
                     THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END,
                interval '1 minute'))
-       AND NEW.archived_at IS NULL THEN
+       AND NEW.archived_at IS NULL AND NEW.is_dormant IS NOT NULL THEN
         RETURN NEW;
     END IF;
 
+    IF NEW.is_dormant IS NULL THEN
+        -- The column is NOT NULL, and an application may not know. While a migration fixes rows that an earlier attempt
+        -- left as NULL, any update of such a row comes here.
+        NEW.is_dormant := coalesce(OLD.is_dormant, false);
+    END IF;
     IF OLD.is_dormant IS NULL
        AND pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.=) 'migration' THEN
         NEW.updated_at := OLD.updated_at;  -- a migration fixes this column: nothing of the application's may move
@@ -1603,7 +1608,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at '
     'that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '81e2f868ff1bfd72513eb5d4e632f3c7297999012c349dfa49762876b24b6dd1', '1d323e6af281a465f486722abf86746a2c103cdac69ddb0e2fe554d3f455964f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '2b40f0552d395ef90b60cd41de6d29cb58ac6090f49a88ef79e562b159a95642', 'ffbc57d512766ca91c65d2593b870b82031998d2edec07745560ca6cf4f3d3b6', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates
@@ -2325,8 +2330,9 @@ AS $$
 BEGIN
     NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
                                                    OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy));
-    IF NEW.last_activity_at IS NULL THEN  -- written as NULL: the column has a default
-        NEW.last_activity_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP);
+    IF NEW.last_activity_at IS NULL OR NEW.is_dormant IS NULL THEN  -- written as NULL: the columns have defaults
+        NEW.last_activity_at := coalesce(NEW.last_activity_at, NEW.created_at, CURRENT_TIMESTAMP);
+        NEW.is_dormant := coalesce(NEW.is_dormant, false);
     END IF;
     RETURN NEW;
 END $$;
@@ -3631,7 +3637,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'a970f1bb62a8fb9662fe40c3d9d25fda910726301e7642b7157ae8bb4c0eec24', '9b9a5775e5b293a28a33d8a9d36f956e2a12952a4f73c6e5d28dd171d30f062d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '9599bd52b1fb0ec7d578cb09d44def9c0a5c242b496717c32a9b9799ca02d92c', '9983ef94686a446ae8748ae0553de68b943eb99cd64699cb973f84583c198904', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

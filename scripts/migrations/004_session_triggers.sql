@@ -72,10 +72,15 @@ BEGIN
                CASE WHEN pg_catalog.current_setting('pgvigil.activity_granularity', true) OPERATOR(pg_catalog.<>) ''
                     THEN pg_catalog.current_setting('pgvigil.activity_granularity', true)::interval END,
                interval '1 minute'))
-       AND NEW.archived_at IS NULL THEN
+       AND NEW.archived_at IS NULL AND NEW.is_dormant IS NOT NULL THEN
         RETURN NEW;
     END IF;
 
+    IF NEW.is_dormant IS NULL THEN
+        -- The column is NOT NULL, and an application may not know. While a migration fixes rows that an earlier attempt
+        -- left as NULL, any update of such a row comes here.
+        NEW.is_dormant := coalesce(OLD.is_dormant, false);
+    END IF;
     IF OLD.is_dormant IS NULL
        AND pg_catalog.current_setting('pgvigil.skip_activity', true) OPERATOR(pg_catalog.=) 'migration' THEN
         NEW.updated_at := OLD.updated_at;  -- a migration fixes this column: nothing of the application's may move

@@ -386,8 +386,9 @@ AS $$
 BEGIN
     NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
                                                    OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy));
-    IF NEW.last_activity_at IS NULL THEN  -- written as NULL: the column has a default
-        NEW.last_activity_at := coalesce(NEW.created_at, CURRENT_TIMESTAMP);
+    IF NEW.last_activity_at IS NULL OR NEW.is_dormant IS NULL THEN  -- written as NULL: the columns have defaults
+        NEW.last_activity_at := coalesce(NEW.last_activity_at, NEW.created_at, CURRENT_TIMESTAMP);
+        NEW.is_dormant := coalesce(NEW.is_dormant, false);
     END IF;
     RETURN NEW;
 END $$;

@@ -10,6 +10,7 @@ _ADVICE = (
         "The server has no free connection: close some, or try again later.",
     ),
     ("pooler", "Raise the pool's size to four sessions, or connect to the server directly."),
+    ("invalid sslmode value", "sslmode is one of disable, allow, prefer, require, verify-ca and verify-full."),
     (
         "server does not support SSL",
         "The server has TLS off (its setting ssl), so sslmode=require and stricter ones cannot be met: turn it on there, or use "

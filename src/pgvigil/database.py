@@ -56,7 +56,13 @@ _OF_OTHERS = {
     "data source": "libpq's word is host.",
     "database": "libpq's word is dbname.",
     "timeout": "libpq's word is connect_timeout.",
-}
+    "ssl mode": "libpq's word is sslmode.",
+} | dict.fromkeys(
+    ("pgbouncer", "connection_limit", "pool_size", "pool_timeout", "max_overflow", "pooling", "socket_timeout", "sockettimeout",
+     "statement_cache_size", "prepared_statement_cache_size", "prepared_statements", "preparethreshold", "minimum pool size",
+     "maximum pool size", "server_settings"),
+    "Such a setting is for the driver or the pool of an application.",
+)  # fmt: skip
 
 # The session settings of a command or a job, whatever the role, the database or the server sets. A setting that the server does
 # not have is skipped. Commands that need another value (a lock_timeout, a search_path) set it themselves, after this.
@@ -124,7 +130,8 @@ class Target:
     @property
     def public_conninfo(self) -> str:
         """Return the parameters as a libpq string without any secret, safe for a process list."""
-        return make_conninfo("", **{k: v for k, v in self.parameters.items() if k not in SECRETS})
+        shown = {k: v for k, v in self.parameters.items() if k not in SECRETS and (k != "hostaddr" or v)}
+        return make_conninfo("", **shown)
 
     @property
     def client_conninfo(self) -> str:
@@ -214,7 +221,18 @@ def parse_url(url: str, source: str) -> Target:
             f"the database address given by {source} has semicolons between its parameters, a form of other tools",
             "Write it as postgresql://user:password@host:port/database, or as host=… user=… separated by blanks.",
         )
-    return Target({k: str(v) for k, v in parameters.items() if v is not None}, source)
+    found = {k: str(v) for k, v in parameters.items() if v is not None}
+    if "host" in found and "service" not in found and {"PGHOSTADDR", "PGSERVICE"} & os.environ.keys():
+        found.setdefault("hostaddr", "")  # else libpq would connect to that of the environment instead of the host
+    return Target(found, source)
+
+
+def parse_other_url(url: str, source: str) -> Target:
+    """Parse the address of a second database: no password, host or port of the environment, which names the first one, is used for it."""
+    target = parse_url(url, source)
+    if "service" in target.parameters:
+        return target
+    return Target({"hostaddr": "", "port": "5432", "password": "", **target.parameters}, source)
 
 
 def _has_bare_at(address: str) -> bool:
@@ -231,7 +249,9 @@ def _of_another_tool(address: str, source: str) -> UsageError | None:
     """Return an error that names the unsupported part; None if that could be a piece of a password."""
     what = f"the database address given by {source}"
     if found := re.match(
-        r"(?:(jdbc|r2dbc|prisma\+?|cockroachdb|postgis|ecto|pgsql|psql|pg|cloudsql|postgres(?:ql)?):)+(//)?", address
+        r"(?:(jdbc|r2dbc|prisma|prisma\+postgres|cockroachdb|postgis|ecto|pgsql|psql|pg|cloudsql|postgres(?:ql)?):)+(//)?",
+        address,
+        re.IGNORECASE,
     ):
         if found[0] != "postgresql://":
             return UsageError(
@@ -252,7 +272,7 @@ def _of_another_tool(address: str, source: str) -> UsageError | None:
         names = [unquote(name) for name, _, value in pairs if name not in known and (name, value) != ("ssl", "true")]
     else:
         # Between blanks or semicolons a piece of a password looks like a name: only names of other tools are printed.
-        names = [name for name in re.findall(r"(?:^|[;\s,])\s*([A-Za-z]+(?: [A-Za-z]+)?)\s*=", address)
+        names = [name for name in re.findall(r"(?:^|[;\s,])\s*([A-Za-z_]+(?: [A-Za-z]+){0,2}?)\s*=", address)
                  if name.lower() in _OF_OTHERS]  # fmt: skip
     names = list(dict.fromkeys(names))
     if not names or not all(re.fullmatch(r"[A-Za-z][\w. -]{0,40}", name) for name in names):
@@ -260,7 +280,8 @@ def _of_another_tool(address: str, source: str) -> UsageError | None:
     instead = list(dict.fromkeys(_OF_OTHERS[name.lower()] for name in names if name.lower() in _OF_OTHERS))
     plural = "s" * (len(names) > 1)
     for name in names:
-        instead += [f"Did you mean {near}?" for near in difflib.get_close_matches(name, known, 1, 0.7)]
+        if name.lower() not in _OF_OTHERS:
+            instead += [f"Did you mean {near}?" for near in difflib.get_close_matches(name, known, 1, 0.7)]
     return UsageError(
         f"{what} contains what other tools read: libpq has no parameter{plural} {', '.join(names)}",
         " ".join([f"Remove {'them' if plural else 'it'}.", *instead]),
@@ -345,11 +366,13 @@ def _from_dotenv(path: Path) -> Target | None:
             f"{first}: both a service and a host are named, so the service's password would be sent to that host",
             "Name either the service or the host.",
         )
-    if "service" not in parameters:
-        parameters.setdefault("passfile", _NO_FILE)  # credentials of other sources are for other servers
     _forget((*_NAMING, *_CREDENTIALS))
+    # Credentials of other sources are for other servers. The user's own service file may rely on ~/.pgpass.
+    if "service" not in parameters:
+        parameters.setdefault("passfile", _NO_FILE)
     if "PGSERVICEFILE" in given:
         os.environ["PGSERVICEFILE"] = given["PGSERVICEFILE"]
+        os.environ["PGPASSFILE"] = _NO_FILE  # comes after a passfile of the service
     return Target(parameters, str(path))
 
 
@@ -409,7 +432,7 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
             if re.search(r"\binvalid (integer|port|\w+ value)|\bdefinition of service |\bservice file ", words):
                 raise UsageError(
                     f"the database address given by {target.source} cannot be used: {words}",
-                    f"{_advice(words, target) if 'service' in words else 'Fix the address.'} No server was contacted.",
+                    f"{_advice(words, target) if re.search('service|sslmode', words) else 'Fix the address.'} No server was contacted.",
                 ) from error
             refused = any(sign in words for sign in ("authentication failed", "no password supplied", "does not exist"))
             if refused or time.monotonic() >= deadline:

@@ -13,6 +13,8 @@ from pathlib import Path
 from pgvigil.errors import UsageError
 
 INSTEAD = "Or leave it unused and name the database by --database-url, DATABASE_URL or PGHOST, PGDATABASE …"
+_LIMIT = 1_000_000  # bytes
+_LINKS = 40  # as the kernel
 
 
 def read(path: Path) -> dict[str, tuple[str | None, int]] | None:
@@ -56,15 +58,39 @@ def _bytes(path: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise UsageError(f"{path} is not a file", f"Remove it. {INSTEAD}")
         _require_own(path, found)
-        for directory in {path.absolute().parent, path.resolve().parent}:
-            _require_own(directory, directory.stat())
-        return file.read()
+        _require_own_way(path.absolute())
+        if found.st_size > _LIMIT:
+            raise UsageError(f"{path} has more than {_LIMIT:,} bytes", f"Keep only lines NAME=value in it. {INSTEAD}")
+        return file.read(_LIMIT)
+
+
+def _require_own_way(path: Path) -> None:
+    """Check each link to the file, and each directory in which the file or a link to it could be replaced."""
+    at, names, links = Path(path.anchor), list(path.parts[:0:-1]), 0
+    holders = {path.parent}
+    while names:
+        here = at / (name := names.pop())
+        if name == "..":
+            at = at.parent
+        elif here.is_symlink() and links < _LINKS:
+            links += 1
+            _require_own(here, here.lstat())
+            holders.add(at)
+            target = here.readlink()
+            at = Path(target.anchor) if target.anchor else at
+            names += [part for part in reversed(target.parts) if part != target.anchor]
+        else:
+            at = here
+    for directory in holders | {at.parent}:
+        _require_own(directory, directory.stat())
 
 
 def _require_own(path: Path, found: os.stat_result) -> None:
     reason = None
     if found.st_uid not in (os.geteuid(), 0):
         reason = f"belongs to another user ({_name(found.st_uid)})"
+    elif stat.S_ISLNK(found.st_mode):
+        return  # every link has all bits of the mode
     elif found.st_mode & stat.S_IWOTH and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
         reason = "can be written to by every user"
     elif found.st_mode & stat.S_IWGRP and not _is_private(found):

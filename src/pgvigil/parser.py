@@ -29,6 +29,8 @@ The database is named by --database-url, else DATABASE_URL, else PG* variables a
 
 _CHOICE = re.compile(r"argument [\w/-]+: invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 
+_NO_COMMAND = "the following arguments are required: COMMAND"
+
 
 def _near(word: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(word.partition("=")[0], list(choices), 1, 0.6)
@@ -54,7 +56,11 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
         def error(self, message: str) -> NoReturn:
             if found := _CHOICE.fullmatch(message):
-                message += _near(found[1], re.findall(r"[\w-]+", found[2]))
+                near = _near(found[1], re.findall(r"[\w-]+", found[2]))
+                # With 33 commands to choose from, the one that was meant would stand behind all of them.
+                message = message.partition(" (choose from ")[0] + near if near else message
+            elif message == _NO_COMMAND:
+                message = "no command is given; all commands: pgvigil --help"
             super().error(argv.masked(message, words))
 
     whole = Parser(

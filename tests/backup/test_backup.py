@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import Database, Run, wait_until
+from conftest import EXISTING_SESSIONS, Database, Run, wait_until
 from pgvigil import database as databases
 from pgvigil import scratch_databases
 from pgvigil.backup import catalogue, create, fingerprint, manifest, pg_tools, scratch_restore
@@ -76,7 +76,7 @@ def test_the_manifest_tells_what_the_archive_holds_and_of_which_moment(take: Tak
     made = take()
     written = json.loads(Path(made.manifest).read_text())
     assert (written["kind"], written["proof"]) == ("full", "read")
-    assert written["tables"]["public.sessions"]["rows"] == 20000
+    assert written["tables"]["public.sessions"]["rows"] == EXISTING_SESSIONS
     assert existing.execute(
         "SELECT %s::pg_lsn <= pg_current_wal_lsn(), pg_snapshot_xmax(%s::pg_snapshot) <= pg_snapshot_xmax(pg_current_snapshot())",
         (written["wal_lsn"], written["snapshot"]),
@@ -111,7 +111,7 @@ def test_writers_during_the_backup_raise_no_false_alarm(take: Take, existing: Da
     finally:
         stop.set()
         writer.join()
-    assert 20000 <= made.tables["public.sessions"].rows < 20000 + rows[0]
+    assert EXISTING_SESSIONS <= made.tables["public.sessions"].rows < EXISTING_SESSIONS + rows[0]
 
 
 def test_a_table_of_any_shape_is_compared(take: Take, existing: Database) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from conftest import PROJECT, Database, wait_until
+from conftest import EXISTING_SESSIONS, PROJECT, Database, wait_until
 from helpers.catalog import APPLICATION_ROWS, catalog
 from pgvigil import cli, scratch_databases
 from pgvigil import database as databases
@@ -151,7 +151,7 @@ def test_sessions_are_ended_and_can_come_back(existing: Database, restore_displa
         client.start()
     try:
         restore_displaced()
-        assert existing.execute("SELECT count(*) FROM sessions") == [(20000,)]
+        assert existing.execute("SELECT count(*) FROM sessions") == [(EXISTING_SESSIONS,)]
     finally:
         stop.set()
         for client in clients:
@@ -217,7 +217,7 @@ def test_what_was_written_after_the_backup_is_not_overwritten_unasked(
     )
     assert existing.server.password not in error.message + error.hint
     done = restore_displaced(overwrite_newer=True)
-    assert existing.execute("SELECT count(*) FROM sessions") == [(20000,)]
+    assert existing.execute("SELECT count(*) FROM sessions") == [(EXISTING_SESSIONS,)]
     with psycopg.connect(existing.server.dsn(done.kept)) as conn:  # nothing is lost for good
         conn.execute("SELECT 1 FROM sessions WHERE session_key = 'written after the backup'")
 
@@ -280,7 +280,7 @@ def test_no_row_is_lost_while_clients_write(
         stop.set()
         for writer in writers:
             writer.join()
-    assert existing.execute("SELECT count(*) FROM sessions") == [(20000 + len(committed),)]
+    assert existing.execute("SELECT count(*) FROM sessions") == [(EXISTING_SESSIONS + len(committed),)]
 
 
 # ── What is no backup ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -437,7 +437,7 @@ restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, log=Reporter()
         check=False,
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
-    assert existing.execute("SELECT count(*) FROM sessions") == [(20000,)]
+    assert existing.execute("SELECT count(*) FROM sessions") == [(EXISTING_SESSIONS,)]
     assert not [name for name in family(existing) if "_pre_restore_" in name]
 
 
@@ -467,7 +467,7 @@ def test_a_name_that_somebody_has_taken_does_not_stop_the_restore(
     done = restore_displaced()
     assert re.fullmatch(rf"{taken[0]}_[0-9a-f]{{8}}", done.kept)
     assert family(existing) == sorted([existing.name, *taken, done.kept])
-    assert existing.execute("SELECT count(*) FROM sessions") == [(20000,)]
+    assert existing.execute("SELECT count(*) FROM sessions") == [(EXISTING_SESSIONS,)]
 
 
 def test_rights_and_comment_come_with_the_swap_and_not_before(

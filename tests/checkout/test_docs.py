@@ -22,6 +22,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import MetaData, create_engine
 
 from conftest import PROGRAMS, PROJECT, Database, Run
+from helpers.migrators import DJANGO_SETTINGS, require_tools, url_for
 from pgvigil import commands, parser
 from pgvigil.autogenerate import include_object
 
@@ -340,3 +341,69 @@ def test_env_py_of_the_page_generates_an_empty_migration(migrated: Database, tmp
     assert done.returncode == 0, done.stderr
     [made] = (tmp_path / "migrations/versions").glob("*.py")
     assert made.read_text().count("    pass") == 2, made.read_text()
+
+
+# --- with Django and Prisma --------------------------------------------------------------------------------------------------
+
+_MODELS = """
+from django.db import models
+
+
+class Session(models.Model):
+    id = models.UUIDField(primary_key=True)
+    session_key = models.CharField(max_length=255, unique=True)
+
+    class Meta:
+        db_table = "sessions"
+
+
+"""
+_READ = """
+import django
+django.setup()
+from shop.models import SessionLifecycle
+event = SessionLifecycle.objects.select_related("session").latest("id")
+print(event.session.session_key, event.event_type)
+"""
+
+
+def test_the_django_model_of_the_page_reads_events_and_makemigrations_finds_nothing_to_do(
+    migrated: Database, tmp_path: Path
+) -> None:
+    python = require_tools() / "python"
+    [model] = [block.code for block in of("py") if block.page == "with-other-migrations.md"]
+    (tmp_path / "shop/migrations").mkdir(parents=True)
+    (tmp_path / "settings.py").write_text(DJANGO_SETTINGS)
+    (tmp_path / "shop/__init__.py").touch()
+    (tmp_path / "shop/migrations/__init__.py").touch()
+    (tmp_path / "shop/models.py").write_text(_MODELS + model)
+    environment = {
+        "PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "settings", "PATH": "/usr/bin:/bin",
+        "DATABASE_URL": url_for(migrated.tcp_url),
+    }  # fmt: skip
+
+    def django(*words: str) -> str:
+        done = subprocess.run(
+            [python, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    django("-m", "django", "makemigrations", "shop")
+    made = django("-m", "django", "sqlmigrate", "shop", "0001")
+    assert re.findall(r'CREATE TABLE "(\w+)"', made) == ["sessions"]
+    assert "No changes detected" in django("-m", "django", "makemigrations", "--check")
+    migrated.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('read by Django', 'a')")
+    assert django("-c", _READ) == "read by Django created\n"
+
+
+def test_the_list_for_prisma_names_each_table_of_pgvigil_in_the_application_s_schema(migrated: Database) -> None:
+    """Prisma is not run here: its engine comes from no package registry. Its types (@prisma/config 6.13) have these keys."""
+    [code] = [block.code for block in of("ts") if block.page == "with-other-migrations.md"]
+    assert re.search(r"experimental: \{ externalTables: true \},\s+tables: \{\s+external: \[", code)
+    ours = migrated.execute(
+        """SELECT format('public.%s', c.relname) FROM pg_class c
+           WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+             AND c.relname NOT IN ('sessions', 'context_history', 'codebase_snapshots', 'handoff_requests', 'app_users')"""
+    )
+    assert sorted(re.findall(r'"(public\.\w+)"', code)) == sorted(name for (name,) in ours)

@@ -153,7 +153,8 @@ def test_psql_that_is_not_there_is_an_error_with_a_way_to_get_it(run: Run, tmp_p
 @pytest.mark.parametrize(
     ("words", "usage", "near"),
     [
-        (["helth"], "usage: pgvigil [-h]", "did you mean health?"),
+        ([], "usage: pgvigil [-h]", "no command is given; all commands: pgvigil --help"),
+        (["helth"], "usage: pgvigil [-h]", "invalid choice: 'helth'; did you mean health?"),
         (["health", "--jsn"], "usage: pgvigil health", "did you mean --json?"),
         (["backup", "lst"], "usage: pgvigil backup", "did you mean list?"),
         (["backup", "list", "--backup-dri", "x"], "usage: pgvigil backup list", "did you mean --backup-dir?"),
@@ -215,6 +216,7 @@ def test_an_address_is_taken_where_one_belongs() -> None:
     ("options", "expected"),
     [
         ("sslmode=require", "sslmode=prefer"),
+        ("sslmode=no-verify", "sslmode is one of disable, allow, prefer, require, verify-ca and verify-full"),
         ("sslmode=verify-full&sslrootcert=/missing.crt", "sslmode"),
         ("options=-c%20no_such_setting%3D1", "PGOPTIONS"),
         ("options=-c%20work_mem%3Dmuch", "PGOPTIONS"),

@@ -8,11 +8,13 @@ import socket
 import threading
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from conftest import Run
 from pgvigil import database, dot_env
-from pgvigil.errors import UsageError
+from pgvigil.embedded import Server
+from pgvigil.errors import ConnectError, UsageError
 
 pytestmark = pytest.mark.client_side
 
@@ -200,6 +202,38 @@ def test_a_link_into_a_directory_that_others_can_write_is_not_followed(tmp_path:
     refused(mine, f"{theirs} can be written to by every user")
 
 
+@pytest.mark.parametrize("through", ["theirs/link/.env", "theirs/link/../mine/.env", "theirs/again"])
+def test_a_link_through_a_directory_that_others_can_write_is_not_followed(tmp_path: Path, through: str) -> None:
+    """They could change the link on the way, though the file that it leads to now is nobody else's."""
+    here, theirs, mine = (tmp_path / name for name in ("here", "theirs", "mine"))
+    for directory in (here, theirs, mine):
+        directory.mkdir(mode=0o700)
+    (theirs / "again").symlink_to(write(mine, "DATABASE_URL=postgresql://u@h/d\n"))
+    (theirs / "link").symlink_to("../mine")
+    (here / ".env").symlink_to(f"../{through}")
+    found = database.resolve(None, [here])
+    assert found is not None
+    assert found.parameters["host"] == "h"
+    theirs.chmod(0o777)
+    refused(here, f"{theirs} can be written to by every user")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a link to another user")
+def test_another_user_s_link_is_not_followed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir(mode=0o700)
+    write(mine, "DATABASE_URL=postgresql://u@h/d\n")
+    (tmp_path / ".env").symlink_to("mine/.env")
+    os.lchown(tmp_path / ".env", 4242, 4242)
+    refused(tmp_path, f"{tmp_path}/.env belongs to another user (uid 4242)")
+
+
+def test_a_file_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "DATABASE_URL=postgresql://u@h/d\n")
+    os.truncate(path, 1 << 40)
+    refused(tmp_path, "has more than 1,000,000 bytes")
+
+
 @pytest.mark.parametrize("what", ["file", "directory"])
 def test_what_belongs_to_another_user_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     path = write(tmp_path, "DATABASE_URL=postgresql://u@h/d\n")
@@ -291,6 +325,64 @@ def test_no_password_is_sent_to_a_server_that_a_file_names(run: Run, tmp_path: P
     assert [b"s3cret" in words for words in heard] == [False, True]
 
 
+def test_a_service_file_of_the_file_gets_no_password_of_the_user_s(tmp_path: Path) -> None:
+    """Its service names a host; libpq would look that host up in ~/.pgpass."""
+    write(tmp_path, "PGSERVICE=theirs\nPGSERVICEFILE=/their/own\n")
+    assert database.resolve(None, [tmp_path]) is not None
+    assert os.environ["PGPASSFILE"] == "/dev/null/none"
+
+
+def test_the_user_s_own_service_keeps_the_user_s_passwords(tmp_path: Path) -> None:
+    write(tmp_path, "PGSERVICE=mine\n")
+    target = database.resolve(None, [tmp_path])
+    assert target is not None
+    assert "passfile" not in target.parameters
+    assert "PGPASSFILE" not in os.environ
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The environment names another server, where nothing listens."""
+    if request.param == "PGHOSTADDR":
+        monkeypatch.setenv("PGHOSTADDR", "127.0.0.2")
+    else:
+        services = tmp_path / "services"
+        services.write_text("[other]\nhostaddr=127.0.0.2\nport=1\npassword=of the other\n")
+        monkeypatch.setenv("PGSERVICEFILE", str(services))
+        monkeypatch.setenv("PGSERVICE", "other")
+
+
+@pytest.mark.parametrize("elsewhere", ["PGHOSTADDR", "PGSERVICE"], indirect=True)
+@pytest.mark.usefixtures("elsewhere")
+def test_a_throw_away_server_is_never_mistaken_for_one_that_the_environment_names(pg: Server) -> None:
+    """`lint`, `check` and `demo` would make roles there, and run the migrations."""
+    with psycopg.connect(pg.dsn()) as conn:
+        assert conn.info.hostaddr == ""
+    with psycopg.connect(pg.tcp_dsn()) as conn:
+        assert conn.info.hostaddr == "127.0.0.1"
+
+
+@pytest.mark.parametrize("elsewhere", ["PGHOSTADDR", "PGSERVICE"], indirect=True)
+@pytest.mark.usefixtures("elsewhere")
+def test_an_address_with_a_host_is_not_led_to_another_server() -> None:
+    target = database.parse_url("postgresql://u@127.0.0.1:1/d", "a recorder")
+    with pytest.raises(ConnectError, match=r'server at "127\.0\.0\.1"'):
+        database.open_connection(target, "test")
+    assert "hostaddr" not in target.public_conninfo
+
+
+@pytest.mark.parametrize("elsewhere", ["PGHOSTADDR", "PGSERVICE"], indirect=True)
+@pytest.mark.usefixtures("elsewhere")
+def test_a_second_database_gets_no_credentials_of_the_first(monkeypatch: pytest.MonkeyPatch, pg: Server) -> None:
+    """PGPASSWORD and PGPORT are those of the database that the environment names, not of the telemetry server."""
+    monkeypatch.setenv("PGPASSWORD", pg.password)
+    monkeypatch.setenv("PGPORT", str(pg.port))
+    mine = database.parse_other_url(f"postgresql://postgres@127.0.0.1:{pg.port}/postgres", "PGVIGIL_TELEMETRY_URL")
+    with pytest.raises(ConnectError, match="no password supplied"):
+        database.open_connection(mine, "holds")
+    assert database.parse_other_url("postgresql://h/d", "x").parameters["port"] == "5432"
+
+
 # --- addresses of other tools ----------------------------------------------------------------------------------------
 
 
@@ -301,6 +393,10 @@ def test_no_password_is_sent_to_a_server_that_a_file_names(run: Run, tmp_path: P
         ("postgresql://u:s3cret@h/d?schema=public&sslmode=require", "libpq has no parameter schema"),
         ("postgresql://h/d?connection_limit=1&pool_timeout=20", "no parameters connection_limit, pool_timeout"),
         ("postgresql://h/d?ssl=require", "libpq has no parameter ssl"),
+        ("host=h dbname=d password=s3cret pgbouncer=true", "libpq has no parameter pgbouncer"),
+        ("Server=h;Maximum Pool Size=20;Password=s3cret", "libpq has no parameters Server, Maximum Pool Size"),
+        ("POSTGRESQL://u:s3cret@h/d", "begins with POSTGRESQL://, a form of other tools"),
+        ("prisma+postgres://h/?api_key=s3cret", "begins with prisma+postgres://, a form of other tools"),
         ("jdbc:postgresql://h/d?user=u&password=s3cret", "begins with jdbc:postgresql://"),
         ("postgresql:u:s3cret@h", "begins with postgresql:"),
         ("mysql://u:s3cret@h/d", "begins with mysql://, which is not PostgreSQL"),
@@ -313,6 +409,7 @@ def test_an_address_of_another_tool_is_named_for_what_it_is(url: str, words: str
         database.parse_url(url, "--database-url")
     assert words in raised.value.message
     assert "s3cret" not in raised.value.message + raised.value.hint
+    assert "Did you mean" not in raised.value.hint
 
 
 @pytest.mark.parametrize("url", [

@@ -46,7 +46,7 @@ FROM sessions;
 INSERT INTO system_metrics (metric_name, metric_value, metric_type, labels, recorded_at)
 SELECT 'queue_depth', n, 'gauge', jsonb_build_object('node', n % 7), timestamptz '2026-11-01' - n * interval '1 hour' FROM generate_series(1, 3000) n;
 INSERT INTO performance_logs (operation, duration_ms, success, session_id, created_at)
-SELECT 'op-' || n % 9, n % 500, n % 11 > 0, CASE WHEN n % 2 = 0 THEN md5('s' || 1 + n % 20000)::uuid END, timestamptz '2026-11-01' - n * interval '3 minutes'
+SELECT 'op-' || n % 9, n % 500, n % 11 > 0, CASE WHEN n % 2 = 0 THEN md5('s' || 1 + n % 6000)::uuid END, timestamptz '2026-11-01' - n * interval '3 minutes'
 FROM generate_series(1, 5000) n;
 INSERT INTO analytics_aggregations (aggregation_type, time_bucket, aggregation_data)
 SELECT 'session_stats', timestamptz '2026-10-01' + n * interval '1 hour', '{"total_sessions": 1}' FROM generate_series(1, 100) n;

@@ -20,7 +20,7 @@ with engine.connect() as connection:
     with context.begin_transaction():
         context.run_migrations()
 """
-_DJANGO_SETTINGS = """
+DJANGO_SETTINGS = """
 import os
 from urllib.parse import parse_qs, unquote, urlsplit
 url = urlsplit(os.environ.get("OWN_URL", os.environ.get("DATABASE_URL", "")))
@@ -41,7 +41,7 @@ _FILES = {
     "alembic.ini": "[alembic]\nscript_location = alembic\n",
     "alembic/env.py": _ALEMBIC_ENV,
     "alembic/versions/1_age.py": f"from alembic import op\nrevision = '1'\ndown_revision = None\n\n\ndef upgrade():\n    op.execute('ALTER TABLE orders ADD COLUMN {COLUMN} int')\n",
-    "settings.py": _DJANGO_SETTINGS,
+    "settings.py": DJANGO_SETTINGS,
     "shop/__init__.py": "",
     "shop/migrations/__init__.py": "",
     "shop/migrations/0001_age.py": _DJANGO_MIGRATION,

@@ -29,7 +29,6 @@ import pytest
 from conftest import PROJECT, Database, Make, Mortal, Proxy, adds_up, application, give, nobody, wait_until
 from pgvigil import cli
 from pgvigil.live import ExecutionTracker, Recorder, Stats, records
-from pgvigil.live import recorder as recorder_module
 from pgvigil.live.copy_encoding import Encoder
 from pgvigil.live.own_transaction import application_schema, find_tables
 from pgvigil.live.writer import Unavailable, Writer
@@ -1005,7 +1004,13 @@ def test_caller_waits_for_no_room_in_a_recorder_that_is_closed(fresh: Database, 
 
 @pytest.mark.parametrize(
     "options",
-    [{"on_full": "block"}, {"max_wait": float("inf")}, {"linger": float("nan")}, {"spill_after": -1}],
+    [
+        {"on_full": "block"},
+        {"max_wait": float("inf")},
+        {"linger": float("nan")},
+        {"spill_after": -1},
+        {"stuck_after": float("inf")},
+    ],
     ids=str,
 )
 def test_option_that_would_never_end_is_refused(tmp_path: Path, options: Any) -> None:
@@ -1013,11 +1018,8 @@ def test_option_that_would_never_end_is_refused(tmp_path: Path, options: Any) ->
         Recorder(nobody(tmp_path), **options)
 
 
-def test_server_that_hangs_amid_a_batch_is_given_up_when_the_queue_fills(
-    fresh: Database, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recorder_module, "_STUCK", 0.2)
-    recorder = make(fresh.url, queue_size=100, batch_size=10)
+def test_server_that_hangs_amid_a_batch_is_given_up_when_the_queue_fills(fresh: Database, make: Make) -> None:
+    recorder = make(fresh.url, queue_size=100, batch_size=10, stuck_after=0.2)
     record_all(recorder, names(1))
     recorder.flush()
     [(backend,)] = fresh.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgvigil recorder'")

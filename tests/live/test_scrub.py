@@ -101,6 +101,22 @@ QUERIES = [
     ("SELECT ('ada', 's3cret')::credentials, 'kept'", "SELECT ('***', '***')::credentials, 'kept'"),
     ("SELECT auth.uid() = 'kept' FROM auth.users WHERE author = 'kept'", "SELECT auth.uid() = 'kept' FROM auth.users WHERE author = 'kept'"),
     ("INSERT INTO audit (what, who) VALUES ('reset password', 'kept')", "INSERT INTO audit (what, who) VALUES ('reset password', 'kept')"),
+    (r"SELECT dblink(E'user=u p\x61ssword=s3cret'), 'kept'", "SELECT dblink(E'user=u password=***), 'kept'"),
+    (r"SELECT dblink(E'user=u p\141ssword=s3cret')", "SELECT dblink(E'user=u password=***)"),
+    (r"SELECT dblink(U&'user=u p\0061ssword=s3cret')", "SELECT dblink(U&'user=u password=***)"),
+    (r"SELECT dblink(U&'user=u p\+000061ssword=s3cret')", "SELECT dblink(U&'user=u password=***)"),
+    (r"""CREATE USER MAPPING FOR u SERVER s OPTIONS (U&"p\0061ssword" 's3cret')""", """CREATE USER MAPPING FOR u SERVER s OPTIONS (U&"password" '***')"""),
+    (r"""SELECT '{"pass\u0077ord": "s3cret"}'::jsonb""", """SELECT '{"password": ***}'::jsonb"""),
+    (r"SELECT 'C:\x41', '%61', 'kept'", r"SELECT 'C:\x41', '%61', 'kept'"),
+    ("ALTER SUBSCRIPTION s CONNECTION 'postgresql://h/d?pass%77ord=s3cret'", "ALTER SUBSCRIPTION s CONNECTION 'postgresql://h/d?password=***"),
+    (r"""SELECT E'{"password": "a\\"s3cret"}'::jsonb""", """SELECT E'{"password": ***}'::jsonb"""),
+    (r"SELECT dblink_connect('password=''x\'' s3cret''')", "SELECT dblink_connect('password=***')"),
+    ("SELECT dblink_connect('user=u password=x' || 's3cret')", "SELECT dblink_connect('user=u password=*** || '***')"),
+    ("SELECT dblink('user=u password=x', 'kept')", "SELECT dblink('user=u password=***, 'kept')"),
+    ("SET LOCAL \"app.password\" = 'x', 's3cret'", "SET LOCAL \"app.password\" = '***', '***'"),
+    ("SELECT 1 FROM t WHERE password OPERATOR ( pg_catalog . = ) 's3cret' AND n = 'ada'", "SELECT 1 FROM t WHERE password OPERATOR ( pg_catalog . = ) '***' AND n = 'ada'"),
+    ("SELECT 1 FROM t WHERE 's3cret' OPERATOR(\"x y\".=) password", "SELECT 1 FROM t WHERE '***' OPERATOR(\"x y\".=) password"),
+    ("SELECT 1 FROM t WHERE CASE WHEN true THEN password END = 's3cret'", "SELECT 1 FROM t WHERE CASE WHEN true THEN password END = '***'"),
 ]  # fmt: skip
 MESSAGES = [
     ("password=''s3cret x''", 'password=***'),
@@ -134,6 +150,11 @@ MESSAGES = [
     ('curl -u ada:s3cret https://h', 'curl -u ada:*** https://h'),
     ('mysql -u root -ps3cret', 'mysql -u root -p***'),
     ("postgresql://u:" + "s3cret" * 200 + "@h/db", "postgresql://u:***@h/db"),
+    ('host=h password=a;s3cret user=u', 'host=h password=*** user=u'),
+    ('host=h password=;s3cret user=u', 'host=h password=*** user=u'),
+    ('Server=h;Password=s3cret;User Id=u', 'Server=h;Password=***;User Id=u'),
+    ('postgresql://h/d?pass%77ord=s3cret&x=%41', 'postgresql://h/d?password=***&x=%41'),
+    ('{"pass\\u0077ord": "s3cret"}', '{"password": ***}'),
 ]  # fmt: skip
 VALUES = [
     ('invalid input syntax for type integer: "s3cret"\nLINE 1: x', '22P02', 'invalid input syntax for type integer: "***"'),
@@ -180,6 +201,16 @@ def test_values_of_secret_keys_are_hidden_whatever_they_are(key: str) -> None:
     assert redact.document({"a": [{key: {"x": "s3cret"}}]}) == {"a": [{key: "***"}]}
 
 
+@pytest.mark.parametrize(("given", "stored"), [
+    ({"headers": [["Authorization", "s3cret"], ("host", "kept")]}, {"headers": [["Authorization", "***"], ["host", "kept"]]}),
+    ([{"name": "DB_PASSWORD", "value": "s3cret"}, {"key": "x", "value": "kept"}],
+     [{"name": "DB_PASSWORD", "value": "***"}, {"key": "x", "value": "kept"}]),
+    (["total_tokens", 17], ["total_tokens", 17]),
+])  # fmt: skip
+def test_the_value_of_a_pair_with_a_secret_s_name_is_hidden(given: object, stored: object) -> None:
+    assert redact.document(given) == stored
+
+
 # --- time ------------------------------------------------------------------------------------------------------------
 
 PIECES = [
@@ -188,7 +219,7 @@ PIECES = [
     "set_config(", "('", "')", "='x' password", "as v (", "'{password,", "password%L", "u://a:", "-u a:b ", "mysql -p", "<password>", "?(@==",
     "'", '"', "`", "\\", "\\'", '\\"', "''", "$", "$$", "$a$", "a$", "password $$", "password '", "password=\\", "(", ")", "[", "{",
     "password=[", "--", "/*", "*/", "/*/", "-", "*", " ", "\n", ";", ",", ".", "1", "1.", "1e+", "0x", "E'", "U&'", "é", "\u017f", "_", "a", "=",
-    ":", "@",
+    ":", "@", "\\u0061", "\\x70", "?a%61", "password=;", "operator(", "password operator(a.", "case password end", "password=x' || '",
 ]  # fmt: skip
 BEGINNINGS = [
     "password",

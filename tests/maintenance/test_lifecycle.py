@@ -156,13 +156,13 @@ def test_a_status_tolerated_from_before_the_watch_is_an_open_one_unless_it_spell
     tolerated = (
         "SELECT status, count(*) FROM sessions WHERE status IN ('in-progress', 'Archived') GROUP BY 1 ORDER BY 2"
     )
-    assert migrated.execute(tolerated) == [("in-progress", 20), ("Archived", 40)]
+    assert migrated.execute(tolerated) == [("in-progress", 6), ("Archived", 12)]
     migrated.execute(
         "UPDATE sessions SET expires_at = now() - interval '1 hour' WHERE status IN ('in-progress', 'Archived')"
     )
     migrated.execute("SELECT pgvigil.accept_job('expiry')")
     run_job(migrated, "expiry")
-    assert migrated.execute(tolerated) == [("Archived", 40)]
+    assert migrated.execute(tolerated) == [("Archived", 12)]
 
 
 def test_idle_sessions_become_dormant_by_their_policy(fresh: Database) -> None:

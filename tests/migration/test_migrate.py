@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import REVISIONS, Database, Run
+from conftest import EXISTING_SESSIONS, REVISIONS, Database, Run
 from helpers.catalog import APPLICATION_ROWS, catalog
 from pgvigil import cli, project
 from pgvigil.backup import pg_tools
@@ -61,8 +61,8 @@ def test_lists_are_closed_when_the_owner_asks_for_it_but_for_those_with_stray_va
         conn.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
         conn.execute("UPDATE sessions SET status = 'active' WHERE status = 'in-progress'")
         conn.execute("CALL pgvigil.validate_value_checks()")
-        assert conn.execute("SELECT value, rows_found FROM pgvigil.tolerated_values").fetchall() == [("Archived", 40)]
-        assert told == ["the list of sessions.status stays open, it holds 'Archived' (40 rows)"]
+        assert conn.execute("SELECT value, rows_found FROM pgvigil.tolerated_values").fetchall() == [("Archived", 12)]
+        assert told == ["the list of sessions.status stays open, it holds 'Archived' (12 rows)"]
         assert conn.execute(CHECKS).fetchall() == [
             ("context_history_context_type_check",),
             ("handoff_requests_status_check",),
@@ -288,7 +288,7 @@ def test_every_row_of_a_leftover_table_is_kept(broken: Database, adopted: Databa
     assert adopted.execute("SELECT table_name, rows_found, rows_adopted FROM pgvigil.displaced_tables ORDER BY 1") == [
         ("analytics_aggregations", 101, 101),
         ("performance_logs", 5001, 5000),
-        ("session_lifecycle", 20000, 20000),
+        ("session_lifecycle", EXISTING_SESSIONS, EXISTING_SESSIONS),
         ("system_metrics", 3002, 3000),
     ]
 
@@ -310,12 +310,12 @@ def test_adopted_rows_lie_in_the_partition_of_their_time(adopted: Database) -> N
 @pytest.mark.oldest_and_newest
 def test_adopting_goes_on_where_it_was_interrupted(adopted: Database) -> None:
     count = "SELECT count(*) FROM session_lifecycle"
-    assert adopted.execute(count) == [(20000,)]
+    assert adopted.execute(count) == [(EXISTING_SESSIONS,)]
     adopted.execute(
         "UPDATE pgvigil.displaced_tables SET next_block = 0, finished_at = NULL WHERE table_name = 'session_lifecycle'"
     )
     adopted.execute("CALL pgvigil.copy_legacy_tables(16)")
-    assert adopted.execute(count) == [(20000,)]
+    assert adopted.execute(count) == [(EXISTING_SESSIONS,)]
 
 
 @pytest.mark.oldest_and_newest
@@ -334,7 +334,7 @@ def test_a_revert_gives_the_leftovers_back_and_migrating_again_adopts_them_again
     given_back = catalog(adopted).replace("pgvigil_owner", "postgres")
     assert (given_back, adopted.execute(rows)) == (catalog(broken), broken.execute(rows))
     assert migrate(call, adopted).returncode == 0
-    assert adopted.execute("SELECT count(*) FROM session_lifecycle") == [(20000,)]
+    assert adopted.execute("SELECT count(*) FROM session_lifecycle") == [(EXISTING_SESSIONS,)]
 
 
 @pytest.mark.oldest_and_newest

@@ -1,6 +1,6 @@
 -- What moves last_activity_at and updated_at, and what does not.
 BEGIN;
-SELECT plan(27);
+SELECT plan(31);
 INSERT INTO sessions (session_key, agent_from, last_activity_at, updated_at, created_at)
 VALUES ('idle', 'x', now() - interval '5 hours', now() - interval '5 hours', now() - interval '5 hours'),
        ('busy', 'x', now() - interval '30 seconds', now() - interval '30 seconds', now() - interval '30 seconds'),
@@ -54,6 +54,25 @@ SELECT is(pg_temp.idle('unseen'), interval '0', 'a session without a time gets o
 UPDATE sessions SET last_activity_at = NULL WHERE session_key = 'unseen';
 UPDATE sessions SET metadata = '{}' WHERE session_key = 'unseen';
 SELECT is(pg_temp.idle('unseen'), interval '0', 'the first touch records activity');
+
+-- An object mapper sends every column, and the application's own table allowed NULL here.
+INSERT INTO sessions (session_key, agent_from, is_dormant) VALUES ('mapped', 'x', NULL);
+SELECT is((SELECT is_dormant FROM sessions WHERE session_key = 'mapped'), false, 'a NULL that an INSERT writes is not dormant');
+UPDATE sessions SET is_dormant = true WHERE session_key = 'mapped';
+UPDATE sessions SET is_dormant = NULL, last_activity_at = NULL, retention_policy = NULL, metadata = NULL, created_at = NULL, updated_at = NULL
+WHERE session_key = 'mapped';
+SELECT is((SELECT is_dormant FROM sessions WHERE session_key = 'mapped'), true, 'a NULL that an UPDATE writes changes nothing');
+INSERT INTO sessions (session_key, agent_from, is_dormant) VALUES ('mapped', 'y', NULL)
+ON CONFLICT (session_key) DO UPDATE SET is_dormant = excluded.is_dormant, agent_from = excluded.agent_from;
+SELECT is((SELECT (agent_from, is_dormant) FROM sessions WHERE session_key = 'mapped'), ('y'::varchar, false),
+          'nor is one that an upsert writes refused');
+-- While a migration fixes the rows that an earlier attempt left as NULL.
+ALTER TABLE sessions ALTER COLUMN is_dormant DROP NOT NULL, DISABLE TRIGGER USER;
+UPDATE sessions SET is_dormant = NULL WHERE session_key = 'mapped';
+ALTER TABLE sessions ENABLE TRIGGER USER, ADD CONSTRAINT fixed_soon CHECK (is_dormant IS NOT NULL) NOT VALID;
+UPDATE sessions SET metadata = '{}' WHERE session_key = 'mapped';
+SELECT is((SELECT is_dormant FROM sessions WHERE session_key = 'mapped'), false, 'an update of a row that a migration has yet to fix works');
+ALTER TABLE sessions DROP CONSTRAINT fixed_soon, ALTER COLUMN is_dormant SET NOT NULL;
 
 UPDATE sessions SET last_activity_at = now() - interval '30 seconds' WHERE session_key = 'busy';
 UPDATE sessions SET status = 'pending' WHERE session_key = 'busy';

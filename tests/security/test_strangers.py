@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from conftest import Database, Run
+from conftest import PROJECT, Database, Run
 from security.conftest import Installation, is_superuser
 
 pytestmark = pytest.mark.in_full
@@ -293,3 +293,52 @@ def test_a_pid_that_a_writer_has_named_is_nobody_else_s_session(own: Database) -
             f"SET pgvigil.instrumentation = 'write'; UPDATE instrumentation.sessions SET backend_start = NULL WHERE backend_pid = {target.info.backend_pid}"
         )
         assert target.execute("SELECT instrumentation.current_session()").fetchone() == (None,)
+
+
+# ── The arrangements of docs/security.md ──────────────────────────────────────────────────────────────────────────────
+
+
+# What the caller may read of the application and of pgvigil.
+RELATIONS = """SELECT c.oid::regclass::text FROM pg_class c
+               WHERE c.relkind IN ('r', 'v', 'p', 'm') AND has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(c.relnamespace, 'USAGE')
+                 AND c.relnamespace::regnamespace::text IN ('public', 'pgvigil', 'instrumentation')"""
+
+
+@pytest.fixture
+def granted(own: Database) -> Iterator[Database]:
+    """The application's grants of the page, with x_stranger in the place of app."""
+    page = (PROJECT / "docs/security.md").read_text()
+    statements = page.split("```sql\n")[1].split("```")[0].replace("app;", "x_stranger;")
+    grants = [line for line in statements.splitlines() if line.startswith("GRANT")]
+    assert len(grants) == 2
+    for grant in grants:
+        own.execute(grant)
+    yield own
+    own.execute("REVOKE pgvigil_reader FROM x_stranger")
+
+
+@pytest.mark.in_short
+def test_an_application_with_the_grants_of_the_page_writes_its_sessions_and_reads_the_views(granted: Database) -> None:
+    with granted.connect(user="x_stranger") as conn:
+        conn.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('k', 'x_stranger')")
+        conn.execute("UPDATE sessions SET status = 'completed'")
+        for view in ("session_monitoring_view", "session_content_view", "session_lifecycle"):
+            assert conn.execute(f"SELECT FROM {view}").fetchall(), view
+
+
+@pytest.mark.in_short
+def test_a_tenant_with_the_tables_alone_reads_nothing_of_another_tenant_s(granted: Database) -> None:
+    """On 14, too, where views ignore policies."""
+    granted.execute("REVOKE pgvigil_reader FROM x_stranger")
+    granted.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('theirs', 'another'), ('gone', 'another')")
+    granted.execute("DELETE FROM sessions WHERE session_key = 'gone'")
+    granted.execute("ALTER TABLE sessions ENABLE ROW LEVEL SECURITY")
+    granted.execute("CREATE POLICY own_rows ON sessions USING (agent_from = current_user)")
+    with granted.connect(user="x_stranger") as conn:
+        conn.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('mine', 'x_stranger')")
+        conn.execute("UPDATE sessions SET status = 'completed'")
+        seen = ""
+        for (relation,) in conn.execute(RELATIONS).fetchall():
+            seen += str(conn.execute(f"SELECT r::text FROM {relation} r".encode()).fetchall())
+    assert "mine" in seen
+    assert "another" not in seen

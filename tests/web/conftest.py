@@ -16,6 +16,7 @@ from pgvigil import web
 from pgvigil.live import Recorder
 
 MANY = "1000000/minute"
+PATIENT = 5.0  # seconds: a loaded machine is no server that is away
 NOW = datetime.now(UTC).replace(microsecond=0)
 SECRET = "hunter2-must-not-show"  # noqa: S105 - planted
 SCRIPT = "<script>alert(1)</script>"
@@ -56,7 +57,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         if records:
             options["recorder"] = Recorder(url, spill_directory=tmp_path / "spill", linger=0.01)
             opened.append(options["recorder"].close)
-        app = web.application(url, **{"authorize": by_header, "reads": MANY, "writes": MANY} | options)
+        usual = {"authorize": by_header, "reads": MANY, "writes": MANY, "deadline": PATIENT}
+        app = web.application(url, **usual | options)
         opened.insert(0, app.state.store.close)
         client = TestClient(app, headers={"x-who": who} if who else {}, raise_server_exceptions=False)
         client.__enter__()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from starlette.testclient import TestClient
@@ -20,10 +21,12 @@ from pgvigil import cli
 from pgvigil.embedded import Server
 from pgvigil.web import store as store_module
 from web.conftest import Serve, problem
+from web.test_web_access import ROUTES
 
 pytestmark = pytest.mark.client_side
 PATH = "/api/v1/executions"
 SOON = 0.3  # what these applications have for a deadline
+BODIES = {"/api/v1/connections/{id}/kill": {"mode": "cancel"}}
 SLACK = 1.0  # of a loaded machine; a server that is waited for would take far longer
 
 
@@ -94,6 +97,41 @@ def test_a_frozen_server_is_503_at_the_deadline_and_200_when_it_goes_on(
         assert problem(answer) == "database-away"
         assert SOON * 0.9 < took < SOON + SLACK
     wait_until(lambda: client.get(PATH).status_code == 200, 1 + SLACK)
+
+
+def test_every_route_answers_at_the_deadline_while_the_server_is_frozen(serve: Serve, server: Mortal) -> None:
+    client = serve(server.url, deadline=0.08, pause=0.0, records=True)  # each of them finds out for itself
+    values = {
+        "user_id": "ada",
+        "id": UUID(int=1),
+        "name": "sessions",
+        "job": "analyze",
+        "what": "status",
+        "version": "x",
+    }
+    asked = {"/api/v1/operations/calls": "?operation=x", "/admin/session-monitoring/dashboard/state": "?page=live"}
+    without = {"/livez", "/openapi.json", "/", "/performance/{what}"}  # these ask no database
+    found, late = {}, {}
+    with frozen(server):
+        for method, path in sorted(ROUTES):
+            files = "/dashboard" in path and not path.endswith("/state")
+            if path in without or files or (method, path) == ("POST", PATH):
+                continue
+            began = time.monotonic()
+            address = path.format(**values) + asked.get(path, "")
+            answer = client.get(address) if method == "GET" else client.post(address, json=BODIES.get(path, {}))
+            took = time.monotonic() - began
+            if took > 0.08 + SLACK:
+                late[path] = took
+            if answer.status_code != 503 or not answer.headers.get("retry-after"):
+                found[path] = answer
+    assert not late
+    state, metrics = found.pop("/admin/session-monitoring/dashboard/state"), found.pop("/metrics")
+    assert {one["problem"]["status"] for one in state.json()["sections"].values()} == {
+        503
+    }  # a page shows what it has kept
+    assert "pgvigil_up 0" in metrics.text  # Prometheus drops what comes with another status
+    assert not found
 
 
 def test_of_a_frozen_server_one_caller_finds_out_and_the_others_are_told(serve: Serve, server: Mortal) -> None:

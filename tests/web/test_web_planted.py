@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from psycopg import errors
+from psycopg.types.json import Jsonb
 
 from conftest import Database, Templates, _new_database
 from helpers.monitor_report import report
+from pgvigil import cli
 from pgvigil.web.state import PAGES
 from web.conftest import ESCAPE, SCRIPT, SECRET, Serve
 
@@ -89,3 +94,70 @@ def _strings(value: object) -> set[str]:
     if isinstance(value, list):
         return set().union(*map(_strings, value))
     return {value} if isinstance(value, str) else set()
+
+
+# Every other column that a viewer can see has a name in it, as people need to see whose rows they are; text of others is for admins.
+NAMES = {
+    "anomalies.database_type", "execution_rollups.database_type", "execution_totals.database_type", "instances.hostname",
+    "performance_logs.operation", "query_executions.conversation_id", "query_executions.database_type", "query_executions.error_type",
+    "query_executions.execution_id", "query_executions.user_id", "session_monitors.application", "session_monitors.hostname",
+    "session_monitors.reported_by", "sessions.agent_from", "sessions.agent_to", "sessions.application_name", "sessions.peer",
+    "sessions.retention_policy", "sessions.session_key", "sessions.username", "sql_statements.source", "alert_thresholds.meaning",
+    "jobs.purpose",
+}  # fmt: skip
+ACTS = ("\x1b", "\x9b", "\u202e")
+COLUMNS = """
+    SELECT format('%I.%I', n.nspname, c.relname), c.relname || '.' || a.attname, quote_ident(a.attname), format_type(a.atttypid, NULL), a.atttypmod
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname IN ('public', 'pgvigil', 'instrumentation') AND a.attnum > 0
+      AND NOT a.attisdropped AND a.attgenerated = '' AND a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'jsonb'::regtype)
+      AND c.relname NOT IN ('migrations', 'alembic_version')"""
+
+
+@pytest.fixture(scope="module")
+def everywhere(templates: Templates, planted: Database) -> Iterator[Database]:
+    """Each column of text or JSON of each table that has rows holds its own name, a tag and escapes, where no constraint refuses it."""
+    with _new_database(templates.server, planted.name) as new:
+        new.execute(
+            "INSERT INTO pgvigil.anomalies (database_type, status, hour, value, expected, spread, since) VALUES ('x', 'failed', now(), 9, 1, 1, now())"
+        )
+        new.execute(
+            "INSERT INTO session_lifecycle (session_id, event_type, event_data) SELECT id, 'created', '{}' FROM sessions"
+        )
+        with new.connect() as connection:
+            connection.execute("SET pgvigil.instrumentation = 'write'; SET session_replication_role = replica")
+            for table, place, column, kind, size in connection.execute(COLUMNS).fetchall():
+                value = f"<script>{ESCAPE}{C1}@{place}@"[: size - 12 if size > 0 else None]
+                with suppress(errors.IntegrityError), connection.transaction():
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = %s", (Jsonb({"k": value}) if kind == "jsonb" else value,)
+                    )
+        yield new
+
+
+def test_a_viewer_sees_names_and_nothing_acts_whatever_column_it_comes_from(
+    serve: Serve, everywhere: Database, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [(id,)] = everywhere.execute("SELECT id::text FROM sessions")
+    seen: dict[str, set[str]] = {"viewer": set(), "admin": set()}
+    for role, places in seen.items():
+        client = serve(everywhere.url, role)
+        for path in PATHS:
+            answer = client.get(path.replace("{id}", id))
+            assert answer.status_code == 200, (path, answer.text)
+            assert not [one for one in ("<script", *ACTS) if one in answer.text], path
+            places.update(re.findall("@([a-z_.]+)@", answer.text))
+    assert seen["viewer"] <= NAMES
+    assert {"query_executions.query", "session_lifecycle.event_data"} <= seen["admin"]  # the columns were planted
+    assert not [one for one in ACTS if one in caplog.text]
+    for command in (
+        "session-monitoring status",
+        "session-monitoring metrics",
+        "report --format html",
+        "report --format json",
+        "health",
+    ):
+        cli.main([*command.split(), "--database-url", everywhere.url])
+        said = "".join(capsys.readouterr())
+        assert not [one for one in ACTS if one in said], command
+        assert "<script" not in said or "html" not in command

@@ -8,11 +8,12 @@ import time
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from starlette.testclient import TestClient
 
 from conftest import Database, wait_until
-from pgvigil.web import problems, state
+from pgvigil.web import access, deadline, problems, state
 from web.conftest import NOW, Serve, problem
 
 pytestmark = pytest.mark.client_side
@@ -59,6 +60,37 @@ def test_what_is_live_is_read_again_only_when_it_has_changed(serve: Serve, fresh
     expire(client)
     [row] = client.get(f"{STATE}?page=live").json()["sections"]["connections"]["data"]
     assert row["username"] == "ann"
+
+
+def test_a_poll_that_finds_nothing_new_is_one_round_trip_and_starts_no_thread(
+    serve: Serve, fresh: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(fresh.url)
+    first = client.get(f"{STATE}?page=live")
+    again = client.get(f"{STATE}?page=live", headers={"if-none-match": first.headers["etag"]})
+    for answer in sections_of(client)._answers.values():
+        answer.expires = 0.0 if answer.mark else time.monotonic() + 60
+    trips: list[bytes] = []
+    plain = deadline.ask
+    monkeypatch.setattr(
+        deadline, "ask", lambda pgconn, query, until: (trips.append(query), plain(pgconn, query, until))[1]
+    )
+    monkeypatch.setattr(psycopg.Connection, "execute", None)
+    monkeypatch.setattr(threading, "Timer", None)
+    again = client.get(f"{STATE}?page=live", headers={"if-none-match": first.headers["etag"]})
+    assert again.status_code == 304
+    assert again.headers["ratelimit-remaining"]
+    assert len(trips) == 1
+
+
+def test_polls_have_a_limit(serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "_POLLS", 1)
+    client = serve(executions.url)
+    assert client.get(f"{STATE}?page=alerts").status_code == 200
+    answer = client.get(f"{STATE}?page=alerts")
+    assert problem(answer) == "too-many-requests"
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert client.get(f"{STATE}?page=alerts", headers={"x-who": "viewer"}).status_code == 200
 
 
 def test_the_document_of_a_page_is_made_once_while_it_is_the_same(
@@ -118,6 +150,7 @@ def test_rows_that_are_kept_are_no_answer_once_the_database_is_away(
     store.call = away
     for answer in sections_of(client)._answers.values():
         answer.read_at -= 2
+    sections_of(client)._answered -= 2
     assert problem(client.get(f"/api/v1/{path}")) == "database-away"
 
 

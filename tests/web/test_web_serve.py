@@ -6,9 +6,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -16,7 +19,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from conftest import PROJECT, Database, Run
+from conftest import PROJECT, Database, Run, wait_until
 from pgvigil.text import quoted
 from web.conftest import ESCAPE, SECRET
 
@@ -48,8 +51,6 @@ def test_serve_does_not_start_unprotected_or_misunderstood(call: Run, words: lis
 
 
 def test_a_port_that_is_taken_is_said_so(call: Run) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = call(
@@ -113,6 +114,32 @@ def served(executions: Database, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def bearer(served: Any, role: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {served.tokens[role]}"}
+
+
+def test_a_service_that_nobody_asks_sleeps_until_its_end() -> None:
+    import uvicorn
+
+    from pgvigil.web.quiet import Server
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(uvicorn.Config(_nothing, lifespan="off", log_level="critical"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        wait_until(lambda: server._ended is not None)
+        loop: Any = server._loop
+        assert not [timer for timer in loop._scheduled if not timer.cancelled()]
+        with urlopen(f"http://127.0.0.1:{listener.getsockname()[1]}/") as answer:
+            assert parsedate_to_datetime(answer.headers["Date"])
+    finally:
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+async def _nothing(_: Any, __: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def test_it_answers_whoever_has_a_token(served: Served) -> None:
@@ -181,6 +208,24 @@ def test_a_command_whose_packages_are_missing_says_what_to_install(words: list[s
     assert done.returncode == 2
     assert "which is not installed" in done.stderr
     assert f"pip install {quoted(f'{PROJECT}[web]')}" in done.stderr
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("fastapi", "web"), ("a2wsgi", "flask")])
+def test_flask_alone_monitors_and_says_at_the_start_what_its_pages_need(missing: str, extra: str) -> None:
+    code = f"""
+sys.meta_path.pop(0)
+sys.modules[{missing!r}] = None
+import flask
+from pgvigil.web.flask import PgvigilFlask
+PgvigilFlask(flask.Flask("plain"))
+print("monitors")
+PgvigilFlask(flask.Flask("shop"), authorize=lambda: True, database_url="postgresql:///x")
+"""
+    done = alone(code)
+    assert done.stdout == "monitors\n"
+    last = done.stderr.splitlines()[-1]
+    assert f"needs the package {missing}" in last
+    assert f"pip install {quoted(f'{PROJECT}[{extra}]')}" in last
 
 
 def test_web_without_its_packages_says_what_to_install() -> None:

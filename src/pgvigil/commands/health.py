@@ -1,4 +1,4 @@
-"""`pgvigil health`: is the database in order?"""
+"""`pgvigil health`: check the database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgvigil.text import counted, page, print_report
 if TYPE_CHECKING:
     from pgvigil.diagnostics.health import Check, Health, Repair
 
-SUMMARY = "is the database in order: integrity, jobs, load, settings; exit 1 when it is not"
+SUMMARY = "check the database: integrity, jobs, load, settings; exit 1 when something is wrong"
 
 _FIX = re.compile(r"^( {10}fix: )(.*)$", re.MULTILINE)
 _STYLES = {

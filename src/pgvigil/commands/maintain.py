@@ -166,7 +166,7 @@ def _jobs_text(jobs: list[Job], option: str) -> str:
     """For people."""
     from pgvigil.maintenance import consent, wording
 
-    lines = [f"{'job':<13}{'every':<24}{'state':<11}{'last run (UTC)':<21}{'took':>9}  {'next due (UTC)':<30}did"]
+    lines = [f"{'job':<15}{'every':<24}{'state':<11}{'last run (UTC)':<21}{'took':>9}  {'next due (UTC)':<30}did"]
     for job in jobs:
         took = (
             f"{(job.last_finished - job.last_started).total_seconds():.1f} s"
@@ -179,10 +179,10 @@ def _jobs_text(jobs: list[Job], option: str) -> str:
         mark = " OVERDUE" if job.overdue else " now" if job.due else ""
         did = wording.done(job.job, job.last_rows, job.last_notes or ()) if job.last_rows is not None else ""
         lines.append(
-            f"{job.job:<13}{_schedule(job):<24}{job.state:<11}{_moment(job.last_started):<21}{took:>9}  {next_due + mark:<30}{did}".rstrip()
+            f"{job.job:<15}{_schedule(job):<24}{job.state:<11}{_moment(job.last_started):<21}{took:>9}  {next_due + mark:<30}{did}".rstrip()
         )
         if job.last_error:
-            lines.append(f"{'':<13}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
+            lines.append(f"{'':<15}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
     if waiting := [job.job for job in jobs if job.waits_for_consent]:
         lines += ["", *consent.waiting(waiting, option)]
     return page(lines)

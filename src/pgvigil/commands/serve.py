@@ -104,15 +104,18 @@ def serve_alone(target: Target, listener: socket.socket, host: str, *, read_only
 def _answer(app: FastAPI, listener: socket.socket, host: str) -> None:
     import uvicorn
 
+    from pgvigil.web.quiet import Server
+
     # Forwarded headers are not read: the peer is the one that connects. Only --trust-proxy trusts a proxy.
     configuration = uvicorn.Config(
-        app, proxy_headers=False, server_header=False, lifespan="off", timeout_graceful_shutdown=2, log_level="info"
-    )
+        app, proxy_headers=False, server_header=False, lifespan="off", timeout_graceful_shutdown=2, log_level="info",
+        timeout_keep_alive=75,  # longer than an open page waits between its polls
+    )  # fmt: skip
     name = f"[{host}]" if ":" in host else host
     print(f"serving on http://{name}:{listener.getsockname()[1]} until Ctrl-C", file=sys.stderr)
     try:
         with suppress(KeyboardInterrupt):  # the way to end it
-            uvicorn.Server(configuration).run(sockets=[listener])
+            Server(configuration).run(sockets=[listener])
     finally:
         app.state.store.close()
 

@@ -12,7 +12,7 @@ from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import UsageError
 
-SUMMARY = "who is connected: list, kill SESSION, tail (their statements, until Ctrl-C)"
+SUMMARY = "sessions that are connected: list them, kill one, tail their statements (until Ctrl-C)"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

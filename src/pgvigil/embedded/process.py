@@ -194,7 +194,13 @@ def state(data: Path) -> str:
 
 
 def socket_url(directory: Path, port: int, dbname: str) -> str:
-    return f"postgresql://postgres@/{quote(dbname, safe='')}?host={quote(str(directory), safe='/')}&port={port}"
+    url = f"postgresql://postgres@/{quote(dbname, safe='')}?host={quote(str(directory), safe='/')}&port={port}"
+    return url + not_elsewhere()
+
+
+def not_elsewhere(separator: str = "&") -> str:
+    """Return the parameter that keeps libpq from the server that PGHOSTADDR, or the service of PGSERVICE, names instead of the URL's."""
+    return f"{separator}hostaddr=" if {"PGHOSTADDR", "PGSERVICE"} & os.environ.keys() else ""
 
 
 def tail(log: Path, start: int = 0) -> str:

@@ -25,6 +25,7 @@ from pgvigil.embedded.process import (
     give,
     home_mode,
     initdb,
+    not_elsewhere,
     process_options,
     runnable,
     server_command,
@@ -133,7 +134,9 @@ class Server:
     def tcp_dsn(self, dbname: str = "postgres") -> str:
         if not self.tcp:
             raise UsageError("This scratch server has no TCP port.", "Create it with `Server(bindir, tcp=True)`.")
-        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{quote(dbname, safe='')}"
+        return (
+            f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{quote(dbname, safe='')}{not_elsewhere('?')}"
+        )
 
     def stop(self) -> None:
         """End the server and remove its directory."""

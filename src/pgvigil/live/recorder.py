@@ -39,7 +39,6 @@ _log = logging.getLogger("pgvigil")
 Outcome = Literal["written", "spilled", "dropped", "timeout"]
 OnFull = Literal["drop", "wait"]
 
-_STUCK: Final = 30.0  # seconds after which an unfinished batch is aborted, once the queue fills
 _POLL: Final = 0.002  # seconds between two checks for room by a caller that waits for it
 _GRACE: Final = 2.0  # seconds beyond its timeout that close() allows for spilling the rest
 
@@ -57,6 +56,7 @@ class Recorder:
     spill_limit      most bytes in it
     spill_after      seconds without the database after which new records go to the spill
     metrics_interval seconds between two reports of the recorder's own counters into system_metrics; 0: never
+    stuck_after      seconds after which a batch that the server does not finish is aborted, once the queue fills
     instance         name of this process in those reports; default: the host's name
 
     Raises UsageError if the URL cannot be read. No connection is opened before the first record.
@@ -75,6 +75,7 @@ class Recorder:
         spill_limit: int = 1 << 30,
         spill_after: float = 2.0,
         metrics_interval: float = 60.0,
+        stuck_after: float = 30.0,
         instance: str | None = None,
     ) -> None:
         if not 1 <= batch_size <= queue_size // 2:
@@ -83,6 +84,7 @@ class Recorder:
             raise ValueError(f"on_full={on_full!r}: use drop or wait")
         for name, seconds in (
             ("linger", linger), ("max_wait", max_wait), ("spill_after", spill_after), ("metrics_interval", metrics_interval),
+            ("stuck_after", stuck_after),
         ):  # fmt: skip
             if not (0 <= seconds < math.inf):
                 raise ValueError(f"{name}={seconds}: use a finite number of seconds, 0 or more")
@@ -96,6 +98,7 @@ class Recorder:
         self._spill_limit = spill_limit
         self._spill_after = spill_after
         self._interval = metrics_interval
+        self._stuck_after = stuck_after
         self._instance = instance or socket.gethostname()
         self.before_close: list[Callable[[], None]] = []  # callbacks that record something last
         with suppress(FileNotFoundError):
@@ -172,7 +175,7 @@ class Recorder:
     def _alarm(self, max_wait: float = 0.0) -> None:
         """Handle the rare cases in the caller's thread: drop the record, wake the worker, start it."""
         began = self._delivery.began
-        if began is not None and time.monotonic() - began > _STUCK:
+        if began is not None and time.monotonic() - began > self._stuck_after:
             self._delivery.abort()
         if self._thread is None:
             self._start()

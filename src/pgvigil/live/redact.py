@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import unquote
 
 HIDDEN: Final = "***"
 _DEEPEST = 12
@@ -41,12 +42,30 @@ _SIGN = re.compile(
     r"|crypt|hmac|mysql|-u\s|--user|--proxy-user",
 )
 
+_ESCAPED = re.compile(r"(?<!\\)\\++(?:(?:u00|x|\+0000|00)([4-7][0-9a-fA-F])|(1[0-7]{2}))")
+_ESCAPED_IN_URL = re.compile(r"[?&][\w.%-]++=")
+
 
 def storable(text: str) -> str:
     """Return the text without what PostgreSQL cannot store: NUL, and halves of surrogate pairs."""
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _plain(text: str) -> str:
+    r"""Return the text with letters in the place of their escapes, as in E'p\x61ssword', U&'p\0061ssword' and ?p%61ssword=, if they
+    spell a name of a secret.
+    """
+    if "\\" not in text and "%" not in text:
+        return text
+    plain = _ESCAPED.sub(_letter, _ESCAPED_IN_URL.sub(lambda found: unquote(found[0]), text))
+    return text if plain == text or _is_harmless(plain) else plain
+
+
+def _letter(found: re.Match[str]) -> str:
+    code = int(found[1], 16) if found[1] else int(found[2], 8)
+    return chr(code) if chr(code).isalpha() or code == ord("_") else found[0]
 
 
 def _is_harmless(text: str) -> bool:
@@ -71,9 +90,11 @@ _IS_QUOTED = re.compile(
 )  # PASSWORD 's3cret', in a message that repeats a statement
 _OPENING = re.compile(r"""(?:[A-Za-z]&?)?(?P<quote>\\++["']|'++|"|`)""")
 _DOLLAR = re.compile(r"\$(?:[^\W\d]\w*+)?\$")
-_BARE = re.compile(r"[^\s;\\]*+(?:\\.?[^\s;\\]*+)*", re.DOTALL)
+# A semicolon ends a value if a space, the end or the next name follows it: libpq has none, but a password may contain one.
+_INSIDE = r";(?!\s|$|[A-Za-z]\w{0,30}(?: (?i:id|source|catalog|name|timeout|size|security|mode|info))?\s?=)"
+_BARE = re.compile(rf"(?:{_INSIDE})?+[^\s;\\]*+(?:(?:\\.?|{_INSIDE})[^\s;\\]*+)*", re.DOTALL)
 _BARE_IN_URL = re.compile(r"[^&#\s]*+")
-_TO_SEMICOLON = re.compile(r"[^;\n]{0,500}+(?=;)")
+_TO_SEMICOLON = re.compile(rf"[^;\n]{{1,500}}+(?=;)(?:{_INSIDE}[^\s;]*+)*")
 _REST_OF_LINE = re.compile(r"[^\n]*+")
 _FIRST_WORD = re.compile(r"\S*+")
 _NUMBER_ONLY = re.compile(r"[-+]?[\d.]++(?![\w.])")
@@ -83,13 +104,15 @@ _MYSQL = re.compile(r"""(?<=\s)-p(?=([^\s'"]++))""")  # mysql -ps3cret
 _BEARER = re.compile(r"\b(?:bearer|basic):?\s++(?=([\w.~+/=-]++))", re.IGNORECASE)
 _BRACKET = re.compile(r"""[\[\](){}]|"[^"\\]*+(?:\\.?[^"\\]*+)*"?|'[^'\\]*+(?:\\.?[^'\\]*+)*'?""", re.DOTALL)
 _REST_OF = {
-    mark: re.compile(rf"[^{mark}\\]*+(?:(?:\\.?|{mark}{mark})[^{mark}\\]*+)*{mark}?", re.DOTALL) for mark in "\"'`"
+    # Inside a string with escapes of its own there are two backslashes before a quote that ends nothing.
+    mark: re.compile(rf"[^{mark}\\]*+(?:(?:\\++.?|{mark}{mark})[^{mark}\\]*+)*{mark}?", re.DOTALL)
+    for mark in "\"'`"
 }
 
 
 def hide_secrets(text: str) -> str:
     """Redact a message or a connection string: passwords in URLs, `password=…`, `token: …`, bearer tokens become ***."""
-    if _is_harmless(text):
+    if _is_harmless(text := _plain(text)):
         return text
     return _replaced(text, [*_in_urls(text), *_bearers(text), *_in_text(text, 0, len(text))])
 
@@ -208,8 +231,8 @@ def _closed(text: str, opening: re.Match[str], end: int) -> int:
     if len(quote) % 2 == 0:  # inside another string, where it is doubled; or it is empty
         if at >= end or text[at] in " \t\r\n,;)]}":
             return at
-        place = text.find(quote, at, end)
-        return end if place < 0 else place + len(quote)
+        found = re.compile(rf"(?<!\\){quote}").search(text, at, end)
+        return end if found is None else found.end()
     return _end(_REST_OF[quote[0]], text, at, end)
 
 
@@ -283,10 +306,15 @@ _ELSEWHERE = frozenset(
 )
 _BARE_IN_QUERY = re.compile(r"""[^\s;'"$%:?@&().,]++""")
 _NAME_ALONE = re.compile(r"""(?:[A-Za-z]&?)?["'`$][\w$.:{},%-]*+["'`$]?""")
+_QUALIFIED = re.compile(
+    r"\s*+\((?:[\w$\s]++\.|\"[^\"]*+\"\s*+\.|[\w$]++)*+\s*+([^\w\s()\"]++)\s*+\)"
+)  # OPERATOR(pg_catalog.=)
 _OPENS = re.compile(r"\s*+\(")
 _OPENS_BODY = re.compile(r"\s*+(?:(?:not\s++)?materialized\s*+)?\(", re.IGNORECASE)
 _IS_DEFAULT = re.compile(r"\s++default\b", re.IGNORECASE)
 _LEFT_OPEN = re.compile(r"""(?:\s*+(?:=>|:=|=|:)\s*+|\s++)["']*+(?:%|$)""")
+_RUNS_TO_END = re.compile(r"\s*+=\s*+[^\s&;]*+$")  # 'password=s3' || 'cret'
+_JOINS = re.compile(r"\s*+\|\|")
 _USER_ALONE = re.compile(r"://[^\s:/@]*+:$")  # 'postgresql://u:' || 's3cret'
 _DOUBLED = re.compile(r"''[^']++''")
 # Calls with a name in one argument, or in a template, and its value in another one.
@@ -303,7 +331,7 @@ _OF_VALUES = frozenset(["value", "val", "setting", "content"])  # columns beside
 
 def hide_secrets_of_query(query: str) -> str:
     """Redact a query: literals beside a name such as password, also in strings and comments, and passwords in URLs."""
-    if _is_harmless(query):
+    if _is_harmless(query := _plain(query)):
         return query
     spans = [*_in_urls(query), *_bearers(query), *_in_query(query, _STANDARD_TOKENS, 0, len(query))]
     if "\\'" in query:  # the end of a string depends on the engine: hide what is a secret under either reading
@@ -343,6 +371,8 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
         begin, at, kind, piece = at, found.end(), found.lastgroup, found[0]
         if kind == "space":
             continue
+        if kind == "word" and piece.casefold() == "operator" and (qualified := _QUALIFIED.match(query, at, end)):
+            at, kind, piece = qualified.end(), "operator", qualified[1]
         was_pending, pending = pending, None
         if kind == "comment":
             spans += _in_text(query, begin, at)
@@ -380,7 +410,9 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                 spans += _in_query(query, tokens, *inner, nested + 1)
             else:
                 spans += _in_text(query, begin, at)
-                if kind != "quoted" and (mentioned := _mentioned(query, begin, at)):
+                if kind != "quoted" and (
+                    mentioned := _mentioned(query, begin, at, is_joined=bool(_JOINS.match(query, at, end)))
+                ):
                     spans += (
                         (pair.start(), pair.end(), HIDDEN) for pair in _DOUBLED.finditer(query, begin + 1, at - 1)
                     )
@@ -432,6 +464,8 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
             else:
                 if word in ("values", "select", "returning"):
                     hides_all = is_insert and has_secret_column and word != "returning"
+                if word == "end" and verb != "do":  # CASE … THEN password END = 's3cret'
+                    was_pending = pending = beside
                 if beside and word in _ELSEWHERE and depth <= beside_depth:
                     is_part = (
                         (word == "and" and between)
@@ -489,7 +523,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                 depth, beside, is_insert, hides_all, in_row = 0, None, False, False, False
                 verb, sets, keyed, began = "", False, False, len(literals)
                 opened, compared, calls = [], [], []
-            elif depth <= beside_depth and not in_row:  # a comma
+            elif depth <= beside_depth and not in_row and not (verb == "set" and not depth):  # a comma
                 beside, by_string = (beside if by_string else None), False
             is_row = piece in ")]}" and 0 <= depth < listed
             listed = 0 if is_row else listed
@@ -520,9 +554,9 @@ def _named_string(piece: str) -> str | None:
     return parts[-1]  # '{password,s3cret}' holds a value: it is no name
 
 
-def _mentioned(query: str, begin: int, end: int) -> str:
+def _mentioned(query: str, begin: int, end: int, *, is_joined: bool) -> str:
     """Return "open" if a string ends with a name that a value has to follow, or has a placeholder after one; "value" if it is an array with
-    a name and its value; "name" for any other one with a name.
+    a name and its value; "name" for any other one with a name. `is_joined`: another string is appended to this one.
     """
     text = query[begin:end].strip("'$")
     if _USER_ALONE.search(text):
@@ -532,7 +566,7 @@ def _mentioned(query: str, begin: int, end: int) -> str:
         if _name_kind(word[0]) in ("secret", "token"):
             if text[0] == "{" and text[word.end() : word.end() + 1] == ",":
                 return "value"  # {password,s3cret}
-            if _LEFT_OPEN.match(text, word.end()):
+            if _LEFT_OPEN.match(text, word.end()) or (is_joined and _RUNS_TO_END.match(text, word.end())):
                 return "open"
             found = "name"
     return found
@@ -656,13 +690,24 @@ def document(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict | list | tuple | set | frozenset) and depth >= _DEEPEST:
         return "…"
     if isinstance(value, dict):
+        named = next((value[key] for key in ("name", "key") if key in value), None)
+        hides_value = "value" in value and _is_pair([named, value["value"]])
         return {
-            storable(str(key)): HIDDEN if item is not None and _is_secret(str(key), item) else document(item, depth + 1)
+            storable(str(key)): HIDDEN
+            if (item is not None and _is_secret(str(key), item)) or (hides_value and key == "value")
+            else document(item, depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset):
+        if isinstance(value, list | tuple) and _is_pair(value):  # of a list of headers
+            return [storable(value[0]), HIDDEN]
         return [document(item, depth + 1) for item in value]
     return storable(hide_secrets(str(value)))
+
+
+def _is_pair(items: Sequence[Any]) -> bool:
+    """Return true for the name of a secret and its value."""
+    return len(items) == 2 and isinstance(items[0], str) and isinstance(items[1], str) and _is_secret(*items)
 
 
 def _is_secret(key: str, value: Any) -> bool:

@@ -18,7 +18,7 @@ def push(conn: psycopg.Connection, url: str) -> int:
     row = conn.execute("SELECT k.hold FROM pgvigil.days_kept() k").fetchone()
     everything = bool(row and row[0])
     source = "/".join(origin(conn))
-    with database.connect(database.parse_url(url, "PGVIGIL_TELEMETRY_URL"), "holds") as there:
+    with database.connect(database.parse_other_url(url, "PGVIGIL_TELEMETRY_URL"), "holds") as there:
         if "/".join(origin(there)) == source:
             raise JobError("the telemetry server is this database", "Give another one, or disable job holds.")
         try:

@@ -156,7 +156,8 @@ _UNFIT = """
     UNION ALL
     SELECT format('table %%s is of the type %%s: columns can only be added to the type', name, t.reloftype::regtype) FROM t WHERE t.reloftype <> 0
     UNION ALL
-    SELECT format('table %%s has no primary key, and no other unique constraint, on (id) alone that a foreign key can refer to; ALTER TABLE %%s ADD PRIMARY KEY (id)', name, name)
+    SELECT format('table %%s has no primary key, and no other unique constraint, on (id) alone that a foreign key can refer to; ALTER TABLE %%s ADD %%s (id)',
+                  name, name, CASE WHEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid AND i.indisprimary) THEN 'UNIQUE' ELSE 'PRIMARY KEY' END)
     FROM t WHERE relname = 'sessions' AND relkind = 'r' AND NOT EXISTS (
         SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = t.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1 AND a.attname = 'id')

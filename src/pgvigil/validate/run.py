@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
+from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,6 @@ from pgvigil.validate.report import describe
 from pgvigil.validate.report.model import Finding, Report, Unchecked
 from pgvigil.validate.report.source_lines import with_source_line
 from pgvigil.validate.spec.declaration import Declaration
-from pgvigil.validate.spec.path_patterns import covers
 
 if TYPE_CHECKING:
     from pgvigil.validate.diff.reference import Reference
@@ -46,7 +46,9 @@ def validate(
     found = snapshot(conn, declaration.scope(schema), schema, early)
     rows, unsafe = _rows(conn, declaration, found)
     made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
-    collector = DiffBuilder(declaration, found, strict)
+    left = [patterns for revision, patterns in declaration.later if revision in (before or ())]
+    to_come = tuple(chain.from_iterable(left))
+    collector = DiffBuilder(declaration, found, strict, to_come)
     Comparison(collector, made, rows).run()
     if not declaration.complete and found.server:
         hours = [float(row["active_hours"]) for row in rows.get(POLICIES, []) if row.get("active_hours")]
@@ -60,17 +62,7 @@ def validate(
     collector.unreadable -= {code.objects.removeprefix("rows of ") for code in unsafe}
     if collector.unreadable:
         collector.unchecked.append(_unreadable(conn, schema, collector.unreadable))
-    to_come = [
-        pattern
-        for revision, patterns in declaration.later
-        if before is not None and revision in before
-        for pattern in patterns
-    ]
-    findings = [
-        replace(f, object=ObjectRef.parse(f.object).shown_in(quoted(schema)))
-        for f in findings
-        if not any(covers(pattern, f.object) for pattern in to_come)
-    ]
+    findings = [replace(f, object=ObjectRef.parse(f.object).shown_in(quoted(schema))) for f in findings]
     findings = list(with_source_line(declaration, findings))
     notes = [finding for finding in findings if finding.severity == "note"]
     if before is None:

@@ -35,7 +35,8 @@ Role = Literal["viewer", "admin"]
 COOKIES: Final = ("__Host-pgvigil", "pgvigil")
 COOKIE_SECONDS: Final = 12 * 3600
 # Polls of open pages: their answers are shared, and one principal may have many pages open.
-_POLLS: Final = "1200/minute"
+_POLLS: Final = 1200
+_MINUTE: Final = 60.0
 _ROLES: Final = ("viewer", "admin")
 
 
@@ -247,7 +248,8 @@ class Access:
         self._read_only = read_only
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._reads, self._writes, self._failures = (limits.parse(one) for one in (reads, writes, failures))
-        self._polls = limits.parse(_POLLS)
+        self._polls: dict[str, int] = {}  # of this minute; `limits` starts a thread for each request that it counts
+        self._polls_end = 0.0
         self._is_async = inspect.iscoroutinefunction(authorize) or isinstance(authorize, Tokens)
 
     @property
@@ -307,7 +309,18 @@ class Access:
     async def poller(self, request: Request) -> Principal:
         """Return a principal that may read, for a page that asks every few seconds. Raises Problem."""
         found = await self._known(request)
-        self._count(request, self._polls, "polls", self._key(request, found))
+        now = time.monotonic()
+        if now >= self._polls_end:
+            self._polls.clear()
+            self._polls_end = now + _MINUTE
+        key = self._key(request, found)
+        polls = self._polls[key] = self._polls.get(key, 0) + 1
+        left = str(max(1, round(self._polls_end - now)))
+        request.state.rate_limit = {
+            "RateLimit-Limit": str(_POLLS), "RateLimit-Remaining": str(max(0, _POLLS - polls)), "RateLimit-Reset": left,
+        }  # fmt: skip
+        if polls > _POLLS:
+            raise of_status(429, {"Retry-After": left})
         return found
 
     async def admin(self, request: Request) -> Principal:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PgvigilError, UsageError
+from pgvigil.text import one_line
 from pgvigil.web import problems
 from pgvigil.web.access import Principal
 from pgvigil.web.answers import as_json, bounded_body
@@ -190,10 +191,10 @@ def _run_job(target: Target, job: str) -> str:
             )
         return job_runner.run(target, job, client_jobs.Options(), Reporter())
     except ConnectError as error:
-        _log.warning("job %s was not run: %s", job, error.message)
+        _log.warning("job %s was not run: %s", job, one_line(error.message))
         raise problems.database_away() from error
     except UsageError as error:
         raise Problem(404, "not-found", "There is no such job") from error
     except PgvigilError as error:
-        _log.warning("job %s was not run, or failed: %s", job, error.message)
+        _log.warning("job %s was not run, or failed: %s", job, one_line(error.message))
         raise Problem(409, "refused", "The job was not run, or failed", f"{error.message}. {error.hint}") from error

@@ -83,6 +83,7 @@ def application(
     app.add_exception_handler(problems.Problem, _problem)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_middleware(dashboard.Polls, state_of=app.state)
     app.add_middleware(dashboard.Alias)
     if hosts is not None:
         app.add_middleware(_Hosts, hosts=frozenset(host.lower() for host in hosts))

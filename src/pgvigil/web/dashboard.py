@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Request
+from starlette.datastructures import State
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -88,6 +89,17 @@ def router(app: FastAPI) -> APIRouter:
     Poller = Annotated[Principal, Depends(access.poller)]
     router = APIRouter(tags=["dashboard"])
 
+    async def answer(request: Request, principal: Principal, name: str) -> Response:
+        who = {"name": principal.name, "role": principal.role, "logs_out": access.takes_tokens}
+        found = await pages.state(name, principal, {"principal": who, "read_only": access.read_only})
+        return found.answer(request)
+
+    async def poll(request: Request, name: str) -> Response:
+        try:
+            return await answer(request, await access.poller(request), name)
+        except problems.Problem as problem:
+            return problem.response()
+
     @router.get("/", include_in_schema=False)
     async def root() -> Response:
         return RedirectResponse(f"{BASE[1:]}/", 307)
@@ -135,9 +147,9 @@ def router(app: FastAPI) -> APIRouter:
     @router.get(f"{BASE}/state", summary="What a page of the dashboard shows; 304 as long as it is the same", response_model=None,
                 responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **problems.DOCUMENTED})  # fmt: skip
     async def state_of_page(request: Request, principal: Poller, page: Page = "overview") -> Response:
-        who = {"name": principal.name, "role": principal.role, "logs_out": access.takes_tokens}
-        found = await pages.state(page, principal, {"principal": who, "read_only": access.read_only})
-        return found.answer(request)
+        return await answer(request, principal, page)
+
+    app.state.poll = poll
 
     @router.get(f"{BASE}/static/{{version}}/{{name}}", include_in_schema=False)
     async def static(request: Request, version: str, name: str) -> Response:
@@ -166,6 +178,24 @@ def _set_cookie(request: Request, answer: Response, value: str, seconds: int) ->
     secure = request.headers.get("origin", "").startswith("https://")
     name = COOKIES[0] if secure else COOKIES[1]
     answer.set_cookie(name, value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="strict")
+
+
+class Polls:
+    """A layer that answers the polls of open pages: all routes before theirs and their parameters cost twice what the answer does."""
+
+    def __init__(self, app: ASGIApp, state_of: State) -> None:
+        self._app = app
+        self._state = state_of
+        self._asked = {f"page={name}".encode(): name for name in state.PAGES}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "GET":
+            name = self._asked.get(scope.get("query_string", b""))
+            if name is not None and scope["path"].removeprefix(scope.get("root_path", "")) == f"{BASE}/state":
+                answer = await self._state.poll(Request(scope, receive), name)
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Alias:

@@ -17,7 +17,7 @@ from itertools import count
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 
 
 class Watch:
@@ -78,6 +78,33 @@ class Watchdog:
                 if not self._changed.wait(wait) and not self._heap:
                     self._running = False
                     return
+
+
+def ask(pgconn: pq.abc.PGconn, query: bytes, deadline: float) -> pq.abc.PGresult:
+    """Send statements in one round trip, and return the result of the last. Raises psycopg.Error.
+
+    After the deadline the connection is of no more use. It waits by itself: no other thread has to watch over it.
+    """
+    pgconn.send_query(query)
+    last = None
+    with DefaultSelector() as selector:
+        selector.register(pgconn.socket, EVENT_READ | EVENT_WRITE if pgconn.flush() else EVENT_READ)
+        while True:
+            while pgconn.is_busy():
+                if not (ready := selector.select(max(0.0, deadline - time.monotonic()))):
+                    raise psycopg.OperationalError("the server does not answer")
+                if ready[0][1] & EVENT_WRITE and not pgconn.flush():
+                    selector.modify(pgconn.socket, EVENT_READ)
+                pgconn.consume_input()
+            if (result := pgconn.get_result()) is None:
+                break
+            if last is None or last.status != pq.ExecStatus.FATAL_ERROR:
+                last = result
+    if last is None:
+        raise psycopg.OperationalError("the server gave no result")
+    if last.status == pq.ExecStatus.FATAL_ERROR:
+        raise errors.error_from_result(last)
+    return last
 
 
 def connect(conninfo: str, deadline: float) -> psycopg.Connection:

@@ -90,22 +90,34 @@ class _Mounted:
         self._lock = threading.Lock()
         self._made: tuple[int, Callable[..., Any]] | None = None
         os.register_at_fork(after_in_child=self._forget)
-        self._application()  # wrong options raise at the start
+        self._middleware()  # what is not installed, and wrong options, are said at the start and not to the first visitor
+        self._application()
 
     def _forget(self) -> None:
         self._lock, self._made = threading.Lock(), None
 
     def _application(self) -> Any:
-        from pgvigil.web.app import application
+        from pgvigil import web
 
-        return application(self._target, authorize=_principal, **self._options)
+        return web.application(self._target, authorize=_principal, **self._options)
+
+    @staticmethod
+    def _middleware() -> Any:
+        try:
+            from a2wsgi import ASGIMiddleware
+        except ModuleNotFoundError as error:
+            from pgvigil import project
+
+            raise ModuleNotFoundError(
+                f"PgvigilFlask needs the package {error.name} for its pages: {project.install('flask')}",
+                name=error.name,
+            ) from error
+        return ASGIMiddleware
 
     def _wsgi(self) -> Callable[..., Any]:
         with self._lock:
             if self._made is None:
-                from a2wsgi import ASGIMiddleware
-
-                self._made = os.getpid(), ASGIMiddleware(self._application())
+                self._made = os.getpid(), self._middleware()(self._application())
             return self._made[1]
 
     def answer(self, prefix: str, path: str) -> Any:

@@ -377,18 +377,23 @@ async def collect(store: Store, sections: Sections) -> list[Metric]:
     """Return all families but those of collectors that fail."""
     began = time.monotonic()
     succeeded: list[tuple[str, int]] = []
+    away = False
 
     async def ask(name: str) -> list[Metric]:
         def question(connection: Connection) -> list[Metric]:
             return list(_COLLECTORS[name](connection, store))
 
+        nonlocal away
         try:
+            if away:
+                raise problems.database_away()
             if name == "sessions":  # it reads the whole table, and pages show it too
                 now = (await sections.rows("sessions_now", _COUNTED_EVERY, _BUDGET)).data[0]
                 found = list(_sessions(now))
             else:
                 found = await store.shared(f"metrics {name}", _KEPT, question, budget=_BUDGET)
-        except Problem:
+        except Problem as problem:
+            away = away or problem.kind == "database-away"  # it was waited for once
             found = []
             succeeded.append((name, 0))
         else:

@@ -15,6 +15,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pgvigil.text import visible
+
 _log = logging.getLogger("pgvigil.web")
 MEDIA_TYPE: Final = "application/problem+json"
 _URN: Final = "urn:pgvigil:problem:"
@@ -173,7 +175,7 @@ class Guard:
         except Exception:  # whatever it is, its text goes into the log only
             from pgvigil.live.redact import hide_secrets
 
-            _log.error("a request failed by a defect of pgvigil: %s", hide_secrets(traceback.format_exc()))
+            _log.error("a request failed by a defect of pgvigil: %s", visible(hide_secrets(traceback.format_exc())))
             if started:
                 raise
             await Problem(500, "defect", "This is a defect of pgvigil").response()(scope, receive, send)

@@ -35,6 +35,8 @@ MARKS: Final = {
                                          bit_xor(pg_catalog.hashtextextended(s.session_id::text, 0))) FROM instrumentation.sessions s WHERE s.status = 'active')
                || (SELECT pg_catalog.concat(' ', count(*), ' ', bit_xor(pg_catalog.hashtextextended(t.statement_id::text, 0)))
                    FROM instrumentation.sql_statements t WHERE t.status = 'executing')""",
+    "monitor": """(SELECT pg_catalog.concat(count(*), ' ', count(*) FILTER (WHERE m.seen_at > clock_timestamp() - 3 * m.report_interval), ' ', max(m.seen_at))
+                   FROM pgvigil.session_monitors m)""",
     "sessions": """(SELECT pg_catalog.concat(pg_catalog.pg_stat_get_tuples_inserted(c), ' ', pg_catalog.pg_stat_get_tuples_updated(c), ' ',
                                              pg_catalog.pg_stat_get_tuples_deleted(c), ' ', pg_catalog.pg_relation_filenode(c))
                     FROM (SELECT '{sessions}'::regclass::oid) r (c))""",
@@ -99,6 +101,7 @@ class Sections:
         self._alone: set[str] = set()  # those that failed: they shall not take others with them
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pulses: dict[tuple[str, ...], asyncio.Task[tuple[str | None, ...]]] = {}
         self._answered = 0.0
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -126,16 +129,20 @@ class Sections:
         names = list(names)
         now = time.monotonic()
         due = [name for name in names if (known := self._current(name)) is None or now >= known.expires]
-        cheap = [name for name in due if self._is_cheap(name)]
-        tasks = [self._read((name,)) for name in due if name not in cheap]
-        if cheap:
-            tasks.append(self._read(tuple(cheap)))
         away: Problem | None = None
-        if not tasks and now - self._answered >= _ALIVE:
+        marked = [name for name in due if self._may_be_same(name, now)]
+        # If others are due as well, the marks are read in their transaction.
+        if marked == due and (due or now - self._answered >= _ALIVE):
             try:
-                await self.alive()
+                due = await self._without_same(due, marked)
             except Problem as error:
                 away = error
+                self._problems.update(dict.fromkeys(due, error))
+        wanted = due if away is None else []  # whoever has waited for a frozen server once does not wait twice
+        cheap = [name for name in wanted if self._is_cheap(name)]
+        tasks = [self._read((name,)) for name in wanted if name not in cheap]
+        if cheap:
+            tasks.append(self._read(tuple(cheap)))
         await self._finish(tasks, due, self._store.deadline)
         found: dict[str, Answer | Problem | None] = {}
         for name in names:
@@ -150,8 +157,41 @@ class Sections:
 
     async def alive(self) -> None:
         """Ask the database for nothing, at most once a second for all clients. Raises Problem."""
-        await self._store.shared("readyz", _ALIVE, lambda connection: connection.execute(b"SELECT 1").fetchone())
+        if time.monotonic() - self._answered >= _ALIVE:
+            await self._pulse(())
+
+    async def _pulse(self, wanted: tuple[str, ...]) -> dict[str, str]:
+        """Return these marks, by one question for all who ask at the same time. Raises Problem."""
+        loop = asyncio.get_running_loop()
+        known = self._pulses.get(wanted)
+        if known is None or known.done() or known.get_loop() is not loop:
+            known = self._pulses[wanted] = loop.create_task(self._store.pulse(lambda: self._query(wanted)))
+            known.add_done_callback(lambda done: done.cancelled() or done.exception())
+        found = await asyncio.shield(known)
         self._answered = time.monotonic()
+        return {mark: str(value) for mark, value in zip(wanted, found, strict=False)}
+
+    def _may_be_same(self, name: str, now: float) -> bool:
+        known, section = self._current(name), self._known[name]
+        return (
+            known is not None and known.mark is not None and now - known.read_at < section.unchanged
+            and name not in self._reading and name not in self._problems
+        )  # fmt: skip
+
+    async def _without_same(self, due: list[str], marked: list[str]) -> list[str]:
+        """Return what is due without the sections whose marks are the same: those are kept on. Raises Problem."""
+        try:
+            marks = await self._pulse(tuple(sorted({self._known[name].mark or "" for name in marked})))
+        except Problem as problem:
+            if problem.kind in ("database-away", "busy", "not-migrated") or not marked:
+                raise
+            return due  # a lock or a right is in the way of one: each is read alone
+        now = time.monotonic()
+        for name in marked:
+            known = self._current(name)
+            if known is not None and known.mark == marks[self._known[name].mark or ""]:
+                known.expires = max(known.expires, now + self._known[name].seconds)
+        return [name for name in due if (known := self._current(name)) is None or now >= known.expires]
 
     def _current(self, name: str) -> Answer | None:
         """Return the answer, unless something was changed since by whoever wants to see it."""
@@ -240,7 +280,10 @@ class Sections:
         wanted = sorted({mark for name in names if (mark := self._known[name].mark) is not None})
         if not wanted:
             return {}
-        query = "SELECT " + ", ".join(MARKS[mark] for mark in wanted)
-        query = query.replace("{sessions}", self._store.table("sessions").replace("'", "''"))
-        row = connection.execute(query.encode()).fetchone()
+        row = connection.execute(self._query(wanted).encode()).fetchone()
         return {mark: str(value) for mark, value in zip(wanted, row or (), strict=True)}
+
+    def _query(self, marks: Iterable[str]) -> str:
+        """Return the question for marks; for none, one that tells only whether the database answers. Only within a question."""
+        query = "SELECT " + (", ".join(MARKS[mark] for mark in marks) or "1")
+        return query.replace("{sessions}", self._store.table("sessions").replace("'", "''")) if "{" in query else query

@@ -192,6 +192,39 @@ def _one(connection: Connection, store: Store, session: UUID, *, private: bool) 
     return str(row[0])
 
 
+# What the triggers write. An event that an application has written may hold anything: it is for admins.
+_OF_EVENTS: Final = frozenset(
+    [
+        "actor",
+        "session_user",
+        "agent_from",
+        "agent_to",
+        "retention_policy",
+        "old_status",
+        "new_status",
+        "previous_status",
+        "previous_state",
+        "final_status",
+        "expires_at",
+        "expired_at",
+        "archived_at",
+        "unarchived_from",
+    ]
+)
+
+
+def _hidden(event: dict[str, Any]) -> dict[str, Any]:
+    """Return the event with null for what no trigger writes."""
+    data = event["event_data"]
+    known = data.items() if isinstance(data, dict) else ()
+    plain = (str, int, float, type(None))
+    return event | {
+        "event_data": {
+            name: value if name in _OF_EVENTS and isinstance(value, plain) else None for name, value in known
+        }
+    }
+
+
 def _timeline(
     connection: Connection, store: Store, session: UUID, limit: int, before: UUID | None
 ) -> list[dict[str, Any]]:
@@ -243,11 +276,11 @@ def router(app: FastAPI) -> APIRouter:
     @router.get("/sessions/{id}/timeline", response_model=None, responses={200: {"model": Timeline}, **MISSING}, tags=["sessions"],
                 summary="What happened to a session")  # fmt: skip
     async def timeline(
-        _: Viewer, id: Id, limit: Annotated[int, Query(ge=1, le=200)] = 100,
+        principal: Viewer, id: Id, limit: Annotated[int, Query(ge=1, le=200)] = 100,
         before: Annotated[UUID | None, Query(description="next_before of the page before")] = None,
     ) -> Response:  # fmt: skip
         found = await store.ask(lambda connection: _timeline(connection, store, id, limit, before))
-        shown = found[:limit]
+        shown = found[:limit] if principal.role == "admin" else [_hidden(one) for one in found[:limit]]
         return as_json(
             {"session_id": id, "next_before": shown[-1]["id"] if len(found) > limit else None, "events": shown}
         )

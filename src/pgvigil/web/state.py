@@ -91,19 +91,19 @@ _ONE_PROCESS: Final = b"SET LOCAL max_parallel_workers_per_gather = 0"  # sooner
 SECTIONS: Final[dict[str, Section]] = {
     "connections": Section(_rows(_CONNECTIONS), longest=4.0, private=("sql_text",), mark="live"),
     "live_statements": Section(_rows(_LIVE_STATEMENTS), longest=4.0, private=("sql_text",), mark="live"),
-    "jobs": Section(_rows(_JOBS), longest=10.0, private=("last_error",)),
+    "jobs": Section(_rows(_JOBS), 4.0, 10.0, private=("last_error",)),
     "health": Section(_rows(_CHECKS), 5.0, private=("detail", "fix"), share=10_000.0),
-    "operations": Section(_rows(_OPERATIONS, "performance_monitoring_view")),
+    "operations": Section(_rows(_OPERATIONS, "performance_monitoring_view"), 10.0),
     "sessions_now": Section(_rows(_SESSIONS_NOW, "sessions", before=_ONE_PROCESS), longest=900.0, share=3000.0, mark="sessions", unchanged=900.0, is_long=True),
-    "sessions_created": Section(_rows(_SESSIONS_CREATED, "analytics_aggregations"), 30.0),
-    "trends": Section(_rows(_TRENDS, "analytics_aggregations"), 30.0),
-    "executions_hours": Section(_rows(_EXECUTIONS), 10.0),
+    "sessions_created": Section(_rows(_SESSIONS_CREATED, "analytics_aggregations"), 60.0),
+    "trends": Section(_rows(_TRENDS, "analytics_aggregations"), 60.0),
+    "executions_hours": Section(_rows(_EXECUTIONS), 30.0),
     "executions_durations": Section(_rows(_DURATIONS), 30.0),
-    "anomalies": Section(_rows(_ANOMALIES), 10.0),
+    "anomalies": Section(_rows(_ANOMALIES), 30.0),
     "engines": Section(_rows(_ENGINES), 60.0),
-    "workers": Section(_rows(_WORKERS), longest=10.0),
+    "workers": Section(_rows(_WORKERS), longest=10.0, mark="monitor"),
     "server": Section(_rows(_SERVER), 60.0),
-    "monitor": Section(lambda connection, _: session_monitoring.read_rows(connection), 4.0, 10.0),
+    "monitor": Section(lambda connection, _: session_monitoring.read_rows(connection), 4.0, 10.0, mark="monitor"),
 }  # fmt: skip
 
 

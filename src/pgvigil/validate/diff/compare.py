@@ -77,7 +77,7 @@ class Comparison:
         self.expected, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
         if self.found.server and self.found.schema == "public":
             self.expected = pg_dump_gaps.carried(self.expected, self.declaration.major, self.found.server.major)
-        self.renames = renames.follow(self.expected, self.roots, self.marks, self.found)
+        self.renames = renames.follow(self.expected, self.roots, self.marks, self.found, collector.comes_later)
         self.found = collector.found = self.renames.found
         self.repairs = Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
         there = self.found.objects

@@ -62,12 +62,14 @@ class DiffBuilder:
     declaration: Declaration
     found: Snapshot
     strict: bool = False
+    to_come: tuple[str, ...] = ()  # patterns of what migrations bring that are still to come: it is not looked for
     compared: Counter[str] = field(default_factory=Counter)
     used_rules: set[str] = field(default_factory=set)
     unchecked: list[Unchecked] = field(default_factory=list)
     unreadable: set[str] = field(default_factory=set)  # tables whose rows were asked for
     whole_of: dict[ObjectRef, ObjectRef] = field(default_factory=dict)  # a partition's index → what it is part of
     _in_force: set[ObjectRef] = field(default_factory=set)  # what no rule covers
+    _comes_later: dict[ObjectRef, bool] = field(default_factory=dict)
     _entries: list[_Entry] = field(default_factory=list)
     _missing: dict[ObjectRef, tuple[Attributes, str]] = field(default_factory=dict)
 
@@ -120,6 +122,11 @@ class DiffBuilder:
     def said(self, text: str) -> str:
         return text.replace("{schema}", self.found.schema)
 
+    def comes_later(self, ref: ObjectRef) -> bool:
+        if ref not in self._comes_later:
+            self._comes_later[ref] = any(covers(pattern, ref.path) for pattern in self.to_come)
+        return self._comes_later[ref]
+
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def settled(self, conn: Connection) -> list[Finding]:
@@ -133,7 +140,7 @@ class DiffBuilder:
         differing: dict[ObjectRef, set[str]] = {}
         for entry in self._entries:
             finding = entry.finding
-            if finding.kind == "missing" and entry.ref in follows:
+            if (finding.kind == "missing" and entry.ref in follows) or self.comes_later(entry.ref):
                 continue
             left = [part for part in entry.parts if part.probe is None or answers[part.probe] is not True]
             if entry.parts and not left:

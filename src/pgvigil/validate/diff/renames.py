@@ -9,7 +9,7 @@ More than 400 lines: one search, whose kinds are taken in turn because each rena
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,9 +68,17 @@ class Renames:
 
 
 Objects = dict[ObjectRef, Attributes]
+Columns = dict[str, dict[str, ObjectRef]]  # by relation and name
 
 
-def follow(expected: Objects, roots: dict[ObjectRef, str], marks: dict[ObjectRef, Mark], found: Snapshot) -> Renames:
+def follow(
+    expected: Objects,
+    roots: dict[ObjectRef, str],
+    marks: dict[ObjectRef, Mark],
+    found: Snapshot,
+    comes_later: Callable[[ObjectRef], bool] = lambda _: False,
+) -> Renames:
+    """What is missing because a migration that is still to come brings it has no other name: nobody looks for it."""
     if expected == found.objects:
         return Renames(found, nothing_differs=True)
     missing = expected.keys() - found.objects.keys()
@@ -83,14 +91,29 @@ def follow(expected: Objects, roots: dict[ObjectRef, str], marks: dict[ObjectRef
     )
     if not (relabelled or others) and (not missing or found.objects.keys() <= expected.keys()):
         return Renames(found)
-    return _Search(expected, roots, marks, found).run()
+    return _Search(expected, roots, marks, found, comes_later).run()
+
+
+def _columns(objects: Objects, roots: dict[ObjectRef, str]) -> Columns:
+    columns: Columns = {}
+    for ref in objects:
+        if ref.kind == "column":
+            columns.setdefault(roots[ref], {})[ref.name] = ref
+    return columns
 
 
 class _Search:
     def __init__(
-        self, expected: Objects, roots: dict[ObjectRef, str], marks: dict[ObjectRef, Mark], found: Snapshot
+        self,
+        expected: Objects,
+        roots: dict[ObjectRef, str],
+        marks: dict[ObjectRef, Mark],
+        found: Snapshot,
+        comes_later: Callable[[ObjectRef], bool],
     ) -> None:
-        self.expected, self.roots, self.marks = expected, roots, marks
+        self.expected, self.roots, self.marks, self.comes_later = expected, roots, marks, comes_later
+        self.columns_wanted = _columns(expected, roots)
+        self.columns_there: Columns = {}
         self.found = Snapshot(
             found.schema,
             dict(found.objects),
@@ -126,6 +149,7 @@ class _Search:
             and not ref.of_column
             and not inherited.is_change_of_type(self.roots[ref], self.expected, self.found.objects)
             and not ((mark := self.marks.get(ref)) and (mark.optional or (not mark.ours and ref.kind != "column")))
+            and not self.comes_later(ref)
         ]
 
     def _turn(self, ref: ObjectRef) -> int:
@@ -260,8 +284,7 @@ class _Search:
         return bool(canonical(key, expected) == canonical(key, self._read(there)))
 
     def _same_columns(self, ref: ObjectRef, other: ObjectRef) -> bool:
-        columns = self._columns(self.expected, self.roots, ref)
-        there = self._columns(self.found.objects, self.found.roots, other)
+        columns, there = self.columns_wanted.get(ref.label, {}), self._columns_of(other)
         if columns.keys() != there.keys() and (ref not in self.marks or not columns.keys() <= there.keys()):
             return False
         return bool(columns) and all(self._same(columns[name], there[name]) for name in columns)
@@ -269,8 +292,7 @@ class _Search:
     def _similar_columns(self, ref: ObjectRef, other: ObjectRef) -> bool:
         """The same but for some names, in the same order."""
         names, others = (of[one].get("order", []) for of, one in ((self.expected, ref), (self.found.objects, other)))
-        columns = self._columns(self.expected, self.roots, ref)
-        there = self._columns(self.found.objects, self.found.roots, other)
+        columns, there = self.columns_wanted.get(ref.label, {}), self._columns_of(other)
         shared = len(set(names) & set(others))
         return (
             bool(shared)
@@ -279,9 +301,11 @@ class _Search:
             and all(self._same(columns[a], there[b]) for a, b in zip(names, others, strict=True))
         )
 
-    @staticmethod
-    def _columns(objects: Objects, roots: dict[ObjectRef, str], of: ObjectRef) -> dict[str, ObjectRef]:
-        return {one.name: one for one in objects if one.kind == "column" and roots[one] == of.label}
+    def _columns_of(self, relation: ObjectRef) -> dict[str, ObjectRef]:
+        """Of a relation that is there; they are sorted once, and again when something has moved."""
+        if not self.columns_there:
+            self.columns_there = _columns(self.found.objects, self.found.roots)
+        return self.columns_there.get(relation.label, {})
 
     def _in_common(self, ref: ObjectRef, other: ObjectRef) -> int:
         parts = self.found.parts.get(other.label, ())
@@ -360,6 +384,7 @@ class _Search:
             if ref in of:
                 of[to] = of.pop(ref)  # type: ignore[assignment]
         self.found.__dict__.pop("parts", None)
+        self.columns_there = {}
 
     def _move_sequence(self, ref: ObjectRef, to: ObjectRef, root: str) -> None:
         """With the rights on it."""

@@ -1,0 +1,47 @@
+"""A server that sleeps while nobody asks: uvicorn's own wakes ten times a second, which costs more than an open page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from email.utils import formatdate
+from types import FrameType
+
+import uvicorn
+from uvicorn.server import ServerState
+
+
+class _State(ServerState):
+    """The state of a server, whose Date header is made when it is asked for."""
+
+    _made: tuple[int, list[tuple[bytes, bytes]]] = 0, []
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        now = int(time.time())
+        if self._made[0] != now:
+            self._made = now, [(b"date", formatdate(now, usegmt=True).encode())]
+        return self._made[1]
+
+    @default_headers.setter
+    def default_headers(self, _: list[tuple[bytes, bytes]]) -> None: ...
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that waits for its end, without limits of requests and other things to look after now and then."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.server_state = _State()
+        self._ended: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        if not self.should_exit:  # from here on a signal sets the event
+            await self._ended.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None and self._ended is not None:
+            self._loop.call_soon_threadsafe(self._ended.set)  # wakes it from within a signal as well
