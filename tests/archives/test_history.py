@@ -139,6 +139,11 @@ def test_archives_without_a_summary_are_read_as_they_are(
     assert faults(fresh) == []
 
 
+def test_the_engine_draws_no_progress_into_the_answer() -> None:
+    """It would after two seconds, on standard output, where a json or csv goes."""
+    assert duck().execute("SELECT current_setting('enable_progress_bar')").fetchone() == (False,)
+
+
 def test_the_histogram_is_that_of_the_database(shared: Database) -> None:
     durations = [*range(1, 400), 999, 1000, 12_345, 600_000, 2**31 - 1, 0]
     with shared.connect() as conn:

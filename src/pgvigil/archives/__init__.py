@@ -31,6 +31,7 @@ def duck(**config: Any) -> duckdb.DuckDBPyConnection:
         ) from error
     conn = duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 2, **config})
     conn.execute("SET TimeZone = 'UTC'")
+    conn.execute("SET enable_progress_bar = false")  # after two seconds it would stand in what a command prints
     return conn
 
 
