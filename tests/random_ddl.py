@@ -97,7 +97,7 @@ class World:
             "constraint": self.constraint, "trigger": self.trigger, "rule": self.rule, "policy": self.policy,
             "shadow": self.shadow_type, "range": self.range_type, "immutable": self.immutable_function,
             "subpartitioned": self.subpartitioned, "stacked": self.stacked_views, "serial": self.serial, "like": self.like,
-            "storage": self.storage, "elsewhere": self.elsewhere, "temporal": self.temporal, "extra": self.odds_and_ends,
+            "storage": self.storage, "owned rights": self.rights_on_sequences, "shell": self.shell, "paired": self.paired_operators, "elsewhere": self.elsewhere, "temporal": self.temporal, "extra": self.odds_and_ends,
             "foreign": self.foreign_table, "attached": self.attached_index, "sequences": self.two_sequences,
             "kept": self.kept_columns, "overloaded": self.overloaded, "late": self.late_column, "not null": self.named_not_null,
             "search": self.text_search, "class": self.operator_class, "conversion": self.conversion, "cast": self.cast,
@@ -916,6 +916,43 @@ class World:
         self.defect(f"DROP TABLE {self.q(name)}", name)
         self.defect(f"ALTER TABLE {self.q(name)} ADD unlooked_for integer", "unlooked_for")
         self.defect(f"ALTER TABLE {self.q(name)} ALTER b SET NOT NULL", f"{name}.b")
+
+    def rights_on_sequences(self) -> None:
+        name, key, other = self.name(), self.name(), self.name()
+        self.add(
+            f"CREATE TABLE {self.q(name)} ({ident(key)} serial, {ident(other)} integer GENERATED ALWAYS AS IDENTITY)"
+        )
+        for column in (key, other):
+            sequence = f"pg_get_serial_sequence({literal(self.q(name))}, {literal(column)})"
+            given, taken, more = (
+                f"DO $do$ BEGIN EXECUTE format('{verb} ON SEQUENCE %s {way} PUBLIC', {sequence}); END $do$"
+                for verb, way in (("GRANT USAGE", "TO"), ("REVOKE USAGE", "FROM"), ("GRANT UPDATE", "TO"))
+            )
+            self.add(given)
+            self.defect(taken, f"{name}.{column}")
+            self.defect(more, f"{name}.{column}")
+
+    def shell(self) -> None:
+        """A type that is only a shell, and a function that takes it."""
+        name, reader = self.name(), self.name()
+        self.add(f"CREATE TYPE {self.q(name)}")
+        self.add(f"CREATE FUNCTION {self.q(reader)}({self.q(name)}) RETURNS cstring LANGUAGE internal AS 'textout'")
+        self.defect(f"DROP FUNCTION {self.q(reader)}", reader)
+
+    def paired_operators(self) -> None:
+        """Two that negate each other, of which only the first says so; and an aggregate that says more than it has."""
+        name = self.name()
+        schema = ident(self.schema)
+        one, other = (f"<{sign}{self._count:b}>".replace("0", "~").replace("1", "^") for sign in "@#")
+        sides = "LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4ne"
+        self.add(f"CREATE OPERATOR {schema}.{one} ({sides}, NEGATOR = OPERATOR({schema}.{other}))")
+        self.add(f"CREATE OPERATOR {schema}.{other} ({sides})")
+        self.add(
+            f"CREATE AGGREGATE {self.q(name)}(integer) "
+            "(SFUNC = int4pl, STYPE = integer, FINALFUNC_MODIFY = SHAREABLE, SORTOP = <)"
+        )
+        self.defect(f"DROP OPERATOR {schema}.{other} (integer, integer)", other)
+        self.defect(f"DROP AGGREGATE {self.q(name)}(integer)", name)
 
     def renamed_sequence(self) -> None:
         name, key, sequence = self.name(), self.name(), self.name()

@@ -695,6 +695,10 @@ UNFIT = {
         "ALTER TABLE sessions DROP CONSTRAINT sessions_pkey CASCADE; CREATE UNIQUE INDEX ON sessions (id) WHERE status <> 'x'",
         "table public.sessions has no primary key",
     ),
+    "key in another place": (
+        "ALTER TABLE sessions DROP CONSTRAINT sessions_pkey CASCADE; ALTER TABLE sessions ADD UNIQUE (id), ADD PRIMARY KEY (session_key)",
+        "ALTER TABLE public.sessions DROP CONSTRAINT sessions_pkey, ADD PRIMARY KEY (id)",
+    ),
     "generated": (
         "ALTER TABLE sessions ADD is_dormant boolean GENERATED ALWAYS AS (status = 'dormant') STORED",
         "column is_dormant of table public.sessions is generated",
@@ -739,6 +743,29 @@ def test_what_cannot_be_migrated_is_refused_before_the_backup(call: Run, existin
     assert "hint: " in done.stderr
     assert "backing up" not in done.stderr
     assert existing.execute("SELECT to_regclass('pgvigil.migrations')") == [(None,)]
+
+
+@pytest.mark.oldest_and_newest
+def test_what_the_verdict_would_refuse_is_refused_before_the_backup_with_statements_that_work(
+    call: Run, existing: Database
+) -> None:
+    existing.execute(
+        """ALTER TABLE context_history DROP CONSTRAINT context_history_session_id_fkey;
+           ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_session_id_fkey,
+               ADD FOREIGN KEY (session_id) REFERENCES sessions (id);
+           ALTER TABLE sessions ALTER status DROP DEFAULT, ALTER agent_from DROP NOT NULL"""
+    )
+    done = call(MIGRATE, "--database-url", existing.url)
+    assert (done.returncode, "backing up" in done.stderr) == (4, False), done.stderr
+    assert set(re.findall("^  ([a-z]+ [a-z]+ [a-z_.]+):", done.stderr, re.M)) == {
+        "missing constraint context_history.context_history_session_id_fkey",
+        "different column sessions.agent_from",
+        "different column sessions.status",
+        "different constraint handoff_requests.handoff_requests_session_id_fkey",
+    }
+    for printed in re.findall("^  (ALTER TABLE .*;)$", done.stderr, re.M):
+        existing.execute(printed)
+    assert call(MIGRATE, "--dry-run", "--database-url", existing.url).returncode == 0
 
 
 @pytest.mark.client_side

@@ -70,11 +70,14 @@ CREATE TEXT SEARCH CONFIGURATION words (PARSER = "default");
 ALTER TEXT SEARCH CONFIGURATION words ADD MAPPING FOR asciiword, email WITH words, simple;
 CREATE CONVERSION converted FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
 CREATE OPERATOR === (LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4eq);
+CREATE OPERATOR <!> (LEFTARG = integer, RIGHTARG = bigint, FUNCTION = int48ne, NEGATOR = <=!>);
+CREATE OPERATOR <=!> (LEFTARG = integer, RIGHTARG = bigint, FUNCTION = int48eq);
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = ''8MB''', current_database()); END $$;
 CREATE TYPE pair AS (a integer, b text);
 COMMENT ON COLUMN pair.b IS 'second';
 CREATE TABLE pairs OF pair;
+CREATE DOMAIN sure AS integer NOT NULL CONSTRAINT positive CHECK (VALUE > 0);
 CREATE DOMAIN filled AS integer CONSTRAINT "filled in" NOT NULL;
 CREATE TABLE heir () INHERITS (base);
 CREATE TEXT SEARCH TEMPLATE plainly (LEXIZE = dsimple_lexize);
@@ -86,6 +89,9 @@ DO $$ BEGIN
     END IF;
     IF current_setting('server_version_num')::integer >= 180000 THEN
         EXECUTE 'CREATE TABLE loose (a integer CONSTRAINT loosely NOT NULL NO INHERIT)';
+        EXECUTE 'CREATE TABLE unsure (a integer, b integer CONSTRAINT "for sure" NOT NULL)';
+        EXECUTE 'ALTER TABLE unsure ADD CONSTRAINT unsurely NOT NULL a NOT VALID';
+        EXECUTE 'COMMENT ON CONSTRAINT "for sure" ON unsure IS ''said''';
     END IF;
 END $$;
 CREATE TABLE marked (a integer NOT NULL, b integer NOT NULL, c char(3));

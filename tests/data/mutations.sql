@@ -2730,3 +2730,36 @@ GRANT UPDATE ON SEQUENCE numbers TO pg_monitor;
 ---   on any schema
 ---   missing column people.id
 ALTER TABLE people DROP COLUMN id CASCADE;
+
+--- NOT NULL of a name of its own dropped, with its comment
+---   from 18
+---   on any schema
+---   different column unsure.b
+ALTER TABLE unsure ALTER b DROP NOT NULL;
+
+--- NOT NULL that was not to be validated
+---   from 18
+---   on any schema
+---   different constraint unsure.unsurely
+ALTER TABLE unsure VALIDATE CONSTRAINT unsurely;
+
+--- NOT NULL dropped that was not validated
+---   from 18
+---   on any schema
+---   missing constraint unsure.unsurely
+ALTER TABLE unsure ALTER a DROP NOT NULL;
+
+--- domain renamed that refuses NULL
+---   on any schema
+---   missing type sure
+ALTER DOMAIN sure RENAME TO unsure_domain;
+
+--- check of a domain renamed
+---   on any schema
+---   different type sure
+ALTER DOMAIN sure RENAME CONSTRAINT positive TO above_zero;
+
+--- operator dropped that another one is the negator of
+---   on any schema
+---   missing operator <=!>(integer, bigint)
+DROP OPERATOR <=!> (integer, bigint);

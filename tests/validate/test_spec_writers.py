@@ -403,8 +403,11 @@ CLEAN = """
     GRANT ALL ON SCHEMA public TO PUBLIC;
     CREATE TYPE hollow AS ();
     CREATE TYPE to_come;
+    CREATE FUNCTION taken(to_come) RETURNS cstring LANGUAGE internal AS 'textout';
     CREATE TABLE a (id int PRIMARY KEY, t text);
     CREATE TABLE b (a int REFERENCES a, n int DEFAULT 3);
+    CREATE TRIGGER kept BEFORE UPDATE ON b FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger('a(', E'b\\\\');
+    CREATE POLICY few ON b TO pg_monitor;
     CREATE SEQUENCE s;
     CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1';
     CREATE TABLE parted (a int) PARTITION BY LIST (a);
@@ -450,6 +453,24 @@ def test_written_tests_pass_on_any_clean_database(any_schema: tuple[Database, st
     assert run_tests(*any_schema) == []
 
 
+def test_usual_owner_is_that_of_any_object_but_members_of_extensions(database: Database, tmp_path: Path) -> None:
+    script = pgtap_script()
+    if script is None:
+        pytest.skip("pgTAP is not here")
+    with database.connect() as connection:
+        connection.execute(
+            "CREATE EXTENSION pg_trgm; CREATE COLLATION sorted (LOCALE = 'C'); CREATE TABLE a (id serial)"
+        )
+        connection.execute("ALTER COLLATION sorted OWNER TO pg_monitor; ALTER TABLE a OWNER TO pg_monitor")
+        (tmp_path / "spec.yaml").write_text(dump_spec(connection, []))
+        connection.execute("CREATE SCHEMA tap; SET search_path = tap")
+        connection.execute(script.read_text())
+    written = pgtap.script(load_declaration(tmp_path / "spec.yaml"), "public")
+    assert run_tests(database, written) == []
+    database.execute("DROP TABLE a")
+    assert "owner of collation sorted" not in run_tests(database, written)
+
+
 def test_written_tests_run_where_the_database_is_read_only_by_default(any_schema: tuple[Database, str]) -> None:
     database, script = any_schema
     database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
@@ -482,6 +503,21 @@ def test_written_tests_cover_what_is_in_a_schema_beside_tables(any_schema: tuple
         *("other opclass ops USING btree", "owner of other opclass ops USING btree", "owner of collation side.sorted"),
         *("body of function now()", "body of function nothing()"),
     }
+
+
+def test_written_tests_cover_arguments_of_triggers_roles_of_policies_and_bounds_of_partitions(
+    any_schema: tuple[Database, str],
+) -> None:
+    database, script = any_schema
+    database.execute(
+        """DROP TRIGGER kept ON b;
+           CREATE TRIGGER kept BEFORE UPDATE ON b FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger('d');
+           ALTER POLICY few ON b TO pg_monitor, PUBLIC; ALTER TABLE parted DETACH PARTITION parted_1;
+           ALTER TABLE parted ATTACH PARTITION parted_1 FOR VALUES IN (2)"""
+    )
+    assert run_tests(database, script) == [
+        "arguments of trigger b.kept", "parent and values of table parted_1", "roles of policy b.few",
+    ]  # fmt: skip
 
 
 def test_missing_table_hides_no_later_test(any_schema: tuple[Database, str]) -> None:

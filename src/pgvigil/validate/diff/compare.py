@@ -222,9 +222,10 @@ class Comparison:
             return
         kind, root = ref.kind, self.roots[ref]
         if kind == "constraint" and (name := not_inherited.inheriting(ref, self.expected, self.found.objects)):
-            said = expected["definition"]
-            fix = not_inherited.repair(ref, name)
-            self.collector.add("different", ref, said, said.removesuffix(" NO INHERIT"), fix=fix)
+            said = expected["definition"] + " NOT VALID" * ("validated" in expected)
+            fix = not_inherited.repair(ref, name, expected)
+            there = said.removesuffix(" NOT VALID").removesuffix(" NO INHERIT")
+            self.collector.add("different", ref, said, there, fix=fix)
             return
         if kind == "grant" and self.found.server and not self._is_role(ref):
             return  # told by itself
@@ -351,8 +352,17 @@ class Comparison:
                 continue
             if kind == "column" and key == "default" and b is None and self._reads_missing_sequence(ref, a):
                 continue  # the repair of the sequence sets it
+            if kind == "operator" and key == "definition" and self._lacks_partner(a, b):
+                continue  # the repair of the other one brings it back
             if kind == "column" and key in ("type", "collation") and self._is_change_of_view(self.roots[ref]):
                 continue
+            if (
+                kind == "column"
+                and key == "nullable"
+                and a is False
+                and not_inherited.is_of_one(ref, self.expected, self.found.objects)
+            ):
+                continue  # the repair of the constraint sets it
             if kind == "table" and key == "replica_identity" and self._lacks_index(ref, a):
                 continue  # the repair of the index sets it
             if inherited.is_parents_change(ref, key, (a, b), self.expected, self.found.objects):
@@ -394,6 +404,13 @@ class Comparison:
         """Return true if a view reads otherwise than declared: its columns follow."""
         expected, there = (of.get(view(root), {}).get("definition") for of in (self.expected, self.found.objects))
         return self.declaration.complete and bool(expected and there) and expected != there
+
+    def _lacks_partner(self, expected: Any, there: Any) -> bool:
+        """Return true if an operator lacks only its negator or commutator, which is missing itself."""
+        apart = {key for key in {**expected, **there} if expected.get(key) != there.get(key)}
+        gone = {ref.name for ref in self.expected if ref.kind == "operator" and ref not in self.found.objects}
+        names = {expected.get(key, "").removesuffix(")").rpartition(".")[2] for key in apart}
+        return apart <= {"NEGATOR", "COMMUTATOR"} and apart.isdisjoint(there) and names <= gone
 
     def _lacks_index(self, ref: ObjectRef, identity: Any) -> bool:
         index = ObjectRef.on("index", ref.label, str(identity).removeprefix("USING INDEX "))

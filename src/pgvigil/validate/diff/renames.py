@@ -344,7 +344,7 @@ class _Search:
                 self._reorder(root, other.name, ref.name)
                 self._move_below(root, other.name, ref.name)
                 if other.owned_sequence in self.found.objects:
-                    self._move(other.owned_sequence, ref.owned_sequence, root)
+                    self._move_sequence(other.owned_sequence, ref.owned_sequence, root)
         self._reread()
         self._usual_names(ref)
 
@@ -385,10 +385,13 @@ class _Search:
                 of[to] = of.pop(ref)  # type: ignore[assignment]
         self.found.__dict__.pop("parts", None)
         self.columns_there = {}
-        if ref.kind == "sequence" and ref != to:
-            on = f"on {ref} "
-            for right in [one for one in self.found.objects if one.label.startswith(on) and one.of == ref]:
-                self._move(right, ObjectRef.right(right.kind, to, right.grantee), to.relation or to.label)
+
+    def _move_sequence(self, ref: ObjectRef, to: ObjectRef, root: str) -> None:
+        """With the rights on it."""
+        self._move(ref, to, root)
+        on = f"on {ref} "
+        for right in [one for one in self.found.objects if one.label.startswith(on) and one.of == ref]:
+            self._move(right, ObjectRef.right(right.kind, to, right.grantee), to.relation or to.label)
 
     def _learn(self, kind: str, label: str, there: str) -> None:
         old, new = (last_name(there), last_name(label)) if kind == "column" else (there, label)
@@ -452,6 +455,9 @@ class _Search:
                 usual = f"{unquoted(last_name(other.relation))}_{unquoted(other.name)}_not_null"
                 if of["not_null"] == quoted(usual):
                     self.found.objects[other] = {key: value for key, value in of.items() if key != "not_null"}
+        if ref.kind == "type" and self.found.objects[ref].get("not_null") == quoted(f"{unquoted(ref.name)}_not_null"):
+            of = self.found.objects[ref]
+            self.found.objects[ref] = {key: value for key, value in of.items() if key != "not_null"}
         if "range" in self.expected[ref]:
             there = self.found.objects[ref]
             name = there.get("range", {}).get("MULTIRANGE_TYPE_NAME")
@@ -478,7 +484,7 @@ class _Search:
             )
             fix = f"ALTER SEQUENCE {name} OWNED BY {to};"
             self.renames.list.append(Rename(ref, other, expected, found, fix, different=True))
-            self._move(other, ref, self.roots[ref])
+            self._move_sequence(other, ref, self.roots[ref])
             of = self.found.objects[ref]
             self.found.objects[ref] = {key: value for key, value in of.items() if key not in ("of", "name")} | {
                 key: value for key, value in self.expected[ref].items() if key in ("of", "name")
@@ -497,7 +503,7 @@ class _Search:
                 and old not in self.expected
                 and self.found.objects.get(old, {}).get("of") == ref.of_column
             ):
-                self._move(old, ref, self.roots[ref])
+                self._move_sequence(old, ref, self.roots[ref])
                 of = {key: value for key, value in self.found.objects[ref].items() if key != "of"}
                 self.found.objects[ref] = of | {key: expected[key] for key in ("name",) if key in expected}
                 self.found.details[ref] = self.found.details.get(ref, {}) | {"name": old.label, "kept": True}

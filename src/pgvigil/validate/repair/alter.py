@@ -268,7 +268,12 @@ def alter_type(label: str, expected: Attributes, found: Attributes, keys: list[s
         said = dict.fromkeys(found.get("comments", {})) | expected.get("comments", {})
     if "checks" in keys:
         said |= expected.get("comments", {})
-        right, there = expected.get("checks", {}), found.get("checks", {})
+        right, there = expected.get("checks", {}), dict(found.get("checks", {}))
+        for name in [name for name in right if name not in there]:
+            old = next((one for one, text in there.items() if one not in right and text == right[name]), None)
+            if old is not None:
+                lines.append(f"ALTER DOMAIN {label} RENAME CONSTRAINT {old} TO {name};")
+                there[name] = there.pop(old)
         lines += [
             f"ALTER DOMAIN {label} DROP CONSTRAINT {name};" for name, text in there.items() if right.get(name) != text
         ]

@@ -70,6 +70,9 @@ class Repairs:
                 return ""  # it is made with its column
             if ref.of_column:
                 made = self._sequence_of(ref.column, attributes)
+            if kind == "operator":  # those that named it still name what it was
+                partners = self._partners(ref)
+                made = "\n".join([*map(self.drop, partners), made, *map(self.make, partners)])
             if kind == "column" and (own := self._serial(ref)) is not None:
                 made = "\n".join([own[0], made, own[1]])
             if attributes.get("kind") == "base":
@@ -226,6 +229,17 @@ class Repairs:
         ]
         yield f"CREATE TYPE {label};"
         yield from (ddl.create(ref, "", self.expected[ref]) for ref in functions)
+
+    def _partners(self, operator: ObjectRef) -> list[ObjectRef]:
+        """The operators whose negator or commutator a missing one is to be again."""
+        name = re.compile(rf"(?:.*[.])?{re.escape(operator.name)}[)]?")
+        return [
+            ref
+            for ref, of in self.expected.items()
+            if ref.kind == "operator" and ref in self.found.objects
+            for key in ("NEGATOR", "COMMUTATOR")
+            if name.fullmatch(of["definition"].get(key, "")) and key not in self.found.objects[ref]["definition"]
+        ]
 
     def _by_default(self, ref: ObjectRef) -> list[str]:
         """Take back what ALTER DEFAULT PRIVILEGES does to a new object of the role that runs the repairs."""
@@ -496,7 +510,7 @@ class Repairs:
             lines += alter.alter_column(root, ref.name, self._with_identity(ref), found, key, foreign=foreign)
         if "identity" in all_keys:  # its sequence is another
             lines += [goes_on, *self._of(ref.owned_sequence)]
-        made = "\n".join(line for line in lines if line)
+        made = "\n".join(dict.fromkeys(line for line in lines if line))  # two attributes may have one repair
         if not {"type", "collation"} & set(keys):
             return made
         word = re.compile(rf'(?<![\w"]){re.escape(ref.name)}(?![\w"])')
