@@ -26,7 +26,7 @@ from threading import Thread
 from urllib.parse import unquote
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq.abc import PGresult
 
@@ -680,6 +680,17 @@ class Hidden:
     table: str
     role: str
     is_owner: bool
+
+    @property
+    def remedies(self) -> list[str]:
+        """Return the statements of which one is enough."""
+        role = sql.Identifier(self.role).as_string()
+        if self.is_owner:
+            return [
+                f"ALTER TABLE {self.table} NO FORCE ROW LEVEL SECURITY;",
+                f"CREATE POLICY pgvigil_owner ON {self.table} TO {role} USING (true);  -- or this",
+            ]
+        return [f"CREATE POLICY pgvigil_jobs ON {self.table} TO {role} USING (true);  -- or connect as the owner"]
 
 
 def see_all_rows(conn: psycopg.Connection, schemas: Sequence[str] | None = None) -> list[Hidden]:

@@ -637,6 +637,19 @@ def test_health_takes_no_hidden_session_for_a_missing_one(call: Run, owned: Data
 
 
 @pytest.mark.client_side
+def test_nothing_is_read_or_backed_up_where_rows_may_be_hidden(call: Run, owned: Database) -> None:
+    assert call("pgvigil", "migrate", "--backup", "none", "--database-url", as_owner(owned)).returncode == 0
+    owned.execute("ALTER TABLE performance_logs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    for words in (("report",), ("history", "performance")):
+        done = call("pgvigil", *words, "--database-url", as_owner(owned))
+        assert (done.returncode, "row security hides rows" in done.stderr) == (3, True), (words, done.stderr)
+    done = call("pgvigil", "backup", "create", "--database-url", as_owner(owned))
+    assert (done.returncode, "hides rows of public.performance_logs" in done.stderr) == (4, True), done.stderr
+    assert "ALTER TABLE public.performance_logs NO FORCE ROW LEVEL SECURITY;" in done.stderr
+    assert f'CREATE POLICY pgvigil_owner ON public.performance_logs TO "owner of {owned.name}"' in done.stderr
+
+
+@pytest.mark.client_side
 @pytest.mark.parametrize(("values", "code"), [([0], 0), ([0, None], 3), ([None, 20], 1)])
 def test_a_check_that_could_not_look_has_an_exit_code_of_its_own(values: list[int | None], code: int) -> None:
     checks = tuple(
@@ -842,6 +855,16 @@ def test_event_triggers_are_named_when_they_change_or_refuse_what_a_migration_ma
     )
     assert 'ALTER EVENT TRIGGER "ensure it" DISABLE;' in done.stderr
     assert "idle" not in done.stderr
+
+
+@pytest.mark.client_side
+def test_event_triggers_are_named_when_they_refuse_a_revert(call: Run, fresh: Database) -> None:
+    fresh.execute(
+        """CREATE FUNCTION auto() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no drops'; END $$;
+           CREATE EVENT TRIGGER "keep it" ON sql_drop EXECUTE FUNCTION auto()"""
+    )
+    done = call("pgvigil", "revert", "--to", "base", "--backup", "none", "--database-url", fresh.url)
+    assert (done.returncode, 'ALTER EVENT TRIGGER "keep it" DISABLE;' in done.stderr) == (7, True), done.stderr
 
 
 # ── Rights and races ──────────────────────────────────────────────────────────────────────────────────────────────────

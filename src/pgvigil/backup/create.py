@@ -33,8 +33,8 @@ from pgvigil import __version__, database
 from pgvigil.backup import fingerprint, manifest, owner_code, pg_tools, scratch_restore
 from pgvigil.backup.fingerprint import Extension, TableFingerprint
 from pgvigil.backup.manifest import Backup, Kind
-from pgvigil.database import SECRETS, Target
-from pgvigil.errors import BackupError, RestoreError
+from pgvigil.database import SECRETS, Hidden, Target
+from pgvigil.errors import BackupError, PreconditionError, RestoreError
 from pgvigil.progress import Reporter
 
 Proof = Literal["read", "restore"]
@@ -205,7 +205,7 @@ def _dump(
     what = f"pg_dump could not back up the database to {part.parent}"
     connection = ["--no-password", f"--dbname={target.client_conninfo}", "--format=custom"]
     try:
-        with _snapshot(target) as (reader, facts), _aside(conn, reader) as aside:
+        with _snapshot(target, with_rows=kind == "full") as (reader, facts), _aside(conn, reader) as aside:
             connection.append(f"--snapshot={facts.pop('exported')}")
             # Read before the counting begins, because a failure of the counting aborts the transaction of the reader.
             if _one(reader, "SELECT current_setting('row_security')") == "on":  # if policies show every row
@@ -308,11 +308,24 @@ def _command(
     }  # fmt: skip
 
 
+def _require_all_rows(reader: psycopg.Connection, hidden: list[Hidden]) -> None:
+    """Raise PreconditionError if row security may hide rows from the role that reads them."""
+    row = reader.execute("SELECT current_user::text").fetchone()
+    if hidden := [one for one in hidden if (one.role,) == row]:
+        raise PreconditionError(
+            f"row security hides rows of {', '.join(one.table for one in hidden)} from this role, so a backup would lack them",
+            "Use a role with BYPASSRLS, or let this one see them. Nothing was changed.\n  "
+            + "\n  ".join(statement for one in hidden for statement in one.remedies),
+        )
+
+
 @contextmanager
-def _snapshot(target: Target) -> Iterator[tuple[psycopg.Connection, dict[str, object]]]:
+def _snapshot(target: Target, *, with_rows: bool = False) -> Iterator[tuple[psycopg.Connection, dict[str, object]]]:
     """Yield a connection with the snapshot of the dump, so that writers raise no false alarm, and the facts that name that moment."""
     with database.connect(target, "backup") as reader:
-        fingerprint.pin(reader)
+        hidden = fingerprint.pin(reader)
+        if with_rows:
+            _require_all_rows(reader, hidden)
         reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         row = reader.execute(
             """SELECT pg_export_snapshot(), pg_current_wal_lsn()::text, pg_current_snapshot()::text,

@@ -34,15 +34,15 @@ class Extension:
     tables: dict[str, TableFingerprint] = field(default_factory=dict)
 
 
-def pin(conn: psycopg.Connection) -> None:
+def pin(conn: psycopg.Connection) -> list[database.Hidden]:
     """Apply settings so that the same values print as the same text in any database, and a killed process leaves no query behind.
 
-    Rows that policies hide raise an error.
+    Rows that policies hide raise an error. Returns the tables for which they may.
     """
     conn.execute(
         "SET search_path = ''; SET extra_float_digits = 3; SET lc_monetary = 'C'; SET client_connection_check_interval = '1s'"
     )
-    database.see_all_rows(conn)
+    return database.see_all_rows(conn)
 
 
 def tables(conn: psycopg.Connection) -> dict[str, tuple[bool, list[str]]]:

@@ -60,16 +60,7 @@ def require_all_rows(conn: psycopg.Connection, schema: str) -> None:
         return
     tables = ", ".join(dict.fromkeys(one.table for one in hidden))
     roles = {one.role: one.is_owner for one in hidden}
-    ways = []
-    for one in hidden:
-        role = compose.Identifier(one.role).as_string(conn)
-        if one.is_owner:
-            ways.append(f"ALTER TABLE {one.table} NO FORCE ROW LEVEL SECURITY;")
-            ways.append(f"CREATE POLICY pgvigil_owner ON {one.table} TO {role} USING (true);  -- or this")
-        else:
-            ways.append(
-                f"CREATE POLICY pgvigil_jobs ON {one.table} TO {role} USING (true);  -- or connect as the owner"
-            )
+    ways = [statement for one in hidden for statement in one.remedies]
     raise PreconditionError(
         f"row security hides rows of {tables} from {' and '.join(map(repr_role, roles))}: rows that cannot be seen would be taken "
         "for rows that are not there",

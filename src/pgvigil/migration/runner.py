@@ -294,13 +294,18 @@ def apply_pending(
                         )
                     )
                 except (MigrationError, LockedError) as error:
-                    if isinstance(error, MigrationError) and not run.conn.closed:
-                        error.hint = f"{error.hint} {event_triggers(run.conn)}".strip()
+                    if isinstance(error, MigrationError):
+                        _name_event_triggers(error, run.conn)
                     error.hint = f"{error.hint} {_REHEARSED if rehearsing else _what_stays(group, done)}"
                     raise
             log(f"  done in {time.monotonic() - clock:.2f} s")
             done += group
     return done
+
+
+def _name_event_triggers(error: MigrationError, conn: psycopg.Connection) -> None:
+    if not conn.closed:
+        error.hint = f"{error.hint} {event_triggers(conn)}".strip()
 
 
 @contextmanager
@@ -398,12 +403,16 @@ def revert(target: Target, to: str, options: Options, log: Reporter) -> Outcome:
                 _attempts(run, target, options, log) as attempt,
                 _rolled_back_when_lost(conn, names_of),
             ):
-                attempt(
-                    partial(
-                        chain.move, conn, [], to_revert=to_revert, down_to=to,
-                        before_commit=lambda: locks.require_run_lock(conn),
-                    )
-                )  # fmt: skip
+                try:
+                    attempt(
+                        partial(
+                            chain.move, conn, [], to_revert=to_revert, down_to=to,
+                            before_commit=lambda: locks.require_run_lock(conn),
+                        )
+                    )  # fmt: skip
+                except MigrationError as error:
+                    _name_event_triggers(error, conn)
+                    raise
         start, end = run.state.revision, chain.read(conn).revision
         warnings = chain.left_by_revert(conn, run.schema) if to_revert and end is None else []
     names = [m.name for m in to_revert]
