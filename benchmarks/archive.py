@@ -144,8 +144,8 @@ def percentiles(server: Any, conn: psycopg.Connection[Any], url: str, rounds: in
         with catalogue.connect(parse_url(url, "benchmark"), "benchmark") as own:
             archives = catalogue.read(own)
         span = Span(by="all")
-        with engines.opened() as ask, paths(archives, None) as files:
-            trends[:] = performance.merge(span, ask(performance.files_query(span), files))
+        with engines.opened() as ask:
+            trends[:] = performance.merge(span, performance.archived(span, archives, ask))
 
     slow, fast = [], []
     for _ in range(rounds):
@@ -208,7 +208,7 @@ def kills(url: str, place: Path, count: int, rows: int) -> None:
 
 def spark(count: int, place: Path) -> None:
     sys.path.insert(0, str(ROOT / "tests"))
-    from test_history import compare_engines
+    from archives.test_history import compare_engines
 
     with engines.opened() as first, engines.opened("spark", "local[2]") as second:
         for seed in range(count):

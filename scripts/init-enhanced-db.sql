@@ -11,7 +11,7 @@ SET LOCAL client_min_messages = warning;
 SET LOCAL statement_timeout = 0;
 SET LOCAL search_path = pg_catalog, pg_temp;
 DO $$ BEGIN
-    PERFORM set_config(s.name, s.value, true) FROM (VALUES ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('TimeZone', 'UTC'), ('quote_all_identifiers', 'off'), ('standard_conforming_strings', 'on'), ('array_nulls', 'on'), ('transform_null_equals', 'off'), ('exit_on_error', 'off'), ('xmloption', 'content'), ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('plpgsql.extra_errors', 'none'), ('plpgsql.extra_warnings', 'none'), ('check_function_bodies', 'on'), ('restrict_nonsystem_relation_kind', ''), ('default_table_access_method', 'heap'), ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('jit', 'off')) AS s (name, value)
+    PERFORM set_config(s.name, s.value, true) FROM (VALUES ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('TimeZone', 'UTC'), ('quote_all_identifiers', 'off'), ('standard_conforming_strings', 'on'), ('array_nulls', 'on'), ('transform_null_equals', 'off'), ('exit_on_error', 'off'), ('xmloption', 'content'), ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('plpgsql.extra_errors', 'none'), ('plpgsql.extra_warnings', 'none'), ('check_function_bodies', 'on'), ('restrict_nonsystem_relation_kind', ''), ('default_table_access_method', 'heap'), ('default_tablespace', ''), ('temp_tablespaces', ''), ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('jit', 'off')) AS s (name, value)
     WHERE current_setting(s.name, true) IS NOT NULL;
 END $$;
 DO $$

@@ -85,6 +85,8 @@ SESSION = {
     "check_function_bodies": "on",
     "restrict_nonsystem_relation_kind": "",
     "default_table_access_method": "heap",
+    "default_tablespace": "",  # that of the database, for which its owner needs no right
+    "temp_tablespaces": "",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -106,10 +108,22 @@ _PIN = (
 )
 _WHO = "SELECT pg_catalog.pg_backend_pid()"
 
+# How long a dead network or server goes unnoticed. libpq acts on these, here and in children; the server is told nothing.
+_SOCKET = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+_ENDED_BY_A_LIMIT = re.compile("due to .* timeout|closed the connection unexpectedly")
 _LIMITS = ("statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
 # Settings that pg_dump and pg_restore, which set most of these themselves, do not change, or use before they do.
 # With jit, a server set to compile every query takes minutes for the catalog queries of a dump.
-_OF_CLIENTS = (*_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only", "jit")
+_OF_CLIENTS = (
+    *_LIMITS[:3], "quote_all_identifiers", "default_transaction_read_only", "jit", "default_tablespace", "temp_tablespaces",
+    "array_nulls", "transform_null_equals", "exit_on_error",
+)  # fmt: skip
 
 _BEGINS_WITHIN = 1.5  # seconds for another connection to begin a transaction; a pool of one session may never let it
 _ANSWERS_WITHIN = 2.0  # seconds for an idle connection to report its backend
@@ -136,7 +150,9 @@ class Target:
     @property
     def client_conninfo(self) -> str:
         """Return `public_conninfo` for pg_dump and similar programs, which get the session options by `client_options`."""
-        return Target({k: v for k, v in self.parameters.items() if k != "options"}, self.source).public_conninfo
+        return Target(
+            _SOCKET | {k: v for k, v in self.parameters.items() if k != "options"}, self.source
+        ).public_conninfo
 
     @property
     def client_environment(self) -> dict[str, str]:
@@ -150,11 +166,10 @@ class Target:
             environment |= {"PGSERVICE": "pgvigil", "PGSERVICEFILE": _service_file(tuple(sorted(others.items())))}
         return environment
 
-    @property
-    def client_options(self) -> str:
-        """Return PGOPTIONS for pg_dump and similar programs, whose sessions cannot be pinned from here."""
+    def client_options(self, *more: str) -> str:
+        """Return PGOPTIONS for pg_dump and similar programs, whose sessions cannot be pinned from here; `more` settings are pinned too."""
         given = self.parameters.get("options", os.environ.get("PGOPTIONS", ""))
-        return " ".join([given, *(f"-c {name}={SESSION[name]}" for name in _OF_CLIENTS)]).strip()
+        return " ".join([given, *(f"-c {name}={SESSION[name]}" for name in (*_OF_CLIENTS, *more))]).strip()
 
     @property
     def option(self) -> str:
@@ -382,23 +397,34 @@ def connect(target: Target, purpose: str, *, wait: float = 0, within: float = 10
 
     Raises PoolerError if a pooler gives each transaction another backend; then nothing was set in any of them.
     """
-    conn = open_connection(target, purpose, wait=wait)
-    limits = _LIMITS if conn.info.server_version >= 170000 else _LIMITS[:-1]
-    options = " ".join([conn.info.options, *(f"-c {name}=0" for name in limits)])
+    conn = None
     try:
+        conn = open_connection(target, purpose, wait=wait)
         return _pinned(conn, within)
-    except psycopg.OperationalError as error:
-        words = " ".join(str(error).split())
-        failure = ConnectError(f"cannot connect to {target}: {words}", _advice(words, target))
-        failure.__cause__ = error
-    # A limit of the role or the database may be shorter than the statement that removes it. A pooler does not accept such options: it
-    # has then accepted the connection, but has no server to offer.
-    try:
-        return _pinned(
-            open_connection(Target({**target.parameters, "options": options}, target.source), purpose), within
-        )
-    except (psycopg.OperationalError, ConnectError):
-        raise failure from failure.__cause__
+    except (psycopg.OperationalError, ConnectError) as error:
+        failure = _connect_error(error, target)
+    if conn is None and not _ENDED_BY_A_LIMIT.search(failure.message):
+        raise failure
+    # A limit of the role or the database may be shorter than the statement that removes it, or even than the connection's own start.
+    # A pooler does not accept such options: it has then accepted the connection, but has no server to offer.
+    given = conn.info.options if conn else target.parameters.get("options", os.environ.get("PGOPTIONS", ""))
+    version = conn.info.server_version if conn else 0  # unknown: the last limit may be unknown to the server, too
+    for limits in [_LIMITS] * (not version or version >= 170000) + [_LIMITS[:-1]] * (version < 170000):
+        options = " ".join([given, *(f"-c {name}=0" for name in limits)])
+        with suppress(psycopg.OperationalError, ConnectError):
+            return _pinned(
+                open_connection(Target({**target.parameters, "options": options}, target.source), purpose), within
+            )
+    raise failure
+
+
+def _connect_error(error: psycopg.OperationalError | ConnectError, target: Target) -> ConnectError:
+    if isinstance(error, ConnectError):
+        return error
+    words = " ".join(str(error).split())
+    failure = ConnectError(f"cannot connect to {target}: {words}", _advice(words, target))
+    failure.__cause__ = error
+    return failure
 
 
 def _pinned(conn: psycopg.Connection, within: float) -> psycopg.Connection:
@@ -420,7 +446,7 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
     while True:
         try:
             return psycopg.connect(
-                make_conninfo("", **{"connect_timeout": "10", **target.parameters}),
+                make_conninfo("", **_SOCKET | dict(target.parameters)),
                 autocommit=True,
                 prepare_threshold=None,  # a pooler in between does not support prepared statements
                 application_name=f"pgvigil {purpose}",

@@ -151,52 +151,54 @@ _PLAIN = (
 )  # fmt: skip
 
 # What a view, a body that is kept parsed, a default or a generated column may stand on: our own functions, which are looked at by
-# themselves, and what came with the server. Pinned objects have no rows in pg_depend.
+# themselves, and what came with the server. Pinned objects have no rows in pg_depend. Few joins: planning is most of what this takes.
 _FOREIGN = """
-    WITH ours AS (
-        SELECT c.oid, c.relkind, false AS is_application FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname IN ('pgvigil', 'instrumentation') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT starts_with(c.relname, 'legacy_')
-        UNION
-        SELECT c.oid, c.relkind, c.relname = ANY (%(application)s) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname = ANY (%(names)s)),
+    WITH schemas AS (SELECT oid FROM pg_namespace WHERE nspname IN ('pgvigil', 'instrumentation')),
+    ours AS (
+        SELECT c.oid, c.relkind, c.relname = ANY (%(application)s) AND c.relnamespace <> ALL (ARRAY(SELECT oid FROM schemas)) AS is_application
+        FROM pg_class c
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+          AND (c.relnamespace = ANY (ARRAY(SELECT oid FROM schemas)) AND NOT starts_with(c.relname, 'legacy_')
+               OR c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s) AND c.relname = ANY (%(names)s))),
     dependents AS (
-        SELECT 'pg_rewrite'::regclass AS class, r.oid FROM pg_rewrite r JOIN ours o ON o.oid = r.ev_class
-        UNION ALL SELECT 'pg_attrdef'::regclass, d.oid FROM pg_attrdef d JOIN ours o ON o.oid = d.adrelid
-        WHERE NOT o.is_application  -- what its rows get is computed where they are written
-        UNION ALL SELECT 'pg_proc'::regclass, p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-        WHERE n.nspname IN ('pgvigil', 'instrumentation') AND (p.prosqlbody IS NOT NULL OR p.proargdefaults IS NOT NULL))
+        SELECT 'pg_rewrite'::regclass::oid AS class, r.oid FROM pg_rewrite r WHERE r.ev_class IN (SELECT oid FROM ours)
+        UNION ALL SELECT 'pg_attrdef'::regclass, d.oid FROM pg_attrdef d WHERE d.adrelid IN (SELECT oid FROM ours WHERE NOT is_application)
+        -- What the application's rows get is computed where they are written.
+        UNION ALL SELECT 'pg_proc'::regclass, p.oid FROM pg_proc p
+        WHERE p.pronamespace = ANY (ARRAY(SELECT oid FROM schemas)) AND (p.prosqlbody IS NOT NULL OR p.proargdefaults IS NOT NULL)),
+    used AS MATERIALIZED (
+        SELECT DISTINCT d.class, d.oid, e.refclassid, e.refobjid
+        FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid
+        WHERE e.refobjid >= 16384 AND e.refclassid = ANY (ARRAY['pg_proc'::regclass, 'pg_operator'::regclass, 'pg_class'::regclass, 'pg_type'::regclass]::oid[]))
     SELECT pg_describe_object(d.class, d.oid, 0) || ' uses ' || p.oid::regprocedure::text
-    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_proc'::regclass AND e.refobjid >= 16384
-    JOIN pg_proc p ON p.oid = e.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname NOT IN ('pgvigil', 'instrumentation', 'pg_catalog')
+    FROM used d JOIN pg_proc p ON p.oid = d.refobjid WHERE d.refclassid = 'pg_proc'::regclass
+     AND p.pronamespace <> ALL (ARRAY(SELECT oid FROM schemas)) AND p.pronamespace <> 'pg_catalog'::regnamespace
     UNION ALL
     SELECT pg_describe_object(d.class, d.oid, 0) || ' uses operator ' || p.oid::regoperator::text
-    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_operator'::regclass AND e.refobjid >= 16384
-    JOIN pg_operator p ON p.oid = e.refobjid JOIN pg_namespace n ON n.oid = p.oprnamespace WHERE n.nspname <> 'pg_catalog'
+    FROM used d JOIN pg_operator p ON p.oid = d.refobjid WHERE d.refclassid = 'pg_operator'::regclass AND p.oprnamespace <> 'pg_catalog'::regnamespace
     UNION ALL
     SELECT pg_describe_object(d.class, d.oid, 0) || ' reads ' || c.oid::regclass::text
-    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_class'::regclass AND e.refobjid >= 16384
-    JOIN pg_class c ON c.oid = e.refobjid AND c.relkind IN ('v', 'm', 'f') LEFT JOIN ours o ON o.oid = c.oid
-    WHERE o.oid IS NULL AND c.relnamespace <> 'pg_catalog'::regnamespace
+    FROM used d JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm', 'f')
+    WHERE d.refclassid = 'pg_class'::regclass AND c.relnamespace <> 'pg_catalog'::regnamespace AND c.oid NOT IN (SELECT oid FROM ours)
     UNION ALL
     SELECT pg_describe_object(d.class, d.oid, 0) || ' uses type ' || format_type(t.oid, NULL)
-    FROM dependents d JOIN pg_depend e ON e.classid = d.class AND e.objid = d.oid AND e.refclassid = 'pg_type'::regclass AND e.refobjid >= 16384
-    JOIN pg_type t ON t.oid = e.refobjid JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN ours o ON o.oid = t.typrelid
-    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND o.oid IS NOT NULL) AND t.typtype <> 'e'
+    FROM used d JOIN pg_type t ON t.oid = d.refobjid WHERE d.refclassid = 'pg_type'::regclass AND t.typtype <> 'e'
+      AND t.typnamespace <> ALL (ARRAY['pg_catalog'::regnamespace, 'information_schema'::regnamespace]::oid[])
+      AND NOT (t.typnamespace = ANY (ARRAY(SELECT oid FROM schemas)) AND t.typrelid IN (SELECT oid FROM ours))
     UNION ALL
     SELECT 'rule ' || quote_ident(r.rulename) || ' of ' || o.oid::regclass::text FROM ours o JOIN pg_rewrite r ON r.ev_class = o.oid
     WHERE r.rulename <> '_RETURN' AND NOT o.is_application
     UNION ALL
     SELECT 'column ' || a.attname || ' of ' || o.oid::regclass::text || ' has type ' || format_type(a.atttypid, NULL)
-    FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
-    JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace
-    WHERE n.nspname <> 'pg_catalog' AND NOT (n.nspname IN ('pgvigil', 'instrumentation') AND t.typtype = 'e')
+    FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
+    JOIN pg_type t ON t.oid = a.atttypid
+    WHERE t.typnamespace <> 'pg_catalog'::regnamespace AND NOT (t.typnamespace = ANY (ARRAY(SELECT oid FROM schemas)) AND t.typtype = 'e')
       AND (NOT o.is_application OR a.attname = ANY (%(columns)s))
     UNION ALL
     SELECT o.oid::regclass::text || ' is not a ' || CASE WHEN v.is_view THEN 'view' ELSE 'table' END
     FROM unnest(%(views)s::text[] || %(tables)s::text[], array_fill(true, ARRAY[cardinality(%(views)s::text[])]) || array_fill(false, ARRAY[cardinality(%(tables)s::text[])])) v (name, is_view)
-    JOIN pg_class c ON c.oid = to_regclass(v.name) JOIN ours o ON o.oid = c.oid
-    WHERE (c.relkind = 'v') <> v.is_view"""
+    JOIN ours o ON o.oid = to_regclass(v.name)
+    WHERE (o.relkind = 'v') <> v.is_view"""
 
 _SCHEMAS = ("pgvigil", "instrumentation")
 _APPLICATION = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")

@@ -18,6 +18,8 @@ from conftest import PROJECT, Database, wait_until
 from helpers.archived import SESSION, archive, faults, is_there, keep, listed, old_logs, pgvigil, retention, target
 from pgvigil.archives import erase, parquet, restore, store
 from pgvigil.errors import ArchiveError, JobError, PreconditionError, UsageError
+from pgvigil.history import engines, performance
+from pgvigil.history.snapshot import Span
 from pgvigil.progress import Reporter
 
 pytestmark = pytest.mark.client_side
@@ -324,6 +326,22 @@ def _cut(place: Path) -> None:
     os.truncate(file, file.stat().st_size - 1)
 
 
+def _empty(place: Path) -> None:
+    os.truncate(files(place)[0], 0)
+
+
+def _link(place: Path) -> None:
+    [file] = files(place)
+    file.rename(place / "elsewhere")
+    file.symlink_to(place / "elsewhere")
+
+
+def _put_another_over(place: Path) -> None:
+    [file] = files(place)
+    duckdb.sql(f"COPY (SELECT * REPLACE ('other' AS operation) FROM '{file}') TO '{place}/other.parquet'")
+    (place / "other.parquet").replace(file)
+
+
 def _lose(place: Path) -> None:
     files(place, ".json")[0].unlink()
 
@@ -342,7 +360,9 @@ def _open_to_all(place: Path) -> None:
     files(place)[0].chmod(0o666)
 
 
-@pytest.mark.parametrize("damage", [_flip, _cut, _lose, _lose_file, _edit, _open_to_all])
+@pytest.mark.parametrize(
+    "damage", [_flip, _cut, _empty, _link, _put_another_over, _lose, _lose_file, _edit, _open_to_all]
+)
 def test_damage_is_found_and_nothing_of_it_is_read(
     fresh: Database, tmp_path: Path, damage: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -358,14 +378,15 @@ def test_damage_is_found_and_nothing_of_it_is_read(
     assert fresh.execute("SELECT to_regclass('back')") == [(None,)]
 
 
+@pytest.mark.parametrize("name", ["another.parquet", "{}-00002.parquet", "{}.summary.bak"])
 def test_a_file_that_no_archive_has_is_named_and_not_read(
-    fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     old_logs(fresh)
     keep(fresh)
     archive(fresh, tmp_path)
     [file] = files(tmp_path)
-    file.with_name("another.parquet").write_bytes(file.read_bytes())
+    file.with_name(name.format(file.name.removesuffix("-00001.parquet"))).write_bytes(file.read_bytes())
     assert pgvigil(fresh, "archive", "verify") == 0
     assert "unknown  " in capsys.readouterr().out
     assert restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back") == 500
@@ -449,7 +470,38 @@ def test_an_erased_session_is_in_no_file_and_in_the_audit(fresh: Database, tmp_p
     ]
     assert len(files(tmp_path)) == 1
     assert b"0000000000aa" not in files(tmp_path)[0].read_bytes()
+    assert len(files(tmp_path, ".summary")) == 1
+    with engines.opened() as ask:
+        assert sum(one.calls for one in performance.trends(target(fresh), Span(by="all"), ask)) == 400
     assert erase.erase(target(fresh), SESSION, "again", Reporter()) == "the archives hold no row of the session"
+
+
+def test_a_session_is_erased_from_all_files_of_all_tables(fresh: Database, tmp_path: Path) -> None:
+    for ago in (20, 21):
+        old_logs(fresh, ago=ago, rows=50)
+    fresh.execute(
+        """INSERT INTO query_executions (execution_id, query, database_type, status, conversation_id, started_at)
+           VALUES ('e', 'SELECT 1', 'postgresql', 'success', %s, now() - interval '40 days')""",
+        (SESSION,),
+    )
+    fresh.execute(
+        """INSERT INTO pgvigil.deleted_sessions (session_id, session_key, deleted_at, actor, last_row, events)
+           VALUES (%s, 'k', now() - interval '5 days', 'x', '{}', '[]')""",
+        (SESSION,),
+    )
+    keep(fresh)
+    fresh.execute("CALL pgvigil.run_job('executions')")
+    archive(fresh, tmp_path)
+    retention(fresh)
+    with pytest.raises(PreconditionError, match="deleted_sessions") as refused:
+        erase.erase(target(fresh), SESSION, "x", Reporter())
+    assert len(files(tmp_path)) == 4
+    fresh.execute(refused.value.hint.partition(";")[0])
+    assert erase.erase(target(fresh), SESSION, "x", Reporter()) == "erased 22 rows from 4 archives"
+    assert fresh.execute("SELECT rows, cardinality(files) FROM pgvigil.archive_erasures") == [(22, 4)]
+    assert archive(fresh, tmp_path) == "archived 0 rows"
+    assert all(SESSION[-12:].encode() not in file.read_bytes() for file in files(tmp_path))
+    assert faults(fresh) == []
 
 
 def test_rows_that_are_still_in_the_database_are_deleted_there_first(fresh: Database, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,8 +15,8 @@ from xml.etree import ElementTree
 import pytest
 
 from conftest import Database
-from helpers.archived import SESSION, archive, keep, listed, old_logs, pgvigil, retention, target
-from pgvigil.archives import duck, literal
+from helpers.archived import SESSION, archive, faults, keep, listed, old_logs, pgvigil, retention, target
+from pgvigil.archives import duck, literal, scan, summary
 from pgvigil.errors import ArchiveError, PreconditionError, UsageError
 from pgvigil.history import engines, executions, performance, plot, session, snapshot, statistics
 from pgvigil.history.snapshot import Span
@@ -53,12 +54,97 @@ def test_performance_is_the_same_before_and_after_retention(fresh: Database, tmp
         assert trend.bins == next(one.bins for one in before if one.operation == trend.operation)
 
 
+def test_an_archive_within_the_time_is_answered_by_its_summary(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh, rows=2000)
+    fresh.execute(
+        """INSERT INTO performance_logs (id, operation, duration_ms, success, created_at)
+           SELECT overlay(min(id::text) PLACING 'eee' FROM 25)::uuid, 'never', 5, true, 'infinity' FROM performance_logs"""
+    )
+    keep(fresh)
+    archive(fresh, tmp_path)
+    retention(fresh)
+    archives = listed(fresh)
+    [one] = archives
+    assert one.min_time is not None
+    assert one.max_time is not None
+    tick = timedelta(microseconds=1)
+    read: list[str] = []
+    with engines.opened() as ask:
+
+        def listening(query: str, files: Sequence[Path]) -> list[tuple[object, ...]]:
+            read.extend(path.suffix for path in files)
+            return ask(query, files)
+
+        for since, until, by, suffix in (
+            (snapshot.BEGINNING, snapshot.END, "all", ".summary"),
+            (one.min_time, one.max_time + tick, "day", ".summary"),
+            (one.min_time + tick, one.max_time + tick, "day", ".parquet"),
+            (one.min_time, one.max_time, "all", ".parquet"),
+            (snapshot.BEGINNING, snapshot.END, "hour", ".parquet"),
+        ):
+            span = Span(since, until, by)
+            read.clear()
+            told = performance.merge(span, performance.archived(span, archives, listening))
+            assert read == [suffix]
+            assert told == performance.merge(
+                span, ask(performance.files_query(span), list(tmp_path.rglob("*.parquet")))
+            )
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "another"])
+def test_a_damaged_summary_is_found_and_not_read(fresh: Database, tmp_path: Path, damage: str) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    retention(fresh)
+    [file] = tmp_path.rglob("*.summary")
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.unlink()
+    if damage == "another":
+        [rows] = tmp_path.rglob("*.parquet")
+        duck().execute(f"COPY ({summary.rows_query(scan([rows]))} LIMIT 3) TO {literal(str(file))} (FORMAT parquet)")
+    elif damage == "flipped":
+        file.write_bytes(contents)
+    assert len(faults(fresh)) == 1
+    with pytest.raises(ArchiveError):
+        trends(fresh)
+
+
+def test_a_summary_that_says_other_numbers_than_the_rows_is_found(
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    honest = summary.rows_query
+    monkeypatch.setattr(
+        summary, "rows_query", lambda table: honest(table).replace("max(duration_ms)", "1 + max(duration_ms)")
+    )
+    archive(fresh, tmp_path)
+    monkeypatch.undo()
+    assert ["other numbers" in fault for fault in faults(fresh)] == [True]
+
+
+def test_archives_without_a_summary_are_read_as_they_are(
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    exact = [row[:-1] for row in fresh.execute(EXACT)]
+    monkeypatch.setattr(summary, "SOURCES", frozenset())
+    archive(fresh, tmp_path)
+    retention(fresh)
+    assert list(tmp_path.rglob("*.summary")) == []
+    assert numbers(trends(fresh)) == exact
+    assert faults(fresh) == []
+
+
 def test_the_histogram_is_that_of_the_database(shared: Database) -> None:
     durations = [*range(1, 400), 999, 1000, 12_345, 600_000, 2**31 - 1, 0]
     with shared.connect() as conn:
         there = conn.execute("SELECT d, pgvigil.histogram_bin(d) FROM unnest(%s::integer[]) d", (durations,)).fetchall()
         values = conn.execute("SELECT b, pgvigil.histogram_value(b) FROM generate_series(0, 1080, 7) b").fetchall()
-    query = f"SELECT duration_ms, {performance._BIN} FROM unnest({durations}) t (duration_ms)"
+    query = f"SELECT duration_ms, {performance.BIN} FROM unnest({durations}) t (duration_ms)"
     assert sorted(duck().execute(query).fetchall()) == sorted(there)
     for bin_, value in values:
         assert performance._value(bin_) == pytest.approx(value, rel=1e-12)
@@ -277,11 +363,20 @@ def compare_engines(place: Path, first: engines.Ask, second: engines.Ask, seed: 
     """Both are asked the same of the same random files."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     files = [random_archive(place, chance) for _ in range(chance.randrange(1, 4))]
+    whole = files[0].with_suffix(".summary")
+    begun = [summary.begin(duck(), "performance_logs", file, file.with_suffix(".begun")) for file in files]
+    summary.finish(duck(), [one for one in begun if one], whole)
     for by in ("hour", "day", "all"):
         span = Span(datetime.fromtimestamp(chance.randrange(0, 10**9), UTC), datetime(2090, 1, 1, tzinfo=UTC), by)
         both = [sorted(ask(performance.files_query(span), files)) for ask in (first, second)]
         assert both[0] == both[1], f"seed {seed}, by {by}"
         merged = [performance.merge(span, rows) for rows in both]
+        if by != "hour":
+            both = [sorted(ask(performance.summaries_query(span), [whole])) for ask in (first, second)]
+            assert both[0] == both[1], f"seed {seed}, by {by}, from summaries"
+            everything = Span(by=by)
+            rows = first(performance.files_query(everything), files)
+            assert performance.merge(everything, both[0]) == performance.merge(everything, rows)
         assert [trend.quantile(0.95) for trend in merged[0]] == [trend.quantile(0.95) for trend in merged[1]]
 
 

@@ -430,7 +430,7 @@ def test_a_backup_is_taken_listed_proved_and_pruned(call: Run, small: Database, 
 def test_a_backup_that_does_not_equal_its_manifest_is_known_to_have_failed(
     call: Run, small: Database, made: Backup
 ) -> None:
-    manifest.write(replace(made, tables={"public.t": fingerprint.TableFingerprint(3, "1", ["n"])}))
+    manifest.write(replace(made, database="a\nb", tables={"public.t": fingerprint.TableFingerprint(3, "1", ["n"])}))
     done = call("pgvigil", "backup", "verify", str(made.archive), "--database-url", small.url)
     assert done.returncode == 5
     assert "error: this backup is unusable: public.t has 2 rows instead of 3" in done.stderr

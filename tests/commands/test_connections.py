@@ -20,8 +20,10 @@ from conftest import PROJECT, REVISIONS, Database, Mortal, Run, wait_until
 from helpers.pgbouncer import pgbouncer
 from helpers.proxy import Proxy, proxy
 from pgvigil import database as connections
+from pgvigil.backup import pg_tools
 from pgvigil.diagnostics.health import Check, Health
 from pgvigil.embedded import Server
+from pgvigil.errors import ConnectError
 
 MIGRATE = "scripts/run-migration.sh"
 
@@ -37,6 +39,10 @@ HOSTILE = {
     "plpgsql.extra_errors": "'all'",
     "plpgsql.extra_warnings": "'all'",
     "check_function_bodies": "off",
+    "default_tablespace": "pg_global",  # no table may be there
+    "temp_tablespaces": "pg_global",
+    "session_replication_role": "local",
+    "client_encoding": "sql_ascii",
     "standard_conforming_strings": "off",
     "array_nulls": "off",
     "transform_null_equals": "on",
@@ -133,6 +139,78 @@ def test_setting_of_a_database_is_no_matter_to_a_verdict(
     set_hostile(fresh, name)
     done = call("pgvigil", "validate", "--self-test", "--database-url", fresh.url)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("carrier", ["the address", "PGOPTIONS"])
+def test_settings_that_come_with_the_call_change_no_outcome(
+    call: Run, fresh: Database, monkeypatch: pytest.MonkeyPatch, carrier: str
+) -> None:
+    fresh.execute("CREATE TABLE arrays AS SELECT ARRAY[NULL, 'NULL'] AS words")
+    hostile = {
+        name: value.strip("'").replace(" ", "\\ ") for name, value in HOSTILE.items() if name != "client_encoding"
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in hostile.items() if name != "search_path")
+    url = fresh.url
+    if carrier == "the address":
+        url += f"{'&' if '?' in url else '?'}options={quote(options)}"
+    with monkeypatch.context() as environment:
+        if carrier == "PGOPTIONS":
+            environment.setenv("PGOPTIONS", options)
+        for words, code in COURSE[2:-1]:
+            done = call("pgvigil", *words, "--database-url", url)
+            assert done.returncode == code, (words, done.stderr)
+
+
+@pytest.mark.client_side
+def test_a_limit_that_ends_the_start_of_a_connection_is_lifted_for_the_next(
+    fresh: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = connections.open_connection
+
+    def ended(target: connections.Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
+        if "transaction_timeout=0" not in target.parameters.get("options", ""):
+            raise ConnectError("cannot connect: FATAL: terminating connection due to transaction timeout")
+        return opened(target, purpose, wait=wait)
+
+    monkeypatch.setattr(connections, "open_connection", ended)
+    with connections.connect(connections.parse_url(fresh.url, "a test"), "test") as conn:
+        assert conn.execute("SHOW transaction_timeout").fetchone() == ("0",)
+
+
+CHILD = """#!/bin/sh
+case "$PGOPTIONS" in *"-c transaction_timeout=0"*) echo dumped; exit 0 ;; esac
+echo 'pg_dump: error: connection to server failed: FATAL:  terminating connection due to transaction timeout' >&2
+exit 1
+"""
+
+
+@pytest.mark.client_side
+def test_a_limit_of_transactions_does_not_end_a_client_program(tmp_path: Path) -> None:
+    (tmp_path / "pg_dump").write_text(CHILD)
+    (tmp_path / "pg_dump").chmod(0o700)
+    target = connections.parse_url("postgresql://somebody@nowhere/a", "a test")
+    assert pg_tools.run([str(tmp_path / "pg_dump")], target, "it failed") == "dumped\n"
+
+
+@pytest.mark.client_side
+def test_a_client_program_waits_no_longer_for_a_silent_server_than_we_do() -> None:
+    target = connections.parse_url("postgresql://somebody@nowhere/a?keepalives_idle=5", "a test")
+    told = connections.parse_url(target.client_conninfo, "a test").parameters
+    assert (told["connect_timeout"], told["tcp_user_timeout"], told["keepalives_idle"]) == ("10", "60000", "5")
+    assert "keepalives_count" not in target.public_conninfo  # this is printed, for people to paste
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize(
+    "why", ["timeout expired", "Connection refused", "FATAL:  the database system is shutting down"]
+)
+def test_a_client_program_without_a_server_is_no_connection(tmp_path: Path, why: str) -> None:
+    said = f'pg_dump: error: connection to server at "127.0.0.1", port 5432 failed: {why}'
+    (tmp_path / "pg_dump").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    (tmp_path / "pg_dump").chmod(0o700)
+    with pytest.raises(ConnectError, match=f"because it could not connect:\n.*{why}"):
+        pg_tools.run([str(tmp_path / "pg_dump")], connections.parse_url("host=nowhere", "a test"), "it failed")
 
 
 @pytest.mark.client_side
@@ -604,6 +682,10 @@ UNFIT = {
         "ALTER TABLE sessions DROP CONSTRAINT sessions_pkey CASCADE; CREATE UNIQUE INDEX ON sessions (id) WHERE status <> 'x'",
         "table public.sessions has no primary key",
     ),
+    "key in another place": (
+        "ALTER TABLE sessions DROP CONSTRAINT sessions_pkey CASCADE; ALTER TABLE sessions ADD UNIQUE (id), ADD PRIMARY KEY (session_key)",
+        "ALTER TABLE public.sessions DROP CONSTRAINT sessions_pkey, ADD PRIMARY KEY (id)",
+    ),
     "generated": (
         "ALTER TABLE sessions ADD is_dormant boolean GENERATED ALWAYS AS (status = 'dormant') STORED",
         "column is_dormant of table public.sessions is generated",
@@ -648,6 +730,29 @@ def test_what_cannot_be_migrated_is_refused_before_the_backup(call: Run, existin
     assert "hint: " in done.stderr
     assert "backing up" not in done.stderr
     assert existing.execute("SELECT to_regclass('pgvigil.migrations')") == [(None,)]
+
+
+@pytest.mark.oldest_and_newest
+def test_what_the_verdict_would_refuse_is_refused_before_the_backup_with_statements_that_work(
+    call: Run, existing: Database
+) -> None:
+    existing.execute(
+        """ALTER TABLE context_history DROP CONSTRAINT context_history_session_id_fkey;
+           ALTER TABLE handoff_requests DROP CONSTRAINT handoff_requests_session_id_fkey,
+               ADD FOREIGN KEY (session_id) REFERENCES sessions (id);
+           ALTER TABLE sessions ALTER status DROP DEFAULT, ALTER agent_from DROP NOT NULL"""
+    )
+    done = call(MIGRATE, "--database-url", existing.url)
+    assert (done.returncode, "backing up" in done.stderr) == (4, False), done.stderr
+    assert set(re.findall("^  ([a-z]+ [a-z]+ [a-z_.]+):", done.stderr, re.M)) == {
+        "missing constraint context_history.context_history_session_id_fkey",
+        "different column sessions.agent_from",
+        "different column sessions.status",
+        "different constraint handoff_requests.handoff_requests_session_id_fkey",
+    }
+    for printed in re.findall("^  (ALTER TABLE .*;)$", done.stderr, re.M):
+        existing.execute(printed)
+    assert call(MIGRATE, "--dry-run", "--database-url", existing.url).returncode == 0
 
 
 @pytest.mark.client_side

@@ -89,6 +89,36 @@ def test_jobs_that_a_superuser_registered_earlier_are_named(at: Database, call: 
     )
 
 
+@pytest.mark.parametrize("job_name", ["NULL", "'nightly\n::error::x'"])
+def test_jobs_of_a_superuser_s_that_call_pgvigil_are_named_whatever_they_are_called(
+    at: Database, call: Run, job_name: str
+) -> None:
+    build(at, call, "c_owner")
+    Database(at.server, "postgres").execute(
+        f"""INSERT INTO cron.job (jobname, schedule, command, nodename, nodeport, database, username)
+            VALUES ({job_name}, '* * * * *', 'call PgVigil . run_job(''retention'')', '', 1, '{at.name}', 'postgres')"""
+    )
+    done = call("pgvigil", "maintain", "install", "--pg-cron", "--database-url", at.url)
+    assert done.returncode == 0, done.stderr
+    assert "run as a superuser, which cron.unschedule ends: " in done.stdout
+    assert "::error::" not in done.stdout.replace(r"\n::error::", "")
+
+
+def test_a_plain_owner_who_may_use_schema_cron_registers_them(at: Database, call: Run) -> None:
+    """pg_cron shows a role its own jobs only, by row security."""
+    build(at, call, "c_owner")
+    home = Database(at.server, "postgres")
+    home.execute("GRANT USAGE ON SCHEMA cron TO c_owner")
+    home.execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cron TO c_owner")
+    try:
+        url = at.url.replace("postgres@", "c_owner@")
+        done = call("pgvigil", "maintain", "install", "--pg-cron", "--database-url", url)
+    finally:
+        home.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA cron FROM c_owner; REVOKE ALL ON SCHEMA cron FROM c_owner")
+    assert done.returncode == 0, done.stderr
+    assert {user for _, _, user in scheduled(at)} == {"c_owner"}
+
+
 def test_a_schema_called_cron_that_is_no_extension_s_is_not_called(at: Database, call: Run) -> None:
     build(at, call, "c_owner")
     at.execute(

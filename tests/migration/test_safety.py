@@ -294,7 +294,7 @@ def test_a_run_killed_while_it_builds_an_index_leaves_nothing_that_a_second_run_
         snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         snapshot.execute("SELECT count(*) FROM app_users")
         migration = start(existing, tmp_path)
-        wait_until(doing(existing, "CREATE INDEX CONCURRENTLY"))
+        wait_until(doing(existing, "CREATE INDEX CONCURRENTLY"), 120)  # most of a run, on a machine that is busy
         migration.kill()
         migration.communicate()
         # its backend learns within a second that nobody waits for it, and gives up lock and build
@@ -316,8 +316,8 @@ def test_a_run_killed_while_it_settles_rows_keeps_those_it_settled_and_leaves_no
         # Its row is left out of the batches, so the work cannot come to its end.
         writer.execute("SELECT FROM sessions ORDER BY ctid DESC LIMIT 1 FOR UPDATE")
         migration = start(existing, tmp_path)
-        wait_until(doing(existing, "settle_last_activity"))
-        wait_until(lambda: existing.execute(settled)[0][0] > 2000)
+        wait_until(doing(existing, "settle_last_activity"), 120)
+        wait_until(lambda: existing.execute(settled)[0][0] > 2000, 120)
         migration.kill()
         migration.communicate()
         wait_until(lambda: not doing(existing, "settle_last_activity")(), 10)
@@ -370,7 +370,7 @@ def test_index_builds_wait_for_an_old_snapshot_and_name_it(existing: Database, t
         snapshot.execute("SELECT count(*) FROM app_users")
         pid = snapshot.info.backend_pid
         migration = start(existing, tmp_path, "--json")
-        wait_until(doing(existing, "CREATE INDEX CONCURRENTLY"))
+        wait_until(doing(existing, "CREATE INDEX CONCURRENTLY"), 120)  # most of a run, on a machine that is busy
         assert migration.stderr is not None
         words = ""
         while f"waiting for pid {pid} (postgres, old snapshot" not in words:

@@ -251,6 +251,35 @@ def test_a_number_leads_to_its_list(visit: Visit, shop: Database) -> None:
     assert set(tab.locator("tbody td:nth-child(2) .badge:nth-child(2)").all_inner_texts()) == {"dormant"}
 
 
+def test_a_number_of_the_durations_leads_to_its_list_and_the_filters_stay(visit: Visit, shop: Database) -> None:
+    visitor = visit()
+    tab = visitor.shown("executions?user_id=nobody")
+    assert tab.input_value("input[name=user_id]") == "nobody"
+    bins = "section:has(h2:text('How long they took')) tbody tr"
+    tab.wait_for_selector(f"{bins} a")
+    row = tab.locator(f"{bins}:has(a)").last
+    many = int(row.locator("td:nth-child(2)").inner_text().replace(",", ""))
+    row.locator("a").click()
+    tab.wait_for_selector(".list[data-loaded] tbody tr")
+    longer, most = tab.input_value("input[name=longer_than]"), tab.input_value("input[name=up_to]")
+    query = (
+        "SELECT count(*) FROM query_executions WHERE execution_time > %s AND execution_time <= coalesce(%s, 'Infinity')"
+    )
+    assert shop.execute(query, (float(longer), float(most) if most else None)) == [(many,)]
+    assert tab.locator(".list tbody tr").count() == min(many, 50)
+
+
+def test_a_page_asks_for_all_its_modules_at_once(visit: Visit) -> None:
+    tab = visit().shown()
+    named = tab.evaluate(
+        "[...document.querySelectorAll('link[rel=modulepreload], script')].map(one => one.getAttribute('href') || one.getAttribute('src')).sort()"
+    )
+    loaded = tab.evaluate(
+        "performance.getEntriesByType('resource').map(one => one.name).filter(name => name.endsWith('.js'))"
+    )
+    assert sorted(name.rpartition("/")[2] for name in loaded) == sorted(name.rpartition("/")[2] for name in named)
+
+
 def test_each_chart_has_its_numbers_as_a_table(visit: Visit) -> None:
     tab = visit().shown()
     tab.wait_for_selector("figure canvas[role=img]")

@@ -13,8 +13,8 @@ from psycopg import errors
 from psycopg.rows import class_row
 
 from pgvigil import database
-from pgvigil.archives import duck, identifier, scan
-from pgvigil.archives.manifest import Manifest, load
+from pgvigil.archives import duck, identifier, scan, summary
+from pgvigil.archives.manifest import Manifest, Part, load
 from pgvigil.archives.parquet import extent_of
 from pgvigil.archives.source import SOURCES
 from pgvigil.archives.store import Store, open_store, stored
@@ -115,6 +115,13 @@ def opened(store: Store, archive: Archive, made: Manifest) -> Iterator[list[Path
         ]
 
 
+@contextmanager
+def opened_summary(store: Store, archive: Archive, part: Part) -> Iterator[Path]:
+    """Yield the summary of an archive, compared with its SHA-256."""
+    with store.opened(f"{archive.directory}/{part.file}", part.sha256, part.bytes) as path:
+        yield path
+
+
 @dataclass(frozen=True)
 class Verified:
     """The result of the check of an archive; `fault` is "" if it is whole."""
@@ -129,26 +136,34 @@ def verify(target: Target, moved_to: str | None = None) -> tuple[list[Verified],
         archives = read(conn)
     found = []
     stores: dict[str, Store] = {}
+    ours: set[str] = set()
     for archive in archives:
         if archive.state not in ("file", "copy"):
             continue
         try:
             place = moved_to or archive.location
             store = stores[place] if place in stores else stores.setdefault(place, store_of(archive, moved_to))
-            _require_whole(store, archive)
+            ours.add(archive.path)
+            ours.update(_require_whole(store, archive))
         except PgvigilError as error:
             found.append(Verified(archive, error.message))
         except OSError as error:
             found.append(Verified(archive, f"{archive.path} cannot be read: {error.strerror or error}"))
         else:
             found.append(Verified(archive))
-    stems = tuple(archive.path.removesuffix(".json") for archive in archives)
+    # Whose manifest says nothing any more, and who has none yet, has all files that are called like it.
+    whole = {one.archive.id for one in found if not one.fault}
+    stems = tuple(archive.path.removesuffix(".json") for archive in archives if archive.id not in whole)
     return found, [
-        f"{store.location}/{name}" for store in stores.values() for name in store.names() if not name.startswith(stems)
+        f"{store.location}/{name}"
+        for store in stores.values()
+        for name in store.names()
+        if name not in ours and not (stems and name.startswith(stems))
     ]
 
 
-def _require_whole(store: Store, archive: Archive) -> None:
+def _require_whole(store: Store, archive: Archive) -> list[str]:
+    """Read all of an archive; return the names of its files. Raises ArchiveError where one is not as it was written."""
     made = manifest_of(store, archive)
     source = SOURCES[made.source]
     with opened(store, archive, made) as files, closing(duck()) as conn:
@@ -165,3 +180,8 @@ def _require_whole(store: Store, archive: Archive) -> None:
             extent = extent_of(conn, whole, (identifier(source.id), identifier(source.time)))
             if (extent.min_time, extent.max_time) != (made.min_time, made.max_time):
                 raise ArchiveError(f"{archive.path}: the files have other times than the manifest", "")
+            if made.summary:
+                with opened_summary(store, archive, made.summary) as path:
+                    if not summary.is_of(conn, path, files):
+                        raise ArchiveError(f"{made.summary.file} says other numbers than the rows", "")
+    return [f"{archive.directory}/{part.file}" for part in made.files]

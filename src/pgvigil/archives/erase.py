@@ -6,12 +6,13 @@ import hashlib
 import json
 import uuid
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import errors
 
-from pgvigil.archives import catalogue, duck, literal, scan, write
+from pgvigil.archives import catalogue, duck, literal, scan, summary, write
 from pgvigil.archives.catalogue import Archive
 from pgvigil.archives.manifest import Manifest, Part
 from pgvigil.archives.parquet import WRITTEN, Extent, extent_of
@@ -72,7 +73,7 @@ def _erase(
         log.progress(f"looking into {archive.path}")
         made = catalogue.manifest_of(store, archive)
         if found := _count(store, archive, made, session):
-            if archive.state == "copy":
+            if archive.state == "copy" and _is_still_there(conn, archive, session):
                 raise PreconditionError(
                     f"{archive.source} has {counted(found, 'row')} of the session in {archive.partition or 'the database'} that are archived but not dropped yet",
                     _remedy(archive, session),
@@ -103,6 +104,15 @@ def _erase(
     return f"erased {counted(erased, 'row')} from {counted(len(held), 'archive')}"
 
 
+def _is_still_there(conn: psycopg.Connection, archive: Archive, session: str) -> bool:
+    """Tell whether the job would archive the rows again. It writes a day of deletions again only where rows have come."""
+    if archive.source != "deleted_sessions":
+        return True
+    return (
+        conn.execute("SELECT 1 FROM pgvigil.deleted_sessions WHERE session_id = %s", (session,)).fetchone() is not None
+    )
+
+
 def _sql(text: str) -> str:
     from psycopg import sql
 
@@ -111,7 +121,7 @@ def _sql(text: str) -> str:
 
 def _remedy(archive: Archive, session: str) -> str:
     if archive.partition is None:
-        return f"DELETE FROM pgvigil.deleted_sessions WHERE session_id = '{session}'; then pgvigil maintain run archive, and this again."
+        return f"DELETE FROM pgvigil.deleted_sessions WHERE session_id = '{session}'; then this again."
     return f"DELETE FROM {archive.source} WHERE {_OF_SESSION.get(archive.source, 'session_id')} = '{session}'; then pgvigil maintain run archive, and this again."
 
 
@@ -141,6 +151,7 @@ def _without(store: Store, archive: Archive, made: Manifest, session: str, direc
     source = SOURCES[made.source]
     parts: list[Part] = []
     extent = Extent()
+    begun: list[Path] = []
     with catalogue.opened(store, archive, made) as files, store.workshop(stem) as work, closing(duck()) as conn:
         for number, path in enumerate(files, 1):
             name = f"{stem}-{number:05}.parquet"
@@ -153,7 +164,12 @@ def _without(store: Store, archive: Archive, made: Manifest, session: str, direc
                     name, int(row[0]) if row else 0, new.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
                 )
             extent |= extent_of(conn, scan([new]), (source.id, source.time))
+            if summed := summary.begin(conn, made.source, new, work / f"{name}.summary"):
+                begun.append(summed)
             store.publish(new, f"{directory}/{name}")
             parts.append(part)
-    values = {**made.__dict__, "parts": parts, "rows": sum(part.rows for part in parts)}
+        whole = summary.finish(conn, begun, work / f"{stem}.summary")
+        if whole:
+            store.publish(work / whole.file, f"{directory}/{whole.file}")
+    values = {**made.__dict__, "parts": parts, "summary": whole, "rows": sum(part.rows for part in parts)}
     return Manifest(**{**values, **extent.__dict__})

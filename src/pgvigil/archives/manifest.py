@@ -43,12 +43,18 @@ class Manifest:
     server_version: str
     pgvigil_version: str
     written_at: str
+    summary: Part | None = None  # see summary.py
     format: int = FORMAT
 
     @property
     def size(self) -> int:
         """Return the bytes of all files."""
-        return sum(part.bytes for part in self.parts)
+        return sum(part.bytes for part in self.files)
+
+    @property
+    def files(self) -> list[Part]:
+        """Return all files: those with rows, and the summary."""
+        return [*self.parts, *([self.summary] if self.summary else [])]
 
     def dump(self) -> bytes:
         """Return the file's contents."""
@@ -60,8 +66,10 @@ def load(name: str, contents: bytes) -> Manifest:
     try:
         values: dict[str, Any] = json.loads(contents)
         parts = [Part(**part) for part in values.pop("parts")]
-        made = Manifest(parts=parts, **{f.name: values[f.name] for f in fields(Manifest) if f.name != "parts"})
-        in_place = all("/" not in require_name(part.file) for part in parts)
+        summary = Part(**found) if (found := values.pop("summary", None)) is not None else None
+        own = {f.name: values[f.name] for f in fields(Manifest) if f.name not in ("parts", "summary")}
+        made = Manifest(parts=parts, summary=summary, **own)
+        in_place = all("/" not in require_name(part.file) for part in made.files)
         is_valid = in_place and made.format == FORMAT and sum(part.rows for part in parts) == made.rows
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ArchiveError(f"{name} is not a manifest", "Restore it from a copy.") from error

@@ -17,9 +17,9 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from pgvigil.archives import duck, literal, scan
+from pgvigil.archives import duck, literal, scan, summary
 from pgvigil.archives.manifest import Part
-from pgvigil.archives.source import Column
+from pgvigil.archives.source import Column, Source
 from pgvigil.archives.store import Store
 from pgvigil.errors import ArchiveError
 
@@ -61,6 +61,7 @@ class Written:
 
     parts: list[Part]
     extent: Extent
+    summary: Part | None = None
 
     @property
     def rows(self) -> int:
@@ -68,34 +69,48 @@ class Written:
 
 
 def write(
-    reader: psycopg.Connection, query: str, columns: list[Column], key: tuple[str, str], store: Store,
+    reader: psycopg.Connection, query: str, columns: list[Column], source: Source, store: Store,
     directory: str, stem: str, *, part_bytes: int = PART_BYTES,
 ) -> Written:  # fmt: skip
-    """Write the rows of a COPY query as the files of an archive. `key` names the columns of the id and the time.
+    """Write the rows of a COPY query as the files of an archive.
 
     Raises ArchiveError where a file, read back, is not what the server sent.
     """
     parts: list[Part] = []
     extent = Extent()
-    waiting: deque[Future[tuple[Part, Extent]]] = deque()
+    waiting: deque[Future[tuple[Part, Extent, Path | None]]] = deque()
+    begun: list[Path] = []
 
     def take() -> None:
         nonlocal extent
-        part, found = waiting.popleft().result()
+        part, found, summed = waiting.popleft().result()
         parts.append(part)
         extent |= found
+        if summed:
+            begun.append(summed)
 
     with store.workshop(stem) as work, ThreadPoolExecutor(WRITERS) as pool:
         places = [work / f"{number}.csv" for number in range(WRITERS + 1)]
         with closing(_parts(reader, query, places, part_bytes)) as sent:
             for number, (csv, rows, longest) in enumerate(sent, 1):
                 name = f"{stem}-{number:05}.parquet"
-                waiting.append(pool.submit(_part, csv, rows, longest, columns, key, store, directory, name))
+                waiting.append(pool.submit(_part, csv, rows, longest, columns, source, store, directory, name))
                 if len(waiting) > WRITERS:  # the next part takes the place of the first of them
                     take()
         while waiting:
             take()
-    return Written(parts, extent)
+        summed = _summary(begun, work / f"{stem}.summary", store, directory)
+    return Written(parts, extent, summed)
+
+
+def _summary(begun: list[Path], made: Path, store: Store, directory: str) -> Part | None:
+    with closing(duck(threads=1)) as conn:
+        part = summary.finish(conn, begun, made)
+    if part:
+        store.publish(made, f"{directory}/{part.file}")
+        with store.opened(f"{directory}/{part.file}", part.sha256, part.bytes):
+            pass  # it is there, as it was written
+    return part
 
 
 def _parts(
@@ -152,8 +167,8 @@ def _put(file: io.FileIO, gathered: bytearray) -> int:
 
 
 def _part(
-    csv: Path, rows: int, longest: int, columns: list[Column], key: tuple[str, str], store: Store, directory: str, name: str
-) -> tuple[Part, Extent]:  # fmt: skip
+    csv: Path, rows: int, longest: int, columns: list[Column], source: Source, store: Store, directory: str, name: str
+) -> tuple[Part, Extent, Path | None]:  # fmt: skip
     made = csv.with_name(name)
     kinds = ", ".join(f"{literal(column.name)}: 'VARCHAR'" for column in columns)
     longest = max(2 << 20, 2 * longest)
@@ -177,7 +192,8 @@ def _part(
             kept = scan([path])
             if _sum(conn, kept, [column.kept for column in columns]) != was:
                 raise ArchiveError(f"{name}, read back, is not what the server sent", "Nothing is dropped.")
-            return part, extent_of(conn, kept, key)
+            summed = summary.begin(conn, source.name, path, csv.with_name(f"{name}.summary"))
+            return part, extent_of(conn, kept, (source.id, source.time)), summed
 
 
 def _sum(conn: Any, table: str, values: list[str]) -> tuple[int, int]:

@@ -167,7 +167,7 @@ class Store:
         return sorted(
             path.relative_to(self._root).as_posix()
             for path in self._root.glob("table=*/**/*")
-            if path.is_file() and not path.name.startswith(".")
+            if (path.is_file() or path.is_symlink()) and not path.name.startswith(".")
         )
 
 

@@ -182,7 +182,7 @@ def _archive(conn: psycopg.Connection, reader: psycopg.Connection, owner: Owner,
             leave = ("place",) if unit.source == "query_executions" else ()
             of = columns(reader, unit.table, leave=leave)
             query = copy_query(of, f"ONLY {unit.table}", unit.condition)
-            written = parquet.write(reader, query, of, (source.id, source.time), store, directory, stem)
+            written = parquet.write(reader, query, of, source, store, directory, stem)
         if written.rows != rows:
             raise ArchiveError(f"{unit} has {rows:,} rows, and {written.rows:,} were read back", "Nothing is dropped.")
         complete(conn, owner, store, unit, archive_id, f"{directory}/{stem}.json", written, of, fingerprint)
@@ -248,7 +248,7 @@ def _manifest(conn: psycopg.Connection, unit: Unit, written: parquet.Written, of
     return Manifest(
         source=unit.source, partition=unit.partition,
         from_time=unit.from_time.astimezone(UTC).isoformat(), to_time=unit.to_time.astimezone(UTC).isoformat(),
-        rows=written.rows, parts=written.parts, columns={column.name: column.type for column in of},
+        rows=written.rows, parts=written.parts, summary=written.summary, columns={column.name: column.type for column in of},
         min_id=written.extent.min_id, max_id=written.extent.max_id,
         min_time=written.extent.min_time, max_time=written.extent.max_time,
         schema_revision=ledger.read(conn).revision or "base", system_identifier=identifier, database=name,

@@ -21,6 +21,7 @@ _LOST = re.compile(
     "terminating connection|closed the connection unexpectedly|connection to server was lost|could not receive data from server"
     "|SSL SYSCALL error|no connection to the server"
 )
+_NO_CONNECTION = re.compile("connection to server (at|on) .* failed: ")
 INSTALL = (
     "Install the PostgreSQL client programs of the server's version or newer (Debian: apt-get install postgresql-client), "
     "or set PGVIGIL_PG_BIN to their directory. Nothing was changed."
@@ -110,13 +111,15 @@ def run(
     tick: Callable[[], None] | None = None,
     forgiven: Callable[[str, int | None], bool] | None = None,
     pinned: bool = True,
+    more: tuple[str, ...] = (),
 ) -> str:
     """Run a client program and return what it printed; its own message becomes the error.
 
     `tick` is called from time to time while it runs, and `forgiven` with its messages so far and its status, None while it runs:
-    False ends it. With `pinned`, its session has the settings of pgvigil's; poolers in session mode refuse them, and then it has none.
+    False ends it. With `pinned`, its session has the settings of pgvigil's, and `more` of them that not every server knows; poolers in
+    session mode refuse them, and then it has none.
     """
-    options = {"PGOPTIONS": target.client_options} if pinned else {}
+    options = {"PGOPTIONS": target.client_options(*more)} if pinned else {}
     try:
         with (
             tempfile.TemporaryFile() as said,
@@ -140,11 +143,18 @@ def run(
     if status and not (forgiven and forgiven(words, status)):
         if pinned and "unsupported startup parameter" in words:
             return run(arguments, target, what, tick=tick, forgiven=forgiven, pinned=False)
+        if pinned and not more and "due to transaction timeout" in words:  # shorter than its own first statements
+            return run(arguments, target, what, tick=tick, forgiven=forgiven, more=("transaction_timeout",))
         words = words.strip() or f"the program ended with status {status}"
         if _LOST.search(words):
             raise ConnectError(
                 f"{what}, because its connection was lost:\n  " + words.replace("\n", "\n  "),
                 "Read the server's log, then run this again. Nothing was changed.",
+            )
+        if _NO_CONNECTION.search(words):
+            raise ConnectError(
+                f"{what}, because it could not connect:\n  " + words.replace("\n", "\n  "),
+                "Check that the server is running, then run this again. Nothing was changed.",
             )
         raise BackupError(
             f"{what}:\n  " + words.replace("\n", "\n  "), ELSEWHERE if "space" in words else "Nothing was changed."

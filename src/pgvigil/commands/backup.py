@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
-from pgvigil.text import page, print_report, quoted
+from pgvigil.text import one_line, page, print_report, quoted
 
 if TYPE_CHECKING:
     from pgvigil.backup.catalogue import Entry, Pruned
@@ -134,7 +134,7 @@ def _text(entries: list[Entry], directory: Path) -> str:
     """Return the backups for people, newest first."""
     if not entries:
         return f"no backups in {directory}"
-    width = max(len(entry.backup.database) if entry.backup else 0 for entry in entries)
+    width = max(len(one_line(entry.backup.database)) if entry.backup else 0 for entry in entries)
 
     def row(
         state: str, taken: str, name: str, at: str, kind: str, mb: str, rows: str, checked: str, archive: str
@@ -147,11 +147,9 @@ def _text(entries: list[Entry], directory: Path) -> str:
         if made is None:
             lines.append(row(entry.state, "", "", "", "", size, "", "", quoted(entry.archive.name)))
             continue
-        at, rows = made.revision or "base", f"{made.rows:,}"
+        name, at, rows = one_line(made.database), one_line(made.revision or "base"), f"{made.rows:,}"
         taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
-        lines.append(
-            row(entry.state, taken, made.database, at, made.kind, size, rows, checked, quoted(entry.archive.name))
-        )
+        lines.append(row(entry.state, taken, name, at, made.kind, size, rows, checked, quoted(entry.archive.name)))
         lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
         lines += [f"{'':<12}not in the backup: {left}" for left in made.left_out]
     return page(lines)

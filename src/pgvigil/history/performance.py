@@ -8,13 +8,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
+from pgvigil.archives.catalogue import Archive
+from pgvigil.archives.summary import BIN, GAMMA, added_query
 from pgvigil.database import Target
 from pgvigil.history.engines import Ask
-from pgvigil.history.snapshot import Span, paths, snapshot
-
-_GAMMA = "0.020000666706669435"  # as pgvigil.histogram_bin has it
-_BIN = f"CASE WHEN duration_ms < 1 THEN 0 ELSE 1 + CAST(ceil(ln(CAST(duration_ms AS DOUBLE)) / {_GAMMA} - 1e-9) AS INT) END"
+from pgvigil.history.snapshot import Span, paths_and_summaries, snapshot
 
 
 @dataclass
@@ -60,13 +60,13 @@ def _value(bin_: int) -> float:
     """As pgvigil.histogram_value."""
     if bin_ < 1:
         return 0.0
-    value = 0.99 * math.exp((bin_ - 1) * float(_GAMMA))
+    value = 0.99 * math.exp((bin_ - 1) * float(GAMMA))
     return float(round(value)) if bin_ <= 196 else value
 
 
 def files_query(span: Span) -> str:
     """Return the query on the files."""
-    return f"""SELECT {span.bucket("created_at")} AS bucket, operation, {_BIN} AS bin, count(*) AS calls,
+    return f"""SELECT {span.bucket("created_at")} AS bucket, operation, {BIN} AS bin, count(*) AS calls,
                       count(*) FILTER (WHERE success) AS successful, CAST(sum(duration_ms) AS BIGINT) AS total_ms, min(duration_ms), max(duration_ms)
                FROM {{files}} WHERE {span.duck("created_at")} GROUP BY 1, 2, 3"""
 
@@ -83,9 +83,19 @@ def trends(
             span.since, span.until,
         )  # fmt: skip
         archives = moment.files_of("performance_logs", span)
-    with paths(archives, moved_to) as files:
-        rows += ask(files_query(span), files)
+    rows += archived(span, archives, ask, moved_to)
     return merge(span, [row for row in rows if operation is None or row[1] == operation])
+
+
+def summaries_query(span: Span) -> str:
+    """Return the query on summaries by day."""
+    return added_query("{files}", "CAST(0 AS BIGINT)" if span.by == "all" else "day")
+
+
+def archived(span: Span, archives: list[Archive], ask: Ask, moved_to: str | None = None) -> list[tuple[Any, ...]]:
+    """Read archives: of those that lie wholly within the time the summary, of others the rows."""
+    with paths_and_summaries(archives, span, moved_to) as (files, summaries):
+        return ask(files_query(span), files) + ask(summaries_query(span), summaries)
 
 
 def merge(span: Span, rows: list[tuple]) -> list[Trend]:  # type: ignore[type-arg]

@@ -36,6 +36,10 @@ class Span:
         if self.since >= self.until:
             raise UsageError(f"--since {self.since} is not before --until {self.until}", "Give an earlier --since.")
 
+    def holds(self, first: datetime | None, last: datetime | None) -> bool:
+        """Tell whether all of that time, both ends included, is in this one; not where an end is unknown."""
+        return first is not None and last is not None and self.since <= first and last < self.until
+
     def duck(self, column: str) -> str:
         """The condition in the engines' SQL."""
         return f"{column} >= {{time}} '{_utc(self.since)}' AND {column} < {{time}} '{_utc(self.until)}'"
@@ -116,3 +120,25 @@ def paths(archives: list[Archive], moved_to: str | None) -> Iterator[list[Path]]
             made = catalogue.manifest_of(store, archive)
             found += stack.enter_context(catalogue.opened(store, archive, made))
         yield found
+
+
+@contextmanager
+def paths_and_summaries(
+    archives: list[Archive], span: Span, moved_to: str | None
+) -> Iterator[tuple[list[Path], list[Path]]]:
+    """As `paths`; for an archive that has a summary by day which answers for that time, the summary instead of the files: which must be
+    as they were written all the same, so that there is no answer from a damaged archive.
+    """
+    with ExitStack() as stack:
+        found: list[Path] = []
+        summaries: list[Path] = []
+        for archive in archives:
+            store = catalogue.store_of(archive, moved_to)
+            made = catalogue.manifest_of(store, archive)
+            if made.summary and span.by != "hour" and span.holds(archive.min_time, archive.max_time):
+                with catalogue.opened(store, archive, made):
+                    pass
+                summaries.append(stack.enter_context(catalogue.opened_summary(store, archive, made.summary)))
+            else:
+                found += stack.enter_context(catalogue.opened(store, archive, made))
+        yield found, summaries

@@ -26,6 +26,8 @@ def page(
     conversation_id: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    longer_than: float | None = None,
+    up_to: float | None = None,
     cursor: str | None,
     limit: int,
     offset: int,
@@ -40,6 +42,8 @@ def page(
         (f"conversation_id {EQUALS} %s", conversation_id),
         ("started_at OPERATOR(pg_catalog.>=) %s", since),
         ("started_at OPERATOR(pg_catalog.<) %s", until),
+        ("execution_time OPERATOR(pg_catalog.>) %s::pg_catalog.float8", longer_than),
+        ("execution_time OPERATOR(pg_catalog.<=) %s::pg_catalog.float8", up_to),
     ):
         if value is not None:
             conditions.append(condition)

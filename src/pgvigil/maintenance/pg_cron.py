@@ -32,8 +32,9 @@ def install(target: Target) -> CronJobs:
         preflight.require_primary(conn)
         jobs = jobs_of(conn)
         name = conn.info.dbname
-        row = conn.execute("SELECT coalesce(current_setting('cron.database_name', true), 'postgres')").fetchone()
-        home = str(row[0]) if row else name
+        # Only superusers see this setting; a view has no row for others, and the function raises.
+        row = conn.execute("SELECT setting FROM pg_settings WHERE name = 'cron.database_name'").fetchone()
+        home = str(row[0]) if row else "postgres"
         here = _cron_function(conn, "schedule") is not None
         run_as = _cron_role(conn)
     with database.connect(target if here else target.at(home), "maintain (pg_cron)") as cron:
@@ -52,9 +53,12 @@ def install(target: Target) -> CronJobs:
                 call += [name, *([] if run_as is None else [run_as])]
             given = sql.SQL(", ").join([sql.Placeholder()] * len(call))
             cron.execute(sql.SQL("SELECT {}({})").format(schedule, given), call)
+        cron.execute("SET row_security = on")  # a role that is not a superuser sees only its own jobs
         earlier = cron.execute(
-            """SELECT DISTINCT j.jobname || ' (' || j.username || ')' FROM cron.job j JOIN pg_roles r ON r.rolname = j.username
-               WHERE j.database = %s AND starts_with(j.jobname, %s) AND r.rolsuper AND j.username <> coalesce(%s, current_user)
+            """SELECT DISTINCT coalesce(j.jobname, 'job ' || j.jobid) || ' (' || j.username || ')'
+               FROM cron.job j JOIN pg_roles r ON r.rolname = j.username
+               WHERE j.database = %s AND (starts_with(j.jobname, %s) OR j.command ~* '\\m(pgvigil|instrumentation)\\M')
+                 AND r.rolsuper AND j.username <> coalesce(%s, current_user)
                ORDER BY 1""",
             (name, f"pgvigil {name} ", run_as),
         ).fetchall()

@@ -11,7 +11,7 @@ from psycopg import sql as compose
 from pgvigil import database, project
 from pgvigil.errors import PreconditionError
 from pgvigil.migration import preflight
-from pgvigil.validate import check_application_tables, load_spec
+from pgvigil.validate import check_application_definitions, check_application_tables, load_spec
 
 MINIMUM_SERVER = 14
 APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
@@ -36,10 +36,11 @@ def require_usable_server(conn: psycopg.Connection) -> None:
 
 def require_triggers(conn: psycopg.Connection) -> None:
     """Raises PreconditionError if this session writes past triggers and foreign keys, by a setting of its role, database or server."""
-    role = one(conn, "SELECT current_setting('session_replication_role')")
-    if role != "origin":
+    if (
+        one(conn, "SELECT current_setting('session_replication_role')") == "replica"
+    ):  # with local, ordinary triggers fire
         raise PreconditionError(
-            f"session_replication_role is {role}: no trigger would fire, and no foreign key would be checked",
+            "session_replication_role is replica: no trigger would fire, and no foreign key would be checked",
             "Reset it for this role and database (ALTER ROLE … RESET session_replication_role), then run this again.",
         )
 
@@ -156,11 +157,11 @@ _UNFIT = """
     UNION ALL
     SELECT format('table %%s is of the type %%s: columns can only be added to the type', name, t.reloftype::regtype) FROM t WHERE t.reloftype <> 0
     UNION ALL
-    SELECT format('table %%s has no primary key, and no other unique constraint, on (id) alone that a foreign key can refer to; ALTER TABLE %%s ADD %%s (id)',
-                  name, name, CASE WHEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid AND i.indisprimary) THEN 'UNIQUE' ELSE 'PRIMARY KEY' END)
+    SELECT format('table %%s has no primary key on (id) alone that a foreign key can refer to; ALTER TABLE %%s %%sADD PRIMARY KEY (id)', name, name,
+                  (SELECT format('DROP CONSTRAINT %%I, ', k.conname) FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'p'))
     FROM t WHERE relname = 'sessions' AND relkind = 'r' AND NOT EXISTS (
         SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = t.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1 AND a.attname = 'id')
+        WHERE i.indrelid = t.oid AND i.indisprimary AND i.indimmediate AND i.indisvalid AND i.indnkeyatts = 1 AND a.attname = 'id')
     UNION ALL
     SELECT format('column %%I of table %%s is %%s: pgvigil writes it', a.attname, name,
                   CASE WHEN a.attgenerated <> '' THEN 'generated' ELSE 'an identity' END)
@@ -189,6 +190,16 @@ def require_fit(conn: psycopg.Connection, schema: str) -> None:
             f'schema "{schema}" cannot be migrated as it is: '
             + "\n  ".join(lines if len(lines) == 1 else ["", *lines]),
             "Change that, then run this again. Nothing was changed.",
+        )
+    # The migrations change nothing of what the application made, so the verdict before the commit would refuse it.
+    findings = check_application_definitions(conn, load_spec(project.SPEC), schema)
+    if findings:
+        told = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
+        path = [] if schema == "public" else [f"SET search_path = {compose.Identifier(schema).as_string(conn)};"]
+        fixes = "".join(f"\n  {line}" for line in [*path, *(line for f in findings for line in f.fix.splitlines())])
+        raise PreconditionError(
+            f'tables of the application in schema "{schema}" differ from what pgvigil was made for:{told}',
+            f"Change that, then run this again. Nothing was changed.{fixes}",
         )
 
 

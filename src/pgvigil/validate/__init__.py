@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pgvigil.validate.report.formats import FORMATS, render
     from pgvigil.validate.report.model import Finding, Report, Unchecked
     from pgvigil.validate.report.source_lines import with_source_line
-    from pgvigil.validate.run import check_application_tables, event_triggers, validate
+    from pgvigil.validate.run import check_application_definitions, check_application_tables, event_triggers, validate
     from pgvigil.validate.selftest import self_test
     from pgvigil.validate.spec.cache import load_declaration
     from pgvigil.validate.spec.declaration import Declaration
@@ -30,6 +30,7 @@ _WHERE = {
     "Report": "report.model",
     "Spec": "spec.document",
     "Unchecked": "report.model",
+    "check_application_definitions": "run",
     "check_application_tables": "run",
     "dump_spec": "spec.dump",
     "event_triggers": "run",
@@ -52,6 +53,7 @@ __all__ = [
     "Report",
     "Spec",
     "Unchecked",
+    "check_application_definitions",
     "check_application_tables",
     "dump_spec",
     "event_triggers",

@@ -186,3 +186,18 @@ def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[
             elif there is not None and there["type"] != attributes["type"]:
                 collector.differ(ref, [AttributeDiff(attributes["type"], there["type"])])
     return collector.settled(conn)
+
+
+def check_application_definitions(conn: Connection, spec: Spec, schema: str) -> list[Finding]:
+    """Compare the columns and constraints that the application's tables came with, before any migration is there."""
+    declaration = _declared(spec)
+    found = snapshot(conn, declaration.scope(schema), schema)
+    to_come = tuple(chain.from_iterable(patterns for _, patterns in declaration.later))
+    collector = DiffBuilder(declaration, found, to_come=to_come)
+    Comparison(collector, None, {}).run()
+    base = {
+        ref.path
+        for ref, mark in declaration.marks.items()
+        if not mark.ours and ref.kind in ("column", "constraint") and declaration.roots[ref] in declaration.application
+    }
+    return [one for one in collector.settled(conn) if one.severity == "finding" and one.object in base]

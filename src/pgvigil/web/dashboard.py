@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import html
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -36,6 +37,7 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
     " form-action 'self'; frame-ancestors 'none'"
 )
+_IMPORT: Final = re.compile(r'^import .* from "\./([^"]+)";$', re.MULTILINE)
 _PAGE_HEADERS: Final = {
     "Content-Security-Policy": _POLICY, "Cache-Control": "private, no-cache", "Cross-Origin-Opener-Policy": "same-origin",
     "X-Frame-Options": "DENY",
@@ -65,6 +67,18 @@ def _static() -> tuple[str, dict[str, _File]]:
     return digest.hexdigest()[:16], found
 
 
+def _modules(name: str) -> list[str]:
+    """Return what the module imports, so that a browser asks for all at once and not for one after another."""
+    found: list[str] = []
+    waiting = [name]
+    while waiting:
+        text = _static()[1][waiting.pop()].content.decode()
+        new = [one for one in _IMPORT.findall(text) if one not in found]
+        found += new
+        waiting += new
+    return found
+
+
 @cache
 def document(page: str, *, tokens: bool = False) -> bytes:
     """Return the HTML of a page."""
@@ -72,6 +86,7 @@ def document(page: str, *, tokens: bool = False) -> bytes:
     values = {
         "page": page, "title": html.escape(_TITLES[page]), "static": f"static/{_static()[0]}", "version": __version__,
         "tokens": "yes" if tokens else "no",
+        "preload": "\n".join(f'<link rel="modulepreload" href="static/{_static()[0]}/{name}">' for name in _modules(f"{page}.js")),
     }  # fmt: skip
     for name, value in values.items():
         text = text.replace(f"{{{{{name}}}}}", value)

@@ -193,6 +193,8 @@ class _Page:
         ] = None,
         since: Since = None,
         until: Until = None,
+        longer_than: Annotated[float | None, Query(allow_inf_nan=False, ge=0, description="Seconds")] = None,
+        up_to: Annotated[float | None, Query(allow_inf_nan=False, ge=0, description="Seconds")] = None,
     ) -> None:
         if cursor is not None and offset:
             raise problems.bad_parameter(
@@ -206,6 +208,7 @@ class _Page:
             cursor,
         )
         self.conversation_id = conversation_id
+        self.longer_than, self.up_to = longer_than, up_to
         self.since, self.until = moment("from", since), moment("to", until)
 
 
@@ -306,7 +309,7 @@ async def _page(store: Store, request: Request, principal: Principal, page: _Pag
     try:
         query, values = queries.page(
             columns, user_id=user_id, status=page.status, database_type=page.database_type,
-            conversation_id=page.conversation_id, since=page.since, until=page.until,
+            conversation_id=page.conversation_id, since=page.since, until=page.until, longer_than=page.longer_than, up_to=page.up_to,
             cursor=page.cursor, limit=page.limit, offset=page.offset,
         )  # fmt: skip
     except ValueError:

@@ -1,7 +1,7 @@
 import { Card, ago, badge, choice, code, count, facts, field, fill, filters, follow, h, hideable, link, local, moment, newId, offer, parameters, query, read, span, start, table } from "./app.js";
 import { executionsPerHour } from "./charts.js";
 
-const NAMES = ["user_id", "conversation_id", "database_type", "status", "from", "to"];
+const NAMES = ["user_id", "conversation_id", "database_type", "status", "from", "to", "longer_than", "up_to"];
 const chosen = Object.fromEntries(NAMES.map((name) => [name, parameters.get(name)]).filter(([, value]) => value));
 
 const form = filters("executions", [
@@ -11,6 +11,8 @@ const form = filters("executions", [
   field("conversation_id", "Conversation", { maxlength: 100, size: 12 }),
   field("from", "From", { type: "datetime-local", value: local(parameters.get("from")) }),
   field("to", "To", { type: "datetime-local", value: local(parameters.get("to")) }),
+  field("longer_than", "Longer than (s)", { type: "number", min: 0, step: "any", size: 6 }),
+  field("up_to", "Up to (s)", { type: "number", min: 0, step: "any", size: 6 }),
 ]);
 
 follow("engines", (engines) => offer(form, "database_type", [["", "all"], ...engines.map((one) => [one.database_type, one.database_type])]));
@@ -18,9 +20,10 @@ follow("engines", (engines) => offer(form, "database_type", [["", "all"], ...eng
 function durations(rows) {
   const all = rows.reduce((sum, row) => sum + row.executions, 0);
   const most = Math.max(1, ...rows.map((row) => row.executions));
+  const before = (row) => rows[rows.indexOf(row) - 1]?.bound;
   return table("Duration of all executions that were counted", [
     ["Up to", (row) => row.bound === null ? "longer" : span(row.bound)],
-    ["Executions", (row) => count(row.executions), "n"],
+    ["Executions", (row) => row.executions ? link(query("executions", { longer_than: before(row), up_to: row.bound }), count(row.executions)) : "0", "n"],
     ["Share", (row) => [h("progress", { max: most, value: row.executions, "aria-label": `executions ${row.bound === null ? "longer" : `up to ${span(row.bound)}`}` }), ` ${all ? (row.executions / all * 100).toFixed(1) : 0} %`]],
   ], all ? rows : [], { empty: "Job totals has not counted an execution yet." });
 }
