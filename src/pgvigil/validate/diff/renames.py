@@ -42,6 +42,8 @@ _OTHERS = (
 _APART = {"comment", "owned_by", "not_null", "not_null_comment", "index_comment", "depends_on", "name"}
 # A rule prints its own name.
 _RULE = re.compile(r'CREATE RULE ("(?:[^"]|"")*"|[^\s"]+) AS')
+# An operator that lost its schema, and with it the need for these words.
+_OPERATOR = re.compile(r'OPERATOR\(([^().\w"]+)\)')
 # What tells one relation from another of the same columns.
 _SHAPE = ("kind", "partition_by", "partition_of", "bound", "of_type", "server", "definition")
 
@@ -407,7 +409,7 @@ class _Search:
             for word, new, again, once in self.words:
                 value = word.sub(lambda _, new=new: new, value)  # type: ignore[misc]
                 value = again.sub(once, value) if again else value
-            return value
+            return _OPERATOR.sub(r"\1", value)
         if isinstance(value, list):
             return [self._read(one) for one in value]
         if isinstance(value, dict):
