@@ -699,7 +699,7 @@ def _advice(words: str, target: Target) -> str:
     if "password" in words:
         return "Check user and password: DATABASE_URL, PGPASSWORD, or a line in ~/.pgpass (mode 0600)."
     if re.search(r'database ".*" does not exist', words):
-        return "Check the name with psql -l; pgvigil setup creates a new database."
+        return f"Check the name with psql -l. To create it: pgvigil setup{target.option}"
     if re.search(r'role ".*" does not exist', words):
         return "Check the user name: it is part of the URL, or PGUSER."
     return connect_advice.advice(words)

@@ -88,6 +88,7 @@ class Printed:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             cli.main([*words, *(["--database-url", self.database.url] if target else [])])
         said = re.sub(r" --database-url '[^']*'", "", err.getvalue() + out.getvalue())
+        said = re.sub(r"(PostgreSQL [\d.]+) \(.*\)$", r"\1", said, flags=re.MULTILINE)  # whose package the server is of
         for name, called in (
             (self.database.name, "app"),
             (f"{self.place}", "…"),

@@ -229,6 +229,12 @@ def test_a_connection_that_fails_has_a_hint(call: Run, shared: Database, options
     assert expected in done.stderr.partition("hint: ")[2]
 
 
+def test_the_command_that_creates_a_missing_database_names_it(call: Run, shared: Database) -> None:
+    url = shared.tcp_url.replace(shared.name, "missing")
+    hint = call("pgvigil", "status", "--database-url", url).stderr.partition("hint: ")[2]
+    assert re.search(r"pgvigil setup --database-url '[^']*dbname=missing[^']*'$", hint.rstrip()), hint
+
+
 def test_an_unknown_service_has_a_hint(call: Run) -> None:
     done = call("pgvigil", "status", "--database-url", "service=missing")
     assert "PGSERVICEFILE" in done.stderr.partition("hint: ")[2]

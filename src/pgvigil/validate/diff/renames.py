@@ -78,7 +78,7 @@ def follow(
     found: Snapshot,
     comes_later: Callable[[ObjectRef], bool] = lambda _: False,
 ) -> Renames:
-    """What is missing because a migration that is still to come brings it has no other name: nobody looks for it."""
+    """Find what has another name than declared; what a migration still to come brings is not looked for."""
     if expected == found.objects:
         return Renames(found, nothing_differs=True)
     missing = expected.keys() - found.objects.keys()
