@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from conftest import Database
+from helpers.web_routes import ROUTES
 from pgvigil import web
 from pgvigil.errors import UsageError
 from pgvigil.web import access
@@ -22,56 +23,6 @@ from web.conftest import MANY, Serve, by_header, problem
 pytestmark = pytest.mark.client_side
 PATH = "/api/v1/executions"
 
-# What an answer is to nobody, a viewer, an admin. 422 and 404 are those of somebody who was let in, for what these tests send.
-OPEN, READ, WRITE = (200, 200, 200), (401, 200, 200), (401, 403, 422)
-NO_WORKER = (401, 404, 404)  # it was let in: there is nothing to tell
-ROUTES = {
-    ("GET", "/livez"): OPEN,
-    ("GET", "/readyz"): OPEN,
-    ("GET", "/openapi.json"): OPEN,
-    ("GET", "/api/v1/executions"): READ,
-    ("POST", "/api/v1/executions"): WRITE,
-    ("GET", "/api/v1/executions/{user_id}"): READ,
-    ("GET", "/api/v1/executions/{user_id}/stats"): READ,
-    ("GET", "/api/v1/executions/{user_id}/database-stats"): READ,
-    ("GET", "/api/v1/executions/stats/global"): READ,
-    ("GET", "/api/v1/executions/database-stats/global"): READ,
-    ("GET", "/admin/session-monitoring/status"): NO_WORKER,
-    ("GET", "/admin/session-monitoring/metrics"): NO_WORKER,
-    ("GET", "/admin/session-monitoring/summary"): NO_WORKER,
-    ("GET", "/admin/session-monitoring/alerts"): NO_WORKER,
-    ("GET", "/admin/session-monitoring/health"): (503, 503, 503),
-    ("GET", "/performance/{what}"): (308, 308, 308),
-    ("GET", "/metrics"): READ,
-    ("GET", "/api/v1/sessions"): READ,
-    ("GET", "/api/v1/sessions/{id}"): (401, 404, 404),
-    ("GET", "/api/v1/sessions/{id}/timeline"): (401, 404, 404),
-    ("GET", "/api/v1/sessions/{id}/context"): READ,
-    ("GET", "/api/v1/sessions/{id}/handoffs"): READ,
-    ("GET", "/api/v1/sessions/{id}/operations"): READ,
-    ("GET", "/api/v1/connections"): READ,
-    ("GET", "/api/v1/statements/live"): READ,
-    ("GET", "/api/v1/alerts"): READ,
-    ("GET", "/api/v1/application"): READ,
-    ("GET", "/api/v1/application/workers"): READ,
-    ("GET", "/api/v1/operations/calls"): (401, 422, 422),
-    ("GET", "/api/v1/operations"): READ,
-    ("GET", "/api/v1/jobs"): READ,
-    ("GET", "/api/v1/health"): READ,
-    ("POST", "/api/v1/connections/{id}/kill"): (401, 403, 409),
-    ("POST", "/api/v1/sessions/{id}/archive"): (401, 403, 404),
-    ("POST", "/api/v1/sessions/{id}/reactivate"): (401, 403, 404),
-    ("POST", "/api/v1/jobs/{job}/run"): (401, 403, 404),
-    ("GET", "/"): (307, 307, 307),
-    ("GET", "/admin/session-monitoring/dashboard"): (307, 307, 307),
-    ("GET", "/admin/session-monitoring/dashboard/"): (303, 200, 200),
-    ("GET", "/admin/session-monitoring/dashboard/{name}"): (303, 200, 200),
-    ("GET", "/admin/session-monitoring/dashboard/state"): READ,
-    ("GET", "/admin/session-monitoring/dashboard/login"): OPEN,
-    ("POST", "/admin/session-monitoring/dashboard/login"): (422, 422, 422),
-    ("POST", "/admin/session-monitoring/dashboard/logout"): (204, 204, 204),
-    ("GET", "/admin/session-monitoring/dashboard/static/{version}/{name}"): (404, 404, 404),
-}
 ROLES = (None, "viewer", "admin")
 
 

@@ -17,11 +17,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from conftest import Database, Mortal, servers, wait_until
+from helpers.web_routes import ROUTES
 from pgvigil import cli
 from pgvigil.embedded import Server
 from pgvigil.web import store as store_module
 from web.conftest import Serve, problem
-from web.test_web_access import ROUTES
 
 pytestmark = pytest.mark.client_side
 PATH = "/api/v1/executions"
