@@ -133,7 +133,8 @@ class DiffBuilder:
         answers = settle(
             conn, self.found.schema, [part.probe for entry in self._entries for part in entry.parts if part.probe]
         )
-        followers = self._followers()
+        # To look for what is missing because of something takes long, and nobody asks where all of it is still to come.
+        followers = {} if all(map(self.comes_later, self._missing)) else self._followers()
         follows = {ref for refs in followers.values() for ref in refs}
         makers = {entry.ref: entry.fix for entry in self._entries if entry.fix and entry.finding.kind == "missing"}
         findings: list[tuple[ObjectRef, Finding]] = []
