@@ -38,7 +38,7 @@ from pgvigil import embedded  # noqa: E402
 GROW = """
     INSERT INTO sessions (session_key, agent_from, agent_to, created_at, updated_at)
     SELECT 'grown-' || n, 'agent-' || n %% 37, 'agent-' || n %% 41, timestamptz '2026-11-01', timestamptz '2026-11-01'
-    FROM generate_series(20001, %(rows)s) n
+    FROM generate_series(6001, %(rows)s) n
 """
 
 

@@ -34,7 +34,7 @@ GROW = """
     INSERT INTO sessions (session_key, agent_from, agent_to, status, created_at, updated_at)
     SELECT 'grown-' || n, 'agent-' || n %% 37, 'agent-' || n %% 41, CASE WHEN n %% 7 = 0 THEN 'completed' ELSE 'active' END,
            timestamptz '2026-11-01' - n * interval '1 minute', timestamptz '2026-11-01' - n * interval '30 seconds'
-    FROM generate_series(20001, %(sessions)s) n;
+    FROM generate_series(6001, %(sessions)s) n;
     INSERT INTO context_history (session_id, sequence_number, context_type, content)
     SELECT id, k, 'message', 'some words of context' FROM sessions, generate_series(101, 103) k;
 """

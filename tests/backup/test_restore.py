@@ -199,10 +199,13 @@ def test_a_migrated_database_is_proved_and_comes_back(migrated: Database, tmp_pa
 @pytest.mark.parametrize(
     ("write", "words"),
     [
-        (NEW_ROW, r"public\.sessions has 20,001 rows that differ from the 20,000 in the backup"),
+        (
+            NEW_ROW,
+            rf"public\.sessions has {EXISTING_SESSIONS + 1:,} rows that differ from the {EXISTING_SESSIONS:,} in the backup",
+        ),
         (
             "UPDATE sessions SET metadata = '{\"n\": 1}' WHERE session_key = 'session-7'",
-            r"public\.sessions has 20,000 rows",
+            rf"public\.sessions has {EXISTING_SESSIONS:,} rows",
         ),
         ("CREATE TABLE later AS SELECT 1 AS n", r"public\.later has 1 row and was created after the backup"),
     ],
@@ -232,9 +235,9 @@ def test_what_is_written_while_the_restore_runs_is_found_before_the_swap(
         carry_over(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(swap, "carry_over", write_and_carry_over)
-    with pytest.raises(RestoreError, match="20,001 rows"):
+    with pytest.raises(RestoreError, match=f"{EXISTING_SESSIONS + 1:,} rows"):
         restore_displaced()
-    assert existing.execute("SELECT count(*) FROM sessions") == [(20001,)]
+    assert existing.execute("SELECT count(*) FROM sessions") == [(EXISTING_SESSIONS + 1,)]
     assert family(existing) == [existing.name]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -482,6 +483,8 @@ def test_a_run_is_ended_in_order_by_a_terminal_that_closes(existing: Database, s
             env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
             stderr=subprocess.PIPE,
             text=True,
+            # Tests that nohup started would have it ignore the signal.
+            preexec_fn=partial(signal.signal, sign, signal.SIG_DFL),  # noqa: PLW1509 - no threads run here
         )
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sessions'::regclass"
         wait_until(lambda: existing.execute(waiting) != [(0,)])
