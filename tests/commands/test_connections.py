@@ -484,7 +484,7 @@ def test_a_run_is_ended_in_order_by_a_terminal_that_closes(existing: Database, s
             stderr=subprocess.PIPE,
             text=True,
             # Tests that nohup started would have it ignore the signal.
-            preexec_fn=partial(signal.signal, sign, signal.SIG_DFL),  # noqa: PLW1509 - no threads run here
+            preexec_fn=partial(signal.signal, sign, signal.SIG_DFL),
         )
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sessions'::regclass"
         wait_until(lambda: existing.execute(waiting) != [(0,)])
