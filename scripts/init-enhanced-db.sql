@@ -1096,17 +1096,21 @@ BEGIN
     END IF;
     old_table := to_regclass('pgvigil.legacy_' || leftover.table_name);
     IF leftover.rows_found IS NULL THEN
-        BEGIN
-            EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM %s o',
-                           CASE leftover.table_name
-                                WHEN 'system_metrics' THEN 'recorded_at'
-                                WHEN 'query_executions' THEN 'started_at'
-                                ELSE 'created_at' END,
-                           old_table)
-                INTO oldest;
-        EXCEPTION WHEN data_exception THEN
-            oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
-        END;
+        IF state ->> 'table' IS DISTINCT FROM leftover.table_name THEN  -- once a table: it reads all rows
+            BEGIN
+                EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM %s o',
+                               CASE leftover.table_name
+                                    WHEN 'system_metrics' THEN 'recorded_at'
+                                    WHEN 'query_executions' THEN 'started_at'
+                                    ELSE 'created_at' END,
+                               old_table)
+                    INTO oldest;
+            EXCEPTION WHEN data_exception THEN
+                oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
+            END;
+            state := jsonb_build_object('table', leftover.table_name, 'from', oldest);
+        END IF;
+        oldest := (state ->> 'from')::timestamptz;
         -- Partitions for three years of months or three months of days; older rows go into the default one. One a
         -- transaction: a partition of session_lifecycle locks sessions against writers until the transaction ends.
         FOR slice IN SELECT start AT TIME ZONE 'UTC'
@@ -1119,7 +1123,7 @@ BEGIN
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
                 PERFORM pgvigil.finish_owner_code();
-                RETURN state;
+                RETURN jsonb_set(state, '{from}', to_jsonb(slice));  -- the next step goes on from there
             END IF;
         END LOOP;
         EXECUTE format('SELECT count(*) FROM %s', old_table) INTO found_rows;
@@ -1155,7 +1159,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that had the names of ours '
     'into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'ffd93741f1afff9d3596fdcd3a9e5afae50d52e27da0dfdabe0c4c801db82122', '825e5f6936acd71d4da64b0423fee5c812ffa1119603e243e016dba5327adbe4', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'fe3fc029ae2cfb9244a183b4c9112c9a9aa5e2852931e923c31f1a00a2c65acb', 'd2af65725047b89164afb1dc180139b657e68a304047c617c9f11de2c28913aa', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- Monitoring tables. The three append-only ones are partitioned by their time-ordered id: id stays a true primary key,

@@ -116,17 +116,21 @@ BEGIN
     END IF;
     old_table := to_regclass('pgvigil.legacy_' || leftover.table_name);
     IF leftover.rows_found IS NULL THEN
-        BEGIN
-            EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM %s o',
-                           CASE leftover.table_name
-                                WHEN 'system_metrics' THEN 'recorded_at'
-                                WHEN 'query_executions' THEN 'started_at'
-                                ELSE 'created_at' END,
-                           old_table)
-                INTO oldest;
-        EXCEPTION WHEN data_exception THEN
-            oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
-        END;
+        IF state ->> 'table' IS DISTINCT FROM leftover.table_name THEN  -- once a table: it reads all rows
+            BEGIN
+                EXECUTE format('SELECT min((to_jsonb(o) ->> %L)::timestamptz) FROM %s o',
+                               CASE leftover.table_name
+                                    WHEN 'system_metrics' THEN 'recorded_at'
+                                    WHEN 'query_executions' THEN 'started_at'
+                                    ELSE 'created_at' END,
+                               old_table)
+                    INTO oldest;
+            EXCEPTION WHEN data_exception THEN
+                oldest := '-infinity';  -- some row holds no time at all; that row will stay behind
+            END;
+            state := jsonb_build_object('table', leftover.table_name, 'from', oldest);
+        END IF;
+        oldest := (state ->> 'from')::timestamptz;
         -- Partitions for three years of months or three months of days; older rows go into the default one. One a
         -- transaction: a partition of session_lifecycle locks sessions against writers until the transaction ends.
         FOR slice IN SELECT start AT TIME ZONE 'UTC'
@@ -139,7 +143,7 @@ BEGIN
                      WHERE parent_table = leftover.table_name AND oldest IS NOT NULL LOOP
             IF pgvigil.ensure_partitions(leftover.table_name, slice, slice) > 0 THEN
                 PERFORM pgvigil.finish_owner_code();
-                RETURN state;
+                RETURN jsonb_set(state, '{from}', to_jsonb(slice));  -- the next step goes on from there
             END IF;
         END LOOP;
         EXECUTE format('SELECT count(*) FROM %s', old_table) INTO found_rows;

@@ -397,18 +397,19 @@ def connect(target: Target, purpose: str, *, wait: float = 0, within: float = 10
 
     Raises PoolerError if a pooler gives each transaction another backend; then nothing was set in any of them.
     """
-    conn = None
+    given, version = None, 0  # unknown: the last limit may be unknown to the server, too
     try:
         conn = open_connection(target, purpose, wait=wait)
+        given, version = conn.info.options, conn.info.server_version  # a connection that was lost does not tell
         return _pinned(conn, within)
     except (psycopg.OperationalError, ConnectError) as error:
         failure = _connect_error(error, target)
-    if conn is None and not _ENDED_BY_A_LIMIT.search(failure.message):
+    if given is None and not _ENDED_BY_A_LIMIT.search(failure.message):
         raise failure
     # A limit of the role or the database may be shorter than the statement that removes it, or even than the connection's own start.
     # A pooler does not accept such options: it has then accepted the connection, but has no server to offer.
-    given = conn.info.options if conn else target.parameters.get("options", os.environ.get("PGOPTIONS", ""))
-    version = conn.info.server_version if conn else 0  # unknown: the last limit may be unknown to the server, too
+    if given is None:
+        given = target.parameters.get("options", os.environ.get("PGOPTIONS", ""))
     for limits in [_LIMITS] * (not version or version >= 170000) + [_LIMITS[:-1]] * (version < 170000):
         options = " ".join([given, *(f"-c {name}=0" for name in limits)])
         with suppress(psycopg.OperationalError, ConnectError):

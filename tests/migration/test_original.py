@@ -24,11 +24,6 @@ VIEWS = {"session_monitoring_view", "performance_monitoring_view"}
 # What the application does while it runs, and what has to come of it.
 RUN_TIME = [
     "INSERT INTO sessions (session_key, agent_from, agent_to, metadata) VALUES ('app-1', 'a', 'b', '{}')",
-    # as an object mapper that sends every column
-    "INSERT INTO sessions (session_key, agent_from, agent_to, status, created_at, updated_at, expires_at, metadata, last_activity_at, is_dormant,"
-    " archived_at, retention_policy) VALUES ('app-2', 'a', NULL, 'active', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
-    "UPDATE sessions SET agent_from = 'b', created_at = NULL, updated_at = NULL, expires_at = NULL, metadata = NULL, last_activity_at = NULL,"
-    " is_dormant = NULL, archived_at = NULL, retention_policy = NULL WHERE session_key = 'app-2'",
     "INSERT INTO context_history (session_id, sequence_number, context_type, content, metadata, tokens_used)"
     " SELECT id, 1, 'message', 'text', '{}', 7 FROM sessions WHERE session_key = 'app-1'",
     "INSERT INTO handoff_requests (session_id, requesting_agent, target_agent) SELECT id, 'a', 'b' FROM sessions WHERE session_key = 'app-1'",
@@ -49,6 +44,11 @@ RUN_TIME = [
     "UPDATE sessions SET archived_at = NULL, is_dormant = false WHERE session_key = 'app-1'",
     "UPDATE sessions SET status = 'active' WHERE session_key = 'app-1'",
     "DELETE FROM sessions WHERE session_key = 'app-1'",
+    # as an object mapper that sends every column
+    "INSERT INTO sessions (session_key, agent_from, agent_to, status, created_at, updated_at, expires_at, metadata, last_activity_at, is_dormant,"
+    " archived_at, retention_policy) VALUES ('app-2', 'a', NULL, 'active', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
+    "UPDATE sessions SET agent_from = 'b', created_at = NULL, updated_at = NULL, expires_at = NULL, metadata = NULL, last_activity_at = NULL,"
+    " is_dormant = NULL, archived_at = NULL, retention_policy = NULL WHERE session_key = 'app-2'",
 ]
 
 

@@ -4,7 +4,7 @@ SELECT plan(19);
 INSERT INTO sessions (id, session_key, agent_from) VALUES ('00000000-0000-4000-8000-000000000001', 's', 'x');
 
 SELECT throws_ok($$INSERT INTO sessions (session_key, agent_from, status) VALUES ('n', 'x', 'nonsense')$$, '23514', NULL, 'status nonsense');
-SELECT throws_ok($$UPDATE sessions SET is_dormant = NULL$$, '23502', NULL, 'is_dormant NULL');
+SELECT throws_ok($$UPDATE sessions SET session_key = NULL$$, '23502', NULL, 'session_key NULL');
 SELECT throws_ok($$INSERT INTO context_history (session_id, sequence_number, context_type, content)
                    VALUES ('00000000-0000-4000-8000-000000000001', 1, 'gossip', '')$$, '23514', NULL, 'context type gossip');
 SELECT throws_ok($$INSERT INTO handoff_requests (session_id, requesting_agent, status)
