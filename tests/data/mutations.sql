@@ -1556,7 +1556,7 @@ GRANT EXECUTE ON FUNCTION pgvigil.actor() TO a_stranger;
 REVOKE SELECT (id) ON query_executions FROM pgvigil_writer;
 
 --- right on a sequence
----   unexpected grant on sequence pgvigil.displaced_objects_id_seq to PUBLIC
+---   unexpected grant on sequence of pgvigil.displaced_objects.id to PUBLIC
 GRANT UPDATE ON SEQUENCE pgvigil.displaced_objects_id_seq TO PUBLIC;
 
 --- default privileges in our schema

@@ -289,7 +289,7 @@ def test_fault_of_a_json_file_is_told_too(tmp_path: Path) -> None:
     [
         ("on table orders to clerk", "orders"),
         ('on column shop."a\nb".c to "x y"', 'shop."a\nb"'),
-        ("on sequence of orders.id from PUBLIC", "orders.id"),
+        ("on sequence of orders.id from PUBLIC", "orders"),
         ("on function f(integer) to clerk", ""),
     ],
 )
