@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         report = lint(
             paths, schema=arguments.schema, target=target, zone=zone, since=arguments.since, search_path=search_path
         )
-        told = formats.render(report, arguments.format, locks=arguments.locks, colour=wants_colour(out))
-        print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+        rendered = formats.render(report, arguments.format, locks=arguments.locks, colour=wants_colour(out))
+        print(rendered, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code

@@ -551,7 +551,7 @@ def _named_string(piece: str) -> str | None:
     parts = [_name_kind(part) for part in re.split(r"[{},]", piece) if part.strip("'$")]
     if not any(parts):
         return None
-    return parts[-1]  # '{password,s3cret}' holds a value: it is no name
+    return parts[-1]  # '{password,s3cret}' holds a value, so it is not a name
 
 
 def _mentioned(query: str, begin: int, end: int, *, is_joined: bool) -> str:

@@ -1,7 +1,7 @@
 """Keep the answers of the sections of the state, for all clients together.
 
 A section is one question. Its answer is kept for at least two seconds, and for a multiple of what it cost, so that open pages take
-little however many there are. Sections that are cheap and due are read in one transaction. A mark tells whether a section can have
+little however many there are. Sections that are cheap and due are read in one transaction. A mark shows whether a section can have
 changed: as long as its mark is the same, the answer is not read again. A section that takes long is read while clients see the
 answer before.
 """
@@ -284,6 +284,6 @@ class Sections:
         return {mark: str(value) for mark, value in zip(wanted, row or (), strict=True)}
 
     def _query(self, marks: Iterable[str]) -> str:
-        """Return the question for marks; for none, one that tells only whether the database answers. Only within a question."""
+        """Return the question for marks; for none, one that shows only whether the database answers. Only within a question."""
         query = "SELECT " + (", ".join(MARKS[mark] for mark in marks) or "1")
         return query.replace("{sessions}", self._store.table("sessions").replace("'", "''")) if "{" in query else query
