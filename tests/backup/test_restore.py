@@ -171,6 +171,7 @@ def test_a_missing_public_schema_stays_missing(existing: Database, target: Targe
 
 
 @pytest.mark.parametrize("proof", ["read", "restore"])
+@pytest.mark.slow(first=1)
 def test_a_migration_is_undone_by_the_backup_it_took(
     existing: Database, target: Target, tmp_path: Path, proof: str
 ) -> None:
@@ -387,6 +388,7 @@ def test_only_the_missing_transaction_timeout_is_forgiven(words: str, status: in
 
 
 @pytest.mark.parametrize("how", [RuntimeError("between the renames"), KeyboardInterrupt()])
+@pytest.mark.slow(first=1)
 def test_a_failure_between_the_two_renames_renames_back(
     existing: Database, restore_displaced: Restore, how: BaseException
 ) -> None:
@@ -404,6 +406,7 @@ def test_a_failure_between_the_two_renames_renames_back(
 
 
 @pytest.mark.parametrize("at", ["before", "between", "after"])
+@pytest.mark.slow(first=1)
 def test_a_process_killed_at_the_renames_leaves_the_database_reachable(
     existing: Database, archive: Path, at: str
 ) -> None:

@@ -259,6 +259,7 @@ def test_an_advisory_lock_of_a_stranger_keeps_no_leftover(roles: Roles) -> None:
     assert roles.administer(MADE) == []
 
 
+@pytest.mark.slow
 def test_a_connection_of_somebody_else_is_not_ended_to_drop_a_scratch_database(roles: Roles) -> None:
     left, said = leftover(roles), []
     with psycopg.connect(roles.server.dsn(left.name), application_name="a person", autocommit=True) as person:
@@ -340,6 +341,7 @@ def test_a_plain_owner_with_createdb_proves_and_restores(plain: Database, roles:
 
 
 @pytest.mark.client_side  # on 14 schema public is not the owner's, so the migration itself takes more than is asked of here
+@pytest.mark.slow
 def test_a_plain_owner_with_createdb_rehearses(plain: Database, roles: Roles, call: Run) -> None:
     url = roles.url(roles.owner, plain.name)
     done = call("pgvigil", "migrate", "--rehearse", "--verify-backup", "restore", "--database-url", url)

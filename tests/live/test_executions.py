@@ -493,6 +493,7 @@ def test_enforce_retention_deletes_what_is_past_its_time(world: World) -> None:
     assert world.rows("query") == [("6",)]
 
 
+@pytest.mark.slow
 def test_table_of_an_earlier_system_is_kept_aside_and_put_back(existing: Database, call: Run) -> None:
     existing.execute(
         "CREATE TABLE query_executions (id serial PRIMARY KEY, query text); INSERT INTO query_executions (query) VALUES ('old');"

@@ -233,6 +233,6 @@ def test_the_example_application_shows_its_three_faults() -> None:
         "/pool      503",
         "1 leaked",
         "1 recoveries, 0 failed",
-        "1 timeouts",
+        "1 timeout",
     ):
         assert shown in done.stdout

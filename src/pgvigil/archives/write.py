@@ -27,7 +27,7 @@ from pgvigil.backup.create import origin
 from pgvigil.errors import ArchiveError, JobError, PgvigilError, PreconditionError
 from pgvigil.migration import ledger
 from pgvigil.owner import Owner, owner_of_table
-from pgvigil.text import quoted
+from pgvigil.text import counted, quoted
 
 TABLE = "pgvigil.archives"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -102,7 +102,7 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
                 failures.append(f"{unit}: {said}")
                 did(0, f"not archived: {failures[-1]}")
                 continue
-            did(rows, f"archived {unit} ({rows:,} rows)")
+            did(rows, f"archived {unit} ({counted(rows, 'row')})")
     clean(conn, owner, store.location, lambda note: did(0, note))
     if failures:
         raise JobError(

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
                 target, arguments.source, arguments.since, arguments.until, log,
                 table=table, database=arguments.into_database, moved_to=moved_to,
             )  # fmt: skip
-            said = f"restored {rows:,} rows into {table}"
+            said = f"restored {counted(rows, 'row')} into {table}"
             if arguments.into_database:
                 said += f" of database {arguments.into_database}"
     sys.stdout.write(f"{said}\n")

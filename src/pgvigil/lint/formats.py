@@ -13,7 +13,7 @@ from pgvigil import __version__
 from pgvigil.lint.measure import BLOCKS_WRITERS
 from pgvigil.lint.rules import RULES, Finding
 from pgvigil.lint.run import Report
-from pgvigil.text import BAR, one_line, visible
+from pgvigil.text import BAR, counted, one_line, visible
 from pgvigil.validate.report.formats import address, github, junit, sarif
 
 _RULES = {**RULES, "unmeasured": "The statement could not be run: nothing is known of its locks",
@@ -36,7 +36,7 @@ def _text(report: Report, locks: bool, colour: bool) -> Iterator[str]:
     if report.other_version:
         yield one_line(f"note: {report.other_version}")
     if report.base:
-        yield paint(f"BASE SCHEMA: {len(report.base)} statements could not be run", "1;33")
+        yield paint(f"BASE SCHEMA: {counted(len(report.base), 'statement')} could not be run", "1;33")
         yield from (f"  {one_line(line)}" for line in report.base[:5])
     if locks:
         for measured in report.statements:

@@ -27,6 +27,7 @@ from pgvigil.live.monitor_report import NOTHING, Reporter, difference
 from pgvigil.live.monitor_workers import Application
 from pgvigil.live.patching import Undo
 from pgvigil.live.recorder import Recorder, counts_of_process
+from pgvigil.text import counted
 
 REPORT_EVERY: Final = 10.0  # seconds
 HISTORY_EVERY: Final = 60.0
@@ -239,8 +240,8 @@ class SessionPerformanceMonitor:
         done = monitor_requests.end(self._counts, request_id)
         if done and (done["errors"] or done["detached"] or done["duration"] > self.slow_session_threshold):
             self._to_log.append(
-                f"request {done['endpoint'] or request_id} took {done['duration']:.3f} s: {done['errors']} errors,"
-                f" {done['detached']} detached instances, {done['operations'].get('creation', 0)} sessions"
+                f"request {done['endpoint'] or request_id} took {done['duration']:.3f} s: {counted(done['errors'], 'error')},"
+                f" {counted(done['detached'], 'detached instance')}, {counted(done['operations'].get('creation', 0), 'session')}"
             )
         return done
 
