@@ -31,6 +31,17 @@ def test_no_module_of_tests_imports_another() -> None:
     assert {file.name: found for file in TESTS if (found := imported(file) & names)} == {}
 
 
+def test_no_test_replaces_a_private_name() -> None:
+    """A module offers a parameter or a public name for what tests replace."""
+    found = []
+    for file in (*TESTS, *(project.ROOT / "tests").rglob("conftest.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+                names = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
+                found += [f"{file.name}: {name}" for name in names if str(name).rpartition(".")[2].startswith("_")]
+    assert [name for name in found if not name.endswith("__")] == []
+
+
 def test_a_module_of_more_than_400_lines_says_why_in_its_first_lines() -> None:
     long = [file for file in SOURCES if file.read_text().count("\n") > 400]
     unexplained = [

@@ -37,7 +37,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="the TimeZone of the server that the files are for: casts to timestamptz go by it (default: UTC, with a note)",
     )  # fmt: skip
     group = command.add_argument_group("report")
-    options.add_report_format(group)
+    options.add_report_format(group, "lint.formats")
     group.add_argument(
         "--locks", action="store_true", help="in text: also what each statement locks, rewrites and reads"
     )

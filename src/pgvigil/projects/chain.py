@@ -198,7 +198,7 @@ class ProjectChain(Chain):
             )
 
     def begin(self, run: Run, target: Target, log: Reporter) -> None:
-        """The schema is what the files that are in make, or the run ends here."""
+        """The run ends here unless the schema is the one that its files make."""
         self.require_ready(run, log)
         if self.config.drift == "off" or not run.state.entries or self._squashed(cast("ProjectState", run.state)):
             return

@@ -23,7 +23,7 @@ from pgvigil.web.store import Connection, Store
 _CHEAP: Final = 0.02  # seconds; cheaper sections are read together
 _SHARE: Final = 20_000.0
 _LONG_BUDGET: Final = 10.0  # seconds for a section that is read in the background
-_PATIENCE: Final = 0.3  # seconds that a client waits for it where there is no answer yet
+_WAITS: Final = 0.3  # seconds that a client waits for it where there is no answer yet
 _SHOW_AGE: Final = 15.0  # an answer that is kept for longer says of when it is
 _NEWS: Final = 5.0  # the age of rows that the API returns, at most
 _ALIVE: Final = 1.0
@@ -213,7 +213,7 @@ class Sections:
             await asyncio.wait(needed, timeout=seconds + _ALIVE)
         first = {self._reading[name] for name in due if name in self._reading and self._current(name) is None}
         if first:
-            await asyncio.wait(first, timeout=_PATIENCE)
+            await asyncio.wait(first, timeout=_WAITS)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
