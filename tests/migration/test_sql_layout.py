@@ -85,7 +85,7 @@ def test_no_function_or_type_is_made_or_changed_while_the_tables_of_the_applicat
     locked = [
         statement
         for migration in files.load(project.MIGRATIONS)
-        if "011" <= migration.revision and migration.transactional and migration.revision < "014"
+        if migration.revision >= "011" and migration.transactional and migration.revision < "014"
         for statement in migration.statements
     ]
     first = next(place for place, statement in enumerate(locked) if statement.starts_with("LOCK"))
