@@ -175,7 +175,7 @@ def test_a_limit_that_ends_the_start_of_a_connection_is_lifted_for_the_next(
             raise ConnectError("cannot connect: FATAL: terminating connection due to transaction timeout")
         return opened(target, purpose, wait=wait)
 
-    monkeypatch.setattr(connections, "open_connection", ended)
+    monkeypatch.setattr(connections.connection, "open_connection", ended)
     with connections.connect(connections.parse_url(fresh.url, "a test"), "test") as conn:
         assert conn.execute("SHOW transaction_timeout").fetchone() == ("0",)
 

@@ -69,7 +69,7 @@ def owner_of_archives(conn: psycopg.Connection) -> Owner:
 
 
 def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progress: Callable[[str], None]) -> None:
-    """Archive what waits for it. `did` is told the rows of each archive. Raises JobError, after all of them, if some failed."""
+    """Archive what waits for it. `did` is called with the rows of each archive. Raises JobError, after all of them, if some failed."""
     row = conn.execute("SELECT pgvigil.keeps_archive()").fetchone()
     if row != (True,):
         did(0, "no retention policy that is in use has keep_archive")

@@ -35,15 +35,15 @@ _OF_TRIGGERS = ("ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
 
 @dataclass
 class Trace:
-    """The reports to a caller of move(), and the patience with other builds of an index.
+    """The reports to a caller of apply_group(), and how long to wait for other builds of an index.
 
     `statements` are those that ran: {file, line, statement, ms, locks: [{table, mode, held_ms}], blockers} each; blockers are what `met`
     returns after it, whom it waited for. `at` is the one at work.
-    Locks are those that make others wait, on tables that were there before; outside a transaction none are told, because
+    Locks are those that make others wait, on tables that were there before; outside a transaction none are reported, because
     they are gone when the statement is done.
     """
 
-    patience: WaitPolicy = field(default_factory=WaitPolicy)
+    policy: WaitPolicy = field(default_factory=WaitPolicy)
     met: Callable[[], list[Blocker]] = list
     statements: list[dict[str, Any]] = field(default_factory=list)
     at: tuple[str, int] = ("", 0)
@@ -110,5 +110,5 @@ class Trace:
             lock["held_ms"] = round((time.monotonic() - since) * 1000, 1)
 
 
-# Alembic stands between move() and the statements.
-current: ContextVar[Trace] = ContextVar("trace")
+# Alembic is between apply_group() and the statements, and passes nothing on.
+current_trace: ContextVar[Trace] = ContextVar("trace")
