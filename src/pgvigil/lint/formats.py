@@ -15,6 +15,7 @@ from pgvigil.lint.rules import RULES, Finding
 from pgvigil.lint.run import Report
 from pgvigil.text import BAR, one_line, visible
 from pgvigil.validate.report.formats import address, github, junit, sarif
+from pgvigil.visible_sql import visible_sql
 
 _RULES = {**RULES, "unmeasured": "The statement could not be run: nothing is known of its locks",
           "unused-allow": "A comment allows what is not found"}  # fmt: skip
@@ -52,7 +53,7 @@ def _text(report: Report, locks: bool, colour: bool) -> Iterator[str]:
         if finding.allowed:
             yield f"  reason: {one_line(finding.allowed)}"
         elif finding.instead:
-            first, *rest = finding.instead.split("\n")
+            first, *rest = visible_sql(finding.instead).split("\n")
             yield paint(f"  instead: {one_line(first)}", "36")
             yield from (f"  {BAR}{one_line(line)}" for line in rest)
     yield ""
@@ -115,7 +116,10 @@ def _github(report: Report) -> str:
     for finding in (*report.findings, *report.unmeasured, *report.notes):
         command = "notice" if finding.severity == "note" else "error"
         body = "\n".join(
-            filter(None, (finding.message, finding.statement, finding.instead and f"instead: {finding.instead}"))
+            filter(
+                None,
+                (finding.message, finding.statement, finding.instead and f"instead: {visible_sql(finding.instead)}"),
+            )
         )
         lines.append(github.command(command, address(Path(finding.path)), finding.line, finding.rule, body))
     return "\n".join([*lines, one_line(report.verdict)])
@@ -137,7 +141,7 @@ def _junit(report: Report) -> str:
         case = _case(suite, finding.path, f"line {finding.line} {finding.rule} {finding.table}".rstrip())
         fault = ET.SubElement(case, tag, type=finding.rule, message=junit.held(one_line(finding.message)))
         fault.text = junit.held(
-            "\n".join(filter(None, (f"{finding.path}:{finding.line}", finding.statement, finding.instead)))
+            "\n".join(filter(None, (f"{finding.path}:{finding.line}", finding.statement, visible_sql(finding.instead))))
         )
     notes = [one_line(f"note: {note.path}:{note.line}: {note.message}") for note in report.notes]
     ET.SubElement(suite, "system-out").text = junit.held("\n".join([*notes, report.verdict]))
@@ -166,7 +170,7 @@ def _sarif(report: Report) -> str:
             "ruleId": finding.rule,
             "ruleIndex": list(_RULES).index(finding.rule),
             "level": "note" if finding.severity == "note" else "error",
-            "message": {"text": visible("\n".join(filter(None, (finding.message, finding.instead))))},
+            "message": {"text": visible("\n".join(filter(None, (finding.message, visible_sql(finding.instead)))))},
             "locations": [{"physicalLocation": place}],
             # By which the next run knows it again, also on another line.
             "partialFingerprints": {
