@@ -359,9 +359,36 @@ LANGUAGE plpgsql
 VOLATILE
 AS $$
 DECLARE
-    held pg_catalog.text;
+    held   pg_catalog.text;
+    seen   pg_catalog.text;
+    before pg_catalog.text;
+    rounds pg_catalog.int4 := 0;
 BEGIN
-    SET CONSTRAINTS ALL IMMEDIATE;
+    -- A trigger that fires here may defer others anew, which would run at the COMMIT with the rights of whoever commits
+    -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
+    -- of a user's table was read, none did.
+    LOOP
+        SET CONSTRAINTS ALL IMMEDIATE;
+        EXIT WHEN session_user OPERATOR(pg_catalog.=) current_user
+               OR pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
+               OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable AND NOT t.tgisinternal);
+        seen := pg_catalog.concat((
+            SELECT pg_catalog.string_agg(
+                       pg_catalog.concat(c.oid, ' ', pg_catalog.pg_stat_get_xact_blocks_fetched(c.oid)), ','
+                       ORDER BY c.oid)
+            FROM pg_catalog.pg_class c
+            WHERE c.relkind OPERATOR(pg_catalog.=) 'r' AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+              AND pg_catalog.pg_stat_get_xact_blocks_fetched(c.oid) OPERATOR(pg_catalog.>) 0));
+        EXIT WHEN seen OPERATOR(pg_catalog.=) before;
+        IF rounds OPERATOR(pg_catalog.=) 100
+            OR pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' THEN
+            RAISE EXCEPTION 'deferred triggers may be left for the COMMIT, which would run them with the rights of %',
+                session_user
+                  USING HINT = 'Connect as the owner of the tables.';
+        END IF;
+        before := seen;
+        rounds := rounds OPERATOR(pg_catalog.+) 1;
+    END LOOP;
     FOR held IN
         SELECT c.name
         FROM pg_catalog.pg_cursors c
@@ -975,7 +1002,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
     'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'e42c766aa91b9a790cef78612a9661703807d7f85dced9b867e3d9356cfec7d2', 'b028d65069de777b45a772b321db01661cbae611ecaf3531f9510b8f77d9cfec', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'ebf10a9c2408d2d3de887b32d7c2ca09f94b78c4970169ea6d1e1dd9e0fc6c71', 'fd7f0fee395770651e59761b6661cc24f98abddfc9c3e172ce25ee076d87ba6d', 0, '0.1.0'); END $$;
 
 -- ---------- 002_legacy_tables.sql -------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one

@@ -17,7 +17,7 @@ import psycopg
 
 from pgvigil import project
 from pgvigil.errors import ConnectError
-from pgvigil.owner import OWN_ROLE
+from pgvigil.owner import OWN_ROLE, confine
 from pgvigil.placeholders import bound
 from pgvigil.planned_code import planned_code
 
@@ -227,7 +227,8 @@ _COLUMNS = (
 def require_shipped(conn: psycopg.Connection[Any]) -> None:
     """Raises ConnectError where who is connected has more rights than the owner of what is ours, and that is not what pgvigil shipped.
 
-    Without more rights nothing is looked at: code of the owner's that the owner runs is his own affair.
+    Without more rights nothing is looked at: code of the owner's that the owner runs is his own affair. With more, the connection is
+    confined (`owner.rows`): what is as shipped now may be replaced before it is called.
     """
     search_path = conn.execute("SELECT pg_catalog.current_setting('search_path')").fetchone()
     assert search_path is not None  # noqa: S101 - a SELECT without FROM has a row
@@ -256,6 +257,7 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     owner, owner_is_superuser, is_owner, may_act, has_members = row
     if owner_is_superuser or is_owner or not may_act or (owner == OWN_ROLE and not has_members):
         return
+    confine(conn, owner)
     ledger = conn.execute("SELECT relkind::text FROM pg_class WHERE oid = to_regclass('pgvigil.migrations')").fetchone()
     if ledger is None:
         return

@@ -14,7 +14,8 @@ from pgvigil import database
 from pgvigil.commands.common import options, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import PgvigilError, UsageError
-from pgvigil.text import counted, one_line, page, print_script
+from pgvigil.text import counted, one_line, page
+from pgvigil.visible_sql import print_sql
 
 if TYPE_CHECKING:
     from pgvigil.migration.chain import Run
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(log.document | {"details": asdict(plan), "exit_code": 0}, indent=2, default=str))
         elif arguments.sql:
-            print_script(_plan_as_sql(run), sys.stdout)
+            print_sql(_plan_as_sql(run), sys.stdout)
         else:
             command = run.chain.command("migrate", schema=run.schema, option=target.option)
             print(_plan_as_text(plan, migrate=command))

@@ -15,7 +15,8 @@ from pgvigil import database, project
 from pgvigil.commands.common import options, output, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
-from pgvigil.text import print_script, trusted
+from pgvigil.text import trusted
+from pgvigil.visible_sql import print_sql
 
 if TYPE_CHECKING:
     from pgvigil.database import Target
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.fix_sql:
             from pgvigil.validate import fix_sql
 
-            print_script(fix_sql(report), out)
+            print_sql(fix_sql(report), out)
         else:
             rendered = render(report, arguments.format, spec=path, colour=wants_colour(out))
             # These two make visible what others wrote, and have colours or commands of their own.
@@ -145,7 +146,7 @@ def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
         with database.connect(required_target(arguments), "validate") as conn:
             report = validate(conn, declared, schema, strict=arguments.strict)
         if arguments.fix_sql:
-            print_script(fix_sql(report), out)
+            print_sql(fix_sql(report), out)
         else:
             rendered = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))
             print(rendered, file=trusted(out) if arguments.format in ("text", "github") else out)

@@ -60,6 +60,11 @@ class Repair:
     total_content_bytes: int
 
 
+_CHECK = "text, numeric, numeric, numeric, text, text, text, text"
+_SETTING = "text, text, text, text, text, text"
+_REPAIR = "uuid, bigint, bigint, bigint, bigint, bigint, bigint"
+
+
 @dataclass(frozen=True)
 class Health:
     """The worst comes first in `checks`."""
@@ -116,10 +121,12 @@ def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool =
             if repair:
                 remade = remake(conn, log)
                 log.progress("recounting sessions")
-                repaired = tuple(other_state.rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))
+                repaired = tuple(
+                    other_state.rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()", _REPAIR)
+                )
             query = f"SELECT * FROM pgvigil.integrity_report({'true' if deep else 'false'})"
-            checks = tuple(other_state.rows(conn, Check, query))
-            settings = tuple(other_state.rows(conn, Setting, "SELECT * FROM pgvigil.settings_report()"))
+            checks = tuple(other_state.rows(conn, Check, query, _CHECK))
+            settings = tuple(other_state.rows(conn, Setting, "SELECT * FROM pgvigil.settings_report()", _SETTING))
         except (errors.UndefinedFunction, errors.InvalidSchemaName) as error:
             raise PreconditionError(
                 "this database has no integrity report: it is not migrated, or not as far as this pgvigil is",

@@ -36,7 +36,7 @@ from pgvigil.placeholders import bound
 from pgvigil.shipped import require_shipped
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
-_LOCKS_SESSIONS = "011"  # from this file on the tables are locked: what can be done before is done before
+_LOCKS_SESSIONS = "011"  # from its first LOCK on the tables are locked: what can be done before is done before
 
 
 # Of each session that runs files, whatever the role or the database sets.
@@ -162,15 +162,18 @@ def _upgrade(migration: Migration) -> None:
     schema, owner = _names.get().schema, _names.get().owner
     started = time.monotonic()
     baselined = migration.revision == "000" and bool(application_tables(conn, schema))
-    if migration.revision == _LOCKS_SESSIONS:
-        _before_lock.get()()
     if baselined:
         require_application(conn, schema)
     elif migration.transactional:
         parts = migration.statements
         if files.is_shipped(migration.path):  # an error in a comment of another file is reported with its own line
             parts = list(_comments_at_once(parts))
+        waits = migration.revision == _LOCKS_SESSIONS
         for statement in parts:
+            if waits and statement.starts_with("LOCK"):
+                waits = False
+                _run_script(conn, project.MIGRATIONS / "closing.sql")
+                _before_lock.get()()
             _execute(conn, migration.path, statement)
     else:
         with op.get_context().autocommit_block():

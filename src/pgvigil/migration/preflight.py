@@ -274,7 +274,7 @@ def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
     if one(conn, "SELECT has_schema_privilege('public', oid, 'CREATE') FROM pg_namespace WHERE nspname = %s", schema):
         found.append(
             f'every role may create objects in schema "{schema}", where functions run with their owner\'s rights look names up; '
-            f'REVOKE CREATE ON SCHEMA "{schema}" FROM PUBLIC closes that'
+            f"REVOKE CREATE ON SCHEMA {compose.Identifier(schema).as_string(conn)} FROM PUBLIC closes that"
         )
     owner = one(
         conn,

@@ -29,6 +29,8 @@ _OWN_LOCKS: LiteralString = """
 # Looking costs a round trip while locks are held, so it is left out after what can lock no table that was there before, and no new one.
 _LOCKS_NOTHING = re.compile(r"COMMENT|GRANT|REVOKE|INSERT|CREATE (OR REPLACE )?(FUNCTION|PROCEDURE|VIEW|SCHEMA|ROLE)\b")
 _WORD = re.compile(r"\w+")
+_OF_ALL = ("AccessExclusiveLock",)
+_OF_TRIGGERS = ("ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")  # CREATE TRIGGER asks for the first
 
 
 @dataclass
@@ -91,12 +93,15 @@ class Trace:
                     self._held[oid, mode] = lock, began
 
     def _has_all(self, statement: Statement) -> bool:
-        """Return true if all the tables that a statement names are locked against everybody already. One that names none may lock any."""
+        """Return true if all the tables that a statement names are locked already, against everybody or as much as it can ask for. One that
+        names none may lock any.
+        """
         names = set(_WORD.findall(statement.text)) & self._named.keys()
+        enough = _OF_TRIGGERS if statement.starts_with("CREATE", "TRIGGER") else _OF_ALL
         return (
             bool(names)
             and not statement.starts_with("DO")
-            and all((oid, "AccessExclusiveLock") in self._held for name in names for oid in self._named[name])
+            and all(any((oid, mode) in self._held for mode in enough) for name in names for oid in self._named[name])
         )
 
     def end(self) -> None:

@@ -168,7 +168,7 @@ class Ledger:
         if not may:
             raise PreconditionError(
                 f"{TABLE} belongs to {owner}, who has migrated this database before",
-                f'Connect as {owner}, or as a role that has it: GRANT "{owner}" TO "{conn.info.user}";',
+                f"Connect as {owner}, or as a role that has it: GRANT {quoted(owner)} TO {quoted(conn.info.user)};",
             )
         rows = conn.execute(
             f"""SELECT version, name, sha256_bytes, sha256_tokens, baselined, steps, steps_sha256, begun, finished

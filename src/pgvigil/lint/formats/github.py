@@ -8,6 +8,7 @@ from pgvigil.lint.run import Report
 from pgvigil.text import one_line
 from pgvigil.validate.report.formats import address
 from pgvigil.validate.report.formats.github import command as annotation
+from pgvigil.visible_sql import visible_sql
 
 
 def render(report: Report) -> str:
@@ -15,7 +16,10 @@ def render(report: Report) -> str:
     for finding in (*report.findings, *report.unmeasured, *report.notes):
         command = "notice" if finding.severity == "note" else "error"
         body = "\n".join(
-            filter(None, (finding.message, finding.statement, finding.instead and f"instead: {finding.instead}"))
+            filter(
+                None,
+                (finding.message, finding.statement, finding.instead and f"instead: {visible_sql(finding.instead)}"),
+            )
         )
         lines.append(annotation(command, address(Path(finding.path)), finding.line, finding.rule, body))
     return "\n".join([*lines, one_line(report.verdict)])

@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 from pgvigil.lint.run import Report
 from pgvigil.text import one_line
 from pgvigil.validate.report.formats.junit import held
+from pgvigil.visible_sql import visible_sql
 
 
 def render(report: Report) -> str:
@@ -25,7 +26,7 @@ def render(report: Report) -> str:
         case = _case(suite, finding.path, f"line {finding.line} {finding.rule} {finding.table}".rstrip())
         fault = ET.SubElement(case, tag, type=finding.rule, message=held(one_line(finding.message)))
         fault.text = held(
-            "\n".join(filter(None, (f"{finding.path}:{finding.line}", finding.statement, finding.instead)))
+            "\n".join(filter(None, (f"{finding.path}:{finding.line}", finding.statement, visible_sql(finding.instead))))
         )
     notes = [one_line(f"note: {note.path}:{note.line}: {note.message}") for note in report.notes]
     ET.SubElement(suite, "system-out").text = held("\n".join([*notes, report.verdict]))

@@ -13,6 +13,7 @@ from pgvigil.lint.run import Report
 from pgvigil.text import visible
 from pgvigil.validate.report.formats import address
 from pgvigil.validate.report.formats.sarif import SCHEMA, fingerprint
+from pgvigil.visible_sql import visible_sql
 
 _RULES = {**RULES, "unmeasured": "The statement could not be run: nothing is known of its locks",
           "unused-allow": "A comment allows what is not found"}  # fmt: skip
@@ -29,7 +30,7 @@ def render(report: Report) -> str:
             "ruleId": finding.rule,
             "ruleIndex": list(_RULES).index(finding.rule),
             "level": "note" if finding.severity == "note" else "error",
-            "message": {"text": visible("\n".join(filter(None, (finding.message, finding.instead))))},
+            "message": {"text": visible("\n".join(filter(None, (finding.message, visible_sql(finding.instead)))))},
             "locations": [{"physicalLocation": place}],
             # By which the next run knows it again, also on another line.
             "partialFingerprints": {

@@ -7,6 +7,7 @@ from typing import Any
 
 from pgvigil.lint.run import Report
 from pgvigil.text import BAR, counted, one_line
+from pgvigil.visible_sql import visible_sql
 
 
 def render(report: Report, *, locks: bool, colour: bool) -> str:
@@ -38,7 +39,7 @@ def _text(report: Report, locks: bool, colour: bool) -> Iterator[str]:
         if finding.allowed:
             yield f"  reason: {one_line(finding.allowed)}"
         elif finding.instead:
-            first, *rest = finding.instead.split("\n")
+            first, *rest = visible_sql(finding.instead).split("\n")
             yield paint(f"  instead: {one_line(first)}", "36")
             yield from (f"  {BAR}{one_line(line)}" for line in rest)
     yield ""

@@ -242,8 +242,9 @@ def all_schemas(conn: Connection) -> list[str]:
     return again_if_changed(conn, read)
 
 
-# What no statement that locks the application's tables makes, unless an event trigger does: it can be read before they are locked.
-_EARLY = ("server", "types", "others")
+# What no statement makes or changes from the one on that locks the application's tables, unless an event trigger does: it
+# can be read before.
+_EARLY = ("server", "types", "others", "functions")
 
 
 def read_early(conn: Connection, scope: Scope, schema: str) -> Answers:
