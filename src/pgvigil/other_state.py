@@ -66,9 +66,9 @@ def rows(conn: psycopg.Connection[Any], kind: type[T], query: str, types: str) -
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if owner := confined(conn):
-        columns = ", ".join(f'"{name}" {type_}' for name, type_ in zip(names, types.split(", "), strict=True))
+        typed = ", ".join(f'"{name}" {type_}' for name, type_ in zip(names, types.split(", "), strict=True))
         listed = ", ".join(f'q."{name}"' for name in names)
-        return [kind(*row) for row in owner.rows(conn, columns, f"SELECT {listed} FROM ({query}) q")]
+        return [kind(*row) for row in owner.rows(conn, typed, f"SELECT {listed} FROM ({query}) q")]
     with conn.cursor(row_factory=tuple_row) as cursor:
         found = cursor.execute(query.encode()).fetchall()
         columns = [column.name for column in cursor.description or ()]
