@@ -122,7 +122,9 @@ def test_a_printed_script_is_visible_and_means_the_same(database: Database, scs:
 
 def test_a_printed_spec_says_what_it_says_in_a_file(database: Database) -> None:
     with database.connect() as conn:
-        conn.execute("""CREATE SCHEMA x; CREATE TABLE x."a\u200b ##[b" ("c\u202e" text DEFAULT E'\u200b\\x1b\n::error::')""")
+        conn.execute(
+            """CREATE SCHEMA x; CREATE TABLE x."a\u200b ##[b" ("c\u202e" text DEFAULT E'\u200b\\x1b\n::error::')"""
+        )
         stream = io.StringIO()
         print_script(dump_spec(conn, ["x"]), Guarded(stream))  # type: ignore[arg-type]
         assert not SEEN.search(stream.getvalue())
