@@ -87,7 +87,9 @@ def _take_signals() -> None:
 
 def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilError | None:
     """The server's or the network's failure in our own terms; None for what should not have been asked."""
-    words = error.diag.message_primary or " ".join(str(error).split())
+    from pgvigil.live.redact import hide_secrets  # here, because hardly any call needs it
+
+    words = hide_secrets(error.diag.message_primary or " ".join(str(error).split()))
     if database.is_lost(error):
         return database.lost(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):

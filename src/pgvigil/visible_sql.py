@@ -29,6 +29,7 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
+_PARTS: Final = re.compile(r"''|'([ \t\r\f\v]*+\n\s*+)'")
 _EDGE: Final = re.compile(r"/\*|\*/")
 _UESCAPE: Final = re.compile(r"\s*+uescape\s*+'([^'])'", re.IGNORECASE)
 # What a script would lose otherwise: a character, or a line that a CI system obeys.
@@ -71,7 +72,8 @@ def _visible_tokens(script: str) -> Iterator[str]:
 def _rewritten(kind: str | None, piece: str, script: str, at: int) -> str:
     if kind == "string":
         prefix, quote, rest = piece.partition("'")
-        return ("nchar " if prefix else "") + "E" + _LOST.sub(_in_string, (quote + rest).replace("\\", "\\\\"))
+        rest = _PARTS.sub(lambda found: "'\n'" if found[1] else found[0], rest).replace("\\", "\\\\")
+        return ("nchar " if prefix else "") + f"E{quote}{_LOST.sub(_in_string, rest)}"
     if kind == "escape":
         return _LOST.sub(
             _in_string, _PAIR.sub(lambda pair: pair[1] if pair[1] == "\n" or UNSEEN.match(pair[1]) else pair[0], piece)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from pgvigil import database, other_state
 from pgvigil.database import Target
 from pgvigil.diagnostics.remake import remake
 from pgvigil.errors import PreconditionError
+from pgvigil.live.redact import hide_secrets
 from pgvigil.maintenance import job_runner
 from pgvigil.migration import preflight
 from pgvigil.progress import Reporter
@@ -125,7 +126,10 @@ def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool =
                     other_state.rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()", _REPAIR)
                 )
             query = f"SELECT * FROM pgvigil.integrity_report({'true' if deep else 'false'})"
-            checks = tuple(other_state.rows(conn, Check, query, _CHECK))
+            checks = tuple(
+                replace(check, detail=hide_secrets(check.detail)) if check.detail else check
+                for check in other_state.rows(conn, Check, query, _CHECK)
+            )
             settings = tuple(other_state.rows(conn, Setting, "SELECT * FROM pgvigil.settings_report()", _SETTING))
         except (errors.UndefinedFunction, errors.InvalidSchemaName) as error:
             raise PreconditionError(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -132,7 +132,7 @@ def _named(jobs: list[Job], name: str) -> Job:
 def _done(conn: psycopg.Connection, job: str, count: int) -> str:
     query = "SELECT notes FROM pgvigil.job_runs WHERE job = %s AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1"
     found = rows(conn, "notes text[]", query, (job,))
-    return wording.done(job, count, found[0][0] if found else ())
+    return wording.done(job, count, _all_shown(found[0][0]) or () if found else ())
 
 
 def run_due(
@@ -199,7 +199,7 @@ def _run(
                 raise consent.refusal(job.job) from error
             raise PreconditionError(words_of_server, error.diag.message_hint or "") from error
         raise JobError(
-            error.diag.message_primary or str(error),
+            _shown(error.diag.message_primary or str(error)) or "",
             error.diag.message_hint or "See pgvigil maintain status.",
         ) from error
     return row[0] if row else None
@@ -222,7 +222,7 @@ def _run_confined(conn: psycopg.Connection, job: str, *, only_if_due: bool) -> i
     execute(conn, "SELECT pgvigil.release_job(%s)", (run_id,))
     if failure is not None:
         raise JobError(
-            f"job {job} failed: {failure}", "It goes on from there when it is run again. See pgvigil.job_runs."
+            f"job {job} failed: {_shown(failure)}", "It goes on from there when it is run again. See pgvigil.job_runs."
         )
     return count
 
@@ -243,7 +243,7 @@ def _run_here(
     try:
         work(run)
     except (PgvigilError, psycopg.Error) as error:
-        said = error.message if isinstance(error, PgvigilError) else " ".join(str(error).split())
+        said = error.message if isinstance(error, PgvigilError) else _shown(" ".join(str(error).split())) or ""
         hint = error.hint if isinstance(error, PgvigilError) else ""
         with suppress(psycopg.Error, LockedError):  # then the next run reports that this one died
             run.end(said)
@@ -262,7 +262,8 @@ def _run_here(
 def jobs_of(conn: psycopg.Connection) -> list[Job]:
     try:
         query = "SELECT s.* FROM pgvigil.job_status s JOIN pgvigil.jobs j USING (job) ORDER BY j.since, job"
-        return other_state.rows(conn, Job, query, _JOB)
+        found = other_state.rows(conn, Job, query, _JOB)
+        return [replace(job, last_error=_shown(job.last_error), last_notes=_all_shown(job.last_notes)) for job in found]
     except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
         raise PreconditionError(
             "this database has no jobs: it is not migrated", "See pgvigil status; then pgvigil migrate."
@@ -306,6 +307,17 @@ def _require_work(conn: psycopg.Connection) -> None:
         )
     if schema := ledger.read(conn).schema:
         preflight.require_all_rows(conn, schema)
+
+
+def _shown(text: str | None) -> str | None:
+    """Return words of a failure without secrets: a trigger may have connected elsewhere."""
+    from pgvigil.live.redact import hide_secrets  # here, because most calls have no need of it
+
+    return hide_secrets(text) if text else text
+
+
+def _all_shown(notes: list[str] | None) -> list[str] | None:
+    return None if notes is None else [_shown(note) or "" for note in notes]
 
 
 def _moment(moment: datetime | None) -> str:
