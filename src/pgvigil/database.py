@@ -635,8 +635,11 @@ def is_lost(error: BaseException | None) -> bool:
 
 def lost(error: BaseException, meanwhile: str = "") -> ConnectError:
     """Return the error to raise for one of which `is_lost` is true."""
-    said = next((one for one in _causes(error) if isinstance(one, psycopg.Error) and one.sqlstate), None)
-    words = " ".join(str(said or error).split())
+    # SQLAlchemy, between the server and us, adds an address to the words, and its own errors say only what it cannot do any more.
+    causes = [one for one in _causes(error) if isinstance(one, psycopg.Error)]
+    said = next((one for one in causes if one.sqlstate), None) or next(iter(causes), None)
+    ours = error if isinstance(error, PgvigilError) else "the server or the network ended it"
+    words = " ".join(str(said or ours).split())
     return ConnectError(f"the connection was lost{meanwhile}: {words}", "Read the server's log, then run this again.")
 
 

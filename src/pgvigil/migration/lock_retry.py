@@ -54,13 +54,13 @@ class Attempts:
         trace = Trace(self._patience, self._watch.take)
         waits: list[dict[str, Any]] = []
 
-        def waited(number: int, blockers: list[locks.Blocker]) -> None:
+        def waited(number: int, blockers: list[locks.Blocker], what: str) -> None:
             file, line = trace.at
             waits.append(
                 {"try": number, "file": file, "line": line, "blockers": [asdict(blocker) for blocker in blockers]}
             )
             self._tell.add("waits", waits[-1])
-            self._tell(f"  waiting for a table lock at {trace.place} (try {number}), held by {locks.names(blockers)}")
+            self._tell(f"  waiting for {what} at {trace.place} (try {number}), held by {locks.names(blockers)}")
 
         try:
             locks.retry_on_lock(lambda: step(trace), budget=self._budget, watch=self._watch, waited=waited)
@@ -69,7 +69,7 @@ class Attempts:
             if not self._watch.gave_up:
                 raise MigrationError(f"{where} was cancelled by somebody", "Run this again when it may run.") from error
             blockers = self._watch.take()
-            waited(1, blockers)
+            waited(1, blockers, "older transactions")
             raise LockedError(
                 f"{where} has waited {self._patience.seconds:.0f} s for {locks.names(blockers)}",
                 "End that transaction (SELECT pg_terminate_backend(pid)) or wait for it, then run this again; "
