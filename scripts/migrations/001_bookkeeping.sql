@@ -114,9 +114,36 @@ LANGUAGE plpgsql
 VOLATILE
 AS $$
 DECLARE
-    held pg_catalog.text;
+    held   pg_catalog.text;
+    seen   pg_catalog.text;
+    before pg_catalog.text;
+    rounds pg_catalog.int4 := 0;
 BEGIN
-    SET CONSTRAINTS ALL IMMEDIATE;
+    -- A trigger that fires here may defer others anew, which would run at the COMMIT with the rights of whoever commits
+    -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
+    -- of a user's table was read, none did.
+    LOOP
+        SET CONSTRAINTS ALL IMMEDIATE;
+        EXIT WHEN session_user OPERATOR(pg_catalog.=) current_user
+               OR pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
+               OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable AND NOT t.tgisinternal);
+        seen := pg_catalog.concat((
+            SELECT pg_catalog.string_agg(
+                       pg_catalog.concat(c.oid, ' ', pg_catalog.pg_stat_get_xact_blocks_fetched(c.oid)), ','
+                       ORDER BY c.oid)
+            FROM pg_catalog.pg_class c
+            WHERE c.relkind OPERATOR(pg_catalog.=) 'r' AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+              AND pg_catalog.pg_stat_get_xact_blocks_fetched(c.oid) OPERATOR(pg_catalog.>) 0));
+        EXIT WHEN seen OPERATOR(pg_catalog.=) before;
+        IF rounds OPERATOR(pg_catalog.=) 100
+            OR pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' THEN
+            RAISE EXCEPTION 'deferred triggers may be left for the COMMIT, which would run them with the rights of %',
+                session_user
+                  USING HINT = 'Connect as the owner of the tables.';
+        END IF;
+        before := seen;
+        rounds := rounds OPERATOR(pg_catalog.+) 1;
+    END LOOP;
     FOR held IN
         SELECT c.name
         FROM pg_catalog.pg_cursors c

@@ -17,7 +17,7 @@ import psycopg
 
 from pgvigil import project
 from pgvigil.errors import ConnectError
-from pgvigil.owner import OWN_ROLE
+from pgvigil.owner import OWN_ROLE, confine
 from pgvigil.placeholders import bound
 from pgvigil.planned_code import planned_code
 
@@ -150,7 +150,7 @@ _PLAIN = (
     "uuidv7",
 )  # fmt: skip
 
-# What a view, a body that is kept parsed, a default or a generated column may stand on: our own functions, which are looked at by
+# What a view, a body that is kept parsed, a default or a generated column may depend on: our own functions, which are looked at by
 # themselves, and what came with the server. Pinned objects have no rows in pg_depend. Few joins: planning is most of what this takes.
 _FOREIGN = """
     WITH schemas AS (SELECT oid FROM pg_namespace WHERE nspname IN ('pgvigil', 'instrumentation')),
@@ -227,20 +227,21 @@ _COLUMNS = (
 def require_shipped(conn: psycopg.Connection[Any]) -> None:
     """Raises ConnectError where who is connected has more rights than the owner of what is ours, and that is not what pgvigil shipped.
 
-    Without more rights nothing is looked at: code of the owner's that the owner runs is his own affair.
+    Without more rights nothing is looked at: code of the owner's that the owner runs is his own affair. With more, the connection is
+    confined (`owner.rows`): what is as shipped now may be replaced before it is called.
     """
     search_path = conn.execute("SELECT pg_catalog.current_setting('search_path')").fetchone()
     assert search_path is not None  # noqa: S101 - a SELECT without FROM has a row
     conn.execute("SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)")
     try:
-        told = list(_differences(conn))
+        found = list(_differences(conn))
     finally:
         if not conn.closed and conn.info.transaction_status != psycopg.pq.TransactionStatus.INERROR:
             conn.execute("SELECT pg_catalog.set_config('search_path', %s, false)", search_path)
-    if told:
-        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise ConnectError(
-            f"objects of pgvigil are not as pgvigil made them, and would run with the rights of {conn.info.user}: {'; '.join(told[:5])}{more}",
+            f"objects of pgvigil are not as pgvigil made them, and would run with the rights of {conn.info.user}: {'; '.join(found[:5])}{more}",
             "Nothing of them was called. See what changed as the owner of the tables, who may run them: pgvigil validate.",
         )
 
@@ -256,6 +257,7 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     owner, owner_is_superuser, is_owner, may_act, has_members = row
     if owner_is_superuser or is_owner or not may_act or (owner == OWN_ROLE and not has_members):
         return
+    confine(conn, owner)
     ledger = conn.execute("SELECT relkind::text FROM pg_class WHERE oid = to_regclass('pgvigil.migrations')").fetchone()
     if ledger is None:
         return
@@ -264,9 +266,9 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
         return
     reading = Thread(target=_shapes, args=(project.MIGRATIONS,), daemon=True)  # while the server works
     reading.start()
-    told = sorted(planned_code(conn, _SCHEMAS))
-    yield from told
-    if told:
+    found = sorted(planned_code(conn, _SCHEMAS))
+    yield from found
+    if found:
         return  # the ledger is a table, too
     named = conn.execute("SELECT schema_name FROM pgvigil.migrations WHERE revision = '000'").fetchone()
     schema = named[0] if named else "public"
