@@ -453,6 +453,7 @@ def test_a_lost_connection_is_told_as_that(
     assert "connection was lost" in done.stderr
     assert "Traceback" not in done.stderr
     assert "error ignored" not in done.stderr
+    assert "sqlalche" not in done.stderr
     assert "defect of pgvigil" not in done.stderr
     assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == 1
 
